@@ -1,0 +1,66 @@
+"""Records: frozen dataclasses whose fields are *data* or *static*.
+
+Operators, losses, objectives, methods and solutions are records. A field is
+*data* (arrays, trees of arrays, numbers, other records) unless it is declared
+with :func:`static`, which is for functions, names and flags. A backend whose
+compiler wants to know which is which (JAX) subscribes with
+:func:`on_new_record` and is told of every record type, past and future.
+
+The rule that makes one compiled program serve every step: *nothing numeric is
+static*. Changing the damping, the batch or the parameters changes data only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar, dataclass_transform
+
+__all__ = ["data_fields", "on_new_record", "record", "replace", "static", "static_fields"]
+
+T = TypeVar("T")
+
+_types: list[type] = []
+_subscribers: list[Callable[[type], None]] = []
+
+replace = dataclasses.replace
+
+
+def static(**options: Any) -> Any:
+    """A field that is part of the program (a function, a name, a flag), not of its data.
+
+    >>> @record
+    ... class Scale:
+    ...     factor: float
+    ...     name: str = static(default="scale")
+    >>> data_fields(Scale), static_fields(Scale)
+    (('factor',), ('name',))
+    """
+    return dataclasses.field(metadata={"static": True}, **options)
+
+
+@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static, dataclasses.field))
+def record(cls: type[T]) -> type[T]:
+    """Make ``cls`` a frozen dataclass, compared by identity, known to every backend."""
+    made = dataclasses.dataclass(frozen=True, eq=False, repr="__repr__" not in cls.__dict__)(cls)
+    _types.append(made)
+    for tell in _subscribers:
+        tell(made)
+    return made
+
+
+def on_new_record(tell: Callable[[type], None]) -> None:
+    """Call ``tell(type)`` for every record type there is and for each one made later."""
+    _subscribers.append(tell)
+    for known in _types:
+        tell(known)
+
+
+def data_fields(cls: type | object) -> tuple[str, ...]:
+    """Names of the fields that hold data, in order."""
+    return tuple(f.name for f in dataclasses.fields(cls) if f.init and not f.metadata.get("static"))  # type: ignore[arg-type]
+
+
+def static_fields(cls: type | object) -> tuple[str, ...]:
+    """Names of the fields that are part of the program."""
+    return tuple(f.name for f in dataclasses.fields(cls) if f.init and f.metadata.get("static"))  # type: ignore[arg-type]

@@ -1,0 +1,71 @@
+"""Why a solver stopped: one code, one sentence each.
+
+Codes are small integers, so that a compiled loop can carry them as an array
+and a block of columns can hold one for each column.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+__all__ = ["Status"]
+
+
+class Status(IntEnum):
+    """The state of a run; ``RUNNING`` until a reason to stop is found.
+
+    >>> Status.CONVERGED.succeeded, Status.NEGATIVE_CURVATURE.succeeded
+    (True, False)
+    >>> print(Status.MAX_STEPS.sentence)
+    The limit on steps was reached before the tolerance was met; raise max_steps or loosen the tolerance.
+    """
+
+    RUNNING = 0
+    CONVERGED = 1
+    COMPLETED = 2
+    STOPPED = 3
+    MAX_STEPS = 4
+    STAGNATED = 5
+    NEGATIVE_CURVATURE = 6
+    INDEFINITE_PRECONDITIONER = 7
+    BREAKDOWN = 8
+    NONFINITE = 9
+    BOUNDARY = 10
+    NONFINITE_INPUT = 11
+    NO_DECREASE = 12
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the run did what was asked of it."""
+        return self in _SUCCESS
+
+    @property
+    def sentence(self) -> str:
+        """What happened, and what to do about it."""
+        return _SENTENCES[self]
+
+
+_SUCCESS = frozenset({Status.CONVERGED, Status.COMPLETED, Status.BOUNDARY})
+
+_SENTENCES = {
+    Status.RUNNING: "Still running.",
+    Status.CONVERGED: "The tolerance was met.",
+    Status.COMPLETED: "The fixed number of steps asked for was done.",
+    Status.STOPPED: "A watcher stopped the run; the latest iterate is returned.",
+    Status.MAX_STEPS: "The limit on steps was reached before the tolerance was met; "
+    "raise max_steps or loosen the tolerance.",
+    Status.STAGNATED: "Rounding keeps the residual above the tolerance; the iterate is as accurate as this "
+    "precision allows. Loosen the tolerance, precondition, or use float64.",
+    Status.NEGATIVE_CURVATURE: "A direction with p^T A p <= 0 was met: the operator is not positive definite. "
+    "Add damping, use the Gauss-Newton operator, or a solver for indefinite operators.",
+    Status.INDEFINITE_PRECONDITIONER: "The preconditioner gave r^T M r <= 0 for a nonzero residual: "
+    "it is not positive definite.",
+    Status.BREAKDOWN: "The recurrence broke down: a quantity that it divides by is zero to working precision.",
+    Status.NONFINITE: "A product or an inner product was not finite; the last finite iterate is returned. "
+    "Check the operator at this point, or scale the problem.",
+    Status.BOUNDARY: "The step reached the trust-region boundary.",
+    Status.NONFINITE_INPUT: "The right-hand side, the starting point or the objective there holds NaN or infinity; "
+    "nothing was computed.",
+    Status.NO_DECREASE: "No step decreased the objective even at the largest damping: a stationary point to "
+    "working precision, or a gradient that does not belong to the objective (lg.validate tells).",
+}
