@@ -241,6 +241,10 @@ class Loops(Protocol):
         """The sum over leading index i of ``function(stacked[i], *shared)``, whose result is a tree of arrays."""
         ...
 
+    def over_columns(self, function: Callable[[Vector], Vector], columns: Vector) -> Vector:
+        """``function`` of each column (n,) of (n, k), results side by side (m, k); one copy of it in a trace."""
+        ...
+
     def map_over(self, function: Callable[..., R], stacked: Any, *shared: Any) -> R:
         """``function(stacked[i], *shared)`` for each i, results stacked along a new leading axis."""
         ...

@@ -1,0 +1,32 @@
+"""The NumPy backend: the array-API base, with BLAS inner products.
+
+NumPy has no derivatives of its own: supply products or a Jacobian
+(``jvp=``, ``vjp=``, ``jacobian=``) with the objective.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+
+from linop_gn.array_api import ArrayApiBackend
+
+__all__ = ["NumpyBackend", "backend"]
+
+
+class NumpyBackend(ArrayApiBackend):
+    """NumPy arrays (and subclasses), on the host."""
+
+    def __init__(self) -> None:
+        super().__init__("numpy", np, (np.ndarray,))
+
+    def _inner(self, x: Any, y: Any) -> Any:
+        return np.dot(x, y)
+
+    def _device(self, x: Any) -> Hashable:
+        return "cpu"
+
+
+backend = NumpyBackend()

@@ -1,0 +1,152 @@
+"""Which backend an array belongs to, found without importing any framework.
+
+Backends are entry points of the group ``linop_gn.backends``. An entry point's
+name is the root module of the array type it serves (``numpy``, ``torch``,
+``jax`` and ``jaxlib``), so that ``type(x).__module__`` leads to it: the look-up
+is cached by type, happens only for arrays that the user already has, and so
+never imports a framework that the user has not imported.
+
+After einops' per-type backend look-up; the difference is that third parties
+register theirs by packaging metadata alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from .protocols import Backend
+
+__all__ = ["available", "backend_of", "load", "namespace"]
+
+GROUP = "linop_gn.backends"
+
+_by_type: dict[type, Backend | None] = {}
+
+
+@cache
+def _entries() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+@cache
+def load(name: str) -> Backend:
+    """The backend called ``name``; imports its framework.
+
+    >>> load("numpy")
+    <linop_gn backend 'numpy'>
+
+    Raises
+    ------
+    LookupError
+        If no installed distribution provides it.
+    ImportError
+        If its framework is not installed.
+    """
+    try:
+        entry = _entries()[name]
+    except KeyError:
+        known = ", ".join(sorted(_entries()))
+        raise LookupError(
+            f"no backend called {name!r} is installed; there are: {known}. A backend is an entry point of the "
+            f"group {GROUP!r}, named after the root module of its array type."
+        ) from None
+    backend: Backend = entry.load()
+    return backend
+
+
+def available() -> dict[str, Backend | ImportError]:
+    """Every registered backend by name, or the error that importing its framework gave.
+
+    >>> available()["numpy"]
+    <linop_gn backend 'numpy'>
+    """
+    found: dict[str, Backend | ImportError] = {}
+    for name in _entries():
+        try:
+            backend = load(name)
+        except ImportError as error:
+            found[name] = error
+        else:
+            found[backend.name] = backend
+    return found
+
+
+def _backend_of_type(kind: type) -> Backend | None:
+    if kind not in _by_type:
+        roots = [base.__module__.partition(".")[0] for base in kind.__mro__]
+        name = next((root for root in roots if root in _entries()), None)
+        _by_type[kind] = load(name) if name else None
+    return _by_type[kind]
+
+
+def _leaves(tree: Any) -> Iterator[Any]:
+    """Things in ``tree`` that may belong to a backend, found without knowing the framework's containers."""
+    if isinstance(tree, dict):
+        for value in tree.values():
+            yield from _leaves(value)
+    elif isinstance(tree, (list, tuple)):
+        for value in tree:
+            yield from _leaves(value)
+    elif tree is not None:
+        yield tree
+
+
+def _owner(leaf: Any) -> Backend | None:
+    backend = _backend_of_type(type(leaf))
+    if backend is not None:
+        return backend
+    # A container that only its framework's tree functions know (flax, equinox, attrs...):
+    # ask the frameworks that the user has already imported.
+    for name in _entries():
+        if name in sys.modules and not isinstance(leaf, (int, float, complex, str, bytes)):
+            candidate = load(name)
+            inside = candidate.flatten(leaf)[1]
+            if inside and all(candidate.is_array(x) for x in inside):
+                return candidate
+    return None
+
+
+def backend_of(*trees: Any) -> Backend:
+    """The one backend that all arrays in ``trees`` belong to.
+
+    >>> import numpy as np
+    >>> backend_of({"weight": np.ones(3)})
+    <linop_gn backend 'numpy'>
+
+    Raises
+    ------
+    TypeError
+        If there is no array, or if arrays of two frameworks are mixed.
+    """
+    found: dict[str, tuple[Backend, Any]] = {}
+    for leaf in _leaves(trees):
+        backend = _owner(leaf)
+        if backend is not None:
+            found.setdefault(backend.name, (backend, leaf))
+    if len(found) == 1:
+        return next(iter(found.values()))[0]
+    if not found:
+        kinds = ", ".join(sorted({type(leaf).__qualname__ for leaf in _leaves(trees)})) or "nothing"
+        raise TypeError(
+            f"no array of a known framework was found (got {kinds}); installed backends: "
+            f"{', '.join(sorted(_entries()))}. Pass arrays, or a tree (dict, list, tuple, module) of arrays."
+        )
+    owners = "; ".join(f"{name}: {type(leaf).__module__}.{type(leaf).__qualname__}" for name, (_, leaf) in found.items())
+    raise TypeError(
+        f"arrays of several frameworks are mixed ({owners}). Convert them to one of these first: "
+        "parameters, inputs, targets and vectors must all belong to the same framework."
+    )
+
+
+def namespace(x: Any) -> Any:
+    """The array-API namespace of the arrays in ``x``, to write one model for all frameworks.
+
+    >>> import numpy as np
+    >>> namespace(np.ones(3)).sum
+    <function sum at ...>
+    """
+    return backend_of(x).namespace()

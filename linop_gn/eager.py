@@ -1,0 +1,121 @@
+"""Scalars and loops where Python itself does the work.
+
+Eager backends (NumPy, torch, CuPy, any array-API library) keep scalars as
+Python floats, read from the device once for each inner product, or as NumPy
+arrays ``(k,)`` on the host for ``k`` columns. Twelve array operations and two
+reads make a CG step this way; scalars kept on the device, with every branch
+masked, would take thirty-one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .protocols import Carry, Method, Scalar, Vector
+from .status import Status
+
+__all__ = ["EagerLoops", "EagerScalars"]
+
+R = TypeVar("R")
+RUNNING = int(Status.RUNNING)
+
+
+class EagerScalars:
+    """Scalar arithmetic on Python numbers and host arrays ``(k,)``; never raises, never warns."""
+
+    def scalar(self, value: Any, like: Vector) -> Scalar:
+        columns = like.shape[1:]
+        return np.full(columns, value) if columns else value
+
+    def where(self, condition: Scalar, x: Scalar, y: Scalar) -> Scalar:
+        if isinstance(condition, np.ndarray):
+            return np.where(condition, x, y)
+        return x if condition else y
+
+    def divide(self, x: Scalar, y: Scalar) -> Scalar:
+        if isinstance(x, np.ndarray) or isinstance(y, np.ndarray):
+            with np.errstate(all="ignore"):
+                return np.where(np.equal(y, 0), 0.0, np.divide(x, np.where(np.equal(y, 0), 1.0, y)))
+        return x / y if y != 0 else 0.0
+
+    def sqrt(self, x: Scalar) -> Scalar:
+        if isinstance(x, np.ndarray):
+            with np.errstate(all="ignore"):
+                return np.sqrt(x)
+        return math.sqrt(x) if x >= 0 else math.nan
+
+    def minimum(self, x: Scalar, y: Scalar) -> Scalar:
+        if isinstance(x, np.ndarray) or isinstance(y, np.ndarray):
+            return np.minimum(x, y)
+        return x if x <= y or x != x else y
+
+    def maximum(self, x: Scalar, y: Scalar) -> Scalar:
+        if isinstance(x, np.ndarray) or isinstance(y, np.ndarray):
+            return np.maximum(x, y)
+        return x if x >= y or x != x else y
+
+    def isfinite(self, x: Scalar) -> Scalar:
+        return np.isfinite(x) if isinstance(x, np.ndarray) else math.isfinite(x)
+
+    def logical_not(self, x: Scalar) -> Scalar:
+        return np.logical_not(x) if isinstance(x, np.ndarray) else not x
+
+    def any(self, x: Scalar) -> Scalar:
+        return bool(np.any(x))
+
+    def power_of_two(self, x: Scalar) -> Scalar:
+        if isinstance(x, np.ndarray):
+            _, exponent = np.frexp(x)
+            usable = np.isfinite(x) & (x != 0)
+            return np.where(usable, np.ldexp(1.0, np.clip(exponent - 1, -1022, 1022)), 1.0)
+        if x == 0 or not math.isfinite(x):
+            return 1.0
+        return math.ldexp(1.0, min(max(math.frexp(x)[1] - 1, -1022), 1022))
+
+
+class EagerLoops:
+    """The loops of :class:`~linop_gn.protocols.Loops` as Python loops over a method's steps."""
+
+    def call(self, function: Callable[..., R], *records: Any) -> R:
+        return function(*records)
+
+    def begin(self, method: Method, problem: Any, capacity: int) -> Carry:
+        state = method.init(self, problem)  # type: ignore[arg-type]
+        return Carry(state, [method.observe(state)])
+
+    def advance(self, method: Method, problem: Any, carry: Carry, steps: int) -> Carry:
+        state, rows = carry
+        for _ in range(steps):
+            if not np.any(np.equal(state.status, RUNNING)):
+                break
+            state = method.step(self, problem, state)  # type: ignore[arg-type]
+            rows.append(method.observe(state))
+        return Carry(state, rows)
+
+    def run(self, method: Method, problem: Any, capacity: int) -> Carry:
+        return self.advance(method, problem, self.begin(method, problem, capacity), capacity)
+
+    def iterate(self, method: Method, problem: Any, limit: int) -> Any:
+        state = method.init(self, problem)  # type: ignore[arg-type]
+        for _ in range(limit):
+            if not np.any(np.equal(state.status, RUNNING)):
+                break
+            state = method.step(self, problem, state)  # type: ignore[arg-type]
+        return state
+
+    def rows(self, carry: Carry, start: int, stop: int) -> Any:
+        return np.asarray([[np.asarray(value, dtype=float) for value in row] for row in carry.rows[start:stop]])
+
+    def over_columns(self, function: Callable[[Vector], Vector], columns: Vector) -> Vector:
+        results = [function(columns[:, j]) for j in range(columns.shape[1])]
+        return self.namespace().stack(results, axis=1)  # type: ignore[attr-defined]
+
+    def sum_over(self, function: Callable[..., R], stacked: Any, *shared: Any) -> R:
+        raise NotImplementedError("eager backends sum over batches in Python")
+
+    def map_over(self, function: Callable[..., R], stacked: Any, *shared: Any) -> R:
+        raise NotImplementedError("eager backends map over batches in Python")

@@ -1,0 +1,228 @@
+"""Sums, products, multiples and adjoints of operators, and what stays known about them.
+
+Rules: a sum is symmetric (PSD) if both terms are; ``c A`` is PSD if A is and c
+is known to be at least 0; a product is symmetric (PSD) if it reads the same
+from both ends, B^T M B with symmetric (PSD) M. So J^T H J + c I is known to
+be PSD, which a solver or a Cholesky factorisation may rely on.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..protocols import Scalar, Vector
+from ..records import record, static
+from ..spaces import Space
+from .base import LinearOperator
+
+__all__ = ["Adjoint", "Product", "Scaled", "Sum", "add", "adjoint", "product", "scale"]
+
+
+@record
+class Sum(LinearOperator):
+    """A + B."""
+
+    left: LinearOperator
+    right: LinearOperator
+
+    @property
+    def domain(self) -> Space:
+        return _richer(self.left.domain, self.right.domain)
+
+    @property
+    def codomain(self) -> Space:
+        return _richer(self.left.codomain, self.right.codomain)
+
+    @property
+    def symmetric(self) -> bool:
+        return self.left.symmetric and self.right.symmetric
+
+    @property
+    def psd(self) -> bool:
+        return self.left.psd and self.right.psd
+
+    def matvec(self, v: Vector) -> Vector:
+        return self.backend.axpy(1.0, self.left.matvec(v), self.right.matvec(v))
+
+    def rmatvec(self, u: Vector) -> Vector:
+        return self.backend.axpy(1.0, self.left.rmatvec(u), self.right.rmatvec(u))
+
+    def matmat(self, v: Vector) -> Vector:
+        return self.backend.axpy(1.0, self.left.matmat(v), self.right.matmat(v))
+
+    def rmatmat(self, u: Vector) -> Vector:
+        return self.backend.axpy(1.0, self.left.rmatmat(u), self.right.rmatmat(u))
+
+
+@record
+class Scaled(LinearOperator):
+    """c A; the factor is data."""
+
+    operator: LinearOperator
+    factor: Scalar
+    nonnegative: bool = static(default=False)
+
+    @property
+    def domain(self) -> Space:
+        return self.operator.domain
+
+    @property
+    def codomain(self) -> Space:
+        return self.operator.codomain
+
+    @property
+    def symmetric(self) -> bool:
+        return self.operator.symmetric
+
+    @property
+    def psd(self) -> bool:
+        return self.nonnegative and self.operator.psd
+
+    def matvec(self, v: Vector) -> Vector:
+        return self.backend.scale(self.factor, self.operator.matvec(v))
+
+    def rmatvec(self, u: Vector) -> Vector:
+        return self.backend.scale(self.factor, self.operator.rmatvec(u))
+
+    def matmat(self, v: Vector) -> Vector:
+        return self.backend.scale(self.factor, self.operator.matmat(v))
+
+    def rmatmat(self, u: Vector) -> Vector:
+        return self.backend.scale(self.factor, self.operator.rmatmat(u))
+
+
+@record
+class Product(LinearOperator):
+    """A_1 A_2 ... A_k, applied from the right."""
+
+    factors: tuple[LinearOperator, ...]
+    is_symmetric: bool = static(default=False)
+    is_psd: bool = static(default=False)
+
+    @property
+    def domain(self) -> Space:
+        return self.factors[-1].domain
+
+    @property
+    def codomain(self) -> Space:
+        return self.factors[0].codomain
+
+    @property
+    def symmetric(self) -> bool:
+        return self.is_symmetric
+
+    @property
+    def psd(self) -> bool:
+        return self.is_psd
+
+    def matvec(self, v: Vector) -> Vector:
+        for factor in reversed(self.factors):
+            v = factor.matvec(v)
+        return v
+
+    def rmatvec(self, u: Vector) -> Vector:
+        for factor in self.factors:
+            u = factor.rmatvec(u)
+        return u
+
+    def matmat(self, v: Vector) -> Vector:
+        for factor in reversed(self.factors):
+            v = factor.matmat(v)
+        return v
+
+    def rmatmat(self, u: Vector) -> Vector:
+        for factor in self.factors:
+            u = factor.rmatmat(u)
+        return u
+
+
+@record
+class Adjoint(LinearOperator):
+    """A^T."""
+
+    operator: LinearOperator
+
+    @property
+    def domain(self) -> Space:
+        return self.operator.codomain
+
+    @property
+    def codomain(self) -> Space:
+        return self.operator.domain
+
+    def matvec(self, v: Vector) -> Vector:
+        return self.operator.rmatvec(v)
+
+    def rmatvec(self, u: Vector) -> Vector:
+        return self.operator.matvec(u)
+
+    def matmat(self, v: Vector) -> Vector:
+        return self.operator.rmatmat(v)
+
+    def rmatmat(self, u: Vector) -> Vector:
+        return self.operator.matmat(u)
+
+
+def add(left: LinearOperator, right: LinearOperator) -> LinearOperator:
+    """A + B, for operators between the same spaces."""
+    for side, a, b in (("domain", left.domain, right.domain), ("codomain", left.codomain, right.codomain)):
+        if not a.agrees(b):
+            raise ValueError(f"cannot add {left!r} and {right!r}: their {side}s differ, {a!r} and {b!r}.")
+    return Sum(left, right)
+
+
+def product(left: LinearOperator, right: LinearOperator) -> LinearOperator:
+    """A B, where B's products are vectors that A takes."""
+    if not left.domain.agrees(right.codomain):
+        raise ValueError(
+            f"cannot compose {left!r} @ {right!r}: the left one takes vectors of {left.domain!r}, "
+            f"the right one gives vectors of {right.codomain!r}."
+        )
+    factors = (*_factors(left), *_factors(right))
+    mirrored = all(_mirror(factors[i], factors[-1 - i]) for i in range(len(factors) // 2))
+    middle = factors[len(factors) // 2] if len(factors) % 2 else None
+    symmetric = mirrored and (middle is None or middle.symmetric)
+    psd = mirrored and (middle is None or middle.psd)
+    return Product(factors, symmetric, psd)
+
+
+def scale(factor: Scalar, operator: LinearOperator) -> Any:
+    """c A for a real number or 0-d array c."""
+    if not isinstance(factor, (int, float)):
+        if not operator.backend.is_array(factor) and not hasattr(factor, "__float__"):
+            return NotImplemented
+        shape = tuple(getattr(factor, "shape", ()))
+        if shape:
+            raise ValueError(f"an operator can be multiplied by a number, not by an array of shape {shape}; use @.")
+        if not operator.backend.is_concrete(factor):
+            return Scaled(operator, factor)
+    value = float(factor)
+    if not math.isfinite(value):
+        raise ValueError(f"an operator cannot be multiplied by {value}.")
+    return Scaled(operator, factor, nonnegative=value >= 0)
+
+
+def adjoint(operator: LinearOperator) -> LinearOperator:
+    """A^T, undoing rather than stacking what is already there."""
+    if operator.symmetric:
+        return operator
+    if isinstance(operator, Adjoint):
+        return operator.operator
+    if isinstance(operator, Product):
+        return Product(tuple(adjoint(factor) for factor in reversed(operator.factors)))
+    return Adjoint(operator)
+
+
+def _factors(operator: LinearOperator) -> tuple[LinearOperator, ...]:
+    return operator.factors if isinstance(operator, Product) else (operator,)
+
+
+def _mirror(a: LinearOperator, b: LinearOperator) -> bool:
+    if a is b:
+        return a.symmetric
+    return (isinstance(a, Adjoint) and a.operator is b) or (isinstance(b, Adjoint) and b.operator is a)
+
+
+def _richer(a: Space, b: Space) -> Space:
+    return b if a.is_flat and not b.is_flat else a

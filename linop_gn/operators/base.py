@@ -1,0 +1,214 @@
+"""The abstract linear operator: a matrix that is reached only through products.
+
+An operator A maps its ``domain`` to its ``codomain``. ``A @ v`` takes a tree, a
+flat array (n,) or columns (n, k) and answers in the same format. What is known
+about A travels with it as two flags: ``symmetric`` (A = A^T) and ``psd``
+(symmetric and v^T A v >= 0 for all v).
+
+SciPy's ``LinearOperator`` is a closure over functions on NumPy arrays; this one
+is a record of data, so that a compiled program can take it as an argument, and
+it belongs to whichever framework its arrays belong to.
+
+A subclass gives ``domain``, ``codomain``, ``matvec`` and, unless it is
+symmetric, ``rmatvec``, all on flat vectors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from ..protocols import Array, Backend, Scalar, Vector
+from ..records import data_fields, record
+from ..spaces import Space
+
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = ["LinearOperator"]
+
+
+def _matvec(operator: LinearOperator, v: Vector) -> Vector:
+    return operator.matvec(v)
+
+
+def _matmat(operator: LinearOperator, v: Vector) -> Vector:
+    return operator.matmat(v)
+
+
+@record
+class LinearOperator:
+    """A linear map known by its products with vectors.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> A = lg.Dense(np.array([[2.0, 1.0], [1.0, 3.0]]), symmetric=True)
+    >>> (A + 0.5 * lg.Identity(A.domain)) @ np.array([1.0, 0.0])
+    array([2.5, 1. ])
+    """
+
+    __array_ufunc__ = None  # lets ``numpy_scalar * A`` reach __rmul__
+    __array_priority__ = 1000
+
+    # what subclasses say
+
+    @property
+    def domain(self) -> Space:
+        """Where the vectors that the operator is applied to live."""
+        raise NotImplementedError(f"{type(self).__name__} does not define its domain")
+
+    @property
+    def codomain(self) -> Space:
+        """Where the products live; the domain unless a subclass says otherwise."""
+        return self.domain
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether A = A^T is known."""
+        return self.psd
+
+    @property
+    def psd(self) -> bool:
+        """Whether A is known to be symmetric positive semi-definite."""
+        return False
+
+    @property
+    def host(self) -> bool:
+        """Whether products draw data from the host, so that no compiler can trace them."""
+        return any(child.host for child in self._children())
+
+    def matvec(self, v: Vector) -> Vector:
+        """A v for flat v (n,): a new array, which the caller may overwrite."""
+        raise NotImplementedError(f"{type(self).__name__} does not define matvec")
+
+    def rmatvec(self, u: Vector) -> Vector:
+        """A^T u for flat u (m,): a new array, which the caller may overwrite."""
+        if self.symmetric:
+            return self.matvec(u)
+        raise NotImplementedError(
+            f"{type(self).__name__} has no adjoint product; give it rmatvec, or declare it symmetric if it is."
+        )
+
+    def matmat(self, v: Vector) -> Vector:
+        """A V for columns V (n, k): one product for each unless a subclass knows better."""
+        return self.backend.over_columns(self.matvec, v)
+
+    def rmatmat(self, u: Vector) -> Vector:
+        """A^T U for columns U (m, k)."""
+        if self.symmetric:
+            return self.matmat(u)
+        return self.backend.over_columns(self.rmatvec, u)
+
+    # what everybody gets
+
+    @property
+    def backend(self) -> Backend:
+        """The framework that the operator's arrays belong to."""
+        return self.domain.backend
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n): entries of a product, entries of a vector."""
+        return self.codomain.size, self.domain.size
+
+    @property
+    def dtype(self) -> str:
+        """Name of the floating dtype of vectors and products."""
+        return self.domain.dtype
+
+    def _children(self) -> list[LinearOperator]:
+        values = (self.__dict__.get(name) for name in data_fields(self))
+        nested = (value if isinstance(value, tuple) else (value,) for value in values)
+        return [child for group in nested for child in group if isinstance(child, LinearOperator)]
+
+    def prepare(self) -> LinearOperator:
+        """The operator with its per-point work done: linearised, factored, whatever products share.
+
+        Solvers call it once; ``@`` calls it at the first product and keeps the
+        result. Subclasses with work to do override :meth:`_prepare`.
+        """
+        kept: LinearOperator | None = self.__dict__.get("_prepared")
+        if kept is None:
+            kept = self._prepare()
+            if self.backend.is_concrete(kept):
+                self.__dict__["_prepared"] = kept
+        return kept
+
+    def _prepare(self) -> LinearOperator:
+        def ready(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(map(ready, value))
+            return value.prepare() if isinstance(value, LinearOperator) else value
+
+        if not self._children():
+            return self
+        fields = {name: ready(getattr(self, name)) for name in data_fields(self)}
+        return dataclasses.replace(self, **fields)
+
+    def apply(self, v: Vector) -> Vector:
+        """A v or A V for flat vectors or columns, unchecked: what solvers call."""
+        return self.matvec(v) if len(v.shape) == 1 else self.matmat(v)
+
+    def __matmul__(self, other: Any) -> Any:
+        if isinstance(other, LinearOperator):
+            from .algebra import product
+
+            return product(self, other)
+        flat, leave = self.domain.enter(other)
+        ready = self.prepare()
+        function = _matvec if len(flat.shape) == 1 else _matmat
+        result = function(ready, flat) if ready.host else self.backend.call(function, ready, flat)
+        return leave(result, self.codomain)
+
+    def __call__(self, v: Any) -> Any:
+        return self @ v
+
+    @property
+    def T(self) -> LinearOperator:
+        """The adjoint A^T: A itself where it is symmetric."""
+        from .algebra import adjoint
+
+        return adjoint(self)
+
+    def __add__(self, other: Any) -> Any:
+        from .algebra import add
+
+        if isinstance(other, LinearOperator):
+            return add(self, other)
+        return self if isinstance(other, (int, float)) and other == 0 else NotImplemented
+
+    __radd__ = __add__
+
+    def __neg__(self) -> LinearOperator:
+        return self * -1.0
+
+    def __sub__(self, other: Any) -> Any:
+        return self + (-other) if isinstance(other, LinearOperator) else NotImplemented
+
+    def __mul__(self, factor: Scalar) -> Any:
+        from .algebra import scale
+
+        return scale(factor, self)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: Scalar) -> Any:
+        return self * (1.0 / divisor)
+
+    def to_dense(self) -> Array:
+        """The matrix (m, n) as an array of the backend: n products."""
+        import numpy as np
+
+        eye = self.backend.asarray(np.eye(self.domain.size), self.domain.dtype, self.domain.device)
+        ready = self.prepare()
+        return _matmat(ready, eye) if ready.host else self.backend.call(_matmat, ready, eye)
+
+    def to_scipy(self) -> Any:
+        """A ``scipy.sparse.linalg.LinearOperator`` on NumPy vectors; see :func:`linop_gn.interop.to_scipy`."""
+        from ..interop import to_scipy
+
+        return to_scipy(self)
+
+    def __repr__(self) -> str:
+        known = "psd" if self.psd else "symmetric" if self.symmetric else "general"
+        m, n = self.shape
+        return f"{type(self).__name__}({m} x {n}, {known}, {self.backend.name} {self.dtype})"

@@ -1,0 +1,97 @@
+"""The identity, and damping: A + lambda I with lambda as data.
+
+Levenberg (1944) and Tikhonov damping. A solver that reuses one Krylov basis for
+many dampings looks for :class:`Damped` and takes ``operator`` and ``damping``
+apart; preconditioners are given the damped operator, so they see the live
+damping.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..protocols import Scalar, Vector
+from ..records import record, static
+from ..spaces import Space
+from .base import LinearOperator
+
+__all__ = ["Damped", "Identity"]
+
+
+@record
+class Identity(LinearOperator):
+    """I on a space.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> lg.Identity(lg.Space.of(np.zeros(2))) @ np.array([1.0, 2.0])
+    array([1., 2.])
+    """
+
+    space: Space = static()
+
+    @property
+    def domain(self) -> Space:
+        return self.space
+
+    @property
+    def psd(self) -> bool:
+        return True
+
+    def matvec(self, v: Vector) -> Vector:
+        return self.backend.copy(v)
+
+    def matmat(self, v: Vector) -> Vector:
+        return self.backend.copy(v)
+
+
+@record
+class Damped(LinearOperator):
+    """A + damping * I, for a square operator and damping >= 0 (a number or 0-d array: data, not program).
+
+    >>> import numpy as np, linop_gn as lg
+    >>> A = lg.Damped(lg.Diagonal(np.array([1.0, 2.0])), 0.5)
+    >>> A @ np.array([1.0, 1.0]), A.psd
+    (array([1.5, 2.5]), False)
+
+    Raises
+    ------
+    ValueError
+        For an operator that is not square, or a damping that is negative or not finite.
+    """
+
+    operator: LinearOperator
+    damping: Scalar
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.operator, LinearOperator):
+            raise TypeError(f"Damped needs a linear operator, got {type(self.operator).__qualname__}.")
+        if not self.operator.domain.agrees(self.operator.codomain):
+            raise ValueError(f"only a square operator can be damped, got {self.operator!r}.")
+        if self.operator.backend.is_concrete(self.damping):
+            value = float(self.damping)
+            if not (value >= 0 and math.isfinite(value)):
+                raise ValueError(f"damping must be a finite number >= 0, got {value}.")
+
+    @property
+    def domain(self) -> Space:
+        return self.operator.domain
+
+    @property
+    def symmetric(self) -> bool:
+        return self.operator.symmetric
+
+    @property
+    def psd(self) -> bool:
+        return self.operator.psd
+
+    def matvec(self, v: Vector) -> Vector:
+        return self.backend.axpy(self.damping, v, self.operator.matvec(v))
+
+    def rmatvec(self, u: Vector) -> Vector:
+        return self.backend.axpy(self.damping, u, self.operator.rmatvec(u))
+
+    def matmat(self, v: Vector) -> Vector:
+        return self.backend.axpy(self.damping, v, self.operator.matmat(v))
+
+    def rmatmat(self, u: Vector) -> Vector:
+        return self.backend.axpy(self.damping, u, self.operator.rmatmat(u))
