@@ -1,0 +1,178 @@
+"""Everything that is run on this repository: `pip install nox`, then `nox -s NAME`.
+
+    demo      the main job: validate and train on real data with each framework, and write a report
+    tests     the test suite and the doctests, with every CPU framework
+    lint      ruff
+    types     mypy --strict on linop_gn
+    wheel     the test suite against the built wheel
+    minimal   the tests that need only NumPy, against the built wheel, with no framework installed
+    doctor    which backends there are
+
+Arguments after `--` go to the program that the session runs: `nox -s tests -- tests/test_cli.py -k doctor`.
+
+Environments are plain venvs filled by pip from requirements/constraints.txt. The frameworks are large, so that
+`demo`, `tests`, `wheel` and `doctor` share one environment, .nox/cpu, that is filled again only when the
+requirements change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+SHARED = ROOT / ".nox"
+CONSTRAINTS = ROOT / "requirements" / "constraints.txt"
+BUILD = ("build", "editables", "hatchling")
+MYPY = ("mypy", "numpy", "scipy-stubs")
+
+nox.needs_version = ">=2024.4"
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "types", "tests"]
+
+
+def environ(**more: str) -> dict[str, str]:
+    """Deterministic runs on the CPU, with settings that the caller made left alone."""
+    defaults = {
+        "JAX_PLATFORMS": "cpu",
+        # jaxlib 0.10.2's default fusions on CPU compute wrong numbers in some loops.
+        "XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type=",
+        "PYTHONHASHSEED": "0",
+        "MPLBACKEND": "agg",
+    }
+    return {name: os.environ.get(name, value) for name, value in (defaults | more).items()}
+
+
+def new_venv(session: nox.Session, name: str) -> Path:
+    """The interpreter of a new, empty environment of its own."""
+    folder = SHARED / name
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run(sys.executable, "-m", "venv", str(folder), external=True, silent=True)
+    return python_of(name)
+
+
+def python_of(name: str) -> Path:
+    """The interpreter of the environment called ``name``."""
+    windows = sys.platform == "win32"
+    return SHARED / name / ("Scripts/python.exe" if windows else "bin/python")
+
+
+def pip(session: nox.Session, python: Path, *arguments: str) -> None:
+    """Install within the pinned versions."""
+    session.run(str(python), "-m", "pip", "install", "-q", "-c", str(CONSTRAINTS), *arguments, external=True)
+
+
+def cpu(session: nox.Session) -> Path:
+    """The shared environment: this repository, editable, with every CPU framework."""
+    inputs = b"".join((ROOT / name).read_bytes() for name in ("pyproject.toml", "requirements/constraints.txt"))
+    key = hashlib.sha256(inputs + sys.version.encode()).hexdigest()
+    stamp = SHARED / "cpu" / "installed-from"
+    if stamp.exists() and stamp.read_text() == key:
+        return python_of("cpu")
+    session.log("Installing NumPy, PyTorch and JAX into .nox/cpu (one to three minutes, once)")
+    python = new_venv(session, "cpu")
+    pip(session, python, *BUILD)
+    pip(session, python, "--no-build-isolation", "-e", f"{ROOT}[cpu,testing,studies]")
+    stamp.write_text(key)
+    return python
+
+
+def built_wheel(session: nox.Session, python: Path) -> Path:
+    """A wheel made just now from the sources."""
+    folder = SHARED / "dist"
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run(
+        str(python), "-m", "build", "-q", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT), external=True
+    )
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def copied_tests(session: nox.Session) -> Path:
+    """A folder with the tests alone, in which the repository's packages cannot be imported."""
+    folder = Path(session.create_tmp()) / "elsewhere"
+    shutil.rmtree(folder, ignore_errors=True)
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("tests", "docs"):
+        if (ROOT / name).exists():
+            shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+    for name in ("pyproject.toml", "README.md"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def run_tests(session: nox.Session, python: Path, *arguments: str, **more: str) -> None:
+    """Run pytest, a process for each of two cores."""
+    workers = [] if "-n" in arguments or "--pdb" in arguments else ["-n", "2"]
+    env = environ(OMP_NUM_THREADS="1", **more)
+    session.run(str(python), "-m", "pytest", *workers, *arguments, env=env, external=True)
+
+
+@nox.session(venv_backend="none")
+def demo(session: nox.Session) -> None:
+    """Validate and train on real data with each framework, and write a report."""
+    session.run(str(cpu(session)), "-m", "linop_gn", "demo", *session.posargs, env=environ(), external=True)
+
+
+@nox.session(venv_backend="none")
+def doctor(session: nox.Session) -> None:
+    """Print which backends there are."""
+    session.run(str(cpu(session)), "-m", "linop_gn", "doctor", *session.posargs, env=environ(), external=True)
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Run the tests and doctests with every CPU framework."""
+    run_tests(session, cpu(session), *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and likely bugs."""
+    session.install("-q", "-c", str(CONSTRAINTS), "ruff")
+    session.run("ruff", "check", *(session.posargs or ["."]))
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types of linop_gn, strictly; frameworks are not needed."""
+    session.install("-q", "-c", str(CONSTRAINTS), *BUILD, *MYPY)
+    session.install("-q", "-c", str(CONSTRAINTS), "--no-build-isolation", "-e", ".")
+    session.run("mypy", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def wheel(session: nox.Session) -> None:
+    """Run the tests against the built wheel, from a folder where the sources cannot be imported."""
+    base = cpu(session)
+    built = built_wheel(session, base)
+    python = new_venv(session, "wheel")
+    # The frameworks are borrowed from .nox/cpu by path: its editable link to the sources is not followed.
+    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    borrowed = session.run(str(base), "-c", ask, silent=True, external=True)
+    site = session.run(str(python), "-c", ask, silent=True, external=True)
+    pip(session, python, "--no-deps", str(built))
+    Path(str(site).strip(), "borrowed.pth").write_text(str(borrowed))
+    with session.chdir(copied_tests(session)):
+        arguments = session.posargs or ["tests", "--pyargs", "linop_gn", "linop_gn_numpy", "linop_gn_torch", "linop_gn_jax"]
+        run_tests(session, python, *arguments, LINOP_GN_INSTALLED=str(SHARED / "wheel"))
+
+
+@nox.session
+def minimal(session: nox.Session) -> None:
+    """Run what needs only NumPy against the built wheel, with no framework installed."""
+    session.install("-q", "-c", str(CONSTRAINTS), *BUILD)
+    python = Path(session.bin) / "python"
+    built = built_wheel(session, python)
+    session.run("pip", "uninstall", "-q", "-y", "linop-gn", silent=True)
+    session.install("-q", "-c", str(CONSTRAINTS), f"{built}[testing]")
+    with session.chdir(copied_tests(session)):
+        arguments = session.posargs or ["tests", "--pyargs", "linop_gn", "linop_gn_numpy"]
+        run_tests(session, python, *arguments, LINOP_GN_INSTALLED=str(Path(session.bin).parent))
