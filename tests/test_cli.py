@@ -1,0 +1,103 @@
+"""The command line: what it prints, and that it works whatever is installed."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import entry_points, version
+
+import pytest
+
+from linop_gn import dispatch, doctor
+from linop_gn.cli import main
+
+TARGETS = {entry.value for entry in entry_points(group=dispatch.GROUP)}
+
+
+class Blocker:
+    """Put first on ``sys.meta_path``, makes some packages impossible to import."""
+
+    SOURCE = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Blocker())
+from linop_gn.cli import main
+raise SystemExit(main({arguments!r}))
+"""
+
+    @classmethod
+    def run(cls, blocked, arguments):
+        code = cls.SOURCE.format(blocked=set(blocked), arguments=arguments)
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_doctor_as_json_tells_of_every_registered_backend(capsys):
+    assert main(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["linop_gn"] == version("linop-gn")
+    assert len(report["backends"]) + len(report["missing"]) == len(TARGETS)
+    for found in report["backends"]:
+        backend = dispatch.load(found["name"])
+        assert found["version"] == backend.version()
+        assert set(found["capabilities"]) == backend.capabilities
+        assert found["devices"]
+        assert (found["derivatives"] == doctor.SUPPLIED) == (backend.calculus is None)
+
+
+def test_doctor_prints_a_table_for_people(capsys):
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "Backends found" in out
+    assert "numpy" in out
+
+
+def test_doctor_works_with_only_numpy_and_says_how_to_get_the_rest():
+    done = Blocker.run({"torch", "jax", "jaxlib", "cupy"}, ["doctor", "--json"])
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert [found["name"] for found in report["backends"]] == ["numpy"]
+    installs = {entry["name"]: entry["install"] for entry in report["missing"]}
+    assert installs == {name: f"pip install 'linop-gn[{name}]'" for name in ("jax", "torch")}
+    assert all("is not installed" in entry["reason"] for entry in report["missing"])
+
+
+def test_doctor_shows_the_extra_in_the_table(capsys):
+    report = doctor.diagnose()
+    report["missing"] = [{"name": "x", "reason": "x is not installed", "install": "pip install 'y[x]'"}]
+    doctor.show(report, doctor.Console(width=100))
+    assert "pip install 'y[x]'" in capsys.readouterr().out
+
+
+def test_doctor_tells_a_broken_framework_from_a_missing_one(monkeypatch):
+    def broken(name):
+        raise OSError("libsomething.so: cannot open shared object file")
+
+    monkeypatch.setattr(doctor, "load", broken)
+    report = doctor.diagnose()
+    assert report["backends"] == []
+    assert all("libsomething.so" in entry["reason"] for entry in report["missing"])
+    assert not any(entry["install"].startswith("pip install") for entry in report["missing"])
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["doctor", "--nonsense"]])
+def test_wrong_arguments_exit_with_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: linop-gn" in capsys.readouterr().err
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.strip() == f"linop-gn {version('linop-gn')}"
+
+
+def test_python_dash_m():
+    done = subprocess.run([sys.executable, "-m", "linop_gn", "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "doctor" in done.stdout
+    assert "demo" in done.stdout
