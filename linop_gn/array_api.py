@@ -170,12 +170,18 @@ class ArrayApiBackend(EagerScalars, EagerLoops):
             return self.xp.where(self.asarray(condition, "bool", self._device(x)), x, y)
         return x if condition else y
 
+    def mask(self, condition: Scalar, x: Vector) -> Vector:
+        if isinstance(condition, np.ndarray) and condition.ndim:
+            return self.select(condition, x, self.xp.zeros_like(x))
+        return x if condition else self.xp.zeros_like(x)
+
     def branch(
         self, condition: Scalar, then: Callable[..., R], otherwise: Callable[..., R], *operands: Any
     ) -> R:
         if not isinstance(condition, np.ndarray) or bool(np.all(condition)) or not bool(np.any(condition)):
             return (then if np.all(condition) else otherwise)(*operands)
-        pairs = zip(then(*operands), otherwise(*operands), strict=True)  # type: ignore[call-overload]
+        kept = optree.tree_map(lambda leaf: self.copy(leaf) if self.is_array(leaf) else leaf, operands)
+        pairs = zip(then(*kept), otherwise(*operands), strict=True)  # type: ignore[call-overload]
         return tuple(
             self.select(condition, x, y) if self.is_array(x) and len(x.shape) == 2 else self.where(condition, x, y)
             for x, y in pairs
@@ -183,3 +189,6 @@ class ArrayApiBackend(EagerScalars, EagerLoops):
 
     def eps(self, x: Vector) -> float:
         return float(self.xp.finfo(x.dtype).eps)
+
+    def _exponent_limit(self, like: Vector) -> int:
+        return round(-math.log2(float(self.xp.finfo(like.dtype).smallest_normal)))

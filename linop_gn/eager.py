@@ -21,7 +21,10 @@ from .status import Status
 __all__ = ["EagerLoops", "EagerScalars"]
 
 R = TypeVar("R")
-RUNNING = int(Status.RUNNING)
+
+
+def _is_running(state: Any) -> bool:
+    return bool(np.any(np.equal(state.status, int(Status.RUNNING))))
 
 
 class EagerScalars:
@@ -67,14 +70,19 @@ class EagerScalars:
     def any(self, x: Scalar) -> Scalar:
         return bool(np.any(x))
 
-    def power_of_two(self, x: Scalar) -> Scalar:
+    def power_of_two(self, x: Scalar, like: Vector) -> Scalar:
+        limit = self._exponent_limit(like)
         if isinstance(x, np.ndarray):
             _, exponent = np.frexp(x)
             usable = np.isfinite(x) & (x != 0)
-            return np.where(usable, np.ldexp(1.0, np.clip(exponent - 1, -1022, 1022)), 1.0)
+            return np.where(usable, np.ldexp(1.0, np.clip(exponent - 1, -limit, limit)), 1.0)
         if x == 0 or not math.isfinite(x):
             return 1.0
-        return math.ldexp(1.0, min(max(math.frexp(x)[1] - 1, -1022), 1022))
+        return math.ldexp(1.0, min(max(math.frexp(x)[1] - 1, -limit), limit))
+
+    def _exponent_limit(self, like: Vector) -> int:
+        """The largest e for which 2^e and 2^-e are both normal numbers of the dtype of ``like``."""
+        raise NotImplementedError
 
 
 class EagerLoops:
@@ -89,21 +97,24 @@ class EagerLoops:
 
     def advance(self, method: Method, problem: Any, carry: Carry, steps: int) -> Carry:
         state, rows = carry
-        for _ in range(steps):
-            if not np.any(np.equal(state.status, RUNNING)):
-                break
-            state = method.step(self, problem, state)  # type: ignore[arg-type]
-            rows.append(method.observe(state))
+        with np.errstate(over="ignore", invalid="ignore"):  # the status tells, once
+            for _ in range(steps):
+                if not _is_running(state):
+                    break
+                state = method.step(self, problem, state)  # type: ignore[arg-type]
+                index = int(np.max(state.steps))
+                rows[index:] = [method.observe(state)]
         return Carry(state, rows)
 
     def run(self, method: Method, problem: Any, capacity: int) -> Carry:
-        return self.advance(method, problem, self.begin(method, problem, capacity), capacity)
+        carry = self.begin(method, problem, capacity)
+        while _is_running(carry.state):
+            carry = self.advance(method, problem, carry, capacity + 1)
+        return carry
 
-    def iterate(self, method: Method, problem: Any, limit: int) -> Any:
+    def iterate(self, method: Method, problem: Any) -> Any:
         state = method.init(self, problem)  # type: ignore[arg-type]
-        for _ in range(limit):
-            if not np.any(np.equal(state.status, RUNNING)):
-                break
+        while _is_running(state):
             state = method.step(self, problem, state)  # type: ignore[arg-type]
         return state
 

@@ -155,12 +155,17 @@ class Arithmetic(Protocol):
         """``x`` where the condition holds (of the whole vector, or of each column), else ``y``. May alias either."""
         ...
 
+    def mask(self, condition: Scalar, x: Vector) -> Vector:
+        """``x`` where the condition holds, else exact zeros, whatever ``x`` holds. May alias x, never writes to it."""
+        ...
+
     def branch(
         self, condition: Scalar, then: Callable[..., R], otherwise: Callable[..., R], *operands: Any
     ) -> R:
         """``then(*operands)`` or ``otherwise(*operands)``: only one is run where the condition is one scalar.
 
-        Both return the same structure. Neither may consume an operand.
+        Both return tuples of vectors and scalars of the same structure. Either may consume its
+        operands: where both have to be run (columns that differ), the backend gives one of them copies.
         """
         ...
 
@@ -190,8 +195,11 @@ class Arithmetic(Protocol):
         """One truth value: whether any column's holds."""
         ...
 
-    def power_of_two(self, x: Scalar) -> Scalar:
-        """The power of two at or below ``|x|``, as an exact scale; 1 for zero and non-finite numbers."""
+    def power_of_two(self, x: Scalar, like: Vector) -> Scalar:
+        """The power of two at or below ``|x|``, an exact scale for vectors of the dtype of ``like``.
+
+        It and its inverse are normal numbers of that dtype; 1 for zero and non-finite x.
+        """
         ...
 
     def eps(self, x: Vector) -> float:
@@ -207,7 +215,12 @@ class Carry(NamedTuple):
 
 
 class Loops(Protocol):
-    """Calling pure functions over records: directly, or compiled once for each structure of their data."""
+    """Calling pure functions over records: directly, or compiled once for each structure of their data.
+
+    A row of the history belongs to a *step*, ``max(state.steps)``. A method may take
+    a tick that counts no step (to verify a residual, say): the row is then written
+    over the one of the same step, so that rows 0 .. steps are always what is kept.
+    """
 
     def call(self, function: Callable[..., R], *records: Any) -> R:
         """``function(*records)``; compiled where the framework compiles, keyed by ``function``'s identity."""
@@ -218,15 +231,15 @@ class Loops(Protocol):
         ...
 
     def advance(self, method: Method, problem: Any, carry: Carry, steps: int) -> Carry:
-        """At most ``steps`` further steps, fewer if the method stops. Consumes the carry."""
+        """At most ``steps`` further calls of ``method.step``, fewer if the method stops. Consumes the carry."""
         ...
 
     def run(self, method: Method, problem: Any, capacity: int) -> Carry:
-        """Begin and advance to the end, unwatched, as one program where possible."""
+        """Begin and advance until the method stops (however many ticks), unwatched, as one program where possible."""
         ...
 
-    def iterate(self, method: Method, problem: Any, limit: int) -> Any:
-        """The final state of a sub-solver, run to its end inside another method's step; no rows are kept."""
+    def iterate(self, method: Method, problem: Any) -> Any:
+        """The final state of a sub-solver, run until it stops inside another method's step; no rows are kept."""
         ...
 
     def read(self, tree: Any) -> Any:

@@ -1,0 +1,228 @@
+"""The one loop: a method is advanced, looked at, and watched.
+
+Methods (CG, Levenberg-Marquardt) are pure functions without a loop. This module
+holds the only driver: it asks the backend to *advance* at most n ticks, then
+*looks* (status, step count and new history rows in one transfer), then shows
+the look to the watchers. Unwatched runs are one call, one compiled program in
+JAX; under a user's own ``jit`` nothing is read at all.
+
+A look costs about 0.3 ms in JAX and nothing elsewhere, hence the defaults of
+:func:`solve`: every 25 steps for a compiled backend, every step for others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .operators.base import LinearOperator
+from .protocols import Backend, Carry, Method
+from .solution import History, Solution
+from .solvers.problem import LinearProblem
+from .status import Status
+
+__all__ = ["Look", "Watcher", "drive", "looks", "solve", "steps"]
+
+COMPILED_LOOK_EVERY = 25
+
+
+@dataclass
+class Look:
+    """What a watcher sees: the run so far, on the host.
+
+    Attributes
+    ----------
+    method
+        Name of the method.
+    step, limit
+        Steps taken, and the most there can be (None: unknown).
+    status
+        Status codes: an int, or an array (k,) for columns.
+    rows
+        History since the previous look, by column name; the row of a step that was verified since comes again.
+    first
+        The step that the first of these rows belongs to.
+    state
+        The method's live state on the device; read it, never write to it.
+    """
+
+    method: str
+    step: int
+    limit: int | None
+    status: Any
+    rows: History
+    first: int = 0
+    state: Any = field(repr=False, default=None)
+
+    @property
+    def running(self) -> bool:
+        """Whether the run would go on."""
+        return bool(np.any(np.equal(self.status, int(Status.RUNNING))))
+
+
+Watcher = Callable[[Look], Any]
+"""Called with each look; a true result stops the run. ``begin(look)`` and ``end(look)`` are called if it has them."""
+
+
+def looks(
+    backend: Backend, method: Method, problem: Any, limit: int, every: int
+) -> Iterator[tuple[Look, Carry]]:
+    """Advance ``method`` and yield a look, with its carry, at step 0 and then every ``every`` ticks."""
+    carry = backend.begin(method, problem, limit)
+    names = tuple(type(method.observe(carry.state))._fields)
+    seen = 0
+    while True:
+        status, step = backend.read((carry.state.status, carry.state.steps))
+        last = int(np.max(step))
+        first = min(seen, last)
+        rows = backend.rows(carry, first, last + 1)
+        history = History({name: rows[:, i] for i, name in enumerate(names)})
+        look = Look(type(method).__name__, last, limit, _plain(status), history, first, carry.state)
+        yield look, carry
+        if not look.running:
+            return
+        seen = last + 1
+        carry = backend.advance(method, problem, carry, every)
+
+
+def _plain(status: Any) -> Any:
+    array = np.asarray(status)
+    return int(array) if array.ndim == 0 else array
+
+
+def drive(
+    backend: Backend,
+    method: Method,
+    problem: Any,
+    limit: int,
+    watch: Sequence[Watcher] = (),
+    every: int | None = None,
+) -> Carry:
+    """Run ``method`` to its end and return the last carry; watchers see it on the way."""
+    if not watch:
+        return backend.run(method, problem, limit)
+    if not backend.is_concrete(problem):
+        raise TypeError(
+            "a run inside a compiled function cannot be watched: values are not known there. Call it outside of jit, "
+            "or without watch=."
+        )
+    if every is None:
+        every = COMPILED_LOOK_EVERY if "compiled" in backend.capabilities else 1
+    run = looks(backend, method, problem, limit, every)
+    look, carry = next(run)
+    _tell(watch, "begin", look)
+    try:
+        while True:
+            wishes = [watcher(look) for watcher in watch]  # every watcher sees every look
+            if any(wishes) and look.running:
+                stopped = backend.where(carry.state.status == int(Status.RUNNING), int(Status.STOPPED), carry.state.status)
+                return Carry(carry.state._replace(status=stopped), carry.rows)
+            if not look.running:
+                return carry
+            look, carry = next(run)
+    finally:
+        _tell(watch, "end", look)
+
+
+def _tell(watch: Sequence[Watcher], what: str, look: Look) -> None:
+    for watcher in watch:
+        if hasattr(watcher, what):
+            getattr(watcher, what)(look)
+
+
+def steps(A: LinearOperator, b: Any, method: Any = None, *, x0: Any = None, every: int = 1) -> Iterator[Look]:
+    """The same run as :func:`solve`, handed to the caller a look at a time: the caller owns the loop.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> A = lg.Diagonal(np.array([1.0, 2.0, 3.0]))
+    >>> [look.step for look in lg.steps(A, np.ones(3), lg.CG(steps=2))]
+    [0, 1, 2]
+    """
+    method, problem, _ = _linear(A, b, method, x0)
+    for look, _ in looks(A.backend, method, problem, method.limit(problem), every):
+        yield look
+
+
+def solve(
+    A: LinearOperator,
+    b: Any,
+    method: Any = None,
+    *,
+    x0: Any = None,
+    watch: Sequence[Watcher] = (),
+    every: int | None = None,
+) -> Solution:
+    """Solve A x = b.
+
+    Parameters
+    ----------
+    A
+        Square operator; a method may ask for more (CG: symmetric).
+    b
+        Right-hand side in any format that ``A @ b`` takes: tree, flat (n,), columns (n, k).
+    method
+        Solver; ``CG()`` by default.
+    x0
+        Starting point in the format of b; None is zero and costs no product.
+    watch
+        Watchers, such as ``lg.ProgressBar()``; they are shown a look every ``every`` ticks.
+
+    Returns
+    -------
+    Solution
+        ``x`` in the format of b, ``status``, ``steps``, ``products``, ``residual``, ``model``, ``history``.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> step = lg.solve(lg.Diagonal(np.array([1.0, 4.0])), np.array([1.0, 2.0]), lg.CG(rtol=1e-8))
+    >>> step.status.name, step.x
+    ('CONVERGED', array([1. , 0.5]))
+
+    Raises
+    ------
+    TypeError, ValueError
+        For vectors of another framework, shape, dtype or device, an operator that the
+        method does not take, or watchers inside a compiled function.
+    """
+    method, problem, leave = _linear(A, b, method, x0)
+    backend = A.backend
+    limit = method.limit(problem)
+    state, rows = drive(backend, method, problem, limit, watch, every)
+    row = method.observe(state)
+    return Solution(
+        code=state.status,
+        steps=state.steps,
+        products=state.products,
+        rows=rows if not isinstance(rows, list) else backend.rows(Carry(state, rows), 0, len(rows)),
+        names=tuple(type(row)._fields),
+        method=type(method).__name__,
+        x=leave(method.answer(backend, problem, state), A.domain),
+        residual=row.residual,
+        model=row.model,
+    )
+
+
+def _linear(A: LinearOperator, b: Any, method: Any, x0: Any) -> tuple[Any, LinearProblem, Callable[..., Any]]:
+    from .solvers.cg import CG
+
+    if not isinstance(A, LinearOperator):
+        raise TypeError(
+            f"solve needs a linear operator, got {type(A).__module__}.{type(A).__qualname__}; wrap a matrix in "
+            "lg.Dense, a SciPy operator in lg.from_scipy, a function in lg.FunctionOperator."
+        )
+    method = CG() if method is None else method
+    method.check(A)
+    rhs, leave = A.codomain.enter(b, "right-hand side")
+    start = None
+    if x0 is not None:
+        start, _ = A.domain.enter(x0, "starting point x0")
+        if tuple(start.shape) != tuple(rhs.shape):
+            raise ValueError(f"x0 has shape {tuple(start.shape)} but b has {tuple(rhs.shape)}; give them alike.")
+    inner = getattr(method, "preconditioner", None)
+    if inner is not None and not isinstance(inner, LinearOperator):
+        inner = inner(A)
+    if inner is not None and not inner.domain.agrees(A.codomain):
+        raise ValueError(f"the preconditioner {inner!r} does not fit {A!r}: it must map residuals to steps.")
+    return method, LinearProblem(A, rhs, start, inner).prepare(), leave

@@ -1,0 +1,109 @@
+"""What a run gives back, and how it reads.
+
+A :class:`Solution` is a record: inside a compiled program its fields are traced
+arrays and it can be returned; outside, ``status`` and ``history`` explain it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .protocols import Scalar
+from .records import record, static
+from .status import Status
+
+__all__ = ["History", "Result", "Solution"]
+
+
+class History(dict[str, Any]):
+    """Columns by name, each an array (steps + 1,), or (steps + 1, k) for k right-hand sides.
+
+    >>> History(residual=np.array([1.0, 0.1]))
+    History of 2 rows: residual 1 .. 0.1
+    """
+
+    def __repr__(self) -> str:
+        rows = len(next(iter(self.values()), ()))
+        ends = ", ".join(f"{name} {_brief(column[0])} .. {_brief(column[-1])}" for name, column in self.items() if rows)
+        return f"History of {rows} rows: {ends}"
+
+
+def _brief(value: Any) -> str:
+    array = np.asarray(value)
+    return f"{float(array):.6g}" if array.ndim == 0 else "[" + ", ".join(f"{v:.3g}" for v in array[:4]) + "]"
+
+
+@record
+class _Outcome:
+    code: Scalar
+    """Status code, one for each column."""
+    steps: Scalar
+    """Steps taken, one for each column."""
+    products: Scalar
+    """Products with the operator, one for each column."""
+    rows: Any
+    names: tuple[str, ...] = static()
+    method: str = static()
+
+    @property
+    def status(self) -> Any:
+        """Why the run stopped: a :class:`~linop_gn.Status`, or a list of them for columns."""
+        codes = np.asarray(self.code)
+        return Status(int(codes)) if codes.ndim == 0 else [Status(int(code)) for code in codes]
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether every column's status is a success."""
+        statuses = self.status if isinstance(self.status, list) else [self.status]
+        return all(status.succeeded for status in statuses)
+
+    @property
+    def history(self) -> History:
+        """What was observed at step 0, 1, ..., by name."""
+        last = int(np.max(np.asarray(self.steps)))
+        rows = np.asarray(self.rows)[: last + 1]
+        return History({name: rows[:, i] for i, name in enumerate(self.names)})
+
+    def _headline(self) -> str:
+        status, steps, products = self.status, np.asarray(self.steps), np.asarray(self.products)
+        if isinstance(status, list):
+            tally = ", ".join(f"{status.count(s)} {s.name.lower()}" for s in dict.fromkeys(status))
+            return f"{self.method}: {tally}; at most {steps.max()} steps, {products.sum()} products"
+        return f"{self.method}: {status.name.lower()} after {int(steps)} steps, {int(products)} products"
+
+    def _sentences(self) -> list[str]:
+        statuses = self.status if isinstance(self.status, list) else [self.status]
+        return list(dict.fromkeys(status.sentence for status in statuses))
+
+
+@record
+class Solution(_Outcome):
+    """Of :func:`linop_gn.solve`: ``x`` in the format of the right-hand side, and how it was reached.
+
+    ``residual`` is the 2-norm of b - A x as the method knows it (recomputed
+    from x where the status is ``CONVERGED``), ``model`` the value of
+    1/2 x^T A x - b^T x, which no extra product was spent on.
+    """
+
+    x: Any = None
+    residual: Scalar = None
+    model: Scalar = None
+
+    def __repr__(self) -> str:
+        return "\n".join([f"{self._headline()}; residual {_brief(self.residual)}", *self._sentences()])
+
+
+@record
+class Result(_Outcome):
+    """Of :func:`linop_gn.minimize`: ``params`` in the user's format, and how they were reached."""
+
+    params: Any = None
+    value: Scalar = None
+    gradient_norm: Scalar = None
+    damping: Scalar = None
+
+    def __repr__(self) -> str:
+        line = f"{self._headline()}; value {_brief(self.value)}, gradient norm {_brief(self.gradient_norm)}"
+        return "\n".join([line, *self._sentences()])
