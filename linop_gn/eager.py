@@ -126,7 +126,10 @@ class EagerLoops:
         return self.namespace().stack(results, axis=1)  # type: ignore[attr-defined]
 
     def sum_over(self, function: Callable[..., R], stacked: Any, *shared: Any) -> R:
-        raise NotImplementedError("eager backends sum over batches in Python")
+        raise NotImplementedError("eager backends keep batches apart and sum over them in Python")
 
-    def map_over(self, function: Callable[..., R], stacked: Any, *shared: Any) -> R:
-        raise NotImplementedError("eager backends map over batches in Python")
+    def scan_over(self, function: Callable[..., tuple[Any, Any]], stacked: Any, *shared: Any) -> tuple[Any, Any]:
+        raise NotImplementedError("eager backends keep batches apart and go over them in Python")
+
+    def shape_of(self, function: Callable[..., Any], *records: Any) -> tuple[int, ...]:
+        return tuple(function(*records).shape)

@@ -258,8 +258,15 @@ class Loops(Protocol):
         """``function`` of each column (n,) of (n, k), results side by side (m, k); one copy of it in a trace."""
         ...
 
-    def map_over(self, function: Callable[..., R], stacked: Any, *shared: Any) -> R:
-        """``function(stacked[i], *shared)`` for each i, results stacked along a new leading axis."""
+    def scan_over(self, function: Callable[..., tuple[Any, Any]], stacked: Any, *shared: Any) -> tuple[Any, Any]:
+        """Run ``function(stacked[i], *shared) -> (part, kept)`` over the leading index i, as one loop in a program.
+
+        Returns the sum of the parts (a tree of arrays) and all that was kept, stacked along a new leading axis.
+        """
+        ...
+
+    def shape_of(self, function: Callable[..., Array], *records: Any) -> tuple[int, ...]:
+        """The shape of ``function(*records)``, without computing it where the framework can tell."""
         ...
 
 
@@ -274,8 +281,12 @@ class Linearization(Protocol):
 
     outputs: Array
     """The function's value: one array."""
-    gradient: list[Array]
+    gradient: list[Array] | None
     """J^T u for the cotangent u asked for at construction (the loss gradient, hence the name)."""
+
+    def without_gradient(self) -> Linearization:
+        """The same linearisation, not holding ``gradient`` (what is kept for products, one for each batch)."""
+        ...
 
     def jvp(self, tangents: Sequence[Array], only: tuple[int, ...] | None = None) -> Array:
         """J v: an array like ``outputs``."""
