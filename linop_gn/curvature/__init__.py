@@ -1,0 +1,1 @@
+"""The curvature of a model: losses, objectives, and their Hessian and Gauss-Newton operators."""

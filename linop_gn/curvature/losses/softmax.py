@@ -1,0 +1,62 @@
+"""The softmax, and how to keep its small numbers in float32.
+
+A trained classifier is sure of most examples: p_k = 1 - d for the likeliest
+class k, with d tiny, and loss, gradient and Hessian are all of size d. Computed
+as they are usually written they are differences of numbers near 1, with errors
+near 1e-7 in float32 however small d is. They are sums of small terms instead
+when everything is referred to class k:
+
+* log p_y = (z_y - z_k) - log1p(sum_(j != k) e^(z_j - z_k)), two terms of one sign;
+* what sums to zero over the classes (p - e_y, S v) has in component k minus the sum of the others;
+* what does not see a constant (H v, S^T v) may take v - v_k: p (u - <p, u>), where u_k = 0.
+
+The function is the same and smooth whatever k is, so automatic differentiation
+of it is right, twice, also where two classes tie.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...protocols import Array
+from .weighting import class_mask
+
+__all__ = ["centred", "closed", "likeliest", "log_parts", "over_classes", "softmax"]
+
+
+def over_classes(xp: Any, x: Array) -> Array:
+    """The sum over the last axis, kept with length one."""
+    return xp.sum(x, axis=-1, keepdims=True)
+
+
+def likeliest(xp: Any, z: Array) -> Array:
+    """The index (..., 1) of the largest logit."""
+    return xp.argmax(z, axis=-1, keepdims=True)
+
+
+def log_parts(xp: Any, z: Array) -> tuple[Array, Array]:
+    """s (..., C) and r (..., 1) with log p = s - r, where s <= 0 <= r."""
+    top = likeliest(xp, z)
+    s = z - xp.take_along_axis(z, top, axis=-1)
+    others = xp.where(class_mask(xp, top, z.shape[-1]), 0, xp.exp(s))
+    return s, xp.log1p(over_classes(xp, others))
+
+
+def softmax(xp: Any, z: Array) -> tuple[Array, Array]:
+    """Probabilities, and the index (..., 1) of the largest."""
+    top = likeliest(xp, z)
+    e = xp.exp(z - xp.take_along_axis(z, top, axis=-1))
+    return e / over_classes(xp, e), top
+
+
+def closed(xp: Any, index: Array, x: Array) -> Array:
+    """``x`` with its component ``index`` replaced by minus the sum of the others."""
+    here = class_mask(xp, index, x.shape[-1])
+    others = xp.where(here, 0, x)
+    return xp.where(here, -over_classes(xp, others), others)
+
+
+def centred(xp: Any, p: Array, top: Array, v: Array) -> Array:
+    """v - <p, v>, taken relative to the component of the largest probability."""
+    u = v - xp.take_along_axis(v, top, axis=-1)
+    return u - over_classes(xp, p * u)

@@ -1,0 +1,74 @@
+"""Squared error, l(z, y) = c |z - y|^2: H_L = 2c I, and least squares with c = 1/2."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+from ...protocols import Array, Backend
+from ...records import record
+from . import door
+from .elementwise import Elementwise
+from .weighting import number, real
+
+__all__ = ["SquaredError"]
+
+
+@record
+class SquaredError(Elementwise):
+    """``scale`` times the squared distance between output and target; an example is an entry of the *first* axis.
+
+    Outputs are (N,) or (N, ...), targets the same shape, or None for zeros: the
+    outputs are then residuals, and with ``reduction="sum"`` the objective is
+    that of nonlinear least squares, 1/2 |r|^2, whose Gauss-Newton operator is
+    J^T J.
+
+    torch's ``MSELoss`` also divides by the number C of outputs of an example:
+    it is ``SquaredError(scale=1 / C)``.
+
+    Parameters
+    ----------
+    scale : float
+        The positive factor c: a number, or a 0-d array (it is data: another
+        value compiles nothing anew).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> z, y = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[1.0, 0.0], [3.0, 1.0]])
+    >>> loss = SquaredError()
+    >>> float(loss.total(np, z, y, None)), float(loss.weight_sum(np, z, y, None))
+    (6.5, 2.0)
+    >>> loss.gradient(np, z, y, np.array([True, False]))
+    array([[0., 2.],
+           [0., 0.]])
+    """
+
+    name: ClassVar[str] = "squared error"
+    targets_optional: ClassVar[bool] = True
+
+    scale: float | Array = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        c = real(self.scale)
+        if c is not None and not 0 < c < math.inf:
+            raise ValueError(f"SquaredError: scale must be positive and finite, got {self.scale}.")
+
+    def example_axes(self, outputs_shape: tuple[int, ...]) -> int:
+        if not outputs_shape:
+            raise ValueError("SquaredError: outputs of shape () have no example axis: give them shape (1,).")
+        return 1
+
+    def refuse_settings(self, backend: Backend) -> None:
+        door.refuse_number(backend, "SquaredError", "scale", self.scale, 0, math.inf)
+
+    def value(self, xp: Any, z: Array, y: Array) -> Array:
+        r = z if y is None else z - y
+        return number(xp, self.scale, z) * (r * r)
+
+    def slope(self, xp: Any, z: Array, y: Array) -> Array:
+        return 2 * number(xp, self.scale, z) * (z if y is None else z - y)
+
+    def curvature(self, xp: Any, z: Array, y: Array) -> Any:
+        return 2 * number(xp, self.scale, z)
