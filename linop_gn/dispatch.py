@@ -20,7 +20,7 @@ from typing import Any
 
 from .protocols import Backend
 
-__all__ = ["available", "backend_of", "load", "namespace"]
+__all__ = ["available", "backend_of", "load", "namespace", "register"]
 
 GROUP = "linop_gn.backends"
 
@@ -73,6 +73,22 @@ def available() -> dict[str, Backend | ImportError]:
         else:
             found[backend.name] = backend
     return found
+
+
+def register(kind: type, backend: Backend) -> None:
+    """Let ``backend`` serve arrays of the type ``kind``, in this process.
+
+    For an array type that no installed distribution has an entry point for:
+    a library being tried out, or a subclass that is to behave differently from
+    its parent, as the debug arrays of :mod:`linop_gn.testing` do.
+
+    >>> import numpy as np
+    >>> class Tagged(np.ndarray): ...
+    >>> register(Tagged, load("numpy"))
+    >>> backend_of(np.ones(2).view(Tagged))
+    <linop_gn backend 'numpy'>
+    """
+    _by_type[kind] = backend
 
 
 def _backend_of_type(kind: type) -> Backend | None:

@@ -1,0 +1,25 @@
+"""Linear operators: matrices that are reached only through products, and their algebra."""
+
+from .algebra import Adjoint, Product, Scaled, Sum
+from .base import LinearOperator
+from .block import BlockDiagonal
+from .damped import Damped, Identity
+from .dense import Dense
+from .diagonal import Diagonal
+from .function import FunctionOperator
+from .low_rank import LowRank
+
+__all__ = [
+    "Adjoint",
+    "BlockDiagonal",
+    "Damped",
+    "Dense",
+    "Diagonal",
+    "FunctionOperator",
+    "Identity",
+    "LinearOperator",
+    "LowRank",
+    "Product",
+    "Scaled",
+    "Sum",
+]

@@ -1,0 +1,67 @@
+"""Linear operators for the curvature of a model, and the solvers that take them.
+
+One source runs on NumPy, JAX, PyTorch and any array-API library: the backend
+follows from the arrays that operators and vectors are made of.
+
+>>> import numpy as np, linop_gn as lg
+>>> A = lg.Damped(lg.Dense(np.array([[2.0, 1.0], [1.0, 2.0]]), psd=True), 1.0)
+>>> lg.solve(A, np.array([3.0, 1.0]), lg.CG(rtol=1e-10)).x.round(6)
+array([1., 0.])
+"""
+
+from .dispatch import available, backend_of, load, namespace, register
+from .drive import Look, solve, steps
+from .interop import from_scipy, to_scipy
+from .operators import (
+    BlockDiagonal,
+    Damped,
+    Dense,
+    Diagonal,
+    FunctionOperator,
+    Identity,
+    LinearOperator,
+    LowRank,
+)
+from .records import record, replace, static
+from .solution import History, Result, Solution
+from .solvers import CG, LinearProblem
+from .spaces import Space
+from .status import Status
+from .watch import ProgressBar, Recorder, stop_when
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CG",
+    "BlockDiagonal",
+    "Damped",
+    "Dense",
+    "Diagonal",
+    "FunctionOperator",
+    "History",
+    "Identity",
+    "LinearOperator",
+    "LinearProblem",
+    "Look",
+    "LowRank",
+    "ProgressBar",
+    "Recorder",
+    "Result",
+    "Solution",
+    "Space",
+    "Status",
+    "__version__",
+    "available",
+    "backend_of",
+    "from_scipy",
+    "load",
+    "namespace",
+    "record",
+    "register",
+    "replace",
+    "solve",
+    "static",
+    "steps",
+    "stop_when",
+    "to_scipy",
+]

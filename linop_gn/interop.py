@@ -1,0 +1,234 @@
+"""To SciPy and from it.
+
+:func:`to_scipy` lets SciPy's solvers use an operator of any framework;
+:func:`from_scipy` brings in a SciPy ``LinearOperator``, a sparse matrix, or
+anything that has a shape and products (PyLops operators do). Both ways a
+product crosses the host: NumPy arrays go in and out of SciPy's side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .operators.base import LinearOperator
+from .operators.checks import SYMMETRY_TOLERANCE, finite
+from .protocols import Array, Vector
+from .records import record, static
+from .spaces import Space
+
+__all__ = ["HostOperator", "from_scipy", "to_scipy"]
+
+
+def to_scipy(operator: LinearOperator) -> Any:
+    """``operator`` as a ``scipy.sparse.linalg.LinearOperator`` on NumPy vectors.
+
+    Vectors (n,) and columns (n, k) of any real dtype are converted to the
+    operator's own; products come back as NumPy arrays of that dtype.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> from scipy.sparse.linalg import cg
+    >>> A = lg.Diagonal(np.array([1.0, 2.0, 4.0]))
+    >>> cg(lg.to_scipy(A), np.ones(3))[0].round(8)
+    array([1.  , 0.5 , 0.25])
+
+    Raises
+    ------
+    TypeError
+        At a product with complex vectors.
+    """
+    from scipy.sparse.linalg import LinearOperator as ScipyOperator
+
+    ready = operator.prepare()
+
+    def product(apply: Callable[[LinearOperator, Vector], Vector], space: Space) -> Callable[[Any], Any]:
+        def run(x: Any) -> Any:
+            x = np.asarray(x)
+            if np.iscomplexobj(x):
+                raise TypeError("a real operator was applied to a complex vector; apply it to .real and .imag apart.")
+            x = x.reshape(-1) if x.ndim == 1 or x.shape[1] == 1 else x
+            v = space.backend.asarray(np.array(x), space.dtype, space.device)
+            return np.array(space.backend.to_numpy(apply(ready, v)))
+
+        return run
+
+    forward, backward = product(_forward, operator.domain), product(_backward, operator.codomain)
+    return ScipyOperator(
+        operator.shape,
+        matvec=forward,
+        rmatvec=backward,
+        matmat=lambda x: forward(x).reshape(-1, x.shape[1]),
+        rmatmat=lambda x: backward(x).reshape(-1, x.shape[1]),
+        dtype=_host_dtype(operator),
+    )
+
+
+def _host_dtype(operator: LinearOperator) -> Any:
+    """NumPy's dtype of products: that of what one small array becomes on the host."""
+    space = operator.domain
+    return np.asarray(space.backend.to_numpy(space.backend.asarray(np.zeros(1), space.dtype))).dtype
+
+
+def _forward(operator: LinearOperator, v: Vector) -> Vector:
+    return operator @ v
+
+
+def _backward(operator: LinearOperator, u: Vector) -> Vector:
+    return operator.T @ u
+
+
+@record
+class HostOperator(LinearOperator):
+    """Products that a NumPy function computes on the host, whatever framework the vectors belong to.
+
+    :func:`from_scipy` makes these; no compiler can trace them.
+    """
+
+    forward: Callable[[Any], Any] = static()
+    backward: Callable[[Any], Any] | None = static(default=None)
+    domain: Space = static(default=None)
+    codomain: Space = static(default=None)
+    symmetric: bool = static(default=False)
+    psd: bool = static(default=False)
+
+    @property
+    def host(self) -> bool:
+        return True
+
+    def matvec(self, v: Vector) -> Vector:
+        return self._run(self.forward, v, self.codomain)
+
+    def rmatvec(self, u: Vector) -> Vector:
+        if self.backward is not None:
+            return self._run(self.backward, u, self.domain)
+        return super().rmatvec(u)
+
+    matmat = matvec
+    rmatmat = rmatvec
+
+    def _run(self, function: Callable[[Any], Any], v: Vector, target: Space) -> Vector:
+        backend = self.backend
+        if not backend.is_concrete(v):
+            raise TypeError(
+                "a product computed on the host cannot be part of a compiled program; call it outside the jit, "
+                "or bring the matrix over as an array (Dense)."
+            )
+        x = backend.to_numpy(v)
+        result = np.asarray(function(x))
+        wanted = (target.size, *x.shape[1:])
+        if result.shape != wanted:
+            raise ValueError(f"a product computed on the host has shape {result.shape}; expected {wanted}.")
+        if np.iscomplexobj(result):
+            raise TypeError("a product computed on the host is complex; operators here are real.")
+        return backend.asarray(np.array(result), target.dtype, target.device)
+
+
+def from_scipy(
+    obj: Any, like: Array | None = None, *, symmetric: bool | None = None, psd: bool = False
+) -> LinearOperator:
+    """An operator from a SciPy ``LinearOperator``, a sparse matrix or array, or an object like these.
+
+    Parameters
+    ----------
+    obj
+        Anything with ``shape`` and either ``@`` or ``matvec``/``rmatvec``.
+        SciPy's sparse matrices and PyLops operators are such; for a plain array
+        use :class:`~linop_gn.Dense`.
+    like
+        An array whose framework, dtype and device vectors have; float64 NumPy
+        vectors (or float32, as ``obj`` has it) if left out. Products are always
+        computed on the host.
+    symmetric, psd
+        What is known. For a sparse matrix a claim of symmetry is checked, and a
+        matrix that equals its transpose is found to be symmetric.
+
+    Raises
+    ------
+    TypeError
+        For an object without a shape or products, or a complex one.
+    ValueError
+        For a sparse matrix that holds NaN or infinity, or that is not symmetric
+        though claimed to be.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.sparse as sparse, linop_gn as lg
+    >>> A = lg.from_scipy(sparse.diags_array([1.0, 2.0, 3.0]))
+    >>> A, A @ np.ones(3)
+    (HostOperator(3 x 3, symmetric, numpy float64), array([1., 2., 3.]))
+    """
+    from scipy import sparse
+
+    shape = getattr(obj, "shape", None)
+    if isinstance(obj, LinearOperator):
+        return obj
+    if not isinstance(shape, tuple) or len(shape) != 2:
+        raise TypeError(
+            f"from_scipy takes a SciPy LinearOperator, a sparse matrix or an object with a shape (m, n) and products; "
+            f"got {type(obj).__module__}.{type(obj).__qualname__}."
+        )
+    m, n = (int(size) for size in shape)
+    dtype = np.dtype(getattr(obj, "dtype", None) or np.float64)
+    if dtype.kind == "c":
+        raise TypeError(f"the operator is complex ({dtype}); operators here are real.")
+    if like is None:
+        like = np.zeros(0, np.float32 if dtype == np.float32 else np.float64)
+    domain, codomain = Space.flat(n, like), Space.flat(m, like)
+    if (symmetric or psd) and m != n:
+        raise ValueError(f"an operator of shape {(m, n)} cannot be symmetric or positive semi-definite.")
+    if sparse.issparse(obj):
+        obj = sparse.csr_array(obj)
+        finite(obj.data, "the sparse matrix")
+        symmetric = _sparse_symmetry(obj, symmetric, psd)
+        transposed = obj.T.tocsr()
+        return HostOperator(obj.__matmul__, transposed.__matmul__, domain, codomain, symmetric, psd)
+    return HostOperator(_products(obj), _adjoint_products(obj), domain, codomain, bool(symmetric or psd), psd)
+
+
+def _sparse_symmetry(matrix: Any, symmetric: bool | None, psd: bool) -> bool:
+    """Whether a sparse matrix is symmetric; an error if it is claimed to be and isn't."""
+    if symmetric is False and not psd:
+        return False
+    if matrix.shape[0] != matrix.shape[1]:
+        return False
+    difference = abs(matrix - matrix.T)
+    largest = float(difference.max()) if difference.nnz else 0.0
+    if not (symmetric or psd):
+        return largest == 0.0
+    scale = float(abs(matrix).max()) if matrix.nnz else 0.0
+    eps = float(np.finfo(matrix.dtype).eps) if matrix.dtype.kind == "f" else 0.0
+    if largest > SYMMETRY_TOLERANCE * eps * scale:
+        i, j = (int(k) for k in np.unravel_index(int(difference.tocsr().argmax()), matrix.shape))
+        raise ValueError(
+            f"the sparse matrix is not symmetric: entries {(i, j)} and {(j, i)} differ by {largest:.3g}. "
+            "Symmetrise it, (M + M.T) / 2, or leave the claim out."
+        )
+    return True
+
+
+def _by_columns(product: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """``product`` of vectors (n,), also for columns (n, k)."""
+
+    def run(x: Any) -> Any:
+        if x.ndim == 1:
+            return np.asarray(product(x)).reshape(-1)
+        return np.stack([np.asarray(product(x[:, j])).reshape(-1) for j in range(x.shape[1])], axis=1)
+
+    return run
+
+
+def _products(obj: Any) -> Callable[[Any], Any]:
+    if callable(getattr(obj, "matvec", None)):
+        return _by_columns(obj.matvec)
+    if hasattr(obj, "__matmul__"):
+        return _by_columns(obj.__matmul__)
+    raise TypeError(f"a {type(obj).__qualname__} has neither matvec nor @; wrap your function in FunctionOperator.")
+
+
+def _adjoint_products(obj: Any) -> Callable[[Any], Any] | None:
+    if callable(getattr(obj, "rmatvec", None)):
+        return _by_columns(obj.rmatvec)
+    transposed = getattr(obj, "T", None)
+    return _products(transposed) if transposed is not None else None

@@ -1,0 +1,83 @@
+"""What operators check about the arrays they are made of, where values can be read.
+
+Values are read on the host: inside a compiled program even a constant's
+reductions are traced, but its entries can still be looked at.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..protocols import Array, Backend
+from ..spaces import Space
+
+__all__ = ["array_of", "concrete", "finite", "same_kind", "space_for", "symmetric_enough"]
+
+SYMMETRY_TOLERANCE = 1000.0
+"""Largest |M - M^T| forgiven, in units of round-off of the largest entry: what X^T W X leaves, not a wrong matrix."""
+
+
+def array_of(backend: Backend, x: Any, dimensions: tuple[int, ...], what: str) -> tuple[int, ...]:
+    """The shape of ``x``, an array of the backend with one of these numbers of axes."""
+    if not backend.is_array(x):
+        raise TypeError(f"{what} is a {type(x).__module__}.{type(x).__qualname__}, not a {backend.name} array.")
+    shape = backend.describe(x)[0]
+    if len(shape) not in dimensions:
+        wanted = " or ".join(map(str, dimensions))
+        raise ValueError(f"{what} has shape {shape}; expected an array with {wanted} axes.")
+    return shape
+
+
+def same_kind(space: Space, x: Array, what: str) -> None:
+    """Refuse an array whose dtype or device is not the space's."""
+    _, dtype, device = space.backend.describe(x)
+    if dtype != space.dtype:
+        raise TypeError(f"{what} has dtype {dtype}, expected {space.dtype}; cast it first.")
+    if None not in (device, space.device) and device != space.device:
+        raise ValueError(f"{what} is on {device}, expected {space.device}; move it first.")
+
+
+def space_for(space: Space | None, size: int, like: Array, what: str, backend: Backend) -> Space:
+    """``space`` if it has vectors of this size, dtype and device, plain vectors for None."""
+    if space is None:
+        return Space.flat(size, like)
+    if space.backend is not backend:
+        raise TypeError(f"{what} belongs to {space.backend.name} but the array to {backend.name}; convert one of them.")
+    if space.size != size:
+        raise ValueError(f"{what} has {space.size} entries, but the array is made for {size}.")
+    same_kind(space, like, f"the array given with {what}")
+    return space
+
+
+def concrete(backend: Backend, *arrays: Array) -> bool:
+    """Whether the values of all these arrays can be read."""
+    return all(backend.is_concrete(x) for x in arrays)
+
+
+def finite(host: Any, what: str) -> None:
+    """Refuse NaN and infinity, saying how many there are and where the first is."""
+    good = np.isfinite(host)
+    if not good.all():
+        place = tuple(int(i[0]) for i in np.nonzero(~good))
+        raise ValueError(
+            f"{what} holds {good.size - int(good.sum())} entries that are NaN or infinite, the first at "
+            f"{place if len(place) > 1 else place[0]}."
+        )
+
+
+def symmetric_enough(host: Any, eps: float, what: str, claim: str) -> None:
+    """Refuse a matrix that is claimed symmetric but differs from its transpose by more than rounding."""
+    if host.size == 0:
+        return
+    wide = np.asarray(host, dtype=np.float64)
+    difference = np.abs(wide - wide.T)
+    i, j = (int(k) for k in np.unravel_index(np.argmax(difference), difference.shape))
+    largest, scale = float(difference[i, j]), float(np.abs(wide).max())
+    if largest > SYMMETRY_TOLERANCE * eps * scale:
+        raise ValueError(
+            f"{what} was given with {claim}, but it is not symmetric: entries {(i, j)} and {(j, i)} differ by "
+            f"{largest:.3g}, the largest of such differences (entries reach {scale:.3g}). Symmetrise it, "
+            "(M + M.T) / 2, if that is only rounding; otherwise leave the claim out."
+        )

@@ -1,0 +1,97 @@
+"""A matrix as an operator.
+
+What SciPy's ``aslinearoperator`` makes of a matrix, with a few differences: it
+belongs to the framework of the matrix, it may act between trees, and what is
+known about it (symmetric, PSD) is written down, and checked where that is cheap.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..dispatch import backend_of
+from ..protocols import Array, Vector
+from ..records import record, static
+from ..spaces import Space
+from .base import LinearOperator
+from .checks import array_of, concrete, finite, space_for, symmetric_enough
+
+__all__ = ["Dense"]
+
+
+@record
+class Dense(LinearOperator):
+    """The operator of a matrix (m, n) of any framework.
+
+    Parameters
+    ----------
+    matrix
+        Real floating-point array (m, n). It is kept, not copied.
+    symmetric
+        Whether the matrix is symmetric. Left out, a matrix that equals its
+        transpose exactly is found to be; in a trace, where values cannot be
+        read, it counts as general.
+    psd
+        Claim that it is symmetric positive semi-definite. Only the symmetry is
+        checked here, since definiteness costs a factorisation:
+        :func:`linop_gn.validate` checks that.
+    domain, codomain
+        The spaces, for a matrix that acts between trees; plain vectors if left
+        out (a square matrix maps a given domain to itself).
+
+    Raises
+    ------
+    ValueError
+        For NaN or infinite entries, an asymmetric matrix that is claimed to be
+        symmetric, or spaces whose sizes are not (m, n).
+    TypeError
+        For something that is not a matrix of real floating-point numbers.
+
+    Examples
+    --------
+    >>> import numpy as np, linop_gn as lg
+    >>> A = lg.Dense(np.array([[2.0, 1.0], [1.0, 3.0]]))
+    >>> A
+    Dense(2 x 2, symmetric, numpy float64)
+    >>> A @ np.array([1.0, 1.0])
+    array([3., 4.])
+    >>> lg.Dense(np.array([[0.0, 1.0], [3.0, 0.0]]), symmetric=True)
+    Traceback (most recent call last):
+    ValueError: the matrix was given with symmetric=True, but it is not symmetric: entries (0, 1) and (1, 0) differ by 2...
+    """
+
+    matrix: Array
+    symmetric: bool = static(default=None)
+    psd: bool = static(default=False)
+    domain: Space = static(default=None)
+    codomain: Space = static(default=None)
+
+    def __post_init__(self) -> None:
+        backend = backend_of(self.matrix)
+        m, n = array_of(backend, self.matrix, (2,), "the matrix")
+        domain = space_for(self.domain, n, self.matrix, "the domain", backend)
+        codomain = domain if self.codomain is None and m == n else self.codomain
+        codomain = space_for(codomain, m, self.matrix, "the codomain", backend)
+        symmetric = bool(self.symmetric or self.psd)
+        if symmetric and m != n:
+            raise ValueError(f"a matrix of shape {(m, n)} cannot be symmetric or positive semi-definite.")
+        if concrete(backend, self.matrix):
+            host = backend.to_numpy(self.matrix)
+            finite(host, "the matrix")
+            if symmetric:
+                symmetric_enough(host, backend.eps(self.matrix), "the matrix", "psd=True" if self.psd else "symmetric=True")
+            elif self.symmetric is None and m == n:
+                symmetric = bool(np.array_equal(host, host.T))
+        object.__setattr__(self, "domain", domain)
+        object.__setattr__(self, "codomain", codomain)
+        object.__setattr__(self, "symmetric", symmetric)
+        object.__setattr__(self, "psd", bool(self.psd))
+
+    def matvec(self, v: Vector) -> Vector:
+        return self.matrix @ v
+
+    def rmatvec(self, u: Vector) -> Vector:
+        return self.matrix.T @ u
+
+    matmat = matvec
+    rmatmat = rmatvec

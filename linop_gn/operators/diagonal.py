@@ -1,0 +1,85 @@
+"""diag(d), with d a flat array or a tree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..dispatch import backend_of
+from ..protocols import Vector
+from ..records import record, static
+from ..spaces import Space
+from .base import LinearOperator
+from .checks import concrete, finite
+
+__all__ = ["Diagonal"]
+
+
+@record
+class Diagonal(LinearOperator):
+    """Multiplication by one number for each entry.
+
+    Parameters
+    ----------
+    values
+        The diagonal: a flat array (n,), or a tree whose shape is then that of
+        the vectors. A tree is kept as one flat array.
+    psd
+        Whether no value is negative. Left out, it is found from the values
+        where they can be read, and counts as unknown in a trace.
+    domain
+        The space of the vectors, for flat values that act on a tree.
+
+    Raises
+    ------
+    ValueError
+        For NaN or infinite values, or a negative value where ``psd=True``.
+    TypeError
+        For values that are not real floating-point arrays.
+
+    Examples
+    --------
+    >>> import numpy as np, linop_gn as lg
+    >>> D = lg.Diagonal({"bias": np.array([2.0]), "weight": np.array([[1.0, 3.0]])})
+    >>> D
+    Diagonal(3 x 3, psd, numpy float64)
+    >>> D @ {"bias": np.array([1.0]), "weight": np.array([[1.0, 1.0]])}
+    {'bias': array([2.]), 'weight': array([[1., 3.]])}
+    """
+
+    values: Any
+    psd: bool = static(default=None)
+    domain: Space = static(default=None)
+
+    def __post_init__(self) -> None:
+        domain = Space.of(self.values, "diagonal") if self.domain is None else self.domain
+        backend = domain.backend
+        owner = backend_of(self.values)
+        if owner is not backend:
+            raise TypeError(f"the domain belongs to {backend.name} but the diagonal to {owner.name}; convert one of them.")
+        values, _ = domain.enter(self.values, "diagonal")
+        if len(values.shape) != 1:
+            raise ValueError(f"the diagonal has shape {tuple(values.shape)}; expected ({domain.size},).")
+        psd = bool(self.psd)
+        if concrete(backend, values):
+            host = backend.to_numpy(values)
+            finite(host, "the diagonal")
+            if psd and (host < 0).any():
+                place = int(host.argmin())
+                raise ValueError(
+                    f"the diagonal was given with psd=True, but entry {place} is {float(host[place]):.3g}; "
+                    "leave the claim out, or take the absolute or clipped values."
+                )
+            psd = bool((host >= 0).all()) if self.psd is None else psd
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "domain", domain)
+        object.__setattr__(self, "psd", psd)
+
+    @property
+    def symmetric(self) -> bool:
+        return True
+
+    def matvec(self, v: Vector) -> Vector:
+        return self.values * v
+
+    def matmat(self, v: Vector) -> Vector:
+        return self.values[:, None] * v

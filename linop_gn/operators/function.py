@@ -1,0 +1,126 @@
+"""An operator from a user's plain functions.
+
+SciPy's ``LinearOperator`` closes over its numbers; here they go in ``args``,
+which are data, so that a compiled program written for one matrix, batch or
+parameter vector serves the next as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..protocols import Tree, Vector
+from ..records import record, static
+from ..spaces import Space
+from .base import LinearOperator
+
+__all__ = ["FunctionOperator"]
+
+
+@record
+class FunctionOperator(LinearOperator):
+    """v -> function(v, *args), linear in v.
+
+    Parameters
+    ----------
+    function
+        The product with a vector. Whatever it returns is copied, so it may
+        return a buffer of its own or its input; it must not write to its input.
+    domain, codomain
+        The spaces; the codomain is the domain if left out.
+    adjoint_function
+        The product with the adjoint, where A is not symmetric and an adjoint is
+        wanted.
+    args
+        Arrays, trees and numbers handed to both functions after the vector.
+        Put there what changes from call to call, rather than closing over it.
+    symmetric, psd
+        What is known about A; :func:`linop_gn.validate` checks it.
+    on
+        ``"flat"`` if the functions take and give flat vectors (n,), ``"tree"``
+        if trees like those of the spaces.
+
+    Raises
+    ------
+    ValueError, TypeError
+        At a product, if the function's result is not a vector of the codomain.
+
+    Examples
+    --------
+    >>> import numpy as np, linop_gn as lg
+    >>> def difference(v):
+    ...     return v[1:] - v[:-1]
+    >>> def adjoint(u):
+    ...     return np.concatenate([[0.0], u]) - np.concatenate([u, [0.0]])
+    >>> three, two = lg.Space.flat(3, np.zeros(3)), lg.Space.flat(2, np.zeros(2))
+    >>> D = lg.FunctionOperator(difference, three, two, adjoint)
+    >>> D @ np.array([1.0, 4.0, 9.0])
+    array([3., 5.])
+    >>> (D.T @ D).psd
+    True
+
+    Numbers that change are data:
+
+    >>> shift = lg.FunctionOperator(lambda v, a, s: a @ v + s * v, three, args=(np.ones((3, 3)), 2.0), symmetric=True)
+    >>> shift @ np.array([1.0, 0.0, 0.0])
+    array([3., 1., 1.])
+    """
+
+    function: Callable[..., Any] = static()
+    domain: Space = static(default=None)
+    codomain: Space = static(default=None)
+    adjoint_function: Callable[..., Any] | None = static(default=None)
+    args: tuple[Any, ...] = ()
+    symmetric: bool = static(default=False)
+    psd: bool = static(default=False)
+    on: str = static(default="flat")
+
+    def __post_init__(self) -> None:
+        for name, function in (("function", self.function), ("adjoint_function", self.adjoint_function)):
+            if not callable(function) and not (function is None and name == "adjoint_function"):
+                raise TypeError(f"{name} must be callable, got a {type(function).__qualname__}.")
+        for name, space in (("domain", self.domain), ("codomain", self.codomain)):
+            if not isinstance(space, Space) and not (space is None and name == "codomain"):
+                raise TypeError(
+                    f"the {name} must be a Space, got {type(space).__qualname__}: use Space.of(tree like the vectors) "
+                    "or Space.flat(size, like=array)."
+                )
+        if self.on not in ("flat", "tree"):
+            raise ValueError(f'on is "flat" or "tree", got {self.on!r}.')
+        codomain = self.domain if self.codomain is None else self.codomain
+        symmetric = bool(self.symmetric or self.psd)
+        if symmetric and not self.domain.agrees(codomain):
+            raise ValueError(f"an operator from {self.domain!r} to {codomain!r} cannot be symmetric.")
+        object.__setattr__(self, "codomain", codomain)
+        object.__setattr__(self, "args", tuple(self.args))
+        object.__setattr__(self, "symmetric", symmetric)
+
+    def matvec(self, v: Vector) -> Vector:
+        return self._run(self.function, v, self.domain, self.codomain)
+
+    def rmatvec(self, u: Vector) -> Vector:
+        if self.adjoint_function is not None:
+            return self._run(self.adjoint_function, u, self.codomain, self.domain)
+        if self.symmetric:
+            return self.matvec(u)
+        raise NotImplementedError(
+            f"{_name(self.function)} was given without its adjoint; pass adjoint_function=, or symmetric=True if it is."
+        )
+
+    def _run(self, function: Callable[..., Any], v: Vector, source: Space, target: Space) -> Vector:
+        what = f"result of {_name(function)}"
+        if self.on == "tree":
+            result: Tree = function(source.unpack(v), *self.args)
+            return target.pack(result, what)
+        product = function(v, *self.args)
+        if getattr(product, "shape", None) is not None and len(product.shape) != 1:
+            raise ValueError(
+                f"the {what} has shape {tuple(product.shape)}; expected ({target.size},). Products are asked for one "
+                'vector at a time; for functions on trees pass on="tree".'
+            )
+        return self.backend.copy(target.check(product, what))
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", type(function).__qualname__)

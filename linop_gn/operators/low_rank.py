@@ -1,0 +1,107 @@
+"""U M U^T with a thin U: two products with thin matrices, never the n x n one.
+
+What quasi-Newton memories, sketches and truncated spectra are made of; with
+:class:`~linop_gn.Damped` around it, the usual preconditioner.
+"""
+
+from __future__ import annotations
+
+from ..dispatch import backend_of
+from ..protocols import Array, Vector
+from ..records import record, static
+from ..spaces import Space
+from .base import LinearOperator
+from .checks import array_of, concrete, finite, same_kind, space_for, symmetric_enough
+
+__all__ = ["LowRank"]
+
+
+@record
+class LowRank(LinearOperator):
+    """U M U^T, symmetric of rank at most r.
+
+    Parameters
+    ----------
+    factor
+        U, an array (n, r).
+    middle
+        M: a symmetric matrix (r, r), the diagonal (r,) of one, or None for the
+        identity.
+    psd
+        Whether M is positive semi-definite. Left out, it is true without a
+        middle, found from the values of a diagonal one where they can be read,
+        and counts as unknown for a matrix.
+    domain
+        The space of the vectors, where they are trees.
+
+    Raises
+    ------
+    ValueError
+        For NaN or infinite entries, a middle of another size, one that is not
+        symmetric, or ``psd=True`` with a negative diagonal entry in it.
+    TypeError
+        For arrays of several frameworks or dtypes.
+
+    Examples
+    --------
+    >>> import numpy as np, linop_gn as lg
+    >>> U = np.array([[1.0], [2.0], [0.0]])
+    >>> A = lg.LowRank(U, np.array([3.0]))
+    >>> A
+    LowRank(3 x 3, psd, numpy float64)
+    >>> A @ np.array([1.0, 0.0, 0.0])
+    array([3., 6., 0.])
+    """
+
+    factor: Array
+    middle: Array | None = None
+    psd: bool = static(default=None)
+    domain: Space = static(default=None)
+
+    def __post_init__(self) -> None:
+        backend = backend_of(self.factor, self.middle)
+        n, r = array_of(backend, self.factor, (2,), "the factor")
+        domain = space_for(self.domain, n, self.factor, "the domain", backend)
+        psd = bool(self.middle is None if self.psd is None else self.psd)
+        if concrete(backend, self.factor):
+            finite(backend.to_numpy(self.factor), "the factor")
+        if self.middle is not None:
+            shape = array_of(backend, self.middle, (1, 2), "the middle")
+            if set(shape) != {r}:
+                raise ValueError(f"the middle has shape {shape}; expected ({r},) or ({r}, {r}) for a factor {(n, r)}.")
+            same_kind(domain, self.middle, "the middle")
+            if concrete(backend, self.middle):
+                psd = self._examine(psd)
+        object.__setattr__(self, "domain", domain)
+        object.__setattr__(self, "psd", psd)
+
+    def _examine(self, psd: bool) -> bool:
+        """Whether it is PSD, as far as the values of the middle tell at little cost."""
+        backend = backend_of(self.middle)
+        host = backend.to_numpy(self.middle)
+        finite(host, "the middle")
+        if host.ndim == 2:
+            symmetric_enough(host, backend.eps(self.middle), "the middle of a low-rank operator", "a symmetric role")
+        diagonal = host if host.ndim == 1 else host.diagonal()
+        negative = bool((diagonal < 0).any())
+        if psd and negative:
+            raise ValueError(
+                f"the operator was given with psd=True, but its middle has {float(diagonal.min()):.3g} on the diagonal; "
+                "leave the claim out."
+            )
+        return not negative if self.psd is None and host.ndim == 1 else psd
+
+    @property
+    def symmetric(self) -> bool:
+        return True
+
+    def matvec(self, v: Vector) -> Vector:
+        inner = self.factor.T @ v
+        if self.middle is not None:
+            if len(self.middle.shape) == 2:
+                inner = self.middle @ inner
+            else:
+                inner = (self.middle if len(inner.shape) == 1 else self.middle[:, None]) * inner
+        return self.factor @ inner
+
+    matmat = matvec
