@@ -9,6 +9,16 @@ follows from the arrays that operators and vectors are made of.
 array([1., 0.])
 """
 
+from .curvature import (
+    GGN,
+    BlockGGN,
+    Hessian,
+    Jacobian,
+    LossHessian,
+    MissingDerivativeError,
+    Objective,
+    losses,
+)
 from .dispatch import available, backend_of, load, namespace, register
 from .drive import Look, solve, steps
 from .interop import from_scipy, to_scipy
@@ -33,6 +43,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CG",
+    "GGN",
+    "BlockGGN",
+    "Hessian",
+    "Jacobian",
+    "LossHessian",
+    "MissingDerivativeError",
+    "Objective",
+    "losses",
     "BlockDiagonal",
     "Damped",
     "Dense",

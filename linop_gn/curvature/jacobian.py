@@ -1,0 +1,167 @@
+"""The factors of the Gauss-Newton operator: J, and H_L between J^T and J.
+
+With them every variant is a composition: ``J.T @ H @ J`` is the GGN,
+``J @ J.T`` the Gram (tangent kernel) operator, and so on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..operators.base import LinearOperator
+from ..protocols import Scalar, Tree, Vector
+from ..records import record, static
+from ..spaces import Space
+from .hessian import as_point
+from .objective import Objective
+from .point import Point
+from .ggn import require_loss
+from .term import Piece
+
+__all__ = ["Jacobian", "LossHessian"]
+
+
+def _outputs_space(point: Point) -> Space:
+    """The space of the model's outputs, found without computing them where the framework can tell."""
+    from .point import _outputs_of_term
+
+    ops = point.space.backend
+    term = point.objective.term(point.space, point.objective.single_batch("a Jacobian"))
+    if "_linearized" in point.__dict__ or "compiled" not in ops.capabilities:
+        return Space.of(point.linearized().pieces[0].outputs, "outputs")
+    shape = ops.shape_of(_outputs_of_term, term, point.x)
+    like = ops.asarray(np.zeros(()), point.space.dtype, point.space.device)
+    return Space.of(ops.namespace().broadcast_to(like, shape), "outputs")
+
+
+class _Factor(LinearOperator):
+    point: Point
+    outputs: Space
+
+    def __init__(self, objective: Objective | Point, params: Tree = None) -> None:
+        point = require_loss(as_point(objective, params, type(self).__name__), type(self).__name__)
+        self.__dict__.update(point=point, outputs=_outputs_space(point))
+
+
+@record
+class Jacobian(_Factor):
+    """The Jacobian (m, n) of the model's outputs in the parameters, for data of one batch.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> x = np.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> line = lg.Objective.from_residuals(lambda w: x @ w, jacobian=lambda w: x)
+    >>> J = lg.Jacobian(line, np.zeros(2))
+    >>> J @ np.array([1.0, 0.0]), J.T @ np.array([1.0, 0.0]), (J.T @ J).psd
+    (array([1., 3.]), array([1., 2.]), True)
+    """
+
+    point: Point
+    outputs: Space = static()
+
+    __init__ = _Factor.__init__
+
+    @property
+    def domain(self) -> Space:
+        return self.point.space
+
+    @property
+    def codomain(self) -> Space:
+        return self.outputs
+
+    def _prepare(self) -> LinearOperator:
+        return JacobianProducts(self.point.linearized().pieces[0], self.point.space, self.outputs)
+
+    def matvec(self, v: Vector) -> Vector:
+        return self.prepare().matvec(v)
+
+    def rmatvec(self, u: Vector) -> Vector:
+        return self.prepare().rmatvec(u)
+
+
+@record
+class JacobianProducts(LinearOperator):
+    """A Jacobian whose linearisation is data."""
+
+    piece: Piece
+    space: Space = static()
+    outputs: Space = static()
+
+    @property
+    def domain(self) -> Space:
+        return self.space
+
+    @property
+    def codomain(self) -> Space:
+        return self.outputs
+
+    def matvec(self, v: Vector) -> Vector:
+        return self.outputs.join([self.piece.lin.jvp(self.space.split(v))])
+
+    def rmatvec(self, u: Vector) -> Vector:
+        return self.space.join(self.piece.lin.vjp(self.outputs.split(u)[0]))
+
+
+@record
+class LossHessian(_Factor):
+    """The Hessian (m, m) of the objective in the model's outputs: one small block for each example.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> x = np.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> fit = lg.Objective(lambda w, x: x @ w, lg.losses.SquaredError(), (x, np.ones(2)), jacobian=lambda w, x: x)
+    >>> lg.LossHessian(fit, np.zeros(2)).to_dense()
+    array([[0.5, 0. ],
+           [0. , 0.5]])
+    """
+
+    point: Point
+    outputs: Space = static()
+
+    __init__ = _Factor.__init__
+
+    @property
+    def domain(self) -> Space:
+        return self.outputs
+
+    @property
+    def symmetric(self) -> bool:
+        return True
+
+    @property
+    def psd(self) -> bool:
+        loss = self.point.objective.loss
+        return loss is not None and loss.convex
+
+    def _prepare(self) -> LinearOperator:
+        made = self.point.linearized()
+        return LossHessianProducts(made.pieces[0], made.scale, self.outputs, self.psd)
+
+    def matvec(self, v: Vector) -> Vector:
+        return self.prepare().matvec(v)
+
+
+@record
+class LossHessianProducts(LinearOperator):
+    """A loss Hessian whose outputs are data."""
+
+    piece: Piece
+    factor: Scalar
+    outputs: Space = static()
+    is_psd: bool = static()
+
+    @property
+    def domain(self) -> Space:
+        return self.outputs
+
+    @property
+    def symmetric(self) -> bool:
+        return True
+
+    @property
+    def psd(self) -> bool:
+        return self.is_psd
+
+    def matvec(self, v: Vector) -> Vector:
+        product: Any = self.piece.loss_hessian(self.outputs.split(v)[0])
+        return self.backend.scale(self.factor, self.outputs.join([product]))
