@@ -105,7 +105,8 @@ class ArrayApiBackend(EagerScalars, EagerLoops):
         return np.from_dlpack(x) if not isinstance(x, np.ndarray) else np.asarray(x)
 
     def read(self, tree: Any) -> Any:
-        return optree.tree_map(lambda leaf: self.to_numpy(leaf) if self.is_array(leaf) else leaf, tree)
+        leaves, structure = optree.tree_flatten(tree)
+        return optree.tree_unflatten(structure, [self.to_numpy(x) if self.is_array(x) else x for x in leaves])
 
     def detach(self, tree: Tree) -> Tree:
         return tree
@@ -119,9 +120,11 @@ class ArrayApiBackend(EagerScalars, EagerLoops):
         return float(a)
 
     def dot(self, x: Vector, y: Vector) -> Scalar:
+        if x.dtype != self.xp.float64 and x.dtype != self.xp.float32:  # half precision would overflow at 65504
+            x, y = self.cast(x, "float32"), self.cast(y, "float32")
         if len(x.shape) == 2:
             return self._column_dot(x, y)
-        if x.shape[0] <= _PLAIN_DOT_LIMIT or self._dtype_name(x.dtype) == "float64":
+        if x.shape[0] <= _PLAIN_DOT_LIMIT or x.dtype == self.xp.float64:
             return float(self._inner(x, y))
         whole = x.shape[0] // _BLOCK * _BLOCK
         blocks = self.xp.vecdot(self.xp.reshape(x[:whole], (-1, _BLOCK)), self.xp.reshape(y[:whole], (-1, _BLOCK)))
@@ -178,9 +181,13 @@ class ArrayApiBackend(EagerScalars, EagerLoops):
     def branch(
         self, condition: Scalar, then: Callable[..., R], otherwise: Callable[..., R], *operands: Any
     ) -> R:
-        if not isinstance(condition, np.ndarray) or bool(np.all(condition)) or not bool(np.any(condition)):
-            return (then if np.all(condition) else otherwise)(*operands)
-        kept = optree.tree_map(lambda leaf: self.copy(leaf) if self.is_array(leaf) else leaf, operands)
+        if not isinstance(condition, np.ndarray):
+            return (then if condition else otherwise)(*operands)
+        if condition.all() or not condition.any():
+            return (then if condition.all() else otherwise)(*operands)
+        tree: Any = operands
+        leaves, structure = optree.tree_flatten(tree)
+        kept: Any = optree.tree_unflatten(structure, [self.copy(x) if self.is_array(x) else x for x in leaves])
         pairs = zip(then(*kept), otherwise(*operands), strict=True)  # type: ignore[call-overload]
         return tuple(
             self.select(condition, x, y) if self.is_array(x) and len(x.shape) == 2 else self.where(condition, x, y)

@@ -151,7 +151,8 @@ def backend_of(*trees: Any) -> Backend:
             f"no array of a known framework was found (got {kinds}); installed backends: "
             f"{', '.join(sorted(_entries()))}. Pass arrays, or a tree (dict, list, tuple, module) of arrays."
         )
-    owners = "; ".join(f"{name}: {type(leaf).__module__}.{type(leaf).__qualname__}" for name, (_, leaf) in found.items())
+    kind_of = {name: type(leaf) for name, (_, leaf) in found.items()}
+    owners = "; ".join(f"{name}: {kind.__module__}.{kind.__qualname__}" for name, kind in kind_of.items())
     raise TypeError(
         f"arrays of several frameworks are mixed ({owners}). Convert them to one of these first: "
         "parameters, inputs, targets and vectors must all belong to the same framework."

@@ -119,7 +119,8 @@ class EagerLoops:
         return state
 
     def rows(self, carry: Carry, start: int, stop: int) -> Any:
-        return np.asarray([[np.asarray(value, dtype=float) for value in row] for row in carry.rows[start:stop]])
+        wanted = carry.rows[start:stop]
+        return np.asarray([np.broadcast_arrays(*(np.asarray(value, dtype=float) for value in row)) for row in wanted])
 
     def over_columns(self, function: Callable[[Vector], Vector], columns: Vector) -> Vector:
         results = [function(columns[:, j]) for j in range(columns.shape[1])]

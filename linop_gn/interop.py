@@ -161,6 +161,7 @@ def from_scipy(
     """
     from scipy import sparse
 
+    source: Any = obj
     shape = getattr(obj, "shape", None)
     if isinstance(obj, LinearOperator):
         return obj
@@ -179,11 +180,10 @@ def from_scipy(
     if (symmetric or psd) and m != n:
         raise ValueError(f"an operator of shape {(m, n)} cannot be symmetric or positive semi-definite.")
     if sparse.issparse(obj):
-        obj = sparse.csr_array(obj)
-        finite(obj.data, "the sparse matrix")
-        symmetric = _sparse_symmetry(obj, symmetric, psd)
-        transposed = obj.T.tocsr()
-        return HostOperator(obj.__matmul__, transposed.__matmul__, domain, codomain, symmetric, psd)
+        matrix: Any = sparse.csr_array(source)
+        finite(matrix.data, "the sparse matrix")
+        known = _sparse_symmetry(matrix, symmetric, psd)
+        return HostOperator(matrix.__matmul__, matrix.T.tocsr().__matmul__, domain, codomain, known, psd)
     return HostOperator(_products(obj), _adjoint_products(obj), domain, codomain, bool(symmetric or psd), psd)
 
 

@@ -42,11 +42,18 @@ def static(**options: Any) -> Any:
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static, dataclasses.field))
 def record(cls: type[T]) -> type[T]:
     """Make ``cls`` a frozen dataclass, compared by identity, known to every backend."""
-    made = dataclasses.dataclass(frozen=True, eq=False, repr="__repr__" not in cls.__dict__)(cls)
+    made = dataclasses.dataclass(frozen=True, eq=False, repr=not _has_own_repr(cls))(cls)
     _types.append(made)
     for tell in _subscribers:
         tell(made)
     return made
+
+
+def _has_own_repr(cls: type) -> bool:
+    """Whether the class, or a base, says itself how it reads (rather than by a generated list of fields)."""
+    owner = next(base for base in cls.__mro__ if "__repr__" in base.__dict__)
+    made = owner.__dict__.get("__dataclass_params__")
+    return owner is not object and not (made is not None and made.repr)
 
 
 def on_new_record(tell: Callable[[type], None]) -> None:

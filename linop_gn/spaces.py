@@ -64,7 +64,8 @@ class Space:
         """
         backend = backend_of(tree)
         names, leaves, structure = backend.flatten(backend.normalize(tree))
-        shapes, dtypes, devices = [], [], {}
+        shapes, dtypes = [], []
+        devices: dict[Hashable, str] = {}
         for name, leaf in zip(names, leaves, strict=True):
             where = f"leaf {name!r} of the {what}" if name else f"the {what}"
             if not backend.is_array(leaf):
@@ -88,14 +89,18 @@ class Space:
         if sum(map(math.prod, shapes)) == 0:
             raise ValueError(f"the {what} hold no entries: there is nothing to differentiate or solve for.")
         dtype = max(dtypes, key=_WIDTH.__getitem__)
+        if {"float16", "bfloat16"} <= set(dtypes) and _WIDTH[dtype] == 1:
+            dtype = "float32"  # neither of the two holds the other's numbers
         device = next(iter(devices), None)
-        return cls(backend, structure, tuple(names), tuple(shapes), tuple(dtypes), dtype, device)
+        return cls(backend, structure, _distinct(names), tuple(shapes), tuple(dtypes), dtype, device)
 
     @classmethod
     def flat(cls, size: int, like: Array) -> Space:
         """Plain vectors ``(size,)`` of the framework, dtype and device of ``like``."""
         backend = backend_of(like)
         _, dtype, device = backend.describe(like)
+        if dtype not in _REAL:
+            raise TypeError(f"vectors are real floating point, but the array has dtype {dtype}; convert it first.")
         _, _, structure = backend.flatten(like)
         return cls(backend, structure, ("",), ((size,),), (dtype,), dtype, device)
 
@@ -135,7 +140,8 @@ class Space:
 
     def _check_leaf(self, where: str, leaf: Any, shape: tuple[int, ...], dtype: str) -> None:
         if not self.backend.is_array(leaf):
-            raise TypeError(f"{where} is a {type(leaf).__module__}.{type(leaf).__qualname__}, not a {self.backend.name} array.")
+            kind = type(leaf)
+            raise TypeError(f"{where} is a {kind.__module__}.{kind.__qualname__}, not a {self.backend.name} array.")
         got_shape, got_dtype, got_device = self.backend.describe(leaf)
         if got_shape != shape:
             raise ValueError(f"{where} has shape {got_shape}, expected {shape}.")
@@ -224,3 +230,13 @@ class Space:
     def __repr__(self) -> str:
         shape = f"{self.size}" if self.is_flat else f"{self.size} in {len(self.names)} leaves"
         return f"Space({shape}, {self.backend.name} {self.dtype}{f' on {self.device}' if self.device else ''})"
+
+
+def _distinct(names: list[str]) -> tuple[str, ...]:
+    """Leaf names, with a number after those that another path already reads like ("a.b" as a key, b in a)."""
+    seen: dict[str, int] = {}
+    distinct = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        distinct.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return tuple(distinct)

@@ -16,14 +16,11 @@ symmetric, ``rmatvec``, all on flat vectors.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import data_fields, record
 from ..spaces import Space
-
-if TYPE_CHECKING:
-    from typing import Self
 
 __all__ = ["LinearOperator"]
 
@@ -142,7 +139,8 @@ class LinearOperator:
         if not self._children():
             return self
         fields = {name: ready(getattr(self, name)) for name in data_fields(self)}
-        return dataclasses.replace(self, **fields)
+        made: LinearOperator = dataclasses.replace(self, **fields)
+        return made
 
     def apply(self, v: Vector) -> Vector:
         """A v or A V for flat vectors or columns, unchecked: what solvers call."""
@@ -179,7 +177,8 @@ class LinearOperator:
     __radd__ = __add__
 
     def __neg__(self) -> LinearOperator:
-        return self * -1.0
+        negative: LinearOperator = self * -1.0
+        return negative
 
     def __sub__(self, other: Any) -> Any:
         return self + (-other) if isinstance(other, LinearOperator) else NotImplemented

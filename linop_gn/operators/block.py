@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from ..protocols import Vector
 from ..records import record, static
@@ -25,14 +26,15 @@ class BlockDiagonal(LinearOperator):
     ----------
     blocks
         The operators, in order.
-    domain
-        The space that the blocks share out among them. Left out, vectors are
-        tuples of the blocks' vectors (or their concatenation); blocks need not
-        be square then.
+    domain, codomain
+        The spaces that the blocks share out among them; each block takes as many
+        of the following entries as it has. Left out, vectors are tuples of the
+        blocks' vectors (or, flat, their concatenation); a codomain left out
+        beside a domain is that domain.
     leaves
         For each block the indices of the leaves of ``domain`` that it acts on,
-        in the order in which the block sees them. Left out, each block takes as
-        many of the following entries as it has.
+        in the order in which the block sees them, for blocks that are square
+        but do not lie one after the other.
 
     Raises
     ------
@@ -53,28 +55,34 @@ class BlockDiagonal(LinearOperator):
     Blocks that share the leaves of a tree out among them:
 
     >>> space = lg.Space.of({"a": np.zeros(1), "b": np.zeros(2), "c": np.zeros(1)})
-    >>> B = lg.BlockDiagonal((lg.Dense(np.eye(2)[::-1]), lg.Identity(lg.Space.flat(2, np.zeros(2)))), space, ((0, 2), (1,)))
+    >>> swap, double = lg.Dense(np.array([[0.0, 1.0], [1.0, 0.0]])), lg.Diagonal(np.array([2.0, 2.0]))
+    >>> B = lg.BlockDiagonal((swap, double), space, leaves=((0, 2), (1,)))
     >>> B @ {"a": np.array([1.0]), "b": np.array([2.0, 3.0]), "c": np.array([4.0])}
-    {'a': array([4.]), 'b': array([2., 3.]), 'c': array([1.])}
+    {'a': array([4.]), 'b': array([4., 6.]), 'c': array([1.])}
     """
 
     blocks: tuple[LinearOperator, ...]
     domain: Space = static(default=None)
-    leaves: tuple[tuple[int, ...], ...] = static(default=None)
+    leaves: tuple[tuple[int, ...], ...] | None = static(default=None)
     codomain: Space = static(default=None)
 
     def __post_init__(self) -> None:
         blocks = tuple(self.blocks)
         _same_kind(blocks)
-        domain, codomain = self.domain, self.codomain
+        domain: Any = self.domain
+        codomain: Any = self.codomain
+        leaves = None if self.leaves is None else tuple(tuple(map(int, group)) for group in self.leaves)
         if domain is None:
+            if leaves is not None:
+                raise ValueError("leaves are indices into a domain: give that as well.")
             domain = _side_by_side([block.domain for block in blocks])
             square = all(block.domain == block.codomain for block in blocks)
             codomain = domain if square else _side_by_side([block.codomain for block in blocks])
-        leaves = None if self.leaves is None else tuple(tuple(map(int, group)) for group in self.leaves)
-        if codomain is None:
-            _check_cover(blocks, domain, leaves)
-            codomain = domain
+        codomain = domain if codomain is None else codomain
+        _check_sizes("domain", domain, [block.domain for block in blocks])
+        _check_sizes("codomain", codomain, [block.codomain for block in blocks])
+        if leaves is not None:
+            _check_leaves(blocks, domain, codomain, leaves)
         object.__setattr__(self, "blocks", blocks)
         object.__setattr__(self, "domain", domain)
         object.__setattr__(self, "codomain", codomain)
@@ -162,20 +170,21 @@ def _side_by_side(spaces: list[Space]) -> Space:
     return Space(backend, structure, tuple(names), shapes, dtypes, spaces[0].dtype, device)
 
 
-def _check_cover(
-    blocks: tuple[LinearOperator, ...], domain: Space, leaves: tuple[tuple[int, ...], ...] | None
+def _check_sizes(what: str, whole: Space, parts: list[Space]) -> None:
+    """Whether the blocks' spaces, one after the other, have the whole's framework, dtype and entries."""
+    if (parts[0].backend, parts[0].dtype) != (whole.backend, whole.dtype):
+        raise TypeError(f"the blocks have the {what} {parts[0]!r}, in {whole!r}: framework and dtype must agree.")
+    sizes = [part.size for part in parts]
+    if sum(sizes) != whole.size:
+        raise ValueError(f"the blocks have {sizes} entries, {sum(sizes)} in all, but the {what} has {whole.size}.")
+
+
+def _check_leaves(
+    blocks: tuple[LinearOperator, ...], domain: Space, codomain: Space, leaves: tuple[tuple[int, ...], ...]
 ) -> None:
-    for block in blocks:
-        if not block.domain.agrees(block.codomain):
-            raise ValueError(f"blocks of a given domain must be square, got {block!r}.")
-    sizes = [block.domain.size for block in blocks]
-    first = blocks[0].domain
-    if (first.backend, first.dtype) != (domain.backend, domain.dtype):
-        raise TypeError(f"the blocks act on {first!r}, the domain is {domain!r}: framework and dtype must agree.")
-    if leaves is None:
-        if sum(sizes) != domain.size:
-            raise ValueError(f"the blocks have {sizes} entries, {sum(sizes)} in all, but the domain has {domain.size}.")
-        return
+    """Whether the groups of leaves share the domain out, each to a square block of its size."""
+    if codomain != domain:
+        raise ValueError("blocks given by leaves map the domain to itself; leave the codomain out.")
     if len(leaves) != len(blocks):
         raise ValueError(f"there are {len(blocks)} blocks, but leaves are given for {len(leaves)}.")
     if sorted(i for group in leaves for i in group) != list(range(len(domain.names))):
@@ -183,8 +192,8 @@ def _check_cover(
             f"the groups of leaves {leaves} must hold each index 0 .. {len(domain.names) - 1} once: "
             f"the domain's leaves are {list(domain.names)}."
         )
-    for number, (group, size) in enumerate(zip(leaves, sizes, strict=True)):
+    for number, (group, block) in enumerate(zip(leaves, blocks, strict=True)):
         wanted = sum(math.prod(domain.shapes[i]) for i in group)
-        if wanted != size:
+        if block.shape != (wanted, wanted):
             named = [domain.names[i] for i in group]
-            raise ValueError(f"block {number} has {size} entries, but its leaves {named} have {wanted}.")
+            raise ValueError(f"block {number} is {block!r}, but its leaves {named} have {wanted} entries.")

@@ -51,7 +51,7 @@ class Damped(LinearOperator):
     >>> import numpy as np, linop_gn as lg
     >>> A = lg.Damped(lg.Diagonal(np.array([1.0, 2.0])), 0.5)
     >>> A @ np.array([1.0, 1.0]), A.psd
-    (array([1.5, 2.5]), False)
+    (array([1.5, 2.5]), True)
 
     Raises
     ------

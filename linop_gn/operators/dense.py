@@ -7,6 +7,8 @@ known about it (symmetric, PSD) is written down, and checked where that is cheap
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..dispatch import backend_of
@@ -57,7 +59,7 @@ class Dense(LinearOperator):
     array([3., 4.])
     >>> lg.Dense(np.array([[0.0, 1.0], [3.0, 0.0]]), symmetric=True)
     Traceback (most recent call last):
-    ValueError: the matrix was given with symmetric=True, but it is not symmetric: entries (0, 1) and (1, 0) differ by 2...
+    ValueError: the matrix was given with symmetric=True, but it is not symmetric: entries (0, 1) and (1, 0)...
     """
 
     matrix: Array
@@ -69,18 +71,20 @@ class Dense(LinearOperator):
     def __post_init__(self) -> None:
         backend = backend_of(self.matrix)
         m, n = array_of(backend, self.matrix, (2,), "the matrix")
+        target: Any = self.codomain
+        claimed: Any = self.symmetric
         domain = space_for(self.domain, n, self.matrix, "the domain", backend)
-        codomain = domain if self.codomain is None and m == n else self.codomain
-        codomain = space_for(codomain, m, self.matrix, "the codomain", backend)
-        symmetric = bool(self.symmetric or self.psd)
+        codomain = space_for(domain if target is None and m == n else target, m, self.matrix, "the codomain", backend)
+        symmetric = bool(claimed or self.psd)
         if symmetric and m != n:
             raise ValueError(f"a matrix of shape {(m, n)} cannot be symmetric or positive semi-definite.")
         if concrete(backend, self.matrix):
             host = backend.to_numpy(self.matrix)
             finite(host, "the matrix")
             if symmetric:
-                symmetric_enough(host, backend.eps(self.matrix), "the matrix", "psd=True" if self.psd else "symmetric=True")
-            elif self.symmetric is None and m == n:
+                claim = "psd=True" if self.psd else "symmetric=True"
+                symmetric_enough(host, backend.eps(self.matrix), "the matrix", claim)
+            elif claimed is None and m == n:
                 symmetric = bool(np.array_equal(host, host.T))
         object.__setattr__(self, "domain", domain)
         object.__setattr__(self, "codomain", codomain)

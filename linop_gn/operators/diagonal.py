@@ -51,15 +51,19 @@ class Diagonal(LinearOperator):
     domain: Space = static(default=None)
 
     def __post_init__(self) -> None:
-        domain = Space.of(self.values, "diagonal") if self.domain is None else self.domain
+        given: Any = self.domain
+        claimed: Any = self.psd
+        domain = Space.of(self.values, "diagonal") if given is None else given
         backend = domain.backend
         owner = backend_of(self.values)
         if owner is not backend:
-            raise TypeError(f"the domain belongs to {backend.name} but the diagonal to {owner.name}; convert one of them.")
+            raise TypeError(
+                f"the domain belongs to {backend.name} but the diagonal to {owner.name}; convert one of them."
+            )
         values, _ = domain.enter(self.values, "diagonal")
         if len(values.shape) != 1:
             raise ValueError(f"the diagonal has shape {tuple(values.shape)}; expected ({domain.size},).")
-        psd = bool(self.psd)
+        psd = bool(claimed)
         if concrete(backend, values):
             host = backend.to_numpy(values)
             finite(host, "the diagonal")
@@ -69,7 +73,7 @@ class Diagonal(LinearOperator):
                     f"the diagonal was given with psd=True, but entry {place} is {float(host[place]):.3g}; "
                     "leave the claim out, or take the absolute or clipped values."
                 )
-            psd = bool((host >= 0).all()) if self.psd is None else psd
+            psd = bool((host >= 0).all()) if claimed is None else psd
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "domain", domain)
         object.__setattr__(self, "psd", psd)

@@ -80,15 +80,17 @@ class FunctionOperator(LinearOperator):
         for name, function in (("function", self.function), ("adjoint_function", self.adjoint_function)):
             if not callable(function) and not (function is None and name == "adjoint_function"):
                 raise TypeError(f"{name} must be callable, got a {type(function).__qualname__}.")
-        for name, space in (("domain", self.domain), ("codomain", self.codomain)):
-            if not isinstance(space, Space) and not (space is None and name == "codomain"):
+        target: Any = self.codomain
+        spaces: dict[str, Any] = {"domain": self.domain, "codomain": self.domain if target is None else target}
+        for name, space in spaces.items():
+            if not isinstance(space, Space):
                 raise TypeError(
                     f"the {name} must be a Space, got {type(space).__qualname__}: use Space.of(tree like the vectors) "
                     "or Space.flat(size, like=array)."
                 )
         if self.on not in ("flat", "tree"):
             raise ValueError(f'on is "flat" or "tree", got {self.on!r}.')
-        codomain = self.domain if self.codomain is None else self.codomain
+        codomain: Space = spaces["codomain"]
         symmetric = bool(self.symmetric or self.psd)
         if symmetric and not self.domain.agrees(codomain):
             raise ValueError(f"an operator from {self.domain!r} to {codomain!r} cannot be symmetric.")

@@ -6,6 +6,8 @@ What quasi-Newton memories, sketches and truncated spectra are made of; with
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..dispatch import backend_of
 from ..protocols import Array, Vector
 from ..records import record, static
@@ -62,7 +64,8 @@ class LowRank(LinearOperator):
         backend = backend_of(self.factor, self.middle)
         n, r = array_of(backend, self.factor, (2,), "the factor")
         domain = space_for(self.domain, n, self.factor, "the domain", backend)
-        psd = bool(self.middle is None if self.psd is None else self.psd)
+        claimed: Any = self.psd
+        psd = self.middle is None if claimed is None else bool(claimed)
         if concrete(backend, self.factor):
             finite(backend.to_numpy(self.factor), "the factor")
         if self.middle is not None:
@@ -71,25 +74,25 @@ class LowRank(LinearOperator):
                 raise ValueError(f"the middle has shape {shape}; expected ({r},) or ({r}, {r}) for a factor {(n, r)}.")
             same_kind(domain, self.middle, "the middle")
             if concrete(backend, self.middle):
-                psd = self._examine(psd)
+                psd = self._examine(claimed)
         object.__setattr__(self, "domain", domain)
         object.__setattr__(self, "psd", psd)
 
-    def _examine(self, psd: bool) -> bool:
+    def _examine(self, claimed: bool | None) -> bool:
         """Whether it is PSD, as far as the values of the middle tell at little cost."""
         backend = backend_of(self.middle)
         host = backend.to_numpy(self.middle)
         finite(host, "the middle")
         if host.ndim == 2:
-            symmetric_enough(host, backend.eps(self.middle), "the middle of a low-rank operator", "a symmetric role")
+            symmetric_enough(host, backend.eps(self.middle), "the middle", "the role of M in U M U^T")
         diagonal = host if host.ndim == 1 else host.diagonal()
         negative = bool((diagonal < 0).any())
-        if psd and negative:
+        if claimed and negative:
             raise ValueError(
-                f"the operator was given with psd=True, but its middle has {float(diagonal.min()):.3g} on the diagonal; "
-                "leave the claim out."
+                f"the operator was given with psd=True, but its middle has {float(diagonal.min()):.3g} on its "
+                "diagonal; leave the claim out."
             )
-        return not negative if self.psd is None and host.ndim == 1 else psd
+        return not negative if claimed is None and host.ndim == 1 else bool(claimed)
 
     @property
     def symmetric(self) -> bool:
