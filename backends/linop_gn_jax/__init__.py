@@ -1,0 +1,39 @@
+"""JAX as a backend of linop_gn: compiled loops, records as pytrees, derivatives from one linearisation.
+
+Everything here works inside and outside the user's ``jit``, ``vmap`` and
+``jvp``. Importing this module creates no array and starts no device.
+
+>>> from linop_gn_jax import backend
+>>> backend
+<linop_gn backend 'jax'>
+"""
+
+from .arithmetic import JaxArithmetic
+from .arrays import JaxArrays
+from .calculus import JaxCalculus
+from .compiled import compilations
+from .loops import JaxLoops
+from .pytrees import register_records
+
+__all__ = ["JaxBackend", "backend"]
+
+
+class JaxBackend(JaxArrays, JaxArithmetic, JaxLoops):
+    """The one instance is :data:`backend`."""
+
+    capabilities = frozenset({"compiled", "derivatives", "devices", "float64", "trees"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calculus = JaxCalculus()
+
+    def __repr__(self) -> str:
+        return f"<linop_gn backend {self.name!r}>"
+
+    def compilations(self) -> dict[str, int]:
+        """How often each program was traced and compiled, by name."""
+        return compilations()
+
+
+register_records()
+backend = JaxBackend()

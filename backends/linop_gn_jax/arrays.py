@@ -1,0 +1,120 @@
+"""Recognising, flattening, packing and converting JAX arrays and pytrees.
+
+Trees are whatever ``jax.tree_util`` says they are, so flax and equinox trees
+need nothing of their own. JAX arrays are immutable: "new" and "alias" differ
+only for donation, which is why :meth:`JaxArrays.pack` copies a single leaf.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import tree_util
+
+from linop_gn.protocols import Array, Tree, Vector
+
+__all__ = ["JaxArrays", "wanted_dtype"]
+
+
+def wanted_dtype(name: str) -> np.dtype[Any]:
+    """The dtype called ``name``, unless JAX would silently use a narrower one.
+
+    Raises
+    ------
+    TypeError
+        For 64-bit types while JAX has them switched off.
+    """
+    dtype = jnp.dtype(name)
+    if dtype.itemsize == 8 and dtype.kind in "fiu" and jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise TypeError(
+            f"{name} was asked for, but JAX has 64-bit types switched off and would silently use "
+            f"{jax.dtypes.canonicalize_dtype(dtype)}. Call jax.config.update('jax_enable_x64', True) at the start of "
+            "the program, or use 32-bit data."
+        )
+    return dtype
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _pack(leaves: list[Array], dtype: str) -> Vector:
+    flat = [jnp.ravel(leaf).astype(dtype) for leaf in leaves]
+    return jnp.concatenate(flat) if len(flat) > 1 else jnp.copy(flat[0])
+
+
+@functools.partial(jax.jit, static_argnames=("shapes", "dtypes"))
+def _split(vector: Vector, shapes: tuple[tuple[int, ...], ...], dtypes: tuple[str, ...]) -> list[Array]:
+    columns, start, leaves = vector.shape[1:], 0, []
+    for shape, dtype in zip(shapes, dtypes, strict=True):
+        stop = start + math.prod(shape)
+        leaves.append(vector[start:stop].reshape(shape + columns).astype(dtype))
+        start = stop
+    return leaves
+
+
+class JaxArrays:
+    """The part of the backend that knows arrays and trees."""
+
+    name = "jax"
+
+    def namespace(self) -> Any:
+        return jnp
+
+    def version(self) -> str:
+        return jax.__version__
+
+    def devices(self) -> list[str]:
+        return [str(device) for device in jax.devices()]
+
+    def is_array(self, x: Any) -> bool:
+        return isinstance(x, jax.Array)
+
+    def is_concrete(self, tree: Any) -> bool:
+        return not any(isinstance(leaf, jax.core.Tracer) for leaf in tree_util.tree_leaves(tree))
+
+    def normalize(self, tree: Any) -> Tree:
+        return tree
+
+    def flatten(self, tree: Tree) -> tuple[list[str], list[Array], Hashable]:
+        pairs, structure = tree_util.tree_flatten_with_path(tree)
+        names = [tree_util.keystr(path, simple=True, separator=".") for path, _ in pairs]
+        return names, [leaf for _, leaf in pairs], structure
+
+    def unflatten(self, structure: Hashable, leaves: Sequence[Any]) -> Tree:
+        return tree_util.tree_unflatten(structure, leaves)  # type: ignore[arg-type]
+
+    def describe(self, x: Array) -> tuple[tuple[int, ...], str, Hashable]:
+        return tuple(x.shape), str(x.dtype), self._device(x)
+
+    @staticmethod
+    def _device(x: Array) -> Hashable:
+        """The one device that ``x`` was put on; None where JAX itself decides (traced, uncommitted or sharded)."""
+        if isinstance(x, jax.core.Tracer) or not x.committed or len(x.sharding.device_set) > 1:
+            return None
+        return next(iter(x.sharding.device_set))
+
+    def pack(self, leaves: Sequence[Array], dtype: str) -> Vector:
+        return _pack(list(leaves), str(wanted_dtype(dtype)))
+
+    def split(self, vector: Vector, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[str]) -> list[Array]:
+        return _split(vector, tuple(map(tuple, shapes)), tuple(dtypes))
+
+    def asarray(self, host: Any, dtype: str, device: Hashable = None) -> Array:
+        return jnp.asarray(host, dtype=wanted_dtype(dtype), device=device)  # type: ignore[arg-type]
+
+    def cast(self, x: Array, dtype: str) -> Array:
+        return x.astype(wanted_dtype(dtype))
+
+    def to_numpy(self, x: Array) -> Any:
+        return np.array(x)
+
+    def read(self, tree: Any) -> Any:
+        return jax.device_get(tree)
+
+    def detach(self, tree: Tree) -> Tree:
+        """The tree itself: JAX records nothing unless a transformation asks for it."""
+        return tree

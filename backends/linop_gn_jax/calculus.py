@@ -1,0 +1,224 @@
+"""Derivatives by JAX: linearise once, then products without a forward pass.
+
+``jax.linearize`` and the transpose of what it returns share one forward pass
+and one set of residuals (``linearize`` beside ``vjp`` would keep them twice);
+the gradient comes from the same transpose. A Hessian product is the linear
+part of the gradient, taken forward over reverse.
+
+A linearisation is a pytree of arrays (see :mod:`linop_gn_jax.linear`): return
+it from one compiled function, hand it to another, stack it over batches, carry
+it in a loop. Called eagerly, its products are compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import tree_util
+
+from linop_gn.protocols import Array, Tree
+
+from .compiled import compiled
+from .linear import LinearProgram
+from .models import adapt
+
+__all__ = ["JaxCalculus", "JaxGradientLinearization", "JaxLinearization"]
+
+Only = tuple[int, ...] | None
+
+
+def _apply(arguments: tuple[Sequence[Any], Sequence[Any]], program: LinearProgram) -> list[Any]:
+    return program(*arguments)
+
+
+_product = compiled(_apply, static=(1,), label=lambda arguments, program: "product")
+
+
+def _matching(what: str, given: Sequence[Any], expected: Sequence[jax.ShapeDtypeStruct]) -> list[Any]:
+    """``given`` in the expected dtypes, its shapes checked."""
+    got = [tuple(np.shape(x)) for x in given]
+    want = [a.shape for a in expected]
+    if got != want:
+        raise ValueError(f"{what} have shapes {got}; expected {want}, one for each leaf asked for.")
+    return [jnp.asarray(x, a.dtype) for x, a in zip(given, expected, strict=True)]
+
+
+@tree_util.register_pytree_node_class
+class JaxLinearization:
+    """A function linearised at one point; see :class:`linop_gn.protocols.Linearization`."""
+
+    def __init__(
+        self,
+        outputs: Array,
+        gradient: list[Array] | None,
+        residuals: list[Array],
+        program: LinearProgram,
+        backward: bool,
+    ) -> None:
+        self.outputs = outputs
+        self.gradient = gradient
+        self._residuals = residuals
+        self._program = program
+        self._backward = backward
+
+    def without_gradient(self) -> JaxLinearization:
+        return JaxLinearization(self.outputs, None, self._residuals, self._program, self._backward)
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        return (self.outputs, self.gradient, self._residuals), (self._program, self._backward)
+
+    @classmethod
+    def tree_unflatten(cls, structure: tuple[Any, ...], children: tuple[Any, ...]) -> JaxLinearization:
+        return cls(*children, *structure)
+
+    def _forward_program(self, only: Only) -> LinearProgram:
+        if self._backward:
+            return self._backward_program(only).transpose()
+        return self._program if only is None else self._program.at_inputs(only)
+
+    def _backward_program(self, only: Only) -> LinearProgram:
+        if self._backward:
+            return self._program if only is None else self._program.at_outputs(only)
+        return self._forward_program(only).transpose()
+
+    def jvp(self, tangents: Sequence[Array], only: Only = None) -> Array:
+        program = self._forward_program(only)
+        return _product((self._residuals, _matching("the tangents", tangents, program.inputs)), program)[0]
+
+    def vjp(self, cotangent: Array, only: Only = None) -> list[Array]:
+        program = self._backward_program(only)
+        return _product((self._residuals, _matching("the cotangents", [cotangent], program.inputs)), program)
+
+
+@tree_util.register_pytree_node_class
+class JaxGradientLinearization:
+    """A gradient linearised at one point; see :class:`linop_gn.protocols.GradientLinearization`."""
+
+    def __init__(self, value: Array, gradient: list[Array], residuals: list[Array], program: LinearProgram) -> None:
+        self.value = value
+        self.gradient = gradient
+        self._residuals = residuals
+        self._program = program
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        return (self.value, self.gradient, self._residuals), (self._program,)
+
+    @classmethod
+    def tree_unflatten(cls, structure: tuple[Any, ...], children: tuple[Any, ...]) -> JaxGradientLinearization:
+        return cls(*children, *structure)
+
+    def hvp(self, tangents: Sequence[Array]) -> list[Array]:
+        tangents = _matching("the tangents", tangents, self._program.inputs)
+        return _product((self._residuals, tangents), self._program)
+
+
+def _differentiable(params: Sequence[Any]) -> list[Array]:
+    for index, leaf in enumerate(params):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise TypeError(
+                f"parameter leaf {index} has dtype {jnp.result_type(leaf)}, which has no derivative here. Keep integers, "
+                "booleans and complex numbers out of the parameters: close over them in the model."
+            )
+    return [jnp.asarray(leaf) for leaf in params]
+
+
+def _one_real_array(outputs: Any, what: str) -> Array:
+    if isinstance(outputs, (np.ndarray, np.generic, float)):  # the parameters don't matter to it
+        outputs = jnp.asarray(outputs)
+    if not isinstance(outputs, jax.Array):
+        raise TypeError(
+            f"{what} returned a {type(outputs).__qualname__}; it must return one array. Return the logits or residuals "
+            "alone (concatenate them if there are several; leave auxiliary values out)."
+        )
+    if not jnp.issubdtype(outputs.dtype, jnp.floating):
+        raise TypeError(f"{what} returned an array of dtype {outputs.dtype}; derivatives need real floating point.")
+    return outputs
+
+
+def _scalar_valued(function: Callable[[list[Array]], Array]) -> Callable[[list[Array]], Array]:
+    def checked(params: list[Array]) -> Array:
+        value = _one_real_array(function(params), "the objective")
+        if value.shape:
+            raise TypeError(
+                f"the objective returned an array of shape {value.shape}; it must return a scalar of shape (). "
+                "Take its mean or sum."
+            )
+        return value
+
+    return checked
+
+
+def _linear_part(pushforward: Callable[..., Any], params: list[Array]) -> tuple[LinearProgram, list[Array]]:
+    """The program of what ``jax.linearize`` returned, and its residuals."""
+    residuals, structure = tree_util.tree_flatten(pushforward)
+
+    def push(residuals: list[Any], tangents: list[Any]) -> Sequence[Any]:
+        return tree_util.tree_leaves(tree_util.tree_unflatten(structure, residuals)(tangents))
+
+    return LinearProgram.trace(push, residuals, params), residuals
+
+
+class JaxCalculus:
+    """First and second derivatives of functions of a list of leaves."""
+
+    adapt = staticmethod(adapt)
+
+    def evaluate(self, function: Callable[[list[Array]], Any], params: Sequence[Array]) -> Any:
+        return function(list(params))
+
+    def linearize(
+        self,
+        function: Callable[[list[Array]], Array],
+        params: Sequence[Array],
+        cotangent: Callable[[Array], Array],
+    ) -> JaxLinearization:
+        leaves = _differentiable(params)
+        outputs, pushforward = jax.linearize(lambda p: _one_real_array(function(p), "the model"), leaves)
+        program, residuals = _linear_part(pushforward, leaves)
+        backward = program.only_transposes
+        transpose = program.transpose()
+        (u,) = _matching("the cotangent", [cotangent(outputs)], program.outputs)
+        gradient = transpose(residuals, [u])
+        return JaxLinearization(outputs, gradient, residuals, transpose if backward else program, backward)
+
+    def linearize_gradient(
+        self, function: Callable[[list[Array]], Array], params: Sequence[Array]
+    ) -> JaxGradientLinearization:
+        leaves = _differentiable(params)
+
+        def gradient_and_value(p: list[Array]) -> tuple[list[Array], Array]:
+            value, gradient = jax.value_and_grad(_scalar_valued(function))(p)
+            return gradient, value
+
+        gradient, pushforward, value = jax.linearize(gradient_and_value, leaves, has_aux=True)
+        program, residuals = _linear_part(pushforward, leaves)
+        return JaxGradientLinearization(value, gradient, residuals, program)
+
+    def gradient(self, function: Callable[[list[Array]], Array], params: Sequence[Array]) -> tuple[Array, list[Array]]:
+        return jax.value_and_grad(_scalar_valued(function))(_differentiable(params))
+
+    def jacobian_rows(
+        self, function: Callable[[list[Array]], Array], params: Sequence[Array], rows: Sequence[int]
+    ) -> list[list[Array]]:
+        def flat(p: list[Array]) -> Array:
+            return jnp.ravel(_one_real_array(function(p), "the model"))
+
+        outputs, pullback = jax.vjp(flat, _differentiable(params))
+        return [pullback(jnp.zeros_like(outputs).at[row].set(1))[0] for row in rows]
+
+    def high_precision(self) -> Any:
+        return jax.enable_x64(True)
+
+    def unsupported(self) -> dict[str, str]:
+        return {
+            "reverse mode through a solver": "jax.grad cannot pass through a solver's while_loop (jax.jvp can); "
+            "differentiate the solution implicitly, with one more solve.",
+            "Hessian through a custom vjp": "the backward rule is differentiated as it is written: it must itself be "
+            "differentiable, and the forward rule must not hide a dependence on the parameters.",
+            "host callbacks": "a model that calls back to Python (jax.pure_callback) has no derivative unless it "
+            "brings its own.",
+        }

@@ -1,0 +1,97 @@
+"""Compiled programs: one for each function and structure of data, counted.
+
+``jax.jit`` finds a program again by the identity of the function, so the
+wrapper of each function is made once and kept. While somebody else's trace is
+going on the function is called as it is and becomes part of that program.
+
+jaxlib 0.10.2 miscompiles some loops on the CPU with its default fusions from
+the YNN library: numbers that are wrong, and different on each call. Programs
+made here are compiled without these fusions on that version. A program that
+the user compiles is not ours to change, hence the warning.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jaxlib
+from jax import lax
+from jax.extend import core
+
+__all__ = ["compilations", "compiled", "tracing"]
+
+R = TypeVar("R")
+
+_counts: Counter[str] = Counter()
+
+_YNN_OPTION = "xla_cpu_experimental_ynn_fusion_type"
+_YNN_IS_WRONG = jaxlib.__version__ == "0.10.2"
+
+
+# The direct question costs 1 microsecond; where JAX doesn't answer it, an operation tells, at 30.
+_asked: Callable[[], bool] | None = getattr(core, "unsafe_am_i_under_a_jit_DO_NOT_USE", None)
+
+
+def tracing() -> bool:
+    """Whether operations are becoming part of somebody's program right now."""
+    return _asked() if _asked is not None else isinstance(lax.full((), 0), jax.core.Tracer)
+
+
+def compilations() -> dict[str, int]:
+    """How often each function was traced, by name, since the process began.
+
+    A solve that is repeated with other numbers of the same shapes, dtypes and
+    structure leaves every count as it is.
+    """
+    return dict(_counts)
+
+
+def compiled(
+    function: Callable[..., R],
+    *,
+    label: Callable[..., str] | None = None,
+    static: tuple[int, ...] = (),
+    donate: tuple[int, ...] = (),
+    loops: bool = False,
+) -> Callable[..., R]:
+    """``function`` in ``jax.jit``, or as it is inside another trace.
+
+    ``label(*arguments)`` names it in :func:`compilations`; ``static`` and
+    ``donate`` are positions of arguments; ``loops`` tells that it holds a loop.
+    """
+
+    @functools.wraps(function)
+    def traced(*arguments: Any) -> R:
+        _counts[label(*arguments) if label else getattr(function, "__qualname__", repr(function))] += 1
+        return function(*arguments)
+
+    options = {_YNN_OPTION: ""} if _YNN_IS_WRONG else None
+    program = jax.jit(traced, static_argnums=static, donate_argnums=donate, compiler_options=options)
+
+    @functools.wraps(function)
+    def enter(*arguments: Any) -> R:
+        if tracing():
+            if loops:
+                _warn_of_wrong_fusions()
+            return function(*arguments)
+        return program(*arguments)
+
+    return enter
+
+
+@functools.cache
+def _warn_of_wrong_fusions() -> None:
+    if _YNN_IS_WRONG and _YNN_OPTION not in os.environ.get("XLA_FLAGS", "") and jax.default_backend() == "cpu":
+        warnings.warn(
+            "jaxlib 0.10.2 miscompiles some loops on the CPU (wrong numbers, different on each call), and this one is "
+            f"part of a program compiled by your own jax.jit: set XLA_FLAGS=--{_YNN_OPTION}= before the first use of "
+            "JAX, or use another version of jaxlib.",
+            RuntimeWarning,
+            stacklevel=4,
+        )

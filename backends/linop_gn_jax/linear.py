@@ -1,0 +1,159 @@
+"""Linear functions as programs: transposed, restricted to some inputs, and compared by what they compute.
+
+``jax.linearize`` gives the linear part of a function, J v, as a jaxpr over
+*residuals* (what the forward pass saved) and a tangent. :class:`LinearProgram`
+holds that jaxpr alone, so that the residuals are ordinary data and the program
+is structure: a linearisation is a pytree, crosses ``jit``, is stacked by
+``scan``, and is carried by ``while_loop``.
+
+Everything else follows from the one jaxpr, without another forward pass:
+
+====================  ========================================================
+J^T u                 its transpose
+J_l v_l               linearised once more, in the inputs l: what the other,
+                      zero, inputs feed is known, and drops out
+J_l^T u               the transpose of that
+====================  ========================================================
+
+``jax.linearize`` returns a new function object each time, so a loop whose step
+linearises again would see its carry change structure. Programs are therefore
+interned: two with the same operations are the same object.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+from jax.interpreters import partial_eval
+
+__all__ = ["LinearProgram"]
+
+Avals = tuple[jax.ShapeDtypeStruct, ...]
+
+
+def _avals(arrays: Sequence[Any]) -> Avals:
+    return tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays)
+
+
+class LinearProgram:
+    """A linear function of the last arguments: ``(residuals, inputs) -> outputs``, all lists of arrays.
+
+    Make it with :meth:`trace`. Compared by identity; interned.
+    """
+
+    def __init__(self, closed: core.ClosedJaxpr, n_residuals: int) -> None:
+        self.closed = closed
+        self.residuals = _avals(closed.in_avals[:n_residuals])
+        self.inputs = _avals(closed.in_avals[n_residuals:])
+        self.outputs = _avals(closed.out_avals)
+        self._derived: dict[Any, LinearProgram] = {}
+
+    @classmethod
+    def trace(
+        cls, function: Callable[[list[Any], list[Any]], Sequence[Any]], residuals: Sequence[Any], inputs: Sequence[Any]
+    ) -> LinearProgram:
+        """The program of ``function(residuals, inputs)``, without what its outputs don't need."""
+        closed = jax.make_jaxpr(lambda r, v: list(function(list(r), list(v))))(_avals(residuals), _avals(inputs))
+        jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
+        made = cls(core.ClosedJaxpr(jaxpr, closed.consts), len(residuals))
+        return _interned.setdefault((len(residuals), _fingerprint(made.closed)), made)
+
+    def __call__(self, residuals: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+        """The outputs; inside a trace this adds the program's operations to it."""
+        return core.jaxpr_as_fun(self.closed)(*residuals, *inputs)  # type: ignore[no-any-return]
+
+    @property
+    def only_transposes(self) -> bool:
+        """Whether it goes through a function with a custom vjp, which has no forward derivative."""
+        return _contains(self.closed.jaxpr, "custom_lin")
+
+    def transpose(self) -> LinearProgram:
+        """``(residuals, cotangents of the outputs) -> cotangents of the inputs``."""
+
+        def transposed(residuals: list[Any], cotangents: list[Any]) -> Sequence[Any]:
+            return jax.linear_transpose(lambda v: self(residuals, v), list(self.inputs))(cotangents)[0]
+
+        return self._keep("T", lambda: LinearProgram.trace(transposed, self.residuals, self.outputs))
+
+    def at_inputs(self, only: tuple[int, ...]) -> LinearProgram:
+        """The function of these inputs alone, the others being zero; nothing is computed from those."""
+
+        def block(residuals: list[Any], inputs: list[Any]) -> Sequence[Any]:
+            def embedded(chosen: list[Any]) -> list[Any]:
+                full = [jnp.zeros(a.shape, a.dtype) for a in self.inputs]
+                for index, value in zip(only, chosen, strict=True):
+                    full[index] = value
+                return self(residuals, full)
+
+            return jax.linearize(embedded, [jnp.zeros_like(v) for v in inputs])[1](inputs)
+
+        inputs = [self.inputs[i] for i in only]
+        return self._keep(("in", only), lambda: LinearProgram.trace(block, self.residuals, inputs))
+
+    def at_outputs(self, only: tuple[int, ...]) -> LinearProgram:
+        """Some of the outputs; nothing is computed for the others."""
+
+        def block(residuals: list[Any], inputs: list[Any]) -> Sequence[Any]:
+            outputs = self(residuals, inputs)
+            return [outputs[i] for i in only]
+
+        return self._keep(("out", only), lambda: LinearProgram.trace(block, self.residuals, self.inputs))
+
+    def _keep(self, key: Hashable, make: Callable[[], LinearProgram]) -> LinearProgram:
+        if key not in self._derived:
+            self._derived[key] = make()
+        return self._derived[key]
+
+
+_interned: weakref.WeakValueDictionary[Hashable, LinearProgram] = weakref.WeakValueDictionary()
+
+
+def _contains(jaxpr: core.Jaxpr, primitive: str) -> bool:
+    return any(
+        eqn.primitive.name == primitive or any(_contains(inner, primitive) for inner in core.jaxprs_in_params(eqn.params))
+        for eqn in jaxpr.eqns
+    )
+
+
+def _fingerprint(value: Any) -> Hashable:
+    """A key that is equal only for equal programs; constants and unhashable parameters count by identity."""
+    if isinstance(value, core.ClosedJaxpr):
+        return "closed", _fingerprint(value.jaxpr), tuple(map(id, value.consts))
+    if isinstance(value, core.Jaxpr):
+        return _fingerprint_jaxpr(value)
+    if isinstance(value, (tuple, list)):
+        return type(value), tuple(map(_fingerprint, value))
+    if isinstance(value, dict):
+        return dict, tuple((name, _fingerprint(value[name])) for name in sorted(value))
+    try:
+        hash(value)
+    except TypeError:
+        return "object", id(value)
+    return type(value), value
+
+
+def _fingerprint_jaxpr(jaxpr: core.Jaxpr) -> Hashable:
+    numbers: dict[Any, int] = {}
+
+    def binder(var: Any) -> Hashable:
+        numbers[var] = len(numbers)
+        return str(var.aval)
+
+    def atom(var: Any) -> Hashable:
+        if isinstance(var, core.Literal):
+            value = np.asarray(var.val)
+            return str(var.aval), value.dtype.str, value.tobytes()
+        return numbers[var]
+
+    head = tuple(map(binder, (*jaxpr.constvars, *jaxpr.invars)))
+    body = tuple(
+        (eqn.primitive, tuple(map(atom, eqn.invars)), _fingerprint(eqn.params), tuple(map(binder, eqn.outvars)))
+        for eqn in jaxpr.eqns
+    )
+    return len(jaxpr.constvars), head, body, tuple(map(atom, jaxpr.outvars))

@@ -1,0 +1,72 @@
+"""Every record is a pytree: its data fields are children, its static fields part of the structure.
+
+A frozen dataclass registered this way goes through ``jit``, ``vmap``, ``scan``
+and ``grad`` like an array, and one compiled program serves all records of the
+same structure. Unflattening runs no ``__init__`` and no ``__post_init__``:
+inside a transformation the children are tracers, placeholders or axis numbers,
+which no validation could accept. Whatever a record keeps besides its fields
+(cached properties) stays behind at the boundary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax.tree_util import GetAttrKey, register_pytree_with_keys
+
+from linop_gn.records import data_fields, on_new_record, static_fields
+
+__all__ = ["register_record", "register_records"]
+
+_registered: set[type] = set()
+
+
+def register_record(cls: type) -> None:
+    """Make one record type known to JAX; a second time does nothing."""
+    if cls in _registered:
+        return
+    _registered.add(cls)
+    data, static = data_fields(cls), static_fields(cls)
+    keys = tuple(map(GetAttrKey, data))
+
+    def structure(instance: Any) -> tuple[Any, ...]:
+        values = tuple(getattr(instance, name) for name in static)
+        try:
+            hash(values)
+        except TypeError:
+            raise TypeError(_unhashable(cls, static, values)) from None
+        return values
+
+    def flatten(instance: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        return tuple(getattr(instance, name) for name in data), structure(instance)
+
+    def flatten_with_keys(instance: Any) -> tuple[tuple[tuple[GetAttrKey, Any], ...], tuple[Any, ...]]:
+        children, values = flatten(instance)
+        return tuple(zip(keys, children, strict=True)), values
+
+    def unflatten(values: tuple[Any, ...], children: Any) -> Any:
+        instance = object.__new__(cls)
+        instance.__dict__.update(zip(data, children, strict=True))
+        instance.__dict__.update(zip(static, values, strict=True))
+        return instance
+
+    register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+
+
+def _unhashable(cls: type, names: tuple[str, ...], values: tuple[Any, ...]) -> str:
+    for name, value in zip(names, values, strict=True):
+        try:
+            hash(value)
+        except TypeError:
+            return (
+                f"the static field {name!r} of {cls.__qualname__} holds a {type(value).__qualname__}, which cannot be "
+                "hashed. Static fields are part of the compiled program: use functions, names, numbers or tuples of "
+                "them there. Arrays and whatever changes from step to step belong in a data field (one declared "
+                "without static())."
+            )
+    return f"the static fields of {cls.__qualname__} cannot be hashed"
+
+
+def register_records() -> None:
+    """Register every record type there is, and each one that is made later."""
+    on_new_record(register_record)
