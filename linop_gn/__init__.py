@@ -22,6 +22,8 @@ from .curvature import (
 from .dispatch import available, backend_of, load, namespace, register
 from .drive import Look, solve, steps
 from .interop import from_scipy, to_scipy
+from .methods import ConstantDamping, LevenbergMarquardt, Marquardt, Nielsen
+from .minimize import minimize
 from .operators import (
     BlockDiagonal,
     Damped,
@@ -45,7 +47,12 @@ __all__ = [
     "CG",
     "GGN",
     "BlockGGN",
+    "ConstantDamping",
     "Hessian",
+    "LevenbergMarquardt",
+    "Marquardt",
+    "Nielsen",
+    "minimize",
     "Jacobian",
     "LossHessian",
     "MissingDerivativeError",

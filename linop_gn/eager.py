@@ -34,6 +34,9 @@ class EagerScalars:
         columns = like.shape[1:]
         return np.full(columns, value) if columns else value
 
+    def item(self, x: Any) -> Scalar:
+        return float(x)
+
     def where(self, condition: Scalar, x: Scalar, y: Scalar) -> Scalar:
         if isinstance(condition, np.ndarray):
             return np.where(condition, x, y)

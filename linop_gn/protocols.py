@@ -173,6 +173,10 @@ class Arithmetic(Protocol):
         """A scalar, repeated for each column of ``like`` where it has columns."""
         ...
 
+    def item(self, x: Array) -> Scalar:
+        """A 0-d array as a scalar of this backend: a Python float where work is eager, itself otherwise."""
+        ...
+
     def where(self, condition: Scalar, x: Scalar, y: Scalar) -> Scalar: ...
 
     def divide(self, x: Scalar, y: Scalar) -> Scalar:

@@ -1,0 +1,7 @@
+"""Methods that minimise an objective: pure functions without a loop, run by :func:`linop_gn.minimize`."""
+
+from .damping import ConstantDamping, Marquardt, Nielsen
+from .levenberg_marquardt import LevenbergMarquardt
+from .problem import MinimizeProblem
+
+__all__ = ["ConstantDamping", "LevenbergMarquardt", "Marquardt", "MinimizeProblem", "Nielsen"]

@@ -1,0 +1,51 @@
+"""The minimisation problem that a method is given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..curvature.objective import Objective
+from ..curvature.point import Point
+from ..protocols import Backend, Vector
+from ..records import record, static
+from ..spaces import Space
+
+__all__ = ["MinimizeProblem"]
+
+_KEPT_POINTS = 2
+
+
+@record
+class MinimizeProblem:
+    """Minimise ``objective`` from the flat vector ``start`` of ``space`` in at most ``max_steps`` steps."""
+
+    objective: Objective
+    start: Vector
+    space: Space = static()
+    max_steps: int = static(default=100)
+
+    @property
+    def backend(self) -> Backend:
+        """The framework."""
+        return self.space.backend
+
+    @property
+    def host(self) -> bool:
+        """Whether data are streamed from the host."""
+        return self.objective.stream is not None
+
+    def point(self, x: Vector) -> Point:
+        """The objective at x.
+
+        Where values are known the current and the trial point are remembered, so that
+        what was linearised for the gradient serves the products of the next step,
+        and a rejected step costs no new linearisation.
+        """
+        kept: list[Any] = self.__dict__.setdefault("_points", [])
+        for point in kept:
+            if point.x is x:
+                return point  # type: ignore[no-any-return]
+        point = Point(self.objective, x, self.space)
+        if self.backend.is_concrete(x):
+            kept[:] = [*kept[-(_KEPT_POINTS - 1) :], point]
+        return point

@@ -1,0 +1,79 @@
+"""Minimise an objective: the outer methods on the one loop of :mod:`linop_gn.drive`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .curvature.objective import Objective
+from .drive import Watcher, drive
+from .methods.levenberg_marquardt import LevenbergMarquardt
+from .methods.problem import MinimizeProblem
+from .protocols import Carry, Tree
+from .solution import Result
+
+__all__ = ["minimize"]
+
+
+def minimize(
+    objective: Objective,
+    params: Tree,
+    method: Any = None,
+    *,
+    max_steps: int = 100,
+    watch: Sequence[Watcher] = (),
+    every: int = 1,
+) -> Result:
+    """Minimise ``objective`` starting at ``params``, which are not changed.
+
+    Parameters
+    ----------
+    objective
+        An :class:`~linop_gn.Objective`.
+    params
+        Starting point, any tree of arrays.
+    method
+        ``LevenbergMarquardt()`` by default.
+    max_steps
+        Limit on steps, accepted or not. A size of the program, not data.
+    watch
+        Watchers, such as ``lg.ProgressBar()``, shown a look every ``every`` steps.
+
+    Returns
+    -------
+    Result
+        ``params`` in the format given, ``value``, ``gradient_norm``, ``damping`` (to go on with),
+        ``status``, ``steps``, ``products``, ``history``.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> t = np.array([0.0, 1.0, 2.0, 3.0])
+    >>> y = 2.0 * np.exp(-0.5 * t)
+    >>> decay = lg.Objective.from_residuals(
+    ...     lambda p: p[0] * np.exp(p[1] * t) - y,
+    ...     jacobian=lambda p: np.stack([np.exp(p[1] * t), p[0] * t * np.exp(p[1] * t)], axis=1))
+    >>> fit = lg.minimize(decay, np.array([1.0, 0.0]), max_steps=50)
+    >>> fit.status.name, fit.params.round(4)
+    ('CONVERGED', array([ 2. , -0.5]))
+    """
+    if not isinstance(objective, Objective):
+        raise TypeError(f"minimize needs an lg.Objective, got {type(objective).__qualname__}.")
+    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 0:
+        raise ValueError(f"max_steps must be a whole number >= 0, got {max_steps!r}.")
+    method = LevenbergMarquardt() if method is None else method
+    point = objective.at(params)
+    point.check_data()
+    problem = MinimizeProblem(point.objective, point.x, point.space, max_steps)
+    state, rows = drive(problem.backend, method, problem, max_steps, watch, every)
+    row = method.observe(state)
+    return Result(
+        code=state.status,
+        steps=state.steps,
+        products=state.products,
+        rows=rows if not isinstance(rows, list) else problem.backend.rows(Carry(state, rows), 0, len(rows)),
+        names=tuple(type(row)._fields),
+        method=type(method).__name__,
+        params=point.space.unpack(method.answer(problem.backend, problem, state)),
+        value=row.value,
+        gradient_norm=row.gradient_norm,
+        damping=getattr(row, "damping", None),
+    )
