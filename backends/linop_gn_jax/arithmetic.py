@@ -93,6 +93,9 @@ class JaxArithmetic:
             dtype = jnp.bool_ if given == jnp.bool_ else jnp.int32
         return jnp.broadcast_to(jnp.asarray(value, dtype), like.shape[1:])
 
+    def item(self, x: Any) -> Scalar:
+        return x
+
     def where(self, condition: Scalar, x: Scalar, y: Scalar) -> Scalar:
         return jnp.where(condition, x, y)
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import tree_util
 
-from linop_gn.protocols import Array, Tree
+from linop_gn.protocols import Array
 
 from .compiled import compiled
 from .linear import LinearProgram
@@ -120,8 +120,8 @@ def _differentiable(params: Sequence[Any]) -> list[Array]:
     for index, leaf in enumerate(params):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise TypeError(
-                f"parameter leaf {index} has dtype {jnp.result_type(leaf)}, which has no derivative here. Keep integers, "
-                "booleans and complex numbers out of the parameters: close over them in the model."
+                f"parameter leaf {index} has dtype {jnp.result_type(leaf)}, which has no derivative here. Keep "
+                "integers, booleans and complex numbers out of the parameters: close over them in the model."
             )
     return [jnp.asarray(leaf) for leaf in params]
 

@@ -115,10 +115,10 @@ _interned: weakref.WeakValueDictionary[Hashable, LinearProgram] = weakref.WeakVa
 
 
 def _contains(jaxpr: core.Jaxpr, primitive: str) -> bool:
-    return any(
-        eqn.primitive.name == primitive or any(_contains(inner, primitive) for inner in core.jaxprs_in_params(eqn.params))
-        for eqn in jaxpr.eqns
-    )
+    def within(eqn: core.JaxprEqn) -> bool:
+        return any(_contains(inner, primitive) for inner in core.jaxprs_in_params(eqn.params))
+
+    return any(eqn.primitive.name == primitive or within(eqn) for eqn in jaxpr.eqns)
 
 
 def _fingerprint(value: Any) -> Hashable:

@@ -28,6 +28,7 @@ from linop_gn.protocols import Array, Carry, Method, Vector
 from linop_gn.status import Status
 
 from .compiled import compiled, tracing
+from .states import like, numbers_as_arrays, observed, row_dtype, settle
 
 __all__ = ["JaxLoops"]
 
@@ -38,62 +39,13 @@ def _is_running(state: Any) -> Array:
     return jnp.any(jnp.equal(state.status, int(Status.RUNNING)))
 
 
-def _keys(tree: Any) -> list[tuple[str, Any]]:
-    return [(tree_util.keystr(path), leaf) for path, leaf in tree_util.tree_flatten_with_path(tree)[0]]
-
-
-def _settle(tree: Any) -> Any:
-    """Every leaf an array of its own, of a dtype that further arithmetic does not widen."""
-    return tree_util.tree_map(lambda leaf: jnp.copy(lax.convert_element_type(leaf, jnp.result_type(leaf))), tree)
-
-
-def _like(before: Any, after: Any, method: Method) -> Any:
-    """The state ``after`` a step in the dtypes of the one ``before``.
-
-    Raises
-    ------
-    TypeError
-        If the step changed the structure, a shape, or the kind of number.
-    """
-    step = f"{type(method).__name__}.step"
-    if tree_util.tree_structure(before) != tree_util.tree_structure(after):
-        raise TypeError(
-            f"{step} returned a state of another structure than it was given: {tree_util.tree_structure(after)} "
-            f"instead of {tree_util.tree_structure(before)}. A state keeps its fields, None where it had None; what "
-            "a step computes anew must have its place in init already."
-        )
-    settled = []
-    for (key, old), (_, new) in zip(_keys(before), _keys(after), strict=True):
-        if np.shape(old) != np.shape(new):
-            raise TypeError(
-                f"{step} changed the shape of state{key} from {np.shape(old)} to {np.shape(new)}; a scalar that differs "
-                "from column to column starts as ops.scalar(value, like=vector) in init."
-            )
-        if not np.can_cast(jnp.result_type(new), jnp.result_type(old), "same_kind"):
-            raise TypeError(
-                f"{step} turned state{key} from {jnp.result_type(old)} into {jnp.result_type(new)}, which would be "
-                "rounded; give it the wider kind of number in init (0.0 instead of 0)."
-            )
-        settled.append(lax.convert_element_type(new, jnp.result_type(old)))
-    return tree_util.tree_unflatten(tree_util.tree_structure(before), settled)
-
-
 def _stepper(ops: Any, method: Method, problem: Any) -> Callable[[Any], Any]:
-    return lambda state: _like(state, method.step(ops, problem, state), method)
-
-
-def _row(method: Method, state: Any, dtype: Any) -> Array:
-    fields = list(method.observe(state))
-    return jnp.stack([jnp.asarray(x, dtype) for x in jnp.broadcast_arrays(*map(jnp.asarray, fields))])
-
-
-def _row_dtype(method: Method, state: Any) -> Any:
-    return jnp.result_type(jnp.float32, *[x for x in method.observe(state) if jnp.issubdtype(jnp.result_type(x), jnp.floating)])
+    return lambda state: like(state, method.step(ops, problem, state), method)
 
 
 def _begin(ops: Any, method: Method, problem: Any, capacity: int) -> Carry:
-    state = _settle(method.init(ops, problem))
-    first = _row(method, state, _row_dtype(method, state))
+    state = settle(method.init(ops, problem))
+    first = observed(method, state, row_dtype(method, state))
     values = jnp.zeros((capacity + 1, *first.shape), first.dtype).at[0].set(first)
     return Carry(state, values)
 
@@ -103,7 +55,7 @@ def _tick(ops: Any, method: Method, problem: Any) -> Callable[[Carry], Carry]:
 
     def tick(carry: Carry) -> Carry:
         state = step(carry.state)
-        row = _row(method, state, carry.rows.dtype)
+        row = observed(method, state, carry.rows.dtype)
         return Carry(state, lax.dynamic_update_index_in_dim(carry.rows, row, jnp.max(state.steps), 0))
 
     return tick
@@ -124,7 +76,7 @@ def _run(ops: Any, method: Method, problem: Any, capacity: int) -> Carry:
 
 
 def _iterate(ops: Any, method: Method, problem: Any) -> Any:
-    return lax.while_loop(_is_running, _stepper(ops, method, problem), _settle(method.init(ops, problem)))
+    return lax.while_loop(_is_running, _stepper(ops, method, problem), settle(method.init(ops, problem)))
 
 
 def _scan_over(function: Callable[..., tuple[Any, Any]], stacked: Any, shared: tuple[Any, ...]) -> tuple[Any, Any]:
@@ -177,22 +129,24 @@ class JaxLoops(EagerLoops):
     def call(self, function: Callable[..., R], *records: Any) -> R:
         if any(map(_streams, records)):
             return function(*records)
+        if tracing():
+            return function(*records)
         return self._program("call", function)(*records)  # type: ignore[no-any-return]
 
     def begin(self, method: Method, problem: Any, capacity: int) -> Carry:
         if _streams(problem):
             return super().begin(method, problem, capacity)
-        return self._begin(self, method, problem, capacity)
+        return self._begin(self, numbers_as_arrays(method, problem), problem, capacity)
 
     def advance(self, method: Method, problem: Any, carry: Carry, steps: int) -> Carry:
         if _streams(problem):
             return super().advance(method, problem, carry, steps)
-        return self._advance(self, method, problem, carry, steps)
+        return self._advance(self, numbers_as_arrays(method, problem), problem, carry, steps)
 
     def run(self, method: Method, problem: Any, capacity: int) -> Carry:
         if _streams(problem):
             return super().run(method, problem, capacity)
-        return self._run(self, method, problem, capacity)
+        return self._run(self, numbers_as_arrays(method, problem), problem, capacity)
 
     def iterate(self, method: Method, problem: Any) -> Any:
         if _streams(problem):
@@ -209,9 +163,13 @@ class JaxLoops(EagerLoops):
         return np.asarray(_rows(values, first, size))[start - first : stop - first]
 
     def sum_over(self, function: Callable[..., R], stacked: Any, *shared: Any) -> R:
+        if tracing():  # the function may close over tracers: it must not be kept
+            return _sum_over(function, stacked, shared)
         return self._program("sum", function, _sum_over)(stacked, shared)  # type: ignore[no-any-return]
 
     def scan_over(self, function: Callable[..., tuple[Any, Any]], stacked: Any, *shared: Any) -> tuple[Any, Any]:
+        if tracing():
+            return _scan_over(function, stacked, shared)
         return self._program("scan", function, _scan_over)(stacked, shared)  # type: ignore[no-any-return]
 
     def shape_of(self, function: Callable[..., Array], *records: Any) -> tuple[int, ...]:

@@ -30,6 +30,11 @@ class MinimizeProblem:
         return self.space.backend
 
     @property
+    def like(self) -> Vector:
+        """A vector of the problem: its dtype is that of the scalars."""
+        return self.start
+
+    @property
     def host(self) -> bool:
         """Whether data are streamed from the host."""
         return self.objective.stream is not None

@@ -24,6 +24,11 @@ class LinearProblem:
     preconditioner: LinearOperator | None = None
 
     @property
+    def like(self) -> Vector:
+        """A vector of the problem: its dtype is that of the scalars."""
+        return self.rhs
+
+    @property
     def host(self) -> bool:
         """Whether a product draws data from the host."""
         inner = self.preconditioner
