@@ -1,0 +1,28 @@
+"""The PyTorch backend of ``linop_gn``: eager, in place, with derivatives by double backward on a kept graph."""
+
+from __future__ import annotations
+
+import array_api_compat.torch
+import torch
+
+from linop_gn.array_api import ArrayApiBackend
+from linop_gn.protocols import Calculus
+
+from .arithmetic import TorchArithmetic
+from .arrays import TorchArrays
+from .calculus import TorchCalculus
+
+__all__ = ["TorchBackend", "backend"]
+
+
+class TorchBackend(TorchArrays, TorchArithmetic, ArrayApiBackend):
+    """See :mod:`linop_gn.protocols`. There is one instance, :data:`backend`."""
+
+    capabilities = frozenset({"derivatives", "devices", "float64", "in_place", "trees", "views"})
+
+    def __init__(self) -> None:
+        super().__init__("torch", array_api_compat.torch, (torch.Tensor,))
+        self.calculus: Calculus | None = TorchCalculus()
+
+
+backend = TorchBackend()

@@ -1,0 +1,121 @@
+"""Errors about derivatives that say what is in the way and what to do about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["explained", "require_differentiable", "require_linear", "snapshot"]
+
+
+def snapshot(params: Sequence[Tensor]) -> list[Tensor]:
+    """The parameters as leaves of a new graph, without copying them."""
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("torch.inference_mode() records no derivatives: use torch.no_grad(), or leave that block.")
+    for i, p in enumerate(params):
+        if p.is_inference():
+            raise RuntimeError(
+                f"parameter {i} (shape {tuple(p.shape)}) was made inside torch.inference_mode() and cannot be "
+                "differentiated: clone() it outside."
+            )
+        if not p.is_floating_point():
+            raise TypeError(f"parameter {i} is {p.dtype}: only real floating-point tensors can be differentiated.")
+    return [p.detach().requires_grad_() for p in params]
+
+
+def require_differentiable(outputs: Any, scalar: bool = False) -> None:
+    """Refuse what is not one real floating-point tensor (with one entry, for a scalar function)."""
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            f"the function returned a {type(outputs).__qualname__}, not one tensor: return the entry that matters, "
+            "such as outputs[0] or outputs.logits."
+        )
+    if not outputs.is_floating_point():
+        raise TypeError(
+            f"the function returned {outputs.dtype}: derivatives need real floating-point outputs (split complex ones "
+            "with torch.view_as_real; return scores rather than an argmax)."
+        )
+    if scalar and outputs.numel() != 1:
+        raise ValueError(f"a scalar function is needed here, not outputs of shape {tuple(outputs.shape)}: reduce them.")
+
+
+def require_linear(outputs: Tensor, recorded: Sequence[Tensor]) -> None:
+    """Refuse ``J^T u`` that ignores u without being zero: somewhere a backward has lost its graph.
+
+    Unnoticed, the products would come out as zeros.
+    """
+    if any(bool(r.detach().any()) for r in recorded):
+        raise NotImplementedError(
+            "the gradient of this model is computed, but not recorded: a custom autograd.Function's backward leaves "
+            f"torch or detaches{_suspects(outputs)}. Write that backward in differentiable torch operations, on its "
+            "arguments and ctx.saved_tensors."
+        )
+
+
+@contextmanager
+def explained(outputs: Tensor | None = None) -> Iterator[None]:
+    """Turn torch's errors about missing second derivatives into advice."""
+    try:
+        yield
+    except RuntimeError as error:
+        advice = _advice(str(error), outputs)
+        if advice is None:
+            raise
+        if "in place" in advice or "inference_mode" in advice:
+            raise RuntimeError(advice) from error
+        raise NotImplementedError(advice) from error
+
+
+def _advice(message: str, outputs: Tensor | None) -> str | None:
+    if missing := re.search(r"derivative for '?(?:aten::)?(\w+)'? is not implemented", message):
+        return (
+            f"the model uses an operation whose backward, {missing[1]}, has no derivative in torch, and "
+            "curvature products differentiate the backward pass: write that operation in the model with ordinary torch "
+            "operations (for attention, call torch.nn.functional.scaled_dot_product_attention, whose kernel is then "
+            "chosen here)."
+        )
+    if "once_differentiable" in message:
+        return (
+            f"a custom autograd.Function is marked @once_differentiable{_suspects(outputs)}: curvature products "
+            "differentiate its backward. Remove the mark and write the backward in differentiable torch operations."
+        )
+    if "does not currently support double backward" in message:
+        return (
+            "a part of the model is compiled by torch.compile, which has no double backward: pass the model uncompiled "
+            "(compiled.module._orig_mod), and compile the solver's other parts if need be."
+        )
+    if "use_reentrant" in message or "Checkpointing is not compatible with .grad()" in message:
+        return (
+            "reentrant checkpointing cannot be differentiated twice: call torch.utils.checkpoint.checkpoint with "
+            "use_reentrant=False."
+        )
+    if "Inference tensors cannot be saved for backward" in message:
+        return "the inputs or the model hold tensors made inside torch.inference_mode(): clone() them outside of it."
+    if "modified by an inplace operation" in message:
+        return (
+            "parameters, data or activations were changed in place after the model was linearised (an optimizer's "
+            "step, an in-place layer): build the operator anew after changing parameters, or give it copies."
+        )
+    return None
+
+
+def _suspects(outputs: Tensor | None) -> str:
+    """The custom Functions in a graph, in words."""
+    names: set[str] = set()
+    todo: list[Any] = [None if outputs is None else outputs.grad_fn]
+    seen: set[Any] = set()
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        todo += [following for following, _ in node.next_functions]
+        function = getattr(type(node), "_forward_cls", None)
+        if function is not None and not function.__module__.startswith("linop_gn_torch"):
+            names.add(function.__qualname__)
+    return f" ({', '.join(sorted(names))})" if names else ""

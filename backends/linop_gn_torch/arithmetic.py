@@ -1,0 +1,102 @@
+"""Vector operations in place, with Python floats for scalars.
+
+Every operation sees through ``requires_grad``: a solver records nothing, and
+may be handed a parameter. ``torch.no_grad()`` around each would cost as much as
+the operation; looking at the flag is free.
+
+MKL's single-precision dot product adds up in a few long chains. Measured
+relative errors at 1e6, 1e7, 1e8 entries: 1e-6, 8e-5, 5e-3 for positive random
+numbers, and 5e-4, 8e-3, 6e-2 for equal ones. Adding up blocks of 65536 in
+double precision gives 5e-10, 2e-8, 4e-9 and 2e-5 for 60 microseconds more at
+1e6 entries, and nothing that shows at 1e7.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["TorchArithmetic"]
+
+_BLOCK = 65536
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def _plain(x: Tensor) -> Tensor:
+    return x.detach() if x.requires_grad else x
+
+
+def _inner(x: Tensor, y: Tensor) -> float:
+    return torch.dot(x, y).item()
+
+
+class TorchArithmetic:
+    """The vectors' part of :class:`linop_gn.protocols.Arithmetic`; scalars come from the base class."""
+
+    def dot(self, x: Tensor, y: Tensor) -> Any:
+        x, y = _plain(x), _plain(y)
+        if x.ndim == 2:
+            return _columns((x.float() * y if x.dtype in _HALF else x * y).sum(0, dtype=torch.float64))
+        if x.dtype in _HALF:
+            x, y = x.float(), y.float()
+        if x.shape[0] <= _BLOCK or x.dtype is torch.float64 or x.device.type != "cpu":
+            return _inner(x, y)
+        return math.fsum(map(_inner, torch.split(x, _BLOCK), torch.split(y, _BLOCK)))
+
+    def max_abs(self, x: Tensor) -> Any:
+        if x.shape[0] == 0:
+            return self.scalar(0.0, x)  # type: ignore[attr-defined]
+        low, high = torch.aminmax(_plain(x), dim=0)
+        if x.ndim == 2:
+            return np.maximum(-_columns(low), _columns(high))
+        below, above = -low.item(), high.item()
+        return above if above >= below or above != above else below
+
+    def copy(self, x: Tensor) -> Tensor:
+        return _plain(x).clone()
+
+    def zeros_like(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+    def scale(self, a: Any, x: Tensor) -> Tensor:
+        return _plain(x).mul_(_factor(a, x))
+
+    def axpy(self, a: Any, x: Tensor, y: Tensor) -> Tensor:
+        return _add_scaled(_plain(y), _factor(a, y), _plain(x))
+
+    def axpby(self, a: Any, x: Tensor, b: Any, y: Tensor) -> Tensor:
+        return _add_scaled(_plain(y).mul_(_factor(b, y)), _factor(a, y), _plain(x))
+
+    def subtract(self, x: Tensor, y: Tensor) -> Tensor:
+        y = _plain(y)
+        return torch.sub(_plain(x), y, out=y)
+
+    def select(self, condition: Any, x: Tensor, y: Tensor) -> Tensor:
+        if isinstance(condition, np.ndarray) and condition.ndim:
+            return torch.where(torch.tensor(condition, device=x.device), _plain(x), _plain(y))
+        return x if condition else y
+
+    def eps(self, x: Tensor) -> float:
+        return torch.finfo(x.dtype).eps
+
+    def over_columns(self, function: Callable[[Tensor], Tensor], columns: Tensor) -> Tensor:
+        return torch.stack([function(column) for column in columns.unbind(1)], dim=1)
+
+
+def _columns(x: Tensor) -> Any:
+    return x.double().numpy(force=True)
+
+
+def _factor(a: Any, like: Tensor) -> float | Tensor:
+    if isinstance(a, np.ndarray) and a.ndim:
+        return torch.tensor(a, dtype=like.dtype, device=like.device)
+    return float(a)
+
+
+def _add_scaled(y: Tensor, a: float | Tensor, x: Tensor) -> Tensor:
+    return y.addcmul_(x, a) if isinstance(a, Tensor) else y.add_(x, alpha=a)

@@ -1,0 +1,85 @@
+"""Tensors and trees of tensors: recognise, describe, flatten, pack, convert."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .modules import trainable
+from .trees import flatten_tree, map_tree, unflatten_tree
+
+__all__ = ["TorchArrays"]
+
+
+class TorchArrays:
+    """The part of the backend that :class:`linop_gn.protocols.Arrays` describes."""
+
+    def version(self) -> str:
+        return torch.__version__
+
+    def devices(self) -> list[str]:
+        """The CPU and every accelerator of the one kind that torch sees."""
+        if not torch.accelerator.is_available():
+            return ["cpu"]
+        kind = torch.accelerator.current_accelerator()
+        return ["cpu", *(f"{kind}:{i}" for i in range(torch.accelerator.device_count()))]
+
+    def is_concrete(self, tree: Any) -> bool:
+        return not torch.compiler.is_compiling()
+
+    def normalize(self, tree: Any) -> Any:
+        """An ``nn.Module`` becomes the dict of its trainable parameters; anything else stays as it is."""
+        return trainable(tree) if isinstance(tree, nn.Module) else tree
+
+    def flatten(self, tree: Any) -> tuple[list[str], list[Tensor], Hashable]:
+        return flatten_tree(tree)
+
+    def unflatten(self, structure: Any, leaves: Sequence[Any]) -> Any:
+        return unflatten_tree(structure, leaves)
+
+    def describe(self, x: Tensor) -> tuple[tuple[int, ...], str, Hashable]:
+        return tuple(x.shape), str(x.dtype).removeprefix("torch."), str(x.device)
+
+    def pack(self, leaves: Sequence[Tensor], dtype: str) -> Tensor:
+        """A new flat tensor, in the order of ``torch.nn.utils.parameters_to_vector``.
+
+        >>> from linop_gn_torch import backend
+        >>> backend.pack([torch.ones(1, 2), torch.zeros(1)], "float64")
+        tensor([1., 1., 0.], dtype=torch.float64)
+        """
+        kind = getattr(torch, dtype)
+        return torch.cat([leaf.reshape(-1).to(kind) for leaf in leaves])
+
+    def split(self, vector: Tensor, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[str]) -> list[Tensor]:
+        """Views of the vector (copies only where a leaf has another dtype, or columns are not contiguous)."""
+        pieces = torch.split(vector, [math.prod(shape) for shape in shapes])
+        columns = vector.shape[1:]
+        return [
+            piece.reshape((*shape, *columns)).to(getattr(torch, dtype))
+            for piece, shape, dtype in zip(pieces, shapes, dtypes, strict=True)
+        ]
+
+    def asarray(self, host: Any, dtype: str, device: Hashable = None) -> Tensor:
+        """A new tensor (never an alias of NumPy memory)."""
+        return torch.tensor(np.array(host, order="C"), dtype=getattr(torch, dtype), device=device)  # type: ignore[arg-type]
+
+    def cast(self, x: Tensor, dtype: str) -> Tensor:
+        return x.to(getattr(torch, dtype))
+
+    def to_numpy(self, x: Tensor) -> Any:
+        """A copy on the host (bfloat16, which NumPy lacks, as float32)."""
+        plain = x.detach()
+        if plain.dtype is torch.bfloat16:
+            plain = plain.float()
+        return np.array(plain.numpy(force=True))
+
+    def read(self, tree: Any) -> Any:
+        return map_tree(lambda leaf: self.to_numpy(leaf) if isinstance(leaf, Tensor) else leaf, tree)
+
+    def detach(self, tree: Any) -> Any:
+        return map_tree(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, tree)

@@ -1,0 +1,117 @@
+"""Products through torch's layers, in float64 against independent oracles, and in float32 against float64.
+
+Normalisation layers are here because other ways to a Hessian are silently wrong on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+
+
+def dense(activation: nn.Module, narrowed: int = 5) -> Callable[[], tuple[nn.Module, Tensor]]:
+    def case():
+        return nn.Sequential(nn.Linear(4, 6), activation, nn.Linear(narrowed, 2)), torch.randn(3, 4)
+
+    return case
+
+
+def normalised(norm: Callable[[], nn.Module], rows: int = 5, training: bool = True):
+    def case():
+        model = nn.Sequential(nn.Linear(4, 5), norm(), nn.Tanh(), nn.Linear(5, 2))
+        return model.train(training), torch.randn(rows, 4)
+
+    return case
+
+
+def image(*layers: Callable[[], nn.Module], size: int = 6):
+    """Two channels in; ``layers``, then a linear head on whatever comes out."""
+
+    def case():
+        x = torch.randn(2, 2, size, size)
+        body = nn.Sequential(*[layer() for layer in layers], nn.Tanh(), nn.Flatten())
+        return nn.Sequential(body, nn.Linear(body(x).shape[1], 2)), x
+
+    return case
+
+
+def conv(*args, **kwargs) -> Callable[[], nn.Module]:
+    return lambda: nn.Conv2d(*args, **kwargs)
+
+
+class Bilinear(nn.Bilinear):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return super().forward(x, y).tanh()
+
+
+CASES = {
+    **{
+        kind.__name__: dense(kind(), 6)
+        for kind in (nn.Tanh, nn.GELU, nn.SiLU, nn.Softplus, nn.Mish, nn.ELU, nn.SELU, nn.Hardswish, nn.Hardsigmoid)
+    },
+    "GLU": dense(nn.GLU(), 3),
+    "PReLU": dense(nn.PReLU(dtype=torch.float64), 6),
+    "Softmax": dense(nn.Softmax(-1), 6),
+    "LogSoftmax": dense(nn.LogSoftmax(-1), 6),
+    "Bilinear": lambda: (Bilinear(3, 2, 4), (torch.randn(2, 3), torch.randn(2, 2))),
+    "LayerNorm": normalised(lambda: nn.LayerNorm(5)),
+    "RMSNorm": normalised(lambda: nn.RMSNorm(5)),
+    "BatchNorm": normalised(lambda: nn.BatchNorm1d(5)),
+    "BatchNorm_eval": normalised(lambda: nn.BatchNorm1d(5), training=False),
+    "BatchNorm_cumulative": normalised(lambda: nn.BatchNorm1d(5, momentum=None)),
+    "BatchNorm2d": image(conv(2, 3, 3), lambda: nn.BatchNorm2d(3)),
+    "InstanceNorm": image(conv(2, 3, 3), lambda: nn.InstanceNorm2d(3, affine=True)),
+    "InstanceNorm_tracking": image(conv(2, 3, 3), lambda: nn.InstanceNorm2d(3, track_running_stats=True)),
+    "GroupNorm": image(conv(2, 4, 3), lambda: nn.GroupNorm(2, 4)),
+    "LocalResponseNorm": image(conv(2, 4, 3), lambda: nn.LocalResponseNorm(2)),
+    "MaxPool": image(conv(2, 3, 3), lambda: nn.MaxPool2d(2), conv(3, 2, 2)),
+    "AvgPool": image(conv(2, 3, 3), lambda: nn.AvgPool2d(2), conv(3, 2, 2)),
+    "AdaptiveMaxPool": image(conv(2, 3, 3), lambda: nn.AdaptiveMaxPool2d(2)),
+    "Conv2d": image(conv(2, 4, 3, stride=2, padding=1, padding_mode="reflect"), nn.Tanh, conv(4, 3, 2)),
+    "Conv2d_groups": image(conv(2, 4, 3), nn.Tanh, conv(4, 6, 2, groups=2, dilation=2, bias=False), nn.Sigmoid),
+    "Conv2d_depthwise": image(conv(2, 4, 1), nn.Tanh, conv(4, 4, 3, groups=4, padding="same"), nn.Tanh, conv(4, 2, 1)),
+    "Conv2d_two_layers": image(conv(2, 3, 3), nn.ReLU, conv(3, 3, 3, padding=(1, 0)), nn.ReLU),
+    "ConvTranspose": image(
+        lambda: nn.ConvTranspose2d(2, 4, 3, stride=2, output_padding=1),
+        nn.Tanh,
+        lambda: nn.ConvTranspose2d(4, 2, 2, groups=2, dilation=2, bias=False),
+        size=3,
+    ),
+    "PixelShuffle": image(conv(2, 4, 3), lambda: nn.PixelShuffle(2)),
+    "Upsample": image(conv(2, 2, 3), lambda: nn.Upsample(scale_factor=2, mode="bicubic")),
+    "Conv1d": lambda: (
+        nn.Sequential(nn.Conv1d(2, 3, 3, padding="same"), nn.Tanh(), nn.Conv1d(3, 2, 2, padding="same")),
+        torch.randn(2, 2, 5),
+    ),
+    "Conv3d": lambda: (
+        nn.Sequential(nn.Conv3d(1, 2, 2), nn.Tanh(), nn.Conv3d(2, 2, (1, 2, 1), padding=(0, 1, 0))),
+        torch.randn(2, 1, 3, 3, 3),
+    ),
+    "Conv2d_unbatched": lambda: (
+        nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), nn.ConvTranspose2d(3, 2, 2)),
+        torch.randn(2, 5, 5),
+    ),
+}
+
+# torch's own gradient of hardsigmoid multiplies by a 1/6 of single precision, whatever the dtype.
+TOLERANCE = {"Hardsigmoid": 1e-7}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_linearised_products(name, check):
+    check.linearisation(CASES[name], TOLERANCE.get(name, 1e-12))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_hessian_products(name, check):
+    check.hessian(CASES[name], TOLERANCE.get(name, 1e-12))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_single_precision(name, check):
+    check.single_precision(CASES[name])
