@@ -1,0 +1,75 @@
+"""Hypothesis profiles, and the backends that tests run on.
+
+The environment is set before any framework is imported: double precision in JAX,
+one thread each, and XLA's CPU fusions that miscompile loops switched off.
+"""
+
+import importlib
+import os
+
+for name, value in {
+    "JAX_ENABLE_X64": "1",
+    "JAX_PLATFORMS": "cpu",
+    "OMP_NUM_THREADS": "1",
+    "XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type=",
+}.items():
+    os.environ.setdefault(name, value)
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+import linop_gn as lg
+
+calm = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+settings.register_profile("ci", derandomize=True, max_examples=25, **calm)
+settings.register_profile("thorough", max_examples=400, **calm)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+OURS = ("numpy", "torch", "jax")
+STAND_INS = {"array_api_strict": "linop_gn.testing.strict:strict_backend", "poison": "linop_gn.testing:poison_backend"}
+
+
+def load(name):
+    """The backend called ``name``, or a skip that says why there is none."""
+    try:
+        if name in STAND_INS:
+            module, _, attribute = STAND_INS[name].partition(":")
+            return getattr(importlib.import_module(module), attribute)
+        backend = lg.load(name)
+    except ImportError as error:
+        pytest.skip(f"backend {name!r} cannot be loaded here: {error}")
+    if name == "torch":
+        importlib.import_module("torch").set_num_threads(1)
+    return backend
+
+
+@pytest.fixture(
+    scope="session",
+    params=["numpy", "torch", "jax", pytest.param("array_api_strict", marks=pytest.mark.strict), "poison"],
+)
+def backend(request):
+    """Each backend in turn, with the strict stand-in for libraries off the host and the one that spoils consumed arrays."""
+    return load(request.param)
+
+
+@pytest.fixture(scope="session")
+def other(backend):
+    """A backend that is not ``backend``."""
+    return lg.load("numpy") if backend.name != "numpy" else load("array_api_strict")
+
+
+@pytest.fixture(scope="session")
+def numpy_backend():
+    return lg.load("numpy")
+
+
+@pytest.fixture(scope="session")
+def torch():
+    load("torch")
+    return importlib.import_module("torch")
+
+
+@pytest.fixture(scope="session")
+def jax():
+    load("jax")
+    return importlib.import_module("jax")

@@ -1,0 +1,105 @@
+"""Finding the backend of an array, without importing frameworks."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import linop_gn as lg
+from linop_gn.array_api import ArrayApiBackend
+from linop_gn.dispatch import namespace
+from linop_gn.testing.strategies import array
+
+
+def run(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_arrays_find_their_backend_in_any_container(backend):
+    x = array(backend, np.ones(2))
+    for tree in (x, [x], (x, None), {"a": {"b": [x, 3, "name", None]}}):
+        assert lg.backend_of(tree) is backend
+    assert lg.backend_of({}, None, [x], 1.0) is backend
+
+
+def test_subclasses_are_served_by_their_parents_backend():
+    class Mine(np.ndarray):
+        pass
+
+    assert lg.backend_of(np.ones(2).view(Mine)) is lg.load("numpy")
+
+
+def test_a_registered_type_goes_before_its_parents():
+    class Mine(np.ndarray):
+        pass
+
+    backend = ArrayApiBackend("mine", np, (Mine,))
+    lg.register(Mine, backend)
+    assert lg.backend_of(np.ones(2).view(Mine)) is backend
+    assert lg.backend_of(np.ones(2)) is lg.load("numpy")
+
+
+def test_two_frameworks_are_refused_and_named(backend, other):
+    with pytest.raises(TypeError) as error:
+        lg.backend_of({"a": array(backend, np.ones(1))}, array(other, np.ones(1)))
+    assert "arrays of several frameworks are mixed" in str(error.value)
+    assert f"{backend.name}: " in str(error.value)
+    assert f"{other.name}: " in str(error.value)
+
+
+def test_no_array_at_all_says_what_was_found():
+    with pytest.raises(TypeError, match=r"no array of a known framework was found \(got float, str\)"):
+        lg.backend_of([1.0, "x"])
+    with pytest.raises(TypeError, match=r"\(got nothing\)"):
+        lg.backend_of()
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(LookupError, match=r"no backend called 'abacus' is installed; there are: .*numpy"):
+        lg.load("abacus")
+
+
+def test_available_holds_backends_or_the_errors_of_importing_them():
+    found = lg.available()
+    assert found["numpy"] is lg.load("numpy")
+    for name, backend in found.items():
+        assert isinstance(backend, ImportError) or backend.name == name
+
+
+def test_the_namespace_is_the_arrays_own(backend):
+    x = array(backend, np.array([1.0, 4.0]))
+    np.testing.assert_allclose(backend.to_numpy(namespace(x).sqrt(x)), [1.0, 2.0])
+
+
+def test_working_on_numpy_arrays_imports_no_other_framework():
+    code = """
+import sys, json, numpy as np, linop_gn as lg
+class Unknown: ...
+x = np.ones(3)
+lg.Damped(lg.Dense(np.eye(3)), 1.0) @ x
+lg.backend_of([x, Unknown(), "text"])
+print(json.dumps([m for m in ("torch", "jax", "jaxlib", "cupy", "scipy", "rich", "hypothesis") if m in sys.modules]))
+"""
+    assert run(code) == []
+
+
+def test_a_container_that_only_its_framework_knows_is_opened_by_it(jax):
+    class Holder:
+        def __init__(self, weight):
+            self.weight = weight
+
+    jax.tree_util.register_pytree_with_keys(
+        Holder,
+        lambda h: (((jax.tree_util.GetAttrKey("weight"), h.weight),), None),
+        lambda _, children: Holder(*children),
+    )
+    backend = lg.load("jax")
+    held = Holder(jax.numpy.ones(3))
+    assert lg.backend_of(held) is backend
+    back = lg.Space.of(held).unpack(jax.numpy.arange(3.0))
+    assert isinstance(back, Holder)
+    assert back.weight.tolist() == [0.0, 1.0, 2.0]

@@ -1,0 +1,74 @@
+"""Records: which fields are data, how they compare, who is told of them."""
+
+import dataclasses
+
+import pytest
+
+from linop_gn.records import data_fields, on_new_record, record, replace, static, static_fields
+
+
+@record
+class Base:
+    value: float
+    name: str = static(default="base")
+
+    def __repr__(self):
+        return f"<{self.name}>"
+
+
+@record
+class Child(Base):
+    more: tuple = ()
+    flag: bool = static(default=False)
+
+
+@record
+class Plain:
+    value: float
+
+
+@record
+class Wider(Plain):
+    other: float = 0.0
+
+
+def test_fields_are_data_unless_declared_static():
+    assert data_fields(Child) == ("value", "more")
+    assert static_fields(Child) == ("name", "flag")
+    assert data_fields(Child(1.0)) == ("value", "more")
+
+
+def test_records_are_frozen_and_compared_by_identity():
+    one, two = Base(1.0), Base(1.0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.value = 2.0
+    assert one != two
+    assert len({one, two}) == 2
+
+
+def test_replace_makes_a_new_record():
+    child = Child(1.0, flag=True)
+    changed = replace(child, value=2.0)
+    assert (changed.value, changed.flag, child.value) == (2.0, True, 1.0)
+
+
+def test_a_class_that_says_how_it_reads_says_so_for_its_children():
+    assert repr(Child(1.0, name="child")) == "<child>"
+
+
+def test_a_generated_text_lists_all_fields_of_the_child():
+    assert repr(Wider(1.0, 2.0)) == "Wider(value=1.0, other=2.0)"
+
+
+def test_subscribers_hear_of_past_and_future_records():
+    heard = []
+    on_new_record(heard.append)
+    assert Base in heard
+    assert Child in heard
+
+    @record
+    class Later:
+        x: float
+
+    assert heard[-1] is Later
+    assert heard.count(Base) == 1

@@ -1,0 +1,27 @@
+"""Every reason to stop is a small code with a sentence of its own."""
+
+import numpy as np
+
+from linop_gn import Status
+
+
+def test_every_status_explains_itself_in_sentences():
+    sentences = [status.sentence for status in Status]
+    assert len(set(sentences)) == len(sentences)
+    for sentence in sentences:
+        assert sentence[0].isupper()
+        assert sentence.endswith((".", ")."))
+
+
+def test_codes_survive_an_array_of_small_integers():
+    codes = np.array([int(status) for status in Status], dtype=np.int8)
+    assert [Status(int(code)) for code in codes] == list(Status)
+    assert int(Status.RUNNING) == 0
+
+
+def test_only_what_was_asked_for_is_a_success():
+    assert {status for status in Status if status.succeeded} == {
+        Status.CONVERGED,
+        Status.COMPLETED,
+        Status.BOUNDARY,
+    }
