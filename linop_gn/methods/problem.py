@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..curvature.objective import Objective
 from ..curvature.point import Point
 from ..protocols import Backend, Vector
@@ -46,11 +44,9 @@ class MinimizeProblem:
         what was linearised for the gradient serves the products of the next step,
         and a rejected step costs no new linearisation.
         """
-        kept: list[Any] = self.__dict__.setdefault("_points", [])
-        for point in kept:
-            if point.x is x:
-                return point  # type: ignore[no-any-return]
-        point = Point(self.objective, x, self.space)
+        kept: list[Point] = self.__dict__.setdefault("_points", [])
+        point = next((point for point in kept if point.x is x), None) or Point(self.objective, x, self.space)
         if self.backend.is_concrete(x):
-            kept[:] = [*kept[-(_KEPT_POINTS - 1) :], point]
+            others = [other for other in kept if other is not point]
+            kept[:] = [*others[-(_KEPT_POINTS - 1) :], point]  # least recently asked for goes first
         return point

@@ -1,0 +1,229 @@
+"""Levenberg-Marquardt against dense algebra, certified results and its own promises."""
+
+import curves
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import linop_gn as lg
+
+EXACT = lg.CG(rtol=1e-13, max_steps=200)
+
+
+@pytest.fixture(scope="module", params=["numpy", "torch", "jax"])
+def ops(request):
+    pytest.importorskip(request.param)
+    return lg.load(request.param)
+
+
+def host(ops, x):
+    return ops.to_numpy(x)
+
+
+@pytest.mark.parametrize("model", ["undamped", "damped"])
+@settings(max_examples=8)
+@given(st.integers(0, 2**31), st.floats(-3, 3))
+def test_follows_the_dense_method_step_by_step(ops, model, seed, log_damping):
+    rng = np.random.default_rng(seed)
+    t = np.linspace(0, 2, 12)
+    y = 2 * np.exp(-0.7 * t) + 0.05 * rng.standard_normal(12)
+    start, damping = np.array([1.0, 0.2]) + 0.3 * rng.standard_normal(2), 10.0**log_damping
+
+    method = lg.LevenbergMarquardt(solver=EXACT, damping=damping, model=model, ftol=0.0, rtol=0.0)
+    run = lg.minimize(curves.exponential(ops, t, y), ops.asarray(start, "float64"), method, max_steps=6)
+    p, values, dampings = curves.dense_lm(
+        lambda p: p[0] * np.exp(p[1] * t) - y,
+        lambda p: np.stack([np.exp(p[1] * t), p[0] * t * np.exp(p[1] * t)], axis=1),
+        start,
+        6,
+        damping,
+        model,
+    )
+    np.testing.assert_allclose(run.history["value"], values, rtol=1e-8)
+    np.testing.assert_allclose(run.history["damping"], dampings, rtol=1e-5)
+    np.testing.assert_allclose(host(ops, run.params), p, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("start", [(5.0, 0.1), (2.5, 0.5)])
+def test_reaches_the_certified_values_of_misra1a(ops, start):
+    method = lg.LevenbergMarquardt(solver=EXACT, rtol=1e-10)
+    fit = lg.minimize(curves.misra(ops), ops.asarray(np.array(start), "float64"), method)
+    assert fit.status is lg.Status.CONVERGED
+    found = host(ops, fit.params) * np.array([1e2, 1e-3])
+    np.testing.assert_allclose(found, curves.MISRA_CERTIFIED, rtol=1e-8)
+    assert 2 * float(fit.value) == pytest.approx(curves.MISRA_SUM_OF_SQUARES, rel=1e-9)
+
+
+def test_damping_may_be_wrong_by_ten_orders_of_magnitude(ops):
+    for damping in (1e-10, 1e10):
+        method = lg.LevenbergMarquardt(damping=damping, solver=EXACT)
+        fit = lg.minimize(curves.rosenbrock(ops), ops.asarray(np.array([-1.2, 1.0]), "float64"), method, max_steps=200)
+        assert fit.succeeded
+        np.testing.assert_allclose(host(ops, fit.params), [1.0, 1.0], rtol=1e-4)
+
+
+def test_the_value_never_rises_and_a_refused_step_changes_only_the_damping(ops):
+    start = ops.asarray(np.array([-1.2, 1.0]), "float64")
+    fit = lg.minimize(
+        curves.rosenbrock(ops), start, lg.LevenbergMarquardt(damping=1e-3, solver=EXACT, rule=lg.Marquardt()), max_steps=60
+    )
+    value, ratio, damping = (fit.history[name] for name in ("value", "ratio", "damping"))
+    refused = ratio[1:] <= 1e-4
+    assert refused.any()
+    assert (np.diff(value) <= 0).all()
+    assert (np.diff(value)[refused] == 0).all()
+    np.testing.assert_allclose((damping[1:] / damping[:-1])[refused], 1.5)
+
+
+def test_a_refused_step_linearises_nothing():
+    ops, calls = lg.load("numpy"), {"model": 0, "jacobian": 0}
+
+    def residuals(p):
+        calls["model"] += 1
+        return np.stack([10 * (p[1] - p[0] * p[0]), 1 - p[0]])
+
+    def jacobian(p):
+        calls["jacobian"] += 1
+        return np.array([[-20 * p[0], 10.0], [-1.0, 0.0]])
+
+    objective = lg.Objective.from_residuals(residuals, jacobian=jacobian)
+    method = lg.LevenbergMarquardt(damping=1e-3, solver=EXACT, rule=lg.Marquardt(), rtol=1e-3)
+    fit = lg.minimize(objective, ops.asarray(np.array([-1.2, 1.0]), "float64"), method, max_steps=60)
+    refused = int((fit.history["ratio"][1:] <= 1e-4).sum())
+    assert refused > 0
+    assert calls["jacobian"] == int(fit.steps) - refused + 1
+    assert calls["model"] == 2 * int(fit.steps) - refused + 1  # a trial each, a linearisation where it was taken
+
+
+def test_a_trial_outside_the_domain_is_refused(ops):
+    xp = ops.namespace()
+
+    def residuals(p):
+        return xp.log(p) * 3.0 + p  # not finite for p <= 0, where a first step from 8 would land
+
+    objective = lg.Objective.from_residuals(
+        residuals, jacobian=(lambda p: np.diag(3.0 / p + 1.0)) if ops.calculus is None else None
+    )
+    with np.errstate(invalid="ignore"):
+        fit = lg.minimize(objective, ops.asarray(np.array([0.2, 30.0]), "float64"), lg.LevenbergMarquardt(damping=1e-6))
+    assert fit.status is lg.Status.CONVERGED
+    assert (fit.history["ratio"] == -np.inf).any()
+    assert float(fit.value) < 1e-8
+
+
+def test_statuses(ops):
+    solved = ops.asarray(np.array([1.0, 1.0]), "float64")
+    away = ops.asarray(np.array([-1.2, 1.0]), "float64")
+    objective = curves.rosenbrock(ops)
+    at_once = lg.minimize(objective, solved)
+    assert (at_once.status, int(at_once.steps), int(at_once.products)) == (lg.Status.CONVERGED, 0, 0)
+    assert lg.minimize(objective, away, max_steps=2).status is lg.Status.MAX_STEPS
+    nothing = lg.minimize(objective, away, max_steps=0)
+    assert (nothing.status, int(nothing.steps)) == (lg.Status.MAX_STEPS, 0)
+    np.testing.assert_array_equal(host(ops, nothing.params), [-1.2, 1.0])
+    stopped = lg.minimize(objective, away, watch=[lg.stop_when(lambda look: look.step == 3)])
+    assert (stopped.status, int(stopped.steps)) == (lg.Status.STOPPED, 3)
+    assert "watcher" in repr(stopped)
+
+
+def test_a_gradient_that_is_not_the_objectives_ends_without_decrease():
+    objective = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: -np.eye(2))
+    fit = lg.minimize(objective, np.zeros(2), max_steps=500)
+    assert fit.status is lg.Status.NO_DECREASE
+    assert "lg.validate" in repr(fit)
+    np.testing.assert_array_equal(fit.params, np.zeros(2))
+
+
+def test_an_objective_that_is_not_finite_at_the_start_computes_nothing(ops):
+    xp = ops.namespace()
+    objective = lg.Objective.from_residuals(
+        lambda p: xp.log(p), jacobian=(lambda p: np.diag(1 / p)) if ops.calculus is None else None
+    )
+    with np.errstate(invalid="ignore"):
+        fit = lg.minimize(objective, ops.asarray(np.array([-1.0, 2.0]), "float64"))
+    assert (fit.status, int(fit.products)) == (lg.Status.NONFINITE_INPUT, 0)
+    np.testing.assert_array_equal(host(ops, fit.params), [-1.0, 2.0])
+
+
+@pytest.mark.parametrize("name", ["torch", "jax"])
+def test_indefinite_hessians_are_damped_until_they_descend(name):
+    pytest.importorskip(name)
+    ops = lg.load(name)
+    xp = ops.namespace()
+    saddle = lg.Objective.from_function(lambda p: xp.sum(p**4) / 4 - xp.sum(p**2) / 2 + p[0] / 10)
+    start = ops.asarray(np.array([0.01, -0.02, 0.03]), "float64")
+    method = lg.LevenbergMarquardt(curvature=lg.Hessian, damping=1e-3, rtol=1e-8)
+    fit = lg.minimize(saddle, start, method)
+    assert fit.status is lg.Status.CONVERGED
+    assert float(fit.value) < -0.7
+    H = ops.to_numpy(lg.Hessian(saddle, fit.params).to_dense())
+    assert np.linalg.eigvalsh(H).min() > 0
+
+
+@pytest.mark.parametrize("curvature", [lg.GGN, lg.BlockGGN])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_single_precision_and_blocks(ops, curvature, dtype):
+    t = np.linspace(0, 2, 12)
+    objective = curves.exponential(ops, t, 2 * np.exp(-0.7 * t), dtype)
+    if dtype == "float32" and ops.calculus is None:
+        ta = t.astype(np.float32)
+        objective = lg.Objective.from_residuals(
+            objective.model,
+            jacobian=lambda p: np.stack([np.exp(p[1] * ta), p[0] * ta * np.exp(p[1] * ta)], axis=1),
+        )
+    start = ops.asarray(np.array([1.0, 0.0]), dtype)
+    fit = lg.minimize(objective, start, lg.LevenbergMarquardt(curvature=curvature, damping=0.01))
+    assert fit.succeeded
+    assert ops.describe(fit.params)[1] == dtype
+    np.testing.assert_allclose(host(ops, fit.params), [2.0, -0.7], rtol=1e-5 if dtype == "float64" else 1e-3)
+    np.testing.assert_array_equal(host(ops, start), [1.0, 0.0])
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match="'undamped' or 'damped'"):
+        lg.LevenbergMarquardt(model="both")
+    with pytest.raises(ValueError, match="damping must be a finite number"):
+        lg.LevenbergMarquardt(damping=-1.0)
+    with pytest.raises(TypeError, match=r"needs an lg\.Objective"):
+        lg.minimize(lambda p: p, np.zeros(2))
+    with pytest.raises(ValueError, match="whole number"):
+        lg.minimize(curves.rosenbrock(lg.load("numpy")), np.zeros(2), max_steps=1.5)
+
+
+def test_ten_steps_with_other_parameters_batch_and_damping_compile_once():
+    jnp = pytest.importorskip("jax.numpy")
+    from linop_gn_jax import compilations
+
+    rng = np.random.default_rng(0)
+    params = {"w": jnp.asarray(rng.standard_normal((3, 2))), "b": jnp.zeros(2)}
+    objective, damping, counts = None, 1.0, []
+    for step in range(10):
+        x, y = jnp.asarray(rng.standard_normal((8, 3))), jnp.asarray(rng.integers(0, 2, 8))
+        if objective is None:
+            objective = lg.Objective(lambda p, x: jnp.tanh(x @ p["w"] + p["b"]), lg.losses.CrossEntropy(), (x, y))
+        objective = objective.with_data((x, y))
+        method = lg.LevenbergMarquardt(damping=damping, rtol=10.0**-step, solver=lg.CG(rtol=0.1 / (step + 1), max_steps=9))
+        fit = lg.minimize(objective, params, method, max_steps=1)
+        params, damping = fit.params, fit.damping
+        counts.append(sum(compilations().values()))
+    assert counts[0] == counts[-1]
+
+
+def test_inside_the_users_jit():
+    jax = pytest.importorskip("jax")
+    ops = lg.load("jax")
+    objective = curves.rosenbrock(ops)
+
+    @jax.jit
+    def fit(start, damping):
+        run = lg.minimize(objective, start, lg.LevenbergMarquardt(damping=damping, solver=EXACT), max_steps=40)
+        return run
+
+    start = ops.asarray(np.array([-1.2, 1.0]), "float64")
+    inside, outside = fit(start, 0.1), lg.minimize(objective, start, lg.LevenbergMarquardt(damping=0.1, solver=EXACT), max_steps=40)
+    assert inside.status is outside.status is lg.Status.CONVERGED
+    np.testing.assert_allclose(np.asarray(inside.params), np.asarray(outside.params), rtol=1e-8)
+    assert int(inside.steps) == int(outside.steps)
+    with pytest.raises(TypeError, match="cannot be watched"):
+        jax.jit(lambda p: lg.minimize(objective, p, watch=[lg.Recorder()]).params)(start)
