@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["explained", "require_differentiable", "require_linear", "snapshot"]
+from . import convolution
+
+__all__ = ["custom_functions", "explained", "require_differentiable", "require_linear", "snapshot"]
 
 
 def snapshot(params: Sequence[Tensor]) -> list[Tensor]:
@@ -44,26 +46,57 @@ def require_differentiable(outputs: Any, scalar: bool = False) -> None:
         raise ValueError(f"a scalar function is needed here, not outputs of shape {tuple(outputs.shape)}: reduce them.")
 
 
-def require_linear(outputs: Tensor, recorded: Sequence[Tensor]) -> None:
-    """Refuse ``J^T u`` that ignores u without being zero: somewhere a backward has lost its graph.
+def custom_functions(outputs: Tensor) -> list[str]:
+    """Names of the custom autograd Functions in the graph of ``outputs`` (about 1 microsecond a node)."""
+    names: set[str] = set()
+    todo: list[Any] = [outputs.grad_fn]
+    seen: set[Any] = {None}
+    while todo:
+        node = todo.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        todo += [following for following, _ in node.next_functions]
+        function = getattr(node, "_forward_cls", None)
+        if function is not None and function.__module__ != convolution.__name__:
+            names.add(function.__qualname__)
+    return sorted(names)
 
-    Unnoticed, the products would come out as zeros.
+
+def require_linear(recorded: Sequence[Tensor | None], cotangent: Tensor, custom: list[str]) -> None:
+    """Refuse a recorded ``J^T u`` that is not linear in u: somewhere a backward has lost its graph.
+
+    Unnoticed, products would lack what goes through it, or be zeros. What a linear function of u gives must be its
+    derivative along u, so one backward tells: ``<d(J^T u)/du . v, u> = <J^T u, v>``, here for ``v = J^T u``. That is
+    done where there are Functions that somebody wrote.
     """
-    if any(bool(r.detach().any()) for r in recorded):
+    graphs = [r for r in recorded if r is not None and r.requires_grad]
+    lost = any(bool(r.detach().any()) for r in recorded if r is not None and not r.requires_grad)
+    if custom and graphs and not lost:
+        values = [r.detach() for r in graphs]
+        (tangent,) = torch.autograd.grad(graphs, cotangent, values, retain_graph=True, materialize_grads=True)
+        expected = sum(float(v.double().square().sum()) for v in values)
+        found = float((tangent.double() * cotangent.detach().double()).sum())
+        lost = abs(found - expected) > 1e-2 * expected
+    if lost:
         raise NotImplementedError(
-            "the gradient of this model is computed, but not recorded: a custom autograd.Function's backward leaves "
-            f"torch or detaches{_suspects(outputs)}. Write that backward in differentiable torch operations, on its "
-            "arguments and ctx.saved_tensors."
+            f"the gradient of this model is computed, but not recorded, by a custom autograd.Function"
+            f"{_in_words(custom)}: its backward is marked @once_differentiable, leaves torch, or detaches. Write it in "
+            "differentiable torch operations on its arguments and ctx.saved_tensors."
         )
 
 
+def _in_words(custom: list[str]) -> str:
+    return f" ({', '.join(custom)})" if custom else ""
+
+
 @contextmanager
-def explained(outputs: Tensor | None = None) -> Iterator[None]:
+def explained() -> Iterator[None]:
     """Turn torch's errors about missing second derivatives into advice."""
     try:
         yield
     except RuntimeError as error:
-        advice = _advice(str(error), outputs)
+        advice = _advice(str(error))
         if advice is None:
             raise
         if "in place" in advice or "inference_mode" in advice:
@@ -71,18 +104,13 @@ def explained(outputs: Tensor | None = None) -> Iterator[None]:
         raise NotImplementedError(advice) from error
 
 
-def _advice(message: str, outputs: Tensor | None) -> str | None:
+def _advice(message: str) -> str | None:
     if missing := re.search(r"derivative for '?(?:aten::)?(\w+)'? is not implemented", message):
         return (
             f"the model uses an operation whose backward, {missing[1]}, has no derivative in torch, and "
             "curvature products differentiate the backward pass: write that operation in the model with ordinary torch "
             "operations (for attention, call torch.nn.functional.scaled_dot_product_attention, whose kernel is then "
             "chosen here)."
-        )
-    if "once_differentiable" in message:
-        return (
-            f"a custom autograd.Function is marked @once_differentiable{_suspects(outputs)}: curvature products "
-            "differentiate its backward. Remove the mark and write the backward in differentiable torch operations."
         )
     if "does not currently support double backward" in message:
         return (
@@ -102,20 +130,3 @@ def _advice(message: str, outputs: Tensor | None) -> str | None:
             "step, an in-place layer): build the operator anew after changing parameters, or give it copies."
         )
     return None
-
-
-def _suspects(outputs: Tensor | None) -> str:
-    """The custom Functions in a graph, in words."""
-    names: set[str] = set()
-    todo: list[Any] = [None if outputs is None else outputs.grad_fn]
-    seen: set[Any] = set()
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        todo += [following for following, _ in node.next_functions]
-        function = getattr(type(node), "_forward_cls", None)
-        if function is not None and not function.__module__.startswith("linop_gn_torch"):
-            names.add(function.__qualname__)
-    return f" ({', '.join(sorted(names))})" if names else ""

@@ -1,0 +1,318 @@
+"""nn.Modules as plain functions: which parameters, which inputs, what is left untouched."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import warnings
+import weakref
+
+import pytest
+import torch
+from linop_gn_torch import backend
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+adapt = backend.calculus.adapt
+
+
+def small() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+
+
+def doubled(module: nn.Module) -> dict[str, Tensor]:
+    return {name: 2 * p.detach() for name, p in module.named_parameters()}
+
+
+def twice(module: nn.Module) -> nn.Module:
+    """A copy whose parameters are doubled: what ``adapt(module)(doubled(module), x)`` has to compute."""
+    module = copy.deepcopy(module)
+    with torch.no_grad():
+        for p in module.parameters():
+            p *= 2
+    return module
+
+
+def nested(module: nn.Module) -> dict[str, dict[str, Tensor]]:
+    return {str(i): doubled(part) for i, part in enumerate(module) if doubled(part)}
+
+
+@pytest.mark.parametrize("form", [doubled, nested, lambda m: list(doubled(m).values()), lambda m: twice(m)])
+def test_forms_of_parameters(form):
+    model, x = small(), torch.randn(5, 3)
+    assert torch.equal(adapt(model)(form(model), x), twice(model)(x))
+
+
+def test_trainable_parameters_in_the_order_of_parameters_to_vector():
+    model = small()
+    model[0].bias.requires_grad_(False)
+    params = backend.normalize(model)
+    assert list(params) == ["0.weight", "2.weight", "2.bias"]
+    names, leaves, _ = backend.flatten(params)
+    assert names == list(params)
+    vector = torch.nn.utils.parameters_to_vector([p for p in model.parameters() if p.requires_grad])
+    assert torch.equal(backend.pack(leaves, "float32"), vector)
+
+
+def test_parameters_left_out_are_the_modules_own_and_constant():
+    model, x = small(), torch.randn(5, 3)
+    outputs = adapt(model)({"2.bias": torch.tensor([1.0, 2.0])}, x)
+    assert torch.allclose(outputs, model(x) - model[2].bias + torch.tensor([1.0, 2.0]))
+    assert not outputs.requires_grad
+
+
+def test_a_list_may_hold_only_the_trainable_parameters():
+    model, x = small(), torch.randn(5, 3)
+    model[0].requires_grad_(False)
+    weight, bias = torch.randn(2, 4), torch.randn(2)
+    assert torch.allclose(adapt(model)([weight, bias], x), torch.tanh(model[0](x)) @ weight.T + bias)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode = nn.Linear(3, 3, bias=False)
+        self.decode = nn.Linear(3, 3, bias=False)
+        self.decode.weight = self.encode.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decode(torch.tanh(self.encode(x)))
+
+
+@pytest.mark.parametrize("name", ["encode.weight", "decode.weight"])
+def test_tied_weights_are_one_parameter_under_any_of_their_names(name):
+    model, x, w = Tied(), torch.randn(5, 3), torch.randn(3, 3)
+    assert list(backend.normalize(model)) == ["encode.weight"]
+    assert torch.allclose(adapt(model)({name: w}, x), torch.tanh(x @ w.T) @ w.T)
+
+
+def test_two_values_for_tied_weights_are_refused():
+    with pytest.raises(ValueError, match=r"'encode.weight' and 'decode.weight' are one tied tensor"):
+        adapt(Tied())({"encode.weight": torch.zeros(3, 3), "decode.weight": torch.zeros(3, 3)}, torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"0.wieght": torch.zeros(4, 3)}, r"Sequential has no parameters \['0.wieght'\]; it has \['0.weight'"),
+        ({"0.weight": torch.zeros(3, 4)}, r"'0.weight' has shape \(3, 4\); the module's has \(4, 3\)"),
+        ([torch.zeros(4, 3)], "1 parameters in a list, but Sequential has 4"),
+    ],
+)
+def test_wrong_parameters(params, message):
+    with pytest.raises(ValueError, match=message):
+        adapt(small())(params, torch.zeros(1, 3))
+
+
+def test_a_state_dict_is_told_from_parameters():
+    model = nn.BatchNorm1d(3)
+    with pytest.raises(ValueError, match=r"\['running_mean', 'running_var', 'num_batches_tracked'\] are buffers"):
+        adapt(model)(model.state_dict(), torch.zeros(2, 3))
+
+
+def test_modules_without_anything_to_vary():
+    with pytest.raises(ValueError, match="Linear has no trainable parameter"):
+        backend.normalize(nn.Linear(2, 2).requires_grad_(False))
+    lazy = nn.LazyLinear(2)
+    with pytest.raises(ValueError, match="'weight' has no shape yet"):
+        backend.normalize(lazy)
+
+
+class Keywords(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: Tensor, *, shift: Tensor | float = 0.0) -> Tensor:
+        return self.scale * x + shift
+
+
+class OneDict(Keywords):
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.scale * batch["x"] + batch["shift"]
+
+
+class AnyKeyword(Keywords):
+    def forward(self, **batch: Tensor) -> Tensor:
+        return self.scale * batch["x"] + batch["shift"]
+
+
+class OneList(Keywords):
+    def forward(self, batch: list[Tensor]) -> Tensor:
+        return self.scale * batch[0] + batch[1]
+
+
+class TwoPositional(Keywords):
+    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+        return self.scale * x + shift
+
+
+@pytest.mark.parametrize("kind", [Keywords, OneDict, AnyKeyword, OneList, TwoPositional])
+def test_inputs(kind):
+    x, shift = torch.randn(3), torch.randn(3)
+    inputs = [x, shift] if kind is OneList else (x, shift) if kind is TwoPositional else {"x": x, "shift": shift}
+    assert torch.equal(adapt(kind())({"scale": torch.tensor(3.0)}, inputs), 3 * x + shift)
+
+
+def state(module: nn.Module) -> dict[str, object]:
+    held = {f"{name}.{k}": v for name, m in module.named_modules() for k, v in vars(m).items()}
+    held |= module.state_dict(keep_vars=True)
+    return {k: (id(v), v.detach().clone()) for k, v in held.items() if isinstance(v, Tensor)}
+
+
+def classic(layer: nn.Module, norm: object) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return norm(layer)
+
+
+MODELS = {
+    "batch_norm": lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)),
+    "instance_norm": lambda: nn.Sequential(nn.Linear(3, 3), nn.InstanceNorm1d(6, track_running_stats=True)),
+    "spectral": lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3)),
+    "classic_spectral": lambda: classic(nn.Linear(3, 3), nn.utils.spectral_norm),
+    "classic_weight": lambda: classic(nn.Linear(3, 3), nn.utils.weight_norm),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_module_and_the_generator_are_left_as_they_were(name):
+    model, x = MODELS[name](), torch.randn(6, 3)
+    before, generator = state(model), torch.get_rng_state()
+    names, leaves, _ = backend.flatten(backend.normalize(model))
+    calculus = backend.calculus
+
+    def function(p):
+        return adapt(model)(dict(zip(names, p, strict=True)), x)
+
+    at = calculus.linearize(function, leaves, torch.ones_like)
+    at.vjp(at.jvp([torch.ones_like(p) for p in leaves]))
+    calculus.linearize_gradient(lambda p: function(p).sum(), leaves).hvp([torch.ones_like(p) for p in leaves])
+    assert torch.equal(calculus.evaluate(function, leaves), at.outputs)
+    after = state(model)
+    assert before.keys() == after.keys()
+    for key, (identity, value) in before.items():
+        assert after[key][0] == identity, key
+        assert torch.equal(after[key][1], value), key
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_batch_norm_normalises_as_the_modules_mode_says():
+    model, x = nn.BatchNorm1d(3), 5 + torch.randn(8, 3)
+    params = dict(model.named_parameters())
+    assert adapt(model)(params, x).mean().abs() < 1e-5
+    model.eval()
+    assert adapt(model)(params, x).mean() > 4
+
+
+class Noisy(nn.Module):
+    """Noise by a function call, which no list of layer types would find."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 50)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(self.linear(x), 0.5, self.training)
+
+
+@pytest.mark.parametrize("make", [Noisy, lambda: nn.Sequential(nn.Linear(3, 50), nn.Dropout(0.5))])
+def test_draws_are_fixed_by_the_seed(make):
+    model, x = make(), torch.randn(2, 3)
+    params = dict(model.named_parameters())
+    first = adapt(model)(params, x)
+    torch.rand(7)
+    assert torch.equal(adapt(model)(params, x), first)
+    assert torch.equal(adapt(model, seed=0)(params, x), first)
+    assert not torch.equal(adapt(model, seed=1)(params, x), first)
+    assert torch.equal(adapt(model, seed=1)(params, x), adapt(model, seed=1)(params, x))
+    model.eval()
+    assert torch.equal(adapt(model)(params, x), model(x))
+
+
+def test_the_same_function_for_the_same_module_for_as_long_as_it_lives():
+    model = small()
+    function = adapt(model)
+    assert adapt(model) is function
+    assert adapt(function) is function
+    assert adapt(model, seed=1) is not function
+    gone = weakref.ref(model)
+    del model
+    assert gone() is not None
+    del function
+    gc.collect()
+    assert gone() is None
+
+
+def test_compiled_modules_are_used_uncompiled():
+    model = small()
+    compiled = torch.compile(model, backend="eager")
+    assert adapt(compiled) is adapt(model)
+    assert list(backend.normalize(compiled)) == list(backend.normalize(model))
+
+
+def test_outputs_must_be_one_tensor():
+    model = nn.LSTM(2, 2)
+    with pytest.raises(TypeError, match=r"LSTM returned a tuple.*self.model\(inputs\)\[0\]"):
+        adapt(model)(model, torch.zeros(1, 1, 2))
+    with pytest.raises(TypeError, match="callable"):
+        adapt(3)
+
+
+class Blocks(nn.Module):
+    """Counts the forwards of its checkpointed part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head, self.forwards = nn.Linear(3, 3), nn.Linear(3, 1), 0
+
+    def part(self, x: Tensor) -> Tensor:
+        self.forwards += 1
+        return torch.tanh(self.body(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(checkpoint(self.part, x, use_reentrant=False))
+
+
+def test_checkpointing_recomputes_with_the_parameters_differentiated_at():
+    """The module itself holds zeros: recomputed with those, the products would be others, without any error."""
+    model, x = Blocks(), torch.randn(4, 3)
+    params = {name: torch.randn_like(p) for name, p in model.named_parameters()}
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+
+    def plain(p: dict[str, Tensor]) -> Tensor:
+        hidden = torch.tanh(x @ p["body.weight"].T + p["body.bias"])
+        return hidden @ p["head.weight"].T + p["head.bias"]
+
+    names, leaves, _ = backend.flatten(params)
+    v = [torch.randn_like(p) for p in leaves]
+    products = []
+    for function in (adapt(model), lambda p, x: plain(p)):
+        at = backend.calculus.linearize(lambda p, f=function: f(dict(zip(names, p, strict=True)), x), leaves, torch.sin)
+        products.append([*at.vjp(at.jvp(v)), *at.gradient])
+    for ours, expected in zip(*products, strict=True):
+        assert torch.allclose(ours, expected, atol=1e-5)
+    assert model.forwards > 1  # it was recomputed, so the test is of what it says
+
+
+@pytest.mark.parametrize("outer", ["saved on the host", "checkpointed whole"])
+def test_hooks_for_saved_tensors_around_the_model(outer):
+    model, x = small(), torch.randn(4, 3)
+    names, leaves, _ = backend.flatten({k: p + 1 for k, p in model.named_parameters()})
+    v = [torch.randn_like(p) for p in leaves]
+
+    def function(p):
+        return adapt(model)(dict(zip(names, p, strict=True)), x)
+
+    def hooked(p):
+        if outer == "checkpointed whole":
+            return checkpoint(function, p, use_reentrant=False)
+        with torch.autograd.graph.save_on_cpu():
+            return function(p)
+
+    plain, at = (backend.calculus.linearize(f, leaves, torch.sin) for f in (function, hooked))
+    for ours, expected in zip(at.vjp(at.jvp(v)), plain.vjp(plain.jvp(v)), strict=True):
+        assert torch.allclose(ours, expected, atol=1e-6)
