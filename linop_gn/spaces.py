@@ -206,8 +206,8 @@ class Space:
 
     def check(self, vector: Vector, what: str = "vector") -> Vector:
         """``vector`` itself if it is flat (n,) or columns (n, k) of this space's dtype; a clear error otherwise."""
-        shape = self.backend.describe(vector)[0] if self.backend.is_array(vector) else None
-        if shape is None or shape[:1] != (self.size,) or len(shape) > 2:
+        shape = self.backend.describe(vector)[0] if self.backend.is_array(vector) else (self.size,)
+        if shape[:1] != (self.size,) or len(shape) > 2:
             raise ValueError(f"the {what} has shape {shape}; expected ({self.size},) or ({self.size}, k).")
         self._check_leaf(f"the {what}", vector, shape, self.dtype)
         return vector

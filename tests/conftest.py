@@ -3,6 +3,7 @@
 The environment is set before any framework is imported: double precision in JAX,
 one thread each, and XLA's CPU fusions that miscompile loops switched off.
 """
+# ruff: noqa: E402
 
 import importlib
 import os
@@ -48,7 +49,7 @@ def load(name):
     params=["numpy", "torch", "jax", pytest.param("array_api_strict", marks=pytest.mark.strict), "poison"],
 )
 def backend(request):
-    """Each backend in turn, with the strict stand-in for libraries off the host and the one that spoils consumed arrays."""
+    """Each backend in turn, the strict stand-in for libraries off the host, and the one that spoils what it may."""
     return load(request.param)
 
 

@@ -73,6 +73,7 @@ def compiled(
 
     options = {_YNN_OPTION: ""} if _YNN_IS_WRONG else None
     program = jax.jit(traced, static_argnums=static, donate_argnums=donate, compiler_options=options)
+    nested = jax.jit(traced, static_argnums=static)
 
     @functools.wraps(function)
     def enter(*arguments: Any) -> R:
@@ -80,8 +81,17 @@ def compiled(
             if loops:
                 _warn_of_wrong_fusions()
             return function(*arguments)
-        return program(*arguments)
+        try:
+            return program(*arguments)
+        except ValueError as error:
+            # The user's jax.grad outside any jit: nothing is being traced, but options cannot be nested in it.
+            if options is None or "compiler_options" not in str(error):
+                raise
+        if loops:
+            _warn_of_wrong_fusions()
+        return nested(*arguments)
 
+    enter.program = program  # type: ignore[attr-defined]
     return enter
 
 

@@ -86,8 +86,8 @@ def _leaf(draw: st.DrawFn, kind: str, backend: Backend, rows: int, cols: int, dt
     if kind == "symmetric":
         drawn = draw(symmetric_matrices(rows, scale=st.sampled_from([1e-2, 1.0, 1e2])))
         matrix = rounded(drawn.matrix)
-        known = {"psd": True} if drawn.kind in ("spd", "clustered") else {"symmetric": True}
-        return Expression(Dense(give(matrix), **known), matrix, abs(matrix))
+        psd = drawn.kind in ("spd", "clustered")
+        return Expression(Dense(give(matrix), symmetric=True, psd=psd), matrix, abs(matrix))
     if kind == "diagonal":
         values = rounded(draw(matrices(1, rows))[0])
         values = abs(values) if draw(st.booleans()) else values

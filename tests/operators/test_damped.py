@@ -1,0 +1,45 @@
+"""Identity and damping."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+import linop_gn as lg
+from linop_gn.testing import dense
+from linop_gn.testing.strategies import array, dampings, matrices
+
+
+@given(M=matrices(3, 3), damping=dampings())
+def test_damping_adds_to_the_diagonal(M, damping):
+    scale = max(np.abs(M).max(), damping)
+    for A in (lg.Damped(lg.Dense(M), damping), lg.Dense(M) + damping * lg.Identity(lg.Space.flat(3, M))):
+        np.testing.assert_allclose(dense(A), M + damping * np.eye(3), rtol=0, atol=1e-15 * scale)
+        np.testing.assert_allclose(dense(A.T), M.T + damping * np.eye(3), rtol=0, atol=1e-15 * scale)
+
+
+def test_the_damping_may_be_an_array_without_axes(backend):
+    A = lg.Damped(lg.Diagonal(array(backend, [1.0, 2.0])), array(backend, 0.5))
+    assert A.psd
+    np.testing.assert_array_equal(backend.to_numpy(A @ array(backend, [1.0, 1.0])), [1.5, 2.5])
+
+
+def test_the_identity_copies(backend):
+    I = lg.Identity(lg.Space.flat(2, array(backend, np.zeros(1))))
+    assert I.psd
+    v = array(backend, [1.0, 2.0])
+    backend.scale(3.0, I @ v)
+    np.testing.assert_array_equal(backend.to_numpy(v), [1.0, 2.0])
+    np.testing.assert_array_equal(backend.to_numpy(I.to_dense()), np.eye(2))
+
+
+@pytest.mark.parametrize("damping", [-1e-9, np.nan, np.inf, -1.0])
+def test_bad_dampings_are_refused(damping):
+    with pytest.raises(ValueError, match="damping must be a finite number >= 0, got"):
+        lg.Damped(lg.Diagonal(np.ones(2)), damping)
+
+
+def test_only_square_operators_are_damped():
+    with pytest.raises(ValueError, match="only a square operator can be damped, got Dense"):
+        lg.Damped(lg.Dense(np.ones((2, 3))), 1.0)
+    with pytest.raises(TypeError, match="Damped needs a linear operator, got ndarray"):
+        lg.Damped(np.eye(2), 1.0)
