@@ -36,8 +36,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .advice import explained, require_differentiable, require_linear, snapshot
+from .advice import custom_functions, explained, require_differentiable, require_linear, snapshot
 from .modules import adapt
+from .precision import as_double
 from .recording import Recording
 from .safe_ops import math_attention, twice_differentiable
 from .trees import map_tree
@@ -56,6 +57,11 @@ def _backward(
         return [None] * len(inputs)
     live, seeds = zip(*pairs, strict=True)
     return list(torch.autograd.grad(live, inputs, seeds, allow_unused=True, **options))
+
+
+def _require_linear(recording: Recording, recorded: list[Tensor | None], u: Tensor, outputs: Tensor) -> None:
+    with explained():
+        recording.resume(lambda: require_linear(recorded, u, custom_functions(outputs)))
 
 
 def _constant(x: Any) -> Any:
@@ -80,8 +86,8 @@ class TorchLinearization:
             self.outputs = self._outputs.detach()
             self._u = cotangent(self.outputs).detach().requires_grad_()
             self._recorded = self._vjp(self._u, range(len(self._leaves)), create_graph=True)
+            _require_linear(self._recording, self._recorded, self._u, self._outputs)
         self.gradient: list[Tensor] | None = _filled(self._recorded, self._leaves)
-        require_linear(self._outputs, [r for r in self._recorded if r is not None and not r.requires_grad])
 
     def without_gradient(self) -> TorchLinearization:
         """The same linearisation, not holding ``gradient``."""
@@ -94,12 +100,10 @@ class TorchLinearization:
         chosen = range(len(self._leaves)) if only is None else only
         pairs = [(r, v) for i, v in zip(chosen, tangents, strict=True) if (r := self._recorded[i]) is not None]
         recorded = [r for r, _ in pairs]
-        with explained(self._outputs):
+        with explained():
             (result,) = self._recording.resume(
                 lambda: _backward(recorded, [self._u], [v for _, v in pairs], retain_graph=True)
             )
-        if result is None:
-            require_linear(self._outputs, recorded)
         return _filled([result], [self._u])[0]
 
     def vjp(self, cotangent: Tensor, only: tuple[int, ...] | None = None) -> list[Tensor]:
@@ -109,7 +113,7 @@ class TorchLinearization:
 
     def _vjp(self, u: Tensor, chosen: Sequence[int], **options: bool) -> list[Tensor | None]:
         leaves = [self._leaves[i] for i in chosen]
-        with explained(self._outputs):
+        with explained():
             return self._recording.resume(lambda: _backward([self._outputs], leaves, [u], **options))
 
 
@@ -125,18 +129,18 @@ class TorchGradientLinearization:
             self.value = self._value.detach()
             # With a seed that requires gradients, what has no graph is zero, or comes from a backward that lost it.
             seed = torch.ones_like(self.value, requires_grad=True)
-            with explained(self._value):
+            with explained():
                 recorded = self._recording.resume(
                     lambda: _backward([self._value], self._leaves, [seed], create_graph=True)
                 )
+            _require_linear(self._recording, recorded, seed, self._value)
         self.gradient = _filled(recorded, self._leaves)
-        require_linear(self._value, [r for r in recorded if r is not None and not r.requires_grad])
         self._recorded = recorded
 
     def hvp(self, tangents: Sequence[Tensor]) -> list[Tensor]:
         """H v, by one backward through the gradient's graph."""
         pairs = [(r, v) for r, v in zip(self._recorded, tangents, strict=True) if r is not None]
-        with explained(self._value):
+        with explained():
             result = self._recording.resume(
                 lambda: _backward([r for r, _ in pairs], self._leaves, [v for _, v in pairs], retain_graph=True)
             )
@@ -177,7 +181,7 @@ class TorchCalculus:
         with torch.enable_grad():
             value = recording.make(lambda: function(leaves))
             require_differentiable(value, scalar=True)
-            with explained(value):
+            with explained():
                 gradient = recording.resume(lambda: _backward([value], leaves, [None]))
         return value.detach(), _filled(gradient, leaves)
 
@@ -195,6 +199,26 @@ class TorchCalculus:
                 return _filled(_backward([flat[i]], leaves, [None], retain_graph=True), leaves)
 
             return [recording.resume(partial(row, i)) for i in rows]
+
+    def hessian_rows(
+        self, function: Callable[[list[Tensor]], Tensor], params: Leaves, rows: Sequence[int]
+    ) -> list[list[Tensor]]:
+        leaves, recording = snapshot(params), Recording()
+        with torch.enable_grad():
+            value = recording.make(lambda: function(leaves))
+            require_differentiable(value, scalar=True)
+            gradient = recording.resume(lambda: _backward([value], leaves, [None], create_graph=True))
+            flat = torch.cat(
+                [torch.zeros_like(x).reshape(-1) if g is None else g.reshape(-1) for g, x in zip(gradient, leaves, strict=True)]
+            )
+            return [
+                _filled(
+                    recording.resume(lambda i=i: _backward([flat[i]], leaves, [None], retain_graph=True)), leaves
+                )
+                for i in rows
+            ]
+
+    as_double = staticmethod(as_double)
 
     def high_precision(self) -> AbstractContextManager[None]:
         return nullcontext()
