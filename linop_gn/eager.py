@@ -10,7 +10,7 @@ masked, would take thirty-one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -135,5 +135,5 @@ class EagerLoops:
     def scan_over(self, function: Callable[..., tuple[Any, Any]], stacked: Any, *shared: Any) -> tuple[Any, Any]:
         raise NotImplementedError("eager backends keep batches apart and go over them in Python")
 
-    def shape_of(self, function: Callable[..., Any], *records: Any) -> tuple[int, ...]:
-        return tuple(function(*records).shape)
+    def describe_of(self, function: Callable[..., Any], *records: Any) -> tuple[tuple[int, ...], str, Hashable]:
+        return self.describe(function(*records))  # type: ignore[attr-defined, no-any-return]

@@ -269,8 +269,10 @@ class Loops(Protocol):
         """
         ...
 
-    def shape_of(self, function: Callable[..., Array], *records: Any) -> tuple[int, ...]:
-        """The shape of ``function(*records)``, without computing it where the framework can tell."""
+    def describe_of(
+        self, function: Callable[..., Array], *records: Any
+    ) -> tuple[tuple[int, ...], str, Hashable]:
+        """What :meth:`Arrays.describe` says of ``function(*records)``; not computed where the framework can tell."""
         ...
 
 
@@ -353,6 +355,22 @@ class Calculus(Protocol):
         self, function: Callable[[list[Array]], Array], params: Sequence[Array], rows: Sequence[int]
     ) -> list[list[Array]]:
         """Rows of the Jacobian of the flattened output by plain first-order reverse mode: the validator's oracle."""
+        ...
+
+    def hessian_rows(
+        self, function: Callable[[list[Array]], Array], params: Sequence[Array], rows: Sequence[int]
+    ) -> list[list[Array]]:
+        """Rows of the Hessian of a scalar function, over all its flattened parameters, by reverse over reverse mode.
+
+        The validator's oracle: each row anew from the recorded gradient, whatever way the products take.
+        """
+        ...
+
+    def as_double(self, model: Any) -> Any:
+        """``model`` with the floating numbers that it holds itself in float64: a copy where it holds any.
+
+        Plain functions are returned as they are: what they close over is out of reach.
+        """
         ...
 
     def high_precision(self) -> Any:

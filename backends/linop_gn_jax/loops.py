@@ -15,7 +15,7 @@ whether the method still runs; what is inside a step is compiled on its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 import jax
@@ -172,8 +172,9 @@ class JaxLoops(EagerLoops):
             return _scan_over(function, stacked, shared)
         return self._program("scan", function, _scan_over)(stacked, shared)  # type: ignore[no-any-return]
 
-    def shape_of(self, function: Callable[..., Array], *records: Any) -> tuple[int, ...]:
-        return tuple(jax.eval_shape(function, *records).shape)
+    def describe_of(self, function: Callable[..., Array], *records: Any) -> tuple[tuple[int, ...], str, Hashable]:
+        made = jax.eval_shape(function, *records)
+        return tuple(made.shape), str(made.dtype), None
 
     def over_columns(self, function: Callable[[Vector], Vector], columns: Vector) -> Vector:
         if tracing():

@@ -5,7 +5,8 @@
   inputs may be any tree, weights are per example (a boolean mask is a weight).
 * any other iterable of such tuples: many batches. A list or tuple of them is
   held in memory; anything else (a data loader) is streamed from the host on
-  every pass, and therefore has to be iterable again and again.
+  every pass, and therefore has to be iterable again and again. It may give its
+  batches in another order each time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from ..protocols import Array, Backend, Tree
 from ..records import record, static
 
-__all__ = ["Batch", "Stream", "as_batch", "as_batches"]
+__all__ = ["Batch", "Stream", "as_batch", "as_batches", "stack"]
 
 
 @record
@@ -30,10 +31,11 @@ class Batch:
 
 
 class Stream:
-    """Batches that are read from the host anew on every pass."""
+    """Batches that are read from the host anew on every pass; their values are checked on the first."""
 
     def __init__(self, data: Iterable[Any]) -> None:
         self.data = data
+        self.checked = False
 
     def __iter__(self) -> Iterator[Batch]:
         empty = True
@@ -42,7 +44,7 @@ class Stream:
             yield as_batch(item)
         if empty:
             raise ValueError(
-                "the data gave no batch on this pass; it must be iterable again and again (a list, a data loader, an "
+                "the data gave no batch on this pass; they must be iterable again and again (a list, a data loader, an "
                 "object whose __iter__ starts anew), not exhausted by the first pass."
             )
 
@@ -54,19 +56,30 @@ def as_batch(item: Any) -> Batch:
     if not isinstance(item, (tuple, list)) or len(item) not in (2, 3):
         length = f" of {len(item)}" if isinstance(item, (tuple, list)) else ""
         raise TypeError(
-            f"a batch is a tuple (inputs, targets) or (inputs, targets, weights), got {type(item).__qualname__}{length}. "
-            "Use targets None for a model whose outputs are residuals."
+            "a batch is a tuple (inputs, targets) or (inputs, targets, weights), got "
+            f"{type(item).__qualname__}{length}. Use targets None for a model whose outputs are residuals."
         )
     return Batch(*item)
 
 
 def as_batches(data: Any) -> tuple[Batch, ...] | Stream:
-    """Batches from what users pass as data."""
+    """Batches from what users pass as data.
+
+    >>> len(as_batches([("inputs", "targets"), ("inputs", "targets", "weights")]))
+    2
+
+    Raises
+    ------
+    TypeError
+        For what is no tuple and no iterable of tuples, or can be iterated only once.
+    ValueError
+        For an empty list.
+    """
     if data is None:
         return (Batch(),)
     if isinstance(data, Batch):
         return (data,)
-    if isinstance(data, tuple) and not _is_many(data):
+    if isinstance(data, tuple) and data and not _is_many(data):
         return (as_batch(data),)
     if isinstance(data, (list, tuple)):
         if not data:
@@ -77,7 +90,7 @@ def as_batches(data: Any) -> tuple[Batch, ...] | Stream:
             f"data must be a tuple (inputs, targets[, weights]) or an iterable of such tuples, got "
             f"{type(data).__qualname__}."
         )
-    if iter(data) is data:
+    if isinstance(data, Iterator):  # asked of the type: calling iter() would start a data loader's workers
         raise TypeError(
             f"the data are a one-shot {type(data).__qualname__}: a second pass over them would see nothing, and the "
             "operator would be zero. Pass a list of batches, or an object that can be iterated again (a data loader)."
@@ -86,18 +99,24 @@ def as_batches(data: Any) -> tuple[Batch, ...] | Stream:
 
 
 def _is_many(data: tuple[Any, ...]) -> bool:
-    return bool(data) and all(isinstance(item, Batch) or (isinstance(item, tuple) and len(item) in (2, 3)) for item in data)
+    return all(isinstance(item, Batch) or (isinstance(item, tuple) and len(item) in (2, 3)) for item in data)
 
 
 def stack(batches: tuple[Batch, ...], backend: Backend) -> tuple[Batch, ...]:
-    """Batches of equal shapes stacked into one, so that a compiled program holds one copy of the work for them."""
+    """Batches of equal shapes stacked into one, so that a compiled program holds one copy of the work for them.
+
+    Those that hold anything but arrays stay as they are.
+    """
     groups: dict[Any, list[list[Array]]] = {}
+    made = []
     for batch in batches:
         _, leaves, structure = backend.flatten((batch.inputs, batch.targets, batch.weights))
-        key = (structure, tuple(backend.describe(leaf)[:2] for leaf in leaves))
-        groups.setdefault(key, []).append(leaves)
+        if all(map(backend.is_array, leaves)):
+            key = (structure, tuple(backend.describe(leaf)[:2] for leaf in leaves))
+            groups.setdefault(key, []).append(leaves)
+        else:
+            made.append(batch)
     xp = backend.namespace()
-    made = []
     for (structure, _), group in groups.items():
         many = len(group) > 1
         leaves = [xp.stack(column) for column in zip(*group, strict=True)] if many else group[0]

@@ -11,18 +11,18 @@ batched pass over all blocks would cost four times as much.)
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from ..operators.base import LinearOperator
 from ..protocols import Scalar, Tree, Vector
 from ..records import record, static
 from ..spaces import Space
 from .ggn import require_loss
-from .hessian import as_point, stream_product, sum_products
+from .hessian import as_point
 from .objective import Objective
-from .partition import Partition, partition
-from .point import Point
-from .term import Piece, Term
+from .partition import Block, Blocks, Partition, partition
+from .pieces import Blockwise, OneBlock, Piece, sum_products
+from .point import Point, Sums
+from .term import Term
 
 __all__ = ["BlockGGN"]
 
@@ -47,7 +47,7 @@ class BlockGGN(LinearOperator):
     point: Point
     partition: Partition = static()
 
-    def __init__(self, objective: Objective | Point, params: Tree = None, *, blocks: Any = "layer") -> None:
+    def __init__(self, objective: Objective | Point, params: Tree = None, *, blocks: Blocks = "layer") -> None:
         point = require_loss(as_point(objective, params, "BlockGGN"), "BlockGGN")
         self.__dict__.update(point=point, partition=partition(point.space, blocks))
 
@@ -72,54 +72,46 @@ class BlockGGN(LinearOperator):
         if self.host:
             return self
         made = self.point.linearized()
-        return BlockProducts(made.pieces, made.scale, self.point.space, self.partition, self.psd)
+        return BlockGGNProducts(made.pieces, made.scale, self.point.space, self._blockwise(), self.psd)
+
+    def _blockwise(self) -> Blockwise:
+        return Blockwise(tuple(block.leaves for block in self.partition))
 
     def matvec(self, v: Vector) -> Vector:
         if not self.host:
             return self.prepare().matvec(v)
-        total = []
-        for _, indices in self.partition:
-            sub = subspace(self.point.space, indices)
-            leaves = self.point.space.split(v)
-            part = stream_product(self.point, _Part(indices, sub), sub.join([leaves[i] for i in indices]))
-            total.append(part)
-        return assemble(self.point.space, self.partition, total)
+        return self.point.stream(_StreamedBlocks(self._blockwise()), v).gradient
 
     def diagonal_blocks(self) -> dict[str, LinearOperator]:
         """Each block as an operator on its own parameters, by name; they share one linearisation."""
         if self.host:
-            raise ValueError("the blocks of an operator over streamed data cannot be taken apart; hold the data in a list.")
-        made = self.point.linearized()
-        return {
-            name: BlockProducts(
-                made.pieces, made.scale, subspace(self.point.space, indices), ((name, indices),), self.psd, True
+            raise ValueError(
+                "the blocks of an operator over streamed data cannot be taken apart; hold the data in a list."
             )
-            for name, indices in self.partition
-        }
+        made = self.point.linearized()
+        return {block.name: BlockProducts(made.pieces, made.scale, block, self.psd) for block in self.partition}
 
 
 @dataclasses.dataclass(frozen=True)
-class _Part:
-    """One block's product on one streamed batch; equal parts compile once."""
+class _StreamedBlocks:
+    """All blocks' products on one streamed batch, linearised once; equal ones are one compiled program."""
 
-    indices: tuple[int, ...]
-    sub: Space
+    product: Blockwise
 
-    def __call__(self, term: Term, x: Vector, v: Vector) -> Any:
+    def __call__(self, term: Term, x: Vector, v: Vector) -> Sums:
         piece = term.linearize(x)
-        return None, piece.ggn(v, self.indices, self.sub), piece.weight
+        return None, self.product(piece, v), piece.weight
 
 
 @record
-class BlockProducts(LinearOperator):
-    """A block GGN whose linearisations are data; ``alone`` for one block on its own space."""
+class BlockGGNProducts(LinearOperator):
+    """A block GGN whose linearisations are data."""
 
     pieces: tuple[Piece, ...]
     factor: Scalar
     space: Space = static()
-    partition: Partition = static()
+    product: Blockwise = static()
     is_psd: bool = static()
-    alone: bool = static(default=False)
 
     @property
     def domain(self) -> Space:
@@ -134,34 +126,30 @@ class BlockProducts(LinearOperator):
         return self.is_psd
 
     def matvec(self, v: Vector) -> Vector:
-        if self.alone:
-            return self._block(self.partition[0][1], self.space, v)
-        leaves, parts = self.space.split(v), []
-        for _, indices in self.partition:
-            sub = subspace(self.space, indices)
-            parts.append(self._block(indices, sub, sub.join([leaves[i] for i in indices])))
-        return assemble(self.space, self.partition, parts)
-
-    def _block(self, indices: tuple[int, ...], sub: Space, v: Vector) -> Vector:
-        return sum_products(self.backend, self.pieces, lambda piece, v: piece.ggn(v, indices, sub), v, self.factor)
+        return sum_products(self.backend, self.pieces, self.product, v, self.factor)
 
 
-def subspace(space: Space, indices: tuple[int, ...]) -> Space:
-    """The space of some leaves, as a flat dict from leaf name to array."""
-    ops = space.backend
-    names = [space.names[i] for i in indices]
-    _, order, structure = ops.flatten(dict(zip(names, indices, strict=True)))
-    if tuple(order) != indices:  # frameworks that sort keys would permute the leaves: use a list instead
-        _, _, structure = ops.flatten(list(indices))
-    shapes = tuple(space.shapes[i] for i in indices)
-    dtypes = tuple(space.dtypes[i] for i in indices)
-    return Space(ops, structure, tuple(names), shapes, dtypes, space.dtype, space.device)
+@record
+class BlockProducts(LinearOperator):
+    """One block of a GGN, on the space of its own leaves."""
 
+    pieces: tuple[Piece, ...]
+    factor: Scalar
+    block: Block = static()
+    is_psd: bool = static()
 
-def assemble(space: Space, blocks: Partition, parts: list[Vector]) -> Vector:
-    """The flat vector whose blocks are ``parts``."""
-    leaves: list[Any] = [None] * len(space.names)
-    for (_, indices), part in zip(blocks, parts, strict=True):
-        for i, leaf in zip(indices, subspace(space, indices).split(part), strict=True):
-            leaves[i] = leaf
-    return space.join(leaves)
+    @property
+    def domain(self) -> Space:
+        return self.block.space
+
+    @property
+    def symmetric(self) -> bool:
+        return True
+
+    @property
+    def psd(self) -> bool:
+        return self.is_psd
+
+    def matvec(self, v: Vector) -> Vector:
+        product = OneBlock(self.block.leaves, self.block.space)
+        return sum_products(self.backend, self.pieces, product, v, self.factor)

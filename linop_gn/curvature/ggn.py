@@ -11,18 +11,17 @@ VJP through a model linearised once.
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..operators.base import LinearOperator
 from ..protocols import Scalar, Tree, Vector
 from ..records import record, static
 from ..spaces import Space
-from .hessian import as_point, stream_product, sum_products
+from .hessian import as_point
 from .objective import Objective
-from .point import Point
-from .term import Piece, Term
+from .pieces import Piece, ggn, sum_products
+from .point import Point, Sums
+from .term import Term
 
-__all__ = ["GGN"]
+__all__ = ["GGN", "require_loss"]
 
 
 @record
@@ -77,7 +76,7 @@ class GGN(LinearOperator):
     def matvec(self, v: Vector) -> Vector:
         if not self.host:
             return self.prepare().matvec(v)
-        return stream_product(self.point, _ggn_part, v)
+        return self.point.stream(_ggn_sums, v).gradient
 
 
 @record
@@ -102,12 +101,12 @@ class GGNProducts(LinearOperator):
         return self.is_psd
 
     def matvec(self, v: Vector) -> Vector:
-        return sum_products(self.backend, self.pieces, lambda piece, v: piece.ggn(v, None, self.space), v, self.factor)
+        return sum_products(self.backend, self.pieces, ggn, v, self.factor)
 
 
-def _ggn_part(term: Term, x: Vector, v: Vector) -> Any:
+def _ggn_sums(term: Term, x: Vector, v: Vector) -> Sums:
     piece = term.linearize(x)
-    return None, piece.ggn(v, None, term.space), piece.weight
+    return None, ggn(piece, v), piece.weight
 
 
 def require_loss(point: Point, name: str) -> Point:

@@ -16,10 +16,11 @@ from ..protocols import Scalar, Tree, Vector
 from ..records import record, static
 from ..spaces import Space
 from .objective import Objective
-from .point import Point, combine
-from .term import Curve, Term
+from .pieces import Curve, hessian, sum_products
+from .point import Point, Sums
+from .term import Term
 
-__all__ = ["Hessian"]
+__all__ = ["Hessian", "as_point"]
 
 
 @record
@@ -66,7 +67,7 @@ class Hessian(LinearOperator):
     def matvec(self, v: Vector) -> Vector:
         if not self.host:
             return self.prepare().matvec(v)
-        return stream_product(self.point, _hessian_part, v)
+        return self.point.stream(_hessian_sums, v).gradient
 
 
 @record
@@ -86,17 +87,19 @@ class HessianProducts(LinearOperator):
         return True
 
     def matvec(self, v: Vector) -> Vector:
-        return sum_products(self.backend, self.curves, lambda curve, v: curve.hessian(v), v, self.factor)
+        return sum_products(self.backend, self.curves, hessian, v, self.factor)
 
 
-def _hessian_part(term: Term, x: Vector, v: Vector) -> Any:
+def _hessian_sums(term: Term, x: Vector, v: Vector) -> Sums:
     curve = term.linearize_gradient(x)
-    return None, curve.hessian(v), curve.weight
+    return None, hessian(curve, v), curve.weight
 
 
 def as_point(objective: Any, params: Tree, name: str) -> Point:
     """The point that an operator is made at."""
     if isinstance(objective, Point):
+        if params is not None:
+            raise TypeError(f"lg.{name} was given a point, which has its parameters already, and parameters beside it.")
         return objective
     if not isinstance(objective, Objective):
         raise TypeError(
@@ -106,22 +109,3 @@ def as_point(objective: Any, params: Tree, name: str) -> Point:
     if params is None:
         raise TypeError(f"lg.{name} needs the parameters to be taken at: lg.{name}(objective, params).")
     return objective.at(params)
-
-
-def sum_products(ops: Any, pieces: tuple[Any, ...], product: Any, v: Vector, scale: Scalar) -> Vector:
-    """scale * sum over pieces of product(piece, v)."""
-    total = None
-    for piece in pieces:
-        part = ops.sum_over(product, piece, v) if piece.stacked else product(piece, v)
-        total = part if total is None else ops.axpy(1.0, part, total)
-    return ops.scale(scale, total)
-
-
-def stream_product(point: Point, part: Any, v: Vector) -> Vector:
-    """A product over one pass of streamed batches, each linearised on the way and dropped."""
-    ops, totals = point.space.backend, None
-    for batch in point.objective.stream_batches(point.space):
-        got = ops.call(part, point.objective.term(point.space, batch), point.x, v)
-        totals = (0.0, *got[1:]) if totals is None else combine(point, [totals, (0.0, *got[1:])])
-    assert totals is not None
-    return ops.scale(point.objective.scale(totals[2]), totals[1])

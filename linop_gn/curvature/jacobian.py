@@ -14,25 +14,24 @@ from ..operators.base import LinearOperator
 from ..protocols import Scalar, Tree, Vector
 from ..records import record, static
 from ..spaces import Space
+from .ggn import require_loss
 from .hessian import as_point
 from .objective import Objective
+from .pieces import Piece
 from .point import Point
-from .ggn import require_loss
-from .term import Piece
+from .term import outputs_of
 
 __all__ = ["Jacobian", "LossHessian"]
 
 
-def _outputs_space(point: Point) -> Space:
+def _outputs_space(point: Point, name: str) -> Space:
     """The space of the model's outputs, found without computing them where the framework can tell."""
-    from .point import _outputs_of_term
-
     ops = point.space.backend
-    term = point.objective.term(point.space, point.objective.single_batch("a Jacobian"))
+    term = point.objective.single(point.space, name)
     if "_linearized" in point.__dict__ or "compiled" not in ops.capabilities:
         return Space.of(point.linearized().pieces[0].outputs, "outputs")
-    shape = ops.shape_of(_outputs_of_term, term, point.x)
-    like = ops.asarray(np.zeros(()), point.space.dtype, point.space.device)
+    shape, dtype, _ = ops.describe_of(outputs_of, term, point.x)
+    like = ops.asarray(np.zeros(()), dtype, point.space.device)
     return Space.of(ops.namespace().broadcast_to(like, shape), "outputs")
 
 
@@ -41,8 +40,9 @@ class _Factor(LinearOperator):
     outputs: Space
 
     def __init__(self, objective: Objective | Point, params: Tree = None) -> None:
-        point = require_loss(as_point(objective, params, type(self).__name__), type(self).__name__)
-        self.__dict__.update(point=point, outputs=_outputs_space(point))
+        name = type(self).__name__
+        point = require_loss(as_point(objective, params, name), name)
+        self.__dict__.update(point=point, outputs=_outputs_space(point, f"lg.{name}"))
 
 
 @record

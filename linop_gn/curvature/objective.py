@@ -8,26 +8,29 @@ normaliser belongs to the objective, once, not to each batch.
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from ..dispatch import backend_of
-from ..protocols import Array, Scalar, Tree
-from ..records import record, static
+from ..protocols import Array, Backend, Scalar, Tree, Vector
+from ..records import record
 from ..spaces import Space
-from .batches import Batch, Stream, as_batches, stack
+from .batches import Batch, Stream, as_batches
+from .checks import require_finite_parameters
 from .losses import Loss, SquaredError, as_loss
-from .point import Point, is_single
+from .point import Point
 from .supplied import Supplied
-from .term import Term
+from .terms import Terms
 
 __all__ = ["Objective"]
 
 
 @record
-class Objective:
+class Objective(Terms):
     """A model, a loss and data.
+
+    What was linearised for the latest parameters is kept: the gradient, the value
+    and the products at the same parameters come from one pass through the model.
 
     Parameters
     ----------
@@ -39,6 +42,7 @@ class Objective:
     data
         ``(inputs, targets)`` or ``(inputs, targets, weights)``; or an iterable of such
         batches, which is held in memory if it is a list and otherwise streamed on each pass.
+        They are not copied: after writing into them, make a new objective.
     jvp, vjp, jacobian
         Derivatives of the model, for arrays whose framework has none: see
         :mod:`linop_gn.curvature.supplied`.
@@ -58,12 +62,6 @@ class Objective:
         evaluation) for targets, weights and inputs that do not fit; the messages say what would.
     """
 
-    loss: Loss | None
-    batches: tuple[Batch, ...]
-    stream: Stream | None
-    model: Any = static()
-    supplied: Supplied | None = static(default=None)
-
     def __init__(
         self,
         model: Any,
@@ -75,21 +73,27 @@ class Objective:
         jacobian: Callable[..., Any] | None = None,
     ) -> None:
         if not callable(model):
-            raise TypeError(f"the model must be a function (params, inputs) -> outputs, got {type(model).__qualname__}.")
-        batches = as_batches(data)
-        given = any(item is not None for item in (jvp, vjp, jacobian))
-        self._fill(model, as_loss(loss), batches, Supplied(jvp, vjp, jacobian) if given else None)
+            kind = type(model).__qualname__
+            raise TypeError(f"the model must be a function (params, inputs) -> outputs, got {kind}.")
+        self._fill(model, as_loss(loss), as_batches(data), Supplied.given(jvp=jvp, vjp=vjp, jacobian=jacobian), False)
 
-    def _fill(self, model: Any, loss: Loss | None, batches: tuple[Batch, ...] | Stream, supplied: Supplied | None) -> None:
+    def _fill(
+        self,
+        model: Any,
+        loss: Loss | None,
+        batches: tuple[Batch, ...] | Stream,
+        supplied: Supplied | None,
+        whole: bool,
+    ) -> None:
         streamed = isinstance(batches, Stream)
-        fields = {
-            "model": model,
-            "loss": loss,
-            "batches": () if streamed else batches,
-            "stream": batches if streamed else None,
-            "supplied": supplied,
-        }
-        self.__dict__.update(fields)
+        self.__dict__.update(
+            model=model,
+            loss=loss,
+            batches=() if streamed else batches,
+            stream=batches if streamed else None,
+            supplied=supplied,
+            whole=whole,
+        )
 
     @classmethod
     def _make(cls, *fields: Any) -> Objective:
@@ -111,9 +115,9 @@ class Objective:
         It has a value, a gradient and a Hessian, but no Gauss-Newton operator: that
         needs to know which part is the model and which the loss.
         """
-        given = gradient is not None or hvp is not None
-        supplied = Supplied(gradient=gradient, hvp=hvp) if given else None
-        return cls._make(function, None, (Batch(inputs=data),), supplied)
+        if not callable(function):
+            raise TypeError(f"the objective must be a function of the parameters, got {type(function).__qualname__}.")
+        return cls._make(function, None, (Batch(inputs=data),), Supplied.given(gradient=gradient, hvp=hvp), True)
 
     @classmethod
     def from_residuals(
@@ -126,95 +130,53 @@ class Objective:
         jacobian: Callable[..., Any] | None = None,
     ) -> Objective:
         """Nonlinear least squares 1/2 ||r(params)||^2, with r(params) or r(params, data); its GGN is J^T J."""
-        given = any(item is not None for item in (jvp, vjp, jacobian))
-        supplied = Supplied(jvp, vjp, jacobian) if given else None
-        return cls._make(residuals, SquaredError(reduction="sum"), (Batch(inputs=data),), supplied)
+        if not callable(residuals):
+            raise TypeError(f"the residuals must be a function of the parameters, got {type(residuals).__qualname__}.")
+        supplied = Supplied.given(jvp=jvp, vjp=vjp, jacobian=jacobian)
+        return cls._make(residuals, SquaredError(reduction="sum"), (Batch(inputs=data),), supplied, True)
 
     def with_data(self, data: Any) -> Objective:
-        """The same model and loss on other data (a new batch): the same compiled program."""
-        return self._make(self.model, self.loss, as_batches(data), self.supplied)
+        """The same model and loss on other data (a new batch): the same compiled program.
 
-    # what points and operators ask
-
-    def term(self, space: Space, batch: Batch) -> Term:
-        """The part of one batch, unnormalised; kept for each batch, so that its data are checked once."""
-        terms: dict[Any, Term] = self.__dict__.setdefault("_terms", {})
-        key = (id(batch), space)
-        if self.stream is not None or key not in terms:
-            made = Term(self.loss, batch, self.model, space, self.supplied)
-            if self.stream is not None:
-                return made
-            terms[key] = made
-        return terms[key]
-
-    def scale(self, weight: Scalar) -> Scalar:
-        """What the sums over all batches are multiplied by."""
-        if self.loss is None or self.loss.reduction == "sum":
-            return 1.0
-        return 1.0 / weight
-
-    def stream_batches(self, space: Space) -> Iterator[Batch]:
-        """One pass over streamed batches."""
-        assert self.stream is not None
-        for batch in self.stream:
-            _check_backend(space, batch)
-            yield batch
-
-    def single_batch(self, what: str) -> Batch:
-        """The one batch there is; an error that names ``what`` for several."""
-        if self.stream is not None or not is_single(self.batches):
-            raise ValueError(
-                f"{what} exist for data of one batch only; make an objective for one batch with with_data(batch)."
-            )
-        return self.batches[0]
+        ``data`` are what the constructor takes: ``(inputs, targets)`` for a model and a loss,
+        and for a function or residuals whatever they are called with.
+        """
+        batches = (Batch(inputs=data),) if self.whole else as_batches(data)
+        made: Objective = self._make(self.model, self.loss, batches, self.supplied, self.whole)._share(self)
+        return made
 
     def at(self, params: Tree) -> Point:
-        """The objective at ``params``, which are copied; the same point again while it is alive and they are equal."""
+        """The objective at ``params``, which are copied; the same point again at equal parameters."""
         ops = backend_of(params)
         tree = ops.normalize(params)
-        space = self._space(tree)
-        x = space.pack(tree, "parameters")
+        space = Space.of(tree)
+        self.require_fitting(space)
+        x = ops.detach(space.pack(tree, "parameters"))
         if not ops.is_concrete(x):
-            return Point(self._stacked(space), x, space)
-        size = ops.max_abs(x)
-        if not bool(ops.isfinite(size)):
-            bad = [
-                name
-                for name, part in space.blocks.items()
-                if not bool(ops.isfinite(ops.max_abs(x[part])))
-            ]
-            raise ValueError(f"the parameters hold NaN or infinity in {bad}; nothing can be computed there.")
-        previous = self.__dict__.get("_last", lambda: None)()
-        if previous is not None and previous.space == space and _equal(ops, previous.x, x):
-            return previous  # type: ignore[no-any-return]
-        point = Point(self._stacked(space), x, space)
-        self.__dict__["_last"] = weakref.ref(point)
+            return Point(self._bare(space, x), x, space)
+        require_finite_parameters(space, x)
+        latest: Point | None = self.__dict__.get("_latest")
+        if latest is not None and latest.space == space and _equal(ops, latest.x, x):
+            return latest
+        self.__dict__.pop("_latest", None)  # its graph goes before the next one is recorded
+        point = self.__dict__["_latest"] = Point(self._bare(space, x), x, space)
         return point
 
-    def _space(self, tree: Tree) -> Space:
-        space = Space.of(tree)
-        for batch in self.batches:
-            _check_backend(space, batch)
-        return space
-
-    def _stacked(self, space: Space) -> Objective:
-        """This objective with equal batches stacked, where that makes one program of them."""
-        if len(self.batches) < 2 or "compiled" not in space.backend.capabilities:
-            return self
-        kept = self.__dict__.get("_stack")
+    def _bare(self, space: Space, x: Vector) -> Terms:
+        """What points hold: these terms, kept."""
+        kept: Terms | None = self.__dict__.get("_kept")
         if kept is None:
-            _check_each(self, space)
-            made = self._make(self.model, self.loss, stack(self.batches, space.backend), self.supplied)
-            kept = made
-            if space.backend.is_concrete(self.batches):
-                self.__dict__["_stack"] = kept
-        return kept  # type: ignore[no-any-return]
+            kept = self.stacked(space, x)
+            if space.backend.is_concrete((kept.batches, x)):
+                self.__dict__["_kept"] = kept
+        return kept
 
     # what users ask
 
     def value(self, params: Tree) -> Scalar:
-        """The objective at ``params``: a 0-d array (or a number)."""
-        return self.at(params).value
+        """The objective at ``params``: a 0-d array."""
+        point = self.at(params)
+        return _own(point.space.backend, point.value)
 
     def gradient(self, params: Tree) -> Tree:
         """The gradient, in the format of ``params``."""
@@ -224,12 +186,13 @@ class Objective:
     def value_and_gradient(self, params: Tree) -> tuple[Scalar, Tree]:
         """Both from one pass."""
         point = self.at(params)
-        gradient = point.space.unpack(point.gradient)
-        return point.value, gradient
+        both, ops = point.summary(), point.space.backend
+        return _own(ops, both.value), point.space.unpack(ops.copy(both.gradient))
 
     def outputs(self, params: Tree) -> Array:
         """The model's outputs, for data of one batch."""
-        return self.at(params).outputs
+        point = self.at(params)
+        return _own(point.space.backend, point.outputs)
 
     def __repr__(self) -> str:
         name = getattr(self.model, "__qualname__", type(self.model).__qualname__)
@@ -238,36 +201,10 @@ class Objective:
         return f"Objective({name}, {what}, {data})"
 
 
-def _equal(ops: Any, x: Any, y: Any) -> bool:
-    return ops.max_abs(ops.axpy(-1.0, x, ops.copy(y))) == 0
+def _equal(ops: Backend, x: Vector, y: Vector) -> bool:
+    return bool(ops.max_abs(ops.axpy(-1.0, x, ops.copy(y))) == 0)
 
 
-def _check_backend(space: Space, batch: Batch) -> None:
-    """Raise for data of another framework or device than the parameters."""
-    ops = space.backend
-    for what in ("inputs", "targets", "weights"):
-        value = getattr(batch, what)
-        for name, leaf in zip(*ops.flatten(value)[:2], strict=True) if value is not None else ():
-            where = f"the {what}{f' ({name})' if name else ''}"
-            if not ops.is_array(leaf):
-                if isinstance(leaf, (int, float, bool, str)):
-                    continue
-                raise TypeError(
-                    f"{where} belong to {type(leaf).__module__.partition('.')[0]} ({type(leaf).__qualname__}) but the "
-                    f"parameters to {ops.name}; convert one of them."
-                )
-            device = ops.describe(leaf)[2]
-            if None not in (device, space.device) and device != space.device:
-                raise ValueError(f"{where} are on {device} but the parameters on {space.device}; move one of them.")
-
-
-def _check_each(objective: Objective, space: Space) -> None:
-    """The errors at the door for batches that are about to be stacked."""
-    from .point import _outputs_of_term
-
-    ops = space.backend
-    for batch in objective.batches:
-        if ops.is_concrete(batch) and objective.loss is not None:
-            term = objective.term(space, batch)
-            term.check(ops.shape_of(_outputs_of_term, term, space.zeros()))
-
+def _own(ops: Backend, x: Array) -> Array:
+    """``x`` in memory of its own, where the caller could otherwise write into what the operators use."""
+    return ops.copy(x) if "in_place" in ops.capabilities else x

@@ -1,11 +1,11 @@
-"""Ways of cutting the parameters into blocks.
+r"""Ways of cutting the parameters into blocks.
 
 ======================== =====================================================
 ``"leaf"``               every array is a block
 ``"layer"``              the arrays under one path prefix: ``fc1.weight`` and
                          ``fc1.bias`` share ``fc1``; a leaf without a prefix
                          stands alone
-``re.compile(r"h\\.\\d+")`` leaves whose names match share the block named by
+``re.compile(r"h\.\d+")`` leaves whose names match share the block named by
                          the match (its first group, if it has one); the rest
                          go by layer
 ``{"head": ["head.*"]}`` a block for each entry: leaf names or shell patterns
@@ -20,26 +20,35 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ..spaces import Space
 
-__all__ = ["Blocks", "Partition", "partition"]
+__all__ = ["Block", "Blocks", "Partition", "partition"]
 
-Partition: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
-"""Block names with the indices of their leaves, in the order of the first leaf."""
+
+class Block(NamedTuple):
+    """A block's name, the indices of its leaves, and their space: a flat dict from leaf name to array."""
+
+    name: str
+    leaves: tuple[int, ...]
+    space: Space
+
+
+Partition: TypeAlias = tuple[Block, ...]
+"""Blocks in the order of their first leaves."""
 Blocks: TypeAlias = "str | re.Pattern[str] | Mapping[str, str | Sequence[str]] | Callable[[str], str]"
 
 
-def partition(space: Space, blocks: Any) -> Partition:
+def partition(space: Space, blocks: Blocks) -> Partition:
     """The leaves of ``space`` by block.
 
     >>> import numpy as np
     >>> space = Space.of({"fc1": {"b": np.ones(2), "w": np.ones((2, 2))}, "fc2": {"w": np.ones(2)}})
-    >>> partition(space, "layer")
-    (('fc1', (0, 1)), ('fc2', (2,)))
-    >>> partition(space, {"all": "*"})
-    (('all', (0, 1, 2)),)
+    >>> [(block.name, block.leaves) for block in partition(space, "layer")]
+    [('fc1', (0, 1)), ('fc2', (2,))]
+    >>> [block.space for block in partition(space, {"all": "*"})]
+    [Space(8 in 3 leaves, numpy float64 on cpu)]
 
     Raises
     ------
@@ -50,23 +59,25 @@ def partition(space: Space, blocks: Any) -> Partition:
     groups: dict[str, list[int]] = {}
     for index, name in enumerate(space.names):
         groups.setdefault(name_of(name), []).append(index)
-    return tuple((name, tuple(indices)) for name, indices in groups.items())
+    return tuple(Block(name, tuple(leaves), _subspace(space, tuple(leaves))) for name, leaves in groups.items())
 
 
 def _rule(space: Space, blocks: Any) -> Callable[[str], str]:
-    if blocks == "leaf":
+    if isinstance(blocks, str) and blocks == "leaf":
         return lambda name: name
-    if blocks == "layer":
+    if isinstance(blocks, str) and blocks == "layer":
         return _layer
     if isinstance(blocks, re.Pattern):
+        if not any(map(blocks.search, space.names)):
+            raise ValueError(f"the pattern {blocks.pattern!r} matches no leaf; there are {list(space.names)}.")
         return lambda name: _matched(blocks, name)
     if isinstance(blocks, Mapping):
         return _listed(space, blocks).__getitem__
     if callable(blocks):
-        return lambda name: str(blocks(name))
+        return lambda name: _named(blocks, name)
     raise ValueError(
-        f"blocks must be 'layer', 'leaf', a compiled regular expression, a dict of name patterns or a function from leaf "
-        f"name to block name, got {blocks!r}."
+        "blocks must be 'layer', 'leaf', a compiled regular expression, a dict of name patterns or a function from "
+        f"leaf name to block name, got {blocks!r}."
     )
 
 
@@ -79,7 +90,14 @@ def _matched(pattern: re.Pattern[str], name: str) -> str:
     match = pattern.search(name)
     if match is None:
         return _layer(name)
-    return match.group(1) if pattern.groups else match.group(0)
+    return (match.group(1) if pattern.groups else None) or match.group(0)
+
+
+def _named(rule: Callable[[str], Any], name: str) -> str:
+    block = rule(name)
+    if block is None:
+        raise ValueError(f"leaf {name!r} is in no block: the function gave None. Every parameter needs a block's name.")
+    return str(block)
 
 
 def _listed(space: Space, blocks: Mapping[str, Any]) -> dict[str, str]:
@@ -96,3 +114,14 @@ def _listed(space: Space, blocks: Mapping[str, Any]) -> dict[str, str]:
     if missing:
         raise ValueError(f"leaves {missing} are in no block; every parameter needs one (add a block with a pattern).")
     return owner
+
+
+def _subspace(space: Space, leaves: tuple[int, ...]) -> Space:
+    if space.names == ("",):
+        return space
+    ops, names = space.backend, tuple(space.names[i] for i in leaves)
+    _, order, structure = ops.flatten(dict(zip(names, leaves, strict=True)))
+    if tuple(order) != leaves:  # frameworks that sort keys would permute the leaves: use a list instead
+        _, _, structure = ops.flatten(list(leaves))
+    shapes, dtypes = tuple(space.shapes[i] for i in leaves), tuple(space.dtypes[i] for i in leaves)
+    return Space(ops, structure, names, shapes, dtypes, space.dtype, space.device)

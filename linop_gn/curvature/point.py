@@ -14,179 +14,95 @@ one division at the end, whatever the sizes of the batches.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from ..protocols import Array, Scalar, Vector
 from ..records import record, replace, static
 from ..spaces import Space
 from .batches import Batch
-from .term import Curve, Piece, Term
+from .checks import require_counted
+from .pieces import Curve, Piece
+from .term import Term, outputs_of
+from .terms import Terms
 
-if TYPE_CHECKING:
-    from .objective import Objective
+__all__ = ["Curved", "Linearized", "Point", "Summary"]
 
-__all__ = ["Curved", "Linearized", "Point", "combine"]
+Sums: TypeAlias = tuple[Any, Any, Any]
+"""Sums over batches: value, gradient (or a product), weight; None where there is none."""
 
 
 @record
-class Linearized:
+class Summary:
+    """Value and gradient over all batches, normalised by ``scale``; ``weight`` is that of all examples together."""
+
+    value: Scalar
+    gradient: Vector | None
+    weight: Scalar | None
+    scale: Scalar
+
+
+@record
+class Linearized(Summary):
     """The outcome of linearising the model over all batches in memory."""
 
     pieces: tuple[Piece, ...]
-    value: Scalar
-    gradient: Vector
-    scale: Scalar
 
 
 @record
-class Curved:
+class Curved(Summary):
     """The outcome of linearising the gradient over all batches in memory."""
 
     curves: tuple[Curve, ...]
-    value: Scalar
-    gradient: Vector
-    scale: Scalar
-
-
-def _linearize_point(point: Point) -> Linearized:
-    return Linearized(*_gather(point, lambda term, x: term.linearize(x)))
-
-
-def _curve_point(point: Point) -> Curved:
-    return Curved(*_gather(point, lambda term, x: term.linearize_gradient(x)))
-
-
-def _gather(point: Point, make: Any) -> tuple[tuple[Any, ...], Scalar, Vector, Scalar]:
-    ops, kept, totals = point.space.backend, [], []
-    for batch in point.objective.batches:
-        term = point.objective.term(point.space, batch)
-        if batch.stacked:
-            part, piece = ops.scan_over(lambda b, t, x, make=make: _strip(make(replace(t, batch=b), x)), batch, term, point.x)
-            kept.append(replace(piece, stacked=True))
-            totals.append(part)
-        else:
-            part, piece = _strip(make(term, point.x))
-            kept.append(piece)
-            totals.append(part)
-    value, gradient, weight = combine(point, totals)
-    scale = point.objective.scale(weight)
-    return tuple(kept), value * scale, ops.scale(scale, gradient), scale
-
-
-def _strip(piece: Any) -> tuple[Any, Any]:
-    """The sums that a piece contributes, and the piece without what was only summed."""
-    return (piece.value, piece.gradient, piece.weight), replace(piece, value=None, gradient=None, weight=None)
-
-
-def combine(point: Point, totals: list[Any]) -> tuple[Any, Any, Any]:
-    """Sums of values, gradients and weights over batches."""
-    ops = point.space.backend
-    value, gradient, weight = totals[0]
-    for more_value, more_gradient, more_weight in totals[1:]:
-        value = value + more_value
-        weight = weight + more_weight
-        if gradient is not None:
-            gradient = ops.axpy(1.0, more_gradient, gradient)
-    return value, gradient, weight
-
-
-def _value_of_point(point: Point) -> Array:
-    totals = []
-    ops = point.space.backend
-    for batch in point.objective.batches:
-        term = point.objective.term(point.space, batch)
-        if batch.stacked:
-            value, weight = ops.sum_over(lambda b, t, x: replace(t, batch=b).evaluate(x), batch, term, point.x)
-        else:
-            value, weight = term.evaluate(point.x)
-        totals.append((value, None, weight))
-    value, _, weight = combine(point, totals)
-    return value * point.objective.scale(weight)
-
-
-def _outputs_of_term(term: Term, x: Vector) -> Array:
-    return term._evaluate(term.outputs, term.space.split(x))
-
-
-def _gradient_sums(term: Term, x: Vector) -> Any:
-    return _strip(term.linearize(x))[0]
-
-
-def _plain_gradient(point: Point) -> Linearized:
-    term = point.objective.term(point.space, point.objective.batches[0])
-    value, gradient, _ = term.value_and_gradient(point.x)
-    return Linearized((), value, gradient, 1.0)
-
-
-def _term_value(term: Term, x: Vector) -> Any:
-    value, weight = term.evaluate(x)
-    return value, None, weight
 
 
 @record
 class Point:
     """An objective at flat parameters ``x`` (n,) of ``space``. Made by :meth:`Objective.at`."""
 
-    objective: Objective
+    objective: Terms
     x: Vector
     space: Space = static()
 
     @property
     def host(self) -> bool:
         """Whether data are streamed from the host."""
-        return self.objective.stream is not None
+        return self.objective.host
 
-    def _once(self, key: str, make: Any) -> Any:
-        kept = self.__dict__.get(key)
-        if kept is None:
-            kept = make()
-            if self.space.backend.is_concrete(kept):
-                self.__dict__[key] = kept
-        return kept
+    # what operators ask
 
     def linearized(self) -> Linearized:
         """The model linearised here, once."""
-        return self._once("_linearized", lambda: self._call(_linearize_point))  # type: ignore[no-any-return]
+        return self._once("_linearized", lambda: self._call(_linearize))  # type: ignore[no-any-return]
 
     def curved(self) -> Curved:
         """The gradient linearised here, once."""
-        return self._once("_curved", lambda: self._call(_curve_point))  # type: ignore[no-any-return]
-
-    def _call(self, function: Any) -> Any:
-        self.check_data()
-        return self.space.backend.call(function, self)
-
-    def check_data(self) -> None:
-        """Raise for data that the loss cannot take, where a compiler would not see their values."""
-        ops = self.space.backend
-        if "compiled" not in ops.capabilities or self.objective.loss is None:
-            return
-        for batch in self.objective.batches:
-            if not batch.stacked and ops.is_concrete((batch, self.x)):
-                term = self.objective.term(self.space, batch)
-                if not term.__dict__.get("_checked"):
-                    term.check(ops.shape_of(_outputs_of_term, term, self.x))
-
-    def _streamed(self, sums: Any) -> Any:
-        """Sums over one pass of the stream."""
-        ops, totals = self.space.backend, None
-        for batch in self.objective.stream_batches(self.space):
-            part = ops.call(sums, self.objective.term(self.space, batch), self.x)
-            totals = part if totals is None else combine(self, [totals, part])
-        assert totals is not None
-        value, gradient, weight = totals
-        scale = self.objective.scale(weight)
-        return Linearized((), value * scale, None if gradient is None else ops.scale(scale, gradient), scale)
+        return self._once("_curved", lambda: self._call(_curve))  # type: ignore[no-any-return]
 
     def expect_hessian(self) -> Point:
         """Note that a Hessian will be asked for, so that the gradient comes from its linearisation."""
         self.__dict__["_hessian"] = True
         return self
 
-    def summary(self) -> Linearized | Curved:
+    def stream(self, part: Callable[..., Sums], *shared: Any) -> Summary:
+        """The sums of ``part(term, x, *shared)`` over one pass of streamed batches."""
+        ops, totals = self.space.backend, None
+        for term in self.objective.streamed(self.space, self.x):
+            sums = ops.call(part, term, self.x, *shared)
+            totals = sums if totals is None else _add(self, totals, sums)
+        assert totals is not None
+        return Summary(*_normalised(self, totals))
+
+    def check_data(self) -> None:
+        """Raise for data that the loss cannot take, where a compiler would not see their values."""
+        for term in self.objective.in_memory(self.space):
+            term.check_ahead(self.x)
+
+    def summary(self) -> Summary:
         """Value and gradient from the linearisation there is, or will be."""
         if self.host:
-            return self._once("_sums", lambda: self._streamed(_gradient_sums))  # type: ignore[no-any-return]
+            return self._once("_sums", lambda: self.stream(_gradient_sums))  # type: ignore[no-any-return]
         if "_linearized" in self.__dict__:
             return self.linearized()
         if "_hessian" in self.__dict__:
@@ -195,14 +111,31 @@ class Point:
             return self._once("_sums", lambda: self._call(_plain_gradient))  # type: ignore[no-any-return]
         return self.linearized()
 
+    def _once(self, key: str, make: Callable[[], Any]) -> Any:
+        kept = self.__dict__.get(key)
+        if kept is None:
+            kept = make()
+            if self.space.backend.is_concrete(kept):
+                self.__dict__[key] = kept
+        return kept
+
+    def _call(self, function: Callable[[Point], Any]) -> Any:
+        self.check_data()
+        made = self.space.backend.call(function, self)
+        if len(self.objective.batches) > 1 or any(batch.stacked for batch in self.objective.batches):
+            _require_counted(self, made.weight)
+        return made
+
+    # what users ask
+
     @property
     def value(self) -> Scalar:
         """The objective: a 0-d array."""
         if {"_curved", "_linearized", "_sums"} & self.__dict__.keys():
             return self.summary().value
         if self.host:
-            return self._once("_value", lambda: self._streamed(_term_value).value)
-        return self._once("_value", lambda: self._call(_value_of_point))
+            return self._once("_value", lambda: self.stream(_value_sums)).value
+        return self._once("_value", lambda: self._call(_evaluate)).value
 
     @property
     def gradient(self) -> Vector:
@@ -212,13 +145,102 @@ class Point:
     @property
     def outputs(self) -> Array:
         """The model's outputs, for data of one batch."""
-        batch = self.objective.single_batch("outputs")
+        term = self.objective.single(self.space, "an array of outputs")
         kept = self.__dict__.get("_linearized")
         if kept is not None:
             return kept.pieces[0].outputs
-        return self.space.backend.call(_outputs_of_term, self.objective.term(self.space, batch), self.x)
+        return self.space.backend.call(outputs_of, term, self.x)
 
 
-def is_single(batches: tuple[Batch, ...]) -> bool:
-    """Whether the data are one batch."""
-    return len(batches) == 1 and not batches[0].stacked
+def _linearize(point: Point) -> Linearized:
+    pieces, sums = _gather(point, _linearize_term)
+    return Linearized(*_normalised(point, sums), pieces)
+
+
+def _curve(point: Point) -> Curved:
+    curves, sums = _gather(point, _curve_term)
+    return Curved(*_normalised(point, sums), curves)
+
+
+def _evaluate(point: Point) -> Summary:
+    _, sums = _gather(point, _evaluate_term)
+    return Summary(*_normalised(point, sums))
+
+
+def _plain_gradient(point: Point) -> Summary:
+    (term,) = point.objective.in_memory(point.space)
+    return Summary(*term.value_and_gradient(point.x), None, 1.0)
+
+
+def _linearize_term(term: Term, x: Vector) -> tuple[Sums, Any]:
+    return term.linearize(x).parted()
+
+
+def _curve_term(term: Term, x: Vector) -> tuple[Sums, Any]:
+    return term.linearize_gradient(x).parted()
+
+
+def _evaluate_term(term: Term, x: Vector) -> tuple[Sums, Any]:
+    return _value_sums(term, x), None
+
+
+def _gradient_sums(term: Term, x: Vector) -> Sums:
+    return _linearize_term(term, x)[0]
+
+
+def _value_sums(term: Term, x: Vector) -> Sums:
+    value, weight = term.evaluate(x)
+    return value, None, weight
+
+
+def _gather(point: Point, visit: Callable[[Term, Vector], tuple[Sums, Any]]) -> tuple[tuple[Any, ...], Sums]:
+    """What ``visit`` keeps of each batch in memory, and the sums over all; stacked batches go through one loop."""
+    totals, kept = None, []
+    for term in point.objective.in_memory(point.space):
+        if term.batch.stacked:
+            sums, piece = point.space.backend.scan_over(_Slice(visit), term.batch, term, point.x)
+            piece = None if piece is None else replace(piece, stacked=True)
+        else:
+            sums, piece = visit(term, point.x)
+        kept.append(piece)
+        totals = sums if totals is None else _add(point, totals, sums)
+    assert totals is not None
+    return tuple(kept), totals
+
+
+@dataclasses.dataclass(frozen=True)
+class _Slice:
+    """``visit`` of one slice of a stacked batch."""
+
+    visit: Callable[[Term, Vector], tuple[Sums, Any]]
+
+    def __call__(self, batch: Batch, term: Term, x: Vector) -> tuple[Sums, Any]:
+        return self.visit(replace(term, batch=batch), x)
+
+
+def _add(point: Point, totals: Sums, more: Sums) -> Sums:
+    """The sums of two; vectors of the first are consumed."""
+    value, vector, weight = totals
+    return (
+        None if value is None else value + more[0],
+        None if vector is None else point.space.backend.axpy(1.0, more[1], vector),
+        None if weight is None else weight + more[2],
+    )
+
+
+def _normalised(point: Point, sums: Sums) -> tuple[Any, Any, Any, Any]:
+    """Value and vector divided by the normaliser, the weight, and the factor that did it."""
+    (value, vector, weight), loss = sums, point.objective.loss
+    _require_counted(point, weight)
+    scale = 1.0 if loss is None or loss.reduction == "sum" else 1.0 / weight
+    return (
+        None if value is None else value * scale,
+        None if vector is None else point.space.backend.scale(scale, vector),
+        weight,
+        scale,
+    )
+
+
+def _require_counted(point: Point, weight: Any) -> None:
+    if weight is not None and point.space.backend.is_concrete(weight):
+        require_counted(weight)

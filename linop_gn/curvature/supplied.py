@@ -5,11 +5,13 @@ products or its Jacobian::
 
     jvp(params, inputs, v)      -> J v, an array like the outputs
     vjp(params, inputs, u)      -> J^T u, a tree like the parameters
-    jacobian(params, inputs)    -> array (*outputs.shape, n), or a tree of arrays (*outputs.shape, *leaf.shape)
+    jacobian(params, inputs)    -> array (*outputs.shape, n), or a tree of arrays (*outputs.shape, *leaf.shape),
+                                   or anything of shape (outputs.size, n) with @ and .T (a scipy.sparse array)
 
 and a scalar function with ``gradient(params)`` and ``hvp(params, v)``. With data
 None, ``inputs`` is left out of all of them. They are used instead of the
-framework's own derivatives wherever they are given.
+framework's own derivatives wherever they are given. What they return is copied,
+so that they may return a buffer of their own.
 """
 
 from __future__ import annotations
@@ -29,12 +31,11 @@ __all__ = ["MissingDerivativeError", "Supplied"]
 class MissingDerivativeError(TypeError):
     """A derivative was asked for where nothing can give it; the message lists the ways."""
 
-    def __init__(self, what: str, backend: str) -> None:
+    def __init__(self, what: str, backend: str, ways: str) -> None:
         super().__init__(
-            f"{what} needs derivatives, and {backend} arrays have none of their own. Either supply them with the "
-            "objective (jvp= and vjp=, or jacobian=; for a plain scalar function gradient= and hvp=), or write the "
-            "model in a framework that differentiates and pass its arrays (JAX, PyTorch: linop-gn doctor shows what is "
-            "installed). Finite differences are only for checking: linop_gn.testing has them."
+            f"{what} needs derivatives, and {backend} arrays have none of their own. {ways} (JAX, PyTorch: "
+            "linop-gn doctor shows what is installed). Finite differences are only for checking: linop_gn.testing "
+            "has them."
         )
 
 
@@ -48,10 +49,17 @@ class Supplied:
     gradient: Callable[..., Any] | None = None
     hvp: Callable[..., Any] | None = None
 
+    @classmethod
+    def given(cls, **functions: Any) -> Supplied | None:
+        """These functions; None where there are none."""
+        return cls(**functions) if any(function is not None for function in functions.values()) else None
+
     def __post_init__(self) -> None:
         if (self.jvp is None) != (self.vjp is None):
             given, lacking = ("jvp", "vjp") if self.vjp is None else ("vjp", "jvp")
             raise ValueError(f"{given}= was given without {lacking}=: a Gauss-Newton product needs both.")
+        if self.jvp is not None and self.jacobian is not None:
+            raise ValueError("jvp= and vjp= were given beside jacobian=, and only one would be used: choose.")
         if self.hvp is not None and self.gradient is None:
             raise ValueError("hvp= was given without gradient=: a second derivative comes with the first.")
         for name in ("jvp", "vjp", "jacobian", "gradient", "hvp"):
@@ -68,11 +76,12 @@ class Supplied:
         self, space: Space, arguments: tuple[Any, ...], outputs: Array, cotangent: Callable[[Array], Array]
     ) -> SuppliedLinearization:
         """A linearisation at ``arguments`` = (params, [inputs]) whose model value is ``outputs``."""
-        matrix = None
-        if self.jvp is None:
-            assert self.jacobian is not None
+        outputs = space.backend.copy(outputs)
+        if self.jacobian is not None:
             matrix = _as_matrix(space, self.jacobian(*arguments), tuple(outputs.shape))
-        made = SuppliedLinearization(self, space, arguments, outputs, matrix)
+            made = SuppliedLinearization(self, space, (), outputs, matrix)
+        else:
+            made = SuppliedLinearization(self, space, arguments, outputs, None)
         return replace(made, gradient=made.vjp(cotangent(outputs)))
 
 
@@ -84,7 +93,7 @@ class SuppliedLinearization:
     space: Space = static()
     arguments: tuple[Any, ...]
     outputs: Array
-    matrix: Array | None
+    matrix: Any
     gradient: list[Array] | None = None
 
     def without_gradient(self) -> SuppliedLinearization:
@@ -94,22 +103,28 @@ class SuppliedLinearization:
         space, ops = self.space, self.space.backend
         leaves = list(tangents) if only is None else self._padded(tangents, only)
         if self.matrix is not None:
-            return ops.namespace().reshape(self.matrix @ space.join(leaves), self.outputs.shape)
+            product = ops.namespace().reshape(self.matrix @ space.join(leaves), tuple(self.outputs.shape))
+            return ops.cast(product, ops.describe(self.outputs)[1])
         assert self.supplied.jvp is not None
-        out = self.supplied.jvp(*self.arguments, ops.unflatten(space.structure, leaves))
-        if not ops.is_array(out) or tuple(out.shape) != tuple(self.outputs.shape):
-            got = tuple(out.shape) if ops.is_array(out) else type(out).__qualname__
-            raise ValueError(f"the supplied jvp returned {got}; expected an array like the outputs, {tuple(self.outputs.shape)}.")
+        out = ops.detach(self.supplied.jvp(*self.arguments, ops.unflatten(space.structure, leaves)))
+        wanted = ops.describe(self.outputs)[:2]
+        if not ops.is_array(out) or ops.describe(out)[:2] != wanted:
+            got = "{1} of shape {0}".format(*ops.describe(out)) if ops.is_array(out) else f"a {type(out).__qualname__}"
+            raise ValueError(
+                f"the supplied jvp returned {got}; expected an array like the outputs, {wanted[1]} of shape "
+                f"{wanted[0]}."
+            )
         return out
 
     def vjp(self, cotangent: Array, only: tuple[int, ...] | None = None) -> list[Array]:
         space, ops = self.space, self.space.backend
         if self.matrix is not None:
-            flat = ops.namespace().reshape(cotangent, (-1,)) @ self.matrix
+            flat = self.matrix.T @ ops.namespace().reshape(cotangent, (-1,))
             leaves = space.split(ops.cast(flat, space.dtype))
         else:
             assert self.supplied.vjp is not None
-            leaves = space.leaves(self.supplied.vjp(*self.arguments, cotangent), "result of the supplied vjp")
+            made = ops.detach(self.supplied.vjp(*self.arguments, cotangent))
+            leaves = space.leaves(made, "result of the supplied vjp")
         return leaves if only is None else [leaves[i] for i in only]
 
     def _padded(self, tangents: Sequence[Array], only: tuple[int, ...]) -> list[Array]:
@@ -119,27 +134,40 @@ class SuppliedLinearization:
         return leaves
 
 
-def _as_matrix(space: Space, jacobian: Any, outputs: tuple[int, ...]) -> Array:
-    """The Jacobian (outputs.size, n) from an array or a tree of arrays with the outputs' shape in front."""
+def _as_matrix(space: Space, jacobian: Any, outputs: tuple[int, ...]) -> Any:
+    """The Jacobian (outputs.size, n) from an array, a tree of arrays with the outputs' shape in front, or a matrix."""
     ops = space.backend
     xp, rows = ops.namespace(), math.prod(outputs)
+    jacobian = ops.detach(jacobian)
     if ops.is_array(jacobian):
-        shape = tuple(jacobian.shape)
-        if shape not in ((*outputs, space.size), (rows, space.size), (*outputs, *space.shapes[0])):
-            raise ValueError(f"the supplied jacobian has shape {shape}; expected {(*outputs, space.size)}.")
-        return xp.reshape(jacobian, (rows, space.size))
+        accepted = [(*outputs, space.size), (rows, space.size)]
+        accepted += [outputs + space.shapes[0]] if len(space.shapes) == 1 else []
+        _require_jacobian(space, "the supplied jacobian", jacobian, accepted)
+        return ops.copy(xp.reshape(jacobian, (rows, space.size)))
+    if tuple(getattr(jacobian, "shape", ())) == (rows, space.size) and hasattr(jacobian, "T"):
+        return jacobian
     names, leaves, _ = ops.flatten(jacobian)
     by_name = dict(zip(names, leaves, strict=True))
     if set(names) != set(space.names):
+        got = f"leaves {names}" if names != [""] else f"a {type(jacobian).__qualname__}"
+        got += f" of shape {tuple(jacobian.shape)}" if hasattr(jacobian, "shape") else ""
         raise ValueError(
-            f"the supplied jacobian has leaves {names}; expected {list(space.names)}, each of shape "
-            "(*outputs.shape, *leaf.shape)."
+            f"the supplied jacobian has {got}; expected an array of shape {(*outputs, space.size)}, or leaves "
+            f"{list(space.names)}, each of shape (*outputs.shape, *leaf.shape)."
         )
     parts = []
     for name, shape in zip(space.names, space.shapes, strict=True):
-        if tuple(by_name[name].shape) != outputs + shape:
-            raise ValueError(
-                f"leaf {name!r} of the supplied jacobian has shape {tuple(by_name[name].shape)}; expected {outputs + shape}."
-            )
+        _require_jacobian(space, f"leaf {name!r} of the supplied jacobian", by_name[name], [outputs + shape])
         parts.append(xp.reshape(by_name[name], (rows, math.prod(shape))))
     return xp.concat(parts, axis=1)
+
+
+def _require_jacobian(space: Space, where: str, part: Any, shapes: list[tuple[int, ...]]) -> None:
+    ops = space.backend
+    if not ops.is_array(part):
+        raise TypeError(f"{where} is a {type(part).__qualname__}, not a {ops.name} array.")
+    shape, dtype, _ = ops.describe(part)
+    if shape not in shapes:
+        raise ValueError(f"{where} has shape {shape}; expected {shapes[0]}.")
+    if "float" not in dtype:
+        raise TypeError(f"{where} has dtype {dtype}; derivatives are real floating point: cast it.")

@@ -1,38 +1,65 @@
 """One batch's part of an objective, as pure functions of the parameters.
 
 A :class:`Term` is model, loss and one batch, all unnormalised: the objective
-sums terms and divides once. Linearising a term gives a :class:`Piece`, which
-holds all that products, value and gradient need.
+sums terms and divides once. Linearising a term gives a
+:class:`~linop_gn.curvature.pieces.Piece`, which holds all that products, value
+and gradient need.
 """
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
-from ..protocols import Array, Backend, Linearization, Vector
+from ..protocols import Array, Backend, Calculus, Vector
 from ..records import record, static
 from ..spaces import Space
 from .batches import Batch
+from .checks import require_finite_inputs
 from .losses import Loss
+from .pieces import Curve, Piece
 from .supplied import MissingDerivativeError, Supplied
 
-__all__ = ["Curve", "Piece", "Term"]
+__all__ = ["Term", "outputs_of"]
+
+_MODEL = (
+    "Supply them with the objective (jvp= and vjp=, or jacobian=), or write the model in a framework that "
+    "differentiates and pass its arrays"
+)
+_SCALAR = (
+    "Supply gradient= and hvp= (Objective.from_function), or write the function in a framework that differentiates and "
+    "pass its arrays"
+)
+_HESSIAN = (
+    "Use lg.GGN, which takes jvp= and vjp= or jacobian=; or make the objective with Objective.from_function, which "
+    "takes gradient= and hvp=; or write the model in a framework that differentiates and pass its arrays"
+)
+_LOSS = (
+    "Use one of lg.losses; or write the loss as a subclass of lg.losses.Loss with gradient and hessian_product; or "
+    "pass arrays of a framework that differentiates"
+)
 
 
 @record
 class Term:
-    """Model, loss and one batch on the space of the parameters. Without a loss the model itself is a scalar."""
+    """Model, loss and one batch on the space of the parameters. Without a loss the model itself is a scalar.
+
+    ``alone`` says that there is no other batch, so that this one has to hold an example that counts.
+    """
 
     loss: Loss | None
     batch: Batch
     model: Any = static()
     space: Space = static()
     supplied: Supplied | None = static(default=None)
+    alone: bool = static(default=True)
 
     @property
     def ops(self) -> Backend:
         """The framework."""
         return self.space.backend
+
+    # evaluating
 
     def arguments(self, leaves: list[Array]) -> tuple[Any, ...]:
         """What the model is called with."""
@@ -41,13 +68,19 @@ class Term:
 
     def outputs(self, leaves: list[Array]) -> Array:
         """The model's outputs, or its scalar."""
-        calculus = self.ops.calculus
-        model = self.model if calculus is None else calculus.adapt(self.model)
-        z = model(*self.arguments(leaves))
+        z = self.model(*self.arguments(leaves))
+        if self.ops.calculus is None and isinstance(z, numbers.Real):
+            z = self.ops.asarray(z, self.space.dtype, self.space.device)  # what NumPy makes of 0-d arrays
         if not self.ops.is_array(z):
             raise TypeError(
                 f"the model returned a {type(z).__qualname__}, not one {self.ops.name} array. Wrap it, for example "
                 "lambda params, x: model(params, x)['logits']."
+            )
+        dtype = self.ops.describe(z)[1]
+        if "float" not in dtype:
+            raise TypeError(
+                f"the model returned an array of dtype {dtype}; derivatives need real floating-point outputs (scores "
+                "rather than classes; complex ones as two real arrays)."
             )
         return z
 
@@ -57,8 +90,7 @@ class Term:
 
     def _value_of(self, z: Array) -> Array:
         if self.loss is not None:
-            if self.ops.is_concrete((z, self.batch)):
-                self.check(tuple(z.shape))
+            self._check_here(z)
             return self.total(z)
         if tuple(z.shape) != ():
             raise ValueError(
@@ -67,94 +99,31 @@ class Term:
             )
         return z
 
-    def _data(self) -> tuple[Any, Any]:
-        return self.batch.targets, self.batch.weights
+    def _loss(self) -> tuple[Loss, Any, Array | None, Array | None]:
+        assert self.loss is not None
+        return self.loss, self.ops.namespace(), self.batch.targets, self.batch.weights
 
     def total(self, z: Array) -> Array:
         """The unnormalised loss of outputs."""
-        assert self.loss is not None
-        return self.loss.total(self.ops.namespace(), z, *self._data())
+        loss, xp, targets, weights = self._loss()
+        return loss.total(xp, z, targets, weights)
 
     def weight(self, z: Array) -> Array:
         """What this batch adds to the normaliser."""
-        assert self.loss is not None
-        return self.loss.weight_sum(self.ops.namespace(), z, *self._data())
+        loss, xp, targets, weights = self._loss()
+        return loss.weight_sum(xp, z, targets, weights)
 
     def cotangent(self, z: Array) -> Array:
         """dL/dz."""
-        assert self.loss is not None
         z = self.ops.detach(z)
-        if self.ops.is_concrete((z, self.batch)):
-            self.check(tuple(z.shape))
-        if self.loss.autodiff:
-            return self._require("the gradient of a user's loss").gradient(lambda zs: self.total(zs[0]), [z])[1][0]
-        return self.loss.gradient(self.ops.namespace(), z, *self._data())
+        self._check_here(z)
+        loss, xp, targets, weights = self._loss()
+        if loss.autodiff:
+            return self._require("the gradient of a loss without closed forms", _LOSS).gradient(self._total, [z])[1][0]
+        return loss.gradient(xp, z, targets, weights)
 
-    def check(self, outputs_shape: tuple[int, ...]) -> None:
-        """The errors at the door, once for each batch."""
-        if self.__dict__.get("_checked") or self.loss is None:
-            return
-        _check_inputs(self.ops, self.batch.inputs)
-        self.loss.check(self.ops, outputs_shape, *self._data())
-        self.__dict__["_checked"] = True
-
-    def _require(self, what: str) -> Any:
-        if self.ops.calculus is None:
-            raise MissingDerivativeError(what, self.ops.name)
-        return self.ops.calculus
-
-    def linearize(self, x: Vector) -> Piece:
-        """The model linearised at x, with value and gradient from the same pass."""
-        leaves = self.space.split(x)
-        assert self.loss is not None
-        if self.supplied is not None and self.supplied.first_order:
-            z = self.outputs(leaves)
-            lin: Any = self.supplied.linearize(self.space, self.arguments(leaves), z, self.cotangent)
-        else:
-            lin = self._require("a Gauss-Newton operator or a gradient").linearize(self.outputs, leaves, self.cotangent)
-        z = self.ops.detach(lin.outputs)
-        curve = None
-        if self.loss.autodiff:
-            curve = self._require("a user's loss").linearize_gradient(lambda zs: self.total(zs[0]), [z])
-        gradient = self.space.join(lin.gradient)
-        return Piece(self, lin.without_gradient(), curve, z, self.total(z), gradient, self.weight(z))
-
-    def linearize_gradient(self, x: Vector) -> Curve:
-        """The gradient of the loss linearised at x."""
-        leaves = self.space.split(x)
-        if self.supplied is not None and self.supplied.hvp is not None and self.loss is None:
-            value, flat, _ = self.value_and_gradient(x)
-            return Curve(self, x, None, value, flat, None)
-        seen: list[tuple[Any, ...]] = []
-
-        def value(leaves: list[Array]) -> Array:
-            z = self.outputs(leaves)
-            seen[:] = [self.ops.describe(z)]
-            return self._value_of(z)
-
-        curve = self._require("a Hessian").linearize_gradient(value, leaves)
-        return Curve(self, x, curve, self.ops.detach(curve.value), self.space.join(curve.gradient), self._weight_of(*seen[0]))
-
-    def _weight_of(self, shape: tuple[int, ...], dtype: str, device: Any) -> Array | None:
-        """The normaliser for outputs of this shape: their values play no part in it."""
-        if self.loss is None:
-            return None
-        zero = self.ops.asarray(0.0, dtype, self.space.device if device is None else device)
-        return self.weight(self.ops.namespace().broadcast_to(zero, shape))
-
-    def value_and_gradient(self, x: Vector) -> tuple[Array, Vector, Array | None]:
-        """Unnormalised value, gradient and normaliser at x, nothing kept."""
-        leaves = self.space.split(x)
-        supplied = self.supplied
-        if supplied is not None and supplied.gradient is not None:
-            flat = self.space.pack(supplied.gradient(*self.arguments(leaves)), "result of the supplied gradient")
-            return self._value_of(self.outputs(leaves)), flat, None
-        value, gradient = self._require("a gradient").gradient(self.value, leaves)
-        return value, self.space.join(gradient), None
-
-    def _evaluate(self, function: Any, leaves: list[Array]) -> Any:
-        calculus = self.ops.calculus
-        return function(leaves) if calculus is None else calculus.evaluate(function, leaves)
+    def _total(self, z: list[Array]) -> Array:
+        return self.total(z[0])
 
     def evaluate(self, x: Vector) -> tuple[Array, Array | None]:
         """Unnormalised value and normaliser at x, without derivatives."""
@@ -162,65 +131,111 @@ class Term:
         if self.loss is None:
             return self._evaluate(self.value, leaves), None
         z = self._evaluate(self.outputs, leaves)
-        if self.ops.is_concrete((z, self.batch)):
-            self.check(tuple(z.shape))
+        self._check_here(z)
         return self.total(z), self.weight(z)
 
+    def _evaluate(self, function: Any, leaves: list[Array]) -> Any:
+        calculus = self.ops.calculus
+        return function(leaves) if calculus is None else self.ops.detach(calculus.evaluate(function, leaves))
 
-def _check_inputs(ops: Backend, inputs: Any) -> None:
-    for name, leaf in zip(*ops.flatten(inputs)[:2], strict=True):
-        if ops.is_array(leaf) and "float" in ops.describe(leaf)[1]:
-            flat = ops.namespace().reshape(leaf, (-1,))
-            if not bool(ops.isfinite(ops.max_abs(flat))):
-                raise ValueError(f"the inputs{f' ({name})' if name else ''} hold NaN or infinity; clean the data first.")
+    # errors at the door
+
+    def check(self, outputs_shape: tuple[int, ...]) -> None:
+        """Raise for data that the loss cannot take; looks once."""
+        if self.loss is None or self.__dict__.get("_checked"):
+            return
+        require_finite_inputs(self.ops, self.batch.inputs)
+        data = self.batch.targets, self.batch.weights
+        self.loss.check(self.ops, outputs_shape, *data, empty_ok=not self.alone)
+        self.trust()
+
+    def trust(self) -> None:
+        """Look at the data no more."""
+        self.__dict__["_checked"] = True
+
+    def _check_here(self, z: Array) -> None:
+        if self.ops.is_concrete((z, self.batch)):
+            self.check(tuple(z.shape))
+
+    def check_ahead(self, x: Vector) -> None:
+        """:meth:`check` before a compiler hides the values; elsewhere that comes with the first evaluation."""
+        if self.loss is None or self.__dict__.get("_checked") or "compiled" not in self.ops.capabilities:
+            return
+        if not self.batch.stacked and self.ops.is_concrete((self.batch, x)):
+            self.check(self.ops.describe_of(outputs_of, self, x)[0])
+
+    def _require(self, what: str, ways: str) -> Calculus:
+        if self.ops.calculus is None:
+            raise MissingDerivativeError(what, self.ops.name, ways)
+        return self.ops.calculus
+
+    # derivatives
+
+    def linearize(self, x: Vector) -> Piece:
+        """The model linearised at x, with value and gradient from the same pass."""
+        leaves = self.space.split(x)
+        assert self.loss is not None
+        if self.supplied is not None and self.supplied.first_order:
+            z = self._evaluate(self.outputs, leaves)
+            lin: Any = self.supplied.linearize(self.space, self.arguments(leaves), z, self.cotangent)
+        else:
+            lin = self._require("a Gauss-Newton operator or a gradient", _MODEL).linearize(
+                self.outputs, leaves, self.cotangent
+            )
+        z = self.ops.detach(lin.outputs)
+        curve = None
+        if self.loss.autodiff:
+            calculus = self._require("the Hessian of a loss without closed forms", _LOSS)
+            curve = calculus.linearize_gradient(self._total, [z])
+        gradient = self.space.join(lin.gradient)
+        return Piece(
+            self.loss,
+            self.batch.targets,
+            self.batch.weights,
+            lin.without_gradient(),
+            curve,
+            z,
+            self.total(z),
+            gradient,
+            self.weight(z),
+            self.space,
+        )
+
+    def linearize_gradient(self, x: Vector) -> Curve:
+        """The gradient of the loss linearised at x."""
+        leaves = self.space.split(x)
+        if self.supplied is not None and self.supplied.hvp is not None:
+            value, flat = self.value_and_gradient(x)
+            return Curve(None, self.arguments(leaves), value, flat, None, self.supplied, self.space)
+        seen: list[tuple[Any, ...]] = []
+
+        def value_of(leaves: list[Array]) -> Array:
+            z = self.outputs(leaves)
+            seen[:] = [self.ops.describe(z)]
+            return self._value_of(z)
+
+        ways = _SCALAR if self.loss is None else _HESSIAN
+        curve = self._require("a Hessian", ways).linearize_gradient(value_of, leaves)
+        weight = None if self.loss is None else self._weight_of(*seen[0])
+        return Curve(curve, (), self.ops.detach(curve.value), self.space.join(curve.gradient), weight, None, self.space)
+
+    def _weight_of(self, shape: tuple[int, ...], dtype: str, device: Any) -> Array:
+        """The normaliser for outputs of this shape: their values play no part in it."""
+        zero = self.ops.asarray(0.0, dtype, self.space.device if device is None else device)
+        return self.weight(self.ops.namespace().broadcast_to(zero, shape))
+
+    def value_and_gradient(self, x: Vector) -> tuple[Array, Vector]:
+        """Value and gradient of a plain scalar function at x, nothing kept."""
+        leaves = self.space.split(x)
+        supplied = self.supplied
+        if supplied is not None and supplied.gradient is not None:
+            flat = self.space.pack(supplied.gradient(*self.arguments(leaves)), "result of the supplied gradient")
+            return self._evaluate(self.value, leaves), self.ops.detach(flat)
+        value, gradient = self._require("a gradient", _SCALAR).gradient(self.value, leaves)
+        return value, self.space.join(gradient)
 
 
-@record
-class Piece:
-    """A term linearised at a point: J through ``lin``, H_L at ``outputs``."""
-
-    term: Term
-    lin: Linearization
-    curve: Any
-    outputs: Array
-    value: Array
-    gradient: Vector | None
-    weight: Array
-    stacked: bool = static(default=False)
-
-    def loss_hessian(self, v: Array) -> Array:
-        """H_L v, unnormalised."""
-        if self.curve is not None:
-            return self.curve.hvp([v])[0]
-        loss = self.term.loss
-        assert loss is not None
-        xp = self.term.ops.namespace()
-        return loss.hessian_product(xp, self.outputs, self.term.batch.targets, self.term.batch.weights, v)
-
-    def ggn(self, v: Vector, only: tuple[int, ...] | None, sub: Space) -> Vector:
-        """J^T H_L J v over the leaves ``only``, whose space is ``sub``; unnormalised."""
-        tangent = self.lin.jvp(sub.split(v), only)
-        return sub.join(self.lin.vjp(self.loss_hessian(tangent), only))
-
-
-@record
-class Curve:
-    """A term's gradient linearised at a point."""
-
-    term: Term
-    x: Vector
-    lin: Any
-    value: Array
-    gradient: Vector | None
-    weight: Array | None
-    stacked: bool = static(default=False)
-
-    def hessian(self, v: Vector) -> Vector:
-        """H v, unnormalised."""
-        space = self.term.space
-        if self.lin is not None:
-            return space.join(self.lin.hvp(space.split(v)))
-        supplied = self.term.supplied
-        assert supplied is not None and supplied.hvp is not None
-        arguments = self.term.arguments(space.split(self.x))
-        return space.pack(supplied.hvp(*arguments, space.unpack(v)), "result of the supplied hvp")
+def outputs_of(term: Term, x: Vector) -> Array:
+    """The model's outputs at x, without derivatives."""
+    z: Array = term._evaluate(term.outputs, term.space.split(x))
+    return z

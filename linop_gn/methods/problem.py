@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..curvature.objective import Objective
+from ..curvature.terms import Terms
 from ..curvature.point import Point
 from ..protocols import Backend, Vector
 from ..records import record, static
@@ -17,7 +17,7 @@ _KEPT_POINTS = 2
 class MinimizeProblem:
     """Minimise ``objective`` from the flat vector ``start`` of ``space`` in at most ``max_steps`` steps."""
 
-    objective: Objective
+    objective: Terms
     start: Vector
     space: Space = static()
     max_steps: int = static(default=100)
@@ -35,7 +35,7 @@ class MinimizeProblem:
     @property
     def host(self) -> bool:
         """Whether data are streamed from the host."""
-        return self.objective.stream is not None
+        return self.objective.host
 
     def point(self, x: Vector) -> Point:
         """The objective at x.

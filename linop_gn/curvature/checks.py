@@ -1,0 +1,68 @@
+"""Errors at the door: parameters and inputs that no derivative could be taken with.
+
+Targets and weights are the loss's business (:meth:`Loss.check`); what is here
+concerns every model. Values are only read where they are known, outside of
+other people's compiled functions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..protocols import Backend, Vector
+from ..spaces import Space
+from .batches import Batch
+
+__all__ = ["require_counted", "require_finite_inputs", "require_finite_parameters", "require_fitting"]
+
+
+def require_finite_parameters(space: Space, x: Vector) -> None:
+    """Raise for NaN or infinity in the parameters, naming the leaves."""
+    ops = space.backend
+
+    def finite(part: Vector) -> bool:
+        return bool(ops.isfinite(ops.max_abs(part)))
+
+    if not finite(x):
+        bad = [name or "the array" for name, where in space.blocks.items() if not finite(x[where])]
+        raise ValueError(f"the parameters hold NaN or infinity in {bad}; nothing can be computed there.")
+
+
+def require_finite_inputs(ops: Backend, inputs: Any) -> None:
+    """Raise for NaN or infinity in floating inputs, those of examples without weight included."""
+    for name, leaf in zip(*ops.flatten(inputs)[:2], strict=True):
+        if ops.is_array(leaf) and "float" in ops.describe(leaf)[1]:
+            flat = ops.namespace().reshape(leaf, (-1,))
+            if not bool(ops.isfinite(ops.max_abs(flat))):
+                raise ValueError(
+                    f"the inputs{f' ({name})' if name else ''} hold NaN or infinity; clean the data first (for "
+                    "examples that don't count as well: a weight of zero does not stop NaN from spreading)."
+                )
+
+
+def require_fitting(space: Space, batch: Batch) -> None:
+    """Raise for data of another framework or device than the parameters'."""
+    ops = space.backend
+    for what in ("inputs", "targets", "weights"):
+        value = getattr(batch, what)
+        for name, leaf in zip(*ops.flatten(value)[:2], strict=True) if value is not None else ():
+            where = f"the {what}{f' ({name})' if name else ''}"
+            if not ops.is_array(leaf):
+                if isinstance(leaf, (int, float, bool, str)):
+                    continue
+                raise TypeError(
+                    f"{where} belong to {type(leaf).__module__.partition('.')[0]} ({type(leaf).__qualname__}) but the "
+                    f"parameters to {ops.name}; convert one of them."
+                )
+            device = ops.describe(leaf)[2]
+            if None not in (device, space.device) and device != space.device:
+                raise ValueError(f"{where} are on {device} but the parameters on {space.device}; move one of them.")
+
+
+def require_counted(weight: Any) -> None:
+    """Raise if the examples of all batches together weigh nothing."""
+    if not float(weight) > 0:
+        raise ValueError(
+            "no example of any batch counts (all are ignored or have weight zero), so that a mean over them is 0/0. "
+            "Look at the mask."
+        )
