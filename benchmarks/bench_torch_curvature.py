@@ -1,0 +1,195 @@
+"""PyTorch: what products and Gauss-Newton steps cost, in multiples of one gradient, beside curvlinops.
+
+    python benchmarks/bench_torch_curvature.py [--rounds 15] [--save]
+
+One gradient is loss and backward on the same batch. A Gauss-Newton step is the
+gradient, the set-up of the operator and 20 CG iterations on the damped GGN.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from timing import interleaved, save
+from torch import nn
+
+import linop_gn as lg
+
+STEPS, DAMPING = 20, 1e-4  # so little damping that 20 steps are not enough
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block with fused attention."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.mix, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, length, width = x.shape
+        q, k, v = (
+            part.view(batch, length, self.heads, -1).transpose(1, 2) for part in self.mix(self.norm1(x)).chunk(3, dim=-1)
+        )
+        attended = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(attended.transpose(1, 2).reshape(batch, length, width))
+        return x + self.down(nn.functional.gelu(self.up(self.norm2(x))))
+
+
+class LanguageModel(nn.Module):
+    """Embedding, blocks, untied head."""
+
+    def __init__(self, vocabulary: int = 256, width: int = 128, heads: int = 4, blocks: int = 2) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.blocks = nn.Sequential(*[Block(width, heads) for _ in range(blocks)])
+        self.head = nn.Linear(width, vocabulary, bias=False)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(self.embedding(tokens)))
+
+
+def networks() -> dict[str, tuple[nn.Module, torch.Tensor, torch.Tensor]]:
+    """Three networks with a batch each."""
+    torch.manual_seed(0)
+    mlp = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
+    cnn = nn.Sequential(
+        nn.Conv2d(1, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(512, 128), nn.ReLU(), nn.Linear(128, 10),
+    )  # fmt: skip
+    return {
+        "MLP 784-512-512-10, batch 512": (mlp, torch.randn(512, 784), torch.randint(10, (512,))),
+        "CNN, batch 128": (cnn, torch.randn(128, 1, 28, 28), torch.randint(10, (128,))),
+        "transformer 2 x 128, 8 x 64 tokens": (
+            LanguageModel(), torch.randint(256, (8, 64)), torch.randint(256, (8, 64)),
+        ),  # fmt: skip
+    }
+
+
+def plain_cg(product: Callable[[torch.Tensor], torch.Tensor], b: torch.Tensor, damping: float) -> torch.Tensor:
+    """CG by hand, two reads an iteration, for the peer."""
+    x, r = torch.zeros_like(b), b.clone()
+    p, rr = r.clone(), r.dot(r).item()
+    for _ in range(STEPS):
+        q = product(p).add_(p, alpha=damping)
+        alpha = rr / p.dot(q).item()
+        x.add_(p, alpha=alpha)
+        r.add_(q, alpha=-alpha)
+        before, rr = rr, r.dot(r).item()
+        p.mul_(rr / before).add_(r)
+    return x
+
+
+def cases(model: nn.Module, x: torch.Tensor, y: torch.Tensor, peers: bool) -> dict[str, Callable[[], Any]]:
+    """What is timed for one network."""
+    params = dict(model.named_parameters())
+    loss = nn.CrossEntropyLoss()
+
+    def gradient() -> Any:
+        z = model(x)
+        return torch.autograd.grad(loss(z.flatten(0, -2), y.flatten()), list(params.values()))
+
+    objective = lg.Objective(model, lg.losses.CrossEntropy(), (x, y))
+    G, H = lg.GGN(objective, params), lg.Hessian(objective, params)
+    B = lg.BlockGGN(objective, params, blocks="layer")
+    v = G.domain.random(0)
+
+    def step() -> Any:
+        fresh = lg.Objective(model, lg.losses.CrossEntropy(), (x, y))
+        ours = lg.GGN(fresh, params)
+        b = ours.domain.pack(fresh.gradient(params))
+        solution = lg.solve(lg.Damped(ours, DAMPING), b, lg.CG(steps=STEPS))
+        assert solution.steps == STEPS, "an early end would not be a fair comparison"
+        return solution.x
+
+    found: dict[str, Callable[[], Any]] = {
+        "gradient": gradient,
+        "GGN product": lambda: G @ v,
+        "Hessian product": lambda: H @ v,
+        f"block GGN product ({len(B.partition)} blocks)": lambda: B @ v,
+        "linearise and gradient": lambda: lg.Objective(model, lg.losses.CrossEntropy(), (x, y)).gradient(params),
+        "Gauss-Newton step": step,
+    }
+    if peers:
+        found |= curvlinops_cases(model, x, y, v, gradient)
+    return found
+
+
+def curvlinops_cases(model: nn.Module, x: torch.Tensor, y: torch.Tensor, v: torch.Tensor, gradient: Any) -> Any:
+    """The same with curvlinops."""
+    from curvlinops import GGNLinearOperator, HessianLinearOperator
+
+    sequence = y.ndim > 1
+
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            z = self.model(x)
+            return z.transpose(1, 2) if sequence else z
+
+    net = Flat()
+    named = [p for p in net.parameters() if p.requires_grad]
+    data, loss = [(x, y)], nn.CrossEntropyLoss()
+    options = {"check_deterministic": False}
+    G = GGNLinearOperator(net, loss, named, data, **options)
+    H = HessianLinearOperator(net, loss, named, data, **options)
+
+    def step() -> Any:
+        b = torch.cat([g.reshape(-1) for g in gradient()])
+        ours = GGNLinearOperator(net, loss, named, data, **options)
+        return plain_cg(lambda p: ours @ p, b, DAMPING)
+
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        G @ v
+    return {
+        "GGN product, curvlinops": _math(lambda: G @ v),
+        "Hessian product, curvlinops": _math(lambda: H @ v),
+        "Gauss-Newton step, curvlinops": _math(step),
+    }
+
+
+def _math(case: Callable[[], Any]) -> Callable[[], Any]:
+    """Fused attention has no second derivatives: the peer needs to be told."""
+
+    def run() -> Any:
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            return case()
+
+    return run
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--no-peers", action="store_true", help="leave curvlinops out")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/torch_curvature.json")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    console, results = Console(), {}
+    for name, (model, x, y) in networks().items():
+        timings = interleaved(cases(model, x, y, not options.no_peers), options.rounds)
+        table = Table("", "multiples of a gradient", "quartiles", "ms", title=name)
+        results[name] = {}
+        for case in timings:
+            ratio, low, high = timings.ratio(case, "gradient")
+            table.add_row(case, f"{ratio:.2f}", f"{low:.2f} .. {high:.2f}", f"{1e3 * timings.median(case):.2f}")
+            results[name][case] = {"gradients": ratio, "quartiles": [low, high], "seconds": timings.median(case)}
+        console.print(table)
+    if options.save:
+        console.print(f"saved to {save('torch_curvature', results)}")
+
+
+if __name__ == "__main__":
+    main()
