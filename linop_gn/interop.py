@@ -50,7 +50,8 @@ def to_scipy(operator: LinearOperator) -> Any:
                 raise TypeError("a real operator was applied to a complex vector; apply it to .real and .imag apart.")
             x = x.reshape(-1) if x.ndim == 1 or x.shape[1] == 1 else x
             v = space.backend.asarray(np.array(x), space.dtype, space.device)
-            return np.array(space.backend.to_numpy(apply(ready, v)))
+            result = apply(ready, v) if ready.host else space.backend.call(apply, ready, v)
+            return np.array(space.backend.to_numpy(result))
 
         return run
 
@@ -72,11 +73,11 @@ def _host_dtype(operator: LinearOperator) -> Any:
 
 
 def _forward(operator: LinearOperator, v: Vector) -> Vector:
-    return operator @ v
+    return operator.apply(v)
 
 
 def _backward(operator: LinearOperator, u: Vector) -> Vector:
-    return operator.T @ u
+    return operator.rmatvec(u) if len(u.shape) == 1 else operator.rmatmat(u)
 
 
 @record

@@ -83,6 +83,14 @@ def test_trees_are_flat_vectors_to_scipy(backend):
     np.testing.assert_array_equal(A @ np.eye(3), np.diag([1.0, 2.0, 3.0]))
 
 
+def test_operators_from_flat_vectors_to_trees_give_scipy_flat_vectors(backend):
+    tree = lg.Space.of((array(backend, np.zeros(1)), array(backend, np.zeros(1))))
+    A = lg.Dense(array(backend, np.eye(2)), domain=lg.Space.flat(2, array(backend, np.zeros(1))), codomain=tree)
+    assert isinstance(A @ array(backend, [1.0, 2.0]), tuple)
+    np.testing.assert_array_equal(A.to_scipy() @ np.array([1.0, 2.0]), [1.0, 2.0])
+    np.testing.assert_array_equal(dense(A), np.eye(2))
+
+
 def test_scipys_results_are_arrays_of_their_own_and_inputs_are_left_alone():
     A = lg.to_scipy(lg.Identity(lg.Space.flat(3, np.zeros(1))))
     x = np.arange(3.0)

@@ -143,9 +143,10 @@ def _node(draw: st.DrawFn, kind: str, part: Any, rows: int, cols: int) -> Expres
         )
     m, n = draw(st.integers(1, rows - 1)), draw(st.integers(1, cols - 1))
     a, b = part(m, n), part(rows - m, cols - n)
-    return Expression(
-        BlockDiagonal((a.operator, b.operator)), _diagonal(a.matrix, b.matrix), _diagonal(a.bound, b.bound)
-    )
+    like = a.operator.domain.zeros()
+    domain, codomain = Space.flat(cols, like), Space.flat(rows, like)
+    operator = BlockDiagonal((a.operator, b.operator), domain, codomain=codomain)
+    return Expression(operator, _diagonal(a.matrix, b.matrix), _diagonal(a.bound, b.bound))
 
 
 def _diagonal(a: NDArray, b: NDArray) -> NDArray:

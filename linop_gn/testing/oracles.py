@@ -42,7 +42,9 @@ def dense(operator: LinearOperator) -> NDArray:
     for j in range(space.size):
         unit = np.zeros(space.size)
         unit[j] = 1.0
-        columns[:, j] = backend.to_numpy(operator @ backend.asarray(unit, space.dtype, space.device))
+        result = operator @ backend.asarray(unit, space.dtype, space.device)
+        whole = result if backend.is_array(result) else operator.codomain.pack(result)
+        columns[:, j] = backend.to_numpy(whole).reshape(-1)
     return columns
 
 
