@@ -14,7 +14,8 @@ __all__ = ["adapt"]
 
 Model = Callable[[Any, Any], Any]
 
-_adapted: dict[Any, Model] = {}
+# By identity, because a module with a list among its fields cannot be hashed; it is kept, so the number stays its own.
+_adapted: dict[int, tuple[Any, Model]] = {}
 
 
 def _comes_from(model: Any, module: str) -> bool:
@@ -34,9 +35,7 @@ def adapt(model: Any) -> Model:
         For modules that hold their own parameters, and for what cannot be called.
     """
     if _comes_from(model, "flax.linen"):
-        if model not in _adapted:
-            _adapted[model] = _linen(model)
-        return _adapted[model]
+        return _adapted.setdefault(id(model), (model, _linen(model)))[1]
     name = type(model).__qualname__
     if _comes_from(model, "flax.nnx"):
         raise TypeError(

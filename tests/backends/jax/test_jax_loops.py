@@ -1,0 +1,296 @@
+"""Loops with a method of their own: Richardson's iteration x <- x + w (b - A x)."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax import lax
+from linop_gn_jax import backend as ops
+
+from linop_gn.protocols import Carry
+from linop_gn.records import record, static
+from linop_gn.status import Status
+
+RUNNING, CONVERGED, MAX_STEPS = int(Status.RUNNING), int(Status.CONVERGED), int(Status.MAX_STEPS)
+
+
+@record
+class System:
+    matrix: Any
+    rhs: Any
+    host: bool = static(default=False)
+
+
+class State(NamedTuple):
+    x: Any
+    norm: Any
+    status: Any
+    steps: Any
+    ticks: Any
+    kept: Any = None
+
+
+class Row(NamedTuple):
+    residual: Any
+    steps: Any
+
+
+@record
+class Richardson:
+    """Counts a step only at every second tick where ``slow``; written carelessly about types."""
+
+    weight: Any
+    rtol: Any = 1e-4
+    max_steps: int = static(default=50)
+    slow: bool = static(default=False)
+
+    def init(self, ops, problem):
+        b = problem.rhs
+        norm = ops.sqrt(ops.dot(b, b))
+        return State(ops.zeros_like(b), norm, ops.scalar(RUNNING, b), 0 * ops.scalar(1, b), ticks=0)
+
+    def step(self, ops, problem, s):
+        running = s.status == RUNNING
+        r = ops.subtract(problem.rhs, problem.matrix @ s.x)
+        b = problem.rhs
+        norm = ops.where(running, ops.sqrt(ops.dot(r, r)), s.norm)
+        met = norm <= self.rtol * ops.sqrt(ops.dot(b, b))
+        x = ops.axpy(ops.where(running & ops.logical_not(met), self.weight, 0.0), r, s.x)
+        steps = s.steps + ops.where(running & ((s.ticks % 2 == 1) | (not self.slow)), 1, 0)
+        status = ops.where(running & (steps >= self.max_steps), MAX_STEPS, s.status)
+        return State(x, norm, ops.where(running & met, CONVERGED, status), steps, s.ticks + 1)
+
+    def observe(self, s):
+        return Row(s.norm, s.steps)
+
+
+def system(seed=0, n=6, k=None, host=False):
+    rng = np.random.default_rng(seed)
+    half = rng.standard_normal((n, n)) / n
+    rhs = rng.standard_normal(n if k is None else (n, k))
+    return System(jnp.asarray(half @ half.T + np.eye(n), jnp.float32), jnp.asarray(rhs, jnp.float32), host)
+
+
+def by_numpy(problem, weight, rtol, steps):
+    """The iterates and residuals of the same iteration, in float64."""
+    A, b = np.asarray(problem.matrix, float), np.asarray(problem.rhs, float)
+    x, norms = np.zeros_like(b), [np.linalg.norm(b)]
+    for _ in range(steps):
+        r = b - A @ x
+        norms.append(np.linalg.norm(r))
+        if norms[-1] <= rtol * norms[0]:
+            break
+        x = x + weight * r
+    return x, norms
+
+
+@given(st.integers(0, 1000), st.floats(0.25, 0.875, width=32))
+def test_run_agrees_with_a_loop_in_numpy(seed, weight):
+    problem = system(seed)
+    state, rows = ops.run(Richardson(weight, 1e-3), problem, 50)
+    x, norms = by_numpy(problem, weight, 1e-3, 50)
+    if abs(norms[-1] / norms[0] - 1e-3) > 1e-6 and len(norms) == int(state.steps) + 1:
+        np.testing.assert_allclose(state.x, x, rtol=1e-4, atol=1e-5)
+    kept = ops.rows(Carry(state, rows), 0, int(state.steps) + 1)
+    np.testing.assert_allclose(kept[:, 0], norms[: len(kept)], rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(kept[:, 1], np.arange(len(kept)))
+
+
+@pytest.mark.parametrize("k", [None, 3])
+def test_advancing_in_pieces_is_advancing_at_once(k):
+    method, problem = Richardson(0.5, max_steps=23), system(k=k)
+    whole = ops.run(method, problem, 23)
+    for pieces in ([1] * 30, [4, 19, 7], [100]):
+        carry = ops.begin(method, problem, 23)
+        for piece in pieces:
+            carry = ops.advance(method, problem, carry, piece)
+        for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(carry), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6)
+    np.testing.assert_allclose(ops.iterate(method, problem).x, whole.state.x, rtol=1e-6)
+
+
+@pytest.mark.parametrize("k", [None, 3])
+def test_data_on_the_host_run_in_python_with_the_same_result(k):
+    method = Richardson(0.5, max_steps=23)
+    compiled, eager = (ops.run(method, system(k=k, host=host), 23) for host in (False, True))
+    assert isinstance(eager.rows, list)
+    np.testing.assert_allclose(eager.state.x, compiled.state.x, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(eager.state.status, compiled.state.status)
+    last = int(np.max(eager.state.steps)) + 1
+    np.testing.assert_allclose(ops.rows(eager, 2, last), ops.rows(compiled, 2, last), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(ops.iterate(method, system(k=k, host=True)).x, eager.state.x, rtol=1e-6)
+
+
+def test_a_tick_without_a_step_writes_over_its_row():
+    state, rows = ops.run(Richardson(0.5, max_steps=6, slow=True, rtol=0.0), system(), 6)
+    assert (int(state.steps), int(state.ticks)) == (6, 12)
+    np.testing.assert_array_equal(ops.rows(Carry(state, rows), 0, 7)[:, 1], np.arange(7))
+
+
+def test_rows_can_be_read_in_any_slice():
+    carry = ops.run(Richardson(0.5, 0.0, max_steps=11), system(), 11)
+    everything = np.asarray(carry.rows)
+    assert everything.shape == (12, 2)
+    for start in range(12):
+        for stop in range(start, 13):
+            np.testing.assert_array_equal(ops.rows(carry, start, stop), everything[start:stop])
+
+
+def test_changing_data_compile_once():
+    def counts():
+        return {name: count for name, count in ops.compilations().items() if name.endswith("Recounted")}
+
+    @record
+    class Recounted(Richardson):
+        pass
+
+    for seed in range(5):
+        ops.run(Recounted(0.1 * seed, 10.0**-seed), system(seed), 20)
+        carry = ops.begin(Recounted(0.1 * seed, 10.0**-seed), system(seed), 20)
+        for steps in (1, 2, seed + 3):
+            carry = ops.advance(Recounted(0.1 * seed, 10.0**-seed), system(seed), carry, steps)
+        ops.iterate(Recounted(0.1 * seed), system(seed))
+    assert counts() == {f"{action} Recounted": 1 for action in ("run", "begin", "advance", "iterate")}
+    ops.run(Recounted(0.5), system(), 30)  # the room for rows is a shape
+    assert counts()["run Recounted"] == 2
+
+
+def test_donation_spares_what_the_user_holds():
+    @record
+    class Aliasing(Richardson):
+        """Its initial state holds the user's arrays, and one array twice."""
+
+        def init(self, ops, problem):
+            state = Richardson.init(self, ops, problem)
+            return state._replace(x=problem.rhs, kept=(problem.rhs, problem.matrix, state.norm, self.weight))
+
+        def step(self, ops, problem, s):
+            return Richardson.step(self, ops, problem, s)._replace(kept=s.kept)
+
+    problem, method = system(), Aliasing(jnp.float32(0.5))
+    before = np.array(problem.rhs)
+    carry = ops.begin(method, problem, 10)
+    seen = ops.read(carry.state.x)
+    taken = np.array(seen)
+    given = carry.state.kept
+    after = ops.advance(method, problem, carry, 3)
+    assert all(leaf.is_deleted() for leaf in given)
+    assert not any(leaf.is_deleted() for leaf in (problem.matrix, problem.rhs, method.weight))
+    np.testing.assert_array_equal(problem.rhs, before)
+    np.testing.assert_array_equal(seen, taken)  # what was read stays what it was
+    assert not np.array_equal(after.state.x, taken)
+
+
+def test_inside_the_users_jit_vmap_and_jvp():
+    method, problem = Richardson(0.5), system()
+
+    def solve(b):
+        return ops.run(method, System(problem.matrix, b), 50).state
+
+    alone = solve(problem.rhs)
+    np.testing.assert_allclose(jax.jit(solve)(problem.rhs).x, alone.x, rtol=1e-5)
+    several = jax.vmap(solve)(jnp.stack([problem.rhs, 0 * problem.rhs, 3 * problem.rhs]))
+    np.testing.assert_allclose(several.x[0], alone.x, rtol=1e-5)
+    np.testing.assert_allclose(several.x[2], 3 * alone.x, rtol=1e-4, atol=1e-5)
+    assert several.status.tolist() == [CONVERGED] * 3
+    assert int(several.steps[1]) < int(several.steps[0])
+    _, tangent = jax.jvp(lambda b: solve(b).x, (problem.rhs,), (problem.rhs,))
+    np.testing.assert_allclose(tangent, alone.x, rtol=1e-4)
+    both = jax.jit(jax.vmap(lambda b: ops.iterate(method, System(problem.matrix, b)).x))(problem.rhs[None])
+    np.testing.assert_allclose(both[0], alone.x, rtol=1e-5)
+
+
+def test_constants_of_a_users_jit():
+    problem = system()
+    inside = jax.jit(lambda: ops.run(Richardson(0.5), problem, 50).state.x)()
+    np.testing.assert_allclose(inside, ops.run(Richardson(0.5), problem, 50).state.x, rtol=1e-5)
+
+
+def test_a_key_can_be_carried():
+    @record
+    class Random(Richardson):
+        def init(self, ops, problem):
+            return Richardson.init(self, ops, problem)._replace(kept=jax.random.key(0))
+
+        def step(self, ops, problem, s):
+            return Richardson.step(self, ops, problem, s)._replace(kept=jax.random.fold_in(s.kept, 1))
+
+    carry = ops.advance(Random(0.5), system(), ops.begin(Random(0.5), system(), 5), 2)
+    want = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), 1)
+    assert jax.random.key_data(carry.state.kept).tolist() == jax.random.key_data(want).tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"norm": jnp.ones(2)}, r"Wrong\.step turned state\.norm from shape \(\) into shape \(2,\).*like=vector"),
+        ({"ticks": 0.5}, r"Wrong\.step turned state\.ticks from int32 into float32.*0\.0 instead of 0"),
+        ({"kept": jnp.ones(2)}, r"Wrong\.step returned a state of another structure"),
+    ],
+)
+def test_states_that_change_their_type(change, message):
+    @record
+    class Wrong(Richardson):
+        def step(self, ops, problem, s):
+            return Richardson.step(self, ops, problem, s)._replace(**change)
+
+    with pytest.raises(TypeError, match=message):
+        ops.run(Wrong(0.5), system(), 5)
+
+
+def test_a_state_keeps_the_dtype_of_the_vectors():
+    problem = system()
+    for dtype in ("bfloat16", "float32"):
+        narrow = System(problem.matrix.astype(dtype), problem.rhs.astype(dtype))
+        state, rows = ops.run(Richardson(0.5, 1e-1), narrow, 50)
+        assert state.x.dtype == dtype
+        assert rows.dtype == np.float32
+        assert (state.status.dtype, state.steps.dtype) == (np.int32, np.int32)
+
+
+def _scaled(x, factor):
+    return {"sum": factor * x["a"] @ x["b"]}, x["a"] - factor
+
+
+def test_scans_over_stacked_data():
+    rng = np.random.default_rng(0)
+    stacked = {name: jnp.asarray(rng.standard_normal((5, 3)), jnp.float32) for name in "ab"}
+    total, kept = ops.scan_over(_scaled, stacked, 2.0)
+    np.testing.assert_allclose(total["sum"], 2 * np.sum(stacked["a"] * stacked["b"]), rtol=1e-5)
+    np.testing.assert_allclose(kept, stacked["a"] - 2.0)
+    np.testing.assert_allclose(jax.jit(lambda s: ops.scan_over(_scaled, s, 2.0)[1])(stacked), kept)
+    np.testing.assert_allclose(ops.sum_over(_inner, stacked), np.sum(stacked["a"] * stacked["b"]), rtol=1e-5)
+
+
+def _inner(x):
+    return x["a"] @ x["b"]
+
+
+def test_columns_are_one_copy_in_a_trace():
+    matrix = jnp.arange(6.0).reshape(2, 3)
+    traced = []
+
+    def product(v):
+        traced.append(v.shape)
+        return matrix @ v
+
+    V = jnp.arange(12.0).reshape(3, 4)
+    np.testing.assert_allclose(jax.jit(lambda V: ops.over_columns(product, V))(V), matrix @ V)
+    assert traced == [(3,)]
+    np.testing.assert_allclose(ops.over_columns(product, V), matrix @ V)
+
+
+def test_call_is_compiled_once_and_inlined_in_a_trace():
+    def doubled(x):
+        return 2 * x
+
+    name = f"call {doubled.__qualname__}"
+    for value in (1.0, 2.0):
+        assert float(ops.call(doubled, jnp.float32(value))) == 2 * value
+    assert ops.compilations()[name] == 1
+    jaxpr = jax.make_jaxpr(lambda x: lax.sin(ops.call(doubled, x)))(jnp.float32(1.0))
+    assert [eqn.primitive.name for eqn in jaxpr.eqns] == ["mul", "sin"]
