@@ -38,7 +38,7 @@ def log_parts(xp: Any, z: Array) -> tuple[Array, Array]:
     """s (..., C) and r (..., 1) with log p = s - r, where s <= 0 <= r."""
     top = likeliest(xp, z)
     s = z - xp.take_along_axis(z, top, axis=-1)
-    others = xp.where(class_mask(xp, top, z.shape[-1]), 0, xp.exp(s))
+    others = xp.where(class_mask(xp, top, z), 0, xp.exp(s))
     return s, xp.log1p(over_classes(xp, others))
 
 
@@ -51,7 +51,7 @@ def softmax(xp: Any, z: Array) -> tuple[Array, Array]:
 
 def closed(xp: Any, index: Array, x: Array) -> Array:
     """``x`` with its component ``index`` replaced by minus the sum of the others."""
-    here = class_mask(xp, index, x.shape[-1])
+    here = class_mask(xp, index, x)
     others = xp.where(here, 0, x)
     return xp.where(here, -over_classes(xp, others), others)
 

@@ -73,9 +73,9 @@ def index_dtype(xp: Any) -> Any:
     return xp.__array_namespace_info__().default_dtypes()["indexing"]
 
 
-def class_mask(xp: Any, index: Array, classes: int) -> Array:
-    """True at the class that ``index`` (..., 1) names: a mask of shape (..., classes)."""
-    return index == xp.arange(classes, dtype=index.dtype, **_placement(index))
+def class_mask(xp: Any, index: Array, like: Array) -> Array:
+    """True at the class that ``index`` (..., 1) names: a mask of the shape (..., C) of ``like``."""
+    return index == xp.arange(like.shape[-1], dtype=index.dtype, **_placement(like))
 
 
 def _placement(like: Array) -> dict[str, Any]:
