@@ -40,6 +40,22 @@ def test_good_data_pass(name):
     loss.check(NUMPY, shape, targets, np.asarray(2))
 
 
+def test_every_backend_has_the_same_door(backend):
+    def array(x):
+        return None if x is None else backend.asarray(x, str(x.dtype))
+
+    for loss, shape, targets in GOOD.values():
+        if isinstance(targets, np.ndarray):
+            loss.check(backend, shape, array(targets), array(np.arange(shape[0]) < 2))
+    with pytest.raises(ValueError, match=r"got 7 at position \(0, 1\)"):
+        CrossEntropy().check(backend, (2, 3, 4), array(with_entry(IDS, (0, 1), 7)), None)
+    with pytest.raises(ValueError, match=r"weights must be finite, got inf at position \(1,\)"):
+        SquaredError().check(backend, (2,), None, array(np.array([1.0, np.inf])))
+    for given in (IDS.tolist(), memoryview(IDS)):
+        with pytest.raises(TypeError, match=f"targets must be an array of {backend.name}"):
+            CrossEntropy().check(backend, (2, 3, 4), given, None)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_what_the_tests_draw_passes(name):
     for seed in range(5):

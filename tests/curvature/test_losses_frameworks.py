@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+import linop_gn as lg
 from linop_gn.curvature.losses import BinaryCrossEntropy, CrossEntropy, Poisson, SquaredError
 from linop_gn.testing.losses import LOSSES, draw, everything
 
@@ -138,22 +139,22 @@ def test_differentiating_past_examples_without_weight_stays_finite(torch, name):
         assert not x[2:].any()
 
 
-def test_numbers_in_a_loss_are_data(jax):
+def test_losses_are_arguments_of_compiled_functions_and_their_numbers_are_data(jax):
+    lg.load("jax")
     xp, traces = jax.numpy, []
     z, y, _ = draw("softmax", 2, (4, 3), 1.0, "float32")
     v = z[::-1].copy()
     z[0, (y[0] + 1) % 3] = -np.inf  # a forbidden class, harmless while nothing is smoothed
 
-    def run(e, z, y, v):
-        traces.append(e)
-        smoothed = everything(CrossEntropy(label_smoothing=e), xp, z, y, None, v)
-        return smoothed | {"squared": SquaredError(scale=1 + e).total(xp, v, None, None)}
+    @jax.jit
+    def compiled(cross_entropy, squared, z, y, v):
+        traces.append(z)
+        return everything(cross_entropy, xp, z, y, None, v) | {"squared": squared.total(xp, v, None, None)}
 
-    compiled = jax.jit(run)
     for e in (0.0, 0.3):
-        got = compiled(e, z, y, v)
-        wanted = everything(CrossEntropy(label_smoothing=e), np, z, y, None, v)
-        wanted["squared"] = SquaredError(scale=1 + e).total(np, v, None, None)
+        losses = CrossEntropy(ignore_index=-1, label_smoothing=e), SquaredError(scale=1 + e)
+        got = compiled(*losses, z, y, v)
+        wanted = everything(losses[0], np, z, y, None, v) | {"squared": losses[1].total(np, v, None, None)}
         assert np.isfinite(got["total"]) == (e == 0)
         for key, want in wanted.items():
             assert got[key].dtype == np.float32
