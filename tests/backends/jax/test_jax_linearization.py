@@ -113,6 +113,12 @@ def normal_like(leaves, seed=2):
     return [jnp.asarray(rng.standard_normal(leaf.shape)) for leaf in leaves]
 
 
+def quick(function):
+    """``jax.jit`` that compiles in half the time to slower code: every program here runs once."""
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(function, compiler_options=options)
+
+
 def flat(leaves):
     return np.concatenate([np.ravel(leaf) for leaf in leaves])
 
@@ -170,13 +176,13 @@ def _check_products(products, oracle, name):
 @zoo
 def test_products_agree_with_the_dense_jacobian(name):
     products, oracle = _everything(name)
-    _check_products(jax.jit(products), jax.jit(oracle), name)
+    _check_products(quick(products), quick(oracle), name)
 
 
 @pytest.mark.parametrize("name", ["tanh", "unused", "custom vjp"])
 def test_eager_products_agree_with_the_dense_jacobian(name):
     products, oracle = _everything(name)
-    _check_products(products, jax.jit(oracle), name)
+    _check_products(products, quick(oracle), name)
 
 
 @zoo
@@ -186,7 +192,7 @@ def test_hessian_products_agree_with_the_dense_hessian(name):
     def objective(p):
         return jnp.sum(jnp.sin(function(p)))
 
-    @jax.jit
+    @quick
     def both(params, v):
         linear = calculus.linearize_gradient(objective, params)
         assert isinstance(linear, GradientLinearization)
