@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 import array_api_compat
@@ -80,6 +81,7 @@ class ArrayApiBackend(EagerScalars, EagerLoops):
         return str(array_api_compat.device(x))
 
     @staticmethod
+    @cache
     def _dtype_name(dtype: Any) -> str:
         return str(dtype).rpartition(".")[2]
 

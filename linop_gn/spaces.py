@@ -104,7 +104,7 @@ class Space:
         _, _, structure = backend.flatten(like)
         return cls(backend, structure, ("",), ((size,),), (dtype,), dtype, device)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of entries n."""
         return sum(map(math.prod, self.shapes))
