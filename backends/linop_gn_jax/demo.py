@@ -1,0 +1,112 @@
+"""JAX's part of ``linop-gn demo``: a plain function of a tree, and SGD and Adam from Optax."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import linop_gn as lg
+from linop_gn.demo.problem import Batch, MissingDataError, Weights
+from linop_gn.demo.runs import Plan, Run, diverged, orders
+
+from . import backend
+from .compiled import compiled
+
+__all__ = ["JaxParticipant", "participant"]
+
+
+def network(params: Any, x: jax.Array) -> jax.Array:
+    """The logits of a perceptron with tanh between its layers."""
+    *hidden, last = params.values()
+    for layer in hidden:
+        x = jnp.tanh(x @ layer["weight"] + layer["bias"])
+    return x @ last["weight"] + last["bias"]
+
+
+def mean_loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Mean softmax cross-entropy."""
+    return -jnp.take_along_axis(jax.nn.log_softmax(network(params, x)), y[:, None], axis=1).mean()
+
+
+def optimizer(name: str, rate: Any) -> Any:
+    """Optax's, at a learning rate that may be traced."""
+    try:
+        import optax
+    except ImportError as error:
+        raise MissingDataError(
+            "the first-order methods for JAX are Optax's, which is not installed.\n"
+            "Get it by:  pip install 'linop-gn[studies]'"
+        ) from error
+    return optax.sgd(rate, momentum=0.9) if name == "SGD" else optax.adam(rate)
+
+
+def one_pass(name: str, rate: Any, carry: Any, x: jax.Array, y: jax.Array, chosen: jax.Array | None) -> Any:
+    """One pass over the training set: a step for each mini-batch, compiled once for all learning rates."""
+    method = optimizer(name, rate)
+
+    def step(carry: Any, batch: Any) -> Any:
+        params, state = carry
+        inputs, targets = (x, y) if batch is None else (x[batch], y[batch])
+        updates, state = method.update(jax.grad(mean_loss)(params, inputs, targets), state)
+        return (jax.tree.map(jnp.add, params, updates), state), None
+
+    if chosen is None:
+        return step(carry, None)[0]
+    return jax.lax.scan(step, carry, chosen)[0]
+
+
+_pass = compiled(one_pass, static=(0,))
+_loss = compiled(mean_loss)
+
+
+class JaxParticipant:
+    """See :class:`linop_gn.demo.participants.Participant`."""
+
+    backend = backend
+    optimizers = ("SGD", "Adam")
+
+    def params(self, start: Weights) -> Any:
+        """The same tree, of JAX arrays."""
+        return jax.tree.map(jnp.asarray, start)
+
+    def weights(self, tree: Any) -> Weights:
+        """The same tree, of NumPy arrays."""
+        return jax.tree.map(np.asarray, tree)  # type: ignore[no-any-return]
+
+    def objective(self, data: Batch, start: Weights) -> lg.Objective:
+        x, y = map(jnp.asarray, data)
+        return lg.Objective(network, lg.losses.CrossEntropy(), (x, y))
+
+    def train(self, plan: Plan, start: Weights, data: Batch) -> Run:
+        x, y = map(jnp.asarray, data)
+        params = self.params(start)
+        carry = params, optimizer(plan.optimizer, plan.rate).init(params)
+        drawn = jnp.asarray(orders(len(y), plan.batch, plan.passes)) if plan.batch else [None] * plan.passes
+        run = partial(_pass, plan.optimizer, plan.rate)
+        jax.block_until_ready(run(carry, x, y, drawn[0]))  # compiles; the result is dropped
+        losses, seconds = [float(_loss(params, x, y))], [0.0]
+        for i in range(plan.passes):
+            chosen = drawn[i]
+            begin = time.perf_counter()
+            carry = jax.block_until_ready(run(carry, x, y, chosen))
+            seconds.append(seconds[-1] + time.perf_counter() - begin)
+            losses.append(float(_loss(carry[0], x, y)))
+            if diverged(losses):
+                break
+        return Run(
+            method=plan.optimizer,
+            setting=plan.setting,
+            losses=losses,
+            seconds=seconds,
+            passes=[float(i) for i in range(len(losses))],
+            steps=(len(losses) - 1) * (len(y) // plan.batch if plan.batch else 1),
+            params=carry[0],
+        )
+
+
+participant = JaxParticipant()

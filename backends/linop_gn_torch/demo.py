@@ -1,0 +1,99 @@
+"""PyTorch's part of ``linop-gn demo``: an ``nn.Module``, and SGD and Adam from ``torch.optim``."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import linop_gn as lg
+from linop_gn.demo.problem import Batch, Weights
+from linop_gn.demo.runs import Plan, Run, diverged, orders
+
+from . import backend
+
+__all__ = ["TorchParticipant", "participant"]
+
+
+class TorchParticipant:
+    """See :class:`linop_gn.demo.participants.Participant`."""
+
+    backend = backend
+    optimizers = ("SGD", "Adam")
+
+    def module(self, start: Weights) -> nn.Module:
+        """The network, with those weights."""
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        for i, (name, layer) in enumerate(start.items()):
+            if i:
+                layers[f"tanh{i}"] = nn.Tanh()
+            layers[name] = nn.Linear(*layer["weight"].shape, dtype=torch.float64)
+        module = nn.Sequential(layers)
+        module.load_state_dict(self.params(start))
+        return module
+
+    def params(self, start: Weights) -> dict[str, torch.Tensor]:
+        """Names and shapes as ``nn.Linear`` has them: weights are transposed."""
+        return {
+            f"{name}.{leaf}": torch.tensor(value.T if leaf == "weight" else value)
+            for name, layer in start.items()
+            for leaf, value in layer.items()
+        }
+
+    def weights(self, tree: dict[str, torch.Tensor]) -> Weights:
+        """The inverse: nested by layer, weights transposed back."""
+        found: Weights = {}
+        for path, value in tree.items():
+            name, leaf = path.split(".")
+            array = value.detach().numpy()
+            found.setdefault(name, {})[leaf] = array.T if leaf == "weight" else array
+        return found
+
+    def objective(self, data: Batch, start: Weights) -> lg.Objective:
+        x, y = map(torch.tensor, data)
+        return lg.Objective(self.module(start), lg.losses.CrossEntropy(), (x, y))
+
+    def train(self, plan: Plan, start: Weights, data: Batch) -> Run:
+        x, y = map(torch.tensor, data)
+        module = self.module(start)
+        rates: Any = {"lr": plan.rate, "momentum": 0.9} if plan.optimizer == "SGD" else {"lr": plan.rate}
+        optimizer = getattr(torch.optim, plan.optimizer)(module.parameters(), **rates)
+
+        def step(inputs: torch.Tensor, targets: torch.Tensor) -> None:
+            optimizer.zero_grad()
+            cross_entropy(module(inputs), targets).backward()
+            optimizer.step()
+
+        @torch.no_grad()
+        def loss() -> float:
+            return float(cross_entropy(module(x), y))
+
+        drawn = torch.from_numpy(orders(len(y), plan.batch, plan.passes)) if plan.batch else None
+        losses, seconds = [loss()], [0.0]
+        for i in range(plan.passes):
+            begin = time.perf_counter()
+            if drawn is None:
+                step(x, y)
+            else:
+                for chosen in drawn[i]:
+                    step(x[chosen], y[chosen])
+            seconds.append(seconds[-1] + time.perf_counter() - begin)
+            losses.append(loss())
+            if diverged(losses):
+                break
+        return Run(
+            method=plan.optimizer,
+            setting=plan.setting,
+            losses=losses,
+            seconds=seconds,
+            passes=[float(i) for i in range(len(losses))],
+            steps=(len(losses) - 1) * (len(y) // plan.batch if plan.batch else 1),
+            params={name: value.detach() for name, value in module.named_parameters()},
+        )
+
+
+participant = TorchParticipant()
