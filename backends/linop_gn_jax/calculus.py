@@ -75,6 +75,11 @@ class JaxLinearization:
     def tree_unflatten(cls, structure: tuple[Any, ...], children: tuple[Any, ...]) -> JaxLinearization:
         return cls(*children, *structure)
 
+    def which_are_residuals(self) -> JaxLinearization:
+        """The same tree with a truth value for each leaf."""
+        flags = tree_util.tree_map(lambda _: False, (self.outputs, self.gradient))
+        return JaxLinearization(*flags, [True] * len(self._residuals), self._program, self._backward)
+
     def _forward_program(self, only: Only) -> LinearProgram:
         if self._backward:
             return self._backward_program(only).transpose()
@@ -111,9 +116,31 @@ class JaxGradientLinearization:
     def tree_unflatten(cls, structure: tuple[Any, ...], children: tuple[Any, ...]) -> JaxGradientLinearization:
         return cls(*children, *structure)
 
+    def which_are_residuals(self) -> JaxGradientLinearization:
+        """The same tree with a truth value for each leaf."""
+        flags = tree_util.tree_map(lambda _: False, (self.value, self.gradient))
+        return JaxGradientLinearization(*flags, [True] * len(self._residuals), self._program)
+
     def hvp(self, tangents: Sequence[Array]) -> list[Array]:
         tangents = _matching("the tangents", tangents, self._program.inputs)
         return _product((self._residuals, tangents), self._program)
+
+
+def _pull(pullback: Any, like: Array, row: Any) -> list[Array]:
+    (leaves,) = pullback(jnp.zeros_like(like).at[row].set(1))
+    return leaves  # type: ignore[no-any-return]
+
+
+_compiled_pull = compiled(_pull, label=lambda *_: "row")
+
+
+def _rows(flat: Callable[[list[Array]], Array], params: Sequence[Any], rows: Sequence[int]) -> list[list[Array]]:
+    """Rows of the Jacobian of a function with a flat value, by its transposed derivative: compiled unless they are few."""
+    if len(rows) <= 4:
+        outputs, pullback = jax.vjp(flat, _differentiable(params))
+        return [_pull(pullback, outputs, row) for row in rows]
+    outputs, pullback = compiled(lambda leaves: jax.vjp(flat, leaves), label=lambda _: "rows")(_differentiable(params))
+    return [_compiled_pull(pullback, outputs, row) for row in rows]
 
 
 def _differentiable(params: Sequence[Any]) -> list[Array]:
@@ -207,8 +234,19 @@ class JaxCalculus:
         def flat(p: list[Array]) -> Array:
             return jnp.ravel(_one_real_array(function(p), "the model"))
 
-        outputs, pullback = jax.vjp(flat, _differentiable(params))
-        return [pullback(jnp.zeros_like(outputs).at[row].set(1))[0] for row in rows]
+        return _rows(flat, params, rows)
+
+    def hessian_rows(
+        self, function: Callable[[list[Array]], Array], params: Sequence[Array], rows: Sequence[int]
+    ) -> list[list[Array]]:
+        def gradient(p: list[Array]) -> Array:
+            return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.grad(_scalar_valued(function))(p)])
+
+        return _rows(gradient, params, rows)
+
+    def as_double(self, model: Any) -> Any:
+        """The model itself: dtypes follow the arrays that it is given, and what it closes over is promoted."""
+        return model
 
     def high_precision(self) -> Any:
         return jax.enable_x64(True)

@@ -32,13 +32,20 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-__all__ = ["LinearProgram"]
+__all__ = ["LinearProgram", "without_dead_code"]
 
 Avals = tuple[jax.ShapeDtypeStruct, ...]
 
 
 def _avals(arrays: Sequence[Any]) -> Avals:
     return tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays)
+
+
+def without_dead_code(closed: core.ClosedJaxpr, wanted: Sequence[bool] | None = None) -> core.ClosedJaxpr:
+    """The same inputs and the wanted outputs (all), with only the operations that these need."""
+    used = [True] * len(closed.jaxpr.outvars) if wanted is None else list(wanted)
+    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, used, instantiate=True)
+    return core.ClosedJaxpr(jaxpr, closed.consts)
 
 
 class LinearProgram:
@@ -60,8 +67,7 @@ class LinearProgram:
     ) -> LinearProgram:
         """The program of ``function(residuals, inputs)``, without what its outputs don't need."""
         closed = jax.make_jaxpr(lambda r, v: list(function(list(r), list(v))))(_avals(residuals), _avals(inputs))
-        jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
-        made = cls(core.ClosedJaxpr(jaxpr, closed.consts), len(residuals))
+        made = cls(without_dead_code(closed), len(residuals))
         return _interned.setdefault((len(residuals), _fingerprint(made.closed)), made)
 
     def __call__(self, residuals: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:

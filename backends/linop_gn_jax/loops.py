@@ -21,13 +21,14 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax, tree_util
+from jax import lax
 
 from linop_gn.eager import EagerLoops
 from linop_gn.protocols import Array, Carry, Method, Vector
 from linop_gn.status import Status
 
 from .compiled import compiled, tracing
+from .scanning import scan_over
 from .states import like, numbers_as_arrays, observed, row_dtype, settle
 
 __all__ = ["JaxLoops"]
@@ -79,19 +80,8 @@ def _iterate(ops: Any, method: Method, problem: Any) -> Any:
     return lax.while_loop(_is_running, _stepper(ops, method, problem), settle(method.init(ops, problem)))
 
 
-def _scan_over(function: Callable[..., tuple[Any, Any]], stacked: Any, shared: tuple[Any, ...]) -> tuple[Any, Any]:
-    first = tree_util.tree_map(lambda leaf: leaf[0], stacked)
-    part, _ = jax.eval_shape(lambda x, s: function(x, *s), first, shared)
-
-    def add(total: Any, x: Any) -> tuple[Any, Any]:
-        part, kept = function(x, *shared)
-        return tree_util.tree_map(jnp.add, total, part), kept
-
-    return lax.scan(add, tree_util.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), part), stacked)
-
-
 def _sum_over(function: Callable[..., R], stacked: Any, shared: tuple[Any, ...]) -> R:
-    return _scan_over(lambda *arguments: (function(*arguments), None), stacked, shared)[0]
+    return scan_over(lambda *arguments: (function(*arguments), None), stacked, shared)[0]
 
 
 def _slice(values: Array, start: Any, size: int) -> Array:
@@ -169,8 +159,8 @@ class JaxLoops(EagerLoops):
 
     def scan_over(self, function: Callable[..., tuple[Any, Any]], stacked: Any, *shared: Any) -> tuple[Any, Any]:
         if tracing():
-            return _scan_over(function, stacked, shared)
-        return self._program("scan", function, _scan_over)(stacked, shared)  # type: ignore[no-any-return]
+            return scan_over(function, stacked, shared)
+        return self._program("scan", function, scan_over)(stacked, shared)  # type: ignore[no-any-return]
 
     def describe_of(self, function: Callable[..., Array], *records: Any) -> tuple[tuple[int, ...], str, Hashable]:
         made = jax.eval_shape(function, *records)

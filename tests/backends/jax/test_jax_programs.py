@@ -150,6 +150,29 @@ def test_linearisations_are_stacked_by_scan(problem):
         for a, b in zip(got, want, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.max(jnp.abs(b))))
     np.testing.assert_allclose(outputs.reshape(32, -1), whole.outputs, rtol=1e-5, atol=1e-4)
+    # The weights are kept once, not once for each batch.
+    assert sum(leaf.nbytes for leaf in tree_util.tree_leaves(stacked)) == sum(
+        leaf.nbytes for leaf in tree_util.tree_leaves(whole.without_gradient())
+    )
+
+
+def test_gradients_linearised_in_a_scan_keep_what_varies(problem):
+    x, params = problem
+    batches = x.reshape(4, 8, -1)
+    v = [jnp.ones_like(p) for p in params]
+    _, stacked = backend.scan_over(_curved, batches, params)
+    whole = curvature(x, params).hvp(v)
+    for a, b in zip(jax.jit(lambda s, v: backend.sum_over(_hvp, s, v))(stacked, v), whole, strict=True):
+        np.testing.assert_allclose(a / 4, b, rtol=1e-3, atol=1e-4 * float(jnp.max(jnp.abs(b))))
+
+
+def _curved(batch, p):
+    linear = curvature(batch, p)
+    return linear.gradient, linear
+
+
+def _hvp(linear, v):
+    return linear.hvp(v)
 
 
 def test_a_linearisation_is_carried_by_a_loop_that_makes_new_ones(problem):
