@@ -11,8 +11,7 @@ while a model's forward runs (the forward is what picks the kernel):
 * ``torch._weight_norm`` is *silently wrong* under backward over backward: its
   differentiable backward takes the saved norm for a constant, and the Hessian
   loses the terms through it. The explicit formula is used.
-* Fused recurrent layers (cuDNN, oneDNN) have no double backward: the composite
-  implementation is used.
+* cuDNN's recurrent layers have no double backward: torch's own are used.
 * ``hardsigmoid`` has no double backward either; ``relu6(x + 3) / 6`` is the same.
 * A convolution's double backward computes all three of its terms whichever are
   asked for, which doubles what a linearised J v costs: see
@@ -49,12 +48,12 @@ def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002  
 
 def _unfused(recurrent: Callable[..., Any]) -> Callable[..., Any]:
     def layer(*args: Any, **kwargs: Any) -> Any:
-        cudnn, onednn = torch.backends.cudnn.enabled, torch.backends.mkldnn.enabled
-        torch.backends.cudnn.enabled = torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+        enabled = torch.backends.cudnn.enabled
+        torch.backends.cudnn.enabled = False  # type: ignore[assignment]
         try:
             return recurrent(*args, **kwargs)
         finally:
-            torch.backends.cudnn.enabled, torch.backends.mkldnn.enabled = cudnn, onednn
+            torch.backends.cudnn.enabled = enabled
 
     return layer
 

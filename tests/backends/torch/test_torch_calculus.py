@@ -8,6 +8,7 @@ from linop_gn_torch import backend
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 calculus = backend.calculus
@@ -147,7 +148,6 @@ def test_settings_are_put_back():
             flags.math_sdp_enabled(),
             torch.backends.mha.get_fastpath_enabled(),
             torch.backends.cudnn.enabled,
-            torch.backends.mkldnn.enabled,
             torch.is_grad_enabled(),
         )
 
@@ -161,6 +161,28 @@ def test_settings_are_put_back():
             calculus.linearize(fails, [W], torch.cos)
         calculus.linearize(dense, [W, B, V], torch.cos).jvp([W, B, V])
         assert settings() == before
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_run_without_cudnn(layer):
+    """cuDNN's have no double backward; the flag is what torch decides by, with a GPU or without."""
+    enabled = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            enabled.append(torch.backends.cudnn.enabled)
+            return function(*args, **(kwargs or {}))
+
+    recurrent = layer(3, 2, dtype=torch.float64)
+
+    def function(p):
+        x = p[0] + 1
+        with Watch():
+            return recurrent(x)[0]
+
+    calculus.linearize(function, [W], torch.cos)
+    assert False in enabled
+    assert torch.backends.cudnn.enabled
 
 
 class OnceOnly(torch.autograd.Function):

@@ -206,6 +206,37 @@ def test_batch_norm_normalises_as_the_modules_mode_says():
     assert adapt(model)(params, x).mean() > 4
 
 
+class Padded(nn.Module):
+    """Evaluated without gradients, torch's encoder takes a fused path that puts zeros at the padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(4, 2, 6, batch_first=True)
+        self.encoder, self.head = nn.TransformerEncoder(layer, 2), nn.Linear(4, 1)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.encoder(x, src_key_padding_mask=torch.tensor([[False, False, True], [False, True, True]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encode(x))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_constant_encoder_computes_the_same_with_and_without_gradients():
+    model, x = Padded().eval(), torch.randn(2, 3, 4)
+    weight, calculus = torch.randn(1, 4), backend.calculus
+
+    def function(p):
+        return adapt(model)({"head.weight": p[0]}, x)
+
+    expected = model.encode(x)  # the ordinary path, because its parameters require gradients here
+    at = calculus.linearize(function, [weight], torch.ones_like)
+    assert torch.allclose(at.outputs, expected @ weight.T + model.head.bias, atol=1e-5)
+    assert torch.allclose(calculus.evaluate(function, [weight]), at.outputs, atol=1e-6)
+    rows = calculus.jacobian_rows(function, [weight], range(6))
+    assert torch.allclose(torch.stack([row[0] for row in rows]).reshape(2, 3, 4), expected, atol=1e-5)
+
+
 class Noisy(nn.Module):
     """Noise by a function call, which no list of layer types would find."""
 

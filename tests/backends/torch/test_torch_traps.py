@@ -69,13 +69,13 @@ def cross_attention(parts, x, y):
 
 
 def fused(parts, x):
-    q, k, v = parts["a"](x).chunk(3, -1)
+    q, k, v = parts["a"](x.unsqueeze(1)).chunk(3, -1)  # with an axis of heads, without which no fused kernel is chosen
     return nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 def stubborn(parts, x):
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        return fused(parts, x.unsqueeze(1))
+        return fused(parts, x)
 
 
 def classic(layer: nn.Module, **options) -> nn.Module:
@@ -113,6 +113,10 @@ CASES = {
         (sequences(), sequences(5, 3)),
     ),
     "fused_attention": lambda: (Net(fused, a=L(4, 12)), sequences()),
+    "checkpointed_attention": lambda: (
+        Net(lambda p, x: p["b"](checkpoint(fused, p, p["b"](x), use_reentrant=False)), a=L(4, 12), b=L(4, 4)),
+        sequences(),
+    ),
     "stubborn_attention": lambda: (Net(stubborn, a=L(4, 12)), sequences()),
     "encoder": lambda: (nn.TransformerEncoderLayer(4, 2, 6, 0.0, batch_first=True, norm_first=True), sequences()),
     "encoder_eval": lambda: (nn.TransformerEncoderLayer(4, 2, 6, batch_first=True).eval(), sequences()),
