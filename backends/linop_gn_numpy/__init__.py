@@ -17,10 +17,10 @@ __all__ = ["NumpyBackend", "backend"]
 
 
 class NumpyBackend(ArrayApiBackend):
-    """NumPy arrays (and subclasses), on the host."""
+    """NumPy arrays (and subclasses), on the host; its scalars too, which is what arithmetic makes of 0-d arrays."""
 
     def __init__(self) -> None:
-        super().__init__("numpy", np, (np.ndarray,))
+        super().__init__("numpy", np, (np.ndarray, np.number, np.bool_))
 
     def _inner(self, x: Any, y: Any) -> Any:
         return np.dot(x, y)

@@ -27,7 +27,7 @@ class Network(NamedTuple):
 
     def params(self, seed: int) -> Any:
         rng = np.random.default_rng(seed)
-        return fill(self.shapes, lambda shape: np.asarray(rng.standard_normal(shape) / math.sqrt(shape[0] if shape else 1)))
+        return fill(self.shapes, lambda shape: np.array(rng.standard_normal(shape) / math.sqrt([1, *shape][-1])))
 
 
 def fill(shapes: Any, make: Callable[[tuple[int, ...]], Any]) -> Any:
@@ -126,8 +126,13 @@ def _floats(*shape: int) -> Callable[[np.random.Generator, int], Any]:
     return lambda rng, batch: rng.standard_normal((batch, *shape))
 
 
+def _tokens(rng: np.random.Generator, batch: int) -> Any:
+    return rng.integers(0, 5, (batch, 3))
+
+
 _BLOCK = {"attn": {"k": (3, 3), "q": (3, 3), "v": (3, 3)}, "mlp": (3, 3)}
 
+# Compiling two blocks takes as long as all the others: what compiles tests one.
 NETWORKS: dict[str, Network] = {
     "mlp": Network(
         mlp,
@@ -145,12 +150,8 @@ NETWORKS: dict[str, Network] = {
         _floats(7, 2),
         (3,),
     ),
-    "transformer": Network(
-        transformer,
-        {"embedding": (5, 3), "h": [_BLOCK, _BLOCK]},
-        lambda rng, batch: rng.integers(0, 5, (batch, 3)),
-        (3, 5),
-    ),
+    "attention": Network(transformer, {"embedding": (5, 3), "h": [_BLOCK]}, _tokens, (3, 5)),
+    "transformer": Network(transformer, {"embedding": (5, 3), "h": [_BLOCK, _BLOCK]}, _tokens, (3, 5)),
     "residual": Network(residual, [(), (3, 3), (3, 3)], _floats(3), (3,)),
     "single": Network(single, (3, 2), _floats(3), (2,)),
     "decay": Network(decay, (), _floats(2), (2,)),
