@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")
@@ -68,7 +69,7 @@ def networks() -> dict[str, tuple[Callable[..., Any], Any, Any, Any]]:
         return jnp.asarray(rng.standard_normal(shape) / np.sqrt(shape[0]), jnp.float32)
 
     sizes = [784, 512, 512, 10]
-    layers = [{"w": normal(a, b), "b": jnp.zeros(b)} for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+    layers = [{"w": normal(a, b), "b": jnp.zeros(b)} for a, b in pairwise(sizes)]
     blocks = [
         {"mix": normal(128, 384), "out": normal(128, 128), "up": normal(128, 512), "down": normal(512, 128)}
         for _ in range(2)
@@ -161,10 +162,9 @@ def main() -> None:
             ratio, low, high = timings.ratio(label, "jax.scipy cg")
             gradients = timings.ratio(label, "gradient")[0]
             built = compile_seconds.get(label)
-            table.add_row(
-                label, f"{ratio:.2f}", f"{low:.2f} .. {high:.2f}", f"{gradients:.1f}", f"{1e3 * timings.median(label):.2f}",
-                "" if built is None else f"{built:.2f}",
-            )  # fmt: skip
+            spread, seconds = f"{low:.2f} .. {high:.2f}", timings.median(label)
+            compiled = "" if built is None else f"{built:.2f}"
+            table.add_row(label, f"{ratio:.2f}", spread, f"{gradients:.1f}", f"{1e3 * seconds:.2f}", compiled)
             results[name][label] = {
                 "ratio_to_jax_scipy": ratio, "quartiles": [low, high], "gradients": gradients,
                 "seconds": timings.median(label), "compile_seconds": built,

@@ -36,7 +36,8 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, length, width = x.shape
         q, k, v = (
-            part.view(batch, length, self.heads, -1).transpose(1, 2) for part in self.mix(self.norm1(x)).chunk(3, dim=-1)
+            part.view(batch, length, self.heads, -1).transpose(1, 2)
+            for part in self.mix(self.norm1(x)).chunk(3, dim=-1)
         )
         attended = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(attended.transpose(1, 2).reshape(batch, length, width))
@@ -68,8 +69,10 @@ def networks() -> dict[str, tuple[nn.Module, torch.Tensor, torch.Tensor]]:
         "MLP 784-512-512-10, batch 512": (mlp, torch.randn(512, 784), torch.randint(10, (512,))),
         "CNN, batch 128": (cnn, torch.randn(128, 1, 28, 28), torch.randint(10, (128,))),
         "transformer 2 x 128, 8 x 64 tokens": (
-            LanguageModel(), torch.randint(256, (8, 64)), torch.randint(256, (8, 64)),
-        ),  # fmt: skip
+            LanguageModel(),
+            torch.randint(256, (8, 64)),
+            torch.randint(256, (8, 64)),
+        ),
     }
 
 

@@ -206,4 +206,3 @@ class LevenbergMarquardt:
 
     def answer(self, ops: Backend, problem: MinimizeProblem, state: LMState) -> Vector:
         return state.x
-

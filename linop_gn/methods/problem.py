@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..curvature.terms import Terms
 from ..curvature.point import Point
+from ..curvature.terms import Terms
 from ..protocols import Backend, Vector
 from ..records import record, static
 from ..spaces import Space

@@ -66,7 +66,10 @@ def test_damping_may_be_wrong_by_ten_orders_of_magnitude(ops):
 def test_the_value_never_rises_and_a_refused_step_changes_only_the_damping(ops):
     start = ops.asarray(np.array([-1.2, 1.0]), "float64")
     fit = lg.minimize(
-        curves.rosenbrock(ops), start, lg.LevenbergMarquardt(damping=1e-3, solver=EXACT, rule=lg.Marquardt()), max_steps=60
+        curves.rosenbrock(ops),
+        start,
+        lg.LevenbergMarquardt(damping=1e-3, solver=EXACT, rule=lg.Marquardt()),
+        max_steps=60,
     )
     value, ratio, damping = (fit.history[name] for name in ("value", "ratio", "damping"))
     refused = ratio[1:] <= 1e-4
@@ -203,7 +206,9 @@ def test_ten_steps_with_other_parameters_batch_and_damping_compile_once():
         if objective is None:
             objective = lg.Objective(lambda p, x: jnp.tanh(x @ p["w"] + p["b"]), lg.losses.CrossEntropy(), (x, y))
         objective = objective.with_data((x, y))
-        method = lg.LevenbergMarquardt(damping=damping, rtol=10.0**-step, solver=lg.CG(rtol=0.1 / (step + 1), max_steps=9))
+        method = lg.LevenbergMarquardt(
+            damping=damping, rtol=10.0**-step, solver=lg.CG(rtol=0.1 / (step + 1), max_steps=9)
+        )
         fit = lg.minimize(objective, params, method, max_steps=1)
         params, damping = fit.params, fit.damping
         counts.append(sum(compilations().values()))
@@ -221,7 +226,10 @@ def test_inside_the_users_jit():
         return run
 
     start = ops.asarray(np.array([-1.2, 1.0]), "float64")
-    inside, outside = fit(start, 0.1), lg.minimize(objective, start, lg.LevenbergMarquardt(damping=0.1, solver=EXACT), max_steps=40)
+    inside, outside = (
+        fit(start, 0.1),
+        lg.minimize(objective, start, lg.LevenbergMarquardt(damping=0.1, solver=EXACT), max_steps=40),
+    )
     assert inside.status is outside.status is lg.Status.CONVERGED
     np.testing.assert_allclose(np.asarray(inside.params), np.asarray(outside.params), rtol=1e-8)
     assert int(inside.steps) == int(outside.steps)
