@@ -72,6 +72,13 @@ def _filled(gradients: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[
     return [torch.zeros_like(x) if g is None else g.detach() for g, x in zip(gradients, like, strict=True)]
 
 
+def _rows(recording: Recording, flat: Tensor, leaves: list[Tensor], rows: Sequence[int]) -> list[list[Tensor]]:
+    def row(i: int) -> list[Tensor]:
+        return _filled(_backward([flat[i]], leaves, [None], retain_graph=True), leaves)
+
+    return [recording.resume(partial(row, i)) for i in rows]
+
+
 class TorchLinearization:
     """A function with its graph and the graph of ``u -> J^T u``. See :class:`linop_gn.protocols.Linearization`."""
 
@@ -114,7 +121,9 @@ class TorchLinearization:
     def _vjp(self, u: Tensor, chosen: Sequence[int], **options: bool) -> list[Tensor | None]:
         leaves = [self._leaves[i] for i in chosen]
         with explained():
-            return self._recording.resume(lambda: _backward([self._outputs], leaves, [u], **options))
+            return self._recording.resume(
+                lambda: _backward([self._outputs], leaves, [u], **options), records="create_graph" in options
+            )
 
 
 class TorchGradientLinearization:
@@ -131,7 +140,7 @@ class TorchGradientLinearization:
             seed = torch.ones_like(self.value, requires_grad=True)
             with explained():
                 recorded = self._recording.resume(
-                    lambda: _backward([self._value], self._leaves, [seed], create_graph=True)
+                    lambda: _backward([self._value], self._leaves, [seed], create_graph=True), records=True
                 )
             _require_linear(self._recording, recorded, seed, self._value)
         self.gradient = _filled(recorded, self._leaves)
@@ -193,12 +202,7 @@ class TorchCalculus:
         with torch.enable_grad():
             outputs = recording.make(lambda: function(leaves))
             require_differentiable(outputs)
-            flat = outputs.reshape(-1)
-
-            def row(i: int) -> list[Tensor]:
-                return _filled(_backward([flat[i]], leaves, [None], retain_graph=True), leaves)
-
-            return [recording.resume(partial(row, i)) for i in rows]
+            return _rows(recording, outputs.reshape(-1), leaves, rows)
 
     def hessian_rows(
         self, function: Callable[[list[Tensor]], Tensor], params: Leaves, rows: Sequence[int]
@@ -207,16 +211,11 @@ class TorchCalculus:
         with torch.enable_grad():
             value = recording.make(lambda: function(leaves))
             require_differentiable(value, scalar=True)
-            gradient = recording.resume(lambda: _backward([value], leaves, [None], create_graph=True))
+            gradient = recording.resume(lambda: _backward([value], leaves, [None], create_graph=True), records=True)
             flat = torch.cat(
-                [torch.zeros_like(x).reshape(-1) if g is None else g.reshape(-1) for g, x in zip(gradient, leaves, strict=True)]
+                [(torch.zeros_like(x) if g is None else g).reshape(-1) for g, x in zip(gradient, leaves, strict=True)]
             )
-            return [
-                _filled(
-                    recording.resume(lambda i=i: _backward([flat[i]], leaves, [None], retain_graph=True)), leaves
-                )
-                for i in rows
-            ]
+            return _rows(recording, flat, leaves, rows)
 
     as_double = staticmethod(as_double)
 

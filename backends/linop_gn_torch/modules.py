@@ -5,9 +5,6 @@ BatchNorm's running statistics (or spectral norm's vectors) stay what they are,
 and it gives the same outputs each time: a module that draws random numbers
 (dropout, in whatever form) draws from one seed, with the caller's generators
 put back afterwards. A curvature operator is then that of the sub-network drawn.
-
-Whether a module draws is found out by looking at the generators, once, rather
-than by a list of layer types, which would miss ``F.dropout`` and one's own noise.
 """
 
 from __future__ import annotations
@@ -23,6 +20,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
+from .draws import cuda_devices, fixed_draws, undrawn
 from .recording import current
 from .trees import flatten_tree
 
@@ -39,7 +37,7 @@ class _Traits:
     keywords: frozenset[str]
     any_keyword: bool
     draws: bool = False
-    has_saved_tensor_hooks: bool = False
+    has_hooks: bool = False
 
     @classmethod
     def of(cls, module: nn.Module) -> _Traits:
@@ -196,21 +194,16 @@ class AdaptedModule:
     # running
 
     def _recorded(self, given: dict[str, Tensor], thunk: Callable[[], Any]) -> Any:
-        """Run the forward; if it uses checkpointing, have its parameters in place when the graph is run too."""
+        """Run the forward; have its parameters in place whenever the graph is run, too, if it recomputes."""
         tensors = {f"module.{name}": tensor for name, tensor in given.items()}
         tensors |= {f"module.{name}": buffer.clone() for name, buffer in self.module.named_buffers()}
         recording = current.get()
-        if recording is not None and not self._traits.has_saved_tensor_hooks:
-            try:
-                with torch.autograd.graph.disable_saved_tensors_hooks(_HOOKS):
-                    return self._swapped(tensors, thunk)
-            except RuntimeError as error:
-                if _HOOKS not in str(error):
-                    raise
-            self._traits.has_saved_tensor_hooks = True
-            return self._recorded(given, thunk)
         if recording is not None:
-            recording.surroundings.append(partial(self._swapped, tensors))
+            if self._traits.has_hooks:
+                recording.expect_hooks()
+            if recording.has_hooks:
+                self._traits.has_hooks = True
+                recording.surround(partial(self._swapped, tensors))
         return self._swapped(tensors, thunk)
 
     def _swapped(self, tensors: dict[str, Tensor], thunk: Callable[[], Any]) -> Any:
@@ -219,23 +212,15 @@ class AdaptedModule:
             return torch.func.functional_call(self._host, tensors, (thunk,))
 
     def _reproducibly(self, thunk: Callable[[], Any]) -> Any:
-        """Run; if that draws random numbers, with those of the seed, and the caller's generators left alone."""
-        devices = sorted({p.device.index for p in self.module.parameters() if p.device.type == "cuda"})
+        """Run; if that draws random numbers, with those of the seed."""
+        devices = cuda_devices(self.module)
         if not self._traits.draws:
-            before = _generator_states(devices)
-            outputs = thunk()
-            if all(map(torch.equal, before, _generator_states(devices))):
+            outputs, done = undrawn(devices, thunk)
+            if done:
                 return outputs
             self._traits.draws = True
-            _set_generator_states(devices, before)
-        with torch.random.fork_rng(devices):
-            torch.default_generator.manual_seed(self.seed)
-            for device in devices:
-                torch.cuda.default_generators[device].manual_seed(self.seed)
+        with fixed_draws(devices, self.seed):
             return thunk()
-
-
-_HOOKS = "linop_gn: the model saves tensors through hooks"
 
 
 @contextmanager
@@ -248,16 +233,6 @@ def _kept_attributes(module: nn.Module) -> Iterator[None]:
     finally:
         for m, attributes in zip(hooked, kept, strict=True):
             m.__dict__.update(attributes)
-
-
-def _generator_states(devices: list[int]) -> list[Tensor]:
-    return [torch.default_generator.get_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
-
-
-def _set_generator_states(devices: list[int], states: list[Tensor]) -> None:
-    torch.default_generator.set_state(states[0])
-    for device, state in zip(devices, states[1:], strict=True):
-        torch.cuda.set_rng_state(state, device)
 
 
 def _wrap_advice(module: nn.Module, outputs: Any) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .modules import AdaptedModule, adapt, uncompiled
@@ -18,6 +17,7 @@ def as_double(model: Any) -> Any:
 
     It draws the random numbers of the same seed. Callables that are no module are returned as they are.
 
+    >>> import torch
     >>> single = torch.nn.Linear(2, 1)
     >>> as_double(single)({}, torch.ones(1, 2, dtype=torch.float64)).dtype, single.weight.dtype
     (torch.float64, torch.float32)

@@ -1,10 +1,13 @@
-"""What must be in force again whenever a recorded graph is run backward.
+"""What has to be in force again when a recorded graph is run backward.
 
-Most graphs hold all they need. One with activation checkpointing does not: it
-runs parts of the model's forward again, and that must meet the same kernels
-and the same parameters as the first time. Recomputed with the module's own
-parameters instead of the ones differentiated at, the products would be
-silently those of another point.
+Most graphs hold all they need. One that saves tensors through hooks, as
+activation checkpointing does, may not: it runs parts of the model's forward
+again, and that must meet the same kernels and the same parameters as the first
+time. Recomputed with the module's own parameters instead of those
+differentiated at, the products would be silently those of another point.
+
+So a forward is first tried with such hooks forbidden, and made anew with its
+surroundings kept where it has any: plain graphs pay nothing for it.
 """
 
 from __future__ import annotations
@@ -15,12 +18,16 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, TypeVar
 
+from torch.autograd.graph import disable_saved_tensors_hooks
+
 from .safe_ops import twice_differentiable
 
 __all__ = ["Recording", "current"]
 
 R = TypeVar("R")
 Surround = Callable[[Callable[[], Any]], Any]
+
+_FORBIDDEN = "linop_gn: the forward saves tensors through hooks"
 
 current: ContextVar[Recording | None] = ContextVar("current", default=None)
 """The recording that is being made, for those who have something to add to it."""
@@ -31,20 +38,39 @@ class Recording:
 
     def __init__(self, kernels: Callable[[], AbstractContextManager[None]] = twice_differentiable) -> None:
         self.kernels = kernels
-        self.surroundings: list[Surround] = []
+        self.has_hooks = False
+        self._surroundings: list[Surround] = []
 
     def make(self, thunk: Callable[[], R]) -> R:
         """Run ``thunk``, which records a graph."""
         token = current.set(self)
         try:
             with self.kernels():
+                try:
+                    with disable_saved_tensors_hooks(_FORBIDDEN):
+                        return thunk()
+                except RuntimeError as error:
+                    if _FORBIDDEN not in str(error):
+                        raise
+                self.has_hooks = True
                 return thunk()
         finally:
             current.reset(token)
 
-    def resume(self, thunk: Callable[[], R]) -> R:
-        """Run ``thunk``, which goes through the graph."""
-        for surround in self.surroundings:
+    def surround(self, surround: Surround) -> None:
+        """Have ``surround`` run whatever goes through the graph later."""
+        self._surroundings.append(surround)
+
+    def expect_hooks(self) -> None:
+        """Start anew if hooks are forbidden: for those who know already that there will be some."""
+        if not self.has_hooks:
+            raise RuntimeError(_FORBIDDEN)
+
+    def resume(self, thunk: Callable[[], R], records: bool = False) -> R:
+        """Run ``thunk``, which goes through the graph (and records another, if ``records``)."""
+        if not (self.has_hooks or records):
+            return thunk()
+        for surround in self._surroundings:
             thunk = partial(surround, thunk)
         with self.kernels():
             return thunk()

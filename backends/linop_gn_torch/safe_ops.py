@@ -49,7 +49,7 @@ def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002  
 def _unfused(recurrent: Callable[..., Any]) -> Callable[..., Any]:
     def layer(*args: Any, **kwargs: Any) -> Any:
         enabled = torch.backends.cudnn.enabled
-        torch.backends.cudnn.enabled = False  # type: ignore[assignment]
+        torch.backends.cudnn.enabled = False
         try:
             return recurrent(*args, **kwargs)
         finally:
