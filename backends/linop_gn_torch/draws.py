@@ -41,13 +41,16 @@ def fixed_draws(devices: list[int], seed: int) -> Iterator[None]:
 def undrawn(devices: list[int], thunk: Callable[[], Any]) -> tuple[Any, bool]:
     """The result of ``thunk`` and True; or, if it drew random numbers, something and False, with nothing drawn."""
     before = _states(devices)
-    result = thunk()
-    if all(map(torch.equal, before, _states(devices))):
-        return result, True
-    torch.default_generator.set_state(before[0])
-    for device, state in zip(devices, before[1:], strict=True):
-        torch.cuda.set_rng_state(state, device)
-    return None, False
+    drew = True
+    try:
+        result = thunk()
+        drew = not all(map(torch.equal, before, _states(devices)))
+    finally:
+        if drew:
+            torch.default_generator.set_state(before[0])
+            for device, state in zip(devices, before[1:], strict=True):
+                torch.cuda.set_rng_state(state, device)
+    return result, not drew
 
 
 def _states(devices: list[int]) -> list[Tensor]:

@@ -329,6 +329,14 @@ def test_checkpointing_recomputes_with_the_parameters_differentiated_at():
     assert model.forwards > 1  # it was recomputed, so the test is of what it says
 
 
+def test_checkpointing_after_dropout_leaves_the_generator_alone():
+    model, x = nn.Sequential(nn.Dropout(0.5), Blocks()), torch.randn(4, 3)
+    names, leaves, _ = backend.flatten(backend.normalize(model))
+    before = torch.get_rng_state()
+    backend.calculus.linearize(lambda p: adapt(model)(dict(zip(names, p, strict=True)), x), leaves, torch.sin)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("outer", ["saved on the host", "checkpointed whole"])
 def test_hooks_for_saved_tensors_around_the_model(outer):
     model, x = small(), torch.randn(4, 3)
