@@ -51,9 +51,10 @@ class TorchArithmetic:
     def max_abs(self, x: Tensor) -> Any:
         if x.shape[0] == 0:
             return self.scalar(0.0, x)  # type: ignore[attr-defined]
-        low, high = torch.aminmax(_plain(x), dim=0)
+        x = _plain(x)
         if x.ndim == 2:
-            return np.maximum(-_columns(low), _columns(high))
+            return _columns(x.abs().amax(0))
+        low, high = torch.aminmax(x)  # given dim=0 it is 20 times slower
         below, above = -low.item(), high.item()
         return above if above >= below or above != above else below
 
