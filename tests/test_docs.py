@@ -1,0 +1,32 @@
+"""The Python blocks of the README and the documentation run, top to bottom."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "backends" / "README.md"]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.exists()], ids=lambda page: page.name)
+def test_blocks_run(page, capsys):
+    blocks = BLOCK.findall(page.read_text())
+    for framework in ("torch", "jax"):
+        if any(re.search(rf"^\s*import {framework}\b", block, re.MULTILINE) for block in blocks):
+            pytest.importorskip(framework)
+    scope = {"__name__": f"page_{page.stem}"}
+    for block in blocks:
+        exec(compile(block, f"{page.name}: {block.splitlines()[0]}", "exec"), scope)
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        if page.exists():
+            for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
+                assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+
+
+def test_there_are_pages():
+    assert len([page for page in PAGES if page.exists() and BLOCK.search(page.read_text())]) >= 5
