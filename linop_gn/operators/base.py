@@ -126,7 +126,7 @@ class LinearOperator:
         kept: LinearOperator | None = self.__dict__.get("_prepared")
         if kept is None:
             kept = self._prepare()
-            if self.backend.is_concrete(kept):
+            if kept is not self and self.backend.is_concrete(kept):  # no cycle: arrays go with their last use
                 self.__dict__["_prepared"] = kept
         return kept
 
