@@ -39,6 +39,7 @@ from .solution import History, Result, Solution
 from .solvers import CG, LinearProblem
 from .spaces import Space
 from .status import Status
+from .validation import Report, ValidationError, validate
 from .watch import ProgressBar, Recorder, stop_when
 
 __version__ = "0.1.0"
@@ -71,10 +72,12 @@ __all__ = [
     "LowRank",
     "ProgressBar",
     "Recorder",
+    "Report",
     "Result",
     "Solution",
     "Space",
     "Status",
+    "ValidationError",
     "__version__",
     "available",
     "backend_of",
@@ -89,4 +92,5 @@ __all__ = [
     "steps",
     "stop_when",
     "to_scipy",
+    "validate",
 ]

@@ -18,11 +18,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import tree_util
+from jax import lax, tree_util
 
 from linop_gn.protocols import Array
 
-from .compiled import compiled
+from .compiled import compiled, tracing
 from .linear import LinearProgram
 from .models import adapt
 
@@ -126,21 +126,27 @@ class JaxGradientLinearization:
         return _product((self._residuals, tangents), self._program)
 
 
-def _pull(pullback: Any, like: Array, row: Any) -> list[Array]:
-    (leaves,) = pullback(jnp.zeros_like(like).at[row].set(1))
+def _row(pullback: Any, outputs: Array, row: Any) -> list[Array]:
+    (leaves,) = pullback(jnp.zeros_like(outputs).at[row].set(1))
     return leaves  # type: ignore[no-any-return]
 
 
-_compiled_pull = compiled(_pull, label=lambda *_: "row")
+_all_rows = compiled(
+    lambda pullback, outputs, rows: lax.map(lambda row: _row(pullback, outputs, row), rows),
+    label=lambda *_: "rows",
+    loops=True,
+)
 
 
 def _rows(flat: Callable[[list[Array]], Array], params: Sequence[Any], rows: Sequence[int]) -> list[list[Array]]:
-    """Rows of the Jacobian of a function with a flat value, by its transposed derivative: compiled unless they are few."""
-    if len(rows) <= 4:
-        outputs, pullback = jax.vjp(flat, _differentiable(params))
-        return [_pull(pullback, outputs, row) for row in rows]
-    outputs, pullback = compiled(lambda leaves: jax.vjp(flat, leaves), label=lambda _: "rows")(_differentiable(params))
-    return [_compiled_pull(pullback, outputs, row) for row in rows]
+    """Rows of the Jacobian of a function with a flat value, by reverse mode; many of them in one loop, on the host."""
+    leaves = _differentiable(params)
+    if len(rows) <= 4 or tracing():
+        outputs, pullback = jax.vjp(flat, leaves)
+        return [_row(pullback, outputs, row) for row in rows]
+    outputs, pullback = compiled(lambda p: jax.vjp(flat, p), label=lambda _: "rows")(leaves)
+    stacked = jax.device_get(_all_rows(pullback, outputs, jnp.asarray(rows)))
+    return [[leaf[i] for leaf in stacked] for i in range(len(rows))]
 
 
 def _differentiable(params: Sequence[Any]) -> list[Array]:

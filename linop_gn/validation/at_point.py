@@ -1,0 +1,178 @@
+"""J, H_L, J^T H_L J and the Hessian of an objective at a point, from its float64 twin.
+
+    J        row by row by first-order reverse mode; column by column by central
+             differences of the outputs where a framework has no derivatives
+    H_L      row by row by reverse over reverse mode on the loss's *value* (not from
+             its closed form); by central differences of its closed-form gradient there
+    G        scale * sum over batches of J_b^T (H_L,b (J_b V)), multiplied in NumPy
+    H        row by row by reverse over reverse mode
+
+All of it is held as matrices while their entries are at most ``limit``. Beyond
+that, products with a few vectors are worked out without any: J V from rows that
+are dropped again or from differences along V, J^T U by one reverse pass for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..curvature.point import Point
+from ..curvature.term import Term
+from .differences import along
+from .measure import DIFFERENCES, NotApplicableError, norm
+from .twin import Twin, twin_of
+
+__all__ = ["AtPoint"]
+
+NDArray = np.ndarray[Any, Any]
+Map = Callable[[NDArray], NDArray]
+
+MOST_ROWS = 4096
+MOST_CHUNKS = 4
+
+
+class AtPoint:
+    """Products with the derivatives of an objective at a point, for host arrays of columns."""
+
+    def __init__(self, point: Point, limit: int) -> None:
+        self.limit = limit
+        self.twin: Twin
+        self.twin, self.note = twin_of(point)
+        self.n = point.space.size
+        self.uncertainty = 0.0
+        self._kept: dict[Any, Any] = {}
+
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
+    # the model
+
+    def batches(self) -> list[tuple[Term, NDArray]]:
+        """Each batch's term with its outputs."""
+        return [(term, self.twin.outputs(term, self.twin.x)) for term in self.twin.terms()]
+
+    @property
+    def rows(self) -> int:
+        """Number of outputs on all batches."""
+        return self._once("rows", lambda: sum(z.size for _, z in self.batches()))  # type: ignore[no-any-return]
+
+    @property
+    def holds_jacobian(self) -> bool:
+        """Whether J is held."""
+        return self.rows * self.n <= self.limit and max(self.rows, self.n) <= MOST_ROWS
+
+    def jacobian(self, b: int, term: Term, z: NDArray) -> NDArray:
+        """J of batch b, held."""
+        return self._once(("J", b), lambda: self._jacobian(term, z))  # type: ignore[no-any-return]
+
+    def _jacobian(self, term: Term, z: NDArray) -> NDArray:
+        if self.twin.calculus is not None:
+            return self._by_chunks(lambda rows: self.twin.jacobian_rows(term, rows), z.size)
+        direction = self.twin.directions(np.random.default_rng(0).standard_normal((self.n, 1)))[:, 0]
+        return self._by_columns(lambda x: self.twin.outputs(term, x).reshape(-1), self.twin.x, direction)
+
+    def _by_columns(self, f: Map, x: NDArray, direction: NDArray) -> NDArray:
+        """The Jacobian of f at x by plain differences, whose error is measured against extrapolated ones."""
+        h = float(np.cbrt(self.twin.eps)) * _size(x)
+        made = np.stack([_difference(f, x, j, h) for j in range(x.size)], axis=1)
+        better = along(f, x, direction, self.twin.eps)
+        size = max(norm(better.value), norm(made @ direction))
+        doubt = (norm(made @ direction - better.value) + better.uncertainty) / size if size else 0.0
+        self.uncertainty = max(self.uncertainty, doubt, DIFFERENCES / 10)
+        return made
+
+    def _by_chunks(self, rows_of: Callable[[range], NDArray], count: int) -> NDArray:
+        size = max(1, min(count, self.limit // self.n))
+        return np.concatenate([rows_of(range(i, min(i + size, count))) for i in range(0, count, size)])
+
+    def push(self, b: int, term: Term, z: NDArray, V: NDArray) -> NDArray:
+        """J V on batch b."""
+        if self.holds_jacobian:
+            return self.jacobian(b, term, z) @ V
+        if self.twin.calculus is not None and self.rows * self.n <= MOST_CHUNKS * self.limit:
+            return self._by_chunks(lambda rows: self.twin.jacobian_rows(term, rows) @ V, z.size)
+        return self._along(lambda x: self.twin.outputs(term, x), self.twin.x, V)
+
+    def _along(self, f: Map, x: NDArray, V: NDArray) -> NDArray:
+        """Derivatives of f at x along the columns of V, by extrapolated differences."""
+        columns, reach = [], _size(x)
+        for v in V.T:
+            largest = float(np.abs(v).max(initial=0.0)) / reach or 1.0
+            found = along(f, x, (v / largest).reshape(x.shape), self.twin.eps)
+            self.uncertainty = max(self.uncertainty, found.relative if v.any() else 0.0)
+            columns.append(found.value * largest)
+        return np.stack(columns, axis=1)
+
+    def pull(self, b: int, term: Term, z: NDArray, U: NDArray) -> NDArray:
+        """J^T U on batch b."""
+        if self.holds_jacobian:
+            return self.jacobian(b, term, z).T @ U
+        if self.twin.calculus is None:
+            raise NotApplicableError(f"J, {self.rows} x {self.n}, is too large for differences; see dense_limit")
+        return np.stack([self.twin.pullback(term, u.reshape(z.shape)) for u in U.T], axis=1)
+
+    # the loss
+
+    def bend(self, b: int, term: Term, z: NDArray, Z: NDArray) -> NDArray:
+        """H_L Z on batch b, unnormalised."""
+        if z.size * z.size <= self.limit and z.size <= max(MOST_ROWS // 2, 4 * Z.shape[1]):
+            return self._once(("H_L", b), lambda: self._loss_hessian(term, z)) @ Z  # type: ignore[no-any-return]
+        return self._along(partial(self.twin.loss_gradient, term), z, Z)
+
+    def _loss_hessian(self, term: Term, z: NDArray) -> NDArray:
+        if self.twin.calculus is not None:
+            return self._by_chunks(lambda rows: self.twin.loss_hessian_rows(term, z, rows), z.size)
+
+        def gradient(at: NDArray) -> NDArray:
+            return self.twin.loss_gradient(term, at.reshape(z.shape)).reshape(-1)
+
+        return self._by_columns(gradient, z.reshape(-1), np.random.default_rng(0).standard_normal(z.size))
+
+    # what they make
+
+    def gauss_newton(self, V: NDArray) -> NDArray:
+        """J^T H_L J V."""
+        total = np.zeros_like(V)
+        for b, (term, z) in enumerate(self.batches()):
+            total += self.pull(b, term, z, self.bend(b, term, z, self.push(b, term, z, V)))
+        return self.twin.scale * total
+
+    def hessian(self, V: NDArray) -> NDArray:
+        """H V."""
+        if self.twin.calculus is None:
+            return self._along(self.twin.gradient, self.twin.x, V)
+        if self.n * self.n <= self.limit and self.n <= MOST_ROWS:
+            return self._once("H", lambda: self._hessian_rows(range(self.n))) @ V  # type: ignore[no-any-return]
+        used = np.flatnonzero(np.abs(V).sum(axis=1))
+        if len(used) <= V.shape[1]:
+            return self._hessian_rows(used).T @ V[used]
+        return self._along(self.twin.gradient, self.twin.x, V)
+
+    def _hessian_rows(self, rows: Any) -> NDArray:
+        chosen = [int(i) for i in rows]
+        total = np.zeros((len(chosen), self.n))
+        for term in self.twin.terms():
+            total += self._chosen_rows(term, chosen)
+        return self.twin.scale * total
+
+    def _chosen_rows(self, term: Term, chosen: list[int]) -> NDArray:
+        return self._by_chunks(lambda part: self.twin.hessian_rows(term, [chosen[i] for i in part]), len(chosen))
+
+
+def _size(x: NDArray) -> float:
+    """The root mean square, or 1 for zeros."""
+    return float(np.sqrt(np.mean(x**2))) or 1.0
+
+
+def _difference(f: Map, x: NDArray, j: int, h: float) -> NDArray:
+    ahead, behind = x.copy(), x.copy()
+    ahead[j] += h
+    behind[j] -= h
+    change: NDArray = (f(ahead) - f(behind)) / (ahead[j] - behind[j])
+    return change

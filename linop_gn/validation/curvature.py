@@ -1,0 +1,200 @@
+"""Checks of curvature operators against what their objective says they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..curvature.block_ggn import BlockGGN
+from ..curvature.ggn import GGN
+from ..curvature.hessian import Hessian
+from ..curvature.jacobian import Jacobian, LossHessian
+from ..curvature.point import Point
+from ..curvature.supplied import MissingDerivativeError
+from ..operators.base import LinearOperator
+from ..spaces import Space
+from .at_point import AtPoint
+from .differences import Derivative, along
+from .measure import USELESS, Found, NotApplicableError, largest, leafwise, norm, relative
+from .parts import curvature_in, points_in
+from .subject import Subject
+
+__all__ = ["dense", "differences", "gradient"]
+
+NDArray = np.ndarray[Any, Any]
+
+COLUMNS = 12
+"""Columns compared of a matrix that is too large to be compared as a whole."""
+
+
+def dense(subject: Subject) -> Found:
+    """Products against the oracle's matrix: all of it, or columns at random coordinates."""
+    A, expected = subject.operator, subject.against
+    if not points_in(expected):
+        raise NotApplicableError("not a curvature operator")
+    matrix = subject.oracle.matrix(expected)
+    m, n = A.shape
+    whole = m * n <= subject.dense_limit
+    chosen = np.arange(n) if whole else _coordinates(A.domain, COLUMNS, subject.seed)
+    unit = np.zeros((n, len(chosen)))
+    unit[chosen, np.arange(len(chosen))] = 1.0
+    wanted = matrix.apply(unit)
+    given = subject.matrix if whole else subject.products(unit)
+    names, groups = _by_leaf(A.domain, chosen)
+    error, worst = leafwise(given, wanted, groups)
+    note = f"the whole {m} x {n}" if whole else f"{len(chosen)} columns of {n}, at random coordinates in every leaf"
+    if len(names) > 1 and error > subject.tolerance + 10 * subject.oracle.uncertainty:
+        note += f", worst in the columns of {names[worst]}"
+    return Found(error, subject.oracle.uncertainty, "; ".join(filter(None, [note, subject.oracle.note])))
+
+
+def _coordinates(space: Space, count: int, seed: int) -> NDArray:
+    """Coordinates at random: one in each leaf (in ``count`` of them, if there are more), the rest anywhere."""
+    rng = np.random.default_rng([seed, 2])
+    parts = [part for part in space.blocks.values() if part.stop > part.start]
+    if len(parts) > count:
+        parts = [parts[i] for i in rng.choice(len(parts), count, replace=False)]
+    found = {int(rng.integers(part.start, part.stop)) for part in parts}
+    while len(found) < min(count, space.size):
+        found.add(int(rng.integers(space.size)))
+    return np.array(sorted(found))
+
+
+def _by_leaf(space: Space, chosen: NDArray) -> tuple[list[str], list[NDArray]]:
+    """Positions in ``chosen`` by the leaf that they lie in."""
+    found = {
+        name: np.flatnonzero((chosen >= part.start) & (chosen < part.stop)) for name, part in space.blocks.items()
+    }
+    kept = {name: positions for name, positions in found.items() if len(positions)}
+    return list(kept), list(kept.values())
+
+
+def differences(subject: Subject) -> Found:
+    """The parts made at a point, against central differences of gradients and outputs in float64."""
+    if not points_in(subject.against):
+        raise NotApplicableError("not a curvature operator")
+    if subject.against is not subject.operator:
+        pairs = [(subject, subject.against)] if subject.against in curvature_in(subject.against) else []
+    else:
+        parts = curvature_in(subject.operator)
+        pairs = [(subject if part is subject.operator else subject.part(part), part) for part in parts]
+    found = [made for which, part in pairs for made in [_part_differences(which, part)] if made is not None]
+    if not found:
+        raise NotApplicableError("no part is a derivative of something that can be differenced")
+    worst = max(found, key=lambda made: made.error if made.error == made.error else np.inf)
+    return Found(worst.error, max(made.uncertainty for made in found), worst.note)
+
+
+def _part_differences(subject: Subject, part: LinearOperator) -> Found | None:
+    point = next((v for v in part.__dict__.values() if isinstance(v, Point)), None)
+    if point is None:
+        return None
+    at = subject.oracle.at(point)
+    if isinstance(part, Hessian):
+        return _directional(subject, at, at.twin.gradient, "of gradients")
+    if isinstance(part, Jacobian):
+        return _directional(subject, at, at.twin.all_outputs, "of outputs")
+    if isinstance(part, (GGN, BlockGGN)):
+        return _quadratic(subject, at, part)
+    if isinstance(part, LossHessian):
+        return _of_loss(subject, at)
+    return None
+
+
+def _directional(subject: Subject, at: AtPoint, f: Callable[[NDArray], NDArray], what: str) -> Found:
+    """A v against d/dt f(p + t v)."""
+    twin, space, found = at.twin, subject.operator.domain, []
+    for v in subject.rounded(space, twin.directions(subject.V)).T:
+        made = along(f, twin.x, v, twin.eps)
+        found.append((relative(subject.product(v), made.value), made.relative))
+    return _enough(found, what)
+
+
+def _quadratic(subject: Subject, at: AtPoint, part: GGN | BlockGGN) -> Found:
+    """V^T G V against sum over batches of (J V)^T H_L (J V), with J V and H_L (J V) by differences."""
+    space, twin = subject.operator.domain, at.twin
+    D = twin.directions(subject.V)
+    mask = np.ones((D.shape[1], D.shape[1]))
+    if isinstance(part, BlockGGN):
+        D, numbers = _in_blocks(D, part, subject.seed)
+        mask = np.equal.outer(numbers, numbers).astype(float)
+    D = subject.rounded(space, D)
+    wanted, uncertainty = np.zeros_like(mask), 0.0
+    for term, z in at.batches():
+        pushed, bent = [], []
+        for v in D.T:
+            made = along(partial(twin.outputs, term), twin.x, v, twin.eps)
+            size = float(np.abs(made.value).max()) or 1.0
+            curved = along(partial(twin.loss_gradient, term), z, made.value.reshape(z.shape) / size, twin.eps)
+            uncertainty = max(uncertainty, _known(made), _known(curved))
+            pushed.append(made.value)
+            bent.append(curved.value * size)
+        wanted += np.stack(pushed) @ np.stack(bent).T
+    given = D.T @ subject.products(D)
+    return _enough([(relative(given, twin.scale * mask * wanted), uncertainty)], "of outputs")
+
+
+def _known(made: Derivative) -> float:
+    return made.relative if norm(made.value) else 0.0
+
+
+def _in_blocks(D: NDArray, part: BlockGGN, seed: int) -> tuple[NDArray, NDArray]:
+    """Each direction within one block: one block after the other, from a random one on."""
+    blocks, parts = part.partition, list(part.domain.blocks.values())
+    first = int(np.random.default_rng([seed, 3]).integers(len(blocks)))
+    numbers = (first + np.arange(D.shape[1])) % len(blocks)
+    inside = np.zeros_like(D)
+    for column, number in enumerate(numbers):
+        for i in blocks[number].leaves:
+            inside[parts[i], column] = D[parts[i], column]
+    return inside, numbers
+
+
+def _of_loss(subject: Subject, at: AtPoint) -> Found:
+    """H_L v against differences of the loss's gradient in the outputs."""
+    ((term, z),) = at.batches()
+    found = []
+    for v in subject.V.T:
+        made = along(partial(at.twin.loss_gradient, term), z, v.reshape(z.shape), at.twin.eps)
+        found.append((relative(subject.product(v), at.twin.scale * made.value), _known(made)))
+    return _enough(found, "of the loss's gradient")
+
+
+def _enough(found: list[tuple[float, float]], what: str) -> Found:
+    """The outcome of several comparisons, unless differences could not tell."""
+    uncertainty = max(u for _, u in found)
+    if not uncertainty <= USELESS:
+        raise NotApplicableError(
+            f"differences {what} have no digit that counts here: the function is not smooth (many units switch at any "
+            "step) or the derivative is lost in rounding"
+        )
+    return Found(largest([error for error, _ in found]), uncertainty, what)
+
+
+def gradient(subject: Subject) -> Found:
+    """Value and gradient at the points, against the value in float64 and its central differences."""
+    if not subject.points:
+        raise NotApplicableError("not a curvature operator")
+    found = [_gradient_at(subject, point) for point in subject.points]
+    return _enough([pair for pairs in found for pair in pairs], "of the value")
+
+
+def _gradient_at(subject: Subject, point: Point) -> list[tuple[float, float]]:
+    ops, twin = point.space.backend, subject.oracle.at(point).twin
+    try:
+        g = np.asarray(ops.to_numpy(point.gradient)).astype(np.float64)
+    except MissingDerivativeError as error:
+        raise NotApplicableError(str(error)) from None
+    value, wanted = float(ops.to_numpy(point.value)), twin.value(twin.x)
+    found = [(abs(value - wanted) / abs(wanted) if value != wanted else 0.0, 0.0)]
+    size = norm(g) / np.sqrt(len(g))
+    steepest = g / size * norm(twin.x) / np.sqrt(len(g)) if size and norm(twin.x) else g
+    for v in (steepest, *twin.directions(subject.draw(point.space, 4)).T):
+        made = along(lambda x: np.array(twin.value(x)), twin.x, v, twin.eps)
+        typical = max(abs(float(made.value[0])), norm(g) * norm(v) / np.sqrt(len(g)))
+        difference = abs(float(g @ v) - float(made.value[0]))
+        found.append((difference / typical if difference else 0.0, made.uncertainty / typical if typical else 0.0))
+    return found

@@ -1,0 +1,130 @@
+"""Errors and what is allowed of them.
+
+An error is relative, in the 2-norm, and compared with the tolerance of the
+narrowest dtype among the vectors' leaves:
+
+=========== ========== =====================================================
+dtype       tolerance  what it leaves room for
+=========== ========== =====================================================
+float64     1e-12      4500 units of round-off
+float32     1e-5       84 units
+float16     2e-2       20 units
+bfloat16    1e-1       13 units
+=========== ========== =====================================================
+
+The checks that compare with an oracle, where the rounding of a whole pass through
+a model counts, allow ten times that below float64 (measured: 1e-7 for perceptrons,
+up to 1e-5 for the Hessian behind a convolution and a layer norm). Where the oracle
+is itself uncertain, being made of differences, ten times its own estimate of that
+is added, and never less than 1e-8 is allowed. A check whose oracle is not known to
+a tenth is skipped: it could not tell right from wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..spaces import Space
+
+if TYPE_CHECKING:
+    from .subject import Subject
+
+__all__ = [
+    "DIFFERENCES",
+    "Found",
+    "Law",
+    "NotApplicableError",
+    "base_tolerance",
+    "largest",
+    "leafwise",
+    "norm",
+    "relative",
+]
+
+NDArray = np.ndarray[Any, Any]
+
+BASE = {"float64": 1e-12, "float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}
+BELOW_FLOAT64 = 10.0
+DIFFERENCES = 1e-8
+USELESS = 0.1
+SMALL_PART = 1e-2
+
+
+def base_tolerance(*spaces: Space) -> float:
+    """The tolerance for vectors of these spaces; that of float64 for none."""
+    return max((BASE[dtype] for space in spaces for dtype in (*space.dtypes, space.dtype)), default=BASE["float64"])
+
+
+class NotApplicableError(Exception):
+    """There is nothing to check, for the reason given."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a check measured: the error, how uncertain the oracle is, and what else is worth telling."""
+
+    error: float
+    uncertainty: float = 0.0
+    note: str = ""
+    advice: str = ""
+    """Instead of the law's own."""
+
+
+class Law(NamedTuple):
+    """A check: its name, what it compares, the function that measures it, and what a failure means."""
+
+    name: str
+    measures: str
+    check: Callable[[Subject], Found]
+    advice: str
+    oracle: bool = False
+    """Whether it compares with something that was computed in another way."""
+    floor: float = 0.0
+    exact: bool = False
+    """The error is a count, and has to be 0."""
+    after: tuple[str, ...] = ()
+    """Checks without which this one means nothing: it is skipped if one of them failed."""
+
+    def allowed(self, subject: Subject, uncertainty: float) -> float:
+        """The tolerance."""
+        room = BELOW_FLOAT64 if self.oracle and subject.roomy else 1.0
+        return 0.0 if self.exact else max(room * subject.tolerance, self.floor) + 10 * uncertainty
+
+
+def largest(errors: list[float]) -> float:
+    """The largest error; NaN if there is one."""
+    return float(np.max(np.asarray(errors, dtype=float))) if errors else 0.0
+
+
+def norm(x: Any) -> float:
+    """The 2-norm of all entries."""
+    return float(np.linalg.norm(np.asarray(x, dtype=np.float64).reshape(-1)))
+
+
+def relative(value: NDArray, expected: NDArray) -> float:
+    """|value - expected| over the larger of both norms; 0 for two zeros.
+
+    >>> relative(np.array([1.0, 1.0]), np.array([1.0, 1.0])), relative(np.array([1.0]), np.array([2.0]))
+    (0.0, 0.5)
+    """
+    difference, scale = norm(value - expected), max(norm(value), norm(expected))
+    return difference / scale if difference else 0.0
+
+
+def leafwise(value: NDArray, expected: NDArray, groups: list[NDArray]) -> tuple[float, int]:
+    """The largest relative error of a group of columns, and which group that is.
+
+    Each group is judged by its own norm, so that a wrong layer is not hidden by one with larger curvature,
+    or, where it is smaller than that, by a hundredth of the norm of the whole.
+    """
+    floor = SMALL_PART * norm(expected)
+    errors = []
+    for columns in groups:
+        difference = norm(value[:, columns] - expected[:, columns])
+        errors.append(difference / max(norm(expected[:, columns]), floor) if difference else 0.0)
+    worst = int(np.argmax(np.nan_to_num(errors, nan=np.inf)))
+    return errors[worst], worst

@@ -1,0 +1,181 @@
+"""What validation found: a table to read, an object to assert on."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Check", "Report", "ValidationError"]
+
+_WIDTH = 118
+_HEADINGS = ("check", "status", "error", "tolerance", "what was compared")
+
+
+class ValidationError(AssertionError):
+    """An operator that failed a check; the message is the report."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of one check.
+
+    Attributes
+    ----------
+    name
+        What it is found by in a :class:`Report`.
+    measures
+        What was compared, in words.
+    status
+        ``"passed"``, ``"failed"`` or ``"skipped"``.
+    error, tolerance
+        Relative error and what is allowed of it; None where nothing was measured. For the checks that
+        count (entries that are not finite, arrays written to) they are a number and 0.
+    reason
+        Why it was skipped, or what was noticed on the way.
+    advice
+        What to do about a failure.
+    """
+
+    name: str
+    measures: str
+    status: str
+    error: float | None = None
+    tolerance: float | None = None
+    reason: str = ""
+    advice: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the tolerance."""
+        return self.status == "passed"
+
+    @property
+    def failed(self) -> bool:
+        """Whether the error exceeds the tolerance, or the check raised."""
+        return self.status == "failed"
+
+    @property
+    def skipped(self) -> bool:
+        """Whether there was nothing to check; ``reason`` says why."""
+        return self.status == "skipped"
+
+    def cells(self) -> tuple[str, str, str, str, str]:
+        """The row of the table."""
+        what = self.reason if self.skipped else ": ".join(filter(None, [self.measures, self.reason]))
+        status = "FAILED" if self.failed else self.status
+        return self.name, status, _number(self.error), _number(self.tolerance), what
+
+
+@dataclass(frozen=True)
+class Report:
+    """The checks of one operator, by name and in order; true if none failed.
+
+    >>> report = Report("Dense(2 x 2)", (Check("adjoint", "<u, A v> and <A^T u, v>", "passed", 1e-17, 1e-12),))
+    >>> report.passed, report.failed, report["adjoint"].error
+    (True, (), 1e-17)
+    >>> print(report)
+    Dense(2 x 2): 1 check passed
+    <BLANKLINE>
+      check    status  error    tolerance  what was compared
+      adjoint  passed  1.0e-17  1.0e-12    <u, A v> and <A^T u, v>
+    """
+
+    operator: str
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return not self.failed
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Names of the checks that failed."""
+        return tuple(check.name for check in self.checks if check.failed)
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Names of the checks that had nothing to check."""
+        return tuple(check.name for check in self.checks if check.skipped)
+
+    @property
+    def largest_error(self) -> float:
+        """The largest relative error of a check that measured one against a tolerance."""
+        return max((check.error or 0.0 for check in self.checks if check.tolerance), default=0.0)
+
+    def raise_if_failed(self) -> Report:
+        """The report itself.
+
+        Raises
+        ------
+        ValidationError
+            If a check failed (an AssertionError, whose message is the report).
+        """
+        if self.failed:
+            raise ValidationError(f"validation failed in {', '.join(self.failed)}\n\n{self}")
+        return self
+
+    def __getitem__(self, name: str) -> Check:
+        for check in self.checks:
+            if check.name == name:
+                return check
+        raise KeyError(f"there is no check {name!r}; there are {[check.name for check in self.checks]}")
+
+    def __iter__(self) -> Iterator[Check]:
+        return iter(self.checks)
+
+    def __len__(self) -> int:
+        return len(self.checks)
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def headline(self) -> str:
+        """One line: the operator and how many checks passed, failed and were skipped."""
+        counts = [(sum(c.status == s for c in self.checks), s) for s in ("passed", "failed", "skipped")]
+        said = [f"{number} {status}" for number, status in counts if number]
+        said[:1] = [said[0].replace(" ", " check " if said[0].startswith("1 ") else " checks ", 1)] if said else []
+        return f"{self.operator}: {', '.join(said)}"
+
+    def __str__(self) -> str:
+        rows = [_HEADINGS, *(check.cells() for check in self.checks)]
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        indent = 2 + sum(widths) + 2 * 4
+        lines = [self.headline(), ""]
+        for row in rows:
+            head = "  " + "".join(cell.ljust(width + 2) for cell, width in zip(row[:4], widths, strict=True))
+            wide = max(_WIDTH, indent + 40)
+            lines += textwrap.wrap(row[4], wide, initial_indent=head, subsequent_indent=" " * indent)
+        for name, advice in self._advice():
+            lines += ["", *textwrap.wrap(f"{name}: {advice}", _WIDTH, initial_indent="  ", subsequent_indent="    ")]
+        return "\n".join(line.rstrip() for line in lines)
+
+    __repr__ = __str__
+
+    def _advice(self) -> list[tuple[str, str]]:
+        return [(check.name, check.advice) for check in self.checks if check.failed and check.advice]
+
+    def __rich__(self) -> Any:
+        """The same with colours, for a rich console."""
+        from rich.console import Group
+        from rich.markup import escape
+        from rich.table import Table
+        from rich.text import Text
+
+        colour = {"passed": "green", "FAILED": "bold red", "skipped": "dim"}
+        table = Table(*_HEADINGS, box=None, pad_edge=False)
+        for check in self.checks:
+            name, status, error, tolerance, what = check.cells()
+            table.add_row(name, Text(status, colour[status]), error, tolerance, escape(what))
+        said = [Text(f"{name}: {advice}", "red") for name, advice in self._advice()]
+        return Group(Text(self.headline(), "bold"), table, *said)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    whole = not math.isfinite(value) or value == 0 or (value >= 1 and value == round(value))
+    return f"{value:g}" if whole else f"{value:.1e}"

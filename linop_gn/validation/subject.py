@@ -1,0 +1,152 @@
+"""The operator under validation, as a map between float64 NumPy vectors.
+
+Products go the way that ``A @ v`` goes, compiled where the backend compiles;
+everything that is concluded from them is computed in float64 on the host.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..curvature.point import Point
+from ..operators.base import LinearOperator, _matmat, _matvec
+from ..protocols import Vector
+from ..spaces import Space
+from .measure import base_tolerance
+from .oracle import Oracle
+from .parts import points_in
+from .vectors import digest, host, place
+
+__all__ = ["Subject"]
+
+NDArray = np.ndarray[Any, Any]
+
+SMALL = 512
+"""Up to this size an operator is written out as a matrix even for the algebraic checks."""
+
+
+def _rmatvec(operator: LinearOperator, u: Vector) -> Vector:
+    return operator.rmatvec(u)
+
+
+def _rmatmat(operator: LinearOperator, u: Vector) -> Vector:
+    return operator.rmatmat(u)
+
+
+class Subject:
+    """An operator, the vectors that it is probed with, and what was found so far."""
+
+    def __init__(
+        self,
+        operator: LinearOperator,
+        seed: int = 0,
+        probes: int = 3,
+        tolerance: float | None = None,
+        dense_limit: int = 0,
+        against: LinearOperator | None = None,
+        oracle: Oracle | None = None,
+    ) -> None:
+        self.operator = operator
+        self.seed = seed
+        self.probes = probes
+        self.dense_limit = dense_limit
+        self.against = operator if against is None else against
+        self.oracle = Oracle(dense_limit) if oracle is None else oracle
+        self.points: list[Point] = points_in(operator)
+        usual = base_tolerance(operator.domain, operator.codomain)
+        self.tolerance = usual if tolerance is None else tolerance
+        self.roomy = tolerance is None and usual > base_tolerance()
+        self.data_before = self.data_digests()
+
+    def part(self, operator: LinearOperator) -> Subject:
+        """A part of the operator, to be probed in the same way."""
+        made = Subject(operator, self.seed, self.probes, self.tolerance, self.dense_limit, oracle=self.oracle)
+        made.roomy = self.roomy
+        return made
+
+    def data_digests(self) -> list[list[str]]:
+        """Fingerprints of the data in memory that the operator's objectives hold."""
+        found = []
+        for point in self.points:
+            batches = [(b.inputs, b.targets, b.weights) for b in point.objective.batches]
+            found.append(digest(point.space.backend, [point.x, batches]))
+        return found
+
+    # vectors
+
+    def rounded(self, space: Space, x: NDArray) -> NDArray:
+        """``x`` as the operator will see it: rounded to its dtype."""
+        return host(space, place(space, x))
+
+    def draw(self, space: Space, stream: int) -> NDArray:
+        """As many random vectors as there are probes; others for another number ``stream``."""
+        rng = np.random.default_rng([self.seed, stream])
+        return self.rounded(space, rng.standard_normal((space.size, self.probes)))
+
+    @cached_property
+    def V(self) -> NDArray:
+        """Random vectors of the domain, side by side."""
+        return self.draw(self.operator.domain, 0)
+
+    @cached_property
+    def U(self) -> NDArray:
+        """Random vectors of the codomain, side by side."""
+        return self.draw(self.operator.codomain, 1)
+
+    # products
+
+    def apply(self, v: Vector) -> Vector:
+        """A v or A V for flat vectors or columns on the device."""
+        return self._run((_matvec, _matmat), v)
+
+    def apply_transposed(self, u: Vector) -> Vector:
+        """A^T u or A^T U for flat vectors or columns on the device."""
+        return self._run((_rmatvec, _rmatmat), u)
+
+    def _run(self, functions: Any, v: Vector) -> Vector:
+        ready = self.operator.prepare()
+        function = functions[len(v.shape) - 1]
+        return function(ready, v) if ready.host else self.operator.backend.call(function, ready, v)
+
+    def product(self, v: NDArray) -> NDArray:
+        """A v for host values (n,) that were rounded before."""
+        return host(self.operator.codomain, self.apply(place(self.operator.domain, v)))
+
+    def transposed(self, u: NDArray) -> NDArray:
+        """A^T u for host values (m,) that were rounded before."""
+        return host(self.operator.domain, self.apply_transposed(place(self.operator.codomain, u)))
+
+    def products(self, V: NDArray) -> NDArray:
+        """A V, a column at a time."""
+        return np.stack([self.product(v) for v in V.T], axis=1)
+
+    @cached_property
+    def AV(self) -> NDArray:
+        """Products with the random vectors, one at a time."""
+        return self.products(self.V)
+
+    @cached_property
+    def ATU(self) -> NDArray:
+        """Products of the adjoint with the random vectors, one at a time."""
+        return np.stack([self.transposed(u) for u in self.U.T], axis=1)
+
+    @cached_property
+    def has_adjoint(self) -> bool:
+        """Whether there are products with the adjoint."""
+        try:
+            return bool(self.ATU.size)
+        except NotImplementedError:
+            return False
+
+    @cached_property
+    def matrix(self) -> NDArray:
+        """The whole matrix, from n products."""
+        return host(self.operator.domain, self.operator.to_dense())
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the matrix is cheap enough for the algebraic checks."""
+        return max(self.operator.shape) <= SMALL

@@ -1,0 +1,226 @@
+"""An objective at a point, anew and in float64: what oracles are assembled from.
+
+Parameters, inputs, targets, weights and the loss's numbers are cast up exactly,
+and so is a model that holds numbers of its own (``calculus.as_double``). From
+the package's way to its products it takes the model, the loss's value and the
+weights' sum, which define the function; and of derivatives only first-order
+reverse mode. Batches are summed and normalised here.
+
+Where float64 cannot be had (a function that closes over float32 arrays, one that
+draws other random numbers in float64) the twin stays in the dtype it was given.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..curvature.batches import Batch
+from ..curvature.losses import Loss
+from ..curvature.point import Point
+from ..curvature.term import Term, outputs_of
+from ..protocols import Array, Backend
+from ..records import data_fields
+from .data import cast_floats, entries, unstacked
+from .functions import calculus_of, gradient_of, loss_gradient_of, pullback_of, value_of, weight_of
+from .measure import BASE, relative
+from .vectors import host, place
+
+__all__ = ["Twin", "twin_of"]
+
+NDArray = np.ndarray[Any, Any]
+
+KEPT = 10_000_000
+"""Streams of up to so many numbers are held rather than read again and again."""
+
+
+class Twin:
+    """The objective of ``point`` in ``dtype``, as functions of flat float64 NumPy vectors."""
+
+    def __init__(self, point: Point, dtype: str) -> None:
+        space, terms = point.space, point.objective
+        self.ops: Backend = space.backend
+        self.calculus = self.ops.calculus
+        self.dtype = dtype
+        self.eps = float(np.finfo(np.float64).eps) if dtype == "float64" else BASE[dtype] / 84
+        self.given = point
+        dtypes = (dtype,) * len(space.names)
+        wider = (space.dtype, *space.dtypes) != (dtype, *dtypes)
+        self.space = replace(space, dtypes=dtypes, dtype=dtype) if wider else space
+        self.x = host(space, point.x)
+        self.model = terms.model
+        if self.calculus is not None:
+            self.model = self.calculus.adapt(self.calculus.as_double(terms.model) if wider else terms.model)
+        with self.precision():
+            self.loss = None if terms.loss is None else _cast_loss(self.ops, terms.loss, dtype)
+
+    def precision(self) -> Any:
+        """Where arrays of this dtype can be made."""
+        return nullcontext() if self.calculus is None or self.dtype != "float64" else self.calculus.high_precision()
+
+    # data
+
+    @cached_property
+    def batches(self) -> list[Batch] | None:
+        """The data as they were given, batch by batch; None for a stream too long to hold."""
+        terms, space = self.given.objective, self.given.space
+        if not terms.host:
+            return unstacked(terms, space)
+        kept: list[Batch] = []
+        for batch in terms.stream_batches(space):
+            kept.append(batch)
+            if entries(self.ops, kept) > KEPT:
+                return None
+        return kept
+
+    @cached_property
+    def _kept(self) -> list[Term] | None:
+        return None if self.batches is None else [self._term(batch) for batch in self.batches]
+
+    def _term(self, batch: Batch) -> Term:
+        parts = self.ops.detach((batch.inputs, batch.targets, batch.weights))
+        cast = Batch(*(cast_floats(self.ops, part, self.dtype) for part in parts))
+        alone = self.batches is not None and len(self.batches) == 1
+        return Term(self.loss, cast, self.model, self.space, self.given.objective.supplied, alone)
+
+    def terms(self) -> Iterator[Term]:
+        """The terms, batch by batch."""
+        with self.precision():
+            kept = self._kept
+        if kept is not None:
+            yield from kept
+            return
+        for batch in self.given.objective.stream_batches(self.given.space):
+            with self.precision():
+                term = self._term(batch)
+            yield term
+
+    @cached_property
+    def scale(self) -> float:
+        """What sums over all batches are multiplied by."""
+        if self.loss is None or self.loss.reduction == "sum":
+            return 1.0
+        weights = [self.weight(term) for term in self.terms()]
+        return 1.0 / sum(weights)
+
+    # functions: of the device's arrays through the backend, of host vectors to the outside
+
+    def call(self, function: Any, term: Term, *vectors: NDArray) -> NDArray:
+        """``function(term, *vectors)`` on the device and back."""
+        with self.precision():
+            device = self.space.device
+            given = [self.ops.asarray(v, self.dtype, device) for v in vectors]
+            result = self.ops.call(function, term, *given)
+            return np.asarray(self.ops.to_numpy(result)).astype(np.float64)
+
+    def weight(self, term: Term) -> float:
+        """What a batch adds to the normaliser."""
+        return float(self.call(weight_of, term, self.x))
+
+    def outputs(self, term: Term, x: NDArray) -> NDArray:
+        """The model's outputs on a batch, in their own shape."""
+        return self.call(outputs_of, term, x)
+
+    def all_outputs(self, x: NDArray) -> NDArray:
+        """The outputs on all batches, flat, one after the other."""
+        return np.concatenate([self.outputs(term, x).reshape(-1) for term in self.terms()])
+
+    def value(self, x: NDArray) -> float:
+        """The objective."""
+        return self.scale * sum(float(self.call(value_of, term, x)) for term in self.terms())
+
+    def gradient(self, x: NDArray) -> NDArray:
+        """Its gradient: plain reverse mode, or the user's where there is none."""
+        total = np.zeros(self.space.size)
+        for term in self.terms():
+            if self.calculus is None and term.supplied is not None and term.supplied.gradient is not None:
+                tree = term.supplied.gradient(*term.arguments(self.space.split(place(self.space, x))))
+                total += host(self.space, self.space.pack(tree, "result of the supplied gradient"))
+            else:
+                total += self.call(gradient_of, term, x)
+        return self.scale * total
+
+    def pullback(self, term: Term, u: NDArray) -> NDArray:
+        """J^T u for one batch, by plain reverse mode."""
+        return self.call(pullback_of, term, self.x, u)
+
+    def loss_gradient(self, term: Term, z: NDArray) -> NDArray:
+        """dL/dz for one batch, unnormalised: reverse mode on the loss's value, its closed form where there is none."""
+        return self.call(loss_gradient_of, term, z)
+
+    def jacobian_rows(self, term: Term, rows: Sequence[int]) -> NDArray:
+        """Rows of J for one batch, by plain reverse mode."""
+        with self.precision():
+            leaves = self.space.split(place(self.space, self.x))
+            return self._stacked(calculus_of(term).jacobian_rows(term.outputs, leaves, rows))
+
+    def hessian_rows(self, term: Term, rows: Sequence[int]) -> NDArray:
+        """Rows of the Hessian of one batch's loss, unnormalised, by reverse over reverse mode."""
+        with self.precision():
+            leaves = self.space.split(place(self.space, self.x))
+            return self._stacked(calculus_of(term).hessian_rows(term.value, leaves, rows))
+
+    def loss_hessian_rows(self, term: Term, z: NDArray, rows: Sequence[int]) -> NDArray:
+        """Rows of H_L for one batch, unnormalised, by reverse over reverse mode on the loss's value."""
+        with self.precision():
+            at = self.ops.asarray(z, self.dtype, self.space.device)
+            found = calculus_of(term).hessian_rows(lambda zs: term.total(zs[0]), [at], rows)
+            return np.stack([np.asarray(self.ops.to_numpy(row[0])).astype(np.float64).reshape(-1) for row in found])
+
+    def _stacked(self, rows: list[list[Array]]) -> NDArray:
+        flat = [np.concatenate([np.asarray(self.ops.to_numpy(leaf)).reshape(-1) for leaf in row]) for row in rows]
+        return np.stack(flat).astype(np.float64)
+
+    def directions(self, V: NDArray) -> NDArray:
+        """``V`` with the entries of each leaf scaled by the size of that leaf's parameters, for steps that fit each."""
+        whole = float(np.sqrt(np.mean(self.x**2))) or 1.0
+        sized = V.copy()
+        for part in self.space.blocks.values():
+            size = float(np.sqrt(np.mean(self.x[part] ** 2))) if self.x[part].size else 0.0
+            sized[part] *= max(size, 0.1 * whole)
+        return sized
+
+
+def _cast_loss(ops: Backend, loss: Loss, dtype: str) -> Loss:
+    """The loss with the numbers that it holds in another dtype."""
+    made = copy.copy(loss)
+    for name in data_fields(loss):
+        value = getattr(loss, name)
+        if ops.is_array(value):
+            made.__dict__[name] = cast_floats(ops, value, dtype)
+    return made
+
+
+def twin_of(point: Point) -> tuple[Twin, str]:
+    """The twin in float64, or in the point's own dtype with a sentence that says why."""
+    own = max((point.space.dtype, *point.space.dtypes), key=BASE.__getitem__)
+    if own == "float64":
+        return Twin(point, own), ""
+    said = ""
+    try:
+        if "float64" not in point.space.backend.capabilities:
+            raise TypeError(f"{point.space.backend.name} has no float64")
+        twin = Twin(point, "float64")
+        computed = _dtype_of_outputs(twin)
+        if computed != "float64":
+            said = f"the model computes in {computed} whatever it is given"
+        elif not relative(twin.all_outputs(twin.x), Twin(point, own).all_outputs(twin.x)) <= 1e3 * BASE[own]:
+            said = "the model computes another function in float64"
+        else:
+            return twin, ""
+    except Exception as error:
+        said = f"the model does not run in float64 ({type(error).__name__}: {str(error).splitlines()[0][:100]})"
+    return Twin(point, own), f"oracle in {own}: {said}"
+
+
+def _dtype_of_outputs(twin: Twin) -> str:
+    term = next(iter(twin.terms()))
+    with twin.precision():
+        z = twin.ops.call(outputs_of, term, place(twin.space, twin.x))
+        return twin.ops.describe(z)[1]
