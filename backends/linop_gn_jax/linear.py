@@ -23,7 +23,7 @@ interned: two with the same operations are the same object.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -32,7 +32,7 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-__all__ = ["LinearProgram", "without_dead_code"]
+__all__ = ["LinearProgram", "inner_jaxprs", "without_dead_code"]
 
 Avals = tuple[jax.ShapeDtypeStruct, ...]
 
@@ -120,9 +120,20 @@ class LinearProgram:
 _interned: weakref.WeakValueDictionary[Hashable, LinearProgram] = weakref.WeakValueDictionary()
 
 
+def inner_jaxprs(value: Any) -> Iterator[core.Jaxpr]:
+    """The jaxprs among an operation's parameters: bodies of loops, branches, inner functions."""
+    if isinstance(value, core.ClosedJaxpr):
+        yield value.jaxpr
+    elif isinstance(value, core.Jaxpr):
+        yield value
+    elif isinstance(value, (tuple, list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from inner_jaxprs(item)
+
+
 def _contains(jaxpr: core.Jaxpr, primitive: str) -> bool:
     def within(eqn: core.JaxprEqn) -> bool:
-        return any(_contains(inner, primitive) for inner in core.jaxprs_in_params(eqn.params))
+        return any(_contains(inner, primitive) for inner in inner_jaxprs(eqn.params))
 
     return any(eqn.primitive.name == primitive or within(eqn) for eqn in jaxpr.eqns)
 

@@ -1,7 +1,5 @@
 """Arrays and trees: names, devices, packing, dtypes."""
 
-import flax.core
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,8 +24,9 @@ def test_leaves_are_named_by_their_path_and_none_is_no_leaf():
 
 
 def test_flax_trees_are_trees():
+    nn, core = pytest.importorskip("flax.linen"), pytest.importorskip("flax.core")
     params = nn.Dense(3).init(jax.random.key(0), jnp.ones((1, 2)))
-    names, leaves, _ = backend.flatten(flax.core.freeze(params))
+    names, leaves, _ = backend.flatten(core.freeze(params))
     assert names == ["params.bias", "params.kernel"]
     assert all(map(backend.is_array, leaves))
 

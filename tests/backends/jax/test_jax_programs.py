@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax, tree_util
 from linop_gn_jax import backend
-from linop_gn_jax.linear import LinearProgram
+from linop_gn_jax.linear import LinearProgram, inner_jaxprs
 
 calculus = backend.calculus
 SIZES = (16, 24, 24, 5)
@@ -47,7 +47,7 @@ def primitives(closed):
         jaxpr = todo.pop()
         for eqn in jaxpr.eqns:
             names.append(eqn.primitive.name)
-            todo += jax.extend.core.jaxprs_in_params(eqn.params)
+            todo += inner_jaxprs(eqn.params)
     return names
 
 

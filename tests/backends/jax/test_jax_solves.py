@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from linop_gn_jax.linear import inner_jaxprs
 
 import linop_gn as lg
 
@@ -40,7 +41,7 @@ def gauss_newton_step(params, x, y, damping, rtol, steps=None):
 def inner(jaxpr):
     for eqn in jaxpr.eqns:
         yield eqn
-        for part in jax.extend.core.jaxprs_in_params(eqn.params):
+        for part in inner_jaxprs(eqn.params):
             yield from inner(part)
 
 
