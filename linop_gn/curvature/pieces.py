@@ -29,6 +29,8 @@ class Piece:
     lin: Linearization
     curve: Any
     """The loss's gradient linearised at the outputs, for losses without closed forms."""
+    shared: Any
+    """What products with H_L at these outputs have in common, for losses with closed forms."""
     outputs: Array
     value: Array | None
     gradient: Vector | None
@@ -45,8 +47,9 @@ class Piece:
         if self.curve is not None:
             product: Array = self.curve.hvp([v])[0]
             return product
+        kept = {} if self.shared is None else {"shared": self.shared}
         xp = self.space.backend.namespace()
-        return self.loss.hessian_product(xp, self.outputs, self.targets, self.weights, v)
+        return self.loss.hessian_product(xp, self.outputs, self.targets, self.weights, v, **kept)
 
     def ggn(self, v: list[Array], only: tuple[int, ...] | None = None) -> list[Array]:
         """J^T H_L J v, or of the columns of J for the leaves ``only``, whose tangents ``v`` then are."""

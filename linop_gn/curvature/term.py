@@ -177,16 +177,19 @@ class Term:
         assert self.loss is not None
         if self.supplied is not None and self.supplied.first_order:
             z = self._evaluate(self.outputs, leaves)
+            self._check_here(z)
             lin: Any = self.supplied.linearize(self.space, self.arguments(leaves), z, self.cotangent)
         else:
             lin = self._require("a Gauss-Newton operator or a gradient", _MODEL).linearize(
                 self.outputs, leaves, self.cotangent
             )
         z = self.ops.detach(lin.outputs)
-        curve = None
+        curve, shared = None, None
         if self.loss.autodiff:
             calculus = self._require("the Hessian of a loss without closed forms", _LOSS)
             curve = calculus.linearize_gradient(self._total, [z])
+        else:
+            shared = self.loss.shared(self.ops.namespace(), z, self.batch.targets, self.batch.weights)
         gradient = self.space.join(lin.gradient)
         return Piece(
             self.loss,
@@ -194,6 +197,7 @@ class Term:
             self.batch.weights,
             lin.without_gradient(),
             curve,
+            shared,
             z,
             self.total(z),
             gradient,

@@ -76,6 +76,13 @@ class Loss:
         """The derivative of :meth:`total` with respect to ``outputs``."""
         self._lacks("gradient")
 
+    def shared(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> Any:
+        """What all products with H_L at these outputs have in common: a tree of arrays that is kept, or None.
+
+        Where there is something, :meth:`hessian_product` gets it as the keyword ``shared``.
+        """
+        return None
+
     def hessian_product(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None, v: Array) -> Array:
         """H_L v, for the second derivative H_L of :meth:`total`: one block for each example. ``v`` is like outputs."""
         self._lacks("hessian_product")

@@ -114,10 +114,23 @@ class CrossEntropy(Loss):
             g = (1 - e) * g + e * (p - 1 / p.shape[-1])
         return g if batch.weights is None else batch.weights * g
 
-    def hessian_product(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None, v: Array) -> Array:
+    def shared(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> Any:
         batch = self._read(xp, outputs, targets, weights)
-        p, top = softmax(xp, batch.logits)
-        product, mass = p * centred(xp, p, top, keep(xp, batch.counted, v)), self._mass(xp, batch)
+        return *softmax(xp, batch.logits), batch.counted, self._mass(xp, batch)
+
+    def hessian_product(
+        self,
+        xp: Any,
+        outputs: Array,
+        targets: Array | None,
+        weights: Array | None,
+        v: Array,
+        shared: Any = None,
+    ) -> Array:
+        if shared is None:
+            shared = self.shared(xp, outputs, targets, weights)
+        p, top, counted, mass = shared
+        product = p * centred(xp, p, top, keep(xp, counted, v))
         return product if mass is None else mass * product
 
     def factor_product(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None, v: Array) -> Array:
