@@ -1,13 +1,15 @@
 """Errors at the door: parameters and inputs that no derivative could be taken with.
 
 Targets and weights are the loss's business (:meth:`Loss.check`); what is here
-concerns every model. Values are only read where they are known, outside of
-other people's compiled functions.
+concerns every model. Values are read where they are known: not those that a
+compiled function of somebody else is given, but those that it closes over.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+import numpy as np
 
 from ..protocols import Backend, Vector
 from ..spaces import Space
@@ -32,8 +34,10 @@ def require_finite_inputs(ops: Backend, inputs: Any) -> None:
     """Raise for NaN or infinity in floating inputs, those of examples without weight included."""
     for name, leaf in zip(*ops.flatten(inputs)[:2], strict=True):
         if ops.is_array(leaf) and "float" in ops.describe(leaf)[1]:
-            flat = ops.namespace().reshape(leaf, (-1,))
-            if not bool(ops.isfinite(ops.max_abs(flat))):
+            finite = ops.isfinite(ops.max_abs(ops.namespace().reshape(leaf, (-1,))))
+            if not ops.is_concrete(finite):  # inside somebody's compiled function, where constants can still be read
+                finite = np.isfinite(ops.to_numpy(leaf)).all()
+            if not bool(finite):
                 raise ValueError(
                     f"the inputs{f' ({name})' if name else ''} hold NaN or infinity; clean the data first (for "
                     "examples that don't count as well: a weight of zero does not stop NaN from spreading)."

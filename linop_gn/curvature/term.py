@@ -161,7 +161,7 @@ class Term:
         """:meth:`check` before a compiler hides the values; elsewhere that comes with the first evaluation."""
         if self.loss is None or self.__dict__.get("_checked") or "compiled" not in self.ops.capabilities:
             return
-        if not self.batch.stacked and self.ops.is_concrete((self.batch, x)):
+        if not self.batch.stacked and self.ops.is_concrete(self.batch):
             self.check(self.ops.describe_of(outputs_of, self, x)[0])
 
     def _require(self, what: str, ways: str) -> Calculus:

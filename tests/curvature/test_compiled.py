@@ -1,0 +1,227 @@
+"""JAX: one program for all parameters, data and dampings, inside the user's transformations and outside."""
+
+import gc
+
+import numpy as np
+import pytest
+
+import linop_gn as lg
+
+from .cases import Case, dense, host, objective, put
+from .hessians import hessian
+from .networks import NETWORKS, close, fill, flat, like
+
+CASE = Case("mlp", "softmax", "mean", 8, "weights")
+MODEL = NETWORKS["mlp"].model
+
+
+@pytest.fixture
+def backend(jax):
+    return lg.load("jax")
+
+
+@pytest.fixture
+def data(backend):
+    (batch,) = CASE.batches()
+    return tuple(put(backend, part) for part in batch)
+
+
+@pytest.fixture
+def params(backend):
+    return put(backend, CASE.params())
+
+
+class Traced:
+    """A model that counts how often Python runs it."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, p, x):
+        self.count += 1
+        return MODEL(p, x)
+
+
+def test_new_parameters_data_and_damping_run_the_same_programs(jax, backend):
+    from linop_gn_jax.compiled import compilations
+
+    model = Traced()
+
+    def everything(seed, damping, sizes):
+        case = CASE._replace(seed=seed, sizes=sizes)
+        batches = [tuple(put(backend, part) for part in batch) for batch in case.batches()]
+        made = everything.first.with_data(batches)
+        at = put(backend, case.params())
+        gradient, value = made.gradient(at), made.value(at)
+        G, H, B = lg.GGN(made, at), lg.Hessian(made, at), lg.BlockGGN(made, at)
+        step = lg.solve(lg.Damped(G, damping), gradient, lg.CG(rtol=1e-6))
+        return value, G @ gradient, H @ gradient, B @ gradient, step.x, made.value(like_on(backend, at, 1.0))
+
+    for sizes in ((5,), (3, 3, 2)):
+        everything.first = objective(CASE, backend)
+        everything.first = lg.Objective(model, CASE.make_loss(), everything.first.batches)
+        everything(0, 0.1, sizes)
+        traced, programs = model.count, compilations()
+        assert traced > 0
+        for seed in (1, 2):
+            value, Gv, *_ = everything(seed, 0.1 * seed, sizes)
+            want = dense(CASE._replace(seed=seed, sizes=sizes))
+            close(host(backend, value), [want.value], 1e-12)
+            close(host(backend, Gv), want.G @ want.gradient, 1e-12)
+        assert model.count == traced
+        assert compilations() == programs
+
+
+def like_on(backend, tree, shift):
+    return fill(tree, lambda leaf: leaf + shift)
+
+
+def test_inside_a_jit_of_the_users(jax, backend, data, params):
+    runs = []
+
+    @jax.jit
+    def step(params, data, damping):
+        runs.append(1)
+        made = lg.Objective(MODEL, lg.losses.CrossEntropy(), data)
+        gradient = made.gradient(params)
+        G = lg.GGN(made, params)
+        solution = lg.solve(lg.Damped(G, damping), gradient, lg.CG(rtol=1e-12, max_steps=60))
+        outside = lg.Hessian(made, params) @ gradient, lg.BlockGGN(made, params) @ gradient
+        return made.value_and_gradient(params), G @ gradient, solution, outside
+
+    for seed in (8, 9):
+        case = CASE._replace(seed=seed)
+        want, H = dense(case), hessian(case)
+        batch = tuple(put(backend, part) for part in case.batches()[0])
+        (value, gradient), Gg, solution, (Hg, Bg) = step(put(backend, case.params()), batch, 0.5)
+        close(host(backend, value), [want.value], 1e-12)
+        close(host(backend, gradient), want.gradient, 1e-12)
+        close(host(backend, Gg), want.G @ want.gradient, 1e-12)
+        close(host(backend, Hg), H @ want.gradient, 1e-12, float((abs(H) @ abs(want.gradient)).max()))
+        x = np.linalg.solve(want.G + 0.5 * np.eye(len(want.G)), want.gradient)
+        close(host(backend, solution.x), x, 1e-9)
+        assert solution.status is lg.Status.CONVERGED
+        owner = np.repeat([0, 0, 1, 1], [np.size(leaf) for leaf in flat_leaves(case)])
+        close(host(backend, Bg), np.where(owner[:, None] == owner, want.G, 0) @ want.gradient, 1e-12)
+    assert len(runs) == 1
+
+
+def flat_leaves(case):
+    return [case.params()[a][b] for a in ("fc1", "fc2") for b in ("bias", "weight")]
+
+
+@pytest.mark.parametrize("sizes", [(5,), (3, 3, 2)])
+def test_objectives_and_operators_cross_the_boundary_of_a_jit(jax, backend, sizes):
+    case = CASE._replace(sizes=sizes)
+    want, v = dense(case), put(backend, np.arange(31.0))
+    made, params = objective(case, backend), put(backend, case.params())
+
+    # As arguments, ready or not; as results; closed over, used there first.
+    apply = jax.jit(lambda A, v: A @ v)
+    close(host(backend, apply(lg.GGN(made, params), v)), want.G @ np.arange(31.0), 1e-12)
+    damped = lg.Damped(lg.GGN(made, params).prepare(), 0.5)
+    close(host(backend, apply(damped, v)), want.G @ np.arange(31.0) + np.arange(31.0) / 2, 1e-12)
+    ready = jax.jit(lambda o, p: lg.GGN(o, p).prepare())(made, params)
+    close(host(backend, ready @ v), want.G @ np.arange(31.0), 1e-12)
+    fresh = objective(case, backend)
+    inside = jax.jit(lambda p, v: (lg.GGN(fresh, p) @ v, fresh.gradient(p), fresh.value(p)))
+    Gv, gradient, value = inside(params, v)
+    close(host(backend, Gv), want.G @ np.arange(31.0), 1e-12)
+    close(host(backend, gradient), want.gradient, 1e-12)
+    # The same objective and the same operator outside, afterwards: no tracer was kept.
+    close(host(backend, fresh.gradient(params)), want.gradient, 1e-12)
+    close(host(backend, fresh.value(params)), host(backend, value), 1e-14)
+    G = lg.GGN(fresh, params)
+    close(host(backend, jax.jit(lambda v: G @ v)(v)), want.G @ np.arange(31.0), 1e-12)
+    close(host(backend, G @ v), want.G @ np.arange(31.0), 1e-12)
+    close(host(backend, jax.jit(lambda: fresh.gradient(params))()), want.gradient, 1e-12)
+
+
+def test_nothing_leaks(jax, backend, data, params):
+    v = put(backend, np.arange(31.0))
+    with jax.checking_leaks():
+        for batches in ([data], [data, data, tuple(part[:2] for part in data)]):
+            made = lg.Objective(MODEL, lg.losses.CrossEntropy(), batches)
+            G, H = lg.GGN(made, params), lg.Hessian(made, params)
+
+            @jax.jit
+            def inside(p, v, made=made, G=G, H=H):
+                first = lg.GGN(made, p)
+                return first @ v, G @ v, H @ v, made.gradient(p), lg.solve(lg.Damped(G, 1.0), v, lg.CG(steps=3)).x
+
+            before = inside(params, v)
+            close(host(backend, G @ v), host(backend, before[1]), 1e-14)
+            close(host(backend, made.gradient(params)), host(backend, before[3]), 1e-14)
+            close(host(backend, inside(params, v)[0]), host(backend, before[0]), 0.0)
+            jax.vmap(lambda v, G=G: G @ v)(jax.numpy.stack([v, v]))
+            close(host(backend, H @ v), host(backend, before[2]), 1e-14)
+    gc.collect()
+
+
+def test_vmap_over_damping_vectors_data_and_parameters(jax, backend, data, params):
+    jnp, want = jax.numpy, dense(CASE)
+    made = lg.Objective(MODEL, CASE.make_loss(), data)
+    G, b = lg.GGN(made, params), put(backend, np.arange(31.0) / 31)
+    dampings = jnp.array([0.1, 1.0, 10.0])
+    x = jax.vmap(lambda d: lg.solve(lg.Damped(G, d), b, lg.CG(rtol=1e-12)).x)(dampings)
+    for damping, row in zip((0.1, 1.0, 10.0), np.asarray(x), strict=True):
+        close(row, np.linalg.solve(want.G + damping * np.eye(31), np.arange(31.0) / 31), 1e-9)
+    V = put(backend, np.random.default_rng(0).standard_normal((3, 31)))
+    close(jax.vmap(lambda v: G @ v)(V), np.asarray(V) @ want.G, 1e-12)
+
+    # Per-example gradients and curvature: data and parameters as mapped axes.
+    def one(x, y, w):
+        single = lg.Objective(MODEL, lg.losses.CrossEntropy(reduction="sum"), (x[None], y[None], w[None]))
+        return single.gradient(params), lg.GGN(single, params) @ b
+
+    gradients, products = jax.vmap(one)(*data)
+    weight = float(np.sum(np.asarray(data[2])))
+    total = fill(gradients, lambda leaf: leaf.sum(0) / weight)
+    close(host(backend, total), want.gradient, 1e-12)
+    close(np.asarray(products).sum(0) / weight, want.G @ np.arange(31.0) / 31, 1e-12)
+    stacked = fill(params, lambda leaf: jnp.stack([leaf, leaf + 1]))
+    values = jax.vmap(made.value)(stacked)
+    moved = dense(CASE, like(CASE.params(), flat(CASE.params()) + 1)).value
+    close(values, [want.value, moved], 1e-12)
+
+
+def test_values_are_differentiable_by_the_users_own_transformations(jax, backend, data, params):
+    made = lg.Objective(MODEL, CASE.make_loss(), data)
+    want = dense(CASE)
+    close(host(backend, jax.grad(made.value)(params)), want.gradient, 1e-12)
+    loss = jax.grad(lambda x: lg.Objective(MODEL, CASE.make_loss(), (x, *data[1:])).value(params))(data[0])
+    assert loss.shape == data[0].shape
+    jax.grad(lambda p: host_free(lg.GGN(made, p) @ params))(params)
+
+
+def host_free(tree):
+    return sum(leaf.sum() for leaf in (tree["fc1"]["bias"], tree["fc2"]["weight"]))
+
+
+def test_data_are_checked_before_they_disappear_into_a_program(jax, backend, data, params):
+    x, y, w = data
+    for bad, message in (((x, y + 3, w), "class indices must lie in"), ((x * np.nan, y, w), "the inputs hold NaN")):
+        for batches in ([bad], [data, bad]):
+            made = lg.Objective(MODEL, lg.losses.CrossEntropy(), batches)
+            for ask in (made.value, made.gradient):
+                with pytest.raises(ValueError, match=message):
+                    ask(params)
+            # Inside somebody's program what is closed over can still be read ...
+            made = lg.Objective(MODEL, lg.losses.CrossEntropy(), batches)
+            with pytest.raises(ValueError, match=message):
+                jax.jit(made.gradient)(params)
+            # ... and arguments cannot.
+            jax.jit(lambda p, o: o.gradient(p))(params, made)
+    made = lg.Objective(MODEL, lg.losses.CrossEntropy(), [data, data])
+    assert jax.jit(made.value)(params).shape == ()
+
+
+def test_double_precision_that_is_switched_off_is_an_error_where_it_would_be_silent(jax):
+    with jax.enable_x64(False):
+        backend = lg.load("jax")
+        with pytest.raises(TypeError, match="64-bit types switched off"):
+            backend.asarray(np.ones(2), "float64")
+        x = jax.numpy.ones((4, 3))
+        made = lg.Objective(lambda w, x: x @ w, lg.losses.SquaredError(), (x, x[:, 0]))
+        assert lg.GGN(made, jax.numpy.ones(3)).dtype == "float32"
+        close(made.gradient(jax.numpy.ones(3)), np.full(3, 2.0), 1e-6)

@@ -1,0 +1,242 @@
+"""Objectives of ``nn.Module``s: parameters as the module has them, buffers and dropout, inputs of every kind."""
+
+import numpy as np
+import pytest
+
+import linop_gn as lg
+
+from .networks import close
+
+
+@pytest.fixture
+def nn(torch):
+    torch.manual_seed(0)
+    return torch.nn
+
+
+def data(torch, *shape, classes=3):
+    return torch.randn(*shape, dtype=torch.float64), torch.randint(0, classes, shape[:1])
+
+
+def oracle(torch, module, call, targets, params=None, seed=None):
+    """Dense gradient and GGN of mean cross-entropy: J row by row with plain autograd on the module itself."""
+    params = [p for p in module.parameters() if p.requires_grad] if params is None else params
+    buffers = [b.clone() for b in module.buffers()]
+    if seed is not None:
+        torch.manual_seed(seed)
+    z = call(module)
+    N, C = z.reshape(-1, z.shape[-1]).shape
+    rows = []
+    for entry in z.reshape(-1):
+        row = torch.autograd.grad(entry, params, retain_graph=True, materialize_grads=True)
+        rows.append(torch.cat([part.reshape(-1) for part in row]))
+    with torch.no_grad():
+        for buffer, old in zip(module.buffers(), buffers, strict=True):
+            buffer.copy_(old)
+        J, p = torch.stack(rows), torch.softmax(z.reshape(N, C), -1)
+        H = torch.block_diag(*[torch.diag(q) - torch.outer(q, q) for q in p]) / N
+        slope = (p - torch.nn.functional.one_hot(targets.reshape(-1), C)) / N
+        return (J.T @ slope.reshape(-1)).numpy(), (J.T @ H @ J).numpy()
+
+
+def check(torch, module, inputs, targets, call, params=None, seed=None):
+    want_gradient, want = oracle(torch, module, call, targets, seed=seed)
+    made = lg.Objective(module, lg.losses.CrossEntropy(), (inputs, targets))
+    at = module if params is None else params
+    for given in (at, dict(module.named_parameters())) if params is None else (params,):
+        G, gradient = lg.GGN(made, given), made.gradient(given)
+        flat = torch.cat([g.reshape(-1) for g in gradient.values()])
+        close(G.to_dense().numpy(), want, 1e-12)
+        close(flat.numpy(), want_gradient, 1e-12)
+        assert not flat.requires_grad
+    return made, G, gradient
+
+
+def test_the_module_itself_is_the_parameters(torch, nn):
+    module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    x, y = data(torch, 5, 3)
+    made, G, gradient = check(torch, module, x, y, lambda m: m(x))
+    names = dict(module.named_parameters())
+    assert gradient.keys() == names.keys()
+    product = G @ gradient
+    assert {name: leaf.shape for name, leaf in product.items()} == {name: leaf.shape for name, leaf in names.items()}
+    assert [block.name for block in lg.BlockGGN(made, module).partition] == ["0", "2"]
+    torch.nn.functional.cross_entropy(module(x), y).backward()
+    for name, parameter in names.items():
+        close(gradient[name].numpy(), parameter.grad.numpy(), 1e-12)
+    # A vector may be the module as well, and one of its gradients.
+    assert (lg.Damped(G, 1.0) @ module).keys() == names.keys()
+    assert all(not leaf.requires_grad for leaf in (lg.Damped(G, 1.0) @ module).values())
+    step = lg.solve(lg.Damped(G, 1.0), {name: p.grad for name, p in names.items()}, lg.CG(rtol=1e-10))
+    assert step.status is lg.Status.CONVERGED
+    assert not step.x["0.weight"].requires_grad
+
+
+def test_an_optimiser_steps_in_place_and_operators_stay(torch, nn):
+    module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    x, y = data(torch, 5, 3)
+    made = lg.Objective(module, lg.losses.CrossEntropy(), (x, y))
+    operators = [kind(made, module) for kind in (lg.GGN, lg.Hessian, lg.BlockGGN)]
+    fresh = [kind(made, module) for kind in (lg.GGN, lg.Hessian, lg.BlockGGN)]
+    v = operators[0].domain.random(0)
+    before = [A @ v for A in operators]
+    value, gradient = made.value(module), made.gradient(module)
+    optimiser = torch.optim.SGD(module.parameters(), lr=0.5)
+    torch.nn.functional.cross_entropy(module(x), y).backward()
+    optimiser.step()
+    for A, B, Av in zip(operators, fresh, before, strict=True):
+        close((A @ v).numpy(), Av.numpy(), 0.0)
+        close((B @ v).numpy(), Av.numpy(), 1e-13)
+    assert float(made.value(module)) < float(value)
+    assert not torch.equal(made.gradient(module)["0.weight"], gradient["0.weight"])
+
+
+def test_tied_and_frozen_parameters(torch, nn):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(5, 4)
+            self.inner = nn.Linear(4, 4)
+            self.head = nn.Linear(4, 5, bias=False)
+            self.head.weight = self.embedding.weight
+            self.inner.bias.requires_grad_(False)
+
+        def forward(self, tokens):
+            return self.head(torch.tanh(self.inner(self.embedding(tokens))))
+
+    module = Tied().double()
+    tokens, y = torch.randint(0, 5, (3, 2)), torch.randint(0, 5, (3, 2))
+    want_gradient, want = oracle(torch, module, lambda m: m(tokens), y)
+    made = lg.Objective(module, lg.losses.CrossEntropy(), (tokens, y))
+    G = lg.GGN(made, module)
+    assert G.domain.names == ("embedding.weight", "inner.weight")
+    close(G.to_dense().numpy(), want, 1e-12)
+    close(torch.cat([g.reshape(-1) for g in made.gradient(module).values()]).numpy(), want_gradient, 1e-12)
+    # Some of the parameters: the curvature of the others is left out.
+    some = {"inner.weight": module.inner.weight}
+    close(lg.GGN(made, some).to_dense().numpy(), want[20:, 20:], 1e-12)
+    with pytest.raises(ValueError, match=r"has no parameters \['inner\.wait'\]; it has"):
+        made.value({"inner.wait": module.inner.weight})
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_in_both_modes(torch, nn, training):
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3)).double()
+    x, y = data(torch, 6, 3)
+    module(x + 1)  # statistics that are not those of x
+    module.train(training)
+    statistics = [b.clone() for b in module.buffers()]
+    made, _, _ = check(torch, module, x, y, lambda m: m(x))
+    H = lg.Hessian(made, module)
+    v = H.domain.random(0)
+    h = 1e-5
+    moved = [made.gradient(H.domain.unpack(H.domain.pack(module) + s * h * v)) for s in (1, -1)]
+    difference = torch.cat([(a - b).reshape(-1) / (2 * h) for a, b in zip(*(g.values() for g in moved), strict=True)])
+    close((H @ v).numpy(), difference.detach().numpy(), 1e-7)
+    assert all(torch.equal(a, b) for a, b in zip(module.buffers(), statistics, strict=True))
+    assert module.training is training
+
+
+def test_dropout_is_one_fixed_draw(torch, nn):
+    module = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Tanh(), nn.Linear(8, 3)).double()
+    x, y = data(torch, 6, 3)
+    state = torch.get_rng_state()
+    made = lg.Objective(module, lg.losses.CrossEntropy(), (x, y))
+    G = lg.GGN(made, module)
+    v = G.domain.random(0)
+    first, gradient = G @ v, made.gradient(module)
+    assert torch.equal(state, torch.get_rng_state())
+    torch.rand(3)
+    again = made.with_data((x, y))
+    close((lg.GGN(again, module) @ v).numpy(), first.numpy(), 0.0)
+    close(again.gradient(module)["0.weight"].numpy(), gradient["0.weight"].numpy(), 0.0)
+    want_gradient, want = oracle(torch, module, lambda m: m(x), y, seed=0)
+    close(G.to_dense().numpy(), want, 1e-12)
+    close(torch.cat([g.reshape(-1) for g in gradient.values()]).numpy(), want_gradient, 1e-12)
+
+
+class Calls:
+    """Counts a module's forward passes."""
+
+    def __init__(self, module):
+        self.count = 0
+        module.register_forward_hook(lambda *_: setattr(self, "count", self.count + 1))
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_one_forward_pass_serves_everything(torch, nn, dropout):
+    """A module that draws is run once more, the first time ever, to find that out."""
+    module = nn.Sequential(nn.Linear(3, 8), *[nn.Dropout(0.5)] * dropout, nn.Tanh(), nn.Linear(8, 3)).double()
+    x, y = data(torch, 6, 3)
+    made = lg.Objective(module, lg.losses.CrossEntropy(), (x, y))
+    made.value(module)
+    calls = Calls(module)
+    for objective in (made, made.with_data((x + 1, y))):
+        calls.count = 0
+        gradient, value = objective.gradient(module), objective.value(module)
+        G = lg.GGN(objective, module)
+        lg.solve(lg.Damped(G, 1.0), gradient, lg.CG(rtol=1e-8))
+        objective.outputs(module), lg.BlockGGN(objective, module) @ gradient
+        assert calls.count == 1
+        assert float(value) > 0
+
+
+def test_inputs_as_tuples_and_as_keywords(torch, nn):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3), nn.Linear(2, 3)
+
+        def forward(self, left, right, scale=1.0):
+            return self.a(left) + scale * torch.tanh(self.b(right))
+
+    module = Net().double()
+    left, y = data(torch, 5, 3)
+    right = torch.randn(5, 2, dtype=torch.float64)
+    check(torch, module, (left, right), y, lambda m: m(left, right))
+    check(torch, module, {"left": left, "right": right, "scale": 2.0}, y, lambda m: m(left, right, scale=2.0))
+
+    class Dict(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = module
+
+        def forward(self, batch):
+            return self.inner(batch["x"], batch["y"])
+
+    check(torch, Dict(), {"x": left, "y": right}, y, lambda m: m({"x": left, "y": right}))
+
+    class Pair(Dict):
+        def forward(self, batch):
+            return {"logits": super().forward(batch)}
+
+    pair = Pair()
+    with pytest.raises(TypeError, match=r"Pair returned a dict, and a model's outputs are one tensor"):
+        lg.Objective(pair, lg.losses.CrossEntropy(), ({"x": left, "y": right}, y)).value(pair)
+
+
+def test_data_with_gradients_leave_no_graph_behind(torch, nn):
+    """Targets of a teacher and inputs of another network, with the graphs they came from."""
+    module = nn.Linear(3, 3).double()
+    x, _ = data(torch, 5, 3)
+    x.requires_grad_()
+    soft = torch.softmax(module(x * 2), -1)
+    made = lg.Objective(module, lg.losses.CrossEntropy(), (x, soft))
+    G = lg.GGN(made, module)
+    v = G.domain.random(0)
+    found = [made.value(module), made.outputs(module), G @ v, *made.gradient(module).values()]
+    found += [lg.Hessian(made, module) @ v, lg.BlockGGN(made, module) @ v]
+    found += [lg.LossHessian(made, module) @ torch.ones(15, dtype=torch.float64), lg.Jacobian(made, module) @ v]
+    assert [tensor.requires_grad for tensor in found] == [False] * len(found)
+    with torch.no_grad():
+        close((lg.GGN(made.with_data((x, soft)), module) @ v).numpy(), (G @ v).numpy(), 1e-14)
+
+
+def test_single_precision_modules(torch, nn):
+    module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.GELU(), nn.Linear(4, 3))
+    x, y = data(torch, 5, 3)
+    G = lg.GGN(lg.Objective(module, lg.losses.CrossEntropy(), (x.float(), y)), module)
+    dense = G.to_dense()
+    assert dense.dtype is torch.float32
+    close(dense.numpy(), oracle(torch, module.double(), lambda m: m(x), y)[1], 1e-5)
+    assert np.linalg.eigvalsh(dense.double().numpy()).min() > -1e-6
