@@ -38,10 +38,11 @@ def command(options: argparse.Namespace) -> int:
         budget = QUICK_BUDGET if options.quick else BUDGET
         files = write(Path(options.out), problem, outcomes, budget, console)
     except (MissingDataError, LookupError) as error:
-        console.print(str(error.args[0]), markup=False)
+        console.print(str(error.args[0]), markup=False, soft_wrap=True)
         return 2
     for entry in missing:
-        console.print(f"{entry['name']} took no part ({entry['reason']}). To add it: {entry['install']}", markup=False)
+        absent = f"{entry['name']} took no part ({entry['reason']}). To add it:  {entry['install']}"
+        console.print(absent, markup=False, soft_wrap=True)
     console.print(f"\nDone in {time.perf_counter() - begin:.0f} s. Written:", *map(str, files), sep="\n  ")
     return 0 if all(outcome.passed for outcome in outcomes.values()) else 1
 
@@ -53,7 +54,7 @@ def run(
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from linop_gn.demo.participants import find
-    from linop_gn.demo.problem import load
+    from linop_gn.demo.problem import load, one_thread
     from linop_gn.demo.study import count, study
 
     problem = load(quick)
@@ -67,7 +68,7 @@ def run(
     )
     words = TextColumn("{task.fields[who]:>6}"), TextColumn("{task.description}")
     outcomes = {}
-    with Progress(words[0], BarColumn(24), TimeElapsedColumn(), words[1], console=console) as progress:
+    with one_thread(), Progress(words[0], BarColumn(24), TimeElapsedColumn(), words[1], console=console) as progress:
         for name, participant in participants.items():
             total = count(participant, problem, budget, quick)
             task = progress.add_task("", total=total, who=name)
@@ -95,6 +96,7 @@ def write(
 ) -> tuple[Path, Path]:
     """Print the tables and write the plot and the report into ``folder``."""
     from linop_gn.demo import tables
+    from linop_gn.demo.findings import lead
     from linop_gn.demo.plot import DARK, LIGHT, draw, png
     from linop_gn.demo.report import page
     from linop_gn.demo.show import show
@@ -112,22 +114,9 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     picture, report = folder / "training.png", folder / "report.html"
     picture.write_bytes(light)
-    html = page(_lead(problem, outcomes), (light, dark), present, tables.settings(outcomes), _made_with(outcomes))
+    html = page(lead(problem, outcomes), (light, dark), present, tables.settings(outcomes), _made_with(outcomes))
     report.write_text(html, encoding="utf-8")
     return picture, report
-
-
-def _lead(problem: Problem, outcomes: Mapping[str, Outcome]) -> list[str]:
-    """What the report opens with."""
-    checks = [checked.report for outcome in outcomes.values() for checked in outcome.checks]
-    passed = sum(report.passed for report in checks)
-    return [
-        f"A perceptron of widths {' - '.join(map(str, problem.widths))} ({problem.parameters} parameters, tanh, "
-        f"float64) on {len(problem.train[1])} handwritten digits, with {', '.join(outcomes)}: each backend has its own "
-        "arrays and derivatives, and all share one source of operators and solvers.",
-        f"{passed} of {len(checks)} operators passed every check. Levenberg-Marquardt with the Gauss-Newton operator, "
-        "solved by conjugate gradients, started where SGD and Adam started, on the same data.",
-    ]
 
 
 def _made_with(outcomes: Mapping[str, Outcome]) -> list[str]:
@@ -139,5 +128,4 @@ def _made_with(outcomes: Mapping[str, Outcome]) -> list[str]:
             made.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
-    threads = os.environ.get("OMP_NUM_THREADS", "unset")
-    return [*made, f"{platform.machine()} with {os.cpu_count()} cores, OMP_NUM_THREADS {threads}"]
+    return [*made, f"{platform.machine()}, {os.cpu_count()} cores, one thread for BLAS and OpenMP"]

@@ -21,9 +21,9 @@ NDArray = np.ndarray[Any, Any]
 
 
 def sample(participant: Participant, problem: Problem) -> dict[str, NDArray]:
-    """Loss, gradient, products and a CG solution at the starting point, on the whole training set."""
+    """Loss, gradient, products and a CG solution at the starting point, on the examples of the validation."""
     backend = participant.backend
-    objective = participant.objective(problem.train, problem.start)
+    objective = participant.objective(problem.check, problem.start)
     params = participant.params(problem.start)
     direction = participant.params(_direction(problem.start))
 
@@ -44,7 +44,8 @@ def sample(participant: Participant, problem: Problem) -> dict[str, NDArray]:
 def _direction(start: Weights) -> Weights:
     rng = np.random.default_rng(7)
     return {
-        name: {leaf: rng.standard_normal(value.shape) for leaf, value in layer.items()} for name, layer in start.items()
+        name: {leaf: np.asarray(rng.standard_normal(value.shape)) for leaf, value in layer.items()}
+        for name, layer in start.items()
     }
 
 

@@ -18,7 +18,7 @@ __all__ = ["DARK", "LIGHT", "draw", "png"]
 
 LIGHT = {"paper": "#ffffff", "ink": "#1f2328", "faint": "#d5d9de", "colors": ("#0b62c4", "#c2571a", "#2f7d3b")}
 DARK = {"paper": "#14171b", "ink": "#dfe3e8", "faint": "#363c44", "colors": ("#6cb1ff", "#f0935a", "#7fce8b")}
-STYLES = ("-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1, 2)))
+STYLES: Any = ("-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1, 2)))
 
 
 def draw(curves: Mapping[str, Sequence[Run]], drift: Mapping[str, Any], theme: Mapping[str, Any] = LIGHT) -> Figure:
@@ -49,11 +49,11 @@ def draw(curves: Mapping[str, Sequence[Run]], drift: Mapping[str, Any], theme: M
         steps = np.arange(len(difference))
         worst = np.maximum.accumulate(np.maximum(difference, 1e-17))
         apart.plot(steps, worst, color=theme["ink"], linestyle=styles[backend], linewidth=1.4)
-    by_steps.set(title="Training loss against steps", xlabel="steps", ylabel="loss")
+    by_steps.set(title="Loss by steps", xlabel="steps", ylabel="loss")
     by_steps.set_xscale("symlog", linthresh=10)
-    by_passes.set(title="... against work", xlabel="passes over the data (gradients)", ylabel="loss")
-    by_seconds.set(title="... against time", xlabel="seconds, compilation excluded", ylabel="loss", xscale="log")
-    apart.set(title="The same LM-GN-CG run on two backends", xlabel="step", ylabel="relative difference so far")
+    by_passes.set(title="Loss by work", xlabel="passes over the data (gradients)", ylabel="loss")
+    by_seconds.set(title="Loss by time", xlabel="seconds, compilation excluded", ylabel="loss", xscale="log")
+    apart.set(title=f"LM-GN-CG: how far from {next(iter(curves))}", xlabel="step", ylabel="relative difference so far")
     for axes in panels:
         _dress(axes, theme)
     keys = [Line2D([], [], color=color, linewidth=2.4, label=name) for name, color in colors.items()]

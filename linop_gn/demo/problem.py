@@ -7,13 +7,14 @@ hidden tanh layers in float64.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-__all__ = ["MissingDataError", "Problem", "load"]
+__all__ = ["MissingDataError", "Problem", "load", "one_thread"]
 
 Weights = dict[str, dict[str, "np.ndarray[Any, Any]"]]
 Batch = tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]
@@ -21,6 +22,14 @@ Batch = tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]
 
 class MissingDataError(RuntimeError):
     """Something that only the demo needs is not installed."""
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """One thread for BLAS and OpenMP: on matrices this small more of them cost time, a lot of it on a busy machine."""
+    from threadpoolctl import threadpool_limits  # scikit-learn needs it, so that it is there
+
+    limits: AbstractContextManager[Any] = threadpool_limits(1)
+    return limits
 
 
 @dataclass(frozen=True)

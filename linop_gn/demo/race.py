@@ -44,9 +44,8 @@ class Entry:
     train_accuracy: float
     test_accuracy: float
     tried: list[Run] = field(default_factory=list)
-    warm_up: float = 0.0
-    """Seconds before the clock: the first step, with compilation."""
-    status: str = ""
+    warm_up: float | None = None
+    """Seconds before the clock: a first step, with compilation, where that is what was timed."""
 
 
 class _Clock:
@@ -93,7 +92,7 @@ def levenberg_marquardt(participant: Participant, problem: Problem, budget: int,
         products=int(history["products"][-1]),
         params=result.params,
     )
-    return _entry(participant, problem, objective, run, warm_up=warm_up, status=result.status.name.lower())
+    return _entry(participant, problem, objective, run, warm_up=warm_up)
 
 
 def plans(optimizer: str, problem: Problem, budget: int, quick: bool) -> Iterator[Plan]:
@@ -108,14 +107,12 @@ def first_order(
 ) -> Entry:
     """The best run of a first-order method over its settings."""
     tried = []
-    begin = time.perf_counter()
     for plan in plans(optimizer, problem, budget, quick):
         tell(f"{optimizer}, {plan.setting}")
         tried.append(participant.train(plan, problem.start, problem.train))
-    spent = time.perf_counter() - begin
     best = min(tried, key=lambda run: run.final)
     objective = participant.objective(problem.train, problem.start)
-    return _entry(participant, problem, objective, best, tried=tried, warm_up=spent - best.seconds[-1])
+    return _entry(participant, problem, objective, best, tried=tried)
 
 
 def _entry(participant: Participant, problem: Problem, objective: Objective, run: Run, **more: Any) -> Entry:

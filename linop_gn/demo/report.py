@@ -23,7 +23,8 @@ img { width: 100%; height: auto; margin: 1rem 0; }
 div.wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
-th { font-weight: 600; color: var(--soft); } td.n, th.n { text-align: right; } tr.strong td { background: var(--mark); }
+th { font-weight: 600; color: var(--soft); white-space: normal; vertical-align: bottom; }
+td.n, th.n { text-align: right; } tr.strong td { background: var(--mark); }
 summary { cursor: pointer; margin-top: 2.5rem; font-weight: 600; }
 code { background: var(--mark); padding: .1rem .3rem; border-radius: .2rem; }
 """

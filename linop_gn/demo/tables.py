@@ -46,9 +46,10 @@ def number(value: float | None, digits: int = 2) -> str:
 
 def training(outcomes: Mapping[str, Outcome], budget: int) -> Table:
     """What every method came to, and what it cost."""
-    headings = ["backend", "method", "best setting", "steps", "products", "passes", "seconds", "final loss"]
+    headings = ["backend", "method", "best setting", "steps", "products", "passes", "seconds", "warm-up", "final loss"]
     headings += [f"passes to {mark:g}" for mark in MARKS] + ["train %", "test %"]
-    rows, strong = [], set()
+    rows: list[list[str]] = []
+    strong = set()
     for name, outcome in outcomes.items():
         for entry in outcome.entries:
             if not entry.tried:
@@ -59,10 +60,11 @@ def training(outcomes: Mapping[str, Outcome], budget: int) -> Table:
         "counts as 1.2, a loss as 1/3. Levenberg-Marquardt (CG to a residual of 0.3, Nielsen's damping) ends early "
         "when it has converged or spent the budget. The others show the best of their learning rates and batch sizes "
         "by final training loss. Seconds are for the run shown, without compilation, tuning, or the evaluation of the "
-        "curve; train and test are accuracies. The classes can be separated, so the loss has no minimum, and a smaller "
-        "one is not a better classifier."
+        "curve; the warm-up is a first step, with compilation. Train and test are accuracies. The classes can be "
+        "separated, so the loss has no minimum, and a smaller one is not a better classifier."
     )
-    return Table("Training", headings, rows, note, frozenset(strong), numbers_from=3, left_out=frozenset({2, 8, 9, 10}))
+    wide = frozenset({2, 7, 9, 10, 11})
+    return Table("Training", headings, rows, note, frozenset(strong), numbers_from=3, left_out=wide)
 
 
 def _training_row(entry: Entry) -> list[str]:
@@ -75,6 +77,7 @@ def _training_row(entry: Entry) -> list[str]:
         str(run.products) if run.products else "-",
         f"{run.passes[-1]:.0f}",
         f"{run.seconds[-1]:.2f}",
+        number(entry.warm_up),
         number(run.final),
         *("-" if passes is None else f"{passes:.0f}" for passes in reached),
         f"{100 * entry.train_accuracy:.1f}",
@@ -94,7 +97,8 @@ def validation(outcomes: Mapping[str, Outcome], examples: int, parameters: int) 
     note = (
         f"At the starting point on {examples} examples, {parameters} parameters, float64. Errors are relative: "
         "against the dense matrix that lg.validate assembles by its own path; the largest over the other exact laws "
-        "(adjoint, symmetry, columns and the like); and against central differences, which are less exact themselves."
+        "(adjoint, symmetry, columns and the like); and against central differences, which are less exact themselves. "
+        "Where the derivatives are written by hand (NumPy), the dense matrix too comes from differences."
     )
     return Table("Validation", ["backend", "operator", *KINDS, "checks"], rows, note, numbers_from=2)
 
@@ -136,12 +140,13 @@ def agreement(outcomes: Mapping[str, Outcome]) -> Table | None:
     ]
     apart = drifts(outcomes)
     for step in (1, 5, 10, 20):
-        values = (float(np.max(apart[name][: step + 1])) if step < len(apart[name]) else None for name in others)
-        rows.append([f"loss, {step} Levenberg-Marquardt step{'s' * (step > 1)}", *map(number, values)])
+        values = [float(np.max(apart[name][: step + 1])) if step < len(apart[name]) else None for name in others]
+        if any(value is not None for value in values):
+            rows.append([f"loss, {step} Levenberg-Marquardt step{'s' * (step > 1)}", *map(number, values)])
     note = (
-        f"Relative difference from {reference}, float64: first the starting point, on the whole training set, then the "
-        "losses of the training runs up to that step. The backends add in different orders; CG and the nonlinear steps "
-        "amplify that round-off from one step to the next."
+        f"Relative difference from {reference}, float64: first at the starting point, on the examples of the "
+        "validation, then the losses of the training runs up to that step. The backends add in different orders; CG "
+        "and the nonlinear steps amplify that round-off from one step to the next."
     )
     return Table("Agreement between backends", ["", *(f"{name} and {reference}" for name in others)], rows, note)
 
@@ -152,7 +157,8 @@ def _apart(value: Any, reference: Any) -> float | None:
 
 def settings(outcomes: Mapping[str, Outcome]) -> Table:
     """Every setting that was tried for the first-order methods, so that the tuning can be judged."""
-    rows, strong = [], set()
+    rows: list[list[str]] = []
+    strong = set()
     for name, outcome in outcomes.items():
         for entry in outcome.entries:
             for run in entry.tried:
