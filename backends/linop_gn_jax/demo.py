@@ -69,6 +69,7 @@ class JaxParticipant:
 
     backend = backend
     optimizers = ("SGD", "Adam")
+    packages = ("jax", "jaxlib", "optax")
 
     def params(self, start: Weights) -> Any:
         """The same tree, of JAX arrays."""

@@ -73,6 +73,7 @@ class NumpyParticipant:
 
     backend = backend
     optimizers: Sequence[str] = ()
+    packages = ("numpy",)
 
     def params(self, start: Weights) -> Weights:
         """The weights as they are."""

@@ -24,6 +24,7 @@ class TorchParticipant:
 
     backend = backend
     optimizers = ("SGD", "Adam")
+    packages = ("torch",)
 
     def module(self, start: Weights) -> nn.Module:
         """The network, with those weights."""

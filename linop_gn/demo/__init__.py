@@ -122,8 +122,8 @@ def write(
 def _made_with(outcomes: Mapping[str, Outcome]) -> list[str]:
     """Versions and the machine."""
     made = [f"linop-gn {version('linop-gn')}", f"Python {platform.python_version()}"]
-    made += [f"{outcome.backend} {outcome.version}" for outcome in outcomes.values() if outcome.backend != "numpy"]
-    for package in ("numpy", "scipy", "scikit-learn", "optax"):
+    named = [package for outcome in outcomes.values() for package in outcome.packages]
+    for package in dict.fromkeys(["numpy", "scipy", "scikit-learn", *named]):
         try:
             made.append(f"{package} {version(package)}")
         except PackageNotFoundError:

@@ -29,6 +29,8 @@ class Participant(Protocol):
     backend: Backend
     optimizers: Sequence[str]
     """Names of the first-order methods that it brings: of ``"SGD"`` (momentum 0.9) and ``"Adam"``."""
+    packages: Sequence[str]
+    """Distributions whose versions the report is to tell."""
 
     def objective(self, data: Batch, start: Weights) -> Objective:
         """Mean softmax cross-entropy, on NumPy data, of the network with the shapes of ``start``, in float64."""

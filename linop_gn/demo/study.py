@@ -31,7 +31,7 @@ class Outcome:
     """All that one backend did."""
 
     backend: str
-    version: str
+    packages: Sequence[str]
     checks: Sequence[Checked]
     sample: Mapping[str, np.ndarray[Any, Any]]
     """Quantities at the starting point, by name, to compare with other backends."""
@@ -60,7 +60,7 @@ def study(participant: Participant, problem: Problem, budget: int, quick: bool, 
     with precision(participant):
         return Outcome(
             backend=participant.backend.name,
-            version=participant.backend.version(),
+            packages=participant.packages,
             checks=_validate(participant, problem, tell),
             sample=_sample(participant, problem, tell),
             entries=[
