@@ -1,0 +1,44 @@
+"""The contract between the toolkit and an array framework.
+
+``linop_gn`` itself imports no framework. Everything it needs of one is named
+here, in four groups that a :class:`Backend` brings together:
+
+=============== ============================================================
+:class:`Arrays`      recognise, flatten, pack and convert arrays and trees
+:class:`Arithmetic`  the few vector and scalar operations a solver is made of
+:class:`Loops`       call, advance and iterate pure functions
+:class:`Calculus`    linearise a function (optional: NumPy and CuPy have none)
+=============== ============================================================
+
+**Scalars belong to the backend.** ``dot`` returns a Python float where work is
+done eagerly, a traced 0-d array in JAX, and an array ``(k,)`` for ``k`` columns.
+Solver code therefore never writes ``if``, ``and`` or ``not`` on a scalar: it
+asks :meth:`Arithmetic.where`, ``&``, ``|`` and :meth:`Arithmetic.logical_not`.
+
+**Vector updates consume their last argument.** After ``z = ops.axpy(a, x, y)``
+the array ``y`` must not be read again: eager backends have overwritten it.
+All other arguments are left alone.
+"""
+
+from .arithmetic import Arithmetic
+from .arrays import Arrays
+from .backend import Backend
+from .calculus import Calculus, GradientLinearization, Linearization
+from .loops import Carry, Loops, Method
+from .types import Array, Scalar, Tree, Vector
+
+__all__ = [
+    "Arithmetic",
+    "Array",
+    "Arrays",
+    "Backend",
+    "Calculus",
+    "Carry",
+    "GradientLinearization",
+    "Linearization",
+    "Loops",
+    "Method",
+    "Scalar",
+    "Tree",
+    "Vector",
+]

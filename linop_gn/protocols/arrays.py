@@ -1,0 +1,75 @@
+"""Recognising, flattening, packing and converting arrays and trees of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any, Protocol
+
+from .types import Array, Tree, Vector
+
+__all__ = ["Arrays"]
+
+
+class Arrays(Protocol):
+    """Recognising, flattening and converting arrays and trees of arrays."""
+
+    name: str
+
+    def namespace(self) -> Any:
+        """The array-API namespace (``numpy``, ``jax.numpy``, a compat module for torch)."""
+        ...
+
+    def is_array(self, x: Any) -> bool:
+        """Whether ``x`` is an array of this framework."""
+        ...
+
+    def is_concrete(self, tree: Any) -> bool:
+        """False while a compiler is tracing, when values cannot be read."""
+        ...
+
+    def normalize(self, tree: Any) -> Tree:
+        """Turn a container that the tree functions don't know into one they do.
+
+        An ``nn.Module`` becomes the dict of its trainable parameters; most
+        things are returned as they are.
+        """
+        ...
+
+    def flatten(self, tree: Tree) -> tuple[list[str], list[Array], Hashable]:
+        """Leaf names (path parts joined by dots), leaves, and the tree's structure."""
+        ...
+
+    def unflatten(self, structure: Hashable, leaves: Sequence[Any]) -> Tree:
+        """The inverse of :meth:`flatten`; the leaves may be anything."""
+        ...
+
+    def describe(self, x: Array) -> tuple[tuple[int, ...], str, Hashable]:
+        """Shape, dtype name (``"float32"``) and device (None where it is not fixed, as in a trace)."""
+        ...
+
+    def pack(self, leaves: Sequence[Array], dtype: str) -> Vector:
+        """A *new* flat array (n,) of all leaves in order (never an alias of a single leaf).
+
+        Differentiable where the framework has derivatives.
+        """
+        ...
+
+    def split(self, vector: Vector, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[str]) -> list[Array]:
+        """Cut (n,) into leaves (views where the framework has them); (n, k) into leaves of shape ``(*shape, k)``."""
+        ...
+
+    def asarray(self, host: Any, dtype: str, device: Hashable = None) -> Array:
+        """An array of this framework from NumPy data or a Python number."""
+        ...
+
+    def cast(self, x: Array, dtype: str) -> Array:
+        """``x`` in another floating dtype."""
+        ...
+
+    def to_numpy(self, x: Array) -> Any:
+        """A NumPy array (detached, on the host)."""
+        ...
+
+    def detach(self, tree: Tree) -> Tree:
+        """The same values, cut from any graph that the user is recording."""
+        ...

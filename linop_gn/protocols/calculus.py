@@ -1,0 +1,114 @@
+"""First and second derivatives, where a framework has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from .types import Array, Tree
+
+__all__ = ["Calculus", "GradientLinearization", "Linearization"]
+
+
+@runtime_checkable
+class Linearization(Protocol):
+    """A function of parameters, linearised once. All methods take and return *lists of leaves*.
+
+    ``only`` restricts to some leaves, by index: then ``jvp`` takes tangents of
+    those leaves alone (the others are zero), ``vjp`` returns cotangents of those
+    alone, and no work is done for the rest.
+    """
+
+    outputs: Array
+    """The function's value: one array."""
+    gradient: list[Array] | None
+    """J^T u for the cotangent u asked for at construction (the loss gradient, hence the name)."""
+
+    def without_gradient(self) -> Linearization:
+        """The same linearisation, not holding ``gradient`` (what is kept for products, one for each batch)."""
+        ...
+
+    def jvp(self, tangents: Sequence[Array], only: tuple[int, ...] | None = None) -> Array:
+        """J v: an array like ``outputs``."""
+        ...
+
+    def vjp(self, cotangent: Array, only: tuple[int, ...] | None = None) -> list[Array]:
+        """J^T u: leaves like the parameters (exact zeros where the function ignores one)."""
+        ...
+
+
+@runtime_checkable
+class GradientLinearization(Protocol):
+    """A scalar function's gradient, linearised once."""
+
+    value: Array
+    gradient: list[Array]
+
+    def hvp(self, tangents: Sequence[Array]) -> list[Array]:
+        """H v: leaves like the parameters (exact zeros where the gradient ignores one)."""
+        ...
+
+
+class Calculus(Protocol):
+    """First and second derivatives of functions of a list of leaves."""
+
+    def adapt(self, model: Any) -> Callable[[Tree, Any], Array]:
+        """A plain function ``(params, inputs) -> outputs`` from what users have (an ``nn.Module``).
+
+        Plain functions are returned as they are. The result is the same object
+        for the same model, so that compiled code is found again.
+        """
+        ...
+
+    def evaluate(self, function: Callable[[list[Array]], Any], params: Sequence[Array]) -> Any:
+        """``function(list of params)`` without recording derivatives."""
+        ...
+
+    def linearize(
+        self,
+        function: Callable[[list[Array]], Array],
+        params: Sequence[Array],
+        cotangent: Callable[[Array], Array],
+    ) -> Linearization:
+        """Linearise ``function`` at ``params``; ``gradient`` is J^T applied to ``cotangent(outputs)``."""
+        ...
+
+    def linearize_gradient(
+        self, function: Callable[[list[Array]], Array], params: Sequence[Array]
+    ) -> GradientLinearization:
+        """Linearise the gradient of a scalar function at ``params``."""
+        ...
+
+    def gradient(self, function: Callable[[list[Array]], Array], params: Sequence[Array]) -> tuple[Array, list[Array]]:
+        """Value and gradient of a scalar function, nothing kept."""
+        ...
+
+    def jacobian_rows(
+        self, function: Callable[[list[Array]], Array], params: Sequence[Array], rows: Sequence[int]
+    ) -> list[list[Array]]:
+        """Rows of the Jacobian of the flattened output by plain first-order reverse mode: the validator's oracle."""
+        ...
+
+    def hessian_rows(
+        self, function: Callable[[list[Array]], Array], params: Sequence[Array], rows: Sequence[int]
+    ) -> list[list[Array]]:
+        """Rows of the Hessian of a scalar function, over all its flattened parameters, by reverse over reverse mode.
+
+        The validator's oracle: each row anew from the recorded gradient, whatever way the products take.
+        """
+        ...
+
+    def as_double(self, model: Any) -> Any:
+        """``model`` with the floating numbers that it holds itself in float64: a copy where it holds any.
+
+        Plain functions are returned as they are: what they close over is out of reach.
+        """
+        ...
+
+    def high_precision(self) -> Any:
+        """A context manager inside which float64 can be used (JAX needs asking)."""
+        ...
+
+    def unsupported(self) -> Mapping[str, str]:
+        """Known gaps, name to sentence, for the capability table."""
+        ...

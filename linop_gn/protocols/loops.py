@@ -1,0 +1,103 @@
+"""Methods as pure functions, and the loops that a backend runs them in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+
+from .types import Array, Vector
+
+if TYPE_CHECKING:
+    from .backend import Backend
+
+__all__ = ["Carry", "Loops", "Method"]
+
+R = TypeVar("R")
+
+
+class Method(Protocol):
+    """An iterative method: pure functions over a state, without a loop.
+
+    The state is a NamedTuple with at least ``status`` and ``steps``. A step is
+    *total*: taken after the status is set, it changes nothing. No two leaves of
+    an initial state share a buffer.
+    """
+
+    def init(self, ops: Backend, problem: Any) -> Any:
+        """The state before the first step."""
+        ...
+
+    def step(self, ops: Backend, problem: Any, state: Any) -> Any:
+        """The next state; consumes the given one."""
+        ...
+
+    def observe(self, state: Any) -> NamedTuple:
+        """The row of scalars to keep for this state: its field names are the history's columns."""
+        ...
+
+    def answer(self, ops: Backend, problem: Any, state: Any) -> Any:
+        """What the caller gets from the final state."""
+        ...
+
+
+class Carry(NamedTuple):
+    """What a loop carries: the method's state and the rows observed so far."""
+
+    state: Any
+    rows: Any
+
+
+class Loops(Protocol):
+    """Calling pure functions over records: directly, or compiled once for each structure of their data.
+
+    A row of the history belongs to a *step*, ``max(state.steps)``. A method may take
+    a tick that counts no step (to verify a residual, say): the row is then written
+    over the one of the same step, so that rows 0 .. steps are always what is kept.
+    """
+
+    def call(self, function: Callable[..., R], *records: Any) -> R:
+        """``function(*records)``; compiled where the framework compiles, keyed by ``function``'s identity."""
+        ...
+
+    def begin(self, method: Method, problem: Any, capacity: int) -> Carry:
+        """The initial carry, with its first row; room for ``capacity`` further rows."""
+        ...
+
+    def advance(self, method: Method, problem: Any, carry: Carry, steps: int) -> Carry:
+        """At most ``steps`` further calls of ``method.step``, fewer if the method stops. Consumes the carry."""
+        ...
+
+    def run(self, method: Method, problem: Any, capacity: int) -> Carry:
+        """Begin and advance until the method stops (however many ticks), unwatched, as one program where possible."""
+        ...
+
+    def iterate(self, method: Method, problem: Any) -> Any:
+        """The final state of a sub-solver, run until it stops inside another method's step; no rows are kept."""
+        ...
+
+    def read(self, tree: Any) -> Any:
+        """The tree with its arrays on the host as NumPy arrays or numbers, in one transfer."""
+        ...
+
+    def rows(self, carry: Carry, start: int, stop: int) -> Any:
+        """Rows ``start .. stop`` as a host array (rows, fields[, k])."""
+        ...
+
+    def sum_over(self, function: Callable[..., R], stacked: Any, *shared: Any) -> R:
+        """The sum over leading index i of ``function(stacked[i], *shared)``, whose result is a tree of arrays."""
+        ...
+
+    def over_columns(self, function: Callable[[Vector], Vector], columns: Vector) -> Vector:
+        """``function`` of each column (n,) of (n, k), results side by side (m, k); one copy of it in a trace."""
+        ...
+
+    def scan_over(self, function: Callable[..., tuple[Any, Any]], stacked: Any, *shared: Any) -> tuple[Any, Any]:
+        """Run ``function(stacked[i], *shared) -> (part, kept)`` over the leading index i, as one loop in a program.
+
+        Returns the sum of the parts (a tree of arrays) and all that was kept, stacked along a new leading axis.
+        """
+        ...
+
+    def describe_of(self, function: Callable[..., Array], *records: Any) -> tuple[tuple[int, ...], str, Hashable]:
+        """What :meth:`Arrays.describe` says of ``function(*records)``; not computed where the framework can tell."""
+        ...
