@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import array_api_compat
 import numpy as np
 import optree
 
+from .dispatch import load
 from .eager import EagerLoops, EagerScalars
 from .protocols import Array, Calculus, Scalar, Tree, Vector
 
@@ -30,6 +32,14 @@ R = TypeVar("R")
 
 _BLOCK = 4096
 _PLAIN_DOT_LIMIT = 65536
+
+
+@lru_cache(maxsize=256)
+def _names(structure: Any) -> tuple[str, ...]:
+    """Paths joined by dots: keys, indices, names of fields."""
+    return tuple(
+        ".".join(str(getattr(entry, "field", entry.entry)) for entry in accessor) for accessor in structure.accessors()
+    )
 
 
 class ArrayApiBackend(EagerScalars, EagerLoops):
@@ -46,6 +56,9 @@ class ArrayApiBackend(EagerScalars, EagerLoops):
 
     def __repr__(self) -> str:
         return f"<linop_gn backend {self.name!r}>"
+
+    def __reduce__(self) -> Any:
+        return load, (self.name,)  # copied and pickled by name: there is one instance
 
     # arrays and trees
 
@@ -68,8 +81,8 @@ class ArrayApiBackend(EagerScalars, EagerLoops):
         return tree
 
     def flatten(self, tree: Tree) -> tuple[list[str], list[Array], Hashable]:
-        paths, leaves, structure = optree.tree_flatten_with_path(tree)
-        return [".".join(map(str, path)) for path in paths], leaves, structure
+        leaves, structure = optree.tree_flatten(tree)
+        return list(_names(structure)), leaves, structure
 
     def unflatten(self, structure: Hashable, leaves: Sequence[Any]) -> Tree:
         return optree.tree_unflatten(structure, leaves)  # type: ignore[arg-type]

@@ -43,10 +43,16 @@ def static(**options: Any) -> Any:
 def record(cls: type[T]) -> type[T]:
     """Make ``cls`` a frozen dataclass, compared by identity, known to every backend."""
     made = dataclasses.dataclass(frozen=True, eq=False, repr=not _has_own_repr(cls))(cls)
+    made.__getstate__ = _fields  # type: ignore[method-assign]
     _types.append(made)
     for tell in _subscribers:
         tell(made)
     return made
+
+
+def _fields(self: Any) -> dict[str, Any]:
+    """What copies and pickles carry: the fields, and nothing that was kept beside them."""
+    return {field.name: self.__dict__[field.name] for field in dataclasses.fields(self) if field.name in self.__dict__}
 
 
 def _has_own_repr(cls: type) -> bool:

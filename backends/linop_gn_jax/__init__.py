@@ -8,6 +8,10 @@ Everything here works inside and outside the user's ``jit``, ``vmap`` and
 <linop_gn backend 'jax'>
 """
 
+from typing import Any
+
+from linop_gn.dispatch import load
+
 from .arithmetic import JaxArithmetic
 from .arrays import JaxArrays
 from .calculus import JaxCalculus
@@ -29,6 +33,9 @@ class JaxBackend(JaxArrays, JaxArithmetic, JaxLoops):
 
     def __repr__(self) -> str:
         return f"<linop_gn backend {self.name!r}>"
+
+    def __reduce__(self) -> Any:
+        return load, (self.name,)  # copied and pickled by name: there is one instance
 
     def compilations(self) -> dict[str, int]:
         """How often each program was traced and compiled, by name."""

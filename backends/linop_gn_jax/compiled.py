@@ -17,6 +17,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import jax
@@ -29,6 +30,7 @@ __all__ = ["compilations", "compiled", "tracing"]
 R = TypeVar("R")
 
 _counts: Counter[str] = Counter()
+_ours: ContextVar[bool] = ContextVar("ours", default=False)  # whether the program being traced is one made here
 
 _YNN_OPTION = "xla_cpu_experimental_ynn_fusion_type"
 _YNN_IS_WRONG = jaxlib.__version__ == "0.10.2"
@@ -69,7 +71,11 @@ def compiled(
     @functools.wraps(function)
     def traced(*arguments: Any) -> R:
         _counts[label(*arguments) if label else getattr(function, "__qualname__", repr(function))] += 1
-        return function(*arguments)
+        token = _ours.set(True)
+        try:
+            return function(*arguments)
+        finally:
+            _ours.reset(token)
 
     options = {_YNN_OPTION: ""} if _YNN_IS_WRONG else None
     program = jax.jit(traced, static_argnums=static, donate_argnums=donate, compiler_options=options)
@@ -78,7 +84,7 @@ def compiled(
     @functools.wraps(function)
     def enter(*arguments: Any) -> R:
         if tracing():
-            if loops:
+            if loops and not _ours.get():
                 _warn_of_wrong_fusions()
             return function(*arguments)
         try:

@@ -52,6 +52,9 @@ class TorchArrays:
         >>> backend.pack([torch.ones(1, 2), torch.zeros(1)], "float64")
         tensor([1., 1., 0.], dtype=torch.float64)
         """
+        if torch.is_inference_mode_enabled():  # what is made in there could not be differentiated out here
+            with torch.inference_mode(False), torch.no_grad():
+                return self.pack(leaves, dtype)
         kind = getattr(torch, dtype)
         return torch.cat([leaf.reshape(-1).to(kind) for leaf in leaves])
 

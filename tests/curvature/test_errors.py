@@ -83,6 +83,7 @@ def test_data(backend):
         lg.Objective(NETWORKS["mlp"].model, "mse", (x, y))
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")
 @frameworks
 def test_a_bad_batch_among_good_ones(backend):
     good, params = (x, y), params_on(backend)

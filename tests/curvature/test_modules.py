@@ -240,3 +240,17 @@ def test_single_precision_modules(torch, nn):
     assert dense.dtype is torch.float32
     close(dense.numpy(), oracle(torch, module.double(), lambda m: m(x), y)[1], 1e-5)
     assert np.linalg.eigvalsh(dense.double().numpy()).min() > -1e-6
+
+
+def test_what_was_asked_in_inference_mode_does_not_spoil_what_is_asked_outside(torch, nn):
+    module = nn.Linear(3, 3).double()
+    x, y = data(torch, 5, 3)
+    made = lg.Objective(module, lg.losses.CrossEntropy(), (x, y))
+    with torch.inference_mode():
+        value = made.value(module)
+        with pytest.raises(RuntimeError, match=r"inference_mode\(\) records no derivatives"):
+            made.gradient(module)
+    close(made.value(module).numpy(), value.numpy(), 1e-14)
+    close(made.gradient(module)["bias"].numpy(), oracle(torch, module, lambda m: m(x), y)[0][-3:], 1e-12)
+    with torch.no_grad():
+        assert torch.equal(made.with_data((x, y)).gradient(module)["bias"], made.gradient(module)["bias"])

@@ -1,7 +1,9 @@
 """One linearisation serves all that is asked at given parameters, which are copied; nothing leaks or is written to."""
 
 import contextlib
+import copy
 import gc
+import pickle
 import weakref
 
 import numpy as np
@@ -224,3 +226,22 @@ def test_points_are_places_to_make_operators_at(numpy_backend):
         lg.GGN(point, params)
     with pytest.raises(TypeError, match=r"lg\.GGN needs the parameters to be taken at"):
         lg.GGN(made)
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
+def test_copies_and_pickles_carry_no_graph_and_find_their_framework_again(request, name):
+    backend = load(request, name)
+    made, params = objective(CASE._replace(sizes=(3, 2)), backend), put(backend, CASE.params())
+    G = lg.GGN(made, params)
+    v = G.domain.random(0)
+    Gv = backend.to_numpy(G @ v)
+    for other in (copy.deepcopy(G), copy.copy(G)):
+        assert other.backend is backend
+        close(backend.to_numpy(other @ v), Gv, 1e-14)
+    step = pickle.loads(pickle.dumps(lg.solve(lg.Damped(G, 1.0), v)))
+    assert step.status is lg.Status.CONVERGED
+    space = pickle.loads(pickle.dumps(G.domain))
+    assert space == G.domain
+    assert space.backend is backend
+    again = copy.deepcopy(made)
+    close(host(backend, again.gradient(params)), host(backend, made.gradient(params)), 1e-14)
