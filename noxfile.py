@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent
 SHARED = ROOT / ".nox"
 CONSTRAINTS = ROOT / "requirements" / "constraints.txt"
 BUILD = ("build", "editables", "hatchling")
-MYPY = ("mypy", "numpy", "scipy-stubs")
+MYPY = ("array-api-strict", "hypothesis", "mypy", "numpy", "scipy-stubs")
 
 nox.needs_version = ">=2024.4"
 nox.options.default_venv_backend = "venv"
@@ -95,16 +95,16 @@ def built_wheel(session: nox.Session, python: Path) -> Path:
 
 
 def copied_tests(session: nox.Session) -> Path:
-    """A folder with the tests alone, in which the repository's packages cannot be imported."""
+    """A folder with the tests and the pages alone, in which the repository's packages cannot be imported."""
     folder = Path(session.create_tmp()) / "elsewhere"
     shutil.rmtree(folder, ignore_errors=True)
-    ignore = shutil.ignore_patterns("__pycache__")
-    for name in ("tests", "docs"):
-        if (ROOT / name).exists():
-            shutil.copytree(ROOT / name, folder / name, ignore=ignore)
-    for name in ("pyproject.toml", "README.md"):
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    for pattern in ("*.md", "docs/*.md", "backends/*.md", "benchmarks/*.md"):
+        for page in ROOT.glob(pattern):
+            copy = folder / page.relative_to(ROOT)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copy(page, copy)
     return folder
 
 

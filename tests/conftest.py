@@ -25,6 +25,8 @@ settings.register_profile("ci", derandomize=True, max_examples=25, **calm)
 settings.register_profile("thorough", max_examples=400, **calm)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
+collect_ignore = [f"backends/{name}" for name in ("torch", "jax") if importlib.util.find_spec(name) is None]
+
 OURS = ("numpy", "torch", "jax")
 STAND_INS = {"array_api_strict": "linop_gn.testing.strict:strict_backend", "poison": "linop_gn.testing:poison_backend"}
 

@@ -54,9 +54,10 @@ class Problem:
 def load(quick: bool = False) -> Problem:
     """The problem; ``quick`` is a fifth of the data and a smaller network.
 
-    >>> problem = load(quick=True)
-    >>> problem.train[0].shape, problem.parameters
-    ((288, 64), 644)
+    Raises
+    ------
+    MissingDataError
+        Without scikit-learn.
     """
     try:
         from sklearn.datasets import load_digits

@@ -85,7 +85,7 @@ class CG:
     >>> import numpy as np, linop_gn as lg
     >>> A = lg.Dense(np.array([[2.0, 1.0], [1.0, 3.0]]), symmetric=True)
     >>> lg.solve(A, np.array([1.0, 2.0]), lg.CG(rtol=1e-10))
-    CG: converged after 2 steps, 3 products; residual 0
+    CG: converged after 2 steps, 3 products; residual ...
     The tolerance was met.
     """
 
