@@ -7,6 +7,7 @@
     wheel     the test suite against the built wheel
     minimal   the tests that need only NumPy, against the built wheel, with no framework installed
     doctor    which backends there are
+    docs      the site from docs/, into site/
 
 Arguments after `--` go to the program that the session runs: `nox -s tests -- tests/test_cli.py -k doctor`.
 
@@ -146,6 +147,13 @@ def types(session: nox.Session) -> None:
     session.install("-q", "-c", str(CONSTRAINTS), *BUILD, *MYPY)
     session.install("-q", "-c", str(CONSTRAINTS), "--no-build-isolation", "-e", ".")
     session.run("mypy", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site; a broken link is an error."""
+    session.install("-q", "-c", str(CONSTRAINTS), "mkdocs")
+    session.run("mkdocs", "build", *session.posargs)
 
 
 @nox.session(venv_backend="none")
