@@ -1,7 +1,9 @@
 """Validation: an operator held against the laws of linear algebra and against its own definition.
 
 ================== ==========================================================
-:mod:`.validate`   the checks in order, and ``lg.validate`` that runs them
+:mod:`.validate`   ``lg.validate``
+:mod:`.laws`       the checks in order, and what their failures mean
+:mod:`.run`        one check after the other
 :mod:`.report`     the table, and what a test asserts on
 :mod:`.measure`    errors, tolerances
 :mod:`.algebra`    linear, adjoint, symmetric, definite

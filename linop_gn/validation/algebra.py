@@ -25,7 +25,11 @@ LANCZOS_STEPS = 24
 
 def finite(subject: Subject) -> Found:
     """How many entries of products are NaN or infinite."""
-    bad = np.asarray(np.logical_not(np.isfinite(subject.AV)))
+    try:
+        products = subject.AV
+    except Exception:  # the first product went well: whether a repeated one does is the next check's question
+        products = subject.first[:, None]
+    bad = np.asarray(np.logical_not(np.isfinite(products)))
     count = int(bad.sum())
     if not count:
         return Found(0.0)

@@ -65,9 +65,7 @@ def _coordinates(space: Space, count: int, seed: int) -> NDArray:
 
 def _by_leaf(space: Space, chosen: NDArray) -> tuple[list[str], list[NDArray]]:
     """Positions in ``chosen`` by the leaf that they lie in."""
-    found = {
-        name: np.flatnonzero((chosen >= part.start) & (chosen < part.stop)) for name, part in space.blocks.items()
-    }
+    found = {name: np.flatnonzero((chosen >= part.start) & (chosen < part.stop)) for name, part in space.blocks.items()}
     kept = {name: positions for name, positions in found.items() if len(positions)}
     return list(kept), list(kept.values())
 

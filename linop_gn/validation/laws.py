@@ -25,6 +25,24 @@ LAWS = (
         after=("finite",),
     ),
     Law(
+        "inputs",
+        "arrays given that were written to",
+        conduct.inputs,
+        "A product wrote to an array that is not its own; solvers then compute with spoilt vectors. Copy before "
+        "operations in place (x += ..., out=, relu_).",
+        exact=True,
+        after=("finite", "determinism"),
+    ),
+    Law(
+        "aliasing",
+        "products that share memory",
+        conduct.aliasing,
+        "A product must be a new array, which the caller may overwrite: return a copy, not the input, a view of it, or "
+        "a buffer that the operator keeps.",
+        exact=True,
+        after=("finite", "determinism", "inputs"),
+    ),
+    Law(
         "linearity",
         "A (a v + b w) and a A v + b A w",
         algebra.linearity,
@@ -63,7 +81,7 @@ LAWS = (
         conduct.columns,
         "matmat differs from matvec on each column: usually an axis that broadcasts the wrong way. Remove matmat (the "
         "base class applies matvec to each column) or mend it.",
-        after=("finite", "determinism"),
+        after=("finite", "determinism", "aliasing"),
     ),
     Law(
         "formats",
@@ -71,25 +89,7 @@ LAWS = (
         conduct.formats,
         "A @ v depends on the format of v, or comes back in another shape, dtype or device. Products are flat vectors "
         'of the codomain; check that function returns those (on="flat") or trees like it (on="tree").',
-        after=("finite", "determinism"),
-    ),
-    Law(
-        "inputs",
-        "arrays given that were written to",
-        conduct.inputs,
-        "A product wrote to an array that is not its own; solvers then compute with spoilt vectors. Copy before "
-        "operations in place (x += ..., out=, relu_).",
-        exact=True,
-        after=("finite",),
-    ),
-    Law(
-        "aliasing",
-        "products that share memory",
-        conduct.aliasing,
-        "A product must be a new array, which the caller may overwrite: return a copy, not the input, a view of it, or "
-        "a buffer that the operator keeps.",
-        exact=True,
-        after=("finite", "determinism", "inputs"),
+        after=("finite", "determinism", "aliasing"),
     ),
     Law(
         "dense",

@@ -48,6 +48,7 @@ __all__ = [
 NDArray = np.ndarray[Any, Any]
 
 BASE = {"float64": 1e-12, "float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}
+EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 BELOW_FLOAT64 = 10.0
 DIFFERENCES = 1e-8
 USELESS = 0.1

@@ -124,9 +124,14 @@ class Subject:
         return np.stack([self.product(v) for v in V.T], axis=1)
 
     @cached_property
+    def first(self) -> NDArray:
+        """The very first product."""
+        return self.product(self.V[:, 0])
+
+    @cached_property
     def AV(self) -> NDArray:
         """Products with the random vectors, one at a time."""
-        return self.products(self.V)
+        return np.stack([self.first, *(self.product(v) for v in self.V.T[1:])], axis=1)
 
     @cached_property
     def ATU(self) -> NDArray:

@@ -25,11 +25,12 @@ from ..curvature.batches import Batch
 from ..curvature.losses import Loss
 from ..curvature.point import Point
 from ..curvature.term import Term, outputs_of
-from ..protocols import Array, Backend
+from ..protocols import Array, Backend, Tree
 from ..records import data_fields
+from ..spaces import Space
 from .data import cast_floats, entries, unstacked
 from .functions import calculus_of, gradient_of, loss_gradient_of, pullback_of, value_of, weight_of
-from .measure import BASE, relative
+from .measure import BASE, EPS, relative
 from .vectors import host, place
 
 __all__ = ["Twin", "twin_of"]
@@ -41,28 +42,43 @@ KEPT = 10_000_000
 
 
 class Twin:
-    """The objective of ``point`` in ``dtype``, as functions of flat float64 NumPy vectors."""
+    """The objective of ``point``, cast to float64 or as it is, as functions of flat float64 NumPy vectors."""
 
-    def __init__(self, point: Point, dtype: str) -> None:
+    def __init__(self, point: Point, double: bool = True) -> None:
         space, terms = point.space, point.objective
         self.ops: Backend = space.backend
         self.calculus = self.ops.calculus
-        self.dtype = dtype
-        self.eps = float(np.finfo(np.float64).eps) if dtype == "float64" else BASE[dtype] / 84
+        self.double = double
         self.given = point
-        dtypes = (dtype,) * len(space.names)
-        wider = (space.dtype, *space.dtypes) != (dtype, *dtypes)
-        self.space = replace(space, dtypes=dtypes, dtype=dtype) if wider else space
+        self.narrowest = "float64" if double else _narrowest(space)
+        self.eps = EPS[self.narrowest]
+        self.space = replace(space, dtypes=("float64",) * len(space.names), dtype="float64") if double else space
         self.x = host(space, point.x)
         self.model = terms.model
         if self.calculus is not None:
-            self.model = self.calculus.adapt(self.calculus.as_double(terms.model) if wider else terms.model)
+            self.model = self.calculus.adapt(self.calculus.as_double(terms.model) if self.wider else terms.model)
         with self.precision():
-            self.loss = None if terms.loss is None else _cast_loss(self.ops, terms.loss, dtype)
+            self.loss = None if terms.loss is None else self._cast_loss(terms.loss)
+
+    @property
+    def wider(self) -> bool:
+        """Whether anything but copies came of the cast."""
+        return self.double and _narrowest(self.given.space) != "float64"
 
     def precision(self) -> Any:
-        """Where arrays of this dtype can be made."""
-        return nullcontext() if self.calculus is None or self.dtype != "float64" else self.calculus.high_precision()
+        """Where float64 arrays can be made, if any are wanted."""
+        return self.calculus.high_precision() if self.double and self.calculus is not None else nullcontext()
+
+    def _cast(self, tree: Tree) -> Tree:
+        return cast_floats(self.ops, tree, "float64") if self.double else tree
+
+    def _cast_loss(self, loss: Loss) -> Loss:
+        """The loss, with the arrays that it holds."""
+        made = copy.copy(loss)
+        for name in data_fields(loss):
+            if self.ops.is_array(getattr(loss, name)):
+                made.__dict__[name] = self._cast(getattr(loss, name))
+        return made
 
     # data
 
@@ -85,7 +101,7 @@ class Twin:
 
     def _term(self, batch: Batch) -> Term:
         parts = self.ops.detach((batch.inputs, batch.targets, batch.weights))
-        cast = Batch(*(cast_floats(self.ops, part, self.dtype) for part in parts))
+        cast = Batch(*(self._cast(part) for part in parts))
         alone = self.batches is not None and len(self.batches) == 1
         return Term(self.loss, cast, self.model, self.space, self.given.objective.supplied, alone)
 
@@ -111,13 +127,19 @@ class Twin:
 
     # functions: of the device's arrays through the backend, of host vectors to the outside
 
-    def call(self, function: Any, term: Term, *vectors: NDArray) -> NDArray:
-        """``function(term, *vectors)`` on the device and back."""
+    def call(self, function: Any, term: Term, x: NDArray | None, *outputs: NDArray) -> NDArray:
+        """``function(term, x, *outputs)`` on the device and back."""
         with self.precision():
-            device = self.space.device
-            given = [self.ops.asarray(v, self.dtype, device) for v in vectors]
-            result = self.ops.call(function, term, *given)
-            return np.asarray(self.ops.to_numpy(result)).astype(np.float64)
+            given = [] if x is None else [place(self.space, x)]
+            given += [self.ops.asarray(z, self.outputs_dtype, self.space.device) for z in outputs]
+            return host(self.space, self.ops.call(function, term, *given))
+
+    @cached_property
+    def outputs_dtype(self) -> str:
+        """The dtype that the model computes in."""
+        with self.precision():
+            term = next(iter(self.terms()))
+            return self.ops.describe(self.ops.call(outputs_of, term, place(self.space, self.x)))[1]
 
     def weight(self, term: Term) -> float:
         """What a batch adds to the normaliser."""
@@ -152,7 +174,7 @@ class Twin:
 
     def loss_gradient(self, term: Term, z: NDArray) -> NDArray:
         """dL/dz for one batch, unnormalised: reverse mode on the loss's value, its closed form where there is none."""
-        return self.call(loss_gradient_of, term, z)
+        return self.call(loss_gradient_of, term, None, z)
 
     def jacobian_rows(self, term: Term, rows: Sequence[int]) -> NDArray:
         """Rows of J for one batch, by plain reverse mode."""
@@ -169,13 +191,11 @@ class Twin:
     def loss_hessian_rows(self, term: Term, z: NDArray, rows: Sequence[int]) -> NDArray:
         """Rows of H_L for one batch, unnormalised, by reverse over reverse mode on the loss's value."""
         with self.precision():
-            at = self.ops.asarray(z, self.dtype, self.space.device)
-            found = calculus_of(term).hessian_rows(lambda zs: term.total(zs[0]), [at], rows)
-            return np.stack([np.asarray(self.ops.to_numpy(row[0])).astype(np.float64).reshape(-1) for row in found])
+            at = self.ops.asarray(z, self.outputs_dtype, self.space.device)
+            return self._stacked(calculus_of(term).hessian_rows(lambda zs: term.total(zs[0]), [at], rows))
 
     def _stacked(self, rows: list[list[Array]]) -> NDArray:
-        flat = [np.concatenate([np.asarray(self.ops.to_numpy(leaf)).reshape(-1) for leaf in row]) for row in rows]
-        return np.stack(flat).astype(np.float64)
+        return np.stack([np.concatenate([host(self.space, leaf).reshape(-1) for leaf in row]) for row in rows])
 
     def directions(self, V: NDArray) -> NDArray:
         """``V`` with the entries of each leaf scaled by the size of that leaf's parameters, for steps that fit each."""
@@ -187,40 +207,27 @@ class Twin:
         return sized
 
 
-def _cast_loss(ops: Backend, loss: Loss, dtype: str) -> Loss:
-    """The loss with the numbers that it holds in another dtype."""
-    made = copy.copy(loss)
-    for name in data_fields(loss):
-        value = getattr(loss, name)
-        if ops.is_array(value):
-            made.__dict__[name] = cast_floats(ops, value, dtype)
-    return made
+def _narrowest(space: Space) -> str:
+    return max((space.dtype, *space.dtypes), key=BASE.__getitem__)
 
 
 def twin_of(point: Point) -> tuple[Twin, str]:
-    """The twin in float64, or in the point's own dtype with a sentence that says why."""
-    own = max((point.space.dtype, *point.space.dtypes), key=BASE.__getitem__)
-    if own == "float64":
-        return Twin(point, own), ""
-    said = ""
+    """The twin in float64, or as the point is, with a sentence that says why."""
+    ops = point.space.backend
     try:
-        if "float64" not in point.space.backend.capabilities:
-            raise TypeError(f"{point.space.backend.name} has no float64")
-        twin = Twin(point, "float64")
-        computed = _dtype_of_outputs(twin)
+        if "float64" not in ops.capabilities:
+            raise TypeError(f"{ops.name} has none")
+        twin = Twin(point)
+        if not twin.wider:
+            return twin, ""
+        plain, computed = Twin(point, double=False), twin.outputs_dtype
         if computed != "float64":
             said = f"the model computes in {computed} whatever it is given"
-        elif not relative(twin.all_outputs(twin.x), Twin(point, own).all_outputs(twin.x)) <= 1e3 * BASE[own]:
-            said = "the model computes another function in float64"
-        else:
+        elif relative(twin.all_outputs(twin.x), plain.all_outputs(twin.x)) <= 1e3 * BASE[plain.narrowest]:
             return twin, ""
+        else:
+            said = "the model computes another function in float64"
     except Exception as error:
         said = f"the model does not run in float64 ({type(error).__name__}: {str(error).splitlines()[0][:100]})"
-    return Twin(point, own), f"oracle in {own}: {said}"
-
-
-def _dtype_of_outputs(twin: Twin) -> str:
-    term = next(iter(twin.terms()))
-    with twin.precision():
-        z = twin.ops.call(outputs_of, term, place(twin.space, twin.x))
-        return twin.ops.describe(z)[1]
+    plain = Twin(point, double=False)
+    return plain, f"oracle in {plain.narrowest}: {said}"

@@ -56,7 +56,7 @@ def _together(point: Point, twin: Twin) -> Terms:
         raise NotApplicableError(f"the batches hold more than {KEPT:,} numbers together")
     try:
         terms = replace(point.objective, batches=(union(ops, parts),), stream=None)
-        one = Twin(with_terms(point, terms), twin.dtype)
+        one = Twin(with_terms(point, terms), twin.double)
         outputs = one.all_outputs(one.x)
     except Exception as error:
         raise NotApplicableError(f"the batches do not make one ({str(error).splitlines()[0]})") from None

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from ..curvature.supplied import MissingDerivativeError
 from ..operators.base import LinearOperator
-from .laws import LAWS
-from .measure import Law, NotApplicableError
-from .report import Check, Report
-from .subject import Subject
+from .report import Report
 
 __all__ = ["validate"]
 
@@ -83,30 +79,6 @@ def validate(
         raise ValueError(f"{operator!r} and {given!r} act on different vectors, so that they cannot be compared.")
     if probes < 1 or dense_limit < 0:
         raise ValueError(f"probes must be at least 1 and dense_limit at least 0, got {probes} and {dense_limit}.")
-    subject = Subject(operator, seed, probes, tolerance, dense_limit, against)
-    checks: list[Check] = []
-    for law in LAWS:
-        checks.append(_run(law, subject, {check.name for check in checks if check.failed}))
-    return Report(repr(operator), tuple(checks))
+    from .run import run  # here, so that importing the package does not pay for it
 
-
-def _run(law: Law, subject: Subject, failed: set[str]) -> Check:
-    """One check. What it raises is a failure, unless there is no derivative to take products with at all."""
-    because = [name for name in law.after if name in failed]
-    if because:
-        return Check(law.name, law.measures, "skipped", reason=f"means nothing while {because[0]} fails")
-    try:
-        found = law.check(subject)
-    except NotApplicableError as reason:
-        return Check(law.name, law.measures, "skipped", reason=str(reason))
-    except MissingDerivativeError:
-        raise
-    except Exception as error:
-        if law.name == "finite":
-            raise
-        said = f"raised {type(error).__name__}: {error}"
-        return Check(law.name, law.measures, "failed", float("inf"), law.allowed(subject, 0.0), said, law.advice)
-    tolerance = law.allowed(subject, found.uncertainty)
-    status = "passed" if found.error <= tolerance else "failed"
-    advice = (found.advice or law.advice) if status == "failed" else ""
-    return Check(law.name, law.measures, status, found.error, tolerance, found.note, advice)
+    return run(operator, against, seed, tolerance, dense_limit, probes)

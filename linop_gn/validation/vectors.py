@@ -21,8 +21,8 @@ def host(space: Space, x: Array) -> NDArray:
 
 
 def place(space: Space, x: NDArray) -> Vector:
-    """Host values as a new vector of the space, rounded to its dtype."""
-    return space.backend.asarray(x, space.dtype, space.device)
+    """Host values as a new vector of the space, rounded to its dtype; whoever writes to it does not write to ``x``."""
+    return space.backend.asarray(np.array(x), space.dtype, space.device)
 
 
 def digest(backend: Any, tree: Tree) -> list[str]:
