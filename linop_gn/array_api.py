@@ -112,7 +112,7 @@ class ArrayApiBackend(EagerScalars, EagerLoops):
         return leaves
 
     def asarray(self, host: Any, dtype: str, device: Hashable = None) -> Array:
-        return self.xp.asarray(np.asarray(host), dtype=getattr(self.xp, dtype), device=device)
+        return self.xp.asarray(np.asarray(host), dtype=getattr(self.xp, dtype), device=device, copy=True)
 
     def cast(self, x: Array, dtype: str) -> Array:
         return self.xp.astype(x, getattr(self.xp, dtype), copy=False)

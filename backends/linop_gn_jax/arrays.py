@@ -104,7 +104,9 @@ class JaxArrays:
         return _split(vector, tuple(map(tuple, shapes)), tuple(dtypes))
 
     def asarray(self, host: Any, dtype: str, device: Hashable = None) -> Array:
-        return jnp.asarray(host, dtype=wanted_dtype(dtype), device=device)  # type: ignore[arg-type]
+        # A copy first: JAX would otherwise use the memory of a NumPy array that its owner may write to later.
+        own = host.copy() if isinstance(host, np.ndarray) else host
+        return jnp.asarray(own, dtype=wanted_dtype(dtype), device=device)  # type: ignore[arg-type]
 
     def cast(self, x: Array, dtype: str) -> Array:
         return x.astype(wanted_dtype(dtype))

@@ -59,7 +59,7 @@ class Arrays(Protocol):
         ...
 
     def asarray(self, host: Any, dtype: str, device: Hashable = None) -> Array:
-        """An array of this framework from NumPy data or a Python number."""
+        """A new array of this framework from NumPy data or a Python number: never an alias of the memory given."""
         ...
 
     def cast(self, x: Array, dtype: str) -> Array:
