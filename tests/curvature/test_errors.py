@@ -214,19 +214,6 @@ def test_a_value_needs_no_derivative():
     assert float(scalar().value(CASE.params())) == pytest.approx(float(np.sum(flat(CASE.params()) ** 2)), rel=1e-13)
 
 
-def test_devices_in_torch(torch):
-    backend = lg.load("torch")
-    made, params = made_of(backend), params_on(backend)
-    meta = torch.ones(4, 3, dtype=torch.float64, device="meta")
-    (batch,) = made.batches
-    refused(made.with_data((meta, batch.targets)), params, ValueError, "the inputs are on meta but the parameters")
-    refused(made.with_data((batch.inputs, meta)), params, ValueError, "the targets are on meta but the parameters")
-    with pytest.raises(ValueError, match=r"parameters lie on several devices \('a' on cpu, 'b' on meta\); move them"):
-        made.value({"a": torch.ones(2), "b": meta})
-    with pytest.raises(ValueError, match="is on meta, expected cpu; move it"):
-        lg.GGN(made, params) @ torch.ones(31, dtype=torch.float64, device="meta")
-
-
 def test_a_product_that_is_not_finite_is_a_status(torch):
     backend = lg.load("torch")
     made = lg.Objective.from_residuals(lambda p: torch.sqrt(p))
