@@ -86,7 +86,7 @@ class Point:
         return self
 
     def stream(self, part: Callable[..., Sums], *shared: Any) -> Summary:
-        """The sums of ``part(term, x, *shared)`` over one pass of streamed batches, in ``gradient`` whichever vector."""
+        """The sums of ``part(term, x, *shared)`` over one pass of streamed batches (``gradient``: their vector)."""
         ops, totals = self.space.backend, None
         for term in self.objective.streamed(self.space, self.x):
             sums = ops.call(part, term, self.x, *shared)
