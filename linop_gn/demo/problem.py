@@ -70,7 +70,7 @@ def load(quick: bool = False) -> Problem:
     rng = np.random.default_rng(0)
     order = rng.permutation(len(labels))
     pixels, labels = pixels[order] / 16.0, labels[order].astype(np.int64)
-    count, checked, widths = (288, 16, (64, 8, 6, 10)) if quick else (1440, 64, (64, 24, 16, 10))
+    count, checked, widths = (280, 16, (64, 8, 6, 10)) if quick else (1440, 64, (64, 24, 16, 10))
     start = {
         f"layer{i + 1}": {"weight": rng.standard_normal((m, n)) * np.sqrt(1.0 / m), "bias": np.zeros(n)}
         for i, (m, n) in enumerate(pairwise(widths))
@@ -81,5 +81,5 @@ def load(quick: bool = False) -> Problem:
         check=(pixels[:checked], labels[:checked]),
         start=start,
         widths=widths,
-        batch=144,
+        batch=count // 10,
     )

@@ -86,7 +86,7 @@ def test_all_participants_start_with_the_loss_that_numpy_computes(participant, p
 
 
 @pytest.mark.parametrize("participant", [name for name in NAMES if name != "numpy"], indirect=True)
-@pytest.mark.parametrize("batch", [None, 144])
+@pytest.mark.parametrize("batch", [None, 28])
 def test_sgd_with_momentum_is_what_it_says(participant, problem, batch):
     """Two passes by hand, with gradients from the objective, against the framework's optimiser."""
     from linop_gn.demo.runs import orders
