@@ -22,6 +22,7 @@ LAWS = (
         conduct.determinism,
         "The same product, taken twice, differs: the function keeps state or draws random numbers in each product. "
         "Make it a pure function of the vector and its arguments.",
+        steady=True,
         after=("finite",),
     ),
     Law(

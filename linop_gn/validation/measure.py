@@ -18,6 +18,9 @@ up to 1e-5 for the Hessian behind a convolution and a layer norm). Where the ora
 is itself uncertain, being made of differences, ten times its own estimate of that
 is added, and never less than 1e-8 is allowed. A check whose oracle is not known to
 a tenth is skipped: it could not tell right from wrong.
+
+Products that are ill-conditioned lose more. How much is measured, by changing the
+last bits of the parameters: twice what that changes is allowed, if it is more.
 """
 
 from __future__ import annotations
@@ -85,6 +88,8 @@ class Law(NamedTuple):
     oracle: bool = False
     """Whether it compares with something that was computed in another way."""
     floor: float = 0.0
+    steady: bool = False
+    """Whether last bits of the parameters play no part in it."""
     exact: bool = False
     """The error is a count, and has to be 0."""
     after: tuple[str, ...] = ()
@@ -93,7 +98,10 @@ class Law(NamedTuple):
     def allowed(self, subject: Subject, uncertainty: float) -> float:
         """The tolerance."""
         room = BELOW_FLOAT64 if self.oracle and subject.roomy else 1.0
-        return 0.0 if self.exact else max(room * subject.tolerance, self.floor) + 10 * uncertainty
+        if self.exact:
+            return 0.0
+        wobble = 0.0 if self.steady else subject.wobble
+        return max(room * subject.tolerance, self.floor, 2 * wobble) + 10 * uncertainty
 
 
 def largest(errors: list[float]) -> float:

@@ -9,9 +9,10 @@ from typing import Any
 from ..curvature.point import Point
 from ..curvature.terms import Terms
 from ..operators.base import LinearOperator
+from ..protocols import Vector
 from ..records import data_fields, replace
 
-__all__ = ["curvature_in", "fields_of", "made_anew", "points_in", "rebuilt", "with_terms"]
+__all__ = ["at_parameters", "curvature_in", "fields_of", "made_anew", "points_in", "rebuilt", "with_terms"]
 
 
 def fields_of(operator: LinearOperator) -> dict[str, Any]:
@@ -63,6 +64,12 @@ def rebuilt(value: Any, change: Callable[[Point], Point]) -> Any:
 def with_terms(point: Point, terms: Terms) -> Point:
     """A new point at the same parameters, with nothing computed yet."""
     made = Point(terms, point.x, point.space)
+    return made.expect_hessian() if "_hessian" in point.__dict__ else made
+
+
+def at_parameters(point: Point, x: Vector) -> Point:
+    """A new point at other parameters."""
+    made = Point(replace(point.objective), x, point.space)
     return made.expect_hessian() if "_hessian" in point.__dict__ else made
 
 

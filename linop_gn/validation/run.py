@@ -23,6 +23,7 @@ def run(
     """All checks of an operator."""
     subject = Subject(operator, seed, probes, tolerance, dense_limit, against)
     checks: list[Check] = []
+    _ = subject.data_before
     _ = subject.first  # what the very first product raises is the user's to see
     for law in LAWS:
         checks.append(_run(law, subject, {check.name for check in checks if check.failed}))
@@ -36,14 +37,14 @@ def _run(law: Law, subject: Subject, failed: set[str]) -> Check:
         return Check(law.name, law.measures, "skipped", reason=f"means nothing while {because[0]} fails")
     try:
         found = law.check(subject)
+        tolerance = law.allowed(subject, found.uncertainty)
     except NotApplicableError as reason:
         return Check(law.name, law.measures, "skipped", reason=str(reason))
     except MissingDerivativeError:
         raise
     except Exception as error:
         said = f"raised {type(error).__name__}: {error}"
-        return Check(law.name, law.measures, "failed", float("inf"), law.allowed(subject, 0.0), said, law.advice)
-    tolerance = law.allowed(subject, found.uncertainty)
+        return Check(law.name, law.measures, "failed", float("inf"), subject.tolerance, said, law.advice)
     status = "passed" if found.error <= tolerance else "failed"
     advice = (found.advice or law.advice) if status == "failed" else ""
     return Check(law.name, law.measures, status, found.error, tolerance, found.note, advice)

@@ -15,9 +15,9 @@ from ..curvature.point import Point
 from ..operators.base import LinearOperator, _matmat, _matvec
 from ..protocols import Vector
 from ..spaces import Space
-from .measure import base_tolerance
+from .measure import EPS, base_tolerance, largest, relative
 from .oracle import Oracle
-from .parts import points_in
+from .parts import at_parameters, points_in, rebuilt
 from .vectors import digest, host, place
 
 __all__ = ["Subject"]
@@ -59,13 +59,17 @@ class Subject:
         usual = base_tolerance(operator.domain, operator.codomain)
         self.tolerance = usual if tolerance is None else tolerance
         self.roomy = tolerance is None and usual > base_tolerance()
-        self.data_before = self.data_digests()
 
     def part(self, operator: LinearOperator) -> Subject:
         """A part of the operator, to be probed in the same way."""
         made = Subject(operator, self.seed, self.probes, self.tolerance, self.dense_limit, oracle=self.oracle)
         made.roomy = self.roomy
         return made
+
+    @cached_property
+    def data_before(self) -> list[list[str]]:
+        """Fingerprints of the data when they were first asked for: before the first product."""
+        return self.data_digests()
 
     def data_digests(self) -> list[list[str]]:
         """Fingerprints of the data in memory that the operator's objectives hold."""
@@ -134,6 +138,24 @@ class Subject:
         return np.stack([self.first, *(self.product(v) for v in self.V.T[1:])], axis=1)
 
     @cached_property
+    def wobble(self) -> float:
+        """How much products change, relatively, when the last bits of the parameters do: what rounding may cost here.
+
+        Behind a layer norm of nearly equal entries, say, float32 loses digits that no tolerance for all
+        operators could allow for.
+        """
+        if not self.points:
+            return 0.0
+        rng = np.random.default_rng([self.seed, 5])
+        change = largest([self._change(rng) for _ in range(2)])
+        return change if np.isfinite(change) else 0.0
+
+    def _change(self, rng: np.random.Generator) -> float:
+        moved = {id(point): _moved(point, rng) for point in self.points}
+        other = Subject(rebuilt(self.operator, lambda point: moved[id(point)]))
+        return largest([relative(other.product(v), Av) for v, Av in zip(self.V.T, self.AV.T, strict=True)])
+
+    @cached_property
     def ATU(self) -> NDArray:
         """Products of the adjoint with the random vectors, one at a time."""
         return np.stack([self.transposed(u) for u in self.U.T], axis=1)
@@ -155,3 +177,11 @@ class Subject:
     def is_small(self) -> bool:
         """Whether the matrix is cheap enough for the algebraic checks."""
         return max(self.operator.shape) <= SMALL
+
+
+def _moved(point: Point, rng: np.random.Generator) -> Point:
+    """The point with every parameter changed by one unit of round-off, up or down."""
+    space = point.space
+    eps = max(EPS[dtype] for dtype in (space.dtype, *space.dtypes))
+    signs = rng.choice([-1.0, 1.0], space.size)
+    return at_parameters(point, place(space, host(space, point.x) * (1.0 + eps * signs)))
