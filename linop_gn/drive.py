@@ -13,6 +13,7 @@ A look costs about 0.3 ms in JAX and nothing elsewhere, hence the defaults of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +21,9 @@ import numpy as np
 
 from .operators.base import LinearOperator
 from .protocols import Backend, Carry, Method
+from .records import replace
 from .solution import History, Solution
-from .solvers.problem import LinearProblem
+from .solvers import CG, LinearProblem
 from .status import Status
 
 __all__ = ["Look", "Watcher", "drive", "looks", "solve", "steps"]
@@ -70,8 +72,19 @@ Watcher = Callable[[Look], Any]
 def looks(
     backend: Backend, method: Method, problem: Any, limit: int, every: int
 ) -> Iterator[tuple[Look, Carry]]:
-    """Advance ``method`` and yield a look, with its carry, at step 0 and then every ``every`` ticks."""
+    """Advance ``method`` and yield a look, with its carry, at step 0 and then every ``every`` ticks.
+
+    Raises
+    ------
+    TypeError
+        Inside a compiled function.
+    """
     carry = backend.begin(method, problem, limit)
+    if not backend.is_concrete(carry):
+        raise TypeError(
+            "a run inside a compiled function cannot be watched: values are not known there. Call it outside of jit, "
+            "or without watch= or a loop over its steps."
+        )
     names = tuple(type(method.observe(carry.state))._fields)
     seen = 0
     while True:
@@ -104,33 +117,25 @@ def drive(
     """Run ``method`` to its end and return the last carry; watchers see it on the way."""
     if not watch:
         return backend.run(method, problem, limit)
-    if not backend.is_concrete(problem):
-        raise TypeError(
-            "a run inside a compiled function cannot be watched: values are not known there. Call it outside of jit, "
-            "or without watch=."
-        )
     if every is None:
         every = COMPILED_LOOK_EVERY if "compiled" in backend.capabilities else 1
     run = looks(backend, method, problem, limit, every)
     look, carry = next(run)
-    _tell(watch, "begin", look)
-    try:
+    with ExitStack() as begun:
+        for watcher in watch:
+            if hasattr(watcher, "begin"):
+                watcher.begin(look)
+            if hasattr(watcher, "end"):
+                begun.callback(lambda end: end(look), watcher.end)  # with the latest look, whatever happens
         while True:
             wishes = [watcher(look) for watcher in watch]  # every watcher sees every look
-            if any(wishes) and look.running:
-                stopped = backend.where(carry.state.status == int(Status.RUNNING), int(Status.STOPPED), carry.state.status)
-                return Carry(carry.state._replace(status=stopped), carry.rows)
             if not look.running:
                 return carry
+            if any(wishes):
+                status = carry.state.status
+                stopped = backend.where(status == int(Status.RUNNING), int(Status.STOPPED), status)
+                return Carry(carry.state._replace(status=stopped), carry.rows)
             look, carry = next(run)
-    finally:
-        _tell(watch, "end", look)
-
-
-def _tell(watch: Sequence[Watcher], what: str, look: Look) -> None:
-    for watcher in watch:
-        if hasattr(watcher, what):
-            getattr(watcher, what)(look)
 
 
 def steps(A: LinearOperator, b: Any, method: Any = None, *, x0: Any = None, every: int = 1) -> Iterator[Look]:
@@ -205,8 +210,6 @@ def solve(
 
 
 def _linear(A: LinearOperator, b: Any, method: Any, x0: Any) -> tuple[Any, LinearProblem, Callable[..., Any]]:
-    from .solvers.cg import CG
-
     if not isinstance(A, LinearOperator):
         raise TypeError(
             f"solve needs a linear operator, got {type(A).__module__}.{type(A).__qualname__}; wrap a matrix in "
@@ -221,8 +224,9 @@ def _linear(A: LinearOperator, b: Any, method: Any, x0: Any) -> tuple[Any, Linea
         if tuple(start.shape) != tuple(rhs.shape):
             raise ValueError(f"x0 has shape {tuple(start.shape)} but b has {tuple(rhs.shape)}; give them alike.")
     inner = getattr(method, "preconditioner", None)
-    if inner is not None and not isinstance(inner, LinearOperator):
-        inner = inner(A)
-    if inner is not None and not inner.domain.agrees(A.codomain):
-        raise ValueError(f"the preconditioner {inner!r} does not fit {A!r}: it must map residuals to steps.")
+    if inner is not None:
+        inner = inner if isinstance(inner, LinearOperator) else inner(A)
+        if not (inner.domain.agrees(A.codomain) and inner.codomain.agrees(A.domain)):
+            raise ValueError(f"the preconditioner {inner!r} does not fit {A!r}: it must map residuals to steps.")
+        method = replace(method, preconditioner=None)  # the problem has it now
     return method, LinearProblem(A, rhs, start, inner).prepare(), leave

@@ -70,6 +70,8 @@ def _worst(value: Any) -> float:
 class Recorder:
     """Keeps every look's rows with the seconds since the start; optionally asks for more at each look.
 
+    A run that begins clears what the one before left.
+
     >>> import numpy as np, linop_gn as lg
     >>> record = lg.Recorder()
     >>> _ = lg.solve(lg.Diagonal(np.array([1.0, 2.0])), np.ones(2), lg.CG(steps=2), watch=[record])
@@ -79,6 +81,9 @@ class Recorder:
 
     def __init__(self, measure: Callable[[Look], Any] | None = None) -> None:
         self.measure = measure
+        self._clear()
+
+    def _clear(self) -> None:
         self.steps: list[int] = []
         self.seconds: list[float] = []
         self.measured: list[Any] = []
@@ -86,8 +91,8 @@ class Recorder:
         self._start = time.perf_counter()
 
     def begin(self, look: Look) -> None:
-        """Start the clock."""
-        self._start = time.perf_counter()
+        """Forget the run before, and start the clock."""
+        self._clear()
 
     def __call__(self, look: Look) -> None:
         """Keep this look."""

@@ -1,4 +1,4 @@
-"""The NumPy backend: the array-API base, with BLAS inner products.
+"""The NumPy backend: the array-API base, with BLAS for the vector operations of solvers.
 
 NumPy has no derivatives of its own: supply products or a Jacobian
 (``jvp=``, ``vjp=``, ``jacobian=``) with the objective.
@@ -13,10 +13,12 @@ import numpy as np
 
 from linop_gn.array_api import ArrayApiBackend
 
+from .arithmetic import NumpyArithmetic
+
 __all__ = ["NumpyBackend", "backend"]
 
 
-class NumpyBackend(ArrayApiBackend):
+class NumpyBackend(NumpyArithmetic, ArrayApiBackend):
     """NumPy arrays (and subclasses), on the host; its scalars too, which is what arithmetic makes of 0-d arrays."""
 
     def __init__(self) -> None:

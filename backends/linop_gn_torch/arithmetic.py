@@ -25,6 +25,7 @@ __all__ = ["TorchArithmetic"]
 
 _BLOCK = 65536
 _HALF = (torch.float16, torch.bfloat16)
+_DOUBLE, _SINGLE = torch.float64, torch.float32
 
 
 def _plain(x: Tensor) -> Tensor:
@@ -39,12 +40,14 @@ class TorchArithmetic:
     """The vectors' part of :class:`linop_gn.protocols.Arithmetic`; scalars come from the base class."""
 
     def dot(self, x: Tensor, y: Tensor) -> Any:
+        if x.ndim == 1 and (x.dtype is _DOUBLE or (x.dtype is _SINGLE and x.numel() <= _BLOCK)):
+            return x.dot(y).item()
         x, y = _plain(x), _plain(y)
         if x.ndim == 2:
             return _columns((x.float() * y if x.dtype in _HALF else x * y).sum(0, dtype=torch.float64))
         if x.dtype in _HALF:
             x, y = x.float(), y.float()
-        if x.shape[0] <= _BLOCK or x.dtype is torch.float64 or x.device.type != "cpu":
+        if x.device.type != "cpu":
             return _inner(x, y)
         return math.fsum(map(_inner, torch.split(x, _BLOCK), torch.split(y, _BLOCK)))
 
@@ -68,9 +71,13 @@ class TorchArithmetic:
         return _plain(x).mul_(_factor(a, x))
 
     def axpy(self, a: Any, x: Tensor, y: Tensor) -> Tensor:
+        if type(a) is float and not (x.requires_grad or y.requires_grad):
+            return y.add_(x, alpha=a)
         return _add_scaled(_plain(y), _factor(a, y), _plain(x))
 
     def axpby(self, a: Any, x: Tensor, b: Any, y: Tensor) -> Tensor:
+        if type(a) is type(b) is float and a == 1.0 and x.dtype is y.dtype and not (x.requires_grad or y.requires_grad):
+            return torch.add(x, y, alpha=b, out=y)
         return _add_scaled(_plain(y).mul_(_factor(b, y)), _factor(a, y), _plain(x))
 
     def subtract(self, x: Tensor, y: Tensor) -> Tensor:

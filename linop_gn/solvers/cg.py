@@ -33,9 +33,21 @@ from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..status import Status
-from .problem import LinearProblem
+from .problem import LinearProblem, MadeFrom
 
 __all__ = ["CG", "CGState"]
+
+# Plain numbers: reading a member of an enumeration takes as long as an operation on scalars.
+_RUNNING = int(Status.RUNNING)
+_CONVERGED = int(Status.CONVERGED)
+_COMPLETED = int(Status.COMPLETED)
+_MAX_STEPS = int(Status.MAX_STEPS)
+_STAGNATED = int(Status.STAGNATED)
+_NEGATIVE_CURVATURE = int(Status.NEGATIVE_CURVATURE)
+_INDEFINITE_PRECONDITIONER = int(Status.INDEFINITE_PRECONDITIONER)
+_BREAKDOWN = int(Status.BREAKDOWN)
+_NONFINITE = int(Status.NONFINITE)
+_NONFINITE_INPUT = int(Status.NONFINITE_INPUT)
 
 
 class CGState(NamedTuple):
@@ -46,13 +58,15 @@ class CGState(NamedTuple):
     p: Vector
     rz: Scalar
     rp: Scalar
+    """r.p: equal to r.z, except after the residual was replaced."""
     norm: Scalar
     model: Scalar
     threshold: Scalar
     scale: Scalar
     verified: Scalar
+    """Smallest norm of a residual that was recomputed after the recurrence had claimed the tolerance."""
     checking: Scalar
-    fresh: Scalar
+    """Whether the next product is spent on x, to recompute the residual, rather than on p."""
     status: Scalar
     steps: Scalar
     products: Scalar
@@ -106,6 +120,14 @@ class CG:
                 raise ValueError(f"CG: {name} must be a whole number >= 0 or None, got {value!r}.")
         if self.steps is not None and self.max_steps is not None:
             raise ValueError("CG: give either steps (run exactly so many) or max_steps (at most), not both.")
+        given = self.preconditioner
+        if given is not None and not isinstance(given, (LinearOperator, MadeFrom)):
+            if not callable(given):
+                raise TypeError(
+                    f"CG: preconditioner is a {type(given).__qualname__}; give a linear operator that applies an "
+                    "approximation of A^-1, or a function that makes one from A."
+                )
+            object.__setattr__(self, "preconditioner", MadeFrom(given))
 
     def check(self, operator: LinearOperator) -> None:
         """Raise unless the operator is square and known to be symmetric."""
@@ -124,39 +146,36 @@ class CG:
         return self.max_steps if self.max_steps is not None else min(10 * problem.rhs.shape[0], 10_000)
 
     def init(self, ops: Backend, problem: LinearProblem) -> CGState:
-        b = problem.rhs
+        b, warm = problem.rhs, problem.x0 is not None
         size = ops.max_abs(b)
+        zero = size == 0
         finite = ops.isfinite(size)
         scale = ops.power_of_two(size, b)
-        r = ops.scale(ops.divide(ops.scalar(1.0, b), scale), ops.mask(finite, ops.copy(b)))
-        warm = problem.x0 is not None
-        z = problem.precondition(r)
+        inverse = ops.divide(ops.scalar(1.0, b), scale)
+        r = ops.scale(inverse, ops.mask(finite, ops.copy(b)))
         rr = ops.dot(r, r)
-        rz = rr if z is r else ops.dot(r, z)
         norm = ops.sqrt(rr)
-        zero = size == 0
         if warm:
-            start = ops.max_abs(problem.x0)
-            finite = finite & ops.isfinite(start)
-            x = ops.mask(finite & ops.logical_not(zero), ops.copy(problem.x0))
-            x = ops.scale(ops.divide(ops.scalar(1.0, b), scale), x)
-            p = ops.zeros_like(b)
+            x = ops.scale(inverse, ops.copy(problem.x0))
+            finite = finite & ops.isfinite(ops.max_abs(x))
+            x = ops.mask(finite & ops.logical_not(zero), x)
+            z, rz, p = r, rr, ops.zeros_like(b)  # unknown until the first tick has recomputed r
         else:
-            x, p = ops.zeros_like(b), ops.copy(z)
+            x, z = ops.zeros_like(b), problem.precondition(r)
+            rz, p = (rr, ops.copy(r)) if z is r else (ops.dot(r, z), z)
         if self.steps is None:
             threshold = ops.maximum(self.rtol * norm, ops.divide(self.atol, scale))
         else:
             threshold = ops.eps(b) * norm
-        done = zero if warm else norm <= threshold
-        status = ops.scalar(int(Status.RUNNING), b)
+
+        status = ops.scalar(_RUNNING, b)  # later lines overrule earlier ones
         if self.limit(problem) == 0 and not warm:
-            status = ops.scalar(int(Status.MAX_STEPS if self.steps is None else Status.COMPLETED), b)
+            status = ops.scalar(_MAX_STEPS if self.steps is None else _COMPLETED, b)
         if z is not r:
-            indefinite = ops.logical_not(ops.isfinite(rz) & (rz > 0))
-            status = ops.where(indefinite, int(Status.INDEFINITE_PRECONDITIONER), status)
-        status = ops.where(done, int(Status.CONVERGED), status)
-        status = ops.where(finite, status, int(Status.NONFINITE_INPUT))
-        no = ops.scalar(False, b)
+            status = ops.where(ops.logical_not(rz > 0), _INDEFINITE_PRECONDITIONER, status)
+            status = ops.where(ops.isfinite(rz), status, _NONFINITE)
+        status = ops.where(zero if warm else norm <= threshold, _CONVERGED, status)
+        status = ops.where(finite, status, _NONFINITE_INPUT)
         return CGState(
             x=x,
             r=r,
@@ -168,84 +187,85 @@ class CG:
             threshold=threshold,
             scale=scale,
             verified=ops.scalar(math.inf, b),
-            checking=ops.logical_not(no) if warm else no,
-            fresh=ops.logical_not(no) if warm else no,
+            checking=ops.scalar(warm, b),
             status=status,
             steps=ops.scalar(0, b),
             products=ops.scalar(0, b),
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: CGState) -> CGState:
-        running = s.status == int(Status.RUNNING)
-        checking = s.checking & running
-        iterating = running & ops.logical_not(s.checking)
-
+        running = s.status == _RUNNING
+        checking = running & s.checking
         product = problem.operator.apply(ops.select(checking, s.x, s.p))
-        curvature = ops.dot(s.p, product)
-        finite = ops.isfinite(curvature)
-        alpha = ops.divide(s.rp, curvature)
-        good = iterating & finite & (curvature > 0) & ops.isfinite(alpha)
-        usable = good | (checking & finite)
-        alpha = ops.where(good, alpha, 0.0)
-        product = ops.mask(usable, product)
+        curvature = ops.dot(s.p, product)  # of no use while checking, but not finite if the product is not
+        good = (running ^ checking) & (curvature > 0)
+        alpha = ops.where(good, ops.divide(s.rp, curvature), 0.0)
 
-        x = ops.axpy(alpha, s.p, s.x)
+        def recur(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar, Scalar]:
+            return ops.axpy(-alpha, product, r), s.model - 0.5 * alpha * s.rp, s.rp, s.rp
 
-        def replace(x: Vector, r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar]:
-            inverse = ops.divide(ops.scalar(1.0, product), s.scale)
-            true = ops.axpby(inverse, problem.rhs, -1.0, product)
-            model = -0.5 * (ops.dot(x, problem.rhs) * inverse + ops.dot(x, true))
-            return true, model, ops.dot(true, s.p)
+        def replace(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar, Scalar]:
+            energy = ops.dot(s.x, product)
+            true = ops.axpby(ops.divide(1.0, s.scale), problem.rhs, -1.0, product)
+            return true, -0.5 * energy - ops.dot(s.x, true), ops.dot(s.p, true), ops.max_abs(s.x)
 
-        def recur(x: Vector, r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar]:
-            return ops.axpy(-alpha, product, r), s.model - 0.5 * alpha * s.rp, ops.scalar(0.0, product)
-
-        r, model, rp = ops.branch(checking & finite, replace, recur, x, s.r, product)
+        r, model, rp, largest = ops.branch(checking, replace, recur, s.r, product)
         z = problem.precondition(r)
         rr = ops.dot(r, r)
         rz = rr if z is r else ops.dot(r, z)
         norm = ops.sqrt(rr)
-        sound = ops.isfinite(norm) & ops.isfinite(rz)
+        sound = ops.isfinite(curvature + rr + rz)
+        moved = good & sound
+        steps = s.steps + moved
+        met, end = norm <= s.threshold, steps >= self.limit(problem)
 
-        # A replaced residual keeps the direction it interrupts, with the exact line search r.p / p.Ap along
-        # it (r.p = r.z holds no longer, and using r.z there diverges); only the very first one starts from z.
-        keeps = checking & ops.logical_not(s.fresh)
-        beta = ops.where(good & sound, ops.divide(rz, s.rz), ops.where(keeps, 1.0, 0.0))
-        p = ops.axpby(ops.where(keeps, 0.0, 1.0), ops.mask(sound, z), beta, s.p)
+        def go_on() -> tuple[Scalar, ...]:
+            return alpha, 1.0, ops.divide(rz, s.rz), rz, norm, model, s.verified, s.checking, s.status
 
-        steps = s.steps + ops.where(good, 1, 0)
-        met = norm <= s.threshold
-        end = steps >= self.limit(problem)
-        status = s.status  # later lines overrule earlier ones
-        if self.steps is not None:
-            status = ops.where(running & (end | (good & met)), int(Status.COMPLETED), status)
-        else:
-            status = ops.where(running & end & ops.logical_not(good & met), int(Status.MAX_STEPS), status)
-            status = ops.where(keeps & (norm > 0.5 * s.verified), int(Status.STAGNATED), status)
-        if z is not r:
-            indefinite = running & ops.logical_not(rz > 0) & (norm > 0)
-            status = ops.where(indefinite, int(Status.INDEFINITE_PRECONDITIONER), status)
-        status = ops.where(checking & met, int(Status.CONVERGED), status)
-        lost = iterating & ops.logical_not(good)
-        reason = ops.where(curvature > 0, int(Status.BREAKDOWN), int(Status.NEGATIVE_CURVATURE))
-        status = ops.where(lost, reason, status)
-        status = ops.where(running & ops.logical_not(finite & sound), int(Status.NONFINITE), status)
+        def judge() -> tuple[Scalar, ...]:
+            known = moved | (checking & sound)
+            # A replaced residual keeps the direction it interrupts, with the exact line search r.p / p.Ap along it
+            # (r.p = r.z holds no longer, and using r.z there diverges). A warm start's first one starts from z, and
+            # so does one that the recurrence had brought down to zero, and its direction with it.
+            again = checking & (s.steps > 0)
+            keeps = again & (s.rz != 0)
+            status = s.status  # later lines overrule earlier ones
+            if self.steps is None:
+                status = ops.where(running & end & ops.logical_not(moved & met), _MAX_STEPS, status)
+                status = ops.where(again & (norm > 0.5 * s.verified), _STAGNATED, status)
+            else:
+                status = ops.where(running & (end | (moved & met)), _COMPLETED, status)
+            if z is not r:
+                indefinite = running & ops.logical_not(met | (rz > 0))
+                status = ops.where(indefinite, _INDEFINITE_PRECONDITIONER, status)
+            size = largest * s.scale  # of the answer, which may overflow, or lose its digits to underflow
+            unit = ops.power_of_two(size, s.x)
+            fits = (unit <= size) & (size < 2.0 * unit) | (largest == 0)
+            unfit = ops.where(size > 1, _NONFINITE, _STAGNATED)
+            status = ops.where(checking & met, ops.where(fits, _CONVERGED, unfit), status)
+            status = ops.where(running & ops.logical_not(good | checking), _NEGATIVE_CURVATURE, status)
+            status = ops.where(running & ops.logical_not(sound), _NONFINITE, status)
+            status = ops.where(good & ops.isfinite(curvature) & ops.logical_not(ops.isfinite(rr)), _BREAKDOWN, status)
+            return (
+                ops.where(moved, alpha, 0.0),
+                ops.where(keeps, 0.0, 1.0),
+                ops.where(moved, ops.divide(rz, s.rz), ops.where(keeps, 1.0, 0.0)),
+                ops.where(keeps, rp, rz),
+                ops.where(known, norm, s.norm),
+                ops.where(known, model, s.model),
+                ops.where(again, ops.minimum(s.verified, norm), s.verified),
+                moved & met & (status == _RUNNING),
+                status,
+            )
+
+        # An eager scalar operation takes a tenth of a microsecond, so that most are left to the ticks that need them.
+        ordinary = moved & (rz > 0) & ops.logical_not(met | end)
+        length, fresh, beta, rp, norm, model, verified, checking, status = ops.branch(ordinary, go_on, judge)
+        x = ops.axpy(length, s.p, s.x)
+        p = ops.axpby(fresh, ops.mask(sound, z), beta, s.p)
+        products = s.products + running
         return CGState(
-            x=x,
-            r=r,
-            p=p,
-            rz=rz,
-            rp=ops.where(keeps, rp, rz),
-            norm=norm,
-            model=model,
-            threshold=s.threshold,
-            scale=s.scale,
-            verified=ops.where(keeps, ops.minimum(s.verified, norm), s.verified),
-            checking=good & met & (status == int(Status.RUNNING)),
-            fresh=s.fresh & ops.logical_not(checking),
-            status=status,
-            steps=steps,
-            products=s.products + ops.where(running, 1, 0),
+            x, r, p, rz, rp, norm, model, s.threshold, s.scale, verified, checking, status, steps, products
         )
 
     def observe(self, state: CGState) -> CGRow:

@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..operators.base import LinearOperator
 from ..protocols import Vector
-from ..records import record
+from ..records import record, static
 
-__all__ = ["LinearProblem"]
+__all__ = ["LinearProblem", "MadeFrom"]
+
+
+@record
+class MadeFrom:
+    """A preconditioner yet to be made, from the operator that is being solved with.
+
+    The function is part of the program; what it makes is data.
+    """
+
+    make: Callable[[LinearOperator], Any] = static()
+
+    def __call__(self, operator: LinearOperator) -> LinearOperator:
+        """The preconditioner for ``operator``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the function makes something else than an operator that maps residuals to steps.
+        """
+        made: Any = self.make(operator)
+        if not isinstance(made, LinearOperator):
+            name = getattr(self.make, "__qualname__", repr(self.make))
+            raise TypeError(
+                f"the preconditioner's function {name} made a {type(made).__qualname__} from {operator!r}; it must "
+                "return a linear operator that applies an approximation of the inverse."
+            )
+        return made
 
 
 @record

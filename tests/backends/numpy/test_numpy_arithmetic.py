@@ -1,0 +1,93 @@
+"""BLAS behind the vector operations: the same results for every kind of array, and no surprise of its own."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import linop_gn as lg
+
+ops = lg.load("numpy")
+EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10}
+
+
+class Tagged(np.ndarray):
+    """A subclass, as users have them."""
+
+
+def laid_out(kind, values, dtype):
+    """The same numbers in memory of another kind."""
+    values = np.asarray(values, dtype)
+    if kind == "strided":
+        wide = np.full(2 * len(values), np.nan, dtype)
+        wide[::2] = values
+        return wide[::2]
+    if kind == "reversed":
+        return values[::-1].copy()[::-1]
+    if kind == "subclass":
+        return values.copy().view(Tagged)
+    return values.copy()
+
+
+KINDS = st.sampled_from(["plain", "strided", "reversed", "subclass"])
+DTYPES = st.sampled_from(sorted(EPS))
+
+
+@given(kinds=st.tuples(KINDS, KINDS), dtype=DTYPES, n=st.integers(1, 40), seed=st.integers(0, 999))
+def test_every_layout_gives_the_same(kinds, dtype, n, seed):
+    rng = np.random.default_rng(seed)
+    a, b = (float(f) for f in rng.uniform(-2, 2, 2))
+    x, y = (rng.standard_normal(n).astype(dtype).astype(float) for _ in range(2))
+    tolerance = 8 * EPS[dtype] * max(1.0, np.abs(x).max(), np.abs(y).max())
+
+    def fresh():
+        return laid_out(kinds[0], x, dtype), laid_out(kinds[1], y, dtype)
+
+    for factor in (a, 0.0, 1.0):
+        X, Y = fresh()
+        result = ops.axpy(factor, X, Y)
+        np.testing.assert_allclose(result.astype(float), factor * x + y, rtol=0, atol=tolerance)
+        assert result.dtype == dtype
+        np.testing.assert_array_equal(X, laid_out("plain", x, dtype))
+        X, Y = fresh()
+        result = ops.axpby(factor, X, b, Y)
+        np.testing.assert_allclose(result.astype(float), factor * x + b * y, rtol=0, atol=2 * tolerance)
+        np.testing.assert_array_equal(X, laid_out("plain", x, dtype))
+    assert ops.dot(*fresh()) == pytest.approx(x @ y, rel=1e-6, abs=n * tolerance**2 + n * EPS[dtype])
+    assert type(ops.dot(*fresh())) is float
+
+
+def test_plain_arrays_are_updated_in_place():
+    for dtype in ("float64", "float32"):
+        x, y = np.ones(5, dtype), np.ones(5, dtype)
+        assert ops.axpy(2.0, x, y) is y
+        assert ops.axpby(2.0, x, 0.5, y) is y
+        assert y.tolist() == [3.5] * 5
+
+
+@pytest.mark.parametrize("update", [lambda x, y: ops.axpy(2.0, x, y), lambda x, y: ops.axpby(1.0, x, 2.0, y)])
+def test_read_only_memory_is_not_written_to(update):
+    y = np.ones(4)
+    y.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        update(np.ones(4), y)
+    assert y.tolist() == [1.0] * 4
+
+
+def test_a_factor_of_zero_hides_no_nan():
+    bad = np.array([math.nan, 1.0])
+    assert np.isnan(ops.axpy(0.0, bad, np.ones(2))[0])
+    assert np.isnan(ops.axpby(0.0, bad, 1.0, np.ones(2))[0])
+    assert np.isnan(ops.axpby(1.0, np.ones(2), 0.0, bad.copy())[0])
+
+
+def test_empty_vectors_have_an_inner_product():
+    assert ops.dot(np.ones(0), np.ones(0)) == 0.0
+    assert ops.axpy(2.0, np.ones(0), np.ones(0)).shape == (0,)
+
+
+def test_long_single_precision_sums_keep_their_digits():
+    x = np.full(2_000_000, 0.1, "float32")
+    assert ops.dot(x, x) == pytest.approx(float(x[0]) ** 2 * len(x), rel=1e-6)

@@ -1,0 +1,196 @@
+"""The one loop: chunks of any size, looks, watchers, and what is left of a run when one of them fails."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from systems import N, benign, gaussian, host, operator
+
+import linop_gn as lg
+from linop_gn import Status
+from linop_gn.testing.strategies import array, seeds
+
+METHOD = lg.CG(rtol=1e-8, max_steps=20)
+
+
+def problem(backend, seed=0, columns=None, warm=False):
+    b = gaussian(seed, *((N,) if columns is None else (N, columns)))
+    if columns:
+        b[:, 0] = 0.0
+        b[:, 1] = np.linalg.eigh(benign(seed))[1][:, 0]
+    x0 = array(backend, gaussian(seed + 1, *b.shape)) if warm else None
+    return lg.LinearProblem(operator(backend, benign(seed)), array(backend, b), x0)
+
+
+def fields(backend, state):
+    """The state on the host, by name."""
+    return {name: np.array(value) for name, value in backend.read(state)._asdict().items()}
+
+
+@pytest.mark.parametrize("columns", [None, 3])
+@given(chunks=st.lists(st.integers(1, 5), min_size=1, max_size=6), warm=st.booleans())
+def test_advancing_n_is_n_times_advancing_one(backend, columns, chunks, warm):
+    linear = problem(backend, columns=columns, warm=warm)
+    one_by_one, in_chunks = (backend.begin(METHOD, linear, 20) for _ in range(2))
+    for chunk in chunks:
+        in_chunks = backend.advance(METHOD, linear, in_chunks, chunk)
+        for _ in range(chunk):
+            one_by_one = backend.advance(METHOD, linear, one_by_one, 1)
+    left, right = fields(backend, in_chunks.state), fields(backend, one_by_one.state)
+    for name in left:
+        np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+    last = int(np.max(left["steps"]))
+    np.testing.assert_array_equal(backend.rows(in_chunks, 0, last + 1), backend.rows(one_by_one, 0, last + 1))
+
+
+@pytest.mark.parametrize("columns", [None, 3])
+@pytest.mark.parametrize("rtol", [1e-8, 1e-30])
+def test_steps_after_the_end_change_nothing(backend, columns, rtol):
+    method, linear = lg.CG(rtol=rtol, max_steps=200), problem(backend, columns=columns)
+    state = backend.run(method, linear, 200).state
+    ended = fields(backend, state)
+    assert not np.any(ended["status"] == int(Status.RUNNING))
+    for _ in range(3):
+        state = method.step(backend, linear, state)
+    for name, value in fields(backend, state).items():
+        if name in ("x", "status", "steps", "products", "norm", "model", "scale"):
+            np.testing.assert_array_equal(value, ended[name], err_msg=name)
+
+
+@pytest.mark.parametrize("columns", [None, 3])
+@pytest.mark.parametrize("every", [1, 2, 3, 100])
+def test_a_watched_run_is_the_unwatched_one(backend, columns, every):
+    linear = problem(backend, columns=columns)
+    A, b = linear.operator, linear.rhs
+    record = lg.Recorder()
+    plain, watched = lg.solve(A, b, METHOD), lg.solve(A, b, METHOD, watch=[record], every=every)
+    if "compiled" in backend.capabilities:  # two programs, in which sums may be ordered otherwise
+        np.testing.assert_allclose(host(backend, watched.x), host(backend, plain.x), rtol=0, atol=1e-12)
+    else:
+        np.testing.assert_array_equal(host(backend, watched.x), host(backend, plain.x))
+    assert repr(plain).splitlines()[1:] == repr(watched).splitlines()[1:]
+    for name, column in watched.history.items():
+        np.testing.assert_array_equal(record.history[name], column)
+        np.testing.assert_allclose(column, plain.history[name], rtol=1e-6, atol=1e-12)
+    assert record.steps[0] == 0
+    assert record.steps[-1] == int(np.max(watched.steps))
+
+
+@given(seed=seeds(), every=st.integers(1, 4))
+def test_looks_come_at_step_0_and_then_as_asked(backend, seed, every):
+    linear = problem(backend, seed)
+    seen = list(lg.steps(linear.operator, linear.rhs, lg.CG(steps=5), every=every))
+    assert [look.step for look in seen] == sorted({0, 5} | set(range(0, 5, every)))
+    assert [look.running for look in seen] == [True] * (len(seen) - 1) + [False]
+    assert {look.limit for look in seen} == {5}
+    assert {look.method for look in seen} == {"CG"}
+    rows = np.concatenate([look.rows["residual"] for look in seen])
+    whole = lg.solve(linear.operator, linear.rhs, lg.CG(steps=5)).history["residual"]
+    np.testing.assert_allclose(rows, whole, rtol=1e-9)
+    assert [look.first for look in seen] == [0, *(look.step + 1 for look in seen[:-1])]
+
+
+def test_the_row_of_a_step_that_was_verified_comes_again(backend):
+    linear = problem(backend)
+    looks = list(lg.steps(linear.operator, linear.rhs, METHOD))
+    assert looks[-1].step == looks[-2].step == looks[-1].first
+    assert len(looks[-1].rows["residual"]) == 1
+
+
+def test_compiled_backends_look_every_25_steps_others_at_each(backend):
+    linear = problem(backend)
+    steps = []
+    solution = lg.solve(linear.operator, linear.rhs, lg.CG(steps=4), watch=[lambda look: steps.append(look.step)])
+    assert steps == ([0, 4] if "compiled" in backend.capabilities else [0, 1, 2, 3, 4])
+    assert solution.status is Status.COMPLETED
+
+
+@pytest.mark.parametrize("columns", [None, 3])
+def test_a_watcher_stops_the_run_with_the_latest_iterate(backend, columns):
+    linear = problem(backend, columns=columns)
+    A, b = linear.operator, linear.rhs
+    stop = lg.stop_when(lambda look: look.step >= 3)
+    solution = lg.solve(A, b, METHOD, watch=[stop], every=1)
+    expected = lg.solve(A, b, lg.CG(steps=3))
+    assert int(np.max(solution.steps)) == 3
+    if columns is None:
+        assert solution.status is Status.STOPPED
+        assert "watcher" in repr(solution)
+    else:
+        assert solution.status == [Status.CONVERGED, Status.CONVERGED, Status.STOPPED]
+    np.testing.assert_allclose(host(backend, solution.x), host(backend, expected.x), rtol=0, atol=1e-12)
+    assert not solution.succeeded
+
+
+def test_a_wish_to_stop_at_the_end_changes_nothing(backend):
+    linear = problem(backend)
+    solution = lg.solve(linear.operator, linear.rhs, METHOD, watch=[lg.stop_when(lambda look: not look.running)])
+    assert solution.status is Status.CONVERGED
+
+
+class Diary:
+    def __init__(self, fails=None, stops=False):
+        self.fails, self.stops, self.events = fails, stops, []
+
+    def note(self, event, look):
+        self.events.append((event, look.step))
+        if self.fails == event:
+            raise RuntimeError(event)
+
+    def begin(self, look):
+        self.note("begin", look)
+
+    def __call__(self, look):
+        self.note("look", look)
+        return self.stops
+
+    def end(self, look):
+        self.note("end", look)
+
+
+def test_every_watcher_sees_every_look_between_its_begin_and_its_end(numpy_backend):
+    linear = problem(numpy_backend)
+    first, second, plain = Diary(stops=True), Diary(), []
+    lg.solve(linear.operator, linear.rhs, METHOD, watch=[first, second, lambda look: plain.append(look.step)])
+    assert first.events == second.events == [("begin", 0), ("look", 0), ("end", 0)]
+    assert plain == [0]
+    diary = Diary()
+    lg.solve(linear.operator, linear.rhs, lg.CG(steps=2), watch=[diary])
+    assert diary.events == [("begin", 0), ("look", 0), ("look", 1), ("look", 2), ("end", 2)]
+
+
+def test_whatever_fails_those_that_began_are_ended(numpy_backend):
+    linear = problem(numpy_backend)
+
+    def run(*watchers):
+        with pytest.raises(RuntimeError):
+            lg.solve(linear.operator, linear.rhs, METHOD, watch=watchers)
+        return [watcher.events for watcher in watchers]
+
+    looked = [("begin", 0), ("look", 0), ("end", 0)]
+    assert run(Diary(), Diary("look"), Diary()) == [looked, looked, [("begin", 0), ("end", 0)]]
+    assert run(Diary(), Diary("begin"), Diary()) == [[("begin", 0), ("end", 0)], [("begin", 0)], []]
+    ended = run(Diary(), Diary("end"), Diary())
+    assert [events[-1][0] for events in ended] == ["end", "end", "end"]
+
+
+def test_an_operator_that_fails_ends_the_watchers_too(numpy_backend):
+    def fail(v):
+        raise ZeroDivisionError
+
+    A = lg.FunctionOperator(fail, lg.Space.flat(2, np.zeros(2)), symmetric=True)
+    diary = Diary()
+    with pytest.raises(ZeroDivisionError):
+        lg.solve(A, np.ones(2), watch=[diary])
+    assert diary.events == [("begin", 0), ("look", 0), ("end", 0)]
+
+
+def test_the_callers_own_loop_may_end_when_it_likes(backend):
+    linear = problem(backend)
+    for look in lg.steps(linear.operator, linear.rhs, METHOD):
+        if look.rows["residual"][-1] < 0.5 * look.rows["residual"][0] or look.step == 2:
+            break
+    assert 0 < look.step <= 2
+    x = host(backend, look.state.x) * float(look.state.scale)
+    assert np.isfinite(x).all()
+    assert x.any()

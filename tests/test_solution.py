@@ -1,0 +1,54 @@
+"""What a run gives back, and how it reads."""
+
+import numpy as np
+import pytest
+
+import linop_gn as lg
+from linop_gn import History, Status
+
+A = lg.Diagonal(np.array([1.0, 2.0, 4.0]))
+
+
+def test_a_solution_says_what_happened_in_words():
+    solution = lg.solve(A, np.ones(3), lg.CG(steps=2))
+    text = repr(solution)
+    assert text.startswith("CG: completed after 2 steps, 2 products; residual ")
+    assert text.endswith(Status.COMPLETED.sentence)
+    assert solution.succeeded
+    assert solution.status is Status.COMPLETED
+    stuck = lg.solve(-1.0 * A, np.ones(3))
+    assert repr(stuck).startswith("CG: negative_curvature after 0 steps, 1 products")
+    assert "Add damping" in repr(stuck)
+    assert not stuck.succeeded
+
+
+def test_a_solution_of_columns_counts_them_by_status():
+    b = np.stack([np.ones(3), np.full(3, np.nan), np.zeros(3)], axis=1)
+    solution = lg.solve(A, b)
+    assert solution.status == [Status.CONVERGED, Status.NONFINITE_INPUT, Status.CONVERGED]
+    lines = repr(solution).splitlines()
+    assert lines[0].startswith("CG: 2 converged, 1 nonfinite_input; at most 3 steps, 4 products; residual [")
+    assert lines[1:] == [Status.CONVERGED.sentence, Status.NONFINITE_INPUT.sentence]
+
+
+def test_the_history_has_a_row_for_each_step_from_0():
+    solution = lg.solve(A, np.ones(3), lg.CG(steps=2))
+    assert list(solution.history) == ["residual", "model"]
+    assert [len(column) for column in solution.history.values()] == [3, 3]
+    assert solution.history["residual"][0] == pytest.approx(np.sqrt(3))
+    assert solution.history["residual"][-1] == float(solution.residual)
+    assert solution.history["model"][0] == 0.0
+    assert solution.history["model"][-1] == float(solution.model)
+    assert repr(solution.history).startswith("History of 3 rows: residual 1.73205 .. ")
+
+
+def test_histories_read_well_empty_and_with_columns():
+    assert repr(History()) == "History of 0 rows: "
+    assert repr(History(a=np.array([[1.0, 2.0], [0.5, 0.25]]))) == "History of 2 rows: a [1, 2] .. [0.5, 0.25]"
+
+
+def test_a_solution_belongs_to_the_format_it_was_asked_in():
+    tree = {"w": np.ones(2), "b": np.ones(1)}
+    solution = lg.solve(lg.Diagonal(tree), tree)
+    assert {name: leaf.shape for name, leaf in solution.x.items()} == {"w": (2,), "b": (1,)}
+    assert lg.solve(A, np.ones((3, 2))).x.shape == (3, 2)
