@@ -139,6 +139,7 @@ def lint(session: nox.Session) -> None:
     """Check style and likely bugs."""
     session.install("-q", "-c", str(CONSTRAINTS), "ruff")
     session.run("ruff", "check", *(session.posargs or ["."]))
+    session.run("ruff", "format", "--check", *(session.posargs or ["."]))
 
 
 @nox.session

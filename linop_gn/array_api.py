@@ -194,9 +194,7 @@ class ArrayApiBackend(EagerScalars, EagerLoops):
             return self.select(condition, x, self.xp.zeros_like(x))
         return x if condition else self.xp.zeros_like(x)
 
-    def branch(
-        self, condition: Scalar, then: Callable[..., R], otherwise: Callable[..., R], *operands: Any
-    ) -> R:
+    def branch(self, condition: Scalar, then: Callable[..., R], otherwise: Callable[..., R], *operands: Any) -> R:
         if not isinstance(condition, np.ndarray):
             return (then if condition else otherwise)(*operands)
         if condition.all() or not condition.any():

@@ -69,9 +69,7 @@ Watcher = Callable[[Look], Any]
 """Called with each look; a true result stops the run. ``begin(look)`` and ``end(look)`` are called if it has them."""
 
 
-def looks(
-    backend: Backend, method: Method, problem: Any, limit: int, every: int
-) -> Iterator[tuple[Look, Carry]]:
+def looks(backend: Backend, method: Method, problem: Any, limit: int, every: int) -> Iterator[tuple[Look, Carry]]:
     """Advance ``method`` and yield a look, with its carry, at step 0 and then every ``every`` ticks.
 
     Raises

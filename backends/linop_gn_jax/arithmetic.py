@@ -69,16 +69,12 @@ class JaxArithmetic:
     def mask(self, condition: Scalar, x: Vector) -> Vector:
         return jnp.where(condition, x, jnp.zeros_like(x))
 
-    def branch(
-        self, condition: Scalar, then: Callable[..., R], otherwise: Callable[..., R], *operands: Any
-    ) -> R:
+    def branch(self, condition: Scalar, then: Callable[..., R], otherwise: Callable[..., R], *operands: Any) -> R:
         if _is_one_known_truth(condition):
             return then(*operands) if condition else otherwise(*operands)
         if np.ndim(condition) == 0:
             return lax.cond(condition, then, otherwise, *operands)
-        return tree_util.tree_map(
-            lambda x, y: jnp.where(condition, x, y), then(*operands), otherwise(*operands)
-        )
+        return tree_util.tree_map(lambda x, y: jnp.where(condition, x, y), then(*operands), otherwise(*operands))
 
     def eps(self, x: Vector) -> float:
         return float(jnp.finfo(x.dtype).eps)

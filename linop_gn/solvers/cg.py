@@ -264,9 +264,7 @@ class CG:
         x = ops.axpy(length, s.p, s.x)
         p = ops.axpby(fresh, ops.mask(sound, z), beta, s.p)
         products = s.products + running
-        return CGState(
-            x, r, p, rz, rp, norm, model, s.threshold, s.scale, verified, checking, status, steps, products
-        )
+        return CGState(x, r, p, rz, rp, norm, model, s.threshold, s.scale, verified, checking, status, steps, products)
 
     def observe(self, state: CGState) -> CGRow:
         return CGRow(state.norm * state.scale, state.model * state.scale * state.scale)

@@ -14,9 +14,7 @@ def flat(backend, size, dtype="float64"):
 
 def test_functions_on_flat_vectors(backend):
     M = array(backend, np.arange(6.0).reshape(2, 3))
-    A = lg.FunctionOperator(
-        lambda v, m: m @ v, flat(backend, 3), flat(backend, 2), lambda u, m: m.T @ u, args=(M,)
-    )
+    A = lg.FunctionOperator(lambda v, m: m @ v, flat(backend, 3), flat(backend, 2), lambda u, m: m.T @ u, args=(M,))
     np.testing.assert_array_equal(dense(A), np.arange(6.0).reshape(2, 3))
     np.testing.assert_array_equal(dense(A.T), np.arange(6.0).reshape(2, 3).T)
     np.testing.assert_array_equal(backend.to_numpy(A.to_dense()), np.arange(6.0).reshape(2, 3))

@@ -119,9 +119,7 @@ def test_a_compiled_loop_agrees_with_numpy_and_with_itself(n):
         return carry
 
     exact = loop(np, in_python, d.astype(float), b.astype(float))
-    program = compiled(
-        lambda d, b: loop(jnp, lambda step, c: lax.fori_loop(0, 12, lambda _, c: step(c), c), d, b)
-    )
+    program = compiled(lambda d, b: loop(jnp, lambda step, c: lax.fori_loop(0, 12, lambda _, c: step(c), c), d, b))
     first = np.asarray(program(d, b))
     np.testing.assert_allclose(first, exact, rtol=1e-3, atol=1e-4)
     for _ in range(5):

@@ -65,9 +65,7 @@ plain_layers = st.one_of(
     st.just(0.3).map(nn.Dropout),
     activations,
 )
-layers = st.recursive(
-    plain_layers, lambda inner: st.one_of(inner.map(Residual), inner.map(Repeated)), max_leaves=1
-)
+layers = st.recursive(plain_layers, lambda inner: st.one_of(inner.map(Residual), inner.map(Repeated)), max_leaves=1)
 
 
 @st.composite
