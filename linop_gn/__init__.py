@@ -5,8 +5,8 @@ follows from the arrays that operators and vectors are made of.
 
 >>> import numpy as np, linop_gn as lg
 >>> A = lg.Damped(lg.Dense(np.array([[2.0, 1.0], [1.0, 2.0]]), psd=True), 1.0)
->>> lg.solve(A, np.array([3.0, 1.0]), lg.CG(rtol=1e-10)).x.round(6)
-array([1., 0.])
+>>> lg.solve(A, np.array([5.0, 7.0]), lg.CG(rtol=1e-10)).x.round(6)
+array([1., 2.])
 """
 
 from .curvature import (

@@ -193,7 +193,8 @@ def solve(
     backend = A.backend
     limit = method.limit(problem)
     state, rows = drive(backend, method, problem, limit, watch, every)
-    row = method.observe(state)
+    with np.errstate(over="ignore", invalid="ignore"):  # the status tells
+        row = method.observe(state)
     return Solution(
         code=state.status,
         steps=state.steps,

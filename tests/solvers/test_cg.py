@@ -160,6 +160,7 @@ def test_arguments_are_left_alone(backend):
 
 
 def test_half_precision_converges_or_says_why_not():
+    pytest.importorskip("torch")
     torch = lg.load("torch").namespace()
     A = lg.Diagonal(torch.linspace(0.5, 2.0, 300).to(torch.bfloat16))
     b = 1e-3 * torch.ones(300, dtype=torch.bfloat16)
