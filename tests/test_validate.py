@@ -353,3 +353,23 @@ def test_values_are_not_known_inside_jit(jax):
 
     with pytest.raises(TypeError, match="outside of jit"):
         jax.jit(inside)(jax.numpy.eye(2))
+
+
+# where rounding costs more than elsewhere
+
+
+def test_ill_conditioned_products_are_given_what_their_conditioning_costs(torch):
+    """Behind a layer norm of nearly equal entries float32 keeps four digits of a Hessian, float64 thirteen."""
+    case = Case("transformer", "softmax of probabilities", "mean", 0)
+    fit, params = made(case, lg.load("torch"), "float32")
+    rough = assert_right(lg.Hessian(fit, params), skipped=["batches"])
+    assert 1e-4 < rough["dense"].tolerance < 1e-2
+    fit, params = made(case, lg.load("torch"), "float64")
+    assert assert_right(lg.Hessian(fit, params), skipped=["batches"])["dense"].error < 1e-11
+
+
+def test_differences_that_cancel_know_it(numpy_backend):
+    """One parameter, and classes that are certain: H_L sends J v to almost nothing, and errors of J with it."""
+    for seed in (8, 14):
+        fit, params = made(Case("decay", "softmax smoothed", "mean", seed, sizes=(4,)), numpy_backend, "float64")
+        assert_right(lg.GGN(fit, params), skipped=["batches"])

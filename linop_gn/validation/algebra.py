@@ -21,6 +21,7 @@ __all__ = ["adjoint", "finite", "lanczos", "linearity", "psd", "symmetry"]
 NDArray = np.ndarray[Any, Any]
 
 LANCZOS_STEPS = 24
+LANCZOS_ENTRIES = 50_000_000
 
 
 def finite(subject: Subject) -> Found:
@@ -90,7 +91,8 @@ def psd(subject: Subject) -> Found:
         values = np.linalg.eigvalsh((subject.matrix + subject.matrix.T) / 2)
         how = "eigenvalues of the matrix"
     else:
-        values = lanczos(subject.product, subject.V[:, 0], LANCZOS_STEPS, subject.tolerance)
+        steps = max(2, min(LANCZOS_STEPS, LANCZOS_ENTRIES // subject.operator.domain.size))
+        values = lanczos(subject.product, subject.V[:, 0], steps, subject.tolerance)
         how = f"Ritz values of {len(values)} Lanczos steps"
     found = np.concatenate([values, quotients])
     scale = float(np.abs(found).max())

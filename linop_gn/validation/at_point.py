@@ -23,7 +23,7 @@ import numpy as np
 from ..curvature.point import Point
 from ..curvature.term import Term
 from .differences import along
-from .measure import DIFFERENCES, NotApplicableError, norm
+from .measure import DIFFERENCES, NotApplicableError, norm, relative
 from .twin import Twin, twin_of
 
 __all__ = ["AtPoint"]
@@ -78,9 +78,8 @@ class AtPoint:
         return self._by_columns(lambda x: self.twin.outputs(term, x).reshape(-1), self.twin.x, direction)
 
     def _by_columns(self, f: Map, x: NDArray, direction: NDArray) -> NDArray:
-        """The Jacobian of f at x by plain differences, whose error is measured against extrapolated ones."""
-        h = float(np.cbrt(self.twin.eps)) / 5 * _size(x)  # models vary on a smaller scale than their parameters do
-        made = np.stack([_difference(f, x, j, h) for j in range(x.size)], axis=1)
+        """The Jacobian of f at x by differences of fourth order, whose error is measured against extrapolated ones."""
+        made = np.stack([_partial(f, x, j, self.twin.eps) for j in range(x.size)], axis=1)
         better = along(f, x, direction, self.twin.eps)
         size = max(norm(better.value), norm(made @ direction))
         doubt = (norm(made @ direction - better.value) + better.uncertainty) / size if size else 0.0
@@ -97,7 +96,7 @@ class AtPoint:
             return self.jacobian(b, term, z) @ V
         if self.twin.calculus is not None and self.rows * self.n <= MOST_CHUNKS * self.limit:
             return self._by_chunks(lambda rows: self.twin.jacobian_rows(term, rows) @ V, z.size)
-        return self._along(lambda x: self.twin.outputs(term, x), self.twin.x, V)
+        return self._along(partial(self.twin.outputs, term), self.twin.x, V)
 
     def _along(self, f: Map, x: NDArray, V: NDArray) -> NDArray:
         """Derivatives of f at x along the columns of V, by extrapolated differences."""
@@ -138,10 +137,27 @@ class AtPoint:
 
     def gauss_newton(self, V: NDArray) -> NDArray:
         """J^T H_L J V."""
+        if self.twin.calculus is None:
+            self._once("cancellation", self._measure_cancellation)
         total = np.zeros_like(V)
         for b, (term, z) in enumerate(self.batches()):
-            total += self.pull(b, term, z, self.bend(b, term, z, self.push(b, term, z, V)))
+            total += self._bent(b, term, z, self.push(b, term, z, V))
         return self.twin.scale * total
+
+    def _bent(self, b: int, term: Term, z: NDArray, Z: NDArray) -> NDArray:
+        return self.pull(b, term, z, self.bend(b, term, z, Z))
+
+    def _measure_cancellation(self) -> bool:
+        """Errors that J^T H_L J magnifies (H_L may send J d to almost nothing): G d with other differences along d."""
+        d = self.twin.directions(np.random.default_rng(1).standard_normal((self.n, 1)))
+        products = np.zeros((3, *d.shape))
+        for b, (term, z) in enumerate(self.batches()):
+            pushed = self.push(b, term, z, d)
+            products[0] += self._bent(b, term, z, pushed)
+            products[1] += self._bent(b, term, z, self._along(partial(self.twin.outputs, term), self.twin.x, d))
+            products[2] += self.pull(b, term, z, self._along(partial(self.twin.loss_gradient, term), z, pushed))
+        self.uncertainty = max(self.uncertainty, *(relative(products[0], other) for other in products[1:]))
+        return True
 
     def hessian(self, V: NDArray) -> NDArray:
         """H V."""
@@ -170,7 +186,19 @@ def _size(x: NDArray) -> float:
     return float(np.sqrt(np.mean(x**2))) or 1.0
 
 
-def _difference(f: Map, x: NDArray, j: int, h: float) -> NDArray:
+def _partial(f: Map, x: NDArray, j: int, eps: float) -> NDArray:
+    """df/dx_j by differences of fourth order; of second order at a small step where that is another number.
+
+    Which it is where f has a kink within the wider step.
+    """
+    size = _size(x)
+    small, wide = float(eps ** (1 / 3)) / 5 * size, float(eps ** (1 / 5)) / 3 * size
+    plain = _central(f, x, j, small)
+    fine = (4 * _central(f, x, j, wide) - _central(f, x, j, 2 * wide)) / 3
+    return fine if norm(fine - plain) <= 1e-6 * norm(plain) else plain
+
+
+def _central(f: Map, x: NDArray, j: int, h: float) -> NDArray:
     ahead, behind = x.copy(), x.copy()
     ahead[j] += h
     behind[j] -= h

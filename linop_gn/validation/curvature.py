@@ -27,7 +27,9 @@ __all__ = ["dense", "differences", "gradient"]
 NDArray = np.ndarray[Any, Any]
 
 COLUMNS = 12
-"""Columns compared of a matrix that is too large to be compared as a whole."""
+"""Columns compared of a matrix that is too large to be compared as a whole, of which there are fewer if ..."""
+ENTRIES = 20_000_000
+"""... they would hold more numbers than this."""
 
 
 def dense(subject: Subject) -> Found:
@@ -38,14 +40,14 @@ def dense(subject: Subject) -> Found:
     matrix = subject.oracle.matrix(expected)
     m, n = A.shape
     whole = m * n <= subject.dense_limit
-    chosen = np.arange(n) if whole else _coordinates(A.domain, COLUMNS, subject.seed)
+    chosen = np.arange(n) if whole else _coordinates(A.domain, max(2, min(COLUMNS, ENTRIES // n)), subject.seed)
     unit = np.zeros((n, len(chosen)))
     unit[chosen, np.arange(len(chosen))] = 1.0
     wanted = matrix.apply(unit)
     given = subject.matrix if whole else subject.products(unit)
     names, groups = _by_leaf(A.domain, chosen)
     error, worst = leafwise(given, wanted, groups)
-    note = f"the whole {m} x {n}" if whole else f"{len(chosen)} columns of {n}, at random coordinates in every leaf"
+    note = f"the whole {m} x {n}" if whole else f"{len(chosen)} columns of {n}, at random coordinates"
     if len(names) > 1 and error > subject.tolerance + 10 * subject.oracle.uncertainty:
         note += f", worst in the columns of {names[worst]}"
     return Found(error, subject.oracle.uncertainty, "; ".join(filter(None, [note, subject.oracle.note])))
