@@ -18,14 +18,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import tree_util
+from jax import lax, tree_util
 
 from linop_gn.protocols import Array
 
-from .compiled import compiled
+from .compiled import compiled, tracing
 from .linear import LinearProgram
 from .models import adapt
-from .rows import rows_of
 
 __all__ = ["JaxCalculus", "JaxGradientLinearization", "JaxLinearization"]
 
@@ -127,6 +126,29 @@ class JaxGradientLinearization:
         return _product((self._residuals, tangents), self._program)
 
 
+def _row(pullback: Any, outputs: Array, row: Any) -> list[Array]:
+    (leaves,) = pullback(jnp.zeros_like(outputs).at[row].set(1))
+    return leaves  # type: ignore[no-any-return]
+
+
+_all_rows = compiled(
+    lambda pullback, outputs, rows: lax.map(lambda row: _row(pullback, outputs, row), rows),
+    label=lambda *_: "rows",
+    loops=True,
+)
+
+
+def _rows(flat: Callable[[list[Array]], Array], params: Sequence[Any], rows: Sequence[int]) -> list[list[Array]]:
+    """Rows of the Jacobian of a function with a flat value, by reverse mode; many of them in one loop, on the host."""
+    leaves = _differentiable(params)
+    if len(rows) <= 4 or tracing():
+        outputs, pullback = jax.vjp(flat, leaves)
+        return [_row(pullback, outputs, row) for row in rows]
+    outputs, pullback = compiled(lambda p: jax.vjp(flat, p), label=lambda _: "rows")(leaves)
+    stacked = jax.device_get(_all_rows(pullback, outputs, jnp.asarray(rows)))
+    return [[leaf[i] for leaf in stacked] for i in range(len(rows))]
+
+
 def _differentiable(params: Sequence[Any]) -> list[Array]:
     for index, leaf in enumerate(params):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
@@ -161,14 +183,6 @@ def _scalar_valued(function: Callable[[list[Array]], Array]) -> Callable[[list[A
         return value
 
     return checked
-
-
-def _flat_outputs(function: Callable[[list[Array]], Array], params: list[Array]) -> Array:
-    return jnp.ravel(_one_real_array(function(params), "the model"))
-
-
-def _flat_gradient(function: Callable[[list[Array]], Array], params: list[Array]) -> Array:
-    return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.grad(_scalar_valued(function))(params)])
 
 
 def _linear_part(pushforward: Callable[..., Any], params: list[Array]) -> tuple[LinearProgram, list[Array]]:
@@ -223,12 +237,18 @@ class JaxCalculus:
     def jacobian_rows(
         self, function: Callable[[list[Array]], Array], params: Sequence[Array], rows: Sequence[int]
     ) -> list[list[Array]]:
-        return rows_of(_flat_outputs, function, _differentiable(params), rows)
+        def flat(p: list[Array]) -> Array:
+            return jnp.ravel(_one_real_array(function(p), "the model"))
+
+        return _rows(flat, params, rows)
 
     def hessian_rows(
         self, function: Callable[[list[Array]], Array], params: Sequence[Array], rows: Sequence[int]
     ) -> list[list[Array]]:
-        return rows_of(_flat_gradient, function, _differentiable(params), rows)
+        def gradient(p: list[Array]) -> Array:
+            return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.grad(_scalar_valued(function))(p)])
+
+        return _rows(gradient, params, rows)
 
     def as_double(self, model: Any) -> Any:
         """The model itself: dtypes follow the arrays that it is given, and what it closes over is promoted."""

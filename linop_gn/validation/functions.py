@@ -10,20 +10,8 @@ from typing import Any
 from ..curvature.supplied import MissingDerivativeError
 from ..curvature.term import Term
 from ..protocols import Array, Vector
-from ..records import record
 
-__all__ = ["Total", "calculus_of", "gradient_of", "loss_gradient_of", "pullback_of", "value_of", "weight_of"]
-
-
-@record
-class Total:
-    """The unnormalised loss as a function of the outputs. A record, so that compilers know what of it is data."""
-
-    term: Term
-
-    def of(self, outputs: list[Array]) -> Array:
-        """Of a list of the one array."""
-        return self.term.total(outputs[0])
+__all__ = ["calculus_of", "gradient_of", "loss_gradient_of", "pullback_of", "value_of", "weight_of"]
 
 
 def value_of(term: Term, x: Vector) -> Array:
@@ -54,7 +42,7 @@ def pullback_of(term: Term, x: Vector, u: Array) -> Vector:
 def loss_gradient_of(term: Term, z: Array) -> Array:
     """The derivative of the unnormalised loss in the outputs; its closed form where nothing differentiates."""
     if term.ops.calculus is not None:
-        return term.ops.calculus.jacobian_rows(Total(term).of, [z], [0])[0][0]
+        return term.ops.calculus.jacobian_rows(lambda zs: term.total(zs[0]), [z], [0])[0][0]
     assert term.loss is not None
     return term.loss.gradient(term.ops.namespace(), z, term.batch.targets, term.batch.weights)
 

@@ -29,7 +29,7 @@ from ..protocols import Array, Backend, Tree
 from ..records import data_fields
 from ..spaces import Space
 from .data import cast_floats, entries, unstacked
-from .functions import Total, calculus_of, gradient_of, loss_gradient_of, pullback_of, value_of, weight_of
+from .functions import calculus_of, gradient_of, loss_gradient_of, pullback_of, value_of, weight_of
 from .measure import BASE, EPS, relative
 from .vectors import host, place
 
@@ -192,7 +192,7 @@ class Twin:
         """Rows of H_L for one batch, unnormalised, by reverse over reverse mode on the loss's value."""
         with self.precision():
             at = self.ops.asarray(z, self.outputs_dtype, self.space.device)
-            return self._stacked(calculus_of(term).hessian_rows(Total(term).of, [at], rows))
+            return self._stacked(calculus_of(term).hessian_rows(lambda zs: term.total(zs[0]), [at], rows))
 
     def _stacked(self, rows: list[list[Array]]) -> NDArray:
         return np.stack([np.concatenate([host(self.space, leaf).reshape(-1) for leaf in row]) for row in rows])
