@@ -114,6 +114,18 @@ class ArrayApiBackend(EagerScalars, EagerLoops):
     def asarray(self, host: Any, dtype: str, device: Hashable = None) -> Array:
         return self.xp.asarray(np.asarray(host), dtype=getattr(self.xp, dtype), device=device, copy=True)
 
+    def lendable(self, x: Array) -> Array:
+        flags = getattr(x, "flags", None)
+        if flags is None or (flags.c_contiguous and getattr(flags, "writeable", True)):
+            return x
+        return self.xp.reshape(self.copy(self.xp.reshape(x, (-1,))), x.shape)
+
+    def borrow(self, x: Any) -> Array:
+        return self.xp.from_dlpack(x)
+
+    def wait(self, tree: Tree) -> Tree:
+        return tree
+
     def cast(self, x: Array, dtype: str) -> Array:
         return self.xp.astype(x, getattr(self.xp, dtype), copy=False)
 

@@ -12,11 +12,12 @@ static*. Changing the damping, the batch or the parameters changes data only.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar, dataclass_transform
 
-__all__ = ["data_fields", "on_new_record", "record", "replace", "static", "static_fields"]
+__all__ = ["data_fields", "map_arrays", "on_new_record", "record", "replace", "static", "static_fields"]
 
 T = TypeVar("T")
 
@@ -67,6 +68,16 @@ def on_new_record(tell: Callable[[type], None]) -> None:
     _subscribers.append(tell)
     for known in _types:
         tell(known)
+
+
+def map_arrays(given: T, is_array: Callable[[Any], bool], change: Callable[[Any], Any]) -> T:
+    """A copy of a record with ``change`` applied to the arrays among its fields."""
+    made = copy.copy(given)
+    for name in data_fields(given):
+        value = given.__dict__[name]
+        if is_array(value):
+            made.__dict__[name] = change(value)
+    return made
 
 
 def data_fields(cls: type | object) -> tuple[str, ...]:

@@ -56,6 +56,11 @@ def _split(vector: Vector, shapes: tuple[tuple[int, ...], ...], dtypes: tuple[st
     return leaves
 
 
+def _exactly(x: Array, name: str) -> Array:
+    wanted_dtype(name)  # JAX would narrow it without a word
+    return x
+
+
 class JaxArrays:
     """The part of the backend that knows arrays and trees."""
 
@@ -107,6 +112,17 @@ class JaxArrays:
         # A copy first: JAX would otherwise use the memory of a NumPy array that its owner may write to later.
         own = host.copy() if isinstance(host, np.ndarray) else host
         return jnp.asarray(own, dtype=wanted_dtype(dtype), device=device)  # type: ignore[arg-type]
+
+    def lendable(self, x: Array) -> Array:
+        return x
+
+    def borrow(self, x: Any) -> Array:
+        """See :meth:`linop_gn.protocols.Arrays.borrow`; int64 becomes int32 where JAX has no other integers."""
+        name = str(x.dtype).rpartition(".")[2]
+        return jnp.from_dlpack(x) if name == "int64" else _exactly(jnp.from_dlpack(x), name)
+
+    def wait(self, tree: Tree) -> Tree:
+        return jax.block_until_ready(tree)
 
     def cast(self, x: Array, dtype: str) -> Array:
         return x.astype(wanted_dtype(dtype))

@@ -71,6 +71,12 @@ class TorchArrays:
         """A new tensor (never an alias of NumPy memory)."""
         return torch.tensor(np.array(host, order="C"), dtype=getattr(torch, dtype), device=device)  # type: ignore[arg-type]
 
+    def lendable(self, x: Tensor) -> Tensor:
+        return x.detach().contiguous()
+
+    def borrow(self, x: Any) -> Tensor:
+        return torch.from_dlpack(x)
+
     def cast(self, x: Tensor, dtype: str) -> Tensor:
         return x.to(getattr(torch, dtype))
 

@@ -100,7 +100,7 @@ class _StreamedBlocks:
 
     def __call__(self, term: Term, x: Vector, v: Vector) -> Sums:
         piece = term.linearize(x)
-        return None, self.product(piece, v), piece.weight
+        return None, piece.apply(self.product, v), piece.weight
 
 
 @record
@@ -151,5 +151,4 @@ class BlockProducts(LinearOperator):
         return self.is_psd
 
     def matvec(self, v: Vector) -> Vector:
-        product = OneBlock(self.block.leaves, self.block.space)
-        return sum_products(self.backend, self.pieces, product, v, self.factor)
+        return sum_products(self.backend, self.pieces, OneBlock(self.block.leaves), v, self.factor)

@@ -106,7 +106,7 @@ class GGNProducts(LinearOperator):
 
 def _ggn_sums(term: Term, x: Vector, v: Vector) -> Sums:
     piece = term.linearize(x)
-    return None, ggn(piece, v), piece.weight
+    return None, piece.apply(ggn, v), piece.weight
 
 
 def require_loss(point: Point, name: str) -> Point:

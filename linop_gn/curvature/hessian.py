@@ -92,7 +92,7 @@ class HessianProducts(LinearOperator):
 
 def _hessian_sums(term: Term, x: Vector, v: Vector) -> Sums:
     curve = term.linearize_gradient(x)
-    return None, hessian(curve, v), curve.weight
+    return None, curve.apply(hessian, v), curve.weight
 
 
 def as_point(objective: Any, params: Tree, name: str) -> Point:

@@ -6,8 +6,6 @@ With them every variant is a composition: ``J.T @ H @ J`` is the GGN,
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ..operators.base import LinearOperator
@@ -17,7 +15,7 @@ from ..spaces import Space
 from .ggn import require_loss
 from .hessian import as_point
 from .objective import Objective
-from .pieces import Piece
+from .pieces import Piece, jvp, loss_hessian, vjp
 from .point import Point
 from .term import outputs_of
 
@@ -97,10 +95,10 @@ class JacobianProducts(LinearOperator):
         return self.outputs
 
     def matvec(self, v: Vector) -> Vector:
-        return self.outputs.join([self.piece.lin.jvp(self.space.split(v))])
+        return self.piece.apply(jvp, v)
 
     def rmatvec(self, u: Vector) -> Vector:
-        return self.space.join(self.piece.lin.vjp(self.outputs.split(u)[0]))
+        return self.piece.apply(vjp, u)
 
 
 @record
@@ -163,5 +161,4 @@ class LossHessianProducts(LinearOperator):
         return self.is_psd
 
     def matvec(self, v: Vector) -> Vector:
-        product: Any = self.piece.loss_hessian(self.outputs.split(v)[0])
-        return self.backend.scale(self.factor, self.outputs.join([product]))
+        return self.backend.scale(self.factor, self.piece.apply(loss_hessian, v))

@@ -46,6 +46,11 @@ class Objective(Terms):
     jvp, vjp, jacobian
         Derivatives of the model, for arrays whose framework has none: see
         :mod:`linop_gn.curvature.supplied`.
+    derivatives
+        The framework in which the model (and a callable loss) is written and differentiated, where
+        that is not the arrays' own: ``"torch"``, ``"jax"``, ``"autograd"``. It is called with arrays of
+        that framework, by DLPack; everything else stays in the arrays' own. See
+        :mod:`linop_gn.curvature.bridge`.
 
     >>> import numpy as np, linop_gn as lg
     >>> x, y = np.array([[1.0], [2.0]]), np.array([[1.0], [3.0]])
@@ -71,11 +76,13 @@ class Objective(Terms):
         jvp: Callable[..., Any] | None = None,
         vjp: Callable[..., Any] | None = None,
         jacobian: Callable[..., Any] | None = None,
+        derivatives: str | None = None,
     ) -> None:
         if not callable(model):
             kind = type(model).__qualname__
             raise TypeError(f"the model must be a function (params, inputs) -> outputs, got {kind}.")
-        self._fill(model, as_loss(loss), as_batches(data), Supplied.given(jvp=jvp, vjp=vjp, jacobian=jacobian), False)
+        supplied = Supplied.given(jvp=jvp, vjp=vjp, jacobian=jacobian)
+        self._fill(model, as_loss(loss), as_batches(data), supplied, False, derivatives)
 
     def _fill(
         self,
@@ -84,7 +91,10 @@ class Objective(Terms):
         batches: tuple[Batch, ...] | Stream,
         supplied: Supplied | None,
         whole: bool,
+        derivatives: str | None = None,
     ) -> None:
+        if supplied is not None and derivatives is not None:
+            raise ValueError(f"derivatives={derivatives!r} was given beside functions that supply them: choose.")
         streamed = isinstance(batches, Stream)
         self.__dict__.update(
             model=model,
@@ -93,6 +103,7 @@ class Objective(Terms):
             stream=batches if streamed else None,
             supplied=supplied,
             whole=whole,
+            derivatives=derivatives,
         )
 
     @classmethod
@@ -109,6 +120,7 @@ class Objective(Terms):
         *,
         gradient: Callable[..., Tree] | None = None,
         hvp: Callable[..., Tree] | None = None,
+        derivatives: str | None = None,
     ) -> Objective:
         """An objective from a plain scalar function ``function(params)``, or ``function(params, data)``.
 
@@ -117,7 +129,8 @@ class Objective(Terms):
         """
         if not callable(function):
             raise TypeError(f"the objective must be a function of the parameters, got {type(function).__qualname__}.")
-        return cls._make(function, None, (Batch(inputs=data),), Supplied.given(gradient=gradient, hvp=hvp), True)
+        supplied = Supplied.given(gradient=gradient, hvp=hvp)
+        return cls._make(function, None, (Batch(inputs=data),), supplied, True, derivatives)
 
     @classmethod
     def from_residuals(
@@ -128,12 +141,13 @@ class Objective(Terms):
         jvp: Callable[..., Any] | None = None,
         vjp: Callable[..., Any] | None = None,
         jacobian: Callable[..., Any] | None = None,
+        derivatives: str | None = None,
     ) -> Objective:
         """Nonlinear least squares 1/2 ||r(params)||^2, with r(params) or r(params, data); its GGN is J^T J."""
         if not callable(residuals):
             raise TypeError(f"the residuals must be a function of the parameters, got {type(residuals).__qualname__}.")
         supplied = Supplied.given(jvp=jvp, vjp=vjp, jacobian=jacobian)
-        return cls._make(residuals, SquaredError(reduction="sum"), (Batch(inputs=data),), supplied, True)
+        return cls._make(residuals, SquaredError(reduction="sum"), (Batch(inputs=data),), supplied, True, derivatives)
 
     def with_data(self, data: Any) -> Objective:
         """The same model and loss on other data (a new batch): the same compiled program.
@@ -142,7 +156,8 @@ class Objective(Terms):
         and for a function or residuals whatever they are called with.
         """
         batches = (Batch(inputs=data),) if self.whole else as_batches(data)
-        made: Objective = self._make(self.model, self.loss, batches, self.supplied, self.whole)._share(self)
+        fields = self.model, self.loss, batches, self.supplied, self.whole, self.derivatives
+        made: Objective = self._make(*fields)._share(self)
         return made
 
     def at(self, params: Tree) -> Point:

@@ -16,7 +16,18 @@ from ..spaces import Space
 from .losses import Loss
 from .supplied import Supplied
 
-__all__ = ["Blockwise", "Curve", "OneBlock", "Piece", "ggn", "hessian", "sum_products"]
+__all__ = [
+    "Blockwise",
+    "Curve",
+    "OneBlock",
+    "Piece",
+    "ggn",
+    "hessian",
+    "jvp",
+    "loss_hessian",
+    "sum_products",
+    "vjp",
+]
 
 
 @record
@@ -41,6 +52,10 @@ class Piece:
     def parted(self) -> tuple[Any, Piece]:
         """What is summed over batches (value, gradient, weight), and the rest, which is kept."""
         return (self.value, self.gradient, self.weight), replace(self, value=None, gradient=None, weight=None)
+
+    def apply(self, function: Callable[..., Vector], *vectors: Vector) -> Vector:
+        """``function(piece, *vectors)``: one of those below, on flat vectors."""
+        return function(self, *vectors)
 
     def loss_hessian(self, v: Array) -> Array:
         """H_L v."""
@@ -74,6 +89,10 @@ class Curve:
         """What is summed over batches (value, gradient, weight), and the rest, which is kept."""
         return (self.value, self.gradient, self.weight), replace(self, value=None, gradient=None, weight=None)
 
+    def apply(self, function: Callable[..., Vector], *vectors: Vector) -> Vector:
+        """``function(curve, *vectors)``: one of those below, on flat vectors."""
+        return function(self, *vectors)
+
     def hessian(self, v: list[Array]) -> list[Array]:
         """H v."""
         if self.lin is not None:
@@ -84,6 +103,31 @@ class Curve:
         ops = self.space.backend
         made = self.supplied.hvp(*self.arguments, ops.unflatten(self.space.structure, v))
         return self.space.leaves(ops.detach(made), "result of the supplied hvp")
+
+
+def jvp(piece: Piece, v: Vector) -> Vector:
+    """J v, flat."""
+    return _flat(piece, piece.lin.jvp(piece.space.split(v)))
+
+
+def vjp(piece: Piece, u: Vector) -> Vector:
+    """J^T u for flat u."""
+    return piece.space.join(piece.lin.vjp(_like_outputs(piece, u)))
+
+
+def loss_hessian(piece: Piece, v: Vector) -> Vector:
+    """H_L v on flat vectors."""
+    return _flat(piece, piece.loss_hessian(_like_outputs(piece, v)))
+
+
+def _flat(piece: Piece, z: Array) -> Vector:
+    ops = piece.space.backend
+    return ops.pack([z], ops.describe(z)[1])
+
+
+def _like_outputs(piece: Piece, u: Vector) -> Array:
+    shape, dtype, _ = piece.space.backend.describe(piece.outputs)
+    return piece.space.backend.split(u, [shape], [dtype])[0]
 
 
 def ggn(piece: Piece, v: Vector) -> Vector:
@@ -116,10 +160,11 @@ class OneBlock:
     """J_l^T H_L J_l v_l on flat vectors of one block's own space."""
 
     group: tuple[int, ...]
-    space: Space
 
     def __call__(self, piece: Piece, v: Vector) -> Vector:
-        return self.space.join(piece.ggn(self.space.split(v), self.group))
+        space = piece.space
+        shapes, dtypes = [space.shapes[i] for i in self.group], [space.dtypes[i] for i in self.group]
+        return space.join(piece.ggn(space.backend.split(v, shapes, dtypes), self.group))
 
 
 def sum_products(
@@ -128,6 +173,6 @@ def sum_products(
     """``factor`` times the sum over pieces of ``product(piece, v)``."""
     total = None
     for piece in pieces:
-        part = ops.sum_over(product, piece, v) if piece.stacked else product(piece, v)
+        part = ops.sum_over(product, piece, v) if piece.stacked else piece.apply(product, v)
         total = part if total is None else ops.axpy(1.0, part, total)
     return ops.scale(factor, total)

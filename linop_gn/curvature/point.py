@@ -94,6 +94,14 @@ class Point:
         assert totals is not None
         return Summary(*_normalised(self, totals))
 
+    def abroad(self) -> Point:
+        """The point in the framework that differentiates: itself unless that is another one."""
+        if not self.objective.is_bridged(self.space):
+            return self
+        terms, crossing = self.objective.abroad(self.space)
+        with crossing.precision():
+            return Point(terms, crossing.parameters(self.x), crossing.away)
+
     def check_data(self) -> None:
         """Raise for data that the loss cannot take, where a compiler would not see their values."""
         for term in self.objective.in_memory(self.space):
@@ -169,7 +177,8 @@ def _evaluate(point: Point) -> Summary:
 
 def _plain_gradient(point: Point) -> Summary:
     (term,) = point.objective.in_memory(point.space)
-    return Summary(*term.value_and_gradient(point.x), None, 1.0)
+    value, gradient = term.value_and_gradient(point.x)
+    return Summary(value, gradient, None, 1.0)
 
 
 def _linearize_term(term: Term, x: Vector) -> tuple[Sums, Any]:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..dispatch import available
 from ..protocols import Array
 from ..records import record, replace, static
 from ..spaces import Space
@@ -33,10 +34,17 @@ class MissingDerivativeError(TypeError):
 
     def __init__(self, what: str, backend: str, ways: str) -> None:
         super().__init__(
-            f"{what} needs derivatives, and {backend} arrays have none of their own. {ways} (JAX, PyTorch: "
-            "linop-gn doctor shows what is installed). Finite differences are only for checking: linop_gn.testing "
-            "has them."
+            f"{what} needs derivatives, and {backend} arrays have none of their own. {ways}. Or let a framework that "
+            f"differentiates do it for these arrays, with a model written in that framework: derivatives=NAME "
+            f"({_names()}); or pass that framework's arrays. Finite differences are only for checking: "
+            "linop_gn.testing has them."
         )
+
+
+def _names() -> str:
+    """The backends that can differentiate, of those that are installed."""
+    found = {name for name, b in available().items() if not isinstance(b, ImportError) and b.calculus is not None}
+    return ", ".join(sorted(found)) or "none is installed: linop-gn doctor says how to get one"
 
 
 @dataclass(frozen=True)

@@ -22,22 +22,13 @@ from .supplied import MissingDerivativeError, Supplied
 
 __all__ = ["Term", "outputs_of"]
 
-_MODEL = (
-    "Supply them with the objective (jvp= and vjp=, or jacobian=), or write the model in a framework that "
-    "differentiates and pass its arrays"
-)
-_SCALAR = (
-    "Supply gradient= and hvp= (Objective.from_function), or write the function in a framework that differentiates and "
-    "pass its arrays"
-)
+_MODEL = "Supply them with the objective: jvp= and vjp=, or jacobian= (dense, sparse, or a linear operator)"
+_SCALAR = "Supply them with the objective: Objective.from_function(..., gradient=, hvp=)"
 _HESSIAN = (
     "Use lg.GGN, which takes jvp= and vjp= or jacobian=; or make the objective with Objective.from_function, which "
-    "takes gradient= and hvp=; or write the model in a framework that differentiates and pass its arrays"
+    "takes gradient= and hvp="
 )
-_LOSS = (
-    "Use one of lg.losses; or write the loss as a subclass of lg.losses.Loss with gradient and hessian_product; or "
-    "pass arrays of a framework that differentiates"
-)
+_LOSS = "Use one of lg.losses; or write the loss as a subclass of lg.losses.Loss with gradient and hessian_product"
 
 
 @record
@@ -133,6 +124,10 @@ class Term:
         z = self._evaluate(self.outputs, leaves)
         self._check_here(z)
         return self.total(z), self.weight(z)
+
+    def outputs_at(self, x: Vector) -> Array:
+        """The model's outputs at x, without derivatives."""
+        return self._evaluate(self.outputs, self.space.split(x))
 
     def _evaluate(self, function: Any, leaves: list[Array]) -> Any:
         calculus = self.ops.calculus
@@ -239,7 +234,7 @@ class Term:
         return value, self.space.join(gradient)
 
 
-def outputs_of(term: Term, x: Vector) -> Array:
+def outputs_of(term: Any, x: Vector) -> Array:
     """The model's outputs at x, without derivatives."""
-    z: Array = term._evaluate(term.outputs, term.space.split(x))
+    z: Array = term.outputs_at(x)
     return z

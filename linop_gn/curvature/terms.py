@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ..dispatch import load
 from ..protocols import Backend, Vector
-from ..records import record, static
+from ..records import map_arrays, record, static
 from ..spaces import Space
 from .batches import Batch, Stream, stack
+from .bridge import BridgedTerm, Crossing, OnLeaves
 from .checks import require_fitting
 from .losses import Loss
 from .supplied import Supplied
@@ -33,6 +35,8 @@ class Terms:
     supplied: Supplied | None = static(default=None)
     whole: bool = static(default=False)
     """Whether the function takes the data as they are, rather than inputs beside targets."""
+    derivatives: str | None = static(default=None)
+    """The framework that differentiates, where that is not the arrays' own."""
 
     @property
     def host(self) -> bool:
@@ -73,9 +77,39 @@ class Terms:
             adapted[ops.name] = self.model if ops.calculus is None else ops.calculus.adapt(self.model)
         return adapted[ops.name]
 
-    def in_memory(self, space: Space) -> list[Term]:
+    def in_memory(self, space: Space) -> list[Any]:
         """The terms of batches in memory."""
-        return [self.term(space, batch) for batch in self.batches]
+        if not self.is_bridged(space):
+            return [self.term(space, batch) for batch in self.batches]
+        there, crossing = self.abroad(space)
+        return [
+            BridgedTerm(there.term(crossing.away, lent), batch, self.loss, crossing)
+            for lent, batch in zip(there.batches, self.batches, strict=True)
+        ]
+
+    # in another framework
+
+    def is_bridged(self, space: Space) -> bool:
+        """Whether another framework than that of the parameters differentiates."""
+        return self.derivatives not in (None, space.backend.name)
+
+    def abroad(self, space: Space) -> tuple[Terms, Crossing]:
+        """These terms in the framework that differentiates, and the way there."""
+        kept: dict[Space, tuple[Terms, Crossing]] = self.__dict__.setdefault("_crossings", {})
+        if space not in kept:
+            kept[space] = self._abroad(space)
+        return kept[space]
+
+    def _abroad(self, space: Space) -> tuple[Terms, Crossing]:
+        ops, guest = space.backend, _differentiating(self.derivatives, space.backend)
+        data = [leaf for batch in self.batches for leaf in ops.flatten((batch.inputs, batch.targets, batch.weights))[1]]
+        dtypes = {*space.dtypes, space.dtype, *(ops.describe(leaf)[1] for leaf in data if ops.is_array(leaf))}
+        crossing = Crossing.of(space, guest, "float64" in dtypes)
+        loss = None if self.loss is None else map_arrays(self.loss, ops.is_array, crossing.lend)
+        batches = tuple(map(crossing.batch, self.batches))
+        stream = None if self.stream is None else Stream(_Lent(self.stream, crossing))
+        model = OnLeaves(self._function(guest), ops, space.structure)
+        return Terms(loss, batches, stream, model, None, self.whole), crossing
 
     def stream_batches(self, space: Space) -> Iterator[Batch]:
         """One pass over streamed batches."""
@@ -84,9 +118,16 @@ class Terms:
             require_fitting(space, batch)
             yield batch
 
-    def streamed(self, space: Space, x: Vector) -> Iterator[Term]:
+    def streamed(self, space: Space, x: Vector) -> Iterator[Any]:
         """One pass over streamed batches, a term for each. Their values are looked at on the first whole pass."""
         assert self.stream is not None
+        if self.is_bridged(space):
+            there, crossing = self.abroad(space)
+            with crossing.precision():
+                abroad = crossing.parameters(x)
+            for term in there.streamed(crossing.away, abroad):
+                yield BridgedTerm(term, Batch(), self.loss, crossing)
+            return
         for batch in self.stream_batches(space):
             term = self._term(space, batch)
             if self.stream.checked:
@@ -96,11 +137,11 @@ class Terms:
             yield term
         self.stream.checked = self.stream.checked or space.backend.is_concrete(x)
 
-    def single(self, space: Space, what: str) -> Term:
+    def single(self, space: Space, what: str) -> Any:
         """The term of the one batch there is; an error that names ``what`` for several."""
         if self.host or len(self.batches) != 1 or self.batches[0].stacked:
             raise ValueError(f"{what} exists for data of one batch only; make an objective for one: with_data(batch).")
-        return self.term(space, self.batches[0])
+        return self.in_memory(space)[0]
 
     def stacked(self, space: Space, x: Vector) -> Terms:
         """These terms with equal batches as one, where a compiler would make a copy of the work for each."""
@@ -109,5 +150,32 @@ class Terms:
             for term in self.in_memory(space):
                 term.check_ahead(x)
             batches = stack(batches, space.backend)
-        made: Terms = Terms(self.loss, batches, self.stream, self.model, self.supplied, self.whole)._share(self)
+        fields = self.loss, batches, self.stream, self.model, self.supplied, self.whole, self.derivatives
+        made: Terms = Terms(*fields)._share(self)
         return made
+
+
+class _Lent:
+    """A stream whose batches are lent to another framework one after the other."""
+
+    def __init__(self, stream: Stream, crossing: Crossing) -> None:
+        self.stream, self.crossing = stream, crossing
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.stream:
+            require_fitting(self.crossing.home, batch)
+            yield self.crossing.batch(batch)
+
+
+def _differentiating(name: str | None, home: Backend) -> Backend:
+    """The backend called ``name``, if it can differentiate for arrays of ``home``."""
+    assert name is not None
+    guest = load(name)
+    if guest.calculus is None:
+        raise ValueError(f"derivatives={name!r}: {name} has no derivatives of its own.")
+    if "compiled" in home.capabilities:
+        raise ValueError(
+            f"derivatives={name!r}: {home.name} differentiates its own arrays, and a compiler could not follow the "
+            f"work to {name}. Leave derivatives= out, and write the model for {home.name}."
+        )
+    return guest

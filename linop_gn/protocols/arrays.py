@@ -62,6 +62,22 @@ class Arrays(Protocol):
         """A new array of this framework from NumPy data or a Python number: never an alias of the memory given."""
         ...
 
+    def lendable(self, x: Array) -> Array:
+        """``x`` if others can take its memory as it is (writable, rows without gaps), else a copy that they can."""
+        ...
+
+    def borrow(self, x: Any) -> Array:
+        """An array of this framework over the memory of ``x``, a lendable array of another one (DLPack).
+
+        Shape, dtype and device are those of ``x``. Whether the two share memory is the frameworks' business: nobody
+        may write to either while both are in use.
+        """
+        ...
+
+    def wait(self, tree: Tree) -> Tree:
+        """The tree, once all work that makes it is done, so that the memory it was made from may be written to."""
+        ...
+
     def cast(self, x: Array, dtype: str) -> Array:
         """``x`` in another floating dtype."""
         ...

@@ -12,7 +12,6 @@ draws other random numbers in float64) the twin stays in the dtype it was given.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -22,11 +21,10 @@ from typing import Any
 import numpy as np
 
 from ..curvature.batches import Batch
-from ..curvature.losses import Loss
 from ..curvature.point import Point
 from ..curvature.term import Term, outputs_of
 from ..protocols import Array, Backend, Tree
-from ..records import data_fields
+from ..records import map_arrays
 from ..spaces import Space
 from .data import cast_floats, entries, unstacked
 from .functions import calculus_of, gradient_of, loss_gradient_of, pullback_of, value_of, weight_of
@@ -58,7 +56,7 @@ class Twin:
         if self.calculus is not None:
             self.model = self.calculus.adapt(self.calculus.as_double(terms.model) if self.wider else terms.model)
         with self.precision():
-            self.loss = None if terms.loss is None else self._cast_loss(terms.loss)
+            self.loss = None if terms.loss is None else map_arrays(terms.loss, self.ops.is_array, self._cast)
 
     @property
     def wider(self) -> bool:
@@ -71,14 +69,6 @@ class Twin:
 
     def _cast(self, tree: Tree) -> Tree:
         return cast_floats(self.ops, tree, "float64") if self.double else tree
-
-    def _cast_loss(self, loss: Loss) -> Loss:
-        """The loss, with the arrays that it holds."""
-        made = copy.copy(loss)
-        for name in data_fields(loss):
-            if self.ops.is_array(getattr(loss, name)):
-                made.__dict__[name] = self._cast(getattr(loss, name))
-        return made
 
     # data
 
@@ -213,6 +203,7 @@ def _narrowest(space: Space) -> str:
 
 def twin_of(point: Point) -> tuple[Twin, str]:
     """The twin in float64, or as the point is, with a sentence that says why."""
+    point = point.abroad()
     ops = point.space.backend
     try:
         if "float64" not in ops.capabilities:

@@ -1,0 +1,194 @@
+"""Derivatives by another framework, for arrays whose own has none.
+
+A model written in a framework that differentiates is linearised *there*, while
+parameters, data, vectors and solver stay what they are. Vectors cross by DLPack:
+a product lends one flat vector and brings one back, whatever happens between,
+so that the whole of J^T H_L J v is one call over there.
+
+Lent memory is read by whoever borrowed it, at a time of its own where work is
+queued. Written to too early, it gave 10 wrong products in 20 when this was
+measured with JAX. So nothing returns before the work that reads it is done;
+parameters, which a linearisation may keep, are lent as copies; and what comes
+from a framework whose arrays cannot be written to is copied, because solvers
+write into products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from ..protocols import Array, Backend, Tree, Vector
+from ..records import record, replace, static
+from ..spaces import Space
+from .batches import Batch
+from .term import Term
+
+__all__ = ["BridgedPiece", "BridgedTerm", "Crossing", "OnLeaves"]
+
+
+@dataclass(frozen=True)
+class OnLeaves:
+    """A model as a function of the parameters' leaves in a list, put into the caller's own containers for it."""
+
+    model: Callable[..., Any]
+    backend: Backend
+    structure: Hashable
+
+    def __call__(self, leaves: list[Array], *inputs: Any) -> Any:
+        return self.model(self.backend.unflatten(self.structure, leaves), *inputs)
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """The way between two spaces of the same leaves, one in each framework.
+
+    ``double`` says that float64 is among what crosses, which some frameworks have to be asked for.
+    """
+
+    home: Space
+    away: Space
+    double: bool
+
+    @classmethod
+    def of(cls, home: Space, guest: Backend, double: bool) -> Crossing:
+        """From the space ``home`` to a list of the same leaves in the framework ``guest``."""
+        calculus = guest.calculus
+        assert calculus is not None
+        with calculus.high_precision() if double else nullcontext():
+            probe = guest.borrow(home.backend.lendable(home.backend.asarray(0.0, home.dtype, home.device)))
+            device = guest.describe(probe)[2]
+        structure = guest.flatten(list(range(len(home.names))))[2]
+        return cls(home, Space(guest, structure, home.names, home.shapes, home.dtypes, home.dtype, device), double)
+
+    def precision(self) -> Any:
+        """Where the other framework has the dtypes that cross."""
+        calculus = self.away.backend.calculus
+        return calculus.high_precision() if self.double and calculus is not None else nullcontext()
+
+    def lend(self, tree: Tree) -> Tree:
+        """Arrays of ours in any containers as arrays over there."""
+        ops, guest = self.home.backend, self.away.backend
+        if tree is None:
+            return None
+        _, leaves, structure = ops.flatten(tree)
+        with self.precision():
+            lent = [guest.borrow(ops.lendable(leaf)) if ops.is_array(leaf) else leaf for leaf in leaves]
+        return ops.unflatten(structure, lent)
+
+    def bring(self, x: Array | None) -> Any:
+        """An array from over there as one of ours, which may be written to."""
+        if x is None:
+            return None
+        ops, guest = self.home.backend, self.away.backend
+        borrowed = ops.borrow(guest.lendable(x))
+        return borrowed if "in_place" in guest.capabilities else ops.copy(borrowed)
+
+    def run(self, function: Callable[..., Any], over_there: Any, *vectors: Vector) -> Any:
+        """``function(over_there, *vectors)`` in the other framework, finished; the result stays there."""
+        guest = self.away.backend
+        with self.precision():
+            return guest.wait(guest.call(function, over_there, *map(self.lend, vectors)))
+
+    def parameters(self, x: Vector) -> Vector:
+        """Parameters over there, in memory of their own."""
+        with self.precision():
+            return self.away.backend.copy(self.lend(x))
+
+    def batch(self, batch: Batch) -> Batch:
+        """Data over there."""
+        return replace(
+            batch, inputs=self.lend(batch.inputs), targets=self.lend(batch.targets), weights=self.lend(batch.weights)
+        )
+
+
+@record
+class BridgedPiece:
+    """What linearising over there left behind (a piece or a curve), for products with vectors of ours."""
+
+    inner: Any
+    loss: Any
+    targets: Array | None
+    weights: Array | None
+    value: Array | None
+    gradient: Vector | None
+    weight: Array | None
+    crossing: Crossing = static()
+    stacked: bool = static(default=False)
+
+    @classmethod
+    def of(cls, made: Any, crossing: Crossing, home: Batch, loss: Any) -> BridgedPiece:
+        """The piece or curve ``made`` over there, with what is summed over batches brought home."""
+        (value, gradient, weight), inner = made.parted()
+        bring = crossing.bring
+        return cls(inner, loss, home.targets, home.weights, bring(value), bring(gradient), bring(weight), crossing)
+
+    @property
+    def space(self) -> Space:
+        """The space of vectors of ours."""
+        return self.crossing.home
+
+    @property
+    def outputs(self) -> Array:
+        """The model's outputs."""
+        return self.crossing.bring(self.inner.outputs)
+
+    def parted(self) -> tuple[Any, BridgedPiece]:
+        """What is summed over batches (value, gradient, weight), and the rest, which is kept."""
+        return (self.value, self.gradient, self.weight), replace(self, value=None, gradient=None, weight=None)
+
+    def apply(self, function: Callable[..., Vector], *vectors: Vector) -> Vector:
+        """``function(piece, *vectors)`` over there, brought home."""
+        return self.crossing.bring(self.crossing.run(function, self.inner, *vectors))
+
+
+@record
+class BridgedTerm:
+    """One batch's part of an objective, worked out over there by ``inner``; see :class:`~.term.Term`."""
+
+    inner: Term
+    batch: Batch
+    loss: Any
+    crossing: Crossing = static()
+
+    @property
+    def space(self) -> Space:
+        """The space of the caller's parameters."""
+        return self.crossing.home
+
+    def _run(self, function: Callable[..., Any], x: Vector) -> Any:
+        with self.crossing.precision():
+            there = self.crossing.parameters(x)
+            return self.crossing.away.backend.wait(self.crossing.away.backend.call(function, self.inner, there))
+
+    def check_ahead(self, x: Vector) -> None:
+        """:meth:`Term.check_ahead` over there."""
+        with self.crossing.precision():
+            self.inner.check_ahead(self.crossing.parameters(x))
+
+    def linearize(self, x: Vector) -> BridgedPiece:
+        """The model linearised at x, with value and gradient from the same pass."""
+        self.check_ahead(x)
+        return BridgedPiece.of(self._run(Term.linearize, x), self.crossing, self.batch, self.loss)
+
+    def linearize_gradient(self, x: Vector) -> BridgedPiece:
+        """The gradient of the loss linearised at x."""
+        self.check_ahead(x)
+        return BridgedPiece.of(self._run(Term.linearize_gradient, x), self.crossing, self.batch, self.loss)
+
+    def evaluate(self, x: Vector) -> tuple[Array, Array | None]:
+        """Unnormalised value and normaliser at x, without derivatives."""
+        self.check_ahead(x)
+        value, weight = self._run(Term.evaluate, x)
+        return self.crossing.bring(value), self.crossing.bring(weight)
+
+    def value_and_gradient(self, x: Vector) -> tuple[Array, Vector]:
+        """Value and gradient of a plain scalar function at x, nothing kept."""
+        value, gradient = self._run(Term.value_and_gradient, x)
+        return self.crossing.bring(value), self.crossing.bring(gradient)
+
+    def outputs_at(self, x: Vector) -> Array:
+        """The model's outputs at x, without derivatives."""
+        return self.crossing.bring(self._run(Term.outputs_at, x))
