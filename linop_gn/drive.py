@@ -191,21 +191,24 @@ def solve(
     """
     method, problem, leave = _linear(A, b, method, x0)
     backend = A.backend
-    limit = method.limit(problem)
-    state, rows = drive(backend, method, problem, limit, watch, every)
-    with np.errstate(over="ignore", invalid="ignore"):  # the status tells
-        row = method.observe(state)
-    return Solution(
-        code=state.status,
-        steps=state.steps,
-        products=state.products,
-        rows=rows if not isinstance(rows, list) else backend.rows(Carry(state, rows), 0, len(rows)),
-        names=tuple(type(row)._fields),
-        method=type(method).__name__,
-        x=leave(method.answer(backend, problem, state), A.domain),
-        residual=row.residual,
-        model=row.model,
-    )
+
+    def run(method: Any, problem: LinearProblem) -> tuple[Any, Solution]:
+        state, rows = drive(backend, method, problem, method.limit(problem), watch, every)
+        with np.errstate(over="ignore", invalid="ignore"):  # the status tells
+            row = method.observe(state)
+        return method.answer(backend, problem, state), Solution(
+            code=state.status,
+            steps=state.steps,
+            products=state.products,
+            rows=rows if not isinstance(rows, list) else backend.rows(Carry(state, rows), 0, len(rows)),
+            names=tuple(type(row)._fields),
+            method=type(method).__name__,
+            residual=row.residual,
+            model=row.model,
+        )
+
+    x, solution = backend.implicit(run, method, problem, A)
+    return replace(solution, x=leave(x, A.domain))
 
 
 def _linear(A: LinearOperator, b: Any, method: Any, x0: Any) -> tuple[Any, LinearProblem, Callable[..., Any]]:

@@ -136,6 +136,11 @@ class EagerLoops:
                 state = method.step(self, problem, state)  # type: ignore[arg-type]
         return state
 
+    def implicit(
+        self, run: Callable[[Any, Any], tuple[Vector, R]], method: Any, problem: Any, operator: Any
+    ) -> tuple[Vector, R]:
+        return run(method, problem)
+
     def rows(self, carry: Carry, start: int, stop: int) -> Any:
         wanted = carry.rows[start:stop]
         if wanted and all(isinstance(value, (float, int)) for value in wanted[0]):

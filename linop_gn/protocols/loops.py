@@ -75,6 +75,17 @@ class Loops(Protocol):
         """The final state of a sub-solver, run until it stops inside another method's step; no rows are kept."""
         ...
 
+    def implicit(
+        self, run: Callable[[Any, Any], tuple[Vector, R]], method: Any, problem: Any, operator: Any
+    ) -> tuple[Vector, R]:
+        """``run(method, problem)``: the answer of a solve, and what there is to tell of it.
+
+        Where the framework is recording derivatives, those of the answer follow from the system that it solves
+        (:mod:`linop_gn.implicit`), not from the run; nothing else in the result has any. ``operator`` is the
+        problem's as the user gave it, before its per-point work was done.
+        """
+        ...
+
     def read(self, tree: Any) -> Any:
         """The tree with its arrays on the host as NumPy arrays or numbers, in one transfer."""
         ...
