@@ -9,13 +9,15 @@ damping.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from ..protocols import Scalar, Vector
 from ..records import record, static
 from ..spaces import Space
+from .algebra import Scaled, Sum
 from .base import LinearOperator
 
-__all__ = ["Damped", "Identity"]
+__all__ = ["Damped", "Identity", "undamped"]
 
 
 @record
@@ -95,3 +97,31 @@ class Damped(LinearOperator):
 
     def rmatmat(self, u: Vector) -> Vector:
         return self.backend.axpy(self.damping, u, self.operator.rmatmat(u))
+
+
+def undamped(operator: LinearOperator) -> tuple[LinearOperator, Scalar]:
+    """``(A, damping)`` for A + damping * I however it was written; ``(operator, 0.0)`` where nothing was added.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> A = lg.Diagonal(np.array([1.0, 2.0]))
+    >>> undamped(lg.Damped(A + 0.5 * lg.Identity(A.domain), 1.0)) == (A, 1.5)
+    True
+    """
+    if isinstance(operator, Damped):
+        inner, damping = undamped(operator.operator)
+        return inner, damping + operator.damping
+    if isinstance(operator, Sum):
+        for one, other in ((operator.left, operator.right), (operator.right, operator.left)):
+            added = _multiple_of_identity(other)
+            if added is not None:
+                inner, damping = undamped(one)
+                return inner, damping + added
+    return operator, 0.0
+
+
+def _multiple_of_identity(operator: LinearOperator) -> Any:
+    if isinstance(operator, Identity):
+        return 1.0
+    if isinstance(operator, Scaled) and isinstance(operator.operator, Identity):
+        return operator.factor
+    return None

@@ -33,7 +33,7 @@ from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..status import Status
-from .problem import LinearProblem, MadeFrom
+from .problem import LinearProblem, as_preconditioner
 
 __all__ = ["CG", "CGState"]
 
@@ -93,8 +93,9 @@ class CG:
         Run exactly this many steps, ignoring the tolerances; stops earlier only when
         the residual is down to rounding. The status is ``COMPLETED``.
     preconditioner
-        An operator applying an approximation of A^-1, or a function that makes one
-        from the (damped) operator being solved with.
+        An operator applying an approximation of A^-1; a recipe from
+        :mod:`linop_gn.preconditioners`, or a function, that makes one from the
+        (damped) operator being solved with.
 
     >>> import numpy as np, linop_gn as lg
     >>> A = lg.Dense(np.array([[2.0, 1.0], [1.0, 3.0]]), symmetric=True)
@@ -120,14 +121,7 @@ class CG:
                 raise ValueError(f"CG: {name} must be a whole number >= 0 or None, got {value!r}.")
         if self.steps is not None and self.max_steps is not None:
             raise ValueError("CG: give either steps (run exactly so many) or max_steps (at most), not both.")
-        given = self.preconditioner
-        if given is not None and not isinstance(given, (LinearOperator, MadeFrom)):
-            if not callable(given):
-                raise TypeError(
-                    f"CG: preconditioner is a {type(given).__qualname__}; give a linear operator that applies an "
-                    "approximation of A^-1, or a function that makes one from A."
-                )
-            object.__setattr__(self, "preconditioner", MadeFrom(given))
+        object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner, "CG"))
 
     def check(self, operator: LinearOperator) -> None:
         """Raise unless the operator is square and known to be symmetric."""

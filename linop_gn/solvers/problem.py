@@ -9,25 +9,48 @@ from ..operators.base import LinearOperator
 from ..protocols import Vector
 from ..records import record, static
 
-__all__ = ["LinearProblem", "MadeFrom"]
+__all__ = ["LinearProblem", "MadeFrom", "Recipe", "as_preconditioner"]
 
 
 @record
-class MadeFrom:
-    """A preconditioner yet to be made, from the operator that is being solved with.
+class Recipe:
+    """A preconditioner yet to be made, in two parts: one for a point and a batch, one for a damping.
 
-    The function is part of the program; what it makes is data.
+    :meth:`prepare` does the work that needs products with the undamped operator, and
+    returns data; :meth:`finish` turns these data and the operator as it is damped now
+    into a preconditioner, and takes no product. A method that tries several dampings at
+    one point keeps the data between them; calling the recipe does both at once.
+    """
+
+    def prepare(self, operator: LinearOperator) -> Any:
+        """What does not depend on the damping: a tree of arrays and records, None if there is nothing to keep."""
+        return None
+
+    def finish(self, kept: Any, operator: LinearOperator) -> LinearOperator:
+        """The preconditioner for ``operator``, damped as it is now, from what :meth:`prepare` kept."""
+        raise NotImplementedError(f"{type(self).__name__} does not define finish")
+
+    def __call__(self, operator: LinearOperator) -> LinearOperator:
+        """The preconditioner for ``operator``: an operator that applies an approximation of its inverse."""
+        return self.finish(self.prepare(operator), operator)
+
+
+@record
+class MadeFrom(Recipe):
+    """A preconditioner yet to be made by a function of the operator that is being solved with.
+
+    The function is part of the program; what it makes is data. Nothing is kept from damping to damping.
     """
 
     make: Callable[[LinearOperator], Any] = static()
 
-    def __call__(self, operator: LinearOperator) -> LinearOperator:
-        """The preconditioner for ``operator``.
+    def finish(self, kept: Any, operator: LinearOperator) -> LinearOperator:
+        """What the function makes of ``operator``.
 
         Raises
         ------
-        TypeError, ValueError
-            If the function makes something else than an operator that maps residuals to steps.
+        TypeError
+            If it is no linear operator.
         """
         made: Any = self.make(operator)
         if not isinstance(made, LinearOperator):
@@ -37,6 +60,25 @@ class MadeFrom:
                 "return a linear operator that applies an approximation of the inverse."
             )
         return made
+
+
+def as_preconditioner(given: Any, method: str) -> LinearOperator | Recipe | None:
+    """What users pass as ``preconditioner=``: an operator, a recipe, a function of the operator, or None.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    """
+    if given is None or isinstance(given, (LinearOperator, Recipe)):
+        return given
+    if not callable(given) or isinstance(given, type):
+        what = f"the class {given.__qualname__}" if isinstance(given, type) else f"a {type(given).__qualname__}"
+        raise TypeError(
+            f"{method}: preconditioner is {what}; give a linear operator that applies an approximation of A^-1, a "
+            "recipe such as lg.preconditioners.Jacobi(), or a function that makes an operator from A."
+        )
+    return MadeFrom(given)
 
 
 @record
