@@ -170,7 +170,7 @@ def wheel(session: nox.Session) -> None:
     pip(session, python, "--no-deps", str(built))
     Path(str(site).strip(), "borrowed.pth").write_text(str(borrowed))
     with session.chdir(copied_tests(session)):
-        packages = ("linop_gn", "linop_gn_numpy", "linop_gn_torch", "linop_gn_jax")
+        packages = ("linop_gn", "linop_gn_numpy", "linop_gn_torch", "linop_gn_jax", "linop_gn_autograd")
         arguments = session.posargs or ["tests", "--pyargs", *packages]
         run_tests(session, python, *arguments, LINOP_GN_INSTALLED=str(SHARED / "wheel"))
 

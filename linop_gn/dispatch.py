@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from .protocols import Backend
 
-__all__ = ["available", "backend_of", "load", "namespace", "register"]
+__all__ = ["available", "backend_of", "load", "namespace", "register", "writing_for"]
 
 GROUP = "linop_gn.backends"
 
@@ -122,7 +124,7 @@ def _owner(leaf: Any) -> Backend | None:
             candidate = load(name)
             inside = candidate.flatten(leaf)[1]
             if inside and all(candidate.is_array(x) for x in inside):
-                return candidate
+                return _backend_of_type(type(inside[0]))
     return None
 
 
@@ -159,6 +161,9 @@ def backend_of(*trees: Any) -> Backend:
     )
 
 
+_written_for: ContextVar[Backend | None] = ContextVar("written_for", default=None)
+
+
 def namespace(x: Any) -> Any:
     """The array-API namespace of the arrays in ``x``, to write one model for all frameworks.
 
@@ -166,4 +171,18 @@ def namespace(x: Any) -> Any:
     >>> namespace(np.ones(3)).sum
     <function sum at ...>
     """
-    return backend_of(x).namespace()
+    return (_written_for.get() or backend_of(x)).namespace()
+
+
+@contextmanager
+def writing_for(backend: Backend) -> Iterator[None]:
+    """Inside, :func:`namespace` is that of ``backend`` whatever it is asked about.
+
+    For a backend that differentiates another's arrays: a model's inputs, which are
+    plain arrays, then lead to the functions that record, as its parameters do.
+    """
+    token = _written_for.set(backend)
+    try:
+        yield
+    finally:
+        _written_for.reset(token)

@@ -38,6 +38,9 @@ class StrictBackend(ArrayApiBackend):
         device: Hashable = x.device
         return device
 
+    def borrow(self, x: Any) -> Array:
+        return self.xp.from_dlpack(x, device=DEVICE)
+
     def to_numpy(self, x: Array) -> Any:
         return np.from_dlpack(x.to_device(HOST))
 

@@ -161,13 +161,19 @@ def _rows(params: Any, J: Any, outputs: tuple[int, ...]) -> Any:
 
 
 def objective(
-    case: Case, backend: Any, dtype: str = "float64", hold: Callable[[list[Any]], Any] = list
+    case: Case,
+    backend: Any,
+    dtype: str = "float64",
+    hold: Callable[[list[Any]], Any] = list,
+    derivatives: str | None = None,
 ) -> lg.Objective:
     """The case as an objective; ``hold`` makes data of the list of batches."""
     batches = [tuple(put(backend, part, dtype) for part in batch) for batch in case.batches()]
     batches = [batch if batch[2] is not None else batch[:2] for batch in batches]
     data = batches[0] if len(batches) == 1 and hold is list else hold(batches)
-    given = {} if backend.calculus is not None else {"jacobian": ByComplexStep(case.net.model, backend)}
+    given: dict[str, Any] = {"derivatives": derivatives}
+    if backend.calculus is None and derivatives is None:
+        given = {"jacobian": ByComplexStep(case.net.model, backend)}
     return lg.Objective(case.net.model, case.make_loss(), data, **given)
 
 

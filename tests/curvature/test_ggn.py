@@ -25,10 +25,10 @@ COMPILED = [
 ]
 
 
-def check(case, backend, hold=list, dtype="float64", damping=0.3):
+def check(case, backend, hold=list, dtype="float64", damping=0.3, derivatives=None):
     """Everything that a case has to be, on one backend."""
     want, tolerance = dense(case), TOLERANCE[dtype]
-    made, params = objective(case, backend, dtype, hold), put(backend, case.params(), dtype)
+    made, params = objective(case, backend, dtype, hold, derivatives), put(backend, case.params(), dtype)
     G = lg.GGN(made, params)
     n = flat(case.params()).size
     v = np.random.default_rng(case.seed).standard_normal((n, 3))
@@ -63,6 +63,34 @@ def test_products_on_spoiled_and_on_foreign_arrays(backend, case, hold):
 @given(cases(), HOLDERS, st.sampled_from(["float64", "float32"]), st.floats(-6, 3))
 def test_products_in_torch(torch, case, hold, dtype, damping):
     check(case, lg.load("torch"), hold, dtype, 10.0**damping)
+
+
+@settings(max_examples=15)
+@given(cases(), HOLDERS, st.sampled_from(["float64", "float32"]))
+def test_products_of_numpy_arrays_differentiated_in_torch(torch, numpy_backend, case, hold, dtype):
+    check(case, numpy_backend, hold, dtype, derivatives="torch")
+
+
+@settings(max_examples=15)
+@given(cases(), HOLDERS, st.sampled_from(["float64", "float32"]))
+def test_products_of_numpy_arrays_differentiated_by_autograd(numpy_backend, case, hold, dtype):
+    pytest.importorskip("autograd")
+    check(case, numpy_backend, hold, dtype, derivatives="autograd")
+
+
+@settings(max_examples=8)
+@given(cases(), HOLDERS)
+def test_products_of_arrays_off_the_host_differentiated_in_torch(torch, case, hold):
+    pytest.importorskip("array_api_strict")
+    from linop_gn.testing.strict import strict_backend
+
+    check(case, strict_backend, hold, derivatives="torch")
+
+
+@pytest.mark.parametrize("case", COMPILED[::2], ids=lambda case: f"{case.network}-{case.loss}")
+def test_products_of_numpy_arrays_differentiated_in_jax(jax, numpy_backend, case):
+    for seed in range(2):
+        check(case._replace(seed=seed), numpy_backend, list, derivatives="jax")
 
 
 @pytest.mark.parametrize("case", COMPILED, ids=lambda case: f"{case.network}-{case.loss}")

@@ -1,0 +1,107 @@
+"""``autograd.numpy`` as an array-API namespace: what it lacks of the standard's names, with derivatives.
+
+autograd wraps whatever NumPy has, but knows derivatives only for the names that
+NumPy had before it adopted the standard.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import autograd.numpy as anp
+import numpy as np
+from autograd.extend import defvjp, primitive
+from autograd.numpy.numpy_boxes import ArrayBox
+
+__all__ = ["namespace"]
+
+
+@primitive
+def astype(x: Any, dtype: Any, copy: bool = True) -> Any:
+    """``x`` in another dtype."""
+    return np.asarray(x).astype(dtype, copy=copy)
+
+
+@primitive
+def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:
+    """The entries of ``x`` at ``indices`` along an axis."""
+    return np.take_along_axis(x, indices, axis)
+
+
+@primitive
+def _put_along_axis(values: Any, indices: Any, axis: int, shape: tuple[int, ...]) -> Any:
+    """Zeros of this shape with ``values`` added at ``indices``: the adjoint of :func:`take_along_axis`."""
+    result = np.zeros(shape, values.dtype)
+    grid = list(np.indices(indices.shape, sparse=True))
+    grid[axis] = indices
+    np.add.at(result, tuple(grid), values)
+    return result
+
+
+defvjp(astype, lambda ans, x, dtype, copy=True: lambda g: astype(g, anp.result_type(x)))
+defvjp(
+    take_along_axis,
+    lambda ans, x, indices, axis=-1: lambda g: _put_along_axis(g, indices, axis, anp.shape(x)),
+    argnums=(0,),
+)
+defvjp(
+    _put_along_axis,
+    lambda ans, values, indices, axis, shape: lambda g: take_along_axis(g, indices, axis),
+    argnums=(0,),
+)
+
+
+def vecdot(x: Any, y: Any, /, *, axis: int = -1) -> Any:
+    """Sums of products along an axis."""
+    return anp.sum(x * y, axis=axis)
+
+
+def take(x: Any, indices: Any, /, *, axis: int = 0) -> Any:
+    """The entries at ``indices`` along an axis."""
+    return x[(slice(None),) * (axis % anp.ndim(x)) + (indices,)]
+
+
+def matrix_transpose(x: Any, /) -> Any:
+    """The last two axes swapped."""
+    return anp.swapaxes(x, -1, -2)
+
+
+class _Namespace:
+    """autograd's functions under the standard's names, and NumPy's for what needs no derivative."""
+
+    pow, acos, asin, atan = anp.power, anp.arccos, anp.arcsin, anp.arctan
+    acosh, asinh, atanh, atan2 = anp.arccosh, anp.arcsinh, anp.arctanh, anp.arctan2
+    bool = np.bool_
+    astype, take_along_axis = staticmethod(astype), staticmethod(take_along_axis)
+    vecdot, matrix_transpose, take = staticmethod(vecdot), staticmethod(matrix_transpose), staticmethod(take)
+    __name__ = "autograd.numpy"
+    __array_namespace_info__ = staticmethod(np.__array_namespace_info__)
+    isdtype, finfo, iinfo, from_dlpack = map(staticmethod, (np.isdtype, np.finfo, np.iinfo, np.from_dlpack))
+    can_cast, arange, zeros, ones = map(staticmethod, (np.can_cast, np.arange, np.zeros, np.ones))
+    full, empty, eye, linspace = map(staticmethod, (np.full, np.empty, np.eye, np.linspace))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(anp, name)
+
+    @staticmethod
+    def asarray(x: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | None = None) -> Any:
+        """An array; what is being differentiated stays that."""
+        if isinstance(x, ArrayBox):
+            return x if dtype is None else astype(x, dtype)
+        return np.asarray(x, dtype=dtype, device=device, copy=copy)
+
+    @staticmethod
+    def concat(arrays: Any, /, *, axis: int | None = 0) -> Any:
+        """Arrays joined along an axis; flattened first if that is None."""
+        return anp.concatenate([anp.reshape(x, (-1,)) for x in arrays] if axis is None else list(arrays), axis or 0)
+
+    @staticmethod
+    def permute_dims(x: Any, /, axes: tuple[int, ...]) -> Any:
+        """The axes in another order."""
+        return anp.transpose(x, axes)
+
+
+namespace = _Namespace()
+
+# The standard gives every array a device. Boxes of autograd are NumPy's arrays in disguise, and have none of their own.
+ArrayBox.device = "cpu"
