@@ -33,6 +33,8 @@ class Status(IntEnum):
     BOUNDARY = 10
     NONFINITE_INPUT = 11
     NO_DECREASE = 12
+    LEVELLED_OFF = 13
+    SATISFIED = 14
 
     @property
     def succeeded(self) -> bool:
@@ -45,7 +47,7 @@ class Status(IntEnum):
         return _SENTENCES[self]
 
 
-_SUCCESS = frozenset({Status.CONVERGED, Status.COMPLETED, Status.BOUNDARY})
+_SUCCESS = frozenset({Status.CONVERGED, Status.COMPLETED, Status.BOUNDARY, Status.LEVELLED_OFF, Status.SATISFIED})
 
 _SENTENCES = {
     Status.RUNNING: "Still running.",
@@ -68,4 +70,7 @@ _SENTENCES = {
     "nothing was computed.",
     Status.NO_DECREASE: "No step decreased the objective even at the largest damping: a stationary point to "
     "working precision, or a gradient that does not belong to the objective (lg.validate tells).",
+    Status.LEVELLED_OFF: "The quadratic model has levelled off: over the last steps it decreased by less than was "
+    "asked for. The residual was not held to a tolerance.",
+    Status.SATISFIED: "The stopping rule was satisfied; the residual was not held to a tolerance.",
 }

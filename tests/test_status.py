@@ -24,4 +24,6 @@ def test_only_what_was_asked_for_is_a_success():
         Status.CONVERGED,
         Status.COMPLETED,
         Status.BOUNDARY,
+        Status.LEVELLED_OFF,
+        Status.SATISFIED,
     }
