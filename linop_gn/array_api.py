@@ -24,6 +24,7 @@ import optree
 
 from .dispatch import load
 from .eager import EagerLoops, EagerScalars
+from .factors import ArrayApiFactors
 from .protocols import Array, Calculus, Scalar, Tree, Vector
 
 __all__ = ["ArrayApiBackend"]
@@ -42,7 +43,7 @@ def _names(structure: Any) -> tuple[str, ...]:
     )
 
 
-class ArrayApiBackend(EagerScalars, EagerLoops):
+class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerLoops):
     """An eager backend over the array-API namespace ``xp``, whose arrays are instances of ``array_types``."""
 
     calculus: Calculus | None = None

@@ -158,25 +158,26 @@ def solve(
     watch: Sequence[Watcher] = (),
     every: int | None = None,
 ) -> Solution:
-    """Solve A x = b.
+    """Solve A x = b, or the least-squares problem that the method says.
 
     Parameters
     ----------
     A
-        Square operator; a method may ask for more (CG: symmetric).
+        Operator (m, n); a method may ask for more (CG: symmetric).
     b
-        Right-hand side in any format that ``A @ b`` takes: tree, flat (n,), columns (n, k).
+        Right-hand side, a vector of the codomain in any format: tree, flat (m,), columns (m, k).
     method
         Solver; ``CG()`` by default.
     x0
-        Starting point in the format of b; None is zero and costs no product.
+        Starting point, a vector of the domain with as many columns as b; None is zero and costs no product.
     watch
         Watchers, such as ``lg.ProgressBar()``; they are shown a look every ``every`` ticks.
 
     Returns
     -------
     Solution
-        ``x`` in the format of b, ``status``, ``steps``, ``products``, ``residual``, ``model``, ``history``.
+        ``x`` in the format of ``A.T @ b`` (that of b where A is square), ``status``, ``steps``, ``products``,
+        ``residual``, ``model``, ``history``.
 
     >>> import numpy as np, linop_gn as lg
     >>> step = lg.solve(lg.Diagonal(np.array([1.0, 4.0])), np.array([1.0, 2.0]), lg.CG(rtol=1e-8))
@@ -204,7 +205,7 @@ def solve(
             names=tuple(type(row)._fields),
             method=type(method).__name__,
             residual=row.residual,
-            model=row.model,
+            model=getattr(row, "model", None),
         )
 
     x, solution = backend.implicit(run, method, problem, A)
@@ -223,7 +224,7 @@ def _linear(A: LinearOperator, b: Any, method: Any, x0: Any) -> tuple[Any, Linea
     start = None
     if x0 is not None:
         start, _ = A.domain.enter(x0, "starting point x0")
-        if tuple(start.shape) != tuple(rhs.shape):
+        if tuple(start.shape[1:]) != tuple(rhs.shape[1:]):
             raise ValueError(f"x0 has shape {tuple(start.shape)} but b has {tuple(rhs.shape)}; give them alike.")
     inner = getattr(method, "preconditioner", None)
     if inner is not None:

@@ -16,13 +16,14 @@ from .arithmetic import JaxArithmetic
 from .arrays import JaxArrays
 from .calculus import JaxCalculus
 from .compiled import compilations
+from .factors import JaxFactors
 from .loops import JaxLoops
 from .pytrees import register_records
 
 __all__ = ["JaxBackend", "backend"]
 
 
-class JaxBackend(JaxArrays, JaxArithmetic, JaxLoops):
+class JaxBackend(JaxArrays, JaxArithmetic, JaxFactors, JaxLoops):
     """The one instance is :data:`backend`."""
 
     capabilities = frozenset({"compiled", "derivatives", "devices", "float64", "trees"})

@@ -14,11 +14,12 @@ import numpy as np
 from linop_gn.array_api import ArrayApiBackend
 
 from .arithmetic import NumpyArithmetic
+from .factors import NumpyFactors
 
 __all__ = ["NumpyBackend", "backend"]
 
 
-class NumpyBackend(NumpyArithmetic, ArrayApiBackend):
+class NumpyBackend(NumpyArithmetic, NumpyFactors, ArrayApiBackend):
     """NumPy arrays (and subclasses), on the host; its scalars too, which is what arithmetic makes of 0-d arrays."""
 
     def __init__(self) -> None:

@@ -11,11 +11,12 @@ from linop_gn.protocols import Calculus
 from .arithmetic import TorchArithmetic
 from .arrays import TorchArrays
 from .calculus import TorchCalculus
+from .factors import TorchFactors
 
 __all__ = ["TorchBackend", "backend"]
 
 
-class TorchBackend(TorchArrays, TorchArithmetic, ArrayApiBackend):
+class TorchBackend(TorchArrays, TorchArithmetic, TorchFactors, ArrayApiBackend):
     """See :mod:`linop_gn.protocols`. There is one instance, :data:`backend`."""
 
     capabilities = frozenset({"derivatives", "devices", "float64", "in_place", "trees", "views"})

@@ -1,11 +1,12 @@
 """The contract between the toolkit and an array framework.
 
 ``linop_gn`` itself imports no framework. Everything it needs of one is named
-here, in four groups that a :class:`Backend` brings together:
+here, in groups that a :class:`Backend` brings together:
 
 =============== ============================================================
 :class:`Arrays`      recognise, flatten, pack and convert arrays and trees
 :class:`Arithmetic`  the few vector and scalar operations a solver is made of
+:class:`Factors`     dense matrices and their factorisations, for small systems
 :class:`Loops`       call, advance and iterate pure functions
 :class:`Calculus`    linearise a function (optional: NumPy and CuPy have none)
 =============== ============================================================
@@ -24,6 +25,7 @@ from .arithmetic import Arithmetic
 from .arrays import Arrays
 from .backend import Backend
 from .calculus import Calculus, GradientLinearization, Linearization
+from .factors import Factors
 from .loops import Carry, Loops, Method
 from .types import Array, Scalar, Tree, Vector
 
@@ -34,6 +36,7 @@ __all__ = [
     "Backend",
     "Calculus",
     "Carry",
+    "Factors",
     "GradientLinearization",
     "Linearization",
     "Loops",

@@ -1,4 +1,4 @@
-"""One framework: the four groups of the contract together."""
+"""One framework: the groups of the contract together."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Protocol
 from .arithmetic import Arithmetic
 from .arrays import Arrays
 from .calculus import Calculus
+from .factors import Factors
 from .loops import Loops
 
 __all__ = ["Backend"]
 
 
-class Backend(Arrays, Arithmetic, Loops, Protocol):
+class Backend(Arrays, Arithmetic, Factors, Loops, Protocol):
     """One framework. Instances are singletons, hashable, found by :func:`linop_gn.backend_of`."""
 
     calculus: Calculus | None

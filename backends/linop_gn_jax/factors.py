@@ -1,0 +1,41 @@
+"""Factorisations by ``jax.numpy.linalg``, which marks what cannot be factored by NaN; traced as everything is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from linop_gn.protocols import Array, Scalar, Vector
+
+__all__ = ["JaxFactors"]
+
+
+class JaxFactors:
+    """The operations of :class:`linop_gn.protocols.Factors`."""
+
+    def zeros(self, size: int, like: Vector) -> Vector:
+        return jnp.zeros((size, *like.shape[1:]), like.dtype)
+
+    def identity(self, size: int, like: Vector) -> Array:
+        return jnp.eye(size, dtype=like.dtype)
+
+    def cholesky(self, matrix: Array) -> tuple[Any, Scalar]:
+        factor = jnp.linalg.cholesky(matrix, symmetrize_input=False)
+        return factor, jnp.isfinite(factor).all()
+
+    def cholesky_solve(self, factor: Any, b: Vector) -> Vector:
+        return jax.scipy.linalg.cho_solve((factor, True), b)
+
+    def lu(self, matrix: Array) -> tuple[Any, Scalar]:
+        factor, pivots = jax.scipy.linalg.lu_factor(matrix, check_finite=False)
+        diagonal = jnp.diagonal(factor)
+        return (factor, pivots), jnp.isfinite(diagonal).all() & (diagonal != 0).all()
+
+    def lu_solve(self, factor: Any, b: Vector) -> Vector:
+        return jax.scipy.linalg.lu_solve(factor, b, check_finite=False)
+
+    def eigh(self, matrix: Array) -> tuple[Array, Array, Scalar]:
+        values, vectors = jnp.linalg.eigh(matrix)
+        return values, vectors, jnp.isfinite(vectors).all()

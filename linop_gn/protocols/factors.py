@@ -1,0 +1,48 @@
+"""Dense matrices of an operator, and their factorisations, for solvers of small systems.
+
+Matrices are ``(n, n)`` arrays of float32 or float64; right-hand sides are
+vectors ``(n,)`` or columns ``(n, k)``. Nothing here raises for the values it is
+given: a factorisation that does not exist is told by its second result, one
+scalar (a Python bool where work is eager), and what is computed from it then is
+of no use but is never read.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from .types import Array, Scalar, Vector
+
+__all__ = ["Factors"]
+
+
+class Factors(Protocol):
+    """What a direct solver is made of. No argument is written to."""
+
+    def zeros(self, size: int, like: Vector) -> Vector:
+        """The zero vector ``(size,)``, or ``(size, k)`` where ``like`` has k columns, of its dtype and device."""
+        ...
+
+    def identity(self, size: int, like: Vector) -> Array:
+        """The matrix I ``(size, size)`` of the dtype and device of ``like``."""
+        ...
+
+    def cholesky(self, matrix: Array) -> tuple[Any, Scalar]:
+        """A factor for :meth:`cholesky_solve`, and whether the symmetric matrix is positive definite."""
+        ...
+
+    def cholesky_solve(self, factor: Any, b: Vector) -> Vector:
+        """x of L L^T x = b."""
+        ...
+
+    def lu(self, matrix: Array) -> tuple[Any, Scalar]:
+        """A factor for :meth:`lu_solve`, and whether no pivot is zero."""
+        ...
+
+    def lu_solve(self, factor: Any, b: Vector) -> Vector:
+        """x of P L U x = b."""
+        ...
+
+    def eigh(self, matrix: Array) -> tuple[Array, Array, Scalar]:
+        """Eigenvalues, ascending, and orthonormal eigenvectors of a symmetric matrix; whether they were found."""
+        ...
