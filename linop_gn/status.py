@@ -35,6 +35,10 @@ class Status(IntEnum):
     NO_DECREASE = 12
     LEVELLED_OFF = 13
     SATISFIED = 14
+    LEAST_SQUARES = 15
+    INCONSISTENT = 16
+    CONDITION_LIMIT = 17
+    SINGULAR = 18
 
     @property
     def succeeded(self) -> bool:
@@ -47,7 +51,16 @@ class Status(IntEnum):
         return _SENTENCES[self]
 
 
-_SUCCESS = frozenset({Status.CONVERGED, Status.COMPLETED, Status.BOUNDARY, Status.LEVELLED_OFF, Status.SATISFIED})
+_SUCCESS = frozenset(
+    {
+        Status.CONVERGED,
+        Status.COMPLETED,
+        Status.BOUNDARY,
+        Status.LEVELLED_OFF,
+        Status.SATISFIED,
+        Status.LEAST_SQUARES,
+    }
+)
 
 _SENTENCES = {
     Status.RUNNING: "Still running.",
@@ -73,4 +86,10 @@ _SENTENCES = {
     Status.LEVELLED_OFF: "The quadratic model has levelled off: over the last steps it decreased by less than was "
     "asked for. The residual was not held to a tolerance.",
     Status.SATISFIED: "The stopping rule was satisfied; the residual was not held to a tolerance.",
+    Status.LEAST_SQUARES: "The least-squares solution was found: no x has a smaller residual, to the tolerance.",
+    Status.INCONSISTENT: "The system has no solution: the operator is singular and the right-hand side is not in its "
+    "range. The residual is as small as it can be (A r = 0). Add damping, or project the right-hand side.",
+    Status.CONDITION_LIMIT: "The estimated condition number exceeds its limit; going on would mostly amplify errors in "
+    "the data. The iterate is a regularised solution. Add damping, scale the columns, or raise conlim.",
+    Status.SINGULAR: "The matrix is singular to working precision. Use Eigh (a pseudo-inverse), LSMR, or damping.",
 }

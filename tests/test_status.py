@@ -26,4 +26,5 @@ def test_only_what_was_asked_for_is_a_success():
         Status.BOUNDARY,
         Status.LEVELLED_OFF,
         Status.SATISFIED,
+        Status.LEAST_SQUARES,
     }
