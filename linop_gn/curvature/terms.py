@@ -172,7 +172,7 @@ def _differentiating(name: str | None, home: Backend) -> Backend:
     assert name is not None
     guest = load(name)
     if guest.calculus is None:
-        raise ValueError(f"derivatives={name!r}: {name} has no derivatives of its own.")
+        raise ValueError(f"derivatives={name!r}: {name} has no derivatives of its own; name a framework that has.")
     if "compiled" in home.capabilities:
         raise ValueError(
             f"derivatives={name!r}: {home.name} differentiates its own arrays, and a compiler could not follow the "
