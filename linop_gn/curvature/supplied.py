@@ -111,8 +111,9 @@ class SuppliedLinearization:
         space, ops = self.space, self.space.backend
         leaves = list(tangents) if only is None else self._padded(tangents, only)
         if self.matrix is not None:
-            product = ops.namespace().reshape(self.matrix @ space.join(leaves), tuple(self.outputs.shape))
-            return ops.cast(product, ops.describe(self.outputs)[1])
+            shape, dtype, _ = ops.describe(self.outputs)
+            product = self._multiplied(self.matrix, space.join(leaves), math.prod(shape))
+            return ops.cast(ops.namespace().reshape(product, shape), dtype)
         assert self.supplied.jvp is not None
         out = ops.detach(self.supplied.jvp(*self.arguments, ops.unflatten(space.structure, leaves)))
         wanted = ops.describe(self.outputs)[:2]
@@ -127,13 +128,25 @@ class SuppliedLinearization:
     def vjp(self, cotangent: Array, only: tuple[int, ...] | None = None) -> list[Array]:
         space, ops = self.space, self.space.backend
         if self.matrix is not None:
-            flat = self.matrix.T @ ops.namespace().reshape(cotangent, (-1,))
-            leaves = space.split(ops.cast(flat, space.dtype))
+            flat = ops.namespace().reshape(cotangent, (-1,))
+            leaves = space.split(ops.cast(self._multiplied(self.matrix.T, flat, space.size), space.dtype))
         else:
             assert self.supplied.vjp is not None
             made = ops.detach(self.supplied.vjp(*self.arguments, cotangent))
             leaves = space.leaves(made, "result of the supplied vjp")
         return leaves if only is None else [leaves[i] for i in only]
+
+    def _multiplied(self, matrix: Any, v: Array, rows: int) -> Array:
+        product, ops = matrix @ v, self.space.backend
+        shape = tuple(getattr(product, "shape", ()))
+        if not ops.is_array(product) or shape != (rows,):
+            kind = type(self.matrix)
+            raise TypeError(
+                f"the supplied jacobian, a {kind.__module__}.{kind.__qualname__}, gave a {type(product).__qualname__} "
+                f"of shape {shape} for a {ops.name} vector; its products (@, and @ of .T) must be {ops.name} arrays of "
+                f"shape ({rows},). Give a matrix or operator that takes {ops.name} vectors."
+            )
+        return product
 
     def _padded(self, tangents: Sequence[Array], only: tuple[int, ...]) -> list[Array]:
         leaves = self.space.split(self.space.zeros())
