@@ -26,6 +26,7 @@ from .dispatch import load
 from .eager import EagerLoops, EagerScalars
 from .factors import ArrayApiFactors
 from .protocols import Array, Calculus, Scalar, Tree, Vector
+from .stores import EagerStores
 
 __all__ = ["ArrayApiBackend"]
 
@@ -43,7 +44,7 @@ def _names(structure: Any) -> tuple[str, ...]:
     )
 
 
-class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerLoops):
+class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerLoops):
     """An eager backend over the array-API namespace ``xp``, whose arrays are instances of ``array_types``."""
 
     calculus: Calculus | None = None

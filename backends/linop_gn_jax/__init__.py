@@ -19,11 +19,12 @@ from .compiled import compilations
 from .factors import JaxFactors
 from .loops import JaxLoops
 from .pytrees import register_records
+from .stores import JaxStores
 
 __all__ = ["JaxBackend", "backend"]
 
 
-class JaxBackend(JaxArrays, JaxArithmetic, JaxFactors, JaxLoops):
+class JaxBackend(JaxArrays, JaxArithmetic, JaxFactors, JaxStores, JaxLoops):
     """The one instance is :data:`backend`."""
 
     capabilities = frozenset({"compiled", "derivatives", "devices", "float64", "trees"})

@@ -7,6 +7,7 @@ here, in groups that a :class:`Backend` brings together:
 :class:`Arrays`      recognise, flatten, pack and convert arrays and trees
 :class:`Arithmetic`  the few vector and scalar operations a solver is made of
 :class:`Factors`     dense matrices and their factorisations, for small systems
+:class:`Stores`      room for past scalars and vectors, at indices known only in the run
 :class:`Loops`       call, advance and iterate pure functions
 :class:`Calculus`    linearise a function (optional: NumPy and CuPy have none)
 =============== ============================================================
@@ -27,6 +28,7 @@ from .backend import Backend
 from .calculus import Calculus, GradientLinearization, Linearization
 from .factors import Factors
 from .loops import Carry, Loops, Method
+from .stores import Stores
 from .types import Array, Scalar, Tree, Vector
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "Loops",
     "Method",
     "Scalar",
+    "Stores",
     "Tree",
     "Vector",
 ]

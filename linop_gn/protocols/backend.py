@@ -9,11 +9,12 @@ from .arrays import Arrays
 from .calculus import Calculus
 from .factors import Factors
 from .loops import Loops
+from .stores import Stores
 
 __all__ = ["Backend"]
 
 
-class Backend(Arrays, Arithmetic, Factors, Loops, Protocol):
+class Backend(Arrays, Arithmetic, Factors, Stores, Loops, Protocol):
     """One framework. Instances are singletons, hashable, found by :func:`linop_gn.backend_of`."""
 
     calculus: Calculus | None
