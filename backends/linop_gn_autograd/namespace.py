@@ -32,8 +32,8 @@ def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:
 def _put_along_axis(values: Any, indices: Any, axis: int, shape: tuple[int, ...]) -> Any:
     """Zeros of this shape with ``values`` added at ``indices``: the adjoint of :func:`take_along_axis`."""
     result = np.zeros(shape, values.dtype)
-    grid = list(np.indices(indices.shape, sparse=True))
-    grid[axis] = indices
+    grid = list(np.indices(values.shape, sparse=True))
+    grid[axis] = np.broadcast_to(indices, values.shape)
     np.add.at(result, tuple(grid), values)
     return result
 
@@ -61,6 +61,11 @@ def take(x: Any, indices: Any, /, *, axis: int = 0) -> Any:
     return x[(slice(None),) * (axis % anp.ndim(x)) + (indices,)]
 
 
+def broadcast_to(x: Any, /, shape: tuple[int, ...]) -> Any:
+    """``x`` repeated to this shape; autograd's own takes no further leading axes."""
+    return anp.broadcast_to(anp.reshape(x, (1,) * (len(shape) - anp.ndim(x)) + anp.shape(x)), shape)
+
+
 def matrix_transpose(x: Any, /) -> Any:
     """The last two axes swapped."""
     return anp.swapaxes(x, -1, -2)
@@ -74,6 +79,7 @@ class _Namespace:
     bool = np.bool_
     astype, take_along_axis = staticmethod(astype), staticmethod(take_along_axis)
     vecdot, matrix_transpose, take = staticmethod(vecdot), staticmethod(matrix_transpose), staticmethod(take)
+    broadcast_to = staticmethod(broadcast_to)
     __name__ = "autograd.numpy"
     __array_namespace_info__ = staticmethod(np.__array_namespace_info__)
     isdtype, finfo, iinfo, from_dlpack = map(staticmethod, (np.isdtype, np.finfo, np.iinfo, np.from_dlpack))
