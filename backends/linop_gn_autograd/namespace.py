@@ -74,8 +74,8 @@ def matrix_transpose(x: Any, /) -> Any:
 class _Namespace:
     """autograd's functions under the standard's names, and NumPy's for what needs no derivative."""
 
-    pow, acos, asin, atan = anp.power, anp.arccos, anp.arcsin, anp.arctan
-    acosh, asinh, atanh, atan2 = anp.arccosh, anp.arcsinh, anp.arctanh, anp.arctan2
+    pow, acos, asin, atan = map(staticmethod, (anp.power, anp.arccos, anp.arcsin, anp.arctan))
+    acosh, asinh, atanh, atan2 = map(staticmethod, (anp.arccosh, anp.arcsinh, anp.arctanh, anp.arctan2))
     bool = np.bool_
     astype, take_along_axis = staticmethod(astype), staticmethod(take_along_axis)
     vecdot, matrix_transpose, take = staticmethod(vecdot), staticmethod(matrix_transpose), staticmethod(take)
