@@ -9,6 +9,7 @@ follows from the arrays that operators and vectors are made of.
 array([1., 2.])
 """
 
+from . import preconditioners
 from .curvature import (
     GGN,
     BlockGGN,
@@ -36,7 +37,7 @@ from .operators import (
 )
 from .records import record, replace, static
 from .solution import History, Result, Solution
-from .solvers import CG, LinearProblem
+from .solvers import CG, MINRES, LinearProblem
 from .spaces import Space
 from .status import Status
 from .validation import Report, ValidationError, validate
@@ -47,6 +48,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CG",
     "GGN",
+    "MINRES",
     "BlockDiagonal",
     "BlockGGN",
     "ConstantDamping",
@@ -84,6 +86,7 @@ __all__ = [
     "losses",
     "minimize",
     "namespace",
+    "preconditioners",
     "record",
     "register",
     "replace",

@@ -26,11 +26,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..curvature.ggn import GGN
+from ..curvature.point import Point
+from ..operators.base import LinearOperator
 from ..operators.damped import Damped
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..solvers.cg import CG
-from ..solvers.problem import LinearProblem
+from ..solvers.problem import LinearProblem, Recipe
 from ..status import Status
 from .damping import Nielsen, clip
 from .problem import MinimizeProblem
@@ -53,6 +55,8 @@ class LMState(NamedTuple):
     status: Scalar
     steps: Scalar
     products: Scalar
+    kept: Any = None
+    """What the preconditioner's recipe prepared at x; another damping needs nothing more."""
 
 
 class LMRow(NamedTuple):
@@ -137,6 +141,7 @@ class LevenbergMarquardt:
             status=ops.where(sound, status, int(Status.NONFINITE_INPUT)),
             steps=ops.scalar(0, x),
             products=ops.scalar(0, x),
+            kept=self._prepared(point),
         )
 
     def step(self, ops: Backend, problem: MinimizeProblem, s: LMState) -> LMState:
@@ -144,7 +149,7 @@ class LevenbergMarquardt:
         A = Damped(self.curvature(problem.point(s.x)).prepare(), s.damping)
         # A zero right-hand side takes no product: that is how a finished run stays where it is.
         rhs = ops.scale(-1.0, ops.mask(running, ops.copy(s.gradient)))
-        linear = LinearProblem(A, rhs, None, self._preconditioner(A))
+        linear = LinearProblem(A, rhs, None, self._preconditioner(s.kept, A))
         inner = ops.iterate(self.solver, linear)
         delta = self.solver.answer(ops, linear, inner)
         predicted = -self.solver.observe(inner).model
@@ -163,13 +168,14 @@ class LevenbergMarquardt:
         flat = running & (predicted > 0) & (predicted <= small) & (actual <= small) & (actual >= -small)
         taken = taken | (flat & (actual > 0))
 
-        def move(x: Vector, kept: Vector) -> tuple[Vector, Vector]:
-            return x, problem.point(x).gradient
+        def move(x: Vector, gradient: Vector, kept: Any) -> tuple[Vector, Vector, Any]:
+            point = problem.point(x)
+            return x, point.gradient, self._prepared(point)
 
-        def stay(x: Vector, kept: Vector) -> tuple[Vector, Vector]:
-            return s.x, kept
+        def stay(x: Vector, gradient: Vector, kept: Any) -> tuple[Vector, Vector, Any]:
+            return s.x, gradient, kept
 
-        x, gradient = ops.branch(taken, move, stay, x, s.gradient)
+        x, gradient, kept = ops.branch(taken, move, stay, x, s.gradient, s.kept)
         norm = ops.sqrt(ops.dot(gradient, gradient))
         damping, growth = self.rule.update(ops, s.damping, s.growth, ratio)
         damping = clip(ops, damping, self.least, self.most)
@@ -195,11 +201,16 @@ class LevenbergMarquardt:
             status=status,
             steps=steps,
             products=s.products + inner.products,
+            kept=kept,
         )
 
-    def _preconditioner(self, A: Damped) -> Any:
-        made = self.solver.preconditioner
-        return made if made is None or hasattr(made, "matvec") else made(A)
+    def _prepared(self, point: Point) -> Any:
+        given = getattr(self.solver, "preconditioner", None)
+        return given.prepare(self.curvature(point)) if isinstance(given, Recipe) else None
+
+    def _preconditioner(self, kept: Any, A: Damped) -> LinearOperator | None:
+        given: Any = getattr(self.solver, "preconditioner", None)
+        return given.finish(kept, A) if isinstance(given, Recipe) else given
 
     def observe(self, state: LMState) -> LMRow:
         return LMRow(state.value, state.norm, state.damping, state.ratio, state.inner, state.products)

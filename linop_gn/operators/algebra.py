@@ -54,6 +54,11 @@ class Sum(LinearOperator):
     def rmatmat(self, u: Vector) -> Vector:
         return self.backend.axpy(1.0, self.left.rmatmat(u), self.right.rmatmat(u))
 
+    def diagonal(self) -> Vector | None:
+        left = self.left.diagonal()
+        right = None if left is None else self.right.diagonal()
+        return None if right is None else self.backend.axpy(1.0, left, right)
+
 
 @record
 class Scaled(LinearOperator):
@@ -90,6 +95,10 @@ class Scaled(LinearOperator):
 
     def rmatmat(self, u: Vector) -> Vector:
         return self.backend.scale(self.factor, self.operator.rmatmat(u))
+
+    def diagonal(self) -> Vector | None:
+        inner = self.operator.diagonal()
+        return None if inner is None else self.backend.scale(self.factor, inner)
 
 
 @record
@@ -162,6 +171,9 @@ class Adjoint(LinearOperator):
 
     def rmatmat(self, u: Vector) -> Vector:
         return self.operator.matmat(u)
+
+    def diagonal(self) -> Vector | None:
+        return self.operator.diagonal()
 
 
 def add(left: LinearOperator, right: LinearOperator) -> LinearOperator:

@@ -95,6 +95,10 @@ class LinearOperator:
             return self.matmat(u)
         return self.backend.over_columns(self.rmatvec, u)
 
+    def diagonal(self) -> Vector | None:
+        """The diagonal (n,) of a square operator, a new array, where it costs no product; None where it would."""
+        return None
+
     # what everybody gets
 
     @property

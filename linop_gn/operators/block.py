@@ -112,6 +112,11 @@ class BlockDiagonal(LinearOperator):
         parts = self._parts(u, [block.codomain.size for block in self.blocks])
         return self._whole([block.rmatmat(part) for block, part in zip(self.blocks, parts, strict=True)])
 
+    def diagonal(self) -> Vector | None:
+        square = all(block.shape[0] == block.shape[1] for block in self.blocks)
+        parts = [block.diagonal() for block in self.blocks] if square else [None]
+        return None if any(part is None for part in parts) else self._whole(parts)
+
     def _parts(self, v: Vector, sizes: list[int]) -> list[Vector]:
         """Each block's entries of ``v`` (views where the framework has them)."""
         if self.leaves is None:

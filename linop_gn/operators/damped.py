@@ -45,6 +45,10 @@ class Identity(LinearOperator):
     def matmat(self, v: Vector) -> Vector:
         return self.backend.copy(v)
 
+    def diagonal(self) -> Vector | None:
+        made: Vector = self.backend.namespace().ones_like(self.space.zeros())
+        return made
+
 
 @record
 class Damped(LinearOperator):
@@ -97,6 +101,11 @@ class Damped(LinearOperator):
 
     def rmatmat(self, u: Vector) -> Vector:
         return self.backend.axpy(self.damping, u, self.operator.rmatmat(u))
+
+    def diagonal(self) -> Vector | None:
+        inner = self.operator.diagonal()
+        ones = self.backend.namespace().ones_like
+        return None if inner is None else self.backend.axpy(self.damping, ones(inner), inner)
 
 
 def undamped(operator: LinearOperator) -> tuple[LinearOperator, Scalar]:

@@ -99,3 +99,6 @@ class Dense(LinearOperator):
 
     matmat = matvec
     rmatmat = rmatvec
+
+    def diagonal(self) -> Vector | None:
+        return self.backend.copy(self.backend.namespace().linalg.diagonal(self.matrix))

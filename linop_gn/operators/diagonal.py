@@ -87,3 +87,6 @@ class Diagonal(LinearOperator):
 
     def matmat(self, v: Vector) -> Vector:
         return self.values[:, None] * v
+
+    def diagonal(self) -> Vector | None:
+        return self.backend.copy(self.values)

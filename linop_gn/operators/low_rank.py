@@ -108,3 +108,10 @@ class LowRank(LinearOperator):
         return self.factor @ inner
 
     matmat = matvec
+
+    def diagonal(self) -> Vector | None:
+        weighted = self.factor
+        if self.middle is not None:
+            weighted = self.factor * self.middle if len(self.middle.shape) == 1 else self.factor @ self.middle
+        made: Vector = self.backend.namespace().sum(weighted * self.factor, axis=1)
+        return made

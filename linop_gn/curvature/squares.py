@@ -1,0 +1,101 @@
+"""Squares of the examples' gradients, summed: the diagonal of the empirical Fisher matrix.
+
+    d = (1 / W) sum_i w_i (dl_i/dp)^2        (elementwise; W = sum_i w_i, or 1 for reduction "sum")
+
+The weight of an example enters once, as it does in the curvature: squaring the
+gradient of w_i l_i would square it. An example is an entry of the first axis of
+the model's outputs: for a language model a sequence, whose positions add up
+before they are squared.
+
+Exactly, this takes one product with J^T for each example. With random signs
+s_i = -1, 1 the square of a *sum* has the same mean, because mixed terms cancel,
+
+    E (J^T (s o u))^2 = sum_i (J_i^T u_i)^2,
+
+so that each of a few products with J^T is an unbiased and positive estimate of
+the whole, with a relative standard deviation of at most sqrt(2 / probes).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..draws import counter, signs
+from ..protocols import Array, Scalar, Vector
+from ..spaces import Space
+from ..sums import sum_over_indices
+from .pieces import Piece, sum_products
+from .point import Point, Sums
+
+__all__ = ["squared_gradients"]
+
+
+def squared_gradients(point: Point, probes: int | None, seed: Scalar = 0) -> Vector:
+    """sum_i w_i (dl_i/dp)^2 / W over all batches: exactly for ``probes=None``, else estimated with so many signs."""
+    part = _Squares(probes)
+    if point.host:
+        summed: Vector = point.stream(_Streamed(part), seed).gradient
+        return summed
+    made = point.linearized()
+    return point.space.backend.call(_Total(part), made, seed)
+
+
+@dataclass(frozen=True)
+class _Squares:
+    """The unnormalised sum over one batch, from its linearisation; equal ones are one compiled program."""
+
+    probes: int | None
+
+    def __call__(self, piece: Piece, seed: Scalar) -> Vector:
+        u = _cotangents(piece)
+        if self.probes is None:
+            return sum_over_indices(piece.space.backend, _of_example, u.shape[0], piece, u)[0]
+        total = sum_over_indices(piece.space.backend, _of_signs, self.probes, piece, u, seed)[0]
+        return total / self.probes
+
+
+@dataclass(frozen=True)
+class _Total:
+    part: _Squares
+
+    def __call__(self, made: Any, seed: Scalar) -> Vector:
+        return sum_products(made.pieces[0].space.backend, made.pieces, self.part, seed, made.scale)
+
+
+@dataclass(frozen=True)
+class _Streamed:
+    part: _Squares
+
+    def __call__(self, term: Any, x: Vector, seed: Scalar) -> Sums:
+        piece = term.linearize(x)
+        return None, piece.apply(self.part, seed), piece.weight
+
+
+def _cotangents(piece: Piece) -> Array:
+    """sqrt(w_i) dl_i/dz_i for all examples."""
+    ops, loss, weights = piece.space.backend, piece.loss, piece.weights
+    xp = ops.namespace()
+    if weights is not None:
+        weights = xp.sqrt(xp.astype(weights, piece.outputs.dtype, copy=False))
+    if not loss.autodiff:
+        return loss.gradient(xp, piece.outputs, piece.targets, weights)
+    assert ops.calculus is not None  # or there would be no curvature of this loss, and no piece
+    return ops.calculus.gradient(lambda z: loss.total(xp, z[0], piece.targets, weights), [piece.outputs])[1][0]
+
+
+def _of_signs(index: Scalar, piece: Piece, u: Array, seed: Scalar) -> tuple[Vector]:
+    xp = piece.space.backend.namespace()
+    drawn = signs(Space.flat(u.shape[0], u), seed, index)
+    return (_squared(piece, xp.reshape(drawn, (-1,) + (1,) * (len(u.shape) - 1)) * u),)
+
+
+def _of_example(index: Scalar, piece: Piece, u: Array) -> tuple[Vector]:
+    xp = piece.space.backend.namespace()
+    here = xp.reshape(counter(Space.flat(u.shape[0], u)) == index, (-1,) + (1,) * (len(u.shape) - 1))
+    return (_squared(piece, xp.where(here, u, xp.zeros_like(u))),)
+
+
+def _squared(piece: Piece, u: Array) -> Vector:
+    g = piece.space.join(piece.lin.vjp(u))
+    return g * g

@@ -1,0 +1,93 @@
+"""Random numbers as a function of a seed and an index: the same on every framework, inside compiled programs too.
+
+Probes of an operator must not be constants of a compiled program (a million
+parameters and 32 probes are 128 MB of them), and a framework's own generator
+gives other numbers than the next one's. Here entry (i, j) is a hash of i, j and
+the seed: a finaliser of 32 bits, two rounds of xor, shift and multiplication
+with the constants of Wellons' ``lowbias32``, made with arithmetic on int32
+that wraps around everywhere. Not for cryptography; plenty for probes.
+
+Signs are Rademacher variables; normal numbers come from pairs of uniform ones
+(Box and Muller, 1958).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .protocols import Array, Scalar, Vector
+from .spaces import Space
+
+__all__ = ["check_seed", "counter", "normal", "signs"]
+
+_STRIDE = -1640531527  # 2^32 over the golden ratio, as a signed number
+_FIRST, _SECOND = 0x7FEB352D, -2073254261
+
+
+def check_seed(name: str, seed: Any) -> None:
+    """Raise unless ``seed`` is a whole number that 31 bits hold, or a traced one."""
+    if isinstance(seed, bool) or (isinstance(seed, (int, float, str)) and not isinstance(seed, int)):
+        raise TypeError(f"{name}: seed must be a whole number, got {seed!r}.")
+    if isinstance(seed, int) and not 0 <= seed < 2**31:
+        raise ValueError(f"{name}: seed must lie in 0 .. 2^31 - 1, got {seed}.")
+
+
+def signs(space: Space, seed: Scalar, index: Scalar = 0) -> Vector:
+    """The probe (n,) number ``index`` of a seed: entries -1 and 1, each with probability 1/2.
+
+    >>> import numpy as np
+    >>> signs(Space.flat(6, np.zeros(1)), seed=3)
+    array([...])
+    """
+    bits = _hashed(space, counter(space), seed, index)
+    xp = space.backend.namespace()
+    return space.backend.cast(1 - 2 * xp.astype(bits & 1, xp.int32), space.dtype)
+
+
+def normal(space: Space, seed: Scalar, columns: int) -> Array:
+    """Standard normal columns (n, columns)."""
+    ops, xp = space.backend, space.backend.namespace()
+    rows = counter(space)
+    pairs = xp.arange(2 * columns, dtype=xp.int32, **_place(space))
+    u = _uniform(space, _hashed(space, rows[:, None], seed, pairs[None, :]))
+    made = xp.sqrt(-2.0 * xp.log(u[:, :columns])) * xp.cos(2.0 * math.pi * u[:, columns:])
+    return ops.cast(made, space.dtype)
+
+
+def counter(space: Space) -> Array:
+    """0 .. n - 1, as int32."""
+    xp = space.backend.namespace()
+    return xp.arange(space.size, dtype=xp.int32, **_place(space))
+
+
+def _place(space: Space) -> dict[str, Any]:
+    return {} if space.device is None else {"device": space.device}
+
+
+def _hashed(space: Space, rows: Array, seed: Scalar, index: Scalar) -> Array:
+    """31 random bits for each row, as non-negative int32."""
+    xp = space.backend.namespace()
+    zero = rows ^ rows  # the seed may be a Python number or an array of any integer type
+    s, j = (zero + _small(xp, value) for value in (seed, index))
+    x = _mixed(_mixed(s ^ 0x2545F491) + j * _STRIDE)
+    return _mixed(_mixed(x ^ (rows * _STRIDE)) + rows) & 0x7FFFFFFF
+
+
+def _small(xp: Any, value: Scalar) -> Any:
+    return value if isinstance(value, int) else xp.astype(value, xp.int32, copy=False)
+
+
+def _mixed(x: Array) -> Array:
+    x = x ^ ((x >> 16) & 0xFFFF)
+    x = x * _FIRST
+    x = x ^ ((x >> 15) & 0x1FFFF)
+    x = x * _SECOND
+    return x ^ ((x >> 16) & 0xFFFF)
+
+
+def _uniform(space: Space, bits: Array) -> Array:
+    """Numbers in (0, 1) with 23 bits, in float32 at least."""
+    ops = space.backend
+    wide = space.dtype if space.dtype == "float64" else "float32"
+    return (ops.cast(bits >> 8, wide) + 0.5) * 2.0**-23

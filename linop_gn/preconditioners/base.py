@@ -1,0 +1,71 @@
+"""What recipes have in common: a check of what they kept, the live damping, the point of an operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..curvature.point import Point
+from ..operators.base import LinearOperator
+from ..protocols import Array, Scalar
+from ..records import record
+from ..solvers.problem import Recipe
+from ..spaces import Space
+
+__all__ = ["Checked", "damped_by", "point_of", "require_number"]
+
+
+@record
+class Checked(Recipe):
+    """A recipe that refuses, where values can be read, to make a preconditioner of numbers that are not finite.
+
+    Inside a compiled program, and between the steps of a method, the solver's status tells.
+    """
+
+    def __call__(self, operator: LinearOperator) -> LinearOperator:
+        kept, ops = self.prepare(operator), operator.backend
+        leaves = ops.flatten(kept)[1]
+        flat = [ops.namespace().reshape(leaf, (-1,)) for leaf in leaves if ops.is_array(leaf)]
+        if ops.is_concrete(flat) and not all(ops.isfinite(ops.max_abs(x)) for x in flat):
+            raise ValueError(
+                f"{type(self).__name__}: what it computed for {operator!r} holds NaN or infinity. Products with the "
+                "operator are not finite at this point, or squares overflow its dtype: look at it with lg.validate, "
+                "scale the problem, or use a wider dtype."
+            )
+        return self.finish(kept, operator)
+
+
+def damped_by(space: Space, d: Array, damping: Scalar) -> Array:
+    """d + damping, in the dtype of d."""
+    ops = space.backend
+    return ops.axpy(damping, ops.namespace().ones_like(d), ops.copy(d))
+
+
+def point_of(operator: LinearOperator, recipe: str) -> Point:
+    """The point that a curvature operator was made at, wherever in a composition it is.
+
+    Raises
+    ------
+    TypeError
+        For operators that were not made from an objective.
+    """
+    found = point_in(operator)
+    if found is None:
+        raise TypeError(
+            f"{recipe} needs the model's gradients, and {operator!r} was not made from an objective. Use it with "
+            "lg.GGN, lg.BlockGGN or lg.Hessian (damped or not), or use Jacobi, which needs products only."
+        )
+    return found
+
+
+def point_in(operator: LinearOperator) -> Point | None:
+    """The point in a composition, None where there is none."""
+    point = operator.__dict__.get("point")
+    if isinstance(point, Point):
+        return point
+    return next((found for child in operator._children() if (found := point_in(child)) is not None), None)
+
+
+def require_number(recipe: str, name: str, value: Any, least: int) -> None:
+    """Raise unless ``value`` is a whole number >= ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{recipe}: {name} must be a whole number >= {least}, got {value!r}.")

@@ -1,0 +1,63 @@
+"""The inverse of a matrix known by eigenvectors: of all its space, or of its largest part.
+
+    M = (I - U U^T)^2 / (rest + damping) + U diag(1 / (values + damping)) U^T
+
+The projection stands squared because U is orthonormal only to rounding: written
+this way M is positive definite whatever U is, also where values + damping spread
+over more than the precision holds. (Written as I + U diag(...) U^T it is not: in
+float32 r^T M r turns negative for spreads above 1e7.)
+"""
+
+from __future__ import annotations
+
+from ..operators.base import LinearOperator
+from ..protocols import Array, Scalar, Vector
+from ..records import record, static
+from ..spaces import Space
+from .base import damped_by
+
+__all__ = ["SpectralInverse", "spectral_inverse"]
+
+
+@record
+class SpectralInverse(LinearOperator):
+    """U diag(inner) U^T + outer (I - U U^T)^2, with positive inner (r,) and outer (1,); without outer U is square."""
+
+    vectors: Array
+    inner: Array
+    outer: Array | None
+    space: Space = static()
+
+    @property
+    def domain(self) -> Space:
+        return self.space
+
+    @property
+    def psd(self) -> bool:
+        return True
+
+    def matvec(self, v: Vector) -> Vector:
+        U = self.vectors
+        inside = U.T @ v
+        product: Vector = U @ ((self.inner if len(inside.shape) == 1 else self.inner[:, None]) * inside)
+        if self.outer is None:
+            return product
+        outside = v - U @ inside
+        outside = outside - U @ (U.T @ outside)
+        return product + (self.outer if len(v.shape) == 1 else self.outer[:, None]) * outside
+
+    matmat = matvec
+
+
+def spectral_inverse(space: Space, vectors: Array, values: Array, damping: Scalar, whole: bool) -> SpectralInverse:
+    """The inverse of U diag(values) U^T + damping, whose other eigenvalues, if any, are taken for the smallest.
+
+    Negative ones count by their size, and those below rounding of the largest as what rounding leaves.
+    """
+    ops = space.backend
+    xp = ops.namespace()
+    sizes = xp.abs(values)
+    least = ops.eps(values) * xp.max(sizes, keepdims=True)
+    e = damped_by(space, xp.maximum(sizes, xp.broadcast_to(least, sizes.shape)), damping)
+    e = xp.where(e == 0, xp.ones_like(e), e)  # the zero matrix, not damped
+    return SpectralInverse(vectors, 1.0 / e, None if whole else 1.0 / xp.min(e, keepdims=True), space)
