@@ -28,7 +28,18 @@ def _parser() -> argparse.ArgumentParser:
         description="Print which backends are installed, their versions, devices and capabilities, "
         "where their derivatives come from, and the command that installs each one that is missing.",
     )
-    doctor.add_argument("--json", action="store_true", help="print one JSON object rather than tables")
+    forms = doctor.add_mutually_exclusive_group()
+    forms.add_argument("--json", action="store_true", help="print one JSON object rather than tables")
+    forms.add_argument(
+        "--markdown", action="store_true", help="print what every backend declares, installed or not, as Markdown"
+    )
+    forms.add_argument("--update", metavar="PAGE", help="put that table, of this distribution's own, into a page")
+    doctor.add_argument(
+        "--runs",
+        default="benchmarks/results/gpu.json",
+        metavar="FILE",
+        help="where the last runs on accelerators are recorded (%(default)s)",
+    )
 
     demo = commands.add_parser(
         "demo",

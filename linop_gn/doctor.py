@@ -2,7 +2,7 @@
 
 Everything is read from what backends declare and from packaging metadata: an
 entry point whose framework is missing is installed by the extra of the same
-name of the distribution that registered it.
+name (digits after it aside) of the distribution that registered it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import json
 import platform
 from argparse import Namespace
 from importlib.metadata import EntryPoint, entry_points, version
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from linop_gn.capabilities import last_runs, markdown, replaced
 from linop_gn.dispatch import GROUP, load
 from linop_gn.protocols import Backend
 
@@ -24,6 +26,7 @@ __all__ = ["command", "diagnose"]
 
 OWN = "its own, forward and reverse"
 SUPPLIED = "yours: jvp= and vjp=, or a Jacobian"
+DISTRIBUTION = "linop-gn"
 
 
 def diagnose() -> dict[str, Any]:
@@ -39,11 +42,17 @@ def diagnose() -> dict[str, Any]:
     found, missing = [], []
     for entries in by_target.values():
         try:
-            found.append(_describe(load(entries[0].name)))
+            backend = load(entries[0].name)
         except Exception as error:  # a framework that is there but broken fails in its own ways
-            missing.append(_explain(entries, error))
+            missing.append(_explain(entries[0], error))
+            continue
+        try:
+            found.append(_describe(backend))
+        except Exception as error:  # and so does one that has nothing to run on
+            reason = f"{type(error).__name__}: {error}"
+            missing.append({"name": entries[0].name, "reason": reason, "install": "see the reason"})
     return {
-        "linop_gn": version("linop-gn"),
+        "linop_gn": version(DISTRIBUTION),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "backends": found,
@@ -63,31 +72,44 @@ def _describe(backend: Backend) -> dict[str, Any]:
     }
 
 
-def _explain(entries: list[EntryPoint], error: Exception) -> dict[str, Any]:
+def _explain(entry: EntryPoint, error: Exception) -> dict[str, Any]:
     """Why a backend cannot be loaded, and the command that changes it."""
     if isinstance(error, ModuleNotFoundError):
-        reason, install = f"{error.name} is not installed", _install(entries[0])
+        reason, install = f"{error.name} is not installed", _install(entry)
     else:
         reason, install = f"importing it failed with {type(error).__name__}: {error}", "mend its installation"
-    return {"name": entries[0].name, "reason": reason, "install": install}
+    return {"name": entry.name, "reason": reason, "install": install}
 
 
 def _install(entry: EntryPoint) -> str:
-    """The pip command that brings the framework of ``entry``."""
-    if entry.dist is None:
+    """The pip command that brings the framework of ``entry``, or those to choose from."""
+    extras = entry.dist.metadata.get_all("Provides-Extra") or [] if entry.dist else []
+    fitting = [extra for extra in extras if extra.rstrip("0123456789") == entry.name]
+    if entry.dist is None or not fitting:
         return f"pip install {entry.name}"
-    name = entry.dist.metadata["Name"]
-    extras = entry.dist.metadata.get_all("Provides-Extra") or []
-    return f"pip install '{name}[{entry.name}]'" if entry.name in extras else f"pip install {entry.name}"
+    return " or ".join(f"pip install '{entry.dist.metadata['Name']}[{extra}]'" for extra in fitting)
 
 
 def command(options: Namespace) -> int:
-    """Print the report: tables for a person, JSON for a program."""
+    """Print the report: tables for a person, JSON for a program, Markdown for a page; or bring a page up to date."""
+    if options.markdown or options.update:
+        return _document(options)
     report = diagnose()
     if options.json:
         print(json.dumps(report, indent=2))
     else:
         show(report, Console())
+    return 0
+
+
+def _document(options: Namespace) -> int:
+    entries, runs = entry_points(group=GROUP), last_runs(Path(options.runs))
+    if options.markdown:
+        print(markdown(entries, runs), end="")
+        return 0
+    page = Path(options.update)
+    ours = [entry for entry in entries if entry.dist is not None and entry.dist.metadata["Name"] == DISTRIBUTION]
+    page.write_text(replaced(page.read_text(encoding="utf-8"), markdown(ours, runs)), encoding="utf-8")
     return 0
 
 

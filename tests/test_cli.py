@@ -8,6 +8,7 @@ from importlib.metadata import entry_points, version
 import pytest
 
 from linop_gn import dispatch, doctor
+from linop_gn.capabilities import BEGIN, END
 from linop_gn.cli import main
 
 TARGETS = {entry.value for entry in entry_points(group=dispatch.GROUP)}
@@ -54,12 +55,14 @@ def test_doctor_prints_a_table_for_people(capsys):
 
 
 def test_doctor_works_with_only_numpy_and_says_how_to_get_the_rest():
-    done = Blocker.run({"torch", "jax", "jaxlib", "cupy"}, ["doctor", "--json"])
+    done = Blocker.run({"torch", "jax", "jaxlib", "cupy", "autograd"}, ["doctor", "--json"])
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert [found["name"] for found in report["backends"]] == ["numpy"]
     installs = {entry["name"]: entry["install"] for entry in report["missing"]}
-    assert installs == {name: f"pip install 'linop-gn[{name}]'" for name in ("jax", "torch")}
+    assert installs == {name: f"pip install 'linop-gn[{name}]'" for name in ("autograd", "jax", "torch")} | {
+        "cupy": "pip install 'linop-gn[cupy12]' or pip install 'linop-gn[cupy13]'"
+    }
     assert all("is not installed" in entry["reason"] for entry in report["missing"])
 
 
@@ -79,6 +82,37 @@ def test_doctor_tells_a_broken_framework_from_a_missing_one(monkeypatch):
     assert report["backends"] == []
     assert all("libsomething.so" in entry["reason"] for entry in report["missing"])
     assert not any(entry["install"].startswith("pip install") for entry in report["missing"])
+
+
+def test_doctor_says_why_a_framework_that_is_there_has_nothing_to_run_on(monkeypatch):
+    def nothing():
+        raise RuntimeError("no device: plug one in")
+
+    monkeypatch.setattr(dispatch.load("numpy"), "devices", nothing, raising=False)
+    report = doctor.diagnose()
+    (entry,) = (entry for entry in report["missing"] if entry["name"] == "numpy")
+    assert entry["reason"] == "RuntimeError: no device: plug one in"
+    assert "numpy" not in [found["name"] for found in report["backends"]]
+
+
+def test_doctor_prints_what_is_declared_as_markdown(capsys, tmp_path):
+    runs = tmp_path / "gpu.json"
+    runs.write_text(json.dumps({"runs": {"torch": {"date": "2030-01-02", "device": "Abacus 3000"}}}))
+    assert main(["doctor", "--markdown", "--runs", str(runs)]) == 0
+    printed = capsys.readouterr().out
+    assert "| derivatives |" in printed
+    assert "2030-01-02, Abacus 3000" in printed
+
+
+def test_doctor_brings_a_page_up_to_date_and_leaves_the_rest_of_it_alone(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    assert main(["doctor", "--update", str(page), "--runs", str(tmp_path / "none.json")]) == 0
+    written = page.read_text()
+    assert written.startswith(f"before\n{BEGIN}\n|")
+    assert written.endswith(f"{END}\nafter\n")
+    assert "old" not in written
+    assert "not run on one yet" in written
 
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["doctor", "--nonsense"]])

@@ -24,6 +24,7 @@ from autograd.tracer import getval
 from linop_gn_numpy import NumpyBackend
 
 from linop_gn.array_api import ArrayApiBackend
+from linop_gn.capabilities import declared
 from linop_gn.protocols import Calculus
 
 from .calculus import AutogradCalculus
@@ -36,7 +37,7 @@ class AutogradBackend(NumpyBackend):
     """NumPy arrays with derivatives by autograd."""
 
     calculus: Calculus | None = AutogradCalculus()
-    capabilities = NumpyBackend.capabilities | {"derivatives"}
+    capabilities = declared(__name__).capabilities
 
     def __init__(self) -> None:
         ArrayApiBackend.__init__(self, "autograd", namespace, (np.ndarray, np.number, np.bool_, ArrayBox))

@@ -21,6 +21,7 @@ from autograd.core import VJPNode, add_outgrads
 from autograd.extend import Box
 from autograd.tracer import getval, new_box, trace_stack
 
+from linop_gn.capabilities import declared
 from linop_gn.dispatch import load, writing_for
 
 __all__ = ["AutogradCalculus", "AutogradGradientLinearization", "AutogradLinearization"]
@@ -214,10 +215,7 @@ class AutogradCalculus:
         return nullcontext()
 
     def unsupported(self) -> Mapping[str, str]:
-        return {
-            "operations": "Functions that autograd has no derivative for (a NotImplementedError names them), "
-            "assignment into arrays, and scipy functions that are not taken from autograd.scipy.",
-        }
+        return declared(__package__).unsupported
 
 
 def _unit(like: Any, index: int) -> Any:

@@ -10,6 +10,7 @@ Everything here works inside and outside the user's ``jit``, ``vmap`` and
 
 from typing import Any
 
+from linop_gn.capabilities import declared
 from linop_gn.dispatch import load
 
 from .arithmetic import JaxArithmetic
@@ -27,7 +28,7 @@ __all__ = ["JaxBackend", "backend"]
 class JaxBackend(JaxArrays, JaxArithmetic, JaxFactors, JaxStores, JaxLoops):
     """The one instance is :data:`backend`."""
 
-    capabilities = frozenset({"compiled", "derivatives", "devices", "float64", "trees"})
+    capabilities = declared(__name__).capabilities
 
     def __init__(self) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ it in a loop. Called eagerly, its products are compiled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax, tree_util
 
+from linop_gn.capabilities import declared
 from linop_gn.protocols import Array
 
 from .compiled import compiled, tracing
@@ -257,12 +258,5 @@ class JaxCalculus:
     def high_precision(self) -> Any:
         return jax.enable_x64(True)
 
-    def unsupported(self) -> dict[str, str]:
-        return {
-            "reverse mode through a solver": "jax.grad cannot pass through a solver's while_loop (jax.jvp can); "
-            "differentiate the solution implicitly, with one more solve.",
-            "Hessian through a custom vjp": "the backward rule is differentiated as it is written: it must itself be "
-            "differentiable, and the forward rule must not hide a dependence on the parameters.",
-            "host callbacks": "a model that calls back to Python (jax.pure_callback) has no derivative unless it "
-            "brings its own.",
-        }
+    def unsupported(self) -> Mapping[str, str]:
+        return declared(__package__).unsupported

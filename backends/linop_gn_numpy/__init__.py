@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from linop_gn.array_api import ArrayApiBackend
+from linop_gn.capabilities import declared
 
 from .arithmetic import NumpyArithmetic
 from .factors import NumpyFactors
@@ -21,6 +22,8 @@ __all__ = ["NumpyBackend", "backend"]
 
 class NumpyBackend(NumpyArithmetic, NumpyFactors, ArrayApiBackend):
     """NumPy arrays (and subclasses), on the host; its scalars too, which is what arithmetic makes of 0-d arrays."""
+
+    capabilities = declared(__name__).capabilities
 
     def __init__(self) -> None:
         super().__init__("numpy", np, (np.ndarray, np.number, np.bool_))

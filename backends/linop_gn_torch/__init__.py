@@ -6,6 +6,7 @@ import array_api_compat.torch
 import torch
 
 from linop_gn.array_api import ArrayApiBackend
+from linop_gn.capabilities import declared
 from linop_gn.protocols import Calculus
 
 from .arithmetic import TorchArithmetic
@@ -19,7 +20,7 @@ __all__ = ["TorchBackend", "backend"]
 class TorchBackend(TorchArrays, TorchArithmetic, TorchFactors, ArrayApiBackend):
     """See :mod:`linop_gn.protocols`. There is one instance, :data:`backend`."""
 
-    capabilities = frozenset({"derivatives", "devices", "float64", "in_place", "trees", "views"})
+    capabilities = declared(__name__).capabilities
 
     def __init__(self) -> None:
         super().__init__("torch", array_api_compat.torch, (torch.Tensor,))

@@ -36,6 +36,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from linop_gn.capabilities import declared
+
 from .advice import custom_functions, explained, require_differentiable, require_linear, snapshot
 from .modules import adapt
 from .precision import as_double
@@ -223,17 +225,4 @@ class TorchCalculus:
         return nullcontext()
 
     def unsupported(self) -> Mapping[str, str]:
-        return {
-            "inference mode": "torch.inference_mode() records nothing at all; use torch.no_grad().",
-            "compiled models": "torch.compile has no double backward; a compiled module is used uncompiled, a compiled "
-            "function must be passed uncompiled.",
-            "spectral norm": "In training mode its power iteration is a constant to torch, so gradients are not those "
-            "of the function; use eval mode.",
-            "flex attention": "It has no double backward; use scaled_dot_product_attention.",
-            "reentrant checkpointing": "It cannot be differentiated twice; use torch.utils.checkpoint with "
-            "use_reentrant=False.",
-            "attention": "Runs on the math kernel, whose memory is quadratic in the length: fused kernels have no "
-            "double backward.",
-            "random numbers": "A module's draw is fixed by adapt(model, seed); a plain function that draws should seed "
-            "itself.",
-        }
+        return declared(__package__).unsupported
