@@ -27,15 +27,18 @@ operator stands once in a compiled program, with or without ``x0``.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..status import Status
+from .cg_state import CGRow, CGState, along_start, fits
+from .iterates import Iterates, as_schedule, collect, plan
 from .problem import LinearProblem, as_preconditioner
+from .stopping import FixedSteps, Progress, RelativeResidual, require_rule
 
-__all__ = ["CG", "CGState"]
+__all__ = ["CG"]
 
 # Plain numbers: reading a member of an enumeration takes as long as an operation on scalars.
 _RUNNING = int(Status.RUNNING)
@@ -49,34 +52,8 @@ _BREAKDOWN = int(Status.BREAKDOWN)
 _NONFINITE = int(Status.NONFINITE)
 _NONFINITE_INPUT = int(Status.NONFINITE_INPUT)
 
-
-class CGState(NamedTuple):
-    """Everything is in units of ``scale``: x, r, p, and their norms."""
-
-    x: Vector
-    r: Vector
-    p: Vector
-    rz: Scalar
-    rp: Scalar
-    """r.p: equal to r.z, except after the residual was replaced."""
-    norm: Scalar
-    model: Scalar
-    threshold: Scalar
-    scale: Scalar
-    verified: Scalar
-    """Smallest norm of a residual that was recomputed after the recurrence had claimed the tolerance."""
-    checking: Scalar
-    """Whether the next product is spent on x, to recompute the residual, rather than on p."""
-    status: Scalar
-    steps: Scalar
-    products: Scalar
-
-
-class CGRow(NamedTuple):
-    """2-norm of the residual, and the quadratic model, at each step."""
-
-    residual: Scalar
-    model: Scalar
+# To look with, where what a rule remembers is all that it needs: making a record takes as long as a small product.
+_TOLERANCE, _FIXED_STEPS = RelativeResidual(), FixedSteps()
 
 
 @record
@@ -92,6 +69,13 @@ class CG:
     steps
         Run exactly this many steps, ignoring the tolerances; stops earlier only when
         the residual is down to rounding. The status is ``COMPLETED``.
+    stop
+        A rule in place of ``rtol`` and ``atol``: ``lg.MaxResidual()``, ``lg.RelativeProgress()``,
+        ``lg.AnyOf(...)``, or one of your own (:mod:`linop_gn.solvers.stopping`).
+    keep
+        Iterates to keep, for ``solution.iterates``: ``"every"``, a ratio such as 1.3 (those at
+        ceil(1.3^j), Martens' schedule), or the steps themselves. Needs ``max_steps`` or ``steps``
+        to be set, since that decides the memory that is reserved in compiled programs.
     preconditioner
         An operator applying an approximation of A^-1; a recipe from
         :mod:`linop_gn.preconditioners`, or a function, that makes one from the
@@ -109,6 +93,8 @@ class CG:
     max_steps: int | None = static(default=None)
     steps: int | None = static(default=None)
     preconditioner: Any = None
+    stop: Any = None
+    keep: Any = static(default=None)
 
     def __post_init__(self) -> None:
         for name in ("rtol", "atol"):
@@ -121,6 +107,17 @@ class CG:
                 raise ValueError(f"CG: {name} must be a whole number >= 0 or None, got {value!r}.")
         if self.steps is not None and self.max_steps is not None:
             raise ValueError("CG: give either steps (run exactly so many) or max_steps (at most), not both.")
+        if self.stop is not None:
+            require_rule(self.stop, "CG")
+            told = [value for value in (self.rtol, self.atol) if isinstance(value, (int, float))]
+            if self.steps is not None or told != [1e-5, 0.0]:
+                raise ValueError(
+                    "CG: stop= takes the place of rtol, atol and steps. For several conditions give "
+                    "stop=lg.AnyOf(lg.RelativeResidual(rtol, atol), ...), and max_steps for a limit."
+                )
+        if self.keep is not None and self.steps is self.max_steps is None:
+            raise ValueError("CG: keep= needs max_steps= or steps= beside it: they decide how many iterates there are.")
+        object.__setattr__(self, "keep", as_schedule(self.keep, "CG"))
         object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner, "CG"))
 
     def check(self, operator: LinearOperator) -> None:
@@ -141,6 +138,7 @@ class CG:
 
     def init(self, ops: Backend, problem: LinearProblem) -> CGState:
         b, warm = problem.rhs, problem.x0 is not None
+        rule = FixedSteps() if self.steps is not None else self.stop or RelativeResidual(self.rtol, self.atol)
         size = ops.max_abs(b)
         zero = size == 0
         finite = ops.isfinite(size)
@@ -148,55 +146,68 @@ class CG:
         inverse = ops.divide(ops.scalar(1.0, b), scale)
         r = ops.scale(inverse, ops.mask(finite, ops.copy(b)))
         rr = ops.dot(r, r)
-        norm = ops.sqrt(rr)
-        if warm:
-            x = ops.scale(inverse, ops.copy(problem.x0))
-            finite = finite & ops.isfinite(ops.max_abs(x))
-            x = ops.mask(finite & ops.logical_not(zero), x)
-            z, rz, p = r, rr, ops.zeros_like(b)  # unknown until the first tick has recomputed r
+        if warm:  # a step along x0, from zero
+            z, p = r, ops.scale(inverse, ops.copy(problem.x0))
+            largest = ops.max_abs(p)
+            finite = finite & ops.isfinite(largest)
+            p = ops.mask(finite & ops.logical_not(zero) & fits(ops, largest, scale, b), p)
+            rz = ops.dot(r, p)
         else:
-            x, z = ops.zeros_like(b), problem.precondition(r)
+            z = problem.precondition(r)
             rz, p = (rr, ops.copy(r)) if z is r else (ops.dot(r, z), z)
-        if self.steps is None:
-            threshold = ops.maximum(self.rtol * norm, ops.divide(self.atol, scale))
-        else:
-            threshold = ops.eps(b) * norm
+        start = Progress(ops.scalar(0, b), ops.sqrt(rr), ops.scalar(0.0, b), r, scale)
+        memory = rule.begin(ops, start, self.limit(problem))
 
         status = ops.scalar(_RUNNING, b)  # later lines overrule earlier ones
-        if self.limit(problem) == 0 and not warm:
-            status = ops.scalar(_MAX_STEPS if self.steps is None else _COMPLETED, b)
-        if z is not r:
-            status = ops.where(ops.logical_not(rz > 0), _INDEFINITE_PRECONDITIONER, status)
-            status = ops.where(ops.isfinite(rz), status, _NONFINITE)
-        status = ops.where(zero if warm else norm <= threshold, _CONVERGED, status)
+        if not warm:
+            if self.limit(problem) == 0:
+                status = ops.scalar(self._at_limit, b)
+            if z is not r:
+                status = ops.where(ops.logical_not(rz > 0), _INDEFINITE_PRECONDITIONER, status)
+                status = ops.where(ops.isfinite(rz), status, _NONFINITE)
+            code, memory = rule.look(ops, memory, start)
+            status = ops.where(code == _RUNNING, status, code)
+        status = ops.where(zero, _CONVERGED, status)
         status = ops.where(finite, status, _NONFINITE_INPUT)
         return CGState(
-            x=x,
+            x=ops.zeros_like(b),
             r=r,
             p=p,
             rz=rz,
             rp=rz,
-            norm=norm,
-            model=ops.scalar(0.0, b),
-            threshold=threshold,
+            norm=start.norm,
+            model=start.model,
+            memory=memory,
             scale=scale,
             verified=ops.scalar(math.inf, b),
-            checking=ops.scalar(warm, b),
+            checking=ops.scalar(False, b),
             status=status,
-            steps=ops.scalar(0, b),
+            steps=start.step,
             products=ops.scalar(0, b),
+            kept=None if self.keep is None else ops.shelf(len(plan(self.keep, self.limit(problem)).steps), b),
         )
+
+    @property
+    def _at_limit(self) -> int:
+        return _MAX_STEPS if self.steps is None else _COMPLETED
 
     def step(self, ops: Backend, problem: LinearProblem, s: CGState) -> CGState:
         running = s.status == _RUNNING
         checking = running & s.checking
+        starting = running & (s.products == 0) if problem.x0 is not None else None
         product = problem.operator.apply(ops.select(checking, s.x, s.p))
         curvature = ops.dot(s.p, product)  # of no use while checking, but not finite if the product is not
         good = (running ^ checking) & (curvature > 0)
+        if starting is not None:
+            good = good & ops.logical_not(starting)
         alpha = ops.where(good, ops.divide(s.rp, curvature), 0.0)
+        gain = 0.5 * alpha * s.rp
+        if starting is not None:
+            alpha = ops.where(starting, along_start(ops, s.rp, curvature), alpha)
+            gain = ops.where(starting, alpha * (s.rp - 0.5 * alpha * curvature), gain)
 
         def recur(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar, Scalar]:
-            return ops.axpy(-alpha, product, r), s.model - 0.5 * alpha * s.rp, s.rp, s.rp
+            return ops.axpy(-alpha, product, r), s.model - gain, s.rp, s.rp
 
         def replace(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar, Scalar]:
             energy = ops.dot(s.x, product)
@@ -210,45 +221,48 @@ class CG:
         norm = ops.sqrt(rr)
         sound = ops.isfinite(curvature + rr + rz)
         moved = good & sound
-        steps = s.steps + moved
-        met, end = norm <= s.threshold, steps >= self.limit(problem)
+        steps, limit = s.steps + moved, self.limit(problem)
+        rule = self.stop or (_TOLERANCE if self.steps is None else _FIXED_STEPS)
+        code, memory = rule.look(ops, s.memory, Progress(steps, norm, model, r, s.scale))
+        met, end = code != _RUNNING, steps >= limit
 
         def go_on() -> tuple[Scalar, ...]:
             return alpha, 1.0, ops.divide(rz, s.rz), rz, norm, model, s.verified, s.checking, s.status
 
         def judge() -> tuple[Scalar, ...]:
-            known = moved | (checking & sound)
+            began = moved if starting is None else moved | (starting & sound)
+            known = began | (checking & sound)
             # A replaced residual keeps the direction it interrupts, with the exact line search r.p / p.Ap along it
-            # (r.p = r.z holds no longer, and using r.z there diverges). A warm start's first one starts from z, and
-            # so does one that the recurrence had brought down to zero, and its direction with it.
-            again = checking & (s.steps > 0)
-            keeps = again & (s.rz != 0)
+            # (r.p = r.z holds no longer, and using r.z there diverges), unless the recurrence had brought r down to
+            # zero, and its direction with it.
+            keeps = checking & (s.rz != 0)
+            claims = code == _CONVERGED
             status = s.status  # later lines overrule earlier ones
-            if self.steps is None:
-                status = ops.where(running & end & ops.logical_not(moved & met), _MAX_STEPS, status)
-                status = ops.where(again & (norm > 0.5 * s.verified), _STAGNATED, status)
-            else:
-                status = ops.where(running & (end | (moved & met)), _COMPLETED, status)
+            status = ops.where(running & end & ops.logical_not(began & claims), self._at_limit, status)
+            status = ops.where(checking & (norm > 0.5 * s.verified), _STAGNATED, status)
+            status = ops.where(known & met & ops.logical_not(claims), code, status)
             if z is not r:
                 indefinite = running & ops.logical_not(met | (rz > 0))
                 status = ops.where(indefinite, _INDEFINITE_PRECONDITIONER, status)
-            size = largest * s.scale  # of the answer, which may overflow, or lose its digits to underflow
-            unit = ops.power_of_two(size, s.x)
-            fits = (unit <= size) & (size < 2.0 * unit) | (largest == 0)
-            unfit = ops.where(size > 1, _NONFINITE, _STAGNATED)
-            status = ops.where(checking & met, ops.where(fits, _CONVERGED, unfit), status)
-            status = ops.where(running & ops.logical_not(good | checking), _NEGATIVE_CURVATURE, status)
+            unfit = ops.where(largest * s.scale > 1, _NONFINITE, _STAGNATED)
+            fitting = ops.where(fits(ops, largest, s.scale, s.x), _CONVERGED, unfit)
+            status = ops.where(checking & claims, fitting, status)
+            going = good | checking
+            if starting is not None:  # the residual of x0 itself was computed, not updated
+                status = ops.where(starting & claims & (alpha == 1), _CONVERGED, status)
+                going = going | starting
+            status = ops.where(running & ops.logical_not(going), _NEGATIVE_CURVATURE, status)
             status = ops.where(running & ops.logical_not(sound), _NONFINITE, status)
             status = ops.where(good & ops.isfinite(curvature) & ops.logical_not(ops.isfinite(rr)), _BREAKDOWN, status)
             return (
-                ops.where(moved, alpha, 0.0),
+                ops.where(began, alpha, 0.0),
                 ops.where(keeps, 0.0, 1.0),
                 ops.where(moved, ops.divide(rz, s.rz), ops.where(keeps, 1.0, 0.0)),
                 ops.where(keeps, rp, rz),
                 ops.where(known, norm, s.norm),
                 ops.where(known, model, s.model),
-                ops.where(again, ops.minimum(s.verified, norm), s.verified),
-                moved & met & (status == _RUNNING),
+                ops.where(checking, ops.minimum(s.verified, norm), s.verified),
+                began & claims & (status == _RUNNING),
                 status,
             )
 
@@ -257,11 +271,20 @@ class CG:
         length, fresh, beta, rp, norm, model, verified, checking, status = ops.branch(ordinary, go_on, judge)
         x = ops.axpy(length, s.p, s.x)
         p = ops.axpby(fresh, ops.mask(sound, z), beta, s.p)
-        products = s.products + running
-        return CGState(x, r, p, rz, rp, norm, model, s.threshold, s.scale, verified, checking, status, steps, products)
+        kept, products = s.kept, s.products + running
+        if self.keep is not None:
+            planned = plan(self.keep, limit)
+            kept = ops.put(kept, ops.lookup(planned.places, steps), x, ops.lookup(planned.wanted, steps))
+        return CGState(x, r, p, rz, rp, norm, model, memory, s.scale, verified, checking, status, steps, products, kept)
 
     def observe(self, state: CGState) -> CGRow:
         return CGRow(state.norm * state.scale, state.model * state.scale * state.scale)
 
     def answer(self, ops: Backend, problem: LinearProblem, state: CGState) -> Vector:
         return ops.scale(state.scale, state.x)
+
+    def iterates(self, ops: Backend, problem: LinearProblem, state: CGState, x: Vector) -> Iterates | None:
+        """The iterates that were asked for, the last of them being the answer ``x``; consumes what the state kept."""
+        if self.keep is None:
+            return None
+        return collect(ops, plan(self.keep, self.limit(problem)), state.kept, x, state.steps, state.scale)

@@ -1,0 +1,137 @@
+"""Which iterates a run keeps, and how they come back.
+
+Martens (2010) keeps x_i at i = ceil(1.3^j) and, once the linear solve is done,
+goes back through them while the true objective falls ("CG backtracking").
+
+The steps to keep are part of the program: a schedule is turned into a table
+over the steps, and the run keeps room for as many vectors as it has entries up
+to the limit on steps. Eager backends take that memory as the vectors come.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..protocols import Backend, Scalar, Vector
+from ..records import record
+
+__all__ = ["Iterates", "Plan", "as_schedule", "collect", "plan"]
+
+Schedule = Any
+"""None, ``"every"``, a ratio above 1, or the steps themselves."""
+
+
+def as_schedule(given: Any, method: str) -> Schedule:
+    """What users pass as ``keep=``, in a form that can be hashed.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For anything that is no schedule.
+    """
+    if given is None or (isinstance(given, str) and given == "every"):
+        return given
+    if isinstance(given, float) and given > 1 and math.isfinite(given):
+        return given
+    if isinstance(given, (Sequence, np.ndarray, frozenset, set)) and not isinstance(given, str):
+        steps = [int(step) for step in given]
+        if all(step == kept >= 0 for step, kept in zip(given, steps, strict=True)):
+            return tuple(sorted(set(steps)))
+    raise ValueError(
+        f"{method}: keep must be 'every', a ratio such as 1.3 (the iterates at ceil(1.3^j)), or the steps to keep as "
+        f"whole numbers >= 0, got {given!r}."
+    )
+
+
+class Plan(NamedTuple):
+    """A schedule up to a limit on steps."""
+
+    steps: tuple[int, ...]
+    places: np.ndarray[Any, Any]
+    """For each step the number of scheduled steps before it."""
+    wanted: np.ndarray[Any, Any]
+    """For each step whether it is scheduled."""
+
+
+@lru_cache(maxsize=64)
+def plan(schedule: Schedule, limit: int) -> Plan:
+    """The scheduled steps 0 .. limit.
+
+    >>> plan(1.3, 20).steps
+    (1, 2, 3, 4, 5, 7, 9, 11, 14, 18)
+    >>> plan((0, 2, 99), 3).places.tolist()
+    [0, 1, 1, 2]
+    """
+    wanted = np.zeros(limit + 1, dtype=bool)
+    if isinstance(schedule, str):
+        wanted[:] = True
+    elif isinstance(schedule, float):
+        power, steps = 0, []
+        while not steps or steps[-1] <= limit:
+            steps.append(math.ceil(schedule**power))
+            power += 1
+        wanted[[step for step in steps if step <= limit]] = True
+    else:
+        wanted[[step for step in schedule if step <= limit]] = True
+    return Plan(tuple(np.flatnonzero(wanted).tolist()), np.cumsum(wanted) - wanted, wanted)
+
+
+@record
+class Iterates:
+    """The iterates that a run kept, in order; the last one is always the solution itself.
+
+    ``steps[i]`` is the step of ``x[i]``, which is in the format of the solution. With
+    columns (or blocks) ``steps`` has one number for each, and one that ended earlier
+    than others stays at its last iterate. Inside a compiled program there are as many
+    as the schedule has room for, and those after the last one repeat it.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> solution = lg.solve(lg.Diagonal(np.arange(1.0, 9.0)), np.ones(8), lg.CG(steps=6, keep=1.3))
+    >>> solution.iterates
+    7 iterates, of steps 1, 2, 3, 4, 5, 6
+    """
+
+    steps: Any
+    x: Any
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        return iter(zip(self.steps, self.x, strict=True))
+
+    def __reversed__(self) -> Iterator[tuple[Any, Any]]:
+        return reversed(list(self))
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.x[index]
+
+    def leave(self, leave: Callable[[Vector], Any]) -> Iterates:
+        """The same with every iterate in the user's format."""
+        return Iterates(self.steps, tuple(map(leave, self.x)))
+
+    def __repr__(self) -> str:
+        try:
+            latest = np.asarray(self.steps).reshape(len(self.x), -1).max(1).tolist()
+        except TypeError:  # values are not known inside a compiled program
+            return f"at most {len(self.x)} iterates"
+        shown = latest if len(latest) <= 8 else [*latest[:3], "...", *latest[-3:]]
+        return f"{len(latest)} iterates, of steps {', '.join(map(str, shown))}"
+
+
+def collect(ops: Backend, planned: Plan, shelf: Any, x: Vector, steps: Scalar, unit: Scalar) -> Iterates:
+    """The iterates on ``shelf``, which are in units of ``unit`` and are consumed, and after them the answer ``x``."""
+    before = ops.lookup(planned.places, steps)  # how many scheduled steps came before the last one
+    known = ops.is_concrete(before)
+    count = int(np.max(ops.read(before))) if known else len(planned.steps)
+    found, kept = [], []
+    for place, step in enumerate(planned.steps[:count]):
+        earlier = place < before
+        found.append(ops.where(earlier, step, steps))
+        kept.append(ops.select(earlier, ops.scale(unit, ops.get(shelf, place)), x))
+    return Iterates(ops.stack([*found, steps]), (*kept, x))
