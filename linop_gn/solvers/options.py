@@ -1,0 +1,62 @@
+"""What the options of solvers have in common: tolerances, limits, preconditioners, and what they ask of an operator."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..operators.base import LinearOperator
+from .problem import MadeFrom
+
+__all__ = ["check_limits", "check_tolerances", "made_from", "require_square", "require_symmetric"]
+
+
+def check_tolerances(method: Any, *names: str) -> None:
+    """Raise for a Python number among these fields that is negative or not finite; None and arrays pass."""
+    for name in names:
+        value = getattr(method, name)
+        if isinstance(value, (int, float)) and not (value >= 0 and math.isfinite(value)):
+            raise ValueError(f"{type(method).__name__}: {name} must be a finite number >= 0, got {value}.")
+
+
+def check_limits(method: Any) -> None:
+    """Raise unless ``max_steps`` and ``steps`` are whole numbers or None, and not both given."""
+    kind = type(method).__name__
+    for name in ("max_steps", "steps"):
+        value = getattr(method, name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            raise ValueError(f"{kind}: {name} must be a whole number >= 0 or None, got {value!r}.")
+    if method.steps is not None and method.max_steps is not None:
+        raise ValueError(f"{kind}: give either steps (run exactly so many) or max_steps (at most), not both.")
+
+
+def made_from(method: Any) -> Any:
+    """The method's preconditioner: None, an operator, or a function wrapped as something to make one."""
+    given = method.preconditioner
+    if given is None or isinstance(given, (LinearOperator, MadeFrom)):
+        return given
+    if not callable(given):
+        raise TypeError(
+            f"{type(method).__name__}: preconditioner is a {type(given).__qualname__}; give a linear operator that "
+            "applies an approximation of A^-1, or a function that makes one from A."
+        )
+    return MadeFrom(given)
+
+
+def require_square(method: Any, operator: LinearOperator) -> None:
+    """Raise unless the operator maps a space to itself."""
+    if not operator.domain.agrees(operator.codomain):
+        raise ValueError(
+            f"{type(method).__name__} needs a square operator, got {operator!r}; "
+            "for least-squares problems there are LSMR and LSQR."
+        )
+
+
+def require_symmetric(method: Any, operator: LinearOperator) -> None:
+    """Raise unless the operator is square and known to be symmetric."""
+    require_square(method, operator)
+    if not operator.symmetric:
+        raise ValueError(
+            f"{type(method).__name__} needs a symmetric operator, and {operator!r} is not known to be. Declare it "
+            "(symmetric=True) if it is; otherwise use LSMR or LSQR, which need products with A and its adjoint."
+        )
