@@ -9,11 +9,10 @@ with the same method; the iteration that found x plays no part in it. Where a
 method stops before it converges (``steps=k``), this is the derivative of the
 solution that it was after, up to errors of the size of its residuals.
 
-This module says what a framework's :meth:`~linop_gn.protocols.Loops.implicit`
-needs to know, without a framework. A method whose answer solves something else
-than A x = b defines ``defect(operator, rhs, x)`` and ``tangent(operator)``, the
-operator of the system above; one whose answer solves no linear system at all
-sets ``defect = None``.
+This module says, without a framework, what :meth:`~linop_gn.protocols.Loops.implicit`
+needs to know. A method whose answer solves something else than A x = b defines
+``defect(operator, rhs, x)``, and ``tangent(operator)``, the operator in place of
+A on the left above; one whose answer solves no linear system sets ``defect = None``.
 
 Reference: Christianson, Reverse accumulation and implicit functions (1998).
 """
@@ -24,13 +23,17 @@ import dataclasses
 from typing import Any
 
 from .operators.base import LinearOperator
-from .protocols import Vector
+from .protocols import Backend, Scalar, Vector
+from .records import replace
+from .solvers.problem import LinearProblem
 from .status import Status
 
-__all__ = ["TRUSTED", "defect", "require_implicit", "tangent_method", "tangent_operator"]
+__all__ = ["TRUSTED", "defect", "require_implicit", "tangent_operator", "tangent_solve"]
 
-TRUSTED = tuple(int(s) for s in Status if (s.succeeded or s is Status.STAGNATED) and s is not Status.BOUNDARY)
-"""Statuses of runs whose answer is a solution to working precision, or to the tolerance or steps asked for."""
+_OTHER = (Status.BOUNDARY, Status.INCONSISTENT)
+
+TRUSTED = tuple(int(s) for s in Status if (s.succeeded or s is Status.STAGNATED) and s not in _OTHER)
+"""Statuses of runs whose answer is a solution: to a tolerance, to rounding, or to the steps that were asked for."""
 
 
 def require_implicit(method: Any) -> None:
@@ -42,21 +45,18 @@ def require_implicit(method: Any) -> None:
         If the method has ``defect = None``.
     """
     if getattr(method, "defect", defect) is None:
-        name = type(method).__name__
         raise NotImplementedError(
-            f"the answer of {name} is not the solution of a linear system, so that it cannot be differentiated by one "
-            "more solve. Detach its right-hand side and operator (jax.lax.stop_gradient, tensor.detach()), or solve "
-            "the system with lg.CG."
+            f"the answer of {type(method).__name__} is not the solution of a linear system, so that it cannot be "
+            "differentiated by one more solve. Cut its operator and right-hand side off from what is differentiated "
+            "(jax.lax.stop_gradient, detach()), or solve a system, with lg.CG."
         )
 
 
 def defect(method: Any, operator: LinearOperator, rhs: Vector, x: Vector) -> Vector:
     """What is zero at the solution x for all values of the data: b - A x, or what the method has in its place."""
     own = getattr(method, "defect", None)
-    if own is not None:
-        made: Vector = own(operator, rhs, x)
-        return made
-    return operator.backend.subtract(rhs, operator.apply(x))
+    made: Vector = operator.backend.subtract(rhs, operator.apply(x)) if own is None else own(operator, rhs, x)
+    return made
 
 
 def tangent_operator(method: Any, operator: LinearOperator) -> LinearOperator:
@@ -66,15 +66,25 @@ def tangent_operator(method: Any, operator: LinearOperator) -> LinearOperator:
     return made
 
 
-def tangent_method(method: Any, rhs: Vector, ops: Any) -> Any:
-    """The method with its tolerances relative to the right-hand side of whatever it is given next.
+def tangent_solve(
+    ops: Backend, method: Any, problem: LinearProblem, operator: LinearOperator, inverse: Any, h: Vector
+) -> tuple[Vector, Scalar]:
+    """``operator``^-1 h as ``method`` solved ``problem``, and the status; ``inverse`` preconditions.
 
-    An absolute tolerance belongs to b; for cotangents, of any size, it becomes the relative one that it was for b.
+    h is brought to the size of the problem's right-hand side, for which tolerances, absolute ones too, were given.
     """
-    names = {field.name for field in dataclasses.fields(method)} if dataclasses.is_dataclass(method) else set()
-    if not {"rtol", "atol"} <= names or (isinstance(method.atol, float) and method.atol == 0):
-        return method
-    scale = ops.power_of_two(ops.max_abs(rhs), rhs)
-    scaled = ops.scale(ops.divide(1.0, scale), ops.copy(rhs))
-    rtol = ops.maximum(method.rtol, ops.divide(ops.divide(method.atol, scale), ops.sqrt(ops.dot(scaled, scaled))))
-    return dataclasses.replace(method, rtol=rtol, atol=0.0)
+    if getattr(method, "keep", None) is not None:
+        method = dataclasses.replace(method, keep=None)
+    size, own = _size(ops, problem.rhs), _size(ops, h)
+    rhs = ops.scale(size, ops.scale(ops.divide(1.0, own), ops.copy(h)))
+    linear = replace(problem, operator=operator, rhs=rhs, x0=None, preconditioner=inverse)
+    state = ops.iterate(method, linear)
+    answer = ops.scale(ops.divide(1.0, size), method.answer(ops, linear, state))
+    return ops.scale(own, answer), state.status
+
+
+def _size(ops: Backend, v: Vector) -> Scalar:
+    """A power of two near the 2-norm of v."""
+    unit = ops.power_of_two(ops.max_abs(v), v)
+    scaled = ops.scale(ops.divide(1.0, unit), ops.copy(v))
+    return ops.power_of_two(unit * ops.sqrt(ops.dot(scaled, scaled)), v)

@@ -28,6 +28,7 @@ from linop_gn.protocols import Array, Carry, Method, Vector
 from linop_gn.status import Status
 
 from .compiled import compiled, tracing
+from .implicit import implicit
 from .scanning import scan_over
 from .states import like, numbers_as_arrays, observed, row_dtype, settle
 
@@ -142,6 +143,13 @@ class JaxLoops(EagerLoops):
         if _streams(problem):
             return super().iterate(method, problem)
         return self._iterate(self, method, problem)
+
+    def implicit(
+        self, run: Callable[[Any, Any], tuple[Vector, R]], method: Any, problem: Any, operator: Any
+    ) -> tuple[Vector, R]:
+        if _streams(problem) or self.is_concrete((method, problem)):  # type: ignore[attr-defined]
+            return run(method, problem)
+        return implicit(self, run, method, problem)  # type: ignore[arg-type, return-value]
 
     def rows(self, carry: Carry, start: int, stop: int) -> Any:
         if isinstance(carry.rows, list):

@@ -1,0 +1,440 @@
+"""Derivatives through solves: against dense closed forms, in every mode, and by one more solve."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.flatten_util import ravel_pytree
+from jax.test_util import check_grads
+from linop_gn_jax.linear import inner_jaxprs
+from systems import N, gaussian, with_spectrum
+
+import linop_gn as lg
+from linop_gn import Status
+from linop_gn.testing.strategies import seeds
+
+backend = lg.load("jax")
+METHOD = lg.CG(rtol=1e-13)
+SPECTRA = ("benign", "spread", "clustered", "tiny", "huge")
+
+pytestmark = pytest.mark.filterwarnings("ignore:jaxlib 0.10.2")
+
+
+@pytest.fixture(autouse=True)
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
+def spectrum(kind, seed):
+    values = np.random.default_rng(seed).uniform(0.5, 2.0, N)
+    if kind == "spread":
+        values = 10.0 ** np.linspace(-2, 2, N)
+    if kind == "clustered":
+        values = np.array([1.0, 5.0, 5.0 + 1e-9])[np.arange(N) % 3]
+    return values * {"tiny": 1e-6, "huge": 1e6}.get(kind, 1.0)
+
+
+def tree(v):
+    return {"bias": v[:2], "weight": v[2:].reshape(5, *v.shape[1:])}
+
+
+def untree(x):
+    return jnp.concatenate([x["bias"], x["weight"]])
+
+
+def solve(matrix, b, damping, layout="flat"):
+    """x in the flat format, by a solve in the given one."""
+    if layout == "tree":
+        space = lg.Space.of(tree(jnp.zeros(N)))
+        A = lg.Damped(lg.Dense((matrix + matrix.T) / 2, psd=True, domain=space), damping)
+        return untree(lg.solve(A, tree(b), METHOD).x)
+    return lg.solve(lg.Damped(lg.Dense((matrix + matrix.T) / 2, psd=True), damping), b, METHOD).x
+
+
+def dense(matrix, b, damping):
+    return jnp.linalg.solve((matrix + matrix.T) / 2 + damping * jnp.eye(N), b)
+
+
+@functools.cache
+def programs(layout):
+    """Compiled once: both modes' Jacobians in all arguments, and those of the oracle."""
+
+    def all_of(function, mode):
+        return jax.jit(lambda *arguments: mode(function, (0, 1, 2))(*arguments))
+
+    ours = functools.partial(solve, layout=layout)
+    return all_of(ours, jax.jacrev), all_of(ours, jax.jacfwd), all_of(dense, jax.jacrev)
+
+
+@pytest.mark.parametrize("layout", ["flat", "tree", "columns"])
+@given(seed=seeds(), kind=st.sampled_from(SPECTRA), relative=st.floats(-3, 2))
+def test_both_modes_give_the_dense_derivatives(layout, seed, kind, relative):
+    values = spectrum(kind, seed)
+    matrix = with_spectrum(values, seed)
+    b = gaussian(seed, *((N, 2) if layout == "columns" else (N,)))
+    arguments = jnp.asarray(matrix), jnp.asarray(b), jnp.asarray(values.mean() * 10.0**relative)
+    *ours, oracle = programs(layout)
+    want = oracle(*arguments)
+    for mode in ours:
+        for got, expected in zip(mode(*arguments), want, strict=True):
+            scale = float(jnp.max(jnp.abs(expected)))
+            np.testing.assert_allclose(got, expected, rtol=0, atol=1e-8 * scale)
+
+
+def test_second_derivatives_in_every_nesting():
+    matrix, b = jnp.asarray(with_spectrum(spectrum("benign", 1), 1)), jnp.asarray(gaussian(1))
+
+    def of(function):
+        return lambda d, s: jnp.sum(jnp.sin(function(matrix * s, b * s * d, d)))
+
+    for outer in (jax.jacfwd, jax.jacrev):
+        second = [jax.jit(outer(jax.jacrev(of(f), 1), 0))(0.3, 1.2) for f in (solve, dense)]
+        np.testing.assert_allclose(*second, rtol=1e-9)
+
+
+def test_outside_jit_as_inside_and_against_differences():
+    matrix, b = jnp.asarray(with_spectrum(spectrum("benign", 2), 2)), jnp.asarray(gaussian(2))
+    check_grads(solve, (matrix, b, 0.5), order=1, modes=["fwd", "rev"])
+
+    def loss(matrix, b, damping):
+        return jnp.sum(solve(matrix, b, damping) ** 3)
+
+    eager, compiled = (f(matrix, b, 0.5) for f in (jax.grad(loss, (0, 1, 2)), jax.jit(jax.grad(loss, (0, 1, 2)))))
+    for one, other in zip(eager, compiled, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_vmap_over_right_hand_sides_and_dampings():
+    matrix, B = jnp.asarray(with_spectrum(spectrum("spread", 3), 3)), jnp.asarray(gaussian(3, 4, N))
+    dampings = jnp.array([1e-2, 1e-1, 1.0, 10.0])
+
+    def loss(function, matrix, b, damping):
+        return jnp.sum(jnp.cos(function(matrix, b, damping)))
+
+    def summed(function, matrix, b, damping):
+        return jnp.sum(jax.vmap(functools.partial(loss, function), (None, 0, None))(matrix, B, damping)) + b[0]
+
+    for whole, axes in ((loss, (None, 0, None)), (loss, (None, None, 0)), (summed, (None, None, 0))):
+        arguments = matrix, B if axes[1] == 0 else B[0], dampings if axes[2] == 0 else dampings[1]
+        got, want = (
+            jax.jit(jax.vmap(jax.grad(functools.partial(whole, f), (0, 1, 2)), axes))(*arguments)
+            for f in (solve, dense)
+        )
+        for ours, expected in zip(got, want, strict=True):
+            np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-8 * float(jnp.max(jnp.abs(expected))))
+
+
+def product_of(v, matrix, shift):
+    return matrix.T @ (matrix @ v) + shift * v
+
+
+U, D = gaussian(4, N, 3), np.abs(gaussian(5)) + 0.5
+OPERATORS = {
+    "diagonal": (lambda d: lg.Diagonal(d, psd=True), lambda d: jnp.diag(d), [D]),
+    "low rank": (
+        lambda u, m, c: lg.Damped(lg.LowRank(u, m, psd=True), c),
+        lambda u, m, c: u @ jnp.diag(m) @ u.T + c * jnp.eye(N),
+        [U, np.array([1.0, 2.0, 0.5]), 0.4],
+    ),
+    "sum, product and multiple": (
+        lambda u, d, c: c * (lambda J: J @ J.T)(lg.Dense(u)) + lg.Diagonal(d, psd=True),
+        lambda u, d, c: c * u @ u.T + jnp.diag(d),
+        [U, D, 1.7],
+    ),
+    "product that reads the same from both ends": (
+        lambda u, d: (lambda J: J.T @ lg.Diagonal(d, psd=True) @ J)(lg.Dense(u)),
+        lambda u, d: u.T @ jnp.diag(d) @ u,
+        [gaussian(6, N, N) + 3 * np.eye(N), D],
+    ),
+    "function": (
+        lambda u, s: lg.FunctionOperator(product_of, lg.Space.flat(N, u[0]), args=(u, s), psd=True),
+        lambda u, s: u.T @ u + s * jnp.eye(N),
+        [gaussian(7, N, N), 0.5],
+    ),
+    "blocks": (
+        lambda d, m: lg.BlockDiagonal((lg.Diagonal(d[:4], psd=True), lg.Dense(m @ m.T, psd=True))),
+        lambda d, m: jax.scipy.linalg.block_diag(jnp.diag(d[:4]), m @ m.T),
+        [D, gaussian(8, 3, 3) + 3 * np.eye(3)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_data_of_every_operator(name):
+    make, matrix, data = OPERATORS[name]
+    data = [jnp.asarray(x) for x in data]
+    b = jnp.asarray(gaussian(9))
+
+    def losses(b, *data):
+        ours = lg.solve(make(*data), b, METHOD).x
+        return jnp.sum(jnp.sin(ours)), jnp.sum(jnp.sin(jnp.linalg.solve(matrix(*data), b)))
+
+    every = tuple(range(len(data) + 1))
+    got, want = jax.jit(jax.jacrev(losses, every))(b, *data)
+    for ours, expected in zip(got, want, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-9 * float(jnp.max(jnp.abs(expected))))
+
+
+X = gaussian(10, 6, 3)
+Y = np.random.default_rng(11).integers(0, 2, 6)
+
+
+def network(p, x):
+    return jnp.tanh(x @ p["w"]) @ p["v"]
+
+
+def curvature_matrix(kind, p):
+    q, unravel = ravel_pytree(p)
+    if kind is lg.Hessian:
+        return jax.hessian(lambda q: -jnp.mean(jax.nn.log_softmax(network(unravel(q), X))[jnp.arange(6), Y]))(q)
+    J = jax.jacrev(lambda q: network(unravel(q), X).reshape(-1))(q)
+    blocks = [(jnp.diag(r) - jnp.outer(r, r)) / 6 for r in jax.nn.softmax(network(p, X))]
+    G = J.T @ jax.scipy.linalg.block_diag(*blocks) @ J
+    return jax.scipy.linalg.block_diag(G[:8, :8], G[8:, 8:]) if kind is lg.BlockGGN else G
+
+
+@pytest.mark.parametrize("kind", [lg.GGN, lg.Hessian, lg.BlockGGN], ids=lambda kind: kind.__name__)
+def test_curvature_at_parameters_that_are_differentiated(kind):
+    p = {"v": jnp.asarray(gaussian(12, 4, 2)), "w": jnp.asarray(gaussian(13, 3, 4))}
+    damping, g = 3.0 if kind is lg.Hessian else 0.1, jax.tree.map(jnp.ones_like, p)
+
+    def ours(p, damping):
+        A = kind(lg.Objective(network, lg.losses.CrossEntropy(), (jnp.asarray(X), jnp.asarray(Y))), p)
+        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(lg.solve(lg.Damped(A, damping), g, METHOD).x))
+
+    def oracle(p, damping):
+        x = jnp.linalg.solve(curvature_matrix(kind, p) + damping * jnp.eye(20), ravel_pytree(g)[0])
+        return jnp.sum(jnp.sin(x))
+
+    got, want = (jax.jit(jax.grad(f, (0, 1)))(p, damping) for f in (ours, oracle))
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-9)
+
+
+def test_neither_starting_point_nor_preconditioner_has_a_derivative():
+    matrix, b = jnp.asarray(with_spectrum(spectrum("spread", 4), 4)), jnp.asarray(gaussian(14))
+
+    def loss(b, x0, inverse, matrix):
+        method = lg.CG(rtol=1e-13, preconditioner=lg.Diagonal(inverse, psd=True))
+        return jnp.sum(lg.solve(lg.Dense(matrix, psd=True), b, method, x0=x0).x ** 2)
+
+    start, inverse = jnp.asarray(gaussian(15)), 1 / jnp.diag(matrix)
+    got = jax.jit(jax.grad(loss, (0, 1, 2)))(b, start, inverse, matrix)
+    want = 2 * jnp.linalg.solve(matrix, jnp.linalg.solve(matrix, b))
+    np.testing.assert_allclose(got[0], want, rtol=0, atol=1e-9 * float(jnp.max(jnp.abs(want))))
+    assert not got[1].any()
+    assert not got[2].any()
+
+    def made(matrix):  # from the operator itself: part of the way, not of the solution
+        method = lg.CG(rtol=1e-13, preconditioner=lambda A: lg.Diagonal(1 / jnp.diag(A.matrix), psd=True))
+        return jnp.sum(lg.solve(lg.Dense(matrix, psd=True), b, method).x ** 2)
+
+    oracle = jax.grad(lambda m: jnp.sum(jnp.linalg.solve(m, b) ** 2))(matrix)
+    np.testing.assert_allclose(jax.grad(made)(matrix), oracle, rtol=0, atol=1e-8 * float(jnp.max(jnp.abs(oracle))))
+
+
+# what it costs
+
+
+def counted_operator(calls, matrix):
+    def product(v, matrix):
+        jax.debug.callback(lambda: calls.append(1))
+        return matrix @ v
+
+    return lg.FunctionOperator(product, lg.Space.flat(N, matrix[0]), args=(matrix,), psd=True)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_a_gradient_takes_one_more_solve_and_one_product(wrap):
+    matrix, b, u = jnp.asarray(with_spectrum(spectrum("benign", 5), 5)), jnp.asarray(gaussian(16)), gaussian(17)
+    calls = []
+
+    def loss(b, matrix):
+        solution = lg.solve(counted_operator(calls, matrix), b, lg.CG(rtol=1e-6))
+        return jnp.vdot(jnp.asarray(u), solution.x), solution
+
+    _, solution = wrap(jax.grad(loss, (0, 1), has_aux=True))(b, matrix)
+    jax.effects_barrier()
+    assert solution.status is Status.CONVERGED
+    assert len(solution.history["residual"]) == int(solution.steps) + 1
+    backward = lg.solve(lg.Dense(matrix, psd=True), jnp.asarray(u), lg.CG(rtol=1e-6))
+    assert len(calls) - int(solution.products) - int(backward.products) in (1, 2)
+
+
+def equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in inner_jaxprs(equation.params):
+            yield from equations(inner)
+
+
+def test_no_derivative_goes_through_the_loop():
+    matrix, b = jnp.eye(N), jnp.ones(N)
+
+    def gradient(limit):
+        def loss(matrix, b):
+            return jnp.sum(lg.solve(lg.Dense(matrix, psd=True), b, lg.CG(max_steps=limit)).x)
+
+        return jax.grad(loss, (0, 1))
+
+    few, many = (jax.make_jaxpr(gradient(limit))(matrix, b).jaxpr for limit in (5, 5000))
+    assert [e.primitive for e in equations(few)] == [e.primitive for e in equations(many)]
+    compiled = [jax.jit(gradient(limit)).lower(matrix, b).compile() for limit in (5, 5000)]
+    assert [program.as_text().count(" while(") for program in compiled] == [2, 2]
+    small, large = (program.memory_analysis().temp_size_in_bytes for program in compiled)
+    history = 8 * 2 * 5000  # residual and model at each step
+    assert large - small <= 2.5 * history
+
+
+def test_a_program_that_is_not_differentiated_holds_one_loop():
+    whole = jax.make_jaxpr(lambda m, b: lg.solve(lg.Dense(m, psd=True), b).x)(jnp.eye(N), jnp.ones(N))
+    names = [e.primitive.name for e in equations(whole.jaxpr)]
+    assert names.count("while") == 1
+    assert "custom_linear_solve" not in names
+
+
+# what can go wrong
+
+
+def test_a_derivative_that_is_not_one_is_nan():
+    d, b = jnp.array([1.0, 2.0, 3.0]), jnp.ones(3)
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def x(d, b, limit=20):
+        return lg.solve(lg.Diagonal(d, psd=False), b, lg.CG(rtol=1e-10, max_steps=limit)).x
+
+    def pull(d, b, u, limit=20):
+        return jax.vjp(lambda d: x(d, b, limit), d)[1](u)[0]
+
+    np.testing.assert_allclose(pull(d, b, jnp.ones(3)), -1 / d**2, atol=1e-9)
+    assert jnp.isnan(pull(d.at[1].set(-2.0), b, jnp.ones(3))).all()  # x itself is no solution
+    e = jnp.array([1.0, 0.0, 0.0])
+    assert jnp.isnan(pull(d, e, jnp.ones(3), 1)[0])  # x is, but what its derivative asks for takes more steps
+    assert jnp.isnan(jax.jvp(lambda b: x(d, b, 1), (e,), (jnp.ones(3),))[1]).all()
+    np.testing.assert_allclose(pull(d, e, e, 1), -e, atol=1e-9)
+    assert not pull(d, b, jnp.zeros(3), 1).any()  # nobody asked
+
+
+def test_lanes_of_a_vmap_have_statuses_steps_and_derivatives_of_their_own():
+    d = jnp.array([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0], [1.0, -2.0, 3.0], [1.0, 2.0, 3.0]])
+    b = jnp.array([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [1.0, 5.0, 1.0], [0.0, 0.0, 0.0]])
+
+    def lane(d, b):
+        solution = lg.solve(lg.Diagonal(d, psd=False), b, lg.CG(rtol=1e-12))
+        return jnp.sum(solution.x), solution
+
+    gradient, solution = jax.jit(jax.vmap(jax.grad(lane, (0, 1), has_aux=True)))(d, b)
+    assert solution.status == [Status.CONVERGED, Status.CONVERGED, Status.NEGATIVE_CURVATURE, Status.CONVERGED]
+    assert np.asarray(solution.steps)[[0, 1, 3]].tolist() == [3, 1, 0]
+    good = np.array([0, 1, 3])
+    np.testing.assert_allclose(gradient[0][good], -(b / d**2)[good], atol=1e-10)
+    np.testing.assert_allclose(gradient[1][good], (1 / d)[good], atol=1e-10)
+    assert jnp.isnan(gradient[0][2]).all()
+
+
+@pytest.mark.parametrize("b", [np.ones(3), np.zeros(3)], ids=["ones", "zeros"])
+def test_an_absolute_tolerance_belongs_to_the_right_hand_side_alone(b):
+    d = jnp.array([1.0, 2.0, 3.0])
+
+    def x(b):
+        return lg.solve(lg.Diagonal(d), b, lg.CG(rtol=0.0, atol=1e-6)).x
+
+    _, pull = jax.vjp(jax.jit(x), jnp.asarray(b))
+    np.testing.assert_allclose(pull(1e-9 * jnp.ones(3))[0], 1e-9 / d, rtol=1e-5)
+
+
+def test_single_precision_and_one_compilation_for_all_data():
+    def loss(matrix, b, damping):
+        return jnp.sum(lg.solve(lg.Damped(lg.Dense(matrix, psd=True), damping), b, lg.CG(rtol=1e-6)).x)
+
+    program = jax.jit(jax.grad(loss, (0, 1, 2)))
+    for seed in range(4):
+        matrix = jnp.asarray(with_spectrum(spectrum("benign", seed), seed), "float32")
+        b, damping = jnp.asarray(gaussian(seed), "float32"), jnp.float32(10.0**-seed)
+        got = program(matrix, b, damping)
+        assert {leaf.dtype.name for leaf in got} == {"float32"}
+        wide = matrix.astype("float64") + damping * jnp.eye(N)
+        w = jnp.linalg.solve(wide, jnp.ones(N))
+        np.testing.assert_allclose(got[1], w, rtol=1e-4)
+        np.testing.assert_allclose(got[2], -w @ jnp.linalg.solve(wide, b.astype("float64")), rtol=1e-3)
+    assert program._cache_size() == 1
+
+
+# methods of the user's own
+
+
+class RichardsonState(NamedTuple):
+    x: object
+    norm: object
+    status: object
+    steps: object
+    products: object
+
+
+class RichardsonRow(NamedTuple):
+    residual: object
+    model: object
+
+
+@lg.record
+class Richardson:
+    """x <- x + (b - A x): for operators near the identity, symmetric or not."""
+
+    count: int = lg.static(default=60)
+
+    def check(self, operator):
+        pass
+
+    def limit(self, problem):
+        return self.count
+
+    def init(self, ops, problem):
+        b = problem.rhs
+        zero = ops.scalar(0, b)
+        running = ops.scalar(int(Status.RUNNING), b)
+        return RichardsonState(ops.zeros_like(b), ops.sqrt(ops.dot(b, b)), running, zero, ops.scalar(0, b))
+
+    def step(self, ops, problem, s):
+        r = ops.subtract(problem.rhs, problem.operator.apply(s.x))
+        steps = s.steps + 1
+        status = ops.where(steps >= self.count, int(Status.COMPLETED), s.status)
+        return RichardsonState(ops.axpy(1.0, r, s.x), ops.sqrt(ops.dot(r, r)), status, steps, s.products + 1)
+
+    def observe(self, state):
+        return RichardsonRow(state.norm, state.norm)
+
+    def answer(self, ops, problem, state):
+        return state.x
+
+
+def test_an_operator_that_is_not_symmetric_and_a_method_of_the_users_own():
+    matrix, b = jnp.asarray(np.eye(N) + 0.1 * gaussian(18, N, N)), jnp.asarray(gaussian(19))
+
+    def x(matrix, b):
+        return lg.solve(lg.Dense(matrix), b, Richardson()).x
+
+    want = jax.jacrev(jnp.linalg.solve, (0, 1))(matrix, b)
+    for mode in (jax.jacfwd, jax.jacrev):
+        for got, expected in zip(jax.jit(mode(x, (0, 1)))(matrix, b), want, strict=True):
+            np.testing.assert_allclose(got, expected, rtol=0, atol=1e-9)
+    second = [jax.jacfwd(jax.jacrev(f, 1), 0)(matrix, b) for f in (x, jnp.linalg.solve)]
+    np.testing.assert_allclose(*second, rtol=0, atol=1e-8)
+
+
+@lg.record
+class NoSystem(Richardson):
+    """A method whose answer solves no linear system."""
+
+    defect = None
+
+
+def test_a_method_that_solves_no_system_says_so():
+    matrix = jnp.eye(N)
+    with pytest.raises(NotImplementedError, match="the answer of NoSystem is not the solution of a linear system"):
+        jax.grad(lambda b: jnp.sum(lg.solve(lg.Dense(matrix), b, NoSystem()).x))(jnp.ones(N))
