@@ -38,6 +38,9 @@ from .operators import (
 from .records import record, replace, static
 from .solution import History, Result, Solution
 from .solvers import CG, MINRES, LinearProblem
+from .solvers.blockwise import Blockwise
+from .solvers.forcing import EisenstatWalker
+from .solvers.stopping import AnyOf, MaxResidual, RelativeProgress, RelativeResidual
 from .spaces import Space
 from .status import Status
 from .validation import Report, ValidationError, validate
@@ -49,12 +52,15 @@ __all__ = [
     "CG",
     "GGN",
     "MINRES",
+    "AnyOf",
     "BlockDiagonal",
     "BlockGGN",
+    "Blockwise",
     "ConstantDamping",
     "Damped",
     "Dense",
     "Diagonal",
+    "EisenstatWalker",
     "FunctionOperator",
     "Hessian",
     "History",
@@ -67,11 +73,14 @@ __all__ = [
     "LossHessian",
     "LowRank",
     "Marquardt",
+    "MaxResidual",
     "MissingDerivativeError",
     "Nielsen",
     "Objective",
     "ProgressBar",
     "Recorder",
+    "RelativeProgress",
+    "RelativeResidual",
     "Report",
     "Result",
     "Solution",

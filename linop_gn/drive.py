@@ -177,7 +177,7 @@ def solve(
     -------
     Solution
         ``x`` in the format of ``A.T @ b`` (that of b where A is square), ``status``, ``steps``, ``products``,
-        ``residual``, ``model``, ``history``.
+        ``residual``, ``model``, ``history``; ``iterates`` where the method kept any.
 
     >>> import numpy as np, linop_gn as lg
     >>> step = lg.solve(lg.Diagonal(np.array([1.0, 4.0])), np.array([1.0, 2.0]), lg.CG(rtol=1e-8))
@@ -197,19 +197,24 @@ def solve(
         state, rows = drive(backend, method, problem, method.limit(problem), watch, every)
         with np.errstate(over="ignore", invalid="ignore"):  # the status tells
             row = method.observe(state)
-        return method.answer(backend, problem, state), Solution(
+        x = method.answer(backend, problem, state)
+        kept = method.iterates(backend, problem, state, x) if hasattr(method, "iterates") else None
+        return x, Solution(
             code=state.status,
             steps=state.steps,
             products=state.products,
             rows=rows if not isinstance(rows, list) else backend.rows(Carry(state, rows), 0, len(rows)),
             names=tuple(type(row)._fields),
-            method=type(method).__name__,
+            method=getattr(method, "title", type(method).__name__),
+            blocks=method.names(problem) if hasattr(method, "names") else None,
+            iterates=kept,
             residual=row.residual,
             model=getattr(row, "model", None),
         )
 
     x, solution = backend.implicit(run, method, problem, A)
-    return replace(solution, x=leave(x, A.domain))
+    kept = None if solution.iterates is None else solution.iterates.leave(lambda v: leave(v, A.domain))
+    return replace(solution, x=leave(x, A.domain), iterates=kept)
 
 
 def _linear(A: LinearOperator, b: Any, method: Any, x0: Any) -> tuple[Any, LinearProblem, Callable[..., Any]]:

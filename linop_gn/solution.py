@@ -17,6 +17,9 @@ from .status import Status
 __all__ = ["History", "Result", "Solution"]
 
 
+_BLOCKS_SHOWN = 20
+
+
 class History(dict[str, Any]):
     """Columns by name, each an array (steps + 1,), or (steps + 1, k) for k right-hand sides.
 
@@ -84,15 +87,41 @@ class Solution(_Outcome):
 
     ``residual`` is the 2-norm of b - A x as the method knows it (recomputed
     from x where the status is ``CONVERGED``), ``model`` the value of
-    1/2 x^T A x - b^T x, which no extra product was spent on.
+    1/2 x^T A x - b^T x, which no extra product was spent on. ``blocks`` names what
+    the entries of the status belong to where the operator was solved with block by
+    block, and ``iterates`` are those that the method was asked to keep.
     """
 
     x: Any = None
     residual: Scalar = None
     model: Scalar = None
+    iterates: Any = None
+    blocks: tuple[str, ...] | None = static(default=None)
+
+    def _headline(self) -> str:
+        if self.blocks is None:
+            return f"{super()._headline()}; residual {_brief(self.residual)}"
+        statuses, products = self.status, np.asarray(self.products)
+        tally = ", ".join(f"{statuses.count(s)} {s.name.lower()}" for s in dict.fromkeys(statuses))
+        most = f"at most {np.asarray(self.steps).max()} steps, {products.max()} products"
+        return f"{self.method}, {len(self.blocks)} blocks: {tally}; {most}"
+
+    def _of_blocks(self) -> list[str]:
+        """A line for each block, as many as can be read at a glance."""
+        if self.blocks is None:
+            return []
+        rows = zip(self.blocks, self.status, np.asarray(self.steps), np.asarray(self.residual), strict=True)
+        width = max(map(len, self.blocks))
+        lines = [
+            f"  {name:{width}}  {status.name.lower()} after {steps} steps; residual {_brief(residual)}"
+            for name, status, steps, residual in rows
+        ]
+        left = len(lines) - _BLOCKS_SHOWN
+        return lines if left <= 0 else [*lines[:_BLOCKS_SHOWN], f"  and {left} more"]
 
     def __repr__(self) -> str:
-        return "\n".join([f"{self._headline()}; residual {_brief(self.residual)}", *self._sentences()])
+        kept = [] if self.iterates is None else [f"Kept: {self.iterates!r}."]
+        return "\n".join([self._headline(), *self._of_blocks(), *self._sentences(), *kept])
 
 
 @record

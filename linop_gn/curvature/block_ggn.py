@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 
 from ..operators.base import LinearOperator
+from ..operators.sections import Section, of_leaves
 from ..protocols import Scalar, Tree, Vector
 from ..records import record, static
 from ..spaces import Space
@@ -72,15 +73,16 @@ class BlockGGN(LinearOperator):
         if self.host:
             return self
         made = self.point.linearized()
-        return BlockGGNProducts(made.pieces, made.scale, self.point.space, self._blockwise(), self.psd)
+        return BlockGGNProducts(made.pieces, made.scale, self.point.space, self.partition, self.psd)
 
-    def _blockwise(self) -> Blockwise:
-        return Blockwise(tuple(block.leaves for block in self.partition))
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        return _sections(self.point.space, self.partition)
 
     def matvec(self, v: Vector) -> Vector:
         if not self.host:
             return self.prepare().matvec(v)
-        return self.point.stream(_StreamedBlocks(self._blockwise()), v).gradient
+        return self.point.stream(_StreamedBlocks(_product(self.partition)), v).gradient
 
     def diagonal_blocks(self) -> dict[str, LinearOperator]:
         """Each block as an operator on its own parameters, by name; they share one linearisation."""
@@ -90,6 +92,14 @@ class BlockGGN(LinearOperator):
             )
         made = self.point.linearized()
         return {block.name: BlockProducts(made.pieces, made.scale, block, self.psd) for block in self.partition}
+
+
+def _product(blocks: Partition) -> Blockwise:
+    return Blockwise(tuple(block.leaves for block in blocks))
+
+
+def _sections(space: Space, blocks: Partition) -> tuple[Section, ...]:
+    return of_leaves(space, tuple((block.name, block.leaves) for block in blocks))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +120,7 @@ class BlockGGNProducts(LinearOperator):
     pieces: tuple[Piece, ...]
     factor: Scalar
     space: Space = static()
-    product: Blockwise = static()
+    partition: Partition = static()
     is_psd: bool = static()
 
     @property
@@ -125,8 +135,12 @@ class BlockGGNProducts(LinearOperator):
     def psd(self) -> bool:
         return self.is_psd
 
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        return _sections(self.space, self.partition)
+
     def matvec(self, v: Vector) -> Vector:
-        return sum_products(self.backend, self.pieces, self.product, v, self.factor)
+        return sum_products(self.backend, self.pieces, _product(self.partition), v, self.factor)
 
 
 @record

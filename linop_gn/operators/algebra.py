@@ -15,6 +15,7 @@ from ..protocols import Scalar, Vector
 from ..records import record, static
 from ..spaces import Space
 from .base import LinearOperator
+from .sections import Section
 
 __all__ = ["Adjoint", "Product", "Scaled", "Sum", "add", "adjoint", "product", "scale"]
 
@@ -53,6 +54,10 @@ class Sum(LinearOperator):
 
     def rmatmat(self, u: Vector) -> Vector:
         return self.backend.axpy(1.0, self.left.rmatmat(u), self.right.rmatmat(u))
+
+    @property
+    def sections(self) -> tuple[Section, ...] | None:
+        return self.left.sections if self.left.sections == self.right.sections else None
 
     def diagonal(self) -> Vector | None:
         left = self.left.diagonal()
@@ -95,6 +100,10 @@ class Scaled(LinearOperator):
 
     def rmatmat(self, u: Vector) -> Vector:
         return self.backend.scale(self.factor, self.operator.rmatmat(u))
+
+    @property
+    def sections(self) -> tuple[Section, ...] | None:
+        return self.operator.sections
 
     def diagonal(self) -> Vector | None:
         inner = self.operator.diagonal()

@@ -21,6 +21,7 @@ from typing import Any
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import data_fields, record
 from ..spaces import Space
+from .sections import Section
 
 __all__ = ["LinearOperator"]
 
@@ -94,6 +95,11 @@ class LinearOperator:
         if self.symmetric:
             return self.matmat(u)
         return self.backend.over_columns(self.rmatvec, u)
+
+    @property
+    def sections(self) -> tuple[Section, ...] | None:
+        """Groups of entries that the operator never mixes, in the order of their first entries; None: none known."""
+        return None
 
     def diagonal(self) -> Vector | None:
         """The diagonal (n,) of a square operator, a new array, where it costs no product; None where it would."""

@@ -14,6 +14,7 @@ from ..protocols import Vector
 from ..records import record, static
 from ..spaces import Space
 from .base import LinearOperator
+from .sections import Section, consecutive, of_leaves
 
 __all__ = ["BlockDiagonal"]
 
@@ -95,6 +96,13 @@ class BlockDiagonal(LinearOperator):
     @property
     def psd(self) -> bool:
         return all(block.psd for block in self.blocks)
+
+    @property
+    def sections(self) -> tuple[Section, ...] | None:
+        if self.leaves is not None:
+            return of_leaves(self.domain, tuple((None, group) for group in self.leaves))
+        square = all(block.domain.agrees(block.codomain) for block in self.blocks)
+        return consecutive([block.domain.size for block in self.blocks]) if square else None
 
     def matvec(self, v: Vector) -> Vector:
         parts = self._parts(v, [block.domain.size for block in self.blocks])

@@ -16,6 +16,7 @@ from ..records import record, static
 from ..spaces import Space
 from .algebra import Scaled, Sum
 from .base import LinearOperator
+from .sections import Section
 
 __all__ = ["Damped", "Identity", "undamped"]
 
@@ -101,6 +102,10 @@ class Damped(LinearOperator):
 
     def rmatmat(self, u: Vector) -> Vector:
         return self.backend.axpy(self.damping, u, self.operator.rmatmat(u))
+
+    @property
+    def sections(self) -> tuple[Section, ...] | None:
+        return self.operator.sections
 
     def diagonal(self) -> Vector | None:
         inner = self.operator.diagonal()

@@ -1,4 +1,4 @@
-"""Room for what a method keeps of its past: scalars in a table, vectors on a shelf, at indices known only in the run."""
+"""Room for what a method keeps of its past: scalars and vectors, at indices known only in the run."""
 
 from __future__ import annotations
 

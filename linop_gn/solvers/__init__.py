@@ -1,7 +1,20 @@
 """Solvers for A x = b: each a method without a loop, one file each."""
 
+from .blockwise import Blockwise
 from .cg import CG
+from .forcing import EisenstatWalker
 from .minres import MINRES
 from .problem import LinearProblem
+from .stopping import AnyOf, MaxResidual, RelativeProgress, RelativeResidual
 
-__all__ = ["CG", "MINRES", "LinearProblem"]
+__all__ = [
+    "CG",
+    "MINRES",
+    "AnyOf",
+    "Blockwise",
+    "EisenstatWalker",
+    "LinearProblem",
+    "MaxResidual",
+    "RelativeProgress",
+    "RelativeResidual",
+]

@@ -71,11 +71,10 @@ def plan(schedule: Schedule, limit: int) -> Plan:
     if isinstance(schedule, str):
         wanted[:] = True
     elif isinstance(schedule, float):
-        power, steps = 0, []
-        while not steps or steps[-1] <= limit:
-            steps.append(math.ceil(schedule**power))
+        power = 0
+        while (step := math.ceil(schedule**power)) <= limit:
+            wanted[step] = True
             power += 1
-        wanted[[step for step in steps if step <= limit]] = True
     else:
         wanted[[step for step in schedule if step <= limit]] = True
     return Plan(tuple(np.flatnonzero(wanted).tolist()), np.cumsum(wanted) - wanted, wanted)
@@ -93,7 +92,7 @@ class Iterates:
     >>> import numpy as np, linop_gn as lg
     >>> solution = lg.solve(lg.Diagonal(np.arange(1.0, 9.0)), np.ones(8), lg.CG(steps=6, keep=1.3))
     >>> solution.iterates
-    7 iterates, of steps 1, 2, 3, 4, 5, 6
+    6 iterates, of steps 1, 2, 3, 4, 5, 6
     """
 
     steps: Any
@@ -103,10 +102,10 @@ class Iterates:
         return len(self.x)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        return iter(zip(self.steps, self.x, strict=True))
+        yield from zip(self.steps, self.x, strict=True)
 
     def __reversed__(self) -> Iterator[tuple[Any, Any]]:
-        return reversed(list(self))
+        yield from reversed(list(self))
 
     def __getitem__(self, index: Any) -> Any:
         return self.x[index]

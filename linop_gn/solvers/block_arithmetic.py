@@ -1,0 +1,139 @@
+"""A backend's arithmetic with one scalar for each block of a vector.
+
+Where columns (n, k) have k scalars, one for each column, a vector (n,) cut into
+k blocks has k scalars, one for each block: inner products are sums over blocks,
+and ``a x + y`` takes each block times its own number. A method that is written
+with these operations solves each block on its own, without knowing it.
+
+Every operation is the backend's own on each run of entries (views, where it has
+them), so that blocks are added up as safely as whole vectors. In-place backends
+write into the vector; others join the parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..operators.sections import Section
+from ..protocols import Scalar, Vector
+
+__all__ = ["BlockArithmetic", "block_arithmetic"]
+
+R = TypeVar("R")
+
+
+class BlockArithmetic:
+    """The view of ``ops`` in which a vector has one scalar for each of ``sections``; the rest is the backend's.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> x = np.array([1.0, 2.0, 3.0])
+    >>> ops = BlockArithmetic(lg.backend_of(x), (Section("a", ((0, 2),)), Section("b", ((2, 3),))))
+    >>> ops.dot(x, x), ops.scale(np.array([10.0, 0.0]), x)
+    (array([5., 9.]), array([10., 20.,  0.]))
+    """
+
+    def __init__(self, ops: Any, sections: tuple[Section, ...]) -> None:
+        self.ops = ops
+        self.size = sum(section.size for section in sections)
+        self.count = len(sections)
+        runs = sorted((start, stop, j) for j, section in enumerate(sections) for start, stop in section.runs)
+        self.runs = [(slice(start, stop), j) for start, stop, j in runs]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.ops, name)
+
+    # one number for each block
+
+    def _reduced(self, function: Callable[..., Scalar], join: Callable[..., Scalar], *vectors: Vector) -> Scalar:
+        found: list[Any] = [None] * self.count
+        for run, j in self.runs:
+            value = function(*[x[run] for x in vectors])
+            found[j] = value if found[j] is None else join(found[j], value)
+        return self.ops.stack(found)
+
+    def dot(self, x: Vector, y: Vector) -> Scalar:
+        return self._reduced(self.ops.dot, lambda a, b: a + b, x, y)
+
+    def max_abs(self, x: Vector) -> Scalar:
+        return self._reduced(self.ops.max_abs, self.ops.maximum, x)
+
+    def scalar(self, value: Any, like: Vector) -> Scalar:
+        return self.ops.stack([self.ops.scalar(value, like)] * self.count)
+
+    # vectors
+
+    def _joined(self, parts: Sequence[Vector]) -> Vector:
+        concat: Callable[..., Vector] = self.ops.namespace().concat
+        return parts[0] if len(parts) == 1 else concat(list(parts), axis=0)
+
+    def scale(self, a: Scalar, x: Vector) -> Vector:
+        if np.ndim(a) == 0:
+            return self.ops.scale(a, x)
+        return self._joined([self.ops.scale(_at(a, j), x[run]) for run, j in self.runs])
+
+    def axpy(self, a: Scalar, x: Vector, y: Vector) -> Vector:
+        if np.ndim(a) == 0:
+            return self.ops.axpy(a, x, y)
+        return self._joined([self.ops.axpy(_at(a, j), x[run], y[run]) for run, j in self.runs])
+
+    def axpby(self, a: Scalar, x: Vector, b: Scalar, y: Vector) -> Vector:
+        if np.ndim(a) == np.ndim(b) == 0:
+            return self.ops.axpby(a, x, b, y)
+        return self._joined([self.ops.axpby(_at(a, j), x[run], _at(b, j), y[run]) for run, j in self.runs])
+
+    def select(self, condition: Scalar, x: Vector, y: Vector) -> Vector:
+        if np.ndim(condition) == 0:
+            return self.ops.select(condition, x, y)
+        if isinstance(condition, np.ndarray) and condition.all() == condition.any():
+            return x if condition.all() else y
+        return self._joined([self.ops.select(_at(condition, j), x[run], y[run]) for run, j in self.runs])
+
+    def mask(self, condition: Scalar, x: Vector) -> Vector:
+        return self.select(condition, x, self.ops.zeros_like(x)) if np.ndim(condition) else self.ops.mask(condition, x)
+
+    def branch(self, condition: Scalar, then: Callable[..., R], otherwise: Callable[..., R], *operands: Any) -> R:
+        if np.ndim(condition) == 0:
+            chosen: R = self.ops.branch(condition, then, otherwise, *operands)
+            return chosen
+        if isinstance(condition, np.ndarray) and condition.all() == condition.any():
+            return (then if condition.all() else otherwise)(*operands)
+        kept = [self.ops.copy(x) if self._is_vector(x) else x for x in operands]
+        pairs = zip(then(*kept), otherwise(*operands), strict=True)  # type: ignore[call-overload]
+        return tuple(
+            self.select(condition, x, y) if self._is_vector(x) else self.ops.where(condition, x, y) for x, y in pairs
+        )  # type: ignore[return-value]
+
+    def _is_vector(self, x: Any) -> bool:
+        # With as many blocks as entries, a scalar looks like one; then both are chosen from entry by entry.
+        return self.ops.is_array(x) and tuple(x.shape) == (self.size,)
+
+    # shelves
+
+    def shelf(self, capacity: int, like: Vector) -> Any:
+        return tuple(self.ops.shelf(capacity, like[run]) for run, _ in self.runs)
+
+    def put(self, shelf: Any, index: Scalar, value: Vector, wanted: Scalar) -> Any:
+        return tuple(
+            self.ops.put(part, _at(index, j), value[run], _at(wanted, j))
+            for part, (run, j) in zip(shelf, self.runs, strict=True)
+        )
+
+    def get(self, shelf: Any, index: int) -> Vector:
+        return self._joined([self.ops.get(part, index) for part in shelf])
+
+
+@lru_cache(maxsize=64)
+def block_arithmetic(ops: Any, sections: tuple[Section, ...]) -> BlockArithmetic:
+    """The one view of ``ops`` with these sections."""
+    return BlockArithmetic(ops, sections)
+
+
+def _at(a: Scalar, j: int) -> Scalar:
+    """The number that belongs to block j: a Python number where work is eager."""
+    if np.ndim(a) == 0:
+        return a
+    return a[j].item() if isinstance(a, np.ndarray) else a[j]

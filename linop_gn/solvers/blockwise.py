@@ -1,0 +1,154 @@
+"""One independent solve for each block of a block operator, all run together.
+
+Layerwise Gauss-Newton solves B s = -g with B = blockdiag(B_1, ..., B_L). One
+run of CG on B takes as many steps as the union of all spectra asks for, with
+one step length for all layers; L runs take what each block needs, but one after
+the other. Here the L runs go side by side: one product with B serves them all,
+each has its own step lengths, its own status and its own end, and what has
+ended stands still. The method's source is run unchanged, with a scalar for each
+block (:mod:`linop_gn.solvers.block_arithmetic`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..operators.base import LinearOperator
+from ..operators.damped import Identity, undamped
+from ..operators.diagonal import Diagonal
+from ..operators.sections import Section
+from ..protocols import Backend, Vector
+from ..records import record, replace
+from .block_arithmetic import block_arithmetic
+from .cg import CG
+from .iterates import Iterates
+from .problem import LinearProblem
+
+__all__ = ["Blockwise"]
+
+
+@record
+class Blockwise:
+    """``method`` on each block of the operator, side by side.
+
+    Parameters
+    ----------
+    method
+        A solver for square systems; its tolerances, limits and rules hold for each block by itself.
+        Where it has no limit on steps of its own, the limit is that for all unknowns together.
+    preconditioner
+        That of ``method`` if left out. It must not mix blocks: a ``Diagonal``, or an operator with blocks
+        of its own inside these.
+
+    The operator is a ``BlockGGN``, a ``BlockDiagonal``, or one of them damped. ``solution.status``,
+    ``steps``, ``products`` and ``residual`` have an entry for each block, in the order of
+    ``solution.blocks``, their names; the products with the whole operator are the most that a block took.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> blocks = (lg.Diagonal(np.array([1.0, 1.0]), psd=True), lg.Diagonal(np.array([1.0, 2.0, 3.0]), psd=True))
+    >>> lg.solve(lg.BlockDiagonal(blocks), np.ones(5), lg.Blockwise(lg.CG(rtol=1e-8)))
+    Blockwise CG, 2 blocks: 2 converged; at most 3 steps, 4 products
+      0  converged after 1 steps; residual 0
+      1  converged after 3 steps; residual ...
+    The tolerance was met.
+    """
+
+    method: Any = CG()
+    preconditioner: Any = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.method, type) or not hasattr(self.method, "init"):
+            raise TypeError(f"Blockwise needs a solver such as lg.CG(), got {self.method!r}.")
+        inner = getattr(self.method, "preconditioner", None)
+        if inner is not None:
+            if self.preconditioner is not None:
+                raise ValueError("Blockwise: give the preconditioner once, here or to the method.")
+            object.__setattr__(self, "preconditioner", inner)
+            object.__setattr__(self, "method", replace(self.method, preconditioner=None))
+
+    @property
+    def title(self) -> str:
+        """How a solution names the method."""
+        return f"Blockwise {type(self.method).__name__}"
+
+    def check(self, operator: LinearOperator) -> None:
+        """Raise unless the operator knows its blocks, and the method takes it."""
+        self.method.check(operator)
+        sections_of(operator)
+
+    def limit(self, problem: LinearProblem) -> int:
+        """The number of steps that a block's run may take."""
+        limit: int = self.method.limit(problem)
+        return limit
+
+    def names(self, problem: LinearProblem) -> tuple[str, ...]:
+        """The blocks' names, in the order in which results are given."""
+        return tuple(section.name for section in sections_of(problem.operator))
+
+    def init(self, ops: Backend, problem: LinearProblem) -> Any:
+        sections = sections_of(problem.operator)
+        if len(problem.rhs.shape) != 1:
+            raise ValueError(
+                f"Blockwise takes one right-hand side at a time, got {problem.rhs.shape[1]} columns; solve for each, "
+                f"or for all of them with {type(self.method).__name__} itself."
+            )
+        inner = problem.preconditioner
+        if inner is not None and not _keeps_apart(inner, sections):
+            raise ValueError(
+                f"the preconditioner {inner!r} is not known to keep the blocks "
+                f"{[section.name for section in sections]} apart. Use a Diagonal, or a BlockDiagonal with these blocks."
+            )
+        return self.method.init(self._arithmetic(ops, problem), problem)
+
+    def _arithmetic(self, ops: Any, problem: LinearProblem) -> Any:
+        return block_arithmetic(ops, sections_of(problem.operator))
+
+    def step(self, ops: Backend, problem: LinearProblem, state: Any) -> Any:
+        return self.method.step(self._arithmetic(ops, problem), problem, state)
+
+    def observe(self, state: Any) -> Any:
+        return self.method.observe(state)
+
+    def answer(self, ops: Backend, problem: LinearProblem, state: Any) -> Vector:
+        return self.method.answer(self._arithmetic(ops, problem), problem, state)
+
+    def iterates(self, ops: Backend, problem: LinearProblem, state: Any, x: Vector) -> Iterates | None:
+        """The iterates that the method kept, if it keeps any."""
+        if not hasattr(self.method, "iterates"):
+            return None
+        found: Iterates | None = self.method.iterates(self._arithmetic(ops, problem), problem, state, x)
+        return found
+
+
+def sections_of(operator: LinearOperator) -> tuple[Section, ...]:
+    """The operator's blocks, damped or not.
+
+    Raises
+    ------
+    ValueError
+        If it knows of none.
+    """
+    sections = operator.sections
+    if sections is None:
+        sections = undamped(operator)[0].sections
+    if sections is None:
+        raise ValueError(
+            f"Blockwise needs an operator with blocks, and {operator!r} knows of none. Use lg.BlockGGN, "
+            "lg.BlockDiagonal, or one of them damped; for other operators there is the method itself."
+        )
+    return sections
+
+
+def _keeps_apart(operator: LinearOperator, sections: tuple[Section, ...]) -> bool:
+    """Whether the operator's own blocks lie inside the sections."""
+    operator = undamped(operator)[0]
+    if isinstance(operator, (Diagonal, Identity)):
+        return True
+    own = operator.sections
+    if own is None:
+        return False
+    return all(any(_within(part, section) for section in sections) for part in own)
+
+
+def _within(part: Section, whole: Section) -> bool:
+    return all(any(a <= start and stop <= b for a, b in whole.runs) for start, stop in part.runs)
