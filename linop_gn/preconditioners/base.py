@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import is_dataclass
 from typing import Any
 
 from ..curvature.point import Point
 from ..operators.base import LinearOperator
-from ..protocols import Array, Scalar
-from ..records import record
+from ..protocols import Array, Backend, Scalar
+from ..records import data_fields, record
 from ..solvers.problem import Recipe
 from ..spaces import Space
 
@@ -23,8 +25,7 @@ class Checked(Recipe):
 
     def __call__(self, operator: LinearOperator) -> LinearOperator:
         kept, ops = self.prepare(operator), operator.backend
-        leaves = ops.flatten(kept)[1]
-        flat = [ops.namespace().reshape(leaf, (-1,)) for leaf in leaves if ops.is_array(leaf)]
+        flat = [ops.namespace().reshape(x, (-1,)) for x in _arrays(ops, kept)]
         if ops.is_concrete(flat) and not all(ops.isfinite(ops.max_abs(x)) for x in flat):
             raise ValueError(
                 f"{type(self).__name__}: what it computed for {operator!r} holds NaN or infinity. Products with the "
@@ -32,6 +33,17 @@ class Checked(Recipe):
                 "scale the problem, or use a wider dtype."
             )
         return self.finish(kept, operator)
+
+
+def _arrays(ops: Backend, kept: Any) -> Iterator[Array]:
+    if ops.is_array(kept):
+        yield kept
+    elif isinstance(kept, tuple):
+        for part in kept:
+            yield from _arrays(ops, part)
+    elif is_dataclass(kept):
+        for name in data_fields(kept):
+            yield from _arrays(ops, getattr(kept, name))
 
 
 def damped_by(space: Space, d: Array, damping: Scalar) -> Array:
