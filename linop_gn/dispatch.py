@@ -101,6 +101,13 @@ def _backend_of_type(kind: type) -> Backend | None:
     return _by_type[kind]
 
 
+def imported() -> Iterator[Backend]:
+    """The backends of frameworks that this process has imported."""
+    for name in _entries():
+        if name in sys.modules:
+            yield load(name)
+
+
 def _leaves(tree: Any) -> Iterator[Any]:
     """Things in ``tree`` that may belong to a backend, found without knowing the framework's containers."""
     if isinstance(tree, dict):
@@ -119,12 +126,12 @@ def _owner(leaf: Any) -> Backend | None:
         return backend
     # A container that only its framework's tree functions know (flax, equinox, attrs...):
     # ask the frameworks that the user has already imported.
-    for name in _entries():
-        if name in sys.modules and not isinstance(leaf, (int, float, complex, str, bytes)):
-            candidate = load(name)
-            inside = candidate.flatten(leaf)[1]
-            if inside and all(candidate.is_array(x) for x in inside):
-                return _backend_of_type(type(inside[0]))
+    if isinstance(leaf, (int, float, complex, str, bytes)):
+        return None
+    for candidate in imported():
+        inside = candidate.flatten(leaf)[1]
+        if inside and all(candidate.is_array(x) for x in inside):
+            return _backend_of_type(type(inside[0]))
     return None
 
 

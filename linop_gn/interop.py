@@ -4,6 +4,11 @@
 :func:`from_scipy` brings in a SciPy ``LinearOperator``, a sparse matrix, or
 anything that has a shape and products (PyLops operators do). Both ways a
 product crosses the host: NumPy arrays go in and out of SciPy's side.
+
+Frameworks with a SciPy of their own have products on the device: a backend may
+have a method ``operator_of(obj, like, symmetric, psd)`` that returns an operator
+for the sparse matrices and linear operators of its library, and None for all
+other objects. Those whose framework is imported are asked first.
 """
 
 from __future__ import annotations
@@ -13,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from .dispatch import backend_of, imported
 from .operators.base import LinearOperator
 from .operators.checks import SYMMETRY_TOLERANCE, finite
 from .protocols import Array, Vector
 from .records import record, static
 from .spaces import Space
 
-__all__ = ["HostOperator", "from_scipy", "to_scipy"]
+__all__ = ["HostOperator", "from_scipy", "sparse_symmetry", "to_scipy"]
 
 
 def to_scipy(operator: LinearOperator) -> Any:
@@ -139,8 +145,9 @@ def from_scipy(
         use :class:`~linop_gn.Dense`.
     like
         An array whose framework, dtype and device vectors have; float64 NumPy
-        vectors (or float32, as ``obj`` has it) if left out. Products are always
-        computed on the host.
+        vectors (or float32, as ``obj`` has it) if left out. Products are
+        computed on the host, but for objects of a framework's own, whose vectors
+        and products stay with it.
     symmetric, psd
         What is known. For a sparse matrix a claim of symmetry is checked, and a
         matrix that equals its transpose is found to be symmetric.
@@ -175,20 +182,39 @@ def from_scipy(
     dtype = np.dtype(getattr(obj, "dtype", None) or np.float64)
     if dtype.kind == "c":
         raise TypeError(f"the operator is complex ({dtype}); operators here are real.")
+    if (symmetric or psd) and m != n:
+        raise ValueError(f"an operator of shape {(m, n)} cannot be symmetric or positive semi-definite.")
+    theirs = _adopted(obj, like, symmetric, psd)
+    if theirs is not None:
+        return theirs
     if like is None:
         like = np.zeros(0, np.float32 if dtype == np.float32 else np.float64)
     domain, codomain = Space.flat(n, like), Space.flat(m, like)
-    if (symmetric or psd) and m != n:
-        raise ValueError(f"an operator of shape {(m, n)} cannot be symmetric or positive semi-definite.")
     if sparse.issparse(obj):
         matrix: Any = sparse.csr_array(source)
         finite(matrix.data, "the sparse matrix")
-        known = _sparse_symmetry(matrix, symmetric, psd)
+        known = sparse_symmetry(matrix, symmetric, psd)
         return HostOperator(matrix.__matmul__, matrix.T.tocsr().__matmul__, domain, codomain, known, psd)
     return HostOperator(_products(obj), _adjoint_products(obj), domain, codomain, bool(symmetric or psd), psd)
 
 
-def _sparse_symmetry(matrix: Any, symmetric: bool | None, psd: bool) -> bool:
+def _adopted(obj: Any, like: Array | None, symmetric: bool | None, psd: bool) -> LinearOperator | None:
+    """What a framework that is imported makes of an object of its own library."""
+    for backend in imported():
+        owner = backend if like is None else backend_of(like)
+        hook = getattr(backend, "operator_of", None)
+        made: LinearOperator | None = hook(obj, like if owner is backend else None, symmetric, psd) if hook else None
+        if made is not None and owner is not backend:
+            raise TypeError(
+                f"a {type(obj).__module__}.{type(obj).__qualname__} has products on {backend.name} arrays, but like= "
+                f"belongs to {owner.name}; leave it out, or bring the matrix over first."
+            )
+        if made is not None:
+            return made
+    return None
+
+
+def sparse_symmetry(matrix: Any, symmetric: bool | None, psd: bool) -> bool:
     """Whether a sparse matrix is symmetric; an error if it is claimed to be and isn't."""
     if symmetric is False and not psd:
         return False

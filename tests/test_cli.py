@@ -106,12 +106,12 @@ def test_doctor_prints_what_is_declared_as_markdown(capsys, tmp_path):
 
 def test_doctor_brings_a_page_up_to_date_and_leaves_the_rest_of_it_alone(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    page.write_text(f"before\n{BEGIN}\nSTALE\n{END}\nafter\n")
     assert main(["doctor", "--update", str(page), "--runs", str(tmp_path / "none.json")]) == 0
     written = page.read_text()
     assert written.startswith(f"before\n{BEGIN}\n|")
     assert written.endswith(f"{END}\nafter\n")
-    assert "old" not in written
+    assert "STALE" not in written
     assert "not run on one yet" in written
 
 
