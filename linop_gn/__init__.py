@@ -23,6 +23,7 @@ from .curvature import (
 from .dispatch import available, backend_of, load, namespace, register
 from .drive import Look, solve, steps
 from .interop import from_scipy, to_scipy
+from .krylov_basis import Krylov, krylov
 from .methods import ConstantDamping, LevenbergMarquardt, Marquardt, Nielsen
 from .minimize import minimize
 from .operators import (
@@ -40,6 +41,7 @@ from .solution import History, Result, Solution
 from .solvers import CG, MINRES, LinearProblem
 from .solvers.blockwise import Blockwise
 from .solvers.forcing import EisenstatWalker
+from .solvers.lanczos import Lanczos
 from .solvers.stopping import AnyOf, MaxResidual, RelativeProgress, RelativeResidual
 from .spaces import Space
 from .status import Status
@@ -66,6 +68,8 @@ __all__ = [
     "History",
     "Identity",
     "Jacobian",
+    "Krylov",
+    "Lanczos",
     "LevenbergMarquardt",
     "LinearOperator",
     "LinearProblem",
@@ -91,6 +95,7 @@ __all__ = [
     "available",
     "backend_of",
     "from_scipy",
+    "krylov",
     "load",
     "losses",
     "minimize",

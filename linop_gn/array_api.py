@@ -22,6 +22,7 @@ import array_api_compat
 import numpy as np
 import optree
 
+from .bases import EagerBases
 from .dispatch import load
 from .eager import EagerLoops, EagerScalars
 from .factors import ArrayApiFactors
@@ -44,7 +45,7 @@ def _names(structure: Any) -> tuple[str, ...]:
     )
 
 
-class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerLoops):
+class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerBases, EagerLoops):
     """An eager backend over the array-API namespace ``xp``, whose arrays are instances of ``array_types``."""
 
     calculus: Calculus | None = None

@@ -39,6 +39,8 @@ class Status(IntEnum):
     INCONSISTENT = 16
     CONDITION_LIMIT = 17
     SINGULAR = 18
+    INVARIANT = 19
+    NOT_SYMMETRIC = 20
 
     @property
     def succeeded(self) -> bool:
@@ -59,6 +61,7 @@ _SUCCESS = frozenset(
         Status.LEVELLED_OFF,
         Status.SATISFIED,
         Status.LEAST_SQUARES,
+        Status.INVARIANT,
     }
 )
 
@@ -92,4 +95,7 @@ _SENTENCES = {
     Status.CONDITION_LIMIT: "The estimated condition number exceeds its limit; going on would mostly amplify errors in "
     "the data. The iterate is a regularised solution. Add damping, scale the columns, or raise conlim.",
     Status.SINGULAR: "The matrix is singular to working precision. Use Eigh (a pseudo-inverse), LSMR, or damping.",
+    Status.INVARIANT: "The Krylov space has become invariant under the operator: what is drawn from it is exact.",
+    Status.NOT_SYMMETRIC: "The operator was declared symmetric, and its products say that it is not "
+    "(lg.validate measures how far). What was computed before is returned; don't rely on it.",
 }

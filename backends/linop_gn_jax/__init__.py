@@ -15,6 +15,7 @@ from linop_gn.dispatch import load
 
 from .arithmetic import JaxArithmetic
 from .arrays import JaxArrays
+from .bases import JaxBases
 from .calculus import JaxCalculus
 from .compiled import compilations
 from .factors import JaxFactors
@@ -25,7 +26,7 @@ from .stores import JaxStores
 __all__ = ["JaxBackend", "backend"]
 
 
-class JaxBackend(JaxArrays, JaxArithmetic, JaxFactors, JaxStores, JaxLoops):
+class JaxBackend(JaxArrays, JaxArithmetic, JaxFactors, JaxStores, JaxBases, JaxLoops):
     """The one instance is :data:`backend`."""
 
     capabilities = declared(__name__).capabilities

@@ -15,12 +15,13 @@ from linop_gn.array_api import ArrayApiBackend
 from linop_gn.capabilities import declared
 
 from .arithmetic import NumpyArithmetic
+from .bases import NumpyBases
 from .factors import NumpyFactors
 
 __all__ = ["NumpyBackend", "backend"]
 
 
-class NumpyBackend(NumpyArithmetic, NumpyFactors, ArrayApiBackend):
+class NumpyBackend(NumpyArithmetic, NumpyFactors, NumpyBases, ArrayApiBackend):
     """NumPy arrays (and subclasses), on the host; its scalars too, which is what arithmetic makes of 0-d arrays."""
 
     capabilities = declared(__name__).capabilities

@@ -11,13 +11,15 @@ from linop_gn.protocols import Calculus
 
 from .arithmetic import TorchArithmetic
 from .arrays import TorchArrays
+from .bases import TorchBases
 from .calculus import TorchCalculus
 from .factors import TorchFactors
+from .implicit import TorchImplicit
 
 __all__ = ["TorchBackend", "backend"]
 
 
-class TorchBackend(TorchArrays, TorchArithmetic, TorchFactors, ArrayApiBackend):
+class TorchBackend(TorchArrays, TorchArithmetic, TorchFactors, TorchBases, TorchImplicit, ArrayApiBackend):
     """See :mod:`linop_gn.protocols`. There is one instance, :data:`backend`."""
 
     capabilities = declared(__name__).capabilities

@@ -8,6 +8,7 @@ here, in groups that a :class:`Backend` brings together:
 :class:`Arithmetic`  the few vector and scalar operations a solver is made of
 :class:`Factors`     dense matrices and their factorisations, for small systems
 :class:`Stores`      room for past scalars and vectors, at indices known only in the run
+:class:`Bases`       a basis of vectors as the rows of an array, and small problems in it
 :class:`Loops`       call, advance and iterate pure functions
 :class:`Calculus`    linearise a function (optional: NumPy and CuPy have none)
 =============== ============================================================
@@ -25,6 +26,7 @@ All other arguments are left alone.
 from .arithmetic import Arithmetic
 from .arrays import Arrays
 from .backend import Backend
+from .bases import Bases
 from .calculus import Calculus, GradientLinearization, Linearization
 from .factors import Factors
 from .loops import Carry, Loops, Method
@@ -36,6 +38,7 @@ __all__ = [
     "Array",
     "Arrays",
     "Backend",
+    "Bases",
     "Calculus",
     "Carry",
     "Factors",

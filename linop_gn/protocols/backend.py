@@ -6,6 +6,7 @@ from typing import Protocol
 
 from .arithmetic import Arithmetic
 from .arrays import Arrays
+from .bases import Bases
 from .calculus import Calculus
 from .factors import Factors
 from .loops import Loops
@@ -14,7 +15,7 @@ from .stores import Stores
 __all__ = ["Backend"]
 
 
-class Backend(Arrays, Arithmetic, Factors, Stores, Loops, Protocol):
+class Backend(Arrays, Arithmetic, Factors, Stores, Bases, Loops, Protocol):
     """One framework. Instances are singletons, hashable, found by :func:`linop_gn.backend_of`."""
 
     calculus: Calculus | None

@@ -50,6 +50,9 @@ class Poison:
     def subtract(self, x: Vector, y: Vector) -> Vector:
         return self._spoil(super().subtract(x, self.copy(y)), y)  # type: ignore[misc]
 
+    def deflate(self, basis: Array, coefficients: Array, x: Vector, count: Scalar) -> Vector:
+        return self._spoil(super().deflate(basis, coefficients, self.copy(x), count), x)  # type: ignore[misc]
+
     def copy(self, x: Vector) -> Vector:
         return super().copy(x)  # type: ignore[misc]
 

@@ -1,0 +1,76 @@
+"""Bases as arrays of a fixed capacity, written to in place by compiled loops; small problems are traced too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax.numpy as jnp
+from jax import lax
+
+from linop_gn.protocols import Array, Scalar, Vector
+
+from .arithmetic import scalar_dtype
+
+__all__ = ["JaxBases"]
+
+R = TypeVar("R")
+
+
+def _valid(rows: Array, count: Scalar) -> Array:
+    return jnp.arange(rows.shape[0]) < count
+
+
+class JaxBases:
+    """The operations of :class:`linop_gn.protocols.Bases`; rows that don't take part are masked, not cut off."""
+
+    def basis(self, like: Vector, capacity: int) -> Array:
+        return jnp.zeros((capacity, *like.shape), like.dtype)
+
+    def grow(self, basis: Array, capacity: int, count: Scalar) -> Array:
+        return lax.dynamic_update_slice_in_dim(
+            jnp.zeros((capacity, *basis.shape[1:]), basis.dtype), basis[:capacity], 0, 0
+        )
+
+    def store(self, basis: Array, index: Scalar, a: Scalar, x: Vector) -> Array:
+        return lax.dynamic_update_index_in_dim(basis, (a * x).astype(basis.dtype), index, 0)
+
+    def row(self, basis: Array, index: Scalar) -> Vector:
+        return lax.dynamic_index_in_dim(basis, index, 0, keepdims=False)
+
+    def project(self, basis: Array, x: Vector, count: Scalar) -> Array:
+        # A sum in trees, fused with the products: XLA's matrix products add up in a few long chains.
+        dtype = scalar_dtype(x.dtype)
+        products = jnp.sum(basis.astype(dtype) * x.astype(dtype), axis=1)
+        return jnp.where(_valid(basis, count), products, 0)
+
+    def deflate(self, basis: Array, coefficients: Array, x: Vector, count: Scalar) -> Vector:
+        return (x - self.combine(basis, coefficients, count)).astype(x.dtype)
+
+    def combine(self, basis: Array, coefficients: Array, count: Scalar) -> Vector:
+        rows = basis[: coefficients.shape[0]]
+        valid = _valid(rows, count)
+        wanted = jnp.where(valid if coefficients.ndim == 1 else valid[:, None], coefficients, 0)
+        product = jnp.matmul(wanted.T.astype(rows.dtype), rows, precision=lax.Precision.HIGHEST)
+        return product if coefficients.ndim == 1 else product.T
+
+    # small arrays
+
+    def small_namespace(self) -> Any:
+        return jnp
+
+    def small(self, values: Any, like: Vector) -> Array:
+        return jnp.array(values, scalar_dtype(like.dtype))
+
+    def leading(self, small: Array, count: Scalar) -> Array:
+        return small
+
+    def repeat(self, count: int, body: Callable[[Any, R], R], state: R) -> R:
+        return lax.fori_loop(0, count, body, state)
+
+    def eigh_tridiagonal(self, diagonal: Array, off: Array) -> tuple[Array, Array]:
+        k = diagonal.shape[0]
+        matrix = jnp.diag(diagonal)
+        if k > 1:
+            matrix = matrix + jnp.diag(off[: k - 1], 1) + jnp.diag(off[: k - 1], -1)
+        return jnp.linalg.eigh(matrix, symmetrize_input=False)

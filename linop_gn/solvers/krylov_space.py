@@ -1,0 +1,187 @@
+"""What a Lanczos basis answers, as pure functions on backend arithmetic: an outer method may call them in its step.
+
+Each takes a *space*: anything with ``operator``, ``state`` (a
+:class:`~linop_gn.solvers.lanczos.LanczosState`), ``start`` (q_0, where the
+basis is not kept) and ``method``. Dampings, radii and tolerances are small
+arrays and scalars in user's units.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..protocols import Array, Scalar, Vector
+from ..status import Status
+from .krylov_answers import KrylovSteps
+from .lanczos import LanczosState
+from .problem import LinearProblem
+from .quadrature import gauss_rule, radau_rule
+from .replay import Replay, ReplayProblem
+from .tridiagonal import Spectrum, shifted, spectrum, trust_region
+
+__all__ = [
+    "combined",
+    "first_vector",
+    "gauss",
+    "minimise",
+    "radau",
+    "residuals_and_models",
+    "ritz",
+    "ritz_vectors",
+    "solve_shifted",
+]
+
+_CONVERGED, _COMPLETED = int(Status.CONVERGED), int(Status.COMPLETED)
+_BOUNDARY, _STAGNATED, _NONFINITE = int(Status.BOUNDARY), int(Status.STAGNATED), int(Status.NONFINITE)
+_INVARIANT, _NEGATIVE_CURVATURE = int(Status.INVARIANT), int(Status.NEGATIVE_CURVATURE)
+
+
+def _T(s: LanczosState) -> tuple[Array, Array]:
+    return s.alphas, s.betas
+
+
+def _rows(ops: Any, s: LanczosState) -> tuple[Scalar, Scalar]:
+    """How many rows of T there are, at least one, and the norm of b, 0 where nothing was computed."""
+    return ops.maximum(s.steps, 1), ops.where(s.steps > 0, s.norm, 0.0)
+
+
+def _eps(space: Any) -> float:
+    made: float = space.operator.backend.eps(space.state.basis)
+    return made
+
+
+def combined(space: Any, coefficients: Array) -> tuple[Vector, Scalar]:
+    """The columns (n, m) that the coefficients (k, m) stand for, and the products taken."""
+    ops, s = space.operator.backend, space.state
+    if space.start is None:
+        return ops.combine(s.basis, coefficients, s.steps), 0 * s.steps
+    problem = ReplayProblem(space.operator, space.start, s.alphas, s.betas, s.unit, coefficients, s.steps)
+    state = ops.iterate(Replay(), problem)
+    return state.total, state.products
+
+
+def first_vector(problem: LinearProblem, s: LanczosState) -> Vector:
+    """q_0."""
+    ops = problem.operator.backend
+    sound = s.norm > 0
+    r = ops.scale(ops.divide(1.0, s.scale), ops.mask(sound, ops.copy(problem.rhs)))
+    return ops.scale(ops.where(sound, ops.divide(1.0, s.norm), 0.0), r)
+
+
+def _outcome(space: Any, met: Array) -> Array:
+    """Statuses of solutions, as far as they follow from the run and the residual."""
+    ops, s = space.operator.backend, space.state
+    xp = ops.small_namespace()
+    sound = (s.status == _COMPLETED) | (s.status == _INVARIANT) | (s.status == _CONVERGED) | (s.status == 0)
+    return xp.where(xp.asarray(sound), xp.where(met, _CONVERGED, _COMPLETED), s.status)
+
+
+def _answer(
+    space: Any, h: Array, code: Array, damping: Array, residual: Array, model: Array, used: Array
+) -> KrylovSteps:
+    """The solutions that h (k, m) stands for, all but the first and the last two arguments in the basis's units."""
+    ops, s = space.operator.backend, space.state
+    xp = ops.small_namespace()
+    factor = ops.divide(s.scale, s.unit)
+    norm = xp.sqrt(xp.sum(h * h, axis=0)) * factor
+    X, products = combined(space, h * factor)
+    most = float(ops.namespace().finfo(s.basis.dtype).max)
+    code = xp.where(norm <= most, code, _NONFINITE)
+    return KrylovSteps(
+        x=X,
+        code=code,
+        damping=damping,
+        residual=residual * s.scale,
+        model=model * s.scale * factor,
+        norm=norm,
+        used=used,
+        products=products,
+    )
+
+
+def _threshold(space: Any, rtol: Scalar, atol: Scalar) -> Scalar:
+    ops, s = space.operator.backend, space.state
+    return ops.maximum(rtol * s.norm, atol / s.scale)
+
+
+def solve_shifted(space: Any, dampings: Array, rtol: Scalar, atol: Scalar) -> KrylovSteps:
+    """x of (A + damping I) x = b for each damping (m,)."""
+    ops, s = space.operator.backend, space.state
+    xp = ops.small_namespace()
+    found = shifted(ops, _T(s), s.first, s.norm, dampings / s.unit, _eps(space))
+    code = _outcome(space, found.residual <= _threshold(space, rtol, atol))
+    code = xp.where(found.noisy & (code == _COMPLETED), _STAGNATED, code)
+    code = xp.where(found.negative & ((code == _COMPLETED) | (code == _CONVERGED)), _NEGATIVE_CURVATURE, code)
+    return _answer(space, found.h, code, dampings, found.residual, found.model, found.used)
+
+
+def residuals_and_models(space: Any, dampings: Array) -> tuple[Array, Array]:
+    """Of the same solutions."""
+    s = space.state
+    found = shifted(space.operator.backend, _T(s), s.first, s.norm, dampings / s.unit, _eps(space))
+    return found.residual * s.scale, found.model * s.scale * s.scale / s.unit
+
+
+def minimise(space: Any, radii: Array, rtol: Scalar, atol: Scalar) -> KrylovSteps:
+    """The minimiser of 1/2 x.A x - b.x over ||x|| <= radius for each radius (m,)."""
+    ops, s = space.operator.backend, space.state
+    xp = ops.small_namespace()
+    count, norm = _rows(ops, s)
+    found = trust_region(ops, spectrum(ops, _T(s), count), norm, radii * (s.unit / s.scale), _eps(space))
+    # Where there is no minimum, what conjugate gradients reached before they met negative curvature.
+    zero = xp.zeros_like(radii)
+    safe = shifted(ops, _T(s), s.first, s.norm, zero, _eps(space))
+    k = found.h.shape[0]
+    h = xp.where(found.unbounded, _fill(xp, safe.h, k), found.h)
+    last = xp.sum(xp.where((xp.arange(k) == count - 1)[:, None], found.h, 0.0), axis=0)
+    residual = xp.where(s.steps > 0, xp.abs(ops.lookup(s.betas, count - 1) * last), s.norm)
+    residual = xp.where(found.unbounded, safe.residual, residual)
+    model = xp.where(found.unbounded, safe.model, found.model)
+    code = _outcome(space, residual <= _threshold(space, rtol, atol))
+    fine = (code == _COMPLETED) | (code == _CONVERGED)
+    code = xp.where(fine & found.active, _BOUNDARY, code)
+    code = xp.where(fine & found.unbounded, _NEGATIVE_CURVATURE, code)
+    multiplier = xp.where(found.unbounded, 0.0, found.multiplier) * s.unit
+    return _answer(space, h, code, multiplier, residual, model, s.steps + 0 * code)
+
+
+def _fill(xp: Any, h: Array, k: int) -> Array:
+    """h with rows of zeros up to k."""
+    return xp.concat([h, xp.zeros((k - h.shape[0], h.shape[1]), dtype=h.dtype)])
+
+
+def _spectrum(space: Any) -> Spectrum:
+    ops, s = space.operator.backend, space.state
+    return spectrum(ops, _T(s), _rows(ops, s)[0])
+
+
+def ritz(space: Any) -> tuple[Array, Array]:
+    """Ritz values and their error bounds; NaN where a compiler keeps more."""
+    ops, s = space.operator.backend, space.state
+    xp = ops.small_namespace()
+    S = _spectrum(space)
+    index = xp.arange(S.values.shape[0])
+    last = xp.sum(xp.where((index == s.steps - 1)[:, None], S.vectors, 0.0), axis=0)
+    bounds = xp.abs(ops.lookup(s.betas, ops.maximum(s.steps - 1, 0)) * last)
+    inside = index < s.steps
+    return xp.where(inside, S.values * s.unit, xp.nan), xp.where(inside, bounds * s.unit, xp.nan)
+
+
+def ritz_vectors(space: Any) -> Array:
+    """T's eigenvectors as columns."""
+    return _spectrum(space).vectors
+
+
+def gauss(space: Any) -> tuple[Array, Array]:
+    """Nodes and weights for b.f(A) b."""
+    s = space.state
+    nodes, weights = gauss_rule(space.operator.backend, _T(s), space.operator.backend.maximum(s.first, 1))
+    return nodes * s.unit, weights * (s.norm * s.scale) ** 2
+
+
+def radau(space: Any, end: Scalar) -> tuple[Array, Array]:
+    """The same with a node at ``end``."""
+    s = space.state
+    ops = space.operator.backend
+    nodes, weights = radau_rule(ops, _T(s), ops.maximum(s.first, 1), end / s.unit)
+    return nodes * s.unit, weights * (s.norm * s.scale) ** 2

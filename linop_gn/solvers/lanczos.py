@@ -1,0 +1,288 @@
+"""The Lanczos process: an orthonormal basis of the Krylov space, and the tridiagonal T = Q^T A Q.
+
+Lanczos (1950), in the order of operations that Paige (1972) found most
+accurate, with q_0 = b / ||b||::
+
+    w = A q_j - beta_(j-1) q_(j-1)      alpha_j = q_j.w      w <- w - alpha_j q_j
+    beta_j = ||w||                      q_(j+1) = w / beta_j
+
+Rounding makes the vectors lose their orthogonality as soon as a Ritz value has
+converged. Three answers to that:
+
+``"none"``
+    Nothing is done: copies of converged Ritz values appear, solutions converge
+    later, as in conjugate gradients. The basis need not be kept.
+``"full"``
+    Each w is orthogonalised against all vectors before it by classical
+    Gram-Schmidt, as two matrix products, and once more where that has removed
+    much ("twice is enough", Daniel, Gragg, Kaufman and Stewart, 1976).
+``"selective"``
+    The same, but only at the steps that need it: Simon's recurrence (*The
+    Lanczos algorithm with partial reorthogonalization*, 1984) follows the level
+    of orthogonality on scalars alone. When it passes sqrt(eps), that step's and
+    the next step's w are orthogonalised. Semi-orthogonality is enough for T to
+    be accurate to eps, as if all had been done.
+
+beta_j = 0 to rounding means that the space is invariant under A: T's
+eigenvalues are eigenvalues of A, and solutions are exact (``INVARIANT``). With
+``restart=True`` the process then goes on from a random vector orthogonal to the
+basis, with a zero in T: so it finds parts of the spectrum that b knows nothing
+of. A is divided by a power of two where its products are far from 1, as b is,
+so that no inner product over- or underflows. <q_0, A q_1> must be beta_0, and
+inner products with older vectors must vanish; where they miss that by far, the
+operator is not symmetric, and the run says so.
+
+``scipy.sparse.linalg.eigsh`` restarts such a process implicitly, for a few
+eigenvalues; here it is kept for solving with.
+"""
+
+from __future__ import annotations
+
+from ..operators.base import LinearOperator
+from ..protocols import Array, Backend, Scalar, Vector
+from ..records import record, static
+from ..status import Status
+from .lanczos_parts import conjugate, crossed, unit_of
+from .lanczos_state import LanczosRow, LanczosState, check_symmetric, resume
+from .orthogonal import fresh, levels, orthogonalise
+from .problem import LinearProblem
+from .tridiagonal import shifted
+
+__all__ = ["Lanczos", "LanczosState"]
+
+_RUNNING, _COMPLETED = int(Status.RUNNING), int(Status.COMPLETED)
+_CONVERGED, _INVARIANT = int(Status.CONVERGED), int(Status.INVARIANT)
+_NONFINITE, _NONFINITE_INPUT = int(Status.NONFINITE), int(Status.NONFINITE_INPUT)
+_NOT_SYMMETRIC = int(Status.NOT_SYMMETRIC)
+
+LEVEL = 0.75
+"""Orthogonality is restored where it is estimated to be worse than eps to this power."""
+
+WAYS = ("none", "selective", "full")
+
+
+@record
+class Lanczos:
+    """``steps`` steps of the Lanczos process; :func:`linop_gn.krylov` is how to use it.
+
+    Handed to :func:`linop_gn.solve` it answers with the solution of A x = b in the Krylov space: the iterate of
+    conjugate gradients, free of their loss of conjugacy, or the last one before the operator showed itself to be
+    indefinite. It has no tolerance.
+
+    Parameters
+    ----------
+    steps
+        Vectors in the basis, at most. With reorthogonalisation no more than n are made.
+    reorthogonalise
+        ``"selective"`` (default), ``"full"`` or ``"none"``.
+    keep
+        False keeps two vectors only (``reorthogonalise="none"``): a second pass makes the others again.
+    restart
+        Whether to go on from a random vector where the space is invariant.
+    seed
+        Of that vector.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> lg.solve(lg.Diagonal(np.array([1.0, 2.0, 4.0])), np.ones(3), lg.Lanczos(steps=3))
+    Lanczos: invariant after 3 steps, 3 products; residual ...
+    The Krylov space has become invariant under the operator: what is drawn from it is exact.
+    """
+
+    steps: int = static()
+    reorthogonalise: str = static(default="selective")
+    keep: bool = static(default=True)
+    restart: bool = static(default=False)
+    seed: int = static(default=0)
+
+    defect = None  # what is not converged has no derivative by one more solve
+
+    def __post_init__(self) -> None:
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"Lanczos: steps must be a whole number >= 1, got {self.steps!r}.")
+        if self.reorthogonalise not in WAYS:
+            raise ValueError(f"Lanczos: reorthogonalise must be one of {WAYS}, got {self.reorthogonalise!r}.")
+        if not self.keep and (self.reorthogonalise != "none" or self.restart):
+            raise ValueError(
+                "Lanczos: keep=False keeps no vectors to orthogonalise against; it needs reorthogonalise='none' and "
+                "restart=False."
+            )
+
+    def check(self, operator: LinearOperator) -> None:
+        """Raise unless the operator is square and known to be symmetric."""
+        check_symmetric("Lanczos", operator)
+
+    def limit(self, problem: LinearProblem) -> int:
+        """The number of steps that a run may take."""
+        n: int = problem.rhs.shape[0]
+        return self.steps if self.reorthogonalise == "none" else min(self.steps, n)
+
+    def init(self, ops: Backend, problem: LinearProblem) -> LanczosState:
+        begun = getattr(problem, "begun", None)
+        if begun is not None:
+            return resume(ops, problem, begun, self)
+        b = problem.rhs
+        if len(b.shape) != 1 or problem.x0 is not None:
+            raise ValueError(
+                "a Krylov space belongs to one right-hand side and starts at zero: give b as a tree or flat (n,), one "
+                "column at a time, and no x0 (solve for the correction with the right-hand side b - A x0 instead)."
+            )
+        capacity = self.limit(problem)
+        size = ops.max_abs(b)
+        finite = ops.isfinite(size)
+        scale = ops.power_of_two(size, b)
+        r = ops.scale(ops.divide(1.0, scale), ops.mask(finite, ops.copy(b)))
+        norm = ops.sqrt(ops.dot(r, r))
+        status = ops.where(norm > 0, ops.scalar(_RUNNING, b), _CONVERGED)
+        status = ops.where(finite, status, _NONFINITE_INPUT)
+        basis = ops.store(ops.basis(b, capacity + 1 if self.keep else 2), 0, ops.divide(1.0, norm), r)
+        if not self.keep:
+            basis = ops.store(basis, 1, 0.0, r)
+        zero, none = ops.scalar(0.0, b), ops.scalar(0, b)
+        watched = capacity + 1 if self.reorthogonalise == "selective" else 1
+        return LanczosState(
+            basis=basis,
+            alphas=ops.table(capacity, zero),
+            betas=ops.table(capacity, zero),
+            norm=norm,
+            scale=scale,
+            unit=zero + 1.0,
+            size=zero,
+            omega=ops.write(ops.table(watched, zero), 0, 1.0),
+            omega_before=ops.table(watched, zero),
+            again=ops.scalar(False, b),
+            pivot=zero + 1.0,
+            forward=norm,
+            definite=ops.scalar(True, b),
+            residual=norm,
+            model=zero,
+            first=none,
+            blocks=none + 1,
+            reorthogonalised=none,
+            status=status,
+            steps=none,
+            products=none,
+        )
+
+    def _at(self, index: Scalar) -> Scalar:
+        return index if self.keep else index % 2
+
+    def step(self, ops: Backend, problem: LinearProblem, s: LanczosState) -> LanczosState:
+        eps, n, limit = ops.eps(problem.rhs), problem.rhs.shape[0], self.limit(problem)
+        running, basis = s.status == _RUNNING, s.basis
+        # A finished run takes its last vector once more, so that every index stays inside.
+        j = ops.minimum(s.steps, limit - 1)
+        before = ops.maximum(j - 1, 0)
+        beta = ops.where(j > 0, ops.lookup(s.betas, before), 0.0)
+        q, older = ops.row(basis, self._at(j)), ops.row(basis, self._at(j + 1 if not self.keep else before))
+        w = problem.operator.apply(q)
+        unit = unit_of(ops, j, w, s.unit)
+        skewness = crossed(ops, j, older, w, beta * unit) / unit
+        w = ops.axpby(-beta, older, ops.divide(1.0, unit), w)
+        alpha = ops.dot(q, w)
+        w = ops.axpy(-alpha, q, w)
+        length = ops.sqrt(ops.dot(w, w))
+        size = ops.maximum(s.size, ops.maximum(abs(alpha) + beta, beta + length))
+
+        omega, needed = self._levels(ops, s, j, alpha, (beta, length), eps * size)
+        w, length, largest = orthogonalise(ops, basis, w, length, needed, j + 1)
+        skewness = ops.maximum(skewness, largest)
+
+        sound = running & ops.isfinite(alpha) & ops.isfinite(length)
+        skew = sound & (skewness > eps ** (1 / 3) * size)
+        counted = sound & ops.logical_not(skew)
+        whole = (j + 1 >= n) & (self.reorthogonalise != "none")
+        small = length <= 10.0 * eps * size
+        closed = counted & (small | whole)
+        anew = closed & ops.logical_not(whole) & (j + 1 < limit) & self.restart
+        w, length = self._renew(ops, problem, basis, w, length, anew, j, s.blocks)
+
+        index = self._at(j + 1)
+        keep_row = ops.logical_not(counted)
+        row = ops.select(keep_row, ops.row(basis, index), w)
+        basis = ops.store(basis, index, ops.where(keep_row, 1.0, ops.divide(1.0, length)), row)
+        beta_next = ops.where(anew, 0.0, length)
+        alphas = ops.write(s.alphas, j, ops.where(counted, alpha, ops.lookup(s.alphas, j)))
+        betas = ops.write(s.betas, j, ops.where(counted, beta_next, ops.lookup(s.betas, j)))
+
+        pivot, forward, definite, residual, model = conjugate(ops, s, j, alpha, (beta, beta_next), counted, eps)
+        steps = s.steps + ops.where(counted, 1, 0)
+        status = s.status  # later lines overrule earlier ones
+        status = ops.where(running & (steps >= limit), _COMPLETED, status)
+        status = ops.where(closed & ops.logical_not(anew), _INVARIANT, status)
+        status = ops.where(skew, _NOT_SYMMETRIC, status)
+        status = ops.where(running & ops.logical_not(sound), _NONFINITE, status)
+        return LanczosState(
+            basis=basis,
+            alphas=alphas,
+            betas=betas,
+            norm=s.norm,
+            scale=s.scale,
+            unit=ops.where(counted, unit, s.unit),
+            size=ops.where(counted, size, s.size),
+            omega=omega,
+            omega_before=s.omega,
+            again=ops.where(s.again, False, needed),
+            pivot=pivot,
+            forward=forward,
+            definite=definite,
+            residual=residual,
+            model=model,
+            first=ops.where(counted & (s.blocks == 1), steps, s.first),
+            blocks=s.blocks + ops.where(anew, 1, 0),
+            reorthogonalised=s.reorthogonalised + ops.where(running & needed, 1, 0),
+            status=status,
+            steps=steps,
+            products=s.products + ops.where(running, 1, 0),
+        )
+
+    def _levels(
+        self, ops: Backend, s: LanczosState, j: Scalar, alpha: Scalar, betas: tuple[Scalar, Scalar], rounding: Scalar
+    ) -> tuple[Array, Scalar]:
+        """The estimates for q_(j+1), and whether w has to be orthogonalised."""
+        if self.reorthogonalise != "selective":
+            return s.omega, ops.scalar(self.reorthogonalise == "full", ops.row(s.basis, 0))
+        xp = ops.small_namespace()
+        omega = levels(ops, (s.omega, s.omega_before), (s.alphas, s.betas), j, alpha, betas, rounding)
+        index = xp.arange(omega.shape[0])
+        worst = xp.max(xp.where(index < j, xp.abs(omega), 0.0))
+        needed = s.again | ops.logical_not(ops.item(worst) <= ops.eps(s.basis) ** LEVEL)
+        clean = xp.where(index <= j, 2.0 * ops.eps(s.basis), omega)
+        return xp.where(xp.asarray(needed), clean, omega), needed
+
+    def _renew(
+        self,
+        ops: Backend,
+        problem: LinearProblem,
+        basis: Array,
+        w: Vector,
+        length: Scalar,
+        anew: Scalar,
+        j: Scalar,
+        block: Scalar,
+    ) -> tuple[Vector, Scalar]:
+        """Where a new block begins, a random vector orthogonal to the basis in place of w, and its norm."""
+        if not self.restart:
+            return w, length
+
+        def draw(w: Vector, length: Scalar) -> tuple[Vector, Scalar]:
+            return fresh(ops, basis, problem.operator.domain, self.seed + block, j + 1)
+
+        return ops.branch(anew, draw, lambda w, length: (w, length), w, length)
+
+    def observe(self, state: LanczosState) -> LanczosRow:
+        last = state.steps - 1
+        return LanczosRow(
+            state.residual * state.scale,
+            state.model * state.scale * state.scale / state.unit,
+            state.alphas[last] * state.unit,
+            state.betas[last] * state.unit,
+        )
+
+    def answer(self, ops: Backend, problem: LinearProblem, state: LanczosState) -> Vector:
+        if not self.keep:
+            raise ValueError("Lanczos with keep=False has no basis to make an answer of; use lg.krylov(keep=False).")
+        shift = ops.small([0.0], problem.rhs)
+        T = state.alphas, state.betas
+        found = shifted(ops, T, state.first, state.norm, shift, ops.eps(problem.rhs))
+        x = ops.combine(state.basis, found.h[:, 0], state.first)
+        return ops.scale(ops.divide(state.scale, state.unit), x)

@@ -1,0 +1,179 @@
+"""Small problems with the tridiagonal matrix T of a Lanczos run, of any damping and any radius.
+
+T has diagonal ``alphas`` and off-diagonal ``betas``; ``betas[k - 1]`` couples
+the k-th vector to the next one, which is not in the space. The right-hand side
+is ``norm`` e_1. Everything here is a pure function on small arrays (see
+:mod:`linop_gn.protocols.bases`) that takes no product, so that an outer method
+solves again at another damping or radius for nothing.
+
+* :func:`shifted`: (T + sigma I) h = norm e_1 for many sigma at once, by L D L^T,
+  which is stable where T + sigma I is positive definite, and tells where it is
+  not by its pivots: they are the curvatures p.Ap of conjugate gradients.
+* :func:`trust_region`: min 1/2 h.T h - norm h_1 over ||h|| <= radius, after Moré
+  and Sorensen (1983), in the eigenvectors of T. The unknown of the secular
+  equation is the distance of the multiplier from its pole -theta_1, not the
+  multiplier itself (Gu and Eisenstat, 1994, do so for eigenvalues): near the
+  hard case all digits of the step depend on that distance, and lambda + theta_1
+  would have lost them to cancellation.
+
+Gould, Lucidi, Roberts and Toint, *Solving the trust-region subproblem using the
+Lanczos method* (1999). SciPy's ``trust-krylov`` (Lenders, Kirches and Potschka)
+iterates with factorisations of T in place of its eigenvectors.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ..protocols import Array, Backend, Scalar
+
+__all__ = ["Boundary", "Shifted", "Spectrum", "shifted", "spectrum", "trust_region"]
+
+NEWTON = 20
+"""Steps for the secular equation: from below, Newton's method rises to the root, in under ten, as a rule."""
+
+
+class Shifted(NamedTuple):
+    """Solutions of (T + sigma I) h = norm e_1 for m shifts."""
+
+    h: Array
+    """(k, m): from the largest leading section of T + sigma I that is positive definite; zeros below it."""
+    used: Array
+    """(m,): the size of that section."""
+    negative: Array
+    """(m,): whether a pivot was negative."""
+    noisy: Array
+    """(m,): whether a pivot was zero to working precision."""
+    residual: Array
+    """(m,): 2-norm of the residual of the vector that h stands for."""
+    model: Array
+    """(m,): 1/2 h.(T + sigma I) h - norm h_1."""
+
+
+def shifted(ops: Backend, T: tuple[Array, Array], count: Scalar, norm: Scalar, shifts: Array, eps: float) -> Shifted:
+    """Solve with the leading ``count`` rows of T for all ``shifts`` (m,); ``eps`` is that of T's entries."""
+    xp = ops.small_namespace()
+    alphas, betas = (ops.leading(part, count) for part in T)
+    k = alphas.shape[0]
+    one, none = xp.ones_like(shifts), xp.zeros_like(shifts)
+    where = xp.where
+
+    def eliminate(i: Any, carry: Any) -> Any:
+        before, z, going, negative, noisy, used, residual, model, D, Z = carry
+        coupling = where(i == 0, 0.0, betas[i - 1]) * one
+        ratio = coupling / before
+        diagonal = alphas[i] + shifts
+        pivot = diagonal - ratio * coupling
+        z = where(i == 0, norm, -ratio * z)
+        noise = 2.0 * eps * (xp.abs(diagonal) + ratio * coupling)
+        inside = going & (i < count)
+        good = inside & (pivot > noise)
+        negative = negative | (inside & (pivot < -noise))
+        noisy = noisy | (inside & (xp.abs(pivot) <= noise))
+        pivot, z = where(good, pivot, one), where(good, z, none)
+        last = z / pivot
+        residual = where(good, xp.abs(betas[i] * last), residual)
+        D, Z = ops.write(D, i, pivot), ops.write(Z, i, z)
+        model = model - 0.5 * z * last
+        return pivot, z, good, negative, noisy, used + good, residual, model, D, Z
+
+    false = shifts != shifts
+    start = one, none, ~false, false, false, 0 * false, norm * one, none, ops.table(k, none), ops.table(k, none)
+    *_, negative, noisy, used, residual, model, D, Z = ops.repeat(k, eliminate, start)
+
+    def substitute(i: Any, carry: Any) -> Any:
+        below, h = carry
+        row = k - 1 - i
+        here = (ops.lookup(Z, row) - betas[row] * below) / ops.lookup(D, row)
+        here = where(row < used, here, none)
+        return here, ops.write(h, row, here)
+
+    _, h = ops.repeat(k, substitute, (none, ops.table(k, none)))
+    return Shifted(h, used, negative, noisy, residual, model)
+
+
+class Spectrum(NamedTuple):
+    """Ritz values, ascending; eigenvectors of T as columns; a bound on ||T||."""
+
+    values: Array
+    vectors: Array
+    size: Scalar
+
+
+def spectrum(ops: Backend, T: tuple[Array, Array], count: Scalar) -> Spectrum:
+    """Of the leading ``count`` rows of T; where a compiler keeps more, what belongs to them comes last."""
+    xp = ops.small_namespace()
+    alphas, betas = (ops.leading(part, count) for part in T)
+    index = xp.arange(alphas.shape[0])
+    inside, coupled = index < count, index < count - 1
+    off = xp.where(coupled, betas, 0.0)
+    size = xp.max(xp.where(inside, xp.abs(alphas), 0.0)) + 2.0 * xp.max(xp.abs(off))
+    beyond = xp.where(size > 0, 4.0 * size, 1.0)
+    values, vectors = ops.eigh_tridiagonal(xp.where(inside, alphas, beyond), off)
+    return Spectrum(values, vectors, size)
+
+
+class Boundary(NamedTuple):
+    """Minimisers over m balls."""
+
+    h: Array
+    """(k, m)."""
+    multiplier: Array
+    """(m,): lambda >= 0 with (T + lambda I) h = norm e_1 and T + lambda I positive semi-definite."""
+    model: Array
+    """(m,): 1/2 h.T h - norm h_1."""
+    active: Array
+    """(m,): whether ||h|| = radius."""
+    hard: Array
+    """(m,): whether an eigenvector of the lowest eigenvalue was added to reach the boundary."""
+    unbounded: Array
+    """(m,): whether the radius is infinite and the model has no minimum (h is then of no use, though finite)."""
+
+
+def trust_region(ops: Backend, S: Spectrum, norm: Scalar, radius: Array, eps: float) -> Boundary:
+    """Minimise 1/2 h.T h - norm h_1 over ||h|| <= radius for all radii (m,); ``eps`` is that of T's entries.
+
+    Negative curvature below rounding, k eps ||T||, is taken for zero, and so are the parts of the right-hand side
+    below k eps of it that belong to such eigenvalues: they would send the step to the boundary for no decrease.
+    """
+    xp = ops.small_namespace()
+    where = xp.where
+    values, k = S.values, S.values.shape[0]
+    lowest, noise = values[0], 4.0 * k * eps * S.size
+    given = norm * S.vectors[0, :]
+    c = where((values <= noise) & (xp.abs(given) <= k * eps * norm), 0.0, given)
+    gaps = (values - lowest)[:, None]
+    relative = where((c == 0)[:, None], 0.0, xp.abs(c)[:, None] / radius)
+    floor = where(lowest > 0, lowest, 0.0)  # the distance from the pole that belongs to lambda = 0, or the pole
+    low = xp.maximum(floor, xp.max(relative - gaps, axis=0))
+
+    def inverted(distance: Array) -> Array:
+        apart = gaps + distance
+        return where(apart > 0, 1.0 / where(apart > 0, apart, 1.0), 0.0)
+
+    def length_of(inverse: Array) -> Array:
+        """The norm of the step, in radii."""
+        return xp.sqrt(xp.sum((relative * inverse) ** 2, axis=0))
+
+    outside = length_of(inverted(low)) > 1.0
+
+    def newton(i: Any, distance: Array) -> Array:
+        inverse = inverted(distance)
+        squares = (relative * inverse) ** 2
+        length, slope = xp.sqrt(xp.sum(squares, axis=0)), xp.sum(squares * inverse, axis=0)
+        step = (length - 1.0) * length * length / where(slope > 0, slope, 1.0)
+        return where(outside & xp.isfinite(step), xp.maximum(distance + step, low), distance)
+
+    distance = ops.repeat(NEWTON, newton, low)
+    inverse = inverted(distance)
+    length = length_of(inverse)
+    indefinite, endless = lowest < -noise, ~xp.isfinite(radius)
+    at_pole = (low <= floor) & ~outside
+    hard, free = at_pole & indefinite, at_pole & ~indefinite
+    missing = xp.sqrt(xp.maximum((1.0 - length) * (1.0 + length), 0.0)) * where(endless, 0.0, radius)
+    extra = where(hard, where(given[0] < 0, -missing, missing), 0.0)
+    y = c[:, None] * inverse + where((xp.arange(k) == 0)[:, None], extra, 0.0)
+    multiplier = where(free, 0.0, distance - lowest)
+    model = -0.5 * (xp.sum(c[:, None] * y, axis=0) + multiplier * xp.sum(y * y, axis=0))
+    flat = xp.any((c != 0)[:, None] & (gaps + distance <= 0), axis=0)
+    return Boundary(S.vectors @ y, multiplier, model, ~free, hard, endless & (indefinite | flat))
