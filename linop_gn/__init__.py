@@ -38,7 +38,7 @@ from .operators import (
 )
 from .records import record, replace, static
 from .solution import History, Result, Solution
-from .solvers import CG, MINRES, LinearProblem
+from .solvers import CG, LSMR, LSQR, MINRES, LinearProblem
 from .solvers.blockwise import Blockwise
 from .solvers.forcing import EisenstatWalker
 from .solvers.lanczos import Lanczos
@@ -53,6 +53,8 @@ __version__ = "0.1.0"
 __all__ = [
     "CG",
     "GGN",
+    "LSMR",
+    "LSQR",
     "MINRES",
     "AnyOf",
     "BlockDiagonal",

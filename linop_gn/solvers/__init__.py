@@ -3,12 +3,16 @@
 from .blockwise import Blockwise
 from .cg import CG
 from .forcing import EisenstatWalker
+from .lsmr import LSMR
+from .lsqr import LSQR
 from .minres import MINRES
 from .problem import LinearProblem
 from .stopping import AnyOf, MaxResidual, RelativeProgress, RelativeResidual
 
 __all__ = [
     "CG",
+    "LSMR",
+    "LSQR",
     "MINRES",
     "AnyOf",
     "Blockwise",

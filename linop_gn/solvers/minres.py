@@ -38,7 +38,7 @@ from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..status import Status
 from .minres_recurrence import Recurrence, begin, direction, follow, rotate
-from .options import check_limits, check_tolerances, made_from, require_symmetric
+from .options import check_limits, check_tolerances, made_from, require_symmetric, unfit_status
 from .problem import LinearProblem
 
 __all__ = ["MINRES", "MINRESState"]
@@ -261,10 +261,7 @@ class MINRES:
             status = ops.where(confirmed, int(Status.INCONSISTENT), status)
         else:
             status = ops.where((running & end) | (moved & met) | stuck, int(Status.COMPLETED), status)
-        size = largest * s.scale  # of the answer, which may overflow, or lose its digits to underflow
-        power = ops.power_of_two(size, s.x)
-        fits = (power <= size) & (size < 2.0 * power) | (largest == 0)
-        unfit = ops.where(size > 1, int(Status.NONFINITE), int(Status.STAGNATED))
+        fits, unfit = unfit_status(ops, largest, s.scale, s.x)
         status = ops.where(known & met, ops.where(fits, int(Status.CONVERGED), unfit), status)
         status = ops.where(indefinite, int(Status.INDEFINITE_PRECONDITIONER), status)
         status = ops.where(running & ops.logical_not(sound), int(Status.NONFINITE), status)

@@ -6,9 +6,11 @@ import math
 from typing import Any
 
 from ..operators.base import LinearOperator
-from .problem import MadeFrom
+from ..protocols import Backend, Scalar, Vector
+from ..status import Status
+from .problem import as_preconditioner
 
-__all__ = ["check_limits", "check_tolerances", "made_from", "require_square", "require_symmetric"]
+__all__ = ["check_limits", "check_tolerances", "made_from", "require_square", "require_symmetric", "unfit_status"]
 
 
 def check_tolerances(method: Any, *names: str) -> None:
@@ -31,16 +33,8 @@ def check_limits(method: Any) -> None:
 
 
 def made_from(method: Any) -> Any:
-    """The method's preconditioner: None, an operator, or a function wrapped as something to make one."""
-    given = method.preconditioner
-    if given is None or isinstance(given, (LinearOperator, MadeFrom)):
-        return given
-    if not callable(given):
-        raise TypeError(
-            f"{type(method).__name__}: preconditioner is a {type(given).__qualname__}; give a linear operator that "
-            "applies an approximation of A^-1, or a function that makes one from A."
-        )
-    return MadeFrom(given)
+    """The method's preconditioner: None, an operator, or a recipe to make one."""
+    return as_preconditioner(method.preconditioner, type(method).__name__)
 
 
 def require_square(method: Any, operator: LinearOperator) -> None:
@@ -60,3 +54,14 @@ def require_symmetric(method: Any, operator: LinearOperator) -> None:
             f"{type(method).__name__} needs a symmetric operator, and {operator!r} is not known to be. Declare it "
             "(symmetric=True) if it is; otherwise use LSMR or LSQR, which need products with A and its adjoint."
         )
+
+
+def unfit_status(ops: Backend, largest: Scalar, scale: Scalar, like: Vector) -> tuple[Scalar, Scalar]:
+    """Whether an answer of this largest entry times ``scale`` can be held, and the status of one that cannot.
+
+    It may overflow, or lose its digits to underflow.
+    """
+    size = largest * scale
+    power = ops.power_of_two(size, like)
+    fits = (power <= size) & (size < 2.0 * power) | (largest == 0)
+    return fits, ops.where(size > 1, int(Status.NONFINITE), int(Status.STAGNATED))

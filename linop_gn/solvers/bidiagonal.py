@@ -1,0 +1,106 @@
+"""Golub-Kahan bidiagonalisation of [A; sqrt(lambda) I], by which LSQR and LSMR never form A^T A.
+
+Golub and Kahan (1965). From a residual, a vector with an upper part u in the
+codomain and, with damping, a lower part t in the domain::
+
+    beta_(k+1) (u, t)_(k+1) = (A v_k, sqrt(lambda) v_k) - alpha_k (u, t)_k
+    alpha_(k+1) v_(k+1)     = A^T u_(k+1) + sqrt(lambda) t_(k+1) - beta_(k+1) v_k
+
+Paige and Saunders leave t out and rotate the damping away, which is the same
+thing for a run that starts at zero. With t it is right from every start: what is
+damped is x, not its distance from where the run began (as in SciPy's).
+
+A tick is one product with A and then one with A^T. It either extends the
+bidiagonalisation, or recomputes the residual of x and starts anew from there:
+then beta is its norm and alpha beta that of the normal equations' residual.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ..protocols import Backend, Scalar, Vector
+from .problem import LinearProblem
+
+__all__ = ["Basis", "Tick", "tick"]
+
+
+class Basis(NamedTuple):
+    """The newest vectors of both sides."""
+
+    u: Vector
+    t: Vector | None
+    """The lower part; None without damping."""
+    v: Vector
+    alpha: Scalar
+    unit: Scalar
+    """A power of two near ||A||: alpha and beta are in units of it, 0 before there is one."""
+
+
+class Tick(NamedTuple):
+    """What a tick gave."""
+
+    basis: Basis
+    beta: Scalar
+    sound: Scalar
+    largest: Scalar
+    """Largest entry of x, where its residual was recomputed."""
+
+
+def tick(
+    ops: Backend,
+    problem: LinearProblem,
+    q: Basis,
+    x: Vector,
+    scale: Scalar,
+    root: Scalar | None,
+    renew: Scalar,
+    at_zero: Scalar,
+) -> Tick:
+    """Extend the basis, or where ``renew`` start it from the residual of ``scale * x``; consumes q's u and t.
+
+    ``root`` is sqrt(lambda). ``at_zero`` tells that all x are zero, for which no product is spent.
+    """
+    A, rhs = problem.operator, problem.rhs
+    argument = ops.select(renew, x, q.v)
+    if problem.x0 is None:
+        (image,) = ops.branch(at_zero, lambda v: (ops.zeros_like(rhs),), lambda v: (A.apply(v),), argument)
+    else:
+        image = A.apply(argument)
+    per_unit = ops.divide(1.0, q.unit)
+
+    def residual(image: Vector, *lower: Vector) -> tuple[Any, ...]:
+        u = ops.axpby(ops.divide(1.0, scale), rhs, -1.0, image)
+        return ops.max_abs(x), u, *(ops.axpby(-1.0 * root, x, 0.0, t) for t in lower)
+
+    def extend(image: Vector, *lower: Vector) -> tuple[Any, ...]:
+        u = ops.axpby(-q.alpha, q.u, per_unit, image)
+        return 0.0 * q.alpha, u, *(ops.axpby(root * per_unit, q.v, -q.alpha, t) for t in lower)
+
+    largest, u, *parts = ops.branch(renew, residual, extend, image, *(() if q.t is None else (q.t,)))
+    t = parts[0] if parts else None
+    square = ops.dot(u, u)
+    if t is not None:
+        square = square + ops.dot(t, t)
+    sound = ops.isfinite(square)
+    beta = ops.sqrt(ops.where(sound, square, 0.0))
+    turn = ops.divide(1.0, beta)
+    u = ops.scale(turn, ops.mask(sound, u))
+    t = None if t is None else ops.scale(turn, ops.mask(sound, t))
+
+    v = A.rmatvec(u) if len(u.shape) == 1 else A.rmatmat(u)
+    weight = 0.0 if root is None else root
+    (unit,) = ops.branch(
+        q.unit > 0,
+        lambda v: (q.unit,),
+        lambda v: (ops.power_of_two(ops.maximum(ops.max_abs(v), weight), v),),
+        v,
+    )
+    v = ops.axpby(ops.where(renew, 0.0, -beta), q.v, ops.divide(1.0, unit), v)
+    if t is not None:
+        v = ops.axpy(ops.divide(root, unit), t, v)
+    square = ops.dot(v, v)
+    sound = sound & ops.isfinite(square)
+    alpha = ops.sqrt(ops.where(sound, square, 0.0))
+    v = ops.scale(ops.divide(1.0, alpha), ops.mask(sound, v))
+    return Tick(Basis(u, t, v, alpha, unit), beta, sound, largest)

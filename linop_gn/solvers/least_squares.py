@@ -1,0 +1,241 @@
+"""What LSQR and LSMR share: the problem, the stopping rules, and how a run goes.
+
+    minimise  ||A x - b||^2 + lambda ||x||^2
+
+With r the residual of [A; sqrt(lambda) I] x = (b, 0), of norm
+sqrt(||b - A x||^2 + lambda ||x||^2), Paige and Saunders' rules are::
+
+    compatible       ||r|| <= btol ||b|| + atol ||A|| ||x||
+    least squares    ||A^T (b - A x) - lambda x|| <= atol ||A|| ||r||
+    ill-conditioned  cond(A) >= conlim, or 1 / eps
+
+||A|| is bounded from below by the largest norm of a column of the bidiagonal
+matrix, damping included. (SciPy takes the Frobenius norm, which grows with every
+step and loosens the rules.) The first two rules are held against norms that were
+recomputed from x before they are reported.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, NamedTuple
+
+from ..operators.base import LinearOperator
+from ..protocols import Backend, Scalar, Vector
+from ..records import record, static
+from ..status import Status
+from .bidiagonal import Basis, tick
+from .options import check_limits, check_tolerances, unfit_status
+from .problem import LinearProblem
+
+__all__ = ["LeastSquares", "LeastSquaresState", "Move"]
+
+_RUNNING = int(Status.RUNNING)
+
+
+class LeastSquaresState(NamedTuple):
+    """x and norms of residuals are in units of ``scale``, what belongs to A in units of the basis' ``unit``."""
+
+    x: Vector
+    basis: Basis
+    rotation: Any
+    """The method's own scalars."""
+    directions: tuple[Vector, ...]
+    norm: Scalar
+    normal: Scalar
+    model: Scalar
+    anorm: Scalar
+    xnorm: Scalar
+    cond: Scalar
+    size: Scalar
+    scale: Scalar
+    verified: Scalar
+    """Smallest recomputed norm of the residual."""
+    verified_normal: Scalar
+    renew: Scalar
+    """Whether the next tick recomputes the residual and starts anew from it."""
+    status: Scalar
+    steps: Scalar
+    products: Scalar
+
+
+class LeastSquaresRow(NamedTuple):
+    """||r||, ||A^T (b - A x) - lambda x|| and (||r||^2 - ||b||^2) / 2 at each step."""
+
+    residual: Scalar
+    normal: Scalar
+    model: Scalar
+
+
+class Move(NamedTuple):
+    """What a method makes of a tick that extends the basis."""
+
+    rotation: Any
+    x: Vector
+    directions: tuple[Vector, ...]
+    norm: Scalar
+    normal: Scalar
+    decrease: Scalar
+    """Of ||r||^2."""
+    cond: Scalar
+
+
+@record
+class LeastSquares:
+    """The run of a method on a bidiagonalisation; subclasses give ``begin`` and ``move``."""
+
+    damping: Scalar | None = None
+    atol: Scalar = 1e-6
+    btol: Scalar = 1e-6
+    conlim: Scalar | None = 1e8
+    max_steps: int | None = static(default=None)
+    steps: int | None = static(default=None)
+
+    preconditioner: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        check_tolerances(self, "damping", "atol", "btol", "conlim")
+        check_limits(self)
+
+    def begin(self, ops: Backend, basis: Basis, beta: Scalar) -> Any:
+        """The method's scalars at the start of a pass, from a residual of norm ``beta``."""
+        raise NotImplementedError
+
+    def move(
+        self, ops: Backend, s: LeastSquaresState, basis: Basis, beta: Scalar, anorm: Scalar, moved: Scalar
+    ) -> Move:
+        """The step after a tick, x unchanged unless ``moved``; consumes s.x and s.directions.
+
+        The new directions start from the basis' v alone where not ``moved``.
+        """
+        raise NotImplementedError
+
+    def directions(self, ops: Backend, x: Vector) -> tuple[Vector, ...]:
+        """Room for the directions that the method keeps."""
+        raise NotImplementedError
+
+    def check(self, operator: LinearOperator) -> None:
+        """Every operator with an adjoint will do."""
+
+    def limit(self, problem: LinearProblem) -> int:
+        """The number of steps that a run may take."""
+        if self.steps is not None:
+            return self.steps
+        return self.max_steps if self.max_steps is not None else min(10 * min(problem.operator.shape), 10_000)
+
+    def init(self, ops: Backend, problem: LinearProblem) -> LeastSquaresState:
+        b, warm = problem.rhs, problem.x0 is not None
+        largest = ops.max_abs(b)
+        zero, finite = largest == 0, ops.isfinite(largest)
+        scale = ops.power_of_two(largest, b)
+        inverse = ops.divide(ops.scalar(1.0, b), scale)
+        u = ops.scale(inverse, ops.mask(finite, ops.copy(b)))
+        size = ops.sqrt(ops.dot(u, u))
+        x = ops.zeros(problem.operator.shape[1], b)
+        if warm:
+            x = ops.scale(inverse, ops.copy(problem.x0))
+            finite = finite & ops.isfinite(ops.max_abs(x))
+            x = ops.mask(finite & ops.logical_not(zero), x)
+        elif problem.operator.domain.dtype != problem.operator.codomain.dtype:
+            x = ops.cast(x, problem.operator.domain.dtype)
+        status = ops.scalar(_RUNNING, b)  # later lines overrule earlier ones
+        if self.limit(problem) == 0 and not warm:
+            status = ops.scalar(int(Status.MAX_STEPS if self.steps is None else Status.COMPLETED), b)
+        status = ops.where(zero, int(Status.CONVERGED), status)
+        status = ops.where(finite, status, int(Status.NONFINITE_INPUT))
+        nothing, infinite = ops.scalar(0.0, b), ops.scalar(math.inf, b)
+        t = None if self.damping is None else ops.zeros_like(x)
+        basis = Basis(u, t, ops.zeros_like(x), nothing, nothing)
+        return LeastSquaresState(
+            x=x,
+            basis=basis,
+            rotation=self.begin(ops, basis, size),
+            directions=self.directions(ops, x),
+            norm=size,
+            normal=ops.scalar(math.nan, b),
+            model=nothing,
+            anorm=nothing,
+            xnorm=ops.sqrt(ops.dot(x, x)),
+            cond=nothing,
+            size=size,
+            scale=scale,
+            verified=infinite,
+            verified_normal=infinite,
+            renew=ops.scalar(True, b),
+            status=status,
+            steps=ops.scalar(0, b),
+            products=ops.scalar(0, b),
+        )
+
+    def step(self, ops: Backend, problem: LinearProblem, s: LeastSquaresState) -> LeastSquaresState:
+        running = s.status == _RUNNING
+        renew = running & s.renew
+        cold = ops.any(renew & (s.steps == 0)) if problem.x0 is None else False
+        root = None if self.damping is None else ops.sqrt(self.damping + 0.0 * s.scale)
+        basis, beta, sound, largest = tick(ops, problem, s.basis, s.x, s.scale, root, renew, cold)
+        known = renew & sound
+        moved = running & sound & ops.logical_not(s.renew)
+
+        column = ops.sqrt(s.basis.alpha * s.basis.alpha + beta * beta)
+        anorm = ops.where(moved, ops.maximum(s.anorm, column), s.anorm)
+        m = self.move(ops, s, basis, beta, anorm, moved)
+        norm = ops.where(known, beta, ops.where(moved, m.norm, s.norm))
+        normal = ops.where(known, beta * basis.alpha, ops.where(moved, m.normal, s.normal))
+        xnorm = ops.where(moved, ops.sqrt(ops.dot(m.x, m.x)), s.xnorm)
+        change = ops.where(s.steps > 0, norm * norm - s.norm * s.norm, norm * norm - s.size * s.size)
+        model = s.model + 0.5 * ops.where(known, change, ops.where(moved, -m.decrease, 0.0))
+        cond = ops.where(moved, ops.maximum(s.cond, m.cond), s.cond)
+
+        steps, products = s.steps + moved, s.products + 2 * running
+        if problem.x0 is None:
+            products = products - (renew & (s.steps == 0))
+        eps = max(ops.eps(s.x), ops.eps(problem.rhs))
+        atol, btol = (self.atol, self.btol) if self.steps is None else (eps, eps)
+        compatible = norm <= btol * s.size + atol * anorm * basis.unit * xnorm
+        least = normal <= atol * anorm * norm
+        met = compatible | least
+        # A start that solves A^T r = 0 exactly: there is nothing to compare with yet.
+        least = least | (known & (normal == 0))
+        end = steps >= self.limit(problem)
+        status = s.status  # later lines overrule earlier ones
+        if self.steps is None:
+            ill = cond >= (1.0 / eps if self.conlim is None else ops.minimum(self.conlim + 0.0 * cond, 1.0 / eps))
+            status = ops.where(running & end & ops.logical_not(moved & met), int(Status.MAX_STEPS), status)
+            status = ops.where(moved & ill & ops.logical_not(met), int(Status.CONDITION_LIMIT), status)
+            stuck = known & (s.steps > 0) & (norm > 0.5 * s.verified) & (normal > 0.5 * s.verified_normal)
+            status = ops.where(stuck, int(Status.STAGNATED), status)
+            fits, unfit = unfit_status(ops, largest, s.scale, s.x)
+            reached = ops.where(compatible, int(Status.CONVERGED), int(Status.LEAST_SQUARES))
+            status = ops.where(known & (compatible | least), ops.where(fits, reached, unfit), status)
+        else:
+            status = ops.where(running & (end | (moved & met) | (known & least)), int(Status.COMPLETED), status)
+        status = ops.where(running & ops.logical_not(sound), int(Status.NONFINITE), status)
+        fresh = self.begin(ops, basis, beta)
+        rotation = type(fresh)(*(ops.where(moved, a, b) for a, b in zip(m.rotation, fresh, strict=True)))
+        return LeastSquaresState(
+            x=m.x,
+            basis=basis,
+            rotation=rotation,
+            directions=m.directions,
+            norm=norm,
+            normal=normal,
+            model=model,
+            anorm=anorm,
+            xnorm=xnorm,
+            cond=cond,
+            size=s.size,
+            scale=s.scale,
+            verified=ops.where(known, ops.minimum(s.verified, norm), s.verified),
+            verified_normal=ops.where(known, ops.minimum(s.verified_normal, normal), s.verified_normal),
+            renew=moved & met,
+            status=status,
+            steps=steps,
+            products=products,
+        )
+
+    def observe(self, state: LeastSquaresState) -> LeastSquaresRow:
+        scale = state.scale
+        return LeastSquaresRow(state.norm * scale, state.normal * scale * state.basis.unit, state.model * scale * scale)
+
+    def answer(self, ops: Backend, problem: LinearProblem, state: LeastSquaresState) -> Vector:
+        return ops.scale(state.scale, state.x)

@@ -1,0 +1,156 @@
+"""LSMR: least squares by Golub-Kahan bidiagonalisation, with the smallest ||A^T r|| at every step.
+
+Fong and Saunders (2011), whose symbols these are (P for the first rotations,
+Pbar for the second, Ptilde for those that only serve the estimate of ||r||)::
+
+    P:     rho_k = ||(alphabar_k, beta_(k+1))||         theta_(k+1) = s_k alpha_(k+1)
+    Pbar:  rhobar_k = ||(cbar_(k-1) rho_k, theta_(k+1))||     zeta_k = cbar_k zetabar_k
+    hbar_k = h_k - sbar_(k-1) rho_k rho_k / (rho_(k-1) rhobar_(k-1)) hbar_(k-1)
+    x_k = x_(k-1) + zeta_k / (rho_k rhobar_k) hbar_k          h_(k+1) = v_(k+1) - theta_(k+1) / rho_k h_k
+
+In exact arithmetic it is MINRES on (A^T A + lambda I) x = A^T b, without
+squaring the condition number: ||A^T r|| never grows, which makes it the safer
+of the two to stop early; ||r|| is nearly that of :class:`~linop_gn.LSQR`.
+
+What differs from ``scipy.sparse.linalg.lsmr``: ``damping`` is lambda (SciPy's
+``damp`` is its root), damps x also where x0 is given, a status is reported only
+for norms that were recomputed from x, and the estimated condition number does
+not depend on the units of A (SciPy's takes 1 among the singular values).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from ..protocols import Backend, Scalar, Vector
+from ..records import record
+from .bidiagonal import Basis
+from .least_squares import LeastSquares, LeastSquaresState, Move
+
+__all__ = ["LSMR"]
+
+
+class _Rotation(NamedTuple):
+    alphabar: Scalar
+    zetabar: Scalar
+    rho: Scalar
+    rhobar: Scalar
+    cbar: Scalar
+    sbar: Scalar
+    zeta: Scalar
+    betadd: Scalar
+    betad: Scalar
+    rhod: Scalar
+    tautilde: Scalar
+    thetatilde: Scalar
+    largest: Scalar
+    smallest: Scalar
+
+
+@record
+class LSMR(LeastSquares):
+    """Least squares, min ||A x - b||^2 + damping ||x||^2, by LSMR.
+
+    Parameters
+    ----------
+    damping
+        lambda of ``Damped(A.T @ A, lambda)``, data: SciPy's ``damp`` is its square root. None: no damping.
+    atol, btol
+        Tolerances relative to A and to b, as in SciPy: a compatible system's solution is found when
+        ||r|| <= btol ||b|| + atol ||A|| ||x|| (``CONVERGED``), a least-squares solution when
+        ||A^T r|| <= atol ||A|| ||r|| (``LEAST_SQUARES``).
+    conlim
+        Stop when cond(A) is estimated to be above this (``CONDITION_LIMIT``); None: at 1 / eps.
+    max_steps
+        Limit on steps of two products; None means min(10 m, 10 n, 10000).
+    steps
+        Run exactly this many steps, fewer only if nothing is left to do: ``COMPLETED``.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> A = lg.Dense(np.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]]))
+    >>> solution = lg.solve(A, np.array([1.0, 2.0, 5.0]), lg.LSMR())
+    >>> solution.status.name, solution.x.round(6)
+    ('LEAST_SQUARES', array([2.333333, 1.333333]))
+    """
+
+    def begin(self, ops: Backend, basis: Basis, beta: Scalar) -> _Rotation:
+        nothing = 0.0 * beta
+        one = nothing + 1.0
+        return _Rotation(
+            alphabar=basis.alpha,
+            zetabar=basis.alpha * beta,
+            rho=one,
+            rhobar=one,
+            cbar=one,
+            sbar=nothing,
+            zeta=nothing,
+            betadd=beta,
+            betad=nothing,
+            rhod=one,
+            tautilde=nothing,
+            thetatilde=nothing,
+            largest=nothing,
+            smallest=nothing + math.inf,
+        )
+
+    def directions(self, ops: Backend, x: Vector) -> tuple[Vector, ...]:
+        return ops.zeros_like(x), ops.zeros_like(x)
+
+    def move(
+        self, ops: Backend, s: LeastSquaresState, basis: Basis, beta: Scalar, anorm: Scalar, moved: Scalar
+    ) -> Move:
+        q, (h, hbar) = s.rotation, s.directions
+        # P_k
+        rho = ops.sqrt(q.alphabar * q.alphabar + beta * beta)
+        c, sn = ops.divide(q.alphabar, rho), ops.divide(beta, rho)
+        theta, alphabar = sn * basis.alpha, c * basis.alpha
+        # Pbar_k
+        thetabar, turned = q.sbar * rho, q.cbar * rho
+        rhobar = ops.sqrt(turned * turned + theta * theta)
+        cbar, sbar = ops.divide(turned, rhobar), ops.divide(theta, rhobar)
+        zeta, zetabar = cbar * q.zetabar, -sbar * q.zetabar
+
+        back = ops.where(moved, -ops.divide(thetabar * rho, q.rho * q.rhobar), 0.0)
+        hbar = ops.axpby(ops.where(moved, 1.0, 0.0), h, back, hbar)
+        length = ops.where(moved, ops.divide(ops.divide(zeta, rho * rhobar), basis.unit), 0.0)
+        x = ops.axpy(length, hbar, s.x)
+        h = ops.axpby(1.0, basis.v, ops.where(moved, -ops.divide(theta, rho), 0.0), h)
+
+        # Ptilde_(k-1), and from it ||r_k||
+        betahat, betadd = c * q.betadd, -sn * q.betadd
+        rhotilde = ops.sqrt(q.rhod * q.rhod + thetabar * thetabar)
+        ctilde, stilde = ops.divide(q.rhod, rhotilde), ops.divide(thetabar, rhotilde)
+        thetatilde, rhod = stilde * rhobar, ctilde * rhobar
+        betad = ctilde * betahat - stilde * q.betad
+        tautilde = ops.divide(q.zeta - q.thetatilde * q.tautilde, rhotilde)
+        tau = ops.divide(zeta - thetatilde * tautilde, rhod)
+        norm = ops.sqrt((betad - tau) * (betad - tau) + betadd * betadd)
+
+        cond = ops.divide(ops.maximum(q.largest, turned), ops.minimum(q.smallest, turned))
+        largest, smallest = ops.maximum(q.largest, rhobar), ops.minimum(q.smallest, rhobar)
+        rotation = _Rotation(
+            alphabar,
+            zetabar,
+            rho,
+            rhobar,
+            cbar,
+            sbar,
+            zeta,
+            betadd,
+            betad,
+            rhod,
+            tautilde,
+            thetatilde,
+            largest,
+            smallest,
+        )
+        return Move(
+            rotation,
+            x,
+            (h, hbar),
+            norm=norm,
+            normal=ops.sqrt(zetabar * zetabar),
+            decrease=(s.norm - norm) * (s.norm + norm),
+            cond=cond,
+        )
