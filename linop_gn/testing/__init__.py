@@ -1,6 +1,7 @@
 """What tests of the toolkit, of a backend or of an operator of your own are made of.
 
 ======================== =====================================================
+:mod:`.conformance`      the laws of a backend, as one class
 :mod:`.oracles`          dense float64 NumPy answers
 :mod:`.strategies`       Hypothesis strategies for any backend
 :mod:`.poison`           arrays that spoil what has been consumed
@@ -8,9 +9,11 @@
 :mod:`.losses`           losses one example at a time
 ======================== =====================================================
 
-``strategies`` needs Hypothesis and ``strict`` array-api-strict (both in the
-extra ``testing``): import them as modules where they are wanted.
+``conformance`` and ``strategies`` need Hypothesis and ``strict`` array-api-strict
+(both in the extra ``testing``): they are imported where they are wanted.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from .device import device_of, use_device
 from .oracles import (
@@ -21,12 +24,19 @@ from .oracles import (
     finite_difference_jacobian,
     relative_error,
 )
-from .poison import Poison, PoisonArray, PoisonBackend, poison, poison_backend
+from .poison import Poison, PoisonArray, PoisonBackend, poison, poison_backend, poisoned
+
+if TYPE_CHECKING:
+    from .conformance import BackendConformance, ConformanceError, ConformanceReport, check_backend
 
 __all__ = [
+    "BackendConformance",
+    "ConformanceError",
+    "ConformanceReport",
     "Poison",
     "PoisonArray",
     "PoisonBackend",
+    "check_backend",
     "complex_step_jacobian",
     "dense",
     "device_of",
@@ -35,6 +45,17 @@ __all__ = [
     "finite_difference_jacobian",
     "poison",
     "poison_backend",
+    "poisoned",
     "relative_error",
     "use_device",
 ]
+
+_WITH_HYPOTHESIS = ("BackendConformance", "ConformanceError", "ConformanceReport", "check_backend")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WITH_HYPOTHESIS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import conformance
+
+    return getattr(conformance, name)

@@ -27,9 +27,9 @@ import optree
 
 from ..array_api import ArrayApiBackend
 from ..dispatch import register
-from ..protocols import Array, Scalar, Tree, Vector
+from ..protocols import Array, Backend, Scalar, Tree, Vector
 
-__all__ = ["Poison", "PoisonArray", "PoisonBackend", "poison", "poison_backend"]
+__all__ = ["Poison", "PoisonArray", "PoisonBackend", "poison", "poison_backend", "poisoned"]
 
 
 class Poison:
@@ -59,6 +59,22 @@ class Poison:
     def _spoil(self, result: Vector, consumed: Vector) -> Vector:
         consumed[...] = float("nan")
         return result
+
+
+def poisoned(backend: Backend) -> Any:
+    """A twin of an eager backend, for the same arrays, that spoils what is consumed.
+
+    >>> import linop_gn as lg
+    >>> y = np.ones(2)
+    >>> poisoned(lg.load("numpy")).axpy(2.0, np.ones(2), y), y
+    (array([3., 3.]), array([nan, nan]))
+    """
+    if isinstance(backend, Poison):
+        return backend
+    kind = type(f"Poisoned{type(backend).__name__}", (Poison, type(backend)), {})
+    twin: Any = object.__new__(kind)
+    twin.__dict__.update(vars(backend))
+    return twin
 
 
 class PoisonArray(np.ndarray[Any, Any]):
@@ -97,6 +113,9 @@ class PoisonBackend(Poison, ArrayApiBackend):
 
     def __init__(self) -> None:
         super().__init__("poison", _Namespace(np), (PoisonArray,))
+
+    def __reduce__(self) -> Any:
+        return "poison_backend"
 
     def to_numpy(self, x: Array) -> Any:
         return np.asarray(x)

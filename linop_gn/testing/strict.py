@@ -28,8 +28,13 @@ DEVICE: Hashable = array_api_strict.Device("device1")
 class StrictBackend(ArrayApiBackend):
     """array-api-strict; devices are the library's own objects."""
 
+    capabilities = ArrayApiBackend.capabilities | {"devices"}
+
     def __init__(self) -> None:
         super().__init__("array_api_strict", array_api_strict, (type(array_api_strict.asarray(0.0)),))
+
+    def __reduce__(self) -> Any:
+        return "strict_backend"
 
     def devices(self) -> list[str]:
         return [str(HOST), str(DEVICE)]

@@ -1,0 +1,26 @@
+"""The laws of a backend: for authors who test theirs, with pytest or without.
+
+======================== =====================================================
+:mod:`.claims`           name, instance and capabilities
+:mod:`.arrays`           from the host and back, dtype, device
+:mod:`.spaces`           trees and vectors
+:mod:`.vectors`          updates and reductions
+:mod:`.scalars`          numbers that never raise
+:mod:`.choices`          select, mask, branch
+:mod:`.programs`         call, over_columns, sums over stacked data
+:mod:`.loops`            begin, advance, run, iterate, rows
+:mod:`.machine`          the same in any order
+:mod:`.operators`        adjoint, symmetry, dense matrix, columns
+:mod:`.calculus`         first derivatives
+:mod:`.curvature`        second derivatives
+:mod:`.solvers`          CG and Levenberg-Marquardt against NumPy, every status
+:mod:`.aliasing`         read-only, shared and consumed memory
+======================== =====================================================
+
+Hypothesis is needed (extra ``testing``); pytest only by those who use it.
+"""
+
+from .kit import BackendConformance, check_backend, laws
+from .report import ConformanceError, ConformanceReport, Finding
+
+__all__ = ["BackendConformance", "ConformanceError", "ConformanceReport", "Finding", "check_backend", "laws"]

@@ -1,0 +1,82 @@
+"""Calling functions: directly or compiled, over columns, and over stacked data."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import SkipTest
+
+import numpy as np
+
+from ...records import record, static
+from .base import Draws, Kit, agree, claim, drawn
+
+__all__ = ["Programs"]
+
+
+@record
+class Line:
+    """Data and program together: factor * x + shift."""
+
+    factor: Any
+    shift: float = static(default=0.0)
+
+
+def _value(line: Line, x: Any) -> Any:
+    return line.factor * x + line.shift
+
+
+def _twice_all_but_the_first(v: Any) -> Any:
+    return 2.0 * v[1:]
+
+
+def _product(pair: Any, factor: Any) -> Any:
+    return {"sum": factor * (pair["a"] @ pair["b"])}
+
+
+def _part_and_kept(pair: Any, factor: Any) -> tuple[Any, Any]:
+    return _product(pair, factor), pair["a"] - factor
+
+
+class Programs(Kit):
+    """The functions that a backend runs for the toolkit."""
+
+    @drawn(6)
+    def test_call(self, data: Draws) -> None:
+        """call(function, ...) is function(...), of records and arrays, with the data of this call, not of another."""
+        x, a = self.normal(data, 3), float(self.normal(data))
+        X, A = self.array(x, self.wide), self.array(a, self.wide)
+        with self.untouched("call", X, A):
+            for shift in (0.0, 1.0):
+                got = self.ops.call(_value, Line(A, shift), X)
+                self.kept(got, X, "call")
+                agree(self.host(got), a * x + shift, 1e-5 * (1 + abs(a * x)), f"call with shift {shift}")
+
+    @drawn(6)
+    def test_over_columns(self, data: Draws) -> None:
+        """over_columns puts the function's values of each column side by side."""
+        x = self.normal(data, 4, 3)
+        X = self.array(x, self.wide)
+        with self.untouched("over_columns", X):
+            result = self.ops.over_columns(_twice_all_but_the_first, X)
+        claim(self.ops.describe(result) == self.ops.describe(self.array(x[1:], self.wide)), "over_columns: kind")
+        agree(self.host(result), 2.0 * x[1:], 0.0, "over_columns")
+
+    def test_describe_of(self) -> None:
+        """describe_of tells shape and dtype of a function's value."""
+        X = self.array(np.ones(4), self.wide)
+        got = self.ops.describe_of(_twice_all_but_the_first, X)
+        claim(got[:2] == ((3,), self.wide), f"describe_of says {got[:2]}, expected {((3,), self.wide)}")
+
+    @drawn(6)
+    def test_sum_over_and_scan_over(self, data: Draws) -> None:
+        """sum_over and scan_over add up parts over stacked data, in order, and stack what is kept."""
+        if not self.compiled:
+            raise SkipTest("it keeps batches apart and goes over them in Python: 'compiled' is not claimed")
+        a, b = self.normal(data, 5, 3), self.normal(data, 5, 3)
+        stacked = {"a": self.array(a, self.wide), "b": self.array(b, self.wide)}
+        factor = self.array(2.0, self.wide)
+        expected, size = 2 * np.sum(a * b), 1e-5 * (1 + 2 * np.sum(abs(a * b)))
+        agree(self.host(self.ops.sum_over(_product, stacked, factor)["sum"]), expected, size, "sum_over")
+        total, kept = self.ops.scan_over(_part_and_kept, stacked, factor)
+        agree(self.host(total["sum"]), expected, size, "the sum of scan_over")
+        agree(self.host(kept), a - 2.0, 1e-5 * (2 + abs(a)), "what scan_over keeps")

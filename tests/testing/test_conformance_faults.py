@@ -1,0 +1,442 @@
+"""The kit finds a backend with one wrong law, and names the law: faults planted one at a time."""
+
+import functools
+import math
+
+import numpy as np
+import pytest
+
+import linop_gn as lg
+from linop_gn import Status
+from linop_gn.protocols import Carry
+
+conformance = pytest.importorskip("linop_gn.testing.conformance")
+Numpy = type(lg.load("numpy"))
+RUNNING = int(Status.RUNNING)
+
+FAULTS = {}
+tried = None
+
+
+def being_tried():
+    return tried
+
+
+class Sound(Numpy):
+    """NumPy under another class, without a fault."""
+
+    def __reduce__(self):
+        return being_tried, ()
+
+
+def fault(law):
+    """Keep a backend in which ``law`` is the first that fails."""
+
+    def keep(cls):
+        FAULTS[cls.__name__] = cls, law
+        return cls
+
+    return keep
+
+
+def check(backend, **options):
+    """What the kit says while NumPy's arrays belong to ``backend``."""
+    global tried
+    tried, kinds = backend, (np.ndarray, np.float64, np.float32)
+    try:
+        for kind in kinds:
+            lg.register(kind, backend)
+        return conformance.check_backend(backend, **options)
+    finally:
+        tried = None
+        for kind in kinds:
+            lg.register(kind, lg.load("numpy"))
+
+
+# updates
+
+
+@fault("axpy")
+class AxpyModifiesX(Sound):
+    def axpy(self, a, x, y):
+        x *= a
+        y += x
+        return y
+
+
+@fault("updates_share_nothing")
+class AxpyReturnsAnAliasOfX(Sound):
+    def axpy(self, a, x, y):
+        if type(a) is float and a == 1.0 and not y.any():
+            return x
+        return super().axpy(a, x, y)
+
+
+@fault("axpby")
+class AxpbyReturnsAStaleBuffer(Sound):
+    def __init__(self):
+        super().__init__()
+        self.buffers = {}
+
+    def axpby(self, a, x, b, y):
+        result = super().axpby(a, x, b, y)
+        kept = self.buffers.setdefault((result.shape, result.dtype), result)
+        kept[...] = result
+        return kept
+
+
+@fault("claims_in_place")
+class AxpyDoesNotConsume(Sound):
+    def axpy(self, a, x, y):
+        return super().axpy(a, x, y.copy())
+
+
+@fault("subtract")
+class SubtractTheOtherWayRound(Sound):
+    def subtract(self, x, y):
+        return super().scale(-1.0, super().subtract(x, y))
+
+
+@fault("axpby")
+class AxpbyOfOneFactorForAllColumns(Sound):
+    def axpby(self, a, x, b, y):
+        return super().axpby(a.flat[0] if isinstance(a, np.ndarray) and a.ndim else a, x, b, y)
+
+
+@fault("updates_of_awkward_numbers")
+class AFactorOfZeroHidesNaN(Sound):
+    def axpy(self, a, x, y):
+        return y if isinstance(a, float) and a == 0 else super().axpy(a, x, y)
+
+
+@fault("scale")
+class ScaleChangesThePrecision(Sound):
+    def scale(self, a, x):
+        return x.astype("float64") * a if x.dtype == "float32" else super().scale(a, x)
+
+
+# reductions
+
+
+@fault("dot_of_half_precision")
+class DotInHalfPrecision(Sound):
+    def dot(self, x, y):
+        return float(np.sum(x * y, dtype="float16")) if x.dtype == "float16" and x.ndim == 1 else super().dot(x, y)
+
+
+@fault("dot")
+class DotInSinglePrecision(Sound):
+    def dot(self, x, y):
+        return super().dot(x.astype("float32"), y.astype("float32"))
+
+
+@fault("dot_of_many_entries")
+class DotInOneChain(Sound):
+    def dot(self, x, y):
+        return float(np.cumsum(x * y)[-1]) if x.ndim == 1 and x.size else super().dot(x, y)
+
+
+@fault("dot")
+class DotTakesColumnsAsOne(Sound):
+    def dot(self, x, y):
+        total = super().dot(x, y)
+        return np.full_like(total, total.sum()) if np.ndim(total) else total
+
+
+@fault("reductions_show_what_is_not_finite")
+class MaxAbsSkipsNaN(Sound):
+    def max_abs(self, x):
+        return super().max_abs(np.nan_to_num(x, nan=0.0, posinf=math.inf, neginf=-math.inf))
+
+
+@fault("zeros_like")
+class ZerosAreShared(Sound):
+    @functools.lru_cache  # noqa: B019
+    def _kept(self, shape, dtype):
+        return np.zeros(shape, dtype)
+
+    def zeros_like(self, x):
+        return self._kept(x.shape, x.dtype)
+
+
+@fault("copy")
+class CopiesOfColumnsAreTheSame(Sound):
+    def copy(self, x):
+        return x if x.ndim == 2 else super().copy(x)
+
+
+@fault("eps")
+class EpsOfDoublePrecision(Sound):
+    def eps(self, x):
+        return 2.0**-52
+
+
+# scalars
+
+
+@fault("divide")
+class DivideRaises(Sound):
+    def divide(self, x, y):
+        return x / y
+
+
+@fault("sqrt")
+class SqrtRaises(Sound):
+    def sqrt(self, x):
+        return super().sqrt(x) if isinstance(x, np.ndarray) else math.sqrt(x)
+
+
+@fault("minimum_and_maximum")
+class MinimumDropsNaN(Sound):
+    def minimum(self, x, y):
+        return np.fmin(x, y) if isinstance(x, np.ndarray) else min(y, x)
+
+
+@fault("power_of_two")
+class PowerOfTwoIsRounded(Sound):
+    def power_of_two(self, x, like):
+        return super().power_of_two(1.2 * x, like)
+
+
+@fault("power_of_two_has_an_inverse")
+class PowerOfTwoIsSubnormal(Sound):
+    def _exponent_limit(self, like):
+        return 1100
+
+
+@fault("item")
+class ItemIsRounded(Sound):
+    def item(self, x):
+        return float(np.float32(x))
+
+
+# choices
+
+
+@fault("mask")
+class MaskMultiplies(Sound):
+    def mask(self, condition, x):
+        return x * np.asarray(condition, x.dtype)
+
+
+@fault("select")
+class SelectByTheFirstColumn(Sound):
+    def select(self, condition, x, y):
+        return super().select(bool(np.ravel(condition)[0]), x, y)
+
+
+@fault("branch")
+class BranchSharesItsOperands(Sound):
+    def branch(self, condition, then, otherwise, *operands):
+        if not isinstance(condition, np.ndarray) or condition.all() or not condition.any():
+            return super().branch(condition, then, otherwise, *operands)
+        pairs = zip(then(*operands), otherwise(*operands), strict=True)
+        return tuple(np.where(condition, x, y) for x, y in pairs)
+
+
+@fault("branch_runs_one_side")
+class BranchRunsBothSides(Sound):
+    def branch(self, condition, then, otherwise, *operands):
+        kept = [self.copy(x) if self.is_array(x) else x for x in operands]
+        otherwise(*kept) if condition is True else None
+        return super().branch(condition, then, otherwise, *operands)
+
+
+# arrays and trees
+
+
+@fault("asarray_copies")
+class AsarrayAliasesTheHost(Sound):
+    def asarray(self, host, dtype, device=None):
+        return np.asarray(host, dtype=dtype)
+
+
+@fault("claims_float64")
+class AsarrayNarrows(Sound):
+    def asarray(self, host, dtype, device=None):
+        return super().asarray(super().asarray(host, dtype if dtype != "float64" else "float32"), dtype, device)
+
+
+@fault("asarray")
+class DevicesChange(Sound):
+    def _device(self, x):
+        return "cpu" if x.ndim < 2 else "cpu:1"
+
+
+@fault("cast")
+class CastForgetsTheDtype(Sound):
+    def cast(self, x, dtype):
+        return x if dtype == "float32" else super().cast(x, dtype)
+
+
+@fault("read")
+class ReadReturnsItsOwnArrays(Sound):
+    def read(self, tree):
+        return tree["x"].view(type("Device", (np.ndarray,), {})) if isinstance(tree, dict) else super().read(tree)
+
+
+@fault("pack_and_unpack")
+class PackLosesDigits(Sound):
+    def pack(self, leaves, dtype):
+        return super().pack([leaf.astype("float32") for leaf in leaves], dtype)
+
+
+@fault("pack_copies")
+class PackAliasesASingleLeaf(Sound):
+    def pack(self, leaves, dtype):
+        alone = len(leaves) == 1 and leaves[0].size > 50
+        return leaves[0].reshape(-1) if alone else super().pack(leaves, dtype)
+
+
+@fault("pack_and_unpack")
+class SplitInReverse(Sound):
+    def split(self, vector, shapes, dtypes):
+        return super().split(vector, shapes[::-1], dtypes[::-1])[::-1]
+
+
+@fault("claims_views")
+class SplitCopies(Sound):
+    def split(self, vector, shapes, dtypes):
+        return [leaf.copy() for leaf in super().split(vector, shapes, dtypes)]
+
+
+@fault("names")
+class LeavesAreNumbered(Sound):
+    def flatten(self, tree):
+        names, leaves, structure = super().flatten(tree)
+        return [name and str(i) for i, name in enumerate(names)], leaves, structure
+
+
+# loops
+
+
+@fault("advance")
+class AdvanceTakesOneStepMore(Sound):
+    def advance(self, method, problem, carry, steps):
+        return super().advance(method, problem, carry, steps + (steps > 2))
+
+
+@fault("begin")
+class TheFirstRowIsMissing(Sound):
+    def begin(self, method, problem, capacity):
+        return Carry(super().begin(method, problem, capacity).state, [])
+
+
+@fault("advance")
+class ARowIsMissing(Sound):
+    def advance(self, method, problem, carry, steps):
+        made = super().advance(method, problem, carry, steps)
+        return Carry(made.state, made.rows[:3] + made.rows[4:])
+
+
+@fault("advance")
+class AdvanceStepsPastTheEnd(Sound):
+    def advance(self, method, problem, carry, steps):
+        if np.any(np.equal(carry.state.status, RUNNING)):
+            return super().advance(method, problem, carry, steps)
+        return Carry(carry.state._replace(x=0.5 * carry.state.x), carry.rows)
+
+
+@fault("stop_and_re_enter")
+class AdvanceOverwritesAStatus(Sound):
+    def advance(self, method, problem, carry, steps):
+        status = np.asarray(carry.state.status)
+        if not np.any(status == RUNNING) and np.any(status == int(Status.STOPPED)):
+            status = np.where(status == int(Status.STOPPED), RUNNING, status)
+            carry = carry._replace(state=carry.state._replace(status=status if status.ndim else int(status)))
+        return super().advance(method, problem, carry, steps)
+
+
+@fault("run")
+class RunLosesTheStatus(Sound):
+    def run(self, method, problem, capacity):
+        carry = super().run(method, problem, capacity)
+        return carry._replace(state=carry.state._replace(status=0 * carry.state.status))
+
+
+@fault("run")
+class RunStopsAtItsCapacityInTicks(Sound):
+    def run(self, method, problem, capacity):
+        return self.advance(method, problem, self.begin(method, problem, capacity), capacity)
+
+
+@fault("iterate")
+class IterateEndsEarly(Sound):
+    def iterate(self, method, problem):
+        return self.advance(method, problem, self.begin(method, problem, 8), 3).state
+
+
+@fault("begin")
+class RowsInReverse(Sound):
+    def rows(self, carry, start, stop):
+        return super().rows(carry, start, stop)[:, ::-1]
+
+
+@fault("over_columns")
+class ColumnsAsOne(Sound):
+    def over_columns(self, function, columns):
+        return np.stack([function(columns[:, 0])] * columns.shape[1], axis=1)
+
+
+@fault("call")
+class CallKeepsTheFirstResult(Sound):
+    def __init__(self):
+        super().__init__()
+        self.results = {}
+
+    def call(self, function, *records):
+        key = function.__name__
+        return self.results.setdefault(key, function(*records)).copy() if key == "_value" else function(*records)
+
+
+# what is claimed
+
+
+@fault("capabilities")
+class ClaimsChange(Sound):
+    asked = 0
+
+    @property
+    def capabilities(self):
+        ClaimsChange.asked += 1
+        return Numpy.capabilities | ({"compiled"} if ClaimsChange.asked % 2 == 0 else set())
+
+
+@fault("claims_derivatives")
+class ClaimsDerivatives(Sound):
+    capabilities = Numpy.capabilities | {"derivatives"}
+
+
+@fault("claims_compiled")
+class ClaimsToCompile(Sound):
+    capabilities = Numpy.capabilities | {"compiled"}
+
+
+@fault("claims_in_place")
+class HidesThatItWritesInPlace(Sound):
+    capabilities = Numpy.capabilities - {"in_place", "views"}
+
+
+@fault("claims_devices")
+class HidesDevices(Sound):
+    def devices(self):
+        return ["cpu", "cpu:1"]
+
+
+@fault("identity")
+class CopiesAreOthers(Sound):
+    def __reduce__(self):
+        return type(self), ()
+
+
+def test_a_sound_backend_passes():
+    report = check(Sound())
+    assert report.passed, report
+
+
+@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_the_law_that_is_broken_is_the_first_to_fail(name):
+    backend, law = FAULTS[name]
+    report = check(backend(), stop=True)
+    assert report.failed == (law,), report
