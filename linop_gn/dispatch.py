@@ -104,7 +104,7 @@ def _backend_of_type(kind: type) -> Backend | None:
 def imported() -> Iterator[Backend]:
     """The backends of frameworks that this process has imported."""
     for name in _entries():
-        if name in sys.modules:
+        if sys.modules.get(name) is not None:
             yield load(name)
 
 
