@@ -40,6 +40,7 @@ from .records import record, replace, static
 from .solution import History, Result, Solution
 from .solvers import CG, LSMR, LSQR, MINRES, LinearProblem
 from .solvers.blockwise import Blockwise
+from .solvers.direct import LU, Cholesky, Eigh
 from .solvers.forcing import EisenstatWalker
 from .solvers.lanczos import Lanczos
 from .solvers.stopping import AnyOf, MaxResidual, RelativeProgress, RelativeResidual
@@ -55,15 +56,18 @@ __all__ = [
     "GGN",
     "LSMR",
     "LSQR",
+    "LU",
     "MINRES",
     "AnyOf",
     "BlockDiagonal",
     "BlockGGN",
     "Blockwise",
+    "Cholesky",
     "ConstantDamping",
     "Damped",
     "Dense",
     "Diagonal",
+    "Eigh",
     "EisenstatWalker",
     "FunctionOperator",
     "Hessian",

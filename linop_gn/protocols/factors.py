@@ -28,7 +28,7 @@ class Factors(Protocol):
         ...
 
     def cholesky(self, matrix: Array) -> tuple[Any, Scalar]:
-        """A factor for :meth:`cholesky_solve`, and whether the symmetric matrix is positive definite."""
+        """A matrix with the factor L in its lower triangle, and whether the symmetric matrix is positive definite."""
         ...
 
     def cholesky_solve(self, factor: Any, b: Vector) -> Vector:

@@ -2,6 +2,7 @@
 
 from .blockwise import Blockwise
 from .cg import CG
+from .direct import LU, Cholesky, Eigh
 from .forcing import EisenstatWalker
 from .lsmr import LSMR
 from .lsqr import LSQR
@@ -13,9 +14,12 @@ __all__ = [
     "CG",
     "LSMR",
     "LSQR",
+    "LU",
     "MINRES",
     "AnyOf",
     "Blockwise",
+    "Cholesky",
+    "Eigh",
     "EisenstatWalker",
     "LinearProblem",
     "MaxResidual",

@@ -68,14 +68,15 @@ def tick(
     else:
         image = A.apply(argument)
     per_unit = ops.divide(1.0, q.unit)
+    weight = 0.0 if root is None else root
 
     def residual(image: Vector, *lower: Vector) -> tuple[Any, ...]:
         u = ops.axpby(ops.divide(1.0, scale), rhs, -1.0, image)
-        return ops.max_abs(x), u, *(ops.axpby(-1.0 * root, x, 0.0, t) for t in lower)
+        return ops.max_abs(x), u, *(ops.axpby(-1.0 * weight, x, 0.0, t) for t in lower)
 
     def extend(image: Vector, *lower: Vector) -> tuple[Any, ...]:
         u = ops.axpby(-q.alpha, q.u, per_unit, image)
-        return 0.0 * q.alpha, u, *(ops.axpby(root * per_unit, q.v, -q.alpha, t) for t in lower)
+        return 0.0 * q.alpha, u, *(ops.axpby(weight * per_unit, q.v, -q.alpha, t) for t in lower)
 
     largest, u, *parts = ops.branch(renew, residual, extend, image, *(() if q.t is None else (q.t,)))
     t = parts[0] if parts else None
@@ -89,7 +90,6 @@ def tick(
     t = None if t is None else ops.scale(turn, ops.mask(sound, t))
 
     v = A.rmatvec(u) if len(u.shape) == 1 else A.rmatmat(u)
-    weight = 0.0 if root is None else root
     (unit,) = ops.branch(
         q.unit > 0,
         lambda v: (q.unit,),
@@ -98,7 +98,7 @@ def tick(
     )
     v = ops.axpby(ops.where(renew, 0.0, -beta), q.v, ops.divide(1.0, unit), v)
     if t is not None:
-        v = ops.axpy(ops.divide(root, unit), t, v)
+        v = ops.axpy(ops.divide(weight, unit), t, v)
     square = ops.dot(v, v)
     sound = sound & ops.isfinite(square)
     alpha = ops.sqrt(ops.where(sound, square, 0.0))

@@ -1,0 +1,131 @@
+"""The matrices of operators, for solvers that factor them: whole, by blocks, or in double precision.
+
+A matrix is read off by one product with n columns. Where the operator knows its
+blocks, one column serves all of them: the entries of block i of A e, with e the
+sum of the blocks' j-th unit vectors, are the j-th column of that block. So the
+matrices of all blocks take as many products as the largest one has columns.
+
+In double precision the operator is taken apart: sums, multiples and products
+are formed in float64 from the matrices of what they are made of. The product
+J^T J loses its definiteness in float32, where its eigenvalues are rounded by
+eps ||J||^2; formed in float64 from a J in float32 it keeps it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ..operators.algebra import Adjoint, Product, Scaled, Sum
+from ..operators.base import LinearOperator
+from ..operators.damped import Damped, Identity, undamped
+from ..operators.dense import Dense
+from ..operators.sections import Section
+from ..protocols import Array, Backend, Vector
+
+__all__ = ["Matrices", "cut", "join", "largest_block", "matrices"]
+
+
+class Matrices(NamedTuple):
+    """The diagonal blocks of an operator, or the one block that it is."""
+
+    blocks: list[Array]
+    sections: tuple[Section, ...]
+    products: int
+    """With the operator, or with those that it is made of."""
+
+
+def _sections(operator: LinearOperator) -> tuple[Section, ...]:
+    known = operator.sections
+    if known is None:
+        known = undamped(operator)[0].sections
+    return (Section("", ((0, operator.domain.size),)),) if known is None else known
+
+
+def largest_block(operator: LinearOperator) -> int:
+    """The number of rows of the largest matrix that :func:`matrices` makes."""
+    return max(section.size for section in _sections(operator))
+
+
+def matrices(ops: Backend, operator: LinearOperator, like: Vector, double: bool) -> Matrices:
+    """The blocks' matrices, in the dtype of ``like`` but at least float32, or in float64."""
+    sections = _sections(operator)
+    if double and len(sections) == 1:
+        parts: dict[int, tuple[Array, int]] = {}
+        matrix, _ = _in_double(ops, operator, like, parts)
+        return Matrices([matrix], sections, sum(products for _, products in parts.values()))
+    width = max(section.size for section in sections)
+    unit = ops.identity(width, like)
+    runs = _runs(sections)
+    probe = unit if len(sections) == 1 else _concat(ops, [unit[first : first + b - a, :] for a, b, _, first in runs])
+    columns = operator.apply(probe)
+    dtype = "float64" if double else "float32"
+    if double or ops.describe(columns)[1] in ("float16", "bfloat16"):
+        columns = ops.cast(columns, dtype)
+    blocks = [
+        _concat(ops, [columns[a:b, : section.size] for a, b in section.runs]) if len(sections) > 1 else columns
+        for section in sections
+    ]
+    return Matrices(blocks, sections, width)
+
+
+def _runs(sections: tuple[Section, ...]) -> list[tuple[int, int, int, int]]:
+    """(start, stop, block, place in the block) of all runs of entries, in the order of the vector."""
+    runs = []
+    for number, section in enumerate(sections):
+        first = 0
+        for start, stop in section.runs:
+            runs.append((start, stop, number, first))
+            first += stop - start
+    return sorted(runs)
+
+
+def cut(ops: Backend, v: Vector, sections: tuple[Section, ...]) -> list[Vector]:
+    """Each block's entries of ``v``."""
+    if len(sections) == 1:
+        return [v]
+    return [_concat(ops, [v[start:stop, ...] for start, stop in section.runs]) for section in sections]
+
+
+def join(ops: Backend, parts: list[Vector], sections: tuple[Section, ...]) -> Vector:
+    """The vector that has these blocks."""
+    if len(sections) == 1:
+        return parts[0]
+    return _concat(ops, [parts[number][first : first + b - a, ...] for a, b, number, first in _runs(sections)])
+
+
+def _concat(ops: Backend, pieces: list[Any]) -> Any:
+    return pieces[0] if len(pieces) == 1 else ops.namespace().concat(pieces, axis=0)
+
+
+def _in_double(
+    ops: Backend, operator: LinearOperator, like: Vector, parts: dict[int, tuple[Array, int]]
+) -> tuple[Array, int]:
+    """The operator's matrix in float64; ``parts`` keeps those of operators that are met again."""
+
+    def of(inner: LinearOperator) -> Array:
+        return _in_double(ops, inner, like, parts)[0]
+
+    if id(operator) in parts:
+        return parts[id(operator)]
+    products = 0
+    if isinstance(operator, Damped):
+        matrix = of(operator.operator)
+        matrix = matrix + operator.damping * ops.identity(matrix.shape[0], matrix)
+    elif isinstance(operator, Sum):
+        matrix = of(operator.left) + of(operator.right)
+    elif isinstance(operator, Scaled):
+        matrix = operator.factor * of(operator.operator)
+    elif isinstance(operator, Adjoint):
+        matrix = of(operator.operator).T
+    elif isinstance(operator, Product):
+        matrix = of(operator.factors[-1])
+        for factor in reversed(operator.factors[:-1]):
+            matrix = of(factor) @ matrix
+    elif isinstance(operator, (Dense, Identity)):
+        matrix = operator.matrix if isinstance(operator, Dense) else ops.identity(operator.domain.size, like)
+        matrix = ops.cast(matrix, "float64")
+    else:
+        products = operator.domain.size
+        matrix = ops.cast(operator.apply(ops.cast(ops.identity(products, like), operator.dtype)), "float64")
+    parts[id(operator)] = matrix, products
+    return matrix, products

@@ -1,0 +1,296 @@
+"""Direct solvers, for systems small enough to hold their matrix, and as the oracles of the others.
+
+========================  ===================================================
+:class:`Cholesky`         L L^T, for positive definite operators
+:class:`LU`               P L U, for regular ones of any kind
+:class:`Eigh`             V diag(d) V^T, for symmetric ones of any inertia, the
+                          pseudo-inverse where they are singular
+========================  ===================================================
+
+The matrix is read off the operator by n products (by blocks where the operator
+has blocks: :mod:`linop_gn.solvers.dense`), factored once for all columns of the
+right-hand side, and the solution is refined once with the residual, which costs
+no product. Golub and Van Loan, *Matrix Computations* (2013), chapters 3, 4, 8.
+
+What differs from ``scipy.linalg.solve`` and its like: a matrix that cannot be
+factored is a status, not an exception; ``CONVERGED`` says that the residual is
+at most sqrt(eps) ||b||, recomputed with the matrix. A starting point is of no
+use here, and ignored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+from ..operators.base import LinearOperator
+from ..protocols import Array, Backend, Scalar, Vector
+from ..records import record, static
+from ..status import Status
+from .dense import cut, join, largest_block, matrices
+from .options import check_tolerances, require_square, require_symmetric
+from .problem import LinearProblem
+
+__all__ = ["LU", "Cholesky", "Direct", "Eigh"]
+
+_RUNNING = int(Status.RUNNING)
+
+
+class DirectState(NamedTuple):
+    """The answer once there is one; ``norm`` of the residual."""
+
+    x: Vector
+    norm: Scalar
+    model: Scalar
+    status: Scalar
+    steps: Scalar
+    products: Scalar
+    """In all: columns share the matrix."""
+
+
+class DirectRow(NamedTuple):
+    """2-norm of the residual, and the quadratic model, before and after."""
+
+    residual: Scalar
+    model: Scalar
+
+
+class Factored(NamedTuple):
+    """A block's matrix, factored."""
+
+    solve: Callable[[Vector], Vector]
+    code: Scalar
+    """``RUNNING``, or why what ``solve`` gives is of no use."""
+    left: Callable[[Vector], Vector] | None
+    """The part of a vector that is out of reach, where the matrix is singular."""
+
+
+@record
+class Direct:
+    """What direct solvers share."""
+
+    double: bool = static(default=False)
+    max_size: int = static(default=10_000)
+
+    preconditioner: ClassVar[None] = None
+
+    def factor(self, ops: Backend, matrix: Array, eps: float) -> Factored:
+        """The factored matrix; ``eps`` is the round-off of the operator's products."""
+        raise NotImplementedError
+
+    def require(self, operator: LinearOperator) -> None:
+        """Raise unless the operator is of a kind that can be factored."""
+        require_symmetric(self, operator)
+
+    def check(self, operator: LinearOperator) -> None:
+        """Raise for an operator that is too large, or of the wrong kind."""
+        self.require(operator)
+        n = largest_block(operator)
+        if n > self.max_size:
+            width = 8 if self.double or operator.dtype == "float64" else 4
+            raise ValueError(
+                f"{type(self).__name__} would form a matrix of {n} x {n} numbers ({n * n * width / 2**30:.3g} GiB) by "
+                f"{n} products, more than max_size = {self.max_size} allows. Use an iterative solver (CG, MINRES, "
+                "LSMR), or raise max_size if that is meant."
+            )
+
+    def limit(self, problem: LinearProblem) -> int:
+        """One step does it all."""
+        return 1
+
+    def init(self, ops: Backend, problem: LinearProblem) -> DirectState:
+        b = problem.rhs
+        largest = ops.max_abs(b)
+        scale = ops.power_of_two(largest, b)
+        finite = ops.isfinite(largest)
+        scaled = ops.scale(ops.divide(ops.scalar(1.0, b), scale), ops.mask(finite, ops.copy(b)))
+        status = ops.where(largest == 0, int(Status.CONVERGED), ops.scalar(_RUNNING, b))
+        return DirectState(
+            x=ops.zeros_like(b),
+            norm=ops.sqrt(ops.dot(scaled, scaled)) * scale,
+            model=ops.scalar(0.0, b),
+            status=ops.where(finite, status, int(Status.NONFINITE_INPUT)),
+            steps=ops.scalar(0, b),
+            products=0,
+        )
+
+    def step(self, ops: Backend, problem: LinearProblem, s: DirectState) -> DirectState:
+        b, running = problem.rhs, s.status == _RUNNING
+        scale = ops.power_of_two(ops.max_abs(b), b)
+        rhs = ops.scale(ops.divide(ops.scalar(1.0, b), scale), ops.mask(running, ops.copy(b)))
+        found = matrices(ops, problem.operator, b, self.double)
+        code, nothing = ops.scalar(_RUNNING, b), ops.scalar(0.0, b)
+        square, whole, reached, energy = nothing, nothing, nothing, nothing
+        parts = []
+        for matrix, part in zip(found.blocks, cut(ops, rhs, found.sections), strict=True):
+            x, r, rest, why = self._block(ops, matrix, ops.cast(part, ops.describe(matrix)[1]), ops.eps(b))
+            code = ops.where(code == _RUNNING, why, code)
+            square, reached = square + ops.dot(r, r), reached + ops.dot(rest, rest)
+            part = ops.cast(part, ops.describe(matrix)[1])
+            whole = whole + ops.dot(part, part)
+            energy = energy + ops.dot(x, part) + ops.dot(x, r)
+            parts.append(ops.cast(x, ops.describe(b)[1]))
+        norm, size, near = ops.sqrt(square), ops.sqrt(whole), math.sqrt(ops.eps(b))
+        # Later lines overrule earlier ones.
+        status = ops.where(ops.sqrt(reached) <= near * size, int(Status.LEAST_SQUARES), int(Status.STAGNATED))
+        status = ops.where(norm <= near * size, int(Status.CONVERGED), status)
+        status = ops.where(code == _RUNNING, status, code)
+        x = ops.scale(scale, join(ops, parts, found.sections))
+        fits = ops.isfinite(ops.max_abs(x))
+        status = ops.where(fits & ops.isfinite(norm), status, int(Status.NONFINITE))
+        kept = running & fits & ops.isfinite(norm)
+        return DirectState(
+            x=ops.select(kept, x, s.x),
+            norm=ops.where(kept, norm * scale, s.norm),
+            model=ops.where(kept, -0.5 * energy * scale * scale, s.model),
+            status=ops.where(running, status, s.status),
+            steps=s.steps + running,
+            products=s.products + ops.where(ops.any(running), found.products, 0),
+        )
+
+    def _block(self, ops: Backend, matrix: Array, b: Vector, eps: float) -> tuple[Vector, Vector, Vector, Scalar]:
+        """Solution, residual, that part of it that could have been smaller, and what is wrong (or ``RUNNING``)."""
+        unit = ops.identity(matrix.shape[0], matrix)
+        sound = ops.logical_not(ops.any(ops.logical_not(ops.isfinite(ops.max_abs(matrix)))))
+        factored = self.factor(ops, ops.select(sound, matrix, unit), eps)
+        code = ops.where(sound, factored.code, int(Status.NONFINITE))
+
+        def residual(x: Vector) -> Vector:
+            return ops.subtract(b, matrix @ x)
+
+        x = factored.solve(b)
+        r = residual(x)
+        refined = ops.axpy(1.0, x, factored.solve(r))
+        again = residual(refined)
+        better = ops.dot(again, again) < ops.dot(r, r)
+        x, r = ops.select(better, refined, x), ops.select(better, again, r)
+        # Nothing is better than something worse than nothing.
+        helps = (code == _RUNNING) & (ops.dot(r, r) <= ops.dot(b, b))
+        x, r = ops.mask(helps, x), ops.select(helps, r, b)
+        rest = r if factored.left is None else ops.subtract(r, factored.left(r))
+        return x, r, rest, code
+
+    def observe(self, state: DirectState) -> DirectRow:
+        return DirectRow(state.norm, state.model)
+
+    def answer(self, ops: Backend, problem: LinearProblem, state: DirectState) -> Vector:
+        return state.x
+
+
+def _symmetrised(matrix: Array) -> Array:
+    return 0.5 * (matrix + matrix.T)
+
+
+@record
+class Cholesky(Direct):
+    """L L^T of a symmetric positive definite operator, by n products.
+
+    Parameters
+    ----------
+    double
+        Form and factor the matrix in float64 whatever the operator's dtype is. Sums and products of operators are
+        formed in float64 from the matrices of their parts: ``lg.Damped(J.T @ J, c)`` keeps its definiteness.
+    max_size
+        Refuse larger matrices; of an operator with blocks, larger blocks.
+
+    A matrix that is not positive definite ends as ``NEGATIVE_CURVATURE``, one that is so by less than rounding as
+    ``SINGULAR``: x is zero (in the blocks where it happened). Blocks are those of ``BlockGGN`` and ``BlockDiagonal``,
+    damped or not.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> A = lg.Dense(np.array([[2.0, 1.0], [1.0, 3.0]]), symmetric=True)
+    >>> lg.solve(A, np.array([3.0, 4.0]), lg.Cholesky())
+    Cholesky: converged after 1 steps, 2 products; residual ...
+    The tolerance was met.
+    >>> lg.solve(-1.0 * A, np.array([3.0, 4.0]), lg.Cholesky()).status.name
+    'NEGATIVE_CURVATURE'
+    """
+
+    def factor(self, ops: Backend, matrix: Array, eps: float) -> Factored:
+        diagonal = ops.namespace().linalg.diagonal
+        matrix = _symmetrised(matrix)
+        lower, definite = ops.cholesky(matrix)
+        lower = ops.select(definite, lower, ops.identity(matrix.shape[0], matrix))
+        pivots = diagonal(lower)
+        lost = ops.max_abs(diagonal(matrix) / (pivots * pivots)) * (matrix.shape[0] * ops.eps(matrix))
+        code = ops.where(lost < 1, _RUNNING, int(Status.SINGULAR))  # a pivot that is what rounding left of its row
+        code = ops.where(definite, code, int(Status.NEGATIVE_CURVATURE))
+        return Factored(lambda b: ops.cholesky_solve(lower, b), code, None)
+
+
+@record
+class LU(Direct):
+    """P L U of any square operator, by n products.
+
+    Parameters
+    ----------
+    double, max_size
+        As for :class:`Cholesky`.
+
+    A zero pivot ends as ``SINGULAR`` with x = 0; a matrix that is nearly singular leaves a residual, which
+    ends as ``STAGNATED`` if it is above sqrt(eps) ||b||.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> A = lg.Dense(np.array([[0.0, 1.0], [2.0, 3.0]]))
+    >>> lg.solve(A, np.array([1.0, 5.0]), lg.LU()).x
+    array([1., 1.])
+    """
+
+    def require(self, operator: LinearOperator) -> None:
+        require_square(self, operator)
+
+    def factor(self, ops: Backend, matrix: Array, eps: float) -> Factored:
+        made, regular = ops.lu(matrix)
+        code = ops.where(regular, _RUNNING, int(Status.SINGULAR))
+
+        def solve(b: Vector) -> Vector:
+            return ops.mask(regular, ops.lu_solve(made, b))
+
+        return Factored(solve, code, None)
+
+
+@record
+class Eigh(Direct):
+    """Eigenvalues and eigenvectors of a symmetric operator, by n products: the pseudo-inverse.
+
+    Parameters
+    ----------
+    rcond
+        Eigenvalues with |d| <= rcond max|d| count as zero, and their eigenvectors are left out of x.
+        None: n round-offs of the operator's dtype, or of float64 if ``double``.
+    double, max_size
+        As for :class:`Cholesky`.
+
+    Where b has a part along eigenvectors that are left out, x is the least-squares solution of smallest
+    norm: ``LEAST_SQUARES``.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> A = lg.Dense(np.array([[1.0, 1.0], [1.0, 1.0]]), symmetric=True)
+    >>> solution = lg.solve(A, np.array([3.0, 1.0]), lg.Eigh())
+    >>> solution.status.name, solution.x.round(6)
+    ('LEAST_SQUARES', array([1., 1.]))
+    """
+
+    rcond: Scalar | None = None
+
+    def __post_init__(self) -> None:
+        check_tolerances(self, "rcond")
+
+    def factor(self, ops: Backend, matrix: Array, eps: float) -> Factored:
+        xp = ops.namespace()
+        values, vectors, found = ops.eigh(_symmetrised(matrix))
+        sizes = xp.abs(values)
+        rcond = matrix.shape[0] * (ops.eps(matrix) if self.double else eps) if self.rcond is None else self.rcond
+        kept = sizes > rcond * xp.max(sizes)
+        inverse = xp.where(kept, 1.0 / xp.where(kept, values, xp.ones_like(values)), xp.zeros_like(values))
+        lost = xp.where(kept, xp.zeros_like(values), xp.ones_like(values))
+
+        def through(weights: Array) -> Callable[[Vector], Vector]:
+            def apply(b: Vector) -> Any:
+                along = vectors.T @ b
+                return vectors @ (weights * along if len(b.shape) == 1 else weights[:, None] * along)
+
+            return apply
+
+        return Factored(through(inverse), ops.where(found, _RUNNING, int(Status.BREAKDOWN)), through(lost))
