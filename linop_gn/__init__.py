@@ -13,6 +13,7 @@ from . import preconditioners
 from .curvature import (
     GGN,
     BlockGGN,
+    Gram,
     Hessian,
     Jacobian,
     LossHessian,
@@ -42,6 +43,7 @@ from .solvers import CG, LSMR, LSQR, MINRES, LinearProblem
 from .solvers.blockwise import Blockwise
 from .solvers.direct import LU, Cholesky, Eigh
 from .solvers.forcing import EisenstatWalker
+from .solvers.gram import GramSolve
 from .solvers.lanczos import Lanczos
 from .solvers.stopping import AnyOf, MaxResidual, RelativeProgress, RelativeResidual
 from .spaces import Space
@@ -70,6 +72,8 @@ __all__ = [
     "Eigh",
     "EisenstatWalker",
     "FunctionOperator",
+    "Gram",
+    "GramSolve",
     "Hessian",
     "History",
     "Identity",

@@ -3,6 +3,7 @@
 from . import losses
 from .block_ggn import BlockGGN
 from .ggn import GGN
+from .gram import Gram
 from .hessian import Hessian
 from .jacobian import Jacobian, LossHessian
 from .objective import Objective
@@ -12,6 +13,7 @@ from .supplied import MissingDerivativeError
 __all__ = [
     "GGN",
     "BlockGGN",
+    "Gram",
     "Hessian",
     "Jacobian",
     "LossHessian",

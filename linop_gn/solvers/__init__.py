@@ -4,6 +4,7 @@ from .blockwise import Blockwise
 from .cg import CG
 from .direct import LU, Cholesky, Eigh
 from .forcing import EisenstatWalker
+from .gram import GramSolve
 from .lsmr import LSMR
 from .lsqr import LSQR
 from .minres import MINRES
@@ -21,6 +22,7 @@ __all__ = [
     "Cholesky",
     "Eigh",
     "EisenstatWalker",
+    "GramSolve",
     "LinearProblem",
     "MaxResidual",
     "RelativeProgress",
