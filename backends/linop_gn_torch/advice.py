@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from . import convolution
+from .tracking import tracking
 
 __all__ = ["custom_functions", "explained", "require_differentiable", "require_linear", "snapshot"]
 
 
 def snapshot(params: Sequence[Tensor]) -> list[Tensor]:
-    """The parameters as leaves of a new graph, without copying them."""
+    """The parameters as leaves of a new graph, without copying them; as they are where products are recorded."""
     if torch.is_inference_mode_enabled():
         raise RuntimeError("torch.inference_mode() records no derivatives: use torch.no_grad(), or leave that block.")
     for i, p in enumerate(params):
@@ -27,6 +28,8 @@ def snapshot(params: Sequence[Tensor]) -> list[Tensor]:
             )
         if not p.is_floating_point():
             raise TypeError(f"parameter {i} is {p.dtype}: only real floating-point tensors can be differentiated.")
+    if tracking.get():
+        return [p if p.requires_grad else p.detach().requires_grad_() for p in params]
     return [p.detach().requires_grad_() for p in params]
 
 

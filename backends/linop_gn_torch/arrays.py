@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .modules import trainable
+from .tracking import constant
 from .trees import flatten_tree, map_tree, unflatten_tree
 
 __all__ = ["TorchArrays"]
@@ -91,4 +92,5 @@ class TorchArrays:
         return map_tree(lambda leaf: self.to_numpy(leaf) if isinstance(leaf, Tensor) else leaf, tree)
 
     def detach(self, tree: Any) -> Any:
-        return map_tree(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, tree)
+        """Cut from any graph, unless a product is being recorded (:mod:`linop_gn_torch.tracking`)."""
+        return map_tree(constant, tree)

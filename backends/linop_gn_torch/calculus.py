@@ -22,7 +22,9 @@ Batch- and InstanceNorm in torch 2.13. Backward over backward is right there;
 where *it* is not, :mod:`linop_gn_torch.safe_ops` replaces the operation.
 
 Products of a graph whose parameters were meanwhile changed in place are an
-error, as everywhere in torch.
+error, as everywhere in torch. Products record nothing, except where they are
+to be differentiated themselves (:mod:`linop_gn_torch.tracking`): then each
+backward keeps the graph of what it computes.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ from .modules import adapt
 from .precision import as_double
 from .recording import Recording
 from .safe_ops import math_attention, twice_differentiable
+from .tracking import constant, tracking
 from .trees import map_tree
 
 __all__ = ["TorchCalculus", "TorchGradientLinearization", "TorchLinearization"]
@@ -66,12 +69,13 @@ def _require_linear(recording: Recording, recorded: list[Tensor | None], u: Tens
         recording.resume(lambda: require_linear(recorded, u, custom_functions(outputs)))
 
 
-def _constant(x: Any) -> Any:
-    return x.detach() if isinstance(x, Tensor) else x
-
-
 def _filled(gradients: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
-    return [torch.zeros_like(x) if g is None else g.detach() for g, x in zip(gradients, like, strict=True)]
+    return [torch.zeros_like(x) if g is None else constant(g) for g, x in zip(gradients, like, strict=True)]
+
+
+def _keeping() -> dict[str, bool]:
+    """How a product goes backward through a graph that is needed again."""
+    return {"create_graph": True} if tracking.get() else {"retain_graph": True}
 
 
 def _rows(recording: Recording, flat: Tensor, leaves: list[Tensor], rows: Sequence[int]) -> list[list[Tensor]]:
@@ -92,7 +96,7 @@ class TorchLinearization:
         with torch.enable_grad(), explained():
             self._outputs = self._recording.make(lambda: function(self._leaves))
             require_differentiable(self._outputs)
-            self.outputs = self._outputs.detach()
+            self.outputs = constant(self._outputs)
             self._u = cotangent(self.outputs).detach().requires_grad_()
             self._recorded = self._vjp(self._u, range(len(self._leaves)), create_graph=True)
             _require_linear(self._recording, self._recorded, self._u, self._outputs)
@@ -111,14 +115,14 @@ class TorchLinearization:
         recorded = [r for r, _ in pairs]
         with explained():
             (result,) = self._recording.resume(
-                lambda: _backward(recorded, [self._u], [v for _, v in pairs], retain_graph=True)
+                lambda: _backward(recorded, [self._u], [v for _, v in pairs], **_keeping()), records=tracking.get()
             )
         return _filled([result], [self._u])[0]
 
     def vjp(self, cotangent: Tensor, only: tuple[int, ...] | None = None) -> list[Tensor]:
         """J^T u, for the leaves in ``only`` alone where that is given."""
         chosen = range(len(self._leaves)) if only is None else only
-        return _filled(self._vjp(cotangent, chosen, retain_graph=True), [self._leaves[i] for i in chosen])
+        return _filled(self._vjp(cotangent, chosen, **_keeping()), [self._leaves[i] for i in chosen])
 
     def _vjp(self, u: Tensor, chosen: Sequence[int], **options: bool) -> list[Tensor | None]:
         leaves = [self._leaves[i] for i in chosen]
@@ -137,7 +141,7 @@ class TorchGradientLinearization:
         with torch.enable_grad(), explained():
             self._value = self._recording.make(lambda: function(self._leaves))
             require_differentiable(self._value, scalar=True)
-            self.value = self._value.detach()
+            self.value = constant(self._value)
             # With a seed that requires gradients, what has no graph is zero, or comes from a backward that lost it.
             seed = torch.ones_like(self.value, requires_grad=True)
             with explained():
@@ -153,7 +157,8 @@ class TorchGradientLinearization:
         pairs = [(r, v) for r, v in zip(self._recorded, tangents, strict=True) if r is not None]
         with explained():
             result = self._recording.resume(
-                lambda: _backward([r for r, _ in pairs], self._leaves, [v for _, v in pairs], retain_graph=True)
+                lambda: _backward([r for r, _ in pairs], self._leaves, [v for _, v in pairs], **_keeping()),
+                records=tracking.get(),
             )
         return _filled(result, self._leaves)
 
@@ -175,7 +180,7 @@ class TorchCalculus:
     def evaluate(self, function: Callable[[list[Tensor]], Any], params: Leaves) -> Any:
         # Not under no_grad: a model may differentiate inside. Constants have no graph, so nothing is recorded anyway.
         with torch.enable_grad(), twice_differentiable():
-            return map_tree(_constant, function([_constant(p) for p in params]))
+            return map_tree(constant, function([constant(p) for p in params]))
 
     def linearize(
         self, function: Callable[[list[Tensor]], Tensor], params: Leaves, cotangent: Callable[[Tensor], Tensor]

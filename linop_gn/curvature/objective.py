@@ -166,15 +166,22 @@ class Objective(Terms):
         tree = ops.normalize(params)
         space = Space.of(tree)
         self.require_fitting(space)
-        x = ops.detach(space.pack(tree, "parameters"))
+        leaves = space.leaves(tree, "parameters")
+        packed = space.join(leaves)
+        x = ops.detach(packed)
         if not ops.is_concrete(x):
             return Point(self._bare(space, x), x, space)
         require_finite_parameters(space, x)
         latest: Point | None = self.__dict__.get("_latest")
-        if latest is not None and latest.space == space and _equal(ops, latest.x, x):
-            return latest
+        same = latest if latest is not None and latest.space == space and _equal(ops, latest.x, x) else None
+        if same is not None and same.comes_from(None if packed is x else leaves):
+            return same
         self.__dict__.pop("_latest", None)  # its graph goes before the next one is recorded
         point = self.__dict__["_latest"] = Point(self._bare(space, x), x, space)
+        if same is not None:
+            point.share(same)
+        if packed is not x:
+            point.__dict__["_origins"] = {"x": (packed, leaves)}
         return point
 
     def _bare(self, space: Space, x: Vector) -> Terms:

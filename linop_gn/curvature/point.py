@@ -15,6 +15,7 @@ one division at the end, whatever the sizes of the batches.
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -31,6 +32,8 @@ __all__ = ["Curved", "Linearized", "Point", "Summary"]
 
 Sums: TypeAlias = tuple[Any, Any, Any]
 """Sums over batches: value, gradient (or a product), weight; None where there is none."""
+
+_SHARED = ("_linearized", "_curved", "_sums", "_value", "_hessian")
 
 
 @record
@@ -69,6 +72,23 @@ class Point:
     def host(self) -> bool:
         """Whether data are streamed from the host."""
         return self.objective.host
+
+    def share(self, other: Point) -> None:
+        """Have what is linearised here or at ``other``, a point at the same values, serve both."""
+        twins = other.__dict__.setdefault("_twins", weakref.WeakSet([other]))  # weak: no cycle keeps a graph alive
+        twins.add(self)
+        kept = {key: value for key, value in other.__dict__.items() if key in _SHARED}
+        self.__dict__.update(kept, _twins=twins)
+
+    def comes_from(self, leaves: list[Array] | None) -> bool:
+        """Whether the parameters were detached from these very leaves, or from none that a graph is recorded of.
+
+        Derivatives of what is made here go to the leaves that it was made from, not to others of equal values.
+        """
+        own = self.__dict__.get("_origins")
+        if own is None or leaves is None:
+            return own is leaves
+        return all(a is b for a, b in zip(own["x"][1], leaves, strict=True))
 
     # what operators ask
 
@@ -124,7 +144,8 @@ class Point:
         if kept is None:
             kept = make()
             if self.space.backend.is_concrete(kept):
-                self.__dict__[key] = kept
+                for point in self.__dict__.get("_twins", (self,)):
+                    point.__dict__[key] = kept
         return kept
 
     def _call(self, function: Callable[[Point], Any]) -> Any:

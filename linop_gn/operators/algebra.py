@@ -218,7 +218,7 @@ def scale(factor: Scalar, operator: LinearOperator) -> Any:
             raise ValueError(f"an operator can be multiplied by a number, not by an array of shape {shape}; use @.")
         if not operator.backend.is_concrete(factor):
             return Scaled(operator, factor)
-    value = float(factor)
+    value = float(operator.backend.detach(factor))
     if not math.isfinite(value):
         raise ValueError(f"an operator cannot be multiplied by {value}.")
     return Scaled(operator, factor, nonnegative=value >= 0)

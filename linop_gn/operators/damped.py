@@ -75,7 +75,7 @@ class Damped(LinearOperator):
         if not self.operator.domain.agrees(self.operator.codomain):
             raise ValueError(f"only a square operator can be damped, got {self.operator!r}.")
         if self.operator.backend.is_concrete(self.damping):
-            value = float(self.damping)
+            value = float(self.operator.backend.detach(self.damping))
             if not (value >= 0 and math.isfinite(value)):
                 raise ValueError(f"damping must be a finite number >= 0, got {value}.")
 

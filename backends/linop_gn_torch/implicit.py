@@ -1,0 +1,161 @@
+"""Derivatives of solutions, in torch: an autograd Function whose backward is one more solve.
+
+Where the right-hand side or a tensor among the operator's data requires
+gradients, the run itself is done as always, on plain numbers, and x = A^-1 b is
+then put into the graph. Its backward solves A^T w = u with the same method,
+records the defect b - A x at the solution, one product, and pulls w back
+through that. With ``create_graph=True`` the same is done on the graph that it
+belongs to, the solve for w being a solution like x, so that there are
+derivatives of any order. Neither the starting point nor the preconditioner has
+one: they change the way to the solution, not the solution.
+
+Parameters of a module require gradients because modules are made that way, not
+because somebody asked. A curvature operator taken at such parameters therefore
+does not put a solution into a graph, which would be kept from step to step of a
+training loop. Where there is a graph for another reason, they are in it too.
+
+A solve for a derivative that fails gives NaN, with a warning.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
+
+from linop_gn.curvature.point import Point
+from linop_gn.implicit import TRUSTED, defect, require_implicit, tangent_operator, tangent_solve
+from linop_gn.operators.function import FunctionOperator
+from linop_gn.protocols import Scalar
+from linop_gn.records import replace
+from linop_gn.status import Status
+
+from .data import Data
+from .tracking import tracked
+
+__all__ = ["TorchImplicit"]
+
+Run = Callable[[Any, Any], tuple[Tensor, Any]]
+
+
+class TorchImplicit:
+    """The part of the backend's loops that puts solutions into the user's graph."""
+
+    def implicit(self, run: Run, method: Any, problem: Any, operator: Any) -> tuple[Tensor, Any]:
+        """See :meth:`linop_gn.protocols.Loops.implicit`."""
+        if not torch.is_grad_enabled():
+            return run(method, problem)
+        data = Data((method, operator, problem.rhs))
+        if not data.asks:
+            return run(method, problem)
+        require_implicit(method)
+        plain = replace(problem, **{name: Data(getattr(problem, name)).detached() for name in _FIELDS})
+        with torch.no_grad():
+            x, told = run(Data(method).detached(), plain)
+        system = _System(self, Data(method).detached(), plain, data, x, told.code)
+        return _Solved.apply(system, *data.tensors), told  # type: ignore[no-untyped-call]
+
+
+_FIELDS = ("operator", "rhs", "x0", "preconditioner")
+
+
+class _System:
+    """A solution x, the numbers that it was found with, and the tensors that it depends on."""
+
+    def __init__(self, ops: Any, method: Any, problem: Any, data: Data, x: Tensor, code: Scalar) -> None:
+        self.ops, self.method, self.problem, self.data, self.x, self.code = ops, method, problem, data, x, code
+
+    def adjoint(self, tensors: list[Tensor], u: Tensor) -> Tensor:
+        """w with A^T w = u, in the graph of ``tensors`` and u where one is being recorded."""
+        M = self.problem.preconditioner
+        operator = tangent_operator(self.method, self.problem.operator).T
+        problem = replace(self.problem, operator=operator, rhs=u, x0=None, preconditioner=None if M is None else M.T)
+        given = tangent_operator(self.method, self.data.filled(tensors)[1]).T
+        w: Tensor = self.ops.implicit(self._run, self.method, problem, given)[0]
+        return w
+
+    def _run(self, method: Any, problem: Any) -> tuple[Tensor, Any]:
+        parts = problem.operator, problem.preconditioner, problem.rhs
+        w, reached = tangent_solve(self.ops, method, self.problem, *parts)
+        return _unless_failed(problem.rhs, w, self.code, reached), _Told(reached)
+
+    def pull(self, tensors: list[Tensor], x: Tensor, w: Tensor) -> list[Tensor | None]:
+        """The derivative of w.(b - A x) at fixed x and w, in the tensors."""
+        again = torch.is_grad_enabled()
+        if len(tensors) == 1 and tensors[0] is self.data.tree[2] and not self.data.holds(FunctionOperator):
+            return [w]  # b alone
+        if not again:
+            x, w = x.detach(), w.detach()
+        with tracked():
+            # Each a tensor of its own: one may have been computed from another.
+            own = [t.view_as(t) if again else t.detach().requires_grad_() for t in tensors]
+            zero = defect(*self.data.filled(own), x)
+            if not zero.requires_grad:
+                return [None] * len(own)
+            if not self.data.holds(Point):  # whose linearisations have leaves of their own
+                _require_known(zero, [*own, x])
+            return list(torch.autograd.grad(zero, own, w, create_graph=again, allow_unused=True))
+
+
+def _require_known(product: Tensor, known: list[Tensor]) -> None:
+    """Refuse a product in whose graph there are other tensors than those that are known to be data."""
+    seen: set[Any] = {None, *(get_gradient_edge(t).node for t in known if t.requires_grad)}
+    todo = [product.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            raise NotImplementedError(
+                f"the operator uses a tensor of shape {tuple(node.variable.shape)} that requires gradients and is not "
+                "among its data, so that the derivative of a solution would leave it out. Hand it to the operator "
+                "(lg.FunctionOperator(..., args=(tensor,))), or detach() it if it is a constant."
+            )
+        todo += [following for following, _ in node.next_functions]
+
+
+class _Told:
+    def __init__(self, code: Scalar) -> None:
+        self.code = code
+
+
+class _Solved(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, system: _System, *tensors: Tensor) -> Tensor:
+        x = system.x
+        del system.x  # kept by what is saved below: the two would hold each other
+        ctx.system = system
+        ctx.save_for_backward(x, *tensors)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
+        x, *tensors = ctx.saved_tensors
+        system: _System = ctx.system
+        return None, *system.pull(tensors, x, system.adjoint(tensors, u))
+
+
+def _unless_failed(u: Tensor, w: Tensor, *codes: Scalar) -> Tensor:
+    """``w``, or NaN where something was asked for and a status, a column's or the whole's, is of no solution."""
+    good = np.logical_and.reduce([np.isin(code, TRUSTED) for code in codes])
+    if good.all():
+        return w
+    if good.shape != tuple(u.shape[1:]):  # one for each block of a vector
+        good = good.all()
+    failed = torch.as_tensor(~np.asarray(good), device=u.device) & (u != 0).any(dim=0)
+    if not failed.any():
+        return w
+    names = sorted({Status(int(c)) for code in codes for c in np.ravel(code) if c not in TRUSTED})
+    sentences = " ".join(f"{status.name}: {status.sentence}" for status in names)
+    warnings.warn(
+        f"a derivative of a solution is NaN, because the solve for it, or for the solution, failed. {sentences}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return torch.where(failed, torch.nan, w)
