@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linop_gn import Space, backend_of
-from linop_gn.testing.strategies import array, entries, layouts, seeds, tree
+from linop_gn.testing.strategies import array, layouts, seeds, tree
 
 
 def host(backend, leaves):
@@ -20,36 +20,6 @@ def two_leaves(backend, dtype="float64"):
     return {"bias": array(backend, np.arange(2.0), dtype), "weight": array(backend, np.ones((2, 3)), dtype)}
 
 
-@given(layout=layouts(), seed=seeds(), dtype=st.sampled_from(["float64", "float32"]))
-def test_pack_and_unpack_are_inverse(backend, layout, seed, dtype):
-    given_tree = tree(backend, layout, seed, dtype)
-    space = Space.of(given_tree)
-    flat = space.pack(given_tree)
-    assert space.size == entries(layout)
-    assert backend.describe(flat)[:2] == ((space.size,), dtype)
-    leaves = backend.flatten(given_tree)[1]
-    np.testing.assert_array_equal(
-        backend.to_numpy(flat), np.concatenate([leaf.reshape(-1) for leaf in host(backend, leaves)])
-    )
-    back = space.unpack(flat)
-    assert backend.flatten(back)[2] == backend.flatten(given_tree)[2]
-    for one, two in zip(host(backend, backend.flatten(back)[1]), host(backend, leaves), strict=True):
-        np.testing.assert_array_equal(one, two)
-    np.testing.assert_array_equal(backend.to_numpy(space.join(space.split(flat))), backend.to_numpy(flat))
-
-
-@given(layout=layouts(), seed=seeds())
-def test_blocks_cover_the_vector_in_order(numpy_backend, layout, seed):
-    given_tree = tree(numpy_backend, layout, seed)
-    space, flat = Space.of(given_tree), Space.of(given_tree).pack(given_tree)
-    assert len(space.blocks) == len(space.names) == len(set(space.names))
-    assert np.concatenate([np.arange(space.size)[block] for block in space.blocks.values()]).tolist() == list(
-        range(space.size)
-    )
-    for leaf, block in zip(numpy_backend.flatten(given_tree)[1], space.blocks.values(), strict=True):
-        np.testing.assert_array_equal(flat[block], leaf.reshape(-1))
-
-
 @given(layout=layouts(), seed=seeds(), k=st.integers(1, 3))
 def test_columns_unpack_to_leaves_with_a_trailing_axis(numpy_backend, layout, seed, k):
     space = Space.of(tree(numpy_backend, layout, seed))
@@ -58,13 +28,6 @@ def test_columns_unpack_to_leaves_with_a_trailing_axis(numpy_backend, layout, se
     for j in range(k):
         for leaf, part in zip(numpy_backend.flatten(space.unpack(columns[:, j]))[1], whole, strict=True):
             np.testing.assert_array_equal(part[..., j], leaf)
-
-
-def test_packing_one_leaf_copies_it(backend):
-    leaf = array(backend, np.arange(3.0))
-    packed = Space.of([leaf]).pack([leaf])
-    backend.scale(2.0, packed)
-    np.testing.assert_array_equal(backend.to_numpy(leaf), np.arange(3.0))
 
 
 def test_read_only_arrays_can_be_packed_and_unpacked():

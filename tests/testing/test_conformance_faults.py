@@ -204,6 +204,19 @@ class PowerOfTwoIsSubnormal(Sound):
         return 1100
 
 
+@fault("where_of_codes")
+class CodesBecomeFloats(Sound):
+    def where(self, condition, x, y):
+        made = super().where(condition, x, y)
+        return made * 1.0 if isinstance(made, np.ndarray) else made
+
+
+@fault("plain_numbers_among_scalars")
+class MaximumForgetsThatColumnsMayBeOnTheRight(Sound):
+    def maximum(self, x, y):
+        return super().maximum(x, y) if isinstance(x, np.ndarray) or not isinstance(y, np.ndarray) else y
+
+
 @fault("item")
 class ItemIsRounded(Sound):
     def item(self, x):
@@ -364,6 +377,13 @@ class RunStopsAtItsCapacityInTicks(Sound):
 class IterateEndsEarly(Sound):
     def iterate(self, method, problem):
         return self.advance(method, problem, self.begin(method, problem, 8), 3).state
+
+
+@fault("begin")
+class RowsTakeOneColumnForAll(Sound):
+    def rows(self, carry, start, stop):
+        made = super().rows(carry, start, stop)
+        return made if made.ndim == 2 else np.broadcast_to(made[..., :1], made.shape)
 
 
 @fault("begin")

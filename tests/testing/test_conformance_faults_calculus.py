@@ -150,6 +150,14 @@ class AdaptWrapsAnew(Calculus):
         return lambda *arguments: model(*arguments)
 
 
+@fault("packing_is_differentiable")
+class GradientsOfSeveralLeavesAreOfTheFirst(Calculus):
+    def gradient(self, function, params):
+        value, gradient = super().gradient(function, params)
+        lost = len(gradient) == 3 and gradient[1].ndim == 0
+        return value, [gradient[0], *(0 * leaf for leaf in gradient[1:])] if lost else gradient
+
+
 @fault("jacobian_rows")
 class RowsAreSorted(Calculus):
     def jacobian_rows(self, function, params, rows):

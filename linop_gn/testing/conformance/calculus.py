@@ -135,7 +135,7 @@ class FirstOrder(Calculus):
         """With ``only``, jvp takes and vjp returns those leaves alone, in that order; the others count as zero."""
         at = self.place(data, "network")
         linear, (u, U), v = self._linearized(at), self._cotangent(data, at), self.normal(data, at.function.size)
-        for only in ((0,), (1,), (2,), (2, 0)):
+        for only in ((0,), (1,), (2,), (2, 0), ()):
             parts, chosen = at.function.leaves(v), np.zeros_like(v)
             for index, leaf in enumerate(at.function.leaves(chosen)):
                 leaf[...] = parts[index] if index in only else 0.0
@@ -183,6 +183,27 @@ class FirstOrder(Calculus):
             self.near(self.host(number), at.truth.scalar, at, f"value of {name}")
             self.like_params(leaves, at, name)
             self.near(self.flat(leaves), at.truth.gradient, at, name)
+
+    @drawn(4)
+    def test_packing_is_differentiable(self, data: Draws) -> None:
+        """Derivatives go through pack and split."""
+        shapes, dtypes = [(2, 3), (), (4,)], [self.wide] * 3
+        _, v, weights = self.calculus, self.normal(data, 11), self.normal(data, 11)
+        W, leaves = self.array(weights, self.wide), self.ops.split(self.array(v, self.wide), shapes, dtypes)
+        value, gradient = self.calculus.gradient(
+            lambda p: self.xp.sum(W * self.ops.pack(p, self.wide) * self.ops.pack(p, self.wide)), leaves
+        )
+        size = 50 * EPS[self.wide] * (1 + abs(weights * v * v).sum())
+        agree(self.host(value), weights @ (v * v), size, "a function of a packed vector")
+        agree(self.flat(gradient), 2 * weights * v, size, "its gradient in the leaves")
+
+        def after_split(p: Any) -> Any:
+            matrix, number, tail = self.ops.split(p[0], shapes, dtypes)
+            return number * self.xp.sum(matrix * matrix) + self.xp.sum(tail)
+
+        _, (slope,) = self.calculus.gradient(after_split, [self.array(v, self.wide)])
+        expected = np.concatenate([2 * v[6] * v[:6], [v[:6] @ v[:6]], np.ones(4)])
+        agree(self.host(slope), expected, 50 * EPS[self.wide] * (1 + abs(expected).max()), "a gradient through split")
 
     @drawn(4)
     def test_evaluate(self, data: Draws) -> None:

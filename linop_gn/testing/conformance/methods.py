@@ -44,6 +44,8 @@ class RichardsonRow(NamedTuple):
 
     norm: Scalar
     ticks: Scalar
+    seven: Scalar
+    """A number that is common to all columns."""
 
 
 @record
@@ -71,7 +73,7 @@ class Richardson:
         return RichardsonState(x, norm, ended, steps, ticks)
 
     def observe(self, state: RichardsonState) -> RichardsonRow:
-        return RichardsonRow(state.norm, state.ticks)
+        return RichardsonRow(state.norm, state.ticks, 7.0)
 
     def answer(self, ops: Backend, problem: System, state: RichardsonState) -> Vector:
         return state.x
@@ -85,7 +87,7 @@ class Expected(NamedTuple):
     status: NDArray
     steps: NDArray
     rows: NDArray
-    """(steps + 1, 2[, k])."""
+    """(steps + 1, 3[, k])."""
 
 
 def by_numpy(matrix: NDArray, rhs: NDArray, weight: float, limit: Any, slow: bool, ticks: int) -> Expected:
@@ -93,8 +95,9 @@ def by_numpy(matrix: NDArray, rhs: NDArray, weight: float, limit: Any, slow: boo
     columns = rhs.shape[1:]
     x, norm = np.zeros_like(rhs), np.linalg.norm(rhs, axis=0)
     limits = np.broadcast_to(np.asarray(limit), columns)
-    steps, done, taken = (np.zeros(columns, dtype=int) for _ in range(3))
-    rows = [np.stack([norm, taken.astype(float)])]
+    steps, taken = np.zeros(columns, dtype=int), np.zeros(columns, dtype=int)
+    seven = np.full(columns, 7.0)
+    rows = [np.stack([norm, taken, seven])]
     for _ in range(ticks):
         running = steps < limits
         if not running.any():
@@ -105,6 +108,6 @@ def by_numpy(matrix: NDArray, rhs: NDArray, weight: float, limit: Any, slow: boo
         taken = taken + running
         steps = steps + (running & ((taken % 2 == 0) | (not slow)))
         del rows[int(np.max(steps)) :]
-        rows.append(np.stack([norm, taken.astype(float)]))
+        rows.append(np.stack([norm, taken, seven]))
     done = np.where(steps >= limits, int(Status.COMPLETED), int(Status.RUNNING))
     return Expected(x, norm, done, steps, np.array(rows))

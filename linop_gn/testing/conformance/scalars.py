@@ -14,7 +14,10 @@ from .base import EPS, Draws, Kit, NDArray, agree, claim, drawn
 
 __all__ = ["Scalars"]
 
-AWKWARD = np.array([0.0, -0.0, 1.0, -3.0, 1e-30, -1e30, math.inf, -math.inf, math.nan])
+AWKWARD = {
+    "float64": np.array([0.0, -0.0, 1.0, -3.0, 1e-300, -1e300, math.inf, -math.inf, math.nan]),
+    "float32": np.array([0.0, -0.0, 1.0, -3.0, 2.0**-100, -(2.0**100), math.inf, -math.inf, math.nan]),
+}
 _QUIET = ("divide", "sqrt", "minimum", "maximum", "isfinite", "where", "logical_not", "any")
 
 
@@ -28,9 +31,10 @@ class Scalars(Kit):
 
     def _pairs(self) -> Iterator[tuple[Any, Any, Any, Any]]:
         """Every pair of awkward numbers: in NumPy, and as scalars of a vector and of columns."""
-        one, many = self.array(np.zeros(1), self.wide), self.array(np.zeros((1, len(AWKWARD))), self.wide)
-        for shift in range(len(AWKWARD)):
-            x, y = AWKWARD, np.roll(AWKWARD, shift)
+        x = AWKWARD[self.wide]
+        one, many = self.array(np.zeros(1), self.wide), self.array(np.zeros((1, len(x))), self.wide)
+        for shift in range(len(x)):
+            y = np.roll(x, shift)
             yield x, y, self.scalar(x, many), self.scalar(y, many)
             for a, b in zip(x, y, strict=True):
                 yield a, b, self.scalar(a, one), self.scalar(b, one)
@@ -42,6 +46,9 @@ class Scalars(Kit):
                 with np.errstate(all="ignore"):
                     expected = np.asarray(means(x, y), dtype=float)
                 got = self.number(ours(X, Y))
+                if self.wide == "float32":
+                    with np.errstate(all="ignore"):
+                        expected = expected.astype("float32").astype(float)
                 size = np.where(np.isfinite(expected), abs(expected), 0.0)
                 agree(got, expected, 4 * EPS[self.wide] * size, f"{name} of {x} and {y}")
 
@@ -65,6 +72,35 @@ class Scalars(Kit):
     def test_where(self) -> None:
         """where(condition, x, y) is x or y, a column at a time, whatever the other holds."""
         self._agrees("where", lambda x, y: self.ops.where(x > y, x, y), lambda x, y: np.where(x > y, x, y))
+
+    def test_plain_numbers_among_scalars(self) -> None:
+        """Plain numbers mix with scalars, one or one for each column, on either side."""
+        ops = self.ops
+        for shape in ((2,), (2, 3)):
+            like = self.array(np.zeros(shape), self.wide)
+            values = np.array([4.0, -0.5, 0.0])[: math.prod(shape[1:])].reshape(shape[1:])
+            s = self.scalar(values, like)
+            for what, got, expected in (
+                ("divide(1, s)", ops.divide(1.0, s), _quotient(np.ones(shape[1:]), values)),
+                ("divide(s, 4)", ops.divide(s, 4.0), values / 4),
+                ("minimum(s, 1)", ops.minimum(s, 1.0), np.minimum(values, 1)),
+                ("maximum(0.25, s)", ops.maximum(0.25, s), np.maximum(0.25, values)),
+                ("where(s > 0, s, -1)", ops.where(s > 0, s, -1.0), np.where(values > 0, values, -1)),
+                ("where(s > 0, 2, s)", ops.where(s > 0, 2.0, s), np.where(values > 0, 2, values)),
+            ):
+                agree(self.number(got), expected, EPS[self.wide], f"{what}, s = {values}")
+
+    def test_where_of_codes(self) -> None:
+        """where among whole numbers gives whole numbers: that is how a status is carried."""
+        for shape in ((2,), (2, 3)):
+            like = self.array(np.zeros(shape), self.wide)
+            code = self.ops.scalar(0, like)
+            for new in (5, self.ops.scalar(5, like)):
+                for holds in (True, False):
+                    made = self.ops.where(self.truth(np.full(shape[1:], holds), like), new, code)
+                    read = np.asarray(self.ops.read(made))
+                    agree(read, np.full(shape[1:], 5 * holds), 0.0, "where of whole numbers")
+                    claim(read.dtype.kind in "iu", f"where made {read.dtype} of whole numbers")
 
     def test_logic(self) -> None:
         """Comparisons combine with & | ^ and logical_not; any tells whether one column's holds."""

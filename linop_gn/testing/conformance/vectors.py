@@ -127,6 +127,13 @@ class Vectors(Kit):
                 result = update.run(ops, factor, X, factor, ops.copy(Y))
                 self.kept(result, Y, f"{name} by a {type(factor).__qualname__}")
                 agree(self.host(result), update.means(a, x, a, y), 16 * EPS[dtype] * (2 * abs(x) + 2 * abs(y)), name)
+        b = np.arange(1.0, 1.0 + math.prod(shape[1:])).reshape(shape[1:])
+        for first, second, expected in (
+            (a, self.scalar(b, X), a * x + b * y),
+            (self.scalar(b, X), a, b * x + a * y),
+        ):
+            result = ops.axpby(first, X, second, ops.copy(Y))
+            agree(self.host(result), expected, 16 * EPS[dtype] * (3 * abs(x) + 3 * abs(y)), "axpby, one factor plain,")
 
     def test_updates_of_awkward_numbers(self) -> None:
         """Zeros, infinities and NaN go through updates as IEEE arithmetic says: a factor of zero hides no NaN."""

@@ -6,12 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from jax import lax
 from linop_gn_jax import backend as ops
 
-from linop_gn.protocols import Carry
 from linop_gn.records import record, static
 from linop_gn.status import Status
 
@@ -86,58 +83,6 @@ def by_numpy(problem, weight, rtol, steps):
             break
         x = x + weight * r
     return x, norms
-
-
-@given(st.integers(0, 1000), st.floats(0.25, 0.875, width=32))
-def test_run_agrees_with_a_loop_in_numpy(seed, weight):
-    problem = system(seed)
-    state, rows = ops.run(Richardson(weight, 1e-3), problem, 50)
-    x, norms = by_numpy(problem, weight, 1e-3, 50)
-    if abs(norms[-1] / norms[0] - 1e-3) > 1e-6 and len(norms) == int(state.steps) + 1:
-        np.testing.assert_allclose(state.x, x, rtol=1e-4, atol=1e-5)
-    kept = ops.rows(Carry(state, rows), 0, int(state.steps) + 1)
-    np.testing.assert_allclose(kept[:, 0], norms[: len(kept)], rtol=1e-3, atol=1e-5)
-    np.testing.assert_array_equal(kept[:, 1], np.arange(len(kept)))
-
-
-@pytest.mark.parametrize("k", [None, 3])
-def test_advancing_in_pieces_is_advancing_at_once(k):
-    method, problem = Richardson(0.5, max_steps=23), system(k=k)
-    whole = ops.run(method, problem, 23)
-    for pieces in ([1] * 30, [4, 19, 7], [100]):
-        carry = ops.begin(method, problem, 23)
-        for piece in pieces:
-            carry = ops.advance(method, problem, carry, piece)
-        for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(carry), strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-6)
-    np.testing.assert_allclose(ops.iterate(method, problem).x, whole.state.x, rtol=1e-6)
-
-
-@pytest.mark.parametrize("k", [None, 3])
-def test_data_on_the_host_run_in_python_with_the_same_result(k):
-    method = Richardson(0.5, max_steps=23)
-    compiled, eager = (ops.run(method, system(k=k, host=host), 23) for host in (False, True))
-    assert isinstance(eager.rows, list)
-    np.testing.assert_allclose(eager.state.x, compiled.state.x, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(eager.state.status, compiled.state.status)
-    last = int(np.max(eager.state.steps)) + 1
-    np.testing.assert_allclose(ops.rows(eager, 2, last), ops.rows(compiled, 2, last), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(ops.iterate(method, system(k=k, host=True)).x, eager.state.x, rtol=1e-6)
-
-
-def test_a_tick_without_a_step_writes_over_its_row():
-    state, rows = ops.run(Richardson(0.5, max_steps=6, slow=True, rtol=0.0), system(), 6)
-    assert (int(state.steps), int(state.ticks)) == (6, 12)
-    np.testing.assert_array_equal(ops.rows(Carry(state, rows), 0, 7)[:, 1], np.arange(7))
-
-
-def test_rows_can_be_read_in_any_slice():
-    carry = ops.run(Richardson(0.5, 0.0, max_steps=11), system(), 11)
-    everything = np.asarray(carry.rows)
-    assert everything.shape == (12, 2)
-    for start in range(12):
-        for stop in range(start, 13):
-            np.testing.assert_array_equal(ops.rows(carry, start, stop), everything[start:stop])
 
 
 def test_changing_data_compile_once():
