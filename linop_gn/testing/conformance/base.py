@@ -65,7 +65,7 @@ def agree(got: Any, expected: Any, tolerance: Any, what: str) -> None:
     if not right.all():
         where = np.unravel_index(np.argmin(right), right.shape)
         at = f" at {tuple(map(int, where))}" if where else ""
-        raise AssertionError(f"{what}{at}: got {got[where]!r}, expected {expected[where]!r}")
+        raise AssertionError(f"{what}{at}: got {float(got[where])!r}, expected {float(expected[where])!r}")
 
 
 class Kit:
