@@ -42,6 +42,7 @@ class BlockArithmetic:
         self.count = len(sections)
         runs = sorted((start, stop, j) for j, section in enumerate(sections) for start, stop in section.runs)
         self.runs = [(slice(start, stop), j) for start, stop, j in runs]
+        self.in_place = _writes_through_views(ops)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.ops, name)
@@ -73,17 +74,20 @@ class BlockArithmetic:
     def scale(self, a: Scalar, x: Vector) -> Vector:
         if np.ndim(a) == 0:
             return self.ops.scale(a, x)
-        return self._joined([self.ops.scale(_at(a, j), x[run]) for run, j in self.runs])
+        parts = [self.ops.scale(_at(a, j), x[run]) for run, j in self.runs]
+        return x if self.in_place else self._joined(parts)
 
     def axpy(self, a: Scalar, x: Vector, y: Vector) -> Vector:
         if np.ndim(a) == 0:
             return self.ops.axpy(a, x, y)
-        return self._joined([self.ops.axpy(_at(a, j), x[run], y[run]) for run, j in self.runs])
+        parts = [self.ops.axpy(_at(a, j), x[run], y[run]) for run, j in self.runs]
+        return y if self.in_place else self._joined(parts)
 
     def axpby(self, a: Scalar, x: Vector, b: Scalar, y: Vector) -> Vector:
         if np.ndim(a) == np.ndim(b) == 0:
             return self.ops.axpby(a, x, b, y)
-        return self._joined([self.ops.axpby(_at(a, j), x[run], _at(b, j), y[run]) for run, j in self.runs])
+        parts = [self.ops.axpby(_at(a, j), x[run], _at(b, j), y[run]) for run, j in self.runs]
+        return y if self.in_place else self._joined(parts)
 
     def select(self, condition: Scalar, x: Vector, y: Vector) -> Vector:
         if np.ndim(condition) == 0:
@@ -99,13 +103,20 @@ class BlockArithmetic:
         if np.ndim(condition) == 0:
             chosen: R = self.ops.branch(condition, then, otherwise, *operands)
             return chosen
-        if isinstance(condition, np.ndarray) and condition.all() == condition.any():
-            return (then if condition.all() else otherwise)(*operands)
-        kept = [self.ops.copy(x) if self._is_vector(x) else x for x in operands]
-        pairs = zip(then(*kept), otherwise(*operands), strict=True)  # type: ignore[call-overload]
-        return tuple(
-            self.select(condition, x, y) if self._is_vector(x) else self.ops.where(condition, x, y) for x, y in pairs
-        )  # type: ignore[return-value]
+
+        def each(*operands: Any) -> R:
+            if isinstance(condition, np.ndarray) and condition.all():
+                return then(*operands)
+            kept = [self.ops.copy(x) if self._is_vector(x) else x for x in operands]
+            pairs = zip(then(*kept), otherwise(*operands), strict=True)  # type: ignore[call-overload]
+            return tuple(
+                self.select(condition, x, y) if self._is_vector(x) else self.ops.where(condition, x, y)
+                for x, y in pairs
+            )  # type: ignore[return-value]
+
+        # Where it holds for no block, which is the rule for what is rare, a compiled program does not run both.
+        made: R = self.ops.branch(self.ops.any(condition), each, otherwise, *operands)
+        return made
 
     def _is_vector(self, x: Any) -> bool:
         # With as many blocks as entries, a scalar looks like one; then both are chosen from entry by entry.
@@ -130,6 +141,18 @@ class BlockArithmetic:
 def block_arithmetic(ops: Any, sections: tuple[Section, ...]) -> BlockArithmetic:
     """The one view of ``ops`` with these sections."""
     return BlockArithmetic(ops, sections)
+
+
+@lru_cache(maxsize=64)
+def _writes_through_views(ops: Any) -> bool:
+    """Whether updates of part of a vector change the vector: tried, since results may also be new arrays."""
+    if not {"in_place", "views"} <= ops.capabilities:
+        return False
+    one, y = ops.asarray(np.ones(1), "float32"), ops.asarray(np.ones(2), "float32")
+    ops.scale(2.0, y[:1])
+    ops.axpy(1.0, one, y[:1])
+    ops.axpby(1.0, one, 2.0, y[:1])
+    return bool(ops.to_numpy(y)[0] == 7.0)
 
 
 def _at(a: Scalar, j: int) -> Scalar:

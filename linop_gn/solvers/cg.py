@@ -52,9 +52,6 @@ _BREAKDOWN = int(Status.BREAKDOWN)
 _NONFINITE = int(Status.NONFINITE)
 _NONFINITE_INPUT = int(Status.NONFINITE_INPUT)
 
-# To look with, where what a rule remembers is all that it needs: making a record takes as long as a small product.
-_TOLERANCE, _FIXED_STEPS = RelativeResidual(), FixedSteps()
-
 
 @record
 class CG:
@@ -222,9 +219,13 @@ class CG:
         sound = ops.isfinite(curvature + rr + rz)
         moved = good & sound
         steps, limit = s.steps + moved, self.limit(problem)
-        rule = self.stop or (_TOLERANCE if self.steps is None else _FIXED_STEPS)
-        code, memory = rule.look(ops, s.memory, Progress(steps, norm, model, r, s.scale))
-        met, end = code != _RUNNING, steps >= limit
+        if self.stop is None:  # what the rules of init would say, without the calls: they cost a scalar operation each
+            met, memory = norm <= s.memory, s.memory
+            code = _CONVERGED if self.steps is None else _COMPLETED
+        else:
+            code, memory = self.stop.look(ops, s.memory, Progress(steps, norm, model, r, s.scale))
+            met = code != _RUNNING
+        end = steps >= limit
 
         def go_on() -> tuple[Scalar, ...]:
             return alpha, 1.0, ops.divide(rz, s.rz), rz, norm, model, s.verified, s.checking, s.status
@@ -236,7 +237,7 @@ class CG:
             # (r.p = r.z holds no longer, and using r.z there diverges), unless the recurrence had brought r down to
             # zero, and its direction with it.
             keeps = checking & (s.rz != 0)
-            claims = code == _CONVERGED
+            claims = met & (code == _CONVERGED)
             status = s.status  # later lines overrule earlier ones
             status = ops.where(running & end & ops.logical_not(began & claims), self._at_limit, status)
             status = ops.where(checking & (norm > 0.5 * s.verified), _STAGNATED, status)
