@@ -53,7 +53,7 @@ def to_cupyx(operator: LinearOperator) -> Any:
                 raise TypeError("a real operator was applied to a complex vector; apply it to .real and .imag apart.")
             flat = x.reshape(-1) if x.ndim == 1 or x.shape[1] == 1 else x
             with there(x):
-                v = cupy.array(flat, dtype=space.dtype)  # a copy: a product may return its input
+                v = cupy.asarray(flat, dtype=space.dtype)
             return space.backend.call(apply, ready, v)
 
         return run

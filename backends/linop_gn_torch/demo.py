@@ -50,7 +50,7 @@ class TorchParticipant:
         found: Weights = {}
         for path, value in tree.items():
             name, leaf = path.split(".")
-            array = value.detach().numpy()
+            array = value.numpy(force=True)
             found.setdefault(name, {})[leaf] = array.T if leaf == "weight" else array
         return found
 

@@ -376,7 +376,11 @@ def modules():
         return state.devices
 
     runtime = _module(
-        "cupy.cuda.runtime", CUDARuntimeError=CUDARuntimeError, getDevice=lambda: state.device, getDeviceCount=count
+        "cupy.cuda.runtime",
+        CUDARuntimeError=CUDARuntimeError,
+        getDevice=lambda: state.device,
+        getDeviceCount=count,
+        getDeviceProperties=lambda number: {"name": b"a stand-in"},
     )
     device = _module("cupy.cuda.device", Device=Device)
     cuda = _module("cupy.cuda", Device=Device, device=device, runtime=runtime, get_current_stream=Stream)

@@ -101,7 +101,9 @@ def test_linear_operators_of_cupyx(ops, cupy, sparse, counts):
     np.testing.assert_allclose(dense(A), M)
     np.testing.assert_allclose(dense(A.T @ A), M.T @ M)
     single = lg.from_scipy(theirs, like=device_array(ops, [0.0], "float32"))
-    assert single.dtype == "float32"
+    narrow = single @ device_array(ops, np.ones(3), "float32")
+    assert str(narrow.dtype) == single.dtype == "float32"
+    np.testing.assert_allclose(narrow.get(), M.sum(axis=1), rtol=1e-6)
     identity = sparse.linalg.LinearOperator((3, 3), lambda x: x, dtype=np.dtype("float64"))
     assert (lg.from_scipy(identity, psd=True) @ v) is not v
 
