@@ -10,6 +10,7 @@ array([1., 2.])
 """
 
 from . import preconditioners
+from .cost import Cost, Costs, cost
 from .curvature import (
     GGN,
     BlockGGN,
@@ -66,6 +67,8 @@ __all__ = [
     "Blockwise",
     "Cholesky",
     "ConstantDamping",
+    "Cost",
+    "Costs",
     "Damped",
     "Dense",
     "Diagonal",
@@ -104,6 +107,7 @@ __all__ = [
     "__version__",
     "available",
     "backend_of",
+    "cost",
     "from_scipy",
     "krylov",
     "load",

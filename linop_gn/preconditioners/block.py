@@ -79,6 +79,12 @@ class BlockJacobi(Checked):
         )
         return BlockDiagonal(parts, operator.domain, kept.leaves)
 
+    def cost(self, operator: LinearOperator) -> tuple[int, int]:
+        """Products with blocks, and numbers held at a time, that :meth:`prepare` takes."""
+        sizes = [block.domain.size for block in self._blocks(undamped(operator)[0])[0]]
+        ranks = [size if size <= self.dense else min(self.rank, size) for size in sizes]
+        return sum(ranks), 4 * sum(size * rank for size, rank in zip(sizes, ranks, strict=True))
+
     def _factored(self, block: LinearOperator) -> tuple[Array, Array]:
         if block.domain.size <= self.dense:
             return block.backend.call(_eigen, block.prepare())

@@ -75,6 +75,17 @@ class EmpiricalFisher(DiagonalRecipe):
             )
         return squared_gradients(point, self.probes, self.seed)
 
+    def cost(self, operator: LinearOperator) -> tuple[int, int]:
+        """Products (with J^T alone), and numbers held at a time, that :meth:`prepare` takes."""
+        products = self.probes
+        if products is None:
+            point = point_of(operator, "EmpiricalFisher")
+            if point.host:
+                raise ValueError("EmpiricalFisher: with probes=None the cost is an example's product each; count them.")
+            pieces = point.linearized().pieces
+            products = sum(math.prod(piece.outputs.shape[: 2 if piece.stacked else 1]) for piece in pieces)
+        return products, 2 * operator.domain.size
+
 
 @record
 class SquaredGradient(DiagonalRecipe):
@@ -99,3 +110,7 @@ class SquaredGradient(DiagonalRecipe):
     def prepare(self, operator: LinearOperator) -> Any:
         gradient = point_of(operator, "SquaredGradient").gradient
         return gradient * gradient
+
+    def cost(self, operator: LinearOperator) -> tuple[int, int]:
+        """Products, and numbers held at a time, that :meth:`prepare` takes."""
+        return 0, operator.domain.size

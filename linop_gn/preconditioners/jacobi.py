@@ -74,6 +74,13 @@ class Jacobi(DiagonalRecipe):
             return inner.backend.call(_exact, ready)
         return inner.backend.call(_Estimate(self.probes), ready, self.seed)
 
+    def cost(self, operator: LinearOperator) -> tuple[int, int]:
+        """Products, and numbers held at a time, that :meth:`prepare` takes."""
+        inner, n = undamped(operator)[0], operator.domain.size
+        if inner.diagonal() is not None:
+            return 0, n
+        return (n, n * n) if self.exact(inner) else (self.probes, 3 * n)
+
     def exact(self, operator: LinearOperator) -> bool:
         """Whether a diagonal that is not known would be computed exactly, with n products."""
         return self.diagonal == "exact" or (self.diagonal == "auto" and operator.domain.size <= SMALL)

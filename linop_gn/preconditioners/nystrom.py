@@ -71,6 +71,11 @@ class Nystrom(Checked):
             )
         return sketch(inner, self.rank, self.seed)
 
+    def cost(self, operator: LinearOperator) -> tuple[int, int]:
+        """Products, and numbers held at a time, that :meth:`prepare` takes."""
+        rank = min(self.rank, operator.domain.size)
+        return rank, 5 * rank * (operator.domain.size + rank)
+
     def finish(self, kept: Any, operator: LinearOperator) -> LinearOperator:
         vectors, values = kept
         space = operator.domain
