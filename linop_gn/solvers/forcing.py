@@ -105,7 +105,8 @@ class EisenstatWalker:
             wanted = self.gamma * self._bounded(ops, ops.divide(norm, before)) ** self.alpha
             safe = self.gamma * eta**self.alpha
         wanted = ops.maximum(wanted, ops.where(safe > self.threshold, safe, 0.0))
-        wanted = ops.maximum(wanted, ops.divide(0.5 * self.target, norm))
+        floor = ops.divide(0.5 * self.target, norm)
+        wanted = ops.maximum(wanted, ops.where(ops.isfinite(floor), floor, 0.0))
         return ops.minimum(wanted, self.most)
 
     @staticmethod
