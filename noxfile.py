@@ -100,7 +100,9 @@ def copied_tests(session: nox.Session) -> Path:
     folder = Path(session.create_tmp()) / "elsewhere"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", folder)
+    shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "conftest.py"):
+        shutil.copy(ROOT / name, folder)
     for pattern in ("*.md", "docs/*.md", "backends/*.md", "benchmarks/*.md"):
         for page in ROOT.glob(pattern):
             copy = folder / page.relative_to(ROOT)
