@@ -45,7 +45,10 @@ from .solvers.blockwise import Blockwise
 from .solvers.direct import LU, Cholesky, Eigh
 from .solvers.forcing import EisenstatWalker
 from .solvers.gram import GramSolve
+from .solvers.gltr import GLTR
 from .solvers.lanczos import Lanczos
+from .solvers.multishift import MultiShiftCG
+from .solvers.steihaug import Steihaug
 from .solvers.stopping import AnyOf, MaxResidual, RelativeProgress, RelativeResidual
 from .spaces import Space
 from .status import Status
@@ -57,6 +60,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CG",
     "GGN",
+    "GLTR",
     "LSMR",
     "LSQR",
     "LU",
@@ -92,6 +96,7 @@ __all__ = [
     "Marquardt",
     "MaxResidual",
     "MissingDerivativeError",
+    "MultiShiftCG",
     "Nielsen",
     "Objective",
     "ProgressBar",
@@ -103,6 +108,7 @@ __all__ = [
     "Solution",
     "Space",
     "Status",
+    "Steihaug",
     "ValidationError",
     "__version__",
     "available",

@@ -22,6 +22,11 @@ R = TypeVar("R")
 _BLOCK = 65536
 
 
+def _blocks(n: int) -> list[tuple[int, int]]:
+    """Pieces of n entries."""
+    return [(start, min(start + _BLOCK, n)) for start in range(0, n, _BLOCK)]
+
+
 class EagerBases:
     """The operations of :class:`linop_gn.protocols.Bases` for an eager backend over a namespace ``xp``."""
 
@@ -58,8 +63,7 @@ class EagerBases:
             rows, x = self.xp.astype(rows, self.xp.float32), self.xp.astype(x, self.xp.float32)
         if double or x.shape[0] <= _BLOCK:
             return self._on_host(self.xp.matmul(rows, x))
-        starts = range(0, x.shape[0], _BLOCK)
-        parts = [self.xp.matmul(rows[:, i : i + _BLOCK], x[i : i + _BLOCK]) for i in starts]
+        parts = [self.xp.matmul(rows[:, start:stop], x[start:stop]) for start, stop in _blocks(x.shape[0])]
         return self._on_host(self.xp.sum(self.xp.stack(parts), axis=0, dtype=self.xp.float64))
 
     def _on_host(self, x: Array) -> Any:
@@ -67,7 +71,9 @@ class EagerBases:
 
     def deflate(self, basis: Array, coefficients: Array, x: Vector, count: Scalar) -> Vector:
         if count:
-            x -= self._product(coefficients[:count], basis[:count, ...])
+            for start, stop in _blocks(x.shape[0]):  # pieces that stay in the cache, without a vector in between
+                part = x[start:stop]
+                part -= self._product(coefficients[:count], basis[:count, start:stop])
         return x
 
     def combine(self, basis: Array, coefficients: Array, count: Scalar) -> Vector:

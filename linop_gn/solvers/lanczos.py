@@ -19,9 +19,8 @@ converged. Three answers to that:
 ``"selective"``
     The same, but only at the steps that need it: Simon's recurrence (*The
     Lanczos algorithm with partial reorthogonalization*, 1984) follows the level
-    of orthogonality on scalars alone. When it passes sqrt(eps), that step's and
-    the next step's w are orthogonalised. Semi-orthogonality is enough for T to
-    be accurate to eps, as if all had been done.
+    of orthogonality on scalars alone. Where it passes eps^(3/4), that step's and
+    the next step's w are orthogonalised against the vectors concerned.
 
 beta_j = 0 to rounding means that the space is invariant under A: T's
 eigenvalues are eigenvalues of A, and solutions are exact (``INVARIANT``). With
@@ -43,7 +42,8 @@ from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
 from ..status import Status
 from .lanczos_parts import conjugate, crossed, unit_of
-from .lanczos_state import LanczosRow, LanczosState, check_symmetric, resume
+from .lanczos_state import LanczosRow, LanczosState, resume
+from .options import require_symmetric
 from .orthogonal import fresh, levels, orthogonalise
 from .problem import LinearProblem
 from .tridiagonal import shifted
@@ -55,8 +55,9 @@ _CONVERGED, _INVARIANT = int(Status.CONVERGED), int(Status.INVARIANT)
 _NONFINITE, _NONFINITE_INPUT = int(Status.NONFINITE), int(Status.NONFINITE_INPUT)
 _NOT_SYMMETRIC = int(Status.NOT_SYMMETRIC)
 
-LEVEL = 0.75
-"""Orthogonality is restored where it is estimated to be worse than eps to this power."""
+LEVEL, ENOUGH = 0.75, 0.8
+"""Orthogonality worse than eps to the first power is restored, with respect to all vectors up to the last for which it
+is worse than eps to the second. Semi-orthogonality (1/2) would keep T accurate, but solutions only to sqrt(eps)."""
 
 WAYS = ("none", "selective", "full")
 
@@ -109,7 +110,7 @@ class Lanczos:
 
     def check(self, operator: LinearOperator) -> None:
         """Raise unless the operator is square and known to be symmetric."""
-        check_symmetric("Lanczos", operator)
+        require_symmetric(self, operator)
 
     def limit(self, problem: LinearProblem) -> int:
         """The number of steps that a run may take."""
@@ -149,7 +150,7 @@ class Lanczos:
             size=zero,
             omega=ops.write(ops.table(watched, zero), 0, 1.0),
             omega_before=ops.table(watched, zero),
-            again=ops.scalar(False, b),
+            again=none,
             pivot=zero + 1.0,
             forward=norm,
             definite=ops.scalar(True, b),
@@ -183,8 +184,8 @@ class Lanczos:
         length = ops.sqrt(ops.dot(w, w))
         size = ops.maximum(s.size, ops.maximum(abs(alpha) + beta, beta + length))
 
-        omega, needed = self._levels(ops, s, j, alpha, (beta, length), eps * size)
-        w, length, largest = orthogonalise(ops, basis, w, length, needed, j + 1)
+        omega, against, again = self._levels(ops, s, j, alpha, (beta, length), eps * size)
+        w, length, largest = orthogonalise(ops, basis, w, length, against > 0, against)
         skewness = ops.maximum(skewness, largest)
 
         sound = running & ops.isfinite(alpha) & ops.isfinite(length)
@@ -221,7 +222,7 @@ class Lanczos:
             size=ops.where(counted, size, s.size),
             omega=omega,
             omega_before=s.omega,
-            again=ops.where(s.again, False, needed),
+            again=again,
             pivot=pivot,
             forward=forward,
             definite=definite,
@@ -229,7 +230,7 @@ class Lanczos:
             model=model,
             first=ops.where(counted & (s.blocks == 1), steps, s.first),
             blocks=s.blocks + ops.where(anew, 1, 0),
-            reorthogonalised=s.reorthogonalised + ops.where(running & needed, 1, 0),
+            reorthogonalised=s.reorthogonalised + ops.where(running & (against > 0), 1, 0),
             status=status,
             steps=steps,
             products=s.products + ops.where(running, 1, 0),
@@ -237,17 +238,20 @@ class Lanczos:
 
     def _levels(
         self, ops: Backend, s: LanczosState, j: Scalar, alpha: Scalar, betas: tuple[Scalar, Scalar], rounding: Scalar
-    ) -> tuple[Array, Scalar]:
-        """The estimates for q_(j+1), and whether w has to be orthogonalised."""
+    ) -> tuple[Array, Scalar, Scalar]:
+        """The estimates for q_(j+1), and how many vectors w, and the next one, are to be orthogonalised against."""
         if self.reorthogonalise != "selective":
-            return s.omega, ops.scalar(self.reorthogonalise == "full", ops.row(s.basis, 0))
-        xp = ops.small_namespace()
+            count = ops.where(self.reorthogonalise == "full", j + 1, 0 * j)
+            return s.omega, count, 0 * j
+        xp, eps = ops.small_namespace(), ops.eps(s.basis)
         omega = levels(ops, (s.omega, s.omega_before), (s.alphas, s.betas), j, alpha, betas, rounding)
         index = xp.arange(omega.shape[0])
-        worst = xp.max(xp.where(index < j, xp.abs(omega), 0.0))
-        needed = s.again | ops.logical_not(ops.item(worst) <= ops.eps(s.basis) ** LEVEL)
-        clean = xp.where(index <= j, 2.0 * ops.eps(s.basis), omega)
-        return xp.where(xp.asarray(needed), clean, omega), needed
+        size = xp.abs(omega)
+        lost = ~(xp.max(xp.where(index < j, size, 0.0)) <= eps**LEVEL)
+        reach = xp.max(xp.where((index <= j) & ~(size <= eps**ENOUGH), index + 1, 0))
+        first = ops.where(lost, ops.maximum(reach, 1), 0 * j)
+        count = ops.maximum(first, s.again)
+        return xp.where(index < count, 2.0 * eps, omega), count, ops.where(s.again > 0, 0 * j, first)
 
     def _renew(
         self,

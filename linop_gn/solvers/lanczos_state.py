@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record
 from ..status import Status
 from .orthogonal import fresh
 from .problem import LinearProblem
 
-__all__ = ["Begun", "LanczosRow", "LanczosState", "check_symmetric", "resume"]
+__all__ = ["Begun", "LanczosRow", "LanczosState", "resume"]
 
 
 class LanczosState(NamedTuple):
@@ -31,7 +30,7 @@ class LanczosState(NamedTuple):
     omega_before: Array
     """Simon's estimates of q_i.q_j for the current j and the one before."""
     again: Scalar
-    """Whether the next w is to be orthogonalised whatever the estimates say."""
+    """How many vectors the next w is to be orthogonalised against, whatever the estimates say."""
     pivot: Scalar
     forward: Scalar
     definite: Scalar
@@ -55,17 +54,6 @@ class LanczosRow(NamedTuple):
     model: Scalar
     alpha: Scalar
     beta: Scalar
-
-
-def check_symmetric(name: str, operator: LinearOperator) -> None:
-    """Raise unless the operator is square and known to be symmetric."""
-    if not operator.domain.agrees(operator.codomain):
-        raise ValueError(f"{name} needs a square operator, got {operator!r}.")
-    if not operator.symmetric:
-        raise ValueError(
-            f"{name} needs a symmetric operator, and {operator!r} is not known to be. Declare it (symmetric=True) if "
-            "it is; otherwise use the normal equations A.T @ A, whose symmetry is known, or lg.LSMR."
-        )
 
 
 @record
@@ -103,7 +91,7 @@ def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Any) -
         betas=betas,
         omega=sized(s.omega, watched),
         omega_before=sized(s.omega_before, watched),
-        again=s.again | anew,
+        again=ops.maximum(s.again, ops.where(anew, s.steps, 0)),
         blocks=s.blocks + ops.where(anew, 1, 0),
         status=ops.where(more, int(Status.RUNNING), s.status),
     )

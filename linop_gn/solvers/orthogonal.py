@@ -41,7 +41,7 @@ def levels(
     below = xp.concat([nothing, now[:-1]])
     older, length = betas
     sums = coupled * above + (past - alpha) * now + earlier * below - older * before
-    sums = sums + xp.where(sums < 0, -2.0 * rounding, 2.0 * rounding)
+    sums = sums + xp.where(sums < 0, -0.5 * rounding, 0.5 * rounding)
     level = xp.where(index < j, sums / xp.where(xp.asarray(length) > 0, length, 1.0), 0.0)
     level = xp.where(index == j, 2.0 * rounding / xp.where(xp.asarray(length) > 0, length, 1.0), level)
     return xp.where(index == j + 1, 1.0, level)

@@ -1,0 +1,295 @@
+"""Conjugate gradients for many dampings at once, without a basis: (A + sigma_j I) x_j = b.
+
+The Krylov space of A + sigma I is that of A, and from x = 0 the residuals of
+all the systems are multiples of one another, r_j = zeta_j r. So one run on the
+*seed* system, that of the least damping, whose convergence is the slowest,
+drives all: one product a step, and two vectors for each damping. Jegerlehner,
+*Krylov space solvers for shifted linear systems* (1996); van der Vorst and
+Melissen (1990); Frommer (2003). With alpha, beta of the seed and sigma relative
+to its damping::
+
+    1 / zeta' = (1 + sigma alpha) / zeta + (1 / zeta - 1 / zeta_before) alpha beta_before / alpha_before
+    alpha_j = alpha zeta' / zeta        beta_j = beta (zeta' / zeta)^2
+
+carried here as the ratio zeta' / zeta, which neither under- nor overflows.
+
+A system whose residual met the tolerance is left where it is. At the end each
+is verified by a product of its own, as in CG: ``CONVERGED`` is a fact. Where
+``krylov`` has room for its basis it takes no such products, answers for
+dampings that were not known beforehand, and keeps its accuracy by
+reorthogonalisation; this is for bases that don't fit. SciPy has neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..operators.base import LinearOperator
+from ..protocols import Array, Backend, Scalar, Vector
+from ..records import record, static
+from ..status import Status
+from .options import check_limits, check_tolerances, require_symmetric, unfit_status
+from .problem import LinearProblem
+
+__all__ = ["MultiShiftCG", "MultiShiftState"]
+
+_RUNNING, _CONVERGED, _COMPLETED = int(Status.RUNNING), int(Status.CONVERGED), int(Status.COMPLETED)
+_MAX_STEPS, _STAGNATED = int(Status.MAX_STEPS), int(Status.STAGNATED)
+_NEGATIVE_CURVATURE, _NONFINITE = int(Status.NEGATIVE_CURVATURE), int(Status.NONFINITE)
+_NONFINITE_INPUT = int(Status.NONFINITE_INPUT)
+
+
+class MultiShiftState(NamedTuple):
+    """Vectors in units of ``scale``; scalars (m,) have an entry for each damping."""
+
+    x: Vector
+    """(n, m)."""
+    p: Vector
+    """(n, m)."""
+    r: Vector
+    """(n,): of the seed."""
+    direction: Vector
+    """(n,): of the seed."""
+    rr: Scalar
+    alpha: Scalar
+    beta: Scalar
+    zeta: Scalar
+    """(m,)."""
+    ratio: Scalar
+    """(m,): of zeta to the one before."""
+    residual: Scalar
+    model: Scalar
+    threshold: Scalar
+    scale: Scalar
+    moving: Scalar
+    """(m,): whether the system's iterate still moves."""
+    phase: Scalar
+    """The system to verify next, or -1 while steps are taken."""
+    status: Scalar
+    steps: Scalar
+    products: Scalar
+
+
+class MultiShiftRow(NamedTuple):
+    """For each damping ||b - (A + sigma I) x||_2 and 1/2 x.(A + sigma I) x - b.x, at each step."""
+
+    residual: Scalar
+    model: Scalar
+
+
+@record
+class MultiShiftCG:
+    """Conjugate gradients for several dampings together; the solutions are the columns (n, m).
+
+    Parameters
+    ----------
+    dampings
+        sigma_1 .. sigma_m, in any order.
+    rtol, atol
+        A system has converged when ||b - (A + sigma I) x|| <= max(rtol ||b||, atol).
+    max_steps
+        Limit on steps; None means min(10 n, 10000).
+    steps
+        Run exactly so many steps for all, without verifying.
+
+    ``solution.status`` is a list, ``steps``, ``residual`` and ``model`` are arrays (m,); ``products`` is a total:
+    one a step, and one for each system that claims to have converged. Trees get a trailing axis of m.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> A = lg.Diagonal(np.array([1.0, 3.0]))
+    >>> lg.solve(A, np.ones(2), lg.MultiShiftCG(dampings=[0.0, 1.0], rtol=1e-10)).x.round(9)
+    array([[1.        , 0.5       ],
+           [0.33333333, 0.25      ]])
+    """
+
+    dampings: Any = (0.0,)
+    rtol: Scalar = 1e-5
+    atol: Scalar = 0.0
+    max_steps: int | None = static(default=None)
+    steps: int | None = static(default=None)
+
+    defect = None  # an answer of columns for a right-hand side of one
+
+    def __post_init__(self) -> None:
+        check_tolerances(self, "rtol", "atol")
+        check_limits(self)
+        if isinstance(self.dampings, (int, float, Sequence, np.ndarray)):
+            try:
+                given = np.atleast_1d(np.asarray(self.dampings, dtype=float))
+            except (TypeError, ValueError):
+                return  # traced numbers among them
+            if given.ndim != 1 or given.size == 0 or not np.isfinite(given).all():
+                raise ValueError(
+                    f"MultiShiftCG: dampings must be one or several finite numbers, got {self.dampings!r}."
+                )
+            object.__setattr__(self, "dampings", given)
+
+    def check(self, operator: LinearOperator) -> None:
+        """Raise unless the operator is square and known to be symmetric."""
+        require_symmetric(self, operator)
+
+    def limit(self, problem: LinearProblem) -> int:
+        """The number of steps that a run may take."""
+        if self.steps is not None:
+            return self.steps
+        return self.max_steps if self.max_steps is not None else min(10 * problem.rhs.shape[0], 10_000)
+
+    def _shifts(self, ops: Backend, problem: LinearProblem) -> tuple[Array, Scalar]:
+        """All dampings, and the seed's."""
+        shifts = ops.small(self.dampings, problem.rhs)
+        return shifts, ops.item(ops.small_namespace().min(shifts))
+
+    def init(self, ops: Backend, problem: LinearProblem) -> MultiShiftState:
+        b, xp = problem.rhs, ops.namespace()
+        if len(b.shape) != 1 or problem.x0 is not None:
+            raise ValueError(
+                "MultiShiftCG takes one right-hand side, a tree or flat (n,), whose solutions for the dampings are "
+                "columns; it starts at zero, so give no x0."
+            )
+        shifts, _ = self._shifts(ops, problem)
+        size = ops.max_abs(b)
+        finite = ops.isfinite(size)
+        scale = ops.power_of_two(size, b)
+        r = ops.scale(ops.divide(1.0, scale), ops.mask(finite, ops.copy(b)))
+        rr = ops.dot(r, r)
+        norm = ops.sqrt(rr)
+        p = ops.copy(xp.broadcast_to(xp.reshape(r, (-1, 1)), (b.shape[0], shifts.shape[0])))
+        one, none = ops.scalar(1.0, p), ops.scalar(0, p)
+        if self.steps is None:
+            threshold = ops.maximum(self.rtol * norm, ops.divide(self.atol, scale))
+        else:
+            threshold = ops.eps(b) * norm
+        status = ops.scalar(_RUNNING, p)
+        if self.limit(problem) == 0:
+            status = ops.scalar(_MAX_STEPS if self.steps is None else _COMPLETED, p)
+        status = ops.where((norm <= threshold) & (one > 0), _CONVERGED, status)
+        return MultiShiftState(
+            x=ops.zeros_like(p),
+            p=p,
+            r=r,
+            direction=ops.copy(r),
+            rr=rr,
+            alpha=ops.scalar(1.0, b),
+            beta=ops.scalar(0.0, b),
+            zeta=one,
+            ratio=one + 0.0,
+            residual=norm * one,
+            model=0.0 * one,
+            threshold=threshold,
+            scale=scale,
+            moving=status == _RUNNING,
+            phase=ops.scalar(-1, b),
+            status=ops.where(finite & (one > 0), status, _NONFINITE_INPUT),
+            steps=none,
+            products=ops.scalar(0, b),
+        )
+
+    def step(self, ops: Backend, problem: LinearProblem, s: MultiShiftState) -> MultiShiftState:
+        xp, small = ops.namespace(), ops.small_namespace()
+        shifts, least = self._shifts(ops, problem)
+        index = small.arange(shifts.shape[0])
+        running = ops.any(s.status == _RUNNING)
+        checking = running & (s.phase >= 0)
+        (v,) = ops.branch(
+            checking, lambda x, d: (ops.copy(x[:, s.phase]),), lambda x, d: (ops.copy(d),), s.x, s.direction
+        )
+        shift = ops.where(checking, ops.item(small.sum(small.where(index == s.phase, shifts, 0.0))), least)
+        product = ops.axpy(shift, v, problem.operator.apply(v))
+        curvature = ops.dot(v, product)
+        known = ops.isfinite(curvature)
+        good = running & ops.logical_not(checking) & known & (curvature > 0)
+        alpha = ops.where(good, ops.divide(s.rr, curvature), 0.0)
+
+        def replace(r: Vector, product: Vector) -> tuple[Vector, Scalar]:
+            true = ops.axpby(ops.divide(1.0, s.scale), problem.rhs, -1.0, product)
+            return r, ops.sqrt(ops.dot(true, true))
+
+        def recur(r: Vector, product: Vector) -> tuple[Vector, Scalar]:
+            return ops.axpy(-alpha, product, r), 0.0 * s.rr
+
+        r, true = ops.branch(checking, replace, recur, s.r, product)
+        rr = ops.dot(r, r)
+        sound = known & ops.isfinite(rr)
+        good = good & sound
+        beta = ops.where(good, ops.divide(rr, s.rr), 0.0)
+
+        moved = s.moving & good
+        below = 1.0 + (shifts - least) * alpha + ops.divide(alpha * s.beta, s.alpha) * (1.0 - s.ratio)
+        ratio = ops.where(moved, ops.divide(1.0, below), s.ratio)
+        length = ops.where(moved, alpha * ratio, 0.0)
+        model = s.model - 0.5 * length * s.zeta * s.zeta * s.rr
+        zeta = ops.where(moved, s.zeta * ratio, s.zeta)
+        x = ops.axpy(length, s.p, s.x)
+        column = xp.reshape(ops.mask(sound, r), (-1, 1))
+        p = ops.axpby(ops.where(moved, zeta, 0.0), column, ops.where(moved, beta * ratio * ratio, 1.0), s.p)
+        direction = ops.axpby(1.0, ops.mask(sound, r), ops.where(good, beta, 0.0), s.direction)
+
+        residual = ops.where(moved, zeta * ops.sqrt(rr), s.residual)
+        residual = ops.where(checking & (index == s.phase), true, residual)
+        steps = s.steps + ops.where(moved, 1, 0)
+        met = residual <= s.threshold
+        status, phase, moving = self._judge(ops, problem, s, index, moved, met, steps, checking, good, sound, x)
+        return MultiShiftState(
+            x=x,
+            p=p,
+            r=r,
+            direction=direction,
+            rr=ops.where(good, rr, s.rr),
+            alpha=ops.where(good, alpha, s.alpha),
+            beta=ops.where(good, beta, s.beta),
+            zeta=zeta,
+            ratio=ratio,
+            residual=residual,
+            model=model,
+            threshold=s.threshold,
+            scale=s.scale,
+            moving=moving,
+            phase=phase,
+            status=status,
+            steps=steps,
+            products=s.products + ops.where(running, 1, 0),
+        )
+
+    def _judge(
+        self,
+        ops: Backend,
+        problem: LinearProblem,
+        s: MultiShiftState,
+        index: Array,
+        moved: Scalar,
+        met: Scalar,
+        steps: Scalar,
+        checking: Scalar,
+        good: Scalar,
+        sound: Scalar,
+        x: Vector,
+    ) -> tuple[Scalar, Scalar, Scalar]:
+        """Statuses, the system to verify next, and which systems still move."""
+        small, m = ops.small_namespace(), index.shape[0]
+        open_ = s.status == _RUNNING
+        moving = s.moving & ops.logical_not(moved & met)
+        end = steps >= self.limit(problem)
+        status = s.status  # later lines overrule earlier ones
+        status = ops.where(moved & end & ops.logical_not(met), _MAX_STEPS if self.steps is None else _COMPLETED, status)
+        if self.steps is not None:
+            status = ops.where(moved & met, _COMPLETED, status)
+        failed = ops.logical_not(good | checking)
+        status = ops.where(s.moving & open_ & failed, ops.where(sound, _NEGATIVE_CURVATURE, _NONFINITE), status)
+        fits, unfit = unfit_status(ops, ops.max_abs(x), s.scale, x)
+        verdict = ops.where(met, ops.where(fits, _CONVERGED, unfit), _STAGNATED)
+        here = checking & (index == s.phase)
+        status = ops.where(here, ops.where(sound, verdict, _NONFINITE), status)
+        moving = moving & (status == _RUNNING)
+        waiting = (status == _RUNNING) & ops.logical_not(moving)
+        first = small.min(small.where(waiting, index, m))
+        verifying = ops.logical_not(ops.any(moving)) & (first < m)
+        return status, ops.where(verifying, first, -1), moving
+
+    def observe(self, state: MultiShiftState) -> MultiShiftRow:
+        return MultiShiftRow(state.residual * state.scale, state.model * state.scale * state.scale)
+
+    def answer(self, ops: Backend, problem: LinearProblem, state: MultiShiftState) -> Vector:
+        return ops.scale(state.scale, state.x)

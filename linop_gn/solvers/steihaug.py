@@ -1,0 +1,249 @@
+"""Truncated conjugate gradients in a trust region: Steihaug (1983), Toint (1981).
+
+Minimises 1/2 x.A x - b.x along the path of preconditioned conjugate gradients
+from x = 0, and stops where that path leaves ||x|| <= radius, or turns to a
+direction of negative curvature, which is then followed to the boundary. With a
+preconditioner M, an approximation of A^-1, the norm is that of M^-1, in which
+the path's length grows at every step (so that it leaves the region only once).
+That norm is never computed with M^-1: with p the direction and z = M r,
+
+    <p, p> <- r.z + beta^2 <p, p>            <x, p> <- beta (<x, p> + alpha <p, p>)
+    <x, x> <- <x, x> + 2 alpha <x, p> + alpha^2 <p, p>
+
+(Conn, Gould and Toint, *Trust-Region Methods*, 2000, section 7.5.1). Here they
+are carried as shares of the radius, so that no square over- or underflows.
+
+The step attains at least half of the decrease that is possible in the region,
+where A is positive definite (Yuan, 2000); :class:`~linop_gn.GLTR` attains all
+of it, for the memory of a basis. SciPy's ``trust-ncg`` has no preconditioner.
+``CONVERGED`` is a fact, as in CG: one product recomputes the residual.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ..operators.base import LinearOperator
+from ..protocols import Backend, Scalar, Vector
+from ..records import record, static
+from ..status import Status
+from .options import made_from, require_symmetric, unfit_status
+from .problem import LinearProblem
+from .region import check_region
+
+__all__ = ["Steihaug", "SteihaugState"]
+
+_RUNNING, _CONVERGED, _COMPLETED = int(Status.RUNNING), int(Status.CONVERGED), int(Status.COMPLETED)
+_MAX_STEPS, _STAGNATED, _BOUNDARY = int(Status.MAX_STEPS), int(Status.STAGNATED), int(Status.BOUNDARY)
+_NEGATIVE_CURVATURE, _NONFINITE = int(Status.NEGATIVE_CURVATURE), int(Status.NONFINITE)
+_INDEFINITE_PRECONDITIONER = int(Status.INDEFINITE_PRECONDITIONER)
+_NONFINITE_INPUT = int(Status.NONFINITE_INPUT)
+
+
+class SteihaugState(NamedTuple):
+    """x, r, p and their norms are in units of ``scale``."""
+
+    x: Vector
+    r: Vector
+    p: Vector
+    rz: Scalar
+    length: Scalar
+    """||p||."""
+    filled: Scalar
+    """<x, x> / radius^2, from 0 to 1."""
+    ahead: Scalar
+    """<x, p> / radius."""
+    norm: Scalar
+    model: Scalar
+    threshold: Scalar
+    inverse_radius: Scalar
+    scale: Scalar
+    checking: Scalar
+    """Whether the next product is spent on x, to recompute the residual."""
+    status: Scalar
+    steps: Scalar
+    products: Scalar
+
+
+class SteihaugRow(NamedTuple):
+    """||b - A x||_2, 1/2 x.A x - b.x, and ||x|| as a share of the radius, at each step."""
+
+    residual: Scalar
+    model: Scalar
+    share: Scalar
+
+
+@record
+class Steihaug:
+    """Conjugate gradients, truncated at the boundary of a trust region (Steihaug and Toint).
+
+    Parameters
+    ----------
+    radius
+        Of the region ||x|| <= radius, in the norm of M^-1 with a preconditioner M and the 2-norm without.
+    rtol, atol
+        Converged inside the region when ||b - A x||_2 <= max(rtol ||b||_2, atol).
+    max_steps
+        Limit on steps; None means min(10 n, 10000).
+    steps
+        Run exactly so many steps, unless the boundary is reached before.
+    preconditioner
+        A symmetric positive definite operator applying an approximation of A^-1, or a function that makes one.
+
+    b may have columns: each has its own path, all the same radius.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> A = lg.Diagonal(np.array([-1.0, 2.0]), psd=False)
+    >>> step = lg.solve(A, np.array([1.0, 1.0]), lg.Steihaug(radius=2.0))
+    >>> step.status.name, float(np.linalg.norm(step.x).round(12))
+    ('BOUNDARY', 2.0)
+    """
+
+    radius: Scalar = 1.0
+    rtol: Scalar = 1e-5
+    atol: Scalar = 0.0
+    max_steps: int | None = static(default=None)
+    steps: int | None = static(default=None)
+    preconditioner: Any = None
+
+    defect = None  # a step on the boundary solves no linear system of A and b
+
+    def __post_init__(self) -> None:
+        check_region(self)
+        object.__setattr__(self, "preconditioner", made_from(self))
+
+    def check(self, operator: LinearOperator) -> None:
+        """Raise unless the operator is square and known to be symmetric."""
+        require_symmetric(self, operator)
+
+    def limit(self, problem: LinearProblem) -> int:
+        """The number of steps that a run may take."""
+        if self.steps is not None:
+            return self.steps
+        return self.max_steps if self.max_steps is not None else min(10 * problem.rhs.shape[0], 10_000)
+
+    def init(self, ops: Backend, problem: LinearProblem) -> SteihaugState:
+        b = problem.rhs
+        if problem.x0 is not None:
+            raise ValueError("Steihaug's path starts at zero, the centre of the region: give no x0.")
+        size = ops.max_abs(b)
+        finite = ops.isfinite(size)
+        scale = ops.power_of_two(size, b)
+        r = ops.scale(ops.divide(ops.scalar(1.0, b), scale), ops.mask(finite, ops.copy(b)))
+        rr = ops.dot(r, r)
+        norm = ops.sqrt(rr)
+        z = problem.precondition(r)
+        rz, p = (rr, ops.copy(r)) if z is r else (ops.dot(r, z), z)
+        zero = ops.scalar(0.0, b)
+        if self.steps is None:
+            threshold = ops.maximum(self.rtol * norm, ops.divide(self.atol, scale))
+        else:
+            threshold = ops.eps(b) * norm
+        status = ops.scalar(_RUNNING, b)  # later lines overrule earlier ones
+        if self.limit(problem) == 0:
+            status = ops.scalar(_MAX_STEPS if self.steps is None else _COMPLETED, b)
+        if z is not r:
+            status = ops.where(ops.logical_not(rz > 0), _INDEFINITE_PRECONDITIONER, status)
+            status = ops.where(ops.isfinite(rz), status, _NONFINITE)
+        status = ops.where(norm <= threshold, _CONVERGED, status)
+        return SteihaugState(
+            x=ops.zeros_like(b),
+            r=r,
+            p=p,
+            rz=rz,
+            length=ops.sqrt(ops.where(rz > 0, rz, 0.0)),
+            filled=zero,
+            ahead=zero + 0.0,
+            norm=norm,
+            model=zero + 0.0,
+            threshold=threshold,
+            inverse_radius=ops.divide(scale, self.radius + zero),
+            scale=scale,
+            checking=ops.scalar(False, b),
+            status=ops.where(finite, status, _NONFINITE_INPUT),
+            steps=ops.scalar(0, b),
+            products=ops.scalar(0, b),
+        )
+
+    def step(self, ops: Backend, problem: LinearProblem, s: SteihaugState) -> SteihaugState:
+        running = s.status == _RUNNING
+        checking = running & s.checking
+        moving = running ^ checking
+        product = problem.operator.apply(ops.select(checking, s.x, s.p))
+        curvature = ops.dot(s.p, product)
+        known = ops.isfinite(curvature)
+        positive = curvature > 0
+        alpha = ops.where(positive, ops.divide(s.rz, curvature), 0.0)
+
+        # In shares of the radius: the full step, and the part of it that ends on the boundary.
+        share, along = alpha * s.length * s.inverse_radius, ops.divide(s.ahead, s.length)
+        filled = s.filled + share * (2.0 * along + share)
+        leaves = moving & known & ops.logical_not(positive & (filled < 1.0))
+        room = ops.maximum(1.0 - s.filled, 0.0)
+        reach = ops.divide(room, along + ops.sqrt(along * along + room))
+        endless = s.inverse_radius <= 0
+        tau = ops.where(endless, 0.0, ops.divide(reach, s.length * s.inverse_radius))
+        inside = moving & known & ops.logical_not(leaves)
+        length = ops.where(inside, alpha, ops.where(leaves, tau, 0.0))
+
+        def recur(r: Vector, product: Vector) -> tuple[Vector, Scalar]:
+            return ops.axpy(-length, product, r), 0.0 * s.rz
+
+        def replace(r: Vector, product: Vector) -> tuple[Vector, Scalar]:
+            true = ops.axpby(ops.divide(1.0, s.scale), problem.rhs, -1.0, product)
+            return true, ops.max_abs(s.x)
+
+        r, largest = ops.branch(checking, replace, recur, s.r, product)
+        z = problem.precondition(r)
+        rr = ops.dot(r, r)
+        rz = rr if z is r else ops.dot(r, z)
+        norm = ops.sqrt(rr)
+        sound = ops.isfinite(rr + rz)
+        x = ops.axpy(ops.where(sound, length, 0.0), s.p, s.x)
+        met = norm <= s.threshold
+        steps = s.steps + ops.where(moving & known & sound, 1, 0)
+        end = steps >= self.limit(problem)
+
+        status = s.status  # later lines overrule earlier ones
+        status = ops.where(moving & end, _MAX_STEPS if self.steps is None else _COMPLETED, status)
+        if z is not r:
+            status = ops.where(inside & ops.logical_not(met | (rz > 0)), _INDEFINITE_PRECONDITIONER, status)
+        status = ops.where(inside & met & (self.steps is not None), _COMPLETED, status)
+        verify = inside & met & (self.steps is None)
+        status = ops.where(verify, _RUNNING, status)
+        status = ops.where(leaves, ops.where(endless, _NEGATIVE_CURVATURE, _BOUNDARY), status)
+        fits, unfit = unfit_status(ops, largest, s.scale, r)
+        verdict = ops.where(met, ops.where(fits, _CONVERGED, unfit), _STAGNATED)
+        status = ops.where(checking, verdict, status)
+        status = ops.where(running & ops.logical_not(known & sound), _NONFINITE, status)
+
+        beta = ops.where(inside, ops.divide(rz, s.rz), 0.0)
+        change = length * s.rz - 0.5 * length * length * curvature
+        fresh = moving & known & sound
+        p = ops.axpby(ops.where(inside & sound, 1.0, 0.0), ops.mask(sound, z), ops.where(inside, beta, 1.0), s.p)
+        onward = ops.sqrt(ops.where(rz > 0, rz, 0.0))
+        grown = beta * s.length
+        return SteihaugState(
+            x=x,
+            r=r,
+            p=p,
+            rz=ops.where(inside, rz, s.rz),
+            length=ops.where(inside, onward * ops.sqrt(1.0 + ops.divide(grown, onward) ** 2), s.length),
+            filled=ops.where(inside, filled, ops.where(leaves & ops.logical_not(endless), 1.0, s.filled)),
+            ahead=ops.where(inside, beta * (s.ahead + share * s.length), s.ahead),
+            norm=ops.where(fresh | (checking & sound), norm, s.norm),
+            model=ops.where(fresh, s.model - change, s.model),
+            threshold=s.threshold,
+            inverse_radius=s.inverse_radius,
+            scale=s.scale,
+            checking=verify,
+            status=status,
+            steps=steps,
+            products=s.products + ops.where(running, 1, 0),
+        )
+
+    def observe(self, state: SteihaugState) -> SteihaugRow:
+        return SteihaugRow(state.norm * state.scale, state.model * state.scale * state.scale, abs(state.filled) ** 0.5)
+
+    def answer(self, ops: Backend, problem: LinearProblem, state: SteihaugState) -> Vector:
+        return ops.scale(state.scale, state.x)
