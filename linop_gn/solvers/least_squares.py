@@ -20,11 +20,14 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar, NamedTuple
 
+from ..operators.algebra import product
 from ..operators.base import LinearOperator
+from ..operators.damped import Damped
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..status import Status
 from .bidiagonal import Basis, tick
+from .cg import CG
 from .options import check_limits, check_tolerances, unfit_status
 from .problem import LinearProblem
 
@@ -116,6 +119,20 @@ class LeastSquares:
 
     def check(self, operator: LinearOperator) -> None:
         """Every operator with an adjoint will do."""
+
+    def defect(self, operator: LinearOperator, rhs: Vector, x: Vector) -> Vector:
+        """A^T (b - A x) - lambda x, which is zero at the answer: where derivatives of it come from."""
+        ops = operator.backend
+        normal: Vector = operator.T.apply(ops.subtract(rhs, operator.apply(x)))
+        return normal if self.damping is None else ops.axpy(-1.0 * self.damping, x, normal)
+
+    def tangent(self, operator: LinearOperator) -> tuple[LinearOperator, Any]:
+        """A^T A + lambda I, in which a derivative is a solution, and CG for it: A must have full column rank."""
+        normal: LinearOperator = product(operator.T, operator)
+        if self.damping is not None:
+            normal = Damped(normal, self.damping)
+        rtol = operator.backend.maximum(self.atol, 1e-14)
+        return normal, CG(rtol=rtol, max_steps=self.max_steps, steps=self.steps)
 
     def limit(self, problem: LinearProblem) -> int:
         """The number of steps that a run may take."""

@@ -93,7 +93,7 @@ def direction(ops: Backend, q: Recurrence, c: Column, moved: Scalar, stay: Scala
     """w_k; q's w_old where ``stay``, zero where neither. Consumes q's w_old."""
     inverse = ops.where(moved, ops.divide(1.0, c.gamma), 0.0)
     w = ops.axpby(inverse, q.v, ops.where(stay, 1.0, -q.epsilon * inverse), q.w_old)
-    return ops.axpy(-c.delta * inverse, q.w, w)
+    return ops.axpy(ops.where(moved, -c.delta * inverse, 0.0), q.w, w)
 
 
 def follow(
