@@ -39,7 +39,7 @@ class Stores(Protocol):
     def put(self, shelf: Any, index: Scalar, value: Vector, wanted: Scalar) -> Any:
         """The shelf with a copy of ``value`` at ``index`` where that is wanted; consumes the shelf.
 
-        What stands at the index of something unwanted is not defined.
+        The index is below the capacity. What stands at the index of something unwanted is not defined.
         """
         ...
 

@@ -181,7 +181,7 @@ class CG:
             status=status,
             steps=start.step,
             products=ops.scalar(0, b),
-            kept=None if self.keep is None else ops.shelf(len(plan(self.keep, self.limit(problem)).steps), b),
+            kept=None if self.keep is None else ops.shelf(plan(self.keep, self.limit(problem)).capacity, b),
         )
 
     @property

@@ -57,6 +57,11 @@ class Plan(NamedTuple):
     wanted: np.ndarray[Any, Any]
     """For each step whether it is scheduled."""
 
+    @property
+    def capacity(self) -> int:
+        """How many vectors there must be room for: one more than are scheduled, since backends may put every one."""
+        return len(self.steps) + 1
+
 
 @lru_cache(maxsize=64)
 def plan(schedule: Schedule, limit: int) -> Plan:
