@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ..protocols import Backend, Scalar, Vector
 
-__all__ = ["CGRow", "CGState", "along_start", "fits"]
+__all__ = ["CGRow", "CGState", "along_start"]
 
 
 class CGState(NamedTuple):
@@ -44,10 +44,3 @@ class CGRow(NamedTuple):
 def along_start(ops: Backend, rp: Scalar, energy: Scalar) -> Scalar:
     """The multiple t of x0 to start from: 1 unless the model at x0 is above that at zero, then the best one."""
     return ops.where(0.5 * energy <= rp, 1.0, ops.where(energy > 0, ops.divide(rp, energy), 0.0))
-
-
-def fits(ops: Backend, largest: Scalar, scale: Scalar, like: Vector) -> Scalar:
-    """Whether entries up to ``largest`` in units of ``scale`` neither overflow nor lose their digits to underflow."""
-    size = largest * scale
-    unit = ops.power_of_two(size, like)
-    return (unit <= size) & (size < 2.0 * unit) | (largest == 0)

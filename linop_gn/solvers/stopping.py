@@ -23,12 +23,12 @@ on blocks and inside compiled programs unchanged.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple, Protocol
 
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..status import Status
+from .options import check_tolerances
 
 __all__ = ["AnyOf", "FixedSteps", "MaxResidual", "Progress", "RelativeProgress", "RelativeResidual", "StopRule"]
 
@@ -76,13 +76,6 @@ class StopRule(Protocol):
         ...
 
 
-def _check_tolerances(rule: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(rule, name)
-        if isinstance(value, (int, float)) and not (value >= 0 and math.isfinite(value)):
-            raise ValueError(f"{type(rule).__name__}: {name} must be a finite number >= 0, got {value}.")
-
-
 @record
 class RelativeResidual:
     """Converged when ||b - A x||_2 <= max(rtol ||b||_2, atol); both are data."""
@@ -91,7 +84,7 @@ class RelativeResidual:
     atol: Scalar = 0.0
 
     def __post_init__(self) -> None:
-        _check_tolerances(self, "rtol", "atol")
+        check_tolerances(self, "rtol", "atol")
 
     def begin(self, ops: Backend, start: Progress, limit: int) -> Any:
         return ops.maximum(self.rtol * start.norm, ops.divide(self.atol, start.scale))
@@ -114,7 +107,7 @@ class MaxResidual:
     atol: Scalar = 1e-6
 
     def __post_init__(self) -> None:
-        _check_tolerances(self, "atol")
+        check_tolerances(self, "atol")
 
     def begin(self, ops: Backend, start: Progress, limit: int) -> Any:
         return ops.divide(self.atol, start.scale)
@@ -147,7 +140,7 @@ class RelativeProgress:
     every: int = static(default=10)
 
     def __post_init__(self) -> None:
-        _check_tolerances(self, "eps")
+        check_tolerances(self, "eps")
         for name in ("least", "every"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:

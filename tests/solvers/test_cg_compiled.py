@@ -43,7 +43,14 @@ def marked_operator(ops, matrix):
 
 @pytest.mark.parametrize("columns", [None, 2])
 @pytest.mark.parametrize("warm", [False, True])
-@pytest.mark.parametrize("method", [lg.CG(), lg.CG(steps=3)])
+@pytest.mark.parametrize(
+    "method",
+    [
+        lg.CG(),
+        lg.CG(steps=3),
+        lg.CG(stop=lg.AnyOf(lg.RelativeProgress(), lg.MaxResidual()), max_steps=9, keep=1.3),
+    ],
+)
 def test_the_operator_stands_once_in_the_program(jax, ops, columns, warm, method):
     b = array(ops, gaussian(0, *((N,) if columns is None else (N, columns))))
 

@@ -153,6 +153,20 @@ def test_a_long_run_looks_back_as_far_as_it_must(numpy_backend):
     assert int(solution.steps) > 300
 
 
+def test_a_million_unknowns_level_off_as_they_do_in_double_precision(backend):
+    if backend.name in ("array_api_strict", "poison"):
+        pytest.skip("the same arithmetic as NumPy's, slower")
+    d, b = np.linspace(1.0, 300.0, 1_000_000), np.random.default_rng(0).standard_normal(1_000_000)
+    found = []
+    for dtype in ("float64", "float32"):
+        A = lg.Diagonal(array(backend, d, dtype), psd=True)
+        solution = lg.solve(A, array(backend, b, dtype), lg.CG(stop=lg.RelativeProgress(), max_steps=100))
+        assert solution.status is Status.LEVELLED_OFF
+        found.append((int(solution.steps), float(solution.model)))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-5)
+
+
 # several rules, and rules of one's own
 
 
