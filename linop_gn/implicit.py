@@ -11,8 +11,9 @@ solution that it was after, up to errors of the size of its residuals.
 
 This module says, without a framework, what :meth:`~linop_gn.protocols.Loops.implicit`
 needs to know. A method whose answer solves something else than A x = b defines
-``defect(operator, rhs, x)``, and ``tangent(operator)``, the operator in place of
-A on the left above; one whose answer solves no linear system sets ``defect = None``.
+``defect(operator, rhs, x)``, and ``tangent(operator)``: the operator in place of A
+on the left above, and a method to solve with it. One whose answer solves no
+linear system sets ``defect = None``.
 
 Reference: Christianson, Reverse accumulation and implicit functions (1998).
 """
@@ -28,23 +29,28 @@ from .records import replace
 from .solvers.problem import LinearProblem
 from .status import Status
 
-__all__ = ["TRUSTED", "defect", "require_implicit", "tangent_operator", "tangent_solve"]
+__all__ = ["defect", "require_implicit", "tangent", "tangent_solve", "trusted"]
 
-_OTHER = (Status.BOUNDARY, Status.INCONSISTENT)
-
-TRUSTED = tuple(int(s) for s in Status if (s.succeeded or s is Status.STAGNATED) and s not in _OTHER)
-"""Statuses of runs whose answer is a solution: to a tolerance, to rounding, or to the steps that were asked for."""
+_OF_ANOTHER_PROBLEM = (Status.BOUNDARY, Status.INVARIANT)
 
 
-def require_implicit(method: Any) -> None:
+def trusted(method: Any) -> tuple[int, ...]:
+    """Statuses of runs whose answer solves the method's system: to a tolerance, to rounding, in the steps asked for."""
+    good = [s for s in Status if (s.succeeded or s is Status.STAGNATED) and s not in _OF_ANOTHER_PROBLEM]
+    own = getattr(method, "defect", None) is not None
+    return tuple(int(s) for s in good if own or s is not Status.LEAST_SQUARES)
+
+
+def require_implicit(method: Any, problem: LinearProblem, x: Vector) -> None:
     """Raise for a method whose answers have no derivative by this way.
 
     Raises
     ------
     NotImplementedError
-        If the method has ``defect = None``.
+        If the method has ``defect = None``, or x is not of the right-hand side's shape and there is none.
     """
-    if getattr(method, "defect", defect) is None:
+    own = getattr(method, "defect", defect)
+    if own is None or (own is defect and tuple(x.shape) != tuple(problem.rhs.shape)):
         raise NotImplementedError(
             f"the answer of {type(method).__name__} is not the solution of a linear system, so that it cannot be "
             "differentiated by one more solve. Cut its operator and right-hand side off from what is differentiated "
@@ -59,10 +65,10 @@ def defect(method: Any, operator: LinearOperator, rhs: Vector, x: Vector) -> Vec
     return made
 
 
-def tangent_operator(method: Any, operator: LinearOperator) -> LinearOperator:
-    """The derivative of minus the defect in x: A, or what the method has in its place."""
+def tangent(method: Any, operator: LinearOperator) -> tuple[LinearOperator, Any]:
+    """The derivative of minus the defect in x, and a method for it: A and the method itself, if it has no others."""
     own = getattr(method, "tangent", None)
-    made: LinearOperator = operator if own is None else own(operator)
+    made: tuple[LinearOperator, Any] = (operator, method) if own is None else own(operator)
     return made
 
 

@@ -39,6 +39,21 @@ _YNN_IS_WRONG = jaxlib.__version__ == "0.10.2"
 # The direct question costs 1 microsecond; where JAX doesn't answer it, an operation tells, at 30.
 _asked: Callable[[], bool] | None = getattr(core, "unsafe_am_i_under_a_jit_DO_NOT_USE", None)
 
+_state: Callable[..., Any] | None = getattr(core, "get_opaque_trace_state", None)
+
+
+@functools.cache
+def _state_at_rest() -> Any:
+    with jax.core.eval_context():
+        return _state(convention="linop_gn") if _state is not None else None
+
+
+def _transforming(arguments: Any) -> bool:
+    """Whether the user's grad, jvp or vmap is following these arguments, outside any jit."""
+    if _state is not None and _state(convention="linop_gn") == _state_at_rest():
+        return False  # known at 1 microsecond; looking at all arguments takes 15
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments))
+
 
 def tracing() -> bool:
     """Whether operations are becoming part of somebody's program right now."""
@@ -87,15 +102,11 @@ def compiled(
             if loops and not _ours.get():
                 _warn_of_wrong_fusions()
             return function(*arguments)
-        try:
+        if options is None or not _transforming(arguments):
             return program(*arguments)
-        except ValueError as error:
-            # The user's jax.grad outside any jit: nothing is being traced, but options cannot be nested in it.
-            if options is None or "compiler_options" not in str(error):
-                raise
         if loops:
             _warn_of_wrong_fusions()
-        return nested(*arguments)
+        return nested(*arguments)  # what is transformed may be traced later, and options cannot be nested
 
     enter.program = program  # type: ignore[attr-defined]
     return enter

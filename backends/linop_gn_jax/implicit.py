@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jax import lax, tree_util
 from jax.custom_derivatives import SymbolicZero, zero_from_primal
 
-from linop_gn.implicit import TRUSTED, defect, require_implicit, tangent_operator, tangent_solve
+from linop_gn.implicit import defect, require_implicit, tangent, tangent_solve, trusted
 from linop_gn.operators.base import LinearOperator
 from linop_gn.protocols import Scalar, Vector
 from linop_gn.solution import Solution
@@ -62,7 +62,7 @@ def implicit(
 
 def _defect_tangent(method: Any, problem: Any, tangents: tuple[Any, Any], x: Vector) -> Vector | None:
     """The derivative of the defect at a fixed x, along the tangents of method and problem; None for an exact zero."""
-    require_implicit(method)
+    require_implicit(method, problem, x)
     data, structure = tree_util.tree_flatten((method, problem.operator, problem.rhs))
     along = tree_util.tree_leaves((tangents[0], tangents[1].operator, tangents[1].rhs))
     moving = [i for i, tangent in enumerate(along) if not isinstance(tangent, SymbolicZero)]
@@ -80,13 +80,13 @@ def _defect_tangent(method: Any, problem: Any, tangents: tuple[Any, Any], x: Vec
 
 def _tangent_solve(ops: Any, method: Any, problem: Any, code: Scalar, h: Vector) -> Vector:
     """A^-1 h, linear in h, for a solution whose status is ``code``."""
-    A = tangent_operator(method, problem.operator)
+    A, inner = tangent(method, problem.operator)
     M = problem.preconditioner
 
     def solver(A: LinearOperator, M: LinearOperator | None) -> Callable[..., Vector]:
         def solve(_: Any, h: Vector) -> Vector:
-            x, reached = tangent_solve(ops, method, problem, A, M, h)
-            failed = ~(_trusted(code, h) & _trusted(reached, h))
+            x, reached = tangent_solve(ops, inner, problem, A, M, h)
+            failed = ~(_is_trusted(code, method, h) & _is_trusted(reached, inner, h))
             return jnp.where(failed & jnp.any(h != 0, axis=0), jnp.nan, x)
 
         return solve
@@ -97,7 +97,7 @@ def _tangent_solve(ops: Any, method: Any, problem: Any, code: Scalar, h: Vector)
     return lax.custom_linear_solve(A.apply, h, solver(A, M), transposed)  # type: ignore[no-any-return]
 
 
-def _trusted(code: Scalar, h: Vector) -> Scalar:
+def _is_trusted(code: Scalar, method: Any, h: Vector) -> Scalar:
     """Whether a status, or each column's, is that of a solution."""
-    trusted = functools.reduce(jnp.logical_or, [jnp.equal(code, status) for status in TRUSTED])
-    return trusted if trusted.shape == h.shape[1:] else jnp.all(trusted)  # one for each block of a vector
+    good = functools.reduce(jnp.logical_or, [jnp.equal(code, status) for status in trusted(method)])
+    return good if good.shape == h.shape[1:] else jnp.all(good)  # one for each block of a vector

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from linop_gn.curvature.point import Point
-from linop_gn.implicit import TRUSTED, defect, require_implicit, tangent_operator, tangent_solve
+from linop_gn.implicit import defect, require_implicit, tangent, tangent_solve, trusted
 from linop_gn.operators.function import FunctionOperator
 from linop_gn.protocols import Scalar
 from linop_gn.records import replace
@@ -53,10 +53,10 @@ class TorchImplicit:
         data = Data((method, operator, problem.rhs))
         if not data.asks:
             return run(method, problem)
-        require_implicit(method)
         plain = replace(problem, **{name: Data(getattr(problem, name)).detached() for name in _FIELDS})
         with torch.no_grad():
             x, told = run(Data(method).detached(), plain)
+        require_implicit(method, problem, x)
         system = _System(self, Data(method).detached(), plain, data, x, told.code)
         return _Solved.apply(system, *data.tensors), told  # type: ignore[no-untyped-call]
 
@@ -73,22 +73,24 @@ class _System:
     def adjoint(self, tensors: list[Tensor], u: Tensor) -> Tensor:
         """w with A^T w = u, in the graph of ``tensors`` and u where one is being recorded."""
         M = self.problem.preconditioner
-        operator = tangent_operator(self.method, self.problem.operator).T
-        problem = replace(self.problem, operator=operator, rhs=u, x0=None, preconditioner=None if M is None else M.T)
-        given = tangent_operator(self.method, self.data.filled(tensors)[1]).T
-        w: Tensor = self.ops.implicit(self._run, self.method, problem, given)[0]
+        operator, inner = tangent(self.method, self.problem.operator)
+        M = None if M is None else M.T
+        problem = replace(self.problem, operator=operator.T, rhs=u, x0=None, preconditioner=M)
+        method, given, _ = self.data.filled(tensors)
+        w: Tensor = self.ops.implicit(self._run, inner, problem, tangent(method, given)[0].T)[0]
         return w
 
     def _run(self, method: Any, problem: Any) -> tuple[Tensor, Any]:
         parts = problem.operator, problem.preconditioner, problem.rhs
         w, reached = tangent_solve(self.ops, method, self.problem, *parts)
-        return _unless_failed(problem.rhs, w, self.code, reached), _Told(reached)
+        return _unless_failed(problem.rhs, w, (self.code, self.method), (reached, method)), _Told(reached)
 
     def pull(self, tensors: list[Tensor], x: Tensor, w: Tensor) -> list[Tensor | None]:
         """The derivative of w.(b - A x) at fixed x and w, in the tensors."""
         again = torch.is_grad_enabled()
-        if len(tensors) == 1 and tensors[0] is self.data.tree[2] and not self.data.holds(FunctionOperator):
-            return [w]  # b alone
+        alone = len(tensors) == 1 and tensors[0] is self.data.tree[2]
+        if alone and getattr(self.method, "defect", None) is None and not self.data.holds(FunctionOperator):
+            return [w]  # b is all there is
         if not again:
             x, w = x.detach(), w.detach()
         with tracked():
@@ -141,9 +143,9 @@ class _Solved(torch.autograd.Function):
         return None, *system.pull(tensors, x, system.adjoint(tensors, u))
 
 
-def _unless_failed(u: Tensor, w: Tensor, *codes: Scalar) -> Tensor:
-    """``w``, or NaN where something was asked for and a status, a column's or the whole's, is of no solution."""
-    good = np.logical_and.reduce([np.isin(code, TRUSTED) for code in codes])
+def _unless_failed(u: Tensor, w: Tensor, *runs: tuple[Scalar, Any]) -> Tensor:
+    """``w``, or NaN where something was asked for and a run's status, a column's or the whole's, is of no solution."""
+    good = np.logical_and.reduce([np.isin(code, trusted(method)) for code, method in runs])
     if good.all():
         return w
     if good.shape != tuple(u.shape[1:]):  # one for each block of a vector
@@ -151,7 +153,7 @@ def _unless_failed(u: Tensor, w: Tensor, *codes: Scalar) -> Tensor:
     failed = torch.as_tensor(~np.asarray(good), device=u.device) & (u != 0).any(dim=0)
     if not failed.any():
         return w
-    names = sorted({Status(int(c)) for code in codes for c in np.ravel(code) if c not in TRUSTED})
+    names = sorted({Status(int(c)) for code, method in runs for c in np.ravel(code) if c not in trusted(method)})
     sentences = " ".join(f"{status.name}: {status.sentence}" for status in names)
     warnings.warn(
         f"a derivative of a solution is NaN, because the solve for it, or for the solution, failed. {sentences}",

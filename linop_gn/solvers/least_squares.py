@@ -37,7 +37,7 @@ _RUNNING = int(Status.RUNNING)
 
 
 class LeastSquaresState(NamedTuple):
-    """x and norms of residuals are in units of ``scale``, what belongs to A in units of the basis' ``unit``."""
+    """x in units of ``scale`` over the basis' unit (over 1 before there is one), residuals in units of ``scale``."""
 
     x: Vector
     basis: Basis
@@ -48,7 +48,6 @@ class LeastSquaresState(NamedTuple):
     normal: Scalar
     model: Scalar
     anorm: Scalar
-    xnorm: Scalar
     cond: Scalar
     size: Scalar
     scale: Scalar
@@ -172,7 +171,6 @@ class LeastSquares:
             normal=ops.scalar(math.nan, b),
             model=nothing,
             anorm=nothing,
-            xnorm=ops.sqrt(ops.dot(x, x)),
             cond=nothing,
             size=size,
             scale=scale,
@@ -195,10 +193,11 @@ class LeastSquares:
 
         column = ops.sqrt(s.basis.alpha * s.basis.alpha + beta * beta)
         anorm = ops.where(moved, ops.maximum(s.anorm, column), s.anorm)
-        m = self.move(ops, s, basis, beta, anorm, moved)
+        (x,) = ops.branch(s.basis.unit > 0, lambda x: (x,), lambda x: (ops.scale(basis.unit, x),), s.x)
+        m = self.move(ops, s._replace(x=x), basis, beta, anorm, moved)
         norm = ops.where(known, beta, ops.where(moved, m.norm, s.norm))
         normal = ops.where(known, beta * basis.alpha, ops.where(moved, m.normal, s.normal))
-        xnorm = ops.where(moved, ops.sqrt(ops.dot(m.x, m.x)), s.xnorm)
+        xnorm = ops.sqrt(ops.dot(m.x, m.x))
         change = ops.where(s.steps > 0, norm * norm - s.norm * s.norm, norm * norm - s.size * s.size)
         model = s.model + 0.5 * ops.where(known, change, ops.where(moved, -m.decrease, 0.0))
         cond = ops.where(moved, ops.maximum(s.cond, m.cond), s.cond)
@@ -208,7 +207,7 @@ class LeastSquares:
             products = products - (renew & (s.steps == 0))
         eps = max(ops.eps(s.x), ops.eps(problem.rhs))
         atol, btol = (self.atol, self.btol) if self.steps is None else (eps, eps)
-        compatible = norm <= btol * s.size + atol * anorm * basis.unit * xnorm
+        compatible = norm <= btol * s.size + atol * anorm * xnorm
         least = normal <= atol * anorm * norm
         met = compatible | least
         # A start that solves A^T r = 0 exactly: there is nothing to compare with yet.
@@ -221,7 +220,9 @@ class LeastSquares:
             status = ops.where(moved & ill & ops.logical_not(met), int(Status.CONDITION_LIMIT), status)
             stuck = known & (s.steps > 0) & (norm > 0.5 * s.verified) & (normal > 0.5 * s.verified_normal)
             status = ops.where(stuck, int(Status.STAGNATED), status)
-            fits, unfit = unfit_status(ops, largest, s.scale, s.x)
+            fits, unfit = unfit_status(
+                ops, largest, ops.divide(s.scale, ops.where(s.basis.unit > 0, s.basis.unit, 1.0)), s.x
+            )
             reached = ops.where(compatible, int(Status.CONVERGED), int(Status.LEAST_SQUARES))
             status = ops.where(known & (compatible | least), ops.where(fits, reached, unfit), status)
         else:
@@ -238,7 +239,6 @@ class LeastSquares:
             normal=normal,
             model=model,
             anorm=anorm,
-            xnorm=xnorm,
             cond=cond,
             size=s.size,
             scale=s.scale,
@@ -255,4 +255,4 @@ class LeastSquares:
         return LeastSquaresRow(state.norm * scale, state.normal * scale * state.basis.unit, state.model * scale * scale)
 
     def answer(self, ops: Backend, problem: LinearProblem, state: LeastSquaresState) -> Vector:
-        return ops.scale(state.scale, state.x)
+        return ops.scale(ops.divide(state.scale, state.basis.unit), state.x)

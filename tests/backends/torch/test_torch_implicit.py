@@ -263,6 +263,54 @@ def test_points_at_equal_values_share_what_either_linearises():
         assert [x is None for x in gradients] == [nothing] * 2
 
 
+# solvers
+
+
+def symmetric(matrix):
+    return lg.Dense((matrix + matrix.T) / 2, symmetric=True)
+
+
+SOLVERS = {
+    "MINRES": (symmetric, lg.MINRES(rtol=1e-13)),
+    "Cholesky": (lambda matrix: lg.Dense(matrix @ matrix.T + torch.eye(N), psd=True), lg.Cholesky()),
+    "LU": (lg.Dense, lg.LU()),
+    "Eigh": (symmetric, lg.Eigh()),
+    "LSMR": (lg.Dense, lg.LSMR(atol=1e-13, btol=1e-13, conlim=None)),
+    "Blockwise": (
+        lambda matrix: lg.BlockDiagonal((lg.Diagonal(matrix[0, :3] ** 2 + 1), lg.Diagonal(matrix[1, 3:] ** 2 + 1))),
+        lg.Blockwise(lg.CG(rtol=1e-13)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_every_solver_of_systems(name):
+    make, method = SOLVERS[name]
+    data = leaf(gaussian(28, N, N) + 4 * np.eye(N)), leaf(gaussian(29))
+    assert gradcheck(lambda matrix, b: lg.solve(make(matrix), b, method).x, data)
+    assert gradgradcheck(lambda matrix, b: lg.solve(make(matrix), b, method).x, data)
+
+
+@pytest.mark.parametrize("method", [lg.LSMR, lg.LSQR])
+def test_least_squares_with_damping(method):
+    data = leaf(gaussian(30, 9, 4)), leaf(gaussian(31, 9)), leaf(0.3)
+
+    def x(A, b, damping):
+        return lg.solve(lg.Dense(A), b, method(damping=damping, atol=1e-13, btol=1e-13)).x
+
+    assert gradcheck(x, data)
+    assert gradgradcheck(x, data)
+
+
+def test_a_singular_system_has_a_solution_but_no_derivative():
+    matrix, b = leaf(np.diag([1.0, 2.0, 0.0])), leaf([1.0, 2.0, 3.0])
+    solution = lg.solve(lg.Dense(matrix, symmetric=True), b, lg.Eigh())
+    assert solution.status is Status.LEAST_SQUARES
+    with pytest.warns(RuntimeWarning, match="LEAST_SQUARES"):
+        solution.x.sum().backward()
+    assert matrix.grad.isnan().any()
+
+
 # when nobody asks
 
 
@@ -421,51 +469,11 @@ def test_single_precision():
     )
 
 
-# methods of the user's own
+# methods whose answers have none
 
 
 @lg.record
-class DenseSolve:
-    """A solution by factorisation, for operators that are not symmetric, as a method of one step."""
-
-    def check(self, operator):
-        pass
-
-    def limit(self, problem):
-        return 1
-
-    def init(self, ops, problem):
-        from linop_gn.solvers.cg_state import CGRow
-
-        class State(tuple):
-            status, steps, products = int(Status.COMPLETED), 1, problem.operator.domain.size
-            row = CGRow(0.0, 0.0)
-            x = torch.linalg.solve(problem.operator.to_dense(), problem.rhs)
-
-        return State()
-
-    def observe(self, state):
-        return state.row
-
-    def answer(self, ops, problem, state):
-        return state.x
-
-
-def test_an_operator_that_is_not_symmetric_and_a_method_of_the_users_own():
-    matrix, b = leaf(np.eye(N) + 0.2 * gaussian(26, N, N)), leaf(gaussian(27))
-
-    def x(matrix, b):
-        return lg.solve(lg.Dense(matrix, symmetric=False), b, DenseSolve()).x
-
-    for got, want in zip(
-        *(torch.autograd.grad(f(matrix, b).sin().sum(), (matrix, b)) for f in (x, torch.linalg.solve)), strict=True
-    ):
-        close(got, want, 1e-10)
-    assert gradgradcheck(x, (matrix, b))
-
-
-@lg.record
-class NoSystem(DenseSolve):
+class NoSystem(lg.CG):
     """A method whose answer solves no linear system."""
 
     defect = None
