@@ -273,7 +273,7 @@ class AsarrayNarrows(Sound):
 @fault("asarray")
 class DevicesChange(Sound):
     def _device(self, x):
-        return "cpu" if x.ndim < 2 else "cpu:1"
+        return "cpu:1" if x.dtype == "int32" else "cpu"
 
 
 @fault("cast")
@@ -409,7 +409,56 @@ class CallKeepsTheFirstResult(Sound):
         return self.results.setdefault(key, function(*records)).copy() if key == "_value" else function(*records)
 
 
+# stores and factors
+
+
+@fault("tables")
+class ColumnsShareAnIndex(Sound):
+    def write(self, table, index, value):
+        return super().write(table, index if np.ndim(index) == 0 else np.full_like(index, index[0]), value)
+
+
+@fault("shelves")
+class ShelvesKeepWhatIsTheUsers(Sound):
+    def put(self, shelf, index, value, wanted):
+        if np.ndim(index) == 0 and wanted:
+            shelf[1 + index] = value
+            return shelf
+        return super().put(shelf, index, value, wanted)
+
+
+@fault("zeros_and_identity")
+class ZerosHaveNoColumns(Sound):
+    def zeros(self, size, like):
+        return np.zeros(size, like.dtype)
+
+
+@fault("what_has_no_factor")
+class CholeskyRaises(Sound):
+    def cholesky(self, matrix):
+        return np.linalg.cholesky(matrix), True
+
+
+@fault("lu")
+class LUSolvesWithTheTranspose(Sound):
+    def lu(self, matrix):
+        return super().lu(matrix.T)
+
+
+@fault("eigh")
+class EigenvaluesDescend(Sound):
+    def eigh(self, matrix):
+        values, vectors, found = super().eigh(matrix)
+        return values[::-1], vectors[:, ::-1], found
+
+
 # what is claimed
+
+
+@fault("claims_in_place")
+class ColumnsAreNotConsumed(Sound):
+    def axpby(self, a, x, b, y):
+        return super().axpby(a, x, b, y.copy() if y.ndim == 2 else y)
 
 
 @fault("capabilities")

@@ -7,6 +7,8 @@
 :mod:`.vectors`          updates and reductions
 :mod:`.scalars`          numbers that never raise
 :mod:`.choices`          select, mask, branch
+:mod:`.stores`           tables of scalars, shelves of vectors
+:mod:`.factors`          dense factorisations
 :mod:`.programs`         call, over_columns, sums over stacked data
 :mod:`.loops`            begin, advance, run, iterate, rows
 :mod:`.machine`          the same in any order

@@ -68,10 +68,12 @@ class Claims(Kit):
         """``in_place`` is claimed exactly where updates overwrite what they consume."""
         written = []
         for update in UPDATES.values():
-            y = self.array(np.full(5, 2.0), self.wide)
-            update.run(self.ops, 3.0, self.array(np.ones(5), self.wide), 5.0, y)
-            written.append(not np.array_equal(self.host(y), np.full(5, 2.0)))
-        claim(all(written) or not any(written), f"some updates overwrite what they consume: {[*UPDATES]} {written}")
+            for shape in ((5,), (5, 2)):
+                y = self.array(np.full(shape, 2.0), self.wide)
+                update.run(self.ops, self.scalar(np.full(shape[1:], 3.0), y), self.ops.copy(y), 5.0, y)
+                written.append(not np.array_equal(self.host(y), np.full(shape, 2.0)))
+        told = f"of {[*UPDATES]}, each of a vector and of columns, only some overwrite what they consume: {written}"
+        claim(all(written) or not any(written), told)
         self._shown("in_place", all(written), "updates overwrite what they consume")
 
     def test_claims_views(self) -> None:

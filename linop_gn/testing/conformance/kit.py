@@ -15,19 +15,34 @@ from .calculus import FirstOrder
 from .choices import Choices
 from .claims import Claims
 from .curvature import SecondOrder
+from .factors import Factors
 from .machine import Stateful
 from .operators import Operators
 from .programs import Programs
 from .report import ConformanceReport, Finding
 from .scalars import Scalars
 from .spaces import Spaces
+from .stores import Stores
 from .vectors import Vectors
 
 __all__ = ["BackendConformance", "check_backend", "laws"]
 
 
 class BackendConformance(
-    Claims, Arrays, Spaces, Vectors, Scalars, Choices, Programs, Stateful, Operators, FirstOrder, SecondOrder, Aliasing
+    Claims,
+    Arrays,
+    Spaces,
+    Vectors,
+    Scalars,
+    Choices,
+    Stores,
+    Factors,
+    Programs,
+    Stateful,
+    Operators,
+    FirstOrder,
+    SecondOrder,
+    Aliasing,
 ):
     """Every law that a backend must keep.
 
