@@ -15,15 +15,13 @@ products and numbers kept.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
-from .curvature.gram import root_of
 from .operators.base import LinearOperator
-from .operators.damped import undamped
 from .solvers.blockwise import Blockwise
 from .solvers.cg import CG
-from .solvers.dense import largest_block
-from .solvers.direct import LU, Cholesky, Direct, Eigh
+from .solvers.costs import RULES, Cost, bytes_each
+from .solvers.direct import LU, Cholesky, Eigh
 from .solvers.gram import GramSolve
 from .solvers.lanczos import Lanczos
 from .solvers.lsmr import LSMR
@@ -32,20 +30,6 @@ from .solvers.minres import MINRES
 from .solvers.problem import Recipe
 
 __all__ = ["Cost", "Costs", "cost"]
-
-_WIDTH = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
-
-
-class Cost(NamedTuple):
-    """One route: what it is called, and what it takes."""
-
-    route: str
-    products: int
-    memory: int
-    """Bytes."""
-    flops: float
-    """Beside the products."""
-    note: str = ""
 
 
 class Costs(tuple[Cost, ...]):
@@ -134,7 +118,7 @@ def _of(A: LinearOperator, method: Any, steps: int) -> Cost:
     if own is not None:
         made = own(A, steps)
     else:
-        known = next((rule for kind, rule in _RULES.items() if isinstance(method, kind)), None)
+        known = next((rule for kind, rule in RULES.items() if isinstance(method, kind)), None)
         if known is None:
             raise TypeError(
                 f"the cost of {type(method).__name__} is not known: give it a method cost(operator, steps) that "
@@ -156,97 +140,15 @@ def _preconditioned(A: LinearOperator, given: Any, made: Cost) -> Cost:
     return made._replace(
         route=f"{made.route} + {name}",
         products=made.products + products,
-        memory=made.memory + (numbers + n) * _width(A),
+        memory=made.memory + (numbers + n) * bytes_each(A),
         flops=made.flops + 2.0 * max(numbers, n) * made.products,
     )
-
-
-def _width(A: LinearOperator) -> int:
-    return _WIDTH[A.dtype]
-
-
-def _count(method: Any, steps: int) -> int:
-    """The steps of a method that fixes them, or as many as are asked about."""
-    fixed = getattr(method, "steps", None) or getattr(method, "max_steps", None)
-    return steps if fixed is None else int(fixed)
-
-
-def _short_recurrence(name: str, vectors: int, flops: float) -> Any:
-    """A square system: so many vectors, and so many flops an unknown and step."""
-
-    def rule(A: LinearOperator, method: Any, steps: int) -> Cost:
-        k, n = _count(method, steps), A.domain.size
-        products = k if method.steps is not None else k + 1  # one verifies that it has converged
-        return Cost(name, products, vectors * n * _width(A), flops * n * k, f"{k} steps")
-
-    return rule
-
-
-def _bidiagonal(name: str, vectors: int) -> Any:
-    """A least-squares problem: so many vectors of unknowns, three of residuals."""
-
-    def rule(A: LinearOperator, method: Any, steps: int) -> Cost:
-        k, (m, n) = _count(method, steps), A.shape
-        memory = (vectors * n + 3 * m) * _width(A)
-        return Cost(name, 2 * k + 1, memory, (4.0 * m + 8.0 * n) * k, f"{k} steps; J and J^T apart")
-
-    return rule
-
-
-def _krylov(A: LinearOperator, method: Any, steps: int) -> Cost:
-    n = A.domain.size
-    k = min(int(method.steps), n)
-    if not method.keep:
-        return Cost("krylov, basis anew", 2 * k - 1, 9 * n * _width(A), 10.0 * n * k, "two passes")
-    passes = {"none": 0, "selective": 1, "full": 2}[method.reorthogonalise]
-    flops = 10.0 * n * k + 2.0 * passes * n * k * k + 4.0 * k**3
-    return Cost("krylov, basis kept", k, (k + 4) * n * _width(A), flops, "every damping and radius")
-
-
-def _direct(name: str, copies: int, cubes: float) -> Any:
-    """A dense matrix for each block: so many copies of it at a time, unit vectors and products among them."""
-
-    def rule(A: LinearOperator, method: Direct, steps: int) -> Cost:
-        known = A.sections or undamped(A)[0].sections
-        sizes = [A.domain.size] if known is None else [section.size for section in known]
-        n, width = max(sizes), 8 if method.double else max(4, _width(A))
-        blocks = f"{len(sizes)} blocks of up to {n}" if len(sizes) > 1 else ""
-        memory = (2 * n * A.domain.size + (copies - 2) * sum(size * size for size in sizes)) * width
-        return Cost(name, largest_block(A), memory, cubes * sum(size**3 for size in sizes), blocks)
-
-    return rule
-
-
-def _gram(A: LinearOperator, method: GramSolve, steps: int) -> Cost:
-    ready: Any = undamped(A)[0].prepare()
-    (m, n), width = root_of(ready.pieces, ready.factor, ready.space).shape, _width(A)
-    if method.solver is not None:
-        k = _count(method.solver, steps)
-        return Cost("GramSolve, CG", k + 4, (7 * m + 6 * n) * width, 10.0 * m * k, f"{k} steps with {m} outputs")
-    factor = m**3 / 3.0
-    if m * n * width <= method.most_bytes:
-        memory, flops = (2 * m * n + 3 * m * m + 4 * n) * width, 2.0 * m * m * n + factor
-        return Cost("GramSolve, Cholesky", m + 1, memory, flops, f"{m} outputs; J^T alone")
-    return Cost("GramSolve, Cholesky", m + 2, (5 * m * m + 6 * n) * width, factor, f"{m} outputs; J and J^T")
 
 
 def _blockwise(A: LinearOperator, method: Blockwise, steps: int) -> Cost:
     made = _of(A, method.method, steps)
     made = made._replace(route=f"Blockwise {made.route}")
     return _preconditioned(A, method.preconditioner, made)
-
-
-_RULES: dict[type, Any] = {
-    CG: _short_recurrence("CG", 5, 10.0),
-    MINRES: _short_recurrence("MINRES", 11, 19.0),
-    LSMR: _bidiagonal("LSMR", 6),
-    LSQR: _bidiagonal("LSQR", 5),
-    Lanczos: _krylov,
-    Cholesky: _direct("Cholesky", 5, 1 / 3),
-    LU: _direct("LU", 3, 2 / 3),
-    Eigh: _direct("Eigh", 4, 9.0),
-    GramSolve: _gram,
-}
 
 
 def _bytes(number: float) -> str:

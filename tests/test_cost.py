@@ -82,6 +82,20 @@ def test_krylov(long, keep):
     assert 0.6 < peak(run) / told.memory < 1.4
 
 
+@pytest.mark.parametrize(
+    "method",
+    [lg.GLTR(radius=1e9, steps=8), lg.Steihaug(radius=1e9, steps=8), lg.MultiShiftCG(np.ones(4), steps=8)],
+    ids=["GLTR", "Steihaug", "MultiShiftCG"],
+)
+def test_regions_and_shifts(long, method):
+    assert held_to(long, method, fixed=False).products == 8
+
+
+def test_shifts_are_verified_one_by_one(long):
+    (told,) = lg.cost(long[0], lg.MultiShiftCG([1.0, 2.0, 3.0], max_steps=8))
+    assert told.products == 11
+
+
 @pytest.mark.parametrize("method", [lg.Cholesky(), lg.LU(), lg.Eigh()], ids=["Cholesky", "LU", "Eigh"])
 def test_direct_solvers(dense, method):
     assert held_to(dense, method, fixed=False).products == 300

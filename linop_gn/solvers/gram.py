@@ -63,7 +63,9 @@ class GramRow(NamedTuple):
 class GramSolve:
     """(G + damping I)^-1 b in the space of the outputs, for ``lg.Damped(lg.GGN(objective, params), damping)``.
 
-    It pays where the batch has fewer outputs (examples x classes) than the model has parameters.
+    Forming K takes a product for each output (example x class): it pays where CG would take more steps than the
+    batch has outputs, or where several right-hand sides share it. ``lg.cost`` tells. With ``solver=lg.CG()`` there
+    are as many products as CG on G takes, and shorter vectors.
 
     Parameters
     ----------

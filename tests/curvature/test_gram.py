@@ -47,17 +47,9 @@ def test_on_spoiled_and_on_foreign_arrays(backend, case):
         check(case, backend)
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        Case("mlp", "softmax", "mean", 0, "weights", sizes=(2, 2, 1)),
-        Case("attention", "softmax", "sum", 0, ignore=True),
-    ],
-    ids=["stacked", "sequences"],
-)
-def test_in_jax(jax, case):
+def test_in_jax(jax):
     for seed in range(2):
-        check(case._replace(seed=seed), lg.load("jax"))
+        check(Case("mlp", "softmax", "mean", seed, "weights", sizes=(2, 2, 1)), lg.load("jax"))
 
 
 @settings(max_examples=5)

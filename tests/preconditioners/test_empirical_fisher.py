@@ -76,9 +76,8 @@ def test_on_spoiled_and_on_foreign_arrays(backend, case):
     [
         (Case("mlp", "softmax", "mean", 0, "weights", sizes=(2, 2, 1)), list),
         (Case("mlp", "softmax", "mean", 0, "mask", sizes=(3, 2)), Streamed),
-        (Case("attention", "softmax", "sum", 0, ignore=True), list),
     ],
-    ids=["stacked", "streamed", "sequences"],
+    ids=["stacked", "streamed"],
 )
 def test_in_jax(jax, case, hold):
     for seed in range(2):

@@ -59,7 +59,7 @@ def test_on_spoiled_and_on_foreign_arrays(backend, case, damping):
 
 def test_in_jax(jax):
     for seed in range(2):
-        check(Case("mlp", "softmax", "mean", seed, "weights", sizes=(2, 2, 1)), lg.load("jax"), 0.1, few=True)
+        check(Case("single", "softmax", "mean", seed, "weights", sizes=(2, 2, 1)), lg.load("jax"), 0.1, few=True)
 
 
 def wide(backend, dtype="float64", decay=2.0, N=8, C=3, n=60):
