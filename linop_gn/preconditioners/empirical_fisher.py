@@ -81,7 +81,10 @@ class EmpiricalFisher(DiagonalRecipe):
         if products is None:
             point = point_of(operator, "EmpiricalFisher")
             if point.host:
-                raise ValueError("EmpiricalFisher: with probes=None the cost is an example's product each; count them.")
+                raise ValueError(
+                    "EmpiricalFisher with probes=None takes a product for each example, and how many there are in "
+                    "streamed data is not known before they are read. Give probes=."
+                )
             pieces = point.linearized().pieces
             products = sum(math.prod(piece.outputs.shape[: 2 if piece.stacked else 1]) for piece in pieces)
         return products, 2 * operator.domain.size
