@@ -31,6 +31,7 @@ from ..operators.base import LinearOperator
 from ..operators.damped import Damped
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
+from ..solvers.blockwise import overall
 from ..solvers.cg import CG
 from ..solvers.problem import LinearProblem, Recipe
 from ..status import Status
@@ -79,7 +80,8 @@ class LevenbergMarquardt:
     curvature
         ``lg.GGN``, ``lg.Hessian``, ``lg.BlockGGN``, or any function from a point to an operator.
     solver
-        Inner solver; what it returns when it stops early (negative curvature, limit) is used.
+        Inner solver; what it returns when it stops early (negative curvature, limit) is used. For a curvature
+        with blocks ``lg.Blockwise(lg.CG(...))`` solves with each by itself.
     damping
         Initial lambda. Data: a new value is the same compiled program.
     rule
@@ -152,7 +154,8 @@ class LevenbergMarquardt:
         linear = LinearProblem(A, rhs, None, self._preconditioner(s.kept, A))
         inner = ops.iterate(self.solver, linear)
         delta = self.solver.answer(ops, linear, inner)
-        predicted = -self.solver.observe(inner).model
+        inner_steps, inner_products, inner_model = overall(self.solver, inner)
+        predicted = -inner_model
         squared = ops.dot(delta, delta)
         if self.model == "undamped":
             predicted = predicted + 0.5 * s.damping * squared
@@ -197,10 +200,10 @@ class LevenbergMarquardt:
             damping=ops.where(running, damping, s.damping),
             growth=ops.where(running, growth, s.growth),
             ratio=ops.where(running, ratio, s.ratio),
-            inner=ops.where(running, inner.steps, s.inner),
+            inner=ops.where(running, inner_steps, s.inner),
             status=status,
             steps=steps,
-            products=s.products + inner.products,
+            products=s.products + inner_products,
             kept=kept,
         )
 

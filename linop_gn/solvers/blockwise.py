@@ -13,18 +13,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ..operators.base import LinearOperator
 from ..operators.damped import Identity, undamped
 from ..operators.diagonal import Diagonal
 from ..operators.sections import Section
-from ..protocols import Backend, Vector
+from ..protocols import Backend, Scalar, Vector
 from ..records import record, replace
 from .block_arithmetic import block_arithmetic
 from .cg import CG
 from .iterates import Iterates
 from .problem import LinearProblem
 
-__all__ = ["Blockwise"]
+__all__ = ["Blockwise", "overall"]
 
 
 @record
@@ -118,6 +120,19 @@ class Blockwise:
             return None
         found: Iterates | None = self.method.iterates(self._arithmetic(ops, problem), problem, state, x)
         return found
+
+
+def overall(method: Any, state: Any) -> tuple[Scalar, Scalar, Scalar]:
+    """Steps, products and the model's value of a solve as a whole, whether or not it went block by block.
+
+    Blocks share their products and take their steps at the same time; their models add up.
+    """
+    model = method.observe(state).model
+    if not isinstance(method, Blockwise):
+        return state.steps, state.products, model
+    whole = state.steps.max(), state.products.max(), model.sum()
+    steps, products, model = (x.item() if isinstance(x, np.generic) else x for x in whole)
+    return steps, products, model
 
 
 def sections_of(operator: LinearOperator) -> tuple[Section, ...]:

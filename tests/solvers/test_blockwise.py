@@ -328,3 +328,27 @@ def test_a_million_unknowns_in_single_precision(backend):
     assert int(solution.steps[0]) == 1
     for part, rhs, x in zip(*(np.split(y, k) for y in (d, b, host(backend, solution.x))), strict=True):
         assert np.linalg.norm(rhs - part * x) <= 1.1e-5 * np.linalg.norm(rhs)
+
+
+def plane(backend):
+    """Residuals of two layers, whose curvature has terms between the layers."""
+    rng = np.random.default_rng(0)
+    a, b = array(backend, rng.standard_normal((12, 3))), array(backend, rng.standard_normal((12, 4)))
+    y, xp = array(backend, rng.standard_normal(12)), backend.namespace()
+    supplied = None if backend.calculus else lambda p: {"a": {"w": a}, "b": {"w": b}}
+    return lg.Objective.from_residuals(
+        lambda p: xp.matmul(a, p["a"]["w"]) + xp.matmul(b, p["b"]["w"]) - y, jacobian=supplied
+    )
+
+
+def test_levenberg_marquardt_goes_block_by_block(backend):
+    objective, start = plane(backend), {"a": {"w": array(backend, np.ones(3))}, "b": {"w": array(backend, np.ones(4))}}
+    tight, found = lg.CG(rtol=1e-10, max_steps=30), []
+    for solver in (tight, lg.Blockwise(tight)):
+        method = lg.LevenbergMarquardt(curvature=lg.BlockGGN, solver=solver, damping=1.0, rtol=1e-6)
+        found.append(lg.minimize(objective, start, method, max_steps=60))
+    whole, blocks = found
+    assert whole.status is blocks.status is Status.CONVERGED
+    assert int(whole.steps) == int(blocks.steps)
+    np.testing.assert_allclose(blocks.history["value"], whole.history["value"], rtol=1e-6)
+    assert int(blocks.products) <= int(whole.products), "no block takes more than all of them together"
