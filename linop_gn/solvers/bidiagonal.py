@@ -57,8 +57,9 @@ def tick(
     renew: Scalar,
     at_zero: Scalar,
 ) -> Tick:
-    """Extend the basis, or where ``renew`` start it from the residual of ``scale * x``; consumes q's u and t.
+    """Extend the basis, or where ``renew`` start it from the residual of x; consumes q's u and t.
 
+    x is in units of ``scale`` over the basis' unit (over 1 before there is one), the residual in units of ``scale``.
     ``root`` is sqrt(lambda). ``at_zero`` tells that all x are zero, for which no product is spent.
     """
     A, rhs = problem.operator, problem.rhs
@@ -67,12 +68,12 @@ def tick(
         (image,) = ops.branch(at_zero, lambda v: (ops.zeros_like(rhs),), lambda v: (A.apply(v),), argument)
     else:
         image = A.apply(argument)
-    per_unit = ops.divide(1.0, q.unit)
+    per_unit = ops.where(q.unit > 0, ops.divide(1.0, q.unit), 1.0)
     weight = 0.0 if root is None else root
 
     def residual(image: Vector, *lower: Vector) -> tuple[Any, ...]:
-        u = ops.axpby(ops.divide(1.0, scale), rhs, -1.0, image)
-        return ops.max_abs(x), u, *(ops.axpby(-1.0 * weight, x, 0.0, t) for t in lower)
+        u = ops.axpby(ops.divide(1.0, scale), rhs, -per_unit, image)
+        return ops.max_abs(x), u, *(ops.axpby(-weight * per_unit, x, 0.0, t) for t in lower)
 
     def extend(image: Vector, *lower: Vector) -> tuple[Any, ...]:
         u = ops.axpby(-q.alpha, q.u, per_unit, image)

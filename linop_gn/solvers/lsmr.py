@@ -113,7 +113,7 @@ class LSMR(LeastSquares):
 
         back = ops.where(moved, -ops.divide(thetabar * rho, q.rho * q.rhobar), 0.0)
         hbar = ops.axpby(ops.where(moved, 1.0, 0.0), h, back, hbar)
-        length = ops.where(moved, ops.divide(ops.divide(zeta, rho * rhobar), basis.unit), 0.0)
+        length = ops.where(moved, ops.divide(zeta, rho * rhobar), 0.0)
         x = ops.axpy(length, hbar, s.x)
         h = ops.axpby(1.0, basis.v, ops.where(moved, -ops.divide(theta, rho), 0.0), h)
 

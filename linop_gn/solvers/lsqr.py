@@ -77,7 +77,7 @@ class LSQR(LeastSquares):
         phi, phibar = c * q.phibar, sn * q.phibar
         inverse = ops.where(moved, ops.divide(1.0, rho), 0.0)
         inverses = q.inverses + inverse * inverse * ops.dot(w, w)
-        x = ops.axpy(ops.where(moved, phi * ops.divide(inverse, basis.unit), 0.0), w, s.x)
+        x = ops.axpy(ops.where(moved, phi * inverse, 0.0), w, s.x)
         w = ops.axpby(1.0, basis.v, ops.where(moved, -theta * inverse, 0.0), w)
         return Move(
             _Rotation(rhobar, phibar, inverses),

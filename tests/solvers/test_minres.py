@@ -322,7 +322,7 @@ def test_products_are_counted(backend):
     assert outcome(run(backend, matrix, b, METHOD, exact)) == (Status.CONVERGED, 0, 1)
     for start in (None, gaussian(1)):
         assert outcome(run(backend, matrix, np.zeros(N), METHOD, start)) == (Status.CONVERGED, 0, 0)
-    for k in (2,) if "compiled" in backend.capabilities else (0, 2, 5):  # each is a program of its own
+    for k in () if "compiled" in backend.capabilities else (0, 2, 5):  # each is a program of its own
         assert outcome(run(backend, matrix, b, lg.MINRES(steps=k))) == (Status.COMPLETED, k, k)
         assert outcome(run(backend, matrix, b, lg.MINRES(rtol=1e-12, max_steps=k))) == (Status.MAX_STEPS, k, k)
         assert outcome(run(backend, matrix, b, lg.MINRES(steps=k), exact + 1.0)) == (Status.COMPLETED, k, k + 1)
