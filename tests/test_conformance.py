@@ -82,18 +82,8 @@ def accelerator_of_jax():
     return found[0]
 
 
-def device_of_cupy():
-    cupy = pytest.importorskip("cupy")
-    try:
-        return lg.load("cupy").describe(cupy.zeros(1))[2]
-    except Exception as error:
-        pytest.skip(f"CuPy sees no CUDA device: {error}")
-
-
 @pytest.mark.gpu
-@pytest.mark.parametrize(
-    ("name", "find"), [("torch", cuda_of_torch), ("jax", accelerator_of_jax), ("cupy", device_of_cupy)]
-)
+@pytest.mark.parametrize(("name", "find"), [("torch", cuda_of_torch), ("jax", accelerator_of_jax)])
 def test_on_an_accelerator(name, find):
     device = find()
     backend = lg.load(name)

@@ -503,6 +503,23 @@ def test_a_sound_backend_passes():
     assert report.passed, report
 
 
+class Single(Sound):
+    """Without float64, as some accelerators are."""
+
+    capabilities = Numpy.capabilities - {"float64"}
+
+    def asarray(self, host, dtype, device=None):
+        if dtype == "float64":
+            raise TypeError("there is no float64 here")
+        return super().asarray(host, dtype, device)
+
+
+def test_a_sound_backend_without_float64_passes():
+    report = check(Single())
+    assert report.passed, report
+    assert {"pack_of_mixed_precision", "jvp"} <= set(report.skipped)
+
+
 @pytest.mark.parametrize("name", FAULTS)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_the_law_that_is_broken_is_the_first_to_fail(name):

@@ -157,8 +157,8 @@ class Vectors(Kit):
         X, Y = self.array(x, dtype), self.array(y, dtype)
         with self.untouched("dot", X, Y):
             product, square = self.number(self.ops.dot(X, Y)), self.number(self.ops.dot(X, X))
-        agree(product, (x * y).sum(axis=0), 4 * EPS[dtype] * abs(x * y).sum(axis=0), "dot(x, y)")
-        agree(square, (x * x).sum(axis=0), 4 * EPS[dtype] * (x * x).sum(axis=0), "dot(x, x)")
+        agree(product, (x * y).sum(axis=0), 8 * EPS[dtype] * abs(x * y).sum(axis=0), "dot(x, y)")
+        agree(square, (x * x).sum(axis=0), 8 * EPS[dtype] * (x * x).sum(axis=0), "dot(x, x)")
 
     def test_dot_of_many_entries(self) -> None:
         """Sums of a million float32 products keep their digits: one chain of additions does not."""
