@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from systems import benign, counted, finished, gaussian, host, operator, with_spectrum
+from systems import benign, counted, finished, gaussian, host, operator, section, tridiagonal, unit, with_spectrum
 
 import linop_gn as lg
 from linop_gn import Status
@@ -73,6 +73,34 @@ def test_blocks_of_all_kinds_beside_each_other(backend):
     assert not np.concatenate(x[:3]).any()
     np.testing.assert_allclose(x[3], np.linalg.solve(matrices[3], b[-4:]), rtol=1e-7)
     assert np.asarray(solution.products)[:3].tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_block_ends_at_any_step_beside_others_that_go_on(backend, warm):
+    """Negative curvature and exact convergence at every step index, under a rule, with every iterate kept."""
+    n, couplings = 5, np.linspace(0.4, 0.9, 4)
+    good = tridiagonal(np.linspace(1, 3, n), couplings)
+    rule = lg.AnyOf(lg.MaxResidual(1e-9), lg.RelativeProgress(1e-14, least=1))
+    method = lg.CG(stop=rule, max_steps=12, keep="every")
+    b = np.concatenate([unit(n), unit(n), unit(n)])
+    start = array(backend, np.zeros(3 * n)) if warm else None
+    for step in range(n):
+        pivots = np.linspace(1, 3, n)
+        pivots[step] = -0.3
+        bent = tridiagonal(pivots, couplings)
+        cut = good.copy()
+        cut[step, step + 1 :] = cut[step + 1 :, step] = 0.0  # the Krylov space ends after step + 1
+        A = block_operator(backend, [bent, cut, good])
+        solution = lg.solve(A, array(backend, b), lg.Blockwise(method), x0=start)
+        assert solution.status == [Status.NEGATIVE_CURVATURE, Status.CONVERGED, Status.CONVERGED]
+        assert [int(s) for s in solution.steps] == [step, step + 1, n]
+        assert [int(p) for p in solution.products] == [step + 1 + warm, step + 2 + warm, n + 1 + warm]
+        x = np.split(host(backend, solution.x), 3)
+        expected = [section(bent, step), section(cut, step + 1), np.linalg.solve(good, unit(n))]
+        np.testing.assert_allclose(x, expected, rtol=0, atol=1e-9)
+        last = solution.iterates.steps[-1].tolist()
+        assert last == [step, step + 1, n]
+        np.testing.assert_array_equal(host(backend, solution.iterates[-1]), host(backend, solution.x))
 
 
 def test_a_block_that_spoils_its_products_spoils_no_other(backend):

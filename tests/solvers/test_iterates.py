@@ -149,6 +149,23 @@ def test_inside_a_compiled_program_there_is_room_for_the_schedule(jax):
         np.testing.assert_allclose(host(ops, x), section(T, int(step)), rtol=0, atol=1e-9)
 
 
+def test_under_vmap_each_run_keeps_and_stops_by_itself(jax):
+    ops, matrices, b = lg.load("jax"), [benign(0), np.eye(N)], gaussian(0)
+    method = lg.CG(stop=lg.AnyOf(lg.RelativeProgress(1e-3, least=1), lg.MaxResidual(1e-12)), max_steps=9, keep=(1, 2))
+
+    def program(matrix):
+        return lg.solve(lg.Dense(matrix, symmetric=True), array(ops, b), method)
+
+    together = jax.jit(jax.vmap(program))(array(ops, np.stack(matrices)))
+    for i, matrix in enumerate(matrices):
+        alone = lg.solve(lg.Dense(np.asarray(matrix), symmetric=True), b, method)
+        assert together.status[i] is alone.status
+        assert int(together.steps[i]) == alone.steps
+        kept = dict(zip(together.iterates.steps[i].tolist(), together.iterates.x, strict=True))
+        for step, x in alone.iterates:
+            np.testing.assert_allclose(host(ops, kept[int(step)][i]), x, rtol=0, atol=1e-12)
+
+
 def test_one_program_serves_all_data(jax):
     ops = lg.load("jax")
 
