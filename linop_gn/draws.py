@@ -19,7 +19,10 @@ from typing import Any
 from .protocols import Array, Scalar, Vector
 from .spaces import Space
 
-__all__ = ["check_seed", "counter", "normal", "signs"]
+__all__ = ["BITS", "check_seed", "counter", "normal", "signs", "signs_in", "words"]
+
+BITS = 31
+"""Signs that one word holds."""
 
 _STRIDE = -1640531527  # 2^32 over the golden ratio, as a signed number
 _FIRST, _SECOND = 0x7FEB352D, -2073254261
@@ -40,19 +43,28 @@ def signs(space: Space, seed: Scalar, index: Scalar = 0) -> Vector:
     >>> signs(Space.flat(6, np.zeros(1)), seed=3)
     array([...])
     """
-    bits = _hashed(space, counter(space), seed, index)
-    xp = space.backend.namespace()
-    return space.backend.cast(1 - 2 * xp.astype(bits & 1, xp.int32), space.dtype)
+    return signs_in(space, words(space, seed, index // BITS), index % BITS)
+
+
+def words(space: Space, seed: Scalar, group: Scalar) -> Array:
+    """The bits (n,) of the probes number ``BITS * group`` and following: hashed once for all of them."""
+    return _hashed(space, counter(space), seed, group)
+
+
+def signs_in(space: Space, bits: Array, place: Scalar) -> Vector:
+    """The probe in these places of the words that hold it."""
+    return space.backend.cast(1 - 2 * ((bits >> place) & 1), space.dtype)
 
 
 def normal(space: Space, seed: Scalar, columns: int) -> Array:
     """Standard normal columns (n, columns)."""
     ops, xp = space.backend, space.backend.namespace()
-    rows = counter(space)
-    pairs = xp.arange(2 * columns, dtype=xp.int32, **_place(space))
-    u = _uniform(space, _hashed(space, rows[:, None], seed, pairs[None, :]))
-    made = xp.sqrt(-2.0 * xp.log(u[:, :columns])) * xp.cos(2.0 * math.pi * u[:, columns:])
-    return ops.cast(made, space.dtype)
+    half = (columns + 1) // 2
+    pairs = xp.arange(2 * half, dtype=xp.int32, **_place(space))
+    u = _uniform(space, _hashed(space, counter(space)[:, None], seed, pairs[None, :]))
+    length, angle = xp.sqrt(-2.0 * xp.log(u[:, :half])), 2.0 * math.pi * u[:, half:]
+    both = xp.concat([length * xp.cos(angle), length * xp.sin(angle)], axis=1)
+    return ops.cast(both[:, :columns], space.dtype)
 
 
 def counter(space: Space) -> Array:

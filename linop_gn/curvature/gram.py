@@ -68,8 +68,10 @@ class Root(LinearOperator):
 
     def rows(self) -> Array:
         """W as an array (m, n): m products with J^T."""
-        eye = self.backend.identity(self.outputs.size, self.outputs.zeros())
-        return self.rmatmat(eye).T
+        ops, eye = self.backend, self.backend.identity(self.outputs.size, self.outputs.zeros())
+        if "compiled" in ops.capabilities:
+            return self.rmatmat(eye).T
+        return ops.namespace().stack([self.rmatvec(eye[i, :]) for i in range(eye.shape[0])])  # in the order of memory
 
 
 @record

@@ -16,10 +16,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..draws import check_seed, signs
+from ..draws import BITS, check_seed, signs_in, words
 from ..operators.base import LinearOperator
 from ..operators.damped import undamped
-from ..protocols import Scalar, Vector
+from ..protocols import Array, Scalar, Vector
 from ..records import record, static
 from ..sums import sum_over_indices
 from .base import require_number
@@ -98,7 +98,12 @@ class _Estimate:
 
     def __call__(self, operator: LinearOperator, seed: Scalar) -> Vector:
         xp, k = operator.backend.namespace(), self.probes
-        total, squares = sum_over_indices(operator.backend, _probe, k, operator, seed)
+        total: Any = None
+        squares: Any = None
+        for first in range(0, k, BITS):
+            bits = words(operator.domain, seed, first // BITS)
+            y, yy = sum_over_indices(operator.backend, _probe, min(BITS, k - first), operator, bits)
+            total, squares = (y, yy) if total is None else (total + y, squares + yy)
         mean = total / k
         if k == 1:
             return xp.abs(mean)
@@ -107,7 +112,7 @@ class _Estimate:
         return xp.maximum(xp.abs(mean), error)
 
 
-def _probe(index: Scalar, operator: LinearOperator, seed: Scalar) -> tuple[Vector, Vector]:
-    z = signs(operator.domain, seed, index)
+def _probe(index: Scalar, operator: LinearOperator, bits: Array) -> tuple[Vector, Vector]:
+    z = signs_in(operator.domain, bits, index)
     y = z * operator.matvec(z)
     return y, y * y

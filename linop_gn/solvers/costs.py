@@ -16,6 +16,7 @@ from .dense import largest_block
 from .direct import LU, Cholesky, Direct, Eigh
 from .gltr import GLTR
 from .gram import GramSolve
+from .gram_space import keeps_rows
 from .lanczos import Lanczos
 from .lsmr import LSMR
 from .lsqr import LSQR
@@ -117,7 +118,7 @@ def _gram(A: LinearOperator, method: GramSolve, steps: int) -> Cost:
         k = _count(method.solver, steps)
         return Cost("GramSolve, CG", k + 4, (7 * m + 6 * n) * width, 10.0 * m * k, f"{k} steps with {m} outputs")
     factor = m**3 / 3.0
-    if m * n * width <= method.most_bytes:
+    if keeps_rows(method.rows, m, n):
         memory, flops = (2 * m * n + 3 * m * m + 4 * n) * width, 2.0 * m * m * n + factor
         return Cost("GramSolve, Cholesky", m + 1, memory, flops, f"{m} outputs; J^T alone")
     return Cost("GramSolve, Cholesky", m + 2, (5 * m * m + 6 * n) * width, factor, f"{m} outputs; J and J^T")

@@ -76,8 +76,11 @@ class GramSolve:
     solver
         None: Cholesky factorisation of the matrix K. Otherwise a solver for products with K, such as
         ``lg.CG(rtol=1e-6)``.
+    rows
+        Whether K is formed from the rows of W, which are then kept, (m, n), rather than column by column. None: where
+        m n <= 2^22. Rows suit models whose products cost much more than 4 n flops an example (convolutions).
     most_bytes
-        Memory for the rows of W (m, n), which are otherwise not kept, and for K (m, m), which is otherwise refused.
+        Memory for K (m, m), which is otherwise refused.
 
     Notes
     -----
@@ -102,6 +105,7 @@ class GramSolve:
     atol: Scalar = 0.0
     max_steps: int = static(default=10)
     solver: Any = None
+    rows: bool | None = static(default=None)
     most_bytes: int = static(default=2**31)
 
     def __post_init__(self) -> None:
@@ -152,7 +156,7 @@ class GramSolve:
             x = ops.mask(finite & (size != 0), x)
             r, norm, model = _judged(ops, problem, x, scale)
             products = 1
-        factored, good, spent = factored_by(ops, problem.operator, self.solver is None, self.most_bytes)
+        factored, good, spent = factored_by(ops, problem.operator, self.solver is None, self.rows, self.most_bytes)
         status = ops.scalar(_RUNNING if self.max_steps else int(Status.MAX_STEPS), b)
         status = ops.where(good, status, int(Status.NONFINITE))
         status = ops.where(norm <= threshold, int(Status.CONVERGED), status)

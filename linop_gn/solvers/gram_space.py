@@ -1,8 +1,10 @@
 """One solve in the space of the outputs, and what all right-hand sides share; see :mod:`linop_gn.solvers.gram`.
 
-K = W W^T is formed from the rows of W, m products with J^T and a matrix product,
-where these m n numbers fit into memory; else column by column, m products with
-J^T and J. Or it is not formed, and a solver takes its products.
+K = W W^T is formed from the rows of W, m products with J^T and a matrix product
+of 2 m^2 n flops, or column by column, m products with J^T and J. For dense layers
+a product with J takes 4 n flops for each example, so that the second way takes
+less as soon as there are several classes, and never holds m n numbers. The first
+is quicker where all is small. Or K is not formed, and a solver takes its products.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ from ..operators.damped import Damped, undamped
 from ..protocols import Array, Backend, Scalar, Vector
 from .problem import LinearProblem, Recipe
 
-__all__ = ["Factored", "factored_by", "solve_with"]
+__all__ = ["Factored", "factored_by", "keeps_rows", "solve_with"]
 
 _WIDTH = {"float32": 4, "float64": 8}
+_SMALL = 2**22
+"""Entries of W up to which its rows are kept by default: there a matrix product is quicker than m calls."""
 _ROUNDING = 64.0
 """What is left of a right-hand side beside the gradient's multiple counts as rounding below so many round-offs."""
 
@@ -36,24 +40,31 @@ class Factored(NamedTuple):
     tt: Scalar
 
 
-def factored_by(ops: Backend, operator: LinearOperator, dense: bool, most_bytes: int) -> tuple[Factored, Scalar, int]:
+def keeps_rows(rows: bool | None, m: int, n: int) -> bool:
+    """Whether the rows of W (m, n) are kept: as was asked for, or by size."""
+    return m * n <= _SMALL if rows is None else rows
+
+
+def factored_by(
+    ops: Backend, operator: LinearOperator, dense: bool, rows: bool | None, most_bytes: int
+) -> tuple[Factored, Scalar, int]:
     """What all right-hand sides share; whether it is finite; the products that it took."""
     root, damping = _root(operator)
-    shift, rows, factor, spent = ops.item(damping), None, None, 1
+    shift, W, factor, spent = ops.item(damping), None, None, 1
     good: Any = True
     if dense:
-        rows, K = _matrix(ops, root, most_bytes)
+        W, K = _matrix(ops, root, rows, most_bytes)
         xp, spent = ops.namespace(), root.shape[0]
         trace = ops.item(xp.sum(xp.linalg.diagonal(K)))
         shift = ops.maximum(shift, 2.0 * ops.eps(K) * trace)
         factor, good = ops.cholesky(ops.axpy(shift, ops.identity(spent, K), K))
     q = root_gradient(root)
-    t = _pull(root, rows, q)
+    t = _pull(root, W, q)
     tt = ops.dot(t, t)
-    return Factored(rows, factor, shift, q, t, tt), good & ops.isfinite(tt), spent
+    return Factored(W, factor, shift, q, t, tt), good & ops.isfinite(tt), spent
 
 
-def _matrix(ops: Backend, root: Root, most_bytes: int) -> tuple[Array | None, Array]:
+def _matrix(ops: Backend, root: Root, rows: bool | None, most_bytes: int) -> tuple[Array | None, Array]:
     """W, where there is room for it, and K."""
     m, n = root.shape
     width = _WIDTH.get(root.outputs.dtype)
@@ -64,9 +75,9 @@ def _matrix(ops: Backend, root: Root, most_bytes: int) -> tuple[Array | None, Ar
             f"GramSolve: the Gram matrix of {m} outputs would take {m * m * width:.3g} bytes, more than most_bytes="
             f"{most_bytes}. Take a smaller batch, pass solver=lg.CG(rtol=1e-6), or use lg.CG on the GGN."
         )
-    if m * n * width <= most_bytes:
-        rows = ops.cast(root.rows(), root.outputs.dtype)
-        return rows, rows @ rows.T
+    if keeps_rows(rows, m, n):
+        W = ops.cast(root.rows(), root.outputs.dtype)
+        return W, W @ W.T
     return None, GramProducts(root).matmat(ops.identity(m, root.outputs.zeros()))
 
 

@@ -28,7 +28,7 @@ def check(case, backend, damping, few=False):
     b = np.random.default_rng(case.seed).standard_normal((len(want.G), 2))
     b[:, 0] = -want.gradient
     gradient = -flat_host(backend, made.at(params).gradient)
-    by_columns = lg.replace(EXACT, most_bytes=8 * len(want.J) ** 2)  # no room for the rows of W
+    by_columns = lg.replace(EXACT, rows=False)
     pairs = [(EXACT, gradient), (EXACT, b), (INNER, gradient)]
     if not few:
         pairs += [(by_columns, gradient), (by_columns, b), (INNER, b), (EXACT, b[:, 1])]
@@ -137,7 +137,7 @@ def test_products_and_history(numpy_backend):
     step = lg.solve(A, -made.at(params).gradient, GramSolve())
     assert (int(step.steps), int(step.products)) == (1, m + 1)
     np.testing.assert_allclose(step.history["residual"][0], np.linalg.norm(made.at(params).gradient))
-    columns = lg.solve(A, -made.at(params).gradient, GramSolve(most_bytes=8 * m * m))
+    columns = lg.solve(A, -made.at(params).gradient, GramSolve(rows=False))
     assert int(columns.products) == m + 2
     inner = lg.solve(A, -made.at(params).gradient, GramSolve(solver=lg.CG(rtol=1e-8)))
     assert inner.succeeded
