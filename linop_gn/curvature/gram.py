@@ -111,26 +111,15 @@ class Gram(LinearOperator):
     def psd(self) -> bool:
         return True
 
+    @classmethod
+    def of(cls, root: Root) -> Gram:
+        """W W^T for a root that there is."""
+        made = object.__new__(cls)
+        made.__dict__["root"] = root
+        return made
+
     def _prepare(self) -> LinearOperator:
-        return GramProducts(self.root)
-
-    def matvec(self, v: Vector) -> Vector:
-        return self.root.matvec(self.root.rmatvec(v))
-
-
-@record
-class GramProducts(LinearOperator):
-    """K = W W^T for a given root."""
-
-    root: Root
-
-    @property
-    def domain(self) -> Space:
-        return self.root.outputs
-
-    @property
-    def psd(self) -> bool:
-        return True
+        return self
 
     def matvec(self, v: Vector) -> Vector:
         return self.root.matvec(self.root.rmatvec(v))

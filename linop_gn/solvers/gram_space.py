@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..curvature.gram import GramProducts, Root, root_gradient, root_of
+from ..curvature.gram import Gram, Root, root_gradient, root_of
 from ..operators.base import LinearOperator
 from ..operators.damped import Damped, undamped
 from ..protocols import Array, Backend, Scalar, Vector
@@ -78,7 +78,7 @@ def _matrix(ops: Backend, root: Root, rows: bool | None, most_bytes: int) -> tup
     if keeps_rows(rows, m, n):
         W = ops.cast(root.rows(), root.outputs.dtype)
         return W, W @ W.T
-    return None, GramProducts(root).matmat(ops.identity(m, root.outputs.zeros()))
+    return None, Gram.of(root).matmat(ops.identity(m, root.outputs.zeros()))
 
 
 def solve_with(ops: Backend, operator: LinearOperator, f: Factored, solver: Any, r: Vector) -> tuple[Vector, Any]:
@@ -95,7 +95,7 @@ def solve_with(ops: Backend, operator: LinearOperator, f: Factored, solver: Any,
     if f.factor is not None:
         y = ops.cholesky_solve(f.factor, rhs)
     else:
-        K = Damped(GramProducts(root), f.shift)
+        K = Damped(Gram.of(root), f.shift)
         given = getattr(solver, "preconditioner", None)
         linear = LinearProblem(K, rhs, None, given(K) if isinstance(given, Recipe) else given)
         state = ops.iterate(solver, linear)
