@@ -103,7 +103,11 @@ def compiled(
                 _warn_of_wrong_fusions()
             return function(*arguments)
         if options is None or not _transforming(arguments):
-            return program(*arguments)
+            try:
+                return program(*arguments)
+            except ValueError as error:  # what the function closes over is transformed
+                if options is None or "compiler_options" not in str(error):
+                    raise
         if loops:
             _warn_of_wrong_fusions()
         return nested(*arguments)  # what is transformed may be traced later, and options cannot be nested

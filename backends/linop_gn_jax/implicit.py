@@ -29,6 +29,7 @@ from jax.custom_derivatives import SymbolicZero, zero_from_primal
 
 from linop_gn.implicit import defect, require_implicit, tangent, tangent_solve, trusted
 from linop_gn.operators.base import LinearOperator
+from linop_gn.operators.function import FunctionOperator
 from linop_gn.protocols import Scalar, Vector
 from linop_gn.solution import Solution
 
@@ -50,8 +51,9 @@ def implicit(
         return run(*tree_util.tree_unflatten(structure, data))
 
     def rule(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-        x, told = solved(*primals)
         method, problem = tree_util.tree_unflatten(structure, primals)
+        _require_data(problem.operator)
+        x, told = solved(*primals)
         h = _defect_tangent(method, problem, tree_util.tree_unflatten(structure, tangents), x)
         dx = _no_tangent(x) if h is None else _tangent_solve(ops, method, problem, told.code, h)
         return (x, told), (dx, tree_util.tree_map(_no_tangent, told))
@@ -76,6 +78,23 @@ def _defect_tangent(method: Any, problem: Any, tangents: tuple[Any, Any], x: Vec
         return defect(*tree_util.tree_unflatten(structure, whole), x)
 
     return jax.jvp(at, tuple(data[i] for i in moving), tuple(along[i] for i in moving))[1]  # type: ignore[no-any-return]
+
+
+def _require_data(operator: LinearOperator) -> None:
+    """Refuse functions that close over what is being traced, which no rule sees."""
+    for child in operator._children():
+        _require_data(child)
+    if not isinstance(operator, FunctionOperator):
+        return
+    for function in (operator.function, operator.adjoint_function):
+        for cell in getattr(function, "__closure__", None) or ():
+            held = tree_util.tree_leaves(cell.cell_contents)
+            if any(isinstance(leaf, jax.core.Tracer) for leaf in held):
+                name = getattr(function, "__qualname__", repr(function))
+                raise NotImplementedError(
+                    f"{name} closes over arrays that are traced, so that the derivative of a solution would leave them "
+                    "out. Hand them to the operator: lg.FunctionOperator(..., args=(array,))."
+                )
 
 
 def _tangent_solve(ops: Any, method: Any, problem: Any, code: Scalar, h: Vector) -> Vector:
