@@ -20,7 +20,7 @@ from typing import Any
 __all__ = ["RESULTS", "Timings", "interleaved", "machine", "save"]
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("linop-gn", "numpy", "scipy", "torch", "jax", "jaxlib", "lineax", "curvlinops-for-pytorch")
+PACKAGES = ("linop-gn", "numpy", "scipy", "torch", "jax", "jaxlib", "lineax", "matfree", "curvlinops-for-pytorch")
 
 
 class Timings(dict[str, list[float]]):
