@@ -17,7 +17,7 @@ def model(matrix, b, x):
 
 @given(data=st.data(), seed=seeds(), of_start=scales(-9, 9), columns=st.sampled_from([None, 3]))
 def test_a_start_is_never_worse_than_zero(backend, data, seed, of_start, columns):
-    dtype = data.draw(dtypes(backend))
+    dtype = data.draw(dtypes(backend)) if "compiled" not in backend.capabilities else "float32"
     shape = (N,) if columns is None else (N, columns)
     matrix, b, x0 = (rounded(y, dtype) for y in (benign(seed), gaussian(seed, *shape), gaussian(seed + 1, *shape)))
     x0 *= of_start
@@ -123,6 +123,8 @@ def exits():
 
 @pytest.mark.parametrize("warm", [False, True])
 def test_every_exit_returns_the_best_iterate(backend, warm):
+    if warm and "compiled" in backend.capabilities:
+        pytest.skip("seven programs more, of the same source")
     for status, matrix, method in exits():
         x0 = array(backend, 5.0 * gaussian(1)) if warm else None
         run = list(lg.steps(operator(backend, matrix), array(backend, unit()), method, x0=x0))

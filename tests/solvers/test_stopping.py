@@ -237,13 +237,11 @@ def test_a_rule_that_is_met_at_the_start_takes_no_product(backend):
 
 
 def test_a_zero_right_hand_side_is_solved_whatever_the_rule(backend):
-    for rule in (lg.RelativeProgress(), Enough(-1.0)):
-        for start in (None, array(backend, np.ones(N))):
-            solution = lg.solve(
-                operator(backend, benign(0)), array(backend, np.zeros(N)), lg.CG(stop=rule, max_steps=9), x0=start
-            )
-            assert outcome(solution) == (Status.CONVERGED, 0, 0)
-            assert not host(backend, solution.x).any()
+    A, b = operator(backend, benign(0)), array(backend, np.zeros(N))
+    for rule, start in ((lg.RelativeProgress(), None), (Enough(-1.0), array(backend, np.ones(N)))):
+        solution = lg.solve(A, b, lg.CG(stop=rule, max_steps=9), x0=start)
+        assert outcome(solution) == (Status.CONVERGED, 0, 0)
+        assert not host(backend, solution.x).any()
 
 
 def test_the_limit_holds_beside_any_rule(backend):
