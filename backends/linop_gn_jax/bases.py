@@ -11,6 +11,7 @@ from jax import lax
 from linop_gn.protocols import Array, Scalar, Vector
 
 from .arithmetic import scalar_dtype
+from .compiled import tracing
 
 __all__ = ["JaxBases"]
 
@@ -66,7 +67,11 @@ class JaxBases:
         return small
 
     def repeat(self, count: int, body: Callable[[Any, R], R], state: R) -> R:
-        return lax.fori_loop(0, count, body, state)
+        if tracing():
+            return lax.fori_loop(0, count, body, state)
+        for i in range(count):  # outside of a program a loop would be compiled anew at every call
+            state = body(i, state)
+        return state
 
     def eigh_tridiagonal(self, diagonal: Array, off: Array) -> tuple[Array, Array]:
         k = diagonal.shape[0]

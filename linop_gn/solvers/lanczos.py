@@ -285,8 +285,15 @@ class Lanczos:
     def answer(self, ops: Backend, problem: LinearProblem, state: LanczosState) -> Vector:
         if not self.keep:
             raise ValueError("Lanczos with keep=False has no basis to make an answer of; use lg.krylov(keep=False).")
-        shift = ops.small([0.0], problem.rhs)
-        T = state.alphas, state.betas
-        found = shifted(ops, T, state.first, state.norm, shift, ops.eps(problem.rhs))
-        x = ops.combine(state.basis, found.h[:, 0], state.first)
-        return ops.scale(ops.divide(state.scale, state.unit), x)
+        if problem.host:
+            return conjugate_gradient_iterate(problem, state)
+        return ops.call(conjugate_gradient_iterate, problem, state)
+
+
+def conjugate_gradient_iterate(problem: LinearProblem, s: LanczosState) -> Vector:
+    """x of A x = b in the space, or in the largest leading part of it on which A is positive definite."""
+    ops = problem.operator.backend
+    shift = ops.small([0.0], problem.rhs)
+    found = shifted(ops, (s.alphas, s.betas), s.first, s.norm, shift, ops.eps(problem.rhs))
+    x = ops.combine(s.basis, found.h[:, 0], s.first)
+    return ops.scale(ops.divide(s.scale, s.unit), x)

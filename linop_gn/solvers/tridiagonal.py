@@ -57,6 +57,7 @@ def shifted(ops: Backend, T: tuple[Array, Array], count: Scalar, norm: Scalar, s
     k = alphas.shape[0]
     one, none = xp.ones_like(shifts), xp.zeros_like(shifts)
     where = xp.where
+    size = xp.max(xp.abs(alphas)) if k else 0.0  # the entries of T are that of A to eps ||A||, no better
 
     def eliminate(i: Any, carry: Any) -> Any:
         before, z, going, negative, noisy, used, residual, model, D, Z = carry
@@ -65,7 +66,7 @@ def shifted(ops: Backend, T: tuple[Array, Array], count: Scalar, norm: Scalar, s
         diagonal = alphas[i] + shifts
         pivot = diagonal - ratio * coupling
         z = where(i == 0, norm, -ratio * z)
-        noise = 2.0 * eps * (xp.abs(diagonal) + ratio * coupling)
+        noise = 2.0 * eps * (xp.abs(diagonal) + ratio * coupling + size)
         inside = going & (i < count)
         good = inside & (pivot > noise)
         negative = negative | (inside & (pivot < -noise))

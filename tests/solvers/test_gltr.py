@@ -1,0 +1,224 @@
+"""Trust-region steps against dense float64 algebra: interior, boundary, and the hard case."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from regions import SPECTRA, model, smallest_model
+from systems import EPS, N, benign, counted, finished, gaussian, host, operator, rounded, with_spectrum
+
+import linop_gn as lg
+from linop_gn import Status
+from linop_gn.testing.strategies import array, dtypes, scales, seeds
+
+EXACT = lg.GLTR(rtol=0.0, reorthogonalise="full")
+
+
+def held_to_dense(backend, matrix, b, radius, solution, rel=1e-10):
+    """The step is the one of dense algebra: its model, its length, and the conditions for a minimiser."""
+    x = host(backend, solution.x)
+    value, multiplier = smallest_model(matrix, b, radius)
+    size = np.abs(matrix).max()
+    assert np.linalg.norm(x) <= radius * (1 + rel)
+    assert model(matrix, b, x) == pytest.approx(value, rel=rel)
+    assert float(solution.model) == pytest.approx(value, rel=rel)
+    assert solution.history["multiplier"][-1] == pytest.approx(multiplier, rel=1e-6, abs=max(rel, 1e-8) * size)
+    assert solution.status is (Status.BOUNDARY if np.linalg.norm(x) > radius * (1 - 1e-9) else Status.CONVERGED)
+    defect = matrix @ x + multiplier * x - b
+    assert np.linalg.norm(defect) <= 1e3 * rel * (np.linalg.norm(b) + (size + multiplier) * np.linalg.norm(x))
+
+
+@pytest.mark.parametrize("kind", SPECTRA)
+@given(seed=seeds(), exponent=st.floats(-8, 3), of_matrix=scales(), of_rhs=scales())
+def test_equal_to_dense(backend, kind, seed, exponent, of_matrix, of_rhs):
+    values = np.asarray(SPECTRA[kind](np.random.default_rng(seed), N))
+    matrix, b = of_matrix * with_spectrum(values, seed), of_rhs * gaussian(seed)
+    radius = float(np.linalg.norm(b) / np.abs(matrix).max() * 10.0**exponent)
+    method = lg.replace(EXACT, radius=radius)
+    solution = lg.solve(operator(backend, matrix), array(backend, b), method)
+    if exponent < 0 or kind not in ("singular", "spread"):  # there the last digits of zero eigenvalues decide
+        held_to_dense(backend, matrix, b, radius, solution)
+    else:
+        assert solution.succeeded
+        assert model(matrix, b, host(backend, solution.x)) <= smallest_model(matrix, b, radius)[0] * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("missing", [1, 2, 4])
+@given(seed=seeds(), exponent=st.floats(-2, 4))
+def test_the_hard_case_of_the_right_hand_side(backend, missing, seed, exponent):
+    """b has no part in the eigenvectors of the lowest eigenvalues: only a restart can find them."""
+    rng = np.random.default_rng(seed)
+    values = np.sort(rng.uniform(-2, 2, N))
+    values[0] -= 1.0
+    Q = np.linalg.qr(rng.standard_normal((N, N)))[0]
+    matrix = (Q * values) @ Q.T
+    matrix = (matrix + matrix.T) / 2
+    b = Q[:, missing:] @ rng.standard_normal(N - missing)
+    radius = 10.0**exponent
+    solution = lg.solve(operator(backend, matrix), array(backend, b), lg.replace(EXACT, radius=radius))
+    assert solution.status is Status.BOUNDARY
+    held_to_dense(backend, matrix, b, radius, solution)
+
+
+@given(seed=seeds())
+def test_the_hard_case_beyond_doubt(backend, seed):
+    """The same with zeros that are exact, which end the first space early."""
+    rng = np.random.default_rng(seed)
+    values = np.array([-2.0, -1.0, 0.5, 1.0, 2.0, 3.0, 4.0]) + 0.1 * rng.uniform(size=N)
+    b = np.where(np.arange(N) < 3, 0.0, rng.uniform(0.5, 1.0, N))
+    A, B = lg.Diagonal(array(backend, values), psd=False), array(backend, b)
+    for radius in (0.05, 1.0, 100.0):
+        explored = lg.solve(A, B, lg.replace(EXACT, radius=radius))
+        held_to_dense(backend, np.diag(values), b, radius, explored)
+        x = host(backend, explored.x)
+        if radius > 0.05:
+            assert abs(x[0]) > 0.5 * radius
+    inside = lg.solve(A, B, lg.replace(EXACT, radius=100.0, explore=False))
+    assert (inside.status, int(inside.steps)) == (Status.CONVERGED, 4)
+    assert not host(backend, inside.x)[:3].any()
+
+
+@given(data=st.data(), seed=seeds(), exponent=st.floats(-3, 2))
+def test_either_precision(backend, data, seed, exponent):
+    dtype = data.draw(dtypes(backend))
+    matrix = rounded(with_spectrum(np.random.default_rng(seed).uniform(-2.0, 2.0, N), seed), dtype)
+    b, radius = rounded(gaussian(seed), dtype), 10.0**exponent
+    solution = lg.solve(operator(backend, matrix, dtype), array(backend, b, dtype), lg.GLTR(radius=radius, rtol=1e-12))
+    assert backend.describe(solution.x)[1] == dtype
+    value, _ = smallest_model(matrix, b, radius)
+    x = host(backend, solution.x)
+    assert model(matrix, b, x) == pytest.approx(value, rel=100 * EPS[dtype] ** 0.75)
+    assert np.linalg.norm(x) <= radius * (1 + 20 * EPS[dtype])
+
+
+def test_without_a_boundary(backend):
+    matrix, b = benign(0), gaussian(0)
+    inside = lg.solve(operator(backend, matrix), array(backend, b), lg.replace(EXACT, radius=np.inf))
+    assert inside.status is Status.CONVERGED
+    np.testing.assert_allclose(host(backend, inside.x), np.linalg.solve(matrix, b), atol=1e-12)
+    below = matrix - 1.2 * np.eye(N)
+    lost = lg.solve(operator(backend, below), array(backend, b), lg.replace(EXACT, radius=np.inf))
+    assert lost.status is Status.NEGATIVE_CURVATURE
+    x = host(backend, lost.x)
+    assert np.isfinite(x).all()
+    assert model(below, b, x) <= 0.0
+
+
+def test_inside_the_region_it_takes_the_steps_of_conjugate_gradients(backend):
+    matrix, b = benign(2), gaussian(2)
+    A, B = operator(backend, matrix), array(backend, b)
+    ours, theirs = lg.solve(A, B, lg.GLTR(radius=1e6, steps=4)), lg.solve(A, B, lg.CG(steps=4))
+    np.testing.assert_allclose(host(backend, ours.x), host(backend, theirs.x), atol=1e-11)
+    np.testing.assert_allclose(ours.history["residual"], theirs.history["residual"], atol=1e-11)
+    np.testing.assert_allclose(ours.history["model"], theirs.history["model"], atol=1e-11)
+    assert ours.status is Status.COMPLETED
+
+
+def test_converging_takes_a_product_a_step(backend):
+    A, counter = counted(backend, benign(0))
+    for radius, status in ((1e3, Status.CONVERGED), (0.1, Status.BOUNDARY)):
+        counter.calls = 0
+        solution = lg.solve(A, array(backend, gaussian(0)), lg.GLTR(radius=radius, rtol=1e-3))
+        finished(backend)
+        assert solution.status is status
+        assert counter.calls == int(solution.products) == int(solution.steps) < N
+        residual = benign(0) @ host(backend, solution.x) - gaussian(0)
+        residual += solution.history["multiplier"][-1] * host(backend, solution.x)
+        assert np.linalg.norm(residual) <= 1.01e-3 * np.linalg.norm(gaussian(0))
+
+
+def one_more(radius):
+    """Another radius for the end of a run, as a function of data."""
+    method = lg.GLTR(radius=radius, rtol=1e-6)
+    return lambda problem, state: method.again(problem.operator.backend, problem, state)
+
+
+SMALLER, LARGER = one_more(0.05), one_more(0.4)
+
+
+def test_a_refused_step_is_solved_again_without_a_product(backend):
+    matrix, b = benign(0) - 1.0 * np.eye(N), gaussian(0)
+    A, counter = counted(backend, matrix)
+    problem = lg.LinearProblem(A, array(backend, b))
+    method = lg.GLTR(radius=0.2, rtol=1e-6)
+    state = backend.run(method, problem, method.limit(problem)).state
+    finished(backend)
+    calls = counter.calls
+    for again, radius in ((SMALLER, 0.05), (LARGER, 0.4)):
+        state = backend.call(again, problem, state)
+        finished(backend)
+        assert counter.calls == calls == int(state.products)
+        x = host(backend, method.answer(backend, problem, state))
+        if int(state.status) == int(Status.BOUNDARY):
+            assert model(matrix, b, x) == pytest.approx(smallest_model(matrix, b, radius)[0], rel=1e-5)
+        assert np.linalg.norm(x) == pytest.approx(radius, rel=1e-9)
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3])
+def test_limits(backend, limit):
+    A, b = operator(backend, benign(0)), array(backend, gaussian(0))
+    at_most = lg.solve(A, b, lg.GLTR(radius=1e6, rtol=1e-12, max_steps=limit))
+    assert (at_most.status, int(at_most.steps), int(at_most.products)) == (Status.MAX_STEPS, limit, limit)
+    exactly = lg.solve(A, b, lg.GLTR(radius=1e6, steps=limit))
+    assert (exactly.status, int(exactly.steps)) == (Status.COMPLETED, limit)
+    assert lg.solve(A, b, lg.GLTR(radius=1e-3, steps=3)).status is Status.BOUNDARY
+
+
+def test_a_zero_right_hand_side_takes_no_product(backend):
+    A = operator(backend, benign(0) - np.eye(N))
+    for method in (lg.GLTR(), lg.GLTR(steps=3)):
+        solution = lg.solve(A, array(backend, np.zeros(N)), method)
+        assert (solution.status, int(solution.steps), int(solution.products)) == (Status.CONVERGED, 0, 0)
+        assert not host(backend, solution.x).any()
+
+
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_a_product_that_is_not_finite(numpy_backend, at):
+    matrix, calls = benign(0), []
+
+    def product(v):
+        calls.append(v)
+        return matrix @ v + (np.nan if len(calls) == at else 0.0)
+
+    A = lg.FunctionOperator(product, lg.Space.flat(N, gaussian(0)), symmetric=True)
+    solution = lg.solve(A, gaussian(0), lg.GLTR(radius=0.5, rtol=0.0))
+    assert (solution.status, solution.steps) == (Status.NONFINITE, at - 1)
+    assert np.isfinite(solution.x).all()
+    assert model(matrix, gaussian(0), solution.x) <= 0.0
+
+
+@given(seed=seeds(), shift=st.integers(-40, 40))
+def test_powers_of_two_as_units_change_nothing_at_all(numpy_backend, seed, shift):
+    matrix, b, unit = benign(seed) - np.eye(N), gaussian(seed), 2.0**shift
+    A = lg.Dense(matrix.astype("float32"), symmetric=True)
+    plain, other = (lg.solve(A, (c * b).astype("float32"), lg.GLTR(radius=0.5 * c, rtol=1e-4)) for c in (1.0, unit))
+    np.testing.assert_array_equal(other.x, np.float32(unit) * plain.x)
+
+
+def test_one_program_for_all_radii(jax):
+    ops = lg.load("jax")
+    A, b = operator(ops, benign(0)), array(ops, gaussian(0))
+    lg.solve(A, b, lg.GLTR(radius=1.0))
+    before = ops.compilations()
+    for radius in (0.1, 0.5, 3.0):
+        lg.solve(A, b, lg.GLTR(radius=radius))
+    assert ops.compilations() == before
+
+    @jax.jit
+    def norms(radii):
+        return jax.vmap(lambda r: ops.namespace().linalg.norm(lg.solve(A, b, lg.GLTR(radius=r)).x))(radii)
+
+    radii = np.array([0.05, 0.1, 0.2])
+    np.testing.assert_allclose(np.asarray(norms(radii)), radii, rtol=1e-10)
+
+
+def test_options_that_make_no_sense():
+    for bad in (0.0, -1.0, np.nan):
+        with pytest.raises(ValueError, match="radius must be"):
+            lg.GLTR(radius=bad)
+    with pytest.raises(ValueError, match="rtol"):
+        lg.GLTR(rtol=-1.0)
+    with pytest.raises(ValueError, match="either steps"):
+        lg.GLTR(steps=3, max_steps=3)
+    with pytest.raises(ValueError, match="symmetric"):
+        lg.solve(lg.Dense(gaussian(0, N, N)), gaussian(0), lg.GLTR())
