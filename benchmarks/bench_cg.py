@@ -67,7 +67,7 @@ PRODUCTS = {"diagonal": diagonal_product, "tridiagonal": tridiagonal_product}
 class Stencil(lg.LinearOperator):
     """The tridiagonal matrix as a user writes an operator of their own."""
 
-    diagonal: Any
+    entries: Any
     space: lg.Space = lg.static()
 
     @property
@@ -79,7 +79,7 @@ class Stencil(lg.LinearOperator):
         return True
 
     def matvec(self, v: Any) -> Any:
-        return tridiagonal_product(v, self.diagonal)
+        return tridiagonal_product(v, self.entries)
 
 
 def operator(kind: str, d: Any) -> lg.LinearOperator:
