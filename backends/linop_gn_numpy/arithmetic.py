@@ -56,6 +56,8 @@ class NumpyArithmetic:
         return super().axpy(a, x, y)  # type: ignore[misc]
 
     def axpby(self, a: Scalar, x: Vector, b: Scalar, y: Vector) -> Vector:
+        if isinstance(b, float) and b == 1.0:
+            return self.axpy(a, x, y)
         if _is_plain(y) and a != 0 and b != 0 and x.dtype is y.dtype:
             routines = _blas()[y.dtype.char]
             return routines.axpy(x, routines.scal(b, y), a=a)

@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..protocols import Backend, Scalar, Vector
+from .options import unit_of
 from .problem import LinearProblem
 
 __all__ = ["Basis", "Tick", "tick"]
@@ -34,7 +35,7 @@ class Basis(NamedTuple):
     v: Vector
     alpha: Scalar
     unit: Scalar
-    """A power of two near ||A||: alpha and beta are in units of it, 0 before there is one."""
+    """A power of two near ||A||, 1 if that will do: alpha and beta are in units of it, 0 before there is one."""
 
 
 class Tick(NamedTuple):
@@ -94,7 +95,7 @@ def tick(
     (unit,) = ops.branch(
         q.unit > 0,
         lambda v: (q.unit,),
-        lambda v: (ops.power_of_two(ops.maximum(ops.max_abs(v), weight), v),),
+        lambda v: (unit_of(ops, ops.maximum(ops.max_abs(v), weight), v),),
         v,
     )
     v = ops.axpby(ops.where(renew, 0.0, -beta), q.v, ops.divide(1.0, unit), v)

@@ -228,8 +228,8 @@ class LeastSquares:
         else:
             status = ops.where(running & (end | (moved & met) | (known & least)), int(Status.COMPLETED), status)
         status = ops.where(running & ops.logical_not(sound), int(Status.NONFINITE), status)
-        fresh = self.begin(ops, basis, beta)
-        rotation = type(fresh)(*(ops.where(moved, a, b) for a, b in zip(m.rotation, fresh, strict=True)))
+        fresh: Any = ops.branch(moved, lambda: tuple(m.rotation), lambda: tuple(self.begin(ops, basis, beta)))
+        rotation = type(s.rotation)(*fresh)
         return LeastSquaresState(
             x=m.x,
             basis=basis,

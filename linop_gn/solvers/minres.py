@@ -38,7 +38,7 @@ from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..status import Status
 from .minres_recurrence import Recurrence, begin, direction, follow, rotate
-from .options import check_limits, check_tolerances, made_from, require_symmetric, unfit_status
+from .options import check_limits, check_tolerances, made_from, require_symmetric, unfit_status, unit_of
 from .problem import LinearProblem
 
 __all__ = ["MINRES", "MINRESState"]
@@ -51,7 +51,7 @@ _STEP, _CHECK, _PROVE, _RETURN, _TEST = range(5)
 
 
 class MINRESState(NamedTuple):
-    """x and r are in units of ``scale``, the recurrence in units of ``unit``, a power of two near ||A||."""
+    """x and r are in units of ``scale``, the recurrence in units of ``unit``: near ||A||, or 1 where that will do."""
 
     x: Vector
     r: Vector
@@ -189,9 +189,7 @@ class MINRES:
         product = problem.operator.apply(ops.select(checking, s.x, q.v))
 
         def lanczos(product: Vector) -> tuple[Any, ...]:
-            (unit,) = ops.branch(
-                s.unit > 0, lambda y: (s.unit,), lambda y: (ops.power_of_two(ops.max_abs(y), y),), product
-            )
+            (unit,) = ops.branch(s.unit > 0, lambda y: (s.unit,), lambda y: (unit_of(ops, ops.max_abs(y), y),), product)
             y = ops.axpby(-q.beta, q.p_old, ops.divide(1.0, unit), product)
             alpha = ops.dot(q.v, y)
             return ops.axpy(-alpha, q.v if q.p is None else q.p, y), alpha, unit, s.model, s.norm
@@ -217,6 +215,7 @@ class MINRES:
         eps = ops.eps(s.x)
         small = stepping & (c.root <= math.sqrt(eps) * anorm)
         stuck = stepping & (c.root <= 10.0 * eps * anorm) & (s.risky | (self.steps is not None))
+        stuck = stuck | (stepping & s.risky & (beta <= 100.0 * eps * anorm))  # the Krylov space ends here
         unsure = small & ops.logical_not(s.risky) & (self.steps is None)
         tested = stepping & (s.phase == _TEST)
         moved = stepping & ops.logical_not(unsure | stuck | tested)
@@ -224,9 +223,11 @@ class MINRES:
         norm = ops.where(known, ops.sqrt(yy), s.norm)
         proving = known & (s.phase == _PROVE)
         stay = proving & (norm <= 1.01 * s.norm)  # the recurrence is right: let it go on
-        vain = proving & s.risky & (norm > 0.995 * s.best_norm)
+        noise = eps * anorm * unit * largest  # of a product with x
+        vain = proving & s.risky & ((norm > 0.995 * s.best_norm) | (noise > 1e-3 * s.best_norm))
         improved = known & ops.logical_not(vain) & (norm < s.best_norm)
-        later = small & s.risky & (c.root < s.root) & (s.norm >= (1.0 - 1e-5) * s.best_norm)
+        level = (s.norm >= (1.0 - 1e-5) * s.best_norm) & (s.norm <= (1.0 + 1e-5) * s.best_norm)
+        later = small & s.risky & (c.root < s.root) & level
         best, best_norm, best_model = ops.branch(
             improved | later,
             lambda best: (ops.copy(s.x), norm, ops.where(known, model, s.model)),
@@ -237,7 +238,8 @@ class MINRES:
         y, z = ops.mask(sound, y), z if z is y else ops.mask(sound, z)
         inverse = ops.where(moved, ops.divide(c.phi, c.gamma), 0.0)
         length = ops.where(moved, ops.divide(c.phi, unit), 0.0)
-        w = direction(ops, q, c, moved, stay)
+        hold = stay | unsure | stuck  # the recurrence waits where it is
+        w = direction(ops, q, c, moved, hold)
         descent = ops.dot(w, s.r)
         r = ops.axpby(
             ops.where(known, 1.0, -inverse), y, ops.where(known, 0.0, ops.where(moved, c.sn * c.sn, 1.0)), s.r
@@ -271,7 +273,7 @@ class MINRES:
         return MINRESState(
             x=ops.select(back, ops.copy(best), x),
             r=r,
-            recurrence=follow(ops, q, c, w, y, z, beta, moved, stay),
+            recurrence=follow(ops, q, c, w, y, z, beta, moved, hold),
             best=best,
             best_norm=best_norm,
             best_model=best_model,

@@ -10,7 +10,15 @@ from ..protocols import Backend, Scalar, Vector
 from ..status import Status
 from .problem import as_preconditioner
 
-__all__ = ["check_limits", "check_tolerances", "made_from", "require_square", "require_symmetric", "unfit_status"]
+__all__ = [
+    "check_limits",
+    "check_tolerances",
+    "made_from",
+    "require_square",
+    "require_symmetric",
+    "unfit_status",
+    "unit_of",
+]
 
 
 def check_tolerances(method: Any, *names: str) -> None:
@@ -54,6 +62,12 @@ def require_symmetric(method: Any, operator: LinearOperator) -> None:
             f"{type(method).__name__} needs a symmetric operator, and {operator!r} is not known to be. Declare it "
             "(symmetric=True) if it is; otherwise use LSMR or LSQR, which need products with A and its adjoint."
         )
+
+
+def unit_of(ops: Backend, largest: Scalar, like: Vector) -> Scalar:
+    """A power of two near ``largest``, but 1 where squares of it are far from the ends of the dtype's range."""
+    power = ops.power_of_two(largest, like)
+    return ops.where((power > 2.0**-30) & (power < 2.0**30), 1.0, power)
 
 
 def unfit_status(ops: Backend, largest: Scalar, scale: Scalar, like: Vector) -> tuple[Scalar, Scalar]:

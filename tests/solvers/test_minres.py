@@ -154,7 +154,8 @@ def test_columns_are_what_each_is_alone(backend):
     for j in range(b.shape[1]):
         single = lg.solve(A, array(backend, b[:, j]), METHOD)
         assert together.status[j] is single.status
-        assert abs(int(together.products[j]) - int(single.products)) <= 2, "rounding may cost a step"
+        if single.succeeded:
+            assert abs(int(together.products[j]) - int(single.products)) <= 1, "rounding may cost a step"
         size = np.nan_to_num(np.abs(b[:, j])).max()
         np.testing.assert_allclose(host(backend, together.x)[:, j], host(backend, single.x), rtol=0, atol=1e-7 * size)
     assert [s.name for s in together.status][:5] == [
