@@ -128,7 +128,7 @@ class GramSolve:
             )
         if inner.host:
             raise ValueError("GramSolve needs all outputs at once, and the data are streamed: hold them in a list.")
-        if operator.backend.is_concrete(damping) and not float(damping) > 0:
+        if operator.backend.is_concrete(damping) and not float(operator.backend.detach(damping)) > 0:
             raise ValueError(
                 "GramSolve needs a positive damping: without it the system has no unique solution wherever there are "
                 "more parameters than outputs. Use lg.Damped(G, damping), or lg.MINRES for the undamped system."
