@@ -42,13 +42,32 @@ def static(**options: Any) -> Any:
 
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static, dataclasses.field))
 def record(cls: type[T]) -> type[T]:
-    """Make ``cls`` a frozen dataclass, compared by identity, known to every backend."""
+    """Make ``cls`` a frozen dataclass, compared by identity, known to every backend.
+
+    Raises
+    ------
+    TypeError
+        For a field with the name of an inherited method, which it would hide, or of an inherited attribute without
+        a value of its own, which it would get as its default.
+    """
+    _require_free_names(cls)
     made = dataclasses.dataclass(frozen=True, eq=False, repr=not _has_own_repr(cls))(cls)
     made.__getstate__ = _fields  # type: ignore[method-assign]
     _types.append(made)
     for tell in _subscribers:
         tell(made)
     return made
+
+
+def _require_free_names(cls: type) -> None:
+    for name in cls.__dict__.get("__annotations__", ()):
+        inherited = next((base.__dict__[name] for base in cls.__mro__[1:] if name in base.__dict__), None)
+        known = any(name in getattr(base, "__dataclass_fields__", ()) for base in cls.__mro__[1:])
+        if inherited is not None and not known and (callable(inherited) or name not in cls.__dict__):
+            raise TypeError(
+                f"{cls.__qualname__}: the field {name!r} has the name of something that {cls.__mro__[1].__qualname__} "
+                "has already; call it otherwise."
+            )
 
 
 def _fields(self: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+import linop_gn as lg
 from linop_gn.records import data_fields, on_new_record, record, replace, static, static_fields
 
 
@@ -72,3 +73,23 @@ def test_subscribers_hear_of_past_and_future_records():
 
     assert heard[-1] is Later
     assert heard.count(Base) == 1
+
+
+def test_a_field_that_would_hide_what_is_inherited_is_refused():
+    with pytest.raises(TypeError, match="the field 'diagonal' has the name"):
+
+        @lg.record
+        class Hides(lg.LinearOperator):
+            diagonal: object
+
+    with pytest.raises(TypeError, match="call it otherwise"):
+
+        @lg.record
+        class Defaults(lg.LinearOperator):
+            psd: bool
+
+    @lg.record
+    class Says(lg.LinearOperator):
+        psd: bool = lg.static(default=True)
+
+    assert Says().psd
