@@ -224,7 +224,8 @@ class MINRES:
         proving = known & (s.phase == _PROVE)
         stay = proving & (norm <= 1.01 * s.norm)  # the recurrence is right: let it go on
         noise = eps * anorm * unit * largest  # of a product with x
-        vain = proving & s.risky & ((norm > 0.995 * s.best_norm) | (noise > 1e-3 * s.best_norm))
+        vain = (norm > 0.995 * s.best_norm) | (noise > 1e-3 * s.best_norm)
+        vain = vain & proving & s.risky & (norm > s.threshold)
         improved = known & ops.logical_not(vain) & (norm < s.best_norm)
         level = (s.norm >= (1.0 - 1e-5) * s.best_norm) & (s.norm <= (1.0 + 1e-5) * s.best_norm)
         later = small & s.risky & (c.root < s.root) & level
