@@ -82,7 +82,7 @@ class Bases(Protocol):
     def eigh_tridiagonal(self, diagonal: Array, off: Array) -> tuple[Array, Array]:
         """Eigenvalues (k,), ascending, and eigenvectors (k, k) as columns, of the symmetric tridiagonal matrix.
 
-        ``diagonal`` has k entries and ``off`` at least k - 1, finite ones. A zero in ``off`` splits the matrix
-        exactly: eigenvectors of one part are zero on the other.
+        ``diagonal`` has k entries and ``off`` at least k - 1, finite ones. Where a zero in ``off`` splits the matrix,
+        eigenvectors of one part are zero on the other, to rounding.
         """
         ...

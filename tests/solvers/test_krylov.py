@@ -263,3 +263,19 @@ def test_questions_that_make_no_sense(numpy_backend):
             K.eigenvectors(bad)
     with pytest.raises(ValueError, match="whole number"):
         K.extend(0)
+
+
+@pytest.mark.parametrize("damping", [1e-6, 1e-4])
+def test_single_precision_reaches_the_decrease_of_double(numpy_backend, damping):
+    """Ten large eigenvalues over a bulk: conjugate gradients spend their later steps on copies of these."""
+    values = np.concatenate([np.logspace(-6, -2, 19_990), np.logspace(0, 2, 10)])
+    b = np.sqrt(values) * np.random.default_rng(0).standard_normal(len(values))
+    exact = float(lg.krylov(lg.Diagonal(values), b, 20, reorthogonalise="full").solve(damping).model)
+    A, B = lg.Diagonal(values.astype("float32")), b.astype("float32")
+
+    def share(x):
+        x = x.astype(float)
+        return (0.5 * x @ ((values + damping) * x) - b @ x) / exact
+
+    assert share(lg.krylov(A, B, 20).solve(damping).x) >= 0.999
+    assert share(lg.solve(lg.Damped(A, damping), B, lg.CG(steps=20)).x) < 0.9

@@ -11,6 +11,7 @@ from unittest import SkipTest
 from ...protocols import Backend
 from .aliasing import Aliasing
 from .arrays import Arrays
+from .bases import Bases
 from .calculus import FirstOrder
 from .choices import Choices
 from .claims import Claims
@@ -36,6 +37,7 @@ class BackendConformance(
     Scalars,
     Choices,
     Stores,
+    Bases,
     Factors,
     Programs,
     Stateful,
