@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar, dataclass_transform
 
@@ -60,7 +61,7 @@ def record(cls: type[T]) -> type[T]:
 
 
 def _require_free_names(cls: type) -> None:
-    for name in cls.__dict__.get("__annotations__", ()):
+    for name in inspect.get_annotations(cls):
         inherited = next((base.__dict__[name] for base in cls.__mro__[1:] if name in base.__dict__), None)
         known = any(name in getattr(base, "__dataclass_fields__", ()) for base in cls.__mro__[1:])
         if inherited is not None and not known and (callable(inherited) or name not in cls.__dict__):

@@ -36,7 +36,7 @@ class MissingDerivativeError(TypeError):
         super().__init__(
             f"{what} needs derivatives, and {backend} arrays have none of their own. {ways}. Or let a framework that "
             f"differentiates do it for these arrays, with a model written in that framework: derivatives=NAME "
-            f"({_names()}); or pass that framework's arrays. Finite differences are only for checking: "
+            f"({_names()}; linop-gn doctor tells more); or pass that framework's arrays. Finite differences are only for checking: "
             "linop_gn.testing has them."
         )
 
@@ -44,7 +44,7 @@ class MissingDerivativeError(TypeError):
 def _names() -> str:
     """The backends that can differentiate, of those that are installed."""
     found = {name for name, b in available().items() if not isinstance(b, ImportError) and b.calculus is not None}
-    return ", ".join(sorted(found)) or "none is installed: linop-gn doctor says how to get one"
+    return ", ".join(sorted(found)) or "none is installed"
 
 
 @dataclass(frozen=True)

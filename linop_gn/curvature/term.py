@@ -23,7 +23,7 @@ from .supplied import MissingDerivativeError, Supplied
 __all__ = ["Term", "outputs_of"]
 
 _MODEL = "Supply them with the objective: jvp= and vjp=, or jacobian= (dense, sparse, or a linear operator)"
-_SCALAR = "Supply them with the objective: Objective.from_function(..., gradient=, hvp=)"
+_SCALAR = "Supply gradient= and hvp= (Objective.from_function)"
 _HESSIAN = (
     "Use lg.GGN, which takes jvp= and vjp= or jacobian=; or make the objective with Objective.from_function, which "
     "takes gradient= and hvp="
