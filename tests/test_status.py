@@ -27,4 +27,5 @@ def test_only_what_was_asked_for_is_a_success():
         Status.LEVELLED_OFF,
         Status.SATISFIED,
         Status.LEAST_SQUARES,
+        Status.INVARIANT,
     }

@@ -36,8 +36,8 @@ class MissingDerivativeError(TypeError):
         super().__init__(
             f"{what} needs derivatives, and {backend} arrays have none of their own. {ways}. Or let a framework that "
             f"differentiates do it for these arrays, with a model written in that framework: derivatives=NAME "
-            f"({_names()}; linop-gn doctor tells more); or pass that framework's arrays. Finite differences are only for checking: "
-            "linop_gn.testing has them."
+            f"({_names()}; linop-gn doctor tells more); or pass that framework's arrays. Finite differences are only "
+            "for checking: linop_gn.testing has them."
         )
 
 
