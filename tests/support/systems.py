@@ -4,6 +4,7 @@ import functools
 import importlib
 
 import numpy as np
+import pytest
 
 import linop_gn as lg
 from linop_gn.testing.strategies import array
@@ -78,6 +79,12 @@ def section(T, k):
     if k:
         x[:k] = np.linalg.solve(T[:k, :k], unit(k))
     return x
+
+
+def spare(backend, enough):
+    """Skip one of several cases where each is compiled and one is enough."""
+    if "compiled" in backend.capabilities and not enough:
+        pytest.skip("compiled for one case of these")
 
 
 class Counter:
