@@ -18,9 +18,9 @@ compile
     a network of eight layers; the smallest of ``--rounds`` compilations.
 memory
     Growth of the resident set's peak while solving (Linux), after everything
-    is loaded, made and compiled, in vectors of length n; a process for each.
+    is loaded, made and compiled, in vectors of length n = 1e6; a process for each.
 
-A short run: ``--sizes 10000 --rounds 3``. Peers that are not installed, and CuPy
+A short run: ``--sizes 10000 --rounds 3 --dtypes float64``. Peers that are not installed, and CuPy
 where there is no GPU, are left out with the reason printed.
 """
 
@@ -89,27 +89,46 @@ def settings(options: argparse.Namespace, spectra: tuple[str, ...]) -> Iterator[
 
 
 class Counted:
-    """Calls of a product and its adjoint, in eager libraries; JAX sees a call only when it translates."""
+    """A system whose products are counted when they are computed, in compiled loops too."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, backend: str) -> None:
         self.calls = 0
         product, adjoint = case.product or multiply, case.adjoint or case.product or multiply_adjoint
-        self.case = case._replace(product=self._counting(product), adjoint=self._counting(adjoint))
+        tell = self._tell
+        if backend == "jax":
+            import jax
 
-    def _counting(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(v: Any, *data: Any) -> Any:
-            self.calls += 1
-            return function(v, *data)
+            def tell() -> None:
+                jax.debug.callback(self._tell)
 
-        return call
+        def counting(function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(v: Any, *data: Any) -> Any:
+                tell()
+                return function(v, *data)
+
+            return call
+
+        self.case = case._replace(product=counting(product), adjoint=counting(adjoint))
+
+    def _tell(self) -> None:
+        self.calls += 1
 
 
-def products(prepare: Callable[[Case], Run], case: Case, backend: str) -> tuple[Any, int | None]:
-    """(answer, products): counted, or in JAX, which compiles the loop, what the answer says."""
-    counted = Counted(case)
-    run = prepare(case if backend == "jax" else counted.case)
+def products(prepare: Callable[[Case], Run], case: Case, backend: str) -> tuple[Any, int]:
+    """(answer, products), in JAX by what the answer says if it does: linearised or transposed products tell nothing."""
+    if backend == "jax":
+        run = prepare(case)
+        answer = run.read(run.call())
+        if answer.products is not None:
+            return answer, answer.products
+    counted = Counted(case, backend)
+    run = prepare(counted.case)
     answer = run.read(run.call())
-    return answer, answer.products if backend == "jax" else counted.calls
+    if backend == "jax":
+        import jax
+
+        jax.effects_barrier()
+    return answer, counted.calls
 
 
 def to_tolerance(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -217,8 +236,8 @@ def measure_memory(setting: dict[str, Any]) -> float:
 
 
 def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The section "memory", at the largest size, float64."""
-    results, n = [], max(options.sizes)
+    """The section "memory", float64; smaller vectors share pages with everything else."""
+    results, n = [], 1_000_000
     todo = [(backend, family) for backend in options.backends for family in options.families]
     for backend, family in track(todo, "memory", console=Console(stderr=True)):
         found = {}
@@ -226,7 +245,9 @@ def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
             setting = {"backend": backend, "family": family, "name": name, "n": n, "dtype": "float64"}
             setting["steps"] = options.steps
             command = [sys.executable, __file__, "--memory-of", json.dumps(setting)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            # Every array is a mapping of its own: glibc would keep freed ones, and hand them out again unseen.
+            environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
             if done.returncode == 0:
                 found[name] = {"vectors": float(done.stdout.split()[-1])}
             else:
@@ -247,10 +268,10 @@ COLUMNS: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
         "best": lambda f: f"{f['best']:.1f}",
         "ratio": lambda f: f"{f['ratio']:.2f}",
         "quartiles": lambda f: f"{f['quartiles'][0]:.2f} .. {f['quartiles'][1]:.2f}",
-        "products": lambda f: "" if f["products"] is None else str(f["products"]),
+        "products": lambda f: str(f["products"]),
     },
     "products": {
-        "products": lambda f: "" if f["products"] is None else str(f["products"]),
+        "products": lambda f: str(f["products"]),
         "steps": lambda f: "" if f["steps"] is None else str(f["steps"]),
         "residual": lambda f: f"{f['error']:.1e}",
         "claims": lambda f: {True: "solved", False: "not solved", None: "nothing"}[f["claim"]],
@@ -318,8 +339,8 @@ def main() -> int:
     for section in options.sections:
         results[section] = SECTIONS[section](options)
         console.print(rows(section, results[section]))
-    for name, reason in missing.items():
-        console.print(f"{name}: left out; {reason}")
+    for reason in dict.fromkeys(missing.values()):
+        console.print(f"left out: {', '.join(name for name in missing if missing[name] == reason)}; {reason}")
     if options.save:
         about = {"steps": options.steps, "rounds": options.rounds, "threads": os.environ["OMP_NUM_THREADS"]}
         loads = {"load_before": load, "load_after": os.getloadavg(), "missing": missing}

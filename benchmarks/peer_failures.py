@@ -172,8 +172,8 @@ def page(results: list[dict[str, Any]], used: dict[str, str], missing: dict[str,
         "its result is not `successful`. In float32 JAX runs with x64 off: with it on, the least-squares solvers of "
         "lineax and matfree raise `TypeError` for float32 arrays.",
     ]
-    if missing:
-        lines += ["", "Not run here: " + "; ".join(f"{name} ({reason})" for name, reason in missing.items()) + "."]
+    for reason in dict.fromkeys(missing.values()):
+        lines += ["", f"Not run here: {', '.join(name for name in missing if missing[name] == reason)} ({reason})."]
     lines += ["", "## Summary", "", *summary(results)]
     for family in dict.fromkeys(result["family"] for result in results):
         lines += ["", *section(family, [result for result in results if result["family"] == family])]

@@ -62,7 +62,7 @@ def system(family: str, spectrum: str, n: int, dtype: str, **options: Any) -> pe
     if family == "symmetric":
         d = np.where(np.arange(n) % 2, 1.0, -1.0) * d
     if family == "rectangular":
-        options |= {"product": stacked, "adjoint": stacked_adjoint}
+        options |= {"product": stacked, "adjoint": stacked_adjoint, "size": float(np.sqrt(d.max() ** 2 + 4.0))}
         b = stacked(x, d)
         noise = rng.standard_normal(len(b))
         b += 1e-2 * np.linalg.norm(b) / np.linalg.norm(noise) * noise
@@ -139,11 +139,17 @@ def ours(case: peer_cases.Case, name: str, backend: str) -> Run:
     A = peer_cases.operator(case, data, b)
     to_host = lg.load(backend).to_numpy
 
+    def call() -> Any:
+        solution = lg.solve(A, b, chosen)
+        if backend == "cupy":
+            __import__("cupy").cuda.get_current_stream().synchronize()
+        return solution
+
     def read(solution: Any) -> Answer:
         x = np.asarray(to_host(solution.x), dtype=np.float64)
         return Answer(x, solution.succeeded, solution.status.name, int(solution.steps), int(solution.products))
 
-    return Run(lambda: lg.solve(A, b, chosen), read)
+    return Run(call, read)
 
 
 def _compiled(case: peer_cases.Case, chosen: Any) -> Run:

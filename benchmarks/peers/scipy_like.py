@@ -46,7 +46,7 @@ def scipy_symmetric(name: str, library: str = "scipy") -> Callable[[Case], Run]:
             told = "converged" if info == 0 else "steps ran out" if info > 0 else "illegal input or breakdown"
             return Answer(_host(x), info == 0, f"info={int(info)} ({told})")
 
-        return Run(lambda: solver(A, b, **options), read)
+        return Run(lambda: _finished(solver(A, b, **options), library), read)
 
     return prepare
 
@@ -68,7 +68,7 @@ def scipy_least_squares(name: str, library: str = "scipy") -> Callable[[Case], R
             stop, steps = int(found[1]), int(found[2])
             return Answer(_host(found[0]), stop in (0, 1, 2, 4, 5), f"istop={stop} ({STOPS[stop]})", steps)
 
-        return Run(lambda: solver(A, b, **options), read)
+        return Run(lambda: _finished(solver(A, b, **options), library), read)
 
     return prepare
 
@@ -110,6 +110,13 @@ def scipy_region(name: str) -> Callable[[Case], Run]:
         return Run(call, lambda found: Answer(found.x, None, "no flag for the step"))
 
     return prepare
+
+
+def _finished(found: Any, library: str) -> Any:
+    """What was found, when the device has found it."""
+    if library == "cupy":
+        importlib.import_module("cupy").cuda.get_current_stream().synchronize()
+    return found
 
 
 def _modules(library: str) -> tuple[Any, Any]:

@@ -46,6 +46,8 @@ class Case(NamedTuple):
     """Whether it is up to rounding in which way ours ends without success."""
     fixed: bool = False
     """Whether max_steps steps are to be taken, whatever the residual."""
+    size: float | None = None
+    """||A||; None where the data are A itself."""
     radius: float = 1.0
     """Of the trust region: the minimum of 1/2 x.A x - b.x over ||x|| <= radius is wanted."""
     product: Callable[..., Any] | None = None
@@ -154,8 +156,8 @@ def error(case: Case, x: Any) -> float:
     x, b = x / unit, b / unit
     residual = b - case.apply(x, *data)
     if case.truth == "least squares":
-        size = np.linalg.norm(data[0], 2) if data[0].ndim == 2 else np.abs(data[0]).max()
-        scale = size * np.linalg.norm(residual)
+        own = np.linalg.norm(data[0], 2) if data[0].ndim == 2 else np.abs(data[0]).max()
+        scale = (case.size or own) * np.linalg.norm(residual)
         return float(np.linalg.norm(case.apply_adjoint(residual, *data)) / (scale or 1.0))
     return float(np.linalg.norm(residual) / (np.linalg.norm(b) or 1.0))
 
