@@ -223,3 +223,15 @@ def test_options_that_make_no_sense():
         lg.GLTR(steps=3, max_steps=3)
     with pytest.raises(ValueError, match="symmetric"):
         lg.solve(lg.Dense(gaussian(0, N, N)), gaussian(0), lg.GLTR())
+
+
+def test_a_million_unknowns_in_single_precision(numpy_backend):
+    n = 1_000_000
+    values = np.linspace(-1.0, 5.0, n).astype("float32")
+    b = np.random.default_rng(0).standard_normal(n).astype("float32")
+    solution = lg.solve(lg.Diagonal(values, psd=False), b, lg.GLTR(radius=100.0, rtol=1e-3))
+    assert solution.status is Status.BOUNDARY
+    x, multiplier = solution.x.astype(float), solution.history["multiplier"][-1]
+    assert np.linalg.norm(x) == pytest.approx(100.0, rel=1e-5)
+    assert multiplier > 1.0
+    assert np.linalg.norm(b - (values + multiplier) * x) <= 1.1e-3 * np.linalg.norm(b.astype(float))
