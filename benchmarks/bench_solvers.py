@@ -35,6 +35,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy is imported
+
 import numpy as np
 from peers import PEERS, Peer, Run, absent
 from rich.console import Console

@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import warnings
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy is imported
 
 import numpy as np
 from peers import PEERS, Answer, Peer, absent, versions
