@@ -44,8 +44,8 @@ from .solvers import CG, LSMR, LSQR, MINRES, LinearProblem
 from .solvers.blockwise import Blockwise
 from .solvers.direct import LU, Cholesky, Eigh
 from .solvers.forcing import EisenstatWalker
-from .solvers.gram import GramSolve
 from .solvers.gltr import GLTR
+from .solvers.gram import GramSolve
 from .solvers.lanczos import Lanczos
 from .solvers.multishift import MultiShiftCG
 from .solvers.steihaug import Steihaug

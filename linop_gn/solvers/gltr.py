@@ -45,13 +45,14 @@ _NEGATIVE_CURVATURE = int(Status.NEGATIVE_CURVATURE)
 
 
 class GLTRState(NamedTuple):
-    """h, multiplier, residual and model are in the units of the Lanczos process."""
+    """h, multiplier, residual and rate are in the units of the Lanczos process."""
 
     lanczos: LanczosState
     h: Array
     multiplier: Scalar
     residual: Scalar
-    model: Scalar
+    rate: Scalar
+    """The model over ||h||."""
     length: Scalar
     """||h||."""
     active: Scalar
@@ -87,7 +88,9 @@ class GLTR:
         Run exactly so many steps; stops earlier only where the space is invariant.
     explore
         Whether to look for negative curvature that b has no part in, where the Krylov space of b is invariant and
-        the operator is not known to be positive semi-definite. A zero b is not explored: its answer is zero.
+        the operator is not known to be positive semi-definite. A run that meets ``rtol`` before that ends there:
+        for the minimiser over the whole space, however little of it b shows, ask for ``rtol=0`` or ``steps=n``.
+        A zero b is not explored: its answer is zero.
     reorthogonalise
         ``"selective"``, ``"full"`` or ``"none"``, as in :class:`~linop_gn.Lanczos`.
     seed
@@ -142,7 +145,7 @@ class GLTR:
             h=ops.table(process.limit(problem), zero),
             multiplier=zero,
             residual=inner.norm + 0.0,
-            model=zero,
+            rate=zero,
             length=zero,
             active=ops.scalar(False, problem.rhs),
             status=status,
@@ -210,8 +213,8 @@ class GLTR:
             h=self._kept(ops, taken, h, s.h),
             multiplier=ops.where(taken, ops.item(found.multiplier[0]), s.multiplier),
             residual=ops.where(taken, residual, s.residual),
-            model=ops.where(taken, ops.item(found.model[0]), s.model),
-            length=ops.where(taken, ops.item(xp.sqrt(xp.sum(h * h))), s.length),
+            rate=ops.where(taken, ops.item(found.rate[0]), s.rate),
+            length=ops.where(taken, ops.item(found.length[0]), s.length),
             active=ops.where(taken, active, s.active),
             status=ops.where(running, status, s.status),
             steps=inner.steps,
@@ -228,7 +231,7 @@ class GLTR:
         size = inner.scale / inner.unit
         return GLTRRow(
             state.residual * inner.scale,
-            state.model * inner.scale * size,
+            (state.rate * inner.scale) * (state.length * size),
             state.multiplier * inner.unit,
             state.length * size,
         )

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..protocols import Array, Scalar, Vector
+from ..protocols import Array, Backend, Scalar, Vector
 from ..status import Status
 from .krylov_answers import KrylovSteps
-from .lanczos import LanczosState
+from .lanczos_state import LanczosState
 from .problem import LinearProblem
 from .quadrature import gauss_rule, radau_rule
 from .replay import Replay, ReplayProblem
-from .tridiagonal import Spectrum, shifted, spectrum, trust_region
+from .tridiagonal import Spectrum, lengths, shifted, spectrum, trust_region
 
 __all__ = [
     "combined",
@@ -79,11 +79,11 @@ def _outcome(space: Any, met: Array) -> Array:
 def _answer(
     space: Any, h: Array, code: Array, damping: Array, residual: Array, model: Array, used: Array
 ) -> KrylovSteps:
-    """The solutions that h (k, m) stands for, all but the first and the last two arguments in the basis's units."""
+    """The solutions that h (k, m) stands for; h and the residual are in the basis's units."""
     ops, s = space.operator.backend, space.state
     xp = ops.small_namespace()
     factor = ops.divide(s.scale, s.unit)
-    norm = xp.sqrt(xp.sum(h * h, axis=0)) * factor
+    norm = lengths(ops, h) * factor
     X, products = combined(space, h * factor)
     most = float(ops.namespace().finfo(s.basis.dtype).max)
     code = xp.where(norm <= most, code, _NONFINITE)
@@ -92,7 +92,7 @@ def _answer(
         code=code,
         damping=damping,
         residual=residual * s.scale,
-        model=model * s.scale * factor,
+        model=model,
         norm=norm,
         used=used,
         products=products,
@@ -112,14 +112,19 @@ def solve_shifted(space: Any, dampings: Array, rtol: Scalar, atol: Scalar) -> Kr
     code = _outcome(space, found.residual <= _threshold(space, rtol, atol))
     code = xp.where(found.noisy & (code == _COMPLETED), _STAGNATED, code)
     code = xp.where(found.negative & ((code == _COMPLETED) | (code == _CONVERGED)), _NEGATIVE_CURVATURE, code)
-    return _answer(space, found.h, code, dampings, found.residual, found.model, found.used)
+    return _answer(space, found.h, code, dampings, found.residual, _model(ops, s, found.model), found.used)
+
+
+def _model(ops: Backend, s: LanczosState, model: Array) -> Array:
+    """A value of the model, out of the basis's units."""
+    return model * s.scale * ops.divide(s.scale, s.unit)
 
 
 def residuals_and_models(space: Any, dampings: Array) -> tuple[Array, Array]:
     """Of the same solutions."""
     s = space.state
     found = shifted(space.operator.backend, _T(s), s.first, s.norm, dampings / s.unit, _eps(space))
-    return found.residual * s.scale, found.model * s.scale * s.scale / s.unit
+    return found.residual * s.scale, _model(space.operator.backend, s, found.model)
 
 
 def minimise(space: Any, radii: Array, rtol: Scalar, atol: Scalar) -> KrylovSteps:
@@ -136,7 +141,8 @@ def minimise(space: Any, radii: Array, rtol: Scalar, atol: Scalar) -> KrylovStep
     last = xp.sum(xp.where((xp.arange(k) == count - 1)[:, None], found.h, 0.0), axis=0)
     residual = xp.where(s.steps > 0, xp.abs(ops.lookup(s.betas, count - 1) * last), s.norm)
     residual = xp.where(found.unbounded, safe.residual, residual)
-    model = xp.where(found.unbounded, safe.model, found.model)
+    reached = found.rate * s.scale * (found.length * ops.divide(s.scale, s.unit))
+    model = xp.where(found.unbounded, _model(ops, s, safe.model), reached)
     code = _outcome(space, residual <= _threshold(space, rtol, atol))
     fine = (code == _COMPLETED) | (code == _CONVERGED)
     code = xp.where(fine & found.active, _BOUNDARY, code)

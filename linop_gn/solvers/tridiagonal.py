@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from ..protocols import Array, Backend, Scalar
 
-__all__ = ["Boundary", "Shifted", "Spectrum", "shifted", "spectrum", "trust_region"]
+__all__ = ["Boundary", "Shifted", "Spectrum", "lengths", "shifted", "spectrum", "trust_region"]
 
 NEWTON = 20
 """Steps for the secular equation: from below, Newton's method rises to the root, in under ten, as a rule."""
@@ -121,14 +121,29 @@ class Boundary(NamedTuple):
     """(k, m)."""
     multiplier: Array
     """(m,): lambda >= 0 with (T + lambda I) h = norm e_1 and T + lambda I positive semi-definite."""
-    model: Array
-    """(m,): 1/2 h.T h - norm h_1."""
+    rate: Array
+    """(m,): 1/2 h.T h - norm h_1 over ||h||, which stays in range where the model does not; 0 for h = 0."""
+    length: Array
+    """(m,): ||h||."""
     active: Array
     """(m,): whether ||h|| = radius."""
     hard: Array
     """(m,): whether an eigenvector of the lowest eigenvalue was added to reach the boundary."""
     unbounded: Array
     """(m,): whether the radius is infinite and the model has no minimum (h is then of no use, though finite)."""
+
+    @property
+    def model(self) -> Array:
+        """(m,): 1/2 h.T h - norm h_1."""
+        return self.rate * self.length
+
+
+def lengths(ops: Backend, h: Array) -> Array:
+    """2-norms (m,) of the columns of a small array, whose squares may be out of range."""
+    xp = ops.small_namespace()
+    largest = xp.max(xp.abs(h), axis=0, initial=0.0)
+    unit = xp.where((largest > 0) & xp.isfinite(largest), largest, 1.0)
+    return unit * xp.sqrt(xp.sum((h / unit) ** 2, axis=0))
 
 
 def trust_region(ops: Backend, S: Spectrum, norm: Scalar, radius: Array, eps: float) -> Boundary:
@@ -175,6 +190,7 @@ def trust_region(ops: Backend, S: Spectrum, norm: Scalar, radius: Array, eps: fl
     extra = where(hard, where(given[0] < 0, -missing, missing), 0.0)
     y = c[:, None] * inverse + where((xp.arange(k) == 0)[:, None], extra, 0.0)
     multiplier = where(free, 0.0, distance - lowest)
-    model = -0.5 * (xp.sum(c[:, None] * y, axis=0) + multiplier * xp.sum(y * y, axis=0))
+    size = lengths(ops, y)
+    rate = -0.5 * xp.sum((c[:, None] + multiplier * y) * (y / where(size > 0, size, 1.0)), axis=0)
     flat = xp.any((c != 0)[:, None] & (gaps + distance <= 0), axis=0)
-    return Boundary(S.vectors @ y, multiplier, model, ~free, hard, endless & (indefinite | flat))
+    return Boundary(S.vectors @ y, multiplier, rate, size, ~free, hard, endless & (indefinite | flat))

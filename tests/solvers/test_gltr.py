@@ -235,3 +235,17 @@ def test_a_million_unknowns_in_single_precision(numpy_backend):
     assert np.linalg.norm(x) == pytest.approx(100.0, rel=1e-5)
     assert multiplier > 1.0
     assert np.linalg.norm(b - (values + multiplier) * x) <= 1.1e-3 * np.linalg.norm(b.astype(float))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_models_value_where_squares_are_out_of_range(backend, dtype):
+    tiny = {"float64": 1e-200, "float32": 1e-25}[dtype]
+    d, b = np.linspace(-2.0, 5.0, 7), gaussian(3)
+    for size, slope, radius in ((1.0, tiny, 1.0), (tiny, 1.0, 1.0), (1.0, 1.0, tiny)):
+        A = operator(backend, np.diag(size * d), dtype)
+        step = lg.solve(A, array(backend, slope * b, dtype), lg.GLTR(radius=radius, rtol=0.0))
+        K = lg.krylov(A, array(backend, slope * b, dtype), k=7).trust_region(radius)
+        for found in (step, K):
+            x = host(backend, found.x)
+            want = 0.5 * x @ (size * d * x) - slope * b @ x
+            assert float(found.model) == pytest.approx(want, rel=1e-4 if dtype == "float32" else 1e-9)
