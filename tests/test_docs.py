@@ -14,7 +14,8 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 def test_blocks_run(page, capsys):
     blocks = BLOCK.findall(page.read_text())
     for framework in ("torch", "jax", "autograd"):
-        if any(re.search(rf"^\s*import {framework}\b", block, re.MULTILINE) for block in blocks):
+        needed = rf"^\s*import {framework}\b|derivatives=\"{framework}\""
+        if any(re.search(needed, block, re.MULTILINE) for block in blocks):
             pytest.importorskip(framework)
     scope = {"__name__": f"page_{page.stem}"}
     for block in blocks:
