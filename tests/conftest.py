@@ -5,10 +5,13 @@ one thread each, and XLA's CPU fusions that miscompile loops switched off.
 """
 # ruff: noqa: E402
 
+import gc
 import importlib
 import importlib.util
 import os
+import sys
 from importlib.metadata import version
+from pathlib import Path
 
 for name, value in {"JAX_ENABLE_X64": "1", "JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1"}.items():
     os.environ.setdefault(name, value)
@@ -52,6 +55,22 @@ def load(name):
 def backend(request):
     """Each backend in turn, the strict stand-in for libraries off the host, and the one that spoils what it may."""
     return load(request.param)
+
+
+MOST_MAPPINGS = 20_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Forget compiled programs when there are many: each takes a hundred of the 65530 mappings that a process has.
+
+    Beyond that the compiler aborts the process, in whichever test comes next.
+    """
+    yield
+    mappings = Path("/proc/self/maps")
+    if "jax" in sys.modules and mappings.exists() and mappings.read_bytes().count(b"\n") > MOST_MAPPINGS:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
