@@ -86,11 +86,15 @@ class Crossing:
         borrowed = ops.borrow(guest.lendable(x))
         return borrowed if "in_place" in guest.capabilities else ops.copy(borrowed)
 
-    def run(self, function: Callable[..., Any], over_there: Any, *vectors: Vector) -> Any:
-        """``function(over_there, *vectors)`` in the other framework, finished; the result stays there."""
+    def run(self, function: Callable[..., Any], over_there: Any, *arguments: Any) -> Any:
+        """``function(over_there, *arguments)`` in the other framework, finished; the result stays there.
+
+        Vectors are lent; numbers, which may be arrays here, go as Python's.
+        """
         guest = self.away.backend
+        lent = [self.lend(x) if getattr(x, "shape", ()) else float(x) for x in arguments]
         with self.precision():
-            return guest.wait(guest.call(function, over_there, *map(self.lend, vectors)))
+            return guest.wait(guest.call(function, over_there, *lent))
 
     def parameters(self, x: Vector) -> Vector:
         """Parameters over there, in memory of their own."""
@@ -139,9 +143,9 @@ class BridgedPiece:
         """What is summed over batches (value, gradient, weight), and the rest, which is kept."""
         return (self.value, self.gradient, self.weight), replace(self, value=None, gradient=None, weight=None)
 
-    def apply(self, function: Callable[..., Vector], *vectors: Vector) -> Vector:
-        """``function(piece, *vectors)`` over there, brought home."""
-        return self.crossing.bring(self.crossing.run(function, self.inner, *vectors))
+    def apply(self, function: Callable[..., Vector], *arguments: Any) -> Vector:
+        """``function(piece, *arguments)`` over there, brought home."""
+        return self.crossing.bring(self.crossing.run(function, self.inner, *arguments))
 
 
 @record

@@ -19,6 +19,7 @@ from .supplied import Supplied
 __all__ = [
     "Blockwise",
     "Curve",
+    "Multiple",
     "OneBlock",
     "Piece",
     "ggn",
@@ -53,9 +54,9 @@ class Piece:
         """What is summed over batches (value, gradient, weight), and the rest, which is kept."""
         return (self.value, self.gradient, self.weight), replace(self, value=None, gradient=None, weight=None)
 
-    def apply(self, function: Callable[..., Vector], *vectors: Vector) -> Vector:
-        """``function(piece, *vectors)``: one of those below, on flat vectors."""
-        return function(self, *vectors)
+    def apply(self, function: Callable[..., Vector], *arguments: Any) -> Vector:
+        """``function(piece, *arguments)``: one of those below, on flat vectors and numbers."""
+        return function(self, *arguments)
 
     def loss_hessian(self, v: Array) -> Array:
         """H_L v."""
@@ -89,9 +90,9 @@ class Curve:
         """What is summed over batches (value, gradient, weight), and the rest, which is kept."""
         return (self.value, self.gradient, self.weight), replace(self, value=None, gradient=None, weight=None)
 
-    def apply(self, function: Callable[..., Vector], *vectors: Vector) -> Vector:
-        """``function(curve, *vectors)``: one of those below, on flat vectors."""
-        return function(self, *vectors)
+    def apply(self, function: Callable[..., Vector], *arguments: Any) -> Vector:
+        """``function(curve, *arguments)``: one of those below, on flat vectors and numbers."""
+        return function(self, *arguments)
 
     def hessian(self, v: list[Array]) -> list[Array]:
         """H v."""
@@ -167,12 +168,25 @@ class OneBlock:
         return space.join(piece.ggn(space.backend.split(v, shapes, dtypes), self.group))
 
 
+@dataclasses.dataclass(frozen=True)
+class Multiple:
+    """A product times a number. Compiled alone, the product would end in copies that are not fused with anything."""
+
+    product: Callable[[Any, Vector], Vector]
+
+    def __call__(self, piece: Any, v: Vector, factor: Scalar) -> Vector:
+        return piece.space.backend.scale(factor, self.product(piece, v))
+
+
 def sum_products(
     ops: Backend, pieces: tuple[Any, ...], product: Callable[[Any, Vector], Vector], v: Vector, factor: Scalar
 ) -> Vector:
     """``factor`` times the sum over pieces of ``product(piece, v)``."""
     total = None
     for piece in pieces:
-        part = ops.sum_over(product, piece, v) if piece.stacked else piece.apply(product, v)
+        if piece.stacked:
+            part = ops.scale(factor, ops.sum_over(product, piece, v))
+        else:
+            part = piece.apply(Multiple(product), v, factor)
         total = part if total is None else ops.axpy(1.0, part, total)
-    return ops.scale(factor, total)
+    return total
