@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -58,6 +59,24 @@ def load(name: str) -> Backend:
         ) from None
     backend: Backend = entry.load()
     return backend
+
+
+def require_registered(name: Any) -> None:
+    """Raise unless ``derivatives=name`` names a backend, whether it can be loaded or not.
+
+    Raises
+    ------
+    TypeError, LookupError
+        Saying what would do.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"derivatives= is the name of a framework, such as 'torch' or 'jax', got {name!r}.")
+    if name not in _entries():
+        near = get_close_matches(name, _entries(), n=1, cutoff=0.5)
+        raise LookupError(
+            f"derivatives={name!r}: no backend called {name!r} is installed; there are {', '.join(sorted(_entries()))}."
+            + (f" Did you mean {near[0]!r}?" if near else "")
+        )
 
 
 def available() -> dict[str, Backend | ImportError]:

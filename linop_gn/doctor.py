@@ -24,8 +24,8 @@ from linop_gn.protocols import Backend
 
 __all__ = ["command", "diagnose"]
 
-OWN = "its own, forward and reverse"
-SUPPLIED = "yours: jvp= and vjp=, or a Jacobian"
+OWN = "its own"
+SUPPLIED = "yours: jvp= and vjp=, or a Jacobian; or another framework's: derivatives="
 DISTRIBUTION = "linop-gn"
 
 

@@ -66,6 +66,30 @@ def broadcast_to(x: Any, /, shape: tuple[int, ...]) -> Any:
     return anp.broadcast_to(anp.reshape(x, (1,) * (len(shape) - anp.ndim(x)) + anp.shape(x)), shape)
 
 
+def clip(x: Any, /, min: Any = None, max: Any = None) -> Any:  # noqa: A002
+    """``x`` held between two bounds, either of which may be left out."""
+    x = x if min is None else anp.maximum(x, min)
+    return x if max is None else anp.minimum(x, max)
+
+
+def flip(x: Any, /, *, axis: Any = None) -> Any:
+    """The entries in reverse order along one axis, some, or all."""
+    axes = range(anp.ndim(x)) if axis is None else [axis] if isinstance(axis, int) else axis
+    turned = {a % anp.ndim(x) for a in axes}
+    return x[tuple(slice(None, None, -1 if a in turned else 1) for a in range(anp.ndim(x)))]
+
+
+def unstack(x: Any, /, *, axis: int = 0) -> tuple[Any, ...]:
+    """The slices along an axis."""
+    before = (slice(None),) * (axis % anp.ndim(x))
+    return tuple(x[(*before, i)] for i in range(anp.shape(x)[axis]))
+
+
+def cumulative_sum(x: Any, /, *, axis: int | None = None, dtype: Any = None) -> Any:
+    """Sums of what comes before, along an axis."""
+    return anp.cumsum(x if dtype is None else astype(x, dtype), axis=axis)
+
+
 def matrix_transpose(x: Any, /) -> Any:
     """The last two axes swapped."""
     return anp.swapaxes(x, -1, -2)
@@ -79,7 +103,8 @@ class _Namespace:
     bool = np.bool_
     astype, take_along_axis = staticmethod(astype), staticmethod(take_along_axis)
     vecdot, matrix_transpose, take = staticmethod(vecdot), staticmethod(matrix_transpose), staticmethod(take)
-    broadcast_to = staticmethod(broadcast_to)
+    broadcast_to, clip, flip = map(staticmethod, (broadcast_to, clip, flip))
+    unstack, cumulative_sum = map(staticmethod, (unstack, cumulative_sum))
     __name__ = "autograd.numpy"
     __array_namespace_info__ = staticmethod(np.__array_namespace_info__)
     isdtype, finfo, iinfo, from_dlpack = map(staticmethod, (np.isdtype, np.finfo, np.iinfo, np.from_dlpack))
@@ -109,5 +134,6 @@ class _Namespace:
 
 namespace = _Namespace()
 
-# The standard gives every array a device. Boxes of autograd are NumPy's arrays in disguise, and have none of their own.
+# The standard gives arrays a device and a transpose. Boxes of autograd are NumPy's in disguise, and have neither.
 ArrayBox.device = "cpu"
+ArrayBox.mT = property(matrix_transpose)

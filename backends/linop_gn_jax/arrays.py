@@ -56,6 +56,15 @@ def _split(vector: Vector, shapes: tuple[tuple[int, ...], ...], dtypes: tuple[st
     return leaves
 
 
+def _require_narrow(x: np.ndarray[Any, Any]) -> None:
+    limits = np.iinfo(np.int32)
+    if x.size and not (limits.min <= x.min() and x.max() <= limits.max):
+        raise OverflowError(
+            f"integers from {x.min()} to {x.max()} do not fit into int32, and JAX has 64-bit types switched off: call "
+            "jax.config.update('jax_enable_x64', True) at the start of the program, or use smaller numbers."
+        )
+
+
 class JaxArrays:
     """The part of the backend that knows arrays and trees."""
 
@@ -120,6 +129,8 @@ class JaxArrays:
         name = str(x.dtype).rpartition(".")[2]
         if name != "int64":
             wanted_dtype(name)  # JAX would narrow it without a word
+        elif isinstance(x, np.ndarray) and not jax.config.jax_enable_x64:
+            _require_narrow(x)
         return jax.device_put(x) if isinstance(x, np.ndarray) else jnp.from_dlpack(x)
 
     def wait(self, tree: Tree) -> Tree:

@@ -91,8 +91,9 @@ class Crossing:
 
         Vectors are lent; numbers, which may be arrays here, go as Python's.
         """
-        guest = self.away.backend
-        lent = [self.lend(x) if getattr(x, "shape", ()) else float(x) for x in arguments]
+        ops, guest = self.home.backend, self.away.backend
+        known = [x if isinstance(x, (int, float)) or x.shape else ops.to_numpy(x).item() for x in arguments]
+        lent = [x if isinstance(x, (int, float)) else self.lend(x) for x in known]
         with self.precision():
             return guest.wait(guest.call(function, over_there, *lent))
 

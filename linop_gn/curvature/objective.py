@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..dispatch import backend_of
+from ..dispatch import backend_of, require_registered
 from ..protocols import Array, Backend, Scalar, Tree, Vector
 from ..records import record
 from ..spaces import Space
@@ -93,6 +93,8 @@ class Objective(Terms):
         whole: bool,
         derivatives: str | None = None,
     ) -> None:
+        if derivatives is not None:
+            require_registered(derivatives)
         if supplied is not None and derivatives is not None:
             raise ValueError(f"derivatives={derivatives!r} was given beside functions that supply them: choose.")
         streamed = isinstance(batches, Stream)

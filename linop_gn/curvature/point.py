@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, TypeAlias
 
 from ..protocols import Array, Scalar, Vector
@@ -121,6 +122,11 @@ class Point:
         terms, crossing = self.objective.abroad(self.space)
         with crossing.precision():
             return Point(terms, crossing.parameters(self.x), crossing.away)
+
+    def precision(self) -> Any:
+        """Where the framework that differentiates has the dtypes of this point."""
+        bridged = self.objective.is_bridged(self.space)
+        return self.objective.abroad(self.space)[1].precision() if bridged else nullcontext()
 
     def check_data(self) -> None:
         """Raise for data that the loss cannot take, where a compiler would not see their values."""

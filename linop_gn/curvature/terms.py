@@ -12,7 +12,7 @@ from typing import Any
 
 from ..dispatch import load
 from ..protocols import Backend, Vector
-from ..records import map_arrays, record, static
+from ..records import data_fields, map_arrays, record, static
 from ..spaces import Space
 from .batches import Batch, Stream, stack
 from .bridge import BridgedTerm, Crossing, OnLeaves
@@ -102,14 +102,17 @@ class Terms:
 
     def _abroad(self, space: Space) -> tuple[Terms, Crossing]:
         ops, guest = space.backend, _differentiating(self.derivatives, space.backend)
-        data = [leaf for batch in self.batches for leaf in ops.flatten((batch.inputs, batch.targets, batch.weights))[1]]
-        dtypes = {*space.dtypes, space.dtype, *(ops.describe(leaf)[1] for leaf in data if ops.is_array(leaf))}
+        batches = self.batches if self.stream is None else (next(iter(self.stream)),)
+        parts = [(batch.inputs, batch.targets, batch.weights) for batch in batches]
+        held = [] if self.loss is None else [getattr(self.loss, name) for name in data_fields(self.loss)]
+        data = [leaf for part in (*parts, *held) for leaf in ops.flatten(part)[1] if ops.is_array(leaf)]
+        dtypes = {*space.dtypes, space.dtype, *(ops.describe(leaf)[1] for leaf in data)}
         crossing = Crossing.of(space, guest, "float64" in dtypes)
         loss = None if self.loss is None else map_arrays(self.loss, ops.is_array, crossing.lend)
-        batches = tuple(map(crossing.batch, self.batches))
+        lent = tuple(map(crossing.batch, self.batches))
         stream = None if self.stream is None else Stream(_Lent(self.stream, crossing))
         model = OnLeaves(self._function(guest), ops, space.structure)
-        return Terms(loss, batches, stream, model, None, self.whole), crossing
+        return Terms(loss, lent, stream, model, None, self.whole), crossing
 
     def stream_batches(self, space: Space) -> Iterator[Batch]:
         """One pass over streamed batches."""
@@ -125,9 +128,13 @@ class Terms:
             there, crossing = self.abroad(space)
             with crossing.precision():
                 abroad = crossing.parameters(x)
-            for term in there.streamed(crossing.away, abroad):
+            source = there.streamed(crossing.away, abroad)
+            while True:
+                with crossing.precision():  # not around the yield: what is done with a term is the caller's
+                    term = next(source, None)
+                if term is None:
+                    return
                 yield BridgedTerm(term, Batch(), self.loss, crossing)
-            return
         for batch in self.stream_batches(space):
             term = self._term(space, batch)
             if self.stream.checked:
@@ -170,7 +177,12 @@ class _Lent:
 def _differentiating(name: str | None, home: Backend) -> Backend:
     """The backend called ``name``, if it can differentiate for arrays of ``home``."""
     assert name is not None
-    guest = load(name)
+    try:
+        guest = load(name)
+    except ImportError as error:
+        raise ImportError(
+            f"derivatives={name!r} needs {name}, which cannot be imported ({error}): pip install 'linop-gn[{name}]'."
+        ) from error
     if guest.calculus is None:
         raise ValueError(f"derivatives={name!r}: {name} has no derivatives of its own; name a framework that has.")
     if "compiled" in home.capabilities:

@@ -72,15 +72,18 @@ def _outputs_differ(point: Point) -> float:
 
     Streams may come in another order, so for these it is the sums of the losses that are compared.
     """
+    precision = point.precision()
+    point = point.abroad()
     terms, space, runs = point.objective, point.space, []
     summed = terms.host or terms.loss is None
-    for _ in range(2):
-        found = []
-        for batch in terms.stream_batches(space) if terms.host else unstacked(terms, space):
-            term = terms._term(space, batch)
-            z = term.evaluate(point.x)[0] if summed else outputs_of(term, point.x)
-            found.append(host(space, z).reshape(-1))
-        runs.append(np.sum(found, axis=0) if summed else np.concatenate(found))
+    with precision:
+        for _ in range(2):
+            found = []
+            for batch in terms.stream_batches(space) if terms.host else unstacked(terms, space):
+                term = terms._term(space, batch)
+                z = term.evaluate(point.x)[0] if summed else outputs_of(term, point.x)
+                found.append(host(space, z).reshape(-1))
+            runs.append(np.sum(found, axis=0) if summed else np.concatenate(found))
     return relative(*runs)
 
 

@@ -269,9 +269,11 @@ def test_a_framework_without_derivatives_is_refused():
         made.gradient(poison(np.ones(3)))
 
 
-def test_an_unknown_framework_is_refused():
-    with pytest.raises(LookupError, match="no backend called 'tensorflow'"):
-        make("tensorflow").gradient(np.ones(3))
+def test_an_unknown_framework_is_refused_at_once():
+    with pytest.raises(LookupError, match=r"no backend called 'pytorch'.*Did you mean 'torch'"):
+        make("pytorch")
+    with pytest.raises(TypeError, match="the name of a framework"):
+        make(np)
 
 
 def test_supplied_derivatives_beside_a_framework_are_refused():
@@ -311,3 +313,68 @@ def test_validate_finds_bridged_operators_right(guest, numpy_backend):
         report = lg.validate(curvature(made, params))
         assert report.passed, report
         assert {check.name for check in report.checks if check.status == "passed"} >= {"dense", "differences"}
+
+
+def models_of(guest):
+    """Models written in the framework itself, which take nothing else's arrays."""
+    if guest == "torch":
+        torch = pytest.importorskip("torch")
+        module = torch.nn.Linear(3, 4).double()
+        yield module, {name: p.detach().numpy().copy() for name, p in module.named_parameters()}
+        function = torch.tanh
+    else:
+        function = pytest.importorskip("jax.numpy").tanh
+    yield lambda w, x: function(x @ w), np.random.default_rng(0).standard_normal((3, 4))
+
+
+@pytest.mark.parametrize("guest", ["torch", "jax"])
+@pytest.mark.parametrize("hold", [list, Streamed])
+def test_validate_takes_models_that_know_one_framework_alone(guest, hold):
+    rng = np.random.default_rng(1)
+    data = [(rng.standard_normal((4, 3)), rng.integers(0, 4, 4)) for _ in range(2)]
+    for model, params in models_of(guest):
+        made = lg.Objective(model, lg.losses.CrossEntropy(), hold(data), derivatives=guest)
+        report = lg.validate(lg.GGN(made, params))
+        assert report.passed, report
+
+
+def test_streams_are_traced_in_their_own_precision(jax):
+    seen = []
+
+    def model(w, x):
+        seen.append((str(w.dtype), str((x @ w).dtype)))
+        return x @ w
+
+    rng = np.random.default_rng(0)
+    data = [(rng.standard_normal((4, 3)), rng.integers(0, 4, 4)) for _ in range(2)]
+    with jax.enable_x64(False):
+        for w in (rng.standard_normal((3, 4)), rng.standard_normal((3, 4)).astype(np.float32)):
+            made = lg.Objective(model, lg.losses.CrossEntropy(), Streamed(data), derivatives="jax")
+            held = lg.Objective(model, lg.losses.CrossEntropy(), data, derivatives="jax")
+            close(float(made.value(w)), float(held.value(w)), 1e-6)
+            assert {pair[1] for pair in seen} == {"float64"}
+
+
+def test_integers_that_jax_would_wrap_are_refused(jax):
+    large = np.array([[2**31 + 5]])
+    made = lg.Objective(
+        lambda w, x: w * x[:, 0], lg.losses.SquaredError(), (large, np.ones(1, np.float32)), derivatives="jax"
+    )
+    with jax.enable_x64(False), pytest.raises(OverflowError, match="do not fit into int32"):
+        made.value(np.ones(1, np.float32))
+
+
+def test_numbers_cross_as_what_they_are(torch, numpy_backend):
+    """Whole ones above 2^24 as well, which float32 has no room for."""
+    made, params = objective(CASE, numpy_backend, derivatives="torch"), put(numpy_backend, CASE.params())
+    piece, seen = lg.GGN(made, params).prepare().pieces[0], []
+
+    def note(inner, v, number):
+        seen.append(number)
+        return v
+
+    given = [2**24 + 1, 0.5, np.float64(0.25), np.int64(7), np.array(3)]
+    for number in given:
+        piece.apply(note, np.ones(3), number)
+    assert seen == given
+    assert [type(number) for number in seen[:2]] == [int, float]

@@ -7,6 +7,7 @@ import pickle
 
 import numpy as np
 
+from ...capabilities import CAPABILITIES
 from ...dispatch import backend_of
 from .base import Kit, agree, claim
 from .vectors import UPDATES
@@ -29,6 +30,8 @@ class Claims(Kit):
         more, less = sorted(self.claimed - declared), sorted(declared - self.claimed)
         claim(not more, f"the kit is told of {more}, which the backend does not declare")
         claim(not less, f"the backend declares {less}, which the kit is not told of and would not look at")
+        unknown = sorted(declared - set(CAPABILITIES))
+        claim(not unknown, f"{unknown} are no capabilities; there are {sorted(CAPABILITIES)}")
 
     def test_identity(self) -> None:
         """There is one instance, which is hashable, has a name and a version, and is found from its arrays."""

@@ -139,9 +139,11 @@ def check_backend(
 
     Raises
     ------
-    ValueError
-        For names in ``only`` that no law has.
+    TypeError, ValueError
+        For what is no backend, and for names in ``only`` that no law has.
     """
+    if isinstance(backend, (type, str)) or not hasattr(backend, "capabilities"):
+        raise TypeError(f"check_backend needs the backend itself, such as lg.load('numpy'), got {backend!r}.")
     body: dict[str, Any] = {"backend": backend}
     if capabilities is not None:
         body["capabilities"] = frozenset(capabilities)
@@ -149,7 +151,7 @@ def check_backend(
         make = array
         body["array"] = lambda self, host, dtype: make(host, dtype)
     bound, names = type(kit.__name__, (kit,), body), laws(kit)
-    wanted = names if only is None else list(only)
+    wanted = names if only is None else [only] if isinstance(only, str) else list(only)
     unknown = sorted(set(wanted) - set(names))
     if unknown:
         raise ValueError(f"there are no laws called {unknown}; there are {names}.")
