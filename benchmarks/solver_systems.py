@@ -173,6 +173,10 @@ def _compiled(case: peer_cases.Case, chosen: Any) -> Run:
 
 def largest(case: peer_cases.Case, backend: str, wanted: int = 6) -> Run:
     """The largest eigenvalues: a basis that is extended until their error bounds meet the tolerance."""
+    if backend == "jax":
+        import jax
+
+        jax.config.update("jax_enable_x64", case.dtype == "float64")
     asarray = lg.load(backend).asarray
     data, b = tuple(asarray(entries, case.dtype, None) for entries in case.data), asarray(case.b, case.dtype, None)
     A = peer_cases.operator(case, data, b)
