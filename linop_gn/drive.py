@@ -197,10 +197,11 @@ def solve(
         state, rows = drive(backend, method, problem, method.limit(problem), watch, every)
         with np.errstate(over="ignore", invalid="ignore"):  # the status tells
             row = method.observe(state)
-        x = method.answer(backend, problem, state)
+            x = method.answer(backend, problem, state)
+        x, code = _held_finite(backend, x, state.status)
         kept = method.iterates(backend, problem, state, x) if hasattr(method, "iterates") else None
         return x, Solution(
-            code=state.status,
+            code=code,
             steps=state.steps,
             products=state.products,
             rows=rows if not isinstance(rows, list) else backend.rows(Carry(state, rows), 0, len(rows)),
@@ -215,6 +216,14 @@ def solve(
     x, solution = backend.implicit(run, method, problem, A)
     kept = None if solution.iterates is None else solution.iterates.leave(lambda v: leave(v, A.domain))
     return replace(solution, x=leave(x, A.domain), iterates=kept)
+
+
+def _held_finite(backend: Backend, x: Any, status: Any) -> tuple[Any, Any]:
+    """An answer that has left the range of its dtype is no answer: zeros then, and a status that says so."""
+    if len(np.shape(status)) != len(x.shape) - 1:  # a status for each block
+        return x, status
+    finite = backend.isfinite(backend.max_abs(x))
+    return backend.mask(finite, x), backend.where(finite, status, int(Status.NONFINITE))
 
 
 def _linear(A: LinearOperator, b: Any, method: Any, x0: Any) -> tuple[Any, LinearProblem, Callable[..., Any]]:

@@ -113,6 +113,12 @@ class LevenbergMarquardt:
     def __post_init__(self) -> None:
         if self.model not in ("undamped", "damped"):
             raise ValueError(f"LevenbergMarquardt: model must be 'undamped' or 'damped', got {self.model!r}.")
+        solver = self.solver
+        if isinstance(solver, type) or not hasattr(solver, "init") or not getattr(solver, "minimises_model", True):
+            raise TypeError(
+                f"LevenbergMarquardt: solver must be one for square systems, such as lg.CG() or lg.MINRES(), got "
+                f"{solver!r}."
+            )
         for name in ("damping", "accept", "rtol", "atol", "ftol", "least", "most"):
             value = getattr(self, name)
             if isinstance(value, (int, float)) and not (value >= 0 and math.isfinite(value)):

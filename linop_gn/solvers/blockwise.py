@@ -11,7 +11,7 @@ block (:mod:`linop_gn.solvers.block_arithmetic`).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -58,6 +58,9 @@ class Blockwise:
     method: Any = CG()
     preconditioner: Any = None
 
+    side_by_side: ClassVar[bool] = False
+    """Whether Blockwise can run it with a scalar for each block."""
+
     def __post_init__(self) -> None:
         if isinstance(self.method, type) or not hasattr(self.method, "init"):
             raise TypeError(f"Blockwise needs a solver such as lg.CG(), got {self.method!r}.")
@@ -75,6 +78,11 @@ class Blockwise:
 
     def check(self, operator: LinearOperator) -> None:
         """Raise unless the operator knows its blocks, and the method takes it."""
+        if not getattr(self.method, "side_by_side", True):
+            raise TypeError(
+                f"Blockwise cannot run {type(self.method).__name__} side by side: use CG or MINRES. (Direct solvers "
+                "factor a block operator block by block by themselves.)"
+            )
         self.method.check(operator)
         sections_of(operator)
 

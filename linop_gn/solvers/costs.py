@@ -48,8 +48,8 @@ def bytes_each(A: LinearOperator) -> int:
 
 def _count(method: Any, steps: int) -> int:
     """The steps of a method that fixes them, or as many as are asked about."""
-    fixed = getattr(method, "steps", None) or getattr(method, "max_steps", None)
-    return steps if fixed is None else int(fixed)
+    given = (getattr(method, name, None) for name in ("steps", "max_steps"))
+    return next((int(fixed) for fixed in given if fixed is not None), steps)
 
 
 def _short_recurrence(name: str, vectors: int, flops: float) -> Any:
@@ -85,7 +85,7 @@ def _krylov(A: LinearOperator, method: Any, steps: int) -> Cost:
 
 
 def _gltr(A: LinearOperator, method: Any, steps: int) -> Cost:
-    k = min(_count(method, steps), A.domain.size)
+    k = max(1, min(_count(method, steps), A.domain.size))
     made = _krylov(A, Lanczos(k, method.reorthogonalise), steps)
     return made._replace(route="GLTR", note=f"{k} steps; another radius is free")
 

@@ -75,6 +75,9 @@ class Direct:
 
     preconditioner: ClassVar[None] = None
 
+    side_by_side: ClassVar[bool] = False
+    """Whether Blockwise can run it with a scalar for each block."""
+
     def factor(self, ops: Backend, matrix: Array, eps: float) -> Factored:
         """The factored matrix; ``eps`` is the round-off of the operator's products."""
         raise NotImplementedError

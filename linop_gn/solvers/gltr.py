@@ -24,7 +24,7 @@ What differs from the paper, and from SciPy's ``trust-krylov``:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
@@ -41,7 +41,7 @@ __all__ = ["GLTR", "GLTRState"]
 
 _RUNNING, _CONVERGED, _COMPLETED = int(Status.RUNNING), int(Status.CONVERGED), int(Status.COMPLETED)
 _MAX_STEPS, _BOUNDARY, _INVARIANT = int(Status.MAX_STEPS), int(Status.BOUNDARY), int(Status.INVARIANT)
-_NEGATIVE_CURVATURE = int(Status.NEGATIVE_CURVATURE)
+_NEGATIVE_CURVATURE, _STAGNATED = int(Status.NEGATIVE_CURVATURE), int(Status.STAGNATED)
 
 
 class GLTRState(NamedTuple):
@@ -113,6 +113,9 @@ class GLTR:
     seed: int = static(default=0)
 
     defect = None  # a step on the boundary solves no linear system of A and b alone
+
+    side_by_side: ClassVar[bool] = False
+    """Whether Blockwise can run it with a scalar for each block."""
 
     def __post_init__(self) -> None:
         check_region(self)
@@ -204,7 +207,9 @@ class GLTR:
         met = (residual <= self._threshold(ops, inner)) & explored
         ended = (inner.status == _INVARIANT) | (met & ((inner.status == _RUNNING) | (inner.status == _COMPLETED)))
         status = ops.where(inner.status == _COMPLETED, _MAX_STEPS if self.steps is None else _COMPLETED, inner.status)
-        status = ops.where(ended, ops.where(active, _BOUNDARY, _CONVERGED), status)
+        # Rounding, up to eps ||A|| ||x||, comes on top of the residual: of a singular system it may be all there is.
+        lost = eps * inner.size * ops.item(found.length[0]) > eps**0.5 * inner.norm
+        status = ops.where(ended, ops.where(active, _BOUNDARY, ops.where(lost, _STAGNATED, _CONVERGED)), status)
         if self.steps is not None:
             status = ops.where((inner.status == _COMPLETED) & active, _BOUNDARY, status)
         status = ops.where(fresh & unbounded, _NEGATIVE_CURVATURE, status)

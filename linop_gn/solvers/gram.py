@@ -19,7 +19,7 @@ The work is in :mod:`linop_gn.solvers.gram_space`.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from ..curvature.ggn import GGN, GGNProducts
 from ..curvature.gram import require_factor
@@ -107,6 +107,9 @@ class GramSolve:
     solver: Any = None
     rows: bool | None = static(default=None)
     most_bytes: int = static(default=2**31)
+
+    side_by_side: ClassVar[bool] = False
+    """Whether Blockwise can run it with a scalar for each block."""
 
     def __post_init__(self) -> None:
         check_tolerances(self, "rtol", "atol")

@@ -53,6 +53,7 @@ def _eps(space: Any) -> float:
 def combined(space: Any, coefficients: Array) -> tuple[Vector, Scalar]:
     """The columns (n, m) that the coefficients (k, m) stand for, and the products taken."""
     ops, s = space.operator.backend, space.state
+    coefficients = _fill(ops.small_namespace(), coefficients, ops.leading(s.alphas, s.steps).shape[0])
     if space.start is None:
         return ops.combine(s.basis, coefficients, s.steps), 0 * s.steps
     problem = ReplayProblem(space.operator, space.start, s.alphas, s.betas, s.unit, coefficients, s.steps)
@@ -68,12 +69,18 @@ def first_vector(problem: LinearProblem, s: LanczosState) -> Vector:
     return ops.scale(ops.where(sound, ops.divide(1.0, s.norm), 0.0), r)
 
 
-def _outcome(space: Any, met: Array) -> Array:
-    """Statuses of solutions, as far as they follow from the run and the residual."""
+def _outcome(space: Any, met: Array, h: Array, damping: Array) -> Array:
+    """Statuses of solutions, as far as they follow from the run and the residual.
+
+    Beside the residual of the recurrence there is rounding, up to eps ||A|| ||x||: where that is no small part of b,
+    nothing is claimed.
+    """
     ops, s = space.operator.backend, space.state
-    xp = ops.small_namespace()
+    xp, eps = ops.small_namespace(), _eps(space)
+    lost = eps * (s.size + xp.abs(damping / s.unit)) * lengths(ops, h) > eps**0.5 * s.norm
     sound = (s.status == _COMPLETED) | (s.status == _INVARIANT) | (s.status == _CONVERGED) | (s.status == 0)
-    return xp.where(xp.asarray(sound), xp.where(met, _CONVERGED, _COMPLETED), s.status)
+    good = xp.where(lost, _STAGNATED, xp.where(met, _CONVERGED, _COMPLETED))
+    return xp.where(xp.asarray(sound), good, s.status)
 
 
 def _answer(
@@ -109,7 +116,7 @@ def solve_shifted(space: Any, dampings: Array, rtol: Scalar, atol: Scalar) -> Kr
     ops, s = space.operator.backend, space.state
     xp = ops.small_namespace()
     found = shifted(ops, _T(s), s.first, s.norm, dampings / s.unit, _eps(space))
-    code = _outcome(space, found.residual <= _threshold(space, rtol, atol))
+    code = _outcome(space, found.residual <= _threshold(space, rtol, atol), found.h, dampings)
     code = xp.where(found.noisy & (code == _COMPLETED), _STAGNATED, code)
     code = xp.where(found.negative & ((code == _COMPLETED) | (code == _CONVERGED)), _NEGATIVE_CURVATURE, code)
     return _answer(space, found.h, code, dampings, found.residual, _model(ops, s, found.model), found.used)
@@ -143,7 +150,8 @@ def minimise(space: Any, radii: Array, rtol: Scalar, atol: Scalar) -> KrylovStep
     residual = xp.where(found.unbounded, safe.residual, residual)
     reached = found.rate * s.scale * (found.length * ops.divide(s.scale, s.unit))
     model = xp.where(found.unbounded, _model(ops, s, safe.model), reached)
-    code = _outcome(space, residual <= _threshold(space, rtol, atol))
+    code = _outcome(space, residual <= _threshold(space, rtol, atol), h, zero)
+    code = xp.where((code == _STAGNATED) & found.active, _COMPLETED, code)  # large because the region is
     fine = (code == _COMPLETED) | (code == _CONVERGED)
     code = xp.where(fine & found.active, _BOUNDARY, code)
     code = xp.where(fine & found.unbounded, _NEGATIVE_CURVATURE, code)
@@ -153,6 +161,8 @@ def minimise(space: Any, radii: Array, rtol: Scalar, atol: Scalar) -> KrylovStep
 
 def _fill(xp: Any, h: Array, k: int) -> Array:
     """h with rows of zeros up to k."""
+    if h.shape[0] >= k:
+        return h
     return xp.concat([h, xp.zeros((k - h.shape[0], h.shape[1]), dtype=h.dtype)])
 
 

@@ -96,6 +96,7 @@ class Lanczos:
     seed: int = static(default=0)
 
     defect = None  # what is not converged has no derivative by one more solve
+    side_by_side = False  # one basis for all blocks
 
     def __post_init__(self) -> None:
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
@@ -247,7 +248,7 @@ class Lanczos:
         omega = levels(ops, (s.omega, s.omega_before), (s.alphas, s.betas), j, alpha, betas, rounding)
         index = xp.arange(omega.shape[0])
         size = xp.abs(omega)
-        lost = ~(xp.max(xp.where(index < j, size, 0.0)) <= eps**LEVEL)
+        lost = ~(xp.max(xp.where(index <= j, size, 0.0)) <= eps**LEVEL)
         reach = xp.max(xp.where((index <= j) & ~(size <= eps**ENOUGH), index + 1, 0))
         first = ops.where(lost, ops.maximum(reach, 1), 0 * j)
         count = ops.maximum(first, s.again)

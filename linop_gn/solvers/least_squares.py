@@ -95,6 +95,11 @@ class LeastSquares:
 
     preconditioner: ClassVar[None] = None
 
+    minimises_model: ClassVar[bool] = False
+    """Whether the answer is the one vector that makes 1/2 x.A x - b.x small, which methods step along."""
+    side_by_side: ClassVar[bool] = False
+    """Whether Blockwise can run it with a scalar for each block."""
+
     def __post_init__(self) -> None:
         check_tolerances(self, "damping", "atol", "btol", "conlim")
         check_limits(self)

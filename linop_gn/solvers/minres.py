@@ -37,7 +37,7 @@ from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..status import Status
-from .minres_recurrence import Recurrence, begin, direction, follow, rotate
+from .minres_recurrence import Recurrence, adrift, begin, direction, follow, rotate
 from .options import check_limits, check_tolerances, made_from, require_symmetric, unfit_status, unit_of
 from .problem import LinearProblem
 
@@ -210,7 +210,6 @@ class MINRES:
         known = checking & sound  # this tick recomputes the residual ...
         stepping = running & sound & ops.logical_not(checking | indefinite)  # ... or may take a step
         anorm = ops.where(stepping, ops.maximum(s.anorm, c.length), s.anorm)
-
         # Where A r nearly vanishes the system may have no solution, and what a step divides by gamma may be noise.
         eps = ops.eps(s.x)
         small = stepping & (c.root <= math.sqrt(eps) * anorm)
@@ -248,9 +247,9 @@ class MINRES:
         model = ops.where(known, model, s.model - 0.5 * length * (descent + ops.dot(w, r)))
         x = ops.axpy(length, w, s.x)
         norm = ops.where(moved, c.sn * q.phibar if q.p is None else ops.sqrt(ops.dot(r, r)), norm)
-
         steps = s.steps + moved
         met, end = norm <= s.threshold, steps >= self.limit(problem)
+        gone = adrift(ops, moved & end, x, eps * anorm * unit, best_norm)
         risky = ops.where(known, vain | (stay & ops.logical_not(s.risky)), s.risky)
         status, phase = s.status, ops.where(checking & (s.phase == _RETURN), _TEST, _STEP)
         if self.steps is None:  # later lines overrule earlier ones
@@ -265,12 +264,13 @@ class MINRES:
         else:
             status = ops.where((running & end) | (moved & met) | stuck, int(Status.COMPLETED), status)
         fits, unfit = unfit_status(ops, largest, s.scale, s.x)
+        status = ops.where(gone, int(Status.STAGNATED), status)
         status = ops.where(known & met, ops.where(fits, int(Status.CONVERGED), unfit), status)
         status = ops.where(indefinite, int(Status.INDEFINITE_PRECONDITIONER), status)
         status = ops.where(running & ops.logical_not(sound), int(Status.NONFINITE), status)
         # Attempts that came to nothing, and an end amid attempts, lead back to the best point.
         failed = running & (status != _RUNNING) & (status != int(Status.CONVERGED)) & (known | risky)
-        back = (vain | stuck | failed) & (best_norm < math.inf) & (self.steps is None)
+        back = gone | (vain | stuck | failed) & (best_norm < math.inf) & (self.steps is None)
         return MINRESState(
             x=ops.select(back, ops.copy(best), x),
             r=r,

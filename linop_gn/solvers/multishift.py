@@ -23,7 +23,7 @@ reorthogonalisation; this is for bases that don't fit. SciPy has neither.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -112,6 +112,11 @@ class MultiShiftCG:
     steps: int | None = static(default=None)
 
     defect = None  # an answer of columns for a right-hand side of one
+
+    minimises_model: ClassVar[bool] = False
+    """Whether the answer is the one vector that makes 1/2 x.A x - b.x small, which methods step along."""
+    side_by_side: ClassVar[bool] = False
+    """Whether Blockwise can run it with a scalar for each block."""
 
     def __post_init__(self) -> None:
         check_tolerances(self, "rtol", "atol")
@@ -228,7 +233,7 @@ class MultiShiftCG:
         direction = ops.axpby(1.0, ops.mask(sound, r), ops.where(good, beta, 0.0), s.direction)
 
         residual = ops.where(moved, zeta * ops.sqrt(rr), s.residual)
-        residual = ops.where(checking & (index == s.phase), true, residual)
+        residual = ops.where(checking & sound & (index == s.phase), true, residual)
         steps = s.steps + ops.where(moved, 1, 0)
         met = residual <= s.threshold
         status, phase, moving = self._judge(ops, problem, s, index, moved, met, steps, checking, good, sound, x)

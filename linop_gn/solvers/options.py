@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..status import Status
@@ -21,11 +23,27 @@ __all__ = [
 ]
 
 
+def plain(method: Any, name: str) -> float | None:
+    """The value of a field that is a number, Python's or NumPy's; None for None and for other arrays.
+
+    Raises
+    ------
+    TypeError
+        For text.
+    """
+    value = getattr(method, name)
+    if isinstance(value, (int, float, np.number)) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return float(value)
+    if isinstance(value, str):
+        raise TypeError(f"{type(method).__name__}: {name} must be a number, got {value!r}.")
+    return None
+
+
 def check_tolerances(method: Any, *names: str) -> None:
-    """Raise for a Python number among these fields that is negative or not finite; None and arrays pass."""
+    """Raise for a number among these fields that is negative or not finite; None and a framework's arrays pass."""
     for name in names:
-        value = getattr(method, name)
-        if isinstance(value, (int, float)) and not (value >= 0 and math.isfinite(value)):
+        value = plain(method, name)
+        if value is not None and not (value >= 0 and math.isfinite(value)):
             raise ValueError(f"{type(method).__name__}: {name} must be a finite number >= 0, got {value}.")
 
 

@@ -21,7 +21,7 @@ of it, for the memory of a basis. SciPy's ``trust-ncg`` has no preconditioner.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
@@ -107,6 +107,9 @@ class Steihaug:
     preconditioner: Any = None
 
     defect = None  # a step on the boundary solves no linear system of A and b
+
+    side_by_side: ClassVar[bool] = False
+    """Whether Blockwise can run it with a scalar for each block."""
 
     def __post_init__(self) -> None:
         check_region(self)

@@ -1,0 +1,118 @@
+"""What solvers may claim, and what they refuse, where it is tempting to do otherwise."""
+
+import warnings
+
+import numpy as np
+import pytest
+from systems import operator, orthogonal
+
+import linop_gn as lg
+from linop_gn import Status
+from linop_gn.testing.strategies import array
+
+
+def singular(backend, n=5):
+    """A positive semi-definite system without a solution."""
+    Q = orthogonal(n, 1)
+    M = (Q * np.r_[0.0, np.linspace(1.0, 3.0, n - 1)]) @ Q.T
+    return operator(backend, (M + M.T) / 2), np.random.default_rng(1).standard_normal(n)
+
+
+def test_a_space_that_is_invariant_solves_nothing_that_is_singular(numpy_backend):
+    A, b = singular(numpy_backend)
+    step = lg.solve(A, b, lg.GLTR(radius=np.inf))
+    assert not step.succeeded
+    K = lg.krylov(A, b, 5)
+    assert Status(int(K.solve().code)) is Status.STAGNATED
+    assert not Status(int(K.trust_region(np.inf).code)).succeeded
+    bounded = K.trust_region(1.0)
+    assert Status(int(bounded.code)) is Status.BOUNDARY
+    assert np.linalg.norm(bounded.x) == pytest.approx(1.0)
+    assert lg.solve(A, b, lg.GLTR(radius=1.0)).status is Status.BOUNDARY
+
+
+def test_neighbouring_vectors_are_kept_orthogonal_after_a_small_beta(numpy_backend):
+    Q = orthogonal(40, 3)
+    M = (Q * np.r_[-1.0, np.linspace(1.0, 3.0, 3)].repeat(10)) @ Q.T
+    M = (M + M.T) / 2
+    b = Q[:, 15] + 1e-11 * np.random.default_rng(3).standard_normal(40)
+    step = lg.solve(operator(numpy_backend, M), b, lg.GLTR(radius=2.0, steps=6))
+    multiplier = step.history["multiplier"][-1]
+    assert np.linalg.norm(step.x) == pytest.approx(2.0, rel=1e-14)
+    assert np.linalg.norm(b - M @ step.x - multiplier * step.x) < 1e-12
+
+
+def test_a_longer_space_answers_after_an_invariant_one(numpy_backend):
+    A = lg.Diagonal(np.array([1.0, 2.0, 4.0]), psd=True)
+    K = lg.krylov(A, np.eye(3)[0], 3).extend(2)
+    np.testing.assert_allclose(K.solve(1.0).x, [0.5, 0.0, 0.0], atol=1e-15)
+    np.testing.assert_allclose(K.solve([0.0, 1.0]).x[0], [1.0, 0.5])
+
+
+METHODS = [
+    lg.GLTR(radius=np.inf),
+    lg.CG(steps=2),
+    lg.CG(max_steps=1),
+    lg.MINRES(steps=2),
+    lg.Lanczos(2),
+    lg.LSMR(),
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: f"{type(method).__name__}")
+def test_an_answer_out_of_range_is_no_answer(backend, method):
+    if backend.name == "jax" and type(method) is not lg.CG:
+        pytest.skip("a program for each; CG's has all of it")
+    A = lg.Diagonal(array(backend, np.array([1e-26, 1e-20]), "float32"), psd=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        solution = lg.solve(A, array(backend, np.array([1e15, 0.0]), "float32"), method)
+    assert solution.status is Status.NONFINITE
+    assert np.isfinite(backend.to_numpy(solution.x)).all()
+
+
+@pytest.mark.parametrize("radius", [np.float32(-1), np.array(np.nan), np.int64(-3), np.float32(0), None, "1"])
+@pytest.mark.parametrize("method", [lg.GLTR, lg.Steihaug])
+def test_a_radius_of_any_type_is_looked_at(method, radius):
+    with pytest.raises((ValueError, TypeError), match="radius must be"):
+        method(radius=radius)
+
+
+def test_tolerances_of_any_type_are_looked_at():
+    for build in (
+        lambda: lg.CG(rtol=np.float32(-1)),
+        lambda: lg.MINRES(rtol=np.array(np.nan)),
+        lambda: lg.LSMR(damping=np.array(-1.0)),
+        lambda: lg.CG(rtol="1e-3"),
+    ):
+        with pytest.raises((ValueError, TypeError), match="must be a"):
+            build()
+
+
+@pytest.mark.parametrize("method", [lg.Eigh(), lg.Cholesky(), lg.GLTR(), lg.Lanczos(2), lg.Blockwise()])
+def test_what_has_no_scalar_for_each_block_is_refused_side_by_side(method):
+    D = lg.Diagonal(np.array([1.0, 2.0]), psd=True)
+    with pytest.raises(TypeError, match="side by side"):
+        lg.solve(lg.BlockDiagonal((D, D)), np.ones(4), lg.Blockwise(method))
+
+
+@pytest.mark.parametrize("solver", [lg.LSMR(), lg.MultiShiftCG(dampings=[1.0]), "CG", lg.CG, None])
+def test_what_levenberg_marquardt_cannot_step_by_is_refused(solver):
+    with pytest.raises(TypeError, match="solver must be one for square systems"):
+        lg.LevenbergMarquardt(solver=solver)
+
+
+def test_a_limit_of_zero_is_a_limit():
+    D = lg.Diagonal(np.ones(10), psd=True)
+    assert lg.cost(D, lg.CG(steps=0))[0].products == 0
+    assert lg.cost(D, lg.GLTR(max_steps=0))[0].products == 1
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_steps_past_the_end_of_a_singular_system_are_no_success(numpy_backend, seed):
+    n = 7
+    A = lg.Diagonal(np.r_[0.0, np.linspace(1.0, 3.0, n - 1)])
+    b = np.random.default_rng(seed).standard_normal(n)
+    solution = lg.solve(A, b, lg.MINRES(steps=n))
+    assert np.linalg.norm(b - A @ solution.x) <= 1.01 * np.linalg.norm(b)
+    assert float(solution.residual) == pytest.approx(np.linalg.norm(b - A @ solution.x), rel=1e-6)
