@@ -208,7 +208,8 @@ class GLTR:
         ended = (inner.status == _INVARIANT) | (met & ((inner.status == _RUNNING) | (inner.status == _COMPLETED)))
         status = ops.where(inner.status == _COMPLETED, _MAX_STEPS if self.steps is None else _COMPLETED, inner.status)
         # Rounding, up to eps ||A|| ||x||, comes on top of the residual: of a singular system it may be all there is.
-        lost = eps * inner.size * ops.item(found.length[0]) > eps**0.5 * inner.norm
+        enough = ops.maximum(self._threshold(ops, inner), eps**0.5 * inner.norm)
+        lost = eps * inner.size * ops.item(found.length[0]) > enough
         status = ops.where(ended, ops.where(active, _BOUNDARY, ops.where(lost, _STAGNATED, _CONVERGED)), status)
         if self.steps is not None:
             status = ops.where((inner.status == _COMPLETED) & active, _BOUNDARY, status)

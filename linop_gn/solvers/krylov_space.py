@@ -69,7 +69,7 @@ def first_vector(problem: LinearProblem, s: LanczosState) -> Vector:
     return ops.scale(ops.where(sound, ops.divide(1.0, s.norm), 0.0), r)
 
 
-def _outcome(space: Any, met: Array, h: Array, damping: Array) -> Array:
+def _outcome(space: Any, residual: Array, threshold: Scalar, h: Array, damping: Array) -> Array:
     """Statuses of solutions, as far as they follow from the run and the residual.
 
     Beside the residual of the recurrence there is rounding, up to eps ||A|| ||x||: where that is no small part of b,
@@ -77,9 +77,10 @@ def _outcome(space: Any, met: Array, h: Array, damping: Array) -> Array:
     """
     ops, s = space.operator.backend, space.state
     xp, eps = ops.small_namespace(), _eps(space)
-    lost = eps * (s.size + xp.abs(damping / s.unit)) * lengths(ops, h) > eps**0.5 * s.norm
+    enough = ops.maximum(threshold, eps**0.5 * s.norm)
+    lost = eps * (s.size + xp.abs(damping / s.unit)) * lengths(ops, h) > enough
     sound = (s.status == _COMPLETED) | (s.status == _INVARIANT) | (s.status == _CONVERGED) | (s.status == 0)
-    good = xp.where(lost, _STAGNATED, xp.where(met, _CONVERGED, _COMPLETED))
+    good = xp.where(lost, _STAGNATED, xp.where(residual <= threshold, _CONVERGED, _COMPLETED))
     return xp.where(xp.asarray(sound), good, s.status)
 
 
@@ -116,7 +117,7 @@ def solve_shifted(space: Any, dampings: Array, rtol: Scalar, atol: Scalar) -> Kr
     ops, s = space.operator.backend, space.state
     xp = ops.small_namespace()
     found = shifted(ops, _T(s), s.first, s.norm, dampings / s.unit, _eps(space))
-    code = _outcome(space, found.residual <= _threshold(space, rtol, atol), found.h, dampings)
+    code = _outcome(space, found.residual, _threshold(space, rtol, atol), found.h, dampings)
     code = xp.where(found.noisy & (code == _COMPLETED), _STAGNATED, code)
     code = xp.where(found.negative & ((code == _COMPLETED) | (code == _CONVERGED)), _NEGATIVE_CURVATURE, code)
     return _answer(space, found.h, code, dampings, found.residual, _model(ops, s, found.model), found.used)
@@ -150,7 +151,7 @@ def minimise(space: Any, radii: Array, rtol: Scalar, atol: Scalar) -> KrylovStep
     residual = xp.where(found.unbounded, safe.residual, residual)
     reached = found.rate * s.scale * (found.length * ops.divide(s.scale, s.unit))
     model = xp.where(found.unbounded, _model(ops, s, safe.model), reached)
-    code = _outcome(space, residual <= _threshold(space, rtol, atol), h, zero)
+    code = _outcome(space, residual, _threshold(space, rtol, atol), h, zero)
     code = xp.where((code == _STAGNATED) & found.active, _COMPLETED, code)  # large because the region is
     fine = (code == _COMPLETED) | (code == _CONVERGED)
     code = xp.where(fine & found.active, _BOUNDARY, code)

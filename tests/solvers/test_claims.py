@@ -116,3 +116,29 @@ def test_steps_past_the_end_of_a_singular_system_are_no_success(numpy_backend, s
     solution = lg.solve(A, b, lg.MINRES(steps=n))
     assert np.linalg.norm(b - A @ solution.x) <= 1.01 * np.linalg.norm(b)
     assert float(solution.residual) == pytest.approx(np.linalg.norm(b - A @ solution.x), rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rounding_within_the_tolerance_is_no_stagnation(numpy_backend, seed):
+    d = np.logspace(-5, 0, 200).astype(np.float32)
+    b = np.random.default_rng(seed).standard_normal(200).astype(np.float32)
+    A = lg.Diagonal(d, psd=True)
+    step = lg.solve(A, b, lg.GLTR(radius=np.inf, rtol=0.1, max_steps=200))
+    answer = lg.krylov(A, b, 150).solve(rtol=0.1)
+    for code, x in ((step.code, step.x), (answer.code, answer.x)):
+        if np.linalg.norm(b - d * x.astype(float)) <= 0.09 * np.linalg.norm(b):
+            assert Status(int(code)) is Status.CONVERGED
+
+
+def test_a_verification_that_is_not_finite_leaves_the_residual_known(numpy_backend):
+    calls = []
+
+    def product(v):
+        calls.append(1)
+        return v * np.nan if len(calls) == 4 else np.array([1.0, 2.0, 4.0]) * v
+
+    A = lg.FunctionOperator(product, lg.Space.flat(3, np.ones(3)), psd=True)
+    many = lg.solve(A, np.ones(3), lg.MultiShiftCG(dampings=[0.0], rtol=1e-10))
+    assert Status.NONFINITE in np.atleast_1d(many.status)
+    assert np.isfinite(many.residual).all()
+    assert np.isfinite(many.x).all()
