@@ -142,7 +142,7 @@ def check_backend(
     TypeError, ValueError
         For what is no backend, and for names in ``only`` that no law has.
     """
-    if isinstance(backend, (type, str)) or not hasattr(backend, "capabilities"):
+    if isinstance(backend, (type, str)) or not hasattr(backend, "describe"):
         raise TypeError(f"check_backend needs the backend itself, such as lg.load('numpy'), got {backend!r}.")
     body: dict[str, Any] = {"backend": backend}
     if capabilities is not None:
