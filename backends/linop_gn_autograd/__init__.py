@@ -18,16 +18,14 @@ from typing import Any
 
 import numpy as np
 import optree
-from autograd.extend import Box
 from autograd.numpy.numpy_boxes import ArrayBox
-from autograd.tracer import getval
 from linop_gn_numpy import NumpyBackend
 
 from linop_gn.array_api import ArrayApiBackend
 from linop_gn.capabilities import declared
 from linop_gn.protocols import Calculus
 
-from .calculus import AutogradCalculus
+from .calculus import AutogradCalculus, unboxed
 from .namespace import namespace
 
 __all__ = ["AutogradBackend", "backend"]
@@ -51,13 +49,7 @@ class AutogradBackend(NumpyBackend):
         return x if isinstance(x, np.ndarray) else np.from_dlpack(x)
 
     def detach(self, tree: Any) -> Any:
-        return optree.tree_map(_plain, tree)
-
-
-def _plain(x: Any) -> Any:
-    while isinstance(x, Box):
-        x = getval(x)
-    return x
+        return optree.tree_map(unboxed, tree)
 
 
 backend = AutogradBackend()

@@ -24,7 +24,7 @@ from autograd.tracer import getval, new_box, trace_stack
 from linop_gn.capabilities import declared
 from linop_gn.dispatch import load, writing_for
 
-__all__ = ["AutogradCalculus", "AutogradGradientLinearization", "AutogradLinearization"]
+__all__ = ["AutogradCalculus", "AutogradGradientLinearization", "AutogradLinearization", "unboxed"]
 
 Leaves = Sequence[Any]
 
@@ -150,10 +150,10 @@ class AutogradGradientLinearization:
         def gradient(leaves: list[Any]) -> list[Any]:
             inner = _Record(function, leaves)
             value[:] = inner.values
-            return inner.pull([np.ones_like(_array(_unboxed(inner.values[0]), scalar=True))])
+            return inner.pull([np.ones_like(_array(unboxed(inner.values[0]), scalar=True))])
 
         self._record = _Record(gradient, _leaves(params))
-        self.value = _array(_unboxed(value[0]))
+        self.value = _array(unboxed(value[0]))
         self.gradient = _plain(self._record.values, self._record.leaves)
 
     def hvp(self, tangents: Leaves) -> list[Any]:
@@ -161,7 +161,8 @@ class AutogradGradientLinearization:
         return _plain(self._record.pull(list(tangents)), self._record.leaves)
 
 
-def _unboxed(x: Any) -> Any:
+def unboxed(x: Any) -> Any:
+    """The value inside autograd's boxes, or ``x`` itself."""
     while isinstance(x, Box):
         x = getval(x)
     return x

@@ -163,37 +163,34 @@ class BridgedTerm:
         """The space of the caller's parameters."""
         return self.crossing.home
 
-    def _run(self, function: Callable[..., Any], x: Vector) -> Any:
+    def _run(self, function: Callable[..., Any], x: Vector, check: bool = True) -> Any:
         with self.crossing.precision():
             there = self.crossing.parameters(x)
+            if check:
+                self.inner.check_ahead(there)
             return self.crossing.away.backend.wait(self.crossing.away.backend.call(function, self.inner, there))
 
     def check_ahead(self, x: Vector) -> None:
-        """:meth:`Term.check_ahead` over there."""
-        with self.crossing.precision():
-            self.inner.check_ahead(self.crossing.parameters(x))
+        """Nothing: everything here that needs the data checked sees to it with the parameters that it lends."""
 
     def linearize(self, x: Vector) -> BridgedPiece:
         """The model linearised at x, with value and gradient from the same pass."""
-        self.check_ahead(x)
         return BridgedPiece.of(self._run(Term.linearize, x), self.crossing, self.batch, self.loss)
 
     def linearize_gradient(self, x: Vector) -> BridgedPiece:
         """The gradient of the loss linearised at x."""
-        self.check_ahead(x)
         return BridgedPiece.of(self._run(Term.linearize_gradient, x), self.crossing, self.batch, self.loss)
 
     def evaluate(self, x: Vector) -> tuple[Array, Array | None]:
         """Unnormalised value and normaliser at x, without derivatives."""
-        self.check_ahead(x)
         value, weight = self._run(Term.evaluate, x)
         return self.crossing.bring(value), self.crossing.bring(weight)
 
     def value_and_gradient(self, x: Vector) -> tuple[Array, Vector]:
         """Value and gradient of a plain scalar function at x, nothing kept."""
-        value, gradient = self._run(Term.value_and_gradient, x)
+        value, gradient = self._run(Term.value_and_gradient, x, check=False)
         return self.crossing.bring(value), self.crossing.bring(gradient)
 
     def outputs_at(self, x: Vector) -> Array:
         """The model's outputs at x, without derivatives."""
-        return self.crossing.bring(self._run(Term.outputs_at, x))
+        return self.crossing.bring(self._run(Term.outputs_at, x, check=False))
