@@ -13,6 +13,9 @@ sqrt(||b - A x||^2 + lambda ||x||^2), Paige and Saunders' rules are::
 matrix, damping included. (SciPy takes the Frobenius norm, which grows with every
 step and loosens the rules.) The first two rules are held against norms that were
 recomputed from x before they are reported.
+
+A run starts from ``x0`` as it is: one that is worse than zero may end so if it is
+stopped early. Only CG takes the best multiple of its start.
 """
 
 from __future__ import annotations

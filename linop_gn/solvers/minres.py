@@ -20,9 +20,14 @@ What differs from ``scipy.sparse.linalg.minres``:
 * If that recomputed residual misses the tolerance, the iteration starts again
   from it: iterative refinement, which removes the error that the recurrence for
   w makes, of the order of cond(A)^2 round-offs. No progress is ``STAGNATED``.
+* Where a run ends otherwise, x is looked at as well: the answer is the best point
+  whose residual was recomputed. After ``steps=k`` that is left out where cond(T)^2
+  round-offs are known to be small.
 * A singular system without a solution ends as ``INCONSISTENT``, at the point of
   the smallest ||A r||: where A r nearly vanishes, further steps divide by what
   may be noise, so that a residual that they claim to have reduced is recomputed.
+* A run starts from ``x0`` as it is. Only CG takes the best multiple of it, so that
+  no run ends worse than zero.
 * No absolute constants: the recurrence runs on b and A over powers of two.
 * The model 1/2 x^T A x - b^T x comes with every step, without a product.
 * k columns are solved at once. ``steps=k`` runs k steps and calls that a success.
@@ -31,17 +36,18 @@ What differs from ``scipy.sparse.linalg.minres``:
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..status import Status
-from .minres_recurrence import Recurrence, adrift, begin, direction, follow, rotate
+from .minres_recurrence import begin, direction, follow, rotate
+from .minres_state import MINRESRow, MINRESState
 from .options import check_limits, check_tolerances, made_from, require_symmetric, unfit_status, unit_of
 from .problem import LinearProblem
 
-__all__ = ["MINRES", "MINRESState"]
+__all__ = ["MINRES"]
 
 _RUNNING = int(Status.RUNNING)
 
@@ -49,39 +55,8 @@ _RUNNING = int(Status.RUNNING)
 # about which the recurrence may be wrong; the best point, gone back to; A r there.
 _STEP, _CHECK, _PROVE, _RETURN, _TEST = range(5)
 
-
-class MINRESState(NamedTuple):
-    """x and r are in units of ``scale``, the recurrence in units of ``unit``: near ||A||, or 1 where that will do."""
-
-    x: Vector
-    r: Vector
-    recurrence: Recurrence
-    best: Vector
-    """The last point whose residual was recomputed (or the start), or a later one with a smaller ||A r||."""
-    best_norm: Scalar
-    best_model: Scalar
-    root: Scalar
-    """||A r|| / ||r|| where it was last seen to be small."""
-    risky: Scalar
-    """Whether A r nearly vanishes at ``best``, and no step since is known to have reduced r."""
-    anorm: Scalar
-    """Largest norm of a column of T: a lower bound of ||A||."""
-    unit: Scalar
-    norm: Scalar
-    model: Scalar
-    threshold: Scalar
-    scale: Scalar
-    phase: Scalar
-    status: Scalar
-    steps: Scalar
-    products: Scalar
-
-
-class MINRESRow(NamedTuple):
-    """2-norm of the residual, and the quadratic model, at each step."""
-
-    residual: Scalar
-    model: Scalar
+# Relative error of a residual, as cond(T)^2 round-offs bound it, from which on x is looked at after a number of steps.
+_DRIFT = 1e-3
 
 
 @record
@@ -93,10 +68,12 @@ class MINRES:
     rtol, atol
         Converged when ||b - A x||_2 <= max(rtol ||b||_2, atol).
     max_steps
-        Limit on steps; None means min(10 n, 10000). A size of the program, not data.
+        Limit on steps; None means min(10 n, 10000). A size of the program, not data. One more
+        product recomputes the residual there.
     steps
         Run exactly this many steps, ignoring the tolerances; stops earlier only when
-        nothing is left to do. The status is ``COMPLETED``.
+        nothing is left to do. The status is ``COMPLETED``. It costs as many products, and
+        more only where rounding may have spoiled x, or a preconditioner hides whether.
     preconditioner
         A symmetric positive definite operator applying an approximation of |A|^-1, or a
         function that makes one from the (damped) operator being solved with.
@@ -159,7 +136,8 @@ class MINRES:
         status = ops.where(zero if warm else size <= threshold, int(Status.CONVERGED), status)
         status = ops.where(finite, status, int(Status.NONFINITE_INPUT))
         nothing, never = ops.scalar(0.0, b), ops.scalar(False, b)
-        recurrence = begin(ops, r, ops.mask(sound, z), ops.sqrt(ops.where(rz > 0, rz, 0.0)))
+        # Arrays that are not written to come back from mask as new ones: only here can z be known to be r.
+        recurrence = begin(ops, r, z if z is r else ops.mask(sound, z), ops.sqrt(ops.where(rz > 0, rz, 0.0)))
         if problem.preconditioner is not None and recurrence.p is None:
             recurrence = recurrence._replace(p=ops.copy(recurrence.v))
         return MINRESState(
@@ -172,6 +150,7 @@ class MINRES:
             root=nothing,
             risky=never,
             anorm=nothing,
+            inverses=nothing,
             unit=nothing,
             norm=size,
             model=nothing,
@@ -215,7 +194,7 @@ class MINRES:
         small = stepping & (c.root <= math.sqrt(eps) * anorm)
         stuck = stepping & (c.root <= 10.0 * eps * anorm) & (s.risky | (self.steps is not None))
         stuck = stuck | (stepping & s.risky & (beta <= 100.0 * eps * anorm))  # the Krylov space ends here
-        unsure = small & ops.logical_not(s.risky) & (self.steps is None)
+        unsure = small & ops.logical_not(s.risky | stuck)
         tested = stepping & (s.phase == _TEST)
         moved = stepping & ops.logical_not(unsure | stuck | tested)
 
@@ -235,7 +214,9 @@ class MINRES:
             s.best,
         )
 
-        y, z = ops.mask(sound, y), z if z is y else ops.mask(sound, z)
+        plain = z is y
+        y = ops.mask(sound, y)
+        z = y if plain else ops.mask(sound, z)
         inverse = ops.where(moved, ops.divide(c.phi, c.gamma), 0.0)
         length = ops.where(moved, ops.divide(c.phi, unit), 0.0)
         hold = stay | unsure | stuck  # the recurrence waits where it is
@@ -249,28 +230,35 @@ class MINRES:
         norm = ops.where(moved, c.sn * q.phibar if q.p is None else ops.sqrt(ops.dot(r, r)), norm)
         steps = s.steps + moved
         met, end = norm <= s.threshold, steps >= self.limit(problem)
-        gone = adrift(ops, moved & end, x, eps * anorm * unit, best_norm)
         risky = ops.where(known, vain | (stay & ops.logical_not(s.risky)), s.risky)
         status, phase = s.status, ops.where(checking & (s.phase == _RETURN), _TEST, _STEP)
-        if self.steps is None:  # later lines overrule earlier ones
-            phase = ops.where(unsure | (moved & s.risky & (norm <= 0.99 * s.best_norm)), _PROVE, phase)
-            phase = ops.where(vain | stuck, _RETURN, phase)
-            phase = ops.where(moved & met, ops.where(s.risky, _PROVE, _CHECK), phase)
-            status = ops.where(running & end & (phase == _STEP), int(Status.MAX_STEPS), status)
-            drifted = known & ops.logical_not(stay | vain) & (s.steps > 0) & (s.phase != _RETURN)
-            status = ops.where((drifted & (norm > 0.5 * s.best_norm)) | tested, int(Status.STAGNATED), status)
-            confirmed = tested & (c.root <= 2.0 * math.sqrt(eps) * anorm)
-            status = ops.where(confirmed, int(Status.INCONSISTENT), status)
-        else:
-            status = ops.where((running & end) | (moved & met) | stuck, int(Status.COMPLETED), status)
+        fixed = self.steps is not None  # later lines overrule earlier ones
+        phase = ops.where(unsure | (moved & s.risky & (norm <= 0.99 * s.best_norm)), _PROVE, phase)
+        phase = ops.where(vain | (stuck & s.risky), _RETURN, phase)
+        inverses = s.inverses
+        if fixed:  # no product is spent on an x that the recurrence cannot have taken far from what it claims
+            inverses = ops.where(known, 0.0, ops.where(moved, s.inverses + ops.dot(w, w), s.inverses))
+            if q.p is None:  # else ||w|| is in units of M
+                right = ops.logical_not(s.risky) & (eps * anorm * anorm * inverses <= _DRIFT)
+                status = ops.where((moved & (met | end) | stuck) & right, int(Status.COMPLETED), status)
+        phase = ops.where(moved & (met | (end & (phase == _STEP))), ops.where(met & s.risky, _PROVE, _CHECK), phase)
+        status = ops.where(known & end & (phase == _STEP), int(Status.MAX_STEPS), status)
+        claimed = (s.norm <= s.threshold) | (s.phase == _PROVE)  # else x was looked at because it is the last one
+        drifted = known & ops.logical_not(stay | vain) & (s.steps > 0) & (s.phase != _RETURN) & claimed
+        status = ops.where((drifted & (norm > 0.5 * s.best_norm)) | tested, int(Status.STAGNATED), status)
+        confirmed = tested & (c.root <= 2.0 * math.sqrt(eps) * anorm)
+        status = ops.where(confirmed, int(Status.INCONSISTENT), status)
+        if fixed:
+            status = ops.where(running & (status != _RUNNING), int(Status.COMPLETED), status)
         fits, unfit = unfit_status(ops, largest, s.scale, s.x)
-        status = ops.where(gone, int(Status.STAGNATED), status)
         status = ops.where(known & met, ops.where(fits, int(Status.CONVERGED), unfit), status)
         status = ops.where(indefinite, int(Status.INDEFINITE_PRECONDITIONER), status)
         status = ops.where(running & ops.logical_not(sound), int(Status.NONFINITE), status)
         # Attempts that came to nothing, and an end amid attempts, lead back to the best point.
         failed = running & (status != _RUNNING) & (status != int(Status.CONVERGED)) & (known | risky)
-        back = gone | (vain | stuck | failed) & (best_norm < math.inf) & (self.steps is None)
+        honest = known & (s.phase == _CHECK) & (norm <= 1.01 * s.norm)
+        failed = failed & ops.logical_not(honest if q.p is not None else honest & (norm < s.best_norm))
+        back = (vain | (stuck & s.risky) | failed) & (best_norm < math.inf)
         return MINRESState(
             x=ops.select(back, ops.copy(best), x),
             r=r,
@@ -281,6 +269,7 @@ class MINRES:
             root=ops.where(unsure | later, c.root, s.root),
             risky=risky,
             anorm=anorm,
+            inverses=inverses,
             unit=ops.where(stepping, unit, s.unit),
             norm=ops.where(back, best_norm, norm),
             model=ops.where(back, best_model, model),

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from ..protocols import Backend, Scalar, Vector
 
-__all__ = ["Column", "Recurrence", "adrift", "begin", "direction", "follow", "rotate"]
+__all__ = ["Column", "Recurrence", "begin", "direction", "follow", "rotate"]
 
 
 class Recurrence(NamedTuple):
@@ -130,13 +130,3 @@ def follow(
         epsilon=scalar(q.epsilon, c.epsilon, 0.0),
         phibar=scalar(q.phibar, c.sn * q.phibar, beta),
     )
-
-
-def adrift(ops: Backend, ended: Scalar, x: Vector, rounding: Scalar, best_norm: Scalar) -> Scalar:
-    """Whether a run that ends without a look at its residual has lost it: x is so large that rounding hides it.
-
-    ``rounding`` is eps ||A||. What a product with x is uncertain by is then no small part of the best residual known,
-    and the recurrence's own residual means nothing.
-    """
-    (largest,) = ops.branch(ended, lambda x: (ops.max_abs(x),), lambda x: (0.0 * best_norm,), x)
-    return ended & (rounding * largest > 0.1 * best_norm)
