@@ -95,7 +95,7 @@ _SENTENCES = {
     Status.CONDITION_LIMIT: "The estimated condition number exceeds its limit; going on would mostly amplify errors in "
     "the data. The iterate is a regularised solution. Add damping, scale the columns, or raise conlim.",
     Status.SINGULAR: "The matrix is singular to working precision. Use Eigh (a pseudo-inverse), LSMR, or damping.",
-    Status.INVARIANT: "The Krylov space has become invariant under the operator: what is drawn from it is exact.",
+    Status.INVARIANT: "The Krylov space has become invariant under the operator: more steps would add nothing to it.",
     Status.NOT_SYMMETRIC: "The operator was declared symmetric, and its products say that it is not "
     "(lg.validate measures how far). What was computed before is returned; don't rely on it.",
 }

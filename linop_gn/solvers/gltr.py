@@ -18,6 +18,8 @@ What differs from the paper, and from SciPy's ``trust-krylov``:
   semi-definite, the process goes on from a random vector orthogonal to it
   (``explore``), as the paper suggests: so it finds the lowest eigenvalue in the
   true hard case, where b has no part in its eigenvectors.
+* ``CONVERGED`` is a fact: where rounding, up to a few eps ||A|| ||x||, may have
+  taken the residual of T beyond the tolerance, one product recomputes it from x.
 * No preconditioner: it would change the norm of the region and every inner
   product of the process. :class:`~linop_gn.Steihaug` takes one.
 """
@@ -31,7 +33,7 @@ from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
 from ..status import Status
 from .lanczos import Lanczos
-from .lanczos_state import LanczosState
+from .lanczos_state import LanczosState, rounding
 from .options import require_symmetric
 from .problem import LinearProblem
 from .region import check_region
@@ -42,6 +44,7 @@ __all__ = ["GLTR", "GLTRState"]
 _RUNNING, _CONVERGED, _COMPLETED = int(Status.RUNNING), int(Status.CONVERGED), int(Status.COMPLETED)
 _MAX_STEPS, _BOUNDARY, _INVARIANT = int(Status.MAX_STEPS), int(Status.BOUNDARY), int(Status.INVARIANT)
 _NEGATIVE_CURVATURE, _STAGNATED = int(Status.NEGATIVE_CURVATURE), int(Status.STAGNATED)
+_NONFINITE = int(Status.NONFINITE)
 
 
 class GLTRState(NamedTuple):
@@ -57,6 +60,10 @@ class GLTRState(NamedTuple):
     """||h||."""
     active: Scalar
     """Whether the step is on the boundary."""
+    checking: Scalar
+    """Whether the next product is spent on x, to recompute the residual."""
+    goal: Scalar
+    """What the recomputed residual is held to."""
     status: Scalar
     steps: Scalar
     products: Scalar
@@ -81,7 +88,8 @@ class GLTR:
         Of the region ||x||_2 <= radius; infinity is none, for operators that are positive definite.
     rtol, atol
         Converged when ||b - (A + lambda I) x|| <= max(rtol ||b||, atol), with the multiplier lambda >= 0 of x.
-        The status is then ``CONVERGED`` inside the region and ``BOUNDARY`` on its boundary.
+        The status is then ``CONVERGED`` inside the region and ``BOUNDARY`` on its boundary. Inside, where rounding
+        may have hidden that it is not so, one more product finds out: ``STAGNATED`` if it is not.
     max_steps
         Limit on steps, and on the vectors kept: memory for max_steps + 1. None means min(n, 100).
     steps
@@ -151,6 +159,8 @@ class GLTR:
             rate=zero,
             length=zero,
             active=ops.scalar(False, problem.rhs),
+            checking=ops.scalar(False, problem.rhs),
+            goal=zero,
             status=status,
             steps=inner.steps,
             products=inner.products,
@@ -162,19 +172,47 @@ class GLTR:
         return ops.maximum(self.rtol * inner.norm, ops.divide(self.atol, inner.scale))
 
     def step(self, ops: Backend, problem: LinearProblem, s: GLTRState) -> GLTRState:
+        process, before = self._process(problem), s.lanczos
         running = s.status == _RUNNING
-        inner = s.lanczos._replace(status=ops.where(running, s.lanczos.status, _COMPLETED))
-        inner = self._process(problem).step(ops, problem, inner)
-        inner = inner._replace(status=ops.where(running, inner.status, s.lanczos.status))
-        return self._judge(ops, problem, s, inner, running & (inner.steps > s.steps), running)
+        checking = running & s.checking
+        going = running & ops.logical_not(checking)
+        q = process.latest(ops, problem, before)
+        (v,) = ops.branch(checking, lambda q: (ops.combine(before.basis, s.h, before.steps),), lambda q: (q,), q)
+        product = problem.operator.apply(v)
+
+        def recompute(product: Vector) -> tuple[Scalar]:
+            r = ops.axpby(ops.divide(1.0, before.scale), problem.rhs, ops.divide(-1.0, before.unit), product)
+            r = ops.axpy(-s.multiplier, v, r)
+            return (ops.sqrt(ops.dot(r, r)),)
+
+        (true,) = ops.branch(checking, recompute, lambda product: (s.residual,), product)
+        inner = before._replace(status=ops.where(going, before.status, _COMPLETED))
+        inner = process.follow(ops, problem, inner, product)
+        kept = {name: self._either(ops, going, inner, before, name) for name in ("omega", "omega_before", "again")}
+        products, status = before.products + running, ops.where(going, inner.status, before.status)
+        inner = inner._replace(products=products, status=status, **kept)
+        fresh = going & (inner.steps > before.steps)
+        s = self._judge(ops, problem, s._replace(checking=checking), inner, fresh, going, True)
+        known = checking & ops.isfinite(true)
+        verdict = ops.where(true <= s.goal, _CONVERGED, ops.where(known, _STAGNATED, _NONFINITE))
+        return s._replace(
+            residual=ops.where(known, true, s.residual),
+            checking=s.checking & ops.logical_not(checking),
+            status=ops.where(checking, verdict, s.status),
+        )
+
+    def _either(self, ops: Backend, first: Scalar, a: LanczosState, b: LanczosState, name: str) -> Array:
+        xp = ops.small_namespace()
+        return xp.where(xp.asarray(first), getattr(a, name), getattr(b, name))
 
     def again(self, ops: Backend, problem: LinearProblem, state: GLTRState) -> GLTRState:
         """The state of a run with this method's radius, from that of a run with another one: no product is taken.
 
-        Its status is ``RUNNING`` where the basis does not hold the answer to the tolerance and has room for more.
+        Its status is ``RUNNING`` where the basis does not hold the answer to the tolerance and has room for more, and
+        ``COMPLETED`` where the tolerance seems to be met and a product would be needed to know.
         """
         known = state.lanczos.steps > 0
-        return self._judge(ops, problem, state, state.lanczos, known, known)
+        return self._judge(ops, problem, state, state.lanczos, known, known, False)
 
     def _judge(
         self,
@@ -184,6 +222,7 @@ class GLTR:
         inner: LanczosState,
         fresh: Scalar,
         running: Scalar,
+        verify: bool,
     ) -> GLTRState:
         """Solve for T where it is fresh, and say what that means for the run."""
         xp, eps = ops.small_namespace(), ops.eps(problem.rhs)
@@ -207,13 +246,18 @@ class GLTR:
         met = (residual <= self._threshold(ops, inner)) & explored
         ended = (inner.status == _INVARIANT) | (met & ((inner.status == _RUNNING) | (inner.status == _COMPLETED)))
         status = ops.where(inner.status == _COMPLETED, _MAX_STEPS if self.steps is None else _COMPLETED, inner.status)
-        # Rounding, up to eps ||A|| ||x||, comes on top of the residual: of a singular system it may be all there is.
-        enough = ops.maximum(self._threshold(ops, inner), eps**0.5 * inner.norm)
-        lost = eps * inner.size * ops.item(found.length[0]) > enough
-        status = ops.where(ended, ops.where(active, _BOUNDARY, ops.where(lost, _STAGNATED, _CONVERGED)), status)
+        # Rounding comes on top of the residual: of a singular system it may be all there is. Where the space is
+        # exhausted before a tolerance is met, or none was given, the goal is what precision allows.
+        threshold = self._threshold(ops, inner)
+        goal = ops.where(met & (threshold > 0), threshold, ops.maximum(threshold, eps**0.5 * inner.norm))
+        unsure = residual + rounding(eps, inner, 0.0, ops.item(found.length[0])) > goal
+        checking = running & ended & unsure & ops.logical_not(active) & (self.steps is None)
+        inside = ops.where(unsure, _RUNNING if verify and self.steps is None else _COMPLETED, _CONVERGED)
+        status = ops.where(ended, ops.where(active, _BOUNDARY, inside), status)
         if self.steps is not None:
             status = ops.where((inner.status == _COMPLETED) & active, _BOUNDARY, status)
         status = ops.where(fresh & unbounded, _NEGATIVE_CURVATURE, status)
+        checking = checking & (status == _RUNNING)
         return GLTRState(
             lanczos=inner,
             h=self._kept(ops, taken, h, s.h),
@@ -222,6 +266,8 @@ class GLTR:
             rate=ops.where(taken, ops.item(found.rate[0]), s.rate),
             length=ops.where(taken, ops.item(found.length[0]), s.length),
             active=ops.where(taken, active, s.active),
+            checking=checking | s.checking,
+            goal=ops.where(taken, goal, s.goal),
             status=ops.where(running, status, s.status),
             steps=inner.steps,
             products=inner.products,

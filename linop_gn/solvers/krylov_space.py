@@ -13,7 +13,7 @@ from typing import Any
 from ..protocols import Array, Backend, Scalar, Vector
 from ..status import Status
 from .krylov_answers import KrylovSteps
-from .lanczos_state import LanczosState
+from .lanczos_state import LanczosState, rounding
 from .problem import LinearProblem
 from .quadrature import gauss_rule, radau_rule
 from .replay import Replay, ReplayProblem
@@ -72,13 +72,14 @@ def first_vector(problem: LinearProblem, s: LanczosState) -> Vector:
 def _outcome(space: Any, residual: Array, threshold: Scalar, h: Array, damping: Array) -> Array:
     """Statuses of solutions, as far as they follow from the run and the residual.
 
-    Beside the residual of the recurrence there is rounding, up to eps ||A|| ||x||: where that is no small part of b,
-    nothing is claimed.
+    Beside the residual of the recurrence there is rounding: converged is what meets the tolerance with it. Where it is
+    no small part of b, nothing is claimed.
     """
     ops, s = space.operator.backend, space.state
     xp, eps = ops.small_namespace(), _eps(space)
-    enough = ops.maximum(threshold, eps**0.5 * s.norm)
-    lost = eps * (s.size + xp.abs(damping / s.unit)) * lengths(ops, h) > enough
+    unknown = rounding(eps, s, xp.abs(damping / s.unit), lengths(ops, h))
+    lost = unknown > ops.maximum(threshold, eps**0.5 * s.norm)
+    residual = residual + unknown
     sound = (s.status == _COMPLETED) | (s.status == _INVARIANT) | (s.status == _CONVERGED) | (s.status == 0)
     good = xp.where(lost, _STAGNATED, xp.where(residual <= threshold, _CONVERGED, _COMPLETED))
     return xp.where(xp.asarray(sound), good, s.status)

@@ -41,12 +41,11 @@ from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
 from ..status import Status
-from .lanczos_parts import conjugate, crossed, unit_of
+from .lanczos_parts import conjugate, conjugate_gradient_iterate, crossed, unit_of
 from .lanczos_state import LanczosRow, LanczosState, resume
 from .options import require_symmetric
 from .orthogonal import fresh, levels, orthogonalise
 from .problem import LinearProblem
-from .tridiagonal import shifted
 
 __all__ = ["Lanczos", "LanczosState"]
 
@@ -86,7 +85,7 @@ class Lanczos:
     >>> import numpy as np, linop_gn as lg
     >>> lg.solve(lg.Diagonal(np.array([1.0, 2.0, 4.0])), np.ones(3), lg.Lanczos(steps=3))
     Lanczos: invariant after 3 steps, 3 products; residual ...
-    The Krylov space has become invariant under the operator: what is drawn from it is exact.
+    The Krylov space has become invariant under the operator: more steps would add nothing to it.
     """
 
     steps: int = static()
@@ -157,9 +156,11 @@ class Lanczos:
             definite=ops.scalar(True, b),
             residual=norm,
             model=zero,
+            positive=none,
             first=none,
             blocks=none + 1,
             reorthogonalised=none,
+            removed=zero,
             status=status,
             steps=none,
             products=none,
@@ -169,14 +170,20 @@ class Lanczos:
         return index if self.keep else index % 2
 
     def step(self, ops: Backend, problem: LinearProblem, s: LanczosState) -> LanczosState:
+        return self.follow(ops, problem, s, problem.operator.apply(self.latest(ops, problem, s)))
+
+    def latest(self, ops: Backend, problem: LinearProblem, s: LanczosState) -> Vector:
+        """q_j, the vector whose product is wanted; a finished run's last one, so that every index stays inside."""
+        return ops.row(s.basis, self._at(ops.minimum(s.steps, self.limit(problem) - 1)))
+
+    def follow(self, ops: Backend, problem: LinearProblem, s: LanczosState, w: Vector) -> LanczosState:
+        """The state after a step whose product A q_j is w. Consumes w."""
         eps, n, limit = ops.eps(problem.rhs), problem.rhs.shape[0], self.limit(problem)
         running, basis = s.status == _RUNNING, s.basis
-        # A finished run takes its last vector once more, so that every index stays inside.
         j = ops.minimum(s.steps, limit - 1)
         before = ops.maximum(j - 1, 0)
         beta = ops.where(j > 0, ops.lookup(s.betas, before), 0.0)
-        q, older = ops.row(basis, self._at(j)), ops.row(basis, self._at(j + 1 if not self.keep else before))
-        w = problem.operator.apply(q)
+        q, older = self.latest(ops, problem, s), ops.row(basis, self._at(j + 1 if not self.keep else before))
         unit = unit_of(ops, j, w, s.unit)
         skewness = crossed(ops, j, older, w, beta * unit) / unit
         w = ops.axpby(-beta, older, ops.divide(1.0, unit), w)
@@ -186,8 +193,8 @@ class Lanczos:
         size = ops.maximum(s.size, ops.maximum(abs(alpha) + beta, beta + length))
 
         omega, against, again = self._levels(ops, s, j, alpha, (beta, length), eps * size)
-        w, length, largest = orthogonalise(ops, basis, w, length, against > 0, against)
-        skewness = ops.maximum(skewness, largest)
+        w, length, removed = orthogonalise(ops, basis, w, length, against > 0, against)
+        skewness = ops.maximum(skewness, removed)
 
         sound = running & ops.isfinite(alpha) & ops.isfinite(length)
         skew = sound & (skewness > eps ** (1 / 3) * size)
@@ -206,19 +213,18 @@ class Lanczos:
         alphas = ops.write(s.alphas, j, ops.where(counted, alpha, ops.lookup(s.alphas, j)))
         betas = ops.write(s.betas, j, ops.where(counted, beta_next, ops.lookup(s.betas, j)))
 
-        pivot, forward, definite, residual, model = conjugate(ops, s, j, alpha, (beta, beta_next), counted, eps)
+        side = conjugate(ops, s, j, alpha, (beta, beta_next), counted, size, eps)
+        pivot, forward, definite, residual, model, positive = side
         steps = s.steps + ops.where(counted, 1, 0)
         status = s.status  # later lines overrule earlier ones
         status = ops.where(running & (steps >= limit), _COMPLETED, status)
         status = ops.where(closed & ops.logical_not(anew), _INVARIANT, status)
         status = ops.where(skew, _NOT_SYMMETRIC, status)
         status = ops.where(running & ops.logical_not(sound), _NONFINITE, status)
-        return LanczosState(
+        return s._replace(
             basis=basis,
             alphas=alphas,
             betas=betas,
-            norm=s.norm,
-            scale=s.scale,
             unit=ops.where(counted, unit, s.unit),
             size=ops.where(counted, size, s.size),
             omega=omega,
@@ -229,9 +235,11 @@ class Lanczos:
             definite=definite,
             residual=residual,
             model=model,
+            positive=positive,
             first=ops.where(counted & (s.blocks == 1), steps, s.first),
             blocks=s.blocks + ops.where(anew, 1, 0),
             reorthogonalised=s.reorthogonalised + ops.where(running & (against > 0), 1, 0),
+            removed=ops.where(counted, ops.sqrt(s.removed * s.removed + removed * removed), s.removed),
             status=status,
             steps=steps,
             products=s.products + ops.where(running, 1, 0),
@@ -289,12 +297,3 @@ class Lanczos:
         if problem.host:
             return conjugate_gradient_iterate(problem, state)
         return ops.call(conjugate_gradient_iterate, problem, state)
-
-
-def conjugate_gradient_iterate(problem: LinearProblem, s: LanczosState) -> Vector:
-    """x of A x = b in the space, or in the largest leading part of it on which A is positive definite."""
-    ops = problem.operator.backend
-    shift = ops.small([0.0], problem.rhs)
-    found = shifted(ops, (s.alphas, s.betas), s.first, s.norm, shift, ops.eps(problem.rhs))
-    x = ops.combine(s.basis, found.h[:, 0], s.first)
-    return ops.scale(ops.divide(s.scale, s.unit), x)

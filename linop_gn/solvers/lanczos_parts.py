@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from ..protocols import Backend, Scalar, Vector
 from .lanczos_state import LanczosState
+from .problem import LinearProblem
+from .tridiagonal import shifted
 
-__all__ = ["conjugate", "crossed", "unit_of"]
+__all__ = ["conjugate", "conjugate_gradient_iterate", "crossed", "unit_of"]
 
 
 def unit_of(ops: Backend, j: Scalar, w: Vector, unit: Scalar) -> Scalar:
@@ -35,20 +37,37 @@ def conjugate(
     alpha: Scalar,
     betas: tuple[Scalar, Scalar],
     counted: Scalar,
+    size: Scalar,
     eps: float,
 ) -> tuple[Scalar, ...]:
-    """Pivot, transformed right-hand side, definiteness, residual and model of conjugate gradients' iterate."""
+    """Pivot, transformed right-hand side, definiteness, residual, model and size of conjugate gradients' iterate.
+
+    It ends where a pivot may be noise, or where x is so long that its product's rounding exceeds b: ||x|| is at least
+    2 |model| / ||b||.
+    """
     beta, following = betas
     ratio = ops.divide(beta, s.pivot)
     pivot = alpha - ratio * beta
     forward = ops.where(j > 0, -ratio * s.forward, s.norm)
     ours = counted & s.definite & (s.blocks == 1)
-    good = ours & (pivot > 2.0 * eps * (abs(alpha) + ratio * beta))
     last = ops.divide(forward, pivot)
+    model = s.model - 0.5 * forward * last
+    good = ours & (pivot > 2.0 * eps * (abs(alpha) + ratio * beta + size))
+    good = good & (8.0 * eps * size * abs(model) <= s.norm * s.norm)
     return (
         ops.where(good, pivot, s.pivot),
         ops.where(good, forward, s.forward),
         ops.where(ours, good, s.definite),
         ops.where(good, abs(following * last), s.residual),
-        ops.where(good, s.model - 0.5 * forward * last, s.model),
+        ops.where(good, model, s.model),
+        ops.where(good, s.steps + 1, s.positive),
     )
+
+
+def conjugate_gradient_iterate(problem: LinearProblem, s: LanczosState) -> Vector:
+    """x of A x = b in the space, or in the largest leading part of it on which A is positive definite."""
+    ops = problem.operator.backend
+    shift = ops.small([0.0], problem.rhs)
+    found = shifted(ops, (s.alphas, s.betas), s.positive, s.norm, shift, ops.eps(problem.rhs))
+    x = ops.combine(s.basis, found.h[:, 0], s.positive)
+    return ops.scale(ops.divide(s.scale, s.unit), x)

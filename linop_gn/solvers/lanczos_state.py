@@ -10,7 +10,7 @@ from ..status import Status
 from .orthogonal import fresh
 from .problem import LinearProblem
 
-__all__ = ["Begun", "LanczosRow", "LanczosState", "resume"]
+__all__ = ["Begun", "LanczosRow", "LanczosState", "resume", "rounding"]
 
 
 class LanczosState(NamedTuple):
@@ -37,14 +37,23 @@ class LanczosState(NamedTuple):
     residual: Scalar
     model: Scalar
     """Of conjugate gradients, whose iterate they belong to; frozen at the last one before a pivot <= 0."""
+    positive: Scalar
+    """Vectors that it is made of."""
     first: Scalar
     """Size of the first block: of the Krylov space of b."""
     blocks: Scalar
     reorthogonalised: Scalar
     """Vectors that were orthogonalised against the basis."""
+    removed: Scalar
+    """Norm of all that was removed from them, which A Q = Q T + beta q e^T does without."""
     status: Scalar
     steps: Scalar
     products: Scalar
+
+
+def rounding(eps: float, s: LanczosState, shift: Scalar, length: Scalar) -> Scalar:
+    """What a residual from T may be short of: x = Q h, of a norm ``length``, in which A Q = Q T holds up to that."""
+    return (4.0 * eps * (s.size + shift) + s.removed) * length
 
 
 class LanczosRow(NamedTuple):

@@ -50,16 +50,16 @@ def levels(
 def orthogonalise(
     ops: Backend, basis: Array, w: Vector, length: Scalar, needed: Scalar, count: Scalar
 ) -> tuple[Vector, Scalar, Scalar]:
-    """w, where that is needed, without its parts along the first ``count`` vectors; its norm; the largest part.
+    """w, where that is needed, without its parts along the first ``count`` vectors; its norm; that of these parts.
 
     Consumes w. A second pass follows where the first has removed much: it would have left as much rounding.
     """
 
     def twice(w: Vector, length: Scalar) -> tuple[Vector, Scalar, Scalar]:
-        w, less, largest = once(ops, basis, w, count)
+        w, less, removed = once(ops, basis, w, count)
         again = less < 0.7 * length
         w, less = ops.branch(again, lambda w, _: once(ops, basis, w, count)[:2], lambda w, less: (w, less), w, less)
-        return w, less, largest
+        return w, less, removed
 
     def leave(w: Vector, length: Scalar) -> tuple[Vector, Scalar, Scalar]:
         return w, length, 0.0 * length
@@ -68,11 +68,11 @@ def orthogonalise(
 
 
 def once(ops: Backend, basis: Array, w: Vector, count: Scalar) -> tuple[Vector, Scalar, Scalar]:
-    """One pass of classical Gram-Schmidt: w, its norm, and the largest part that was removed. Consumes w."""
+    """One pass of classical Gram-Schmidt: w, its norm, and the norm of what was removed. Consumes w."""
     parts = ops.project(basis, w, count)
     w = ops.deflate(basis, parts, w, count)
     xp = ops.small_namespace()
-    return w, ops.sqrt(ops.dot(w, w)), ops.item(xp.max(xp.abs(parts)))
+    return w, ops.sqrt(ops.dot(w, w)), ops.item(xp.sqrt(xp.sum(parts * parts)))
 
 
 def fresh(ops: Backend, basis: Array, space: Space, seed: Scalar, count: Scalar) -> tuple[Vector, Scalar]:

@@ -68,9 +68,11 @@ def shifted(ops: Backend, T: tuple[Array, Array], count: Scalar, norm: Scalar, s
         z = where(i == 0, norm, -ratio * z)
         noise = 2.0 * eps * (xp.abs(diagonal) + ratio * coupling + size)
         inside = going & (i < count)
-        good = inside & (pivot > noise)
+        lower = model - 0.5 * z * (z / where(pivot > noise, pivot, one))
+        sized = 8.0 * eps * size * xp.abs(lower) <= norm * norm  # else the rounding of x's product exceeds b
+        good = inside & (pivot > noise) & sized
         negative = negative | (inside & (pivot < -noise))
-        noisy = noisy | (inside & (xp.abs(pivot) <= noise))
+        noisy = noisy | (inside & ((xp.abs(pivot) <= noise) | ((pivot > noise) & ~sized)))
         pivot, z = where(good, pivot, one), where(good, z, none)
         last = z / pivot
         residual = where(good, xp.abs(betas[i] * last), residual)
@@ -192,5 +194,5 @@ def trust_region(ops: Backend, S: Spectrum, norm: Scalar, radius: Array, eps: fl
     multiplier = where(free, 0.0, distance - lowest)
     size = lengths(ops, y)
     rate = -0.5 * xp.sum((c[:, None] + multiplier * y) * (y / where(size > 0, size, 1.0)), axis=0)
-    flat = xp.any((c != 0)[:, None] & (gaps + distance <= 0), axis=0)
+    flat = xp.any((c != 0) & (values <= 2.0 * eps * S.size))  # whether there is a minimum, T does not know
     return Boundary(S.vectors @ y, multiplier, rate, size, ~free, hard, endless & (indefinite | flat))

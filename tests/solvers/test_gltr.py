@@ -249,3 +249,48 @@ def test_the_models_value_where_squares_are_out_of_range(backend, dtype):
             x = host(backend, found.x)
             want = 0.5 * x @ (size * d * x) - slope * b @ x
             assert float(found.model) == pytest.approx(want, rel=1e-4 if dtype == "float32" else 1e-9)
+
+
+@given(seed=seeds(), exponent=st.floats(0, 5), tolerance=st.floats(-7, -1), of_matrix=scales(), of_rhs=scales())
+def test_converged_is_a_fact(backend, seed, exponent, tolerance, of_matrix, of_rhs):
+    """In single precision, where the residual of T is not that of x once the condition is no small number."""
+    values = np.logspace(-exponent, 0, N)
+    matrix = rounded(of_matrix * with_spectrum(values, seed), "float32")
+    b, rtol = rounded(of_rhs * gaussian(seed), "float32"), 10.0**tolerance
+    A, counter = counted(backend, matrix, "float32")
+    solution = lg.solve(A, array(backend, b, "float32"), lg.GLTR(radius=np.inf, rtol=np.float32(rtol)))
+    finished(backend)
+    assert counter.calls == int(solution.products) <= int(solution.steps) + 1
+    x = host(backend, solution.x)
+    residual, size = np.linalg.norm(b - matrix @ x), np.linalg.norm(b)
+    own = 2.0 * EPS["float32"] * (np.linalg.norm(matrix, 2) * np.linalg.norm(x) + size)  # of recomputing it
+    if solution.status is Status.CONVERGED:
+        assert residual <= rtol * size + own
+    elif solution.status is Status.STAGNATED:
+        assert residual > rtol * size - own
+        assert float(solution.residual) == pytest.approx(residual, abs=own)
+
+
+def test_a_refused_step_claims_no_more_than_it_knows(numpy_backend):
+    matrix, b = with_spectrum(np.logspace(-4, 0, N), 0), gaussian(0)
+    A, counter = counted(numpy_backend, matrix, "float32")
+    problem = lg.LinearProblem(A, b.astype("float32"))
+    method = lg.GLTR(radius=1e-3, rtol=1e-6, max_steps=N)
+    state = numpy_backend.run(method, problem, method.limit(problem)).state
+    method, calls = lg.replace(method, radius=np.inf, steps=N, max_steps=None), counter.calls
+    state = method.again(numpy_backend, problem, numpy_backend.run(method, problem, N).state)
+    assert Status(int(state.status)) in (Status.COMPLETED, Status.CONVERGED)
+    method, calls = lg.replace(method, steps=None, max_steps=N), counter.calls
+    assert Status(int(method.again(numpy_backend, problem, state).status)) is Status.COMPLETED
+    assert counter.calls == calls
+
+
+def test_a_region_without_end_and_a_singular_operator(backend):
+    """Nothing is stepped along what may be an eigenvector of zero."""
+    matrix, b = with_spectrum([0.0, *np.linspace(1.0, 3.0, N - 1)], 1), gaussian(1)
+    solution = lg.solve(operator(backend, matrix), array(backend, b), lg.replace(EXACT, radius=np.inf))
+    x = host(backend, solution.x)
+    assert solution.status is Status.NEGATIVE_CURVATURE
+    assert np.linalg.norm(x) < 1e12
+    assert model(matrix, b, x) < 0.0
+    assert float(solution.residual) == pytest.approx(np.linalg.norm(b - matrix @ x), rel=1e-6)

@@ -295,3 +295,26 @@ def test_single_precision_reaches_the_decrease_of_double(numpy_backend, damping)
 
     assert share(lg.krylov(A, B, 20).solve(damping).x) >= 0.999
     assert share(lg.solve(lg.Damped(A, damping), B, lg.CG(steps=20)).x) < 0.9
+
+
+@given(seed=seeds(), exponent=st.floats(0, 6), tolerance=st.floats(-7, -1))
+def test_converged_counts_rounding_in(numpy_backend, seed, exponent, tolerance):
+    """No product is taken to find out: so only what cannot have been lost is claimed."""
+    matrix = rounded(with_spectrum(np.logspace(-exponent, 0, 30), seed), "float32")
+    b, rtol = rounded(gaussian(seed, 30), "float32"), 10.0**tolerance
+    K = lg.krylov(lg.Dense(matrix.astype("float32"), symmetric=True), b.astype("float32"), 30)
+    for damping in (0.0, 1e-3):
+        step = K.solve(damping, rtol=rtol)
+        x = np.asarray(step.x, float)
+        assert step.status in (Status.CONVERGED, Status.COMPLETED, Status.STAGNATED, Status.NEGATIVE_CURVATURE)
+        if step.status is Status.CONVERGED:
+            assert np.linalg.norm(b - matrix @ x - damping * x) <= 1.01 * rtol * np.linalg.norm(b)
+
+
+def test_an_iterate_that_drowns_in_rounding_is_not_stepped_to(numpy_backend):
+    matrix, b = with_spectrum([0.0, *np.linspace(1.0, 3.0, 4)], 1), gaussian(1, 5)
+    A = operator(numpy_backend, matrix)
+    alone, drawn = lg.solve(A, b, lg.Lanczos(5)), lg.krylov(A, b, 5).solve()
+    for x, residual in ((alone.x, alone.residual), (drawn.x, drawn.residual)):
+        assert np.linalg.norm(x) < 1e6
+        assert float(residual) == pytest.approx(np.linalg.norm(b - matrix @ x), rel=1e-6)
