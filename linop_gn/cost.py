@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .arguments import whole
 from .operators.base import LinearOperator
 from .solvers.blockwise import Blockwise
 from .solvers.cg import CG
@@ -82,8 +83,7 @@ def cost(A: LinearOperator, method: Any = None, *, steps: int = 50) -> Costs:
     """
     if not isinstance(A, LinearOperator):
         raise TypeError(f"cost needs a linear operator, got {type(A).__qualname__}; wrap a matrix in lg.Dense.")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps must be a whole number >= 1, got {steps!r}.")
+    steps = whole("cost", "steps", steps, 1)
     if method is not None:
         method.check(A)
         return Costs([_of(A, method, steps)])

@@ -24,6 +24,7 @@ from .protocols import Backend, Carry, Method
 from .records import replace
 from .solution import History, Solution
 from .solvers import CG, LinearProblem
+from .solvers.problem import require_fit
 from .status import Status
 
 __all__ = ["Look", "Watcher", "drive", "looks", "solve", "steps"]
@@ -195,11 +196,13 @@ def solve(
 
     def run(method: Any, problem: LinearProblem) -> tuple[Any, Solution]:
         state, rows = drive(backend, method, problem, method.limit(problem), watch, every)
+        ops = method.arithmetic(backend, problem) if hasattr(method, "arithmetic") else backend
         with np.errstate(over="ignore", invalid="ignore"):  # the status tells
             row = method.observe(state)
             x = method.answer(backend, problem, state)
-        x, code = _held_finite(backend, x, state.status)
-        kept = method.iterates(backend, problem, state, x) if hasattr(method, "iterates") else None
+            found = x, state.status, row.residual, getattr(row, "model", None)
+            x, code, residual, model = _held_finite(ops, problem.rhs, *found)
+            kept = method.iterates(backend, problem, state, x) if hasattr(method, "iterates") else None
         return x, Solution(
             code=code,
             steps=state.steps,
@@ -209,8 +212,8 @@ def solve(
             method=getattr(method, "title", type(method).__name__),
             blocks=method.names(problem) if hasattr(method, "names") else None,
             iterates=kept,
-            residual=row.residual,
-            model=getattr(row, "model", None),
+            residual=residual,
+            model=model,
         )
 
     x, solution = backend.implicit(run, method, problem, A)
@@ -218,12 +221,20 @@ def solve(
     return replace(solution, x=leave(x, A.domain), iterates=kept)
 
 
-def _held_finite(backend: Backend, x: Any, status: Any) -> tuple[Any, Any]:
-    """An answer that has left the range of its dtype is no answer: zeros then, and a status that says so."""
-    if len(np.shape(status)) != len(x.shape) - 1:  # a status for each block
-        return x, status
-    finite = backend.isfinite(backend.max_abs(x))
-    return backend.mask(finite, x), backend.where(finite, status, int(Status.NONFINITE))
+def _held_finite(ops: Any, b: Any, x: Any, status: Any, residual: Any, model: Any) -> tuple[Any, ...]:
+    """An answer out of its dtype's range is no answer: zero then, the residual there, and a status that says so."""
+    finite = ops.isfinite(ops.max_abs(x))
+    if np.shape(finite) != np.shape(status):
+        return x, status, residual, model
+
+    def replace(residual: Any) -> tuple[Any]:
+        unit = ops.power_of_two(ops.max_abs(b), b)
+        r = ops.scale(ops.divide(1.0, unit), ops.copy(b))
+        return (ops.where(finite, residual, unit * ops.sqrt(ops.dot(r, r))),)
+
+    (residual,) = ops.branch(ops.any(ops.logical_not(finite)), replace, lambda residual: (residual,), residual)
+    model = None if model is None else ops.where(finite, model, 0.0)
+    return ops.mask(finite, x), ops.where(finite, status, int(Status.NONFINITE)), residual, model
 
 
 def _linear(A: LinearOperator, b: Any, method: Any, x0: Any) -> tuple[Any, LinearProblem, Callable[..., Any]]:
@@ -235,6 +246,16 @@ def _linear(A: LinearOperator, b: Any, method: Any, x0: Any) -> tuple[Any, Linea
     method = CG() if method is None else method
     method.check(A)
     rhs, leave = A.codomain.enter(b, "right-hand side")
+    columns = tuple(rhs.shape[1:])
+    if 0 in columns:
+        raise ValueError(f"the right-hand side of shape {tuple(rhs.shape)} has no columns: there is nothing to solve.")
+    for name in ("rtol", "atol"):
+        shape = tuple(getattr(getattr(method, name, None), "shape", ()))
+        if shape not in ((), columns):
+            raise ValueError(
+                f"{type(method).__name__}: {name} has shape {shape}, and b {tuple(rhs.shape)}: give one number, or one "
+                "for each column."
+            )
     start = None
     if x0 is not None:
         start, _ = A.domain.enter(x0, "starting point x0")
@@ -243,7 +264,6 @@ def _linear(A: LinearOperator, b: Any, method: Any, x0: Any) -> tuple[Any, Linea
     inner = getattr(method, "preconditioner", None)
     if inner is not None:
         inner = inner if isinstance(inner, LinearOperator) else inner(A)
-        if not (inner.domain.agrees(A.codomain) and inner.codomain.agrees(A.domain)):
-            raise ValueError(f"the preconditioner {inner!r} does not fit {A!r}: it must map residuals to steps.")
+        require_fit(inner, A)
         method = replace(method, preconditioner=None)  # the problem has it now
     return method, LinearProblem(A, rhs, start, inner).prepare(), leave

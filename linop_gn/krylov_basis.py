@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from .arguments import require_number, whole
 from .operators.base import LinearOperator
 from .protocols import Array, Backend, Scalar, Vector
 from .records import record, replace, static
@@ -152,6 +153,8 @@ class Krylov:
         return self._ops.item(values[0])
 
     def _tolerances(self, rtol: Scalar, atol: Scalar) -> tuple[Array, Array]:
+        for name, value in (("rtol", rtol), ("atol", atol)):
+            require_number("Krylov", name, value)
         return self._ops.small(rtol, self._like), self._ops.small(atol, self._like)
 
     def _vectors(self, X: Vector, single: bool) -> Any:
@@ -224,8 +227,7 @@ class Krylov:
         Where the space is invariant, the basis goes on from a random vector orthogonal to it, which finds parts of
         the spectrum that b has no part in.
         """
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"extend: steps must be a whole number >= 1, got {steps!r}.")
+        steps = whole("extend", "steps", steps, 1)
         done = int(self.steps) if self._ops.is_concrete(self.steps) else self.state.alphas.shape[0]
         method = replace(self.method, steps=done + steps)
         problem = Begun(self.operator, self._like, begun=self.state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .arguments import whole
 from .curvature.objective import Objective
 from .drive import Watcher, drive
 from .methods.levenberg_marquardt import LevenbergMarquardt
@@ -57,8 +58,7 @@ def minimize(
     """
     if not isinstance(objective, Objective):
         raise TypeError(f"minimize needs an lg.Objective, got {type(objective).__qualname__}.")
-    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 0:
-        raise ValueError(f"max_steps must be a whole number >= 0, got {max_steps!r}.")
+    max_steps = whole("minimize", "max_steps", max_steps)
     method = LevenbergMarquardt() if method is None else method
     point = objective.at(params)
     point.check_data()

@@ -25,6 +25,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ..arguments import require_number
 from ..curvature.ggn import GGN
 from ..curvature.point import Point
 from ..operators.base import LinearOperator
@@ -33,7 +34,8 @@ from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..solvers.blockwise import overall
 from ..solvers.cg import CG
-from ..solvers.problem import LinearProblem, Recipe
+from ..solvers.options import require_solver
+from ..solvers.problem import LinearProblem, Recipe, require_fit
 from ..status import Status
 from .damping import Nielsen, clip
 from .problem import MinimizeProblem
@@ -113,20 +115,14 @@ class LevenbergMarquardt:
     def __post_init__(self) -> None:
         if self.model not in ("undamped", "damped"):
             raise ValueError(f"LevenbergMarquardt: model must be 'undamped' or 'damped', got {self.model!r}.")
-        solver = self.solver
-        if isinstance(solver, type) or not hasattr(solver, "init") or not getattr(solver, "minimises_model", True):
-            raise TypeError(
-                f"LevenbergMarquardt: solver must be one for square systems, such as lg.CG() or lg.MINRES(), got "
-                f"{solver!r}."
-            )
+        require_solver(self, self.solver)
         for name in ("damping", "accept", "rtol", "atol", "ftol", "least", "most"):
-            value = getattr(self, name)
-            if isinstance(value, (int, float)) and not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"LevenbergMarquardt: {name} must be a finite number >= 0, got {value}.")
+            require_number("LevenbergMarquardt", name, getattr(self, name))
 
     def init(self, ops: Backend, problem: MinimizeProblem) -> LMState:
         x = ops.copy(problem.start)
         point = problem.point(x)
+        self._check(Damped(self.curvature(point), self.damping))
         gradient = point.gradient
         value = ops.item(point.value)
         norm = ops.sqrt(ops.dot(gradient, gradient))
@@ -212,6 +208,12 @@ class LevenbergMarquardt:
             products=s.products + inner_products,
             kept=kept,
         )
+
+    def _check(self, A: Damped) -> None:
+        self.solver.check(A)
+        given: Any = getattr(self.solver, "preconditioner", None)
+        if isinstance(given, LinearOperator):
+            require_fit(given, A)
 
     def _prepared(self, point: Point) -> Any:
         given = getattr(self.solver, "preconditioner", None)

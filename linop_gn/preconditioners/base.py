@@ -13,7 +13,7 @@ from ..records import data_fields, record
 from ..solvers.problem import Recipe
 from ..spaces import Space
 
-__all__ = ["Checked", "damped_by", "point_of", "require_number"]
+__all__ = ["Checked", "damped_by", "point_of"]
 
 
 @record
@@ -75,9 +75,3 @@ def point_in(operator: LinearOperator) -> Point | None:
     if isinstance(point, Point):
         return point
     return next((found for child in operator._children() if (found := point_in(child)) is not None), None)
-
-
-def require_number(recipe: str, name: str, value: Any, least: int) -> None:
-    """Raise unless ``value`` is a whole number >= ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{recipe}: {name} must be a whole number >= {least}, got {value!r}.")

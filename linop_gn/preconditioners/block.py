@@ -13,6 +13,7 @@ from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
+from ..arguments import whole
 from ..curvature.block_ggn import BlockGGN, BlockProducts
 from ..curvature.ggn import GGN
 from ..curvature.partition import Block, Blocks, partition
@@ -23,7 +24,7 @@ from ..operators.damped import undamped
 from ..protocols import Array, Scalar, Vector
 from ..records import record, static
 from ..spaces import Space
-from .base import Checked, require_number
+from .base import Checked
 from .nystrom import sketch
 from .spectral import spectral_inverse
 
@@ -59,8 +60,8 @@ class BlockJacobi(Checked):
     seed: Scalar = 0
 
     def __post_init__(self) -> None:
-        require_number("BlockJacobi", "dense", self.dense, 0)
-        require_number("BlockJacobi", "rank", self.rank, 1)
+        object.__setattr__(self, "dense", whole("BlockJacobi", "dense", self.dense, 0))
+        object.__setattr__(self, "rank", whole("BlockJacobi", "rank", self.rank, 1))
         check_seed("BlockJacobi", self.seed)
 
     def prepare(self, operator: LinearOperator) -> Any:

@@ -11,20 +11,20 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..arguments import require_number, whole
 from ..curvature.squares import squared_gradients
 from ..draws import check_seed
 from ..operators.base import LinearOperator
 from ..protocols import Scalar
 from ..records import record, static
-from .base import point_of, require_number
+from .base import point_of
 from .diagonal import DiagonalRecipe
 
 __all__ = ["EmpiricalFisher", "SquaredGradient"]
 
 
 def _check_exponent(name: str, value: Any) -> None:
-    if isinstance(value, (int, float)) and not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name}: the exponent must be a positive number, got {value}.")
+    require_number(name, "exponent", value, positive=True)
 
 
 @record
@@ -60,7 +60,7 @@ class EmpiricalFisher(DiagonalRecipe):
     def __post_init__(self) -> None:
         _check_exponent("EmpiricalFisher", self.exponent)
         if self.probes is not None:
-            require_number("EmpiricalFisher", "probes", self.probes, 1)
+            object.__setattr__(self, "probes", whole("EmpiricalFisher", "probes", self.probes, 1))
         check_seed("EmpiricalFisher", self.seed)
 
     def power(self) -> Scalar:

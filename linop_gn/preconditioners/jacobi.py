@@ -16,13 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..arguments import whole
 from ..draws import BITS, check_seed, signs_in, words
 from ..operators.base import LinearOperator
 from ..operators.damped import undamped
 from ..protocols import Array, Scalar, Vector
 from ..records import record, static
 from ..sums import sum_over_indices
-from .base import require_number
 from .diagonal import DiagonalRecipe
 
 __all__ = ["Jacobi"]
@@ -61,7 +61,7 @@ class Jacobi(DiagonalRecipe):
     def __post_init__(self) -> None:
         if self.diagonal not in ("auto", "exact", "estimate"):
             raise ValueError(f"Jacobi: diagonal must be 'auto', 'exact' or 'estimate', got {self.diagonal!r}.")
-        require_number("Jacobi", "probes", self.probes, 1)
+        object.__setattr__(self, "probes", whole("Jacobi", "probes", self.probes, 1))
         check_seed("Jacobi", self.seed)
 
     def prepare(self, operator: LinearOperator) -> Any:

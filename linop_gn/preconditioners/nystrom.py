@@ -20,12 +20,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..arguments import whole
 from ..draws import check_seed, normal
 from ..operators.base import LinearOperator
 from ..operators.damped import undamped
 from ..protocols import Array, Scalar
 from ..records import record, static
-from .base import Checked, require_number
+from .base import Checked
 from .spectral import spectral_inverse
 
 __all__ = ["Nystrom", "sketch"]
@@ -59,7 +60,7 @@ class Nystrom(Checked):
     seed: Scalar = 0
 
     def __post_init__(self) -> None:
-        require_number("Nystrom", "rank", self.rank, 1)
+        object.__setattr__(self, "rank", whole("Nystrom", "rank", self.rank, 1))
         check_seed("Nystrom", self.seed)
 
     def prepare(self, operator: LinearOperator) -> Any:

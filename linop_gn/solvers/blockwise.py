@@ -23,6 +23,7 @@ from ..protocols import Backend, Scalar, Vector
 from ..records import record, replace
 from .block_arithmetic import block_arithmetic
 from .cg import CG
+from .direct import Direct
 from .iterates import Iterates
 from .problem import LinearProblem
 
@@ -79,9 +80,10 @@ class Blockwise:
     def check(self, operator: LinearOperator) -> None:
         """Raise unless the operator knows its blocks, and the method takes it."""
         if not getattr(self.method, "side_by_side", True):
+            advice = " (Direct solvers factor a block operator block by block by themselves.)"
             raise TypeError(
-                f"Blockwise cannot run {type(self.method).__name__} side by side: use CG or MINRES. (Direct solvers "
-                "factor a block operator block by block by themselves.)"
+                f"Blockwise cannot run {type(self.method).__name__} side by side: use CG or MINRES."
+                + (advice if isinstance(self.method, Direct) else "")
             )
         self.method.check(operator)
         sections_of(operator)
@@ -108,25 +110,26 @@ class Blockwise:
                 f"the preconditioner {inner!r} is not known to keep the blocks "
                 f"{[section.name for section in sections]} apart. Use a Diagonal, or a BlockDiagonal with these blocks."
             )
-        return self.method.init(self._arithmetic(ops, problem), problem)
+        return self.method.init(self.arithmetic(ops, problem), problem)
 
-    def _arithmetic(self, ops: Any, problem: LinearProblem) -> Any:
+    def arithmetic(self, ops: Any, problem: LinearProblem) -> Any:
+        """The backend's arithmetic with a scalar for each block."""
         return block_arithmetic(ops, sections_of(problem.operator))
 
     def step(self, ops: Backend, problem: LinearProblem, state: Any) -> Any:
-        return self.method.step(self._arithmetic(ops, problem), problem, state)
+        return self.method.step(self.arithmetic(ops, problem), problem, state)
 
     def observe(self, state: Any) -> Any:
         return self.method.observe(state)
 
     def answer(self, ops: Backend, problem: LinearProblem, state: Any) -> Vector:
-        return self.method.answer(self._arithmetic(ops, problem), problem, state)
+        return self.method.answer(self.arithmetic(ops, problem), problem, state)
 
     def iterates(self, ops: Backend, problem: LinearProblem, state: Any, x: Vector) -> Iterates | None:
         """The iterates that the method kept, if it keeps any."""
         if not hasattr(self.method, "iterates"):
             return None
-        found: Iterates | None = self.method.iterates(self._arithmetic(ops, problem), problem, state, x)
+        found: Iterates | None = self.method.iterates(self.arithmetic(ops, problem), problem, state, x)
         return found
 
 

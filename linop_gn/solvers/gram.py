@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, NamedTuple
 
+from ..arguments import whole
 from ..curvature.ggn import GGN, GGNProducts
 from ..curvature.gram import require_factor
 from ..operators.base import LinearOperator
@@ -29,7 +30,7 @@ from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..status import Status
 from .gram_space import Factored, factored_by, solve_with
-from .options import check_tolerances
+from .options import check_tolerances, require_solver
 from .problem import LinearProblem
 
 __all__ = ["GramSolve", "GramState"]
@@ -114,12 +115,9 @@ class GramSolve:
     def __post_init__(self) -> None:
         check_tolerances(self, "rtol", "atol")
         for name in ("max_steps", "most_bytes"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"GramSolve: {name} must be a whole number >= 0, got {value!r}.")
-        if self.solver is not None and not hasattr(self.solver, "init"):
-            kind = type(self.solver).__qualname__
-            raise TypeError(f"GramSolve: solver must be None (Cholesky) or a method such as lg.CG(), got a {kind}.")
+            object.__setattr__(self, name, whole("GramSolve", name, getattr(self, name)))
+        if self.solver is not None:  # None is Cholesky
+            require_solver(self, self.solver)
 
     def check(self, operator: LinearOperator) -> None:
         """Raise unless the operator is a damped GGN that has a Gram form."""

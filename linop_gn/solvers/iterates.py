@@ -137,5 +137,7 @@ def collect(ops: Backend, planned: Plan, shelf: Any, x: Vector, steps: Scalar, u
     for place, step in enumerate(planned.steps[:count]):
         earlier = place < before
         found.append(ops.where(earlier, step, steps))
-        kept.append(ops.select(earlier, ops.scale(unit, ops.get(shelf, place)), x))
+        value = ops.scale(unit, ops.get(shelf, place))
+        value = ops.mask(ops.isfinite(ops.max_abs(value)), value)  # as the answer, zero where it is out of range
+        kept.append(ops.select(earlier, value, x))
     return Iterates(ops.stack([*found, steps]), (*kept, x))

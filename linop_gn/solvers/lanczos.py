@@ -37,6 +37,7 @@ eigenvalues; here it is kept for solving with.
 
 from __future__ import annotations
 
+from ..arguments import whole
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
@@ -98,8 +99,7 @@ class Lanczos:
     side_by_side = False  # one basis for all blocks
 
     def __post_init__(self) -> None:
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"Lanczos: steps must be a whole number >= 1, got {self.steps!r}.")
+        object.__setattr__(self, "steps", whole("Lanczos", "steps", self.steps, 1))
         if self.reorthogonalise not in WAYS:
             raise ValueError(f"Lanczos: reorthogonalise must be one of {WAYS}, got {self.reorthogonalise!r}.")
         if not self.keep and (self.reorthogonalise != "none" or self.restart):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import numpy as np
-
+from ..arguments import require_number, whole
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..status import Status
@@ -16,6 +14,7 @@ __all__ = [
     "check_limits",
     "check_tolerances",
     "made_from",
+    "require_solver",
     "require_square",
     "require_symmetric",
     "unfit_status",
@@ -23,39 +22,31 @@ __all__ = [
 ]
 
 
-def plain(method: Any, name: str) -> float | None:
-    """The value of a field that is a number, Python's or NumPy's; None for None and for other arrays.
-
-    Raises
-    ------
-    TypeError
-        For text.
-    """
-    value = getattr(method, name)
-    if isinstance(value, (int, float, np.number)) or (isinstance(value, np.ndarray) and value.ndim == 0):
-        return float(value)
-    if isinstance(value, str):
-        raise TypeError(f"{type(method).__name__}: {name} must be a number, got {value!r}.")
-    return None
-
-
 def check_tolerances(method: Any, *names: str) -> None:
-    """Raise for a number among these fields that is negative or not finite; None and a framework's arrays pass."""
+    """Raise for a number among these fields that is negative or not finite; None and traced numbers pass."""
     for name in names:
-        value = plain(method, name)
-        if value is not None and not (value >= 0 and math.isfinite(value)):
-            raise ValueError(f"{type(method).__name__}: {name} must be a finite number >= 0, got {value}.")
+        require_number(type(method).__name__, name, getattr(method, name))
 
 
 def check_limits(method: Any) -> None:
-    """Raise unless ``max_steps`` and ``steps`` are whole numbers or None, and not both given."""
-    kind = type(method).__name__
+    """Make ``max_steps`` and ``steps`` whole numbers, or raise: unless they are, or None; and for both of them."""
     for name in ("max_steps", "steps"):
         value = getattr(method, name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-            raise ValueError(f"{kind}: {name} must be a whole number >= 0 or None, got {value!r}.")
+        if value is not None:
+            object.__setattr__(method, name, whole(type(method).__name__, name, value))
     if method.steps is not None and method.max_steps is not None:
-        raise ValueError(f"{kind}: give either steps (run exactly so many) or max_steps (at most), not both.")
+        raise ValueError(
+            f"{type(method).__name__}: give either steps (run exactly so many) or max_steps (at most), not both."
+        )
+
+
+def require_solver(method: Any, solver: Any) -> None:
+    """Raise unless ``solver`` is a method for square systems, which another method can step along."""
+    if isinstance(solver, type) or not hasattr(solver, "init") or not getattr(solver, "minimises_model", True):
+        raise TypeError(
+            f"{type(method).__name__}: solver must be one for square systems, such as lg.CG() or lg.MINRES(), got "
+            f"{solver!r}."
+        )
 
 
 def made_from(method: Any) -> Any:

@@ -9,7 +9,7 @@ from ..operators.base import LinearOperator
 from ..protocols import Vector
 from ..records import record, static
 
-__all__ = ["LinearProblem", "MadeFrom", "Recipe", "as_preconditioner"]
+__all__ = ["LinearProblem", "MadeFrom", "Recipe", "as_preconditioner", "require_fit"]
 
 
 @record
@@ -79,6 +79,15 @@ def as_preconditioner(given: Any, method: str) -> LinearOperator | Recipe | None
             "recipe such as lg.preconditioners.Jacobi(), or a function that makes an operator from A."
         )
     return MadeFrom(given)
+
+
+def require_fit(preconditioner: LinearOperator, operator: LinearOperator) -> None:
+    """Raise unless the preconditioner maps the operator's residuals to steps."""
+    fits = preconditioner.domain.agrees(operator.codomain) and preconditioner.codomain.agrees(operator.domain)
+    if not fits:
+        raise ValueError(
+            f"the preconditioner {preconditioner!r} does not fit {operator!r}: it must map residuals to steps."
+        )
 
 
 @record

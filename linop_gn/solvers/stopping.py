@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
+from ..arguments import whole
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..status import Status
@@ -142,9 +143,7 @@ class RelativeProgress:
     def __post_init__(self) -> None:
         check_tolerances(self, "eps")
         for name in ("least", "every"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"RelativeProgress: {name} must be a whole number >= 1, got {value!r}.")
+            object.__setattr__(self, name, whole("RelativeProgress", name, getattr(self, name), 1))
 
     def window(self, ops: Backend, step: Scalar) -> Scalar:
         """k at this step."""

@@ -1,0 +1,76 @@
+"""Numbers that users hand over: what is known of them is checked at the door.
+
+They come as Python's, as NumPy's of any width, or as arrays of any framework
+with one entry; inside a compiled program only the compiler will know them.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+
+__all__ = ["known", "require_number", "whole"]
+
+
+def whole(owner: str, name: str, value: Any, least: int = 0) -> int:
+    """``value`` as an int.
+
+    >>> whole("CG", "steps", np.int64(3))
+    3
+
+    Raises
+    ------
+    ValueError
+        Unless it is a whole number >= ``least``.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or number < least:
+        raise ValueError(f"{owner}: {name} must be a whole number >= {least}, got {value!r}.")
+    return number
+
+
+def known(owner: str, name: str, value: Any) -> np.ndarray | None:
+    """The number, or the array of numbers, in float64; None for None and for what only a compiler will know.
+
+    Raises
+    ------
+    TypeError
+        For what is no number and no array of numbers.
+    """
+    if value is None:
+        return None
+    if isinstance(value, (int, float, np.number, np.ndarray)):
+        found = np.asarray(value)
+        if found.dtype.kind in "biuf":
+            return found.astype(np.float64)
+    elif hasattr(value, "shape") and hasattr(value, "dtype"):
+        try:
+            value = value.detach() if hasattr(value, "detach") else value
+            return np.asarray(float(value)) if tuple(value.shape) == () else None
+        except Exception:  # every framework has its own way to say that a number is traced
+            return None
+    raise TypeError(f"{owner}: {name} must be a number, got {value!r}.")
+
+
+def require_number(owner: str, name: str, value: Any, *, positive: bool = False, infinite: bool = False) -> None:
+    """Raise for known numbers that are negative (or not ``positive``), NaN, or infinite unless they may be.
+
+    >>> require_number("CG", "rtol", np.float32(-1.0))
+    Traceback (most recent call last):
+    ...
+    ValueError: CG: rtol must be a finite number >= 0, got -1.0.
+    """
+    found = known(owner, name, value)
+    if found is None:
+        return
+    low = found > 0 if positive else found >= 0
+    if not (low & (found < math.inf if not infinite else ~np.isnan(found))).all():
+        kind = "number" if infinite else "finite number"
+        bound = "> 0 (infinity is one)" if positive and infinite else "> 0" if positive else ">= 0"
+        raise ValueError(f"{owner}: {name} must be a {kind} {bound}, got {found.tolist()}.")
