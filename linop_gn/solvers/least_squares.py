@@ -236,6 +236,9 @@ class LeastSquares:
         else:
             status = ops.where(running & (end | (moved & met) | (known & least)), int(Status.COMPLETED), status)
         status = ops.where(running & ops.logical_not(sound), int(Status.NONFINITE), status)
+        if problem.x0 is not None:  # of a start whose product is out of range nothing is known: zero is better
+            lost = running & ops.logical_not(sound) & (s.verified == math.inf)
+            m = m._replace(x=ops.mask(ops.logical_not(lost), m.x))
         fresh: Any = ops.branch(moved, lambda: tuple(m.rotation), lambda: tuple(self.begin(ops, basis, beta)))
         rotation = type(s.rotation)(*fresh)
         return LeastSquaresState(

@@ -259,8 +259,11 @@ class MINRES:
         honest = known & (s.phase == _CHECK) & (norm <= 1.01 * s.norm)
         failed = failed & ops.logical_not(honest if q.p is not None else honest & (norm < s.best_norm))
         back = (vain | (stuck & s.risky) | failed) & (best_norm < math.inf)
+        x = ops.select(back, ops.copy(best), x)
+        if problem.x0 is not None:  # of a start whose product is out of range nothing is known: zero is better
+            x = ops.mask(ops.logical_not(running & ops.logical_not(sound) & (best_norm == math.inf)), x)
         return MINRESState(
-            x=ops.select(back, ops.copy(best), x),
+            x=x,
             r=r,
             recurrence=follow(ops, q, c, w, y, z, beta, moved, hold),
             best=best,

@@ -249,4 +249,8 @@ class Steihaug:
         return SteihaugRow(state.norm * state.scale, state.model * state.scale * state.scale, abs(state.filled) ** 0.5)
 
     def answer(self, ops: Backend, problem: LinearProblem, state: SteihaugState) -> Vector:
-        return ops.scale(state.scale, state.x)
+        x = state.x
+        if problem.preconditioner is None:  # else its norm is known from the recurrence alone, up to its rounding
+            share = ops.sqrt(ops.dot(x, x)) * state.inverse_radius
+            x = ops.scale(ops.divide(1.0, ops.maximum(share, 1.0)), x)
+        return ops.scale(state.scale, x)

@@ -142,3 +142,12 @@ def test_a_verification_that_is_not_finite_leaves_the_residual_known(numpy_backe
     assert Status.NONFINITE in np.atleast_1d(many.status)
     assert np.isfinite(many.residual).all()
     assert np.isfinite(many.x).all()
+
+
+@pytest.mark.parametrize("method", [lg.CG(), lg.MINRES(), lg.LSMR(), lg.LSQR()], ids=lambda m: type(m).__name__)
+def test_a_start_of_which_nothing_can_be_known_is_given_up_for_zero(backend, method):
+    A, b = operator(backend, 1e308 * np.eye(7)), array(backend, np.ones(7))
+    solution = lg.solve(A, b, method, x0=array(backend, np.full(7, 1e5)))
+    assert solution.status is Status.NONFINITE
+    assert not backend.to_numpy(solution.x).any()
+    assert float(solution.residual) == pytest.approx(7**0.5)

@@ -137,3 +137,14 @@ def test_degenerate_input(backend):
         lg.solve(A, zero, lg.Steihaug(), x0=zero)
     with pytest.raises(ValueError, match="radius"):
         lg.Steihaug(radius=-1.0)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@given(seed=seeds(), exponent=st.floats(-12, 0), size=st.floats(-3, 3))
+def test_no_step_leaves_the_region(numpy_backend, dtype, seed, exponent, size):
+    """However long the first direction of negative curvature is beside the step to the boundary."""
+    values = np.array([-(10.0**exponent), *np.random.default_rng(seed).uniform(1.0, 3.0, N - 1)])
+    A = operator(numpy_backend, with_spectrum(values, seed), dtype)
+    radius = 10.0**size
+    step = lg.solve(A, gaussian(seed).astype(dtype), lg.Steihaug(radius=radius, rtol=1e-12))
+    assert np.linalg.norm(step.x.astype(float)) <= radius * (1.0 + 8 * EPS[dtype])
