@@ -129,6 +129,9 @@ class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerBases, Ea
     def wait(self, tree: Tree) -> Tree:
         return tree
 
+    def alone(self, make: Callable[[], R]) -> tuple[R, bool]:
+        return make(), False
+
     def cast(self, x: Array, dtype: str) -> Array:
         return self.xp.astype(x, getattr(self.xp, dtype), copy=False)
 

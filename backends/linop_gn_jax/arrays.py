@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Hashable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ from jax import tree_util
 from linop_gn.protocols import Array, Tree, Vector
 
 __all__ = ["JaxArrays", "wanted_dtype"]
+
+R = TypeVar("R")
 
 
 def wanted_dtype(name: str) -> np.dtype[Any]:
@@ -132,6 +134,9 @@ class JaxArrays:
         elif isinstance(x, np.ndarray) and not jax.config.jax_enable_x64:
             _require_narrow(x)
         return jax.device_put(x) if isinstance(x, np.ndarray) else jnp.from_dlpack(x)
+
+    def alone(self, make: Callable[[], R]) -> tuple[R, bool]:
+        return make(), False  # programs may be given what they are called with to write over
 
     def wait(self, tree: Tree) -> Tree:
         return jax.block_until_ready(tree)

@@ -17,11 +17,12 @@ from linop_gn.capabilities import declared
 from .arithmetic import NumpyArithmetic
 from .bases import NumpyBases
 from .factors import NumpyFactors
+from .ownership import NumpyOwnership
 
 __all__ = ["NumpyBackend", "backend"]
 
 
-class NumpyBackend(NumpyArithmetic, NumpyFactors, NumpyBases, ArrayApiBackend):
+class NumpyBackend(NumpyArithmetic, NumpyFactors, NumpyBases, NumpyOwnership, ArrayApiBackend):
     """NumPy arrays (and subclasses), on the host; its scalars too, which is what arithmetic makes of 0-d arrays."""
 
     capabilities = declared(__name__).capabilities

@@ -115,13 +115,14 @@ class FunctionOperator(LinearOperator):
         if self.on == "tree":
             result: Tree = function(source.unpack(v), *self.args)
             return target.pack(result, what)
-        product = function(v, *self.args)
+        product, alone = self.backend.alone(lambda: function(v, *self.args))
         if getattr(product, "shape", None) is not None and len(product.shape) != 1:
             raise ValueError(
                 f"the {what} has shape {tuple(product.shape)}; expected ({target.size},). Products are asked for one "
                 'vector at a time; for functions on trees pass on="tree".'
             )
-        return self.backend.copy(target.check(product, what))
+        made = target.check(product, what)
+        return made if alone and made is product else self.backend.copy(made)
 
 
 def _name(function: Callable[..., Any]) -> str:

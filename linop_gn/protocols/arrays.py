@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Protocol, TypeVar
 
 from .types import Array, Tree, Vector
 
 __all__ = ["Arrays"]
+
+R = TypeVar("R")
 
 
 class Arrays(Protocol):
@@ -76,6 +78,13 @@ class Arrays(Protocol):
 
     def wait(self, tree: Tree) -> Tree:
         """The tree, once all work that makes it is done, so that the memory it was made from may be written to."""
+        ...
+
+    def alone(self, make: Callable[[], R]) -> tuple[R, bool]:
+        """What ``make()`` returns, and whether it is an array whose memory nobody else can know of: False if in doubt.
+
+        Results of users' functions that are alone need no copy before they are written to.
+        """
         ...
 
     def cast(self, x: Array, dtype: str) -> Array:

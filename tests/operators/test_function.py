@@ -47,6 +47,64 @@ def test_results_that_alias_the_input_or_a_buffer_are_copied():
     assert not np.shares_memory(tree @ v, v)
 
 
+def test_results_that_somebody_keeps_are_copied(numpy_backend):
+    """Wherever a function may keep what it returns: another product must not change it."""
+    kept, cache = [], {}
+
+    class Keeper:
+        def product(self, v):
+            self.latest = 2.0 * v
+            return self.latest
+
+    keeper, default = Keeper(), np.zeros(2)
+
+    def appended(v):
+        kept.append(2.0 * v)
+        return kept[-1]
+
+    def cached(v):
+        return cache.setdefault("only", 2.0 * v)
+
+    def from_default(v, made=default):
+        return np.multiply(v, 2.0, out=made)
+
+    def later():
+        made = np.zeros(2)
+        while True:
+            v = yield made
+            made = 2.0 * v
+
+    generator = later()
+    next(generator)
+    functions = {
+        keeper.product: lambda: keeper.latest,
+        appended: lambda: kept[-1],
+        cached: lambda: cache["only"],
+        from_default: lambda: default,
+        generator.send: lambda: generator.gi_frame.f_locals["made"],
+        lambda v: np.ascontiguousarray((2.0 * v)[None])[0]: lambda: default,
+    }
+    for function, held in functions.items():
+        A = lg.FunctionOperator(function, flat(numpy_backend, 2), symmetric=True)
+        result = A @ np.array([1.0, 2.0])
+        assert not np.shares_memory(result, held())
+        result *= 5.0
+        np.testing.assert_array_equal((A @ np.array([1.0, 2.0])), [2.0, 4.0])
+
+
+def test_results_that_nobody_keeps_are_not_copied(numpy_backend):
+    where = []
+
+    def product(v):
+        made = 2.0 * v
+        where.append(made.ctypes.data)
+        return made
+
+    A = lg.FunctionOperator(product, flat(numpy_backend, 1000), symmetric=True)
+    result = A.apply(np.ones(1000))
+    assert result.ctypes.data == where[-1]
+
+
 def test_symmetric_functions_are_their_own_adjoint(backend):
     A = lg.FunctionOperator(lambda v: 2.0 * v, flat(backend, 2), psd=True)
     assert A.psd

@@ -53,6 +53,15 @@ def check(backend, **options):
             lg.register(kind, lg.load("numpy"))
 
 
+# memory
+
+
+@fault("alone")
+class EveryResultIsAlone(Sound):
+    def alone(self, make):
+        return make(), True
+
+
 # updates
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from unittest import SkipTest
 
@@ -102,6 +103,24 @@ class Arrays(Kit):
             for name, got, expected in cases:
                 self.kept(got, self.array(expected, dtype), f"{name} of the namespace")
                 agree(self.host(got), expected, 1e-5 * (1 + abs(expected)), f"{name} of the namespace")
+
+    def test_alone(self) -> None:
+        """alone returns what the function made, and takes nothing for alone that somebody else holds or can reach."""
+        held = self.array(np.arange(6.0), self.wide)
+        shared: dict[str, Callable[[], Any]] = {
+            "an array that is held": lambda: held,
+            "a slice of one": lambda: held[1:],
+            "a view of one": lambda: self.xp.reshape(held, (2, 3)),
+            "a number": lambda: 1.0,
+        }
+        for name, make in shared.items():
+            made, alone = self.ops.alone(make)
+            claim(not alone, f"{name} is taken to be alone")
+            if self.ops.is_array(made):
+                agree(self.host(made), self.host(make()), 0.0, "alone")
+        made, alone = self.ops.alone(lambda: self.ops.scale(2.0, self.ops.copy(held)))
+        claim(alone in (True, False), f"whether it is alone came as {alone!r}")
+        agree(self.host(made), 2.0 * np.arange(6.0), 0.0, "alone")
 
     def test_borrow(self) -> None:
         """borrow takes an array of another framework as it is: shape, dtype and numbers."""
