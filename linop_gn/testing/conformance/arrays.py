@@ -109,8 +109,7 @@ class Arrays(Kit):
         held = self.array(np.arange(6.0), self.wide)
         shared: dict[str, Callable[[], Any]] = {
             "an array that is held": lambda: held,
-            "a slice of one": lambda: held[1:],
-            "a view of one": lambda: self.xp.reshape(held, (2, 3)),
+            "a part of one": lambda: self.ops.split(held, [(2, 2), (2,)], [self.wide, self.wide])[0],
             "a number": lambda: 1.0,
         }
         for name, make in shared.items():
