@@ -24,6 +24,7 @@ from .protocols import Backend, Carry, Method
 from .records import replace
 from .solution import History, Solution
 from .solvers import CG, LinearProblem
+from .solvers.options import scaled_rhs
 from .solvers.problem import require_fit
 from .status import Status
 
@@ -228,9 +229,8 @@ def _held_finite(ops: Any, b: Any, x: Any, status: Any, residual: Any, model: An
         return x, status, residual, model
 
     def replace(residual: Any) -> tuple[Any]:
-        unit = ops.power_of_two(ops.max_abs(b), b)
-        r = ops.scale(ops.divide(1.0, unit), ops.copy(b))
-        return (ops.where(finite, residual, unit * ops.sqrt(ops.dot(r, r))),)
+        scaled = scaled_rhs(ops, b)
+        return (ops.where(finite, residual, scaled.scale * ops.sqrt(ops.dot(scaled.r, scaled.r))),)
 
     (residual,) = ops.branch(ops.any(ops.logical_not(finite)), replace, lambda residual: (residual,), residual)
     model = None if model is None else ops.where(finite, model, 0.0)

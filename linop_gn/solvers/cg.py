@@ -41,7 +41,7 @@ from ..records import record, static
 from ..status import Status
 from .cg_state import CGRow, CGState, along_start
 from .iterates import Iterates, as_schedule, collect, plan
-from .options import check_limits, check_tolerances, require_square, unfit_status
+from .options import check_limits, check_tolerances, limit_of, require_symmetric, scaled_rhs, unfit_status
 from .problem import LinearProblem, as_preconditioner
 from .stopping import FixedSteps, Progress, RelativeResidual, require_rule
 
@@ -118,28 +118,17 @@ class CG:
 
     def check(self, operator: LinearOperator) -> None:
         """Raise unless the operator is square and known to be symmetric."""
-        require_square(self, operator)
-        if not operator.symmetric:
-            raise ValueError(
-                f"CG needs a symmetric operator, and {operator!r} is not known to be. Declare it (symmetric=True) "
-                "if it is; otherwise solve the normal equations with A.T @ A, whose symmetry is known, or use LSMR."
-            )
+        require_symmetric(self, operator)
 
     def limit(self, problem: LinearProblem) -> int:
         """The number of steps that a run may take."""
-        if self.steps is not None:
-            return self.steps
-        return self.max_steps if self.max_steps is not None else min(10 * problem.rhs.shape[0], 10_000)
+        return limit_of(self, problem)
 
     def init(self, ops: Backend, problem: LinearProblem) -> CGState:
         b, warm = problem.rhs, problem.x0 is not None
         rule = FixedSteps() if self.steps is not None else self.stop or RelativeResidual(self.rtol, self.atol)
-        size = ops.max_abs(b)
+        r, scale, inverse, size, finite = scaled_rhs(ops, b)
         zero = size == 0
-        finite = ops.isfinite(size)
-        scale = ops.power_of_two(size, b)
-        inverse = ops.divide(ops.scalar(1.0, b), scale)
-        r = ops.scale(inverse, ops.mask(finite, ops.copy(b)))
         rr = ops.dot(r, r)
         if warm:  # a step along x0, from zero
             z, p = r, ops.scale(inverse, ops.copy(problem.x0))

@@ -29,7 +29,7 @@ from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
 from ..status import Status
 from .dense import cut, join, largest_block, matrices
-from .options import check_tolerances, require_square, require_symmetric
+from .options import check_tolerances, require_square, require_symmetric, scaled_rhs
 from .problem import LinearProblem
 
 __all__ = ["LU", "Cholesky", "Direct", "Eigh"]
@@ -104,10 +104,7 @@ class Direct:
 
     def init(self, ops: Backend, problem: LinearProblem) -> DirectState:
         b = problem.rhs
-        largest = ops.max_abs(b)
-        scale = ops.power_of_two(largest, b)
-        finite = ops.isfinite(largest)
-        scaled = ops.scale(ops.divide(ops.scalar(1.0, b), scale), ops.mask(finite, ops.copy(b)))
+        scaled, scale, _, largest, finite = scaled_rhs(ops, b)
         status = ops.where(largest == 0, int(Status.CONVERGED), ops.scalar(_RUNNING, b))
         return DirectState(
             x=ops.zeros_like(b),

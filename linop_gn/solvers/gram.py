@@ -30,7 +30,7 @@ from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..status import Status
 from .gram_space import Factored, factored_by, solve_with
-from .options import check_tolerances, require_solver
+from .options import check_tolerances, require_solver, scaled_rhs
 from .problem import LinearProblem
 
 __all__ = ["GramSolve", "GramState"]
@@ -143,11 +143,7 @@ class GramSolve:
 
     def init(self, ops: Backend, problem: LinearProblem) -> GramState:
         b = problem.rhs
-        size = ops.max_abs(b)
-        finite = ops.isfinite(size)
-        scale = ops.power_of_two(size, b)
-        inverse = ops.divide(ops.scalar(1.0, b), scale)
-        r = ops.scale(inverse, ops.mask(finite, ops.copy(b)))
+        r, scale, inverse, size, finite = scaled_rhs(ops, b)
         norm = ops.sqrt(ops.dot(r, r))
         threshold = ops.maximum(self.rtol * norm, ops.divide(self.atol, scale))
         x, model, products = ops.zeros_like(b), ops.scalar(0.0, b), 0

@@ -44,7 +44,7 @@ from ..records import record, static
 from ..status import Status
 from .lanczos_parts import conjugate, conjugate_gradient_iterate, crossed, unit_of
 from .lanczos_state import LanczosRow, LanczosState, resume
-from .options import require_symmetric
+from .options import require_symmetric, scaled_rhs
 from .orthogonal import fresh, levels, orthogonalise
 from .problem import LinearProblem
 
@@ -128,10 +128,7 @@ class Lanczos:
                 "column at a time, and no x0 (solve for the correction with the right-hand side b - A x0 instead)."
             )
         capacity = self.limit(problem)
-        size = ops.max_abs(b)
-        finite = ops.isfinite(size)
-        scale = ops.power_of_two(size, b)
-        r = ops.scale(ops.divide(1.0, scale), ops.mask(finite, ops.copy(b)))
+        r, scale, _, _, finite = scaled_rhs(ops, b)
         norm = ops.sqrt(ops.dot(r, r))
         status = ops.where(norm > 0, ops.scalar(_RUNNING, b), _CONVERGED)
         status = ops.where(finite, status, _NONFINITE_INPUT)

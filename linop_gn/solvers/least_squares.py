@@ -31,7 +31,7 @@ from ..records import record, static
 from ..status import Status
 from .bidiagonal import Basis, tick
 from .cg import CG
-from .options import check_limits, check_tolerances, unfit_status
+from .options import check_limits, check_tolerances, scaled_rhs, unfit_status
 from .problem import LinearProblem
 
 __all__ = ["LeastSquares", "LeastSquaresState", "Move"]
@@ -149,11 +149,8 @@ class LeastSquares:
 
     def init(self, ops: Backend, problem: LinearProblem) -> LeastSquaresState:
         b, warm = problem.rhs, problem.x0 is not None
-        largest = ops.max_abs(b)
-        zero, finite = largest == 0, ops.isfinite(largest)
-        scale = ops.power_of_two(largest, b)
-        inverse = ops.divide(ops.scalar(1.0, b), scale)
-        u = ops.scale(inverse, ops.mask(finite, ops.copy(b)))
+        u, scale, inverse, largest, finite = scaled_rhs(ops, b)
+        zero = largest == 0
         size = ops.sqrt(ops.dot(u, u))
         x = ops.zeros(problem.operator.shape[1], b)
         if warm:

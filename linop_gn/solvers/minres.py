@@ -44,7 +44,16 @@ from ..records import record, static
 from ..status import Status
 from .minres_recurrence import begin, direction, follow, rotate
 from .minres_state import MINRESRow, MINRESState
-from .options import check_limits, check_tolerances, made_from, require_symmetric, unfit_status, unit_of
+from .options import (
+    check_limits,
+    check_tolerances,
+    limit_of,
+    made_from,
+    require_symmetric,
+    scaled_rhs,
+    unfit_status,
+    unit_of,
+)
 from .problem import LinearProblem
 
 __all__ = ["MINRES"]
@@ -102,17 +111,12 @@ class MINRES:
 
     def limit(self, problem: LinearProblem) -> int:
         """The number of steps that a run may take."""
-        if self.steps is not None:
-            return self.steps
-        return self.max_steps if self.max_steps is not None else min(10 * problem.rhs.shape[0], 10_000)
+        return limit_of(self, problem)
 
     def init(self, ops: Backend, problem: LinearProblem) -> MINRESState:
         b, warm = problem.rhs, problem.x0 is not None
-        largest = ops.max_abs(b)
-        zero, finite = largest == 0, ops.isfinite(largest)
-        scale = ops.power_of_two(largest, b)
-        inverse = ops.divide(ops.scalar(1.0, b), scale)
-        r = ops.scale(inverse, ops.mask(finite, ops.copy(b)))
+        r, scale, inverse, largest, finite = scaled_rhs(ops, b)
+        zero = largest == 0
         size = ops.sqrt(ops.dot(r, r))
         x = ops.zeros_like(b)
         if warm:

@@ -31,7 +31,7 @@ from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
 from ..status import Status
-from .options import check_limits, check_tolerances, require_symmetric, unfit_status
+from .options import check_limits, check_tolerances, limit_of, require_symmetric, scaled_rhs, unfit_status
 from .problem import LinearProblem
 
 __all__ = ["MultiShiftCG", "MultiShiftState"]
@@ -138,9 +138,7 @@ class MultiShiftCG:
 
     def limit(self, problem: LinearProblem) -> int:
         """The number of steps that a run may take."""
-        if self.steps is not None:
-            return self.steps
-        return self.max_steps if self.max_steps is not None else min(10 * problem.rhs.shape[0], 10_000)
+        return limit_of(self, problem)
 
     def _shifts(self, ops: Backend, problem: LinearProblem) -> tuple[Array, Scalar]:
         """All dampings, and the seed's."""
@@ -155,10 +153,7 @@ class MultiShiftCG:
                 "columns; it starts at zero, so give no x0."
             )
         shifts, _ = self._shifts(ops, problem)
-        size = ops.max_abs(b)
-        finite = ops.isfinite(size)
-        scale = ops.power_of_two(size, b)
-        r = ops.scale(ops.divide(1.0, scale), ops.mask(finite, ops.copy(b)))
+        r, scale, _, _, finite = scaled_rhs(ops, b)
         rr = ops.dot(r, r)
         norm = ops.sqrt(rr)
         p = ops.copy(xp.broadcast_to(xp.reshape(r, (-1, 1)), (b.shape[0], shifts.shape[0])))

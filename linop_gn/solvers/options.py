@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..arguments import require_number, whole
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..status import Status
-from .problem import as_preconditioner
+from .problem import LinearProblem, as_preconditioner
 
 __all__ = [
+    "ScaledRHS",
     "check_limits",
     "check_tolerances",
+    "limit_of",
     "made_from",
     "require_solver",
     "require_square",
     "require_symmetric",
+    "scaled_rhs",
     "unfit_status",
     "unit_of",
 ]
@@ -69,8 +72,35 @@ def require_symmetric(method: Any, operator: LinearOperator) -> None:
     if not operator.symmetric:
         raise ValueError(
             f"{type(method).__name__} needs a symmetric operator, and {operator!r} is not known to be. Declare it "
-            "(symmetric=True) if it is; otherwise use LSMR or LSQR, which need products with A and its adjoint."
+            "(symmetric=True) if it is; otherwise use LSMR or LSQR, which need products with A and its adjoint, or "
+            "solve the normal equations with A.T @ A, whose symmetry is known."
         )
+
+
+def limit_of(method: Any, problem: LinearProblem) -> int:
+    """The steps that a run may take: ``steps``, ``max_steps``, or min(10 n, 10000)."""
+    if method.steps is not None:
+        return int(method.steps)
+    return int(method.max_steps) if method.max_steps is not None else min(10 * problem.rhs.shape[0], 10_000)
+
+
+class ScaledRHS(NamedTuple):
+    """A right-hand side over a power of two near its largest entry."""
+
+    r: Vector
+    """A new vector; zero where b is not finite."""
+    scale: Scalar
+    inverse: Scalar
+    largest: Scalar
+    finite: Scalar
+
+
+def scaled_rhs(ops: Backend, b: Vector) -> ScaledRHS:
+    """b in units in which its squares are in range."""
+    largest = ops.max_abs(b)
+    finite, scale = ops.isfinite(largest), ops.power_of_two(largest, b)
+    inverse = ops.divide(ops.scalar(1.0, b), scale)
+    return ScaledRHS(ops.scale(inverse, ops.mask(finite, ops.copy(b))), scale, inverse, largest, finite)
 
 
 def unit_of(ops: Backend, largest: Scalar, like: Vector) -> Scalar:

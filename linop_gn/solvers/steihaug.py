@@ -27,7 +27,7 @@ from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..status import Status
-from .options import made_from, require_symmetric, unfit_status
+from .options import limit_of, made_from, require_symmetric, scaled_rhs, unfit_status
 from .problem import LinearProblem
 from .region import check_region
 
@@ -121,18 +121,13 @@ class Steihaug:
 
     def limit(self, problem: LinearProblem) -> int:
         """The number of steps that a run may take."""
-        if self.steps is not None:
-            return self.steps
-        return self.max_steps if self.max_steps is not None else min(10 * problem.rhs.shape[0], 10_000)
+        return limit_of(self, problem)
 
     def init(self, ops: Backend, problem: LinearProblem) -> SteihaugState:
         b = problem.rhs
         if problem.x0 is not None:
             raise ValueError("Steihaug's path starts at zero, the centre of the region: give no x0.")
-        size = ops.max_abs(b)
-        finite = ops.isfinite(size)
-        scale = ops.power_of_two(size, b)
-        r = ops.scale(ops.divide(ops.scalar(1.0, b), scale), ops.mask(finite, ops.copy(b)))
+        r, scale, _, _, finite = scaled_rhs(ops, b)
         rr = ops.dot(r, r)
         norm = ops.sqrt(rr)
         z = problem.precondition(r)
