@@ -74,8 +74,9 @@ _SENTENCES = {
     "raise max_steps or loosen the tolerance.",
     Status.STAGNATED: "Rounding keeps the residual above the tolerance; the iterate is as accurate as this "
     "precision allows. Loosen the tolerance, precondition, or use float64.",
-    Status.NEGATIVE_CURVATURE: "A direction with p^T A p <= 0 was met: the operator is not positive definite. "
-    "Add damping, use the Gauss-Newton operator, or a solver for indefinite operators.",
+    Status.NEGATIVE_CURVATURE: "A direction with p^T A p <= 0, up to rounding, was met: the operator is not positive "
+    "definite. Add damping, use the Gauss-Newton operator for the Hessian, or MINRES, which takes singular and "
+    "indefinite operators.",
     Status.INDEFINITE_PRECONDITIONER: "The preconditioner gave r^T M r <= 0 for a nonzero residual: "
     "it is not positive definite.",
     Status.BREAKDOWN: "The recurrence broke down: a quantity that it divides by is zero to working precision.",

@@ -3,8 +3,8 @@
 CPython counts references. What a function has just made and kept nowhere has as
 few as possible when it arrives; how few that is depends on the interpreter's
 version, and is measured on an array of which it is known. Where it cannot be
-told from one that somebody holds (no counts, or none that differ), nothing is
-taken to be alone.
+told from one that somebody holds (no counts, none that differ, or a debugger
+that looks into frames and holds what it sees), nothing is taken to be alone.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ def _counted(make: Callable[[], R]) -> tuple[R, int]:
     return made, sys.getrefcount(made)
 
 
-def _least() -> int:
-    """The count of an array that nobody else holds; -1 where counts do not tell."""
-    if not hasattr(sys, "getrefcount"):
-        return -1
-    held = np.empty(1)
-    alone, kept = _counted(lambda: np.empty(1))[1], _counted(lambda: held)[1]
-    return alone if kept > alone else -1
+def _fresh() -> Any:
+    return np.empty(1)
 
 
-_ALONE = _least()
+_HELD = np.empty(1)
+_COUNTS = hasattr(sys, "getrefcount")
+"""PyPy has none."""
+
+
+def _held() -> Any:
+    return _HELD
 
 
 class NumpyOwnership:
@@ -42,6 +43,9 @@ class NumpyOwnership:
 
     def alone(self, make: Callable[[], R]) -> tuple[R, bool]:
         made: Any
+        if not _COUNTS or sys.gettrace() is not None or sys.getprofile() is not None:
+            return make(), False
         made, count = _counted(make)
         mine = type(made) is np.ndarray and made.base is None and made.flags.owndata and made.flags.writeable
-        return made, mine and count == _ALONE
+        # Measured each time, under what looks on this time.
+        return made, mine and count <= _counted(_fresh)[1] < _counted(_held)[1]

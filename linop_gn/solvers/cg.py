@@ -59,6 +59,10 @@ _BREAKDOWN = int(Status.BREAKDOWN)
 _NONFINITE = int(Status.NONFINITE)
 _NONFINITE_INPUT = int(Status.NONFINITE_INPUT)
 
+LOST = 0.75
+"""||r|| cannot exceed sqrt(cond(A)) ||b||: at eps^-0.75 of it the operator is singular as far as can be computed, and
+b has a part that no x reaches."""
+
 
 @record
 class CG:
@@ -162,6 +166,7 @@ class CG:
             rp=rz,
             norm=start.norm,
             model=start.model,
+            most=start.norm * ops.eps(b) ** -LOST,
             memory=memory,
             scale=scale,
             verified=ops.scalar(math.inf, b),
@@ -189,7 +194,8 @@ class CG:
         gain = 0.5 * alpha * s.rp
         if starting is not None:
             alpha = ops.where(starting, along_start(ops, s.rp, curvature), alpha)
-            gain = ops.where(starting, alpha * (s.rp - 0.5 * alpha * curvature), gain)
+            change = ops.where(alpha != 0, alpha * (s.rp - 0.5 * alpha * curvature), 0.0)
+            gain = ops.where(starting, change, gain)
 
         def recur(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar, Scalar]:
             return ops.axpy(-alpha, product, r), s.model - gain, s.rp, s.rp
@@ -205,6 +211,7 @@ class CG:
         rz = rr if z is r else ops.dot(r, z)
         norm = ops.sqrt(rr)
         sound = ops.isfinite(curvature + rr + rz)
+        good = good & ((norm <= s.most) | ops.logical_not(sound))
         moved = good & sound
         steps, limit = s.steps + moved, self.limit(problem)
         if self.stop is None:  # what the rules of init would say, without the calls: they cost a scalar operation each
@@ -263,7 +270,8 @@ class CG:
         if self.keep is not None:
             planned = plan(self.keep, limit)
             kept = ops.put(kept, ops.lookup(planned.places, steps), x, ops.lookup(planned.wanted, steps))
-        return CGState(x, r, p, rz, rp, norm, model, memory, s.scale, verified, checking, status, steps, products, kept)
+        counts = status, steps, products
+        return CGState(x, r, p, rz, rp, s.most, norm, model, memory, s.scale, verified, checking, *counts, kept)
 
     def observe(self, state: CGState) -> CGRow:
         return CGRow(state.norm * state.scale, state.model * state.scale * state.scale)

@@ -18,6 +18,8 @@ class CGState(NamedTuple):
     rz: Scalar
     rp: Scalar
     """r.p: equal to r.z, except after the residual was replaced."""
+    most: Scalar
+    """The largest residual norm that a positive definite operator could have led to."""
     norm: Scalar
     model: Scalar
     memory: Any

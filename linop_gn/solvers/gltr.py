@@ -64,6 +64,8 @@ class GLTRState(NamedTuple):
     """Whether the next product is spent on x, to recompute the residual."""
     goal: Scalar
     """What the recomputed residual is held to."""
+    good: Scalar
+    """The status of an answer inside that is found to hold."""
     status: Scalar
     steps: Scalar
     products: Scalar
@@ -89,7 +91,8 @@ class GLTR:
     rtol, atol
         Converged when ||b - (A + lambda I) x|| <= max(rtol ||b||, atol), with the multiplier lambda >= 0 of x.
         The status is then ``CONVERGED`` inside the region and ``BOUNDARY`` on its boundary. Inside, where rounding
-        may have hidden that it is not so, one more product finds out: ``STAGNATED`` if it is not.
+        may have hidden that it is not so, one more product finds out: ``STAGNATED`` if it is not. With ``rtol=0``
+        and ``atol=0`` the run ends where the Krylov space does, with the status ``INVARIANT`` inside the region.
     max_steps
         Limit on steps, and on the vectors kept: memory for max_steps + 1. None means min(n, 100).
     steps
@@ -161,6 +164,7 @@ class GLTR:
             active=ops.scalar(False, problem.rhs),
             checking=ops.scalar(False, problem.rhs),
             goal=zero,
+            good=ops.scalar(_CONVERGED, problem.rhs),
             status=status,
             steps=inner.steps,
             products=inner.products,
@@ -194,7 +198,7 @@ class GLTR:
         fresh = going & (inner.steps > before.steps)
         s = self._judge(ops, problem, s._replace(checking=checking), inner, fresh, going, True)
         known = checking & ops.isfinite(true)
-        verdict = ops.where(true <= s.goal, _CONVERGED, ops.where(known, _STAGNATED, _NONFINITE))
+        verdict = ops.where(true <= s.goal, s.good, ops.where(known, _STAGNATED, _NONFINITE))
         return s._replace(
             residual=ops.where(known, true, s.residual),
             checking=s.checking & ops.logical_not(checking),
@@ -246,17 +250,19 @@ class GLTR:
         met = (residual <= self._threshold(ops, inner)) & explored
         ended = (inner.status == _INVARIANT) | (met & ((inner.status == _RUNNING) | (inner.status == _COMPLETED)))
         status = ops.where(inner.status == _COMPLETED, _MAX_STEPS if self.steps is None else _COMPLETED, inner.status)
-        # Rounding comes on top of the residual: of a singular system it may be all there is. Where the space is
-        # exhausted before a tolerance is met, or none was given, the goal is what precision allows.
+        # Rounding comes on top of the residual: of a singular system it may be all there is. Without a tolerance the
+        # space has to be exhausted, and rounding to be no large part of b.
         threshold = self._threshold(ops, inner)
-        goal = ops.where(met & (threshold > 0), threshold, ops.maximum(threshold, eps**0.5 * inner.norm))
+        goal = ops.where(threshold > 0, threshold, eps**0.5 * inner.norm)
+        good = ops.where(threshold > 0, _CONVERGED, _INVARIANT)
         unsure = residual + rounding(eps, inner, 0.0, ops.item(found.length[0])) > goal
         checking = running & ended & unsure & ops.logical_not(active) & (self.steps is None)
-        inside = ops.where(unsure, _RUNNING if verify and self.steps is None else _COMPLETED, _CONVERGED)
+        inside = ops.where(unsure, _RUNNING if verify and self.steps is None else _COMPLETED, good)
         status = ops.where(ended, ops.where(active, _BOUNDARY, inside), status)
         if self.steps is not None:
             status = ops.where((inner.status == _COMPLETED) & active, _BOUNDARY, status)
-        status = ops.where(fresh & unbounded, _NEGATIVE_CURVATURE, status)
+        endless = _STAGNATED if problem.operator.psd else _NEGATIVE_CURVATURE  # rounding alone makes it look singular
+        status = ops.where(fresh & unbounded, endless, status)
         checking = checking & (status == _RUNNING)
         return GLTRState(
             lanczos=inner,
@@ -268,6 +274,7 @@ class GLTR:
             active=ops.where(taken, active, s.active),
             checking=checking | s.checking,
             goal=ops.where(taken, goal, s.goal),
+            good=ops.where(taken, good, s.good),
             status=ops.where(running, status, s.status),
             steps=inner.steps,
             products=inner.products,

@@ -53,7 +53,7 @@ def _eps(space: Any) -> float:
 def combined(space: Any, coefficients: Array) -> tuple[Vector, Scalar]:
     """The columns (n, m) that the coefficients (k, m) stand for, and the products taken."""
     ops, s = space.operator.backend, space.state
-    coefficients = _fill(ops.small_namespace(), coefficients, ops.leading(s.alphas, s.steps).shape[0])
+    coefficients = _fill(ops.small_namespace(), coefficients, max(1, ops.leading(s.alphas, s.steps).shape[0]))
     if space.start is None:
         return ops.combine(s.basis, coefficients, s.steps), 0 * s.steps
     problem = ReplayProblem(space.operator, space.start, s.alphas, s.betas, s.unit, coefficients, s.steps)
@@ -120,7 +120,9 @@ def solve_shifted(space: Any, dampings: Array, rtol: Scalar, atol: Scalar) -> Kr
     found = shifted(ops, _T(s), s.first, s.norm, dampings / s.unit, _eps(space))
     code = _outcome(space, found.residual, _threshold(space, rtol, atol), found.h, dampings)
     code = xp.where(found.noisy & (code == _COMPLETED), _STAGNATED, code)
-    code = xp.where(found.negative & ((code == _COMPLETED) | (code == _CONVERGED)), _NEGATIVE_CURVATURE, code)
+    # Of an operator that is known to be positive semi-definite, a negative pivot is rounding.
+    kind = xp.where((dampings >= 0) & space.operator.psd, _STAGNATED, _NEGATIVE_CURVATURE)
+    code = xp.where(found.negative & ((code == _COMPLETED) | (code == _CONVERGED)), kind, code)
     return _answer(space, found.h, code, dampings, found.residual, _model(ops, s, found.model), found.used)
 
 
@@ -156,7 +158,7 @@ def minimise(space: Any, radii: Array, rtol: Scalar, atol: Scalar) -> KrylovStep
     code = xp.where((code == _STAGNATED) & found.active, _COMPLETED, code)  # large because the region is
     fine = (code == _COMPLETED) | (code == _CONVERGED)
     code = xp.where(fine & found.active, _BOUNDARY, code)
-    code = xp.where(fine & found.unbounded, _NEGATIVE_CURVATURE, code)
+    code = xp.where(fine & found.unbounded, _STAGNATED if space.operator.psd else _NEGATIVE_CURVATURE, code)
     multiplier = xp.where(found.unbounded, 0.0, found.multiplier) * s.unit
     return _answer(space, h, code, multiplier, residual, model, s.steps + 0 * code)
 

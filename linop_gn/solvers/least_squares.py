@@ -218,10 +218,13 @@ class LeastSquares:
         # A start that solves A^T r = 0 exactly: there is nothing to compare with yet.
         least = least | (known & (normal == 0))
         end = steps >= self.limit(problem)
+        # At the end, a norm that has fallen so far below the last one recomputed is recomputed as well.
+        unsure = moved & end & (norm < math.sqrt(eps) * s.verified)
+        over = (running & end & ops.logical_not(s.renew | unsure)) | (known & end)
         status = s.status  # later lines overrule earlier ones
         if self.steps is None:
             ill = cond >= (1.0 / eps if self.conlim is None else ops.minimum(self.conlim + 0.0 * cond, 1.0 / eps))
-            status = ops.where(running & end & ops.logical_not(moved & met), int(Status.MAX_STEPS), status)
+            status = ops.where(over & ops.logical_not(moved & met), int(Status.MAX_STEPS), status)
             status = ops.where(moved & ill & ops.logical_not(met), int(Status.CONDITION_LIMIT), status)
             stuck = known & (s.steps > 0) & (norm > 0.5 * s.verified) & (normal > 0.5 * s.verified_normal)
             status = ops.where(stuck, int(Status.STAGNATED), status)
@@ -231,7 +234,8 @@ class LeastSquares:
             reached = ops.where(compatible, int(Status.CONVERGED), int(Status.LEAST_SQUARES))
             status = ops.where(known & (compatible | least), ops.where(fits, reached, unfit), status)
         else:
-            status = ops.where(running & (end | (moved & met) | (known & least)), int(Status.COMPLETED), status)
+            early = (moved & met & ops.logical_not(unsure)) | (known & least)
+            status = ops.where(running & (over | early), int(Status.COMPLETED), status)
         status = ops.where(running & ops.logical_not(sound), int(Status.NONFINITE), status)
         if problem.x0 is not None:  # of a start whose product is out of range nothing is known: zero is better
             lost = running & ops.logical_not(sound) & (s.verified == math.inf)
@@ -252,7 +256,7 @@ class LeastSquares:
             scale=s.scale,
             verified=ops.where(known, ops.minimum(s.verified, norm), s.verified),
             verified_normal=ops.where(known, ops.minimum(s.verified_normal, normal), s.verified_normal),
-            renew=moved & met,
+            renew=moved & (met | unsure),
             status=status,
             steps=steps,
             products=products,

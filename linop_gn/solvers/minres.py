@@ -29,8 +29,7 @@ What differs from ``scipy.sparse.linalg.minres``:
 * A run starts from ``x0`` as it is. Only CG takes the best multiple of it, so that
   no run ends worse than zero.
 * No absolute constants: the recurrence runs on b and A over powers of two.
-* The model 1/2 x^T A x - b^T x comes with every step, without a product.
-* k columns are solved at once. ``steps=k`` runs k steps and calls that a success.
+* The model 1/2 x^T A x - b^T x comes with every step; k columns are solved at once.
 """
 
 from __future__ import annotations
@@ -219,8 +218,7 @@ class MINRES:
         )
 
         plain = z is y
-        y = ops.mask(sound, y)
-        z = y if plain else ops.mask(sound, z)
+        y, z = ops.mask(sound, y), None if plain else ops.mask(sound, z)
         inverse = ops.where(moved, ops.divide(c.phi, c.gamma), 0.0)
         length = ops.where(moved, ops.divide(c.phi, unit), 0.0)
         hold = stay | unsure | stuck  # the recurrence waits where it is
@@ -237,39 +235,46 @@ class MINRES:
         risky = ops.where(known, vain | (stay & ops.logical_not(s.risky)), s.risky)
         status, phase = s.status, ops.where(checking & (s.phase == _RETURN), _TEST, _STEP)
         fixed = self.steps is not None  # later lines overrule earlier ones
+        reached = int(Status.COMPLETED if fixed else Status.CONVERGED)
         phase = ops.where(unsure | (moved & s.risky & (norm <= 0.99 * s.best_norm)), _PROVE, phase)
-        phase = ops.where(vain | (stuck & s.risky), _RETURN, phase)
-        inverses = s.inverses
+        inverses, right = s.inverses, ops.logical_not(running)
         if fixed:  # no product is spent on an x that the recurrence cannot have taken far from what it claims
             inverses = ops.where(known, 0.0, ops.where(moved, s.inverses + ops.dot(w, w), s.inverses))
             if q.p is None:  # else ||w|| is in units of M
                 right = ops.logical_not(s.risky) & (eps * anorm * anorm * inverses <= _DRIFT)
+                right = right & (norm >= math.sqrt(eps) * s.best_norm)
                 status = ops.where((moved & (met | end) | stuck) & right, int(Status.COMPLETED), status)
+        phase = ops.where(vain | (stuck & (s.risky | ops.logical_not(right))), _RETURN, phase)
         phase = ops.where(moved & (met | (end & (phase == _STEP))), ops.where(met & s.risky, _PROVE, _CHECK), phase)
         status = ops.where(known & end & (phase == _STEP), int(Status.MAX_STEPS), status)
         claimed = (s.norm <= s.threshold) | (s.phase == _PROVE)  # else x was looked at because it is the last one
         drifted = known & ops.logical_not(stay | vain) & (s.steps > 0) & (s.phase != _RETURN) & claimed
-        status = ops.where((drifted & (norm > 0.5 * s.best_norm)) | tested, int(Status.STAGNATED), status)
+        tired = running & (s.products > 4 * self.limit(problem) + 16)  # no run looks at itself for ever
+        status = ops.where((drifted & (norm > 0.5 * s.best_norm)) | tested | tired, int(Status.STAGNATED), status)
         confirmed = tested & (c.root <= 2.0 * math.sqrt(eps) * anorm)
         status = ops.where(confirmed, int(Status.INCONSISTENT), status)
         if fixed:
             status = ops.where(running & (status != _RUNNING), int(Status.COMPLETED), status)
         fits, unfit = unfit_status(ops, largest, s.scale, s.x)
-        status = ops.where(known & met, ops.where(fits, int(Status.CONVERGED), unfit), status)
+        status = ops.where(known & met, ops.where(fits, reached, unfit), status)
         status = ops.where(indefinite, int(Status.INDEFINITE_PRECONDITIONER), status)
         status = ops.where(running & ops.logical_not(sound), int(Status.NONFINITE), status)
         # Attempts that came to nothing, and an end amid attempts, lead back to the best point.
         failed = running & (status != _RUNNING) & (status != int(Status.CONVERGED)) & (known | risky)
-        honest = known & (s.phase == _CHECK) & (norm <= 1.01 * s.norm)
-        failed = failed & ops.logical_not(honest if q.p is not None else honest & (norm < s.best_norm))
+        honest = known & (s.phase == _CHECK)
+        if q.p is None:
+            honest = honest & (norm <= 1.01 * s.norm) & (norm < s.best_norm)
+        else:  # ||r||_M never grows
+            honest = honest & (yz <= 1.02 * q.phibar * q.phibar)
+        failed = (failed & ops.logical_not(honest)) | (known & (s.phase == _RETURN) & (norm > s.best_norm))
         back = (vain | (stuck & s.risky) | failed) & (best_norm < math.inf)
         x = ops.select(back, ops.copy(best), x)
-        if problem.x0 is not None:  # of a start whose product is out of range nothing is known: zero is better
+        if problem.x0 is not None:  # a start with a product out of range is given up for zero
             x = ops.mask(ops.logical_not(running & ops.logical_not(sound) & (best_norm == math.inf)), x)
         return MINRESState(
             x=x,
             r=r,
-            recurrence=follow(ops, q, c, w, y, z, beta, moved, hold),
+            recurrence=follow(ops, q, c, w, y, y if plain else z, beta, moved, hold),
             best=best,
             best_norm=best_norm,
             best_model=best_model,

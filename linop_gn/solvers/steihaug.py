@@ -247,5 +247,6 @@ class Steihaug:
         x = state.x
         if problem.preconditioner is None:  # else its norm is known from the recurrence alone, up to its rounding
             share = ops.sqrt(ops.dot(x, x)) * state.inverse_radius
-            x = ops.scale(ops.divide(1.0, ops.maximum(share, 1.0)), x)
+            beyond = (share > 1.0) & (share < 1.01)  # by rounding: not where its square is out of range
+            x = ops.scale(ops.where(beyond, ops.divide(1.0, share), 1.0), x)
         return ops.scale(state.scale, x)

@@ -193,6 +193,10 @@ def trust_region(ops: Backend, S: Spectrum, norm: Scalar, radius: Array, eps: fl
     y = c[:, None] * inverse + where((xp.arange(k) == 0)[:, None], extra, 0.0)
     multiplier = where(free, 0.0, distance - lowest)
     size = lengths(ops, y)
+    # Newton's method comes from outside, slowly where a small part of the right-hand side lies at the pole.
+    within = where((size > radius) & ~endless, radius / where(size > 0, size, 1.0), 1.0)
+    y, size = y * within, size * within
     rate = -0.5 * xp.sum((c[:, None] + multiplier * y) * (y / where(size > 0, size, 1.0)), axis=0)
-    flat = xp.any((c != 0) & (values <= 2.0 * eps * S.size))  # whether there is a minimum, T does not know
+    flat = xp.any((c != 0)[:, None] & (gaps + distance <= 0), axis=0)
+    flat = flat | (4.0 * eps * S.size * size > norm)  # whether there is a minimum, rounding hides
     return Boundary(S.vectors @ y, multiplier, rate, size, ~free, hard, endless & (indefinite | flat))

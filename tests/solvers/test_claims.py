@@ -151,3 +151,47 @@ def test_a_start_of_which_nothing_can_be_known_is_given_up_for_zero(backend, met
     assert solution.status is Status.NONFINITE
     assert not backend.to_numpy(solution.x).any()
     assert float(solution.residual) == pytest.approx(7**0.5)
+
+
+@pytest.mark.parametrize("limits", [{}, {"steps": 60}], ids=str)
+def test_conjugate_gradients_stop_where_no_definite_operator_could_have_led(numpy_backend, limits):
+    """A singular operator, and a part of b that no x reaches: the residual grows without end."""
+    W, b = np.random.default_rng(0).standard_normal((50, 20)), np.random.default_rng(1).standard_normal(50)
+    for A in (lg.LowRank(W), lg.Diagonal(np.r_[0.0, np.arange(1.0, 50)], psd=True)):
+        solution = lg.solve(A, b, lg.CG(**limits))
+        assert solution.status is Status.NEGATIVE_CURVATURE
+        assert float(solution.residual) < 1e13
+        assert lg.solve(A, b, lg.MINRES()).status is Status.INCONSISTENT
+
+
+def test_a_krylov_space_of_nothing_answers_nothing(numpy_backend):
+    A = lg.Diagonal(np.ones(2), psd=True)
+    for keep in (True, False):
+        step = lg.krylov(A, np.zeros(2), k=2, reorthogonalise="none", keep=keep).solve([0.0, 1.0])
+        assert step.succeeded
+        assert not step.x.any()
+
+
+def test_a_start_that_is_given_up_leaves_a_model_that_is_known(numpy_backend):
+    A = lg.Dense(np.zeros((1, 1)), symmetric=True)
+    solution = lg.solve(A, np.array([-0.26]), lg.CG(rtol=1e-3), x0=np.array([np.finfo(float).max / 4]))
+    assert (float(solution.x[0]), float(solution.model)) == (0.0, 0.0)
+
+
+def test_rounding_does_not_make_a_known_semi_definite_operator_indefinite(numpy_backend):
+    v = np.concatenate([np.logspace(-4, -1, 390), np.logspace(0, 4, 10)])
+    b = (np.sqrt(v) * np.random.default_rng(3).standard_normal(400)).astype("float32")
+    A = lg.Damped(lg.Diagonal(v.astype("float32"), psd=True), 1e-4)
+    for radius in (np.inf, 1e9):
+        step = lg.solve(A, b, lg.GLTR(radius=radius, max_steps=400))
+        residual = np.linalg.norm(b - (v + 1e-4) * step.x)
+        assert step.status in (Status.STAGNATED, Status.CONVERGED)
+        assert float(step.residual) == pytest.approx(residual, rel=1e-2)
+        assert residual < 1e-2 * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize("tiny", [1e-14, 1e-12, 1e-9])
+def test_a_boundary_is_not_passed_by_what_newtons_method_has_left(numpy_backend, tiny):
+    A = lg.Dense(np.diag([1.0, tiny]), symmetric=True)
+    step = lg.solve(A, np.array([1.0, tiny]), lg.GLTR(radius=1.0, steps=2, explore=False))
+    assert np.linalg.norm(step.x) <= 1.0 + 1e-15

@@ -148,3 +148,10 @@ def test_no_step_leaves_the_region(numpy_backend, dtype, seed, exponent, size):
     radius = 10.0**size
     step = lg.solve(A, gaussian(seed).astype(dtype), lg.Steihaug(radius=radius, rtol=1e-12))
     assert np.linalg.norm(step.x.astype(float)) <= radius * (1.0 + 8 * EPS[dtype])
+
+
+@pytest.mark.parametrize(("value", "radius", "dtype"), [(1e-24, 1e30, "float32"), (1e-160, 1e300, "float64")])
+def test_steps_whose_squares_are_out_of_range_are_left_alone(numpy_backend, value, radius, dtype):
+    step = lg.solve(lg.Diagonal(np.full(2, value, dtype)), np.ones(2, dtype), lg.Steihaug(radius=radius))
+    assert step.status is Status.CONVERGED
+    np.testing.assert_allclose(step.x, 1.0 / value, rtol=1e-6)
