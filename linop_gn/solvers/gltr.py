@@ -26,14 +26,15 @@ What differs from the paper, and from SciPy's ``trust-krylov``:
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
 from ..status import Status
+from .gltr_state import GLTRRow, GLTRState
 from .lanczos import Lanczos
-from .lanczos_state import LanczosState, rounding
+from .lanczos_state import LanczosState, rounding, total
 from .options import require_symmetric
 from .problem import LinearProblem
 from .region import check_region
@@ -45,39 +46,6 @@ _RUNNING, _CONVERGED, _COMPLETED = int(Status.RUNNING), int(Status.CONVERGED), i
 _MAX_STEPS, _BOUNDARY, _INVARIANT = int(Status.MAX_STEPS), int(Status.BOUNDARY), int(Status.INVARIANT)
 _NEGATIVE_CURVATURE, _STAGNATED = int(Status.NEGATIVE_CURVATURE), int(Status.STAGNATED)
 _NONFINITE = int(Status.NONFINITE)
-
-
-class GLTRState(NamedTuple):
-    """h, multiplier, residual and rate are in the units of the Lanczos process."""
-
-    lanczos: LanczosState
-    h: Array
-    multiplier: Scalar
-    residual: Scalar
-    rate: Scalar
-    """The model over ||h||."""
-    length: Scalar
-    """||h||."""
-    active: Scalar
-    """Whether the step is on the boundary."""
-    checking: Scalar
-    """Whether the next product is spent on x, to recompute the residual."""
-    goal: Scalar
-    """What the recomputed residual is held to."""
-    good: Scalar
-    """The status of an answer inside that is found to hold."""
-    status: Scalar
-    steps: Scalar
-    products: Scalar
-
-
-class GLTRRow(NamedTuple):
-    """||b - (A + multiplier I) x||, 1/2 x.A x - b.x, the multiplier, and ||x||, at each step."""
-
-    residual: Scalar
-    model: Scalar
-    multiplier: Scalar
-    norm: Scalar
 
 
 @record
@@ -268,7 +236,7 @@ class GLTR:
             lanczos=inner,
             h=self._kept(ops, taken, h, s.h),
             multiplier=ops.where(taken, ops.item(found.multiplier[0]), s.multiplier),
-            residual=ops.where(taken, residual, s.residual),
+            residual=ops.where(taken, total(inner, residual, ops.item(found.length[0])), s.residual),
             rate=ops.where(taken, ops.item(found.rate[0]), s.rate),
             length=ops.where(taken, ops.item(found.length[0]), s.length),
             active=ops.where(taken, active, s.active),
@@ -296,5 +264,9 @@ class GLTR:
         )
 
     def answer(self, ops: Backend, problem: LinearProblem, state: GLTRState) -> Vector:
-        inner = state.lanczos
-        return ops.combine(inner.basis, ops.leading(state.h, inner.steps) * (inner.scale / inner.unit), inner.steps)
+        inner, factor = state.lanczos, state.lanczos.scale / state.lanczos.unit
+        x = ops.combine(inner.basis, ops.leading(state.h, inner.steps) * factor, inner.steps)
+        # ||x|| is ||h|| as far as the basis is orthonormal: without reorthogonalisation, not at all.
+        share = ops.divide(ops.sqrt(ops.dot(x, x)), state.length * factor)
+        beyond = state.active & (share > 1.0) & ops.isfinite(share)
+        return ops.scale(ops.where(beyond, ops.divide(1.0, share), 1.0), x)

@@ -13,7 +13,7 @@ from typing import Any
 from ..protocols import Array, Backend, Scalar, Vector
 from ..status import Status
 from .krylov_answers import KrylovSteps
-from .lanczos_state import LanczosState, rounding
+from .lanczos_state import LanczosState, rounding, total
 from .problem import LinearProblem
 from .quadrature import gauss_rule, radau_rule
 from .replay import Replay, ReplayProblem
@@ -100,7 +100,7 @@ def _answer(
         x=X,
         code=code,
         damping=damping,
-        residual=residual * s.scale,
+        residual=total(s, residual, norm / factor) * s.scale,
         model=model,
         norm=norm,
         used=used,
@@ -135,7 +135,8 @@ def residuals_and_models(space: Any, dampings: Array) -> tuple[Array, Array]:
     """Of the same solutions."""
     s = space.state
     found = shifted(space.operator.backend, _T(s), s.first, s.norm, dampings / s.unit, _eps(space))
-    return found.residual * s.scale, _model(space.operator.backend, s, found.model)
+    residual = total(s, found.residual, lengths(space.operator.backend, found.h))
+    return residual * s.scale, _model(space.operator.backend, s, found.model)
 
 
 def minimise(space: Any, radii: Array, rtol: Scalar, atol: Scalar) -> KrylovSteps:

@@ -10,7 +10,7 @@ from ..status import Status
 from .orthogonal import fresh
 from .problem import LinearProblem
 
-__all__ = ["Begun", "LanczosRow", "LanczosState", "resume", "rounding"]
+__all__ = ["Begun", "LanczosRow", "LanczosState", "resume", "rounding", "total"]
 
 
 class LanczosState(NamedTuple):
@@ -54,6 +54,12 @@ class LanczosState(NamedTuple):
 def rounding(eps: float, s: LanczosState, shift: Scalar, length: Scalar) -> Scalar:
     """What a residual from T may be short of: x = Q h, of a norm ``length``, in which A Q = Q T holds up to that."""
     return (4.0 * eps * (s.size + shift) + s.removed) * length
+
+
+def total(s: LanczosState, residual: Scalar, length: Scalar) -> Scalar:
+    """The residual of T, or that of what was removed, up to ||removed|| ||h||, if it is larger."""
+    removed = s.removed * length
+    return 0.5 * (residual + removed + abs(residual - removed))
 
 
 class LanczosRow(NamedTuple):

@@ -294,3 +294,23 @@ def test_a_region_without_end_and_a_singular_operator(backend):
     assert np.linalg.norm(x) < 1e12
     assert model(matrix, b, x) < 0.0
     assert float(solution.residual) == pytest.approx(np.linalg.norm(b - matrix @ x), rel=1e-6)
+
+
+def test_without_orthogonality_the_region_is_kept_all_the_same(numpy_backend):
+    A = lg.Dense(np.diag(np.logspace(0, -7, 10) * (-1.0) ** np.arange(10)).astype(np.float32), symmetric=True)
+    method = lg.GLTR(radius=1e5, steps=16, reorthogonalise="none")
+    step = lg.solve(A, np.full(10, 1e-3, np.float32), method)
+    assert step.status is Status.BOUNDARY
+    assert np.linalg.norm(step.x.astype(float)) <= 1e5 * (1 + 1e-6)
+
+
+@given(seed=seeds(), size=st.floats(4, 8), tolerance=st.floats(-8, -3))
+def test_the_residual_counts_what_reorthogonalisation_removed(numpy_backend, seed, size, tolerance):
+    """Of a long step, where the operator times it hides nothing of the order of the residual."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(3, 9))
+    matrix = with_spectrum(np.logspace(0, -6, n) * np.where(np.arange(n) == n - 1, -1, 1), seed)
+    b, radius = rng.standard_normal(n), 10.0**size
+    step = lg.solve(lg.Dense(matrix, symmetric=True), b, lg.GLTR(radius=radius, rtol=10.0**tolerance))
+    true = np.linalg.norm(b - matrix @ step.x - step.history["multiplier"][-1] * step.x)
+    assert true <= 1.01 * float(step.residual) + 20 * EPS["float64"] * (np.linalg.norm(step.x) + np.linalg.norm(b))
