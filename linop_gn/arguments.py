@@ -12,7 +12,16 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["known", "require_number", "whole"]
+__all__ = ["known", "require_number", "require_parts", "whole"]
+
+
+def require_parts(function: str, method: Any, wanted: str, *parts: str) -> None:
+    """Raise unless ``method`` is an instance with these methods; ``wanted`` says what would be one."""
+    if isinstance(method, type):
+        raise TypeError(f"{function} needs {wanted}, got the class {method.__qualname__} itself: call it first.")
+    if not all(hasattr(method, part) for part in parts):
+        what = repr(method) if isinstance(method, str) else f"a {type(method).__qualname__}"
+        raise TypeError(f"{function} needs {wanted}, got {what}.")
 
 
 def whole(owner: str, name: str, value: Any, least: int = 0) -> int:

@@ -17,18 +17,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from .arguments import whole
+from .arguments import require_parts, whole
 from .operators.base import LinearOperator
+from .operators.damped import undamped
 from .solvers.blockwise import Blockwise
 from .solvers.cg import CG
 from .solvers.costs import RULES, Cost, bytes_each
 from .solvers.direct import LU, Cholesky, Eigh
+from .solvers.gltr import GLTR
 from .solvers.gram import GramSolve
 from .solvers.lanczos import Lanczos
 from .solvers.lsmr import LSMR
 from .solvers.lsqr import LSQR
 from .solvers.minres import MINRES
 from .solvers.problem import Recipe
+from .solvers.steihaug import Steihaug
 
 __all__ = ["Cost", "Costs", "cost"]
 
@@ -85,6 +88,7 @@ def cost(A: LinearOperator, method: Any = None, *, steps: int = 50) -> Costs:
         raise TypeError(f"cost needs a linear operator, got {type(A).__qualname__}; wrap a matrix in lg.Dense.")
     steps = whole("cost", "steps", steps, 1)
     if method is not None:
+        require_parts("cost", method, "a solver such as lg.CG() as its second argument", "check")
         method.check(A)
         return Costs([_of(A, method, steps)])
     routes = [route for route in _routes(A, steps) if _takes(A, route)]
@@ -94,14 +98,16 @@ def cost(A: LinearOperator, method: Any = None, *, steps: int = 50) -> Costs:
 def _routes(A: LinearOperator, steps: int) -> list[Any]:
     if not A.domain.agrees(A.codomain):
         return [LSMR(), LSQR()]
-    routes: list[Any] = [Cholesky(), Eigh()] if A.symmetric else [LU(), LSMR(), LSQR()]
+    routes: list[Any] = [Cholesky(), LU(), Eigh()] if A.symmetric else [LU(), LSMR(), LSQR()]
     if A.symmetric:
-        routes += [CG(), MINRES(), Lanczos(steps), Lanczos(steps, "none", keep=False)]
+        routes += [CG(), MINRES(), Steihaug(), GLTR(), Lanczos(steps), Lanczos(steps, "none", keep=False)]
+    if A.symmetric and (A.sections or undamped(A)[0].sections) is not None:
+        routes.append(Blockwise(CG()))
     return [*routes, GramSolve(), GramSolve(solver=CG())]
 
 
 def _takes(A: LinearOperator, route: Any) -> bool:
-    if isinstance(route, (CG, Cholesky)) and not A.psd:
+    if isinstance(route, (CG, Cholesky, Blockwise)) and not A.psd:
         return False  # it may be definite all the same, but that is not known
     try:
         route.check(A)

@@ -12,13 +12,15 @@ A look costs about 0.3 ms in JAX and nothing elsewhere, hence the defaults of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from .arguments import require_parts, whole
 from .operators.base import LinearOperator
 from .protocols import Backend, Carry, Method
 from .records import replace
@@ -50,7 +52,8 @@ class Look:
     first
         The step that the first of these rows belongs to.
     state
-        The method's live state on the device; read it, never write to it.
+        The method's live state on the device; read it, never write to it. Its numbers are in the method's own units:
+        ``state.x`` of a solver is x over a power of two. Iterates in yours are what ``lg.CG(keep=...)`` keeps.
     """
 
     method: str
@@ -115,10 +118,15 @@ def drive(
     every: int | None = None,
 ) -> Carry:
     """Run ``method`` to its end and return the last carry; watchers see it on the way."""
-    if not watch:
-        return backend.run(method, problem, limit)
     if every is None:
         every = COMPILED_LOOK_EVERY if "compiled" in backend.capabilities else 1
+    every = whole("watch", "every", every, 1)
+    watch = list(watch) if isinstance(watch, Iterable) else [watch]
+    for watcher in watch:
+        if isinstance(watcher, type) or not callable(watcher):
+            raise TypeError(f"watch= takes watchers such as lg.ProgressBar(), functions of a look; got {watcher!r}.")
+    if not watch:
+        return backend.run(method, problem, limit)
     run = looks(backend, method, problem, limit, every)
     look, carry = next(run)
     with ExitStack() as begun:
@@ -147,6 +155,7 @@ def steps(A: LinearOperator, b: Any, method: Any = None, *, x0: Any = None, ever
     [0, 1, 2]
     """
     method, problem, _ = _linear(A, b, method, x0)
+    every = whole("steps", "every", every, 1)
     for look, _ in looks(A.backend, method, problem, method.limit(problem), every):
         yield look
 
@@ -173,7 +182,8 @@ def solve(
     x0
         Starting point, a vector of the domain with as many columns as b; None is zero and costs no product.
     watch
-        Watchers, such as ``lg.ProgressBar()``; they are shown a look every ``every`` ticks.
+        Watchers, such as ``lg.ProgressBar()``; they are shown a look every ``every`` ticks: 1, or 25 where a tick is
+        part of a compiled program, unless you say so.
 
     Returns
     -------
@@ -224,6 +234,7 @@ def solve(
 
 def _held_finite(ops: Any, b: Any, x: Any, status: Any, residual: Any, model: Any) -> tuple[Any, ...]:
     """An answer out of its dtype's range is no answer: zero then, the residual there, and a status that says so."""
+    residual = ops.where(status == int(Status.NONFINITE_INPUT), math.nan, residual)  # nobody knows it
     finite = ops.isfinite(ops.max_abs(x))
     if np.shape(finite) != np.shape(status):
         return x, status, residual, model
@@ -244,6 +255,7 @@ def _linear(A: LinearOperator, b: Any, method: Any, x0: Any) -> tuple[Any, Linea
             "lg.Dense, a SciPy operator in lg.from_scipy, a function in lg.FunctionOperator."
         )
     method = CG() if method is None else method
+    require_parts("solve", method, "a solver such as lg.CG() as its third argument", "init", "step", "check", "limit")
     method.check(A)
     rhs, leave = A.codomain.enter(b, "right-hand side")
     columns = tuple(rhs.shape[1:])

@@ -34,6 +34,7 @@ from .solvers.krylov_answers import KrylovSteps, QuadraticForm, Ritz
 from .solvers.lanczos import Lanczos
 from .solvers.lanczos_state import Begun, LanczosState
 from .solvers.problem import LinearProblem
+from .solvers.quadrature import check_interval
 from .spaces import Space
 from .status import Status
 
@@ -214,6 +215,8 @@ class Krylov:
         estimate = integral(self._call(answers.gauss))
         if interval is None:
             return QuadraticForm(estimate, None, None)
+        if self._ops.is_concrete(self.state.alphas):
+            check_interval(interval, np.asarray(self.eigenvalues().values, float), self._ops.eps(self._like))
         ends = [self._ops.small(end, self._like) for end in interval]
         low, high = (integral(self._call(answers.radau, end)) for end in ends)
         least, most = self._ops.minimum, self._ops.maximum

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .arguments import whole
+from .arguments import require_parts, whole
 from .curvature.objective import Objective
 from .drive import Watcher, drive
 from .methods.levenberg_marquardt import LevenbergMarquardt
@@ -60,6 +60,10 @@ def minimize(
         raise TypeError(f"minimize needs an lg.Objective, got {type(objective).__qualname__}.")
     max_steps = whole("minimize", "max_steps", max_steps)
     method = LevenbergMarquardt() if method is None else method
+    require_parts("minimize", method, "a method such as lg.LevenbergMarquardt()", "init", "step", "observe")
+    if hasattr(method, "limit"):
+        name = type(method).__name__
+        raise TypeError(f"minimize: {name} solves linear systems; write lg.LevenbergMarquardt(solver=lg.{name}(...)).")
     point = objective.at(params)
     point.check_data()
     problem = MinimizeProblem(point.objective, point.x, point.space, max_steps)

@@ -6,6 +6,8 @@ arrays and it can be returned; outside, ``status`` and ``history`` explain it.
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import numpy as np
@@ -53,12 +55,23 @@ class _Outcome:
     @property
     def status(self) -> Any:
         """Why the run stopped: a :class:`~linop_gn.Status`, or a list of them for columns."""
-        codes = np.asarray(self.code)
+        try:
+            codes = np.asarray(self.code)
+        except TypeError as error:
+            raise TypeError(
+                "the status is not known while a program is being traced; there, `code` is the number of a "
+                "linop_gn.Status, and `succeeded` tells whether it is a success."
+            ) from error
         return Status(int(codes)) if codes.ndim == 0 else [Status(int(code)) for code in codes]
 
     @property
-    def succeeded(self) -> bool:
-        """Whether every column's status is a success."""
+    def succeeded(self) -> Any:
+        """Whether every column's status is a success: a bool, or a traced one inside a compiled program."""
+        try:
+            np.asarray(self.code)
+        except TypeError:
+            good = reduce(or_, [self.code == int(status) for status in Status if status.succeeded])
+            return good.all()
         statuses = self.status if isinstance(self.status, list) else [self.status]
         return all(status.succeeded for status in statuses)
 
@@ -85,8 +98,11 @@ class _Outcome:
 class Solution(_Outcome):
     """Of :func:`linop_gn.solve`: ``x`` in the format of the right-hand side, and how it was reached.
 
-    ``residual`` is the 2-norm of b - A x as the method knows it (recomputed
-    from x where the status is ``CONVERGED``), ``model`` the value of
+    ``residual`` is the 2-norm of b - A x as the method knows it: recomputed
+    from x where the status is ``CONVERGED`` (by Lanczos methods only where rounding
+    might matter: it comes on top of what they report). ``products`` are those of the
+    method; what a preconditioner took to be made is not among them (``lg.cost`` says
+    it). Inside a compiled program ``code`` stands for the status. ``model`` is the value of
     1/2 x^T A x - b^T x, which no extra product was spent on. ``blocks`` names what
     the entries of the status belong to where the operator was solved with block by
     block, and ``iterates`` are those that the method was asked to keep.

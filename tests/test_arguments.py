@@ -126,3 +126,81 @@ def test_a_method_looks_at_the_solver_it_is_given(numpy_backend):
     for solver in (lg.CG, lg.MultiShiftCG(dampings=[1.0]), lg.LSMR()):
         with pytest.raises(TypeError, match="one for square systems"):
             lg.GramSolve(solver=solver)
+
+
+@pytest.mark.parametrize("method", [lg.CG, lg.LSMR, lg.Cholesky, "cg", np.ones(3), lg.LevenbergMarquardt()], ids=repr)
+def test_what_is_no_solver_is_refused_with_advice(method):
+    A = lg.Diagonal(np.ones(3), psd=True)
+    with pytest.raises(TypeError, match=r"solve needs a solver such as lg.CG\(\) as its third argument"):
+        lg.solve(A, np.ones(3), method)
+    if isinstance(method, type):
+        with pytest.raises(TypeError, match=rf"the class {method.__name__} itself: call it first"):
+            lg.cost(A, method)
+
+
+def test_what_is_no_method_is_refused_with_advice():
+    objective = lg.Objective.from_residuals(lambda p: p - 1.0, jacobian=lambda p: np.eye(3))
+    with pytest.raises(TypeError, match=r"write lg.LevenbergMarquardt\(solver=lg.CG\(...\)\)"):
+        lg.minimize(objective, np.ones(3), lg.CG())
+    with pytest.raises(TypeError, match="the class LevenbergMarquardt itself: call it first"):
+        lg.minimize(objective, np.ones(3), lg.LevenbergMarquardt)
+
+
+@pytest.mark.parametrize("damping", [[0.1], None, "a", {"a": 1.0}, np.ones(3)], ids=repr)
+def test_a_damping_is_one_number(damping):
+    with pytest.raises(TypeError, match="damping must be one number"):
+        lg.Damped(lg.Diagonal(np.ones(3), psd=True), damping)
+
+
+def test_watchers_are_looked_at():
+    A, b, seen = lg.Diagonal(np.ones(3), psd=True), np.ones(3), []
+    lg.solve(A, b, watch=seen.append)  # one alone will do
+    assert seen
+    for watch in ([lg.ProgressBar], ["bar"], 3):
+        with pytest.raises(TypeError, match="watch= takes watchers"):
+            lg.solve(A, b, watch=watch)
+    for every in (0, -1, 1.5, "a"):
+        with pytest.raises(ValueError, match="every must be a whole number >= 1"):
+            lg.solve(A, b, watch=seen.append, every=every)
+        with pytest.raises(ValueError, match="every must be a whole number >= 1"):
+            next(lg.steps(A, b, every=every))
+
+
+@pytest.mark.parametrize("method", [lg.CG(), lg.MINRES(), lg.LSMR(), lg.GLTR(), lg.Cholesky(), lg.Lanczos(2)], ids=repr)
+def test_of_an_input_that_is_not_finite_no_residual_is_known(numpy_backend, method):
+    solution = lg.solve(lg.Diagonal(np.array([1.0, 2.0]), psd=True), np.array([1.0, np.nan]), method)
+    assert solution.status is Status.NONFINITE_INPUT
+    assert np.isnan(solution.residual)
+    assert not solution.residual < 1.0
+
+
+def test_a_semi_definite_matrix_is_singular_and_not_indefinite(backend):
+    matrix = array(backend, np.ones((2, 2)))
+    for known_to_be, status in ((True, Status.SINGULAR), (False, None)):
+        A = lg.Dense(matrix, psd=known_to_be, symmetric=True)
+        found = lg.solve(A, array(backend, np.ones(2)), lg.Cholesky()).status
+        assert found in (status,) if status else found in (Status.SINGULAR, Status.NEGATIVE_CURVATURE)
+
+
+def test_an_interval_holds_the_spectrum():
+    K = lg.krylov(lg.Diagonal(np.array([1.0, 1.0, 2.0])), np.ones(3), k=1)
+    for interval, says in (((5.0, 3.0), "two finite"), ((np.nan, 3.0), "two finite"), ((1.9, 3.0), "does not hold")):
+        with pytest.raises(ValueError, match=says):
+            K.quadratic_form(lambda x: 1 / x, interval)
+    assert K.quadratic_form(lambda x: 1 / x, (1.0, 2.0)).lower <= 2.5
+
+
+def test_success_is_told_inside_a_compiled_program(jax):
+    import jax as framework
+    import jax.numpy as jnp
+
+    def solved(d):
+        solution = lg.solve(lg.Diagonal(d), jnp.ones(3))
+        with pytest.raises(TypeError, match="`succeeded` tells"):
+            solution.status  # noqa: B018
+        return solution.succeeded, solution.code
+
+    program = framework.jit(solved)
+    good, bad = program(jnp.array([1.0, 2.0, 3.0])), program(jnp.array([-1.0, 2.0, 3.0]))
+    assert (bool(good[0]), Status(int(good[1]))) == (True, Status.CONVERGED)
+    assert (bool(bad[0]), Status(int(bad[1]))) == (False, Status.NEGATIVE_CURVATURE)

@@ -132,6 +132,8 @@ class Direct:
             energy = energy + ops.dot(x, part) + ops.dot(x, r)
             parts.append(ops.cast(x, ops.describe(b)[1]))
         norm, size, near = ops.sqrt(square), ops.sqrt(whole), math.sqrt(ops.eps(b))
+        if problem.operator.psd:  # known to be, so that a negative pivot is rounding
+            code = ops.where(code == int(Status.NEGATIVE_CURVATURE), int(Status.SINGULAR), code)
         # Later lines overrule earlier ones.
         status = ops.where(ops.sqrt(reached) <= near * size, int(Status.LEAST_SQUARES), int(Status.STAGNATED))
         status = ops.where(norm <= near * size, int(Status.CONVERGED), status)

@@ -119,6 +119,7 @@ class GLTR:
         zero = ops.scalar(0.0, problem.rhs)
         small = inner.norm <= self._threshold(ops, inner)
         status = ops.where((inner.status == _RUNNING) & small, _CONVERGED, inner.status)
+        status = ops.where(self.radius > zero, status, int(Status.NONFINITE_INPUT))
         if self.max_steps == 0 or self.steps == 0:
             ended = _MAX_STEPS if self.steps is None else _COMPLETED
             status = ops.where(status == _RUNNING, ended, status)

@@ -96,6 +96,7 @@ def _answer(
     X, products = combined(space, h * factor)
     most = float(ops.namespace().finfo(s.basis.dtype).max)
     code = xp.where(norm <= most, code, _NONFINITE)
+    residual = xp.where(code == int(Status.NONFINITE_INPUT), xp.nan, residual)  # nobody knows it
     return KrylovSteps(
         x=X,
         code=code,

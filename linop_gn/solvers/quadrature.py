@@ -11,12 +11,14 @@ Meurant (2010), chapter 6.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from ..arguments import known
 from ..protocols import Array, Backend, Scalar
 from .tridiagonal import spectrum
 
-__all__ = ["gauss_rule", "radau_rule"]
+__all__ = ["check_interval", "gauss_rule", "radau_rule"]
 
 Rule = tuple[Array, Array]
 
@@ -42,3 +44,22 @@ def radau_rule(ops: Backend, T: tuple[Array, Array], count: Scalar, end: Scalar)
     alphas = xp.where(xp.arange(alphas.shape[0]) == count, corner, alphas)
     extended: Any = alphas, betas
     return gauss_rule(ops, extended, count + 1)
+
+
+def check_interval(interval: Any, values: Any, eps: float) -> None:
+    """Raise unless ``interval`` is (low, high) and holds these Ritz values, as far as its ends are known."""
+    wrong = f"quadratic_form: the interval must be two finite numbers (low, high), got {interval!r}."
+    if len(interval) != 2:
+        raise ValueError(wrong)
+    ends = [known("quadratic_form", "interval", end) for end in interval]
+    if ends[0] is None or ends[1] is None:
+        return
+    low, high = float(ends[0]), float(ends[1])
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(wrong)
+    slack = eps**0.5 * max(abs(low), abs(high))
+    if values.min() < low - slack or values.max() > high + slack:
+        raise ValueError(
+            f"quadratic_form: the interval {interval!r} does not hold A's spectrum, whose Ritz values reach from "
+            f"{values.min():.6g} to {values.max():.6g}: there are no bounds."
+        )

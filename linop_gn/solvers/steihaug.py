@@ -158,7 +158,7 @@ class Steihaug:
             inverse_radius=ops.divide(scale, self.radius + zero),
             scale=scale,
             checking=ops.scalar(False, b),
-            status=ops.where(finite, status, _NONFINITE_INPUT),
+            status=ops.where(finite & (self.radius > zero), status, _NONFINITE_INPUT),
             steps=ops.scalar(0, b),
             products=ops.scalar(0, b),
         )

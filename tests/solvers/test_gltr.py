@@ -314,3 +314,14 @@ def test_the_residual_counts_what_reorthogonalisation_removed(numpy_backend, see
     step = lg.solve(lg.Dense(matrix, symmetric=True), b, lg.GLTR(radius=radius, rtol=10.0**tolerance))
     true = np.linalg.norm(b - matrix @ step.x - step.history["multiplier"][-1] * step.x)
     assert true <= 1.01 * float(step.residual) + 20 * EPS["float64"] * (np.linalg.norm(step.x) + np.linalg.norm(b))
+
+
+@pytest.mark.parametrize("method", [lg.GLTR, lg.Steihaug], ids=lambda method: method.__name__)
+def test_a_radius_that_only_a_program_knows_is_looked_at_there(jax, method):
+    import jax as framework
+    import jax.numpy as jnp
+
+    A = lg.Diagonal(jnp.array([1.0, 2.0]), psd=True)
+    program = framework.jit(lambda radius: lg.solve(A, jnp.ones(2), method(radius=radius)).code)
+    for radius, status in ((-3.0, Status.NONFINITE_INPUT), (np.nan, Status.NONFINITE_INPUT), (0.1, Status.BOUNDARY)):
+        assert Status(int(program(radius))) is status
