@@ -25,8 +25,9 @@ class FunctionOperator(LinearOperator):
     Parameters
     ----------
     function
-        The product with a vector. Whatever it returns is copied, so it may
-        return a buffer of its own or its input; it must not write to its input.
+        The product with a vector. Whatever it returns is copied (in NumPy only if
+        somebody else may hold it), so it may return a buffer of its own or its
+        input; it must not write to its input.
     domain, codomain
         The spaces; the codomain is the domain if left out.
     adjoint_function
