@@ -68,12 +68,15 @@ def cost(A: LinearOperator, method: Any = None, *, steps: int = 50) -> Costs:
     >>> lg.cost(lg.Damped(lg.GGN(line, np.zeros(1000)), 0.1), steps=20)
     route                products    memory  flops beside
     GramSolve, Cholesky         4  78.3 kiB       1.8e+04  3 outputs; J^T alone
+    GLTR                       20   188 kiB         1e+06  20 steps; another radius is free
     krylov, basis kept         20   188 kiB         1e+06  every damping and radius
     CG                         21  39.1 kiB         2e+05  20 steps
     MINRES                     21  85.9 kiB       3.8e+05  20 steps
+    Steihaug                   21  39.1 kiB       2.4e+05  20 steps
     GramSolve, CG              24    47 kiB         6e+02  20 steps with 3 outputs
     krylov, basis anew         39  70.3 kiB         2e+05  two passes
     Cholesky                 1000  38.1 MiB       3.3e+08
+    LU                       1000  22.9 MiB       6.7e+08
     Eigh                     1000  30.5 MiB         9e+09
     >>> lg.cost(lg.Diagonal(np.ones(10)), lg.CG(steps=5, preconditioner=lg.preconditioners.Jacobi()))
     route        products  memory  flops beside

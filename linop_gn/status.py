@@ -83,8 +83,8 @@ _SENTENCES = {
     Status.NONFINITE: "A product or an inner product was not finite; the last finite iterate is returned. "
     "Check the operator at this point, or scale the problem.",
     Status.BOUNDARY: "The step reached the trust-region boundary.",
-    Status.NONFINITE_INPUT: "The right-hand side, the starting point or the objective there holds NaN or infinity, or a "
-    "radius is not positive; nothing was computed.",
+    Status.NONFINITE_INPUT: "The right-hand side, the starting point or the objective there holds NaN or infinity, or "
+    "a radius is not positive; nothing was computed.",
     Status.NO_DECREASE: "No step decreased the objective even at the largest damping: a stationary point to "
     "working precision, or a gradient that does not belong to the objective (lg.validate tells).",
     Status.LEVELLED_OFF: "The quadratic model has levelled off: over the last steps it decreased by less than was "
