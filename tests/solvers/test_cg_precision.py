@@ -26,7 +26,7 @@ def test_right_hand_sides_near_the_ends_of_the_range(backend, dtype, size):
     np.testing.assert_allclose(host(backend, solution.x) / size, host(backend, plain.x), rtol=0, atol=1e-4)
     for name, unit in (("residual", size), ("model", size * size)):
         rows, limits = solution.history[name], np.finfo(solution.history[name].dtype)
-        if limits.tiny * 1e7 < unit < limits.max:
+        if float(limits.tiny) * 1e7 < unit < float(limits.max):
             np.testing.assert_allclose(rows[:4] / unit, plain.history[name][:4], rtol=1e-3)
 
 
