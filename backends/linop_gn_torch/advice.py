@@ -95,14 +95,14 @@ def _in_words(custom: list[str]) -> str:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn torch's errors about missing second derivatives into advice."""
+    """Turn torch's errors about missing second derivatives, and about mixed dtypes, into advice."""
     try:
         yield
     except RuntimeError as error:
         advice = _advice(str(error))
         if advice is None:
             raise
-        if "in place" in advice or "inference_mode" in advice:
+        if any(word in advice for word in ("in place", "inference_mode", "two dtypes")):
             raise RuntimeError(advice) from error
         raise NotImplementedError(advice) from error
 
@@ -114,6 +114,11 @@ def _advice(message: str) -> str | None:
             "curvature products differentiate the backward pass: write that operation in the model with ordinary torch "
             "operations (for attention, call torch.nn.functional.scaled_dot_product_attention, whose kernel is then "
             "chosen here)."
+        )
+    if re.search(r"same dtype|scalar type \w+ but found|type \(.*\) should be the same|share same datatype", message):
+        return (
+            f"the model met tensors of two dtypes ({message}): data made from NumPy are float64, parameters float32, "
+            "unless told otherwise. Convert one of them: inputs.float(), or module.double()."
         )
     if "does not currently support double backward" in message:
         return (

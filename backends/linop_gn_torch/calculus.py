@@ -179,7 +179,7 @@ class TorchCalculus:
 
     def evaluate(self, function: Callable[[list[Tensor]], Any], params: Leaves) -> Any:
         # Not under no_grad: a model may differentiate inside. Constants have no graph, so nothing is recorded anyway.
-        with torch.enable_grad(), twice_differentiable():
+        with torch.enable_grad(), twice_differentiable(), explained():
             return map_tree(constant, function([constant(p) for p in params]))
 
     def linearize(

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
+import linop_gn as lg
+
 
 class Net(nn.Module):
     """``function(parts, *inputs)``."""
@@ -186,3 +188,16 @@ def test_hessian_products(name, check):
 @pytest.mark.parametrize("name", CASES)
 def test_single_precision(name, check):
     check.single_precision(CASES[name])
+
+
+@pytest.mark.parametrize(
+    "module",
+    [nn.Linear(36, 2), nn.LayerNorm(36), nn.Sequential(nn.Unflatten(1, (1, 6, 6)), nn.Conv2d(1, 2, 3), nn.Flatten())],
+    ids=["linear", "norm", "convolution"],
+)
+def test_data_from_numpy_and_parameters_of_torch_are_told_apart(module: nn.Module) -> None:
+    x = torch.randn(4, 36, dtype=torch.float64)
+    objective = lg.Objective(module, lg.losses.SquaredError(), (x, torch.zeros_like(module(x.float()))))
+    for use in (objective.gradient, objective.value, lambda params: lg.GGN(objective, params).prepare()):
+        with pytest.raises(RuntimeError, match=r"tensors of two dtypes .* inputs.float\(\)"):
+            use(module)
