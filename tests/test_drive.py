@@ -180,3 +180,41 @@ def test_the_callers_own_loop_may_end_when_it_likes(backend):
     x = host(backend, look.state.x) * float(look.state.scale)
     assert np.isfinite(x).all()
     assert x.any()
+
+
+def test_watchers_are_looked_at():
+    A, b, seen = lg.Diagonal(np.ones(3), psd=True), np.ones(3), []
+    lg.solve(A, b, watch=seen.append)  # one alone will do
+    assert seen
+    for watch in ([lg.ProgressBar], ["bar"], 3):
+        with pytest.raises(TypeError, match="watch= takes watchers"):
+            lg.solve(A, b, watch=watch)
+    for every in (0, -1, 1.5, "a"):
+        with pytest.raises(ValueError, match="every must be a whole number >= 1"):
+            lg.solve(A, b, watch=seen.append, every=every)
+        with pytest.raises(ValueError, match="every must be a whole number >= 1"):
+            next(lg.steps(A, b, every=every))
+
+
+@pytest.mark.parametrize("method", [lg.CG(), lg.MINRES(), lg.LSMR(), lg.GLTR(), lg.Cholesky(), lg.Lanczos(2)], ids=repr)
+def test_of_an_input_that_is_not_finite_no_residual_is_known(numpy_backend, method):
+    solution = lg.solve(lg.Diagonal(np.array([1.0, 2.0]), psd=True), np.array([1.0, np.nan]), method)
+    assert solution.status is Status.NONFINITE_INPUT
+    assert np.isnan(solution.residual)
+    assert not solution.residual < 1.0
+
+
+def test_no_columns_are_nothing_to_solve(backend):
+    A = operator(backend, np.eye(7))
+    with pytest.raises(ValueError, match="no columns"):
+        lg.solve(A, array(backend, np.ones((7, 0))))
+
+
+def test_a_tolerance_for_each_column_or_for_all():
+    A, b = lg.Diagonal(np.array([1.0, 2.0, 4.0]), psd=True), np.ones((3, 2))
+    loose = lg.solve(A, b, lg.CG(rtol=np.array([0.9, 1e-9])))
+    assert int(loose.steps[0]) < int(loose.steps[1])
+    with pytest.raises(ValueError, match="one for each column"):
+        lg.solve(A, b, lg.CG(rtol=np.full(3, 1e-3)))
+    with pytest.raises(ValueError, match="rtol must be a finite number"):
+        lg.CG(rtol=np.array([1e-3, -1.0]))

@@ -52,3 +52,19 @@ def test_a_solution_belongs_to_the_format_it_was_asked_in():
     solution = lg.solve(lg.Diagonal(tree), tree)
     assert {name: leaf.shape for name, leaf in solution.x.items()} == {"w": (2,), "b": (1,)}
     assert lg.solve(A, np.ones((3, 2))).x.shape == (3, 2)
+
+
+def test_success_is_told_inside_a_compiled_program(jax):
+    import jax as framework
+    import jax.numpy as jnp
+
+    def solved(d):
+        solution = lg.solve(lg.Diagonal(d), jnp.ones(3))
+        with pytest.raises(TypeError, match="`succeeded` tells"):
+            solution.status  # noqa: B018
+        return solution.succeeded, solution.code
+
+    program = framework.jit(solved)
+    good, bad = program(jnp.array([1.0, 2.0, 3.0])), program(jnp.array([-1.0, 2.0, 3.0]))
+    assert (bool(good[0]), Status(int(good[1]))) == (True, Status.CONVERGED)
+    assert (bool(bad[0]), Status(int(bad[1]))) == (False, Status.NEGATIVE_CURVATURE)

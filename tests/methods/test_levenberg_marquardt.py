@@ -235,3 +235,22 @@ def test_inside_the_users_jit():
     assert int(inside.steps) == int(outside.steps)
     with pytest.raises(TypeError, match="cannot be watched"):
         jax.jit(lambda p: lg.minimize(objective, p, watch=[lg.Recorder()]).params)(start)
+
+
+def test_a_method_looks_at_the_solver_it_is_given(numpy_backend):
+    t = np.linspace(0.0, 1.0, 5)
+    objective = lg.Objective.from_residuals(
+        lambda p: {"r": p["a"] * t - 1.0}["r"], jacobian=lambda p: {"a": t[:, None]}
+    )
+    start = {"a": np.ones(1)}
+    for solver in (lg.Blockwise(lg.Eigh()), lg.Blockwise(lg.LSMR()), lg.Blockwise(lg.GLTR())):
+        with pytest.raises(TypeError, match="side by side"):
+            lg.minimize(objective, start, lg.LevenbergMarquardt(solver=solver))
+    with pytest.raises(ValueError, match="needs an operator with blocks"):
+        lg.minimize(objective, start, lg.LevenbergMarquardt(solver=lg.Blockwise(lg.CG())))
+    wrong = lg.CG(preconditioner=lg.Diagonal(np.ones(3), psd=True))
+    with pytest.raises(ValueError, match="does not fit"):
+        lg.minimize(objective, start, lg.LevenbergMarquardt(solver=wrong))
+    for solver in (lg.CG, lg.MultiShiftCG(dampings=[1.0]), lg.LSMR()):
+        with pytest.raises(TypeError, match="one for square systems"):
+            lg.GramSolve(solver=solver)

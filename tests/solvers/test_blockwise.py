@@ -386,3 +386,21 @@ def test_levenberg_marquardt_goes_block_by_block(backend):
     assert int(whole.steps) == int(blocks.steps)
     np.testing.assert_allclose(blocks.history["value"], whole.history["value"], rtol=1e-6)
     assert int(blocks.products) <= int(whole.products), "no block takes more than all of them together"
+
+
+def test_a_block_out_of_range_is_told_from_the_others(backend):
+    """Its answer is zero, with the residual of zero; what it kept on the way is zero where it was out of range too."""
+    values = (np.array([1e-26, 1e-20]), np.array([1.0, 2.0]))
+    A = lg.BlockDiagonal(tuple(lg.Diagonal(array(backend, part, "float32"), psd=True) for part in values))
+    b = array(backend, np.array([1e15, 0.0, 1.0, 1.0]), "float32")
+    for method in (lg.CG(steps=2, keep="every"), lg.MINRES(steps=2)):
+        if backend.name == "jax" and type(method) is lg.MINRES:
+            continue  # compiled for one of them
+        solution = lg.solve(A, b, lg.Blockwise(method))
+        assert solution.status == [Status.NONFINITE, Status.COMPLETED]
+        np.testing.assert_allclose(backend.to_numpy(solution.x), [0.0, 0.0, 1.0, 0.5], rtol=1e-5)
+        residual, model = (np.asarray(x, float) for x in (solution.residual, solution.model))
+        assert residual[0] == pytest.approx(1e15, rel=1e-5)
+        assert (model[0], residual[1] < 1e-6) == (0.0, True)
+        if solution.iterates is not None:
+            assert all(np.isfinite(backend.to_numpy(x)).all() for x in solution.iterates.x)

@@ -270,3 +270,11 @@ def test_a_direct_solver_inside_levenberg_marquardt(numpy_backend):
     for solver in (lg.Cholesky(), lg.Eigh(), lg.MINRES(rtol=1e-8)):
         result = lg.minimize(fit, np.array([1.0, 0.0]), lg.LevenbergMarquardt(solver=solver), max_steps=40)
         np.testing.assert_allclose(result.params, [2.0, -0.5], atol=1e-5)
+
+
+def test_a_semi_definite_matrix_is_singular_and_not_indefinite(backend):
+    matrix = array(backend, np.ones((2, 2)))
+    for known_to_be, status in ((True, Status.SINGULAR), (False, None)):
+        A = lg.Dense(matrix, psd=known_to_be, symmetric=True)
+        found = lg.solve(A, array(backend, np.ones(2)), lg.Cholesky()).status
+        assert found in (status,) if status else found in (Status.SINGULAR, Status.NEGATIVE_CURVATURE)

@@ -318,3 +318,21 @@ def test_an_iterate_that_drowns_in_rounding_is_not_stepped_to(numpy_backend):
     for x, residual in ((alone.x, alone.residual), (drawn.x, drawn.residual)):
         assert np.linalg.norm(x) < 1e6
         assert float(residual) == pytest.approx(np.linalg.norm(b - matrix @ x), rel=1e-6)
+
+
+def test_an_interval_holds_the_spectrum():
+    K = lg.krylov(lg.Diagonal(np.array([1.0, 1.0, 2.0])), np.ones(3), k=1)
+    for interval, says in (((5.0, 3.0), "two finite"), ((np.nan, 3.0), "two finite"), ((1.9, 3.0), "does not hold")):
+        with pytest.raises(ValueError, match=says):
+            K.quadratic_form(lambda x: 1 / x, interval)
+    assert K.quadratic_form(lambda x: 1 / x, (1.0, 2.0)).lower <= 2.5
+
+
+def test_what_a_krylov_space_is_asked():
+    K = lg.krylov(lg.Diagonal(np.array([1.0, 2.0, 4.0]), psd=True), np.ones(3), np.int64(2))
+    for ask in (lambda **of: K.solve(0.0, **of), lambda **of: K.trust_region(1.0, **of)):
+        for name in ("rtol", "atol"):
+            for value in (-1.0, np.nan):
+                with pytest.raises(ValueError, match=f"{name} must be a finite number"):
+                    ask(**{name: value})
+    assert int(K.extend(np.int32(1)).steps) == 3
