@@ -59,9 +59,9 @@ _BREAKDOWN = int(Status.BREAKDOWN)
 _NONFINITE = int(Status.NONFINITE)
 _NONFINITE_INPUT = int(Status.NONFINITE_INPUT)
 
-LOST = 0.75
-"""||r|| cannot exceed sqrt(cond(A)) ||b||: at eps^-0.75 of it the operator is singular as far as can be computed, and
-b has a part that no x reaches."""
+LOST = 1.0
+"""||r|| cannot exceed sqrt(cond(A)) ||b||: beyond 1/eps of it, cond(A) is beyond 1/eps^2, and b has a part that no x
+reaches. With a preconditioner nothing is concluded: the operator may be scaled as badly as that."""
 
 
 @record
@@ -166,7 +166,7 @@ class CG:
             rp=rz,
             norm=start.norm,
             model=start.model,
-            most=start.norm * ops.eps(b) ** -LOST,
+            most=start.norm * (ops.eps(b) ** -LOST if problem.preconditioner is None else math.inf),
             memory=memory,
             scale=scale,
             verified=ops.scalar(math.inf, b),

@@ -266,8 +266,9 @@ class GLTR:
 
     def answer(self, ops: Backend, problem: LinearProblem, state: GLTRState) -> Vector:
         inner, factor = state.lanczos, state.lanczos.scale / state.lanczos.unit
-        x = ops.combine(inner.basis, ops.leading(state.h, inner.steps) * factor, inner.steps)
+        x = ops.combine(inner.basis, ops.leading(state.h, inner.steps), inner.steps)
         # ||x|| is ||h|| as far as the basis is orthonormal: without reorthogonalisation, not at all.
-        share = ops.divide(ops.sqrt(ops.dot(x, x)), state.length * factor)
-        beyond = state.active & (share > 1.0) & ops.isfinite(share)
-        return ops.scale(ops.where(beyond, ops.divide(1.0, share), 1.0), x)
+        square = ops.dot(x, x)
+        share = ops.divide(ops.sqrt(square), state.length)
+        beyond = state.active & (share > 1.0) & ops.isfinite(share) & (square > ops.eps(x) ** 4)  # no square is lost
+        return ops.scale(factor * ops.where(beyond, ops.divide(1.0, share), 1.0), x)

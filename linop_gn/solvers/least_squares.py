@@ -218,14 +218,16 @@ class LeastSquares:
         # A start that solves A^T r = 0 exactly: there is nothing to compare with yet.
         least = least | (known & (normal == 0))
         end = steps >= self.limit(problem)
-        # At the end, a norm that has fallen so far below the last one recomputed is recomputed as well.
-        unsure = moved & end & (norm < math.sqrt(eps) * s.verified)
+        ill = cond >= (1.0 / eps if self.conlim is None else ops.minimum(self.conlim + 0.0 * cond, 1.0 / eps))
+        ends = end | (met if self.steps is not None else ill)
+        # At an end, a norm that has fallen so far below the last one recomputed is recomputed as well.
+        unsure = moved & ends & (norm < eps ** (0.5 if problem.x0 is None else 0.25) * s.verified)
         over = (running & end & ops.logical_not(s.renew | unsure)) | (known & end)
         status = s.status  # later lines overrule earlier ones
         if self.steps is None:
-            ill = cond >= (1.0 / eps if self.conlim is None else ops.minimum(self.conlim + 0.0 * cond, 1.0 / eps))
             status = ops.where(over & ops.logical_not(moved & met), int(Status.MAX_STEPS), status)
-            status = ops.where(moved & ill & ops.logical_not(met), int(Status.CONDITION_LIMIT), status)
+            looked = (moved & ops.logical_not(unsure)) | (known & (s.steps > 0))
+            status = ops.where(looked & ill & ops.logical_not(met), int(Status.CONDITION_LIMIT), status)
             stuck = known & (s.steps > 0) & (norm > 0.5 * s.verified) & (normal > 0.5 * s.verified_normal)
             status = ops.where(stuck, int(Status.STAGNATED), status)
             fits, unfit = unfit_status(
@@ -234,7 +236,7 @@ class LeastSquares:
             reached = ops.where(compatible, int(Status.CONVERGED), int(Status.LEAST_SQUARES))
             status = ops.where(known & (compatible | least), ops.where(fits, reached, unfit), status)
         else:
-            early = (moved & met & ops.logical_not(unsure)) | (known & least)
+            early = (met & ((moved & ops.logical_not(unsure)) | known)) | (known & least)
             status = ops.where(running & (over | early), int(Status.COMPLETED), status)
         status = ops.where(running & ops.logical_not(sound), int(Status.NONFINITE), status)
         if problem.x0 is not None:  # of a start whose product is out of range nothing is known: zero is better

@@ -241,8 +241,8 @@ class MINRES:
         if fixed:  # no product is spent on an x that the recurrence cannot have taken far from what it claims
             inverses = ops.where(known, 0.0, ops.where(moved, s.inverses + ops.dot(w, w), s.inverses))
             if q.p is None:  # else ||w|| is in units of M
-                right = ops.logical_not(s.risky) & (eps * anorm * anorm * inverses <= _DRIFT)
-                right = right & (norm >= math.sqrt(eps) * s.best_norm)
+                drift = eps * anorm * anorm * inverses * s.best_norm
+                right = (drift <= _DRIFT * norm) & (norm >= math.sqrt(eps) * s.best_norm) & ops.logical_not(s.risky)
                 status = ops.where((moved & (met | end) | stuck) & right, int(Status.COMPLETED), status)
         phase = ops.where(vain | (stuck & (s.risky | ops.logical_not(right))), _RETURN, phase)
         phase = ops.where(moved & (met | (end & (phase == _STEP))), ops.where(met & s.risky, _PROVE, _CHECK), phase)

@@ -135,6 +135,7 @@ class Steihaug:
         zero = ops.scalar(0.0, b)
         if self.steps is None:
             threshold = ops.maximum(self.rtol * norm, ops.divide(self.atol, scale))
+            threshold = ops.maximum(threshold, ops.eps(b) ** 2 * norm)  # what is smaller is no residual of x
         else:
             threshold = ops.eps(b) * norm
         status = ops.scalar(_RUNNING, b)  # later lines overrule earlier ones
@@ -246,7 +247,8 @@ class Steihaug:
     def answer(self, ops: Backend, problem: LinearProblem, state: SteihaugState) -> Vector:
         x = state.x
         if problem.preconditioner is None:  # else its norm is known from the recurrence alone, up to its rounding
-            share = ops.sqrt(ops.dot(x, x)) * state.inverse_radius
-            beyond = (share > 1.0) & (share < 1.01)  # by rounding: not where its square is out of range
+            square = ops.dot(x, x)
+            share = ops.sqrt(square) * state.inverse_radius
+            beyond = (share > 1.0) & (share < 1.01) & (square > ops.eps(x) ** 4)  # by rounding, and no square is lost
             x = ops.scale(ops.where(beyond, ops.divide(1.0, share), 1.0), x)
         return ops.scale(state.scale, x)

@@ -88,7 +88,9 @@ class RelativeResidual:
         check_tolerances(self, "rtol", "atol")
 
     def begin(self, ops: Backend, start: Progress, limit: int) -> Any:
-        return ops.maximum(self.rtol * start.norm, ops.divide(self.atol, start.scale))
+        wanted = ops.maximum(self.rtol * start.norm, ops.divide(self.atol, start.scale))
+        # What is smaller is no residual of x: it is time to recompute it, before squares are out of range.
+        return ops.maximum(wanted, ops.eps(start.residual) ** 2 * start.norm)
 
     def look(self, ops: Backend, memory: Any, now: Progress) -> tuple[Scalar, Any]:
         return ops.where(now.norm <= memory, _CONVERGED, _RUNNING), memory
