@@ -17,7 +17,8 @@ What differs from ``scipy.sparse.linalg.cg``:
 * The system is solved for b over a power of two near max|b|, so that right-hand
   sides of 1e-30 in float32 neither underflow nor meet an absolute guard.
 * p.Ap <= 0, an indefinite preconditioner, breakdown and non-finite values end
-  the run with a status of their own and the last good iterate.
+  the run with a status of their own and the last good iterate; so does a residual
+  that only a singular operator can have made grow.
 * ``steps=k`` runs k steps and calls that a success, as inner solvers need it;
   other rules for stopping are records (:mod:`linop_gn.solvers.stopping`).
 * ``x0`` is a step from zero along x0: by the whole of it, unless the model there
