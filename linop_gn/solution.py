@@ -142,7 +142,11 @@ class Solution(_Outcome):
 
 @record
 class Result(_Outcome):
-    """Of :func:`linop_gn.minimize`: ``params`` in the user's format, and how they were reached."""
+    """Of :func:`linop_gn.minimize`: ``params`` in the user's format, and how they were reached.
+
+    ``products`` are those of the inner solver with the curvature; gradients, values, and what a preconditioner's
+    recipe took at each point are not among them.
+    """
 
     params: Any = None
     value: Scalar = None
