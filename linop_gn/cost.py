@@ -19,7 +19,6 @@ from typing import Any
 
 from .arguments import require_parts, whole
 from .operators.base import LinearOperator
-from .operators.damped import undamped
 from .solvers.blockwise import Blockwise
 from .solvers.cg import CG
 from .solvers.costs import RULES, Cost, bytes_each
@@ -104,7 +103,6 @@ def _routes(A: LinearOperator, steps: int) -> list[Any]:
     routes: list[Any] = [Cholesky(), LU(), Eigh()] if A.symmetric else [LU(), LSMR(), LSQR()]
     if A.symmetric:
         routes += [CG(), MINRES(), Steihaug(), GLTR(), Lanczos(steps), Lanczos(steps, "none", keep=False)]
-    if A.symmetric and (A.sections or undamped(A)[0].sections) is not None:
         routes.append(Blockwise(CG()))
     return [*routes, GramSolve(), GramSolve(solver=CG())]
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..arguments import require_parts
 from ..operators.base import LinearOperator
 from ..operators.damped import Identity, undamped
 from ..operators.diagonal import Diagonal
@@ -63,8 +64,7 @@ class Blockwise:
     """Whether Blockwise can run it with a scalar for each block."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.method, type) or not hasattr(self.method, "init"):
-            raise TypeError(f"Blockwise needs a solver such as lg.CG(), got {self.method!r}.")
+        require_parts("Blockwise", self.method, "a solver such as lg.CG()", "init", "step", "check", "limit")
         inner = getattr(self.method, "preconditioner", None)
         if inner is not None:
             if self.preconditioner is not None:

@@ -42,8 +42,8 @@ from ..records import record, static
 from ..status import Status
 from .cg_state import CGRow, CGState, along_start
 from .iterates import Iterates, as_schedule, collect, plan
-from .options import check_limits, check_tolerances, limit_of, require_symmetric, scaled_rhs, unfit_status
-from .problem import LinearProblem, as_preconditioner
+from .options import check_limits, check_tolerances, limit_of, made_from, require_symmetric, scaled_rhs, unfit_status
+from .problem import LinearProblem
 from .stopping import FixedSteps, Progress, RelativeResidual, require_rule
 
 __all__ = ["CG"]
@@ -59,10 +59,6 @@ _INDEFINITE_PRECONDITIONER = int(Status.INDEFINITE_PRECONDITIONER)
 _BREAKDOWN = int(Status.BREAKDOWN)
 _NONFINITE = int(Status.NONFINITE)
 _NONFINITE_INPUT = int(Status.NONFINITE_INPUT)
-
-LOST = 1.0
-"""||r|| cannot exceed sqrt(cond(A)) ||b||: beyond 1/eps of it, cond(A) is beyond 1/eps^2, and b has a part that no x
-reaches. With a preconditioner nothing is concluded: the operator may be scaled as badly as that."""
 
 
 @record
@@ -119,7 +115,7 @@ class CG:
         if self.keep is not None and self.steps is self.max_steps is None:
             raise ValueError("CG: keep= needs max_steps= or steps= beside it: they decide how many iterates there are.")
         object.__setattr__(self, "keep", as_schedule(self.keep, "CG"))
-        object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner, "CG"))
+        object.__setattr__(self, "preconditioner", made_from(self))
 
     def check(self, operator: LinearOperator) -> None:
         """Raise unless the operator is square and known to be symmetric."""
@@ -167,7 +163,9 @@ class CG:
             rp=rz,
             norm=start.norm,
             model=start.model,
-            most=start.norm * (ops.eps(b) ** -LOST if problem.preconditioner is None else math.inf),
+            # ||r|| cannot exceed sqrt(cond(A)) ||b||: beyond 1/eps of it, cond(A) is beyond 1/eps^2, and b has a part
+            # that no x reaches. With a preconditioner nothing is concluded: A may be scaled as badly as that.
+            most=start.norm * (1.0 / ops.eps(b) if problem.preconditioner is None else math.inf),
             memory=memory,
             scale=scale,
             verified=ops.scalar(math.inf, b),

@@ -161,9 +161,8 @@ class GLTR:
         (true,) = ops.branch(checking, recompute, lambda product: (s.residual,), product)
         inner = before._replace(status=ops.where(going, before.status, _COMPLETED))
         inner = process.follow(ops, problem, inner, product)
-        kept = {name: self._either(ops, going, inner, before, name) for name in ("omega", "omega_before", "again")}
         products, status = before.products + running, ops.where(going, inner.status, before.status)
-        inner = inner._replace(products=products, status=status, **kept)
+        inner = inner._replace(products=products, status=status)
         fresh = going & (inner.steps > before.steps)
         s = self._judge(ops, problem, s._replace(checking=checking), inner, fresh, going, True)
         known = checking & ops.isfinite(true)
@@ -173,10 +172,6 @@ class GLTR:
             checking=s.checking & ops.logical_not(checking),
             status=ops.where(checking, verdict, s.status),
         )
-
-    def _either(self, ops: Backend, first: Scalar, a: LanczosState, b: LanczosState, name: str) -> Array:
-        xp = ops.small_namespace()
-        return xp.where(xp.asarray(first), getattr(a, name), getattr(b, name))
 
     def again(self, ops: Backend, problem: LinearProblem, state: GLTRState) -> GLTRState:
         """The state of a run with this method's radius, from that of a run with another one: no product is taken.

@@ -77,7 +77,7 @@ def shifted(ops: Backend, T: tuple[Array, Array], count: Scalar, norm: Scalar, s
         last = z / pivot
         residual = where(good, xp.abs(betas[i] * last), residual)
         D, Z = ops.write(D, i, pivot), ops.write(Z, i, z)
-        model = model - 0.5 * z * last
+        model = where(good, lower, model)
         return pivot, z, good, negative, noisy, used + good, residual, model, D, Z
 
     false = shifts != shifts
