@@ -27,7 +27,7 @@ import numpy as np
 from rich.console import Console
 
 import linop_gn as lg
-from linop_gn.cli import main as command_line
+from linop_gn.app.cli import main as command_line
 from linop_gn.testing.conformance import check_backend
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"

@@ -11,49 +11,31 @@ array([1., 2.])
 
 from . import preconditioners
 from .cost import Cost, Costs, cost
-from .curvature import (
-    GGN,
-    BlockGGN,
-    Gram,
-    Hessian,
-    Jacobian,
-    LossHessian,
-    MissingDerivativeError,
-    Objective,
-    losses,
-)
+from .curvature import GGN, BlockGGN, Gram, Hessian, Jacobian, LossHessian, MissingDerivativeError, Objective, losses
 from .dispatch import available, backend_of, load, namespace, register
-from .drive import Look, solve, steps
 from .interop import from_scipy, to_scipy
-from .krylov_basis import Krylov, krylov
+from .lanczos.basis import Krylov, krylov
+from .lanczos.gltr import GLTR
+from .lanczos.process import Lanczos
 from .methods import ConstantDamping, LevenbergMarquardt, Marquardt, Nielsen
 from .minimize import minimize
-from .operators import (
-    BlockDiagonal,
-    Damped,
-    Dense,
-    Diagonal,
-    FunctionOperator,
-    Identity,
-    LinearOperator,
-    LowRank,
-)
+from .operators import BlockDiagonal, Damped, Dense, Diagonal, FunctionOperator, Identity, LinearOperator, LowRank
 from .records import record, replace, static
-from .solution import History, Result, Solution
+from .run.loop import Look
+from .run.solution import History, Result, Solution
+from .run.status import Status
+from .run.watch import ProgressBar, Recorder, stop_when
+from .solve import solve, steps
 from .solvers import CG, LSMR, LSQR, MINRES, LinearProblem
 from .solvers.blockwise import Blockwise
 from .solvers.direct import LU, Cholesky, Eigh
 from .solvers.forcing import EisenstatWalker
-from .solvers.gltr import GLTR
 from .solvers.gram import GramSolve
-from .solvers.lanczos import Lanczos
 from .solvers.multishift import MultiShiftCG
 from .solvers.steihaug import Steihaug
 from .solvers.stopping import AnyOf, MaxResidual, RelativeProgress, RelativeResidual
 from .spaces import Space
-from .status import Status
 from .validation import Report, ValidationError, validate
-from .watch import ProgressBar, Recorder, stop_when
 
 __version__ = "0.1.0"
 

@@ -1,6 +1,6 @@
 """``python -m linop_gn`` is ``linop-gn``."""
 
-from linop_gn.cli import main
+from .app.cli import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

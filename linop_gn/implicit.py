@@ -26,8 +26,8 @@ from typing import Any
 from .operators.base import LinearOperator
 from .protocols import Backend, Scalar, Vector
 from .records import replace
+from .run.status import Status
 from .solvers.problem import LinearProblem
-from .status import Status
 
 __all__ = ["defect", "require_implicit", "tangent", "tangent_solve", "trusted"]
 

@@ -1,4 +1,4 @@
-"""Minimise an objective: the outer methods on the one loop of :mod:`linop_gn.drive`."""
+"""Minimise an objective: the outer methods on the one loop of :mod:`linop_gn.run.loop`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from .arguments import require_parts, whole
 from .curvature.objective import Objective
-from .drive import Watcher, drive
 from .methods.levenberg_marquardt import LevenbergMarquardt
 from .methods.problem import MinimizeProblem
 from .protocols import Carry, Tree
-from .solution import Result
+from .run.loop import Watcher, drive
+from .run.solution import Result
 
 __all__ = ["minimize"]
 

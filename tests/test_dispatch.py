@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import linop_gn as lg
-from linop_gn.array_api import ArrayApiBackend
 from linop_gn.dispatch import namespace
+from linop_gn.eager.array_api import ArrayApiBackend
 from linop_gn.testing.strategies import array
 
 

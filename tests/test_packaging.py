@@ -151,9 +151,9 @@ def test_a_wheel_holds_the_packages_and_nothing_else(tmp_path, monkeypatch):
     assert {f"{top}/py.typed" for top in tops} <= set(names)
     assert {f"linop_gn/{p.relative_to(FOLDER).as_posix()}" for p in SOURCES} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    assert "linop-gn = linop_gn.cli:main" in entry_text
+    assert "linop-gn = linop_gn.app.cli:main" in entry_text
 
 
 def test_the_script_is_the_command_line():
     (script,) = entry_points(group="console_scripts", name="linop-gn")
-    assert script.load() is importlib.import_module("linop_gn.cli").main
+    assert script.load() is importlib.import_module("linop_gn.app.cli").main

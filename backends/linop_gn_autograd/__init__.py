@@ -21,8 +21,8 @@ import optree
 from autograd.numpy.numpy_boxes import ArrayBox
 from linop_gn_numpy import NumpyBackend
 
-from linop_gn.array_api import ArrayApiBackend
 from linop_gn.capabilities import declared
+from linop_gn.eager.array_api import ArrayApiBackend
 from linop_gn.protocols import Calculus
 
 from .calculus import AutogradCalculus, unboxed

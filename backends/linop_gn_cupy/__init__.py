@@ -30,8 +30,8 @@ from typing import Any
 import array_api_compat.cupy
 import numpy as np
 
-from linop_gn.array_api import ArrayApiBackend
 from linop_gn.capabilities import declared
+from linop_gn.eager.array_api import ArrayApiBackend
 from linop_gn.operators import LinearOperator
 from linop_gn.protocols import Array, Tree
 

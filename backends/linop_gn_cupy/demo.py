@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import packages_distributions
 
-from linop_gn.demo.by_hand import ByHand
+from linop_gn.app.demo.by_hand import ByHand
 
 from . import backend
 

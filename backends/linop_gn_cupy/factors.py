@@ -18,7 +18,7 @@ __all__ = ["CupyFactors"]
 
 
 class CupyFactors:
-    """Before :class:`linop_gn.factors.ArrayApiFactors`, which catches what is raised."""
+    """Before :class:`linop_gn.eager.factors.ArrayApiFactors`, which catches what is raised."""
 
     def cholesky(self, matrix: Array) -> tuple[Any, Scalar]:
         with cupyx.errstate(linalg="raise"):

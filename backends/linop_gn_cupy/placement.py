@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import cupy
 
-from linop_gn.eager import EagerScalars
+from linop_gn.eager.scalars import EagerScalars
 from linop_gn.protocols import Backend
 
 __all__ = ["advised", "follows", "name_of", "named", "there", "usable"]

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import linop_gn as lg
-from linop_gn.demo.problem import Batch, MissingDataError, Weights
-from linop_gn.demo.runs import Plan, Run, diverged, orders
+from linop_gn.app.demo.problem import Batch, MissingDataError, Weights
+from linop_gn.app.demo.runs import Plan, Run, diverged, orders
 
 from . import backend
 from .compiled import compiled
@@ -65,7 +65,7 @@ _loss = compiled(mean_loss)
 
 
 class JaxParticipant:
-    """See :class:`linop_gn.demo.participants.Participant`."""
+    """See :class:`linop_gn.app.demo.participants.Participant`."""
 
     backend = backend
     optimizers = ("SGD", "Adam")

@@ -31,7 +31,7 @@ from linop_gn.implicit import defect, require_implicit, tangent, tangent_solve, 
 from linop_gn.operators.base import LinearOperator
 from linop_gn.operators.function import FunctionOperator
 from linop_gn.protocols import Scalar, Vector
-from linop_gn.solution import Solution
+from linop_gn.run.solution import Solution
 
 __all__ = ["implicit"]
 

@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from linop_gn.eager import EagerLoops
+from linop_gn.eager.loops import EagerLoops
 from linop_gn.protocols import Array, Carry, Method, Vector
-from linop_gn.status import Status
+from linop_gn.run.status import Status
 
 from .compiled import compiled, tracing
 from .implicit import implicit

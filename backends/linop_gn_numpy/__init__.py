@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from linop_gn.array_api import ArrayApiBackend
 from linop_gn.capabilities import declared
+from linop_gn.eager.array_api import ArrayApiBackend
 
 from .arithmetic import NumpyArithmetic
 from .bases import NumpyBases

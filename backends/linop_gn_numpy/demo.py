@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from linop_gn.demo.by_hand import ByHand
+from linop_gn.app.demo.by_hand import ByHand
 
 from . import backend
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import array_api_compat.torch
 import torch
 
-from linop_gn.array_api import ArrayApiBackend
 from linop_gn.capabilities import declared
+from linop_gn.eager.array_api import ArrayApiBackend
 from linop_gn.protocols import Calculus
 
 from .arithmetic import TorchArithmetic

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import linop_gn as lg
-from linop_gn.demo.problem import Batch, Weights
-from linop_gn.demo.runs import Plan, Run, diverged, orders
+from linop_gn.app.demo.problem import Batch, Weights
+from linop_gn.app.demo.runs import Plan, Run, diverged, orders
 
 from . import backend
 
@@ -20,7 +20,7 @@ __all__ = ["TorchParticipant", "participant"]
 
 
 class TorchParticipant:
-    """See :class:`linop_gn.demo.participants.Participant`."""
+    """See :class:`linop_gn.app.demo.participants.Participant`."""
 
     backend = backend
     optimizers = ("SGD", "Adam")

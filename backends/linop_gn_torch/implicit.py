@@ -33,7 +33,7 @@ from linop_gn.implicit import defect, require_implicit, tangent, tangent_solve, 
 from linop_gn.operators.function import FunctionOperator
 from linop_gn.protocols import Scalar
 from linop_gn.records import replace
-from linop_gn.status import Status
+from linop_gn.run.status import Status
 
 from .data import Data
 from .tracking import tracked

@@ -32,11 +32,11 @@ from ..operators.base import LinearOperator
 from ..operators.damped import Damped
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
+from ..run.status import Status
 from ..solvers.blockwise import overall
 from ..solvers.cg import CG
 from ..solvers.options import require_solver
 from ..solvers.problem import LinearProblem, Recipe, require_fit
-from ..status import Status
 from .damping import Nielsen, clip
 from .problem import MinimizeProblem
 

@@ -34,19 +34,18 @@ operator stands once in a compiled program, with or without ``x0``.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..status import Status
-from .cg_state import CGRow, CGState, along_start
+from ..run.status import Status
 from .iterates import Iterates, as_schedule, collect, plan
 from .options import check_limits, check_tolerances, limit_of, made_from, require_symmetric, scaled_rhs, unfit_status
 from .problem import LinearProblem
 from .stopping import FixedSteps, Progress, RelativeResidual, require_rule
 
-__all__ = ["CG"]
+__all__ = ["CG", "CGRow", "CGState", "along_start"]
 
 # Plain numbers: reading a member of an enumeration takes as long as an operation on scalars.
 _RUNNING = int(Status.RUNNING)
@@ -59,6 +58,45 @@ _INDEFINITE_PRECONDITIONER = int(Status.INDEFINITE_PRECONDITIONER)
 _BREAKDOWN = int(Status.BREAKDOWN)
 _NONFINITE = int(Status.NONFINITE)
 _NONFINITE_INPUT = int(Status.NONFINITE_INPUT)
+
+
+class CGState(NamedTuple):
+    """Everything is in units of ``scale``: x, r, p, and their norms."""
+
+    x: Vector
+    r: Vector
+    p: Vector
+    rz: Scalar
+    rp: Scalar
+    """r.p: equal to r.z, except after the residual was replaced."""
+    most: Scalar
+    """The largest residual norm that a positive definite operator could have led to."""
+    norm: Scalar
+    model: Scalar
+    memory: Any
+    """What the stopping rule remembers."""
+    scale: Scalar
+    verified: Scalar
+    """Smallest norm of a residual that was recomputed after the recurrence had claimed the tolerance."""
+    checking: Scalar
+    """Whether the next product is spent on x, to recompute the residual, rather than on p."""
+    status: Scalar
+    steps: Scalar
+    products: Scalar
+    kept: Any
+    """Iterates kept for the caller; None if none were asked for."""
+
+
+class CGRow(NamedTuple):
+    """2-norm of the residual, and the quadratic model, at each step."""
+
+    residual: Scalar
+    model: Scalar
+
+
+def along_start(ops: Backend, rp: Scalar, energy: Scalar) -> Scalar:
+    """The multiple t of x0 to start from: 1 unless the model at x0 is above that at zero, then the best one."""
+    return ops.where(0.5 * energy <= rp, 1.0, ops.where(energy > 0, ops.divide(rp, energy), 0.0))
 
 
 @record

@@ -27,7 +27,7 @@ from typing import Any, ClassVar, NamedTuple
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
-from ..status import Status
+from ..run.status import Status
 from .dense import cut, join, largest_block, matrices
 from .options import check_tolerances, require_square, require_symmetric, scaled_rhs
 from .problem import LinearProblem

@@ -28,7 +28,7 @@ from ..operators.base import LinearOperator
 from ..operators.damped import undamped
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..status import Status
+from ..run.status import Status
 from .gram_space import Factored, factored_by, solve_with
 from .options import check_tolerances, require_solver, scaled_rhs
 from .problem import LinearProblem

@@ -28,7 +28,7 @@ from ..operators.base import LinearOperator
 from ..operators.damped import Damped
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..status import Status
+from ..run.status import Status
 from .bidiagonal import Basis, tick
 from .cg import CG
 from .options import check_limits, check_tolerances, scaled_rhs, unfit_status

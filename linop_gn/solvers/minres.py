@@ -35,14 +35,13 @@ What differs from ``scipy.sparse.linalg.minres``:
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..status import Status
-from .minres_recurrence import begin, direction, follow, rotate
-from .minres_state import MINRESRow, MINRESState
+from ..run.status import Status
+from .minres_recurrence import Recurrence, begin, direction, follow, rotate
 from .options import (
     check_limits,
     check_tolerances,
@@ -55,7 +54,7 @@ from .options import (
 )
 from .problem import LinearProblem
 
-__all__ = ["MINRES"]
+__all__ = ["MINRES", "MINRESRow", "MINRESState"]
 
 _RUNNING = int(Status.RUNNING)
 
@@ -65,6 +64,42 @@ _STEP, _CHECK, _PROVE, _RETURN, _TEST = range(5)
 
 # Relative error of a residual, as cond(T)^2 round-offs bound it, from which on x is looked at after a number of steps.
 _DRIFT = 1e-3
+
+
+class MINRESState(NamedTuple):
+    """x and r are in units of ``scale``, the recurrence in units of ``unit``: near ||A||, or 1 where that will do."""
+
+    x: Vector
+    r: Vector
+    recurrence: Recurrence
+    best: Vector
+    """The last point whose residual was recomputed (or the start), or a later one with a smaller ||A r||."""
+    best_norm: Scalar
+    best_model: Scalar
+    root: Scalar
+    """||A r|| / ||r|| where it was last seen to be small."""
+    risky: Scalar
+    """Whether A r nearly vanishes at ``best``, and no step since is known to have reduced r."""
+    anorm: Scalar
+    """Largest norm of a column of T: a lower bound of ||A||."""
+    inverses: Scalar
+    """With ``steps``: sum of ||w||^2 since a residual was recomputed, the square of a norm of T's pseudo-inverse."""
+    unit: Scalar
+    norm: Scalar
+    model: Scalar
+    threshold: Scalar
+    scale: Scalar
+    phase: Scalar
+    status: Scalar
+    steps: Scalar
+    products: Scalar
+
+
+class MINRESRow(NamedTuple):
+    """2-norm of the residual, and the quadratic model, at each step."""
+
+    residual: Scalar
+    model: Scalar
 
 
 @record

@@ -30,7 +30,7 @@ import numpy as np
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
-from ..status import Status
+from ..run.status import Status
 from .options import check_limits, check_tolerances, limit_of, require_symmetric, scaled_rhs, unfit_status
 from .problem import LinearProblem
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..arguments import require_number, whole
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
-from ..status import Status
+from ..run.status import Status
 from .problem import LinearProblem, as_preconditioner
 
 __all__ = [
     "ScaledRHS",
     "check_limits",
+    "check_region",
     "check_tolerances",
     "limit_of",
     "made_from",
@@ -23,6 +26,16 @@ __all__ = [
     "unfit_status",
     "unit_of",
 ]
+
+
+def check_region(method: Any) -> None:
+    """Raise for a radius, tolerance or limit that makes no sense; traced values pass."""
+    name = type(method).__name__
+    if method.radius is None or np.ndim(method.radius) > 0:
+        raise TypeError(f"{name}: radius must be one number, got {method.radius!r}.")
+    require_number(name, "radius", method.radius, positive=True, infinite=True)
+    check_tolerances(method, "rtol", "atol")
+    check_limits(method)
 
 
 def check_tolerances(method: Any, *names: str) -> None:

@@ -26,10 +26,9 @@ from typing import Any, ClassVar, NamedTuple
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..status import Status
-from .options import limit_of, made_from, require_symmetric, scaled_rhs, unfit_status
+from ..run.status import Status
+from .options import check_region, limit_of, made_from, require_symmetric, scaled_rhs, unfit_status
 from .problem import LinearProblem
-from .region import check_region
 
 __all__ = ["Steihaug", "SteihaugState"]
 

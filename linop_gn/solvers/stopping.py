@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, Protocol
 from ..arguments import whole
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..status import Status
+from ..run.status import Status
 from .options import check_tolerances
 
 __all__ = ["AnyOf", "FixedSteps", "MaxResidual", "Progress", "RelativeProgress", "RelativeResidual", "StopRule"]

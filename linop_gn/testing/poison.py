@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import optree
 
-from ..array_api import ArrayApiBackend
 from ..dispatch import register
+from ..eager.array_api import ArrayApiBackend
 from ..protocols import Array, Backend, Scalar, Tree, Vector
 
 __all__ = ["Poison", "PoisonArray", "PoisonBackend", "poison", "poison_backend", "poisoned"]

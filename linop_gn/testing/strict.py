@@ -13,8 +13,8 @@ from typing import Any
 import array_api_strict
 import numpy as np
 
-from ..array_api import ArrayApiBackend
 from ..dispatch import register
+from ..eager.array_api import ArrayApiBackend
 from ..protocols import Array
 from .device import use_device
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .measure import Found, NotApplicableError, largest, norm, relative
+from .law import Found
+from .measure import NotApplicableError, largest, norm, relative
 from .subject import Subject
 
 __all__ = ["adjoint", "finite", "lanczos", "linearity", "psd", "symmetry"]

@@ -12,7 +12,8 @@ from ..curvature.term import outputs_of
 from ..protocols import Array
 from ..spaces import Space
 from .data import unstacked
-from .measure import Found, NotApplicableError, largest, norm, relative
+from .law import Found
+from .measure import NotApplicableError, largest, norm, relative
 from .parts import made_anew
 from .subject import Subject
 from .vectors import digest, host, place

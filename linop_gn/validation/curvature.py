@@ -18,7 +18,8 @@ from ..operators.base import LinearOperator
 from ..spaces import Space
 from .at_point import AtPoint
 from .differences import Derivative, along
-from .measure import USELESS, Found, NotApplicableError, largest, leafwise, norm, relative
+from .law import Found
+from .measure import USELESS, NotApplicableError, largest, leafwise, norm, relative
 from .parts import curvature_in, points_in
 from .subject import Subject
 

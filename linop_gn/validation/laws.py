@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from . import algebra, conduct, curvature, union
-from .measure import DIFFERENCES, Law
+from .law import Law
+from .measure import DIFFERENCES
 
 __all__ = ["LAWS"]
 

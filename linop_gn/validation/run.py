@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ..curvature.supplied import MissingDerivativeError
 from ..operators.base import LinearOperator
+from .law import Law
 from .laws import LAWS
-from .measure import Law, NotApplicableError
+from .measure import NotApplicableError
 from .report import Check, Report
 from .subject import Subject
 

@@ -16,7 +16,8 @@ from ..curvature.point import Point
 from ..curvature.terms import Terms
 from ..records import replace
 from .data import entries, union
-from .measure import Found, NotApplicableError, largest, relative
+from .law import Found
+from .measure import NotApplicableError, largest, relative
 from .parts import rebuilt, with_terms
 from .subject import Subject
 from .twin import KEPT, Twin

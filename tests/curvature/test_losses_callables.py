@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linop_gn.array_api import ArrayApiBackend
 from linop_gn.curvature.losses import (
     BinaryCrossEntropy,
     CrossEntropy,
@@ -17,6 +16,7 @@ from linop_gn.curvature.losses import (
     SquaredError,
     as_loss,
 )
+from linop_gn.eager.array_api import ArrayApiBackend
 from linop_gn.records import data_fields, static_fields
 
 NUMPY = ArrayApiBackend("numpy", np, (np.ndarray,))

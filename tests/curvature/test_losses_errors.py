@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from linop_gn.array_api import ArrayApiBackend
 from linop_gn.curvature.losses import BinaryCrossEntropy, CrossEntropy, FromFunction, Poisson, SquaredError
+from linop_gn.eager.array_api import ArrayApiBackend
 from linop_gn.testing.losses import LOSSES, draw
 
 NUMPY = ArrayApiBackend("numpy", np, (np.ndarray,))

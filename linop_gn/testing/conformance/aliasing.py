@@ -10,10 +10,10 @@ from unittest import SkipTest
 import numpy as np
 
 from ...dispatch import backend_of, register
-from ...drive import solve
 from ...methods import LevenbergMarquardt
 from ...minimize import minimize
 from ...operators import Damped, Dense, LowRank
+from ...solve import solve
 from ...solvers import CG
 from ..poison import poisoned
 from .base import EPS, NDArray, agree, claim

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from ...protocols import Carry
-from ...status import Status
+from ...run.status import Status
 from .base import EPS, Draws, Kit, NDArray, agree, claim, drawn
 from .methods import Expected, Richardson, System, by_numpy
 

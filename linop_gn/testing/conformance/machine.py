@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 )
 
 from ...protocols import Carry
-from ...status import Status
+from ...run.status import Status
 from .base import QUIET, agree
 from .loops import CAPACITY, Loops, case
 

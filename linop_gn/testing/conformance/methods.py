@@ -8,7 +8,7 @@ import numpy as np
 
 from ...protocols import Array, Backend, Scalar, Vector
 from ...records import record, static
-from ...status import Status
+from ...run.status import Status
 
 __all__ = ["Expected", "Richardson", "RichardsonRow", "RichardsonState", "System", "by_numpy"]
 

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from ...curvature import Objective
 from ...dispatch import namespace
-from ...drive import solve
 from ...methods import LevenbergMarquardt
 from ...minimize import minimize
 from ...operators import Dense, FunctionOperator, LinearOperator
 from ...protocols import Vector
+from ...run.status import Status
+from ...solve import solve
 from ...solvers import CG, LinearProblem
 from ...spaces import Space
-from ...status import Status
 from .base import EPS, Draws, Kit, NDArray, agree, claim, drawn
 
 __all__ = ["Solvers"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import linop_gn as lg
-from linop_gn.demo.runs import Plan
+from linop_gn.app.demo.runs import Plan
 
 
 def problem():

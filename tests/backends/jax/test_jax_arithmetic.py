@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from linop_gn_jax import backend as ops
 
-from linop_gn.status import Status
+from linop_gn.run.status import Status
 
 SINGLE = st.floats(-(2.0**40), 2.0**40, width=32, allow_subnormal=False)
 VECTOR = npst.arrays(np.float32, (17,), elements=SINGLE)

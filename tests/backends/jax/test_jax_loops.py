@@ -10,7 +10,7 @@ from jax import lax
 from linop_gn_jax import backend as ops
 
 from linop_gn.records import record, static
-from linop_gn.status import Status
+from linop_gn.run.status import Status
 
 RUNNING, CONVERGED, MAX_STEPS = int(Status.RUNNING), int(Status.CONVERGED), int(Status.MAX_STEPS)
 

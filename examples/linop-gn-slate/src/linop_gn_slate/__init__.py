@@ -2,8 +2,8 @@
 
 import slate
 
-from linop_gn.array_api import ArrayApiBackend
 from linop_gn.capabilities import declared
+from linop_gn.eager.array_api import ArrayApiBackend
 
 from .calculus import SlateCalculus
 

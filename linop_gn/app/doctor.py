@@ -1,0 +1,145 @@
+"""``linop-gn doctor``: which backends there are, what they can do, and how to get the others.
+
+Everything is read from what backends declare and from packaging metadata: an
+entry point whose framework is missing is installed by the extra of the same
+name (digits after it aside) of the distribution that registered it.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from argparse import Namespace
+from importlib.metadata import EntryPoint, entry_points, version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ..capabilities import last_runs, markdown, replaced
+from ..dispatch import GROUP, load
+from ..protocols import Backend
+
+__all__ = ["command", "diagnose"]
+
+OWN = "its own"
+SUPPLIED = "yours: jvp= and vjp=, or a Jacobian; or another framework's: derivatives="
+DISTRIBUTION = "linop-gn"
+
+
+def diagnose() -> dict[str, Any]:
+    """What is installed, as plain data.
+
+    >>> report = diagnose()
+    >>> [found["devices"] for found in report["backends"] if found["name"] == "numpy"]
+    [['cpu']]
+    """
+    by_target: dict[str, list[EntryPoint]] = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        by_target.setdefault(entry.value, []).append(entry)
+    found, missing = [], []
+    for entries in by_target.values():
+        try:
+            backend = load(entries[0].name)
+        except Exception as error:  # a framework that is there but broken fails in its own ways
+            missing.append(_explain(entries[0], error))
+            continue
+        try:
+            found.append(_describe(backend))
+        except Exception as error:  # and so does one that has nothing to run on
+            reason = f"{type(error).__name__}: {error}"
+            missing.append({"name": entries[0].name, "reason": reason, "install": "see the reason"})
+    return {
+        "linop_gn": version(DISTRIBUTION),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "backends": found,
+        "missing": missing,
+    }
+
+
+def _describe(backend: Backend) -> dict[str, Any]:
+    calculus = backend.calculus
+    return {
+        "name": backend.name,
+        "version": backend.version(),
+        "devices": backend.devices(),
+        "capabilities": sorted(backend.capabilities),
+        "derivatives": SUPPLIED if calculus is None else OWN,
+        "unsupported": {} if calculus is None else dict(calculus.unsupported()),
+    }
+
+
+def _explain(entry: EntryPoint, error: Exception) -> dict[str, Any]:
+    """Why a backend cannot be loaded, and the command that changes it."""
+    if isinstance(error, ModuleNotFoundError):
+        reason, install = f"{error.name} is not installed", _install(entry)
+    else:
+        reason, install = f"importing it failed with {type(error).__name__}: {error}", "mend its installation"
+    return {"name": entry.name, "reason": reason, "install": install}
+
+
+def _install(entry: EntryPoint) -> str:
+    """The pip command that brings the framework of ``entry``, or those to choose from."""
+    extras = entry.dist.metadata.get_all("Provides-Extra") or [] if entry.dist else []
+    fitting = [extra for extra in extras if extra.rstrip("0123456789") == entry.name]
+    if entry.dist is None or not fitting:
+        return f"pip install {entry.name}"
+    return " or ".join(f"pip install '{entry.dist.metadata['Name']}[{extra}]'" for extra in fitting)
+
+
+def command(options: Namespace) -> int:
+    """Print the report: tables for a person, JSON for a program, Markdown for a page; or bring a page up to date."""
+    if options.markdown or options.update:
+        return _document(options)
+    report = diagnose()
+    if options.json:
+        print(json.dumps(report, indent=2))
+    else:
+        show(report, Console())
+    return 0
+
+
+def _document(options: Namespace) -> int:
+    entries, runs = entry_points(group=GROUP), last_runs(Path(options.runs))
+    if options.markdown:
+        print(markdown(entries, runs), end="")
+        return 0
+    page = Path(options.update)
+    ours = [entry for entry in entries if entry.dist is not None and entry.dist.metadata["Name"] == DISTRIBUTION]
+    page.write_text(replaced(page.read_text(encoding="utf-8"), markdown(ours, runs)), encoding="utf-8")
+    return 0
+
+
+def show(report: dict[str, Any], console: Console) -> None:
+    """The report as tables."""
+    console.print(f"linop-gn {report['linop_gn']}, Python {report['python']} on {report['platform']}")
+    table = Table(title="Backends found", title_justify="left", title_style="bold", show_lines=True)
+    for heading in ("backend", "version", "devices", "derivatives", "capabilities"):
+        table.add_column(heading, overflow="fold")
+    for found in report["backends"]:
+        table.add_row(
+            found["name"],
+            found["version"],
+            ", ".join(found["devices"]),
+            found["derivatives"],
+            ", ".join(found["capabilities"]),
+        )
+    console.print(table)
+    for found in report["backends"]:
+        for name, sentence in found["unsupported"].items():
+            console.print(f"[bold]{found['name']}[/bold], {escape(name)}: {escape(sentence)}", highlight=False)
+    if report["missing"]:
+        show_missing(report, console)
+
+
+def show_missing(report: dict[str, Any], console: Console) -> None:
+    """The backends that could not be loaded, each with the command that installs it."""
+    table = Table(title="Backends that could be added", title_justify="left", title_style="bold")
+    for heading in ("backend", "why it is missing", "how to get it"):
+        table.add_column(heading, overflow="fold")
+    for entry in report["missing"]:
+        table.add_row(entry["name"], escape(entry["reason"]), escape(entry["install"]))
+    console.print(table)

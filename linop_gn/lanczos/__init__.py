@@ -1,0 +1,1 @@
+"""The Lanczos process, its basis, and what the basis answers."""

@@ -1,0 +1,300 @@
+"""Trust-region steps from a Lanczos process: min 1/2 x.A x - b.x over ||x||_2 <= radius, A symmetric of any sign.
+
+Gould, Lucidi, Roberts and Toint, *Solving the trust-region subproblem using the
+Lanczos method* (1999). Every step adds a vector to the basis Q and solves the
+same problem for the tridiagonal T = Q^T A Q, hard case included
+(:func:`~linop_gn.lanczos.tridiagonal.trust_region`). The residual of
+(A + lambda I) x = b is the last beta times the last entry of T's solution.
+
+What differs from the paper, and from SciPy's ``trust-krylov``:
+
+* The paper begins with conjugate gradients and turns to the Lanczos process when
+  they break down or leave the region. Here it is the Lanczos process from the
+  start: inside the region the two give the same iterates for the same products,
+  and there is no breakdown to turn at, where digits would be lost.
+* The basis is kept and orthogonal, and x one combination of it: there is no
+  second pass, and another radius takes no product (:meth:`GLTR.again`).
+* Where b's Krylov space is invariant and A is not known to be positive
+  semi-definite, the process goes on from a random vector orthogonal to it
+  (``explore``), as the paper suggests: so it finds the lowest eigenvalue in the
+  true hard case, where b has no part in its eigenvectors.
+* ``CONVERGED`` is a fact: where rounding, up to a few eps ||A|| ||x||, may have
+  taken the residual of T beyond the tolerance, one product recomputes it from x.
+* No preconditioner: it would change the norm of the region and every inner
+  product of the process. :class:`~linop_gn.Steihaug` takes one.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+from ..operators.base import LinearOperator
+from ..protocols import Array, Backend, Scalar, Vector
+from ..records import record, static
+from ..run.status import Status
+from ..solvers.options import check_region, require_symmetric
+from ..solvers.problem import LinearProblem
+from .process import Lanczos
+from .state import LanczosState, rounding, total
+from .tridiagonal import spectrum, trust_region
+
+__all__ = ["GLTR", "GLTRRow", "GLTRState"]
+
+_RUNNING, _CONVERGED, _COMPLETED = int(Status.RUNNING), int(Status.CONVERGED), int(Status.COMPLETED)
+_MAX_STEPS, _BOUNDARY, _INVARIANT = int(Status.MAX_STEPS), int(Status.BOUNDARY), int(Status.INVARIANT)
+_NEGATIVE_CURVATURE, _STAGNATED = int(Status.NEGATIVE_CURVATURE), int(Status.STAGNATED)
+_NONFINITE = int(Status.NONFINITE)
+
+
+class GLTRState(NamedTuple):
+    """h, multiplier, residual and rate are in the units of the Lanczos process."""
+
+    lanczos: LanczosState
+    h: Array
+    multiplier: Scalar
+    residual: Scalar
+    rate: Scalar
+    """The model over ||h||."""
+    length: Scalar
+    """||h||."""
+    active: Scalar
+    """Whether the step is on the boundary."""
+    checking: Scalar
+    """Whether the next product is spent on x, to recompute the residual."""
+    goal: Scalar
+    """What the recomputed residual is held to."""
+    good: Scalar
+    """The status of an answer inside that is found to hold."""
+    status: Scalar
+    steps: Scalar
+    products: Scalar
+
+
+class GLTRRow(NamedTuple):
+    """||b - (A + multiplier I) x||, 1/2 x.A x - b.x, the multiplier, and ||x||, at each step."""
+
+    residual: Scalar
+    model: Scalar
+    multiplier: Scalar
+    norm: Scalar
+
+
+@record
+class GLTR:
+    """The generalised Lanczos trust-region method.
+
+    Parameters
+    ----------
+    radius
+        Of the region ||x||_2 <= radius; infinity is none, for operators that are positive definite.
+    rtol, atol
+        Converged when ||b - (A + lambda I) x|| <= max(rtol ||b||, atol), with the multiplier lambda >= 0 of x.
+        The status is then ``CONVERGED`` inside the region and ``BOUNDARY`` on its boundary. Inside, where rounding
+        may have hidden that it is not so, one more product finds out: ``STAGNATED`` if it is not. With ``rtol=0``
+        and ``atol=0`` the run ends where the Krylov space does, with the status ``INVARIANT`` inside the region.
+    max_steps
+        Limit on steps, and on the vectors kept: memory for max_steps + 1. None means min(n, 100).
+    steps
+        Run exactly so many steps; stops earlier only where the space is invariant.
+    explore
+        Whether to look for negative curvature that b has no part in, where the Krylov space of b is invariant and
+        the operator is not known to be positive semi-definite. A run that meets ``rtol`` before that ends there:
+        for the minimiser over the whole space, however little of it b shows, ask for ``rtol=0`` or ``steps=n``.
+        A zero b is not explored: its answer is zero.
+    reorthogonalise
+        ``"selective"``, ``"full"`` or ``"none"``, as in :class:`~linop_gn.Lanczos`.
+    seed
+        Of the random vector for ``explore``.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> A = lg.Diagonal(np.array([-2.0, 1.0, 3.0]), psd=False)
+    >>> lg.solve(A, np.array([0.0, 1.0, 1.0]), lg.GLTR(radius=1.0, rtol=1e-10))
+    GLTR: boundary after 3 steps, 3 products; residual ...
+    The step reached the trust-region boundary.
+    """
+
+    radius: Scalar = 1.0
+    rtol: Scalar = 1e-5
+    atol: Scalar = 0.0
+    max_steps: int | None = static(default=None)
+    steps: int | None = static(default=None)
+    explore: bool = static(default=True)
+    reorthogonalise: str = static(default="selective")
+    seed: int = static(default=0)
+
+    defect = None  # a step on the boundary solves no linear system of A and b alone
+
+    side_by_side: ClassVar[bool] = False
+    """Whether Blockwise can run it with a scalar for each block."""
+
+    def __post_init__(self) -> None:
+        check_region(self)
+
+    def check(self, operator: LinearOperator) -> None:
+        """Raise unless the operator is square and known to be symmetric."""
+        require_symmetric(self, operator)
+
+    def limit(self, problem: LinearProblem) -> int:
+        """The number of steps that a run may take."""
+        return self._process(problem).limit(problem)
+
+    def _process(self, problem: LinearProblem) -> Lanczos:
+        wanted = self.max_steps if self.steps is None else self.steps
+        steps = min(problem.rhs.shape[0], 100) if wanted is None else max(wanted, 1)
+        explore = self.explore and not problem.operator.psd and self.reorthogonalise != "none"
+        return Lanczos(steps, self.reorthogonalise, True, explore, self.seed)
+
+    def init(self, ops: Backend, problem: LinearProblem) -> GLTRState:
+        process = self._process(problem)
+        inner = process.init(ops, problem)
+        zero = ops.scalar(0.0, problem.rhs)
+        small = inner.norm <= self._threshold(ops, inner)
+        status = ops.where((inner.status == _RUNNING) & small, _CONVERGED, inner.status)
+        status = ops.where(self.radius > zero, status, int(Status.NONFINITE_INPUT))
+        if self.max_steps == 0 or self.steps == 0:
+            ended = _MAX_STEPS if self.steps is None else _COMPLETED
+            status = ops.where(status == _RUNNING, ended, status)
+        return GLTRState(
+            lanczos=inner,
+            h=ops.table(process.limit(problem), zero),
+            multiplier=zero,
+            residual=inner.norm + 0.0,
+            rate=zero,
+            length=zero,
+            active=ops.scalar(False, problem.rhs),
+            checking=ops.scalar(False, problem.rhs),
+            goal=zero,
+            good=ops.scalar(_CONVERGED, problem.rhs),
+            status=status,
+            steps=inner.steps,
+            products=inner.products,
+        )
+
+    def _threshold(self, ops: Backend, inner: LanczosState) -> Scalar:
+        if self.steps is not None:
+            return -1.0 + 0.0 * inner.norm
+        return ops.maximum(self.rtol * inner.norm, ops.divide(self.atol, inner.scale))
+
+    def step(self, ops: Backend, problem: LinearProblem, s: GLTRState) -> GLTRState:
+        process, before = self._process(problem), s.lanczos
+        running = s.status == _RUNNING
+        checking = running & s.checking
+        going = running & ops.logical_not(checking)
+        q = process.latest(ops, problem, before)
+        (v,) = ops.branch(checking, lambda q: (ops.combine(before.basis, s.h, before.steps),), lambda q: (q,), q)
+        product = problem.operator.apply(v)
+
+        def recompute(product: Vector) -> tuple[Scalar]:
+            r = ops.axpby(ops.divide(1.0, before.scale), problem.rhs, ops.divide(-1.0, before.unit), product)
+            r = ops.axpy(-s.multiplier, v, r)
+            return (ops.sqrt(ops.dot(r, r)),)
+
+        (true,) = ops.branch(checking, recompute, lambda product: (s.residual,), product)
+        inner = before._replace(status=ops.where(going, before.status, _COMPLETED))
+        inner = process.follow(ops, problem, inner, product)
+        products, status = before.products + running, ops.where(going, inner.status, before.status)
+        inner = inner._replace(products=products, status=status)
+        fresh = going & (inner.steps > before.steps)
+        s = self._judge(ops, problem, s._replace(checking=checking), inner, fresh, going, True)
+        known = checking & ops.isfinite(true)
+        verdict = ops.where(true <= s.goal, s.good, ops.where(known, _STAGNATED, _NONFINITE))
+        return s._replace(
+            residual=ops.where(known, true, s.residual),
+            checking=s.checking & ops.logical_not(checking),
+            status=ops.where(checking, verdict, s.status),
+        )
+
+    def again(self, ops: Backend, problem: LinearProblem, state: GLTRState) -> GLTRState:
+        """The state of a run with this method's radius, from that of a run with another one: no product is taken.
+
+        Its status is ``RUNNING`` where the basis does not hold the answer to the tolerance and has room for more, and
+        ``COMPLETED`` where the tolerance seems to be met and a product would be needed to know.
+        """
+        known = state.lanczos.steps > 0
+        return self._judge(ops, problem, state, state.lanczos, known, known, False)
+
+    def _judge(
+        self,
+        ops: Backend,
+        problem: LinearProblem,
+        s: GLTRState,
+        inner: LanczosState,
+        fresh: Scalar,
+        running: Scalar,
+        verify: bool,
+    ) -> GLTRState:
+        """Solve for T where it is fresh, and say what that means for the run."""
+        xp, eps = ops.small_namespace(), ops.eps(problem.rhs)
+        T, count = (inner.alphas, inner.betas), ops.maximum(inner.steps, 1)
+        radius = ops.small(self.radius, problem.rhs) * (inner.unit / inner.scale)
+        S = spectrum(ops, T, count)
+        found = trust_region(ops, S, inner.norm, xp.asarray(radius)[None], eps)
+        h, unbounded = found.h[:, 0], ops.item(found.unbounded[0]) > 0
+        taken = fresh & ops.logical_not(unbounded)
+        at_end = xp.arange(h.shape[0]) == count - 1
+        beta = ops.lookup(inner.betas, count - 1)
+        last = ops.item(xp.sum(xp.where(at_end, h, 0.0)))
+        residual = abs(beta * last)
+        active = ops.item(found.active[0]) > 0
+
+        # Of a later block, b knows nothing: its lowest Ritz value is to be found to the tolerance as well. Where the
+        # block has only been begun, with a beta of zero, there is none yet.
+        lowest = abs(beta * ops.item(xp.sum(xp.where(at_end, S.vectors[:, 0], 0.0))))
+        slack = self.rtol * inner.size if self.steps is None else -1.0 + 0.0 * inner.size
+        explored = (inner.blocks == 1) | ((lowest <= slack) & (beta > 0))
+        met = (residual <= self._threshold(ops, inner)) & explored
+        ended = (inner.status == _INVARIANT) | (met & ((inner.status == _RUNNING) | (inner.status == _COMPLETED)))
+        status = ops.where(inner.status == _COMPLETED, _MAX_STEPS if self.steps is None else _COMPLETED, inner.status)
+        # Rounding comes on top of the residual: of a singular system it may be all there is. Without a tolerance the
+        # space has to be exhausted, and rounding to be no large part of b.
+        threshold = self._threshold(ops, inner)
+        goal = ops.where(threshold > 0, threshold, eps**0.5 * inner.norm)
+        good = ops.where(threshold > 0, _CONVERGED, _INVARIANT)
+        unsure = residual + rounding(eps, inner, 0.0, ops.item(found.length[0])) > goal
+        checking = running & ended & unsure & ops.logical_not(active) & (self.steps is None)
+        inside = ops.where(unsure, _RUNNING if verify and self.steps is None else _COMPLETED, good)
+        status = ops.where(ended, ops.where(active, _BOUNDARY, inside), status)
+        if self.steps is not None:
+            status = ops.where((inner.status == _COMPLETED) & active, _BOUNDARY, status)
+        endless = _STAGNATED if problem.operator.psd else _NEGATIVE_CURVATURE  # rounding alone makes it look singular
+        status = ops.where(fresh & unbounded, endless, status)
+        checking = checking & (status == _RUNNING)
+        return GLTRState(
+            lanczos=inner,
+            h=self._kept(ops, taken, h, s.h),
+            multiplier=ops.where(taken, ops.item(found.multiplier[0]), s.multiplier),
+            residual=ops.where(taken, total(inner, residual, ops.item(found.length[0])), s.residual),
+            rate=ops.where(taken, ops.item(found.rate[0]), s.rate),
+            length=ops.where(taken, ops.item(found.length[0]), s.length),
+            active=ops.where(taken, active, s.active),
+            checking=checking | s.checking,
+            goal=ops.where(taken, goal, s.goal),
+            good=ops.where(taken, good, s.good),
+            status=ops.where(running, status, s.status),
+            steps=inner.steps,
+            products=inner.products,
+        )
+
+    def _kept(self, ops: Backend, taken: Scalar, h: Array, before: Array) -> Array:
+        xp = ops.small_namespace()
+        padded = xp.concat([h, xp.zeros(before.shape[0] - h.shape[0], dtype=before.dtype)])
+        return xp.where(xp.asarray(taken), padded, before)
+
+    def observe(self, state: GLTRState) -> GLTRRow:
+        inner = state.lanczos
+        size = inner.scale / inner.unit
+        return GLTRRow(
+            state.residual * inner.scale,
+            (state.rate * inner.scale) * (state.length * size),
+            state.multiplier * inner.unit,
+            state.length * size,
+        )
+
+    def answer(self, ops: Backend, problem: LinearProblem, state: GLTRState) -> Vector:
+        inner, factor = state.lanczos, state.lanczos.scale / state.lanczos.unit
+        x = ops.combine(inner.basis, ops.leading(state.h, inner.steps), inner.steps)
+        # ||x|| is ||h|| as far as the basis is orthonormal: without reorthogonalisation, not at all.
+        square = ops.dot(x, x)
+        share = ops.divide(ops.sqrt(square), state.length)
+        beyond = state.active & (share > 1.0) & ops.isfinite(share) & (square > ops.eps(x) ** 4)  # no square is lost
+        return ops.scale(factor * ops.where(beyond, ops.divide(1.0, share), 1.0), x)

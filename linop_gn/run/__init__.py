@@ -1,0 +1,1 @@
+"""The one loop, its watchers, and what a run gives back."""

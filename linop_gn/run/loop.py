@@ -1,0 +1,140 @@
+"""The one loop: a method is advanced, looked at, and watched.
+
+Methods (CG, Levenberg-Marquardt) are pure functions without a loop. This module
+holds the only driver: it asks the backend to *advance* at most n ticks, then
+*looks* (status, step count and new history rows in one transfer), then shows
+the look to the watchers. Unwatched runs are one call, one compiled program in
+JAX; under a user's own ``jit`` nothing is read at all.
+
+A look costs about 0.3 ms in JAX and nothing elsewhere, hence the defaults of
+:func:`solve`: every 25 steps for a compiled backend, every step for others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..arguments import whole
+from ..protocols import Backend, Carry, Method
+from .solution import History
+from .status import Status
+
+__all__ = ["Look", "Watcher", "drive", "looks"]
+
+COMPILED_LOOK_EVERY = 25
+
+
+@dataclass
+class Look:
+    """What a watcher sees: the run so far, on the host.
+
+    Attributes
+    ----------
+    method
+        Name of the method.
+    step, limit
+        Steps taken, and the most there can be (None: unknown).
+    status
+        Status codes: an int, or an array (k,) for columns.
+    rows
+        History since the previous look, by column name; the row of a step that was verified since comes again.
+    first
+        The step that the first of these rows belongs to.
+    state
+        The method's live state on the device; read it, never write to it. Its numbers are in the method's own units:
+        ``state.x`` of a solver is x over a power of two. Iterates in yours are what ``lg.CG(keep=...)`` keeps.
+    """
+
+    method: str
+    step: int
+    limit: int | None
+    status: Any
+    rows: History
+    first: int = 0
+    state: Any = field(repr=False, default=None)
+
+    @property
+    def running(self) -> bool:
+        """Whether the run would go on."""
+        return bool(np.any(np.equal(self.status, int(Status.RUNNING))))
+
+
+Watcher = Callable[[Look], Any]
+"""Called with each look; a true result stops the run. ``begin(look)`` and ``end(look)`` are called if it has them."""
+
+
+def looks(backend: Backend, method: Method, problem: Any, limit: int, every: int) -> Iterator[tuple[Look, Carry]]:
+    """Advance ``method`` and yield a look, with its carry, at step 0 and then every ``every`` ticks.
+
+    Raises
+    ------
+    TypeError
+        Inside a compiled function.
+    """
+    carry = backend.begin(method, problem, limit)
+    if not backend.is_concrete(carry):
+        raise TypeError(
+            "a run inside a compiled function cannot be watched: values are not known there. Call it outside of jit, "
+            "or without watch= or a loop over its steps."
+        )
+    names = tuple(type(method.observe(carry.state))._fields)
+    seen = 0
+    while True:
+        status, step = backend.read((carry.state.status, carry.state.steps))
+        last = int(np.max(step))
+        first = min(seen, last)
+        rows = backend.rows(carry, first, last + 1)
+        history = History({name: rows[:, i] for i, name in enumerate(names)})
+        look = Look(type(method).__name__, last, limit, _plain(status), history, first, carry.state)
+        yield look, carry
+        if not look.running:
+            return
+        seen = last + 1
+        carry = backend.advance(method, problem, carry, every)
+
+
+def _plain(status: Any) -> Any:
+    array = np.asarray(status)
+    return int(array) if array.ndim == 0 else array
+
+
+def drive(
+    backend: Backend,
+    method: Method,
+    problem: Any,
+    limit: int,
+    watch: Sequence[Watcher] = (),
+    every: int | None = None,
+) -> Carry:
+    """Run ``method`` to its end and return the last carry; watchers see it on the way."""
+    if every is None:
+        every = COMPILED_LOOK_EVERY if "compiled" in backend.capabilities else 1
+    every = whole("watch", "every", every, 1)
+    watch = list(watch) if isinstance(watch, Iterable) else [watch]
+    for watcher in watch:
+        if isinstance(watcher, type) or not callable(watcher):
+            raise TypeError(f"watch= takes watchers such as lg.ProgressBar(), functions of a look; got {watcher!r}.")
+    if not watch:
+        return backend.run(method, problem, limit)
+    run = looks(backend, method, problem, limit, every)
+    look, carry = next(run)
+    with ExitStack() as begun:
+        for watcher in watch:
+            if hasattr(watcher, "begin"):
+                watcher.begin(look)
+            if hasattr(watcher, "end"):
+                begun.callback(lambda end: end(look), watcher.end)  # with the latest look, whatever happens
+        while True:
+            wishes = [watcher(look) for watcher in watch]  # every watcher sees every look
+            if not look.running:
+                return carry
+            if any(wishes):
+                status = carry.state.status
+                stopped = backend.where(status == int(Status.RUNNING), int(Status.STOPPED), status)
+                return Carry(carry.state._replace(status=stopped), carry.rows)
+            look, carry = next(run)

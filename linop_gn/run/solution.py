@@ -1,0 +1,158 @@
+"""What a run gives back, and how it reads.
+
+A :class:`Solution` is a record: inside a compiled program its fields are traced
+arrays and it can be returned; outside, ``status`` and ``history`` explain it.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import or_
+from typing import Any
+
+import numpy as np
+
+from ..protocols import Scalar
+from ..records import record, static
+from .status import Status
+
+__all__ = ["History", "Result", "Solution"]
+
+
+_BLOCKS_SHOWN = 20
+
+
+class History(dict[str, Any]):
+    """Columns by name, each an array (steps + 1,), or (steps + 1, k) for k right-hand sides.
+
+    >>> History(residual=np.array([1.0, 0.1]))
+    History of 2 rows: residual 1 .. 0.1
+    """
+
+    def __repr__(self) -> str:
+        rows = len(next(iter(self.values()), ()))
+        ends = ", ".join(f"{name} {_brief(column[0])} .. {_brief(column[-1])}" for name, column in self.items() if rows)
+        return f"History of {rows} rows: {ends}"
+
+
+def _brief(value: Any) -> str:
+    array = np.asarray(value)
+    return f"{float(array):.6g}" if array.ndim == 0 else "[" + ", ".join(f"{v:.3g}" for v in array[:4]) + "]"
+
+
+@record
+class _Outcome:
+    code: Scalar
+    """Status code, one for each column."""
+    steps: Scalar
+    """Steps taken, one for each column."""
+    products: Scalar
+    """Products with the operator, one for each column."""
+    rows: Any
+    names: tuple[str, ...] = static()
+    method: str = static()
+
+    @property
+    def status(self) -> Any:
+        """Why the run stopped: a :class:`~linop_gn.Status`, or a list of them for columns."""
+        try:
+            codes = np.asarray(self.code)
+        except TypeError as error:
+            raise TypeError(
+                "the status is not known while a program is being traced; there, `code` is the number of a "
+                "linop_gn.Status, and `succeeded` tells whether it is a success."
+            ) from error
+        return Status(int(codes)) if codes.ndim == 0 else [Status(int(code)) for code in codes]
+
+    @property
+    def succeeded(self) -> Any:
+        """Whether every column's status is a success: a bool, or a traced one inside a compiled program."""
+        try:
+            np.asarray(self.code)
+        except TypeError:
+            good = reduce(or_, [self.code == int(status) for status in Status if status.succeeded])
+            return good.all()
+        statuses = self.status if isinstance(self.status, list) else [self.status]
+        return all(status.succeeded for status in statuses)
+
+    @property
+    def history(self) -> History:
+        """What was observed at step 0, 1, ..., by name."""
+        last = int(np.max(np.asarray(self.steps)))
+        rows = np.asarray(self.rows)[: last + 1]
+        return History({name: rows[:, i] for i, name in enumerate(self.names)})
+
+    def _headline(self) -> str:
+        status, steps, products = self.status, np.asarray(self.steps), np.asarray(self.products)
+        if isinstance(status, list):
+            tally = ", ".join(f"{status.count(s)} {s.name.lower()}" for s in dict.fromkeys(status))
+            return f"{self.method}: {tally}; at most {steps.max()} steps, {products.sum()} products"
+        return f"{self.method}: {status.name.lower()} after {int(steps)} steps, {int(products)} products"
+
+    def _sentences(self) -> list[str]:
+        statuses = self.status if isinstance(self.status, list) else [self.status]
+        return list(dict.fromkeys(status.sentence for status in statuses))
+
+
+@record
+class Solution(_Outcome):
+    """Of :func:`linop_gn.solve`: ``x`` in the format of the right-hand side, and how it was reached.
+
+    ``residual`` is the 2-norm of b - A x as the method knows it: recomputed
+    from x where the status is ``CONVERGED`` (by Lanczos methods only where rounding
+    might matter: it comes on top of what they report). ``products`` are those of the
+    method; what a preconditioner took to be made is not among them (``lg.cost`` says
+    it). Inside a compiled program ``code`` stands for the status. ``model`` is the value of
+    1/2 x^T A x - b^T x, which no extra product was spent on. ``blocks`` names what
+    the entries of the status belong to where the operator was solved with block by
+    block, and ``iterates`` are those that the method was asked to keep.
+    """
+
+    x: Any = None
+    residual: Scalar = None
+    model: Scalar = None
+    iterates: Any = None
+    blocks: tuple[str, ...] | None = static(default=None)
+
+    def _headline(self) -> str:
+        if self.blocks is None:
+            return f"{super()._headline()}; residual {_brief(self.residual)}"
+        statuses, products = self.status, np.asarray(self.products)
+        tally = ", ".join(f"{statuses.count(s)} {s.name.lower()}" for s in dict.fromkeys(statuses))
+        most = f"at most {np.asarray(self.steps).max()} steps, {products.max()} products"
+        return f"{self.method}, {len(self.blocks)} blocks: {tally}; {most}"
+
+    def _of_blocks(self) -> list[str]:
+        """A line for each block, as many as can be read at a glance."""
+        if self.blocks is None:
+            return []
+        rows = zip(self.blocks, self.status, np.asarray(self.steps), np.asarray(self.residual), strict=True)
+        width = max(map(len, self.blocks))
+        lines = [
+            f"  {name:{width}}  {status.name.lower()} after {steps} steps; residual {_brief(residual)}"
+            for name, status, steps, residual in rows
+        ]
+        left = len(lines) - _BLOCKS_SHOWN
+        return lines if left <= 0 else [*lines[:_BLOCKS_SHOWN], f"  and {left} more"]
+
+    def __repr__(self) -> str:
+        kept = [] if self.iterates is None else [f"Kept: {self.iterates!r}."]
+        return "\n".join([self._headline(), *self._of_blocks(), *self._sentences(), *kept])
+
+
+@record
+class Result(_Outcome):
+    """Of :func:`linop_gn.minimize`: ``params`` in the user's format, and how they were reached.
+
+    ``products`` are those of the inner solver with the curvature; gradients, values, and what a preconditioner's
+    recipe took at each point are not among them.
+    """
+
+    params: Any = None
+    value: Scalar = None
+    gradient_norm: Scalar = None
+    damping: Scalar = None
+
+    def __repr__(self) -> str:
+        line = f"{self._headline()}; value {_brief(self.value)}, gradient norm {_brief(self.gradient_norm)}"
+        return "\n".join([line, *self._sentences()])

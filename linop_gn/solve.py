@@ -1,0 +1,157 @@
+"""Solve a linear system: the door to all solvers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from .arguments import require_parts, whole
+from .operators.base import LinearOperator
+from .protocols import Carry
+from .records import replace
+from .run.loop import Look, Watcher, drive, looks
+from .run.solution import Solution
+from .run.status import Status
+from .solvers import CG, LinearProblem
+from .solvers.options import scaled_rhs
+from .solvers.problem import require_fit
+
+__all__ = ["solve", "steps"]
+
+
+def steps(A: LinearOperator, b: Any, method: Any = None, *, x0: Any = None, every: int = 1) -> Iterator[Look]:
+    """The same run as :func:`solve`, handed to the caller a look at a time: the caller owns the loop.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> A = lg.Diagonal(np.array([1.0, 2.0, 3.0]))
+    >>> [look.step for look in lg.steps(A, np.ones(3), lg.CG(steps=2))]
+    [0, 1, 2]
+    """
+    method, problem, _ = _linear(A, b, method, x0)
+    every = whole("steps", "every", every, 1)
+    for look, _ in looks(A.backend, method, problem, method.limit(problem), every):
+        yield look
+
+
+def solve(
+    A: LinearOperator,
+    b: Any,
+    method: Any = None,
+    *,
+    x0: Any = None,
+    watch: Sequence[Watcher] = (),
+    every: int | None = None,
+) -> Solution:
+    """Solve A x = b, or the least-squares problem that the method says.
+
+    Parameters
+    ----------
+    A
+        Operator (m, n); a method may ask for more (CG: symmetric).
+    b
+        Right-hand side, a vector of the codomain in any format: tree, flat (m,), columns (m, k).
+    method
+        Solver; ``CG()`` by default.
+    x0
+        Starting point, a vector of the domain with as many columns as b; None is zero and costs no product.
+    watch
+        Watchers, such as ``lg.ProgressBar()``; they are shown a look every ``every`` ticks: 1, or 25 where a tick is
+        part of a compiled program, unless you say so.
+
+    Returns
+    -------
+    Solution
+        ``x`` in the format of ``A.T @ b`` (that of b where A is square), ``status``, ``steps``, ``products``,
+        ``residual``, ``model``, ``history``; ``iterates`` where the method kept any.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> step = lg.solve(lg.Diagonal(np.array([1.0, 4.0])), np.array([1.0, 2.0]), lg.CG(rtol=1e-8))
+    >>> step.status.name, step.x
+    ('CONVERGED', array([1. , 0.5]))
+
+    Raises
+    ------
+    TypeError, ValueError
+        For vectors of another framework, shape, dtype or device, an operator that the
+        method does not take, or watchers inside a compiled function.
+    """
+    method, problem, leave = _linear(A, b, method, x0)
+    backend = A.backend
+
+    def run(method: Any, problem: LinearProblem) -> tuple[Any, Solution]:
+        state, rows = drive(backend, method, problem, method.limit(problem), watch, every)
+        ops = method.arithmetic(backend, problem) if hasattr(method, "arithmetic") else backend
+        with np.errstate(over="ignore", invalid="ignore"):  # the status tells
+            row = method.observe(state)
+            x = method.answer(backend, problem, state)
+            found = x, state.status, row.residual, getattr(row, "model", None)
+            x, code, residual, model = _held_finite(ops, problem.rhs, *found)
+            kept = method.iterates(backend, problem, state, x) if hasattr(method, "iterates") else None
+        return x, Solution(
+            code=code,
+            steps=state.steps,
+            products=state.products,
+            rows=rows if not isinstance(rows, list) else backend.rows(Carry(state, rows), 0, len(rows)),
+            names=tuple(type(row)._fields),
+            method=getattr(method, "title", type(method).__name__),
+            blocks=method.names(problem) if hasattr(method, "names") else None,
+            iterates=kept,
+            residual=residual,
+            model=model,
+        )
+
+    x, solution = backend.implicit(run, method, problem, A)
+    kept = None if solution.iterates is None else solution.iterates.leave(lambda v: leave(v, A.domain))
+    return replace(solution, x=leave(x, A.domain), iterates=kept)
+
+
+def _held_finite(ops: Any, b: Any, x: Any, status: Any, residual: Any, model: Any) -> tuple[Any, ...]:
+    """An answer out of its dtype's range is no answer: zero then, the residual there, and a status that says so."""
+    residual = ops.where(status == int(Status.NONFINITE_INPUT), math.nan, residual)  # nobody knows it
+    finite = ops.isfinite(ops.max_abs(x))
+    if np.shape(finite) != np.shape(status):
+        return x, status, residual, model
+
+    def replace(residual: Any) -> tuple[Any]:
+        scaled = scaled_rhs(ops, b)
+        return (ops.where(finite, residual, scaled.scale * ops.sqrt(ops.dot(scaled.r, scaled.r))),)
+
+    (residual,) = ops.branch(ops.any(ops.logical_not(finite)), replace, lambda residual: (residual,), residual)
+    model = None if model is None else ops.where(finite, model, 0.0)
+    return ops.mask(finite, x), ops.where(finite, status, int(Status.NONFINITE)), residual, model
+
+
+def _linear(A: LinearOperator, b: Any, method: Any, x0: Any) -> tuple[Any, LinearProblem, Callable[..., Any]]:
+    if not isinstance(A, LinearOperator):
+        raise TypeError(
+            f"solve needs a linear operator, got {type(A).__module__}.{type(A).__qualname__}; wrap a matrix in "
+            "lg.Dense, a SciPy operator in lg.from_scipy, a function in lg.FunctionOperator."
+        )
+    method = CG() if method is None else method
+    require_parts("solve", method, "a solver such as lg.CG() as its third argument", "init", "step", "check", "limit")
+    method.check(A)
+    rhs, leave = A.codomain.enter(b, "right-hand side")
+    columns = tuple(rhs.shape[1:])
+    if 0 in columns:
+        raise ValueError(f"the right-hand side of shape {tuple(rhs.shape)} has no columns: there is nothing to solve.")
+    for name in ("rtol", "atol"):
+        shape = tuple(getattr(getattr(method, name, None), "shape", ()))
+        if shape not in ((), columns):
+            raise ValueError(
+                f"{type(method).__name__}: {name} has shape {shape}, and b {tuple(rhs.shape)}: give one number, or one "
+                "for each column."
+            )
+    start = None
+    if x0 is not None:
+        start, _ = A.domain.enter(x0, "starting point x0")
+        if tuple(start.shape[1:]) != tuple(rhs.shape[1:]):
+            raise ValueError(f"x0 has shape {tuple(start.shape)} but b has {tuple(rhs.shape)}; give them alike.")
+    inner = getattr(method, "preconditioner", None)
+    if inner is not None:
+        inner = inner if isinstance(inner, LinearOperator) else inner(A)
+        require_fit(inner, A)
+        method = replace(method, preconditioner=None)  # the problem has it now
+    return method, LinearProblem(A, rhs, start, inner).prepare(), leave

@@ -1,0 +1,154 @@
+"""The demo, run as a user runs it but for fewer steps, and the parts of it that could quietly lie."""
+
+import json
+import re
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from linop_gn.app.cli import main
+from linop_gn.app.demo import problem as problems
+from linop_gn.app.demo.participants import find, precision
+from linop_gn.app.demo.race import first_order, levenberg_marquardt, passes_of, plans
+from linop_gn.app.demo.runs import Plan, Run
+from linop_gn.app.demo.study import count, study
+
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+
+NAMES = ["numpy", *(name for name, needs in {"torch": "torch", "jax": "optax"}.items() if find_spec(needs))]
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return problems.load(quick=True)
+
+
+@pytest.fixture
+def participant(request):
+    found, _ = find([request.param])
+    with precision(found[request.param]):
+        yield found[request.param]
+
+
+def ignore(sentence):
+    pass
+
+
+def test_quick_demo_prints_tables_and_writes_a_report_that_needs_no_other_file(tmp_path, capsys):
+    backends = [part for name in NAMES for part in ("--backend", name)]
+    assert main(["demo", "--quick", "--out", str(tmp_path / "out"), *backends]) == 0
+    printed = capsys.readouterr().out
+    for words in ("Validation", "Training", "LM-GN-CG", "Done in"):
+        assert words in printed
+    assert ("Agreement between backends" in printed) == (len(NAMES) > 1)
+    assert (tmp_path / "out" / "training.png").read_bytes().startswith(b"\x89PNG")
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert not re.search(r"https?://", html)
+    assert set(re.findall(r'(?:src|srcset|href)="(\w+:\w+/\w+)', html)) == {"data:image/png"}
+    assert all(name in html for name in NAMES)
+    assert "FAILED" not in html
+
+
+def test_a_missing_library_is_said_with_the_command_that_brings_it(monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
+    assert main(["demo", "--quick"]) == 2
+    assert "pip install 'linop-gn[studies]'" in capsys.readouterr().out
+
+
+def test_an_unknown_backend_is_said(capsys):
+    assert main(["demo", "--quick", "--backend", "nonsense"]) == 2
+    assert "no participant called nonsense" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("participant", NAMES, indirect=True)
+def test_weights_come_back_from_the_backend_as_they_went_in(participant, problem):
+    back = participant.weights(participant.params(problem.start))
+    assert {name: set(layer) for name, layer in back.items()} == {n: set(v) for n, v in problem.start.items()}
+    for name, layer in problem.start.items():
+        for leaf, value in layer.items():
+            np.testing.assert_array_equal(back[name][leaf], value)
+
+
+@pytest.mark.parametrize("participant", NAMES, indirect=True)
+def test_all_participants_start_with_the_loss_that_numpy_computes(participant, problem):
+    a, (x, y) = problem.train[0], problem.train
+    for i, layer in enumerate(problem.start.values()):
+        a = (np.tanh(a) if i else a) @ layer["weight"] + layer["bias"]
+    shifted = a - a.max(axis=1, keepdims=True)
+    expected = np.mean(np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(y)), y])
+    objective = participant.objective((x, y), problem.start)
+    assert float(objective.value(participant.params(problem.start))) == pytest.approx(expected, rel=1e-13)
+    for optimizer in participant.optimizers:
+        run = participant.train(Plan(optimizer, 0.1, None, 1), problem.start, problem.train)
+        assert run.losses[0] == pytest.approx(expected, rel=1e-13)
+
+
+@pytest.mark.parametrize("participant", [name for name in NAMES if name != "numpy"], indirect=True)
+@pytest.mark.parametrize("batch", [None, 28])
+def test_sgd_with_momentum_is_what_it_says(participant, problem, batch):
+    """Two passes by hand, with gradients from the objective, against the framework's optimiser."""
+    from linop_gn.app.demo.runs import orders
+
+    rate, passes, (x, y) = 0.05, 2, problem.train
+    weights, velocity = problem.start, None
+    drawn = orders(len(y), batch, passes).reshape(-1, batch) if batch else [slice(None)] * passes
+    for chosen in drawn:
+        objective = participant.objective((x[chosen], y[chosen]), weights)
+        gradient = participant.weights(objective.gradient(participant.params(weights)))
+        old = velocity or {name: dict.fromkeys(layer, 0.0) for name, layer in weights.items()}
+        velocity = {n: {k: 0.9 * old[n][k] + g for k, g in layer.items()} for n, layer in gradient.items()}
+        weights = {n: {k: w - rate * velocity[n][k] for k, w in layer.items()} for n, layer in weights.items()}
+    run = participant.train(Plan("SGD", rate, batch, passes), problem.start, problem.train)
+    reached = participant.weights(run.params)
+    assert run.steps == len(drawn)
+    for name, layer in weights.items():
+        for leaf, value in layer.items():
+            np.testing.assert_allclose(reached[name][leaf], value, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("participant", ["torch"] if "torch" in NAMES else [], indirect=True)
+def test_tuning_keeps_the_run_with_the_lowest_loss_and_shows_all(participant, problem):
+    entry = first_order(participant, "Adam", problem, 5, True, ignore)
+    assert len(entry.tried) == len(list(plans("Adam", problem, 5, True)))
+    assert entry.best.final == min(run.final for run in entry.tried)
+
+
+def test_a_diverged_run_is_cut_short_and_never_the_best():
+    run = Run("SGD", "", [1.0, 0.5, float("nan")], [0, 1, 2], [0, 1, 2], 2, None)
+    assert run.final == float("inf")
+
+
+@pytest.mark.parametrize("participant", NAMES, indirect=True)
+def test_levenberg_marquardt_decreases_the_loss_and_stays_within_the_budget(participant, problem):
+    entry = levenberg_marquardt(participant, problem, 60, ignore)
+    losses = np.asarray(entry.best.losses)
+    assert np.all(np.diff(losses) <= 0)
+    assert losses[-1] < 0.5 * losses[0]
+    assert entry.best.passes[-2] < 60
+    assert entry.best.passes[-1] == passes_of(entry.best.steps, entry.best.products)
+    assert len(entry.best.seconds) == len(losses) == entry.best.steps + 1
+
+
+@pytest.mark.parametrize("participant", ["numpy"], indirect=True)
+def test_the_progress_that_is_told_adds_up(participant, problem):
+    told = []
+    study(participant, problem, 20, True, told.append)
+    pieces = {sentence.partition(", step")[0].partition(", warming")[0] for sentence in told}
+    assert len(pieces) == count(participant, problem, 20, True)
+
+
+def test_the_reports_numbers_are_those_of_the_run(tmp_path, capsys):
+    """The table's final loss is the curve's end, to the digits shown."""
+    from rich.console import Console
+
+    from linop_gn.app.demo import run, tables
+
+    _, outcomes, _ = run(["numpy"], True, Console(file=open(tmp_path / "log", "w"), width=200))  # noqa: SIM115
+    table = tables.training(outcomes, 60)
+    (row,) = table.rows
+    shown = dict(zip(table.headings, row, strict=True))
+    best = outcomes["numpy"].entries[0].best
+    assert float(shown["final loss"]) == pytest.approx(best.losses[-1], rel=0.01)
+    assert json.loads(shown["products"]) == best.products
