@@ -14,7 +14,7 @@ from .protocols import Carry
 from .records import replace
 from .run.loop import Look, Watcher, drive, looks
 from .run.solution import Solution
-from .run.status import Status
+from .run.status import NONFINITE, NONFINITE_INPUT
 from .solvers import CG, LinearProblem
 from .solvers.options import scaled_rhs
 from .solvers.problem import require_fit
@@ -110,7 +110,7 @@ def solve(
 
 def _held_finite(ops: Any, b: Any, x: Any, status: Any, residual: Any, model: Any) -> tuple[Any, ...]:
     """An answer out of its dtype's range is no answer: zero then, the residual there, and a status that says so."""
-    residual = ops.where(status == int(Status.NONFINITE_INPUT), math.nan, residual)  # nobody knows it
+    residual = ops.where(status == NONFINITE_INPUT, math.nan, residual)  # nobody knows it
     finite = ops.isfinite(ops.max_abs(x))
     if np.shape(finite) != np.shape(status):
         return x, status, residual, model
@@ -121,7 +121,7 @@ def _held_finite(ops: Any, b: Any, x: Any, status: Any, residual: Any, model: An
 
     (residual,) = ops.branch(ops.any(ops.logical_not(finite)), replace, lambda residual: (residual,), residual)
     model = None if model is None else ops.where(finite, model, 0.0)
-    return ops.mask(finite, x), ops.where(finite, status, int(Status.NONFINITE)), residual, model
+    return ops.mask(finite, x), ops.where(finite, status, NONFINITE), residual, model
 
 
 def _linear(A: LinearOperator, b: Any, method: Any, x0: Any) -> tuple[Any, LinearProblem, Callable[..., Any]]:

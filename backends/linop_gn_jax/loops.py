@@ -25,7 +25,7 @@ from jax import lax
 
 from linop_gn.eager.loops import EagerLoops
 from linop_gn.protocols import Array, Carry, Method, Vector
-from linop_gn.run.status import Status
+from linop_gn.run.status import RUNNING
 
 from .compiled import compiled, tracing
 from .implicit import implicit
@@ -38,7 +38,7 @@ R = TypeVar("R")
 
 
 def _is_running(state: Any) -> Array:
-    return jnp.any(jnp.equal(state.status, int(Status.RUNNING)))
+    return jnp.any(jnp.equal(state.status, RUNNING))
 
 
 def _stepper(ops: Any, method: Method, problem: Any) -> Callable[[Any], Any]:

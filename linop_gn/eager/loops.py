@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..protocols import Carry, Method, Vector
-from ..run.status import Status
+from ..run.status import RUNNING
 
 __all__ = ["EagerLoops"]
 
@@ -24,12 +24,11 @@ R = TypeVar("R")
 
 
 _HostArray = np.ndarray
-_RUNNING = int(Status.RUNNING)
 
 
 def _is_running(state: Any) -> bool:
     status = state.status
-    return status == _RUNNING if isinstance(status, int) else bool(np.any(np.equal(status, _RUNNING)))
+    return status == RUNNING if isinstance(status, int) else bool(np.any(np.equal(status, RUNNING)))
 
 
 def _quiet() -> Any:

@@ -14,7 +14,17 @@ import numpy as np
 
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record
-from ..run.status import Status
+from ..run.status import (
+    BOUNDARY,
+    COMPLETED,
+    CONVERGED,
+    INVARIANT,
+    NEGATIVE_CURVATURE,
+    NONFINITE,
+    NONFINITE_INPUT,
+    STAGNATED,
+    Status,
+)
 from ..solvers.problem import LinearProblem
 from .quadrature import gauss_rule, radau_rule
 from .replay import Replay, ReplayProblem
@@ -35,10 +45,6 @@ __all__ = [
     "ritz_vectors",
     "solve_shifted",
 ]
-
-_CONVERGED, _COMPLETED = int(Status.CONVERGED), int(Status.COMPLETED)
-_BOUNDARY, _STAGNATED, _NONFINITE = int(Status.BOUNDARY), int(Status.STAGNATED), int(Status.NONFINITE)
-_INVARIANT, _NEGATIVE_CURVATURE = int(Status.INVARIANT), int(Status.NEGATIVE_CURVATURE)
 
 
 class Ritz(NamedTuple):
@@ -158,8 +164,8 @@ def _outcome(space: Any, residual: Array, threshold: Scalar, h: Array, damping: 
     unknown = rounding(eps, s, xp.abs(damping / s.unit), lengths(ops, h))
     lost = unknown > ops.maximum(threshold, eps**0.5 * s.norm)
     residual = residual + unknown
-    sound = (s.status == _COMPLETED) | (s.status == _INVARIANT) | (s.status == _CONVERGED) | (s.status == 0)
-    good = xp.where(lost, _STAGNATED, xp.where(residual <= threshold, _CONVERGED, _COMPLETED))
+    sound = (s.status == COMPLETED) | (s.status == INVARIANT) | (s.status == CONVERGED) | (s.status == 0)
+    good = xp.where(lost, STAGNATED, xp.where(residual <= threshold, CONVERGED, COMPLETED))
     return xp.where(xp.asarray(sound), good, s.status)
 
 
@@ -173,8 +179,8 @@ def _answer(
     norm = lengths(ops, h) * factor
     X, products = combined(space, h * factor)
     most = float(ops.namespace().finfo(s.basis.dtype).max)
-    code = xp.where(norm <= most, code, _NONFINITE)
-    residual = xp.where(code == int(Status.NONFINITE_INPUT), xp.nan, residual)  # nobody knows it
+    code = xp.where(norm <= most, code, NONFINITE)
+    residual = xp.where(code == NONFINITE_INPUT, xp.nan, residual)  # nobody knows it
     return KrylovSteps(
         x=X,
         code=code,
@@ -198,10 +204,10 @@ def solve_shifted(space: Any, dampings: Array, rtol: Scalar, atol: Scalar) -> Kr
     xp = ops.small_namespace()
     found = shifted(ops, _T(s), s.first, s.norm, dampings / s.unit, _eps(space))
     code = _outcome(space, found.residual, _threshold(space, rtol, atol), found.h, dampings)
-    code = xp.where(found.noisy & (code == _COMPLETED), _STAGNATED, code)
+    code = xp.where(found.noisy & (code == COMPLETED), STAGNATED, code)
     # Of an operator that is known to be positive semi-definite, a negative pivot is rounding.
-    kind = xp.where((dampings >= 0) & space.operator.psd, _STAGNATED, _NEGATIVE_CURVATURE)
-    code = xp.where(found.negative & ((code == _COMPLETED) | (code == _CONVERGED)), kind, code)
+    kind = xp.where((dampings >= 0) & space.operator.psd, STAGNATED, NEGATIVE_CURVATURE)
+    code = xp.where(found.negative & ((code == COMPLETED) | (code == CONVERGED)), kind, code)
     return _answer(space, found.h, code, dampings, found.residual, _model(ops, s, found.model), found.used)
 
 
@@ -235,10 +241,10 @@ def minimise(space: Any, radii: Array, rtol: Scalar, atol: Scalar) -> KrylovStep
     reached = found.rate * s.scale * (found.length * ops.divide(s.scale, s.unit))
     model = xp.where(found.unbounded, _model(ops, s, safe.model), reached)
     code = _outcome(space, residual, _threshold(space, rtol, atol), h, zero)
-    code = xp.where((code == _STAGNATED) & found.active, _COMPLETED, code)  # large because the region is
-    fine = (code == _COMPLETED) | (code == _CONVERGED)
-    code = xp.where(fine & found.active, _BOUNDARY, code)
-    code = xp.where(fine & found.unbounded, _STAGNATED if space.operator.psd else _NEGATIVE_CURVATURE, code)
+    code = xp.where((code == STAGNATED) & found.active, COMPLETED, code)  # large because the region is
+    fine = (code == COMPLETED) | (code == CONVERGED)
+    code = xp.where(fine & found.active, BOUNDARY, code)
+    code = xp.where(fine & found.unbounded, STAGNATED if space.operator.psd else NEGATIVE_CURVATURE, code)
     multiplier = xp.where(found.unbounded, 0.0, found.multiplier) * s.unit
     return _answer(space, h, code, multiplier, residual, model, s.steps + 0 * code)
 

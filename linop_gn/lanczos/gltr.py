@@ -31,7 +31,18 @@ from typing import ClassVar, NamedTuple
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import Status
+from ..run.status import (
+    BOUNDARY,
+    COMPLETED,
+    CONVERGED,
+    INVARIANT,
+    MAX_STEPS,
+    NEGATIVE_CURVATURE,
+    NONFINITE,
+    NONFINITE_INPUT,
+    RUNNING,
+    STAGNATED,
+)
 from ..solvers.options import check_region, require_symmetric
 from ..solvers.problem import LinearProblem
 from .process import Lanczos
@@ -39,11 +50,6 @@ from .state import LanczosState, rounding, total
 from .tridiagonal import spectrum, trust_region
 
 __all__ = ["GLTR", "GLTRRow", "GLTRState"]
-
-_RUNNING, _CONVERGED, _COMPLETED = int(Status.RUNNING), int(Status.CONVERGED), int(Status.COMPLETED)
-_MAX_STEPS, _BOUNDARY, _INVARIANT = int(Status.MAX_STEPS), int(Status.BOUNDARY), int(Status.INVARIANT)
-_NEGATIVE_CURVATURE, _STAGNATED = int(Status.NEGATIVE_CURVATURE), int(Status.STAGNATED)
-_NONFINITE = int(Status.NONFINITE)
 
 
 class GLTRState(NamedTuple):
@@ -149,11 +155,11 @@ class GLTR:
         inner = process.init(ops, problem)
         zero = ops.scalar(0.0, problem.rhs)
         small = inner.norm <= self._threshold(ops, inner)
-        status = ops.where((inner.status == _RUNNING) & small, _CONVERGED, inner.status)
-        status = ops.where(self.radius > zero, status, int(Status.NONFINITE_INPUT))
+        status = ops.where((inner.status == RUNNING) & small, CONVERGED, inner.status)
+        status = ops.where(self.radius > zero, status, NONFINITE_INPUT)
         if self.max_steps == 0 or self.steps == 0:
-            ended = _MAX_STEPS if self.steps is None else _COMPLETED
-            status = ops.where(status == _RUNNING, ended, status)
+            ended = MAX_STEPS if self.steps is None else COMPLETED
+            status = ops.where(status == RUNNING, ended, status)
         return GLTRState(
             lanczos=inner,
             h=ops.table(process.limit(problem), zero),
@@ -164,7 +170,7 @@ class GLTR:
             active=ops.scalar(False, problem.rhs),
             checking=ops.scalar(False, problem.rhs),
             goal=zero,
-            good=ops.scalar(_CONVERGED, problem.rhs),
+            good=ops.scalar(CONVERGED, problem.rhs),
             status=status,
             steps=inner.steps,
             products=inner.products,
@@ -177,7 +183,7 @@ class GLTR:
 
     def step(self, ops: Backend, problem: LinearProblem, s: GLTRState) -> GLTRState:
         process, before = self._process(problem), s.lanczos
-        running = s.status == _RUNNING
+        running = s.status == RUNNING
         checking = running & s.checking
         going = running & ops.logical_not(checking)
         q = process.latest(ops, problem, before)
@@ -190,14 +196,14 @@ class GLTR:
             return (ops.sqrt(ops.dot(r, r)),)
 
         (true,) = ops.branch(checking, recompute, lambda product: (s.residual,), product)
-        inner = before._replace(status=ops.where(going, before.status, _COMPLETED))
+        inner = before._replace(status=ops.where(going, before.status, COMPLETED))
         inner = process.follow(ops, problem, inner, product)
         products, status = before.products + running, ops.where(going, inner.status, before.status)
         inner = inner._replace(products=products, status=status)
         fresh = going & (inner.steps > before.steps)
         s = self._judge(ops, problem, s._replace(checking=checking), inner, fresh, going, True)
         known = checking & ops.isfinite(true)
-        verdict = ops.where(true <= s.goal, s.good, ops.where(known, _STAGNATED, _NONFINITE))
+        verdict = ops.where(true <= s.goal, s.good, ops.where(known, STAGNATED, NONFINITE))
         return s._replace(
             residual=ops.where(known, true, s.residual),
             checking=s.checking & ops.logical_not(checking),
@@ -243,22 +249,22 @@ class GLTR:
         slack = self.rtol * inner.size if self.steps is None else -1.0 + 0.0 * inner.size
         explored = (inner.blocks == 1) | ((lowest <= slack) & (beta > 0))
         met = (residual <= self._threshold(ops, inner)) & explored
-        ended = (inner.status == _INVARIANT) | (met & ((inner.status == _RUNNING) | (inner.status == _COMPLETED)))
-        status = ops.where(inner.status == _COMPLETED, _MAX_STEPS if self.steps is None else _COMPLETED, inner.status)
+        ended = (inner.status == INVARIANT) | (met & ((inner.status == RUNNING) | (inner.status == COMPLETED)))
+        status = ops.where(inner.status == COMPLETED, MAX_STEPS if self.steps is None else COMPLETED, inner.status)
         # Rounding comes on top of the residual: of a singular system it may be all there is. Without a tolerance the
         # space has to be exhausted, and rounding to be no large part of b.
         threshold = self._threshold(ops, inner)
         goal = ops.where(threshold > 0, threshold, eps**0.5 * inner.norm)
-        good = ops.where(threshold > 0, _CONVERGED, _INVARIANT)
+        good = ops.where(threshold > 0, CONVERGED, INVARIANT)
         unsure = residual + rounding(eps, inner, 0.0, ops.item(found.length[0])) > goal
         checking = running & ended & unsure & ops.logical_not(active) & (self.steps is None)
-        inside = ops.where(unsure, _RUNNING if verify and self.steps is None else _COMPLETED, good)
-        status = ops.where(ended, ops.where(active, _BOUNDARY, inside), status)
+        inside = ops.where(unsure, RUNNING if verify and self.steps is None else COMPLETED, good)
+        status = ops.where(ended, ops.where(active, BOUNDARY, inside), status)
         if self.steps is not None:
-            status = ops.where((inner.status == _COMPLETED) & active, _BOUNDARY, status)
-        endless = _STAGNATED if problem.operator.psd else _NEGATIVE_CURVATURE  # rounding alone makes it look singular
+            status = ops.where((inner.status == COMPLETED) & active, BOUNDARY, status)
+        endless = STAGNATED if problem.operator.psd else NEGATIVE_CURVATURE  # rounding alone makes it look singular
         status = ops.where(fresh & unbounded, endless, status)
-        checking = checking & (status == _RUNNING)
+        checking = checking & (status == RUNNING)
         return GLTRState(
             lanczos=inner,
             h=self._kept(ops, taken, h, s.h),

@@ -41,7 +41,7 @@ from ..arguments import whole
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import Status
+from ..run.status import COMPLETED, CONVERGED, INVARIANT, NONFINITE, NONFINITE_INPUT, NOT_SYMMETRIC, RUNNING
 from ..solvers.options import require_symmetric, scaled_rhs
 from ..solvers.problem import LinearProblem
 from .orthogonal import fresh, levels, orthogonalise
@@ -50,10 +50,6 @@ from .state import LanczosRow, LanczosState, resume
 
 __all__ = ["Lanczos", "LanczosState"]
 
-_RUNNING, _COMPLETED = int(Status.RUNNING), int(Status.COMPLETED)
-_CONVERGED, _INVARIANT = int(Status.CONVERGED), int(Status.INVARIANT)
-_NONFINITE, _NONFINITE_INPUT = int(Status.NONFINITE), int(Status.NONFINITE_INPUT)
-_NOT_SYMMETRIC = int(Status.NOT_SYMMETRIC)
 
 LEVEL, ENOUGH = 0.75, 0.8
 """Orthogonality worse than eps to the first power is restored, with respect to all vectors up to the last for which it
@@ -130,8 +126,8 @@ class Lanczos:
         capacity = self.limit(problem)
         r, scale, _, _, finite = scaled_rhs(ops, b)
         norm = ops.sqrt(ops.dot(r, r))
-        status = ops.where(norm > 0, ops.scalar(_RUNNING, b), _CONVERGED)
-        status = ops.where(finite, status, _NONFINITE_INPUT)
+        status = ops.where(norm > 0, ops.scalar(RUNNING, b), CONVERGED)
+        status = ops.where(finite, status, NONFINITE_INPUT)
         basis = ops.store(ops.basis(b, capacity + 1 if self.keep else 2), 0, ops.divide(1.0, norm), r)
         if not self.keep:
             basis = ops.store(basis, 1, 0.0, r)
@@ -176,7 +172,7 @@ class Lanczos:
     def follow(self, ops: Backend, problem: LinearProblem, s: LanczosState, w: Vector) -> LanczosState:
         """The state after a step whose product A q_j is w. Consumes w."""
         eps, n, limit = ops.eps(problem.rhs), problem.rhs.shape[0], self.limit(problem)
-        running, basis = s.status == _RUNNING, s.basis
+        running, basis = s.status == RUNNING, s.basis
         j = ops.minimum(s.steps, limit - 1)
         before = ops.maximum(j - 1, 0)
         beta = ops.where(j > 0, ops.lookup(s.betas, before), 0.0)
@@ -214,10 +210,10 @@ class Lanczos:
         pivot, forward, definite, residual, model, positive = side
         steps = s.steps + ops.where(counted, 1, 0)
         status = s.status  # later lines overrule earlier ones
-        status = ops.where(running & (steps >= limit), _COMPLETED, status)
-        status = ops.where(closed & ops.logical_not(anew), _INVARIANT, status)
-        status = ops.where(skew, _NOT_SYMMETRIC, status)
-        status = ops.where(running & ops.logical_not(sound), _NONFINITE, status)
+        status = ops.where(running & (steps >= limit), COMPLETED, status)
+        status = ops.where(closed & ops.logical_not(anew), INVARIANT, status)
+        status = ops.where(skew, NOT_SYMMETRIC, status)
+        status = ops.where(running & ops.logical_not(sound), NONFINITE, status)
         return s._replace(
             basis=basis,
             alphas=alphas,

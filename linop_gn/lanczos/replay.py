@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record
-from ..run.status import Status
+from ..run.status import COMPLETED, RUNNING
 
 __all__ = ["Replay", "ReplayProblem"]
 
@@ -69,7 +69,7 @@ class Replay:
             q=ops.copy(q),
             older=ops.zeros_like(q),
             total=self._outer(ops, problem, q, none),
-            status=ops.where(problem.count > 1, int(Status.RUNNING), int(Status.COMPLETED)),
+            status=ops.where(problem.count > 1, RUNNING, COMPLETED),
             steps=none,
             products=none,
         )
@@ -80,7 +80,7 @@ class Replay:
         return ops.combine(one, problem.coefficients[j, :][None, :], 1)
 
     def step(self, ops: Backend, problem: ReplayProblem, s: ReplayState) -> ReplayState:
-        running = s.status == int(Status.RUNNING)
+        running = s.status == RUNNING
         j = ops.where(running, s.steps, 0)
         alpha, beta = ops.lookup(problem.alphas, j), ops.lookup(problem.betas, j)
         before = ops.where(j > 0, ops.lookup(problem.betas, ops.maximum(j - 1, 0)), 0.0)
@@ -91,7 +91,7 @@ class Replay:
         part = self._outer(ops, problem, w, j + 1)
         total = ops.axpy(ops.where(running, 1.0, 0.0), part, s.total)
         steps = s.steps + ops.where(running, 1, 0)
-        done = ops.where(steps + 1 >= problem.count, int(Status.COMPLETED), s.status)
+        done = ops.where(steps + 1 >= problem.count, COMPLETED, s.status)
         return ReplayState(w, s.q, total, done, steps, s.products + ops.where(running, 1, 0))
 
     def observe(self, state: ReplayState) -> ReplayRow:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record
-from ..run.status import Status
+from ..run.status import COMPLETED, INVARIANT, RUNNING
 from ..solvers.problem import LinearProblem
 from .orthogonal import fresh
 
@@ -87,7 +87,7 @@ def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Any) -
 
     basis = ops.grow(s.basis, capacity + 1, s.steps + 1) if method.keep else ops.grow(s.basis, 2, 2)
     index = s.steps
-    anew = (s.status == int(Status.INVARIANT)) & (s.steps < n) & method.keep
+    anew = (s.status == INVARIANT) & (s.steps < n) & method.keep
     if method.keep:
 
         def renew(row: Vector) -> tuple[Vector, Scalar]:
@@ -98,7 +98,7 @@ def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Any) -
     last = ops.maximum(index - 1, 0)
     betas = sized(s.betas, capacity)
     betas = ops.write(betas, last, ops.where(anew, 0.0, ops.lookup(betas, last)))
-    more = (s.steps < capacity) & ((s.status == int(Status.COMPLETED)) | anew)
+    more = (s.steps < capacity) & ((s.status == COMPLETED) | anew)
     watched = capacity + 1 if method.reorthogonalise == "selective" else 1
     return s._replace(
         basis=basis,
@@ -108,5 +108,5 @@ def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Any) -
         omega_before=sized(s.omega_before, watched),
         again=ops.maximum(s.again, ops.where(anew, s.steps, 0)),
         blocks=s.blocks + ops.where(anew, 1, 0),
-        status=ops.where(more, int(Status.RUNNING), s.status),
+        status=ops.where(more, RUNNING, s.status),
     )

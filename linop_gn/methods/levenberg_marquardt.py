@@ -32,7 +32,7 @@ from ..operators.base import LinearOperator
 from ..operators.damped import Damped
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import Status
+from ..run.status import CONVERGED, MAX_STEPS, NO_DECREASE, NONFINITE, NONFINITE_INPUT, RUNNING
 from ..solvers.blockwise import overall
 from ..solvers.cg import CG
 from ..solvers.options import require_solver
@@ -128,9 +128,9 @@ class LevenbergMarquardt:
         norm = ops.sqrt(ops.dot(gradient, gradient))
         zero = ops.scalar(0.0, x)
         threshold = ops.maximum(self.rtol * norm, self.atol)
-        status = ops.where(norm <= threshold, int(Status.CONVERGED), ops.scalar(int(Status.RUNNING), x))
+        status = ops.where(norm <= threshold, CONVERGED, ops.scalar(RUNNING, x))
         if problem.max_steps == 0:
-            status = ops.where(norm <= threshold, status, int(Status.MAX_STEPS))
+            status = ops.where(norm <= threshold, status, MAX_STEPS)
         sound = ops.isfinite(value) & ops.isfinite(norm)
         return LMState(
             x=x,
@@ -142,14 +142,14 @@ class LevenbergMarquardt:
             growth=zero + 2.0,
             ratio=zero + math.nan,
             inner=ops.scalar(0, x),
-            status=ops.where(sound, status, int(Status.NONFINITE_INPUT)),
+            status=ops.where(sound, status, NONFINITE_INPUT),
             steps=ops.scalar(0, x),
             products=ops.scalar(0, x),
             kept=self._prepared(point),
         )
 
     def step(self, ops: Backend, problem: MinimizeProblem, s: LMState) -> LMState:
-        running = s.status == int(Status.RUNNING)
+        running = s.status == RUNNING
         A = Damped(self.curvature(problem.point(s.x)).prepare(), s.damping)
         # A zero right-hand side takes no product: that is how a finished run stays where it is.
         rhs = ops.scale(-1.0, ops.mask(running, ops.copy(s.gradient)))
@@ -188,11 +188,11 @@ class LevenbergMarquardt:
         steps = s.steps + ops.where(running, 1, 0)
         stuck = running & ops.logical_not(taken) & (s.damping >= self.most)
         status = s.status  # later lines overrule earlier ones
-        status = ops.where(running & (steps >= problem.max_steps), int(Status.MAX_STEPS), status)
-        status = ops.where(stuck, int(Status.NO_DECREASE), status)
-        status = ops.where(flat, int(Status.CONVERGED), status)
-        status = ops.where(running & (norm <= s.threshold), int(Status.CONVERGED), status)
-        status = ops.where(running & ops.logical_not(ops.isfinite(norm)), int(Status.NONFINITE), status)
+        status = ops.where(running & (steps >= problem.max_steps), MAX_STEPS, status)
+        status = ops.where(stuck, NO_DECREASE, status)
+        status = ops.where(flat, CONVERGED, status)
+        status = ops.where(running & (norm <= s.threshold), CONVERGED, status)
+        status = ops.where(running & ops.logical_not(ops.isfinite(norm)), NONFINITE, status)
         return LMState(
             x=x,
             gradient=gradient,

@@ -22,7 +22,7 @@ import numpy as np
 from ..arguments import whole
 from ..protocols import Backend, Carry, Method
 from .solution import History
-from .status import Status
+from .status import RUNNING, STOPPED
 
 __all__ = ["Look", "Watcher", "drive", "looks"]
 
@@ -61,7 +61,7 @@ class Look:
     @property
     def running(self) -> bool:
         """Whether the run would go on."""
-        return bool(np.any(np.equal(self.status, int(Status.RUNNING))))
+        return bool(np.any(np.equal(self.status, RUNNING)))
 
 
 Watcher = Callable[[Look], Any]
@@ -135,6 +135,6 @@ def drive(
                 return carry
             if any(wishes):
                 status = carry.state.status
-                stopped = backend.where(status == int(Status.RUNNING), int(Status.STOPPED), status)
+                stopped = backend.where(status == RUNNING, STOPPED, status)
                 return Carry(carry.state._replace(status=stopped), carry.rows)
             look, carry = next(run)

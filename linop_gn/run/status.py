@@ -7,8 +7,12 @@ and a block of columns can hold one for each column.
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
-__all__ = ["Status"]
+if TYPE_CHECKING:
+    from ..protocols import Backend, Scalar
+
+__all__ = ["Status", "verdict"]
 
 
 class Status(IntEnum):
@@ -100,3 +104,42 @@ _SENTENCES = {
     Status.NOT_SYMMETRIC: "The operator was declared symmetric, and its products say that it is not "
     "(lg.validate measures how far). What was computed before is returned; don't rely on it.",
 }
+
+# Plain numbers: reading a member of an enumeration takes as long as an operation on scalars.
+(
+    RUNNING,
+    CONVERGED,
+    COMPLETED,
+    STOPPED,
+    MAX_STEPS,
+    STAGNATED,
+    NEGATIVE_CURVATURE,
+    INDEFINITE_PRECONDITIONER,
+    BREAKDOWN,
+    NONFINITE,
+    BOUNDARY,
+    NONFINITE_INPUT,
+    NO_DECREASE,
+    LEVELLED_OFF,
+    SATISFIED,
+    LEAST_SQUARES,
+    INCONSISTENT,
+    CONDITION_LIMIT,
+    SINGULAR,
+    INVARIANT,
+    NOT_SYMMETRIC,
+) = map(int, Status)
+
+
+def verdict(ops: Backend, otherwise: Scalar, *claims: tuple[Scalar, Scalar]) -> Scalar:
+    """The code of the first claim (condition, code) whose condition holds; ``otherwise`` if none does.
+
+    Conditions and codes are scalars of the backend, one for each column. A condition must be False for what has ended.
+
+    >>> from linop_gn import load
+    >>> verdict(load("numpy"), RUNNING, (False, CONVERGED), (True, MAX_STEPS), (True, STAGNATED)) == MAX_STEPS
+    True
+    """
+    for condition, code in reversed(claims):
+        otherwise = ops.where(condition, code, otherwise)
+    return otherwise

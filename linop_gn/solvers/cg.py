@@ -39,25 +39,24 @@ from typing import Any, NamedTuple
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import Status
+from ..run.status import (
+    BREAKDOWN,
+    COMPLETED,
+    CONVERGED,
+    INDEFINITE_PRECONDITIONER,
+    MAX_STEPS,
+    NEGATIVE_CURVATURE,
+    NONFINITE,
+    NONFINITE_INPUT,
+    RUNNING,
+    STAGNATED,
+)
 from .iterates import Iterates, as_schedule, collect, plan
 from .options import check_limits, check_tolerances, limit_of, made_from, require_symmetric, scaled_rhs, unfit_status
 from .problem import LinearProblem
 from .stopping import FixedSteps, Progress, RelativeResidual, require_rule
 
 __all__ = ["CG", "CGRow", "CGState", "along_start"]
-
-# Plain numbers: reading a member of an enumeration takes as long as an operation on scalars.
-_RUNNING = int(Status.RUNNING)
-_CONVERGED = int(Status.CONVERGED)
-_COMPLETED = int(Status.COMPLETED)
-_MAX_STEPS = int(Status.MAX_STEPS)
-_STAGNATED = int(Status.STAGNATED)
-_NEGATIVE_CURVATURE = int(Status.NEGATIVE_CURVATURE)
-_INDEFINITE_PRECONDITIONER = int(Status.INDEFINITE_PRECONDITIONER)
-_BREAKDOWN = int(Status.BREAKDOWN)
-_NONFINITE = int(Status.NONFINITE)
-_NONFINITE_INPUT = int(Status.NONFINITE_INPUT)
 
 
 class CGState(NamedTuple):
@@ -182,17 +181,17 @@ class CG:
         start = Progress(ops.scalar(0, b), ops.sqrt(rr), ops.scalar(0.0, b), r, scale)
         memory = rule.begin(ops, start, self.limit(problem))
 
-        status = ops.scalar(_RUNNING, b)  # later lines overrule earlier ones
+        status = ops.scalar(RUNNING, b)  # later lines overrule earlier ones
         if not warm:
             if self.limit(problem) == 0:
                 status = ops.scalar(self._at_limit, b)
             if z is not r:
-                status = ops.where(ops.logical_not(rz > 0), _INDEFINITE_PRECONDITIONER, status)
-                status = ops.where(ops.isfinite(rz), status, _NONFINITE)
+                status = ops.where(ops.logical_not(rz > 0), INDEFINITE_PRECONDITIONER, status)
+                status = ops.where(ops.isfinite(rz), status, NONFINITE)
             code, memory = rule.look(ops, memory, start)
-            status = ops.where(code == _RUNNING, status, code)
-        status = ops.where(zero, _CONVERGED, status)
-        status = ops.where(finite, status, _NONFINITE_INPUT)
+            status = ops.where(code == RUNNING, status, code)
+        status = ops.where(zero, CONVERGED, status)
+        status = ops.where(finite, status, NONFINITE_INPUT)
         return CGState(
             x=ops.zeros_like(b),
             r=r,
@@ -216,10 +215,10 @@ class CG:
 
     @property
     def _at_limit(self) -> int:
-        return _MAX_STEPS if self.steps is None else _COMPLETED
+        return MAX_STEPS if self.steps is None else COMPLETED
 
     def step(self, ops: Backend, problem: LinearProblem, s: CGState) -> CGState:
-        running = s.status == _RUNNING
+        running = s.status == RUNNING
         checking = running & s.checking
         starting = running & (s.products == 0) if problem.x0 is not None else None
         product = problem.operator.apply(ops.select(checking, s.x, s.p))
@@ -253,10 +252,10 @@ class CG:
         steps, limit = s.steps + moved, self.limit(problem)
         if self.stop is None:  # what the rules of init would say, without the calls: they cost a scalar operation each
             met, memory = norm <= s.memory, s.memory
-            code = _CONVERGED if self.steps is None else _COMPLETED
+            code = CONVERGED if self.steps is None else COMPLETED
         else:
             code, memory = self.stop.look(ops, s.memory, Progress(steps, norm, model, r, s.scale))
-            met = code != _RUNNING
+            met = code != RUNNING
         end = steps >= limit
 
         def go_on() -> tuple[Scalar, ...]:
@@ -269,23 +268,23 @@ class CG:
             # (r.p = r.z holds no longer, and using r.z there diverges), unless the recurrence had brought r down to
             # zero, and its direction with it.
             keeps = checking & (s.rz != 0)
-            claims = met & (code == _CONVERGED)
+            claims = met & (code == CONVERGED)
             status = s.status  # later lines overrule earlier ones
             status = ops.where(running & end & ops.logical_not(began & claims), self._at_limit, status)
-            status = ops.where(checking & (norm > 0.5 * s.verified), _STAGNATED, status)
+            status = ops.where(checking & (norm > 0.5 * s.verified), STAGNATED, status)
             status = ops.where(known & met & ops.logical_not(claims), code, status)
             if z is not r:
                 indefinite = running & ops.logical_not(met | (rz > 0))
-                status = ops.where(indefinite, _INDEFINITE_PRECONDITIONER, status)
+                status = ops.where(indefinite, INDEFINITE_PRECONDITIONER, status)
             fits, unfit = unfit_status(ops, largest, s.scale, s.x)
-            status = ops.where(checking & claims, ops.where(fits, _CONVERGED, unfit), status)
+            status = ops.where(checking & claims, ops.where(fits, CONVERGED, unfit), status)
             going = good | checking
             if starting is not None:  # the residual of x0 itself was computed, not updated
-                status = ops.where(starting & claims & (alpha == 1), _CONVERGED, status)
+                status = ops.where(starting & claims & (alpha == 1), CONVERGED, status)
                 going = going | starting
-            status = ops.where(running & ops.logical_not(going), _NEGATIVE_CURVATURE, status)
-            status = ops.where(running & ops.logical_not(sound), _NONFINITE, status)
-            status = ops.where(good & ops.isfinite(curvature) & ops.logical_not(ops.isfinite(rr)), _BREAKDOWN, status)
+            status = ops.where(running & ops.logical_not(going), NEGATIVE_CURVATURE, status)
+            status = ops.where(running & ops.logical_not(sound), NONFINITE, status)
+            status = ops.where(good & ops.isfinite(curvature) & ops.logical_not(ops.isfinite(rr)), BREAKDOWN, status)
             return (
                 ops.where(began, alpha, 0.0),
                 ops.where(keeps, 0.0, 1.0),
@@ -294,7 +293,7 @@ class CG:
                 ops.where(known, norm, s.norm),
                 ops.where(known, model, s.model),
                 ops.where(checking, ops.minimum(s.verified, norm), s.verified),
-                began & claims & (status == _RUNNING),
+                began & claims & (status == RUNNING),
                 status,
             )
 

@@ -27,14 +27,22 @@ from typing import Any, ClassVar, NamedTuple
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import Status
+from ..run.status import (
+    BREAKDOWN,
+    CONVERGED,
+    LEAST_SQUARES,
+    NEGATIVE_CURVATURE,
+    NONFINITE,
+    NONFINITE_INPUT,
+    RUNNING,
+    SINGULAR,
+    STAGNATED,
+)
 from .dense import cut, join, largest_block, matrices
 from .options import check_tolerances, require_square, require_symmetric, scaled_rhs
 from .problem import LinearProblem
 
 __all__ = ["LU", "Cholesky", "Direct", "Eigh"]
-
-_RUNNING = int(Status.RUNNING)
 
 
 class DirectState(NamedTuple):
@@ -105,27 +113,27 @@ class Direct:
     def init(self, ops: Backend, problem: LinearProblem) -> DirectState:
         b = problem.rhs
         scaled, scale, _, largest, finite = scaled_rhs(ops, b)
-        status = ops.where(largest == 0, int(Status.CONVERGED), ops.scalar(_RUNNING, b))
+        status = ops.where(largest == 0, CONVERGED, ops.scalar(RUNNING, b))
         return DirectState(
             x=ops.zeros_like(b),
             norm=ops.sqrt(ops.dot(scaled, scaled)) * scale,
             model=ops.scalar(0.0, b),
-            status=ops.where(finite, status, int(Status.NONFINITE_INPUT)),
+            status=ops.where(finite, status, NONFINITE_INPUT),
             steps=ops.scalar(0, b),
             products=0,
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: DirectState) -> DirectState:
-        b, running = problem.rhs, s.status == _RUNNING
+        b, running = problem.rhs, s.status == RUNNING
         scale = ops.power_of_two(ops.max_abs(b), b)
         rhs = ops.scale(ops.divide(ops.scalar(1.0, b), scale), ops.mask(running, ops.copy(b)))
         found = matrices(ops, problem.operator, b, self.double)
-        code, nothing = ops.scalar(_RUNNING, b), ops.scalar(0.0, b)
+        code, nothing = ops.scalar(RUNNING, b), ops.scalar(0.0, b)
         square, whole, reached, energy = nothing, nothing, nothing, nothing
         parts = []
         for matrix, part in zip(found.blocks, cut(ops, rhs, found.sections), strict=True):
             x, r, rest, why = self._block(ops, matrix, ops.cast(part, ops.describe(matrix)[1]), ops.eps(b))
-            code = ops.where(code == _RUNNING, why, code)
+            code = ops.where(code == RUNNING, why, code)
             square, reached = square + ops.dot(r, r), reached + ops.dot(rest, rest)
             part = ops.cast(part, ops.describe(matrix)[1])
             whole = whole + ops.dot(part, part)
@@ -133,14 +141,14 @@ class Direct:
             parts.append(ops.cast(x, ops.describe(b)[1]))
         norm, size, near = ops.sqrt(square), ops.sqrt(whole), math.sqrt(ops.eps(b))
         if problem.operator.psd:  # known to be, so that a negative pivot is rounding
-            code = ops.where(code == int(Status.NEGATIVE_CURVATURE), int(Status.SINGULAR), code)
+            code = ops.where(code == NEGATIVE_CURVATURE, SINGULAR, code)
         # Later lines overrule earlier ones.
-        status = ops.where(ops.sqrt(reached) <= near * size, int(Status.LEAST_SQUARES), int(Status.STAGNATED))
-        status = ops.where(norm <= near * size, int(Status.CONVERGED), status)
-        status = ops.where(code == _RUNNING, status, code)
+        status = ops.where(ops.sqrt(reached) <= near * size, LEAST_SQUARES, STAGNATED)
+        status = ops.where(norm <= near * size, CONVERGED, status)
+        status = ops.where(code == RUNNING, status, code)
         x = ops.scale(scale, join(ops, parts, found.sections))
         fits = ops.isfinite(ops.max_abs(x))
-        status = ops.where(fits & ops.isfinite(norm), status, int(Status.NONFINITE))
+        status = ops.where(fits & ops.isfinite(norm), status, NONFINITE)
         kept = running & fits & ops.isfinite(norm)
         return DirectState(
             x=ops.select(kept, x, s.x),
@@ -156,7 +164,7 @@ class Direct:
         unit = ops.identity(matrix.shape[0], matrix)
         sound = ops.logical_not(ops.any(ops.logical_not(ops.isfinite(ops.max_abs(matrix)))))
         factored = self.factor(ops, ops.select(sound, matrix, unit), eps)
-        code = ops.where(sound, factored.code, int(Status.NONFINITE))
+        code = ops.where(sound, factored.code, NONFINITE)
 
         def residual(x: Vector) -> Vector:
             return ops.subtract(b, matrix @ x)
@@ -168,7 +176,7 @@ class Direct:
         better = ops.dot(again, again) < ops.dot(r, r)
         x, r = ops.select(better, refined, x), ops.select(better, again, r)
         # Nothing is better than something worse than nothing.
-        helps = (code == _RUNNING) & (ops.dot(r, r) <= ops.dot(b, b))
+        helps = (code == RUNNING) & (ops.dot(r, r) <= ops.dot(b, b))
         x, r = ops.mask(helps, x), ops.select(helps, r, b)
         rest = r if factored.left is None else ops.subtract(r, factored.left(r))
         return x, r, rest, code
@@ -216,8 +224,8 @@ class Cholesky(Direct):
         lower = ops.select(definite, lower, ops.identity(matrix.shape[0], matrix))
         pivots = diagonal(lower)
         lost = ops.max_abs(diagonal(matrix) / (pivots * pivots)) * (matrix.shape[0] * ops.eps(matrix))
-        code = ops.where(lost < 1, _RUNNING, int(Status.SINGULAR))  # a pivot that is what rounding left of its row
-        code = ops.where(definite, code, int(Status.NEGATIVE_CURVATURE))
+        code = ops.where(lost < 1, RUNNING, SINGULAR)  # a pivot that is what rounding left of its row
+        code = ops.where(definite, code, NEGATIVE_CURVATURE)
         return Factored(lambda b: ops.cholesky_solve(lower, b), code, None)
 
 
@@ -244,7 +252,7 @@ class LU(Direct):
 
     def factor(self, ops: Backend, matrix: Array, eps: float) -> Factored:
         made, regular = ops.lu(matrix)
-        code = ops.where(regular, _RUNNING, int(Status.SINGULAR))
+        code = ops.where(regular, RUNNING, SINGULAR)
 
         def solve(b: Vector) -> Vector:
             return ops.mask(regular, ops.lu_solve(made, b))
@@ -295,4 +303,4 @@ class Eigh(Direct):
 
             return apply
 
-        return Factored(through(inverse), ops.where(found, _RUNNING, int(Status.BREAKDOWN)), through(lost))
+        return Factored(through(inverse), ops.where(found, RUNNING, BREAKDOWN), through(lost))

@@ -28,14 +28,12 @@ from ..operators.base import LinearOperator
 from ..operators.damped import undamped
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import Status
+from ..run.status import CONVERGED, MAX_STEPS, NONFINITE, NONFINITE_INPUT, RUNNING, STAGNATED
 from .gram_space import Factored, factored_by, solve_with
 from .options import check_tolerances, require_solver, scaled_rhs
 from .problem import LinearProblem
 
 __all__ = ["GramSolve", "GramState"]
-
-_RUNNING = int(Status.RUNNING)
 
 
 class GramState(NamedTuple):
@@ -154,10 +152,10 @@ class GramSolve:
             r, norm, model = _judged(ops, problem, x, scale)
             products = 1
         factored, good, spent = factored_by(ops, problem.operator, self.solver is None, self.rows, self.most_bytes)
-        status = ops.scalar(_RUNNING if self.max_steps else int(Status.MAX_STEPS), b)
-        status = ops.where(good, status, int(Status.NONFINITE))
-        status = ops.where(norm <= threshold, int(Status.CONVERGED), status)
-        status = ops.where(finite, status, int(Status.NONFINITE_INPUT))
+        status = ops.scalar(RUNNING if self.max_steps else MAX_STEPS, b)
+        status = ops.where(good, status, NONFINITE)
+        status = ops.where(norm <= threshold, CONVERGED, status)
+        status = ops.where(finite, status, NONFINITE_INPUT)
         return GramState(
             x=x,
             r=r,
@@ -172,7 +170,7 @@ class GramSolve:
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: GramState) -> GramState:
-        running = s.status == _RUNNING
+        running = s.status == RUNNING
         d, spent = solve_with(ops, problem.operator, s.factored, self.solver, ops.mask(running, s.r))
         x = ops.axpy(1.0, s.x, d)
         r, norm, model = _judged(ops, problem, x, s.scale)
@@ -180,10 +178,10 @@ class GramSolve:
         better = running & sound & (norm < s.norm)
         steps = s.steps + running
         status = s.status  # later lines overrule earlier ones
-        status = ops.where(running & (steps >= self.max_steps), int(Status.MAX_STEPS), status)
-        status = ops.where(running & ops.logical_not(norm < 0.5 * s.norm), int(Status.STAGNATED), status)
-        status = ops.where(better & (norm <= s.threshold), int(Status.CONVERGED), status)
-        status = ops.where(running & ops.logical_not(sound), int(Status.NONFINITE), status)
+        status = ops.where(running & (steps >= self.max_steps), MAX_STEPS, status)
+        status = ops.where(running & ops.logical_not(norm < 0.5 * s.norm), STAGNATED, status)
+        status = ops.where(better & (norm <= s.threshold), CONVERGED, status)
+        status = ops.where(running & ops.logical_not(sound), NONFINITE, status)
         return s._replace(
             x=ops.select(better, x, s.x),
             r=ops.select(better, r, s.r),

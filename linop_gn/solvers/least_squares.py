@@ -28,15 +28,24 @@ from ..operators.base import LinearOperator
 from ..operators.damped import Damped
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import Status
+from ..run.status import (
+    COMPLETED,
+    CONDITION_LIMIT,
+    CONVERGED,
+    LEAST_SQUARES,
+    MAX_STEPS,
+    NONFINITE,
+    NONFINITE_INPUT,
+    RUNNING,
+    STAGNATED,
+    Status,
+)
 from .bidiagonal import Basis, tick
 from .cg import CG
 from .options import check_limits, check_tolerances, scaled_rhs, unfit_status
 from .problem import LinearProblem
 
 __all__ = ["LeastSquares", "LeastSquaresState", "Move"]
-
-_RUNNING = int(Status.RUNNING)
 
 
 class LeastSquaresState(NamedTuple):
@@ -159,11 +168,11 @@ class LeastSquares:
             x = ops.mask(finite & ops.logical_not(zero), x)
         elif problem.operator.domain.dtype != problem.operator.codomain.dtype:
             x = ops.cast(x, problem.operator.domain.dtype)
-        status = ops.scalar(_RUNNING, b)  # later lines overrule earlier ones
+        status = ops.scalar(RUNNING, b)  # later lines overrule earlier ones
         if self.limit(problem) == 0 and not warm:
             status = ops.scalar(int(Status.MAX_STEPS if self.steps is None else Status.COMPLETED), b)
-        status = ops.where(zero, int(Status.CONVERGED), status)
-        status = ops.where(finite, status, int(Status.NONFINITE_INPUT))
+        status = ops.where(zero, CONVERGED, status)
+        status = ops.where(finite, status, NONFINITE_INPUT)
         nothing, infinite = ops.scalar(0.0, b), ops.scalar(math.inf, b)
         t = None if self.damping is None else ops.zeros_like(x)
         basis = Basis(u, t, ops.zeros_like(x), nothing, nothing)
@@ -188,7 +197,7 @@ class LeastSquares:
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: LeastSquaresState) -> LeastSquaresState:
-        running = s.status == _RUNNING
+        running = s.status == RUNNING
         renew = running & s.renew
         cold = ops.any(renew & (s.steps == 0)) if problem.x0 is None else False
         root = None if self.damping is None else ops.sqrt(self.damping + 0.0 * s.scale)
@@ -225,20 +234,20 @@ class LeastSquares:
         over = (running & end & ops.logical_not(s.renew | unsure)) | (known & end)
         status = s.status  # later lines overrule earlier ones
         if self.steps is None:
-            status = ops.where(over & ops.logical_not(moved & met), int(Status.MAX_STEPS), status)
+            status = ops.where(over & ops.logical_not(moved & met), MAX_STEPS, status)
             looked = (moved & ops.logical_not(unsure)) | (known & (s.steps > 0))
-            status = ops.where(looked & ill & ops.logical_not(met), int(Status.CONDITION_LIMIT), status)
+            status = ops.where(looked & ill & ops.logical_not(met), CONDITION_LIMIT, status)
             stuck = known & (s.steps > 0) & (norm > 0.5 * s.verified) & (normal > 0.5 * s.verified_normal)
-            status = ops.where(stuck, int(Status.STAGNATED), status)
+            status = ops.where(stuck, STAGNATED, status)
             fits, unfit = unfit_status(
                 ops, largest, ops.divide(s.scale, ops.where(s.basis.unit > 0, s.basis.unit, 1.0)), s.x
             )
-            reached = ops.where(compatible, int(Status.CONVERGED), int(Status.LEAST_SQUARES))
+            reached = ops.where(compatible, CONVERGED, LEAST_SQUARES)
             status = ops.where(known & (compatible | least), ops.where(fits, reached, unfit), status)
         else:
             early = (met & ((moved & ops.logical_not(unsure)) | known)) | (known & least)
-            status = ops.where(running & (over | early), int(Status.COMPLETED), status)
-        status = ops.where(running & ops.logical_not(sound), int(Status.NONFINITE), status)
+            status = ops.where(running & (over | early), COMPLETED, status)
+        status = ops.where(running & ops.logical_not(sound), NONFINITE, status)
         if problem.x0 is not None:  # of a start whose product is out of range nothing is known: zero is better
             lost = running & ops.logical_not(sound) & (s.verified == math.inf)
             m = m._replace(x=ops.mask(ops.logical_not(lost), m.x))

@@ -40,7 +40,18 @@ from typing import Any, NamedTuple
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import Status
+from ..run.status import (
+    COMPLETED,
+    CONVERGED,
+    INCONSISTENT,
+    INDEFINITE_PRECONDITIONER,
+    MAX_STEPS,
+    NONFINITE,
+    NONFINITE_INPUT,
+    RUNNING,
+    STAGNATED,
+    Status,
+)
 from .minres_recurrence import Recurrence, begin, direction, follow, rotate
 from .options import (
     check_limits,
@@ -56,7 +67,6 @@ from .problem import LinearProblem
 
 __all__ = ["MINRES", "MINRESRow", "MINRESState"]
 
-_RUNNING = int(Status.RUNNING)
 
 # What the next product is spent on: a step; x, whose residual has come to the tolerance (or that is the start); x,
 # about which the recurrence may be wrong; the best point, gone back to; A r there.
@@ -165,14 +175,14 @@ class MINRES:
         else:
             threshold = ops.eps(b) * size
 
-        status = ops.scalar(_RUNNING, b)  # later lines overrule earlier ones
+        status = ops.scalar(RUNNING, b)  # later lines overrule earlier ones
         if self.limit(problem) == 0 and not warm:
             status = ops.scalar(int(Status.MAX_STEPS if self.steps is None else Status.COMPLETED), b)
         if z is not r:
-            status = ops.where(ops.logical_not(rz > 0), int(Status.INDEFINITE_PRECONDITIONER), status)
-            status = ops.where(ops.isfinite(rz), status, int(Status.NONFINITE))
-        status = ops.where(zero if warm else size <= threshold, int(Status.CONVERGED), status)
-        status = ops.where(finite, status, int(Status.NONFINITE_INPUT))
+            status = ops.where(ops.logical_not(rz > 0), INDEFINITE_PRECONDITIONER, status)
+            status = ops.where(ops.isfinite(rz), status, NONFINITE)
+        status = ops.where(zero if warm else size <= threshold, CONVERGED, status)
+        status = ops.where(finite, status, NONFINITE_INPUT)
         nothing, never = ops.scalar(0.0, b), ops.scalar(False, b)
         # Arrays that are not written to come back from mask as new ones: only here can z be known to be r.
         recurrence = begin(ops, r, z if z is r else ops.mask(sound, z), ops.sqrt(ops.where(rz > 0, rz, 0.0)))
@@ -201,7 +211,7 @@ class MINRES:
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: MINRESState) -> MINRESState:
-        q, running = s.recurrence, s.status == _RUNNING
+        q, running = s.recurrence, s.status == RUNNING
         checking = running & (s.phase != _STEP) & (s.phase != _TEST)
         product = problem.operator.apply(ops.select(checking, s.x, q.v))
 
@@ -278,24 +288,24 @@ class MINRES:
             if q.p is None:  # else ||w|| is in units of M
                 drift = eps * anorm * anorm * inverses * s.best_norm
                 right = (drift <= _DRIFT * norm) & (norm >= math.sqrt(eps) * s.best_norm) & ops.logical_not(s.risky)
-                status = ops.where((moved & (met | end) | stuck) & right, int(Status.COMPLETED), status)
+                status = ops.where((moved & (met | end) | stuck) & right, COMPLETED, status)
         phase = ops.where(vain | (stuck & (s.risky | ops.logical_not(right))), _RETURN, phase)
         phase = ops.where(moved & (met | (end & (phase == _STEP))), ops.where(met & s.risky, _PROVE, _CHECK), phase)
-        status = ops.where(known & end & (phase == _STEP), int(Status.MAX_STEPS), status)
+        status = ops.where(known & end & (phase == _STEP), MAX_STEPS, status)
         claimed = (s.norm <= s.threshold) | (s.phase == _PROVE)  # else x was looked at because it is the last one
         drifted = known & ops.logical_not(stay | vain) & (s.steps > 0) & (s.phase != _RETURN) & claimed
         tired = running & (s.products > 4 * self.limit(problem) + 16)  # no run looks at itself for ever
-        status = ops.where((drifted & (norm > 0.5 * s.best_norm)) | tested | tired, int(Status.STAGNATED), status)
+        status = ops.where((drifted & (norm > 0.5 * s.best_norm)) | tested | tired, STAGNATED, status)
         confirmed = tested & (c.root <= 2.0 * math.sqrt(eps) * anorm)
-        status = ops.where(confirmed, int(Status.INCONSISTENT), status)
+        status = ops.where(confirmed, INCONSISTENT, status)
         if fixed:
-            status = ops.where(running & (status != _RUNNING), int(Status.COMPLETED), status)
+            status = ops.where(running & (status != RUNNING), COMPLETED, status)
         fits, unfit = unfit_status(ops, largest, s.scale, s.x)
         status = ops.where(known & met, ops.where(fits, reached, unfit), status)
-        status = ops.where(indefinite, int(Status.INDEFINITE_PRECONDITIONER), status)
-        status = ops.where(running & ops.logical_not(sound), int(Status.NONFINITE), status)
+        status = ops.where(indefinite, INDEFINITE_PRECONDITIONER, status)
+        status = ops.where(running & ops.logical_not(sound), NONFINITE, status)
         # Attempts that came to nothing, and an end amid attempts, lead back to the best point.
-        failed = running & (status != _RUNNING) & (status != int(Status.CONVERGED)) & (known | risky)
+        failed = running & (status != RUNNING) & (status != CONVERGED) & (known | risky)
         honest = known & (s.phase == _CHECK)
         if q.p is None:
             honest = honest & (norm <= 1.01 * s.norm) & (norm < s.best_norm)

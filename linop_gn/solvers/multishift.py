@@ -30,16 +30,20 @@ import numpy as np
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import Status
+from ..run.status import (
+    COMPLETED,
+    CONVERGED,
+    MAX_STEPS,
+    NEGATIVE_CURVATURE,
+    NONFINITE,
+    NONFINITE_INPUT,
+    RUNNING,
+    STAGNATED,
+)
 from .options import check_limits, check_tolerances, limit_of, require_symmetric, scaled_rhs, unfit_status
 from .problem import LinearProblem
 
 __all__ = ["MultiShiftCG", "MultiShiftState"]
-
-_RUNNING, _CONVERGED, _COMPLETED = int(Status.RUNNING), int(Status.CONVERGED), int(Status.COMPLETED)
-_MAX_STEPS, _STAGNATED = int(Status.MAX_STEPS), int(Status.STAGNATED)
-_NEGATIVE_CURVATURE, _NONFINITE = int(Status.NEGATIVE_CURVATURE), int(Status.NONFINITE)
-_NONFINITE_INPUT = int(Status.NONFINITE_INPUT)
 
 
 class MultiShiftState(NamedTuple):
@@ -162,10 +166,10 @@ class MultiShiftCG:
             threshold = ops.maximum(self.rtol * norm, ops.divide(self.atol, scale))
         else:
             threshold = ops.eps(b) * norm
-        status = ops.scalar(_RUNNING, p)
+        status = ops.scalar(RUNNING, p)
         if self.limit(problem) == 0:
-            status = ops.scalar(_MAX_STEPS if self.steps is None else _COMPLETED, p)
-        status = ops.where((norm <= threshold) & (one > 0), _CONVERGED, status)
+            status = ops.scalar(MAX_STEPS if self.steps is None else COMPLETED, p)
+        status = ops.where((norm <= threshold) & (one > 0), CONVERGED, status)
         return MultiShiftState(
             x=ops.zeros_like(p),
             p=p,
@@ -180,9 +184,9 @@ class MultiShiftCG:
             model=0.0 * one,
             threshold=threshold,
             scale=scale,
-            moving=status == _RUNNING,
+            moving=status == RUNNING,
             phase=ops.scalar(-1, b),
-            status=ops.where(finite & (one > 0), status, _NONFINITE_INPUT),
+            status=ops.where(finite & (one > 0), status, NONFINITE_INPUT),
             steps=none,
             products=ops.scalar(0, b),
         )
@@ -191,7 +195,7 @@ class MultiShiftCG:
         xp, small = ops.namespace(), ops.small_namespace()
         shifts, least = self._shifts(ops, problem)
         index = small.arange(shifts.shape[0])
-        running = ops.any(s.status == _RUNNING)
+        running = ops.any(s.status == RUNNING)
         checking = running & (s.phase >= 0)
         (v,) = ops.branch(
             checking, lambda x, d: (ops.copy(x[:, s.phase]),), lambda x, d: (ops.copy(d),), s.x, s.direction
@@ -269,21 +273,21 @@ class MultiShiftCG:
     ) -> tuple[Scalar, Scalar, Scalar]:
         """Statuses, the system to verify next, and which systems still move."""
         small, m = ops.small_namespace(), index.shape[0]
-        open_ = s.status == _RUNNING
+        open_ = s.status == RUNNING
         moving = s.moving & ops.logical_not(moved & met)
         end = steps >= self.limit(problem)
         status = s.status  # later lines overrule earlier ones
-        status = ops.where(moved & end & ops.logical_not(met), _MAX_STEPS if self.steps is None else _COMPLETED, status)
+        status = ops.where(moved & end & ops.logical_not(met), MAX_STEPS if self.steps is None else COMPLETED, status)
         if self.steps is not None:
-            status = ops.where(moved & met, _COMPLETED, status)
+            status = ops.where(moved & met, COMPLETED, status)
         failed = ops.logical_not(good | checking)
-        status = ops.where(s.moving & open_ & failed, ops.where(sound, _NEGATIVE_CURVATURE, _NONFINITE), status)
+        status = ops.where(s.moving & open_ & failed, ops.where(sound, NEGATIVE_CURVATURE, NONFINITE), status)
         fits, unfit = unfit_status(ops, ops.max_abs(x), s.scale, x)
-        verdict = ops.where(met, ops.where(fits, _CONVERGED, unfit), _STAGNATED)
+        verdict = ops.where(met, ops.where(fits, CONVERGED, unfit), STAGNATED)
         here = checking & (index == s.phase)
-        status = ops.where(here, ops.where(sound, verdict, _NONFINITE), status)
-        moving = moving & (status == _RUNNING)
-        waiting = (status == _RUNNING) & ops.logical_not(moving)
+        status = ops.where(here, ops.where(sound, verdict, NONFINITE), status)
+        moving = moving & (status == RUNNING)
+        waiting = (status == RUNNING) & ops.logical_not(moving)
         first = small.min(small.where(waiting, index, m))
         verifying = ops.logical_not(ops.any(moving)) & (first < m)
         return status, ops.where(verifying, first, -1), moving

@@ -9,7 +9,7 @@ import numpy as np
 from ..arguments import require_number, whole
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
-from ..run.status import Status
+from ..run.status import NONFINITE, STAGNATED
 from .problem import LinearProblem, as_preconditioner
 
 __all__ = [
@@ -130,4 +130,4 @@ def unfit_status(ops: Backend, largest: Scalar, scale: Scalar, like: Vector) -> 
     size = largest * scale
     power = ops.power_of_two(size, like)
     fits = (power <= size) & (size < 2.0 * power) | (largest == 0)
-    return fits, ops.where(size > 1, int(Status.NONFINITE), int(Status.STAGNATED))
+    return fits, ops.where(size > 1, NONFINITE, STAGNATED)

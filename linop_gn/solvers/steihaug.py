@@ -26,17 +26,22 @@ from typing import Any, ClassVar, NamedTuple
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import Status
+from ..run.status import (
+    BOUNDARY,
+    COMPLETED,
+    CONVERGED,
+    INDEFINITE_PRECONDITIONER,
+    MAX_STEPS,
+    NEGATIVE_CURVATURE,
+    NONFINITE,
+    NONFINITE_INPUT,
+    RUNNING,
+    STAGNATED,
+)
 from .options import check_region, limit_of, made_from, require_symmetric, scaled_rhs, unfit_status
 from .problem import LinearProblem
 
 __all__ = ["Steihaug", "SteihaugState"]
-
-_RUNNING, _CONVERGED, _COMPLETED = int(Status.RUNNING), int(Status.CONVERGED), int(Status.COMPLETED)
-_MAX_STEPS, _STAGNATED, _BOUNDARY = int(Status.MAX_STEPS), int(Status.STAGNATED), int(Status.BOUNDARY)
-_NEGATIVE_CURVATURE, _NONFINITE = int(Status.NEGATIVE_CURVATURE), int(Status.NONFINITE)
-_INDEFINITE_PRECONDITIONER = int(Status.INDEFINITE_PRECONDITIONER)
-_NONFINITE_INPUT = int(Status.NONFINITE_INPUT)
 
 
 class SteihaugState(NamedTuple):
@@ -137,13 +142,13 @@ class Steihaug:
             threshold = ops.maximum(threshold, ops.eps(b) ** 2 * norm)  # what is smaller is no residual of x
         else:
             threshold = ops.eps(b) * norm
-        status = ops.scalar(_RUNNING, b)  # later lines overrule earlier ones
+        status = ops.scalar(RUNNING, b)  # later lines overrule earlier ones
         if self.limit(problem) == 0:
-            status = ops.scalar(_MAX_STEPS if self.steps is None else _COMPLETED, b)
+            status = ops.scalar(MAX_STEPS if self.steps is None else COMPLETED, b)
         if z is not r:
-            status = ops.where(ops.logical_not(rz > 0), _INDEFINITE_PRECONDITIONER, status)
-            status = ops.where(ops.isfinite(rz), status, _NONFINITE)
-        status = ops.where(norm <= threshold, _CONVERGED, status)
+            status = ops.where(ops.logical_not(rz > 0), INDEFINITE_PRECONDITIONER, status)
+            status = ops.where(ops.isfinite(rz), status, NONFINITE)
+        status = ops.where(norm <= threshold, CONVERGED, status)
         return SteihaugState(
             x=ops.zeros_like(b),
             r=r,
@@ -158,13 +163,13 @@ class Steihaug:
             inverse_radius=ops.divide(scale, self.radius + zero),
             scale=scale,
             checking=ops.scalar(False, b),
-            status=ops.where(finite & (self.radius > zero), status, _NONFINITE_INPUT),
+            status=ops.where(finite & (self.radius > zero), status, NONFINITE_INPUT),
             steps=ops.scalar(0, b),
             products=ops.scalar(0, b),
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: SteihaugState) -> SteihaugState:
-        running = s.status == _RUNNING
+        running = s.status == RUNNING
         checking = running & s.checking
         moving = running ^ checking
         product = problem.operator.apply(ops.select(checking, s.x, s.p))
@@ -203,17 +208,17 @@ class Steihaug:
         end = steps >= self.limit(problem)
 
         status = s.status  # later lines overrule earlier ones
-        status = ops.where(moving & end, _MAX_STEPS if self.steps is None else _COMPLETED, status)
+        status = ops.where(moving & end, MAX_STEPS if self.steps is None else COMPLETED, status)
         if z is not r:
-            status = ops.where(inside & ops.logical_not(met | (rz > 0)), _INDEFINITE_PRECONDITIONER, status)
-        status = ops.where(inside & met & (self.steps is not None), _COMPLETED, status)
+            status = ops.where(inside & ops.logical_not(met | (rz > 0)), INDEFINITE_PRECONDITIONER, status)
+        status = ops.where(inside & met & (self.steps is not None), COMPLETED, status)
         verify = inside & met & (self.steps is None)
-        status = ops.where(verify, _RUNNING, status)
-        status = ops.where(leaves, ops.where(endless, _NEGATIVE_CURVATURE, _BOUNDARY), status)
+        status = ops.where(verify, RUNNING, status)
+        status = ops.where(leaves, ops.where(endless, NEGATIVE_CURVATURE, BOUNDARY), status)
         fits, unfit = unfit_status(ops, largest, s.scale, r)
-        verdict = ops.where(met, ops.where(fits, _CONVERGED, unfit), _STAGNATED)
+        verdict = ops.where(met, ops.where(fits, CONVERGED, unfit), STAGNATED)
         status = ops.where(checking, verdict, status)
-        status = ops.where(running & ops.logical_not(known & sound), _NONFINITE, status)
+        status = ops.where(running & ops.logical_not(known & sound), NONFINITE, status)
 
         beta = ops.where(inside, ops.divide(rz, s.rz), 0.0)
         change = length * s.rz - 0.5 * length * length * curvature

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 import linop_gn as lg
 from linop_gn.testing import device_of
 from linop_gn.testing.strategies import KINDS, symmetric_matrices
-
-from .curvature.cases import Case, Streamed, cases, objective, put
+from tests.curvature.cases import Case, Streamed, cases, objective, put
 
 CURVATURE = ("dense", "differences", "gradient")
 PRECISIONS = ("float64", "float32")

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 import linop_gn as lg
 from linop_gn.curvature import point as points
 from linop_gn.testing import device_of
-
-from .curvature.cases import Case, Streamed, objective, put
+from tests.curvature.cases import Case, Streamed, objective, put
 
 
 def flat_space(backend, size=4, dtype="float64"):

@@ -11,8 +11,7 @@ from linop_gn.validation.at_point import AtPoint
 from linop_gn.validation.differences import along, derivative
 from linop_gn.validation.measure import NotApplicableError, leafwise, relative
 from linop_gn.validation.oracle import Oracle
-
-from .curvature.cases import Case, dense, objective, put
+from tests.curvature.cases import Case, dense, objective, put
 
 LIMIT = 1_000_000
 BACKENDS = ["numpy", "torch", "jax"]
