@@ -2,6 +2,8 @@
 
     demo      the main job: validate and train on real data with each framework, and write a report
     tests     the test suite and the doctests, with every CPU framework
+    tests_full  the same with every draw on every framework: the full cross product (an hour)
+    processors  the solvers' tests under each kernel of BLAS, torch and XLA that this host can run
     lint      ruff
     types     mypy --strict on linop_gn
     wheel     the test suite against the built wheel
@@ -21,6 +23,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -30,6 +33,8 @@ ROOT = Path(__file__).parent
 SHARED = ROOT / ".nox"
 CONSTRAINTS = ROOT / "requirements" / "constraints.txt"
 BUILD = ("build", "editables", "hatchling")
+# jaxlib 0.10.2's default fusions on CPU compute wrong numbers in some loops.
+XLA_FLAGS = "--xla_cpu_experimental_ynn_fusion_type="
 MYPY = ("array-api-strict", "hypothesis", "mypy", "numpy", "scipy-stubs")
 
 nox.needs_version = ">=2024.4"
@@ -42,8 +47,7 @@ def environ(**more: str) -> dict[str, str]:
     """Deterministic runs on the CPU, with settings that the caller made left alone."""
     defaults = {
         "JAX_PLATFORMS": "cpu",
-        # jaxlib 0.10.2's default fusions on CPU compute wrong numbers in some loops.
-        "XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type=",
+        "XLA_FLAGS": XLA_FLAGS,
         "PYTHONHASHSEED": "0",
         "MPLBACKEND": "agg",
     }
@@ -114,7 +118,7 @@ def copied_tests(session: nox.Session) -> Path:
 def run_tests(session: nox.Session, python: Path, *arguments: str, **more: str) -> None:
     """Run pytest, a process for each of two cores."""
     workers = [] if "-n" in arguments or "--pdb" in arguments else ["-n", "2"]
-    env = environ(OMP_NUM_THREADS="1", **more)
+    env = environ(OMP_NUM_THREADS="1") | more
     session.run(str(python), "-m", "pytest", *workers, *arguments, env=env, external=True)
 
 
@@ -134,6 +138,62 @@ def doctor(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests and doctests with every CPU framework."""
     run_tests(session, cpu(session), *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def tests_full(session: nox.Session) -> None:
+    """Run the tests with every draw on every framework."""
+    run_tests(session, cpu(session), *session.posargs, HYPOTHESIS_PROFILE="full")
+
+
+BLAS_KERNELS = ("Haswell", "Zen", "SkylakeX", "Nehalem", "Sandybridge", "Prescott")
+SOLVER_TESTS = ("tests/solvers", "tests/lanczos", "tests/methods")
+QUICK_KERNELS = ("Haswell", "SkylakeX", "Nehalem")
+
+
+@nox.session(venv_backend="none")
+def processors(session: nox.Session) -> None:
+    """Run the solvers' tests under each kernel of BLAS (``-- quick``: their claims under three), torch and XLA.
+
+    What a test asserts has to follow from the mathematics and a bound on rounding, not from one kernel's rounding.
+    """
+    python = cpu(session)
+    arguments = [argument for argument in session.posargs if argument != "quick"]
+    if "quick" in session.posargs:
+        tests = ["tests/solvers/test_claims.py", "tests/solvers/test_stopping.py", "tests/lanczos/test_krylov.py"]
+        runs = [("numpy or poison", {"OPENBLAS_CORETYPE": kernel}) for kernel in QUICK_KERNELS]
+    else:
+        tests = list(SOLVER_TESTS)
+        runs = [("numpy or poison", {"OPENBLAS_CORETYPE": kernel}) for kernel in BLAS_KERNELS]
+        runs += [("numpy or poison", {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"})]
+        runs += [("torch", {"ATEN_CPU_CAPABILITY": name}) for name in ("default", "avx2", "avx512")]
+        runs += [
+            ("jax", {"XLA_FLAGS": f"{XLA_FLAGS} --xla_cpu_max_isa={name}"}) for name in ("SSE4_2", "AVX2", "AVX512")
+        ]
+    for backend, setting in runs:
+        said = " ".join(f"{name}={value}" for name, value in setting.items())
+        if not _runs_here(session, python, setting):
+            session.log(f"skipped: this host cannot run {said}")
+            continue
+        session.log(f"{said}: tests of {backend}")
+        run_tests(session, python, *tests, "-k", backend, *arguments, **setting)
+
+
+def _runs_here(session: nox.Session, python: Path, setting: dict[str, str]) -> bool:
+    """Whether this host takes the kernels that are asked for, rather than ending or falling back to others."""
+    wanted = setting.get("OPENBLAS_CORETYPE"), setting.get("ATEN_CPU_CAPABILITY")
+    if wanted[0] is not None:
+        ask = (
+            "import numpy, scipy.linalg, threadpoolctl; a = numpy.ones((64, 64)); scipy.linalg.cholesky(a + 64 * "
+            "numpy.eye(64)) @ a; assert all(i['architecture'] == {!r} for i in threadpoolctl.threadpool_info() "
+            "if i['internal_api'] == 'openblas')".format(wanted[0])
+        )
+    elif wanted[1] is not None:
+        ask = f"import torch; assert torch.backends.cpu.get_cpu_capability().lower() == {wanted[1]!r}"
+    else:
+        ask = "import jax; jax.jit(lambda x: x @ x)(jax.numpy.ones((9, 9))).block_until_ready()"
+    env = {**os.environ, **environ(**setting), **setting}
+    return subprocess.run([str(python), "-c", ask], env=env, capture_output=True).returncode == 0
 
 
 @nox.session
@@ -174,7 +234,7 @@ def wheel(session: nox.Session) -> None:
     with session.chdir(copied_tests(session)):
         packages = ("linop_gn", "linop_gn_numpy", "linop_gn_torch", "linop_gn_jax", "linop_gn_autograd")
         arguments = session.posargs or ["tests", "--pyargs", *packages]
-        run_tests(session, python, *arguments, LINOP_GN_INSTALLED=str(SHARED / "wheel"))
+        run_tests(session, python, *arguments, HYPOTHESIS_PROFILE="quick", LINOP_GN_INSTALLED=str(SHARED / "wheel"))
 
 
 @nox.session
@@ -187,4 +247,6 @@ def minimal(session: nox.Session) -> None:
     session.install("-q", "-c", str(CONSTRAINTS), f"{built}[testing]")
     with session.chdir(copied_tests(session)):
         arguments = session.posargs or ["tests", "--pyargs", "linop_gn", "linop_gn_numpy"]
-        run_tests(session, python, *arguments, LINOP_GN_INSTALLED=str(Path(session.bin).parent))
+        run_tests(
+            session, python, *arguments, HYPOTHESIS_PROFILE="quick", LINOP_GN_INSTALLED=str(Path(session.bin).parent)
+        )

@@ -25,8 +25,31 @@ import linop_gn as lg
 
 calm = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
 settings.register_profile("ci", derandomize=True, max_examples=25, **calm)
+settings.register_profile("quick", derandomize=True, max_examples=3, **calm)  # of an installation, not of the code
+settings.register_profile("full", derandomize=True, max_examples=25, **calm)
 settings.register_profile("thorough", max_examples=400, **calm)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
+settings.load_profile(PROFILE)
+
+FEW = {"torch", "jax", "array_api_strict"} if PROFILE == "ci" else set()
+FEW_DRAWS = 4
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Draw in full on NumPy and the poison backend, and a few fixed ones where compiling is what takes the time."""
+    drawn = getattr(item, "obj", None)
+    kept = getattr(drawn, "_hypothesis_internal_use_settings", None)
+    named = getattr(item, "callspec", None) and {v for v in item.callspec.params.values() if isinstance(v, str)}
+    if kept is None or not named or not named & FEW or kept.max_examples <= FEW_DRAWS:
+        return (yield)
+    owner = getattr(drawn, "__func__", drawn)
+    owner._hypothesis_internal_use_settings = settings(kept, max_examples=FEW_DRAWS)
+    try:
+        return (yield)
+    finally:
+        owner._hypothesis_internal_use_settings = kept
+
 
 collect_ignore = [f"backends/{name}" for name in ("torch", "jax") if importlib.util.find_spec(name) is None]
 
