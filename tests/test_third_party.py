@@ -73,7 +73,7 @@ print(json.dumps({
 
 
 def test_doctor_tells_of_it(python):
-    command = "\nfrom linop_gn.cli import main\nmain(['doctor', '{}'])"
+    command = "\nfrom linop_gn.app.cli import main\nmain(['doctor', '{}'])"
     report = json.loads(python("-c", ALONE + command.format("--json")))
     (slate,) = (found for found in report["backends"] if found["name"] == "slate")
     assert "derivatives" in slate["capabilities"]

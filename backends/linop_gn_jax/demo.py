@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 
 import linop_gn as lg
 from linop_gn.app.demo.problem import Batch, MissingDataError, Weights
-from linop_gn.app.demo.runs import Plan, Run, diverged, orders
+from linop_gn.app.demo.runs import Plan, Run, orders, timed
 
 from . import backend
 from .compiled import compiled
@@ -90,24 +89,12 @@ class JaxParticipant:
         drawn = jnp.asarray(orders(len(y), plan.batch, plan.passes)) if plan.batch else [None] * plan.passes
         run = partial(_pass, plan.optimizer, plan.rate)
         jax.block_until_ready(run(carry, x, y, drawn[0]))  # compiles; the result is dropped
-        losses, seconds = [float(_loss(params, x, y))], [0.0]
-        for i in range(plan.passes):
-            chosen = drawn[i]
-            begin = time.perf_counter()
-            carry = jax.block_until_ready(run(carry, x, y, chosen))
-            seconds.append(seconds[-1] + time.perf_counter() - begin)
-            losses.append(float(_loss(carry[0], x, y)))
-            if diverged(losses):
-                break
-        return Run(
-            method=plan.optimizer,
-            setting=plan.setting,
-            losses=losses,
-            seconds=seconds,
-            passes=[float(i) for i in range(len(losses))],
-            steps=(len(losses) - 1) * (len(y) // plan.batch if plan.batch else 1),
-            params=carry[0],
-        )
+
+        def go(i: int) -> None:
+            nonlocal carry
+            carry = jax.block_until_ready(run(carry, x, y, drawn[i]))
+
+        return timed(plan, len(y), go, lambda: float(_loss(carry[0], x, y)), lambda: carry[0])
 
 
 participant = JaxParticipant()

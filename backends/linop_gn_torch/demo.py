@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 import linop_gn as lg
 from linop_gn.app.demo.problem import Batch, Weights
-from linop_gn.app.demo.runs import Plan, Run, diverged, orders
+from linop_gn.app.demo.runs import Plan, Run, orders, timed
 
 from . import backend
 
@@ -74,27 +73,12 @@ class TorchParticipant:
             return float(cross_entropy(module(x), y))
 
         drawn = torch.from_numpy(orders(len(y), plan.batch, plan.passes)) if plan.batch else None
-        losses, seconds = [loss()], [0.0]
-        for i in range(plan.passes):
-            begin = time.perf_counter()
-            if drawn is None:
-                step(x, y)
-            else:
-                for chosen in drawn[i]:
-                    step(x[chosen], y[chosen])
-            seconds.append(seconds[-1] + time.perf_counter() - begin)
-            losses.append(loss())
-            if diverged(losses):
-                break
-        return Run(
-            method=plan.optimizer,
-            setting=plan.setting,
-            losses=losses,
-            seconds=seconds,
-            passes=[float(i) for i in range(len(losses))],
-            steps=(len(losses) - 1) * (len(y) // plan.batch if plan.batch else 1),
-            params={name: value.detach() for name, value in module.named_parameters()},
-        )
+
+        def go(i: int) -> None:
+            for chosen in [slice(None)] if drawn is None else drawn[i]:
+                step(x[chosen], y[chosen])
+
+        return timed(plan, len(y), go, loss, lambda: {n: value.detach() for n, value in module.named_parameters()})
 
 
 participant = TorchParticipant()

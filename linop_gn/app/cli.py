@@ -62,5 +62,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0
     """
     options = _parser().parse_args(arguments)
-    status: int = import_module(f"linop_gn.{options.command}").command(options)
+    status: int = import_module(f"linop_gn.app.{options.command}").command(options)
     return status

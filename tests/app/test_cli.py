@@ -25,7 +25,7 @@ class Blocker:
         if name.partition(".")[0] in {blocked!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Blocker())
-from linop_gn.cli import main
+from linop_gn.app.cli import main
 raise SystemExit(main({arguments!r}))
 """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +13,14 @@ from .runs import Run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["DARK", "LIGHT", "draw", "png"]
+__all__ = ["draw"]
 
-LIGHT = {"paper": "#ffffff", "ink": "#1f2328", "faint": "#d5d9de", "colors": ("#0b62c4", "#c2571a", "#2f7d3b")}
-DARK = {"paper": "#14171b", "ink": "#dfe3e8", "faint": "#363c44", "colors": ("#6cb1ff", "#f0935a", "#7fce8b")}
+COLORS = ("#0b62c4", "#c2571a", "#2f7d3b")
+INK, FAINT = "#1f2328", "#d5d9de"
 STYLES: Any = ("-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1, 2)))
 
 
-def draw(curves: Mapping[str, Sequence[Run]], drift: Mapping[str, Any], theme: Mapping[str, Any] = LIGHT) -> Figure:
+def draw(curves: Mapping[str, Sequence[Run]], drift: Mapping[str, Any]) -> Figure:
     """A figure of four panels; a colour is a method, a line style is a backend.
 
     ``curves`` holds each backend's runs, ``drift`` the relative difference of each backend's
@@ -34,10 +33,10 @@ def draw(curves: Mapping[str, Sequence[Run]], drift: Mapping[str, Any], theme: M
         raise MissingDataError(
             "the plot is drawn by matplotlib, which is not installed.\nGet it by:  pip install 'linop-gn[studies]'"
         ) from error
-    figure = Figure(figsize=(11, 7.6), dpi=150, facecolor=theme["paper"], layout="constrained")
+    figure = Figure(figsize=(11, 7.6), dpi=150, layout="constrained")
     by_steps, by_passes, by_seconds, apart = panels = figure.subplots(2, 2).ravel()
     methods = list(dict.fromkeys(run.method for runs in curves.values() for run in runs))
-    colors = dict(zip(methods, theme["colors"], strict=False))
+    colors = dict(zip(methods, COLORS, strict=False))
     styles = dict(zip(curves, STYLES, strict=False))
     for backend, runs in curves.items():
         for run in runs:
@@ -48,36 +47,18 @@ def draw(curves: Mapping[str, Sequence[Run]], drift: Mapping[str, Any], theme: M
     for backend, difference in drift.items():
         steps = np.arange(len(difference))
         worst = np.maximum.accumulate(np.maximum(difference, 1e-17))
-        apart.plot(steps, worst, color=theme["ink"], linestyle=styles[backend], linewidth=1.4)
+        apart.plot(steps, worst, color=INK, linestyle=styles[backend], linewidth=1.4)
     by_steps.set(title="Loss by steps", xlabel="steps", ylabel="loss")
     by_steps.set_xscale("symlog", linthresh=10)
     by_passes.set(title="Loss by work", xlabel="passes over the data (gradients)", ylabel="loss")
     by_seconds.set(title="Loss by time", xlabel="seconds, compilation excluded", ylabel="loss", xscale="log")
     apart.set(title=f"LM-GN-CG: how far from {next(iter(curves))}", xlabel="step", ylabel="relative difference so far")
     for axes in panels:
-        _dress(axes, theme)
+        axes.set_yscale("log")
+        axes.grid(True, color=FAINT, linewidth=0.6)
+        axes.tick_params(length=0, which="both")
+        axes.spines[:].set_visible(False)
     keys = [Line2D([], [], color=color, linewidth=2.4, label=name) for name, color in colors.items()]
-    keys += [Line2D([], [], color=theme["ink"], linestyle=styles[name], label=name) for name in curves]
-    legend = figure.legend(handles=keys, loc="outside lower center", ncols=len(keys), frameon=False)
-    for text in legend.get_texts():
-        text.set_color(theme["ink"])
+    keys += [Line2D([], [], color=INK, linestyle=styles[name], label=name) for name in curves]
+    figure.legend(handles=keys, loc="outside lower center", ncols=len(keys), frameon=False)
     return figure
-
-
-def _dress(axes: Any, theme: Mapping[str, Any]) -> None:
-    axes.set_yscale("log")
-    axes.set_facecolor(theme["paper"])
-    axes.grid(True, color=theme["faint"], linewidth=0.6)
-    axes.tick_params(colors=theme["ink"], which="both", length=0)
-    axes.title.set(color=theme["ink"], fontsize=11)
-    for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set_color(theme["ink"])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
-    made = io.BytesIO()
-    figure.savefig(made, format="png", facecolor=figure.get_facecolor())
-    return made.getvalue()

@@ -50,6 +50,14 @@ class Problem:
         """Number of weights and biases."""
         return sum(leaf.size for layer in self.start.values() for leaf in layer.values())
 
+    @property
+    def described(self) -> str:
+        """The problem in a sentence."""
+        return (
+            f"{len(self.train[1])} handwritten digits to train on, {len(self.test[1])} to test on; a tanh perceptron "
+            f"of widths {' - '.join(map(str, self.widths))} with {self.parameters} parameters, float64."
+        )
+
 
 def load(quick: bool = False) -> Problem:
     """The problem; ``quick`` is a fifth of the data and a smaller network.

@@ -7,12 +7,14 @@ for a perceptron: a linearised forward and a backward), a loss alone a third.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-__all__ = ["LOSS", "PRODUCT", "Plan", "Run", "diverged", "orders"]
+__all__ = ["LOSS", "PRODUCT", "Plan", "Run", "diverged", "orders", "timed"]
 
 PRODUCT = 1.2
 LOSS = 1 / 3
@@ -52,14 +54,14 @@ class Run:
         """The last loss; infinite for a run that diverged."""
         return float("inf") if diverged(self.losses) else self.losses[-1]
 
-    def reach(self, loss: float, costs: list[float]) -> float | None:
-        """What it cost to come to ``loss`` for the first time, or None if it never did.
+    def reach(self, loss: float) -> float | None:
+        """The passes it took to come to ``loss`` for the first time, or None if it never did.
 
         >>> run = Run("SGD", "", [1.0, 0.5, 0.1], [0, 1, 2], [0.0, 0.2, 0.4], 2, None)
-        >>> run.reach(0.5, run.seconds), run.reach(0.01, run.seconds)
-        (0.2, None)
+        >>> run.reach(0.5), run.reach(0.01)
+        (1, None)
         """
-        return next((cost for cost, at in zip(costs, self.losses, strict=True) if at <= loss), None)
+        return next((cost for cost, at in zip(self.passes, self.losses, strict=True) if at <= loss), None)
 
 
 def diverged(losses: list[float]) -> bool:
@@ -79,3 +81,18 @@ def orders(count: int, batch: int, passes: int, seed: int = 1) -> np.ndarray[Any
     """
     rng = np.random.default_rng(seed)
     return np.stack([rng.permutation(count).reshape(-1, batch) for _ in range(passes)])
+
+
+def timed(
+    plan: Plan, count: int, go: Callable[[int], None], loss: Callable[[], float], params: Callable[[], Any]
+) -> Run:
+    """A first-order run on ``count`` examples: ``go(i)``, timed, makes pass i; ``loss`` and ``params`` are read."""
+    losses, seconds = [loss()], [0.0]
+    while len(losses) <= plan.passes and not diverged(losses):
+        begin = time.perf_counter()
+        go(len(losses) - 1)
+        seconds.append(seconds[-1] + time.perf_counter() - begin)
+        losses.append(loss())
+    passes = len(losses) - 1
+    steps = passes * (count // plan.batch if plan.batch else 1)
+    return Run(plan.optimizer, plan.setting, losses, [float(i) for i in range(passes + 1)], seconds, steps, params())

@@ -1,8 +1,8 @@
-"""One backend's part: operators validated against dense matrices, then the training runs."""
+"""One backend's part: operators validated against dense matrices, quantities to compare, and the training runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,59 +11,50 @@ import numpy as np
 import linop_gn as lg
 
 from ...validation import Report
-from .agreement import sample
 from .participants import Participant, Tell, precision
-from .problem import Problem
-from .race import Entry, first_order, levenberg_marquardt, plans
+from .problem import Problem, Weights
+from .race import Entry, first_order, levenberg_marquardt
 
-__all__ = ["Checked", "Outcome", "count", "study"]
+__all__ = ["Outcome", "study"]
 
-
-@dataclass(frozen=True)
-class Checked:
-    """An operator and what ``lg.validate`` found."""
-
-    operator: str
-    report: Report
+NDArray = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Outcome:
     """All that one backend did."""
 
-    backend: str
     packages: Sequence[str]
-    checks: Sequence[Checked]
-    sample: Mapping[str, np.ndarray[Any, Any]]
+    reports: Mapping[str, Report]
+    """What ``lg.validate`` found, by operator."""
+    sample: Mapping[str, NDArray]
     """Quantities at the starting point, by name, to compare with other backends."""
     entries: Sequence[Entry]
+    """Levenberg-Marquardt first."""
 
     @property
     def passed(self) -> bool:
         """Whether every operator passed every check."""
-        return all(checked.report.passed for checked in self.checks)
-
-
-def _operators(participant: Participant) -> dict[str, Callable[..., lg.LinearOperator]]:
-    """What is validated; products that a model supplies are first-order, so that there is no Hessian."""
-    found: dict[str, Callable[..., lg.LinearOperator]] = {"GGN": lg.GGN, "block GGN": lg.BlockGGN}
-    return found if participant.backend.calculus is None else {"Hessian": lg.Hessian, **found}
-
-
-def count(participant: Participant, problem: Problem, budget: int, quick: bool) -> int:
-    """How many pieces of work :func:`study` has for this participant."""
-    tuned = sum(len(list(plans(name, problem, budget, quick))) for name in participant.optimizers)
-    return len(_operators(participant)) + 2 + tuned
+        return all(self.reports.values())
 
 
 def study(participant: Participant, problem: Problem, budget: int, quick: bool, tell: Tell) -> Outcome:
     """Validate and train; ``tell`` is called with a sentence at the start of each piece of work."""
     with precision(participant):
+        objective, params = participant.objective(problem.check, problem.start), participant.params(problem.start)
+        kinds: dict[str, Any] = {"Hessian": lg.Hessian, "GGN": lg.GGN, "block GGN": lg.BlockGGN}
+        if participant.backend.calculus is None:  # products that a model supplies are first-order
+            del kinds["Hessian"]
+        operators: dict[str, lg.LinearOperator] = {name: kind(objective, params) for name, kind in kinds.items()}
+        reports = {}
+        for name, operator in operators.items():
+            tell(f"validating the {name} operator")
+            reports[name] = lg.validate(operator)
+        tell("products for comparison")
         return Outcome(
-            backend=participant.backend.name,
-            packages=participant.packages,
-            checks=_validate(participant, problem, tell),
-            sample=_sample(participant, problem, tell),
+            participant.packages,
+            reports,
+            _sample(participant, objective, problem.start, operators),
             entries=[
                 levenberg_marquardt(participant, problem, budget, tell),
                 *(first_order(participant, name, problem, budget, quick, tell) for name in participant.optimizers),
@@ -71,16 +62,26 @@ def study(participant: Participant, problem: Problem, budget: int, quick: bool, 
         )
 
 
-def _sample(participant: Participant, problem: Problem, tell: Tell) -> dict[str, np.ndarray[Any, Any]]:
-    tell("products for comparison")
-    return sample(participant, problem)
+def _sample(
+    participant: Participant, objective: lg.Objective, start: Weights, operators: Mapping[str, lg.LinearOperator]
+) -> dict[str, NDArray]:
+    """Loss, gradient, products and a CG solution at the starting point.
+
+    The direction is drawn once, as weights, and every backend is given it in its own form; what comes back is
+    put into one order, so that names, transposes and the sorting of dictionaries don't matter.
+    """
+    rng = np.random.default_rng(7)
+    drawn = {
+        n: {leaf: np.asarray(rng.standard_normal(w.shape)) for leaf, w in layer.items()} for n, layer in start.items()
+    }
+    params, direction = participant.params(start), participant.params(drawn)
+    gradient = objective.gradient(params)
+    trees = {"gradient": gradient}
+    trees |= {f"{name} product": operator @ direction for name, operator in operators.items()}
+    trees["10 CG steps, damping 1"] = lg.solve(lg.Damped(operators["GGN"], 1.0), gradient, lg.CG(steps=10)).x
+    loss = np.asarray(participant.backend.to_numpy(objective.value(params)))
+    return {"loss": loss, **{name: _flat(participant.weights(tree)) for name, tree in trees.items()}}
 
 
-def _validate(participant: Participant, problem: Problem, tell: Tell) -> list[Checked]:
-    objective = participant.objective(problem.check, problem.start)
-    params = participant.params(problem.start)
-    checked = []
-    for name, operator in _operators(participant).items():
-        tell(f"validating the {name} operator")
-        checked.append(Checked(name, lg.validate(operator(objective, params))))
-    return checked
+def _flat(weights: Weights) -> NDArray:
+    return np.concatenate([weights[name][leaf].ravel() for name in sorted(weights) for leaf in sorted(weights[name])])
