@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from .dispatch import backend_of, imported
-from .operators.base import LinearOperator
+from .operators.base import LinearOperator, run
 from .operators.checks import SYMMETRY_TOLERANCE, finite
+from .operators.function import FunctionOperator
 from .protocols import Array, Vector
-from .records import record, static
+from .records import record
 from .spaces import Space
 
 __all__ = ["HostOperator", "from_scipy", "sparse_symmetry", "to_scipy"]
@@ -47,21 +48,19 @@ def to_scipy(operator: LinearOperator) -> Any:
     """
     from scipy.sparse.linalg import LinearOperator as ScipyOperator
 
-    ready = operator.prepare()
-
     def product(apply: Callable[[LinearOperator, Vector], Vector], space: Space) -> Callable[[Any], Any]:
-        def run(x: Any) -> Any:
+        def on_host(x: Any) -> Any:
             x = np.asarray(x)
             if np.iscomplexobj(x):
                 raise TypeError("a real operator was applied to a complex vector; apply it to .real and .imag apart.")
             x = x.reshape(-1) if x.ndim == 1 or x.shape[1] == 1 else x
             v = space.backend.asarray(np.array(x), space.dtype, space.device)
-            result = apply(ready, v) if ready.host else space.backend.call(apply, ready, v)
-            return np.array(space.backend.to_numpy(result))
+            return np.array(space.backend.to_numpy(run(apply, operator, v)))
 
-        return run
+        return on_host
 
-    forward, backward = product(_forward, operator.domain), product(_backward, operator.codomain)
+    forward = product(LinearOperator.apply, operator.domain)
+    backward = product(LinearOperator.rapply, operator.codomain)
     return ScipyOperator(
         operator.shape,
         matvec=forward,
@@ -78,58 +77,37 @@ def _host_dtype(operator: LinearOperator) -> Any:
     return np.asarray(space.backend.to_numpy(space.backend.asarray(np.zeros(1), space.dtype))).dtype
 
 
-def _forward(operator: LinearOperator, v: Vector) -> Vector:
-    return operator.apply(v)
-
-
-def _backward(operator: LinearOperator, u: Vector) -> Vector:
-    return operator.rmatvec(u) if len(u.shape) == 1 else operator.rmatmat(u)
-
-
 @record
-class HostOperator(LinearOperator):
+class HostOperator(FunctionOperator):
     """Products that a NumPy function computes on the host, whatever framework the vectors belong to.
 
     :func:`from_scipy` makes these; no compiler can trace them.
     """
 
-    forward: Callable[[Any], Any] = static()
-    backward: Callable[[Any], Any] | None = static(default=None)
-    domain: Space = static(default=None)
-    codomain: Space = static(default=None)
-    symmetric: bool = static(default=False)
-    psd: bool = static(default=False)
-
     @property
     def host(self) -> bool:
         return True
 
-    def matvec(self, v: Vector) -> Vector:
-        return self._run(self.forward, v, self.codomain)
+    def matmat(self, v: Vector) -> Vector:
+        return self.matvec(v)
 
-    def rmatvec(self, u: Vector) -> Vector:
-        if self.backward is not None:
-            return self._run(self.backward, u, self.domain)
-        return super().rmatvec(u)
+    def rmatmat(self, u: Vector) -> Vector:
+        return self.rmatvec(u)
 
-    matmat = matvec
-    rmatmat = rmatvec
-
-    def _run(self, function: Callable[[Any], Any], v: Vector, target: Space) -> Vector:
-        backend = self.backend
-        if not backend.is_concrete(v):
+    def _run(self, function: Callable[..., Any], v: Vector, source: Space, target: Space) -> Vector:
+        if not self.backend.is_concrete(v):
             raise TypeError(
                 "a product computed on the host cannot be part of a compiled program; call it outside the jit, "
                 "or bring the matrix over as an array (Dense)."
             )
-        x = backend.to_numpy(v)
+        x = self.backend.to_numpy(v)
         result = np.asarray(function(x))
         wanted = (target.size, *x.shape[1:])
         if result.shape != wanted:
             raise ValueError(f"a product computed on the host has shape {result.shape}; expected {wanted}.")
         if np.iscomplexobj(result):
             raise TypeError("a product computed on the host is complex; operators here are real.")
-        return backend.asarray(np.array(result), target.dtype, target.device)
+        return self.backend.asarray(np.array(result), target.dtype, target.device)
 
 
 def from_scipy(
@@ -193,9 +171,11 @@ def from_scipy(
     if sparse.issparse(obj):
         matrix: Any = sparse.csr_array(source)
         finite(matrix.data, "the sparse matrix")
-        known = sparse_symmetry(matrix, symmetric, psd)
-        return HostOperator(matrix.__matmul__, matrix.T.tocsr().__matmul__, domain, codomain, known, psd)
-    return HostOperator(_products(obj), _adjoint_products(obj), domain, codomain, bool(symmetric or psd), psd)
+        forward, backward = matrix.__matmul__, matrix.T.tocsr().__matmul__
+        symmetric = sparse_symmetry(matrix, symmetric, psd)
+    else:
+        forward, backward = _products(obj), _adjoint_products(obj)
+    return HostOperator(forward, domain, codomain, backward, symmetric=bool(symmetric), psd=psd)
 
 
 def _adopted(obj: Any, like: Array | None, symmetric: bool | None, psd: bool) -> LinearOperator | None:

@@ -61,7 +61,7 @@ def to_cupyx(operator: LinearOperator) -> Any:
     def columns(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return lambda x: function(x).reshape(-1, x.shape[1])
 
-    forward, backward = product(_forward), product(_backward)
+    forward, backward = product(LinearOperator.apply), product(LinearOperator.rapply)
     return CupyxOperator(
         operator.shape,
         matvec=forward,
@@ -70,14 +70,6 @@ def to_cupyx(operator: LinearOperator) -> Any:
         dtype=np.dtype(space.dtype),
         rmatmat=columns(backward),
     )
-
-
-def _forward(operator: LinearOperator, v: Vector) -> Vector:
-    return operator.apply(v)
-
-
-def _backward(operator: LinearOperator, u: Vector) -> Vector:
-    return operator.rmatvec(u) if len(u.shape) == 1 else operator.rmatmat(u)
 
 
 @record

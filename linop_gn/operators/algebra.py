@@ -17,7 +17,7 @@ from ..spaces import Space
 from .base import LinearOperator
 from .sections import Section
 
-__all__ = ["Adjoint", "Product", "Scaled", "Sum", "add", "adjoint", "product", "scale"]
+__all__ = ["Adjoint", "Modified", "Product", "Scaled", "Sum"]
 
 
 @record
@@ -44,16 +44,12 @@ class Sum(LinearOperator):
         return self.left.psd and self.right.psd
 
     def matvec(self, v: Vector) -> Vector:
-        return self.backend.axpy(1.0, self.left.matvec(v), self.right.matvec(v))
+        return self.backend.axpy(1.0, self.left.apply(v), self.right.apply(v))
 
     def rmatvec(self, u: Vector) -> Vector:
-        return self.backend.axpy(1.0, self.left.rmatvec(u), self.right.rmatvec(u))
+        return self.backend.axpy(1.0, self.left.rapply(u), self.right.rapply(u))
 
-    def matmat(self, v: Vector) -> Vector:
-        return self.backend.axpy(1.0, self.left.matmat(v), self.right.matmat(v))
-
-    def rmatmat(self, u: Vector) -> Vector:
-        return self.backend.axpy(1.0, self.left.rmatmat(u), self.right.rmatmat(u))
+    matmat, rmatmat = matvec, rmatvec
 
     @property
     def sections(self) -> tuple[Section, ...] | None:
@@ -66,12 +62,10 @@ class Sum(LinearOperator):
 
 
 @record
-class Scaled(LinearOperator):
-    """c A; the factor is data."""
+class Modified(LinearOperator):
+    """A square or rectangular operator and something that leaves its spaces, symmetry and sections as they are."""
 
     operator: LinearOperator
-    factor: Scalar
-    nonnegative: bool = static(default=False)
 
     @property
     def domain(self) -> Space:
@@ -86,24 +80,28 @@ class Scaled(LinearOperator):
         return self.operator.symmetric
 
     @property
+    def sections(self) -> tuple[Section, ...] | None:
+        return self.operator.sections
+
+
+@record
+class Scaled(Modified):
+    """c A; the factor is data."""
+
+    factor: Scalar
+    nonnegative: bool = static(default=False)
+
+    @property
     def psd(self) -> bool:
         return self.nonnegative and self.operator.psd
 
     def matvec(self, v: Vector) -> Vector:
-        return self.backend.scale(self.factor, self.operator.matvec(v))
+        return self.backend.scale(self.factor, self.operator.apply(v))
 
     def rmatvec(self, u: Vector) -> Vector:
-        return self.backend.scale(self.factor, self.operator.rmatvec(u))
+        return self.backend.scale(self.factor, self.operator.rapply(u))
 
-    def matmat(self, v: Vector) -> Vector:
-        return self.backend.scale(self.factor, self.operator.matmat(v))
-
-    def rmatmat(self, u: Vector) -> Vector:
-        return self.backend.scale(self.factor, self.operator.rmatmat(u))
-
-    @property
-    def sections(self) -> tuple[Section, ...] | None:
-        return self.operator.sections
+    matmat, rmatmat = matvec, rmatvec
 
     def diagonal(self) -> Vector | None:
         inner = self.operator.diagonal()
@@ -115,8 +113,8 @@ class Product(LinearOperator):
     """A_1 A_2 ... A_k, applied from the right."""
 
     factors: tuple[LinearOperator, ...]
-    is_symmetric: bool = static(default=False)
-    is_psd: bool = static(default=False)
+    symmetric: bool = static(default=False)
+    psd: bool = static(default=False)
 
     @property
     def domain(self) -> Space:
@@ -126,33 +124,17 @@ class Product(LinearOperator):
     def codomain(self) -> Space:
         return self.factors[0].codomain
 
-    @property
-    def symmetric(self) -> bool:
-        return self.is_symmetric
-
-    @property
-    def psd(self) -> bool:
-        return self.is_psd
-
     def matvec(self, v: Vector) -> Vector:
         for factor in reversed(self.factors):
-            v = factor.matvec(v)
+            v = factor.apply(v)
         return v
 
     def rmatvec(self, u: Vector) -> Vector:
         for factor in self.factors:
-            u = factor.rmatvec(u)
+            u = factor.rapply(u)
         return u
 
-    def matmat(self, v: Vector) -> Vector:
-        for factor in reversed(self.factors):
-            v = factor.matmat(v)
-        return v
-
-    def rmatmat(self, u: Vector) -> Vector:
-        for factor in self.factors:
-            u = factor.rmatmat(u)
-        return u
+    matmat, rmatmat = matvec, rmatvec
 
 
 @record
@@ -170,16 +152,12 @@ class Adjoint(LinearOperator):
         return self.operator.domain
 
     def matvec(self, v: Vector) -> Vector:
-        return self.operator.rmatvec(v)
+        return self.operator.rapply(v)
 
     def rmatvec(self, u: Vector) -> Vector:
-        return self.operator.matvec(u)
+        return self.operator.apply(u)
 
-    def matmat(self, v: Vector) -> Vector:
-        return self.operator.rmatmat(v)
-
-    def rmatmat(self, u: Vector) -> Vector:
-        return self.operator.matmat(u)
+    matmat, rmatmat = matvec, rmatvec
 
     def diagonal(self) -> Vector | None:
         return self.operator.diagonal()
@@ -208,7 +186,7 @@ def product(left: LinearOperator, right: LinearOperator) -> LinearOperator:
     return Product(factors, symmetric, psd)
 
 
-def scale(factor: Scalar, operator: LinearOperator) -> Any:
+def scale(operator: LinearOperator, factor: Scalar) -> Any:
     """c A for a real number or 0-d array c."""
     if not isinstance(factor, (int, float)):
         if not operator.backend.is_array(factor) and not hasattr(factor, "__float__"):
@@ -247,3 +225,7 @@ def _mirror(a: LinearOperator, b: LinearOperator) -> bool:
 
 def _richer(a: Space, b: Space) -> Space:
     return b if a.is_flat and not b.is_flat else a
+
+
+LinearOperator._sum, LinearOperator._product = add, product
+LinearOperator._multiple, LinearOperator._adjoint = scale, adjoint

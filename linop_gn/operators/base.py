@@ -16,22 +16,23 @@ symmetric, ``rmatvec``, all on flat vectors.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
 
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import data_fields, record
 from ..spaces import Space
 from .sections import Section
 
-__all__ = ["LinearOperator"]
+__all__ = ["LinearOperator", "run"]
 
 
-def _matvec(operator: LinearOperator, v: Vector) -> Vector:
-    return operator.matvec(v)
-
-
-def _matmat(operator: LinearOperator, v: Vector) -> Vector:
-    return operator.matmat(v)
+def run(product: Callable[[LinearOperator, Vector], Vector], operator: LinearOperator, v: Vector) -> Vector:
+    """``product(operator, v)`` with the operator prepared: compiled where its backend compiles and can trace it."""
+    ready = operator.prepare()
+    return product(ready, v) if ready.host else ready.backend.call(product, ready, v)
 
 
 @record
@@ -156,16 +157,22 @@ class LinearOperator:
         """A v or A V for flat vectors or columns, unchecked: what solvers call."""
         return self.matvec(v) if len(v.shape) == 1 else self.matmat(v)
 
+    def rapply(self, u: Vector) -> Vector:
+        """A^T u or A^T U for flat vectors or columns, unchecked."""
+        return self.rmatvec(u) if len(u.shape) == 1 else self.rmatmat(u)
+
+    # the algebra: what +, @, * and .T make of operators is said, and put here, by algebra.py
+
+    _sum: ClassVar[Callable[[LinearOperator, LinearOperator], LinearOperator]]
+    _product: ClassVar[Callable[[LinearOperator, LinearOperator], LinearOperator]]
+    _multiple: ClassVar[Callable[[LinearOperator, Scalar], Any]]
+    _adjoint: ClassVar[Callable[[LinearOperator], LinearOperator]]
+
     def __matmul__(self, other: Any) -> Any:
         if isinstance(other, LinearOperator):
-            from .algebra import product
-
-            return product(self, other)
+            return self._product(other)
         flat, leave = self.domain.enter(other)
-        ready = self.prepare()
-        function = _matvec if len(flat.shape) == 1 else _matmat
-        result = function(ready, flat) if ready.host else self.backend.call(function, ready, flat)
-        return leave(result, self.codomain)
+        return leave(run(LinearOperator.apply, self, flat), self.codomain)
 
     def __call__(self, v: Any) -> Any:
         return self @ v
@@ -173,15 +180,11 @@ class LinearOperator:
     @property
     def T(self) -> LinearOperator:
         """The adjoint A^T: A itself where it is symmetric."""
-        from .algebra import adjoint
-
-        return adjoint(self)
+        return self._adjoint()
 
     def __add__(self, other: Any) -> Any:
-        from .algebra import add
-
         if isinstance(other, LinearOperator):
-            return add(self, other)
+            return self._sum(other)
         return self if isinstance(other, (int, float)) and other == 0 else NotImplemented
 
     __radd__ = __add__
@@ -194,9 +197,7 @@ class LinearOperator:
         return self + (-other) if isinstance(other, LinearOperator) else NotImplemented
 
     def __mul__(self, factor: Scalar) -> Any:
-        from .algebra import scale
-
-        return scale(factor, self)
+        return self._multiple(factor)
 
     __rmul__ = __mul__
 
@@ -205,17 +206,8 @@ class LinearOperator:
 
     def to_dense(self) -> Array:
         """The matrix (m, n) as an array of the backend: n products."""
-        import numpy as np
-
         eye = self.backend.asarray(np.eye(self.domain.size), self.domain.dtype, self.domain.device)
-        ready = self.prepare()
-        return _matmat(ready, eye) if ready.host else self.backend.call(_matmat, ready, eye)
-
-    def to_scipy(self) -> Any:
-        """A ``scipy.sparse.linalg.LinearOperator`` on NumPy vectors; see :func:`linop_gn.interop.to_scipy`."""
-        from ..interop import to_scipy
-
-        return to_scipy(self)
+        return run(LinearOperator.apply, self, eye)
 
     def __repr__(self) -> str:
         known = "psd" if self.psd else "symmetric" if self.symmetric else "general"

@@ -84,10 +84,7 @@ class BlockDiagonal(LinearOperator):
         _check_sizes("codomain", codomain, [block.codomain for block in blocks])
         if leaves is not None:
             _check_leaves(blocks, domain, codomain, leaves)
-        object.__setattr__(self, "blocks", blocks)
-        object.__setattr__(self, "domain", domain)
-        object.__setattr__(self, "codomain", codomain)
-        object.__setattr__(self, "leaves", leaves)
+        self.__dict__.update(blocks=blocks, domain=domain, codomain=codomain, leaves=leaves)
 
     @property
     def symmetric(self) -> bool:
@@ -106,19 +103,13 @@ class BlockDiagonal(LinearOperator):
 
     def matvec(self, v: Vector) -> Vector:
         parts = self._parts(v, [block.domain.size for block in self.blocks])
-        return self._whole([block.matvec(part) for block, part in zip(self.blocks, parts, strict=True)])
+        return self._whole([block.apply(part) for block, part in zip(self.blocks, parts, strict=True)])
 
     def rmatvec(self, u: Vector) -> Vector:
         parts = self._parts(u, [block.codomain.size for block in self.blocks])
-        return self._whole([block.rmatvec(part) for block, part in zip(self.blocks, parts, strict=True)])
+        return self._whole([block.rapply(part) for block, part in zip(self.blocks, parts, strict=True)])
 
-    def matmat(self, v: Vector) -> Vector:
-        parts = self._parts(v, [block.domain.size for block in self.blocks])
-        return self._whole([block.matmat(part) for block, part in zip(self.blocks, parts, strict=True)])
-
-    def rmatmat(self, u: Vector) -> Vector:
-        parts = self._parts(u, [block.codomain.size for block in self.blocks])
-        return self._whole([block.rmatmat(part) for block, part in zip(self.blocks, parts, strict=True)])
+    matmat, rmatmat = matvec, rmatvec
 
     def diagonal(self) -> Vector | None:
         square = all(block.shape[0] == block.shape[1] for block in self.blocks)

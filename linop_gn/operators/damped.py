@@ -14,9 +14,8 @@ from typing import Any
 from ..protocols import Scalar, Vector
 from ..records import record, static
 from ..spaces import Space
-from .algebra import Scaled, Sum
+from .algebra import Modified, Scaled, Sum
 from .base import LinearOperator
-from .sections import Section
 
 __all__ = ["Damped", "Identity", "undamped"]
 
@@ -43,8 +42,7 @@ class Identity(LinearOperator):
     def matvec(self, v: Vector) -> Vector:
         return self.backend.copy(v)
 
-    def matmat(self, v: Vector) -> Vector:
-        return self.backend.copy(v)
+    matmat = matvec
 
     def diagonal(self) -> Vector | None:
         made: Vector = self.backend.namespace().ones_like(self.space.zeros())
@@ -52,7 +50,7 @@ class Identity(LinearOperator):
 
 
 @record
-class Damped(LinearOperator):
+class Damped(Modified):
     """A + damping * I, for a square operator and damping >= 0 (a number or 0-d array: data, not program).
 
     >>> import numpy as np, linop_gn as lg
@@ -66,7 +64,6 @@ class Damped(LinearOperator):
         For an operator that is not square, or a damping that is negative or not finite.
     """
 
-    operator: LinearOperator
     damping: Scalar
 
     def __post_init__(self) -> None:
@@ -86,32 +83,16 @@ class Damped(LinearOperator):
                 raise ValueError(f"damping must be a finite number >= 0, got {value}.")
 
     @property
-    def domain(self) -> Space:
-        return self.operator.domain
-
-    @property
-    def symmetric(self) -> bool:
-        return self.operator.symmetric
-
-    @property
     def psd(self) -> bool:
         return self.operator.psd
 
     def matvec(self, v: Vector) -> Vector:
-        return self.backend.axpy(self.damping, v, self.operator.matvec(v))
+        return self.backend.axpy(self.damping, v, self.operator.apply(v))
 
     def rmatvec(self, u: Vector) -> Vector:
-        return self.backend.axpy(self.damping, u, self.operator.rmatvec(u))
+        return self.backend.axpy(self.damping, u, self.operator.rapply(u))
 
-    def matmat(self, v: Vector) -> Vector:
-        return self.backend.axpy(self.damping, v, self.operator.matmat(v))
-
-    def rmatmat(self, u: Vector) -> Vector:
-        return self.backend.axpy(self.damping, u, self.operator.rmatmat(u))
-
-    @property
-    def sections(self) -> tuple[Section, ...] | None:
-        return self.operator.sections
+    matmat, rmatmat = matvec, rmatvec
 
     def diagonal(self) -> Vector | None:
         inner = self.operator.diagonal()

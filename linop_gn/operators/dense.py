@@ -86,10 +86,7 @@ class Dense(LinearOperator):
                 symmetric_enough(host, backend.eps(self.matrix), "the matrix", claim)
             elif claimed is None and m == n:
                 symmetric = bool(np.array_equal(host, host.T))
-        object.__setattr__(self, "domain", domain)
-        object.__setattr__(self, "codomain", codomain)
-        object.__setattr__(self, "symmetric", symmetric)
-        object.__setattr__(self, "psd", bool(self.psd))
+        self.__dict__.update(domain=domain, codomain=codomain, symmetric=symmetric, psd=bool(self.psd))
 
     def matvec(self, v: Vector) -> Vector:
         return self.matrix @ v

@@ -74,9 +74,7 @@ class Diagonal(LinearOperator):
                     "leave the claim out, or take the absolute or clipped values."
                 )
             psd = bool((host >= 0).all()) if claimed is None else psd
-        object.__setattr__(self, "values", values)
-        object.__setattr__(self, "domain", domain)
-        object.__setattr__(self, "psd", psd)
+        self.__dict__.update(values=values, domain=domain, psd=psd)
 
     @property
     def symmetric(self) -> bool:

@@ -95,9 +95,7 @@ class FunctionOperator(LinearOperator):
         symmetric = bool(self.symmetric or self.psd)
         if symmetric and not self.domain.agrees(codomain):
             raise ValueError(f"an operator from {self.domain!r} to {codomain!r} cannot be symmetric.")
-        object.__setattr__(self, "codomain", codomain)
-        object.__setattr__(self, "args", tuple(self.args))
-        object.__setattr__(self, "symmetric", symmetric)
+        self.__dict__.update(codomain=codomain, args=tuple(self.args), symmetric=symmetric)
 
     def matvec(self, v: Vector) -> Vector:
         return self._run(self.function, v, self.domain, self.codomain)
@@ -108,7 +106,8 @@ class FunctionOperator(LinearOperator):
         if self.symmetric:
             return self.matvec(u)
         raise NotImplementedError(
-            f"{_name(self.function)} was given without its adjoint; pass adjoint_function=, or symmetric=True if it is."
+            f"{_name(self.function)} was given without its adjoint, so that the {type(self).__name__} has no adjoint "
+            "product; pass adjoint_function=, or symmetric=True if it is."
         )
 
     def _run(self, function: Callable[..., Any], v: Vector, source: Space, target: Space) -> Vector:

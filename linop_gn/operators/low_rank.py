@@ -75,8 +75,7 @@ class LowRank(LinearOperator):
             same_kind(domain, self.middle, "the middle")
             if concrete(backend, self.middle):
                 psd = self._examine(claimed)
-        object.__setattr__(self, "domain", domain)
-        object.__setattr__(self, "psd", psd)
+        self.__dict__.update(domain=domain, psd=psd)
 
     def _examine(self, claimed: bool | None) -> bool:
         """Whether it is PSD, as far as the values of the middle tell at little cost."""

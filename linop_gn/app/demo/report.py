@@ -48,7 +48,7 @@ def write(
     draw({name: [entry.best for entry in o.entries] for name, o in outcomes.items()}, drifts(outcomes)).savefig(picture)
     image = base64.b64encode(picture.read_bytes()).decode()
     html = page.export_html(inline_styles=True).replace("<head>", f"<head><title>{TITLE}</title>", 1)
-    plot = f'<img alt="Training loss against steps, passes and seconds" src="data:image/png;base64,{image}">'
+    plot = f'<img width="1100" alt="Training loss by steps, passes and seconds" src="data:image/png;base64,{image}">'
     report.write_text(html.replace("</body>", f"{plot}</body>"), encoding="utf-8")
     return picture, report
 
