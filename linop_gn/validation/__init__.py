@@ -2,16 +2,14 @@
 
 ================== ==========================================================
 :mod:`.validate`   ``lg.validate``
-:mod:`.laws`       the checks in order, and what their failures mean
-:mod:`.run`        one check after the other
 :mod:`.report`     the table, and what a test asserts on
-:mod:`.measure`    errors, tolerances
+:mod:`.laws`       the checks in order, and what their failures mean
 :mod:`.algebra`    linear, adjoint, symmetric, definite
 :mod:`.conduct`    the same each time, in every format, touching nothing
-:mod:`.curvature`  against the dense oracle and central differences
-:mod:`.union`      many batches against one
+:mod:`.curvature`  against the oracle, central differences, and one batch of all
+:mod:`.subject`    the operator under validation, and what it is made of
 :mod:`.oracle`     the matrix that an operator ought to be
-:mod:`.at_point`   J, H_L and the Hessian in float64
+:mod:`.matrices`   J, H_L, J^T H_L J and the Hessian at a point
 :mod:`.twin`       the objective in float64
 ================== ==========================================================
 """

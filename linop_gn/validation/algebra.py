@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .law import Found
-from .measure import NotApplicableError, largest, norm, relative
+from .measure import Found, NotApplicableError, largest, norm, relative
 from .subject import Subject
 
 __all__ = ["adjoint", "finite", "lanczos", "linearity", "psd", "symmetry"]

@@ -11,12 +11,9 @@ from ..curvature.point import Point
 from ..curvature.term import outputs_of
 from ..protocols import Array
 from ..spaces import Space
-from .data import unstacked
-from .law import Found
-from .measure import NotApplicableError, largest, norm, relative
-from .parts import made_anew
-from .subject import Subject
-from .vectors import digest, host, place
+from .data import digest, host, place, unstacked
+from .measure import Found, NotApplicableError, largest, norm, relative
+from .subject import Subject, rebuilt, remade
 
 __all__ = ["aliasing", "columns", "determinism", "formats", "inputs"]
 
@@ -61,7 +58,7 @@ def _uncompiled(subject: Subject) -> float:
 
 
 def _anew(subject: Subject) -> float:
-    return relative(Subject(made_anew(subject.operator)).product(subject.V[:, 0]), subject.first)
+    return relative(Subject(rebuilt(subject.operator, remade)).product(subject.V[:, 0]), subject.first)
 
 
 def _outputs(subject: Subject) -> float:

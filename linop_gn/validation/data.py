@@ -1,30 +1,54 @@
-"""Batches taken apart, put together, and cast."""
+"""Vectors and batches: to the host and back, cast, taken apart, put together."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
+
 from ..curvature.batches import Batch
 from ..curvature.terms import Terms
-from ..protocols import Array, Backend, Tree
+from ..protocols import Array, Backend, Tree, Vector
 from ..spaces import Space
 
-__all__ = ["cast_floats", "entries", "mapped", "union", "unstacked"]
+__all__ = ["cast_floats", "digest", "entries", "host", "place", "union", "unstacked"]
+
+NDArray = np.ndarray[Any, Any]
 
 
-def mapped(backend: Backend, function: Callable[[Array], Array], tree: Tree) -> Tree:
-    """``tree`` with ``function`` of each array in it; None and whatever is no array stay."""
-    if tree is None:
-        return None
+def host(space: Space, x: Array) -> NDArray:
+    """The values of a vector in float64."""
+    return np.asarray(space.backend.to_numpy(x)).astype(np.float64)
+
+
+def place(space: Space, x: NDArray) -> Vector:
+    """Host values as a new vector of the space, rounded to its dtype; whoever writes to it does not write to ``x``."""
+    return space.backend.asarray(np.array(x), space.dtype, space.device)
+
+
+def _arrays(backend: Backend, tree: Tree) -> list[Array]:
+    return [leaf for leaf in backend.flatten(tree)[1] if backend.is_array(leaf)]
+
+
+def digest(backend: Backend, tree: Tree) -> list[str]:
+    """A fingerprint of each array in a tree."""
+    values = (np.ascontiguousarray(backend.to_numpy(leaf)) for leaf in _arrays(backend, tree))
+    return [hashlib.blake2b(x.tobytes(), digest_size=16).hexdigest() for x in values]
+
+
+def parts(batch: Batch) -> tuple[Tree, Tree, Tree]:
+    """Inputs, targets and weights as one tree."""
+    return batch.inputs, batch.targets, batch.weights
+
+
+def _mapped(backend: Backend, function: Callable[[Array], Array], tree: Tree) -> Tree:
+    """``tree`` with ``function`` of each array in it; whatever is no array stays."""
     _, leaves, structure = backend.flatten(tree)
     return backend.unflatten(structure, [function(x) if backend.is_array(x) else x for x in leaves])
-
-
-def _each(backend: Backend, function: Callable[[Array], Array], batch: Batch) -> Batch:
-    return Batch(*(mapped(backend, function, part) for part in (batch.inputs, batch.targets, batch.weights)))
 
 
 def cast_floats(backend: Backend, tree: Tree, dtype: str) -> Tree:
@@ -33,29 +57,21 @@ def cast_floats(backend: Backend, tree: Tree, dtype: str) -> Tree:
     def cast(x: Array) -> Array:
         return backend.cast(x, dtype) if "float" in backend.describe(x)[1] else x
 
-    return mapped(backend, cast, tree)
+    return _mapped(backend, cast, tree)
 
 
 def unstacked(terms: Terms, space: Space) -> list[Batch]:
     """The batches in memory, each by itself."""
     ops, found = space.backend, []
     for batch in terms.batches:
-        if not batch.stacked:
-            found.append(batch)
-            continue
-        count = next(iter(_arrays(ops, batch))).shape[0]
-        found += [_each(ops, itemgetter(i), batch) for i in range(count)]
+        count = _arrays(ops, parts(batch))[0].shape[0] if batch.stacked else 0
+        found += [Batch(*_mapped(ops, itemgetter(i), parts(batch))) for i in range(count)] or [batch]
     return found
-
-
-def _arrays(backend: Backend, batch: Batch) -> list[Array]:
-    _, leaves, _ = backend.flatten((batch.inputs, batch.targets, batch.weights))
-    return [leaf for leaf in leaves if backend.is_array(leaf)]
 
 
 def entries(backend: Backend, batches: Sequence[Batch]) -> int:
     """How many numbers the batches hold."""
-    return sum(math.prod(backend.describe(x)[0]) for batch in batches for x in _arrays(backend, batch))
+    return sum(math.prod(backend.describe(x)[0]) for batch in batches for x in _arrays(backend, parts(batch)))
 
 
 def union(backend: Backend, batches: Sequence[Batch]) -> Batch:
@@ -66,28 +82,19 @@ def union(backend: Backend, batches: Sequence[Batch]) -> Batch:
     ValueError
         If shapes, or what is no array, do not allow it.
     """
-    xp = backend.namespace()
+    flat = [backend.flatten(parts(batch)) for batch in batches]
+    if any(structure != flat[0][2] for _, _, structure in flat):
+        raise ValueError("batches differ in structure")
 
-    def joined(parts: list[Any]) -> Any:
-        if not backend.is_array(parts[0]):
-            if any(type(part) is not type(parts[0]) or part != parts[0] for part in parts):
+    def joined(arrays: Sequence[Any]) -> Any:
+        if not backend.is_array(arrays[0]):
+            if any(type(x) is not type(arrays[0]) or x != arrays[0] for x in arrays):
                 raise ValueError("batches differ in inputs that are no arrays")
-            return parts[0]
-        shapes = [tuple(part.shape) for part in parts]
+            return arrays[0]
+        shapes = [tuple(x.shape) for x in arrays]
         if any(not shape or shape[1:] != shapes[0][1:] for shape in shapes):
             raise ValueError(f"arrays of shapes {shapes[0]} and {shapes[-1]} do not make one batch")
-        return xp.concat(parts)
+        return backend.namespace().concat(list(arrays))
 
-    def whole(parts: list[Tree]) -> Tree:
-        if all(part is None for part in parts):
-            return None
-        flat = [backend.flatten(part) for part in parts]
-        if any(structure != flat[0][2] for _, _, structure in flat):
-            raise ValueError("batches differ in structure")
-        columns = zip(*(leaves for _, leaves, _ in flat), strict=True)
-        return backend.unflatten(flat[0][2], [joined(list(column)) for column in columns])
-
-    weights = [batch.weights for batch in batches]
-    if any(w is None for w in weights) and not all(w is None for w in weights):
-        raise ValueError("some batches have weights and some have none")
-    return Batch(whole([b.inputs for b in batches]), whole([b.targets for b in batches]), whole(weights))
+    columns = zip(*(leaves for _, leaves, _ in flat), strict=True)
+    return Batch(*backend.unflatten(flat[0][2], [joined(column) for column in columns]))

@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
-from . import algebra, conduct, curvature, union
-from .law import Law
-from .measure import DIFFERENCES
+from collections.abc import Callable
+from typing import NamedTuple
 
-__all__ = ["LAWS"]
+from . import algebra, conduct, curvature
+from .measure import BELOW_FLOAT64, DIFFERENCES, Found
+from .subject import Subject
+
+__all__ = ["LAWS", "Law"]
+
+
+class Law(NamedTuple):
+    """A check: its name, what it compares, the function that measures it, and what a failure means."""
+
+    name: str
+    measures: str
+    check: Callable[[Subject], Found]
+    advice: str
+    oracle: bool = False
+    """Whether it compares with something that was computed in another way."""
+    floor: float = 0.0
+    steady: bool = False
+    """Whether last bits of the parameters play no part in it."""
+    exact: bool = False
+    """The error is a count, and has to be 0."""
+    after: tuple[str, ...] = ("finite", "determinism")
+    """Checks without which this one means nothing: it is skipped if one of them failed."""
+
+    def allowed(self, subject: Subject, uncertainty: float) -> float:
+        """The tolerance."""
+        room = BELOW_FLOAT64 if self.oracle and subject.roomy else 1.0
+        if self.exact:
+            return 0.0
+        wobble = 0.0 if self.steady else subject.wobble
+        return max(room * subject.tolerance, self.floor, 2 * wobble) + 10 * uncertainty
+
 
 LAWS = (
     Law(
@@ -16,6 +46,7 @@ LAWS = (
         "A product holds NaN or infinity. Look for overflow, a square root or norm at exactly 0, a logarithm of 0, a "
         "masked where() whose other branch is not finite, or parameters that have already diverged.",
         exact=True,
+        after=(),
     ),
     Law(
         "determinism",
@@ -33,7 +64,6 @@ LAWS = (
         "A product wrote to an array that is not its own; solvers then compute with spoilt vectors. Copy before "
         "operations in place (x += ..., out=, relu_).",
         exact=True,
-        after=("finite", "determinism"),
     ),
     Law(
         "aliasing",
@@ -50,7 +80,6 @@ LAWS = (
         algebra.linearity,
         "The product is not linear in the vector. Of a function, pass its linearisation (a JVP), not the function; "
         "look for clipping, normalisation, affine terms or a product rounded to a coarser dtype.",
-        after=("finite", "determinism"),
     ),
     Law(
         "adjoint",
@@ -58,7 +87,6 @@ LAWS = (
         algebra.adjoint,
         "rmatvec is not the adjoint of matvec: a missing transpose, a sign, a factor, or a boundary row. For a pair "
         "jvp=, vjp= both have to be taken at the same parameters and inputs.",
-        after=("finite", "determinism"),
     ),
     Law(
         "symmetry",
@@ -66,7 +94,6 @@ LAWS = (
         algebra.symmetry,
         "It claims to be symmetric and is not. Leave symmetric=True out and give the adjoint product, or look for a "
         "J and a J^T that were not taken at the same point; CG and Lanczos are wrong for such an operator.",
-        after=("finite", "determinism"),
     ),
     Law(
         "psd",
@@ -75,7 +102,6 @@ LAWS = (
         "It claims to be positive semi-definite and is not. Leave psd=True out, add damping larger than the most "
         "negative eigenvalue, or check that the loss, if it promises convex, is convex in the outputs.",
         oracle=True,
-        after=("finite", "determinism"),
     ),
     Law(
         "columns",
@@ -102,7 +128,6 @@ LAWS = (
         "closed form, a custom backward rule. If neither does, look at how batches, blocks and weights are summed, or "
         "at a GPU that multiplies in TF32.",
         oracle=True,
-        after=("finite", "determinism"),
     ),
     Law(
         "differences",
@@ -113,7 +138,6 @@ LAWS = (
         "layers). linop_gn's own operators avoid those; otherwise report it with the layer.",
         oracle=True,
         floor=DIFFERENCES,
-        after=("finite", "determinism"),
     ),
     Law(
         "gradient",
@@ -123,17 +147,15 @@ LAWS = (
         "who divides by their sum.",
         oracle=True,
         floor=DIFFERENCES,
-        after=("finite", "determinism"),
     ),
     Law(
         "batches",
         "all batches, and their union in one",
-        union.batches,
+        curvature.batches,
         "The sum over batches is not that over their union: each batch has to count by the weight of its examples, "
         "divided once by the total. An average of averages is right for equal batches only. A loss that couples the "
         "examples of a batch cannot be split.",
         oracle=True,
-        after=("finite", "determinism"),
     ),
 )
 """The checks, in order."""

@@ -6,34 +6,29 @@ everything that is concluded from them is computed in float64 on the host.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ..curvature.point import Point
-from ..operators.base import LinearOperator, _matmat, _matvec
+from ..curvature.terms import Terms
+from ..operators.base import LinearOperator, run
 from ..protocols import Vector
+from ..records import data_fields, replace
 from ..spaces import Space
+from .data import digest, host, parts, place
 from .measure import EPS, base_tolerance, largest, relative
 from .oracle import Oracle
-from .parts import at_parameters, points_in, rebuilt
-from .vectors import digest, host, place
 
-__all__ = ["Subject"]
+__all__ = ["Subject", "curvature_in", "point_of", "points_in", "rebuilt", "remade"]
 
 NDArray = np.ndarray[Any, Any]
 
 SMALL = 512
 """Up to this size an operator is written out as a matrix even for the algebraic checks."""
-
-
-def _rmatvec(operator: LinearOperator, u: Vector) -> Vector:
-    return operator.rmatvec(u)
-
-
-def _rmatmat(operator: LinearOperator, u: Vector) -> Vector:
-    return operator.rmatmat(u)
 
 
 class Subject:
@@ -73,11 +68,7 @@ class Subject:
 
     def data_digests(self) -> list[list[str]]:
         """Fingerprints of the data in memory that the operator's objectives hold."""
-        found = []
-        for point in self.points:
-            batches = [(b.inputs, b.targets, b.weights) for b in point.objective.batches]
-            found.append(digest(point.space.backend, [point.x, batches]))
-        return found
+        return [digest(p.space.backend, [p.x, *map(parts, p.objective.batches)]) for p in self.points]
 
     # vectors
 
@@ -104,16 +95,11 @@ class Subject:
 
     def apply(self, v: Vector) -> Vector:
         """A v or A V for flat vectors or columns on the device."""
-        return self._run((_matvec, _matmat), v)
+        return run(LinearOperator.apply, self.operator, v)
 
     def apply_transposed(self, u: Vector) -> Vector:
         """A^T u or A^T U for flat vectors or columns on the device."""
-        return self._run((_rmatvec, _rmatmat), u)
-
-    def _run(self, functions: Any, v: Vector) -> Vector:
-        ready = self.operator.prepare()
-        function = functions[len(v.shape) - 1]
-        return function(ready, v) if ready.host else self.operator.backend.call(function, ready, v)
+        return run(LinearOperator.rapply, self.operator, u)
 
     def product(self, v: NDArray) -> NDArray:
         """A v for host values (n,) that were rounded before."""
@@ -151,8 +137,7 @@ class Subject:
         return change if np.isfinite(change) else 0.0
 
     def _change(self, rng: np.random.Generator) -> float:
-        moved = {id(point): _moved(point, rng) for point in self.points}
-        other = Subject(rebuilt(self.operator, lambda point: moved[id(point)]))
+        other = Subject(rebuilt(self.operator, lambda point: _moved(point, rng)))
         return largest([relative(other.product(v), Av) for v, Av in zip(self.V.T, self.AV.T, strict=True)])
 
     @cached_property
@@ -184,4 +169,70 @@ def _moved(point: Point, rng: np.random.Generator) -> Point:
     space = point.space
     eps = max(EPS[dtype] for dtype in (space.dtype, *space.dtypes))
     signs = rng.choice([-1.0, 1.0], space.size)
-    return at_parameters(point, place(space, host(space, point.x) * (1.0 + eps * signs)))
+    return remade(point, x=place(space, host(space, point.x) * (1.0 + eps * signs)))
+
+
+# operators taken apart, and the same operator on other points
+
+
+def _fields(operator: LinearOperator) -> dict[str, Any]:
+    """What an operator is made of, without what it has kept for itself."""
+    return {name: value for name, value in operator.__dict__.items() if name != "_prepared"}
+
+
+def _walk(value: Any) -> Iterator[Any]:
+    """``value`` and the operators and points inside it."""
+    if isinstance(value, tuple):
+        for item in value:
+            yield from _walk(item)
+    elif isinstance(value, LinearOperator):
+        yield value
+        for item in _fields(value).values():
+            yield from _walk(item)
+    elif isinstance(value, Point):
+        yield value
+
+
+def points_in(operator: LinearOperator) -> list[Point]:
+    """The points that parts of ``operator`` were made at, each once."""
+    return list({id(part): part for part in _walk(operator) if isinstance(part, Point)}.values())
+
+
+def point_of(operator: LinearOperator) -> Point | None:
+    """The point that the operator itself was made at: a Hessian's, a Gauss-Newton operator's, a Jacobian's."""
+    return next((value for value in _fields(operator).values() if isinstance(value, Point)), None)
+
+
+def curvature_in(operator: LinearOperator) -> list[LinearOperator]:
+    """The parts of ``operator`` that were made at a point, each once."""
+    parts = {id(part): part for part in _walk(operator) if isinstance(part, LinearOperator)}
+    return [part for part in parts.values() if point_of(part) is not None]
+
+
+def rebuilt(operator: LinearOperator, change: Callable[[Point], Point]) -> LinearOperator:
+    """The same operator on the points that ``change`` makes of its own, each once, with nothing prepared.
+
+    Operators that are no records, whose parts cannot be told, are returned as they are.
+    """
+    points = {id(point): change(point) for point in points_in(operator)}
+
+    def other(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(other, value))
+        if isinstance(value, Point):
+            return points[id(value)]
+        if not isinstance(value, LinearOperator) or "__dataclass_fields__" not in type(value).__dict__:
+            return value
+        made, kept, data = object.__new__(type(value)), value.__dict__, data_fields(value)
+        for name in (field.name for field in dataclasses.fields(value) if field.name in kept):
+            made.__dict__[name] = other(kept[name]) if name in data else kept[name]
+        return made
+
+    made: LinearOperator = other(operator)
+    return made
+
+
+def remade(point: Point, terms: Terms | None = None, x: Vector | None = None) -> Point:
+    """A new point with nothing computed yet: of other terms, at other parameters, or as the given one was made."""
+    made = Point(replace(point.objective) if terms is None else terms, point.x if x is None else x, point.space)
+    return made.expect_hessian() if "_hessian" in point.__dict__ else made

@@ -12,7 +12,7 @@ draws other random numbers in float64) the twin stays in the dtype it was given.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -22,14 +22,13 @@ import numpy as np
 
 from ..curvature.batches import Batch
 from ..curvature.point import Point
+from ..curvature.supplied import MissingDerivativeError
 from ..curvature.term import Term, outputs_of
-from ..protocols import Array, Backend, Tree
+from ..protocols import Array, Backend, Tree, Vector
 from ..records import map_arrays
 from ..spaces import Space
-from .data import cast_floats, entries, unstacked
-from .functions import calculus_of, gradient_of, loss_gradient_of, pullback_of, value_of, weight_of
+from .data import cast_floats, entries, host, parts, place, unstacked
 from .measure import BASE, EPS, relative
-from .vectors import host, place
 
 __all__ = ["Twin", "twin_of"]
 
@@ -90,8 +89,7 @@ class Twin:
         return None if self.batches is None else [self._term(batch) for batch in self.batches]
 
     def _term(self, batch: Batch) -> Term:
-        parts = self.ops.detach((batch.inputs, batch.targets, batch.weights))
-        cast = Batch(*(self._cast(part) for part in parts))
+        cast = Batch(*self._cast(self.ops.detach(parts(batch))))
         alone = self.batches is not None and len(self.batches) == 1
         return Term(self.loss, cast, self.model, self.space, self.given.objective.supplied, alone)
 
@@ -133,7 +131,7 @@ class Twin:
 
     def weight(self, term: Term) -> float:
         """What a batch adds to the normaliser."""
-        return float(self.call(weight_of, term, self.x))
+        return float(self.call(_weight, term, self.x))
 
     def outputs(self, term: Term, x: NDArray) -> NDArray:
         """The model's outputs on a batch, in their own shape."""
@@ -145,7 +143,7 @@ class Twin:
 
     def value(self, x: NDArray) -> float:
         """The objective."""
-        return self.scale * sum(float(self.call(value_of, term, x)) for term in self.terms())
+        return self.scale * sum(float(self.call(_value, term, x)) for term in self.terms())
 
     def gradient(self, x: NDArray) -> NDArray:
         """Its gradient: plain reverse mode, or the user's where there is none."""
@@ -155,37 +153,40 @@ class Twin:
                 tree = term.supplied.gradient(*term.arguments(self.space.split(place(self.space, x))))
                 total += host(self.space, self.space.pack(tree, "result of the supplied gradient"))
             else:
-                total += self.call(gradient_of, term, x)
+                total += self.call(_gradient, term, x)
         return self.scale * total
 
     def pullback(self, term: Term, u: NDArray) -> NDArray:
         """J^T u for one batch, by plain reverse mode."""
-        return self.call(pullback_of, term, self.x, u)
+        return self.call(_pullback, term, self.x, u)
 
     def loss_gradient(self, term: Term, z: NDArray) -> NDArray:
         """dL/dz for one batch, unnormalised: reverse mode on the loss's value, its closed form where there is none."""
-        return self.call(loss_gradient_of, term, None, z)
+        return self.call(_loss_gradient, term, None, z)
 
     def jacobian_rows(self, term: Term, rows: Sequence[int]) -> NDArray:
         """Rows of J for one batch, by plain reverse mode."""
-        with self.precision():
-            leaves = self.space.split(place(self.space, self.x))
-            return self._stacked(calculus_of(term).jacobian_rows(term.outputs, leaves, rows))
+        return self._rows("jacobian_rows", term, term.outputs, None, rows)
 
     def hessian_rows(self, term: Term, rows: Sequence[int]) -> NDArray:
         """Rows of the Hessian of one batch's loss, unnormalised, by reverse over reverse mode."""
-        with self.precision():
-            leaves = self.space.split(place(self.space, self.x))
-            return self._stacked(calculus_of(term).hessian_rows(term.value, leaves, rows))
+        return self._rows("hessian_rows", term, term.value, None, rows)
 
     def loss_hessian_rows(self, term: Term, z: NDArray, rows: Sequence[int]) -> NDArray:
         """Rows of H_L for one batch, unnormalised, by reverse over reverse mode on the loss's value."""
-        with self.precision():
-            at = self.ops.asarray(z, self.outputs_dtype, self.space.device)
-            return self._stacked(calculus_of(term).hessian_rows(lambda zs: term.total(zs[0]), [at], rows))
+        return self._rows("hessian_rows", term, lambda zs: term.total(zs[0]), z, rows)
 
-    def _stacked(self, rows: list[list[Array]]) -> NDArray:
-        return np.stack([np.concatenate([host(self.space, leaf).reshape(-1) for leaf in row]) for row in rows])
+    def _rows(
+        self, kind: str, term: Term, function: Callable[[list[Array]], Array], z: NDArray | None, rows: Sequence[int]
+    ) -> NDArray:
+        """Rows of the derivative of ``function`` at the parameters, or at the outputs z."""
+        with self.precision():
+            if z is None:
+                at = self.space.split(place(self.space, self.x))
+            else:
+                at = [self.ops.asarray(z, self.outputs_dtype, self.space.device)]
+            made = getattr(_calculus(term), kind)(function, at, rows)
+            return np.stack([np.concatenate([host(self.space, leaf).reshape(-1) for leaf in row]) for row in made])
 
     def directions(self, V: NDArray) -> NDArray:
         """``V`` with the entries of each leaf scaled by the size of that leaf's parameters, for steps that fit each."""
@@ -195,6 +196,45 @@ class Twin:
             size = float(np.sqrt(np.mean(self.x[part] ** 2))) if self.x[part].size else 0.0
             sized[part] *= max(size, 0.1 * whole)
         return sized
+
+
+# what is asked of one batch, as functions that a backend can compile; derivatives are first-order reverse mode
+
+
+def _value(term: Term, x: Vector) -> Array:
+    return term.evaluate(x)[0]
+
+
+def _weight(term: Term, x: Vector) -> Array | None:
+    return term.evaluate(x)[1]
+
+
+def _gradient(term: Term, x: Vector) -> Vector:
+    return term.space.join(_calculus(term).jacobian_rows(term.value, term.space.split(x), [0])[0])
+
+
+def _pullback(term: Term, x: Vector, u: Array) -> Vector:
+    """J^T u, as the gradient of <u, outputs>."""
+    xp = term.ops.namespace()
+
+    def along(leaves: list[Array]) -> Array:
+        return xp.sum(term.outputs(leaves) * u)
+
+    return term.space.join(_calculus(term).jacobian_rows(along, term.space.split(x), [0])[0])
+
+
+def _loss_gradient(term: Term, z: Array) -> Array:
+    """dL/dz, unnormalised; its closed form where nothing differentiates."""
+    if term.ops.calculus is not None:
+        return term.ops.calculus.jacobian_rows(lambda zs: term.total(zs[0]), [z], [0])[0][0]
+    assert term.loss is not None
+    return term.loss.gradient(term.ops.namespace(), z, term.batch.targets, term.batch.weights)
+
+
+def _calculus(term: Term) -> Any:
+    if term.ops.calculus is None:
+        raise MissingDerivativeError("this oracle", term.ops.name, "Supply them with the objective.")
+    return term.ops.calculus
 
 
 def _narrowest(space: Space) -> str:

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 import linop_gn as lg
 from linop_gn.validation.algebra import lanczos
-from linop_gn.validation.at_point import AtPoint
 from linop_gn.validation.differences import along, derivative
+from linop_gn.validation.matrices import Matrices
 from linop_gn.validation.measure import NotApplicableError, leafwise, relative
 from linop_gn.validation.oracle import Oracle
 from tests.curvature.cases import Case, dense, objective, put
@@ -21,7 +21,7 @@ def at_point(request, name, case, limit=LIMIT):
     if name != "numpy":
         request.getfixturevalue(name)
     backend = lg.load(name)
-    return AtPoint(objective(case, backend).at(put(backend, case.params())), limit)
+    return Matrices(objective(case, backend).at(put(backend, case.params())), limit)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -61,7 +61,7 @@ def test_the_hessian_oracle(request, name):
     backend, rng = lg.load(name), np.random.default_rng(0)
     X, w = rng.standard_normal((9, 4)), rng.standard_normal(4)
     data = put(backend, X), put(backend, rng.integers(0, 2, 9))
-    at = AtPoint(lg.Objective(lambda w, x: x @ w, lg.losses.BinaryCrossEntropy(), data).at(put(backend, w)), LIMIT)
+    at = Matrices(lg.Objective(lambda w, x: x @ w, lg.losses.BinaryCrossEntropy(), data).at(put(backend, w)), LIMIT)
     p = 1 / (1 + np.exp(-X @ w))
     assert relative(at.hessian(np.eye(4)), X.T @ np.diag(p * (1 - p) / 9) @ X) < 1e-14
     assert relative(at.gauss_newton(np.eye(4)), X.T @ np.diag(p * (1 - p) / 9) @ X) < 1e-14
@@ -69,7 +69,7 @@ def test_the_hessian_oracle(request, name):
 
 def test_the_hessian_oracle_of_a_known_function(torch):
     rosenbrock = lg.Objective.from_function(lambda p: (1 - p[0]) ** 2 + 100 * (p[1] - p[0] ** 2) ** 2)
-    at = AtPoint(rosenbrock.at(torch.tensor([0.5, 2.0], dtype=torch.float64)), LIMIT)
+    at = Matrices(rosenbrock.at(torch.tensor([0.5, 2.0], dtype=torch.float64)), LIMIT)
     x, y = 0.5, 2.0
     want = np.array([[2 - 400 * (y - 3 * x**2), -400 * x], [-400 * x, 200.0]])
     assert relative(at.hessian(np.eye(2)), want) < 1e-14
@@ -90,13 +90,13 @@ def test_composites_are_worked_out_by_the_rules_of_matrices(numpy_backend):
     }
     for operator, want in known.items():
         made = Oracle(LIMIT).matrix(operator)
-        assert relative(made.apply(np.eye(want.shape[1])), want) < 1e-15
-        assert relative(made.apply_transposed(np.eye(want.shape[0])), want.T) < 1e-15
+        assert relative(made.matmat(np.eye(want.shape[1])), want) < 1e-15
+        assert relative(made.rmatmat(np.eye(want.shape[0])), want.T) < 1e-15
     space = lg.Space.of({"a": np.zeros(1), "b": np.zeros(2), "c": np.zeros(1)})
     swap, double = lg.Dense(np.array([[0.0, 1.0], [1.0, 0.0]])), lg.Diagonal(np.array([2.0, 3.0]))
     shared = lg.BlockDiagonal((swap, double), space, leaves=((0, 2), (1,)))
     want = np.array([[0, 0, 0, 1.0], [0, 2, 0, 0], [0, 0, 3, 0], [1, 0, 0, 0]])
-    assert relative(Oracle(LIMIT).matrix(shared).apply(np.eye(4)), want) == 0
+    assert relative(Oracle(LIMIT).matrix(shared).matmat(np.eye(4)), want) == 0
 
 
 def test_what_a_function_ought_to_be_is_not_known(numpy_backend):
@@ -113,7 +113,7 @@ def test_the_block_oracle_is_the_matrix_with_zeros(torch):
     for leaf, where in B.domain.blocks.items():
         numbers[where] = leaf.endswith("bias")
     want = dense(case).G * np.equal.outer(numbers, numbers)
-    assert relative(Oracle(LIMIT).matrix(B).apply(np.eye(B.domain.size)), want) < 1e-13
+    assert relative(Oracle(LIMIT).matrix(B).matmat(np.eye(B.domain.size)), want) < 1e-13
 
 
 # differences

@@ -14,9 +14,9 @@ are dropped again or from differences along V, J^T U by one reverse pass for eac
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,16 +26,17 @@ from .differences import along
 from .measure import DIFFERENCES, NotApplicableError, norm, relative
 from .twin import Twin, twin_of
 
-__all__ = ["AtPoint"]
+__all__ = ["Matrices"]
 
 NDArray = np.ndarray[Any, Any]
 Map = Callable[[NDArray], NDArray]
+T = TypeVar("T")
 
 MOST_ROWS = 4096
 MOST_CHUNKS = 4
 
 
-class AtPoint:
+class Matrices:
     """Products with the derivatives of an objective at a point, for host arrays of columns."""
 
     def __init__(self, point: Point, limit: int) -> None:
@@ -46,10 +47,10 @@ class AtPoint:
         self.uncertainty = 0.0
         self._kept: dict[Any, Any] = {}
 
-    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+    def _once(self, key: Any, make: Callable[[], T]) -> T:
         if key not in self._kept:
             self._kept[key] = make()
-        return self._kept[key]
+        return self._kept[key]  # type: ignore[no-any-return]
 
     # the model
 
@@ -57,10 +58,10 @@ class AtPoint:
         """Each batch's term with its outputs."""
         return [(term, self.twin.outputs(term, self.twin.x)) for term in self.twin.terms()]
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Number of outputs on all batches."""
-        return self._once("rows", lambda: sum(z.size for _, z in self.batches()))  # type: ignore[no-any-return]
+        return sum(z.size for _, z in self.batches())
 
     @property
     def holds_jacobian(self) -> bool:
@@ -69,11 +70,11 @@ class AtPoint:
 
     def jacobian(self, b: int, term: Term, z: NDArray) -> NDArray:
         """J of batch b, held."""
-        return self._once(("J", b), lambda: self._jacobian(term, z))  # type: ignore[no-any-return]
+        return self._once(("J", b), lambda: self._jacobian(term, z))
 
     def _jacobian(self, term: Term, z: NDArray) -> NDArray:
         if self.twin.calculus is not None:
-            return self._by_chunks(lambda rows: self.twin.jacobian_rows(term, rows), z.size)
+            return self._by_chunks(partial(self.twin.jacobian_rows, term), range(z.size))
         direction = self.twin.directions(np.random.default_rng(0).standard_normal((self.n, 1)))[:, 0]
         return self._by_columns(lambda x: self.twin.outputs(term, x).reshape(-1), self.twin.x, direction)
 
@@ -86,16 +87,16 @@ class AtPoint:
         self.uncertainty = max(self.uncertainty, doubt, DIFFERENCES / 10)
         return made
 
-    def _by_chunks(self, rows_of: Callable[[range], NDArray], count: int) -> NDArray:
-        size = max(1, min(count, self.limit // self.n))
-        return np.concatenate([rows_of(range(i, min(i + size, count))) for i in range(0, count, size)])
+    def _by_chunks(self, made_of: Callable[[Sequence[int]], NDArray], rows: Sequence[int]) -> NDArray:
+        size = max(1, min(len(rows), self.limit // self.n))
+        return np.concatenate([made_of(rows[i : i + size]) for i in range(0, len(rows), size)])
 
     def push(self, b: int, term: Term, z: NDArray, V: NDArray) -> NDArray:
         """J V on batch b."""
         if self.holds_jacobian:
             return self.jacobian(b, term, z) @ V
         if self.twin.calculus is not None and self.rows * self.n <= MOST_CHUNKS * self.limit:
-            return self._by_chunks(lambda rows: self.twin.jacobian_rows(term, rows) @ V, z.size)
+            return self._by_chunks(lambda rows: self.twin.jacobian_rows(term, rows) @ V, range(z.size))
         return self._along(partial(self.twin.outputs, term), self.twin.x, V)
 
     def _along(self, f: Map, x: NDArray, V: NDArray) -> NDArray:
@@ -121,12 +122,12 @@ class AtPoint:
     def bend(self, b: int, term: Term, z: NDArray, Z: NDArray) -> NDArray:
         """H_L Z on batch b, unnormalised."""
         if z.size * z.size <= self.limit and z.size <= max(MOST_ROWS // 2, 4 * Z.shape[1]):
-            return self._once(("H_L", b), lambda: self._loss_hessian(term, z)) @ Z  # type: ignore[no-any-return]
+            return self._once(("H_L", b), lambda: self._loss_hessian(term, z)) @ Z
         return self._along(partial(self.twin.loss_gradient, term), z, Z)
 
     def _loss_hessian(self, term: Term, z: NDArray) -> NDArray:
         if self.twin.calculus is not None:
-            return self._by_chunks(lambda rows: self.twin.loss_hessian_rows(term, z, rows), z.size)
+            return self._by_chunks(partial(self.twin.loss_hessian_rows, term, z), range(z.size))
 
         def gradient(at: NDArray) -> NDArray:
             return self.twin.loss_gradient(term, at.reshape(z.shape)).reshape(-1)
@@ -164,21 +165,15 @@ class AtPoint:
         if self.twin.calculus is None:
             return self._along(self.twin.gradient, self.twin.x, V)
         if self.n * self.n <= self.limit and self.n <= MOST_ROWS:
-            return self._once("H", lambda: self._hessian_rows(range(self.n))) @ V  # type: ignore[no-any-return]
-        used = np.flatnonzero(np.abs(V).sum(axis=1))
+            return self._once("H", lambda: self._hessian_rows(range(self.n))) @ V
+        used = np.flatnonzero(np.abs(V).sum(axis=1)).tolist()
         if len(used) <= V.shape[1]:
             return self._hessian_rows(used).T @ V[used]
         return self._along(self.twin.gradient, self.twin.x, V)
 
-    def _hessian_rows(self, rows: Any) -> NDArray:
-        chosen = [int(i) for i in rows]
-        total = np.zeros((len(chosen), self.n))
-        for term in self.twin.terms():
-            total += self._chosen_rows(term, chosen)
-        return self.twin.scale * total
-
-    def _chosen_rows(self, term: Term, chosen: list[int]) -> NDArray:
-        return self._by_chunks(lambda part: self.twin.hessian_rows(term, [chosen[i] for i in part]), len(chosen))
+    def _hessian_rows(self, rows: Sequence[int]) -> NDArray:
+        found = (self._by_chunks(partial(self.twin.hessian_rows, term), rows) for term in self.twin.terms())
+        return self.twin.scale * sum(found, np.zeros((len(rows), self.n)))
 
 
 def _size(x: NDArray) -> float:
