@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 __all__ = ["Check", "Report", "ValidationError"]
 
-_WIDTH = 118
+_WIDTH = 120
 _HEADINGS = ("check", "status", "error", "tolerance", "what was compared")
 
 
@@ -141,37 +140,32 @@ class Report:
         return f"{self.operator}: {', '.join(said)}"
 
     def __str__(self) -> str:
-        rows = [_HEADINGS, *(check.cells() for check in self.checks)]
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        indent = 2 + sum(widths) + 2 * 4
-        lines = [self.headline(), ""]
-        for row in rows:
-            head = "  " + "".join(cell.ljust(width + 2) for cell, width in zip(row[:4], widths, strict=True))
-            wide = max(_WIDTH, indent + 40)
-            lines += textwrap.wrap(row[4], wide, initial_indent=head, subsequent_indent=" " * indent)
-        for name, advice in self._advice():
-            lines += ["", *textwrap.wrap(f"{name}: {advice}", _WIDTH, initial_indent="  ", subsequent_indent="    ")]
-        return "\n".join(line.rstrip() for line in lines)
+        from rich.console import Console
+
+        page = Console(width=_WIDTH, color_system=None, force_jupyter=False)
+        with page.capture() as captured:
+            page.print(self)
+        return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
 
     __repr__ = __str__
 
-    def _advice(self) -> list[tuple[str, str]]:
-        return [(check.name, check.advice) for check in self.checks if check.failed and check.advice]
-
     def __rich__(self) -> Any:
-        """The same with colours, for a rich console."""
+        """The table with colours, for a rich console."""
         from rich.console import Group
-        from rich.markup import escape
+        from rich.padding import Padding
         from rich.table import Table
         from rich.text import Text
 
         colour = {"passed": "green", "FAILED": "bold red", "skipped": "dim"}
-        table = Table(*_HEADINGS, box=None, pad_edge=False)
+        table = Table(*_HEADINGS, box=None, padding=(0, 2, 0, 0), header_style="")
+        for column in table.columns[:-1]:
+            column.no_wrap = True
         for check in self.checks:
-            name, status, error, tolerance, what = check.cells()
-            table.add_row(name, Text(status, colour[status]), error, tolerance, escape(what))
-        said = [Text(f"{name}: {advice}", "red") for name, advice in self._advice()]
-        return Group(Text(self.headline(), "bold"), table, *said)
+            name, status, *numbers, what = check.cells()
+            table.add_row(name, Text(status, colour[status]), *numbers, Text(what))
+        said = [Text(f"{check.name}: {check.advice}", "red") for check in self.checks if check.failed and check.advice]
+        advice = [Padding(text, (1, 0, 0, 2)) for text in said]
+        return Group(Text(self.headline(), "bold"), Padding(table, (1, 0, 0, 2)), *advice)
 
 
 def _number(value: float | None) -> str:
