@@ -174,20 +174,19 @@ class Space:
         """
         if self.backend.is_array(v):
             shape, _, _ = self.backend.describe(v)
-            if shape[:1] == (self.size,) and len(shape) in (1, 2) and shape != self.shapes[0]:
-                self._check_leaf(f"the {what}", v, shape, self.dtype)
-                return v, lambda result, space: result
-            if self.names == ("",):
-                self._check_array(v, shape, what)
+            alone = self.names == ("",)
+            if shape == self.shapes[0] and alone:
+                self._check_leaf(f"the {what}", v, shape, self.dtypes[0])
                 if self.is_flat:
                     return v, lambda result, space: result if len(space.shapes) == 1 else space.unpack(result)
                 return self.pack(v, what), lambda result, space: space.unpack(result)
-            if shape == (self.size,):
+            if shape[:1] == (self.size,) and len(shape) in (1, 2):
                 self._check_leaf(f"the {what}", v, shape, self.dtype)
                 return v, lambda result, space: result
+            wanted = self.shapes[0] if alone else f"a tree with leaves {list(self.names)}"
             raise ValueError(
-                f"the {what} has shape {shape}; expected a tree with leaves {list(self.names)}, "
-                f"a flat array ({self.size},) or columns ({self.size}, k)."
+                f"the {what} has shape {shape}; expected {wanted}, a flat array ({self.size},) or columns "
+                f"({self.size}, k)."
             )
         owner = backend_of(v)
         if owner is not self.backend:
@@ -195,14 +194,6 @@ class Space:
                 f"the {what} belongs to {owner.name} but the operator to {self.backend.name}; convert it first."
             )
         return self.pack(v, what), lambda result, space: space.unpack(result)
-
-    def _check_array(self, v: Array, shape: tuple[int, ...], what: str) -> None:
-        if shape != self.shapes[0]:
-            raise ValueError(
-                f"the {what} has shape {shape}; expected {self.shapes[0]}, a flat array ({self.size},) "
-                f"or columns ({self.size}, k)."
-            )
-        self._check_leaf(f"the {what}", v, self.shapes[0], self.dtypes[0])
 
     def check(self, vector: Vector, what: str = "vector") -> Vector:
         """``vector`` itself if it is flat (n,) or columns (n, k) of this space's dtype; a clear error otherwise."""
@@ -214,13 +205,15 @@ class Space:
 
     def zeros(self, columns: int | None = None) -> Vector:
         """The zero vector (n,), or (n, columns)."""
-        shape = (self.size,) if columns is None else (self.size, columns)
-        return self.backend.asarray(np.zeros(shape), self.dtype, self.device)
+        return self._filled(np.zeros, columns)
 
     def random(self, seed: int, columns: int | None = None) -> Vector:
         """Standard normal entries: the same numbers on every backend for the same seed."""
+        return self._filled(np.random.default_rng(seed).standard_normal, columns)
+
+    def _filled(self, make: Callable[..., Any], columns: int | None) -> Vector:
         shape = (self.size,) if columns is None else (self.size, columns)
-        return self.backend.asarray(np.random.default_rng(seed).standard_normal(shape), self.dtype, self.device)
+        return self.backend.asarray(make(shape), self.dtype, self.device)
 
     def agrees(self, other: Space) -> bool:
         """Whether vectors of both are interchangeable as flat arrays."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import platform
 from argparse import Namespace
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 from typing import Any
@@ -114,32 +115,27 @@ def _document(options: Namespace) -> int:
 
 
 def show(report: dict[str, Any], console: Console) -> None:
-    """The report as tables."""
+    """The report as tables, the second with the command that installs each backend that could not be loaded."""
     console.print(f"linop-gn {report['linop_gn']}, Python {report['python']} on {report['platform']}")
-    table = Table(title="Backends found", title_justify="left", title_style="bold", show_lines=True)
-    for heading in ("backend", "version", "devices", "derivatives", "capabilities"):
-        table.add_column(heading, overflow="fold")
-    for found in report["backends"]:
-        table.add_row(
-            found["name"],
-            found["version"],
-            ", ".join(found["devices"]),
-            found["derivatives"],
-            ", ".join(found["capabilities"]),
-        )
-    console.print(table)
+    headings: Sequence[str] = ("backend", "version", "devices", "derivatives", "capabilities")
+    rows: list[Sequence[str]] = [
+        (f["name"], f["version"], ", ".join(f["devices"]), f["derivatives"], ", ".join(f["capabilities"]))
+        for f in report["backends"]
+    ]
+    console.print(_table("Backends found", headings, rows, show_lines=True))
     for found in report["backends"]:
         for name, sentence in found["unsupported"].items():
             console.print(f"[bold]{found['name']}[/bold], {escape(name)}: {escape(sentence)}", highlight=False)
     if report["missing"]:
-        show_missing(report, console)
+        headings = ("backend", "why it is missing", "how to get it")
+        rows = [(entry["name"], entry["reason"], entry["install"]) for entry in report["missing"]]
+        console.print(_table("Backends that could be added", headings, rows))
 
 
-def show_missing(report: dict[str, Any], console: Console) -> None:
-    """The backends that could not be loaded, each with the command that installs it."""
-    table = Table(title="Backends that could be added", title_justify="left", title_style="bold")
-    for heading in ("backend", "why it is missing", "how to get it"):
-        table.add_column(heading, overflow="fold")
-    for entry in report["missing"]:
-        table.add_row(entry["name"], escape(entry["reason"]), escape(entry["install"]))
-    console.print(table)
+def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], **style: Any) -> Table:
+    made = Table(title=title, title_justify="left", title_style="bold", **style)
+    for heading in headings:
+        made.add_column(heading, overflow="fold")
+    for row in rows:
+        made.add_row(*map(escape, row))
+    return made

@@ -13,7 +13,7 @@ import numpy as np
 from ..protocols import Array, Backend
 from ..spaces import Space
 
-__all__ = ["array_of", "concrete", "finite", "same_kind", "space_for", "symmetric_enough"]
+__all__ = ["array_of", "finite", "nonnegative", "same_kind", "space_for", "symmetric_enough", "values_of"]
 
 SYMMETRY_TOLERANCE = 1000.0
 """Largest |M - M^T| forgiven, in units of round-off of the largest entry: what X^T W X leaves, not a wrong matrix."""
@@ -51,9 +51,24 @@ def space_for(space: Space | None, size: int, like: Array, what: str, backend: B
     return space
 
 
-def concrete(backend: Backend, *arrays: Array) -> bool:
-    """Whether the values of all these arrays can be read."""
-    return all(backend.is_concrete(x) for x in arrays)
+def values_of(backend: Backend, x: Array, what: str) -> Any:
+    """The finite values of ``x`` on the host; None in a trace, where they cannot be read."""
+    if not backend.is_concrete(x):
+        return None
+    host = backend.to_numpy(x)
+    finite(host, what)
+    return host
+
+
+def nonnegative(diagonal: Any, claimed: bool | None, what: str) -> bool:
+    """Whether no entry is negative; an error where one is but psd was claimed."""
+    if claimed and (diagonal < 0).any():
+        i = int(diagonal.argmin())
+        raise ValueError(
+            f"{what} was given with psd=True, but entry {i} is {float(diagonal[i]):.3g}; leave the claim out, or take "
+            "the absolute or clipped values."
+        )
+    return bool((diagonal >= 0).all())
 
 
 def finite(host: Any, what: str) -> None:

@@ -16,7 +16,7 @@ from ..protocols import Array, Vector
 from ..records import record, static
 from ..spaces import Space
 from .base import LinearOperator
-from .checks import array_of, concrete, finite, space_for, symmetric_enough
+from .checks import array_of, space_for, symmetric_enough, values_of
 
 __all__ = ["Dense"]
 
@@ -78,9 +78,8 @@ class Dense(LinearOperator):
         symmetric = bool(claimed or self.psd)
         if symmetric and m != n:
             raise ValueError(f"a matrix of shape {(m, n)} cannot be symmetric or positive semi-definite.")
-        if concrete(backend, self.matrix):
-            host = backend.to_numpy(self.matrix)
-            finite(host, "the matrix")
+        host = values_of(backend, self.matrix, "the matrix")
+        if host is not None:
             if symmetric:
                 claim = "psd=True" if self.psd else "symmetric=True"
                 symmetric_enough(host, backend.eps(self.matrix), "the matrix", claim)

@@ -9,7 +9,7 @@ from ..protocols import Vector
 from ..records import record, static
 from ..spaces import Space
 from .base import LinearOperator
-from .checks import concrete, finite
+from .checks import nonnegative, values_of
 
 __all__ = ["Diagonal"]
 
@@ -63,18 +63,9 @@ class Diagonal(LinearOperator):
         values, _ = domain.enter(self.values, "diagonal")
         if len(values.shape) != 1:
             raise ValueError(f"the diagonal has shape {tuple(values.shape)}; expected ({domain.size},).")
-        psd = bool(claimed)
-        if concrete(backend, values):
-            host = backend.to_numpy(values)
-            finite(host, "the diagonal")
-            if psd and (host < 0).any():
-                place = int(host.argmin())
-                raise ValueError(
-                    f"the diagonal was given with psd=True, but entry {place} is {float(host[place]):.3g}; "
-                    "leave the claim out, or take the absolute or clipped values."
-                )
-            psd = bool((host >= 0).all()) if claimed is None else psd
-        self.__dict__.update(values=values, domain=domain, psd=psd)
+        host = values_of(backend, values, "the diagonal")
+        known = host is not None and nonnegative(host, claimed, "the diagonal")
+        self.__dict__.update(values=values, domain=domain, psd=known if claimed is None else bool(claimed))
 
     @property
     def symmetric(self) -> bool:

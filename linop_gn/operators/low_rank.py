@@ -13,7 +13,7 @@ from ..protocols import Array, Vector
 from ..records import record, static
 from ..spaces import Space
 from .base import LinearOperator
-from .checks import array_of, concrete, finite, same_kind, space_for, symmetric_enough
+from .checks import array_of, nonnegative, same_kind, space_for, symmetric_enough, values_of
 
 __all__ = ["LowRank"]
 
@@ -66,32 +66,19 @@ class LowRank(LinearOperator):
         domain = space_for(self.domain, n, self.factor, "the domain", backend)
         claimed: Any = self.psd
         psd = self.middle is None if claimed is None else bool(claimed)
-        if concrete(backend, self.factor):
-            finite(backend.to_numpy(self.factor), "the factor")
+        values_of(backend, self.factor, "the factor")
         if self.middle is not None:
             shape = array_of(backend, self.middle, (1, 2), "the middle")
             if set(shape) != {r}:
                 raise ValueError(f"the middle has shape {shape}; expected ({r},) or ({r}, {r}) for a factor {(n, r)}.")
             same_kind(domain, self.middle, "the middle")
-            if concrete(backend, self.middle):
-                psd = self._examine(claimed)
+            host = values_of(backend, self.middle, "the middle")
+            if host is not None:
+                if host.ndim == 2:
+                    symmetric_enough(host, backend.eps(self.middle), "the middle", "the role of M in U M U^T")
+                known = nonnegative(host if host.ndim == 1 else host.diagonal(), claimed, "the middle's diagonal")
+                psd = known if claimed is None and host.ndim == 1 else psd
         self.__dict__.update(domain=domain, psd=psd)
-
-    def _examine(self, claimed: bool | None) -> bool:
-        """Whether it is PSD, as far as the values of the middle tell at little cost."""
-        backend = backend_of(self.middle)
-        host = backend.to_numpy(self.middle)
-        finite(host, "the middle")
-        if host.ndim == 2:
-            symmetric_enough(host, backend.eps(self.middle), "the middle", "the role of M in U M U^T")
-        diagonal = host if host.ndim == 1 else host.diagonal()
-        negative = bool((diagonal < 0).any())
-        if claimed and negative:
-            raise ValueError(
-                f"the operator was given with psd=True, but its middle has {float(diagonal.min()):.3g} on its "
-                "diagonal; leave the claim out."
-            )
-        return not negative if claimed is None and host.ndim == 1 else bool(claimed)
 
     @property
     def symmetric(self) -> bool:

@@ -6,6 +6,7 @@ arrays and it can be returned; outside, ``status`` and ``history`` explain it.
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -72,8 +73,7 @@ class _Outcome:
         except TypeError:
             good = reduce(or_, [self.code == int(status) for status in Status if status.succeeded])
             return good.all()
-        statuses = self.status if isinstance(self.status, list) else [self.status]
-        return all(status.succeeded for status in statuses)
+        return all(status.succeeded for status in self._statuses())
 
     @property
     def history(self) -> History:
@@ -83,15 +83,19 @@ class _Outcome:
         return History({name: rows[:, i] for i, name in enumerate(self.names)})
 
     def _headline(self) -> str:
-        status, steps, products = self.status, np.asarray(self.steps), np.asarray(self.products)
-        if isinstance(status, list):
-            tally = ", ".join(f"{status.count(s)} {s.name.lower()}" for s in dict.fromkeys(status))
-            return f"{self.method}: {tally}; at most {steps.max()} steps, {products.sum()} products"
-        return f"{self.method}: {status.name.lower()} after {int(steps)} steps, {int(products)} products"
+        steps, products = np.asarray(self.steps), np.asarray(self.products)
+        if steps.ndim:
+            return f"{self.method}: {self._tally()}; at most {steps.max()} steps, {products.sum()} products"
+        return f"{self.method}: {self.status.name.lower()} after {int(steps)} steps, {int(products)} products"
+
+    def _statuses(self) -> list[Status]:
+        return self.status if isinstance(self.status, list) else [self.status]
+
+    def _tally(self) -> str:
+        return ", ".join(f"{count} {status.name.lower()}" for status, count in Counter(self._statuses()).items())
 
     def _sentences(self) -> list[str]:
-        statuses = self.status if isinstance(self.status, list) else [self.status]
-        return list(dict.fromkeys(status.sentence for status in statuses))
+        return list(dict.fromkeys(status.sentence for status in self._statuses()))
 
 
 @record
@@ -117,10 +121,8 @@ class Solution(_Outcome):
     def _headline(self) -> str:
         if self.blocks is None:
             return f"{super()._headline()}; residual {_brief(self.residual)}"
-        statuses, products = self.status, np.asarray(self.products)
-        tally = ", ".join(f"{statuses.count(s)} {s.name.lower()}" for s in dict.fromkeys(statuses))
-        most = f"at most {np.asarray(self.steps).max()} steps, {products.max()} products"
-        return f"{self.method}, {len(self.blocks)} blocks: {tally}; {most}"
+        most = f"at most {np.asarray(self.steps).max()} steps, {np.asarray(self.products).max()} products"
+        return f"{self.method}, {len(self.blocks)} blocks: {self._tally()}; {most}"
 
     def _of_blocks(self) -> list[str]:
         """A line for each block, as many as can be read at a glance."""
