@@ -35,7 +35,7 @@ def test_a_claim_about_a_matrix_middle_is_taken_where_its_diagonal_allows(backen
     assert lg.LowRank(U, array(backend, np.array([[2.0, 1.0], [1.0, 2.0]])), psd=True).psd
     with pytest.raises(ValueError, match="the middle's diagonal was given with psd=True, but entry 0 is -2"):
         lg.LowRank(U, array(backend, np.array([[-2.0, 1.0], [1.0, 2.0]])), psd=True)
-    with pytest.raises(ValueError, match="psd=True, but its middle has -1"):
+    with pytest.raises(ValueError, match="but entry 1 is -1"):
         lg.LowRank(U, array(backend, np.array([1.0, -1.0])), psd=True)
 
 
