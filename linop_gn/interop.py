@@ -67,14 +67,8 @@ def to_scipy(operator: LinearOperator) -> Any:
         rmatvec=backward,
         matmat=lambda x: forward(x).reshape(-1, x.shape[1]),
         rmatmat=lambda x: backward(x).reshape(-1, x.shape[1]),
-        dtype=_host_dtype(operator),
+        dtype=np.asarray(operator.backend.to_numpy(operator.domain.zeros())).dtype,
     )
-
-
-def _host_dtype(operator: LinearOperator) -> Any:
-    """NumPy's dtype of products: that of what one small array becomes on the host."""
-    space = operator.domain
-    return np.asarray(space.backend.to_numpy(space.backend.asarray(np.zeros(1), space.dtype))).dtype
 
 
 @record

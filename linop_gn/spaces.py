@@ -135,20 +135,24 @@ class Space:
                 )
             leaves = [by_name[name] for name in self.names]
         for name, shape, dtype, leaf in zip(self.names, self.shapes, self.dtypes, leaves, strict=True):
-            self._check_leaf(f"leaf {name!r} of the {what}" if name else f"the {what}", leaf, shape, dtype)
+            self.require(f"leaf {name!r} of the {what}" if name else f"the {what}", leaf, shape, dtype)
         return leaves
 
-    def _check_leaf(self, where: str, leaf: Any, shape: tuple[int, ...], dtype: str) -> None:
-        if not self.backend.is_array(leaf):
-            kind = type(leaf)
+    def require(
+        self, where: str, array: Any, shape: tuple[int, ...] | None = None, dtype: str | None = None
+    ) -> tuple[int, ...]:
+        """The shape of an array of this framework and device, of the dtype of vectors or the one named; or an error."""
+        if not self.backend.is_array(array):
+            kind = type(array)
             raise TypeError(f"{where} is a {kind.__module__}.{kind.__qualname__}, not a {self.backend.name} array.")
-        got_shape, got_dtype, got_device = self.backend.describe(leaf)
-        if got_shape != shape:
+        got_shape, got_dtype, got_device = self.backend.describe(array)
+        if shape not in (None, got_shape):
             raise ValueError(f"{where} has shape {got_shape}, expected {shape}.")
-        if got_dtype != dtype:
-            raise TypeError(f"{where} has dtype {got_dtype}, expected {dtype}; cast it first.")
+        if got_dtype != (dtype or self.dtype):
+            raise TypeError(f"{where} has dtype {got_dtype}, expected {dtype or self.dtype}; cast it first.")
         if None not in (got_device, self.device) and got_device != self.device:
             raise ValueError(f"{where} is on {got_device}, expected {self.device}; move it first.")
+        return got_shape
 
     def pack(self, tree: Tree, what: str = "vector") -> Vector:
         """A new flat vector (n,) from a tree."""
@@ -176,12 +180,12 @@ class Space:
             shape, _, _ = self.backend.describe(v)
             alone = self.names == ("",)
             if shape == self.shapes[0] and alone:
-                self._check_leaf(f"the {what}", v, shape, self.dtypes[0])
+                self.require(f"the {what}", v, dtype=self.dtypes[0])
                 if self.is_flat:
                     return v, lambda result, space: result if len(space.shapes) == 1 else space.unpack(result)
                 return self.pack(v, what), lambda result, space: space.unpack(result)
             if shape[:1] == (self.size,) and len(shape) in (1, 2):
-                self._check_leaf(f"the {what}", v, shape, self.dtype)
+                self.require(f"the {what}", v)
                 return v, lambda result, space: result
             wanted = self.shapes[0] if alone else f"a tree with leaves {list(self.names)}"
             raise ValueError(
@@ -197,10 +201,9 @@ class Space:
 
     def check(self, vector: Vector, what: str = "vector") -> Vector:
         """``vector`` itself if it is flat (n,) or columns (n, k) of this space's dtype; a clear error otherwise."""
-        shape = self.backend.describe(vector)[0] if self.backend.is_array(vector) else (self.size,)
+        shape = self.require(f"the {what}", vector)
         if shape[:1] != (self.size,) or len(shape) > 2:
             raise ValueError(f"the {what} has shape {shape}; expected ({self.size},) or ({self.size}, k).")
-        self._check_leaf(f"the {what}", vector, shape, self.dtype)
         return vector
 
     def zeros(self, columns: int | None = None) -> Vector:

@@ -13,7 +13,7 @@ import numpy as np
 from ..protocols import Array, Backend
 from ..spaces import Space
 
-__all__ = ["array_of", "finite", "nonnegative", "same_kind", "space_for", "symmetric_enough", "values_of"]
+__all__ = ["array_of", "finite", "nonnegative", "space_for", "symmetric_enough", "values_of"]
 
 SYMMETRY_TOLERANCE = 1000.0
 """Largest |M - M^T| forgiven, in units of round-off of the largest entry: what X^T W X leaves, not a wrong matrix."""
@@ -30,15 +30,6 @@ def array_of(backend: Backend, x: Any, dimensions: tuple[int, ...], what: str) -
     return shape
 
 
-def same_kind(space: Space, x: Array, what: str) -> None:
-    """Refuse an array whose dtype or device is not the space's."""
-    _, dtype, device = space.backend.describe(x)
-    if dtype != space.dtype:
-        raise TypeError(f"{what} has dtype {dtype}, expected {space.dtype}; cast it first.")
-    if None not in (device, space.device) and device != space.device:
-        raise ValueError(f"{what} is on {device}, expected {space.device}; move it first.")
-
-
 def space_for(space: Space | None, size: int, like: Array, what: str, backend: Backend) -> Space:
     """``space`` if it has vectors of this size, dtype and device, plain vectors for None."""
     if space is None:
@@ -47,7 +38,7 @@ def space_for(space: Space | None, size: int, like: Array, what: str, backend: B
         raise TypeError(f"{what} belongs to {space.backend.name} but the array to {backend.name}; convert one of them.")
     if space.size != size:
         raise ValueError(f"{what} has {space.size} entries, but the array is made for {size}.")
-    same_kind(space, like, f"the array given with {what}")
+    space.require(f"the array given with {what}", like)
     return space
 
 

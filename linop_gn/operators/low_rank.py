@@ -13,7 +13,7 @@ from ..protocols import Array, Vector
 from ..records import record, static
 from ..spaces import Space
 from .base import LinearOperator
-from .checks import array_of, nonnegative, same_kind, space_for, symmetric_enough, values_of
+from .checks import array_of, nonnegative, space_for, symmetric_enough, values_of
 
 __all__ = ["LowRank"]
 
@@ -71,7 +71,7 @@ class LowRank(LinearOperator):
             shape = array_of(backend, self.middle, (1, 2), "the middle")
             if set(shape) != {r}:
                 raise ValueError(f"the middle has shape {shape}; expected ({r},) or ({r}, {r}) for a factor {(n, r)}.")
-            same_kind(domain, self.middle, "the middle")
+            domain.require("the middle", self.middle)
             host = values_of(backend, self.middle, "the middle")
             if host is not None:
                 if host.ndim == 2:

@@ -31,7 +31,6 @@ class ProgressBar:
     def __init__(self, description: str | None = None, *, disable: bool = False, console: Any = None) -> None:
         self.description, self.disable, self.console = description, disable, console
         self._progress: Any = None
-        self._task: Any = None
 
     def begin(self, look: Look) -> None:
         """Open the bar."""
@@ -47,14 +46,14 @@ class ProgressBar:
             disable=self.disable,
         )
         self._progress.start()
-        self._task = self._progress.add_task(self.description or look.method, total=look.limit, newest="")
+        self._progress.add_task(self.description or look.method, total=look.limit, newest="")
 
     def __call__(self, look: Look) -> None:
         """Move the bar."""
         if self._progress is None:
             self.begin(look)
         newest = "  ".join(f"{name} {_worst(column[-1]):.3g}" for name, column in look.rows.items() if len(column))
-        self._progress.update(self._task, completed=look.step, newest=newest)
+        self._progress.update(self._progress.task_ids[0], completed=look.step, newest=newest)
 
     def end(self, look: Look) -> None:
         """Close the bar."""
@@ -81,26 +80,22 @@ class Recorder:
 
     def __init__(self, measure: Callable[[Look], Any] | None = None) -> None:
         self.measure = measure
-        self._clear()
+        self.begin()
 
-    def _clear(self) -> None:
+    def begin(self, look: Look | None = None) -> None:
+        """Forget the run before, and start the clock."""
         self.steps: list[int] = []
         self.seconds: list[float] = []
         self.measured: list[Any] = []
         self._rows: dict[str, list[Any]] = {}
         self._start = time.perf_counter()
 
-    def begin(self, look: Look) -> None:
-        """Forget the run before, and start the clock."""
-        self._clear()
-
     def __call__(self, look: Look) -> None:
         """Keep this look."""
         self.seconds.append(time.perf_counter() - self._start)
         self.steps.append(look.step)
         for name, column in look.rows.items():
-            kept = self._rows.setdefault(name, [])
-            kept[look.first :] = list(column)
+            self._rows.setdefault(name, [])[look.first :] = list(column)
         if self.measure is not None:
             self.measured.append(self.measure(look))
 

@@ -126,7 +126,7 @@ def _directional(
     what: str,
     scale: float | None = None,
 ) -> Found:
-    """A v against d/dt f(x + t v), times ``scale``, where f(x) is one of many and may be flat."""
+    """A v against d/dt f(x + t v); times ``scale``, and counted as known where it is 0, if there is one."""
     found = []
     for v in subject.rounded(subject.operator.domain, V).T:
         made = along(f, x, v.reshape(x.shape), at.twin.eps)

@@ -11,13 +11,14 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
-if TYPE_CHECKING:
-    from .problem import Problem
-    from .study import Outcome
+from .participants import find
+from .problem import MissingDataError, Problem, load, one_thread
+from .report import write
+from .study import Outcome, study
 
 __all__ = ["command", "run"]
 
@@ -26,9 +27,6 @@ BUDGET, QUICK_BUDGET = 500, 60
 
 def command(options: argparse.Namespace) -> int:
     """Run the demo; 0 if every operator passed, 1 if one did not, 2 if something is not installed."""
-    from .problem import MissingDataError
-    from .report import write
-
     console = Console(highlight=False)
     begin = time.perf_counter()
     try:
@@ -48,10 +46,6 @@ def run(
     names: Sequence[str] | None, quick: bool, console: Console
 ) -> tuple[Problem, dict[str, Outcome], list[dict[str, Any]]]:
     """Everything but the report: the problem, each backend's outcome, and the backends that are missing."""
-    from .participants import find
-    from .problem import load, one_thread
-    from .study import study
-
     problem = load(quick)
     participants, missing = find(names)
     console.print(problem.described, markup=False)
