@@ -43,15 +43,9 @@ def diagnose() -> dict[str, Any]:
     found, missing = [], []
     for entries in by_target.values():
         try:
-            backend = load(entries[0].name)
-        except Exception as error:  # a framework that is there but broken fails in its own ways
+            found.append(_describe(load(entries[0].name)))
+        except Exception as error:  # a framework that is broken, or has nothing to run on, fails in its own ways
             missing.append(_explain(entries[0], error))
-            continue
-        try:
-            found.append(_describe(backend))
-        except Exception as error:  # and so does one that has nothing to run on
-            reason = f"{type(error).__name__}: {error}"
-            missing.append({"name": entries[0].name, "reason": reason, "install": "see the reason"})
     return {
         "linop_gn": version(DISTRIBUTION),
         "python": platform.python_version(),
@@ -78,7 +72,7 @@ def _explain(entry: EntryPoint, error: Exception) -> dict[str, Any]:
     if isinstance(error, ModuleNotFoundError):
         reason, install = f"{error.name} is not installed", _install(entry)
     else:
-        reason, install = f"importing it failed with {type(error).__name__}: {error}", "mend its installation"
+        reason, install = f"{type(error).__name__}: {error}", "see the reason"
     return {"name": entry.name, "reason": reason, "install": install}
 
 

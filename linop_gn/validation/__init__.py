@@ -3,7 +3,7 @@
 ================== ==========================================================
 :mod:`.validate`   ``lg.validate``
 :mod:`.report`     the table, and what a test asserts on
-:mod:`.laws`       the checks in order, and what their failures mean
+:mod:`.laws`       the checks in order; :mod:`.law` what a check is
 :mod:`.algebra`    linear, adjoint, symmetric, definite
 :mod:`.conduct`    the same each time, in every format, touching nothing
 :mod:`.curvature`  against the oracle, central differences, and one batch of all

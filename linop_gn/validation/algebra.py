@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .measure import Found, NotApplicableError, largest, norm, relative
+from .law import Found, law
+from .measure import NotApplicableError, largest, norm, relative
 from .subject import Subject
 
 __all__ = ["adjoint", "finite", "lanczos", "linearity", "psd", "symmetry"]
@@ -24,6 +25,13 @@ LANCZOS_STEPS = 24
 LANCZOS_ENTRIES = 50_000_000
 
 
+@law(
+    "products with random vectors are finite",
+    "A product holds NaN or infinity. Look for overflow, a square root or norm at exactly 0, a logarithm of 0, a "
+    "masked where() whose other branch is not finite, or parameters that have already diverged.",
+    exact=True,
+    after=(),
+)
 def finite(subject: Subject) -> Found:
     """How many entries of products are NaN or infinite."""
     try:
@@ -40,6 +48,11 @@ def finite(subject: Subject) -> Found:
     return Found(float(count), note=f"{count} of {bad.size} are not{f', in {named}' if named else ''}")
 
 
+@law(
+    "A (a v + b w) and a A v + b A w",
+    "The product is not linear in the vector. Of a function, pass its linearisation (a JVP), not the function; "
+    "look for clipping, normalisation, affine terms or a product rounded to a coarser dtype.",
+)
 def linearity(subject: Subject) -> Found:
     """A (a v + b w) against a A v + b A w, and A (2^-6 v) against 2^-6 A v."""
     space, errors = subject.operator.domain, []
@@ -53,6 +66,11 @@ def linearity(subject: Subject) -> Found:
     return Found(largest(errors))
 
 
+@law(
+    "<u, A v> and <A^T u, v>",
+    "rmatvec is not the adjoint of matvec: a missing transpose, a sign, a factor, or a boundary row. For a pair "
+    "jvp=, vjp= both have to be taken at the same parameters and inputs.",
+)
 def adjoint(subject: Subject) -> Found:
     """<u, A v> against <A^T u, v>, for random u and for u = A v."""
     codomain, errors = subject.operator.codomain, []
@@ -66,6 +84,11 @@ def adjoint(subject: Subject) -> Found:
     return Found(largest(errors))
 
 
+@law(
+    "<u, A v> and <v, A u>",
+    "It claims to be symmetric and is not. Leave symmetric=True out and give the adjoint product, or look for a "
+    "J and a J^T that were not taken at the same point; CG and Lanczos are wrong for such an operator.",
+)
 def symmetry(subject: Subject) -> Found:
     """<u, A v> against <v, A u>; entry by entry where the matrix is small."""
     if not subject.operator.symmetric:
@@ -82,6 +105,12 @@ def symmetry(subject: Subject) -> Found:
     return Found(largest(errors))
 
 
+@law(
+    "v^T A v >= 0, over the largest eigenvalue",
+    "It claims to be positive semi-definite and is not. Leave psd=True out, add damping larger than the most "
+    "negative eigenvalue, or check that the loss, if it promises convex, is convex in the outputs.",
+    oracle=True,
+)
 def psd(subject: Subject) -> Found:
     """How negative v^T A v gets, relative to the largest eigenvalue seen."""
     if not subject.operator.psd:

@@ -12,7 +12,8 @@ from ..curvature.term import outputs_of
 from ..protocols import Array
 from ..spaces import Space
 from .data import digest, host, place, unstacked
-from .measure import Found, NotApplicableError, largest, norm, relative
+from .law import Found, law
+from .measure import NotApplicableError, largest, norm, relative
 from .subject import Subject, rebuilt, remade
 
 __all__ = ["aliasing", "columns", "determinism", "formats", "inputs"]
@@ -27,6 +28,13 @@ _ANEW = (
 )
 
 
+@law(
+    "products repeated, and linearised anew",
+    "The same product, taken twice, differs: the function keeps state or draws random numbers in each product. "
+    "Make it a pure function of the vector and its arguments.",
+    steady=True,
+    after=("finite",),
+)
 def determinism(subject: Subject) -> Found:
     """The same product again, the same product after linearising anew, and the model's outputs evaluated twice."""
     asked: dict[str, Callable[[Subject], float]] = {"the same product, taken again, differs": _repeated}
@@ -78,6 +86,12 @@ def _outputs_differ(point: Point) -> float:
     return relative(*runs)
 
 
+@law(
+    "A V and its columns one at a time",
+    "matmat differs from matvec on each column: usually an axis that broadcasts the wrong way. Remove matmat (the "
+    "base class applies matvec to each column) or mend it.",
+    after=("finite", "determinism", "aliasing"),
+)
 def columns(subject: Subject) -> Found:
     """A V against the products of its columns; the adjoint's too, where there is one."""
     A = subject.operator
@@ -92,6 +106,12 @@ def _several(V: NDArray) -> NDArray:
     return np.concatenate([V, V[:, :1]], axis=1)
 
 
+@law(
+    "tree, flat vector and columns",
+    "A @ v depends on the format of v, or comes back in another shape, dtype or device. Products are flat vectors "
+    'of the codomain; check that function returns those (on="flat") or trees like it (on="tree").',
+    after=("finite", "determinism", "aliasing"),
+)
 def formats(subject: Subject) -> Found:
     """A @ tree, A @ flat and A @ columns against the product, in values, shapes, dtypes and devices."""
     A = subject.operator
@@ -118,6 +138,12 @@ def _checked(space: Space, result: Array, shape: tuple[int, ...]) -> Array:
     return space.check(result, "product")
 
 
+@law(
+    "arrays given that were written to",
+    "A product wrote to an array that is not its own; solvers then compute with spoilt vectors. Copy before "
+    "operations in place (x += ..., out=, relu_).",
+    exact=True,
+)
 def inputs(subject: Subject) -> Found:
     """How many of the arrays given (vectors, columns, trees, parameters, data) were written to."""
     A, V = subject.operator, subject.V
@@ -140,6 +166,13 @@ def inputs(subject: Subject) -> Found:
     return Found(float(len(touched)), note=f"written to: {', '.join(touched)}" if touched else "")
 
 
+@law(
+    "products that share memory",
+    "A product must be a new array, which the caller may overwrite: return a copy, not the input, a view of it, or "
+    "a buffer that the operator keeps.",
+    exact=True,
+    after=("finite", "determinism", "inputs"),
+)
 def aliasing(subject: Subject) -> Found:
     """In how many ways a product that the caller overwrites changes the vector, another product, or the operator."""
     A = subject.operator

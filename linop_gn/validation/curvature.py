@@ -26,8 +26,9 @@ from ..records import replace
 from ..spaces import Space
 from .data import entries, host, union
 from .differences import Derivative, along
+from .law import Found, law
 from .matrices import Matrices
-from .measure import USELESS, Found, NotApplicableError, largest, leafwise, norm, relative
+from .measure import DIFFERENCES, USELESS, NotApplicableError, largest, leafwise, norm, relative
 from .oracle import block_numbers
 from .subject import Subject, curvature_in, point_of, points_in, rebuilt, remade
 from .twin import KEPT, Twin
@@ -42,6 +43,14 @@ ENTRIES = 20_000_000
 """... they would hold more numbers than this."""
 
 
+@law(
+    "products and the matrix assembled in float64",
+    "The products are not those of the matrix J^T H_L J (or Hessian) of this objective. If gradient fails too, the "
+    "loss's or the supplied first derivative is wrong. If differences fails too, a second derivative is: a loss's "
+    "closed form, a custom backward rule. If neither does, look at how batches, blocks and weights are summed, or "
+    "at a GPU that multiplies in TF32.",
+    oracle=True,
+)
 def dense(subject: Subject) -> Found:
     """Products against the oracle's matrix: all of it, or columns at random coordinates."""
     A, expected = subject.operator, subject.against
@@ -82,6 +91,14 @@ def _by_leaf(space: Space, chosen: NDArray) -> tuple[list[str], list[NDArray]]:
     return list(kept), list(kept.values())
 
 
+@law(
+    "products and central differences",
+    "The products are not the derivative that central differences of this function find: a custom backward rule, a "
+    "supplied jvp, or a framework's own rule is wrong (torch.func.hessian and jvp of jacrev are, on normalisation "
+    "layers). linop_gn's own operators avoid those; otherwise report it with the layer.",
+    oracle=True,
+    floor=DIFFERENCES,
+)
 def differences(subject: Subject) -> Found:
     """The parts made at a point, against central differences of gradients and outputs in float64."""
     if not points_in(subject.against):
@@ -181,6 +198,13 @@ def _enough(found: list[tuple[float, float]], what: str) -> Found:
     return Found(largest([error for error, _ in found]), uncertainty, what)
 
 
+@law(
+    "value and gradient, and central differences",
+    "The gradient is not that of the value: look at vjp= or jacobian= and at the loss's gradient, the weights and "
+    "who divides by their sum.",
+    oracle=True,
+    floor=DIFFERENCES,
+)
 def gradient(subject: Subject) -> Found:
     """Value and gradient at the points, against the value in float64 and its central differences."""
     if not subject.points:
@@ -207,6 +231,13 @@ def _gradient_at(subject: Subject, point: Point) -> list[tuple[float, float]]:
     return found
 
 
+@law(
+    "all batches, and their union in one",
+    "The sum over batches is not that over their union: each batch has to count by the weight of its examples, "
+    "divided once by the total. An average of averages is right for equal batches only. A loss that couples the "
+    "examples of a batch cannot be split.",
+    oracle=True,
+)
 def batches(subject: Subject) -> Found:
     """Value, gradient and products over many batches against those over their union in one."""
     if not subject.points:

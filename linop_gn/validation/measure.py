@@ -25,14 +25,13 @@ last bits of the parameters: twice what that changes is allowed, if it is more.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..spaces import Space
 
-__all__ = ["DIFFERENCES", "Found", "NotApplicableError", "base_tolerance", "largest", "leafwise", "norm", "relative"]
+__all__ = ["DIFFERENCES", "NotApplicableError", "base_tolerance", "largest", "leafwise", "norm", "relative"]
 
 NDArray = np.ndarray[Any, Any]
 
@@ -47,17 +46,6 @@ SMALL_PART = 1e-2
 def base_tolerance(*spaces: Space) -> float:
     """The tolerance for vectors of these spaces; that of float64 for none."""
     return max((BASE[dtype] for space in spaces for dtype in (*space.dtypes, space.dtype)), default=BASE["float64"])
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a check measured: the error, how uncertain the oracle is, and what else is worth telling."""
-
-    error: float
-    uncertainty: float = 0.0
-    note: str = ""
-    advice: str = ""
-    """Instead of the law's own."""
 
 
 class NotApplicableError(Exception):

@@ -10,7 +10,7 @@ from .measure import NotApplicableError
 from .report import Check, Report
 
 if TYPE_CHECKING:
-    from .laws import Law
+    from .law import Law
     from .subject import Subject
 
 __all__ = ["validate"]
