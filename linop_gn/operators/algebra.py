@@ -63,7 +63,7 @@ class Sum(LinearOperator):
 
 @record
 class Modified(LinearOperator):
-    """A square or rectangular operator and something that leaves its spaces, symmetry and sections as they are."""
+    """An operator with the spaces, the symmetry and the sections of the one that it is made of."""
 
     operator: LinearOperator
 

@@ -36,6 +36,7 @@ from .twin import KEPT, Twin
 __all__ = ["batches", "dense", "differences", "gradient"]
 
 NDArray = np.ndarray[Any, Any]
+Map = Callable[[NDArray], NDArray]
 
 COLUMNS = 12
 """Columns compared of a matrix that is too large to be compared as a whole, of which there are fewer if ..."""
@@ -122,32 +123,24 @@ def _part_differences(subject: Subject, part: LinearOperator) -> Found | None:
     at = subject.oracle.at(point)
     twin = at.twin
     if isinstance(part, Hessian):
-        return _directional(subject, at, twin.gradient, twin.x, twin.directions(subject.V), "of gradients")
+        return _directional(subject, twin.gradient, twin.x, twin.directions(subject.V), twin.eps, "of gradients")
     if isinstance(part, Jacobian):
-        return _directional(subject, at, twin.all_outputs, twin.x, twin.directions(subject.V), "of outputs")
+        return _directional(subject, twin.all_outputs, twin.x, twin.directions(subject.V), twin.eps, "of outputs")
     if isinstance(part, (GGN, BlockGGN)):
         return _quadratic(subject, at, part)
     if isinstance(part, LossHessian):
         ((term, z),) = at.batches()
         slope = partial(twin.loss_gradient, term)
-        return _directional(subject, at, slope, z, subject.V, "of the loss's gradient", twin.scale)
+        return _directional(subject, slope, z, subject.V, twin.eps, "of the loss's gradient", twin.scale)
     return None
 
 
-def _directional(
-    subject: Subject,
-    at: Matrices,
-    f: Callable[[NDArray], NDArray],
-    x: NDArray,
-    V: NDArray,
-    what: str,
-    scale: float | None = None,
-) -> Found:
+def _directional(subject: Subject, f: Map, x: NDArray, V: NDArray, eps: float, what: str, scale: float = 0.0) -> Found:
     """A v against d/dt f(x + t v); times ``scale``, and counted as known where it is 0, if there is one."""
     found = []
     for v in subject.rounded(subject.operator.domain, V).T:
-        made = along(f, x, v.reshape(x.shape), at.twin.eps)
-        known = made.relative if scale is None else _known(made)
+        made = along(f, x, v.reshape(x.shape), eps)
+        known = _known(made) if scale else made.relative
         found.append((relative(subject.product(v), made.value * (scale or 1.0)), known))
     return _enough(found, what)
 

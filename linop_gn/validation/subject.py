@@ -133,12 +133,10 @@ class Subject:
         if not self.points:
             return 0.0
         rng = np.random.default_rng([self.seed, 5])
-        change = largest([self._change(rng) for _ in range(2)])
+        others = [Subject(rebuilt(self.operator, lambda point: _moved(point, rng))) for _ in range(2)]
+        pairs = list(zip(self.V.T, self.AV.T, strict=True))
+        change = largest([relative(other.product(v), Av) for other in others for v, Av in pairs])
         return change if np.isfinite(change) else 0.0
-
-    def _change(self, rng: np.random.Generator) -> float:
-        other = Subject(rebuilt(self.operator, lambda point: _moved(point, rng)))
-        return largest([relative(other.product(v), Av) for v, Av in zip(self.V.T, self.AV.T, strict=True)])
 
     @cached_property
     def ATU(self) -> NDArray:
