@@ -50,5 +50,5 @@ class Law(NamedTuple):
 
 
 def law(measures: str, advice: str, **options: Any) -> Callable[[Callable[[Subject], Found]], Law]:
-    """A decorator: the :class:`Law` that a function measures, named as it is; ``options`` are the law's other fields."""
+    """A decorator: the :class:`Law` that a function measures, under its name; ``options`` are its other fields."""
     return lambda check: Law(check.__name__, measures, check, advice, **options)
