@@ -9,6 +9,9 @@ follows from the arrays that operators and vectors are made of.
 array([1., 2.])
 """
 
+import sys as _sys
+
+from . import moved as _moved
 from . import preconditioners
 from .cost import Cost, Costs, cost
 from .curvature import GGN, BlockGGN, Gram, Hessian, Jacobian, LossHessian, MissingDerivativeError, Objective, losses
@@ -38,6 +41,8 @@ from .spaces import Space
 from .validation import Report, ValidationError, validate
 
 __version__ = "0.1.0"
+
+_sys.meta_path.append(_moved.OldPaths())
 
 __all__ = [
     "CG",

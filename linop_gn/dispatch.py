@@ -13,6 +13,7 @@ register theirs by packaging metadata alone.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,7 +22,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from .protocols import Backend
+from .protocols import CONTRACT, Backend
 
 __all__ = ["available", "backend_of", "load", "namespace", "register", "writing_for"]
 
@@ -47,17 +48,40 @@ def load(name: str) -> Backend:
     LookupError
         If no installed distribution provides it.
     ImportError
-        If its framework is not installed.
+        If its framework is not installed, or if it was written for another contract.
     """
-    try:
-        entry = _entries()[name]
-    except KeyError:
-        known = ", ".join(sorted(_entries()))
+    entry = _entry(name)
+    return _contracted(entry.load(), entry.dist.metadata["Name"] if entry.dist else entry.module)
+
+
+def _entry(name: str, told: str = "") -> EntryPoint:
+    if name not in _entries():
+        near = get_close_matches(name, _entries(), n=1, cutoff=0.5)
         raise LookupError(
-            f"no backend called {name!r} is installed; there are: {known}. A backend is an entry point of the "
-            f"group {GROUP!r}, named after the root module of its array type."
-        ) from None
-    backend: Backend = entry.load()
+            f"{told}no backend called {name!r} is installed; there are: {', '.join(sorted(_entries()))}."
+            + (f" Did you mean {near[0]!r}?" if near else "")
+            + f" A backend is an entry point of the group {GROUP!r}, named after the root module of its array type."
+        )
+    return _entries()[name]
+
+
+def _contracted(backend: Backend, source: str) -> Backend:
+    """The backend, which ``source`` brought, if it was written for the contract that is kept here."""
+    contract = getattr(backend, "contract", None)
+    if contract is None:
+        warnings.warn(
+            f"the backend {backend.name!r} ({source}) does not say which contract it was written for, and the next "
+            f"release of linop_gn will refuse it: set contract = {CONTRACT} in its class, once it passes "
+            "linop_gn.testing.check_backend.",
+            DeprecationWarning,
+            stacklevel=3,
+        )
+    elif contract != CONTRACT:
+        advice = "upgrade linop_gn" if contract > CONTRACT else f"upgrade {source}, or install the linop_gn of its time"
+        raise ImportError(
+            f"the backend {backend.name!r} ({source}) was written for contract {contract} and this linop_gn keeps "
+            f"contract {CONTRACT}: {advice}."
+        )
     return backend
 
 
@@ -71,12 +95,7 @@ def require_registered(name: Any) -> None:
     """
     if not isinstance(name, str):
         raise TypeError(f"derivatives= is the name of a framework, such as 'torch' or 'jax', got {name!r}.")
-    if name not in _entries():
-        near = get_close_matches(name, _entries(), n=1, cutoff=0.5)
-        raise LookupError(
-            f"derivatives={name!r}: no backend called {name!r} is installed; there are {', '.join(sorted(_entries()))}."
-            + (f" Did you mean {near[0]!r}?" if near else "")
-        )
+    _entry(name, f"derivatives={name!r}: ")
 
 
 def available() -> dict[str, Backend | ImportError]:
@@ -101,7 +120,7 @@ def register(kind: type, backend: Backend) -> None:
 
     For an array type that no installed distribution has an entry point for:
     a library being tried out, or a subclass that is to behave differently from
-    its parent, as the debug arrays of :mod:`linop_gn.testing` do.
+    its parent, as the debug arrays of :mod:`linop_gn.testing` do. The backend's contract is checked as in :func:`load`.
 
     >>> import numpy as np
     >>> class Tagged(np.ndarray): ...
@@ -109,7 +128,7 @@ def register(kind: type, backend: Backend) -> None:
     >>> backend_of(np.ones(2).view(Tagged))
     <linop_gn backend 'numpy'>
     """
-    _by_type[kind] = backend
+    _by_type[kind] = _contracted(backend, type(backend).__qualname__)
 
 
 def _backend_of_type(kind: type) -> Backend | None:

@@ -176,8 +176,7 @@ def _adopted(obj: Any, like: Array | None, symmetric: bool | None, psd: bool) ->
     """What a framework that is imported makes of an object of its own library."""
     for backend in imported():
         owner = backend if like is None else backend_of(like)
-        hook = getattr(backend, "operator_of", None)
-        made: LinearOperator | None = hook(obj, like if owner is backend else None, symmetric, psd) if hook else None
+        made: LinearOperator | None = backend.operator_of(obj, like if owner is backend else None, symmetric, psd)
         if made is not None and owner is not backend:
             raise TypeError(
                 f"a {type(obj).__module__}.{type(obj).__qualname__} has products on {backend.name} arrays, but like= "

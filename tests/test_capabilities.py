@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import linop_gn as lg
-from linop_gn import capabilities
-from linop_gn.capabilities import BEGIN, END, Declaration, declared, last_runs, markdown, replaced
+from linop_gn.app import doctor
+from linop_gn.app.doctor import BEGIN, END, last_runs, markdown, replaced
+from linop_gn.backend import CAPABILITIES, CONTRACT, Declaration, declared
 
 ROOT = Path(__file__).parent.parent
 OURS = [entry for entry in entry_points(group="linop_gn.backends") if entry.dist.metadata["Name"] == "linop-gn"]
@@ -19,13 +20,12 @@ OURS = [entry for entry in entry_points(group="linop_gn.backends") if entry.dist
 def test_every_backend_declares_what_it_can_do(module):
     found = declared(module)
     assert found.title
-    assert {"float64", "trees"} <= found.capabilities <= capabilities.CAPABILITIES
+    assert {"float64", "trees"} <= found.capabilities <= CAPABILITIES
     for name, backend in lg.available().items():
         if not isinstance(backend, ImportError) and type(backend).__module__ == module:
             assert backend.capabilities == found.capabilities, name
+            assert backend.contract == CONTRACT
             assert ("derivatives" in found.capabilities) == (backend.calculus is not None)
-            if backend.calculus is not None:
-                assert backend.calculus.unsupported() == found.unsupported
 
 
 def test_the_table_is_made_without_any_framework():
@@ -33,7 +33,7 @@ def test_the_table_is_made_without_any_framework():
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from linop_gn.capabilities import last_runs, markdown
+from linop_gn.app.doctor import last_runs, markdown
 table = markdown(entry_points(group="linop_gn.backends"), last_runs(Path("nowhere")))
 assert "CuPy" in table and "JAX" in table, table
 loaded = [name for name in ("torch", "jax", "cupy", "autograd") if name in sys.modules]
@@ -63,7 +63,7 @@ def test_the_table_says_where_a_backend_last_ran_and_where_it_has_not():
 
 def test_a_backend_that_declares_nothing_is_left_out(tmp_path, monkeypatch):
     (entry,) = entry_points(group="linop_gn.backends", name="numpy")
-    monkeypatch.setattr(capabilities, "declared", lambda package: (_ for _ in ()).throw(LookupError(package)))
+    monkeypatch.setattr(doctor, "declared", lambda package: (_ for _ in ()).throw(LookupError(package)))
     assert markdown([entry], {}).splitlines()[0].count("|") == 2
 
 
@@ -80,13 +80,22 @@ def test_cells_say_what_the_declaration_says_or_yes_or_no():
     [('capabilities = ["flying"]', "flying"), ('[says]\nweight = "light"', "weight"), ("colour = 3", "colour")],
 )
 def test_words_that_mean_nothing_are_refused(text, word, tmp_path, monkeypatch):
-    package = tmp_path / f"mistaken_{word}"
-    package.mkdir()
-    (package / "__init__.py").write_text("raise RuntimeError('not to be imported')")
-    (package / "capabilities.toml").write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=f"'{word}', which means nothing here. Capabilities are compiled,"):
-        declared(package.name)
+        declared(package(tmp_path, monkeypatch, f"mistaken_{word}", text))
+
+
+def test_gaps_are_told_in_sentences(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="the gap 'attention' is told by 'slow'; write a sentence"):
+        declared(package(tmp_path, monkeypatch, "wordy", '[unsupported]\nattention = "slow"'))
+
+
+def package(folder, monkeypatch, name, text):
+    """An import package with that declaration, which nobody is to import."""
+    (folder / name).mkdir()
+    (folder / name / "__init__.py").write_text("raise RuntimeError('not to be imported')")
+    (folder / name / "capabilities.toml").write_text(text)
+    monkeypatch.syspath_prepend(folder)
+    return name
 
 
 def test_a_package_without_a_declaration_is_told_where_it_goes():

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import linop_gn as lg
+from linop_gn import dispatch
+from linop_gn.backend import CONTRACT, ArrayApiBackend
 from linop_gn.dispatch import namespace
-from linop_gn.eager.array_api import ArrayApiBackend
 from linop_gn.testing.strategies import array
 
 
@@ -38,6 +39,7 @@ def test_a_registered_type_goes_before_its_parents():
         pass
 
     backend = ArrayApiBackend("mine", np, (Mine,))
+    backend.contract = CONTRACT
     lg.register(Mine, backend)
     assert lg.backend_of(np.ones(2).view(Mine)) is backend
     assert lg.backend_of(np.ones(2)) is lg.load("numpy")
@@ -103,3 +105,36 @@ def test_a_container_that_only_its_framework_knows_is_opened_by_it(jax):
     back = lg.Space.of(held).unpack(jax.numpy.arange(3.0))
     assert isinstance(back, Holder)
     assert back.weight.tolist() == [0.0, 1.0, 2.0]
+
+
+class Entry:
+    """An entry point of somebody's, for a backend of the contract with this number."""
+
+    dist, module = None, "linop_gn_mine"
+
+    def __init__(self, contract):
+        self.contract = contract
+
+    def load(self):
+        backend = ArrayApiBackend("mine", np, ())
+        backend.contract = self.contract
+        return backend
+
+
+@pytest.mark.parametrize(
+    ("contract", "advice"),
+    [(CONTRACT - 1, "upgrade linop_gn_mine, or install the linop_gn of its time"), (CONTRACT + 1, "upgrade linop_gn")],
+)
+def test_a_backend_of_another_contract_is_refused(contract, advice, monkeypatch):
+    monkeypatch.setattr(dispatch, "_entries", lambda: {"mine": Entry(contract)})
+    told = rf"written for contract {contract} and this linop_gn keeps contract {CONTRACT}: {advice}\.$"
+    with pytest.raises(ImportError, match=told):
+        dispatch.load.__wrapped__("mine")
+    with pytest.raises(ImportError, match=f"written for contract {contract}"):
+        lg.register(Entry, Entry(contract).load())
+
+
+def test_a_backend_that_names_no_contract_works_for_one_release_more(monkeypatch):
+    monkeypatch.setattr(dispatch, "_entries", lambda: {"mine": Entry(None)})
+    with pytest.warns(DeprecationWarning, match=f"set contract = {CONTRACT} in its class"):
+        assert dispatch.load.__wrapped__("mine").name == "mine"

@@ -28,7 +28,8 @@ def python(tmp_path_factory):
     done = subprocess.run([*install, *offline], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert {"slate", "linop_gn_slate"} <= {path.name for path in target.iterdir()}
-    env = os.environ | {"PYTHONPATH": str(target), "JAX_PLATFORMS": "cpu", "PYTHONDONTWRITEBYTECODE": "1"}
+    paths = os.pathsep.join([str(target), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    env = os.environ | {"PYTHONPATH": paths, "JAX_PLATFORMS": "cpu", "PYTHONDONTWRITEBYTECODE": "1"}
 
     def run(*arguments, cwd=target):
         done = subprocess.run(

@@ -21,9 +21,7 @@ import optree
 from autograd.numpy.numpy_boxes import ArrayBox
 from linop_gn_numpy import NumpyBackend
 
-from linop_gn.capabilities import declared
-from linop_gn.eager.array_api import ArrayApiBackend
-from linop_gn.protocols import Calculus
+from linop_gn.backend import ArrayApiBackend, Calculus, declared
 
 from .calculus import AutogradCalculus, unboxed
 from .namespace import namespace
@@ -35,6 +33,7 @@ class AutogradBackend(NumpyBackend):
     """NumPy arrays with derivatives by autograd."""
 
     calculus: Calculus | None = AutogradCalculus()
+    contract = 1
     capabilities = declared(__name__).capabilities
 
     def __init__(self) -> None:

@@ -11,9 +11,7 @@ own reverse pass doesn't; :func:`_pull` is that pass for many of both.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +19,8 @@ from autograd.core import VJPNode, add_outgrads
 from autograd.extend import Box
 from autograd.tracer import getval, new_box, trace_stack
 
-from linop_gn.capabilities import declared
-from linop_gn.dispatch import load, writing_for
+from linop_gn.backend import CalculusDefaults, LinearizationDefaults, writing_for
+from linop_gn.dispatch import load
 
 __all__ = ["AutogradCalculus", "AutogradGradientLinearization", "AutogradLinearization", "unboxed"]
 
@@ -111,7 +109,7 @@ def _leaves(params: Leaves) -> list[Any]:
     return [np.array(p) for p in params]
 
 
-class AutogradLinearization:
+class AutogradLinearization(LinearizationDefaults):
     """See :class:`linop_gn.protocols.Linearization`."""
 
     def __init__(self, function: Callable[[list[Any]], Any], params: Leaves, cotangent: Callable[[Any], Any]) -> None:
@@ -120,12 +118,6 @@ class AutogradLinearization:
         u = np.asarray(cotangent(self.outputs), dtype=self.outputs.dtype)
         self._transposed = _Record(lambda boxed: self._record.pull([boxed[0]]), [u])
         self.gradient: list[Any] | None = _plain(self._transposed.values, self._record.leaves)
-
-    def without_gradient(self) -> AutogradLinearization:
-        """The same linearisation, not holding ``gradient``."""
-        bare = copy.copy(self)
-        bare.gradient = None
-        return bare
 
     def jvp(self, tangents: Leaves, only: tuple[int, ...] | None = None) -> Any:
         """J v, as the derivative of the recorded ``J^T u`` along u."""
@@ -168,23 +160,11 @@ def unboxed(x: Any) -> Any:
     return x
 
 
-class AutogradCalculus:
+class AutogradCalculus(CalculusDefaults):
     """First and second derivatives of functions of a list of leaves."""
 
-    def adapt(self, model: Any) -> Callable[..., Any]:
-        """``model`` itself: a plain function."""
-        return model  # type: ignore[no-any-return]
-
-    def evaluate(self, function: Callable[[list[Any]], Any], params: Leaves) -> Any:
-        return function(list(params))
-
-    def linearize(
-        self, function: Callable[[list[Any]], Any], params: Leaves, cotangent: Callable[[Any], Any]
-    ) -> AutogradLinearization:
-        return AutogradLinearization(function, params, cotangent)
-
-    def linearize_gradient(self, function: Callable[[list[Any]], Any], params: Leaves) -> AutogradGradientLinearization:
-        return AutogradGradientLinearization(function, params)
+    linearize = AutogradLinearization
+    linearize_gradient = AutogradGradientLinearization
 
     def gradient(self, function: Callable[[list[Any]], Any], params: Leaves) -> tuple[Any, list[Any]]:
         record = _Record(function, _leaves(params))
@@ -207,16 +187,6 @@ class AutogradCalculus:
             curve.hvp([_part(leaf, row - start) for leaf, start in zip(curve.gradient, ends[:-1], strict=True)])
             for row in rows
         ]
-
-    def as_double(self, model: Any) -> Any:
-        """The model itself: dtypes follow the arrays that it is given."""
-        return model
-
-    def high_precision(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def unsupported(self) -> Mapping[str, str]:
-        return declared(__package__).unsupported
 
 
 def _unit(like: Any, index: int) -> Any:

@@ -30,10 +30,8 @@ from typing import Any
 import array_api_compat.cupy
 import numpy as np
 
-from linop_gn.capabilities import declared
-from linop_gn.eager.array_api import ArrayApiBackend
+from linop_gn.backend import Array, ArrayApiBackend, Tree, declared
 from linop_gn.operators import LinearOperator
-from linop_gn.protocols import Array, Tree
 
 from .arithmetic import CupyArithmetic
 from .factors import CupyFactors
@@ -47,6 +45,7 @@ __all__ = ["CupyBackend", "backend", "to_cupyx"]
 class CupyBackend(CupyArithmetic, CupyFactors, ArrayApiBackend):
     """The one instance is :data:`backend`. Devices are named ``"cuda:0"`` and so on, as other frameworks name them."""
 
+    contract = 1
     capabilities = declared(__name__).capabilities
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import cupy
 
-from linop_gn.protocols import Scalar, Vector
+from linop_gn.backend import Scalar, Vector
 
 __all__ = ["CupyArithmetic"]
 

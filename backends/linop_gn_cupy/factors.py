@@ -12,7 +12,7 @@ from typing import Any
 
 import cupyx
 
-from linop_gn.protocols import Array, Scalar, Vector
+from linop_gn.backend import Array, Scalar, Vector
 
 __all__ = ["CupyFactors"]
 

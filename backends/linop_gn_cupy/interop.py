@@ -14,10 +14,10 @@ from typing import Any
 import cupy
 import numpy as np
 
+from linop_gn.backend import Vector
 from linop_gn.interop import sparse_symmetry
 from linop_gn.operators import FunctionOperator, LinearOperator
 from linop_gn.operators.checks import finite
-from linop_gn.protocols import Vector
 from linop_gn.records import record, static
 from linop_gn.spaces import Space
 

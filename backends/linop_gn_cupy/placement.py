@@ -17,8 +17,7 @@ from typing import Any, TypeVar
 
 import cupy
 
-from linop_gn.eager.scalars import EagerScalars
-from linop_gn.protocols import Backend
+from linop_gn.backend import Backend, EagerScalars
 
 __all__ = ["advised", "follows", "name_of", "named", "there", "usable"]
 

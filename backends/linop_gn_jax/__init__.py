@@ -8,10 +8,7 @@ Everything here works inside and outside the user's ``jit``, ``vmap`` and
 <linop_gn backend 'jax'>
 """
 
-from typing import Any
-
-from linop_gn.capabilities import declared
-from linop_gn.dispatch import load
+from linop_gn.backend import BackendDefaults, declared
 
 from .arithmetic import JaxArithmetic
 from .arrays import JaxArrays
@@ -26,20 +23,15 @@ from .stores import JaxStores
 __all__ = ["JaxBackend", "backend"]
 
 
-class JaxBackend(JaxArrays, JaxArithmetic, JaxFactors, JaxStores, JaxBases, JaxLoops):
+class JaxBackend(JaxArrays, JaxArithmetic, JaxFactors, JaxStores, JaxBases, JaxLoops, BackendDefaults):
     """The one instance is :data:`backend`."""
 
+    contract = 1
     capabilities = declared(__name__).capabilities
 
     def __init__(self) -> None:
         super().__init__()
         self.calculus = JaxCalculus()
-
-    def __repr__(self) -> str:
-        return f"<linop_gn backend {self.name!r}>"
-
-    def __reduce__(self) -> Any:
-        return load, (self.name,)  # copied and pickled by name: there is one instance
 
     def compilations(self) -> dict[str, int]:
         """How often each program was traced and compiled, by name."""

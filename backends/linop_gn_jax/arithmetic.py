@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax, tree_util
 
-from linop_gn.protocols import Scalar, Vector
+from linop_gn.backend import Scalar, Vector
 
 __all__ = ["JaxArithmetic", "scalar_dtype"]
 
@@ -45,11 +45,7 @@ class JaxArithmetic:
     def max_abs(self, x: Vector) -> Scalar:
         return jnp.max(jnp.abs(x), axis=0, initial=0).astype(scalar_dtype(x.dtype))
 
-    def copy(self, x: Vector) -> Vector:
-        return jnp.copy(x)
-
-    def zeros_like(self, x: Vector) -> Vector:
-        return jnp.zeros_like(x)
+    copy, zeros_like, subtract, select = map(staticmethod, (jnp.copy, jnp.zeros_like, jnp.subtract, jnp.where))
 
     def scale(self, a: Scalar, x: Vector) -> Vector:
         return (a * x).astype(x.dtype)
@@ -59,12 +55,6 @@ class JaxArithmetic:
 
     def axpby(self, a: Scalar, x: Vector, b: Scalar, y: Vector) -> Vector:
         return (a * x + b * y).astype(y.dtype)
-
-    def subtract(self, x: Vector, y: Vector) -> Vector:
-        return x - y
-
-    def select(self, condition: Scalar, x: Vector, y: Vector) -> Vector:
-        return jnp.where(condition, x, y)
 
     def mask(self, condition: Scalar, x: Vector) -> Vector:
         return jnp.where(condition, x, jnp.zeros_like(x))
@@ -92,30 +82,12 @@ class JaxArithmetic:
     def item(self, x: Any) -> Scalar:
         return x
 
-    def where(self, condition: Scalar, x: Scalar, y: Scalar) -> Scalar:
-        return jnp.where(condition, x, y)
+    where, sqrt, minimum, maximum = map(staticmethod, (jnp.where, jnp.sqrt, jnp.minimum, jnp.maximum))
+    isfinite, logical_not, any = map(staticmethod, (jnp.isfinite, jnp.logical_not, jnp.any))
 
     def divide(self, x: Scalar, y: Scalar) -> Scalar:
         zero = jnp.equal(y, 0)
         return jnp.where(zero, 0, x / jnp.where(zero, 1, y))
-
-    def sqrt(self, x: Scalar) -> Scalar:
-        return jnp.sqrt(x)
-
-    def minimum(self, x: Scalar, y: Scalar) -> Scalar:
-        return jnp.minimum(x, y)
-
-    def maximum(self, x: Scalar, y: Scalar) -> Scalar:
-        return jnp.maximum(x, y)
-
-    def isfinite(self, x: Scalar) -> Scalar:
-        return jnp.isfinite(x)
-
-    def logical_not(self, x: Scalar) -> Scalar:
-        return jnp.logical_not(x)
-
-    def any(self, x: Scalar) -> Scalar:
-        return jnp.any(x)
 
     def power_of_two(self, x: Scalar, like: Vector) -> Scalar:
         # On the bits, because XLA's CPU code takes subnormal numbers for zero and log2 rounds.

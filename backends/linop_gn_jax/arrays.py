@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import tree_util
 
-from linop_gn.protocols import Array, Tree, Vector
+from linop_gn.backend import Array, Tree, Vector
 
 __all__ = ["JaxArrays", "wanted_dtype"]
-
-R = TypeVar("R")
 
 
 def wanted_dtype(name: str) -> np.dtype[Any]:
@@ -87,9 +85,6 @@ class JaxArrays:
     def is_concrete(self, tree: Any) -> bool:
         return not any(isinstance(leaf, jax.core.Tracer) for leaf in tree_util.tree_leaves(tree))
 
-    def normalize(self, tree: Any) -> Tree:
-        return tree
-
     def flatten(self, tree: Tree) -> tuple[list[str], list[Array], Hashable]:
         pairs, structure = tree_util.tree_flatten_with_path(tree)
         names = [tree_util.keystr(path, simple=True, separator=".") for path, _ in pairs]
@@ -135,9 +130,6 @@ class JaxArrays:
             _require_narrow(x)
         return jax.device_put(x) if isinstance(x, np.ndarray) else jnp.from_dlpack(x)
 
-    def alone(self, make: Callable[[], R]) -> tuple[R, bool]:
-        return make(), False  # programs may be given what they are called with to write over
-
     def wait(self, tree: Tree) -> Tree:
         return jax.block_until_ready(tree)
 
@@ -149,7 +141,3 @@ class JaxArrays:
 
     def read(self, tree: Any) -> Any:
         return jax.device_get(tree)
-
-    def detach(self, tree: Tree) -> Tree:
-        """The tree itself: JAX records nothing unless a transformation asks for it."""
-        return tree

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 from jax import lax
 
-from linop_gn.protocols import Array, Scalar, Vector
+from linop_gn.backend import Array, Scalar, Vector
 
 from .arithmetic import scalar_dtype
 from .compiled import tracing

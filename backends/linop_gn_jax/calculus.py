@@ -12,7 +12,8 @@ it in a loop. Called eagerly, its products are compiled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -20,8 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax, tree_util
 
-from linop_gn.capabilities import declared
-from linop_gn.protocols import Array
+from linop_gn.backend import Array, CalculusDefaults, LinearizationDefaults
 
 from .compiled import compiled, tracing
 from .linear import LinearProgram
@@ -30,6 +30,8 @@ from .models import adapt
 __all__ = ["JaxCalculus", "JaxGradientLinearization", "JaxLinearization"]
 
 Only = tuple[int, ...] | None
+
+_STATIC = {"static": True}
 
 
 def _apply(arguments: tuple[Sequence[Any], Sequence[Any]], program: LinearProgram) -> list[Any]:
@@ -48,83 +50,50 @@ def _matching(what: str, given: Sequence[Any], expected: Sequence[jax.ShapeDtype
     return [jnp.asarray(x, a.dtype) for x, a in zip(given, expected, strict=True)]
 
 
-@tree_util.register_pytree_node_class
-class JaxLinearization:
+@tree_util.register_dataclass
+@dataclass(eq=False)
+class JaxLinearization(LinearizationDefaults):
     """A function linearised at one point; see :class:`linop_gn.protocols.Linearization`."""
 
-    def __init__(
-        self,
-        outputs: Array,
-        gradient: list[Array] | None,
-        residuals: list[Array],
-        program: LinearProgram,
-        backward: bool,
-    ) -> None:
-        self.outputs = outputs
-        self.gradient = gradient
-        self._residuals = residuals
-        self._program = program
-        self._backward = backward
-
-    def without_gradient(self) -> JaxLinearization:
-        return JaxLinearization(self.outputs, None, self._residuals, self._program, self._backward)
-
-    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        return (self.outputs, self.gradient, self._residuals), (self._program, self._backward)
-
-    @classmethod
-    def tree_unflatten(cls, structure: tuple[Any, ...], children: tuple[Any, ...]) -> JaxLinearization:
-        return cls(*children, *structure)
-
-    def which_are_residuals(self) -> JaxLinearization:
-        """The same tree with a truth value for each leaf."""
-        flags = tree_util.tree_map(lambda _: False, (self.outputs, self.gradient))
-        return JaxLinearization(*flags, [True] * len(self._residuals), self._program, self._backward)
+    outputs: Array
+    gradient: list[Array] | None
+    residuals: list[Array]
+    program: LinearProgram = field(metadata=_STATIC)
+    backward: bool = field(metadata=_STATIC)
+    """Whether the program is that of J^T, because J has none of its own."""
 
     def _forward_program(self, only: Only) -> LinearProgram:
-        if self._backward:
+        if self.backward:
             return self._backward_program(only).transpose()
-        return self._program if only is None else self._program.at_inputs(only)
+        return self.program if only is None else self.program.at_inputs(only)
 
     def _backward_program(self, only: Only) -> LinearProgram:
-        if self._backward:
-            return self._program if only is None else self._program.at_outputs(only)
+        if self.backward:
+            return self.program if only is None else self.program.at_outputs(only)
         return self._forward_program(only).transpose()
 
     def jvp(self, tangents: Sequence[Array], only: Only = None) -> Array:
         program = self._forward_program(only)
-        return _product((self._residuals, _matching("the tangents", tangents, program.inputs)), program)[0]
+        return _product((self.residuals, _matching("the tangents", tangents, program.inputs)), program)[0]
 
     def vjp(self, cotangent: Array, only: Only = None) -> list[Array]:
         program = self._backward_program(only)
-        return _product((self._residuals, _matching("the cotangents", [cotangent], program.inputs)), program)
+        return _product((self.residuals, _matching("the cotangents", [cotangent], program.inputs)), program)
 
 
-@tree_util.register_pytree_node_class
+@tree_util.register_dataclass
+@dataclass(eq=False)
 class JaxGradientLinearization:
     """A gradient linearised at one point; see :class:`linop_gn.protocols.GradientLinearization`."""
 
-    def __init__(self, value: Array, gradient: list[Array], residuals: list[Array], program: LinearProgram) -> None:
-        self.value = value
-        self.gradient = gradient
-        self._residuals = residuals
-        self._program = program
-
-    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        return (self.value, self.gradient, self._residuals), (self._program,)
-
-    @classmethod
-    def tree_unflatten(cls, structure: tuple[Any, ...], children: tuple[Any, ...]) -> JaxGradientLinearization:
-        return cls(*children, *structure)
-
-    def which_are_residuals(self) -> JaxGradientLinearization:
-        """The same tree with a truth value for each leaf."""
-        flags = tree_util.tree_map(lambda _: False, (self.value, self.gradient))
-        return JaxGradientLinearization(*flags, [True] * len(self._residuals), self._program)
+    value: Array
+    gradient: list[Array]
+    residuals: list[Array]
+    program: LinearProgram = field(metadata=_STATIC)
 
     def hvp(self, tangents: Sequence[Array]) -> list[Array]:
-        tangents = _matching("the tangents", tangents, self._program.inputs)
-        return _product((self._residuals, tangents), self._program)
+        tangents = _matching("the tangents", tangents, self.program.inputs)
+        return _product((self.residuals, tangents), self.program)
 
 
 def _row(pullback: Any, outputs: Array, row: Any) -> list[Array]:
@@ -196,13 +165,13 @@ def _linear_part(pushforward: Callable[..., Any], params: list[Array]) -> tuple[
     return LinearProgram.trace(push, residuals, params), residuals
 
 
-class JaxCalculus:
-    """First and second derivatives of functions of a list of leaves."""
+class JaxCalculus(CalculusDefaults):
+    """First and second derivatives of functions of a list of leaves.
+
+    What a model closes over is promoted to the dtype of what it is given.
+    """
 
     adapt = staticmethod(adapt)
-
-    def evaluate(self, function: Callable[[list[Array]], Any], params: Sequence[Array]) -> Any:
-        return function(list(params))
 
     def linearize(
         self,
@@ -251,12 +220,5 @@ class JaxCalculus:
 
         return _rows(gradient, params, rows)
 
-    def as_double(self, model: Any) -> Any:
-        """The model itself: dtypes follow the arrays that it is given, and what it closes over is promoted."""
-        return model
-
     def high_precision(self) -> Any:
         return jax.enable_x64(True)
-
-    def unsupported(self) -> Mapping[str, str]:
-        return declared(__package__).unsupported

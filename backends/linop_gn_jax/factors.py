@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from linop_gn.protocols import Array, Scalar, Vector
+from linop_gn.backend import Array, Scalar, Vector
 
 __all__ = ["JaxFactors"]
 

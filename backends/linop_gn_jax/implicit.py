@@ -27,10 +27,10 @@ import jax.numpy as jnp
 from jax import lax, tree_util
 from jax.custom_derivatives import SymbolicZero, zero_from_primal
 
+from linop_gn.backend import Scalar, Vector
 from linop_gn.implicit import defect, require_implicit, tangent, tangent_solve, trusted
 from linop_gn.operators.base import LinearOperator
 from linop_gn.operators.function import FunctionOperator
-from linop_gn.protocols import Scalar, Vector
 from linop_gn.run.solution import Solution
 
 __all__ = ["implicit"]

@@ -23,8 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from linop_gn.eager.loops import EagerLoops
-from linop_gn.protocols import Array, Carry, Method, Vector
+from linop_gn.backend import Array, Carry, EagerLoops, Method, Vector
 from linop_gn.run.status import RUNNING
 
 from .compiled import compiled, tracing
@@ -81,10 +80,6 @@ def _iterate(ops: Any, method: Method, problem: Any) -> Any:
     return lax.while_loop(_is_running, _stepper(ops, method, problem), settle(method.init(ops, problem)))
 
 
-def _sum_over(function: Callable[..., R], stacked: Any, shared: tuple[Any, ...]) -> R:
-    return scan_over(lambda *arguments: (function(*arguments), None), stacked, shared)[0]
-
-
 def _slice(values: Array, start: Any, size: int) -> Array:
     return lax.dynamic_slice_in_dim(values, start, size)
 
@@ -118,9 +113,7 @@ class JaxLoops(EagerLoops):
         return self._programs[action, function]
 
     def call(self, function: Callable[..., R], *records: Any) -> R:
-        if any(map(_streams, records)):
-            return function(*records)
-        if tracing():
+        if any(map(_streams, records)) or tracing():
             return function(*records)
         return self._program("call", function)(*records)  # type: ignore[no-any-return]
 
@@ -160,13 +153,12 @@ class JaxLoops(EagerLoops):
         first = min(start, values.shape[0] - size)
         return np.asarray(_rows(values, first, size))[start - first : stop - first]
 
-    def sum_over(self, function: Callable[..., R], stacked: Any, *shared: Any) -> R:
-        if tracing():  # the function may close over tracers: it must not be kept
-            return _sum_over(function, stacked, shared)
-        return self._program("sum", function, _sum_over)(stacked, shared)  # type: ignore[no-any-return]
-
     def scan_over(self, function: Callable[..., tuple[Any, Any]], stacked: Any, *shared: Any) -> tuple[Any, Any]:
-        if tracing():
+        if any(map(_streams, shared)):
+            return super().scan_over(function, stacked, *shared)
+        if isinstance(stacked, range):
+            stacked = jnp.arange(len(stacked), dtype=jnp.int32)
+        if tracing():  # the function may close over tracers: it must not be kept
             return scan_over(function, stacked, shared)
         return self._program("scan", function, scan_over)(stacked, shared)  # type: ignore[no-any-return]
 

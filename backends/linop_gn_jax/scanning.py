@@ -11,6 +11,7 @@ as stacked data.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -26,19 +27,12 @@ __all__ = ["Everywhere", "scan_over"]
 _Linear = (JaxLinearization, JaxGradientLinearization)
 
 
-@tree_util.register_pytree_node_class
+@tree_util.register_dataclass
+@dataclass(eq=False)
 class Everywhere:
     """An array among stacked ones that has no leading axis: the same at every index."""
 
-    def __init__(self, array: Any) -> None:
-        self.array = array
-
-    def tree_flatten(self) -> tuple[tuple[Any], None]:
-        return (self.array,), None
-
-    @classmethod
-    def tree_unflatten(cls, structure: None, children: tuple[Any]) -> Everywhere:
-        return cls(*children)
+    array: Any
 
 
 def _is_everywhere(node: Any) -> bool:
@@ -83,12 +77,14 @@ def _independent_residuals(closed: core.ClosedJaxpr, kept: Any, n_parts: int) ->
             varies.update(eqn.outvars)
     outputs = closed.jaxpr.outvars[n_parts:]
     fixed = [isinstance(v, core.Literal) or v not in varies for v in outputs]
-    residual = tree_util.tree_map(
-        lambda node: node.which_are_residuals() if isinstance(node, _Linear) else False,
-        kept,
-        is_leaf=lambda node: isinstance(node, _Linear),
-    )
+    residual = tree_util.tree_map(_residual, kept, is_leaf=lambda node: isinstance(node, _Linear))
     return [a and b for a, b in zip(fixed, tree_util.tree_leaves(residual), strict=True)]
+
+
+def _residual(node: Any) -> Any:
+    """For each leaf of ``node``: whether it is a residual of a linearisation."""
+    flags = tree_util.tree_map(lambda _: False, node)
+    return replace(flags, residuals=[True] * len(node.residuals)) if isinstance(node, _Linear) else flags
 
 
 def _evaluate_once(closed: core.ClosedJaxpr, wanted: Sequence[bool], element: Sequence[Any]) -> list[Any]:

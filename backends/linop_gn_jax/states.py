@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax, tree_util
 
-from linop_gn.protocols import Array, Method
+from linop_gn.backend import Array, Method
 
 from .arithmetic import scalar_dtype
 from .compiled import tracing

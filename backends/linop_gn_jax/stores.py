@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from linop_gn.protocols import Scalar, Vector
+from linop_gn.backend import Scalar, Vector
 
 __all__ = ["JaxStores"]
 

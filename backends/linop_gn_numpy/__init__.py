@@ -11,20 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from linop_gn.capabilities import declared
-from linop_gn.eager.array_api import ArrayApiBackend
+from linop_gn.backend import ArrayApiBackend, declared
 
 from .arithmetic import NumpyArithmetic
-from .bases import NumpyBases
 from .factors import NumpyFactors
 from .ownership import NumpyOwnership
 
 __all__ = ["NumpyBackend", "backend"]
 
 
-class NumpyBackend(NumpyArithmetic, NumpyFactors, NumpyBases, NumpyOwnership, ArrayApiBackend):
+class NumpyBackend(NumpyArithmetic, NumpyFactors, NumpyOwnership, ArrayApiBackend):
     """NumPy arrays (and subclasses), on the host; its scalars too, which is what arithmetic makes of 0-d arrays."""
 
+    contract = 1
     capabilities = declared(__name__).capabilities
 
     def __init__(self) -> None:

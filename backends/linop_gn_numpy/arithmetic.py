@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from linop_gn.protocols import Scalar, Vector
+from linop_gn.backend import Array, Scalar, Vector
 
 __all__ = ["NumpyArithmetic"]
 
@@ -62,3 +62,8 @@ class NumpyArithmetic:
             routines = _blas()[y.dtype.char]
             return routines.axpy(x, routines.scal(b, y), a=a)
         return super().axpby(a, x, b, y)  # type: ignore[misc]
+
+    def store(self, basis: Array, index: Scalar, a: Scalar, x: Vector) -> Array:
+        row: Any = basis[index]
+        np.multiply(x, row.dtype.type(a), out=row)
+        return basis

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from linop_gn.protocols import Array, Scalar, Vector
+from linop_gn.backend import Array, Scalar, Vector
 
 __all__ = ["NumpyFactors"]
 

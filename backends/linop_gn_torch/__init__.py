@@ -5,9 +5,7 @@ from __future__ import annotations
 import array_api_compat.torch
 import torch
 
-from linop_gn.capabilities import declared
-from linop_gn.eager.array_api import ArrayApiBackend
-from linop_gn.protocols import Calculus
+from linop_gn.backend import ArrayApiBackend, Calculus, declared
 
 from .arithmetic import TorchArithmetic
 from .arrays import TorchArrays
@@ -15,6 +13,7 @@ from .bases import TorchBases
 from .calculus import TorchCalculus
 from .factors import TorchFactors
 from .implicit import TorchImplicit
+from .trees import NAMESPACE
 
 __all__ = ["TorchBackend", "backend"]
 
@@ -22,7 +21,9 @@ __all__ = ["TorchBackend", "backend"]
 class TorchBackend(TorchArrays, TorchArithmetic, TorchFactors, TorchBases, TorchImplicit, ArrayApiBackend):
     """See :mod:`linop_gn.protocols`. There is one instance, :data:`backend`."""
 
+    contract = 1
     capabilities = declared(__name__).capabilities
+    tree_namespace = NAMESPACE
 
     def __init__(self) -> None:
         super().__init__("torch", array_api_compat.torch, (torch.Tensor,))

@@ -93,48 +93,54 @@ def _in_words(custom: list[str]) -> str:
     return f" ({', '.join(custom)})" if custom else ""
 
 
+_ADVICE: tuple[tuple[str, type[Exception], str], ...] = (
+    (
+        r"derivative for '?(?:aten::)?(\w+)'? is not implemented",
+        NotImplementedError,
+        "the model uses an operation whose backward, {1}, has no derivative in torch, and curvature products "
+        "differentiate the backward pass: write it in the model with ordinary torch operations (for attention, call "
+        "torch.nn.functional.scaled_dot_product_attention, whose kernel is then chosen here).",
+    ),
+    (
+        r"same dtype|scalar type \w+ but found|type \(.*\) should be the same|share same datatype",
+        RuntimeError,
+        "the model met tensors of two dtypes ({0}): data made from NumPy are float64, parameters float32, unless told "
+        "otherwise. Convert one of them: inputs.float(), or module.double().",
+    ),
+    (
+        r"does not currently support double backward",
+        NotImplementedError,
+        "a part of the model is compiled by torch.compile, which has no double backward: pass the model uncompiled "
+        "(compiled.module._orig_mod), and compile the solver's other parts if need be.",
+    ),
+    (
+        r"use_reentrant|Checkpointing is not compatible with \.grad\(\)",
+        NotImplementedError,
+        "reentrant checkpointing cannot be differentiated twice: call torch.utils.checkpoint.checkpoint with "
+        "use_reentrant=False.",
+    ),
+    (
+        r"Inference tensors cannot be saved for backward",
+        RuntimeError,
+        "the inputs or the model hold tensors made inside torch.inference_mode(): clone() them outside of it.",
+    ),
+    (
+        r"modified by an inplace operation",
+        RuntimeError,
+        "parameters, data or activations were changed in place after the model was linearised (an optimizer's step, an "
+        "in-place layer): build the operator anew after changing parameters, or give it copies.",
+    ),
+)
+"""What torch's message has in it, what kind of error that is, and what to do about it."""
+
+
 @contextmanager
 def explained() -> Iterator[None]:
     """Turn torch's errors about missing second derivatives, and about mixed dtypes, into advice."""
     try:
         yield
     except RuntimeError as error:
-        advice = _advice(str(error))
-        if advice is None:
-            raise
-        if any(word in advice for word in ("in place", "inference_mode", "two dtypes")):
-            raise RuntimeError(advice) from error
-        raise NotImplementedError(advice) from error
-
-
-def _advice(message: str) -> str | None:
-    if missing := re.search(r"derivative for '?(?:aten::)?(\w+)'? is not implemented", message):
-        return (
-            f"the model uses an operation whose backward, {missing[1]}, has no derivative in torch, and "
-            "curvature products differentiate the backward pass: write that operation in the model with ordinary torch "
-            "operations (for attention, call torch.nn.functional.scaled_dot_product_attention, whose kernel is then "
-            "chosen here)."
-        )
-    if re.search(r"same dtype|scalar type \w+ but found|type \(.*\) should be the same|share same datatype", message):
-        return (
-            f"the model met tensors of two dtypes ({message}): data made from NumPy are float64, parameters float32, "
-            "unless told otherwise. Convert one of them: inputs.float(), or module.double()."
-        )
-    if "does not currently support double backward" in message:
-        return (
-            "a part of the model is compiled by torch.compile, which has no double backward: pass the model uncompiled "
-            "(compiled.module._orig_mod), and compile the solver's other parts if need be."
-        )
-    if "use_reentrant" in message or "Checkpointing is not compatible with .grad()" in message:
-        return (
-            "reentrant checkpointing cannot be differentiated twice: call torch.utils.checkpoint.checkpoint with "
-            "use_reentrant=False."
-        )
-    if "Inference tensors cannot be saved for backward" in message:
-        return "the inputs or the model hold tensors made inside torch.inference_mode(): clone() them outside of it."
-    if "modified by an inplace operation" in message:
-        return (
-            "parameters, data or activations were changed in place after the model was linearised (an optimizer's "
-            "step, an in-place layer): build the operator anew after changing parameters, or give it copies."
-        )
-    return None
+        for sign, kind, advice in _ADVICE:
+            if found := re.search(sign, str(error)):
+                raise kind(advice.format(error, *found.groups())) from error
+        raise

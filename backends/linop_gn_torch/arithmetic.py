@@ -15,7 +15,6 @@ double precision gives 5e-10, 2e-8, 4e-9 and 2e-5 for 60 microseconds more at
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -67,9 +66,6 @@ class TorchArithmetic:
     def copy(self, x: Tensor) -> Tensor:
         return _plain(x).clone()
 
-    def zeros_like(self, x: Tensor) -> Tensor:
-        return torch.zeros_like(x)
-
     def scale(self, a: Any, x: Tensor) -> Tensor:
         return x * _factor(a, x) if is_tracked(a, x) else _plain(x).mul_(_factor(a, x))
 
@@ -97,12 +93,6 @@ class TorchArithmetic:
         if isinstance(condition, np.ndarray) and condition.ndim:
             return torch.where(torch.tensor(condition, device=x.device), _plain(x), _plain(y))
         return x if condition else y
-
-    def eps(self, x: Tensor) -> float:
-        return torch.finfo(x.dtype).eps
-
-    def over_columns(self, function: Callable[[Tensor], Tensor], columns: Tensor) -> Tensor:
-        return torch.stack([function(column) for column in columns.unbind(1)], dim=1)
 
 
 def _columns(x: Tensor) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .modules import trainable
 from .tracking import constant
-from .trees import flatten_tree, map_tree, unflatten_tree
+from .trees import map_tree
 
 __all__ = ["TorchArrays"]
 
@@ -36,12 +36,6 @@ class TorchArrays:
     def normalize(self, tree: Any) -> Any:
         """An ``nn.Module`` becomes the dict of its trainable parameters; anything else stays as it is."""
         return trainable(tree) if isinstance(tree, nn.Module) else tree
-
-    def flatten(self, tree: Any) -> tuple[list[str], list[Tensor], Hashable]:
-        return flatten_tree(tree)
-
-    def unflatten(self, structure: Any, leaves: Sequence[Any]) -> Any:
-        return unflatten_tree(structure, leaves)
 
     def describe(self, x: Tensor) -> tuple[tuple[int, ...], str, Hashable]:
         return tuple(x.shape), str(x.dtype).removeprefix("torch."), str(x.device)
@@ -75,21 +69,12 @@ class TorchArrays:
     def lendable(self, x: Tensor) -> Tensor:
         return x.detach().contiguous()
 
-    def borrow(self, x: Any) -> Tensor:
-        return torch.from_dlpack(x)
-
-    def cast(self, x: Tensor, dtype: str) -> Tensor:
-        return x.to(getattr(torch, dtype))
-
     def to_numpy(self, x: Tensor) -> Any:
         """A copy on the host (bfloat16, which NumPy lacks, as float32)."""
         plain = x.detach()
         if plain.dtype is torch.bfloat16:
             plain = plain.float()
         return np.array(plain.numpy(force=True))
-
-    def read(self, tree: Any) -> Any:
-        return map_tree(lambda leaf: self.to_numpy(leaf) if isinstance(leaf, Tensor) else leaf, tree)
 
     def detach(self, tree: Any) -> Any:
         """Cut from any graph, unless a product is being recorded (:mod:`linop_gn_torch.tracking`)."""

@@ -13,9 +13,6 @@ __all__ = ["TorchBases"]
 class TorchBases:
     """The vectors' part of :class:`linop_gn.protocols.Bases`; small problems come from the base class."""
 
-    def basis(self, like: Tensor, capacity: int) -> Tensor:
-        return torch.empty((capacity, like.shape[0]), dtype=like.dtype, device=like.device)
-
     def store(self, basis: Tensor, index: Any, a: Any, x: Tensor) -> Tensor:
         torch.mul(x.detach(), float(a), out=basis[index])
         return basis

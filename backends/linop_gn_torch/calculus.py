@@ -29,16 +29,14 @@ backward keeps the graph of what it computes.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from linop_gn.capabilities import declared
+from linop_gn.backend import CalculusDefaults, LinearizationDefaults
 
 from .advice import custom_functions, explained, require_differentiable, require_linear, snapshot
 from .modules import adapt
@@ -64,9 +62,15 @@ def _backward(
     return list(torch.autograd.grad(live, inputs, seeds, allow_unused=True, **options))
 
 
-def _require_linear(recording: Recording, recorded: list[Tensor | None], u: Tensor, outputs: Tensor) -> None:
-    with explained():
-        recording.resume(lambda: require_linear(recorded, u, custom_functions(outputs)))
+def _record(
+    function: Callable[[list[Tensor]], Tensor], params: Leaves, scalar: bool = False, **kernels: Any
+) -> tuple[Recording, list[Tensor], Tensor]:
+    """The graph of ``function``: what it takes to go through it, its leaves, and its outputs."""
+    recording, leaves = Recording(**kernels), snapshot(params)
+    with torch.enable_grad():
+        outputs = recording.make(lambda: function(leaves))
+        require_differentiable(outputs, scalar)
+    return recording, leaves, outputs
 
 
 def _filled(gradients: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
@@ -85,28 +89,20 @@ def _rows(recording: Recording, flat: Tensor, leaves: list[Tensor], rows: Sequen
     return [recording.resume(partial(row, i)) for i in rows]
 
 
-class TorchLinearization:
+class TorchLinearization(LinearizationDefaults):
     """A function with its graph and the graph of ``u -> J^T u``. See :class:`linop_gn.protocols.Linearization`."""
 
     def __init__(
         self, function: Callable[[list[Tensor]], Tensor], params: Leaves, cotangent: Callable[[Tensor], Tensor]
     ) -> None:
-        self._leaves = snapshot(params)
-        self._recording = Recording()
         with torch.enable_grad(), explained():
-            self._outputs = self._recording.make(lambda: function(self._leaves))
-            require_differentiable(self._outputs)
+            self._recording, self._leaves, self._outputs = _record(function, params)
             self.outputs = constant(self._outputs)
             self._u = cotangent(self.outputs).detach().requires_grad_()
             self._recorded = self._vjp(self._u, range(len(self._leaves)), create_graph=True)
-            _require_linear(self._recording, self._recorded, self._u, self._outputs)
+            custom = custom_functions(self._outputs)
+            self._recording.resume(lambda: require_linear(self._recorded, self._u, custom))
         self.gradient: list[Tensor] | None = _filled(self._recorded, self._leaves)
-
-    def without_gradient(self) -> TorchLinearization:
-        """The same linearisation, not holding ``gradient``."""
-        bare = copy.copy(self)
-        bare.gradient = None
-        return bare
 
     def jvp(self, tangents: Sequence[Tensor], only: tuple[int, ...] | None = None) -> Tensor:
         """J v, as the derivative of the recorded ``J^T u`` along u."""
@@ -136,21 +132,16 @@ class TorchGradientLinearization:
     """A scalar function's gradient with its graph. See :class:`linop_gn.protocols.GradientLinearization`."""
 
     def __init__(self, function: Callable[[list[Tensor]], Tensor], params: Leaves) -> None:
-        self._leaves = snapshot(params)
-        self._recording = Recording()
         with torch.enable_grad(), explained():
-            self._value = self._recording.make(lambda: function(self._leaves))
-            require_differentiable(self._value, scalar=True)
-            self.value = constant(self._value)
+            self._recording, self._leaves, value = _record(function, params, scalar=True)
+            self.value = constant(value)
             # With a seed that requires gradients, what has no graph is zero, or comes from a backward that lost it.
             seed = torch.ones_like(self.value, requires_grad=True)
-            with explained():
-                recorded = self._recording.resume(
-                    lambda: _backward([self._value], self._leaves, [seed], create_graph=True), records=True
-                )
-            _require_linear(self._recording, recorded, seed, self._value)
-        self.gradient = _filled(recorded, self._leaves)
-        self._recorded = recorded
+            self._recorded = self._recording.resume(
+                lambda: _backward([value], self._leaves, [seed], create_graph=True), records=True
+            )
+            self._recording.resume(lambda: require_linear(self._recorded, seed, custom_functions(value)))
+        self.gradient = _filled(self._recorded, self._leaves)
 
     def hvp(self, tangents: Sequence[Tensor]) -> list[Tensor]:
         """H v, by one backward through the gradient's graph."""
@@ -163,7 +154,7 @@ class TorchGradientLinearization:
         return _filled(result, self._leaves)
 
 
-class TorchCalculus:
+class TorchCalculus(CalculusDefaults):
     """First and second derivatives, as :class:`linop_gn.protocols.Calculus` asks for them.
 
     >>> import torch
@@ -173,61 +164,37 @@ class TorchCalculus:
     (tensor([1., 4.]), [tensor([2., 4.])], tensor([2., 4.]))
     """
 
-    def adapt(self, model: Any, seed: int = 0) -> Callable[[Any, Any], Tensor]:
-        """See :func:`linop_gn_torch.modules.adapt`."""
-        return adapt(model, seed)
+    adapt = staticmethod(adapt)
+    as_double = staticmethod(as_double)
+    linearize = TorchLinearization
+    linearize_gradient = TorchGradientLinearization
 
     def evaluate(self, function: Callable[[list[Tensor]], Any], params: Leaves) -> Any:
         # Not under no_grad: a model may differentiate inside. Constants have no graph, so nothing is recorded anyway.
         with torch.enable_grad(), twice_differentiable(), explained():
             return map_tree(constant, function([constant(p) for p in params]))
 
-    def linearize(
-        self, function: Callable[[list[Tensor]], Tensor], params: Leaves, cotangent: Callable[[Tensor], Tensor]
-    ) -> TorchLinearization:
-        return TorchLinearization(function, params, cotangent)
-
-    def linearize_gradient(
-        self, function: Callable[[list[Tensor]], Tensor], params: Leaves
-    ) -> TorchGradientLinearization:
-        return TorchGradientLinearization(function, params)
-
     def gradient(self, function: Callable[[list[Tensor]], Tensor], params: Leaves) -> tuple[Tensor, list[Tensor]]:
-        leaves, recording = snapshot(params), Recording()
-        with torch.enable_grad():
-            value = recording.make(lambda: function(leaves))
-            require_differentiable(value, scalar=True)
-            with explained():
-                gradient = recording.resume(lambda: _backward([value], leaves, [None]))
+        recording, leaves, value = _record(function, params, scalar=True)
+        with torch.enable_grad(), explained():
+            gradient = recording.resume(lambda: _backward([value], leaves, [None]))
         return value.detach(), _filled(gradient, leaves)
 
     def jacobian_rows(
         self, function: Callable[[list[Tensor]], Tensor], params: Leaves, rows: Sequence[int]
     ) -> list[list[Tensor]]:
         # Plain kernels (but for attention, whose random draws depend on the kernel): an oracle owes safe_ops nothing.
-        leaves, recording = snapshot(params), Recording(math_attention)
+        recording, leaves, outputs = _record(function, params, kernels=math_attention)
         with torch.enable_grad():
-            outputs = recording.make(lambda: function(leaves))
-            require_differentiable(outputs)
             return _rows(recording, outputs.reshape(-1), leaves, rows)
 
     def hessian_rows(
         self, function: Callable[[list[Tensor]], Tensor], params: Leaves, rows: Sequence[int]
     ) -> list[list[Tensor]]:
-        leaves, recording = snapshot(params), Recording()
+        recording, leaves, value = _record(function, params, scalar=True)
         with torch.enable_grad():
-            value = recording.make(lambda: function(leaves))
-            require_differentiable(value, scalar=True)
             gradient = recording.resume(lambda: _backward([value], leaves, [None], create_graph=True), records=True)
             flat = torch.cat(
                 [(torch.zeros_like(x) if g is None else g).reshape(-1) for g, x in zip(gradient, leaves, strict=True)]
             )
             return _rows(recording, flat, leaves, rows)
-
-    as_double = staticmethod(as_double)
-
-    def high_precision(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def unsupported(self) -> Mapping[str, str]:
-        return declared(__package__).unsupported

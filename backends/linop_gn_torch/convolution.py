@@ -123,59 +123,41 @@ def _same_padding(w: Tensor, dilation: list[int]) -> list[int] | None:
     return None if any(t % 2 for t in total) else [t // 2 for t in total]
 
 
-def _forward(native: Callable[..., Tensor], n: int) -> Callable[..., Tensor]:
+_DEFAULTS: dict[str, Any] = {"stride": 1, "padding": 0, "output_padding": 0, "groups": 1, "dilation": 1}
+_ORDER = ("stride", "padding", "dilation", "groups")
+_ORDER_TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
+
+
+def _replacing(native: Callable[..., Tensor], n: int, transposed: bool) -> Callable[..., Tensor]:
+    order = _ORDER_TRANSPOSED if transposed else _ORDER
+
     def convolve(
         input: Tensor,  # noqa: A002  (torch's name for it)
         weight: Tensor,
         bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
+        *more: Any,
+        **named: Any,
     ) -> Tensor:
-        spread, pads = _spread(dilation, n), padding
+        given = _DEFAULTS | dict(zip(order, more, strict=False)) | named
+        dilation, padding = _spread(given["dilation"], n), given["padding"]
         if isinstance(padding, str):
-            pads = _same_padding(weight, spread) if padding == "same" else 0
-        if pads is None or not _plain(input, weight, bias):
-            return native(input, weight, bias, stride, padding, dilation, groups)
-        options = _Options(_spread(stride, n), _spread(pads, n), spread, False, [0] * n, groups)
-        return _apply(input, weight, bias, options, n)
+            padding = _same_padding(weight, dilation) if padding == "same" else 0
+        if padding is None or not _plain(input, weight, bias):
+            return native(input, weight, bias, *more, **named)
+        stride, padding, output_padding = (_spread(x, n) for x in (given["stride"], padding, given["output_padding"]))
+        options = _Options(stride, padding, dilation, transposed, output_padding, given["groups"])
+        batched = input if input.ndim == n + 2 else input.unsqueeze(0)
+        y: Tensor = _Convolution.apply(batched, weight, bias, options)  # type: ignore[no-untyped-call]
+        return y if batched is input else y.squeeze(0)
 
     return convolve
 
 
-def _transposed(native: Callable[..., Tensor], n: int) -> Callable[..., Tensor]:
-    def convolve(
-        input: Tensor,  # noqa: A002
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        output_padding: Any = 0,
-        groups: int = 1,
-        dilation: Any = 1,
-    ) -> Tensor:
-        if not _plain(input, weight, bias):
-            return native(input, weight, bias, stride, padding, output_padding, groups, dilation)
-        options = _Options(
-            _spread(stride, n), _spread(padding, n), _spread(dilation, n), True, _spread(output_padding, n), groups
-        )
-        return _apply(input, weight, bias, options, n)
-
-    return convolve
-
-
-def _apply(x: Tensor, w: Tensor, bias: Tensor | None, options: _Options, n: int) -> Tensor:
-    batched = x if x.ndim == n + 2 else x.unsqueeze(0)
-    y: Tensor = _Convolution.apply(batched, w, bias, options)  # type: ignore[no-untyped-call]
-    return y if x.ndim == n + 2 else y.squeeze(0)
-
+_NATIVE = (torch.conv1d, torch.conv2d, torch.conv3d)
+_NATIVE_TRANSPOSED = (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)
 
 REPLACEMENTS: dict[Any, Callable[..., Tensor]] = {
-    **{native: _forward(native, n) for n, native in enumerate((torch.conv1d, torch.conv2d, torch.conv3d), 1)},
-    **{
-        native: _transposed(native, n)
-        for n, native in enumerate((torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d), 1)
-    },
+    **{native: _replacing(native, n, False) for n, native in enumerate(_NATIVE, 1)},
+    **{native: _replacing(native, n, True) for n, native in enumerate(_NATIVE_TRANSPOSED, 1)},
 }
 """What stands in for each of torch's convolutions; anything unusual is handed to torch's own."""

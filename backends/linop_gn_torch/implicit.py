@@ -28,10 +28,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
+from linop_gn.backend import Scalar
 from linop_gn.curvature.point import Point
 from linop_gn.implicit import defect, require_implicit, tangent, tangent_solve, trusted
 from linop_gn.operators.function import FunctionOperator
-from linop_gn.protocols import Scalar
 from linop_gn.records import replace
 from linop_gn.run.status import Status
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import platform
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..capabilities import last_runs, markdown, replaced
+from ..backend import ROWS, Declaration, declared
 from ..dispatch import GROUP, load
 from ..protocols import Backend
 
-__all__ = ["command", "diagnose"]
+__all__ = ["command", "diagnose", "last_runs", "markdown", "replaced"]
 
 OWN = "its own"
 SUPPLIED = "yours: jvp= and vjp=, or a Jacobian; or another framework's: derivatives="
 DISTRIBUTION = "linop-gn"
+BEGIN, END = "<!-- begin: linop-gn doctor --update -->", "<!-- end -->"
 
 
 def diagnose() -> dict[str, Any]:
@@ -43,7 +44,7 @@ def diagnose() -> dict[str, Any]:
     found, missing = [], []
     for entries in by_target.values():
         try:
-            found.append(_describe(load(entries[0].name)))
+            found.append(_describe(load(entries[0].name), entries[0].module))
         except Exception as error:  # a framework that is broken, or has nothing to run on, fails in its own ways
             missing.append(_explain(entries[0], error))
     return {
@@ -55,15 +56,18 @@ def diagnose() -> dict[str, Any]:
     }
 
 
-def _describe(backend: Backend) -> dict[str, Any]:
-    calculus = backend.calculus
+def _describe(backend: Backend, package: str) -> dict[str, Any]:
+    try:
+        unsupported = dict(declared(package).unsupported)
+    except LookupError:
+        unsupported = {}
     return {
         "name": backend.name,
         "version": backend.version(),
         "devices": backend.devices(),
         "capabilities": sorted(backend.capabilities),
-        "derivatives": SUPPLIED if calculus is None else OWN,
-        "unsupported": {} if calculus is None else dict(calculus.unsupported()),
+        "derivatives": SUPPLIED if backend.calculus is None else OWN,
+        "unsupported": unsupported,
     }
 
 
@@ -133,3 +137,56 @@ def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], *
     for row in rows:
         made.add_row(*map(escape, row))
     return made
+
+
+def last_runs(file: Path) -> Mapping[str, Mapping[str, str]]:
+    """The last run on an accelerator by backend, each with ``date`` and ``device``, from a file that may not exist."""
+    runs: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["runs"] if file.is_file() else {}
+    return runs
+
+
+def markdown(entries: Iterable[EntryPoint], runs: Mapping[str, Mapping[str, str]]) -> str:
+    """The table of all backends that declare something, and their known gaps, as Markdown."""
+    columns: dict[str, Declaration] = {}
+    names: dict[str, str] = {}
+    for entry in sorted(entries, key=lambda entry: entry.name):
+        try:
+            names.setdefault(entry.module, entry.name)
+            columns[entry.module] = declared(entry.module)
+        except LookupError:
+            continue
+    head = ["", *(found.title for found in columns.values())]
+    rows = [[row.replace("_", " "), *(found.cell(row) for found in columns.values())] for row in ROWS]
+    rows.append(["last run on an accelerator", *(_ran(found, runs.get(names[m])) for m, found in columns.items())])
+    lines = [_line(head), _line(["---"] * len(head)), *map(_line, rows)]
+    gaps = [
+        f"* {found.title}, {name}: {sentence}"
+        for found in columns.values()
+        for name, sentence in found.unsupported.items()
+    ]
+    return "\n".join([*lines, *(["", "Known gaps:", "", *gaps] if gaps else [])]) + "\n"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _ran(found: Declaration, run: Mapping[str, str] | None) -> str:
+    if "devices" not in found.capabilities:
+        return "needs none"
+    return f"{run['date']}, {run['device']}" if run else "not run on one yet"
+
+
+def replaced(page: str, table: str) -> str:
+    """``page`` with what stands between its two markers replaced by ``table``.
+
+    Raises
+    ------
+    ValueError
+        For a page without the markers.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"the page has no lines {BEGIN} and {END}, between which the table goes.")
+    return f"{before}{BEGIN}\n{table}{END}{after}"

@@ -24,7 +24,6 @@ from typing import Any
 from ..draws import counter, signs
 from ..protocols import Array, Scalar, Vector
 from ..spaces import Space
-from ..sums import sum_over_indices
 from .pieces import Piece, sum_products
 from .point import Point, Sums
 
@@ -49,10 +48,10 @@ class _Squares:
 
     def __call__(self, piece: Piece, seed: Scalar) -> Vector:
         u = _cotangents(piece)
+        ops = piece.space.backend
         if self.probes is None:
-            return sum_over_indices(piece.space.backend, _of_example, u.shape[0], piece, u)[0]
-        total = sum_over_indices(piece.space.backend, _of_signs, self.probes, piece, u, seed)[0]
-        return total / self.probes
+            return ops.sum_over(_of_example, range(u.shape[0]), piece, u)
+        return ops.sum_over(_of_signs, range(self.probes), piece, u, seed) / self.probes
 
 
 @dataclass(frozen=True)
@@ -84,16 +83,16 @@ def _cotangents(piece: Piece) -> Array:
     return ops.calculus.gradient(lambda z: loss.total(xp, z[0], piece.targets, weights), [piece.outputs])[1][0]
 
 
-def _of_signs(index: Scalar, piece: Piece, u: Array, seed: Scalar) -> tuple[Vector]:
+def _of_signs(index: Scalar, piece: Piece, u: Array, seed: Scalar) -> Vector:
     xp = piece.space.backend.namespace()
     drawn = signs(Space.flat(u.shape[0], u), seed, index)
-    return (_squared(piece, xp.reshape(drawn, (-1,) + (1,) * (len(u.shape) - 1)) * u),)
+    return _squared(piece, xp.reshape(drawn, (-1,) + (1,) * (len(u.shape) - 1)) * u)
 
 
-def _of_example(index: Scalar, piece: Piece, u: Array) -> tuple[Vector]:
+def _of_example(index: Scalar, piece: Piece, u: Array) -> Vector:
     xp = piece.space.backend.namespace()
     here = xp.reshape(counter(Space.flat(u.shape[0], u)) == index, (-1,) + (1,) * (len(u.shape) - 1))
-    return (_squared(piece, xp.where(here, u, xp.zeros_like(u))),)
+    return _squared(piece, xp.where(here, u, xp.zeros_like(u)))
 
 
 def _squared(piece: Piece, u: Array) -> Vector:

@@ -22,15 +22,15 @@ import array_api_compat
 import numpy as np
 import optree
 
-from ..dispatch import load
-from ..protocols import Array, Calculus, Scalar, Tree, Vector
+from ..protocols import Array, Scalar, Tree, Vector
 from .bases import EagerBases
+from .defaults import BackendDefaults
 from .factors import ArrayApiFactors
 from .loops import EagerLoops
 from .scalars import EagerScalars
 from .stores import EagerStores
 
-__all__ = ["ArrayApiBackend"]
+__all__ = ["ArrayApiBackend", "names_of"]
 
 R = TypeVar("R")
 
@@ -39,17 +39,18 @@ _PLAIN_DOT_LIMIT = 65536
 
 
 @lru_cache(maxsize=256)
-def _names(structure: Any) -> tuple[str, ...]:
-    """Paths joined by dots: keys, indices, names of fields."""
+def names_of(structure: Any) -> tuple[str, ...]:
+    """The paths of a tree's leaves, joined by dots: keys, indices, names of fields."""
     return tuple(
         ".".join(str(getattr(entry, "field", entry.entry)) for entry in accessor) for accessor in structure.accessors()
     )
 
 
-class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerBases, EagerLoops):
+class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerBases, EagerLoops, BackendDefaults):
     """An eager backend over the array-API namespace ``xp``, whose arrays are instances of ``array_types``."""
 
-    calculus: Calculus | None = None
+    tree_namespace = ""
+    """optree's name for what it is to take for a container."""
     capabilities: frozenset[str] = frozenset({"float64", "in_place", "trees", "views"})
 
     def __init__(self, name: str, xp: Any, array_types: tuple[type, ...]) -> None:
@@ -57,12 +58,6 @@ class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerBases, Ea
         self.xp = xp
         self.array_types = array_types
         self._dtype_names: dict[Any, str] = {}  # NumPy takes 5 microseconds to name one
-
-    def __repr__(self) -> str:
-        return f"<linop_gn backend {self.name!r}>"
-
-    def __reduce__(self) -> Any:
-        return load, (self.name,)  # copied and pickled by name: there is one instance
 
     # arrays and trees
 
@@ -81,12 +76,9 @@ class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerBases, Ea
     def is_concrete(self, tree: Any) -> bool:
         return True
 
-    def normalize(self, tree: Any) -> Tree:
-        return tree
-
     def flatten(self, tree: Tree) -> tuple[list[str], list[Array], Hashable]:
-        leaves, structure = optree.tree_flatten(tree)
-        return list(_names(structure)), leaves, structure
+        leaves, structure = optree.tree_flatten(tree, namespace=self.tree_namespace)
+        return list(names_of(structure)), leaves, structure
 
     def unflatten(self, structure: Hashable, leaves: Sequence[Any]) -> Tree:
         return optree.tree_unflatten(structure, leaves)  # type: ignore[arg-type]
@@ -127,12 +119,6 @@ class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerBases, Ea
     def borrow(self, x: Any) -> Array:
         return self.xp.from_dlpack(x)
 
-    def wait(self, tree: Tree) -> Tree:
-        return tree
-
-    def alone(self, make: Callable[[], R]) -> tuple[R, bool]:
-        return make(), False
-
     def cast(self, x: Array, dtype: str) -> Array:
         return self.xp.astype(x, getattr(self.xp, dtype), copy=False)
 
@@ -140,11 +126,9 @@ class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerBases, Ea
         return np.asarray(x) if isinstance(x, (np.ndarray, np.generic)) else np.from_dlpack(x)
 
     def read(self, tree: Any) -> Any:
-        leaves, structure = optree.tree_flatten(tree)
-        return optree.tree_unflatten(structure, [self.to_numpy(x) if self.is_array(x) else x for x in leaves])
-
-    def detach(self, tree: Tree) -> Tree:
-        return tree
+        return optree.tree_map(
+            lambda x: self.to_numpy(x) if self.is_array(x) else x, tree, namespace=self.tree_namespace
+        )
 
     # vectors
 
@@ -218,9 +202,7 @@ class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerBases, Ea
             return (then if condition else otherwise)(*operands)
         if condition.all() or not condition.any():
             return (then if condition.all() else otherwise)(*operands)
-        tree: Any = operands
-        leaves, structure = optree.tree_flatten(tree)
-        kept: Any = optree.tree_unflatten(structure, [self.copy(x) if self.is_array(x) else x for x in leaves])
+        kept: Any = optree.tree_map(lambda x: self.copy(x) if self.is_array(x) else x, operands)  # type: ignore[arg-type]
         pairs = zip(then(*kept), otherwise(*operands), strict=True)  # type: ignore[call-overload]
         return tuple(
             self.select(condition, x, y) if self.is_array(x) and len(x.shape) == 2 else self.where(condition, x, y)

@@ -42,11 +42,8 @@ class EagerBases:
         return wider
 
     def store(self, basis: Array, index: Scalar, a: Scalar, x: Vector) -> Array:
-        basis[index, ...] = self._scaled(a, x)
+        basis[index, ...] = x if a == 1.0 else x * float(a)
         return basis
-
-    def _scaled(self, a: Scalar, x: Vector) -> Vector:
-        return x if a == 1.0 else x * float(a)
 
     def row(self, basis: Array, index: Scalar) -> Vector:
         return basis[index, ...]

@@ -10,10 +10,13 @@ masked, would take thirty-one.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable
+import operator
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+import optree
 
 from ..protocols import Carry, Method, Vector
 from ..run.status import RUNNING
@@ -21,9 +24,6 @@ from ..run.status import RUNNING
 __all__ = ["EagerLoops"]
 
 R = TypeVar("R")
-
-
-_HostArray = np.ndarray
 
 
 def _is_running(state: Any) -> bool:
@@ -34,6 +34,24 @@ def _is_running(state: Any) -> bool:
 def _quiet() -> Any:
     """No warnings of NumPy about what the status tells, once."""
     return np.errstate(over="ignore", invalid="ignore")
+
+
+def _elements(stacked: Any) -> Iterable[Any]:
+    """The numbers of a range, or the slices of a tree of arrays along the leading axis."""
+    if isinstance(stacked, range):
+        return stacked
+    leaves, structure = optree.tree_flatten(stacked)
+    return [optree.tree_unflatten(structure, [x[i, ...] for x in leaves]) for i in range(leaves[0].shape[0])]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """A function whose results are summed, and nothing kept; equal for equal functions."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, *arguments: Any) -> tuple[Any, None]:
+        return self.function(*arguments), None
 
 
 class EagerLoops:
@@ -90,10 +108,16 @@ class EagerLoops:
         return self.namespace().stack(results, axis=1)  # type: ignore[attr-defined]
 
     def sum_over(self, function: Callable[..., R], stacked: Any, *shared: Any) -> R:
-        raise NotImplementedError("eager backends keep batches apart and sum over them in Python")
+        total: R = self.scan_over(_Parts(function), stacked, *shared)[0]
+        return total
 
     def scan_over(self, function: Callable[..., tuple[Any, Any]], stacked: Any, *shared: Any) -> tuple[Any, Any]:
-        raise NotImplementedError("eager backends keep batches apart and go over them in Python")
+        total, kept = None, []
+        for element in _elements(stacked):
+            part, more = function(element, *shared)
+            total = part if total is None else optree.tree_map(operator.add, total, part)
+            kept.append(more)
+        return total, optree.tree_map(lambda *rows: self.namespace().stack(rows), *kept)  # type: ignore[attr-defined]
 
     def describe_of(self, function: Callable[..., Any], *records: Any) -> tuple[tuple[int, ...], str, Hashable]:
         return self.describe(function(*records))  # type: ignore[attr-defined, no-any-return]

@@ -22,7 +22,6 @@ from ..operators.base import LinearOperator
 from ..operators.damped import undamped
 from ..protocols import Array, Scalar, Vector
 from ..records import record, static
-from ..sums import sum_over_indices
 from .diagonal import DiagonalRecipe
 
 __all__ = ["Jacobi"]
@@ -102,7 +101,7 @@ class _Estimate:
         squares: Any = None
         for first in range(0, k, BITS):
             bits = words(operator.domain, seed, first // BITS)
-            y, yy = sum_over_indices(operator.backend, _probe, min(BITS, k - first), operator, bits)
+            y, yy = operator.backend.sum_over(_probe, range(min(BITS, k - first)), operator, bits)
             total, squares = (y, yy) if total is None else (total + y, squares + yy)
         mean = total / k
         if k == 1:

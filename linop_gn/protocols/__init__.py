@@ -25,7 +25,7 @@ All other arguments are left alone.
 
 from .arithmetic import Arithmetic
 from .arrays import Arrays
-from .backend import Backend
+from .backend import CAPABILITIES, CONTRACT, Backend
 from .bases import Bases
 from .calculus import Calculus, GradientLinearization, Linearization
 from .factors import Factors
@@ -34,6 +34,8 @@ from .stores import Stores
 from .types import Array, Scalar, Tree, Vector
 
 __all__ = [
+    "CAPABILITIES",
+    "CONTRACT",
     "Arithmetic",
     "Array",
     "Arrays",

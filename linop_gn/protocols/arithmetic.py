@@ -27,41 +27,32 @@ class Arithmetic(Protocol):
 
     def dot(self, x: Vector, y: Vector) -> Scalar:
         """Sum of products, a column at a time, accumulated safely for large n in float32."""
-        ...
 
     def max_abs(self, x: Vector) -> Scalar:
         """Largest absolute entry (NaN or infinity if there is one)."""
-        ...
 
     def copy(self, x: Vector) -> Vector:
         """A new array."""
-        ...
 
     def zeros_like(self, x: Vector) -> Vector: ...
 
     def scale(self, a: Scalar, x: Vector) -> Vector:
         """``a x``; consumes x."""
-        ...
 
     def axpy(self, a: Scalar, x: Vector, y: Vector) -> Vector:
         """``a x + y``; consumes y."""
-        ...
 
     def axpby(self, a: Scalar, x: Vector, b: Scalar, y: Vector) -> Vector:
         """``a x + b y``; consumes y."""
-        ...
 
     def subtract(self, x: Vector, y: Vector) -> Vector:
         """``x - y``; consumes y."""
-        ...
 
     def select(self, condition: Scalar, x: Vector, y: Vector) -> Vector:
         """``x`` where the condition holds (of the whole vector, or of each column), else ``y``. May alias either."""
-        ...
 
     def mask(self, condition: Scalar, x: Vector) -> Vector:
         """``x`` where the condition holds, else exact zeros, whatever ``x`` holds. May alias x, never writes to it."""
-        ...
 
     def branch(self, condition: Scalar, then: Callable[..., R], otherwise: Callable[..., R], *operands: Any) -> R:
         """``then(*operands)`` or ``otherwise(*operands)``: only one is run where the condition is one scalar.
@@ -69,25 +60,20 @@ class Arithmetic(Protocol):
         Both return tuples of vectors and scalars of the same structure. Either may consume its
         operands: where both have to be run (columns that differ), the backend gives one of them copies.
         """
-        ...
 
     def scalar(self, value: Any, like: Vector) -> Scalar:
         """A scalar, repeated for each column of ``like`` where it has columns."""
-        ...
 
     def item(self, x: Array) -> Scalar:
         """A 0-d array as a scalar of this backend: a Python float where work is eager, itself otherwise."""
-        ...
 
     def where(self, condition: Scalar, x: Scalar, y: Scalar) -> Scalar: ...
 
     def divide(self, x: Scalar, y: Scalar) -> Scalar:
         """``x / y``, and 0 where y is 0: never an exception."""
-        ...
 
     def sqrt(self, x: Scalar) -> Scalar:
         """Square root; NaN (never an exception) for negative numbers."""
-        ...
 
     def minimum(self, x: Scalar, y: Scalar) -> Scalar: ...
 
@@ -99,15 +85,12 @@ class Arithmetic(Protocol):
 
     def any(self, x: Scalar) -> Scalar:
         """One truth value: whether any column's holds."""
-        ...
 
     def power_of_two(self, x: Scalar, like: Vector) -> Scalar:
         """The power of two at or below ``|x|``, an exact scale for vectors of the dtype of ``like``.
 
         It and its inverse are normal numbers of that dtype; 1 for zero and non-finite x.
         """
-        ...
 
     def eps(self, x: Vector) -> float:
         """Unit round-off spacing of the vector's dtype (a Python float)."""
-        ...

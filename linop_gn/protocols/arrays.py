@@ -19,15 +19,12 @@ class Arrays(Protocol):
 
     def namespace(self) -> Any:
         """The array-API namespace (``numpy``, ``jax.numpy``, a compat module for torch)."""
-        ...
 
     def is_array(self, x: Any) -> bool:
         """Whether ``x`` is an array of this framework."""
-        ...
 
     def is_concrete(self, tree: Any) -> bool:
         """False while a compiler is tracing, when values cannot be read."""
-        ...
 
     def normalize(self, tree: Any) -> Tree:
         """Turn a container that the tree functions don't know into one they do.
@@ -35,38 +32,30 @@ class Arrays(Protocol):
         An ``nn.Module`` becomes the dict of its trainable parameters; most
         things are returned as they are.
         """
-        ...
 
     def flatten(self, tree: Tree) -> tuple[list[str], list[Array], Hashable]:
         """Leaf names (path parts joined by dots), leaves, and the tree's structure."""
-        ...
 
     def unflatten(self, structure: Hashable, leaves: Sequence[Any]) -> Tree:
         """The inverse of :meth:`flatten`; the leaves may be anything."""
-        ...
 
     def describe(self, x: Array) -> tuple[tuple[int, ...], str, Hashable]:
         """Shape, dtype name (``"float32"``) and device (None where it is not fixed, as in a trace)."""
-        ...
 
     def pack(self, leaves: Sequence[Array], dtype: str) -> Vector:
         """A *new* flat array (n,) of all leaves in order (never an alias of a single leaf).
 
         Differentiable where the framework has derivatives.
         """
-        ...
 
     def split(self, vector: Vector, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[str]) -> list[Array]:
         """Cut (n,) into leaves (views where the framework has them); (n, k) into leaves of shape ``(*shape, k)``."""
-        ...
 
     def asarray(self, host: Any, dtype: str, device: Hashable = None) -> Array:
         """A new array of this framework from NumPy data or a Python number: never an alias of the memory given."""
-        ...
 
     def lendable(self, x: Array) -> Array:
         """``x`` if others can take its memory as it is (writable, rows without gaps), else a copy that they can."""
-        ...
 
     def borrow(self, x: Any) -> Array:
         """An array of this framework over the memory of ``x``, a lendable array of another one (DLPack).
@@ -74,27 +63,27 @@ class Arrays(Protocol):
         Shape, dtype and device are those of ``x``. Whether the two share memory is the frameworks' business: nobody
         may write to either while both are in use.
         """
-        ...
 
     def wait(self, tree: Tree) -> Tree:
         """The tree, once all work that makes it is done, so that the memory it was made from may be written to."""
-        ...
 
     def alone(self, make: Callable[[], R]) -> tuple[R, bool]:
         """What ``make()`` returns, and whether it is an array whose memory nobody else can know of: False if in doubt.
 
         Results of users' functions that are alone need no copy before they are written to.
         """
-        ...
 
     def cast(self, x: Array, dtype: str) -> Array:
         """``x`` in another floating dtype."""
-        ...
 
     def to_numpy(self, x: Array) -> Any:
         """A NumPy array (detached, on the host)."""
-        ...
+
+    def operator_of(self, obj: Any, like: Array | None, symmetric: bool | None, psd: bool) -> Any:
+        """An operator from a sparse matrix or an operator of the framework's own library; None for anything else.
+
+        The arguments are those of :func:`linop_gn.from_scipy`; ``like`` is an array of this framework.
+        """
 
     def detach(self, tree: Tree) -> Tree:
         """The same values, cut from any graph that the user is recording."""
-        ...

@@ -12,21 +12,27 @@ from .factors import Factors
 from .loops import Loops
 from .stores import Stores
 
-__all__ = ["Backend"]
+__all__ = ["CAPABILITIES", "CONTRACT", "Backend"]
+
+CONTRACT = 1
+"""The number of this contract: raised when a backend written for the one before would no longer work."""
+
+CAPABILITIES = frozenset({"compiled", "derivatives", "devices", "float64", "in_place", "trees", "views"})
+"""The words that a backend may claim."""
 
 
 class Backend(Arrays, Arithmetic, Factors, Stores, Bases, Loops, Protocol):
     """One framework. Instances are singletons, hashable, found by :func:`linop_gn.backend_of`."""
 
+    contract: int
+    """The number of the contract that it was written for: :data:`CONTRACT` at that time."""
     calculus: Calculus | None
     """None where the framework has no derivatives of its own."""
     capabilities: frozenset[str]
-    """Of ``derivatives``, ``compiled``, ``in_place``, ``float64``, ``devices``, ``views``, ``trees``."""
+    """What it claims of :data:`CAPABILITIES`: the toolkit acts upon these words."""
 
     def version(self) -> str:
         """The framework's version."""
-        ...
 
     def devices(self) -> list[str]:
         """Names of the devices that can be used now."""
-        ...

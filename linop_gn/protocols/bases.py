@@ -29,55 +29,44 @@ class Bases(Protocol):
 
     def basis(self, like: Vector, capacity: int) -> Array:
         """Room for ``capacity`` vectors like this one; what a row holds before it is stored to is not defined."""
-        ...
 
     def grow(self, basis: Array, capacity: int, count: Scalar) -> Array:
         """A new basis of a larger capacity with the same leading ``count`` vectors; the old one is left alone."""
-        ...
 
     def store(self, basis: Array, index: Scalar, a: Scalar, x: Vector) -> Array:
         """The basis with ``a x`` at ``index``; consumes the basis, x is left alone."""
-        ...
 
     def row(self, basis: Array, index: Scalar) -> Vector:
         """Vector ``index``: never to be consumed, and not to be read after the next :meth:`store`."""
-        ...
 
     def project(self, basis: Array, x: Vector, count: Scalar) -> Array:
         """The small array (capacity,) of the inner products q_i . x for i < count, and exact zeros beyond.
 
         Accumulated as safely as :meth:`Arithmetic.dot`, whatever the rows beyond hold.
         """
-        ...
 
     def deflate(self, basis: Array, coefficients: Array, x: Vector, count: Scalar) -> Vector:
         """``x - sum over i < count of c_i q_i`` for a small array (capacity,); consumes x."""
-        ...
 
     def combine(self, basis: Array, coefficients: Array, count: Scalar) -> Vector:
         """``sum over i < count of c_i q_i``, a new vector (n,), for a small array of at least ``count`` entries.
 
         A small array with a second axis of m gives the columns (n, m).
         """
-        ...
 
     # small arrays
 
     def small_namespace(self) -> Any:
         """The array namespace of small arrays: ``numpy`` where work is eager."""
-        ...
 
     def small(self, values: Any, like: Vector) -> Array:
         """A new small array from numbers, of the dtype of the scalars that belong to ``like``."""
-        ...
 
     def leading(self, small: Array, count: Scalar) -> Array:
         """The first ``count`` entries where the count is known, all of them in a compiled program. May alias."""
-        ...
 
     def repeat(self, count: int, body: Callable[[Any, R], R], state: R) -> R:
         """``state = body(i, state)`` for i = 0 .. count - 1, as one loop in a compiled program."""
-        ...
 
     def eigh_tridiagonal(self, diagonal: Array, off: Array) -> tuple[Array, Array]:
         """Eigenvalues (k,), ascending, and eigenvectors (k, k) as columns, of the symmetric tridiagonal matrix.
@@ -85,4 +74,3 @@ class Bases(Protocol):
         ``diagonal`` has k entries and ``off`` at least k - 1, finite ones. Where a zero in ``off`` splits the matrix,
         eigenvectors of one part are zero on the other, to rounding.
         """
-        ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from .types import Array, Tree
@@ -26,15 +26,12 @@ class Linearization(Protocol):
 
     def without_gradient(self) -> Linearization:
         """The same linearisation, not holding ``gradient`` (what is kept for products, one for each batch)."""
-        ...
 
     def jvp(self, tangents: Sequence[Array], only: tuple[int, ...] | None = None) -> Array:
         """J v: an array like ``outputs``."""
-        ...
 
     def vjp(self, cotangent: Array, only: tuple[int, ...] | None = None) -> list[Array]:
         """J^T u: leaves like the parameters (exact zeros where the function ignores one)."""
-        ...
 
 
 @runtime_checkable
@@ -46,7 +43,6 @@ class GradientLinearization(Protocol):
 
     def hvp(self, tangents: Sequence[Array]) -> list[Array]:
         """H v: leaves like the parameters (exact zeros where the gradient ignores one)."""
-        ...
 
 
 class Calculus(Protocol):
@@ -58,11 +54,9 @@ class Calculus(Protocol):
         Plain functions are returned as they are. The result is the same object
         for the same model, so that compiled code is found again.
         """
-        ...
 
     def evaluate(self, function: Callable[[list[Array]], Any], params: Sequence[Array]) -> Any:
         """``function(list of params)`` without recording derivatives."""
-        ...
 
     def linearize(
         self,
@@ -71,23 +65,19 @@ class Calculus(Protocol):
         cotangent: Callable[[Array], Array],
     ) -> Linearization:
         """Linearise ``function`` at ``params``; ``gradient`` is J^T applied to ``cotangent(outputs)``."""
-        ...
 
     def linearize_gradient(
         self, function: Callable[[list[Array]], Array], params: Sequence[Array]
     ) -> GradientLinearization:
         """Linearise the gradient of a scalar function at ``params``."""
-        ...
 
     def gradient(self, function: Callable[[list[Array]], Array], params: Sequence[Array]) -> tuple[Array, list[Array]]:
         """Value and gradient of a scalar function, nothing kept."""
-        ...
 
     def jacobian_rows(
         self, function: Callable[[list[Array]], Array], params: Sequence[Array], rows: Sequence[int]
     ) -> list[list[Array]]:
         """Rows of the Jacobian of the flattened output by plain first-order reverse mode: the validator's oracle."""
-        ...
 
     def hessian_rows(
         self, function: Callable[[list[Array]], Array], params: Sequence[Array], rows: Sequence[int]
@@ -96,19 +86,12 @@ class Calculus(Protocol):
 
         The validator's oracle: each row anew from the recorded gradient, whatever way the products take.
         """
-        ...
 
     def as_double(self, model: Any) -> Any:
         """``model`` with the floating numbers that it holds itself in float64: a copy where it holds any.
 
         Plain functions are returned as they are: what they close over is out of reach.
         """
-        ...
 
     def high_precision(self) -> Any:
         """A context manager inside which float64 can be used (JAX needs asking)."""
-        ...
-
-    def unsupported(self) -> Mapping[str, str]:
-        """Known gaps, name to sentence, for the capability table."""
-        ...

@@ -21,28 +21,21 @@ class Factors(Protocol):
 
     def zeros(self, size: int, like: Vector) -> Vector:
         """The zero vector ``(size,)``, or ``(size, k)`` where ``like`` has k columns, of its dtype and device."""
-        ...
 
     def identity(self, size: int, like: Vector) -> Array:
         """The matrix I ``(size, size)`` of the dtype and device of ``like``."""
-        ...
 
     def cholesky(self, matrix: Array) -> tuple[Any, Scalar]:
         """A matrix with the factor L in its lower triangle, and whether the symmetric matrix is positive definite."""
-        ...
 
     def cholesky_solve(self, factor: Any, b: Vector) -> Vector:
         """x of L L^T x = b."""
-        ...
 
     def lu(self, matrix: Array) -> tuple[Any, Scalar]:
         """A factor for :meth:`lu_solve`, and whether no pivot is zero."""
-        ...
 
     def lu_solve(self, factor: Any, b: Vector) -> Vector:
         """x of P L U x = b."""
-        ...
 
     def eigh(self, matrix: Array) -> tuple[Array, Array, Scalar]:
         """Eigenvalues, ascending, and orthonormal eigenvectors of a symmetric matrix; whether they were found."""
-        ...

@@ -25,19 +25,15 @@ class Method(Protocol):
 
     def init(self, ops: Backend, problem: Any) -> Any:
         """The state before the first step."""
-        ...
 
     def step(self, ops: Backend, problem: Any, state: Any) -> Any:
         """The next state; consumes the given one."""
-        ...
 
     def observe(self, state: Any) -> NamedTuple:
         """The row of scalars to keep for this state: its field names are the history's columns."""
-        ...
 
     def answer(self, ops: Backend, problem: Any, state: Any) -> Any:
         """What the caller gets from the final state."""
-        ...
 
 
 class Carry(NamedTuple):
@@ -57,23 +53,18 @@ class Loops(Protocol):
 
     def call(self, function: Callable[..., R], *records: Any) -> R:
         """``function(*records)``; compiled where the framework compiles, keyed by ``function``'s identity."""
-        ...
 
     def begin(self, method: Method, problem: Any, capacity: int) -> Carry:
         """The initial carry, with its first row; room for ``capacity`` further rows."""
-        ...
 
     def advance(self, method: Method, problem: Any, carry: Carry, steps: int) -> Carry:
         """At most ``steps`` further calls of ``method.step``, fewer if the method stops. Consumes the carry."""
-        ...
 
     def run(self, method: Method, problem: Any, capacity: int) -> Carry:
         """Begin and advance until the method stops (however many ticks), unwatched, as one program where possible."""
-        ...
 
     def iterate(self, method: Method, problem: Any) -> Any:
         """The final state of a sub-solver, run until it stops inside another method's step; no rows are kept."""
-        ...
 
     def implicit(
         self, run: Callable[[Any, Any], tuple[Vector, R]], method: Any, problem: Any, operator: Any
@@ -84,31 +75,27 @@ class Loops(Protocol):
         (:mod:`linop_gn.implicit`), not from the run; nothing else in the result has any. ``operator`` is the
         problem's as the user gave it, before its per-point work was done.
         """
-        ...
 
     def read(self, tree: Any) -> Any:
         """The tree with its arrays on the host as NumPy arrays or numbers, in one transfer."""
-        ...
 
     def rows(self, carry: Carry, start: int, stop: int) -> Any:
         """Rows ``start .. stop`` as a host array (rows, fields[, k])."""
-        ...
 
     def sum_over(self, function: Callable[..., R], stacked: Any, *shared: Any) -> R:
-        """The sum over leading index i of ``function(stacked[i], *shared)``, whose result is a tree of arrays."""
-        ...
+        """The sum over leading index i of ``function(stacked[i], *shared)``, whose result is a tree of arrays.
+
+        ``stacked`` is a tree of arrays (a record where records are trees to the framework), or ``range(count)``.
+        """
 
     def over_columns(self, function: Callable[[Vector], Vector], columns: Vector) -> Vector:
         """``function`` of each column (n,) of (n, k), results side by side (m, k); one copy of it in a trace."""
-        ...
 
     def scan_over(self, function: Callable[..., tuple[Any, Any]], stacked: Any, *shared: Any) -> tuple[Any, Any]:
         """Run ``function(stacked[i], *shared) -> (part, kept)`` over the leading index i, as one loop in a program.
 
         Returns the sum of the parts (a tree of arrays) and all that was kept, stacked along a new leading axis.
         """
-        ...
 
     def describe_of(self, function: Callable[..., Array], *records: Any) -> tuple[tuple[int, ...], str, Hashable]:
         """What :meth:`Arrays.describe` says of ``function(*records)``; not computed where the framework can tell."""
-        ...

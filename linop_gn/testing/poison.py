@@ -111,6 +111,8 @@ def _mark(x: Any) -> Any:
 class PoisonBackend(Poison, ArrayApiBackend):
     """NumPy, with consumed vectors overwritten by NaN."""
 
+    contract = 1
+
     def __init__(self) -> None:
         super().__init__("poison", _Namespace(np), (PoisonArray,))
 

@@ -28,6 +28,7 @@ DEVICE: Hashable = array_api_strict.Device("device1")
 class StrictBackend(ArrayApiBackend):
     """array-api-strict; devices are the library's own objects."""
 
+    contract = 1
     capabilities = ArrayApiBackend.capabilities | {"devices"}
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 from linop_gn import dispatch
 from linop_gn.app import doctor
 from linop_gn.app.cli import main
-from linop_gn.capabilities import BEGIN, END
+from linop_gn.app.doctor import BEGIN, END
 
 TARGETS = {entry.value for entry in entry_points(group=dispatch.GROUP)}
 

@@ -401,6 +401,30 @@ class RowsInReverse(Sound):
         return super().rows(carry, start, stop)[:, ::-1]
 
 
+@fault("sum_over_and_scan_over")
+class SumLosesTheLast(Sound):
+    def sum_over(self, function, stacked, *shared):
+        return super().sum_over(function, stacked[:-1] if isinstance(stacked, range) else stacked, *shared)
+
+
+@fault("sum_over_and_scan_over")
+class ScanKeepsBackwards(Sound):
+    def scan_over(self, function, stacked, *shared):
+        total, kept = super().scan_over(function, stacked, *shared)
+        return total, None if kept is None else kept[::-1]
+
+
+@fault("operator_of")
+class TakesEverythingForAnOperator(Sound):
+    def operator_of(self, obj, like, symmetric, psd):
+        return lg.Identity(lg.Space.flat(1, np.ones(1)))
+
+
+@fault("identity")
+class NamesNoContract(Sound):
+    contract = None
+
+
 @fault("over_columns")
 class ColumnsAsOne(Sound):
     def over_columns(self, function, columns):

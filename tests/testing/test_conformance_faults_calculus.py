@@ -170,12 +170,6 @@ class HessianRowsAreSorted(Calculus):
         return super().hessian_rows(function, params, sorted(rows))
 
 
-@fault("gaps_are_sentences")
-class GapsAreWords(Calculus):
-    def unsupported(self):
-        return {"attention": "slow"}
-
-
 @fault("only_scalars_have_a_gradient")
 class SumsWhatIsNotScalar(Calculus):
     def gradient(self, function, params):

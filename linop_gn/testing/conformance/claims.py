@@ -7,8 +7,8 @@ import pickle
 
 import numpy as np
 
-from ...capabilities import CAPABILITIES
 from ...dispatch import backend_of
+from ...protocols import CAPABILITIES, CONTRACT
 from .base import Kit, agree, claim
 from .vectors import UPDATES
 
@@ -34,10 +34,12 @@ class Claims(Kit):
         claim(not unknown, f"{unknown} are no capabilities; there are {sorted(CAPABILITIES)}")
 
     def test_identity(self) -> None:
-        """There is one instance, which is hashable, has a name and a version, and is found from its arrays."""
+        """There is one instance, hashable, with a name, a version and this contract; its arrays lead to it."""
         ops = self.ops
         claim(isinstance(ops.name, str) and ops.name, f"name is {ops.name!r}; it must be a word")
         claim(isinstance(ops.version(), str) and ops.version(), "version() must be a string")
+        contract = getattr(ops, "contract", None)
+        claim(contract == CONTRACT, f"contract is {contract!r}; set contract = {CONTRACT}, which these laws are of")
         claim(hash(ops) == hash(ops), "a backend is part of programs and must be hashable")
         claim(copy.deepcopy(ops) is ops, "a deep copy is another instance; define __reduce__ as ArrayApiBackend does")
         claim(pickle.loads(pickle.dumps(ops)) is ops, "unpickling makes another instance; define __reduce__")
@@ -49,6 +51,11 @@ class Claims(Kit):
             f"backend_of finds {found!r} for its arrays; announce it by an entry point of the group "
             "'linop_gn.backends', or in this process by linop_gn.register.",
         )
+
+    def test_operator_of(self) -> None:
+        """Objects of no library that it knows become no operator: ``operator_of`` answers None."""
+        made = self.ops.operator_of(object(), None, None, False)
+        claim(made is None, f"operator_of made {made!r} of a plain object; inherit it from BackendDefaults")
 
     def test_claims_derivatives(self) -> None:
         """``derivatives`` is claimed exactly where there is a calculus."""

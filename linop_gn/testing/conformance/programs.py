@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from unittest import SkipTest
 
 import numpy as np
 
@@ -35,6 +34,10 @@ def _product(pair: Any, factor: Any) -> Any:
 
 def _part_and_kept(pair: Any, factor: Any) -> tuple[Any, Any]:
     return _product(pair, factor), pair["a"] - factor
+
+
+def _numbered(index: Any, a: Any) -> Any:
+    return index * a
 
 
 class Programs(Kit):
@@ -70,8 +73,6 @@ class Programs(Kit):
     @drawn(6)
     def test_sum_over_and_scan_over(self, data: Draws) -> None:
         """sum_over and scan_over add up parts over stacked data, in order, and stack what is kept."""
-        if not self.compiled:
-            raise SkipTest("it keeps batches apart and goes over them in Python: 'compiled' is not claimed")
         a, b = self.normal(data, 5, 3), self.normal(data, 5, 3)
         stacked = {"a": self.array(a, self.wide), "b": self.array(b, self.wide)}
         factor = self.array(2.0, self.wide)
@@ -80,3 +81,5 @@ class Programs(Kit):
         total, kept = self.ops.scan_over(_part_and_kept, stacked, factor)
         agree(self.host(total["sum"]), expected, size, "the sum of scan_over")
         agree(self.host(kept), a - 2.0, 1e-5 * (2 + abs(a)), "what scan_over keeps")
+        numbered = self.ops.sum_over(_numbered, range(4), stacked["a"])
+        agree(self.host(numbered), 6 * a, 1e-5 * (1 + 6 * abs(a)), "sum_over a range")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from linop_gn.capabilities import last_runs
+from linop_gn.app.doctor import last_runs
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "on_gpu.py"
 

@@ -55,7 +55,3 @@ def test_high_precision_ends_with_its_context():
         assert jnp.asarray(1.0, "float64").dtype == np.float64
     assert jnp.asarray(1.0).dtype == np.float32
     assert not jax.config.jax_enable_x64
-
-
-def test_gaps_are_named():
-    assert all(sentence.endswith(".") for sentence in calculus.unsupported().values())

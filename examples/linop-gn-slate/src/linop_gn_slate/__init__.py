@@ -2,8 +2,7 @@
 
 import slate
 
-from linop_gn.capabilities import declared
-from linop_gn.eager.array_api import ArrayApiBackend
+from linop_gn.backend import ArrayApiBackend, declared
 
 from .calculus import SlateCalculus
 
@@ -13,6 +12,7 @@ __all__ = ["SlateBackend", "backend"]
 class SlateBackend(ArrayApiBackend):
     """The one instance is :data:`backend`."""
 
+    contract = 1  # of linop_gn.backend.CONTRACT: what this was written for
     capabilities = declared(__name__).capabilities
 
     def __init__(self):

@@ -4,12 +4,9 @@ J^T u is linear in u, so that its own cotangent with respect to u, pulled back
 from v, is J v: forward mode from two reverse passes, the first of them kept.
 """
 
-import copy
-from contextlib import nullcontext
-
 import slate
 
-from linop_gn.capabilities import declared
+from linop_gn.backend import CalculusDefaults, LinearizationDefaults
 
 __all__ = ["GradientLinearization", "Linearization", "SlateCalculus"]
 
@@ -43,7 +40,7 @@ def _own(found, leaves):
     ]
 
 
-class Linearization:
+class Linearization(LinearizationDefaults):
     """See ``linop_gn.protocols.Linearization``."""
 
     def __init__(self, function, params, cotangent):
@@ -53,12 +50,6 @@ class Linearization:
         self._u = slate.record(_plain(cotangent(self.outputs)))
         self._transposed = slate.pull([(self._end, self._u)], self._leaves)  # J^T u, recorded from u
         self.gradient = _own(self._transposed, self._leaves)
-
-    def without_gradient(self):
-        """The same linearisation without the gradient."""
-        bare = copy.copy(self)
-        bare.gradient = None
-        return bare
 
     def jvp(self, tangents, only=None):
         """J v."""
@@ -85,24 +76,15 @@ class GradientLinearization:
         return _pulled(ends, self._leaves)
 
 
-class SlateCalculus:
-    """See ``linop_gn.protocols.Calculus``."""
-
-    def adapt(self, model):
-        """Models are plain functions."""
-        return model
+class SlateCalculus(CalculusDefaults):
+    """See ``linop_gn.protocols.Calculus``: models are plain functions, which is what is inherited."""
 
     def evaluate(self, function, params):
         """The value; nothing is recorded."""
         return function([_plain(p) for p in params])
 
-    def linearize(self, function, params, cotangent):
-        """A function with its record."""
-        return Linearization(function, params, cotangent)
-
-    def linearize_gradient(self, function, params):
-        """A scalar function's gradient with its record."""
-        return GradientLinearization(function, params)
+    linearize = Linearization
+    linearize_gradient = GradientLinearization
 
     def gradient(self, function, params):
         """Value and gradient."""
@@ -126,18 +108,6 @@ class SlateCalculus:
                 row -= leaf.size
             found.append(curve.hvp(units))
         return found
-
-    def as_double(self, model):
-        """Models hold no numbers of their own."""
-        return model
-
-    def high_precision(self):
-        """float64 needs no asking."""
-        return nullcontext()
-
-    def unsupported(self):
-        """What is declared."""
-        return declared(__package__).unsupported
 
 
 def _unit(like, index):

@@ -1,0 +1,71 @@
+"""What a backend, its calculus and its linearisations are unless they say otherwise."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+from ..dispatch import load
+from ..protocols import Array, Calculus, Tree
+
+__all__ = ["BackendDefaults", "CalculusDefaults", "LinearizationDefaults"]
+
+R = TypeVar("R")
+L = TypeVar("L", bound="LinearizationDefaults")
+
+
+class BackendDefaults:
+    """Found by its name, without derivatives; arrays belong to no record, and work is done when it is asked for."""
+
+    name: str
+    calculus: Calculus | None = None
+
+    def __repr__(self) -> str:
+        return f"<linop_gn backend {self.name!r}>"
+
+    def __reduce__(self) -> Any:
+        return load, (self.name,)  # copied and pickled by name: there is one instance
+
+    def normalize(self, tree: Any) -> Tree:
+        return tree
+
+    def detach(self, tree: Tree) -> Tree:
+        return tree
+
+    def wait(self, tree: Tree) -> Tree:
+        return tree
+
+    def alone(self, make: Callable[[], R]) -> tuple[R, bool]:
+        return make(), False
+
+    def operator_of(self, obj: Any, like: Array | None, symmetric: bool | None, psd: bool) -> Any:
+        return None
+
+
+class CalculusDefaults:
+    """Models are plain functions, whose dtypes follow the arrays that they are given."""
+
+    def adapt(self, model: Any) -> Callable[..., Any]:
+        return model  # type: ignore[no-any-return]
+
+    def evaluate(self, function: Callable[[list[Array]], Any], params: Sequence[Array]) -> Any:
+        return function(list(params))
+
+    def as_double(self, model: Any) -> Any:
+        return model
+
+    def high_precision(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+
+class LinearizationDefaults:
+    """A linearisation that keeps its ``gradient`` beside what products need."""
+
+    gradient: list[Array] | None
+
+    def without_gradient(self: L) -> L:
+        bare = copy.copy(self)
+        bare.gradient = None
+        return bare
