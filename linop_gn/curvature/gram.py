@@ -21,8 +21,7 @@ from ..operators.base import LinearOperator
 from ..protocols import Array, Scalar, Tree, Vector
 from ..records import record, static
 from ..spaces import Space
-from .ggn import require_loss
-from .hessian import as_point
+from .at_point import as_point
 from .losses import CrossEntropy, Elementwise, Loss
 from .objective import Objective
 from .pieces import Piece
@@ -36,7 +35,7 @@ class Root(LinearOperator):
     """W = sqrt(c) S^T J, from linearisations that are data: G = W^T W. Vectors of outputs hold all batches in order."""
 
     pieces: tuple[Any, ...]
-    factor: Scalar
+    scale: Scalar
     """sqrt(c)."""
     space: Space = static()
     outputs: Space = static()
@@ -50,7 +49,7 @@ class Root(LinearOperator):
         return self.outputs
 
     def matvec(self, v: Vector) -> Vector:
-        return self.backend.scale(self.factor, over_pieces(self, _push, v))
+        return self.backend.scale(self.scale, over_pieces(self, _push, v))
 
     def rmatvec(self, u: Vector) -> Vector:
         ops, total, start = self.backend, None, 0
@@ -64,7 +63,7 @@ class Root(LinearOperator):
                 product = piece.apply(_pull, part)
             total = product if total is None else ops.axpy(1.0, product, total)
             start = stop
-        return ops.scale(self.factor, total)
+        return ops.scale(self.scale, total)
 
     def rows(self) -> Array:
         """W as an array (m, n): m products with J^T."""
@@ -96,7 +95,7 @@ class Gram(LinearOperator):
     root: Root
 
     def __init__(self, objective: Objective | Point, params: Tree = None) -> None:
-        point = require_loss(as_point(objective, params, "Gram"), "Gram")
+        point = as_point(objective, params, "Gram")
         if point.host:
             raise ValueError("lg.Gram needs all outputs at once, and the data are streamed: hold them in a list.")
         require_factor(point.objective.loss, "lg.Gram")

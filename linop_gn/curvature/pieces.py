@@ -1,13 +1,15 @@
-"""What linearising one batch leaves behind: data that products are made of.
+"""One batch linearised at a point, as data, and the products that are made of it.
 
-Both are unnormalised, for one batch, or ``stacked`` for several of one shape,
-with a leading axis over them on everything.
+A :class:`Piece` holds the model linearised and the loss's Hessian H_L at its
+outputs; a :class:`Curve` holds the gradient linearised. Both are unnormalised.
+``stacked`` ones hold several batches of one shape, with a leading axis over
+them on every array.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ..protocols import Array, Backend, Linearization, Scalar, Vector
@@ -17,9 +19,10 @@ from .losses import Loss
 from .supplied import Supplied
 
 __all__ = [
-    "Blockwise",
     "Curve",
+    "EachBlock",
     "Multiple",
+    "OfBatch",
     "OneBlock",
     "Piece",
     "ggn",
@@ -31,8 +34,25 @@ __all__ = [
 ]
 
 
+class _OfOneBatch:
+    """What pieces and curves have in common."""
+
+    value: Array | None
+    gradient: Vector | None
+    weight: Array | None
+
+    def parted(self) -> tuple[Any, Any]:
+        """(value, gradient, weight), which are summed over batches, and the rest, which is kept."""
+        kept = replace(self, value=None, gradient=None, weight=None)  # type: ignore[type-var]
+        return (self.value, self.gradient, self.weight), kept
+
+    def apply(self, function: Callable[..., Vector], *arguments: Any) -> Vector:
+        """``function(self, *arguments)``: a function of this module, on flat vectors and numbers."""
+        return function(self, *arguments)
+
+
 @record
-class Piece:
+class Piece(_OfOneBatch):
     """The model of one batch linearised at a point: J through ``lin``, H_L at ``outputs``."""
 
     loss: Loss
@@ -50,14 +70,6 @@ class Piece:
     space: Space = static()
     stacked: bool = static(default=False)
 
-    def parted(self) -> tuple[Any, Piece]:
-        """What is summed over batches (value, gradient, weight), and the rest, which is kept."""
-        return (self.value, self.gradient, self.weight), replace(self, value=None, gradient=None, weight=None)
-
-    def apply(self, function: Callable[..., Vector], *arguments: Any) -> Vector:
-        """``function(piece, *arguments)``: one of those below, on flat vectors and numbers."""
-        return function(self, *arguments)
-
     def loss_hessian(self, v: Array) -> Array:
         """H_L v."""
         if self.curve is not None:
@@ -73,7 +85,7 @@ class Piece:
 
 
 @record
-class Curve:
+class Curve(_OfOneBatch):
     """The gradient of one batch's loss linearised at a point."""
 
     lin: Any
@@ -85,14 +97,6 @@ class Curve:
     supplied: Supplied | None = static()
     space: Space = static()
     stacked: bool = static(default=False)
-
-    def parted(self) -> tuple[Any, Curve]:
-        """What is summed over batches (value, gradient, weight), and the rest, which is kept."""
-        return (self.value, self.gradient, self.weight), replace(self, value=None, gradient=None, weight=None)
-
-    def apply(self, function: Callable[..., Vector], *arguments: Any) -> Vector:
-        """``function(curve, *arguments)``: one of those below, on flat vectors and numbers."""
-        return function(self, *arguments)
 
     def hessian(self, v: list[Array]) -> list[Array]:
         """H v."""
@@ -141,52 +145,63 @@ def hessian(curve: Curve, v: Vector) -> Vector:
     return curve.space.join(curve.hessian(curve.space.split(v)))
 
 
-@dataclasses.dataclass(frozen=True)
-class Blockwise:
-    """diag(J_1^T H_L J_1, ...) v on flat vectors, for groups of leaves: equal ones are one compiled program."""
+@dataclass(frozen=True)
+class EachBlock:
+    """blockdiag(J_l^T H_L J_l) v on flat vectors, with the leaves of each block; equal ones are one compiled program."""
 
-    groups: tuple[tuple[int, ...], ...]
+    blocks: tuple[tuple[int, ...], ...]
 
     def __call__(self, piece: Piece, v: Vector) -> Vector:
         leaves = piece.space.split(v)
         product: list[Any] = [None] * len(leaves)
-        for group in self.groups:
-            for i, leaf in zip(group, piece.ggn([leaves[i] for i in group], group), strict=True):
+        for block in self.blocks:
+            for i, leaf in zip(block, piece.ggn([leaves[i] for i in block], block), strict=True):
                 product[i] = leaf
         return piece.space.join(product)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class OneBlock:
-    """J_l^T H_L J_l v_l on flat vectors of one block's own space."""
+    """J_l^T H_L J_l v_l on flat vectors of the block's own space."""
 
-    group: tuple[int, ...]
+    leaves: tuple[int, ...]
 
     def __call__(self, piece: Piece, v: Vector) -> Vector:
         space = piece.space
-        shapes, dtypes = [space.shapes[i] for i in self.group], [space.dtypes[i] for i in self.group]
-        return space.join(piece.ggn(space.backend.split(v, shapes, dtypes), self.group))
+        shapes, dtypes = [space.shapes[i] for i in self.leaves], [space.dtypes[i] for i in self.leaves]
+        return space.join(piece.ggn(space.backend.split(v, shapes, dtypes), self.leaves))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
+class OfBatch:
+    """``product`` on one streamed batch, linearised for it; equal ones are one compiled program."""
+
+    product: Callable[..., Vector]
+
+    def __call__(self, term: Any, x: Vector, v: Any) -> tuple[None, Vector, Array | None]:
+        made = term.linearize_gradient(x) if self.product is hessian else term.linearize(x)
+        return None, made.apply(self.product, v), made.weight
+
+
+@dataclass(frozen=True)
 class Multiple:
     """A product times a number. Compiled alone, the product would end in copies that are not fused with anything."""
 
     product: Callable[[Any, Vector], Vector]
 
-    def __call__(self, piece: Any, v: Vector, factor: Scalar) -> Vector:
-        return piece.space.backend.scale(factor, self.product(piece, v))
+    def __call__(self, piece: Any, v: Vector, scale: Scalar) -> Vector:
+        return piece.space.backend.scale(scale, self.product(piece, v))
 
 
 def sum_products(
-    ops: Backend, pieces: tuple[Any, ...], product: Callable[[Any, Vector], Vector], v: Vector, factor: Scalar
+    ops: Backend, pieces: tuple[Any, ...], product: Callable[[Any, Vector], Vector], v: Vector, scale: Scalar | None
 ) -> Vector:
-    """``factor`` times the sum over pieces of ``product(piece, v)``."""
+    """``scale`` (None: 1) times the sum over pieces of ``product(piece, v)``."""
     total = None
     for piece in pieces:
         if piece.stacked:
-            part = ops.scale(factor, ops.sum_over(product, piece, v))
+            part = ops.scale(scale, ops.sum_over(product, piece, v))
         else:
-            part = piece.apply(Multiple(product), v, factor)
+            part = piece.apply(product, v) if scale is None else piece.apply(Multiple(product), v, scale)
         total = part if total is None else ops.axpy(1.0, part, total)
     return total

@@ -24,8 +24,8 @@ from typing import Any
 from ..draws import counter, signs
 from ..protocols import Array, Scalar, Vector
 from ..spaces import Space
-from .pieces import Piece, sum_products
-from .point import Point, Sums
+from .pieces import OfBatch, Piece, sum_products
+from .point import Point
 
 __all__ = ["squared_gradients"]
 
@@ -34,7 +34,7 @@ def squared_gradients(point: Point, probes: int | None, seed: Scalar = 0) -> Vec
     """sum_i w_i (dl_i/dp)^2 / W over all batches: exactly for ``probes=None``, else estimated with so many signs."""
     part = _Squares(probes)
     if point.host:
-        summed: Vector = point.stream(_Streamed(part), seed).gradient
+        summed: Vector = point.stream(OfBatch(part), seed).gradient
         return summed
     made = point.linearized()
     return point.space.backend.call(_Total(part), made, seed)
@@ -60,15 +60,6 @@ class _Total:
 
     def __call__(self, made: Any, seed: Scalar) -> Vector:
         return sum_products(made.pieces[0].space.backend, made.pieces, self.part, seed, made.scale)
-
-
-@dataclass(frozen=True)
-class _Streamed:
-    part: _Squares
-
-    def __call__(self, term: Any, x: Vector, seed: Scalar) -> Sums:
-        piece = term.linearize(x)
-        return None, piece.apply(self.part, seed), piece.weight
 
 
 def _cotangents(piece: Piece) -> Array:

@@ -26,7 +26,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..arguments import require_number
-from ..curvature.ggn import GGN
+from ..curvature.at_point import GGN
 from ..curvature.point import Point
 from ..operators.base import LinearOperator
 from ..operators.damped import Damped

@@ -14,8 +14,7 @@ from itertools import accumulate
 from typing import Any
 
 from ..arguments import whole
-from ..curvature.block_ggn import BlockGGN, BlockProducts
-from ..curvature.ggn import GGN
+from ..curvature.at_point import GGN, BlockGGN, block_products
 from ..curvature.partition import Block, Blocks, partition
 from ..draws import check_seed
 from ..operators.base import LinearOperator
@@ -107,8 +106,7 @@ class BlockJacobi(Checked):
             cut = partition(inner.domain, "layer" if self.blocks is None else self.blocks)
         leaves = tuple(block.leaves for block in cut)
         if isinstance(inner, (GGN, BlockGGN)) and not inner.host:
-            made = inner.point.linearized()
-            return [BlockProducts(made.pieces, made.scale, block, inner.psd) for block in cut], leaves
+            return block_products(inner, cut), leaves
         ready = inner.prepare()
         return [Restricted(ready, block) for block in cut], leaves
 

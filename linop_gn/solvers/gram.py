@@ -22,8 +22,9 @@ from __future__ import annotations
 from typing import Any, ClassVar, NamedTuple
 
 from ..arguments import whole
-from ..curvature.ggn import GGN, GGNProducts
+from ..curvature.at_point import GGN
 from ..curvature.gram import require_factor
+from ..curvature.pieces import ggn
 from ..operators.base import LinearOperator
 from ..operators.damped import undamped
 from ..protocols import Backend, Scalar, Vector
@@ -120,7 +121,7 @@ class GramSolve:
     def check(self, operator: LinearOperator) -> None:
         """Raise unless the operator is a damped GGN that has a Gram form."""
         inner, damping = undamped(operator)
-        if not isinstance(inner, (GGN, GGNProducts)):
+        if getattr(inner, "product", None) is not ggn:
             raise ValueError(
                 f"GramSolve needs lg.Damped(lg.GGN(objective, params), damping), got {operator!r}: other operators "
                 "have no Gram form. Use lg.CG."

@@ -106,7 +106,7 @@ def solve_with(ops: Backend, operator: LinearOperator, f: Factored, solver: Any,
 def _root(operator: LinearOperator) -> tuple[Root, Scalar]:
     inner, damping = undamped(operator)
     made: Any = inner.prepare()
-    return root_of(made.pieces, made.factor, made.space), damping
+    return root_of(made.pieces, made.scale, made.domain), damping
 
 
 def _push(root: Root, rows: Array | None, v: Vector) -> Vector:

@@ -14,10 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..curvature.block_ggn import BlockGGN
-from ..curvature.ggn import GGN
-from ..curvature.hessian import Hessian
-from ..curvature.jacobian import Jacobian, LossHessian
+from ..curvature.at_point import GGN, BlockGGN, Hessian, Jacobian, LossHessian
 from ..curvature.point import Point
 from ..curvature.supplied import MissingDerivativeError
 from ..curvature.terms import Terms

@@ -18,10 +18,7 @@ from scipy import sparse
 from scipy.sparse.linalg import LinearOperator as Matrix
 from scipy.sparse.linalg import aslinearoperator
 
-from ..curvature.block_ggn import BlockGGN
-from ..curvature.ggn import GGN
-from ..curvature.hessian import Hessian
-from ..curvature.jacobian import Jacobian, LossHessian
+from ..curvature.at_point import GGN, BlockGGN, Hessian, Jacobian, LossHessian
 from ..curvature.point import Point
 from ..operators.algebra import Adjoint, Product, Scaled, Sum
 from ..operators.base import LinearOperator

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ...curvature.ggn import GGN
+from ...curvature.at_point import GGN
 from ...curvature.objective import Objective
 from ...methods.levenberg_marquardt import LevenbergMarquardt
 from ...minimize import minimize

@@ -1,0 +1,318 @@
+r"""The operators of an objective at a point, by products with a model that is linearised once.
+
+With J the Jacobian of the model's outputs z in the parameters p and H_L the
+Hessian of the loss in the outputs,
+
+=================== ================================ ===================================================
+:class:`GGN`         J^T H_L J                        generalised Gauss-Newton (Schraudolph, 2002)
+:class:`BlockGGN`    blockdiag(J_l^T H_L J_l)         J_l: the columns of J for the leaves of block l
+:class:`Hessian`     d^2 L / dp^2                     the gradient, linearised (Pearlmutter, 1994)
+:class:`Jacobian`    J
+:class:`LossHessian` H_L
+=================== ================================ ===================================================
+
+A GGN product is one JVP and one VJP; for a convex loss the GGN is positive
+semi-definite, for squared error it is J^T J, for softmax cross-entropy the
+Fisher information. A block GGN product is one JVP and one VJP *for each block*
+on the shared linearisation, each pruned to what lies above its block: 1.3
+gradients for three blocks, 3.6 for nine. (One batched pass over all blocks
+would cost four times as much.) The Hessian is forward over reverse in JAX,
+backward over the kept gradient graph in PyTorch, where forward over reverse is
+silently wrong on normalisation layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..operators.base import LinearOperator
+from ..operators.sections import Section, of_leaves
+from ..protocols import Scalar, Tree, Vector
+from ..records import record, static
+from ..spaces import Space
+from .objective import Objective
+from .partition import Block, Blocks, Partition, partition
+from .pieces import EachBlock, OfBatch, OneBlock, ggn, hessian, jvp, loss_hessian, sum_products, vjp
+from .point import Point
+from .term import outputs_of
+
+__all__ = ["GGN", "AtPoint", "BlockGGN", "Hessian", "Jacobian", "LossHessian", "Products", "as_point", "block_products"]
+
+
+@record
+class Products(LinearOperator):
+    """``scale`` times the sum over linearised batches of ``product(piece, v)``: an operator whose linearisation is data."""
+
+    pieces: tuple[Any, ...]
+    scale: Scalar | None
+    product: Callable[..., Vector] = static()
+    domain: Space = static(default=None)  # type: ignore[assignment]
+    codomain: Space = static(default=None)  # type: ignore[assignment]
+    symmetric: bool = static(default=True)
+    psd: bool = static(default=False)
+    sections: tuple[Section, ...] | None = static(default=None)
+    adjoint: Callable[..., Vector] | None = static(default=None)
+
+    def matvec(self, v: Vector) -> Vector:
+        return sum_products(self.backend, self.pieces, self.product, v, self.scale)
+
+    def rmatvec(self, u: Vector) -> Vector:
+        return sum_products(self.backend, self.pieces, self.adjoint or self.product, u, self.scale)
+
+
+@record
+class AtPoint(LinearOperator):
+    """An operator made of the derivatives of ``objective`` at ``params``, which are copied.
+
+    It is linearised once, at the first product or when a solver takes it, and shares
+    that with every other operator at the point, and with value and gradient.
+    """
+
+    point: Point
+
+    product: ClassVar[Callable[..., Vector]]
+    """``product(piece, v)`` of one linearised batch."""
+
+    def __init__(self, objective: Objective | Point, params: Tree = None) -> None:
+        self.__dict__["point"] = as_point(objective, params, type(self).__name__)
+
+    @property
+    def domain(self) -> Space:
+        return self.point.space
+
+    @property
+    def symmetric(self) -> bool:
+        return True
+
+    @property
+    def psd(self) -> bool:
+        loss = self.point.objective.loss
+        return loss is not None and loss.convex
+
+    @property
+    def host(self) -> bool:
+        return self.point.host
+
+    def _prepare(self) -> LinearOperator:
+        return self if self.host else self._products()
+
+    def _products(self) -> Products:
+        made = self.point.linearized()
+        known = self.domain, self.codomain, self.symmetric, self.psd, self.sections
+        return Products(made.pieces, made.scale, self.product, *known)
+
+    def matvec(self, v: Vector) -> Vector:
+        if not self.host:
+            return self.prepare().matvec(v)
+        return self.point.stream(OfBatch(self.product), v).gradient
+
+
+@record
+class GGN(AtPoint):
+    """The generalised Gauss-Newton operator of ``objective`` at ``params``, which are copied.
+
+    Shape (n, n) for n parameters; PSD when the loss is convex. Linearised once, at
+    the first product or when a solver takes it, together with the gradient.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> x = np.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> line = lg.Objective.from_residuals(lambda w: x @ w - 1.0, jacobian=lambda w: x)
+    >>> lg.GGN(line, np.zeros(2)) @ np.array([1.0, 0.0])
+    array([10., 14.])
+
+    Raises
+    ------
+    ValueError
+        For an objective made from a plain scalar function, which has no outputs.
+    MissingDerivativeError
+        At the first product, for arrays whose framework has no derivatives.
+    """
+
+    product = staticmethod(ggn)
+    __init__ = AtPoint.__init__
+
+
+@record
+class Hessian(AtPoint):
+    """The Hessian of ``objective`` at ``params``, which are copied.
+
+    Shape (n, n) for n parameters; symmetric, in general indefinite. Products cost about two gradients.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> f = lg.Objective.from_function(lambda p: p @ p * (p @ p) / 4,
+    ...     gradient=lambda p: (p @ p) * p, hvp=lambda p, v: (p @ p) * v + 2 * (p @ v) * p)
+    >>> lg.Hessian(f, np.array([1.0, 2.0])) @ np.array([1.0, 0.0])
+    array([7., 4.])
+
+    Raises
+    ------
+    MissingDerivativeError
+        At the first product, for arrays whose framework has no derivatives.
+    """
+
+    product = staticmethod(hessian)
+
+    def __init__(self, objective: Objective | Point, params: Tree = None) -> None:
+        self.__dict__["point"] = as_point(objective, params, "Hessian", any_function=True).expect_hessian()
+
+    @property
+    def psd(self) -> bool:
+        return False
+
+    def _products(self) -> Products:
+        made = self.point.curved()
+        return Products(made.curves, made.scale, self.product, self.domain, self.domain)
+
+
+@record
+class BlockGGN(AtPoint):
+    """The GGN of ``objective`` at ``params`` with everything off the block diagonal left out.
+
+    ``blocks`` is ``"layer"``, ``"leaf"`` or a partition of your own: see
+    :mod:`linop_gn.curvature.partition`.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> x = np.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> plane = lg.Objective.from_residuals(lambda p: p["a"] * x[:, 0] + p["b"] * x[:, 1],
+    ...     jacobian=lambda p: {"a": x[:, 0], "b": x[:, 1]})
+    >>> B = lg.BlockGGN(plane, {"a": np.array(0.0), "b": np.array(0.0)}, blocks="leaf")
+    >>> B.to_dense()
+    array([[10.,  0.],
+           [ 0., 20.]])
+    """
+
+    partition: Partition = static()
+
+    def __init__(self, objective: Objective | Point, params: Tree = None, *, blocks: Blocks = "layer") -> None:
+        AtPoint.__init__(self, objective, params)
+        self.__dict__["partition"] = partition(self.domain, blocks)
+
+    @property
+    def product(self) -> EachBlock:  # type: ignore[override]
+        return EachBlock(tuple(block.leaves for block in self.partition))
+
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        return of_leaves(self.domain, tuple((block.name, block.leaves) for block in self.partition))
+
+    def diagonal_blocks(self) -> dict[str, LinearOperator]:
+        """Each block as an operator on its own parameters, by name; they share one linearisation."""
+        if self.host:
+            raise ValueError(
+                "the blocks of an operator over streamed data cannot be taken apart; hold the data in a list."
+            )
+        return {
+            block.name: made for block, made in zip(self.partition, block_products(self, self.partition), strict=True)
+        }
+
+
+def block_products(operator: GGN | BlockGGN, blocks: tuple[Block, ...]) -> list[LinearOperator]:
+    """J_l^T H_L J_l for each of the blocks, on the space of its own leaves; they share one linearisation."""
+    made = operator.point.linearized()
+    return [
+        Products(made.pieces, made.scale, OneBlock(block.leaves), block.space, block.space, True, operator.psd)
+        for block in blocks
+    ]
+
+
+@record
+class _AtOutputs(AtPoint):
+    """An operator that also knows the space of the model's outputs, for data of one batch."""
+
+    outputs: Space = static()
+
+    def __init__(self, objective: Objective | Point, params: Tree = None) -> None:
+        AtPoint.__init__(self, objective, params)
+        self.__dict__["outputs"] = _outputs_space(self.point, f"lg.{type(self).__name__}")
+
+
+@record
+class Jacobian(_AtOutputs):
+    """The Jacobian (m, n) of the model's outputs in the parameters, for data of one batch.
+
+    With :class:`LossHessian`, ``J.T @ H @ J`` is the GGN, and ``J @ J.T`` the Gram (tangent kernel) operator.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> x = np.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> line = lg.Objective.from_residuals(lambda w: x @ w, jacobian=lambda w: x)
+    >>> J = lg.Jacobian(line, np.zeros(2))
+    >>> J @ np.array([1.0, 0.0]), J.T @ np.array([1.0, 0.0]), (J.T @ J).psd
+    (array([1., 3.]), array([1., 2.]), True)
+    """
+
+    __init__ = _AtOutputs.__init__
+
+    @property
+    def codomain(self) -> Space:
+        return self.outputs
+
+    @property
+    def symmetric(self) -> bool:
+        return False
+
+    @property
+    def psd(self) -> bool:
+        return False
+
+    def _products(self) -> Products:
+        made = self.point.linearized()
+        return Products(made.pieces, None, jvp, self.domain, self.codomain, symmetric=False, adjoint=vjp)
+
+    def rmatvec(self, u: Vector) -> Vector:
+        return self.prepare().rmatvec(u)
+
+
+@record
+class LossHessian(_AtOutputs):
+    """The Hessian (m, m) of the objective in the model's outputs: one small block for each example.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> x = np.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> fit = lg.Objective(lambda w, x: x @ w, lg.losses.SquaredError(), (x, np.ones(2)), jacobian=lambda w, x: x)
+    >>> lg.LossHessian(fit, np.zeros(2)).to_dense()
+    array([[0.5, 0. ],
+           [0. , 0.5]])
+    """
+
+    product = staticmethod(loss_hessian)
+    __init__ = _AtOutputs.__init__
+
+    @property
+    def domain(self) -> Space:
+        return self.outputs
+
+
+def _outputs_space(point: Point, name: str) -> Space:
+    """The space of the model's outputs, found without computing them where the framework can tell."""
+    ops = point.space.backend
+    term = point.objective.single(point.space, name)
+    if "_linearized" in point.__dict__ or "compiled" not in ops.capabilities:
+        return Space.of(point.linearized().pieces[0].outputs, "outputs")
+    shape, dtype, _ = ops.describe_of(outputs_of, term, point.x)
+    like = ops.asarray(np.zeros(()), dtype, point.space.device)
+    return Space.of(ops.namespace().broadcast_to(like, shape), "outputs")
+
+
+def as_point(objective: Any, params: Tree, name: str, any_function: bool = False) -> Point:
+    """The point that the operator lg.``name`` is made at; unless ``any_function``, its objective must have a loss."""
+    if isinstance(objective, Objective):
+        if params is None:
+            raise TypeError(f"lg.{name} needs the parameters to be taken at: lg.{name}(objective, params).")
+        objective = objective.at(params)
+    elif params is not None and isinstance(objective, Point):
+        raise TypeError(f"lg.{name} was given a point, which has its parameters already, and parameters beside it.")
+    if not isinstance(objective, Point):
+        raise TypeError(
+            f"lg.{name} needs an lg.Objective, got {type(objective).__qualname__}; make one with "
+            "lg.Objective(model, loss, data), .from_residuals(...) or .from_function(...)."
+        )
+    if objective.objective.loss is None and not any_function:
+        raise ValueError(
+            f"lg.{name} needs to know the model and the loss apart, and this objective is a plain scalar function. "
+            "Make it with lg.Objective(model, loss, data) or lg.Objective.from_residuals(residuals); "
+            "lg.Hessian works for scalar functions."
+        )
+    return objective
