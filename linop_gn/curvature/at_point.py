@@ -44,13 +44,13 @@ __all__ = ["GGN", "AtPoint", "BlockGGN", "Hessian", "Jacobian", "LossHessian", "
 
 @record
 class Products(LinearOperator):
-    """``scale`` times the sum over linearised batches of ``product(piece, v)``: an operator whose linearisation is data."""
+    """An operator whose linearisation is data: ``scale`` times the sum of ``product(piece, v)`` over batches."""
 
     pieces: tuple[Any, ...]
     scale: Scalar | None
     product: Callable[..., Vector] = static()
-    domain: Space = static(default=None)  # type: ignore[assignment]
-    codomain: Space = static(default=None)  # type: ignore[assignment]
+    domain: Space = static(default=None)
+    codomain: Space = static(default=None)
     symmetric: bool = static(default=True)
     psd: bool = static(default=False)
     sections: tuple[Section, ...] | None = static(default=None)

@@ -147,7 +147,7 @@ def hessian(curve: Curve, v: Vector) -> Vector:
 
 @dataclass(frozen=True)
 class EachBlock:
-    """blockdiag(J_l^T H_L J_l) v on flat vectors, with the leaves of each block; equal ones are one compiled program."""
+    """blockdiag(J_l^T H_L J_l) v on flat vectors, for the leaves of each block; equal ones are one program."""
 
     blocks: tuple[tuple[int, ...], ...]
 

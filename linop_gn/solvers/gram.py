@@ -133,7 +133,8 @@ class GramSolve:
                 "GramSolve needs a positive damping: without it the system has no unique solution wherever there are "
                 "more parameters than outputs. Use lg.Damped(G, damping), or lg.MINRES for the undamped system."
             )
-        loss = inner.point.objective.loss if isinstance(inner, GGN) else inner.pieces[0].loss
+        made: Any = inner
+        loss = made.point.objective.loss if isinstance(made, GGN) else made.pieces[0].loss
         require_factor(loss, "GramSolve")
 
     def limit(self, problem: LinearProblem) -> int:
