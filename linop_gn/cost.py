@@ -15,10 +15,10 @@ products and numbers kept.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from .arguments import require_parts, whole
-from .curvature.gram import root_of
 from .lanczos.gltr import GLTR
 from .lanczos.process import Lanczos
 from .operators.base import LinearOperator
@@ -129,7 +129,7 @@ def _direct(name: str, copies: int, cubes: float) -> Any:
 
 def _gram(A: LinearOperator, method: GramSolve, steps: int) -> Cost:
     ready: Any = undamped(A)[0].prepare()
-    (m, n), width = root_of(ready.pieces, ready.scale, ready.domain).shape, bytes_each(A)
+    m, n, width = sum(math.prod(piece.outputs.shape) for piece in ready.pieces), A.domain.size, bytes_each(A)
     if method.solver is not None:
         k = _count(method.solver, steps)
         return Cost("GramSolve, CG", k + 4, (7 * m + 6 * n) * width, 10.0 * m * k, f"{k} steps with {m} outputs")

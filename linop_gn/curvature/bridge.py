@@ -144,6 +144,10 @@ class BridgedPiece:
         """What is summed over batches (value, gradient, weight), and the rest, which is kept."""
         return (self.value, self.gradient, self.weight), replace(self, value=None, gradient=None, weight=None)
 
+    def rooted(self) -> BridgedPiece:
+        """The piece with the root of H_L, over there."""
+        return replace(self, inner=self.crossing.run(type(self.inner).rooted, self.inner))
+
     def apply(self, function: Callable[..., Vector], *arguments: Any) -> Vector:
         """``function(piece, *arguments)`` over there, brought home."""
         return self.crossing.bring(self.crossing.run(function, self.inner, *arguments))

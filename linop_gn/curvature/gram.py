@@ -1,6 +1,6 @@
 """The Gauss-Newton operator from the side of the outputs.
 
-With the loss's factor, H_L = S S^T, and the normaliser c of the objective,
+With the root of the loss's Hessian, H_L = S S^T, and the normaliser c of the objective,
 
     W = sqrt(c) S^T J            (m, n): the root;  m = examples x outputs, over all batches
     G = W^T W                    (n, n): the GGN
@@ -22,12 +22,12 @@ from ..protocols import Array, Scalar, Tree, Vector
 from ..records import record, static
 from ..spaces import Space
 from .at_point import as_point
-from .losses import CrossEntropy, Elementwise, Loss
+from .losses import Loss, OutputRoot
 from .objective import Objective
-from .pieces import Piece
+from .pieces import Piece, flat_outputs, like_outputs
 from .point import Point
 
-__all__ = ["Gram", "Root", "require_factor", "root_gradient", "root_of"]
+__all__ = ["Gram", "Root", "require_root", "root_gradient", "root_of"]
 
 
 @record
@@ -89,7 +89,7 @@ class Gram(LinearOperator):
     Raises
     ------
     ValueError
-        For a loss without a factor S, or data that are streamed.
+        For a loss without a root S, or data that are streamed.
     """
 
     root: Root
@@ -98,7 +98,7 @@ class Gram(LinearOperator):
         point = as_point(objective, params, "Gram")
         if point.host:
             raise ValueError("lg.Gram needs all outputs at once, and the data are streamed: hold them in a list.")
-        require_factor(point.objective.loss, "lg.Gram")
+        require_root(point.objective.loss, "lg.Gram")
         made = point.linearized()
         self.__dict__["root"] = root_of(made.pieces, made.scale, point.space)
 
@@ -128,23 +128,30 @@ def root_of(pieces: tuple[Any, ...], scale: Scalar, space: Space) -> Root:
     """The root of the GGN whose linearisations and normaliser these are."""
     outputs = [piece.outputs for piece in pieces]
     codomain = Space.of(outputs[0] if len(outputs) == 1 and not pieces[0].stacked else tuple(outputs), "outputs")
-    factor = math.sqrt(scale) if isinstance(scale, float) else space.backend.namespace().sqrt(scale)
-    return Root(pieces, factor, space, codomain)
+    size = math.sqrt(scale) if isinstance(scale, float) else space.backend.namespace().sqrt(scale)
+    return Root(tuple(map(_rooted, pieces)), size, space, codomain)
 
 
-def require_factor(loss: Loss | None, who: str) -> None:
-    """Raise for a loss that has no closed form of S with S S^T = H_L."""
-    if loss is None or type(loss).factor_product is Loss.factor_product:
+def _rooted(piece: Any) -> Any:
+    if not piece.stacked:
+        return piece.rooted()
+    return piece.space.backend.scan_over(_Kept(type(piece).rooted), piece)[1]
+
+
+def require_root(loss: Loss | None, who: str) -> None:
+    """Raise for a loss whose Hessian has no real root S, S S^T = H_L, or none by blocks that are known."""
+    if loss is None or loss.autodiff or not loss.convex:
         name = "a plain scalar function" if loss is None else type(loss).__name__
+        why = "is not known to be convex" if loss is not None and not loss.autodiff else "has no closed forms"
         raise ValueError(
-            f"{who} needs a factor S of the loss's Hessian, S S^T = H_L, and {name} has none in closed form. Use "
-            "SquaredError, CrossEntropy, BinaryCrossEntropy or Poisson; give a loss of your own factor_product and "
-            "factor_transposed_product; or use lg.GGN with lg.CG, which needs products only."
+            f"{who} needs a root S of the loss's Hessian, S S^T = H_L, and {name} {why}. Use SquaredError, "
+            "CrossEntropy, BinaryCrossEntropy or Poisson; write a convex loss as a subclass of lg.losses.Loss with "
+            "value, slope and curvature; or use lg.GGN with lg.CG, which needs products only."
         )
 
 
 def root_gradient(root: Root) -> Vector:
-    """q (m,) with S q = dL/dz, so that W^T q is the gradient over sqrt(c); zero where the loss does not tell."""
+    """q (m,) with S q = dL/dz, so that W^T q is the gradient over sqrt(c); zero where S has no inverse."""
     return over_pieces(root, _root_cotangent)
 
 
@@ -173,15 +180,13 @@ class _Kept:
 def _push(piece: Piece, v: Vector) -> Vector:
     """S^T J v, flat."""
     z = piece.lin.jvp(piece.space.split(v))
-    return _flat(piece, piece.loss.factor_transposed_product(*_data(piece), z))
+    return flat_outputs(piece, _root_on(piece).transposed(piece.space.backend.namespace(), z))
 
 
 def _pull(piece: Piece, u: Vector) -> Vector:
     """J^T S u for flat u."""
-    ops = piece.space.backend
-    shape, dtype, _ = ops.describe(piece.outputs)
-    z = ops.split(u, [shape], [dtype])[0]
-    return piece.space.join(piece.lin.vjp(piece.loss.factor_product(*_data(piece), z)))
+    xp = piece.space.backend.namespace()
+    return piece.space.join(piece.lin.vjp(_root_on(piece).product(xp, like_outputs(piece, u))))
 
 
 def _pull_slice(both: tuple[Piece, Vector]) -> Vector:
@@ -189,24 +194,13 @@ def _pull_slice(both: tuple[Piece, Vector]) -> Vector:
 
 
 def _root_cotangent(piece: Piece) -> Vector:
-    """q with S q = r = dL/dz: a quotient for a diagonal S, r / sqrt(w p) for softmax, where r adds up to zero."""
-    xp, z, y, w = _data(piece)
-    if isinstance(piece.loss, Elementwise):
-        size = piece.loss.factor_product(xp, z, y, w, xp.ones_like(z))
-    elif isinstance(piece.loss, CrossEntropy):
-        p, _, _, mass = piece.loss.shared(xp, z, y, w)
-        size = xp.sqrt(p if mass is None else mass * p)
-    else:
-        size = xp.zeros_like(z)
-    good = size > 0
-    r = piece.loss.gradient(xp, z, y, w)
-    return _flat(piece, xp.where(good, r / xp.where(good, size, xp.ones_like(size)), xp.zeros_like(r)))
+    """q with S q = dL/dz."""
+    xp = piece.space.backend.namespace()
+    r = piece.loss.gradient(xp, piece.outputs, piece.targets, piece.weights)
+    return flat_outputs(piece, _root_on(piece).solve(xp, r))
 
 
-def _data(piece: Piece) -> tuple[Any, Array, Array | None, Array | None]:
-    return piece.space.backend.namespace(), piece.outputs, piece.targets, piece.weights
-
-
-def _flat(piece: Piece, z: Array) -> Vector:
-    ops = piece.space.backend
-    return ops.pack([z], ops.describe(z)[1])
+def _root_on(piece: Piece) -> OutputRoot:
+    """S of a piece that has it."""
+    assert piece.root is not None
+    return piece.root

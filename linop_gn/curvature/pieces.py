@@ -15,19 +15,22 @@ from typing import Any
 from ..protocols import Array, Backend, Linearization, Scalar, Vector
 from ..records import record, replace, static
 from ..spaces import Space
-from .losses import Loss
+from .losses import Loss, OutputHessian, OutputRoot
 from .supplied import Supplied
 
 __all__ = [
     "Curve",
+    "Differentiated",
     "EachBlock",
     "Multiple",
     "OfBatch",
     "OneBlock",
     "Piece",
+    "flat_outputs",
     "ggn",
     "hessian",
     "jvp",
+    "like_outputs",
     "loss_hessian",
     "sum_products",
     "vjp",
@@ -59,29 +62,39 @@ class Piece(_OfOneBatch):
     targets: Array | None
     weights: Array | None
     lin: Linearization
-    curve: Any
-    """The loss's gradient linearised at the outputs, for losses without closed forms."""
-    shared: Any
-    """What products with H_L at these outputs have in common, for losses with closed forms."""
+    hessian: OutputHessian
+    """H_L at ``outputs``."""
     outputs: Array
     value: Array | None
     gradient: Vector | None
     weight: Array | None
     space: Space = static()
     stacked: bool = static(default=False)
+    root: OutputRoot | None = None
+    """S with H_L = S S^T, where it was asked for."""
+
+    def rooted(self) -> Piece:
+        """The piece with the root of H_L, for :mod:`linop_gn.curvature.gram`."""
+        return replace(self, root=self.hessian.root(self.space.backend.namespace()))
 
     def loss_hessian(self, v: Array) -> Array:
         """H_L v."""
-        if self.curve is not None:
-            product: Array = self.curve.hvp([v])[0]
-            return product
-        kept = {} if self.shared is None else {"shared": self.shared}
-        xp = self.space.backend.namespace()
-        return self.loss.hessian_product(xp, self.outputs, self.targets, self.weights, v, **kept)
+        return self.hessian.product(self.space.backend.namespace(), v)
 
     def ggn(self, v: list[Array], only: tuple[int, ...] | None = None) -> list[Array]:
         """J^T H_L J v, or of the columns of J for the leaves ``only``, whose tangents ``v`` then are."""
         return self.lin.vjp(self.loss_hessian(self.lin.jvp(v, only)), only)
+
+
+@record
+class Differentiated(OutputHessian):
+    """H_L by the framework: the loss's gradient linearised at the outputs."""
+
+    lin: Any
+
+    def product(self, xp: Any, v: Array) -> Array:
+        made: Array = self.lin.hvp([v])[0]
+        return made
 
 
 @record
@@ -112,25 +125,27 @@ class Curve(_OfOneBatch):
 
 def jvp(piece: Piece, v: Vector) -> Vector:
     """J v, flat."""
-    return _flat(piece, piece.lin.jvp(piece.space.split(v)))
+    return flat_outputs(piece, piece.lin.jvp(piece.space.split(v)))
 
 
 def vjp(piece: Piece, u: Vector) -> Vector:
     """J^T u for flat u."""
-    return piece.space.join(piece.lin.vjp(_like_outputs(piece, u)))
+    return piece.space.join(piece.lin.vjp(like_outputs(piece, u)))
 
 
 def loss_hessian(piece: Piece, v: Vector) -> Vector:
     """H_L v on flat vectors."""
-    return _flat(piece, piece.loss_hessian(_like_outputs(piece, v)))
+    return flat_outputs(piece, piece.loss_hessian(like_outputs(piece, v)))
 
 
-def _flat(piece: Piece, z: Array) -> Vector:
+def flat_outputs(piece: Piece, z: Array) -> Vector:
+    """An array like the outputs as a flat vector."""
     ops = piece.space.backend
     return ops.pack([z], ops.describe(z)[1])
 
 
-def _like_outputs(piece: Piece, u: Vector) -> Array:
+def like_outputs(piece: Piece, u: Vector) -> Array:
+    """A flat vector of outputs in their shape."""
     shape, dtype, _ = piece.space.backend.describe(piece.outputs)
     return piece.space.backend.split(u, [shape], [dtype])[0]
 

@@ -17,7 +17,7 @@ from ..spaces import Space
 from .batches import Batch
 from .checks import require_finite_inputs
 from .losses import Loss
-from .pieces import Curve, Piece
+from .pieces import Curve, Differentiated, Piece
 from .supplied import MissingDerivativeError, Supplied
 
 __all__ = ["Term", "outputs_of"]
@@ -28,7 +28,7 @@ _HESSIAN = (
     "Use lg.GGN, which takes jvp= and vjp= or jacobian=; or make the objective with Objective.from_function, which "
     "takes gradient= and hvp="
 )
-_LOSS = "Use one of lg.losses; or write the loss as a subclass of lg.losses.Loss with gradient and hessian_product"
+_LOSS = "Use one of lg.losses; or write the loss as a subclass of lg.losses.Loss with slope and curvature"
 
 
 @record
@@ -179,20 +179,18 @@ class Term:
                 self.outputs, leaves, self.cotangent
             )
         z = self.ops.detach(lin.outputs)
-        curve, shared = None, None
         if self.loss.autodiff:
             calculus = self._require("the Hessian of a loss without closed forms", _LOSS)
-            curve = calculus.linearize_gradient(self._total, [z])
+            bent: Any = Differentiated(calculus.linearize_gradient(self._total, [z]))
         else:
-            shared = self.loss.shared(self.ops.namespace(), z, self.batch.targets, self.batch.weights)
+            bent = self.loss.hessian(self.ops.namespace(), z, self.batch.targets, self.batch.weights)
         gradient = self.space.join(lin.gradient)
         return Piece(
             self.loss,
             self.batch.targets,
             self.batch.weights,
             lin.without_gradient(),
-            curve,
-            shared,
+            bent,
             z,
             self.total(z),
             gradient,

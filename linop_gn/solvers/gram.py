@@ -23,7 +23,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from ..arguments import whole
 from ..curvature.at_point import GGN
-from ..curvature.gram import require_factor
+from ..curvature.gram import require_root
 from ..curvature.pieces import ggn
 from ..operators.base import LinearOperator
 from ..operators.damped import undamped
@@ -98,7 +98,7 @@ class GramSolve:
     Raises
     ------
     ValueError
-        For other operators, a damping of zero, a loss without a factor, streamed data, or more outputs than fit.
+        For other operators, a damping of zero, a loss without a root, streamed data, or more outputs than fit.
     """
 
     rtol: Scalar = 1e-5
@@ -135,7 +135,7 @@ class GramSolve:
             )
         made: Any = inner
         loss = made.point.objective.loss if isinstance(made, GGN) else made.pieces[0].loss
-        require_factor(loss, "GramSolve")
+        require_root(loss, "GramSolve")
 
     def limit(self, problem: LinearProblem) -> int:
         """The number of steps that a run may take."""

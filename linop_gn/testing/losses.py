@@ -53,8 +53,8 @@ def everything(loss: Loss, xp: Any, z: Any, y: Any, w: Any, v: Any) -> dict[str,
         "total": loss.total(xp, z, y, w),
         "gradient": loss.gradient(xp, z, y, w),
         "hessian_product": loss.hessian_product(xp, z, y, w, v),
-        "factor_product": loss.factor_product(xp, z, y, w, v),
-        "factor_transposed_product": loss.factor_transposed_product(xp, z, y, w, v),
+        "root": loss.hessian(xp, z, y, w).root(xp).product(xp, v),
+        "root transposed": loss.hessian(xp, z, y, w).root(xp).transposed(xp, v),
         "weight_sum": loss.weight_sum(xp, z, y, w),
     }
 

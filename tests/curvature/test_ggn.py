@@ -182,20 +182,16 @@ def test_a_loss_record_of_the_users_own_runs_without_derivatives(numpy_backend):
     class Quartic(lg.losses.Loss):
         convex = True
 
-        def total(self, xp, outputs, targets, weights):
-            return xp.sum((outputs - targets) ** 4)
+        example_axes = 1
 
-        def gradient(self, xp, outputs, targets, weights):
-            return 4 * (outputs - targets) ** 3
+        def value(self, xp, z, y):
+            return (z - y) ** 4
 
-        def hessian_product(self, xp, outputs, targets, weights, v):
-            return 12 * (outputs - targets) ** 2 * v
+        def slope(self, xp, z, y):
+            return 4 * (z - y) ** 3
 
-        def weight_sum(self, xp, outputs, targets, weights):
-            return xp.asarray(float(outputs.shape[0]))
-
-        def check(self, backend, outputs_shape, targets, weights, *, empty_ok=False):
-            pass
+        def curvature(self, xp, z, y):
+            return 12 * (z - y) ** 2
 
     case = Case("mlp", "squared", "mean", 5, sizes=(4, 1))
     base = objective(case, numpy_backend)

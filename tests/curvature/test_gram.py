@@ -78,7 +78,7 @@ def test_vectors_have_the_shape_of_the_outputs(backend):
 def test_errors_say_what_to_do(torch):
     x, p = torch.ones((2, 3), dtype=torch.float64), torch.ones(3, dtype=torch.float64)
     own = lg.Objective(lambda p, x: x @ p, lambda z, y: (z - y) ** 2, (x, torch.ones(2)))
-    with pytest.raises(ValueError, match=r"lg\.Gram needs a factor S .* FromFunction has none.*lg\.CG"):
+    with pytest.raises(ValueError, match=r"lg\.Gram needs a root S .* FromFunction has no closed forms.*lg\.CG"):
         lg.Gram(own, p)
     streamed = lg.Objective(lambda p, x: x @ p, lg.losses.SquaredError(), Streamed([(x, torch.ones(2))]))
     with pytest.raises(ValueError, match="streamed: hold them in a list"):

@@ -81,12 +81,13 @@ def test_closed_forms_equal_loops(name, seed, shape, exponent, dtype, kind):
 @all_losses
 @settings(max_examples=25, deadline=None)
 @given(seed=seeds, exponent=st.integers(-3, 1), dtype=dtypes)
-def test_factor_times_its_transpose_is_the_hessian(name, seed, exponent, dtype):
+def test_the_root_times_its_transpose_is_the_hessian(name, seed, exponent, dtype):
     loss = LOSSES[name]
     z, y, w = draw(name, seed, (2, 2, 3), 10.0**exponent, dtype)
     identity = np.eye(z.size, dtype=dtype).reshape(z.size, *z.shape)
-    S = np.stack([loss.factor_product(np, z, y, w, e).ravel() for e in identity], axis=1).astype(float)
-    T = np.stack([loss.factor_transposed_product(np, z, y, w, e).ravel() for e in identity], axis=1).astype(float)
+    root = loss.hessian(np, z, y, w).root(np)
+    S = np.stack([root.product(np, e).ravel() for e in identity], axis=1).astype(float)
+    T = np.stack([root.transposed(np, e).ravel() for e in identity], axis=1).astype(float)
     H = expected(name, z, y, w).dense()
     norm, tolerance = np.abs(H).max(), 4 * TOLERANCE[dtype]
     np.testing.assert_allclose(S, T.T, atol=tolerance * np.sqrt(norm), rtol=0)
@@ -165,7 +166,7 @@ def test_residuals_alone_are_least_squares():
     got = everything(SquaredError(reduction="sum"), np, r, None, None, r)
     assert got["total"] == 12.5
     assert got["weight_sum"] == 2.0
-    for key in ("gradient", "hessian_product", "factor_product"):
+    for key in ("gradient", "hessian_product", "root"):
         assert np.array_equal(got[key], r), key
 
 

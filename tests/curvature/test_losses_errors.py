@@ -161,11 +161,11 @@ def test_targets_are_not_looked_at_where_nothing_counts():
     [
         (lambda: SquaredError(scale=0.0), "scale must be positive"),
         (lambda: SquaredError(scale=float("nan")), "scale must be positive"),
-        (lambda: SquaredError(scale=np.asarray(-1.0)).check(NUMPY, (2,), None, None), "scale must lie between 0"),
+        (lambda: SquaredError(scale=np.asarray(-1.0)).check(NUMPY, (2,), None, None), "scale must be positive"),
         (lambda: CrossEntropy(label_smoothing=1.5), r"label_smoothing must lie in \[0, 1\], got 1\.5"),
         (
             lambda: CrossEntropy(label_smoothing=np.asarray(-1.0)).check(NUMPY, (2, 3, 4), IDS, None),
-            "label_smoothing must lie between 0 and 1",
+            r"label_smoothing must lie in \[0, 1\], got -1",
         ),
     ],
 )

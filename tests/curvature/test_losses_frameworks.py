@@ -122,7 +122,8 @@ def test_closed_forms_hold_for_probabilities_that_sum_to_nearly_one(torch, smoot
     closed = everything(loss, xp, z.detach(), y, w, v)
     np.testing.assert_allclose(g.detach(), closed["gradient"], rtol=1e-12)
     np.testing.assert_allclose(Hv, closed["hessian_product"], rtol=1e-12)
-    twice = loss.factor_product(xp, z.detach(), y, w, loss.factor_transposed_product(xp, z.detach(), y, w, v))
+    root = loss.hessian(xp, z.detach(), y, w).root(xp)
+    twice = root.product(xp, root.transposed(xp, v))
     np.testing.assert_allclose(twice, closed["hessian_product"], rtol=1e-11)
 
 

@@ -101,8 +101,8 @@ def test_float32_keeps_the_small_numbers_of_a_sure_classifier(gap, targets):
     for key, rows in {
         "gradient": want.gradient,
         "hessian_product": Hv,
-        "factor_product": S,
-        "factor_transposed_product": T,
+        "root": S,
+        "root transposed": T,
     }.items():
         error = np.linalg.norm(got[key] - rows, axis=-1) / np.linalg.norm(rows, axis=-1)
         assert error.max() < 1e-5, key

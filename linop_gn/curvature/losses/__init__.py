@@ -21,11 +21,11 @@ semidefinite whatever the model.
 
 from __future__ import annotations
 
-from .base import Loss
+from .base import Elementwise, Loss
 from .binary_cross_entropy import BinaryCrossEntropy
 from .cross_entropy import CrossEntropy
-from .elementwise import Elementwise
 from .from_function import FromFunction, as_loss
+from .hessians import OutputHessian, OutputRoot
 from .poisson import Poisson
 from .squared_error import SquaredError
 
@@ -35,6 +35,8 @@ __all__ = [
     "Elementwise",
     "FromFunction",
     "Loss",
+    "OutputHessian",
+    "OutputRoot",
     "Poisson",
     "SquaredError",
     "as_loss",

@@ -13,26 +13,37 @@ weigh whole sequences. A mask is a weight that is 0 or 1. What has no weight is
 not looked at: its output and its target may be anything, NaN included, and its
 value, gradient and Hessian are exactly zero.
 
-Every method here is an *unnormalised sum*. The mean divides by the total
-weight over **all** batches, which only the objective sees; dividing batch by
-batch is the commonest way of getting a silently wrong curvature, since batches
-with few counted examples then weigh too much. :meth:`Loss.weight_sum` is the
-number that each batch adds to that total.
+A subclass says what l, dl/dz and d^2l/dz^2 are; sums, weights, masks and errors
+are here. All that is made of them is an *unnormalised sum*. The mean divides by
+the total weight over **all** batches, which only the objective sees; dividing
+batch by batch is the commonest way of getting a silently wrong curvature, since
+batches with few counted examples then weigh too much. :meth:`Loss.weight_sum`
+is the number that each batch adds to that total.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NoReturn
+
+import numpy as np
 
 from ...protocols import Array, Backend
 from ...records import record, static
+from . import door
+from .hessians import Blocks, OutputHessian, Weighted, as_hessian
+from .weighting import count, fit_weights, grand_total, keep, real
 
-__all__ = ["Loss"]
+__all__ = ["Elementwise", "Loss"]
 
 
 @record
 class Loss:
     """Base class of losses; subclasses are records.
+
+    A loss of your own defines :meth:`value`, :meth:`slope` and :meth:`curvature`, as functions of
+    outputs and targets of one dtype, and says whether it is ``convex``. With :meth:`value` alone the
+    framework differentiates it.
 
     Parameters
     ----------
@@ -47,17 +58,32 @@ class Loss:
     Nothing writes into its arguments or looks at values (except :meth:`check`),
     so that a compiler can trace all of it.
 
-    A loss of your own is a record that defines :meth:`total` and
-    :meth:`weight_sum` and sets ``autodiff = True``; with ``autodiff = False``
-    it also defines :meth:`gradient` and :meth:`hessian_product`.
-    :class:`FromFunction` saves most people the trouble.
+    >>> import numpy as np, linop_gn as lg
+    >>> @lg.record
+    ... class PseudoHuber(lg.losses.Loss):
+    ...     convex = True
+    ...     width: float = 1.0
+    ...     def value(self, xp, z, y):
+    ...         return self.width**2 * (xp.sqrt(1 + ((z - y) / self.width) ** 2) - 1)
+    ...     def slope(self, xp, z, y):
+    ...         return (z - y) / xp.sqrt(1 + ((z - y) / self.width) ** 2)
+    ...     def curvature(self, xp, z, y):
+    ...         return (1 + ((z - y) / self.width) ** 2) ** -1.5
+    >>> z, y, w = np.array([0.0, 3.0**0.5]), np.zeros(2), np.array([0, 1])
+    >>> float(PseudoHuber().total(np, z, y, w).round(6)), PseudoHuber().gradient(np, z, y, w).round(3)
+    (1.0, array([0.   , 0.866]))
     """
 
     name: ClassVar[str] = "loss"
     convex: ClassVar[bool] = False
     """Whether H_L is positive semidefinite at every output."""
-    autodiff: ClassVar[bool] = False
-    """Whether gradient and Hessian product come from the framework, instead of from closed forms here."""
+    example_axes: ClassVar[int | None] = None
+    """Which leading axes of the outputs count examples, as the end of a slice: None all, 1 the first, -1 all but the
+    last."""
+    targets_optional: ClassVar[bool] = False
+    """Whether ``y`` may be None, for data without targets."""
+    limits: ClassVar[Mapping[str, tuple[str, Callable[[float], bool]]]] = {}
+    """What the numbers among the fields must be: in words, and as a function."""
 
     reduction: str = static(default="mean", kw_only=True)
 
@@ -67,39 +93,67 @@ class Loss:
                 f"{type(self).__name__}: reduction must be 'mean' or 'sum', got {self.reduction!r}. "
                 "Per-example losses ('none') have no curvature; give weights to weigh the examples."
             )
+        for field, limit in self.limits.items():
+            door.refuse_number(type(self).__name__, field, real(getattr(self, field)), limit)
+
+    # what a loss says
+
+    def value(self, xp: Any, z: Array, y: Array) -> Array:
+        """l(z, y): for each output, or summed over the axes of an example."""
+        self._lacks("value")
+
+    def slope(self, xp: Any, z: Array, y: Array) -> Array:
+        """dl/dz, like z."""
+        self._lacks("slope")
+
+    def curvature(self, xp: Any, z: Array, y: Array) -> Any:
+        """d^2l/dz^2: its diagonal, like z or a number, where outputs don't interact.
+
+        Otherwise blocks (..., C, C) over the last axis of z, with ``example_axes = -1``, or an
+        :class:`~linop_gn.curvature.losses.OutputHessian`, whose products and root are in closed form.
+        """
+        self._lacks("curvature")
+
+    def refuse_targets(self, targets: np.ndarray[Any, Any], counted: np.ndarray[Any, Any]) -> None:
+        """Raise if a finite target (float64, on the host) is none for this loss. ``counted`` broadcasts."""
+
+    # what is made of it
+
+    @property
+    def autodiff(self) -> bool:
+        """Whether derivatives come from the framework, instead of from closed forms here."""
+        return type(self).slope is Loss.slope
 
     def total(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> Array:
         """The weighted sum over examples, a 0-d array; any automatic differentiation takes it, twice."""
-        self._lacks("total")
+        z, y, w = self._read(xp, outputs, targets, weights)
+        made = self.value(xp, z, y)
+        return grand_total(xp, _weighed(xp, w, xp.reshape(made, made.shape + (1,) * (len(z.shape) - len(made.shape)))))
 
     def gradient(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> Array:
         """The derivative of :meth:`total` with respect to ``outputs``."""
-        self._lacks("gradient")
+        z, y, w = self._read(xp, outputs, targets, weights)
+        return _weighed(xp, w, self.slope(xp, z, y))
 
-    def shared(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> Any:
-        """What all products with H_L at these outputs have in common: a tree of arrays that is kept, or None.
-
-        Where there is something, :meth:`hessian_product` gets it as the keyword ``shared``.
-        """
-        return None
+    def hessian(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> OutputHessian:
+        """The second derivative H_L of :meth:`total`: a record with products and a root."""
+        z, y, w = self._read(xp, outputs, targets, weights)
+        made = as_hessian(self.curvature(xp, z, y), z)
+        if isinstance(made, Blocks) and w is not None and w.shape[-1] > 1:
+            raise ValueError(
+                f"{type(self).__name__}: its curvature couples the outputs along the last axis, which are one example "
+                "then and have one weight: set example_axes = -1."
+            )
+        return made if w is None else Weighted(made, w)
 
     def hessian_product(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None, v: Array) -> Array:
-        """H_L v, for the second derivative H_L of :meth:`total`: one block for each example. ``v`` is like outputs."""
-        self._lacks("hessian_product")
-
-    def factor_product(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None, v: Array) -> Array:
-        """S v, where H_L = S S^T. S is square: ``v`` and the result are like outputs."""
-        self._lacks("factor_product")
-
-    def factor_transposed_product(
-        self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None, v: Array
-    ) -> Array:
-        """S^T v, where H_L = S S^T."""
-        self._lacks("factor_transposed_product")
+        """H_L v, for ``v`` like outputs."""
+        return self.hessian(xp, outputs, targets, weights).product(xp, v)
 
     def weight_sum(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> Array:
         """The total weight of the counted examples, a 0-d array in the outputs' dtype: what a mean divides by."""
-        self._lacks("weight_sum")
+        *_, w = self._read(xp, outputs, targets, weights)
+        return count(xp, w, outputs, self._axes(tuple(outputs.shape)))
 
     def check(
         self,
@@ -115,18 +169,76 @@ class Loss:
         Reads values, so the arrays must be concrete. ``empty_ok`` accepts a
         batch in which no example counts, which is harmless beside others.
         """
-        self._lacks("check")
+        name, shape = type(self).__name__, tuple(outputs_shape)
+        for field, limit in self.limits.items():
+            given = getattr(self, field)
+            if backend.is_array(given) and backend.is_concrete(given):
+                door.refuse_number(name, field, float(backend.to_numpy(given)), limit)
+        counted = door.counted_examples(backend, name, weights, shape[: self._axes(shape)])
+        counted = self._check_targets(backend, shape, targets, counted)
+        if not empty_ok:
+            door.refuse_empty(name, counted)
+
+    # parts
+
+    def _axes(self, shape: tuple[int, ...]) -> int:
+        """The number of example axes of outputs of this shape."""
+        if not shape and self.example_axes is not None:
+            name = type(self).__name__
+            raise ValueError(f"{name}: outputs of shape () have no example axis: give them shape (1,).")
+        return len(shape[: self.example_axes])
+
+    def _read(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> tuple[Array, Any, Any]:
+        """Outputs, targets and weights in one dtype, zero where they do not count."""
+        shape = tuple(outputs.shape)
+        self._fit_targets(shape, None if targets is None else tuple(targets.shape))
+        w = fit_weights(xp, type(self).__name__, weights, outputs, self._axes(shape))
+        counted = None if w is None else w != 0
+        y = None if targets is None else keep(xp, counted, xp.astype(targets, outputs.dtype, copy=False))
+        return keep(xp, counted, outputs), y, w
+
+    def _fit_targets(self, outputs: tuple[int, ...], targets: tuple[int, ...] | None) -> None:
+        name = type(self).__name__
+        if targets is None:
+            if not self.targets_optional:
+                raise TypeError(f"{name}: targets are missing; it needs an array of the outputs' shape {outputs}.")
+        elif targets != outputs:
+            hint = ""
+            if [n for n in targets if n != 1] == [n for n in outputs if n != 1]:
+                hint = " They differ in axes of length one only: reshape one of them."
+            raise ValueError(f"{name}: targets must have the outputs' shape {outputs}, got {targets}.{hint}")
+
+    def _check_targets(
+        self, backend: Backend, shape: tuple[int, ...], targets: Array | None, counted: np.ndarray[Any, Any]
+    ) -> np.ndarray[Any, Any]:
+        """Which examples count, after looking at the targets."""
+        if targets is None:
+            self._fit_targets(shape, None)
+            return counted
+        name = type(self).__name__
+        y = door.to_host(backend, name, "targets", targets, ("real", "integer", "bool"))
+        self._fit_targets(shape, y.shape)
+        y, used = y.astype(np.float64), counted.reshape(counted.shape + (1,) * (len(shape) - counted.ndim))
+        door.refuse(name, ~np.isfinite(y) & used, y, lambda t: f"targets must be finite, got {t:g}")
+        self.refuse_targets(y, used)
+        return counted
 
     def _lacks(self, what: str) -> NoReturn:
         name = type(self).__name__
-        if self.autodiff and what in ("gradient", "hessian_product"):
+        if self.autodiff and what != "value":
             raise NotImplementedError(
-                f"{name} has no closed form for {what}: differentiate its total with the backend's calculus, "
+                f"{name} has no closed form for its {what}: differentiate its total with the backend's calculus, "
                 "as lg.Objective does."
             )
-        if what.startswith("factor"):
-            raise NotImplementedError(
-                f"{name} has no closed-form factor S with S S^T = H_L, which solvers in the space of outputs need. "
-                "Use one of the losses with closed forms, or a solver that takes products with the operator."
-            )
         raise NotImplementedError(f"{name} does not define {what}.")
+
+
+@record
+class Elementwise(Loss):
+    """A convex loss of each output by itself."""
+
+    convex: ClassVar[bool] = True
+
+
+def _weighed(xp: Any, weights: Array | None, x: Array) -> Array:
+    return x if weights is None else weights * keep(xp, weights != 0, x)

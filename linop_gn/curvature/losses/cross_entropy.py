@@ -13,7 +13,8 @@ losing the small numbers of a trained classifier is told in ``softmax.py``.
 from __future__ import annotations
 
 import operator
-from typing import Any, ClassVar, NamedTuple
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,22 +22,49 @@ from ...protocols import Array, Backend
 from ...records import record, static
 from . import door
 from .base import Loss
+from .hessians import OutputHessian, OutputRoot
 from .softmax import centred, closed, log_parts, over_classes, softmax
-from .weighting import count, fit_weights, grand_total, index_dtype, keep, number, real
+from .weighting import divided, fit_weights, index_dtype, keep, number, times
 
 __all__ = ["CrossEntropy"]
 
 _NO_TARGETS = "CrossEntropy: targets are missing; it needs class indices or probabilities."
 
 
-class _Batch(NamedTuple):
-    """Data in one form: zero logits and class 0 where nothing counts; weights (..., 1) are zero there."""
+@record
+class SoftmaxHessian(OutputHessian):
+    """|y| (diag(p) - p p^T), for p (..., C) whose largest has the index ``top`` (..., 1); mass |y| None is 1."""
 
-    logits: Array
-    labels: Array | None  # (..., 1), or None where there are probabilities
-    probabilities: Array | None
-    weights: Array | None
-    counted: Array | None
+    p: Array
+    top: Array
+    mass: Array | None
+
+    def product(self, xp: Any, v: Array) -> Array:
+        return times(self.mass, self.p * centred(xp, self.p, self.top, v))
+
+    def root(self, xp: Any) -> SoftmaxRoot:
+        return SoftmaxRoot(self.p, self.top, None if self.mass is None else xp.sqrt(self.mass))
+
+
+@record
+class SoftmaxRoot(OutputRoot):
+    """S = sqrt(|y|) (diag(q) - p q^T), q = sqrt(p)."""
+
+    p: Array
+    top: Array
+    mass: Array | None
+    """sqrt(|y|)."""
+
+    def product(self, xp: Any, u: Array) -> Array:
+        x = xp.sqrt(self.p) * u
+        return times(self.mass, closed(xp, self.top, x - self.p * over_classes(xp, x)))
+
+    def transposed(self, xp: Any, v: Array) -> Array:
+        return times(self.mass, xp.sqrt(self.p) * centred(xp, self.p, self.top, v))
+
+    def solve(self, xp: Any, r: Array) -> Array:
+        """r / (sqrt(|y|) q), since r adds up to zero."""
+        return divided(xp, r, times(self.mass, xp.sqrt(self.p)))
 
 
 @record
@@ -72,6 +100,8 @@ class CrossEntropy(Loss):
 
     name: ClassVar[str] = "softmax cross-entropy"
     convex: ClassVar[bool] = True
+    example_axes: ClassVar[int | None] = -1
+    limits = MappingProxyType({"label_smoothing": ("lie in [0, 1]", lambda e: 0 <= e <= 1)})
 
     ignore_index: int | None = static(default=None)
     label_smoothing: float | Array = 0.0
@@ -80,95 +110,61 @@ class CrossEntropy(Loss):
         super().__post_init__()
         if self.ignore_index is not None:
             object.__setattr__(self, "ignore_index", operator.index(self.ignore_index))
-        e = real(self.label_smoothing)
-        if e is not None and not 0 <= e <= 1:
-            raise ValueError(f"CrossEntropy: label_smoothing must lie in [0, 1], got {self.label_smoothing}.")
 
-    def total(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> Array:
-        batch = self._read(xp, outputs, targets, weights)
-        s, log_sum = log_parts(xp, batch.logits)
-        if batch.labels is not None:
-            losses = log_sum - xp.take_along_axis(s, batch.labels, axis=-1)
-        else:
-            y = batch.probabilities
-            # A forbidden class (logit -inf) with probability zero adds nothing.
+    def value(self, xp: Any, z: Array, y: Array) -> Array:
+        s, log_sum = log_parts(xp, z)
+        if self._has_labels(xp, y):
+            losses = log_sum - xp.take_along_axis(s, y, axis=-1)
+        else:  # a forbidden class (logit -inf) with probability zero adds nothing
             losses = over_classes(xp, y) * log_sum - over_classes(xp, y * keep(xp, y != 0, s))
         e = number(xp, self.label_smoothing, s)
-        if not _is_zero(e):
-            s = s if isinstance(e, float) else keep(xp, e != 0, s)
-            losses = (1 - e) * losses + e * (log_sum - xp.mean(s, axis=-1, keepdims=True))
-        if batch.weights is not None:
-            losses = batch.weights * losses
-        return grand_total(xp, losses)
+        if _is_zero(e):
+            return losses
+        s = s if isinstance(e, float) else keep(xp, e != 0, s)
+        return (1 - e) * losses + e * (log_sum - xp.mean(s, axis=-1, keepdims=True))
 
-    def gradient(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> Array:
-        batch = self._read(xp, outputs, targets, weights)
-        p, top = softmax(xp, batch.logits)
-        if batch.labels is not None:
-            g = closed(xp, batch.labels, p)
-        else:
-            y = batch.probabilities
-            g = closed(xp, top, over_classes(xp, y) * p - y)
+    def slope(self, xp: Any, z: Array, y: Array) -> Array:
+        p, top = softmax(xp, z)
+        g = closed(xp, y, p) if self._has_labels(xp, y) else closed(xp, top, over_classes(xp, y) * p - y)
         e = number(xp, self.label_smoothing, p)
-        if not _is_zero(e):
-            g = (1 - e) * g + e * (p - 1 / p.shape[-1])
-        return g if batch.weights is None else batch.weights * g
+        return g if _is_zero(e) else (1 - e) * g + e * (p - 1 / p.shape[-1])
 
-    def shared(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> Any:
-        batch = self._read(xp, outputs, targets, weights)
-        return *softmax(xp, batch.logits), batch.counted, self._mass(xp, batch)
+    def curvature(self, xp: Any, z: Array, y: Array) -> SoftmaxHessian:
+        mass, e = None, number(xp, self.label_smoothing, z)
+        if not self._has_labels(xp, y):
+            mass = over_classes(xp, y)
+            mass = mass if _is_zero(e) else (1 - e) * mass + e
+        return SoftmaxHessian(*softmax(xp, z), mass)
 
-    def hessian_product(
-        self,
-        xp: Any,
-        outputs: Array,
-        targets: Array | None,
-        weights: Array | None,
-        v: Array,
-        shared: Any = None,
-    ) -> Array:
-        if shared is None:
-            shared = self.shared(xp, outputs, targets, weights)
-        p, top, counted, mass = shared
-        product = p * centred(xp, p, top, keep(xp, counted, v))
-        return product if mass is None else mass * product
+    def _has_labels(self, xp: Any, y: Array) -> bool:
+        """Whether targets, as :meth:`_read` gives them, are class indices (..., 1) rather than probabilities."""
+        return bool(xp.isdtype(y.dtype, "integral"))
 
-    def factor_product(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None, v: Array) -> Array:
-        batch = self._read(xp, outputs, targets, weights)
-        p, top = softmax(xp, batch.logits)
-        x = xp.sqrt(p) * keep(xp, batch.counted, v)
-        product, mass = closed(xp, top, x - p * over_classes(xp, x)), self._mass(xp, batch)
-        return product if mass is None else xp.sqrt(mass) * product
+    def _read(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> tuple[Array, Any, Any]:
+        """Logits, class indices (..., 1) or probabilities, and weights (..., 1): zero where they do not count."""
+        if targets is None:
+            raise TypeError(_NO_TARGETS)
+        shape = tuple(outputs.shape)
+        w = fit_weights(xp, "CrossEntropy", weights, outputs, len(shape) - 1)
+        integral = xp.isdtype(targets.dtype, "integral")
+        if self._are_indices(shape, tuple(targets.shape), integral, str(targets.dtype)):
+            y = xp.astype(xp.expand_dims(targets, axis=-1), index_dtype(xp), copy=False)
+            if self.ignore_index is not None:
+                used = y != self.ignore_index
+                w = xp.astype(used, outputs.dtype) if w is None else xp.where(used, w, 0)
+        else:
+            y = xp.astype(targets, outputs.dtype, copy=False)
+        counted = None if w is None else w != 0
+        return keep(xp, counted, outputs), keep(xp, counted, y), w
 
-    def factor_transposed_product(
-        self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None, v: Array
-    ) -> Array:
-        batch = self._read(xp, outputs, targets, weights)
-        p, top = softmax(xp, batch.logits)
-        product, mass = xp.sqrt(p) * centred(xp, p, top, keep(xp, batch.counted, v)), self._mass(xp, batch)
-        return product if mass is None else xp.sqrt(mass) * product
-
-    def weight_sum(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> Array:
-        *_, w, _ = self._read(xp, outputs, targets, weights)
-        return count(xp, w, outputs, len(outputs.shape) - 1)
-
-    def check(
-        self,
-        backend: Backend,
-        outputs_shape: tuple[int, ...],
-        targets: Array | None,
-        weights: Array | None,
-        *,
-        empty_ok: bool = False,
-    ) -> None:
-        shape = tuple(outputs_shape)
-        if not shape or shape[-1] < 2:
+    def _check_targets(
+        self, backend: Backend, shape: tuple[int, ...], targets: Array | None, counted: np.ndarray[Any, Any]
+    ) -> np.ndarray[Any, Any]:
+        if shape[-1] < 2:
             raise ValueError(
                 f"CrossEntropy: outputs must be logits (..., C) of at least two classes, got shape {shape}. "
                 "For one logit per answer use BinaryCrossEntropy."
             )
-        door.refuse_number(backend, "CrossEntropy", "label_smoothing", self.label_smoothing, 0, 1)
-        counted = door.counted_examples(backend, "CrossEntropy", weights, shape[:-1])
         if targets is None:
             raise TypeError(_NO_TARGETS)
         values = door.to_host(backend, "CrossEntropy", "targets", targets, ("integer", "real"))
@@ -179,33 +175,7 @@ class CrossEntropy(Loss):
             self._refuse_indices(values, counted, shape[-1])
         else:
             self._refuse_probabilities(values.astype(np.float64), counted, 2e-2 if "16" in dtype else 1e-3)
-        if not empty_ok:
-            door.refuse_empty("CrossEntropy", counted)
-
-    def _read(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> _Batch:
-        if targets is None:
-            raise TypeError(_NO_TARGETS)
-        shape = tuple(outputs.shape)
-        w = fit_weights(xp, "CrossEntropy", weights, outputs, len(shape) - 1)
-        counted = None if w is None else w != 0
-        integral = xp.isdtype(targets.dtype, "integral")
-        if not self._are_indices(shape, tuple(targets.shape), integral, str(targets.dtype)):
-            y = xp.astype(targets, outputs.dtype, copy=False)
-            return _Batch(keep(xp, counted, outputs), None, keep(xp, counted, y), w, counted)
-        index = xp.astype(xp.expand_dims(targets, axis=-1), index_dtype(xp), copy=False)
-        if self.ignore_index is not None:
-            used = index != self.ignore_index
-            counted = used if counted is None else used & counted
-            w = xp.astype(used, outputs.dtype) if w is None else xp.where(used, w, 0)
-        return _Batch(keep(xp, counted, outputs), keep(xp, counted, index), None, w, counted)
-
-    def _mass(self, xp: Any, batch: _Batch) -> Array | None:
-        """What multiplies diag(p) - p p^T: the weight, times the sum of the (smoothed) target distribution."""
-        if batch.probabilities is None:
-            return batch.weights
-        y, e = over_classes(xp, batch.probabilities), number(xp, self.label_smoothing, batch.logits)
-        mass = y if _is_zero(e) else (1 - e) * y + e
-        return mass if batch.weights is None else batch.weights * mass
+        return counted
 
     def _are_indices(self, outputs: tuple[int, ...], targets: tuple[int, ...], integral: bool, dtype: str) -> bool:
         """Whether targets are class indices (True) or probabilities (False); raises if they can be neither."""

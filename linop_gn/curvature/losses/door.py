@@ -48,12 +48,11 @@ def refuse(loss: str, bad: Any, values: Any, complaint: Callable[[Any], str]) ->
     raise ValueError(f"{loss}: {complaint(values[position])}{where}{others}".replace("\n", " "))
 
 
-def refuse_number(backend: Backend, loss: str, role: str, value: Any, low: float, high: float) -> None:
-    """Raise unless a number, which may be a 0-d array, lies between ``low`` and ``high``."""
-    if backend.is_concrete(value):
-        known = float(backend.to_numpy(value)) if backend.is_array(value) else float(value)
-        if not low <= known <= high:
-            raise ValueError(f"{loss}: {role} must lie between {low} and {high}, got {known}.")
+def refuse_number(loss: str, role: str, value: float | None, limit: tuple[str, Callable[[float], bool]]) -> None:
+    """Raise unless a number is what its limit, in words and as a function, says; None is a number not known yet."""
+    words, good = limit
+    if value is not None and not good(value):
+        raise ValueError(f"{loss}: {role} must {words}, got {value}.")
 
 
 def counted_examples(

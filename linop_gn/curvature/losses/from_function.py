@@ -56,7 +56,6 @@ class FromFunction(Loss):
     """
 
     name: ClassVar[str] = "callable"
-    autodiff: ClassVar[bool] = True
 
     fn: Callable[[Array, Any], Array] = static()
     per_example: bool = static(default=True)
@@ -77,8 +76,7 @@ class FromFunction(Loss):
     def weight_sum(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> Array:
         if not self.per_example:
             self._refuse_weights(weights)
-            axes = max(1, len(outputs.shape) - 1)
-            return count(xp, None, outputs, axes)
+            return count(xp, None, outputs, max(1, len(outputs.shape) - 1))
         losses, _ = self._evaluate(xp, outputs, targets, weights)
         axes = len(losses.shape)
         return count(xp, fit_weights(xp, "FromFunction", weights, losses, axes), losses, axes)

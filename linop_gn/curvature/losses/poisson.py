@@ -9,7 +9,7 @@ import numpy as np
 from ...protocols import Array
 from ...records import record
 from . import door
-from .elementwise import Elementwise
+from .base import Elementwise
 
 __all__ = ["Poisson"]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from types import MappingProxyType
 from typing import Any, ClassVar
 
-from ...protocols import Array, Backend
+from ...protocols import Array
 from ...records import record
-from . import door
-from .elementwise import Elementwise
-from .weighting import number, real
+from .base import Elementwise
+from .weighting import number
 
 __all__ = ["SquaredError"]
 
@@ -45,23 +45,11 @@ class SquaredError(Elementwise):
     """
 
     name: ClassVar[str] = "squared error"
+    example_axes: ClassVar[int | None] = 1
     targets_optional: ClassVar[bool] = True
+    limits = MappingProxyType({"scale": ("be positive and finite", lambda c: 0 < c < math.inf)})
 
     scale: float | Array = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        c = real(self.scale)
-        if c is not None and not 0 < c < math.inf:
-            raise ValueError(f"SquaredError: scale must be positive and finite, got {self.scale}.")
-
-    def example_axes(self, outputs_shape: tuple[int, ...]) -> int:
-        if not outputs_shape:
-            raise ValueError("SquaredError: outputs of shape () have no example axis: give them shape (1,).")
-        return 1
-
-    def refuse_settings(self, backend: Backend) -> None:
-        door.refuse_number(backend, "SquaredError", "scale", self.scale, 0, math.inf)
 
     def value(self, xp: Any, z: Array, y: Array) -> Array:
         r = z if y is None else z - y

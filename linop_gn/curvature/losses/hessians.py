@@ -1,0 +1,123 @@
+"""H_L at given outputs, as data: what products with it share, and its root.
+
+The Hessian of a loss in the outputs has one small block for each example. The
+root S of it, H_L = S S^T, is what the Gauss-Newton operator needs on the side
+of the outputs, W = S^T J (:mod:`linop_gn.curvature.gram`). A diagonal's root is
+diag(h)^(1/2); that of blocks comes from their eigendecomposition,
+
+    H = V diag(l) V^T,    S = V diag(l)^(1/2),    S^T S = diag(l).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...protocols import Array
+from ...records import record
+from .weighting import divided, keep
+
+__all__ = ["Blocks", "Diagonal", "OutputHessian", "OutputRoot", "Weighted", "as_hessian"]
+
+
+@record
+class OutputRoot:
+    """S with S S^T = H_L, square: vectors on both sides are like the outputs."""
+
+    def product(self, xp: Any, u: Array) -> Array:
+        """S u."""
+        raise NotImplementedError(f"{type(self).__name__} does not define product")
+
+    def transposed(self, xp: Any, v: Array) -> Array:
+        """S^T v."""
+        raise NotImplementedError(f"{type(self).__name__} does not define transposed")
+
+    def solve(self, xp: Any, r: Array) -> Array:
+        """q with S q = r, for a gradient r of the loss; zero where S has no inverse."""
+        raise NotImplementedError(f"{type(self).__name__} does not define solve")
+
+
+@record
+class OutputHessian:
+    """H_L at the outputs of one batch."""
+
+    def product(self, xp: Any, v: Array) -> Array:
+        """H_L v."""
+        raise NotImplementedError(f"{type(self).__name__} does not define product")
+
+    def root(self, xp: Any) -> OutputRoot:
+        """S with H_L = S S^T."""
+        raise NotImplementedError(f"{type(self).__name__} does not define root")
+
+
+@record
+class Diagonal(OutputHessian, OutputRoot):
+    """diag(h), for h like the outputs, or a number."""
+
+    values: Any
+
+    def product(self, xp: Any, v: Array) -> Array:
+        return self.values * v
+
+    transposed = product
+
+    def root(self, xp: Any) -> Diagonal:
+        return Diagonal(self.values**0.5)
+
+    def solve(self, xp: Any, r: Array) -> Array:
+        return divided(xp, r, self.values + xp.zeros_like(r))
+
+
+@record
+class Blocks(OutputHessian, OutputRoot):
+    """Blocks (..., C, C) over the last axis of the outputs (..., C); a root has orthogonal columns."""
+
+    values: Array
+
+    def product(self, xp: Any, v: Array) -> Array:
+        made: Array = xp.matmul(self.values, v[..., None])[..., 0]
+        return made
+
+    def transposed(self, xp: Any, v: Array) -> Array:
+        made: Array = xp.matmul(xp.matrix_transpose(self.values), v[..., None])[..., 0]
+        return made
+
+    def root(self, xp: Any) -> Blocks:
+        sizes, vectors = xp.linalg.eigh(self.values)
+        return Blocks(vectors * xp.where(sizes > 0, sizes, 0.0 * sizes)[..., None, :] ** 0.5)
+
+    def solve(self, xp: Any, r: Array) -> Array:
+        sizes = xp.sum(self.values * self.values, axis=-2)
+        rounding = 4 * r.shape[-1] * xp.finfo(r.dtype).eps * xp.max(sizes, axis=-1, keepdims=True)
+        return divided(xp, self.transposed(xp, r), xp.where(sizes > rounding, sizes, 0.0 * sizes))
+
+
+@record
+class Weighted(OutputHessian, OutputRoot):
+    """w H for the weights of examples, or sqrt(w) S for their root; zero where an example has no weight."""
+
+    inner: Any
+    weights: Array
+
+    def product(self, xp: Any, v: Array) -> Array:
+        return self._weighed(xp, self.inner.product, v)
+
+    def transposed(self, xp: Any, v: Array) -> Array:
+        return self._weighed(xp, self.inner.transposed, v)
+
+    def root(self, xp: Any) -> Weighted:
+        return Weighted(self.inner.root(xp), self.weights**0.5)
+
+    def solve(self, xp: Any, r: Array) -> Array:
+        return self.inner.solve(xp, divided(xp, r, self.weights + xp.zeros_like(r)))
+
+    def _weighed(self, xp: Any, product: Any, v: Array) -> Array:
+        counted = self.weights != 0
+        return keep(xp, counted, self.weights * product(xp, keep(xp, counted, v)))
+
+
+def as_hessian(made: Any, outputs: Array) -> OutputHessian:
+    """What a loss's ``curvature`` returned: a diagonal, blocks over the last axis, or an :class:`OutputHessian`."""
+    if isinstance(made, OutputHessian):
+        return made
+    shape = tuple(getattr(made, "shape", ()))
+    return Blocks(made) if len(shape) > len(outputs.shape) else Diagonal(made)
