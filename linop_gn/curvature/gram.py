@@ -129,7 +129,7 @@ def root_of(pieces: tuple[Any, ...], scale: Scalar, space: Space) -> Root:
     outputs = [piece.outputs for piece in pieces]
     codomain = Space.of(outputs[0] if len(outputs) == 1 and not pieces[0].stacked else tuple(outputs), "outputs")
     size = math.sqrt(scale) if isinstance(scale, float) else space.backend.namespace().sqrt(scale)
-    return Root(tuple(map(_rooted, pieces)), size, space, codomain)
+    return Root(tuple(space.backend.call(_rooted, piece) for piece in pieces), size, space, codomain)
 
 
 def _rooted(piece: Any) -> Any:

@@ -235,7 +235,7 @@ def test_errors_say_what_to_do(torch, numpy_backend):
         GramSolve(max_steps=-1)
     x, p = torch.ones((2, 3), dtype=torch.float64), torch.ones(3, dtype=torch.float64)
     own = lg.Objective(lambda p, x: x @ p, lambda z, y: (z - y) ** 2, (x, torch.ones(2)))
-    with pytest.raises(ValueError, match="GramSolve needs a factor S"):
+    with pytest.raises(ValueError, match="GramSolve needs a root S"):
         lg.solve(lg.Damped(lg.GGN(own, p), 1.0), p, GramSolve())
     streamed = lg.Objective(lambda p, x: x @ p, lg.losses.SquaredError(), Streamed([(x, torch.ones(2))]))
     with pytest.raises(ValueError, match="streamed"):

@@ -29,7 +29,7 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 
 from ...protocols import Array, Backend
-from ...records import record, static
+from ...records import data_fields, record, static
 from . import door
 from .hessians import Blocks, OutputHessian, Weighted, as_hessian
 from .weighting import count, fit_weights, grand_total, keep, real
@@ -93,8 +93,11 @@ class Loss:
                 f"{type(self).__name__}: reduction must be 'mean' or 'sum', got {self.reduction!r}. "
                 "Per-example losses ('none') have no curvature; give weights to weigh the examples."
             )
-        for field, limit in self.limits.items():
-            door.refuse_number(type(self).__name__, field, real(getattr(self, field)), limit)
+        for field in data_fields(self):
+            number = real(getattr(self, field))
+            if number is not None:
+                object.__setattr__(self, field, number)  # NumPy's would widen the outputs
+                door.refuse_number(type(self).__name__, field, number, self.limits)
 
     # what a loss says
 
@@ -128,17 +131,18 @@ class Loss:
         """The weighted sum over examples, a 0-d array; any automatic differentiation takes it, twice."""
         z, y, w = self._read(xp, outputs, targets, weights)
         made = self.value(xp, z, y)
-        return grand_total(xp, _weighed(xp, w, xp.reshape(made, made.shape + (1,) * (len(z.shape) - len(made.shape)))))
+        made = xp.reshape(made, made.shape + (1,) * (len(z.shape) - len(made.shape)))
+        return grand_total(xp, _weighed(xp, w, made, z))
 
     def gradient(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> Array:
         """The derivative of :meth:`total` with respect to ``outputs``."""
         z, y, w = self._read(xp, outputs, targets, weights)
-        return _weighed(xp, w, self.slope(xp, z, y))
+        return _weighed(xp, w, self.slope(xp, z, y), z)
 
     def hessian(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> OutputHessian:
         """The second derivative H_L of :meth:`total`: a record with products and a root."""
         z, y, w = self._read(xp, outputs, targets, weights)
-        made = as_hessian(self.curvature(xp, z, y), z)
+        made = as_hessian(xp, self.curvature(xp, z, y), z)
         if isinstance(made, Blocks) and w is not None and w.shape[-1] > 1:
             raise ValueError(
                 f"{type(self).__name__}: its curvature couples the outputs along the last axis, which are one example "
@@ -170,10 +174,10 @@ class Loss:
         batch in which no example counts, which is harmless beside others.
         """
         name, shape = type(self).__name__, tuple(outputs_shape)
-        for field, limit in self.limits.items():
+        for field in data_fields(self):
             given = getattr(self, field)
             if backend.is_array(given) and backend.is_concrete(given):
-                door.refuse_number(name, field, float(backend.to_numpy(given)), limit)
+                door.refuse_number(name, field, float(backend.to_numpy(given)), self.limits)
         counted = door.counted_examples(backend, name, weights, shape[: self._axes(shape)])
         counted = self._check_targets(backend, shape, targets, counted)
         if not empty_ok:
@@ -240,5 +244,6 @@ class Elementwise(Loss):
     convex: ClassVar[bool] = True
 
 
-def _weighed(xp: Any, weights: Array | None, x: Array) -> Array:
+def _weighed(xp: Any, weights: Array | None, x: Array, like: Array) -> Array:
+    x = xp.astype(x, like.dtype, copy=False)
     return x if weights is None else weights * keep(xp, weights != 0, x)

@@ -22,9 +22,9 @@ from ...protocols import Array, Backend
 from ...records import record, static
 from . import door
 from .base import Loss
-from .hessians import OutputHessian, OutputRoot
+from .hessians import OutputHessian, OutputRoot, Weighted, divided
 from .softmax import centred, closed, log_parts, over_classes, softmax
-from .weighting import divided, fit_weights, index_dtype, keep, number, times
+from .weighting import fit_weights, index_dtype, keep, number
 
 __all__ = ["CrossEntropy"]
 
@@ -33,38 +33,35 @@ _NO_TARGETS = "CrossEntropy: targets are missing; it needs class indices or prob
 
 @record
 class SoftmaxHessian(OutputHessian):
-    """|y| (diag(p) - p p^T), for p (..., C) whose largest has the index ``top`` (..., 1); mass |y| None is 1."""
+    """diag(p) - p p^T, for p (..., C) whose largest has the index ``top`` (..., 1)."""
 
     p: Array
     top: Array
-    mass: Array | None
 
     def product(self, xp: Any, v: Array) -> Array:
-        return times(self.mass, self.p * centred(xp, self.p, self.top, v))
+        return self.p * centred(xp, self.p, self.top, v)
 
     def root(self, xp: Any) -> SoftmaxRoot:
-        return SoftmaxRoot(self.p, self.top, None if self.mass is None else xp.sqrt(self.mass))
+        return SoftmaxRoot(self.p, self.top)
 
 
 @record
 class SoftmaxRoot(OutputRoot):
-    """S = sqrt(|y|) (diag(q) - p q^T), q = sqrt(p)."""
+    """S = diag(q) - p q^T, q = sqrt(p)."""
 
     p: Array
     top: Array
-    mass: Array | None
-    """sqrt(|y|)."""
 
     def product(self, xp: Any, u: Array) -> Array:
         x = xp.sqrt(self.p) * u
-        return times(self.mass, closed(xp, self.top, x - self.p * over_classes(xp, x)))
+        return closed(xp, self.top, x - self.p * over_classes(xp, x))
 
     def transposed(self, xp: Any, v: Array) -> Array:
-        return times(self.mass, xp.sqrt(self.p) * centred(xp, self.p, self.top, v))
+        return xp.sqrt(self.p) * centred(xp, self.p, self.top, v)
 
     def solve(self, xp: Any, r: Array) -> Array:
-        """r / (sqrt(|y|) q), since r adds up to zero."""
-        return divided(xp, r, times(self.mass, xp.sqrt(self.p)))
+        """r / q, since r adds up to zero."""
+        return divided(xp, r, xp.sqrt(self.p))
 
 
 @record
@@ -129,12 +126,12 @@ class CrossEntropy(Loss):
         e = number(xp, self.label_smoothing, p)
         return g if _is_zero(e) else (1 - e) * g + e * (p - 1 / p.shape[-1])
 
-    def curvature(self, xp: Any, z: Array, y: Array) -> SoftmaxHessian:
-        mass, e = None, number(xp, self.label_smoothing, z)
-        if not self._has_labels(xp, y):
-            mass = over_classes(xp, y)
-            mass = mass if _is_zero(e) else (1 - e) * mass + e
-        return SoftmaxHessian(*softmax(xp, z), mass)
+    def curvature(self, xp: Any, z: Array, y: Array) -> OutputHessian:
+        made = SoftmaxHessian(*softmax(xp, z))
+        if self._has_labels(xp, y):
+            return made
+        mass, e = over_classes(xp, y), number(xp, self.label_smoothing, z)
+        return Weighted(made, mass if _is_zero(e) else (1 - e) * mass + e)
 
     def _has_labels(self, xp: Any, y: Array) -> bool:
         """Whether targets, as :meth:`_read` gives them, are class indices (..., 1) rather than probabilities."""

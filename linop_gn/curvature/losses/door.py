@@ -6,7 +6,7 @@ wrong and what to do. Nothing here runs while a compiler is tracing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,10 +48,10 @@ def refuse(loss: str, bad: Any, values: Any, complaint: Callable[[Any], str]) ->
     raise ValueError(f"{loss}: {complaint(values[position])}{where}{others}".replace("\n", " "))
 
 
-def refuse_number(loss: str, role: str, value: float | None, limit: tuple[str, Callable[[float], bool]]) -> None:
-    """Raise unless a number is what its limit, in words and as a function, says; None is a number not known yet."""
-    words, good = limit
-    if value is not None and not good(value):
+def refuse_number(loss: str, role: str, value: float, limits: Mapping[str, Any]) -> None:
+    """Raise unless a number is what its limit, in words and as a function, says."""
+    words, good = limits.get(role, ("", lambda number: True))
+    if not good(value):
         raise ValueError(f"{loss}: {role} must {words}, got {value}.")
 
 

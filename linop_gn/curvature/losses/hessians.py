@@ -14,9 +14,9 @@ from typing import Any
 
 from ...protocols import Array
 from ...records import record
-from .weighting import divided, keep
+from .weighting import keep
 
-__all__ = ["Blocks", "Diagonal", "OutputHessian", "OutputRoot", "Weighted", "as_hessian"]
+__all__ = ["Blocks", "Diagonal", "OutputHessian", "OutputRoot", "Weighted", "as_hessian", "divided"]
 
 
 @record
@@ -115,9 +115,18 @@ class Weighted(OutputHessian, OutputRoot):
         return keep(xp, counted, self.weights * product(xp, keep(xp, counted, v)))
 
 
-def as_hessian(made: Any, outputs: Array) -> OutputHessian:
+def as_hessian(xp: Any, made: Any, outputs: Array) -> OutputHessian:
     """What a loss's ``curvature`` returned: a diagonal, blocks over the last axis, or an :class:`OutputHessian`."""
     if isinstance(made, OutputHessian):
         return made
-    shape = tuple(getattr(made, "shape", ()))
-    return Blocks(made) if len(shape) > len(outputs.shape) else Diagonal(made)
+    if isinstance(made, float):
+        return Diagonal(made)
+    made = xp.astype(made, outputs.dtype, copy=False)
+    return Blocks(made) if len(made.shape) > len(outputs.shape) else Diagonal(made)
+
+
+def divided(xp: Any, x: Array, sizes: Array) -> Array:
+    """``x / sizes`` where that is positive, and zero elsewhere."""
+    good = sizes > 0
+    made: Array = xp.where(good, x / xp.where(good, sizes, xp.ones_like(sizes)), xp.zeros_like(x))
+    return made

@@ -16,18 +16,7 @@ import array_api_compat
 
 from ...protocols import Array
 
-__all__ = [
-    "class_mask",
-    "count",
-    "divided",
-    "fit_weights",
-    "grand_total",
-    "index_dtype",
-    "keep",
-    "number",
-    "real",
-    "times",
-]
+__all__ = ["class_mask", "count", "fit_weights", "grand_total", "index_dtype", "keep", "number", "real"]
 
 
 def number(xp: Any, value: Any, like: Array) -> Any:
@@ -44,18 +33,6 @@ def real(value: Any) -> float | None:
 def keep(xp: Any, condition: Array | None, x: Array) -> Array:
     """``x`` where the condition holds (None: everywhere), and zero elsewhere."""
     return x if condition is None else xp.where(condition, x, 0)
-
-
-def times(weights: Array | None, x: Any) -> Any:
-    """``weights * x``, or ``x`` without weights."""
-    return x if weights is None else weights * x
-
-
-def divided(xp: Any, x: Array, sizes: Array) -> Array:
-    """``x / sizes`` where that is positive, and zero elsewhere."""
-    good = sizes > 0
-    made: Array = xp.where(good, x / xp.where(good, sizes, xp.ones_like(sizes)), xp.zeros_like(x))
-    return made
 
 
 def fit_weights(xp: Any, loss: str, weights: Array | None, outputs: Array, axes: int) -> Array | None:
