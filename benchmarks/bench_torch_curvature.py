@@ -116,7 +116,7 @@ def cases(model: nn.Module, x: torch.Tensor, y: torch.Tensor, peers: bool) -> di
         "gradient": gradient,
         "GGN product": lambda: G @ v,
         "Hessian product": lambda: H @ v,
-        f"block GGN product ({len(B.partition)} blocks)": lambda: B @ v,
+        f"block GGN product ({len(B.blocks)} blocks)": lambda: B @ v,
         "linearise and gradient": lambda: lg.Objective(model, lg.losses.CrossEntropy(), (x, y)).gradient(params),
         "Gauss-Newton step": step,
     }

@@ -34,7 +34,7 @@ from ..protocols import Scalar, Tree, Vector
 from ..records import record, static
 from ..spaces import Space
 from .objective import Objective
-from .partition import Block, Blocks, Partition, partition
+from .partition import Block, Blocks, partition
 from .pieces import EachBlock, OfBatch, OneBlock, ggn, hessian, jvp, loss_hessian, sum_products, vjp
 from .point import Point
 from .term import outputs_of
@@ -73,6 +73,7 @@ class AtPoint(LinearOperator):
 
     point: Point
 
+    symmetric = True
     product: ClassVar[Callable[..., Vector]]
     """``product(piece, v)`` of one linearised batch."""
 
@@ -82,10 +83,6 @@ class AtPoint(LinearOperator):
     @property
     def domain(self) -> Space:
         return self.point.space
-
-    @property
-    def symmetric(self) -> bool:
-        return True
 
     @property
     def psd(self) -> bool:
@@ -153,14 +150,11 @@ class Hessian(AtPoint):
         At the first product, for arrays whose framework has no derivatives.
     """
 
+    psd = False
     product = staticmethod(hessian)
 
     def __init__(self, objective: Objective | Point, params: Tree = None) -> None:
         self.__dict__["point"] = as_point(objective, params, "Hessian", any_function=True).expect_hessian()
-
-    @property
-    def psd(self) -> bool:
-        return False
 
     def _products(self) -> Products:
         made = self.point.curved()
@@ -184,19 +178,19 @@ class BlockGGN(AtPoint):
            [ 0., 20.]])
     """
 
-    partition: Partition = static()
+    blocks: tuple[Block, ...] = static()
 
     def __init__(self, objective: Objective | Point, params: Tree = None, *, blocks: Blocks = "layer") -> None:
         AtPoint.__init__(self, objective, params)
-        self.__dict__["partition"] = partition(self.domain, blocks)
+        self.__dict__["blocks"] = partition(self.domain, blocks)
 
     @property
     def product(self) -> EachBlock:  # type: ignore[override]
-        return EachBlock(tuple(block.leaves for block in self.partition))
+        return EachBlock(tuple(block.leaves for block in self.blocks))
 
     @property
     def sections(self) -> tuple[Section, ...]:
-        return of_leaves(self.domain, tuple((block.name, block.leaves) for block in self.partition))
+        return of_leaves(self.domain, tuple((block.name, block.leaves) for block in self.blocks))
 
     def diagonal_blocks(self) -> dict[str, LinearOperator]:
         """Each block as an operator on its own parameters, by name; they share one linearisation."""
@@ -204,9 +198,7 @@ class BlockGGN(AtPoint):
             raise ValueError(
                 "the blocks of an operator over streamed data cannot be taken apart; hold the data in a list."
             )
-        return {
-            block.name: made for block, made in zip(self.partition, block_products(self, self.partition), strict=True)
-        }
+        return {block.name: made for block, made in zip(self.blocks, block_products(self, self.blocks), strict=True)}
 
 
 def block_products(operator: GGN | BlockGGN, blocks: tuple[Block, ...]) -> list[LinearOperator]:
@@ -243,19 +235,13 @@ class Jacobian(_AtOutputs):
     (array([1., 3.]), array([1., 2.]), True)
     """
 
+    symmetric = False
+    psd = False
     __init__ = _AtOutputs.__init__
 
     @property
     def codomain(self) -> Space:
         return self.outputs
-
-    @property
-    def symmetric(self) -> bool:
-        return False
-
-    @property
-    def psd(self) -> bool:
-        return False
 
     def _products(self) -> Products:
         made = self.point.linearized()

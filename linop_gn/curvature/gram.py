@@ -37,16 +37,8 @@ class Root(LinearOperator):
     pieces: tuple[Any, ...]
     scale: Scalar
     """sqrt(c)."""
-    space: Space = static()
-    outputs: Space = static()
-
-    @property
-    def domain(self) -> Space:
-        return self.space
-
-    @property
-    def codomain(self) -> Space:
-        return self.outputs
+    domain: Space = static(default=None)
+    codomain: Space = static(default=None)
 
     def matvec(self, v: Vector) -> Vector:
         return self.backend.scale(self.scale, over_pieces(self, _push, v))
@@ -67,7 +59,7 @@ class Root(LinearOperator):
 
     def rows(self) -> Array:
         """W as an array (m, n): m products with J^T."""
-        ops, eye = self.backend, self.backend.identity(self.outputs.size, self.outputs.zeros())
+        ops, eye = self.backend, self.backend.identity(self.codomain.size, self.codomain.zeros())
         if "compiled" in ops.capabilities:
             return self.rmatmat(eye).T
         return ops.namespace().stack([self.rmatvec(eye[i, :]) for i in range(eye.shape[0])])  # in the order of memory
@@ -92,6 +84,7 @@ class Gram(LinearOperator):
         For a loss without a root S, or data that are streamed.
     """
 
+    psd = True
     root: Root
 
     def __init__(self, objective: Objective | Point, params: Tree = None) -> None:
@@ -104,11 +97,7 @@ class Gram(LinearOperator):
 
     @property
     def domain(self) -> Space:
-        return self.root.outputs
-
-    @property
-    def psd(self) -> bool:
-        return True
+        return self.root.codomain
 
     @classmethod
     def of(cls, root: Root) -> Gram:
@@ -164,7 +153,7 @@ def over_pieces(root: Root, function: Any, *vectors: Vector) -> Vector:
             parts.append(ops.namespace().reshape(made, (-1,)))
         else:
             parts.append(piece.apply(function, *vectors))
-    return root.outputs.join(parts) if len(parts) > 1 else parts[0]
+    return root.codomain.join(parts) if len(parts) > 1 else parts[0]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ..spaces import Space
 
-__all__ = ["Block", "Blocks", "Partition", "partition"]
+__all__ = ["Block", "Blocks", "partition"]
 
 
 class Block(NamedTuple):
@@ -35,13 +35,11 @@ class Block(NamedTuple):
     space: Space
 
 
-Partition: TypeAlias = tuple[Block, ...]
-"""Blocks in the order of their first leaves."""
 Blocks: TypeAlias = "str | re.Pattern[str] | Mapping[str, str | Sequence[str]] | Callable[[str], str]"
 
 
-def partition(space: Space, blocks: Blocks) -> Partition:
-    """The leaves of ``space`` by block.
+def partition(space: Space, blocks: Blocks) -> tuple[Block, ...]:
+    """The leaves of ``space`` by block, in the order of the blocks' first leaves.
 
     >>> import numpy as np
     >>> space = Space.of({"fc1": {"b": np.ones(2), "w": np.ones((2, 2))}, "fc2": {"w": np.ones(2)}})

@@ -9,13 +9,11 @@ have to be done again for each. A large block gets a Nyström sketch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import accumulate
 from typing import Any
 
 from ..arguments import whole
 from ..curvature.at_point import GGN, BlockGGN, block_products
-from ..curvature.partition import Block, Blocks, partition
+from ..curvature.partition import Blocks, partition
 from ..draws import check_seed
 from ..operators.base import LinearOperator
 from ..operators.block import BlockDiagonal
@@ -68,14 +66,14 @@ class BlockJacobi(Checked):
         if not inner.symmetric:
             raise ValueError(f"BlockJacobi needs a symmetric operator, and {inner!r} is not known to be.")
         blocks, leaves = self._blocks(inner)
-        factors = tuple(self._factored(block) for block in blocks)
-        return Factored(factors, tuple(block.domain for block in blocks), leaves)
+        spectra = tuple(self._spectrum(block) for block in blocks)
+        return Spectra(spectra, tuple(block.domain for block in blocks), leaves)
 
     def finish(self, kept: Any, operator: LinearOperator) -> LinearOperator:
         damping = undamped(operator)[1]
         parts = tuple(
             spectral_inverse(space, vectors, values, damping, whole=space.size <= max(self.dense, self.rank))
-            for space, (vectors, values) in zip(kept.spaces, kept.factors, strict=True)
+            for space, (vectors, values) in zip(kept.spaces, kept.pairs, strict=True)
         )
         return BlockDiagonal(parts, operator.domain, kept.leaves)
 
@@ -85,7 +83,7 @@ class BlockJacobi(Checked):
         ranks = [size if size <= self.dense else min(self.rank, size) for size in sizes]
         return sum(ranks), 4 * sum(size * rank for size, rank in zip(sizes, ranks, strict=True))
 
-    def _factored(self, block: LinearOperator) -> tuple[Array, Array]:
+    def _spectrum(self, block: LinearOperator) -> tuple[Array, Array]:
         if block.domain.size <= self.dense:
             return block.backend.call(_eigen, block.prepare())
         if not block.psd:
@@ -101,21 +99,21 @@ class BlockJacobi(Checked):
         if self.blocks is None and isinstance(inner, BlockDiagonal):
             return list(inner.blocks), inner.leaves
         if self.blocks is None and isinstance(inner, BlockGGN):
-            cut = inner.partition
+            cut = inner.blocks
         else:
             cut = partition(inner.domain, "layer" if self.blocks is None else self.blocks)
         leaves = tuple(block.leaves for block in cut)
         if isinstance(inner, (GGN, BlockGGN)) and not inner.host:
             return block_products(inner, cut), leaves
         ready = inner.prepare()
-        return [Restricted(ready, block) for block in cut], leaves
+        return [Restricted(ready, block.leaves, block.space) for block in cut], leaves
 
 
 @record
-class Factored:
+class Spectra:
     """Eigenvectors and eigenvalues of each block, and where the block lies."""
 
-    factors: tuple[tuple[Array, Array], ...]
+    pairs: tuple[tuple[Array, Array], ...]
     spaces: tuple[Space, ...] = static()
     leaves: tuple[tuple[int, ...], ...] | None = static()
 
@@ -134,11 +132,8 @@ class Restricted(LinearOperator):
     """A diagonal block of a square operator: some leaves in, the same leaves out."""
 
     operator: LinearOperator
-    block: Block = static()
-
-    @property
-    def domain(self) -> Space:
-        return self.block.space
+    leaves: tuple[int, ...] = static()
+    domain: Space = static(default=None)
 
     @property
     def symmetric(self) -> bool:
@@ -149,13 +144,8 @@ class Restricted(LinearOperator):
         return self.operator.psd
 
     def matvec(self, v: Vector) -> Vector:
-        xp, whole = self.backend.namespace(), self.operator.domain
-        concat: Callable[..., Vector] = xp.concat
-        places = list(whole.blocks.values())
-        sizes = [places[leaf].stop - places[leaf].start for leaf in self.block.leaves]
-        ends = list(accumulate(sizes))
-        spread = [whole.zeros()[place] for place in places]
-        for leaf, size, end in zip(self.block.leaves, sizes, ends, strict=True):
-            spread[leaf] = v[end - size : end]
-        product = self.operator.matvec(concat(spread))
-        return concat([product[places[leaf]] for leaf in self.block.leaves])
+        whole, spread = self.operator.domain, self.operator.domain.split(self.operator.domain.zeros())
+        for leaf, part in zip(self.leaves, self.domain.split(v), strict=True):
+            spread[leaf] = part
+        product = whole.split(self.operator.matvec(whole.join(spread)))
+        return self.domain.join([product[leaf] for leaf in self.leaves])

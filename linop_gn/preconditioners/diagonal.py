@@ -8,7 +8,7 @@ by gets the smallest step among the others instead.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from ..operators.base import LinearOperator
 from ..operators.damped import undamped
@@ -23,15 +23,14 @@ __all__ = ["DiagonalRecipe", "inverse_power"]
 
 @record
 class DiagonalRecipe(Checked):
-    """Base class: :meth:`prepare` gives d (n,), :meth:`power` the exponent a."""
+    """Base class: :meth:`prepare` gives d (n,)."""
 
-    def power(self) -> Scalar:
-        """The exponent a of (d + damping)^-a."""
-        return 1.0
+    exponent: ClassVar[Any] = 1.0
+    """a in (d + damping)^-a."""
 
     def finish(self, kept: Any, operator: LinearOperator) -> LinearOperator:
         space = operator.domain
-        return Diagonal(inverse_power(space, kept, undamped(operator)[1], self.power()), psd=True, domain=space)
+        return Diagonal(inverse_power(space, kept, undamped(operator)[1], self.exponent), psd=True, domain=space)
 
 
 def inverse_power(space: Space, d: Vector, damping: Scalar, power: Scalar) -> Vector:

@@ -23,10 +23,6 @@ from .diagonal import DiagonalRecipe
 __all__ = ["EmpiricalFisher", "SquaredGradient"]
 
 
-def _check_exponent(name: str, value: Any) -> None:
-    require_number(name, "exponent", value, positive=True)
-
-
 @record
 class EmpiricalFisher(DiagonalRecipe):
     """1 / (sum_i w_i g_i^2 / W + damping)^exponent, with g_i the gradient of example i.
@@ -53,18 +49,15 @@ class EmpiricalFisher(DiagonalRecipe):
     array([1.10000e+01, 1.70001e+05])
     """
 
-    exponent: Scalar = 0.75
+    exponent: Scalar = 0.75  # type: ignore[misc]
     probes: int | None = static(default=16)
     seed: Scalar = 0
 
     def __post_init__(self) -> None:
-        _check_exponent("EmpiricalFisher", self.exponent)
+        require_number("EmpiricalFisher", "exponent", self.exponent, positive=True)
         if self.probes is not None:
             object.__setattr__(self, "probes", whole("EmpiricalFisher", "probes", self.probes, 1))
         check_seed("EmpiricalFisher", self.seed)
-
-    def power(self) -> Scalar:
-        return self.exponent
 
     def prepare(self, operator: LinearOperator) -> Any:
         point = point_of(operator, "EmpiricalFisher")
@@ -102,13 +95,10 @@ class SquaredGradient(DiagonalRecipe):
     array([25., 45.])
     """
 
-    exponent: Scalar = 0.75
+    exponent: Scalar = 0.75  # type: ignore[misc]
 
     def __post_init__(self) -> None:
-        _check_exponent("SquaredGradient", self.exponent)
-
-    def power(self) -> Scalar:
-        return self.exponent
+        require_number("SquaredGradient", "exponent", self.exponent, positive=True)
 
     def prepare(self, operator: LinearOperator) -> Any:
         gradient = point_of(operator, "SquaredGradient").gradient

@@ -26,15 +26,8 @@ class SpectralInverse(LinearOperator):
     vectors: Array
     inner: Array
     outer: Array | None
-    space: Space = static()
-
-    @property
-    def domain(self) -> Space:
-        return self.space
-
-    @property
-    def psd(self) -> bool:
-        return True
+    domain: Space = static(default=None)
+    psd = True
 
     def matvec(self, v: Vector) -> Vector:
         U = self.vectors

@@ -67,18 +67,18 @@ def factored_by(
 def _matrix(ops: Backend, root: Root, rows: bool | None, most_bytes: int) -> tuple[Array | None, Array]:
     """W, where there is room for it, and K."""
     m, n = root.shape
-    width = _WIDTH.get(root.outputs.dtype)
+    width = _WIDTH.get(root.codomain.dtype)
     if width is None:
-        raise ValueError(f"GramSolve: outputs of {root.outputs.dtype} cannot be factored; use float32, or lg.CG.")
+        raise ValueError(f"GramSolve: outputs of {root.codomain.dtype} cannot be factored; use float32, or lg.CG.")
     if m * m * width > most_bytes:
         raise ValueError(
             f"GramSolve: the Gram matrix of {m} outputs would take {m * m * width:.3g} bytes, more than most_bytes="
             f"{most_bytes}. Take a smaller batch, pass solver=lg.CG(rtol=1e-6), or use lg.CG on the GGN."
         )
     if keeps_rows(rows, m, n):
-        W = ops.cast(root.rows(), root.outputs.dtype)
+        W = ops.cast(root.rows(), root.codomain.dtype)
         return W, W @ W.T
-    return None, Gram.of(root).matmat(ops.identity(m, root.outputs.zeros()))
+    return None, Gram.of(root).matmat(ops.identity(m, root.codomain.zeros()))
 
 
 def solve_with(ops: Backend, operator: LinearOperator, f: Factored, solver: Any, r: Vector) -> tuple[Vector, Any]:
@@ -111,13 +111,13 @@ def _root(operator: LinearOperator) -> tuple[Root, Scalar]:
 
 def _push(root: Root, rows: Array | None, v: Vector) -> Vector:
     """W v."""
-    return root.apply(v) if rows is None else rows @ root.backend.cast(v, root.outputs.dtype)
+    return root.apply(v) if rows is None else rows @ root.backend.cast(v, root.codomain.dtype)
 
 
 def _pull(root: Root, rows: Array | None, u: Vector) -> Vector:
     """W^T u."""
     if rows is not None:
-        made: Vector = root.backend.cast(rows.T @ u, root.space.dtype)
+        made: Vector = root.backend.cast(rows.T @ u, root.domain.dtype)
         return made
     return root.rmatvec(u) if len(u.shape) == 1 else root.rmatmat(u)
 

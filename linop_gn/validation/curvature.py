@@ -172,8 +172,8 @@ def _known(made: Derivative) -> float:
 
 def _in_blocks(D: NDArray, part: BlockGGN, seed: int) -> tuple[NDArray, NDArray]:
     """Each direction within one block: one block after the other, from a random one on."""
-    first = int(np.random.default_rng([seed, 3]).integers(len(part.partition)))
-    numbers = (first + np.arange(D.shape[1])) % len(part.partition)
+    first = int(np.random.default_rng([seed, 3]).integers(len(part.blocks)))
+    numbers = (first + np.arange(D.shape[1])) % len(part.blocks)
     return np.where(np.equal.outer(block_numbers(part), numbers), D, 0.0), numbers
 
 

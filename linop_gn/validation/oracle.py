@@ -134,7 +134,7 @@ def _places(space: Space, leaves: Any, sizes: list[int]) -> list[NDArray]:
 def block_numbers(A: BlockGGN) -> NDArray:
     """The number of the block that each entry belongs to."""
     numbers, parts = np.zeros(A.domain.size, dtype=int), list(A.domain.blocks.values())
-    for number, block in enumerate(A.partition):
+    for number, block in enumerate(A.blocks):
         for i in block.leaves:
             numbers[parts[i]] = number
     return numbers

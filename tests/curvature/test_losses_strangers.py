@@ -103,7 +103,7 @@ def test_a_robust_loss_serves_every_route(backend):
     scaled = lg.CG(rtol=1e-8, preconditioner=lg.preconditioners.EmpiricalFisher())
     assert lg.solve(lg.Damped(operator, 0.1), -made.at(params).gradient, scaled).succeeded
     B = lg.BlockGGN(made, params)
-    first = B.partition[0].space.size
+    first = B.blocks[0].space.size
     close(backend.to_numpy(B.diagonal_blocks()["fc1"].to_dense()), G[:first, :first], 1e-12)
 
 

@@ -60,7 +60,7 @@ def test_the_module_itself_is_the_parameters(torch, nn):
     assert gradient.keys() == names.keys()
     product = G @ gradient
     assert {name: leaf.shape for name, leaf in product.items()} == {name: leaf.shape for name, leaf in names.items()}
-    assert [block.name for block in lg.BlockGGN(made, module).partition] == ["0", "2"]
+    assert [block.name for block in lg.BlockGGN(made, module).blocks] == ["0", "2"]
     torch.nn.functional.cross_entropy(module(x), y).backward()
     for name, parameter in names.items():
         close(gradient[name].numpy(), parameter.grad.numpy(), 1e-12)
