@@ -185,8 +185,8 @@ def _runs_here(session: nox.Session, python: Path, setting: dict[str, str]) -> b
     if wanted[0] is not None:
         ask = (
             "import numpy, scipy.linalg, threadpoolctl; a = numpy.ones((64, 64)); scipy.linalg.cholesky(a + 64 * "
-            "numpy.eye(64)) @ a; assert all(i['architecture'] == {!r} for i in threadpoolctl.threadpool_info() "
-            "if i['internal_api'] == 'openblas')".format(wanted[0])
+            f"numpy.eye(64)) @ a; assert all(i['architecture'] == {wanted[0]!r} for i in threadpoolctl.threadpool_info() "
+            "if i['internal_api'] == 'openblas')"
         )
     elif wanted[1] is not None:
         ask = f"import torch; assert torch.backends.cpu.get_cpu_capability().lower() == {wanted[1]!r}"

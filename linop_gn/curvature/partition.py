@@ -64,7 +64,7 @@ def _rule(space: Space, blocks: Any) -> Callable[[str], str]:
     if isinstance(blocks, str) and blocks == "leaf":
         return lambda name: name
     if isinstance(blocks, str) and blocks == "layer":
-        return _layer
+        return lambda name: name.rpartition(".")[0] or name
     if isinstance(blocks, re.Pattern):
         if not any(map(blocks.search, space.names)):
             raise ValueError(f"the pattern {blocks.pattern!r} matches no leaf; there are {list(space.names)}.")
@@ -79,15 +79,10 @@ def _rule(space: Space, blocks: Any) -> Callable[[str], str]:
     )
 
 
-def _layer(name: str) -> str:
-    prefix, _, _ = name.rpartition(".")
-    return prefix or name
-
-
 def _matched(pattern: re.Pattern[str], name: str) -> str:
     match = pattern.search(name)
     if match is None:
-        return _layer(name)
+        return name.rpartition(".")[0] or name
     return (match.group(1) if pattern.groups else None) or match.group(0)
 
 

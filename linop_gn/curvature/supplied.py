@@ -70,8 +70,7 @@ class Supplied:
             raise ValueError("jvp= and vjp= were given beside jacobian=, and only one would be used: choose.")
         if self.hvp is not None and self.gradient is None:
             raise ValueError("hvp= was given without gradient=: a second derivative comes with the first.")
-        for name in ("jvp", "vjp", "jacobian", "gradient", "hvp"):
-            value = getattr(self, name)
+        for name, value in vars(self).items():
             if value is not None and not callable(value):
                 raise TypeError(f"{name}= must be a function of the parameters, got {type(value).__qualname__}.")
 
@@ -84,12 +83,10 @@ class Supplied:
         self, space: Space, arguments: tuple[Any, ...], outputs: Array, cotangent: Callable[[Array], Array]
     ) -> SuppliedLinearization:
         """A linearisation at ``arguments`` = (params, [inputs]) whose model value is ``outputs``."""
-        outputs = space.backend.copy(outputs)
+        outputs, matrix = space.backend.copy(outputs), None
         if self.jacobian is not None:
-            matrix = _as_matrix(space, self.jacobian(*arguments), tuple(outputs.shape))
-            made = SuppliedLinearization(self, space, (), outputs, matrix)
-        else:
-            made = SuppliedLinearization(self, space, arguments, outputs, None)
+            matrix, arguments = _as_matrix(space, self.jacobian(*arguments), tuple(outputs.shape)), ()
+        made = SuppliedLinearization(self, space, arguments, outputs, matrix)
         return replace(made, gradient=made.vjp(cotangent(outputs)))
 
 
@@ -109,7 +106,11 @@ class SuppliedLinearization:
 
     def jvp(self, tangents: Sequence[Array], only: tuple[int, ...] | None = None) -> Array:
         space, ops = self.space, self.space.backend
-        leaves = list(tangents) if only is None else self._padded(tangents, only)
+        leaves = list(tangents)
+        if only is not None:
+            leaves = space.split(space.zeros())
+            for i, tangent in zip(only, tangents, strict=True):
+                leaves[i] = tangent
         if self.matrix is not None:
             shape, dtype, _ = ops.describe(self.outputs)
             product = self._multiplied(self.matrix, space.join(leaves), math.prod(shape))
@@ -148,12 +149,6 @@ class SuppliedLinearization:
             )
         return product
 
-    def _padded(self, tangents: Sequence[Array], only: tuple[int, ...]) -> list[Array]:
-        leaves = self.space.split(self.space.zeros())
-        for i, tangent in zip(only, tangents, strict=True):
-            leaves[i] = tangent
-        return leaves
-
 
 def _as_matrix(space: Space, jacobian: Any, outputs: tuple[int, ...]) -> Any:
     """The Jacobian (outputs.size, n) from an array, a tree of arrays with the outputs' shape in front, or a matrix."""
@@ -168,7 +163,6 @@ def _as_matrix(space: Space, jacobian: Any, outputs: tuple[int, ...]) -> Any:
     if tuple(getattr(jacobian, "shape", ())) == (rows, space.size) and hasattr(jacobian, "T"):
         return jacobian
     names, leaves, _ = ops.flatten(jacobian)
-    by_name = dict(zip(names, leaves, strict=True))
     if set(names) != set(space.names):
         got = f"leaves {names}" if names != [""] else f"a {type(jacobian).__qualname__}"
         got += f" of shape {tuple(jacobian.shape)}" if hasattr(jacobian, "shape") else ""
@@ -176,11 +170,10 @@ def _as_matrix(space: Space, jacobian: Any, outputs: tuple[int, ...]) -> Any:
             f"the supplied jacobian has {got}; expected an array of shape {(*outputs, space.size)}, or leaves "
             f"{list(space.names)}, each of shape (*outputs.shape, *leaf.shape)."
         )
-    parts = []
-    for name, shape in zip(space.names, space.shapes, strict=True):
+    by_name, shapes = dict(zip(names, leaves, strict=True)), dict(zip(space.names, space.shapes, strict=True))
+    for name, shape in shapes.items():
         _require_jacobian(space, f"leaf {name!r} of the supplied jacobian", by_name[name], [outputs + shape])
-        parts.append(xp.reshape(by_name[name], (rows, math.prod(shape))))
-    return xp.concat(parts, axis=1)
+    return xp.concat([xp.reshape(by_name[name], (rows, math.prod(shape))) for name, shape in shapes.items()], axis=1)
 
 
 def _require_jacobian(space: Space, where: str, part: Any, shapes: list[tuple[int, ...]]) -> None:

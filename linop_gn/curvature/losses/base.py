@@ -157,7 +157,7 @@ class Loss:
     def weight_sum(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> Array:
         """The total weight of the counted examples, a 0-d array in the outputs' dtype: what a mean divides by."""
         *_, w = self._read(xp, outputs, targets, weights)
-        return count(xp, w, outputs, self._axes(tuple(outputs.shape)))
+        return count(xp, w, outputs, len(self._examples(tuple(outputs.shape), weights)))
 
     def check(
         self,
@@ -178,25 +178,25 @@ class Loss:
             given = getattr(self, field)
             if backend.is_array(given) and backend.is_concrete(given):
                 door.refuse_number(name, field, float(backend.to_numpy(given)), self.limits)
-        counted = door.counted_examples(backend, name, weights, shape[: self._axes(shape)])
+        counted = door.counted_examples(backend, name, weights, self._examples(shape, weights))
         counted = self._check_targets(backend, shape, targets, counted)
         if not empty_ok:
             door.refuse_empty(name, counted)
 
     # parts
 
-    def _axes(self, shape: tuple[int, ...]) -> int:
-        """The number of example axes of outputs of this shape."""
+    def _examples(self, shape: tuple[int, ...], weights: Array | None) -> tuple[int, ...]:
+        """The shape of the examples in outputs of this shape."""
         if not shape and self.example_axes is not None:
             name = type(self).__name__
             raise ValueError(f"{name}: outputs of shape () have no example axis: give them shape (1,).")
-        return len(shape[: self.example_axes])
+        return shape[: self.example_axes]
 
     def _read(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> tuple[Array, Any, Any]:
         """Outputs, targets and weights in one dtype, zero where they do not count."""
         shape = tuple(outputs.shape)
         self._fit_targets(shape, None if targets is None else tuple(targets.shape))
-        w = fit_weights(xp, type(self).__name__, weights, outputs, self._axes(shape))
+        w = fit_weights(xp, type(self).__name__, weights, outputs, len(self._examples(shape, weights)))
         counted = None if w is None else w != 0
         y = None if targets is None else keep(xp, counted, xp.astype(targets, outputs.dtype, copy=False))
         return keep(xp, counted, outputs), y, w
@@ -223,7 +223,7 @@ class Loss:
         y = door.to_host(backend, name, "targets", targets, ("real", "integer", "bool"))
         self._fit_targets(shape, y.shape)
         y, used = y.astype(np.float64), counted.reshape(counted.shape + (1,) * (len(shape) - counted.ndim))
-        door.refuse(name, ~np.isfinite(y) & used, y, lambda t: f"targets must be finite, got {t:g}")
+        door.refuse(name, ~np.isfinite(y) & used, y, "targets must be finite")
         self.refuse_targets(y, used)
         return counted
 

@@ -57,9 +57,5 @@ class BinaryCrossEntropy(Elementwise):
         return xp.exp(-(xp.logaddexp(zero, z) + xp.logaddexp(zero, -z)))
 
     def refuse_targets(self, targets: np.ndarray[Any, Any], counted: np.ndarray[Any, Any]) -> None:
-        door.refuse(
-            "BinaryCrossEntropy",
-            ((targets < 0) | (targets > 1)) & counted,
-            targets,
-            lambda y: f"targets must lie in [0, 1] (for signs -1 and 1, pass (y + 1) / 2), got {y:g}",
-        )
+        must = "targets must lie in [0, 1] (for signs -1 and 1, pass (y + 1) / 2)"
+        door.refuse("BinaryCrossEntropy", ((targets < 0) | (targets > 1)) & counted, targets, must)

@@ -169,9 +169,19 @@ class CrossEntropy(Loss):
         if self._are_indices(shape, tuple(values.shape), door.kind(dtype) == "integer", dtype):
             if self.ignore_index is not None:
                 counted = counted & (values != self.ignore_index)
-            self._refuse_indices(values, counted, shape[-1])
+            classes, ignored = shape[-1], "not set" if self.ignore_index is None else self.ignore_index
+            must = (
+                f"class indices must lie in 0..{classes - 1} for these {classes} classes (positions that do not count: "
+                f"set ignore_index, which is {ignored}, or give them weight zero)"
+            )
+            door.refuse("CrossEntropy", ((values < 0) | (values >= classes)) & counted, values, must)
         else:
-            self._refuse_probabilities(values.astype(np.float64), counted, 2e-2 if "16" in dtype else 1e-3)
+            y, sums, used = values.astype(np.float64), values.sum(-1, dtype=np.float64), counted[..., None]
+            far = abs(sums - 1) > (2e-2 if "16" in dtype else 1e-3)
+            door.refuse("CrossEntropy", ~np.isfinite(y) & used, y, "probabilities must be finite")
+            door.refuse("CrossEntropy", (y < 0) & used, y, "probabilities must not be negative")
+            must = "probabilities must sum to one over the last axis (normalise them)"
+            door.refuse("CrossEntropy", far & counted, sums, must)
         return counted
 
     def _are_indices(self, outputs: tuple[int, ...], targets: tuple[int, ...], integral: bool, dtype: str) -> bool:
@@ -193,30 +203,6 @@ class CrossEntropy(Loss):
         raise ValueError(
             f"CrossEntropy: logits of shape {outputs} are {outputs[-1]} classes for examples of shape {outputs[:-1]}; "
             f"targets must be integers of shape {outputs[:-1]} or probabilities of shape {outputs}, {got}. {advice}"
-        )
-
-    def _refuse_indices(self, y: np.ndarray[Any, Any], counted: np.ndarray[Any, Any], classes: int) -> None:
-        ignored = "not set" if self.ignore_index is None else str(self.ignore_index)
-        door.refuse(
-            "CrossEntropy",
-            ((y < 0) | (y >= classes)) & counted,
-            y,
-            lambda t: (
-                f"class indices must lie in 0..{classes - 1} for these {classes} classes (positions that do not count: "
-                f"set ignore_index, which is {ignored}, or give them weight zero), got {t}"
-            ),
-        )
-
-    def _refuse_probabilities(self, y: np.ndarray[Any, Any], counted: np.ndarray[Any, Any], tolerance: float) -> None:
-        used = counted[..., None]
-        door.refuse("CrossEntropy", ~np.isfinite(y) & used, y, lambda t: f"probabilities must be finite, got {t:g}")
-        door.refuse("CrossEntropy", (y < 0) & used, y, lambda t: f"probabilities must not be negative, got {t:g}")
-        sums = y.sum(-1)
-        door.refuse(
-            "CrossEntropy",
-            (abs(sums - 1) > tolerance) & counted,
-            sums,
-            lambda t: f"probabilities must sum to one over the last axis (normalise them), got {t:g}",
         )
 
 

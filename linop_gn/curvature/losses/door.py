@@ -6,7 +6,7 @@ wrong and what to do. Nothing here runs while a compiler is tracing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -38,14 +38,15 @@ def to_host(backend: Backend, loss: str, role: str, x: Any, kinds: tuple[str, ..
     return np.asarray(backend.to_numpy(x))
 
 
-def refuse(loss: str, bad: Any, values: Any, complaint: Callable[[Any], str]) -> None:
-    """Raise with ``complaint(value)`` at the first position where ``bad`` holds."""
+def refuse(loss: str, bad: Any, values: Any, must: str) -> None:
+    """Raise with the value at the first position where ``bad`` holds; ``must`` says what is right."""
     if not np.any(bad):
         return
     position = tuple(int(i) for i in np.argwhere(bad)[0])
     number, where = int(np.sum(bad)), f" at position {position}" if position else ""
     others = f" (and {number - 1} more like it)" if number > 1 else ""
-    raise ValueError(f"{loss}: {complaint(values[position])}{where}{others}".replace("\n", " "))
+    got = values[position] if values.dtype.kind in "iu" else f"{values[position]:g}"
+    raise ValueError(f"{loss}: {must}, got {got}{where}{others}")
 
 
 def refuse_number(loss: str, role: str, value: float, limits: Mapping[str, Any]) -> None:
@@ -64,13 +65,8 @@ def counted_examples(
     values = to_host(backend, loss, "weights", weights, ("bool", "integer", "real"))
     refuse_shape(loss, values.shape, examples)
     values = values.astype(np.float64)
-    refuse(loss, ~np.isfinite(values), values, lambda w: f"weights must be finite, got {w:g}")
-    refuse(
-        loss,
-        values < 0,
-        values,
-        lambda w: f"weights must not be negative (the loss would not be bounded below), got {w:g}",
-    )
+    refuse(loss, ~np.isfinite(values), values, "weights must be finite")
+    refuse(loss, values < 0, values, "weights must not be negative (the loss would not be bounded below)")
     padded = values.reshape(values.shape + (1,) * (len(examples) - values.ndim))
     return np.broadcast_to(padded != 0, examples)
 

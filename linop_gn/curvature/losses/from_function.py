@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from ...protocols import Array, Backend
 from ...records import record, static
-from . import door
 from .base import Loss
 from .weighting import count, fit_weights, grand_total, keep
 
@@ -81,22 +80,14 @@ class FromFunction(Loss):
         axes = len(losses.shape)
         return count(xp, fit_weights(xp, "FromFunction", weights, losses, axes), losses, axes)
 
-    def check(
-        self,
-        backend: Backend,
-        outputs_shape: tuple[int, ...],
-        targets: Array | None,
-        weights: Array | None,
-        *,
-        empty_ok: bool = False,
-    ) -> None:
+    def _examples(self, shape: tuple[int, ...], weights: Array | None) -> tuple[int, ...]:
         if not self.per_example:
             self._refuse_weights(weights)
-        shape = tuple(outputs_shape)
-        examples = shape if weights is None else shape[: max(1, len(weights.shape))]
-        counted = door.counted_examples(backend, "FromFunction", weights, examples)
-        if not empty_ok:
-            door.refuse_empty("FromFunction", counted)
+        return shape if weights is None else shape[: max(1, len(weights.shape))]
+
+    def _check_targets(self, backend: Backend, shape: tuple[int, ...], targets: Any, counted: Any) -> Any:
+        """Which examples count; the targets are the callable's own affair."""
+        return counted
 
     def _evaluate(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> tuple[Array, int]:
         """What the callable returns, in the outputs' dtype, and the number of examples."""

@@ -45,4 +45,4 @@ class Poisson(Elementwise):
         return xp.exp(z)
 
     def refuse_targets(self, targets: np.ndarray[Any, Any], counted: np.ndarray[Any, Any]) -> None:
-        door.refuse("Poisson", (targets < 0) & counted, targets, lambda y: f"counts must not be negative, got {y:g}")
+        door.refuse("Poisson", (targets < 0) & counted, targets, "counts must not be negative")
