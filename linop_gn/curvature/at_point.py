@@ -11,14 +11,13 @@ Hessian of the loss in the outputs,
 :class:`LossHessian` H_L
 =================== ================================ ===================================================
 
-A GGN product is one JVP and one VJP; for a convex loss the GGN is positive
-semi-definite, for squared error it is J^T J, for softmax cross-entropy the
-Fisher information. A block GGN product is one JVP and one VJP *for each block*
-on the shared linearisation, each pruned to what lies above its block: 1.3
-gradients for three blocks, 3.6 for nine. (One batched pass over all blocks
-would cost four times as much.) The Hessian is forward over reverse in JAX,
-backward over the kept gradient graph in PyTorch, where forward over reverse is
-silently wrong on normalisation layers.
+A GGN product is one JVP and one VJP; for a convex loss the GGN is PSD, for
+squared error it is J^T J, for softmax cross-entropy the Fisher information. A
+block GGN product is one JVP and one VJP *for each block*, each pruned to what
+lies above its block: 1.3 gradients for three blocks, 3.6 for nine. (One batched
+pass over all blocks would cost four times as much.) The Hessian is forward over
+reverse in JAX, backward over the kept gradient graph in PyTorch, where forward
+over reverse is silently wrong on normalisation layers.
 """
 
 from __future__ import annotations
@@ -65,11 +64,7 @@ class Products(LinearOperator):
 
 @record
 class AtPoint(LinearOperator):
-    """An operator made of the derivatives of ``objective`` at ``params``, which are copied.
-
-    It is linearised once, at the first product or when a solver takes it, and shares
-    that with every other operator at the point, and with value and gradient.
-    """
+    """An operator made of an objective's derivatives at a point, which value and gradient share."""
 
     point: Point
 

@@ -142,13 +142,13 @@ class Loss:
     def hessian(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> OutputHessian:
         """The second derivative H_L of :meth:`total`: a record with products and a root."""
         z, y, w = self._read(xp, outputs, targets, weights)
-        made = as_hessian(xp, self.curvature(xp, z, y), z)
-        if isinstance(made, Blocks) and w is not None and w.shape[-1] > 1:
+        made = as_hessian(xp, self.curvature(xp, z, y), z, w)
+        if isinstance(made, Weighted) and isinstance(made.inner, Blocks) and made.weights.shape[-1] > 1:
             raise ValueError(
                 f"{type(self).__name__}: its curvature couples the outputs along the last axis, which are one example "
                 "then and have one weight: set example_axes = -1."
             )
-        return made if w is None else Weighted(made, w)
+        return made
 
     def hessian_product(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None, v: Array) -> Array:
         """H_L v, for ``v`` like outputs."""

@@ -93,36 +93,40 @@ class Blocks(OutputHessian, OutputRoot):
 
 @record
 class Weighted(OutputHessian, OutputRoot):
-    """w H for the weights of examples, or sqrt(w) S for their root; zero where an example has no weight."""
+    """w H for the weights of examples, or sqrt(w) S for their root; v is not looked at where they are not counted."""
 
     inner: Any
     weights: Array
+    counted: Array | None = None
 
     def product(self, xp: Any, v: Array) -> Array:
-        return self._weighed(xp, self.inner.product, v)
+        made: Array = self.weights * self.inner.product(xp, keep(xp, self.counted, v))
+        return made
 
     def transposed(self, xp: Any, v: Array) -> Array:
-        return self._weighed(xp, self.inner.transposed, v)
+        made: Array = self.weights * self.inner.transposed(xp, keep(xp, self.counted, v))
+        return made
 
     def root(self, xp: Any) -> Weighted:
-        return Weighted(self.inner.root(xp), self.weights**0.5)
+        return Weighted(self.inner.root(xp), self.weights**0.5, self.counted)
 
     def solve(self, xp: Any, r: Array) -> Array:
         return self.inner.solve(xp, divided(xp, r, self.weights + xp.zeros_like(r)))
 
-    def _weighed(self, xp: Any, product: Any, v: Array) -> Array:
-        counted = self.weights != 0
-        return keep(xp, counted, self.weights * product(xp, keep(xp, counted, v)))
 
-
-def as_hessian(xp: Any, made: Any, outputs: Array) -> OutputHessian:
-    """What a loss's ``curvature`` returned: a diagonal, blocks over the last axis, or an :class:`OutputHessian`."""
-    if isinstance(made, OutputHessian):
-        return made
-    if isinstance(made, float):
-        return Diagonal(made)
-    made = xp.astype(made, outputs.dtype, copy=False)
-    return Blocks(made) if len(made.shape) > len(outputs.shape) else Diagonal(made)
+def as_hessian(xp: Any, made: Any, outputs: Array, weights: Array | None) -> OutputHessian:
+    """What a loss's ``curvature`` returned (a diagonal, blocks over the last axis, or a record), with weights."""
+    counted = None if weights is None else weights != 0
+    if not isinstance(made, (OutputHessian, float)):
+        blocks = len(made.shape) > len(outputs.shape)
+        used = counted[..., None] if blocks and counted is not None else counted
+        made = (Blocks if blocks else Diagonal)(keep(xp, used, xp.astype(made, outputs.dtype, copy=False)))
+    made = Diagonal(made) if isinstance(made, float) else made
+    if weights is None:
+        return made  # type: ignore[no-any-return]
+    if isinstance(made, Weighted):
+        made, weights = made.inner, made.weights * weights
+    return Weighted(made, weights, counted)
 
 
 def divided(xp: Any, x: Array, sizes: Array) -> Array:
