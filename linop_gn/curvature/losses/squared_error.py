@@ -29,7 +29,7 @@ class SquaredError(Elementwise):
     Parameters
     ----------
     scale : float
-        The positive factor c: a number, or a 0-d array (it is data: another
+        The positive c: a number, or a 0-d array (it is data: another
         value compiles nothing anew).
 
     Examples
