@@ -159,6 +159,14 @@ def test_a_value_alone_is_differentiated(torch):
         lg.Gram(made, params)
 
 
+def test_a_closed_form_that_nothing_would_ask_is_refused():
+    with pytest.raises(TypeError, match=r"Old defines hessian_product.*define curvature"):
+
+        class Old(PseudoHuber):
+            def hessian_product(self, xp, outputs, targets, weights, v):
+                return v
+
+
 @pytest.mark.parametrize("blocks", [False, True])
 def test_a_squared_error_of_ones_own_solves_the_gram_system_alike(numpy_backend, blocks):
     """In float32 one step leaves 4e-7 of the gradient where q with S q = dL/dz is known, 2e-2 where it is not."""

@@ -316,9 +316,9 @@ class WrongHessian(lg.losses.CrossEntropy):
 
     name: ClassVar[str] = "wrong"
 
-    def hessian_product(self, xp, outputs, targets, weights, v, **kept):
-        p = xp.exp(outputs - xp.max(outputs, axis=-1, keepdims=True))
-        return p / xp.sum(p, axis=-1, keepdims=True) * v
+    def curvature(self, xp, z, y):
+        p = xp.exp(z - xp.max(z, axis=-1, keepdims=True))
+        return p / xp.sum(p, axis=-1, keepdims=True)
 
 
 @lg.record

@@ -87,6 +87,10 @@ class Loss:
 
     reduction: str = static(default="mean", kw_only=True)
 
+    def __init_subclass__(cls) -> None:
+        for gone in {"hessian_product", "factor_product", "shared"} & cls.__dict__.keys():
+            raise TypeError(f"{cls.__name__} defines {gone}, which nothing would ask: define curvature instead.")
+
     def __post_init__(self) -> None:
         if self.reduction not in ("mean", "sum"):
             raise ValueError(
