@@ -19,12 +19,12 @@ the whole, with a relative standard deviation of at most sqrt(2 / probes).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ..draws import counter, signs
 from ..protocols import Array, Scalar, Vector
 from ..spaces import Space
-from .pieces import OfBatch, Piece, sum_products
+from .at_point import Products
+from .pieces import OfBatch, Piece
 from .point import Point
 
 __all__ = ["squared_gradients"]
@@ -37,7 +37,8 @@ def squared_gradients(point: Point, probes: int | None, seed: Scalar = 0) -> Vec
         summed: Vector = point.stream(OfBatch(part), seed).gradient
         return summed
     made = point.linearized()
-    return point.space.backend.call(_Total(part), made, seed)
+    total = Products(made.pieces, made.scale, part, point.space)
+    return point.space.backend.call(Products.matvec, total, seed)
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,6 @@ class _Squares:
         if self.probes is None:
             return ops.sum_over(_of_example, range(u.shape[0]), piece, u)
         return ops.sum_over(_of_signs, range(self.probes), piece, u, seed) / self.probes
-
-
-@dataclass(frozen=True)
-class _Total:
-    part: _Squares
-
-    def __call__(self, made: Any, seed: Scalar) -> Vector:
-        return sum_products(made.pieces[0].space.backend, made.pieces, self.part, seed, made.scale)
 
 
 def _cotangents(piece: Piece) -> Array:
