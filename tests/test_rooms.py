@@ -5,9 +5,12 @@ no circle when the program runs; they obey the order of the rooms all the same.
 """
 
 import ast
+import re
+import runpy
 from graphlib import CycleError, TopologicalSorter
 from itertools import chain
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -17,25 +20,13 @@ ROOT = Path(linop_gn.__file__).parent
 FILES = {path.relative_to(ROOT.parent).with_suffix("").parts: path for path in sorted(ROOT.rglob("*.py"))}
 KNOWN = {name[:-1] if name[-1] == "__init__" else name: name for name in FILES}
 
-# From the doors down: a room imports from lines below its own, never from its own line or above it.
-LEVELS = """
-    __main__
-    app
-    __init__
-    testing
-    solve minimize cost
-    methods validation
-    preconditioners lanczos implicit
-    solvers
-    curvature interop
-    operators
-    draws
-    spaces backend
-    eager
-    run dispatch
-    arguments records protocols moved
-"""
-LEVEL = {room: i for i, line in enumerate(LEVELS.strip().splitlines()) for room in line.split()}
+PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
+# The page's table, from the program down: a room imports from floors below its own, never from its own or above it.
+FLOORS = [["__main__"]] + [
+    re.findall(r"`(\w+)`", line.split("|")[2])
+    for line in PAGE.read_text(encoding="utf-8").partition("| floor |")[2].partition("\n\n")[0].splitlines()[2:]
+]
+LEVEL = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 # What these may import is less than all that lies below them.
 NARROW = {
     "run": {"arguments", "records", "protocols"},
@@ -108,3 +99,17 @@ def test_type_annotations_close_one_circle_only():
     graph = {file: RUN_TIME[file] | TYPING[file] for file in FILES}
     graph["linop_gn", "protocols", "loops"].discard(("linop_gn", "protocols", "backend"))
     TopologicalSorter(graph).prepare()
+
+
+def test_the_ways_through_the_house_are_what_the_page_says():
+    """Every station of params, b and damping is there."""
+    stations = re.findall(r"^\d\. `(linop_gn[\w.]+)`", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(stations) > 15
+    for station in stations:
+        assert resolve_name(station) is not None
+
+
+def test_the_picture_is_that_of_the_page():
+    drawn = runpy.run_path(str(PAGE.with_name("draw_rooms.py")))
+    again = "python docs/draw_rooms.py makes it anew"
+    assert PAGE.with_name("rooms.svg").read_text() == drawn["draw"](PAGE.read_text(encoding="utf-8")), again
