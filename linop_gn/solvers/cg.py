@@ -16,9 +16,13 @@ What differs from ``scipy.sparse.linalg.cg``:
   1e6: it costs its products, and the runs are no shorter.
 * The system is solved for b over a power of two near max|b|, so that right-hand
   sides of 1e-30 in float32 neither underflow nor meet an absolute guard.
+* Whatever the end, the residual told is that of x: where rounding, 4 eps ||A|| ||x||,
+  may have taken the recurrence away from it, one more product recomputes it.
 * p.Ap <= 0, an indefinite preconditioner, breakdown and non-finite values end
-  the run with a status of their own and the last good iterate; so does a residual
-  that only a singular operator can have made grow.
+  the run with a status of their own and the last good iterate.
+* A step to an x so long that the rounding of A x exceeds b is tried before it is
+  taken: unless a product shows that it halves the residual, p.Ap is zero to
+  working precision, and the run ends as it does where p.Ap <= 0.
 * ``steps=k`` runs k steps and calls that a success, as inner solvers need it;
   other rules for stopping are records (:mod:`linop_gn.solvers.stopping`).
 * ``x0`` is a step from zero along x0: by the whole of it, unless the model there
@@ -50,9 +54,19 @@ from ..run.status import (
     NONFINITE_INPUT,
     RUNNING,
     STAGNATED,
+    verdict,
 )
 from .iterates import Iterates, as_schedule, collect, plan
-from .options import check_limits, check_tolerances, limit_of, made_from, require_symmetric, scaled_rhs, unfit_status
+from .options import (
+    begun_status,
+    check_limits,
+    check_tolerances,
+    limit_of,
+    made_from,
+    require_symmetric,
+    scaled_rhs,
+    unfit_status,
+)
 from .problem import LinearProblem
 from .stopping import FixedSteps, Progress, RelativeResidual, require_rule
 
@@ -68,17 +82,22 @@ class CGState(NamedTuple):
     rz: Scalar
     rp: Scalar
     """r.p: equal to r.z, except after the residual was replaced."""
-    most: Scalar
-    """The largest residual norm that a positive definite operator could have led to."""
     norm: Scalar
     model: Scalar
+    unit: Scalar
+    """||b||^2 / (32 eps)."""
+    room: Scalar
+    """unit / ||A||: the rounding of A x may exceed b where the model is below -room, since ||x|| >= 2 |model| / ||b||.
+    Infinite with a preconditioner: nothing is concluded there, since A may be scaled badly."""
+    verified: Scalar
+    """Smallest norm of a residual that was recomputed after the recurrence had claimed the tolerance."""
+    trial: Scalar
+    """Length of a step along p that is to be verified before it is taken; 0 where there is none."""
+    claim: Scalar
+    """Status that waits for the residual to be recomputed at x + trial p; the next product is spent on it."""
     memory: Any
     """What the stopping rule remembers."""
     scale: Scalar
-    verified: Scalar
-    """Smallest norm of a residual that was recomputed after the recurrence had claimed the tolerance."""
-    checking: Scalar
-    """Whether the next product is spent on x, to recompute the residual, rather than on p."""
     status: Scalar
     steps: Scalar
     products: Scalar
@@ -181,17 +200,11 @@ class CG:
         start = Progress(ops.scalar(0, b), ops.sqrt(rr), ops.scalar(0.0, b), r, scale)
         memory = rule.begin(ops, start, self.limit(problem))
 
-        status = ops.scalar(RUNNING, b)  # later lines overrule earlier ones
+        status = ops.scalar(RUNNING, b)
         if not warm:
-            if self.limit(problem) == 0:
-                status = ops.scalar(self._at_limit, b)
-            if z is not r:
-                status = ops.where(ops.logical_not(rz > 0), INDEFINITE_PRECONDITIONER, status)
-                status = ops.where(ops.isfinite(rz), status, NONFINITE)
             code, memory = rule.look(ops, memory, start)
-            status = ops.where(code == RUNNING, status, code)
-        status = ops.where(zero, CONVERGED, status)
-        status = ops.where(finite, status, NONFINITE_INPUT)
+            status = begun_status(ops, r, z, rz, code, self.limit(problem), self._at_limit)
+        status = verdict(ops, status, (ops.logical_not(finite), NONFINITE_INPUT), (zero, CONVERGED))
         return CGState(
             x=ops.zeros_like(b),
             r=r,
@@ -200,13 +213,13 @@ class CG:
             rp=rz,
             norm=start.norm,
             model=start.model,
-            # ||r|| cannot exceed sqrt(cond(A)) ||b||: beyond 1/eps of it, cond(A) is beyond 1/eps^2, and b has a part
-            # that no x reaches. With a preconditioner nothing is concluded: A may be scaled as badly as that.
-            most=start.norm * (1.0 / ops.eps(b) if problem.preconditioner is None else math.inf),
+            unit=rr / (32.0 * ops.eps(b)),
+            room=ops.scalar(math.inf, b),
+            verified=ops.scalar(math.inf, b),
+            trial=ops.scalar(0.0, b),
+            claim=ops.scalar(RUNNING, b),
             memory=memory,
             scale=scale,
-            verified=ops.scalar(math.inf, b),
-            checking=ops.scalar(False, b),
             status=status,
             steps=start.step,
             products=ops.scalar(0, b),
@@ -219,9 +232,10 @@ class CG:
 
     def step(self, ops: Backend, problem: LinearProblem, s: CGState) -> CGState:
         running = s.status == RUNNING
-        checking = running & s.checking
+        checking = running & (s.claim != RUNNING)
         starting = running & (s.products == 0) if problem.x0 is not None else None
-        product = problem.operator.apply(ops.select(checking, s.x, s.p))
+        (v,) = ops.branch(checking, lambda x, p: (ops.axpy(s.trial, p, ops.copy(x)),), lambda x, p: (p,), s.x, s.p)
+        product = problem.operator.apply(v)
         curvature = ops.dot(s.p, product)  # of no use while checking, but not finite if the product is not
         good = (running ^ checking) & (curvature > 0)
         if starting is not None:
@@ -233,22 +247,26 @@ class CG:
             change = ops.where(alpha != 0, alpha * (s.rp - 0.5 * alpha * curvature), 0.0)
             gain = ops.where(starting, change, gain)
 
-        def recur(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar, Scalar]:
-            return ops.axpy(-alpha, product, r), s.model - gain, s.rp, s.rp
+        def recur(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar, Scalar, Scalar]:
+            model = s.model - gain
+            return ops.axpy(-alpha, product, r), model, s.rp, s.rp, good & (model >= -s.room)
 
-        def replace(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar, Scalar]:
-            energy = ops.dot(s.x, product)
+        def replace(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar, Scalar, Scalar]:
+            energy = ops.dot(v, product)
             true = ops.axpby(ops.divide(1.0, s.scale), problem.rhs, -1.0, product)
-            return true, -0.5 * energy - ops.dot(s.x, true), ops.dot(s.p, true), ops.max_abs(s.x)
+            # A step on trial is taken if its residual is what was expected of it, and half as large.
+            gap = ops.subtract(true, r)
+            taken = (s.trial != 0) & (ops.sqrt(ops.dot(true, true)) <= 0.5 * s.norm)
+            taken = taken & (ops.sqrt(ops.dot(gap, gap)) <= 1e-3 * s.norm)
+            return true, -0.5 * energy - ops.dot(v, true), ops.dot(s.p, true), ops.max_abs(v), taken
 
-        r, model, rp, largest = ops.branch(checking, replace, recur, s.r, product)
+        r, model, rp, largest, moved = ops.branch(checking, replace, recur, s.r, product)
         z = problem.precondition(r)
         rr = ops.dot(r, r)
         rz = rr if z is r else ops.dot(r, z)
         norm = ops.sqrt(rr)
         sound = ops.isfinite(curvature + rr + rz)
-        good = good & ((norm <= s.most) | ops.logical_not(sound))
-        moved = good & sound
+        moved = moved & sound
         steps, limit = s.steps + moved, self.limit(problem)
         if self.stop is None:  # what the rules of init would say, without the calls: they cost a scalar operation each
             met, memory = norm <= s.memory, s.memory
@@ -259,55 +277,84 @@ class CG:
         end = steps >= limit
 
         def go_on() -> tuple[Scalar, ...]:
-            return alpha, 1.0, ops.divide(rz, s.rz), rz, norm, model, s.verified, s.checking, s.status
+            beta = ops.divide(rz, s.rz)
+            room = s.room
+            if z is r:  # (1 + beta) / alpha = |Ap|^2 / p.Ap <= ||A||, unless a residual was replaced
+                room = ops.where(s.verified < math.inf, room, ops.minimum(room, s.unit * alpha / (1.0 + beta)))
+            return alpha, 1.0, beta, rz, rz, norm, model, room, s.verified, s.trial, s.claim, s.status
 
         def judge() -> tuple[Scalar, ...]:
+            drowning = good & sound & ops.logical_not(moved)
+            tried = checking & (s.trial != 0)
+            checked = checking & sound & (moved | ops.logical_not(tried))
             began = moved if starting is None else moved | (starting & sound)
-            known = began | (checking & sound)
+            known = began | checked
+            length = ops.where(tried, s.trial, alpha)
+            beta, eps = ops.divide(rz, s.rz), ops.eps(r)
+            room, drifted = s.room, ops.scalar(False, r)
+            if z is r:
+                first = moved & (s.verified == math.inf)
+                room = ops.where(first, ops.minimum(room, s.unit * length / (1.0 + beta)), room)
+                reach = ops.sqrt(ops.dot(s.x, s.x)) + ops.where(moved, length, 0.0) * ops.sqrt(ops.dot(s.p, s.p))
+                drift = 4.0 * eps * reach * ops.divide(s.unit, room)  # 4 eps ||A|| ||x||
+                told = ops.maximum(ops.sqrt(32.0 * eps * s.unit), ops.where(moved, norm, s.norm))
+                drifted = (drift > eps**0.5 * told) & ops.logical_not(checked)
+
+            claims = met & (code == CONVERGED)
+            failed = running & ops.logical_not(good | checked)
+            fits, unfit = unfit_status(ops, largest, s.scale, s.x)
+            held = ops.where(fits, CONVERGED, unfit)
+            unsure = began & ops.logical_not(checked)
+            if starting is not None:  # the residual of x0 itself was computed, not updated
+                failed = failed & ops.logical_not(starting)
+                unsure = unsure & ops.logical_not(starting & (alpha == 1))
+            indefinite = running & ops.logical_not(met | (rz > 0)) if z is not r else ops.scalar(False, r)
+            outcome = verdict(
+                ops,
+                s.status,
+                (good & ops.isfinite(curvature) & ops.logical_not(ops.isfinite(rr)), BREAKDOWN),
+                (running & ops.logical_not(sound), NONFINITE),
+                (failed, NEGATIVE_CURVATURE),
+                (known & claims, ops.where(checked, held, CONVERGED)),
+                (checked & ops.logical_not(tried) & (s.claim != CONVERGED), s.claim),
+                (indefinite, INDEFINITE_PRECONDITIONER),
+                (known & met & ops.logical_not(claims), code),
+                (checked & (norm > 0.5 * s.verified), STAGNATED),
+                (running & end & ops.logical_not(drowning), self._at_limit),
+            )
+            ended = running & sound & (outcome != RUNNING)
+            waiting = ended & (drifted | (unsure & claims))
             # A replaced residual keeps the direction it interrupts, with the exact line search r.p / p.Ap along it
             # (r.p = r.z holds no longer, and using r.z there diverges), unless the recurrence had brought r down to
             # zero, and its direction with it.
-            keeps = checking & (s.rz != 0)
-            claims = met & (code == CONVERGED)
-            status = s.status  # later lines overrule earlier ones
-            status = ops.where(running & end & ops.logical_not(began & claims), self._at_limit, status)
-            status = ops.where(checking & (norm > 0.5 * s.verified), STAGNATED, status)
-            status = ops.where(known & met & ops.logical_not(claims), code, status)
-            if z is not r:
-                indefinite = running & ops.logical_not(met | (rz > 0))
-                status = ops.where(indefinite, INDEFINITE_PRECONDITIONER, status)
-            fits, unfit = unfit_status(ops, largest, s.scale, s.x)
-            status = ops.where(checking & claims, ops.where(fits, CONVERGED, unfit), status)
-            going = good | checking
-            if starting is not None:  # the residual of x0 itself was computed, not updated
-                status = ops.where(starting & claims & (alpha == 1), CONVERGED, status)
-                going = going | starting
-            status = ops.where(running & ops.logical_not(going), NEGATIVE_CURVATURE, status)
-            status = ops.where(running & ops.logical_not(sound), NONFINITE, status)
-            status = ops.where(good & ops.isfinite(curvature) & ops.logical_not(ops.isfinite(rr)), BREAKDOWN, status)
+            keeps = drowning | (checking & ops.logical_not(moved) & (s.rz != 0))
             return (
-                ops.where(began, alpha, 0.0),
+                ops.where(began, length, 0.0),
                 ops.where(keeps, 0.0, 1.0),
-                ops.where(moved, ops.divide(rz, s.rz), ops.where(keeps, 1.0, 0.0)),
-                ops.where(keeps, rp, rz),
+                ops.where(moved, beta, ops.where(keeps, 1.0, 0.0)),
+                ops.where(drowning, s.rz, rz),
+                ops.where(keeps, rp, ops.where(tried, rz + beta * rp, rz)),
                 ops.where(known, norm, s.norm),
                 ops.where(known, model, s.model),
-                ops.where(checking, ops.minimum(s.verified, norm), s.verified),
-                began & claims & (status == RUNNING),
-                status,
+                room,
+                ops.where(checked, ops.minimum(s.verified, norm), s.verified),
+                ops.where(drowning, alpha, 0.0),
+                ops.where(drowning, NEGATIVE_CURVATURE, ops.where(waiting, outcome, 0 * s.status)),
+                ops.where(waiting, s.status, outcome),
             )
 
         # An eager scalar operation takes a tenth of a microsecond, so that most are left to the ticks that need them.
-        ordinary = moved & (rz > 0) & ops.logical_not(met | end)
-        length, fresh, beta, rp, norm, model, verified, checking, status = ops.branch(ordinary, go_on, judge)
+        ordinary = good & moved & (rz > 0) & ops.logical_not(met | end)
+        length, fresh, beta, rz, rp, norm, model, room, *pending, status = ops.branch(ordinary, go_on, judge)
         x = ops.axpy(length, s.p, s.x)
         p = ops.axpby(fresh, ops.mask(sound, z), beta, s.p)
         kept, products = s.kept, s.products + running
         if self.keep is not None:
             planned = plan(self.keep, limit)
             kept = ops.put(kept, ops.lookup(planned.places, steps), x, ops.lookup(planned.wanted, steps))
-        counts = status, steps, products
-        return CGState(x, r, p, rz, rp, s.most, norm, model, memory, s.scale, verified, checking, *counts, kept)
+        return CGState(
+            x, r, p, rz, rp, norm, model, s.unit, room, *pending, memory, s.scale, status, steps, products, kept
+        )
 
     def observe(self, state: CGState) -> CGRow:
         return CGRow(state.norm * state.scale, state.model * state.scale * state.scale)

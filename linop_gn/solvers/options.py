@@ -9,11 +9,12 @@ import numpy as np
 from ..arguments import require_number, whole
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
-from ..run.status import NONFINITE, STAGNATED
+from ..run.status import INDEFINITE_PRECONDITIONER, NONFINITE, RUNNING, STAGNATED, verdict
 from .problem import LinearProblem, as_preconditioner
 
 __all__ = [
     "ScaledRHS",
+    "begun_status",
     "check_limits",
     "check_region",
     "check_tolerances",
@@ -114,6 +115,20 @@ def scaled_rhs(ops: Backend, b: Vector) -> ScaledRHS:
     finite, scale = ops.isfinite(largest), ops.power_of_two(largest, b)
     inverse = ops.divide(ops.scalar(1.0, b), scale)
     return ScaledRHS(ops.scale(inverse, ops.mask(finite, ops.copy(b))), scale, inverse, largest, finite)
+
+
+def begun_status(
+    ops: Backend, r: Vector, z: Vector, rz: Scalar, code: Scalar, limit: int, at_limit: int
+) -> Scalar:
+    """The status of a run from x = 0 with z = M r before its first product, where the stopping rule says ``code``."""
+    free = z is r
+    return verdict(
+        ops,
+        ops.scalar(RUNNING if limit else at_limit, r),
+        (code != RUNNING, code),
+        (ops.scalar(False, r) if free else ops.logical_not(ops.isfinite(rz)), NONFINITE),
+        (ops.scalar(False, r) if free else ops.logical_not(rz > 0), INDEFINITE_PRECONDITIONER),
+    )
 
 
 def unit_of(ops: Backend, largest: Scalar, like: Vector) -> Scalar:
