@@ -84,11 +84,13 @@ class CGState(NamedTuple):
     """r.p: equal to r.z, except after the residual was replaced."""
     norm: Scalar
     model: Scalar
-    unit: Scalar
-    """||b||^2 / (32 eps)."""
+    whole: Scalar
+    """||b||^2."""
+    least: Scalar
+    """1 / ||A||, as far as it has shown; 0 once a residual was replaced, for no more is learned then."""
     room: Scalar
-    """unit / ||A||: the rounding of A x may exceed b where the model is below -room, since ||x|| >= 2 |model| / ||b||.
-    Infinite with a preconditioner: nothing is concluded there, since A may be scaled badly."""
+    """||b||^2 / (16 eps ||A||): where the model is lower than -room the rounding of A x may exceed b, since ||x|| is at
+    least 2 |model| / ||b||. Infinite with a preconditioner: A may be scaled as badly as that."""
     verified: Scalar
     """Smallest norm of a residual that was recomputed after the recurrence had claimed the tolerance."""
     trial: Scalar
@@ -115,6 +117,10 @@ class CGRow(NamedTuple):
 def along_start(ops: Backend, rp: Scalar, energy: Scalar) -> Scalar:
     """The multiple t of x0 to start from: 1 unless the model at x0 is above that at zero, then the best one."""
     return ops.where(0.5 * energy <= rp, 1.0, ops.where(energy > 0, ops.divide(rp, energy), 0.0))
+
+
+def _direction(x: Vector, p: Vector) -> tuple[Vector]:
+    return (p,)
 
 
 @record
@@ -213,7 +219,8 @@ class CG:
             rp=rz,
             norm=start.norm,
             model=start.model,
-            unit=rr / (32.0 * ops.eps(b)),
+            whole=rr,
+            least=ops.scalar(math.inf if problem.preconditioner is None else 0.0, b),
             room=ops.scalar(math.inf, b),
             verified=ops.scalar(math.inf, b),
             trial=ops.scalar(0.0, b),
@@ -234,7 +241,7 @@ class CG:
         running = s.status == RUNNING
         checking = running & (s.claim != RUNNING)
         starting = running & (s.products == 0) if problem.x0 is not None else None
-        (v,) = ops.branch(checking, lambda x, p: (ops.axpy(s.trial, p, ops.copy(x)),), lambda x, p: (p,), s.x, s.p)
+        (v,) = ops.branch(checking, lambda x, p: (ops.axpy(s.trial, p, ops.copy(x)),), _direction, s.x, s.p)
         product = problem.operator.apply(v)
         curvature = ops.dot(s.p, product)  # of no use while checking, but not finite if the product is not
         good = (running ^ checking) & (curvature > 0)
@@ -275,13 +282,10 @@ class CG:
             code, memory = self.stop.look(ops, s.memory, Progress(steps, norm, model, r, s.scale))
             met = code != RUNNING
         end = steps >= limit
+        beta = ops.divide(rz, s.rz)
 
         def go_on() -> tuple[Scalar, ...]:
-            beta = ops.divide(rz, s.rz)
-            room = s.room
-            if z is r:  # (1 + beta) / alpha = |Ap|^2 / p.Ap <= ||A||, unless a residual was replaced
-                room = ops.where(s.verified < math.inf, room, ops.minimum(room, s.unit * alpha / (1.0 + beta)))
-            return alpha, 1.0, beta, rz, rz, norm, model, room, s.verified, s.trial, s.claim, s.status
+            return alpha, 1.0, beta, rz, rz, norm, model, s.least, s.room, s.verified, s.trial, s.claim, s.status
 
         def judge() -> tuple[Scalar, ...]:
             drowning = good & sound & ops.logical_not(moved)
@@ -290,15 +294,16 @@ class CG:
             began = moved if starting is None else moved | (starting & sound)
             known = began | checked
             length = ops.where(tried, s.trial, alpha)
-            beta, eps = ops.divide(rz, s.rz), ops.eps(r)
-            room, drifted = s.room, ops.scalar(False, r)
-            if z is r:
-                first = moved & (s.verified == math.inf)
-                room = ops.where(first, ops.minimum(room, s.unit * length / (1.0 + beta)), room)
+            # (1 + beta) / alpha = |Ap|^2 / p.Ap <= ||A||; twice that, so that there are few such ticks.
+            larger = moved & (length > 0) & (length < s.least * (1.0 + beta))
+            least = ops.where(larger, 0.5 * length / (1.0 + beta), s.least)
+            room = ops.where(larger, s.whole / (16.0 * ops.eps(r)) * least, s.room)
+
+            def measure() -> tuple[Scalar]:
+                """Whether rounding, up to 4 eps ||A|| ||x||, may have taken r away from b - A x."""
                 reach = ops.sqrt(ops.dot(s.x, s.x)) + ops.where(moved, length, 0.0) * ops.sqrt(ops.dot(s.p, s.p))
-                drift = 4.0 * eps * reach * ops.divide(s.unit, room)  # 4 eps ||A|| ||x||
-                told = ops.maximum(ops.sqrt(32.0 * eps * s.unit), ops.where(moved, norm, s.norm))
-                drifted = (drift > eps**0.5 * told) & ops.logical_not(checked)
+                told = ops.maximum(ops.sqrt(s.whole), ops.where(moved, norm, s.norm))
+                return (reach * ops.divide(0.25 * s.whole, room) > ops.eps(r) ** 0.5 * told,)
 
             claims = met & (code == CONVERGED)
             failed = running & ops.logical_not(good | checked)
@@ -323,6 +328,7 @@ class CG:
                 (running & end & ops.logical_not(drowning), self._at_limit),
             )
             ended = running & sound & (outcome != RUNNING)
+            (drifted,) = ops.branch(ended & ops.logical_not(checked), measure, lambda: (ops.scalar(False, r),))
             waiting = ended & (drifted | (unsure & claims))
             # A replaced residual keeps the direction it interrupts, with the exact line search r.p / p.Ap along it
             # (r.p = r.z holds no longer, and using r.z there diverges), unless the recurrence had brought r down to
@@ -336,6 +342,7 @@ class CG:
                 ops.where(keeps, rp, ops.where(tried, rz + beta * rp, rz)),
                 ops.where(known, norm, s.norm),
                 ops.where(known, model, s.model),
+                ops.where(checking, 0.0, least),
                 room,
                 ops.where(checked, ops.minimum(s.verified, norm), s.verified),
                 ops.where(drowning, alpha, 0.0),
@@ -344,8 +351,10 @@ class CG:
             )
 
         # An eager scalar operation takes a tenth of a microsecond, so that most are left to the ticks that need them.
-        ordinary = good & moved & (rz > 0) & ops.logical_not(met | end)
-        length, fresh, beta, rz, rp, norm, model, room, *pending, status = ops.branch(ordinary, go_on, judge)
+        ordinary = moved & (rz > 0) & (alpha >= s.least * (1.0 + beta)) & ops.logical_not(met | end)
+        length, fresh, beta, rz, rp, norm, model, least, room, verified, trial, claim, status = ops.branch(
+            ordinary, go_on, judge
+        )
         x = ops.axpy(length, s.p, s.x)
         p = ops.axpby(fresh, ops.mask(sound, z), beta, s.p)
         kept, products = s.kept, s.products + running
@@ -353,7 +362,25 @@ class CG:
             planned = plan(self.keep, limit)
             kept = ops.put(kept, ops.lookup(planned.places, steps), x, ops.lookup(planned.wanted, steps))
         return CGState(
-            x, r, p, rz, rp, norm, model, s.unit, room, *pending, memory, s.scale, status, steps, products, kept
+            x,
+            r,
+            p,
+            rz,
+            rp,
+            norm,
+            model,
+            s.whole,
+            least,
+            room,
+            verified,
+            trial,
+            claim,
+            memory,
+            s.scale,
+            status,
+            steps,
+            products,
+            kept,
         )
 
     def observe(self, state: CGState) -> CGRow:

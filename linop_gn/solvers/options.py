@@ -117,9 +117,7 @@ def scaled_rhs(ops: Backend, b: Vector) -> ScaledRHS:
     return ScaledRHS(ops.scale(inverse, ops.mask(finite, ops.copy(b))), scale, inverse, largest, finite)
 
 
-def begun_status(
-    ops: Backend, r: Vector, z: Vector, rz: Scalar, code: Scalar, limit: int, at_limit: int
-) -> Scalar:
+def begun_status(ops: Backend, r: Vector, z: Vector, rz: Scalar, code: Scalar, limit: int, at_limit: int) -> Scalar:
     """The status of a run from x = 0 with z = M r before its first product, where the stopping rule says ``code``."""
     free = z is r
     return verdict(
