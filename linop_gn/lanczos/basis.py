@@ -30,13 +30,11 @@ from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, replace, static
 from ..run.status import Status
-from ..solvers.problem import LinearProblem
 from ..spaces import Space
 from . import answers
 from .answers import KrylovSteps, QuadraticForm, Ritz
-from .process import Lanczos
+from .process import BasisProblem, Lanczos, LanczosState
 from .quadrature import check_interval
-from .state import Begun, LanczosState
 
 __all__ = ["Krylov", "krylov"]
 
@@ -233,7 +231,7 @@ class Krylov:
         steps = whole("extend", "steps", steps, 1)
         done = int(self.steps) if self._ops.is_concrete(self.steps) else self.state.alphas.shape[0]
         method = replace(self.method, steps=done + steps)
-        problem = Begun(self.operator, self._like, begun=self.state)
+        problem = BasisProblem(self.operator, self._like, begun=self.state)
         state = self._ops.run(method, problem, method.limit(problem)).state
         return replace(self, state=state, method=method)
 
@@ -287,8 +285,7 @@ def krylov(
     method = Lanczos(k, reorthogonalise, keep, False, seed)
     method.check(A)
     rhs, _ = A.domain.enter(b, "right-hand side")
-    problem = LinearProblem(A, rhs).prepare()
-    ops = A.backend
+    problem, ops = BasisProblem(A.prepare(), rhs), A.backend
     state = ops.run(method, problem, method.limit(problem)).state
     start = None if keep else ops.call(answers.first_vector, problem, state)
     flat = ops.is_array(b) and tuple(b.shape) == (A.domain.size,)

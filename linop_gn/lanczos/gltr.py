@@ -45,8 +45,7 @@ from ..run.status import (
 )
 from ..solvers.options import check_region, require_symmetric
 from ..solvers.problem import LinearProblem
-from .process import Lanczos
-from .state import LanczosState, rounding, total
+from .process import Lanczos, LanczosState, recomputed, rounding, total
 from .tridiagonal import spectrum, trust_region
 
 __all__ = ["GLTR", "GLTRRow", "GLTRState"]
@@ -190,12 +189,12 @@ class GLTR:
         (v,) = ops.branch(checking, lambda q: (ops.combine(before.basis, s.h, before.steps),), lambda q: (q,), q)
         product = problem.operator.apply(v)
 
-        def recompute(product: Vector) -> tuple[Scalar]:
-            r = ops.axpby(ops.divide(1.0, before.scale), problem.rhs, ops.divide(-1.0, before.unit), product)
-            r = ops.axpy(-s.multiplier, v, r)
-            return (ops.sqrt(ops.dot(r, r)),)
-
-        (true,) = ops.branch(checking, recompute, lambda product: (s.residual,), product)
+        (true,) = ops.branch(
+            checking,
+            lambda w: (recomputed(ops, problem, before, v, w, s.multiplier),),
+            lambda w: (s.residual,),
+            product,
+        )
         inner = before._replace(status=ops.where(going, before.status, COMPLETED))
         inner = process.follow(ops, problem, inner, product)
         products, status = before.products + running, ops.where(going, inner.status, before.status)

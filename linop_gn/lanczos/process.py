@@ -37,25 +37,106 @@ eigenvalues; here it is kept for solving with.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 from ..arguments import whole
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import COMPLETED, CONVERGED, INVARIANT, NONFINITE, NONFINITE_INPUT, NOT_SYMMETRIC, RUNNING
+from ..run.status import (
+    COMPLETED,
+    CONVERGED,
+    INVARIANT,
+    NEGATIVE_CURVATURE,
+    NONFINITE,
+    NONFINITE_INPUT,
+    NOT_SYMMETRIC,
+    RUNNING,
+    STAGNATED,
+    verdict,
+)
 from ..solvers.options import require_symmetric, scaled_rhs
 from ..solvers.problem import LinearProblem
 from .orthogonal import fresh, levels, orthogonalise
-from .parts import conjugate, conjugate_gradient_iterate, crossed, unit_of
-from .state import LanczosRow, LanczosState, resume
+from .tridiagonal import lengths, pivot_noise, shifted
 
-__all__ = ["Lanczos", "LanczosState"]
+__all__ = ["BasisProblem", "Lanczos", "LanczosRow", "LanczosState", "recomputed", "rounding", "total"]
 
 
 LEVEL, ENOUGH = 0.75, 0.8
-"""Orthogonality worse than eps to the first power is restored, with respect to all vectors up to the last for which it
-is worse than eps to the second. Semi-orthogonality (1/2) would keep T accurate, but solutions only to sqrt(eps)."""
+"""Where orthogonality to any vector is worse than eps^.75, it is restored to all vectors up to the last one for which
+it is worse than eps^.8. Semi-orthogonality, sqrt(eps), would keep T accurate, but solutions only to sqrt(eps)."""
 
 WAYS = ("none", "selective", "full")
+
+
+class LanczosState(NamedTuple):
+    """A is in units of ``unit``, b in units of ``scale``; solutions are in units of scale / unit."""
+
+    basis: Array
+    """q_0 .. q_steps as rows; the last two only, in turn, where the basis is not kept."""
+    alphas: Array
+    betas: Array
+    """betas[j] couples q_j and q_(j+1); exact zeros where a new block begins."""
+    norm: Scalar
+    scale: Scalar
+    unit: Scalar
+    size: Scalar
+    """An estimate of ||A||, from T."""
+    omega: Array
+    omega_before: Array
+    """Simon's estimates of q_i.q_j for the current j and the one before."""
+    again: Scalar
+    """How many vectors the next w is to be orthogonalised against, whatever the estimates say."""
+    pivot: Scalar
+    noise: Scalar
+    """What rounding may have changed the pivot by."""
+    forward: Scalar
+    definite: Scalar
+    residual: Scalar
+    model: Scalar
+    """Of the iterate of conjugate gradients; frozen at the last one before a pivot that is not above its noise."""
+    positive: Scalar
+    """How many vectors that iterate is made of."""
+    first: Scalar
+    """Size of the first block: of the Krylov space of b."""
+    blocks: Scalar
+    reorthogonalised: Scalar
+    """Vectors that were orthogonalised against the basis."""
+    removed: Scalar
+    """Norm of all that was removed from them, which A Q = Q T + beta q e^T does without."""
+    claim: Scalar
+    """Status that waits for the residual of the solution to be recomputed; the next product is spent on it."""
+    status: Scalar
+    steps: Scalar
+    products: Scalar
+
+
+def rounding(eps: float, s: LanczosState, shift: Scalar, length: Scalar) -> Scalar:
+    """What a residual from T may be short of: x = Q h, of a norm ``length``, in which A Q = Q T holds up to that."""
+    return (4.0 * eps * (s.size + shift) + s.removed) * length
+
+
+def total(s: LanczosState, residual: Scalar, length: Scalar) -> Scalar:
+    """The residual of T, or that of what was removed, up to ||removed|| ||h||, if it is larger."""
+    removed = s.removed * length
+    return 0.5 * (residual + removed + abs(residual - removed))
+
+
+class LanczosRow(NamedTuple):
+    """T as it grows, and residual norm and model of the conjugate gradient iterate in the same space."""
+
+    residual: Scalar
+    model: Scalar
+    alpha: Scalar
+    beta: Scalar
+
+
+@record
+class BasisProblem(LinearProblem):
+    """A problem whose basis is wanted, not its solution; of a run that goes on from the state ``begun``, if given."""
+
+    begun: Any = None
 
 
 @record
@@ -114,9 +195,8 @@ class Lanczos:
         return self.steps if self.reorthogonalise == "none" else min(self.steps, n)
 
     def init(self, ops: Backend, problem: LinearProblem) -> LanczosState:
-        begun = getattr(problem, "begun", None)
-        if begun is not None:
-            return resume(ops, problem, begun, self)
+        if isinstance(problem, BasisProblem) and problem.begun is not None:
+            return resume(ops, problem, problem.begun, self)
         b = problem.rhs
         if len(b.shape) != 1 or problem.x0 is not None:
             raise ValueError(
@@ -126,8 +206,9 @@ class Lanczos:
         capacity = self.limit(problem)
         r, scale, _, _, finite = scaled_rhs(ops, b)
         norm = ops.sqrt(ops.dot(r, r))
-        status = ops.where(norm > 0, ops.scalar(RUNNING, b), CONVERGED)
-        status = ops.where(finite, status, NONFINITE_INPUT)
+        status = verdict(
+            ops, ops.scalar(RUNNING, b), (ops.logical_not(finite), NONFINITE_INPUT), (norm == 0, CONVERGED)
+        )
         basis = ops.store(ops.basis(b, capacity + 1 if self.keep else 2), 0, ops.divide(1.0, norm), r)
         if not self.keep:
             basis = ops.store(basis, 1, 0.0, r)
@@ -145,6 +226,7 @@ class Lanczos:
             omega_before=ops.table(watched, zero),
             again=none,
             pivot=zero + 1.0,
+            noise=zero,
             forward=norm,
             definite=ops.scalar(True, b),
             residual=norm,
@@ -154,6 +236,7 @@ class Lanczos:
             blocks=none + 1,
             reorthogonalised=none,
             removed=zero,
+            claim=none,
             status=status,
             steps=none,
             products=none,
@@ -163,7 +246,44 @@ class Lanczos:
         return index if self.keep else index % 2
 
     def step(self, ops: Backend, problem: LinearProblem, s: LanczosState) -> LanczosState:
-        return self.follow(ops, problem, s, problem.operator.apply(self.latest(ops, problem, s)))
+        q = self.latest(ops, problem, s)
+        if isinstance(problem, BasisProblem) or not self.keep:
+            return self.follow(ops, problem, s, problem.operator.apply(q))
+        running = s.status == RUNNING
+        checking = running & (s.claim != RUNNING)
+
+        def solution(q: Vector) -> tuple[Vector]:
+            return (ops.combine(s.basis, coefficients(ops, problem, s)[:, 0], s.positive),)
+
+        (v,) = ops.branch(checking, solution, lambda q: (q,), q)
+        product = problem.operator.apply(v)
+        (true,) = ops.branch(checking, lambda w: (recomputed(ops, problem, s, v, w),), lambda w: (s.residual,), product)
+        before = s._replace(status=ops.where(checking, COMPLETED, s.status))
+        after = self.follow(ops, problem, before, product)
+        code = ops.where(checking, s.claim, after.status)
+        closed = running & (code == INVARIANT)
+        ended = closed | (running & (code == COMPLETED))
+        known = ops.isfinite(true)
+        residual = ops.where(checking & known, true, after.residual)
+
+        def measure() -> tuple[Scalar]:
+            """Whether rounding may have taken the residual of T away from that of x."""
+            length = ops.item(lengths(ops, coefficients(ops, problem, after))[0])
+            eps = ops.eps(q)
+            return (rounding(eps, after, 0.0, length) > eps**0.5 * ops.maximum(s.norm, residual),)
+
+        (unsure,) = ops.branch(ended & ops.logical_not(checking), measure, lambda: (ops.scalar(False, problem.rhs),))
+        indefinite = STAGNATED if problem.operator.psd else NEGATIVE_CURVATURE  # rounding alone makes it look so
+        status = verdict(
+            ops,
+            code,
+            (checking & ops.logical_not(known), NONFINITE),
+            (unsure, RUNNING),
+            (closed & ops.logical_not(after.definite) & (residual > ops.eps(q) ** LEVEL * s.norm), indefinite),
+            (closed & (residual > s.norm), STAGNATED),
+        )
+        claim = ops.where(unsure, code, 0 * s.claim)
+        return after._replace(status=status, claim=claim, residual=residual, products=s.products + running)
 
     def latest(self, ops: Backend, problem: LinearProblem, s: LanczosState) -> Vector:
         """q_j, the vector whose product is wanted; a finished run's last one, so that every index stays inside."""
@@ -206,14 +326,8 @@ class Lanczos:
         alphas = ops.write(s.alphas, j, ops.where(counted, alpha, ops.lookup(s.alphas, j)))
         betas = ops.write(s.betas, j, ops.where(counted, beta_next, ops.lookup(s.betas, j)))
 
-        side = conjugate(ops, s, j, alpha, (beta, beta_next), counted, size, eps)
-        pivot, forward, definite, residual, model, positive = side
         steps = s.steps + ops.where(counted, 1, 0)
-        status = s.status  # later lines overrule earlier ones
-        status = ops.where(running & (steps >= limit), COMPLETED, status)
-        status = ops.where(closed & ops.logical_not(anew), INVARIANT, status)
-        status = ops.where(skew, NOT_SYMMETRIC, status)
-        status = ops.where(running & ops.logical_not(sound), NONFINITE, status)
+        s = conjugate(ops, s, j, alpha, (beta, beta_next), counted, size, eps)
         return s._replace(
             basis=basis,
             alphas=alphas,
@@ -223,17 +337,18 @@ class Lanczos:
             omega=ops.where(running, omega, s.omega),
             omega_before=ops.where(running, s.omega, s.omega_before),
             again=ops.where(running, again, s.again),
-            pivot=pivot,
-            forward=forward,
-            definite=definite,
-            residual=residual,
-            model=model,
-            positive=positive,
             first=ops.where(counted & (s.blocks == 1), steps, s.first),
             blocks=s.blocks + ops.where(anew, 1, 0),
             reorthogonalised=s.reorthogonalised + ops.where(running & (against > 0), 1, 0),
             removed=ops.where(counted, ops.sqrt(s.removed * s.removed + removed * removed), s.removed),
-            status=status,
+            status=verdict(
+                ops,
+                s.status,
+                (running & ops.logical_not(sound), NONFINITE),
+                (skew, NOT_SYMMETRIC),
+                (closed & ops.logical_not(anew), INVARIANT),
+                (running & (steps >= limit), COMPLETED),
+            ),
             steps=steps,
             products=s.products + ops.where(running, 1, 0),
         )
@@ -290,3 +405,114 @@ class Lanczos:
         if problem.host:
             return conjugate_gradient_iterate(problem, state)
         return ops.call(conjugate_gradient_iterate, problem, state)
+
+
+def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Any) -> LanczosState:
+    """The state at the end of a run, with room for more steps; a new block is begun where the space was invariant."""
+    n, capacity, xp = problem.rhs.shape[0], method.limit(problem), ops.small_namespace()
+
+    def sized(table: Array, size: int) -> Array:
+        return xp.concat([table[:size], xp.zeros(max(0, size - table.shape[0]), dtype=table.dtype)])
+
+    basis = ops.grow(s.basis, capacity + 1, s.steps + 1) if method.keep else ops.grow(s.basis, 2, 2)
+    index = s.steps
+    anew = (s.status == INVARIANT) & (s.steps < n) & method.keep
+    if method.keep:
+
+        def renew(row: Vector) -> tuple[Vector, Scalar]:
+            return fresh(ops, basis, problem.operator.domain, method.seed + s.blocks, index)
+
+        row, length = ops.branch(anew, renew, lambda row: (row, 1.0 + 0.0 * s.norm), ops.row(basis, index))
+        basis = ops.store(basis, index, ops.divide(1.0, length), row)
+    last = ops.maximum(index - 1, 0)
+    betas = sized(s.betas, capacity)
+    betas = ops.write(betas, last, ops.where(anew, 0.0, ops.lookup(betas, last)))
+    more = (s.steps < capacity) & ((s.status == COMPLETED) | anew)
+    watched = capacity + 1 if method.reorthogonalise == "selective" else 1
+    return s._replace(
+        basis=basis,
+        alphas=sized(s.alphas, capacity),
+        betas=betas,
+        omega=sized(s.omega, watched),
+        omega_before=sized(s.omega_before, watched),
+        again=ops.maximum(s.again, ops.where(anew, s.steps, 0)),
+        blocks=s.blocks + ops.where(anew, 1, 0),
+        status=ops.where(more, RUNNING, s.status),
+    )
+
+
+def unit_of(ops: Backend, j: Scalar, w: Vector, unit: Scalar) -> Scalar:
+    """The power of two that A is divided by: 1 unless the first product is far from it."""
+
+    def measure(w: Vector) -> tuple[Scalar]:
+        found = ops.power_of_two(ops.max_abs(w) * w.shape[0] ** 0.5, w)
+        ordinary = (found < 2.0**20) & (found > 2.0**-20)
+        return (ops.where(ordinary, 1.0, found) + 0.0 * unit,)
+
+    return ops.branch(j == 0, measure, lambda w: (unit,), w)[0]
+
+
+def crossed(ops: Backend, j: Scalar, older: Vector, w: Vector, beta: Scalar) -> Scalar:
+    """How far <q_0, A q_1> is from beta_0 = <q_1, A q_0>; 0 at all other steps."""
+
+    def compare(older: Vector, w: Vector) -> tuple[Scalar]:
+        return (abs(ops.dot(older, w) - beta),)
+
+    return ops.branch(j == 1, compare, lambda older, w: (0.0 * beta,), older, w)[0]
+
+
+def conjugate(
+    ops: Backend,
+    s: LanczosState,
+    j: Scalar,
+    alpha: Scalar,
+    betas: tuple[Scalar, Scalar],
+    counted: Scalar,
+    size: Scalar,
+    eps: float,
+) -> LanczosState:
+    """The state with the iterate of conjugate gradients that has one more vector.
+
+    It ends where a pivot may be noise, or where x is so long that its product's rounding exceeds b: ||x|| is at least
+    2 |model| / ||b||.
+    """
+    beta, following = betas
+    ratio = ops.divide(beta, s.pivot)
+    pivot = alpha - ratio * beta
+    noise = pivot_noise(eps, abs(alpha), ratio, beta, size, s.noise)
+    forward = ops.where(j > 0, -ratio * s.forward, s.norm)
+    ours = counted & s.definite & (s.blocks == 1)
+    last = ops.divide(forward, pivot)
+    model = s.model - 0.5 * forward * last
+    good = ours & (pivot > noise) & (8.0 * eps * size * abs(model) <= s.norm * s.norm)
+    return s._replace(
+        pivot=ops.where(good, pivot, s.pivot),
+        noise=ops.where(good, noise, s.noise),
+        forward=ops.where(good, forward, s.forward),
+        definite=ops.where(ours, good, s.definite),
+        residual=ops.where(good, abs(following * last), s.residual),
+        model=ops.where(good, model, s.model),
+        positive=ops.where(good, s.steps + 1, s.positive),
+    )
+
+
+def coefficients(ops: Backend, problem: LinearProblem, s: LanczosState) -> Array:
+    """h (k, 1) of x = Q h in the space, or in the largest leading part of it on which A is positive definite."""
+    shift = ops.small([0.0], problem.rhs)
+    return shifted(ops, (s.alphas, s.betas), s.positive, s.norm, shift, ops.eps(problem.rhs)).h
+
+
+def conjugate_gradient_iterate(problem: LinearProblem, s: LanczosState) -> Vector:
+    """x of A x = b, with these coefficients."""
+    ops = problem.operator.backend
+    x = ops.combine(s.basis, coefficients(ops, problem, s)[:, 0], s.positive)
+    return ops.scale(ops.divide(s.scale, s.unit), x)
+
+
+def recomputed(
+    ops: Backend, problem: LinearProblem, s: LanczosState, x: Vector, product: Vector, multiplier: Scalar = 0.0
+) -> Scalar:
+    """||b - (A + multiplier I) x|| in the units of the process, of x and its product; consumes the product."""
+    r = ops.axpby(ops.divide(1.0, s.scale), problem.rhs, ops.divide(-1.0, s.unit), product)
+    r = ops.axpy(-multiplier, x, r)
+    return ops.sqrt(ops.dot(r, r))

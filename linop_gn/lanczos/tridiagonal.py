@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from ..protocols import Array, Backend, Scalar
 
-__all__ = ["Boundary", "Shifted", "Spectrum", "lengths", "shifted", "spectrum", "trust_region"]
+__all__ = ["Boundary", "Shifted", "Spectrum", "lengths", "pivot_noise", "shifted", "spectrum", "trust_region"]
 
 NEWTON = 20
 """Steps for the secular equation: from below, Newton's method rises to the root, in under ten, as a rule."""
@@ -50,6 +50,15 @@ class Shifted(NamedTuple):
     """(m,): 1/2 h.(T + sigma I) h - norm h_1."""
 
 
+def pivot_noise(eps: float, diagonal: Scalar, ratio: Scalar, coupling: Scalar, size: Scalar, before: Scalar) -> Scalar:
+    """What rounding may change a pivot of T = L D L^T by, to first order: errors of eps ||A|| in T, and of elimination.
+
+    ``ratio`` is the coupling over the pivot before, and ``before`` what that may have changed by. A pivot of a
+    positive definite T is well above it, unless cond(T) comes near 1/eps.
+    """
+    return 2.0 * eps * (diagonal + ratio * coupling + size) + ratio * ratio * before
+
+
 def shifted(ops: Backend, T: tuple[Array, Array], count: Scalar, norm: Scalar, shifts: Array, eps: float) -> Shifted:
     """Solve with the leading ``count`` rows of T for all ``shifts`` (m,); ``eps`` is that of T's entries."""
     xp = ops.small_namespace()
@@ -60,13 +69,13 @@ def shifted(ops: Backend, T: tuple[Array, Array], count: Scalar, norm: Scalar, s
     size = xp.max(xp.abs(alphas)) if k else 0.0  # the entries of T are that of A to eps ||A||, no better
 
     def eliminate(i: Any, carry: Any) -> Any:
-        before, z, going, negative, noisy, used, residual, model, D, Z = carry
+        before, noise, z, going, negative, noisy, used, residual, model, D, Z = carry
         coupling = where(i == 0, 0.0, betas[i - 1]) * one
         ratio = coupling / before
         diagonal = alphas[i] + shifts
         pivot = diagonal - ratio * coupling
         z = where(i == 0, norm, -ratio * z)
-        noise = 2.0 * eps * (xp.abs(diagonal) + ratio * coupling + size)
+        noise = pivot_noise(eps, xp.abs(diagonal), ratio, coupling, size, noise)
         inside = going & (i < count)
         lower = model - 0.5 * z * (z / where(pivot > noise, pivot, one))
         sized = 8.0 * eps * size * xp.abs(lower) <= norm * norm  # else the rounding of x's product exceeds b
@@ -78,10 +87,10 @@ def shifted(ops: Backend, T: tuple[Array, Array], count: Scalar, norm: Scalar, s
         residual = where(good, xp.abs(betas[i] * last), residual)
         D, Z = ops.write(D, i, pivot), ops.write(Z, i, z)
         model = where(good, lower, model)
-        return pivot, z, good, negative, noisy, used + good, residual, model, D, Z
+        return pivot, noise, z, good, negative, noisy, used + good, residual, model, D, Z
 
     false = shifts != shifts
-    start = one, none, ~false, false, false, 0 * false, norm * one, none, ops.table(k, none), ops.table(k, none)
+    start = one, none, none, ~false, false, false, 0 * false, norm * one, none, ops.table(k, none), ops.table(k, none)
     *_, negative, noisy, used, residual, model, D, Z = ops.repeat(k, eliminate, start)
 
     def substitute(i: Any, carry: Any) -> Any:

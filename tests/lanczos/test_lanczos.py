@@ -9,13 +9,13 @@ from systems import EPS, N, benign, counted, finished, gaussian, host, operator,
 
 import linop_gn as lg
 from linop_gn import Status
-from linop_gn.lanczos.process import WAYS
+from linop_gn.lanczos.process import WAYS, BasisProblem
 from linop_gn.testing.strategies import array, dtypes, scales, seeds
 
 
 def run(backend, matrix, b, method, dtype="float64"):
-    """The final state."""
-    problem = lg.LinearProblem(operator(backend, matrix, dtype), array(backend, b, dtype))
+    """The final state of a run for its basis."""
+    problem = BasisProblem(operator(backend, matrix, dtype), array(backend, b, dtype))
     return backend.run(method, problem, method.limit(problem)).state
 
 
