@@ -30,7 +30,7 @@ from ..run.status import (
 from ..solvers.problem import LinearProblem
 from .process import LanczosState, rounding, total
 from .quadrature import gauss_rule, radau_rule
-from .tridiagonal import Spectrum, lengths, shifted, spectrum, trust_region
+from .tridiagonal import Spectrum, filled, lengths, shifted, spectrum, trust_region
 
 __all__ = [
     "KrylovSteps",
@@ -138,7 +138,7 @@ def _eps(space: Any) -> float:
 def combined(space: Any, coefficients: Array) -> tuple[Vector, Scalar]:
     """The columns (n, m) that the coefficients (k, m) stand for, and the products taken."""
     ops, s = space.operator.backend, space.state
-    coefficients = _fill(ops.small_namespace(), coefficients, max(1, ops.leading(s.alphas, s.steps).shape[0]))
+    coefficients = filled(ops.small_namespace(), coefficients, max(1, ops.leading(s.alphas, s.steps).shape[0]))
     if space.start is None:
         return ops.combine(s.basis, coefficients, s.steps), 0 * s.steps
     problem = ReplayProblem(space.operator, space.start, s.alphas, s.betas, s.unit, coefficients, s.steps)
@@ -235,7 +235,7 @@ def minimise(space: Any, radii: Array, rtol: Scalar, atol: Scalar) -> KrylovStep
     zero = xp.zeros_like(radii)
     safe = shifted(ops, _T(s), s.first, s.norm, zero, _eps(space))
     k = found.h.shape[0]
-    h = xp.where(found.unbounded, _fill(xp, safe.h, k), found.h)
+    h = xp.where(found.unbounded, filled(xp, safe.h, k), found.h)
     last = xp.sum(xp.where((xp.arange(k) == count - 1)[:, None], found.h, 0.0), axis=0)
     residual = xp.where(s.steps > 0, xp.abs(ops.lookup(s.betas, count - 1) * last), s.norm)
     residual = xp.where(found.unbounded, safe.residual, residual)
@@ -248,13 +248,6 @@ def minimise(space: Any, radii: Array, rtol: Scalar, atol: Scalar) -> KrylovStep
     code = xp.where(fine & found.unbounded, STAGNATED if space.operator.psd else NEGATIVE_CURVATURE, code)
     multiplier = xp.where(found.unbounded, 0.0, found.multiplier) * s.unit
     return _answer(space, h, code, multiplier, residual, model, s.steps + 0 * code)
-
-
-def _fill(xp: Any, h: Array, k: int) -> Array:
-    """h with rows of zeros up to k."""
-    if h.shape[0] >= k:
-        return h
-    return xp.concat([h, xp.zeros((k - h.shape[0], h.shape[1]), dtype=h.dtype)])
 
 
 def _spectrum(space: Any) -> Spectrum:

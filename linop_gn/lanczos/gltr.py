@@ -36,17 +36,17 @@ from ..run.status import (
     COMPLETED,
     CONVERGED,
     INVARIANT,
-    MAX_STEPS,
     NEGATIVE_CURVATURE,
     NONFINITE,
     NONFINITE_INPUT,
     RUNNING,
     STAGNATED,
+    verdict,
 )
-from ..solvers.options import check_region, require_symmetric
+from ..solvers.options import at_limit, check_region, require_symmetric
 from ..solvers.problem import LinearProblem
 from .process import Lanczos, LanczosState, recomputed, rounding, total
-from .tridiagonal import spectrum, trust_region
+from .tridiagonal import filled, spectrum, trust_region
 
 __all__ = ["GLTR", "GLTRRow", "GLTRState"]
 
@@ -153,12 +153,14 @@ class GLTR:
         process = self._process(problem)
         inner = process.init(ops, problem)
         zero = ops.scalar(0.0, problem.rhs)
-        small = inner.norm <= self._threshold(ops, inner)
-        status = ops.where((inner.status == RUNNING) & small, CONVERGED, inner.status)
-        status = ops.where(self.radius > zero, status, NONFINITE_INPUT)
-        if self.max_steps == 0 or self.steps == 0:
-            ended = MAX_STEPS if self.steps is None else COMPLETED
-            status = ops.where(status == RUNNING, ended, status)
+        running = inner.status == RUNNING
+        status = verdict(
+            ops,
+            inner.status,
+            (ops.logical_not(self.radius > zero), NONFINITE_INPUT),
+            (running & (inner.norm <= self._threshold(ops, inner)), CONVERGED),
+            (running & (self.max_steps == 0 or self.steps == 0), at_limit(self)),
+        )
         return GLTRState(
             lanczos=inner,
             h=ops.table(process.limit(problem), zero),
@@ -202,11 +204,16 @@ class GLTR:
         fresh = going & (inner.steps > before.steps)
         s = self._judge(ops, problem, s._replace(checking=checking), inner, fresh, going, True)
         known = checking & ops.isfinite(true)
-        verdict = ops.where(true <= s.goal, s.good, ops.where(known, STAGNATED, NONFINITE))
         return s._replace(
             residual=ops.where(known, true, s.residual),
             checking=s.checking & ops.logical_not(checking),
-            status=ops.where(checking, verdict, s.status),
+            status=verdict(
+                ops,
+                s.status,
+                (checking & ops.logical_not(known), NONFINITE),
+                (checking & (true <= s.goal), s.good),
+                (checking, STAGNATED),
+            ),
         )
 
     def again(self, ops: Backend, problem: LinearProblem, state: GLTRState) -> GLTRState:
@@ -249,7 +256,6 @@ class GLTR:
         explored = (inner.blocks == 1) | ((lowest <= slack) & (beta > 0))
         met = (residual <= self._threshold(ops, inner)) & explored
         ended = (inner.status == INVARIANT) | (met & ((inner.status == RUNNING) | (inner.status == COMPLETED)))
-        status = ops.where(inner.status == COMPLETED, MAX_STEPS if self.steps is None else COMPLETED, inner.status)
         # Rounding comes on top of the residual: of a singular system it may be all there is. Without a tolerance the
         # space has to be exhausted, and rounding to be no large part of b.
         threshold = self._threshold(ops, inner)
@@ -257,16 +263,21 @@ class GLTR:
         good = ops.where(threshold > 0, CONVERGED, INVARIANT)
         unsure = residual + rounding(eps, inner, 0.0, ops.item(found.length[0])) > goal
         checking = running & ended & unsure & ops.logical_not(active) & (self.steps is None)
-        inside = ops.where(unsure, RUNNING if verify and self.steps is None else COMPLETED, good)
-        status = ops.where(ended, ops.where(active, BOUNDARY, inside), status)
-        if self.steps is not None:
-            status = ops.where((inner.status == COMPLETED) & active, BOUNDARY, status)
-        endless = STAGNATED if problem.operator.psd else NEGATIVE_CURVATURE  # rounding alone makes it look singular
-        status = ops.where(fresh & unbounded, endless, status)
+        fixed = (inner.status == COMPLETED) & (self.steps is not None)
+        status = verdict(
+            ops,
+            inner.status,
+            # Rounding alone makes a semi-definite operator look singular.
+            (fresh & unbounded, STAGNATED if problem.operator.psd else NEGATIVE_CURVATURE),
+            (active & (ended | fixed), BOUNDARY),
+            (ended & unsure, RUNNING if verify and self.steps is None else COMPLETED),
+            (ended, good),
+            (inner.status == COMPLETED, at_limit(self)),
+        )
         checking = checking & (status == RUNNING)
         return GLTRState(
             lanczos=inner,
-            h=self._kept(ops, taken, h, s.h),
+            h=xp.where(xp.asarray(taken), filled(xp, h[:, None], s.h.shape[0])[:, 0], s.h),
             multiplier=ops.where(taken, ops.item(found.multiplier[0]), s.multiplier),
             residual=ops.where(taken, total(inner, residual, ops.item(found.length[0])), s.residual),
             rate=ops.where(taken, ops.item(found.rate[0]), s.rate),
@@ -279,11 +290,6 @@ class GLTR:
             steps=inner.steps,
             products=inner.products,
         )
-
-    def _kept(self, ops: Backend, taken: Scalar, h: Array, before: Array) -> Array:
-        xp = ops.small_namespace()
-        padded = xp.concat([h, xp.zeros(before.shape[0] - h.shape[0], dtype=before.dtype)])
-        return xp.where(xp.asarray(taken), padded, before)
 
     def observe(self, state: GLTRState) -> GLTRRow:
         inner = state.lanczos

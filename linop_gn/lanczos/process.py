@@ -58,7 +58,7 @@ from ..run.status import (
 from ..solvers.options import require_symmetric, scaled_rhs
 from ..solvers.problem import LinearProblem
 from .orthogonal import fresh, levels, orthogonalise
-from .tridiagonal import lengths, pivot_noise, shifted
+from .tridiagonal import NOISE, shifted
 
 __all__ = ["BasisProblem", "Lanczos", "LanczosRow", "LanczosState", "recomputed", "rounding", "total"]
 
@@ -89,9 +89,13 @@ class LanczosState(NamedTuple):
     again: Scalar
     """How many vectors the next w is to be orthogonalised against, whatever the estimates say."""
     pivot: Scalar
-    noise: Scalar
-    """What rounding may have changed the pivot by."""
     forward: Scalar
+    breadth: Scalar
+    """||p||^2 of the direction p whose curvature the pivot is."""
+    ahead: Scalar
+    """<h, p>."""
+    square: Scalar
+    """||h||^2 of the iterate Q h."""
     definite: Scalar
     residual: Scalar
     model: Scalar
@@ -226,8 +230,10 @@ class Lanczos:
             omega_before=ops.table(watched, zero),
             again=none,
             pivot=zero + 1.0,
-            noise=zero,
             forward=norm,
+            breadth=zero,
+            ahead=zero,
+            square=zero,
             definite=ops.scalar(True, b),
             residual=norm,
             model=zero,
@@ -266,20 +272,17 @@ class Lanczos:
         known = ops.isfinite(true)
         residual = ops.where(checking & known, true, after.residual)
 
-        def measure() -> tuple[Scalar]:
-            """Whether rounding may have taken the residual of T away from that of x."""
-            length = ops.item(lengths(ops, coefficients(ops, problem, after))[0])
-            eps = ops.eps(q)
-            return (rounding(eps, after, 0.0, length) > eps**0.5 * ops.maximum(s.norm, residual),)
-
-        (unsure,) = ops.branch(ended & ops.logical_not(checking), measure, lambda: (ops.scalar(False, problem.rhs),))
+        # Whether rounding may have taken the residual of T away from that of x.
+        eps, length = ops.eps(q), ops.sqrt(abs(after.square))
+        unsure = ended & ops.logical_not(checking)
+        unsure = unsure & (rounding(eps, after, 0.0, length) > eps**0.5 * ops.maximum(s.norm, residual))
         indefinite = STAGNATED if problem.operator.psd else NEGATIVE_CURVATURE  # rounding alone makes it look so
         status = verdict(
             ops,
             code,
             (checking & ops.logical_not(known), NONFINITE),
             (unsure, RUNNING),
-            (closed & ops.logical_not(after.definite) & (residual > ops.eps(q) ** LEVEL * s.norm), indefinite),
+            (closed & ops.logical_not(after.definite) & (residual > eps**LEVEL * s.norm), indefinite),
             (closed & (residual > s.norm), STAGNATED),
         )
         claim = ops.where(unsure, code, 0 * s.claim)
@@ -479,15 +482,18 @@ def conjugate(
     beta, following = betas
     ratio = ops.divide(beta, s.pivot)
     pivot = alpha - ratio * beta
-    noise = pivot_noise(eps, abs(alpha), ratio, beta, size, s.noise)
+    breadth = 1.0 + ratio * ratio * s.breadth
+    ahead = -ratio * s.ahead
     forward = ops.where(j > 0, -ratio * s.forward, s.norm)
     ours = counted & s.definite & (s.blocks == 1)
     last = ops.divide(forward, pivot)
     model = s.model - 0.5 * forward * last
-    good = ours & (pivot > noise) & (8.0 * eps * size * abs(model) <= s.norm * s.norm)
+    good = ours & (pivot > NOISE * eps * size * breadth) & (8.0 * eps * size * abs(model) <= s.norm * s.norm)
     return s._replace(
         pivot=ops.where(good, pivot, s.pivot),
-        noise=ops.where(good, noise, s.noise),
+        breadth=ops.where(good, breadth, s.breadth),
+        ahead=ops.where(good, ahead + last * breadth, s.ahead),
+        square=ops.where(good, s.square + last * (2.0 * ahead + last * breadth), s.square),
         forward=ops.where(good, forward, s.forward),
         definite=ops.where(ours, good, s.definite),
         residual=ops.where(good, abs(following * last), s.residual),

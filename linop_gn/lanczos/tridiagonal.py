@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from ..protocols import Array, Backend, Scalar
 
-__all__ = ["Boundary", "Shifted", "Spectrum", "lengths", "pivot_noise", "shifted", "spectrum", "trust_region"]
+__all__ = ["NOISE", "Boundary", "Shifted", "Spectrum", "filled", "lengths", "shifted", "spectrum", "trust_region"]
 
 NEWTON = 20
 """Steps for the secular equation: from below, Newton's method rises to the root, in under ten, as a rule."""
@@ -50,13 +50,9 @@ class Shifted(NamedTuple):
     """(m,): 1/2 h.(T + sigma I) h - norm h_1."""
 
 
-def pivot_noise(eps: float, diagonal: Scalar, ratio: Scalar, coupling: Scalar, size: Scalar, before: Scalar) -> Scalar:
-    """What rounding may change a pivot of T = L D L^T by, to first order: errors of eps ||A|| in T, and of elimination.
-
-    ``ratio`` is the coupling over the pivot before, and ``before`` what that may have changed by. A pivot of a
-    positive definite T is well above it, unless cond(T) comes near 1/eps.
-    """
-    return 2.0 * eps * (diagonal + ratio * coupling + size) + ratio * ratio * before
+NOISE = 4.0
+"""A pivot is the curvature p.(T + sigma I) p of a direction p, of a T that holds to eps ||A||: it is noise below this
+many eps ||A|| ||p||^2. Where T + sigma I is positive definite it is above that, unless the condition is near 1/eps."""
 
 
 def shifted(ops: Backend, T: tuple[Array, Array], count: Scalar, norm: Scalar, shifts: Array, eps: float) -> Shifted:
@@ -69,13 +65,14 @@ def shifted(ops: Backend, T: tuple[Array, Array], count: Scalar, norm: Scalar, s
     size = xp.max(xp.abs(alphas)) if k else 0.0  # the entries of T are that of A to eps ||A||, no better
 
     def eliminate(i: Any, carry: Any) -> Any:
-        before, noise, z, going, negative, noisy, used, residual, model, D, Z = carry
+        before, breadth, z, going, negative, noisy, used, residual, model, D, Z = carry
         coupling = where(i == 0, 0.0, betas[i - 1]) * one
         ratio = coupling / before
         diagonal = alphas[i] + shifts
         pivot = diagonal - ratio * coupling
         z = where(i == 0, norm, -ratio * z)
-        noise = pivot_noise(eps, xp.abs(diagonal), ratio, coupling, size, noise)
+        breadth = 1.0 + ratio * ratio * breadth
+        noise = NOISE * eps * xp.maximum(size, xp.abs(diagonal) + ratio * coupling) * breadth
         inside = going & (i < count)
         lower = model - 0.5 * z * (z / where(pivot > noise, pivot, one))
         sized = 8.0 * eps * size * xp.abs(lower) <= norm * norm  # else the rounding of x's product exceeds b
@@ -87,7 +84,7 @@ def shifted(ops: Backend, T: tuple[Array, Array], count: Scalar, norm: Scalar, s
         residual = where(good, xp.abs(betas[i] * last), residual)
         D, Z = ops.write(D, i, pivot), ops.write(Z, i, z)
         model = where(good, lower, model)
-        return pivot, noise, z, good, negative, noisy, used + good, residual, model, D, Z
+        return pivot, breadth, z, good, negative, noisy, used + good, residual, model, D, Z
 
     false = shifts != shifts
     start = one, none, none, ~false, false, false, 0 * false, norm * one, none, ops.table(k, none), ops.table(k, none)
@@ -147,6 +144,13 @@ class Boundary(NamedTuple):
     def model(self) -> Array:
         """(m,): 1/2 h.T h - norm h_1."""
         return self.rate * self.length
+
+
+def filled(xp: Any, h: Array, k: int) -> Array:
+    """h with rows of zeros up to k."""
+    if h.shape[0] >= k:
+        return h
+    return xp.concat([h, xp.zeros((k - h.shape[0], h.shape[1]), dtype=h.dtype)])
 
 
 def lengths(ops: Backend, h: Array) -> Array:

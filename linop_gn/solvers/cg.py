@@ -48,7 +48,6 @@ from ..run.status import (
     COMPLETED,
     CONVERGED,
     INDEFINITE_PRECONDITIONER,
-    MAX_STEPS,
     NEGATIVE_CURVATURE,
     NONFINITE,
     NONFINITE_INPUT,
@@ -58,6 +57,7 @@ from ..run.status import (
 )
 from .iterates import Iterates, as_schedule, collect, plan
 from .options import (
+    at_limit,
     begun_status,
     check_limits,
     check_tolerances,
@@ -209,7 +209,7 @@ class CG:
         status = ops.scalar(RUNNING, b)
         if not warm:
             code, memory = rule.look(ops, memory, start)
-            status = begun_status(ops, r, z, rz, code, self.limit(problem), self._at_limit)
+            status = begun_status(ops, r, z, rz, code, self.limit(problem), at_limit(self))
         status = verdict(ops, status, (ops.logical_not(finite), NONFINITE_INPUT), (zero, CONVERGED))
         return CGState(
             x=ops.zeros_like(b),
@@ -232,10 +232,6 @@ class CG:
             products=ops.scalar(0, b),
             kept=None if self.keep is None else ops.shelf(plan(self.keep, self.limit(problem)).capacity, b),
         )
-
-    @property
-    def _at_limit(self) -> int:
-        return MAX_STEPS if self.steps is None else COMPLETED
 
     def step(self, ops: Backend, problem: LinearProblem, s: CGState) -> CGState:
         running = s.status == RUNNING
@@ -325,7 +321,7 @@ class CG:
                 (indefinite, INDEFINITE_PRECONDITIONER),
                 (known & met & ops.logical_not(claims), code),
                 (checked & (norm > 0.5 * s.verified), STAGNATED),
-                (running & end & ops.logical_not(drowning), self._at_limit),
+                (running & end & ops.logical_not(drowning), at_limit(self)),
             )
             ended = running & sound & (outcome != RUNNING)
             (drifted,) = ops.branch(ended & ops.logical_not(checked), measure, lambda: (ops.scalar(False, r),))

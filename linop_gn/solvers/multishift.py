@@ -33,14 +33,14 @@ from ..records import record, static
 from ..run.status import (
     COMPLETED,
     CONVERGED,
-    MAX_STEPS,
     NEGATIVE_CURVATURE,
     NONFINITE,
     NONFINITE_INPUT,
     RUNNING,
     STAGNATED,
+    verdict,
 )
-from .options import check_limits, check_tolerances, limit_of, require_symmetric, scaled_rhs, unfit_status
+from .options import at_limit, check_limits, check_tolerances, limit_of, require_symmetric, scaled_rhs, unfit_status
 from .problem import LinearProblem
 
 __all__ = ["MultiShiftCG", "MultiShiftState"]
@@ -166,9 +166,7 @@ class MultiShiftCG:
             threshold = ops.maximum(self.rtol * norm, ops.divide(self.atol, scale))
         else:
             threshold = ops.eps(b) * norm
-        status = ops.scalar(RUNNING, p)
-        if self.limit(problem) == 0:
-            status = ops.scalar(MAX_STEPS if self.steps is None else COMPLETED, p)
+        status = ops.scalar(RUNNING if self.limit(problem) else at_limit(self), p)
         status = ops.where((norm <= threshold) & (one > 0), CONVERGED, status)
         return MultiShiftState(
             x=ops.zeros_like(p),
@@ -273,19 +271,19 @@ class MultiShiftCG:
     ) -> tuple[Scalar, Scalar, Scalar]:
         """Statuses, the system to verify next, and which systems still move."""
         small, m = ops.small_namespace(), index.shape[0]
-        open_ = s.status == RUNNING
         moving = s.moving & ops.logical_not(moved & met)
-        end = steps >= self.limit(problem)
-        status = s.status  # later lines overrule earlier ones
-        status = ops.where(moved & end & ops.logical_not(met), MAX_STEPS if self.steps is None else COMPLETED, status)
-        if self.steps is not None:
-            status = ops.where(moved & met, COMPLETED, status)
-        failed = ops.logical_not(good | checking)
-        status = ops.where(s.moving & open_ & failed, ops.where(sound, NEGATIVE_CURVATURE, NONFINITE), status)
         fits, unfit = unfit_status(ops, ops.max_abs(x), s.scale, x)
-        verdict = ops.where(met, ops.where(fits, CONVERGED, unfit), STAGNATED)
-        here = checking & (index == s.phase)
-        status = ops.where(here, ops.where(sound, verdict, NONFINITE), status)
+        held = ops.where(met, ops.where(fits, CONVERGED, unfit), STAGNATED)
+        failed = s.moving & (s.status == RUNNING) & ops.logical_not(good | checking)
+        ended = moved & (steps >= self.limit(problem))
+        status = verdict(
+            ops,
+            s.status,
+            (checking & (index == s.phase), ops.where(sound, held, NONFINITE)),
+            (failed, ops.where(sound, NEGATIVE_CURVATURE, NONFINITE)),
+            (moved & met, RUNNING if self.steps is None else COMPLETED),
+            (ended, at_limit(self)),
+        )
         moving = moving & (status == RUNNING)
         waiting = (status == RUNNING) & ops.logical_not(moving)
         first = small.min(small.where(waiting, index, m))

@@ -9,11 +9,20 @@ import numpy as np
 from ..arguments import require_number, whole
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
-from ..run.status import INDEFINITE_PRECONDITIONER, NONFINITE, RUNNING, STAGNATED, verdict
+from ..run.status import (
+    COMPLETED,
+    INDEFINITE_PRECONDITIONER,
+    MAX_STEPS,
+    NONFINITE,
+    RUNNING,
+    STAGNATED,
+    verdict,
+)
 from .problem import LinearProblem, as_preconditioner
 
 __all__ = [
     "ScaledRHS",
+    "at_limit",
     "begun_status",
     "check_limits",
     "check_region",
@@ -96,6 +105,11 @@ def limit_of(method: Any, problem: LinearProblem) -> int:
     if method.steps is not None:
         return int(method.steps)
     return int(method.max_steps) if method.max_steps is not None else min(10 * problem.rhs.shape[0], 10_000)
+
+
+def at_limit(method: Any) -> int:
+    """The status of a run that has taken as many steps as it may."""
+    return MAX_STEPS if method.steps is None else COMPLETED
 
 
 class ScaledRHS(NamedTuple):

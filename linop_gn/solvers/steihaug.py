@@ -31,14 +31,23 @@ from ..run.status import (
     COMPLETED,
     CONVERGED,
     INDEFINITE_PRECONDITIONER,
-    MAX_STEPS,
     NEGATIVE_CURVATURE,
     NONFINITE,
     NONFINITE_INPUT,
     RUNNING,
     STAGNATED,
+    verdict,
 )
-from .options import check_region, limit_of, made_from, require_symmetric, scaled_rhs, unfit_status
+from .options import (
+    at_limit,
+    begun_status,
+    check_region,
+    limit_of,
+    made_from,
+    require_symmetric,
+    scaled_rhs,
+    unfit_status,
+)
 from .problem import LinearProblem
 
 __all__ = ["Steihaug", "SteihaugState"]
@@ -142,13 +151,8 @@ class Steihaug:
             threshold = ops.maximum(threshold, ops.eps(b) ** 2 * norm)  # what is smaller is no residual of x
         else:
             threshold = ops.eps(b) * norm
-        status = ops.scalar(RUNNING, b)  # later lines overrule earlier ones
-        if self.limit(problem) == 0:
-            status = ops.scalar(MAX_STEPS if self.steps is None else COMPLETED, b)
-        if z is not r:
-            status = ops.where(ops.logical_not(rz > 0), INDEFINITE_PRECONDITIONER, status)
-            status = ops.where(ops.isfinite(rz), status, NONFINITE)
-        status = ops.where(norm <= threshold, CONVERGED, status)
+        code = ops.where(norm <= threshold, CONVERGED, RUNNING)
+        status = begun_status(ops, r, z, rz, code, self.limit(problem), at_limit(self))
         return SteihaugState(
             x=ops.zeros_like(b),
             r=r,
@@ -207,18 +211,19 @@ class Steihaug:
         steps = s.steps + ops.where(moving & known & sound, 1, 0)
         end = steps >= self.limit(problem)
 
-        status = s.status  # later lines overrule earlier ones
-        status = ops.where(moving & end, MAX_STEPS if self.steps is None else COMPLETED, status)
-        if z is not r:
-            status = ops.where(inside & ops.logical_not(met | (rz > 0)), INDEFINITE_PRECONDITIONER, status)
-        status = ops.where(inside & met & (self.steps is not None), COMPLETED, status)
         verify = inside & met & (self.steps is None)
-        status = ops.where(verify, RUNNING, status)
-        status = ops.where(leaves, ops.where(endless, NEGATIVE_CURVATURE, BOUNDARY), status)
         fits, unfit = unfit_status(ops, largest, s.scale, r)
-        verdict = ops.where(met, ops.where(fits, CONVERGED, unfit), STAGNATED)
-        status = ops.where(checking, verdict, status)
-        status = ops.where(running & ops.logical_not(known & sound), NONFINITE, status)
+        status = verdict(
+            ops,
+            s.status,
+            (running & ops.logical_not(known & sound), NONFINITE),
+            (checking, ops.where(met, ops.where(fits, CONVERGED, unfit), STAGNATED)),
+            (leaves, ops.where(endless, NEGATIVE_CURVATURE, BOUNDARY)),
+            (verify, RUNNING),
+            (inside & met, COMPLETED),
+            (inside & ops.logical_not(rz > 0), INDEFINITE_PRECONDITIONER),
+            (moving & end, at_limit(self)),
+        )
 
         beta = ops.where(inside, ops.divide(rz, s.rz), 0.0)
         change = length * s.rz - 0.5 * length * length * curvature

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from systems import operator, orthogonal
+from systems import EPS, host, operator, orthogonal, spare, with_spectrum
 
 import linop_gn as lg
 from linop_gn import Status
@@ -16,6 +16,46 @@ def singular(backend, n=5):
     Q = orthogonal(n, 1)
     M = (Q * np.r_[0.0, np.linspace(1.0, 3.0, n - 1)]) @ Q.T
     return operator(backend, (M + M.T) / 2), np.random.default_rng(1).standard_normal(n)
+
+
+SINGULAR_SOLVERS = {
+    "CG": lg.CG(),
+    "CG, fixed steps": lg.CG(steps=5),
+    "CG, more steps than there are": lg.CG(steps=12),
+    "Lanczos": lg.Lanczos(5),
+    "Lanczos, full": lg.Lanczos(5, reorthogonalise="full"),
+    "Lanczos, none": lg.Lanczos(7, reorthogonalise="none"),
+    "MINRES": lg.MINRES(),
+    "MINRES, fixed steps": lg.MINRES(steps=5),
+}
+"""One entry for each method that takes singular systems."""
+
+MANY = {"numpy": 150, "poison": 15, "torch": 5, "jax": 2}
+
+
+@pytest.mark.parametrize("kind", ["in range", "out of range", "random"])
+@pytest.mark.parametrize("name", SINGULAR_SOLVERS)
+def test_of_a_singular_system_the_truth_is_told(backend, name, kind):
+    """p.Ap is rounding, of either sign, along the null vector; a step there makes x as long as 1/eps."""
+    spare(backend, name in ("CG", "Lanczos"))
+    values = np.array([0.0, 1.0, 1.6, 2.3, 3.0])
+    for seed in range(MANY.get(backend.name, 3)):
+        Q, b = orthogonal(5, seed), np.random.default_rng(seed).standard_normal(5)
+        matrix = with_spectrum(values, seed)
+        if kind != "random":
+            b = matrix @ b + (kind == "out of range") * Q[:, 0]
+        solution = lg.solve(operator(backend, matrix), array(backend, b), SINGULAR_SOLVERS[name])
+        x, told, size = host(backend, solution.x), float(solution.residual), np.linalg.norm(b)
+        true = np.linalg.norm(b - matrix @ x)
+        rounding = 64 * EPS["float64"] * (3.0 * np.linalg.norm(x) + size)
+        assert abs(told - true) <= rounding + 2 * EPS["float64"] ** 0.5 * max(true, size)
+        if solution.status is Status.CONVERGED:
+            assert true <= 1.001e-5 * size + rounding
+        if solution.status in (Status.CONVERGED, Status.INVARIANT, Status.LEAST_SQUARES):
+            assert true <= size
+        if kind == "in range":
+            assert true <= 1e-5 * size
+            assert solution.succeeded or "steps" in name
 
 
 def test_a_space_that_is_invariant_solves_nothing_that_is_singular(numpy_backend):
