@@ -87,7 +87,7 @@ class LanczosState(NamedTuple):
     omega_before: Array
     """Simon's estimates of q_i.q_j for the current j and the one before."""
     again: Scalar
-    """How many vectors the next w is to be orthogonalised against, whatever the estimates say."""
+    """Number of vectors that the next w is orthogonalised against in any case."""
     pivot: Scalar
     forward: Scalar
     breadth: Scalar
@@ -101,14 +101,14 @@ class LanczosState(NamedTuple):
     model: Scalar
     """Of the iterate of conjugate gradients; frozen at the last one before a pivot that is not above its noise."""
     positive: Scalar
-    """How many vectors that iterate is made of."""
+    """Number of vectors in that iterate."""
     first: Scalar
     """Size of the first block: of the Krylov space of b."""
     blocks: Scalar
     reorthogonalised: Scalar
     """Vectors that were orthogonalised against the basis."""
     removed: Scalar
-    """Norm of all that was removed from them, which A Q = Q T + beta q e^T does without."""
+    """Norm of all that was removed from them; A Q = Q T + beta q e^T holds up to it."""
     claim: Scalar
     """Status that waits for the residual of the solution to be recomputed; the next product is spent on it."""
     status: Scalar
@@ -117,12 +117,12 @@ class LanczosState(NamedTuple):
 
 
 def rounding(eps: float, s: LanczosState, shift: Scalar, length: Scalar) -> Scalar:
-    """What a residual from T may be short of: x = Q h, of a norm ``length``, in which A Q = Q T holds up to that."""
+    """A bound on ||b - (A + shift I) Q h|| minus its value from T, for ||h|| = ``length``."""
     return (4.0 * eps * (s.size + shift) + s.removed) * length
 
 
 def total(s: LanczosState, residual: Scalar, length: Scalar) -> Scalar:
-    """The residual of T, or that of what was removed, up to ||removed|| ||h||, if it is larger."""
+    """The larger of a residual from T and ||removed|| ||h||, by which A Q = Q T + beta q e^T fails."""
     removed = s.removed * length
     return 0.5 * (residual + removed + abs(residual - removed))
 
@@ -289,7 +289,7 @@ class Lanczos:
         return after._replace(status=status, claim=claim, residual=residual, products=s.products + running)
 
     def latest(self, ops: Backend, problem: LinearProblem, s: LanczosState) -> Vector:
-        """q_j, the vector whose product is wanted; a finished run's last one, so that every index stays inside."""
+        """q_j, the vector to multiply next (the last one once the run has ended)."""
         return ops.row(s.basis, self._at(ops.minimum(s.steps, self.limit(problem) - 1)))
 
     def follow(self, ops: Backend, problem: LinearProblem, s: LanczosState, w: Vector) -> LanczosState:
@@ -312,14 +312,18 @@ class Lanczos:
         w, length, removed = orthogonalise(ops, basis, w, length, against > 0, against)
         skewness = ops.maximum(skewness, removed)
 
-        sound = running & ops.isfinite(alpha) & ops.isfinite(length)
+        sound = running & ops.isfinite(alpha + length)
         skew = sound & (skewness > eps ** (1 / 3) * size)
         counted = sound & ops.logical_not(skew)
         whole = (j + 1 >= n) & (self.reorthogonalise != "none")
         small = length <= 10.0 * eps * size
         closed = counted & (small | whole)
         anew = closed & ops.logical_not(whole) & (j + 1 < limit) & self.restart
-        w, length = self._renew(ops, problem, basis, w, length, anew, j, s.blocks)
+        if self.restart:  # a random vector orthogonal to the basis in place of w
+            space, seed = problem.operator.domain, self.seed + s.blocks
+            w, length = ops.branch(
+                anew, lambda w, _: fresh(ops, basis, space, seed, j + 1), lambda w, length: (w, length), w, length
+            )
 
         index = self._at(j + 1)
         keep_row = ops.logical_not(counted)
@@ -359,7 +363,7 @@ class Lanczos:
     def _levels(
         self, ops: Backend, s: LanczosState, j: Scalar, alpha: Scalar, betas: tuple[Scalar, Scalar], rounding: Scalar
     ) -> tuple[Array, Scalar, Scalar]:
-        """The estimates for q_(j+1), and how many vectors w, and the next one, are to be orthogonalised against."""
+        """Estimates for q_(j+1); numbers of vectors that w and the next w are orthogonalised against."""
         if self.reorthogonalise != "selective":
             count = ops.where(self.reorthogonalise == "full", j + 1, 0 * j)
             return s.omega, count, 0 * j
@@ -372,26 +376,6 @@ class Lanczos:
         first = ops.where(lost, ops.maximum(reach, 1), 0 * j)
         count = ops.maximum(first, s.again)
         return xp.where(index < count, 2.0 * eps, omega), count, ops.where(s.again > 0, 0 * j, first)
-
-    def _renew(
-        self,
-        ops: Backend,
-        problem: LinearProblem,
-        basis: Array,
-        w: Vector,
-        length: Scalar,
-        anew: Scalar,
-        j: Scalar,
-        block: Scalar,
-    ) -> tuple[Vector, Scalar]:
-        """Where a new block begins, a random vector orthogonal to the basis in place of w, and its norm."""
-        if not self.restart:
-            return w, length
-
-        def draw(w: Vector, length: Scalar) -> tuple[Vector, Scalar]:
-            return fresh(ops, basis, problem.operator.domain, self.seed + block, j + 1)
-
-        return ops.branch(anew, draw, lambda w, length: (w, length), w, length)
 
     def observe(self, state: LanczosState) -> LanczosRow:
         last = state.steps - 1
@@ -411,7 +395,7 @@ class Lanczos:
 
 
 def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Any) -> LanczosState:
-    """The state at the end of a run, with room for more steps; a new block is begun where the space was invariant."""
+    """The state ``s`` with room for ``method``'s steps; begins a new block where the space was invariant."""
     n, capacity, xp = problem.rhs.shape[0], method.limit(problem), ops.small_namespace()
 
     def sized(table: Array, size: int) -> Array:

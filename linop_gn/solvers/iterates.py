@@ -27,7 +27,7 @@ Schedule = Any
 
 
 def as_schedule(given: Any, method: str) -> Schedule:
-    """What users pass as ``keep=``, in a form that can be hashed.
+    """``keep=`` of a solver as a value that can be hashed.
 
     Raises
     ------
@@ -53,13 +53,13 @@ class Plan(NamedTuple):
 
     steps: tuple[int, ...]
     places: np.ndarray[Any, Any]
-    """For each step the number of scheduled steps before it."""
+    """places[i] = number of scheduled steps before step i."""
     wanted: np.ndarray[Any, Any]
-    """For each step whether it is scheduled."""
+    """wanted[i]: whether step i is scheduled."""
 
     @property
     def capacity(self) -> int:
-        """How many vectors there must be room for: one more than are scheduled, since backends may put every one."""
+        """Vectors to make room for: one more than are scheduled, since a backend may write unscheduled ones there."""
         return len(self.steps) + 1
 
 
@@ -129,7 +129,7 @@ class Iterates:
 
 
 def collect(ops: Backend, planned: Plan, shelf: Any, x: Vector, steps: Scalar, unit: Scalar) -> Iterates:
-    """The iterates on ``shelf``, which are in units of ``unit`` and are consumed, and after them the answer ``x``."""
+    """The iterates ``unit`` times those on ``shelf``, and the answer ``x`` after them. Consumes ``shelf``."""
     before = ops.lookup(planned.places, steps)  # how many scheduled steps came before the last one
     known = ops.is_concrete(before)
     count = int(np.max(ops.read(before))) if known else len(planned.steps)

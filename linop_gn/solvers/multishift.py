@@ -233,7 +233,24 @@ class MultiShiftCG:
         residual = ops.where(checking & sound & (index == s.phase), true, residual)
         steps = s.steps + ops.where(moved, 1, 0)
         met = residual <= s.threshold
-        status, phase, moving = self._judge(ops, problem, s, index, moved, met, steps, checking, good, sound, x)
+        moving = s.moving & ops.logical_not(moved & met)
+        fits, unfit = unfit_status(ops, ops.max_abs(x), s.scale, x)
+        held = ops.where(met, ops.where(fits, CONVERGED, unfit), STAGNATED)
+        failed = s.moving & (s.status == RUNNING) & ops.logical_not(good | checking)
+        ended = moved & (steps >= self.limit(problem))
+        status = verdict(
+            ops,
+            s.status,
+            (checking & (index == s.phase), ops.where(sound, held, NONFINITE)),
+            (failed, ops.where(sound, NEGATIVE_CURVATURE, NONFINITE)),
+            (moved & met, RUNNING if self.steps is None else COMPLETED),
+            (ended, at_limit(self)),
+        )
+        moving = moving & (status == RUNNING)
+        # A system whose iterate no longer moves waits for a product that verifies it, once none moves.
+        waiting = (status == RUNNING) & ops.logical_not(moving)
+        first = small.min(small.where(waiting, index, shifts.shape[0]))
+        verifying = ops.logical_not(ops.any(moving)) & (first < shifts.shape[0])
         return MultiShiftState(
             x=x,
             p=p,
@@ -249,46 +266,11 @@ class MultiShiftCG:
             threshold=s.threshold,
             scale=s.scale,
             moving=moving,
-            phase=phase,
+            phase=ops.where(verifying, first, -1),
             status=status,
             steps=steps,
             products=s.products + ops.where(running, 1, 0),
         )
-
-    def _judge(
-        self,
-        ops: Backend,
-        problem: LinearProblem,
-        s: MultiShiftState,
-        index: Array,
-        moved: Scalar,
-        met: Scalar,
-        steps: Scalar,
-        checking: Scalar,
-        good: Scalar,
-        sound: Scalar,
-        x: Vector,
-    ) -> tuple[Scalar, Scalar, Scalar]:
-        """Statuses, the system to verify next, and which systems still move."""
-        small, m = ops.small_namespace(), index.shape[0]
-        moving = s.moving & ops.logical_not(moved & met)
-        fits, unfit = unfit_status(ops, ops.max_abs(x), s.scale, x)
-        held = ops.where(met, ops.where(fits, CONVERGED, unfit), STAGNATED)
-        failed = s.moving & (s.status == RUNNING) & ops.logical_not(good | checking)
-        ended = moved & (steps >= self.limit(problem))
-        status = verdict(
-            ops,
-            s.status,
-            (checking & (index == s.phase), ops.where(sound, held, NONFINITE)),
-            (failed, ops.where(sound, NEGATIVE_CURVATURE, NONFINITE)),
-            (moved & met, RUNNING if self.steps is None else COMPLETED),
-            (ended, at_limit(self)),
-        )
-        moving = moving & (status == RUNNING)
-        waiting = (status == RUNNING) & ops.logical_not(moving)
-        first = small.min(small.where(waiting, index, m))
-        verifying = ops.logical_not(ops.any(moving)) & (first < m)
-        return status, ops.where(verifying, first, -1), moving
 
     def observe(self, state: MultiShiftState) -> MultiShiftRow:
         return MultiShiftRow(state.residual * state.scale, state.model * state.scale * state.scale)

@@ -39,7 +39,7 @@ __all__ = [
 
 
 def check_region(method: Any) -> None:
-    """Raise for a radius, tolerance or limit that makes no sense; traced values pass."""
+    """Raise for a radius, tolerance or limit that makes no sense. Traced values pass."""
     name = type(method).__name__
     if method.radius is None or np.ndim(method.radius) > 0:
         raise TypeError(f"{name}: radius must be one number, got {method.radius!r}.")
@@ -49,13 +49,13 @@ def check_region(method: Any) -> None:
 
 
 def check_tolerances(method: Any, *names: str) -> None:
-    """Raise for a number among these fields that is negative or not finite; None and traced numbers pass."""
+    """Raise for a field that holds a negative or non-finite number. None and traced numbers pass."""
     for name in names:
         require_number(type(method).__name__, name, getattr(method, name))
 
 
 def check_limits(method: Any) -> None:
-    """Make ``max_steps`` and ``steps`` whole numbers, or raise: unless they are, or None; and for both of them."""
+    """Raise unless ``max_steps`` and ``steps`` are whole numbers or None, and one of them is None."""
     for name in ("max_steps", "steps"):
         value = getattr(method, name)
         if value is not None:
@@ -67,7 +67,7 @@ def check_limits(method: Any) -> None:
 
 
 def require_solver(method: Any, solver: Any) -> None:
-    """Raise unless ``solver`` is a method for square systems, which another method can step along."""
+    """Raise unless ``solver`` solves square systems."""
     if isinstance(solver, type) or not hasattr(solver, "init") or not getattr(solver, "minimises_model", True):
         raise TypeError(
             f"{type(method).__name__}: solver must be one for square systems, such as lg.CG() or lg.MINRES(), got "
@@ -124,7 +124,7 @@ class ScaledRHS(NamedTuple):
 
 
 def scaled_rhs(ops: Backend, b: Vector) -> ScaledRHS:
-    """b in units in which its squares are in range."""
+    """b over a power of two near max |b|, so that squares are in range."""
     largest = ops.max_abs(b)
     finite, scale = ops.isfinite(largest), ops.power_of_two(largest, b)
     inverse = ops.divide(ops.scalar(1.0, b), scale)
@@ -144,16 +144,13 @@ def begun_status(ops: Backend, r: Vector, z: Vector, rz: Scalar, code: Scalar, l
 
 
 def unit_of(ops: Backend, largest: Scalar, like: Vector) -> Scalar:
-    """A power of two near ``largest``, but 1 where squares of it are far from the ends of the dtype's range."""
+    """A power of two near ``largest``; 1 if that lies between 2^-30 and 2^30."""
     power = ops.power_of_two(largest, like)
     return ops.where((power > 2.0**-30) & (power < 2.0**30), 1.0, power)
 
 
 def unfit_status(ops: Backend, largest: Scalar, scale: Scalar, like: Vector) -> tuple[Scalar, Scalar]:
-    """Whether an answer of this largest entry times ``scale`` can be held, and the status of one that cannot.
-
-    It may overflow, or lose its digits to underflow.
-    """
+    """Whether ``largest`` times ``scale`` neither over- nor underflows, and the status of an answer where it does."""
     size = largest * scale
     power = ops.power_of_two(size, like)
     fits = (power <= size) & (size < 2.0 * power) | (largest == 0)
