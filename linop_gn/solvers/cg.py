@@ -20,9 +20,9 @@ What differs from ``scipy.sparse.linalg.cg``:
   may have taken the recurrence away from it, one more product recomputes it.
 * p.Ap <= 0, an indefinite preconditioner, breakdown and non-finite values end
   the run with a status of their own and the last good iterate.
-* A step to an x so long that the rounding of A x exceeds b is tried before it is
-  taken: unless a product shows that it halves the residual, p.Ap is zero to
-  working precision, and the run ends as it does where p.Ap <= 0.
+* A step that makes x a thousand times longer, so long that the rounding of A x
+  exceeds b, is tried before it is taken: unless a product shows that it halves the
+  residual, p.Ap is zero to working precision, and the run ends as where p.Ap <= 0.
 * ``steps=k`` runs k steps and calls that a success, as inner solvers need it;
   other rules for stopping are records (:mod:`linop_gn.solvers.stopping`).
 * ``x0`` is a step from zero along x0: by the whole of it, unless the model there
@@ -252,7 +252,8 @@ class CG:
 
         def recur(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar, Scalar, Scalar]:
             model = s.model - gain
-            return ops.axpy(-alpha, product, r), model, s.rp, s.rp, good & (model >= -s.room)
+            sane = (model >= -s.room) | (model >= 1e3 * s.model)
+            return ops.axpy(-alpha, product, r), model, s.rp, s.rp, good & sane
 
         def replace(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar, Scalar, Scalar]:
             energy = ops.dot(v, product)
