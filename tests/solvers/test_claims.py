@@ -58,6 +58,22 @@ def test_of_a_singular_system_the_truth_is_told(backend, name, kind):
             assert solution.succeeded or "steps" in name
 
 
+@pytest.mark.parametrize("exponent", [2, 10, 14])
+@pytest.mark.parametrize("method", [lg.CG(steps=40), lg.CG(max_steps=40, rtol=1e-12), lg.Lanczos(25)], ids=repr)
+def test_a_residual_that_has_drifted_is_recomputed(numpy_backend, method, exponent):
+    """And where cond(A) shows that it has not, the fixed steps take no product more."""
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        matrix, b = with_spectrum(np.r_[1.0, 10.0 ** rng.uniform(-exponent, 0, 29)], seed), rng.standard_normal(30)
+        solution = lg.solve(operator(numpy_backend, matrix), b, method)
+        true = np.linalg.norm(b - matrix @ solution.x)
+        rounding = 64 * EPS["float64"] * np.linalg.norm(solution.x)
+        slack = rounding + 2 * EPS["float64"] ** 0.5 * max(true, np.linalg.norm(b))
+        assert abs(float(solution.residual) - true) <= slack
+        if exponent == 2 and method.steps is not None:
+            assert int(solution.products) == int(solution.steps)
+
+
 def test_a_space_that_is_invariant_solves_nothing_that_is_singular(numpy_backend):
     A, b = singular(numpy_backend)
     step = lg.solve(A, b, lg.GLTR(radius=np.inf))
