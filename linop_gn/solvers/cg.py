@@ -325,8 +325,11 @@ class CG:
                 (running & end & ops.logical_not(drowning), at_limit(self)),
             )
             ended = running & sound & (outcome != RUNNING)
-            (drifted,) = ops.branch(ended & ops.logical_not(checked), measure, lambda: (ops.scalar(False, r),))
-            waiting = ended & (drifted | (unsure & claims))
+            claimed = ended & unsure & claims
+            (drifted,) = ops.branch(
+                ended & ops.logical_not(checked | claimed), measure, lambda: (ops.scalar(False, r),)
+            )
+            waiting = claimed | (ended & drifted & ops.logical_not(checked))
             # A replaced residual keeps the direction it interrupts, with the exact line search r.p / p.Ap along it
             # (r.p = r.z holds no longer, and using r.z there diverges), unless the recurrence had brought r down to
             # zero, and its direction with it.
