@@ -23,7 +23,7 @@ def as_double(model: Any) -> Any:
     (torch.float64, torch.float32)
     """
     if isinstance(model, AdaptedModule):
-        return adapt(_double(model.module), model.seed)
+        return AdaptedModule(_double(model.module), model.names, model.seed)
     return adapt(_double(uncompiled(model))) if isinstance(model, nn.Module) else model
 
 
