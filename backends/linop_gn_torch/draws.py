@@ -75,9 +75,9 @@ class OwnDraws(TorchDispatchMode):
         for x in args:
             if isinstance(x, nn.Parameter) and id(x) in self.forbidden:
                 raise RuntimeError(
-                    f"the model's forward uses a parameter (shape {tuple(x.shape)}) past the attributes of its modules, "
-                    "through an object or a global variable that holds the module, so that it could not be given other "
-                    "values. Reach parameters through self, or hold them in a submodule."
+                    f"the model's forward uses a parameter (shape {tuple(x.shape)}) through an object or a global "
+                    "variable that holds the module, and so could not be given another value for it. Reach parameters "
+                    "through self."
                 )
         if torch.Tag.nondeterministic_seeded not in function.tags or given.get("generator") is not None:
             return function(*args, **given)

@@ -237,7 +237,7 @@ class AdaptedModule:
 
 
 class _Shells:
-    """Makes shells of a module: copies of all modules in its tree, with other tensors in place of some that they hold."""
+    """Makes shells of a module: copies of all modules in its tree, with other tensors in place of theirs."""
 
     def __init__(self, module: nn.Module) -> None:
         self._root = module
@@ -338,8 +338,10 @@ def _equal(pairs: Sequence[tuple[Tensor, Tensor]]) -> bool:
         if (now.shape, now.dtype, now.device) != (then.shape, then.dtype, then.device):
             return False
         groups.setdefault((now.dtype, now.device), []).append((now, then))
-    flat = ([torch.cat([t.reshape(-1) for t in side]) for side in zip(*group, strict=True)] for group in groups.values())
-    return all(torch.equal(now, then) for now, then in flat)
+    return all(
+        torch.equal(*(torch.cat([t.reshape(-1) for t in side]) for side in zip(*group, strict=True)))
+        for group in groups.values()
+    )
 
 
 def _wrap_advice(module: nn.Module, outputs: Any) -> str:

@@ -13,9 +13,9 @@ from typing import Any
 
 from ..dispatch import backend_of, require_registered
 from ..protocols import Array, Backend, Scalar, Tree, Vector
-from ..records import record
+from ..records import fill, memo, rebuild, record
 from ..spaces import Space
-from .batches import Batch, Stream, as_batches
+from .batches import Batch, Stream, as_batches, stack
 from .checks import require_finite_parameters
 from .losses import Loss, SquaredError, as_loss
 from .point import Point
@@ -98,7 +98,8 @@ class Objective(Terms):
         if supplied is not None and derivatives is not None:
             raise ValueError(f"derivatives={derivatives!r} was given beside functions that supply them: choose.")
         streamed = isinstance(batches, Stream)
-        self.__dict__.update(
+        fill(
+            self,
             model=model,
             loss=loss,
             batches=() if streamed else batches,
@@ -110,7 +111,7 @@ class Objective(Terms):
 
     @classmethod
     def _make(cls, *fields: Any) -> Objective:
-        made = object.__new__(cls)
+        made = rebuild(cls, {})
         made._fill(*fields)
         return made
 
@@ -159,41 +160,46 @@ class Objective(Terms):
         """
         batches = (Batch(inputs=data),) if self.whole else as_batches(data)
         fields = self.model, self.loss, batches, self.supplied, self.whole, self.derivatives
-        made: Objective = self._make(*fields)._share(self)
-        return made
+        return self._make(*fields)
 
     def at(self, params: Tree) -> Point:
-        """The objective at ``params``, which are copied; the same point again at equal parameters."""
+        """The objective at ``params``, which are copied; the same point again while model and parameters are equal."""
         ops = backend_of(params)
         tree = ops.normalize(params)
         space = Space.of(tree)
-        self.require_fitting(space)
         leaves = space.leaves(tree, "parameters")
         packed = space.join(leaves)
         x = ops.detach(packed)
+        terms = self._now(space, x)
         if not ops.is_concrete(x):
-            return Point(self._bare(space, x), x, space)
+            return Point(terms, x, space)
         require_finite_parameters(space, x)
-        latest: Point | None = self.__dict__.get("_latest")
-        same = latest if latest is not None and latest.space == space and _equal(ops, latest.x, x) else None
-        if same is not None and same.comes_from(None if packed is x else leaves):
-            return same
-        self.__dict__.pop("_latest", None)  # its graph goes before the next one is recorded
-        point = self.__dict__["_latest"] = Point(self._bare(space, x), x, space)
-        if same is not None:
-            point.share(same)
-        if packed is not x:
-            point.__dict__["_origins"] = {"x": (packed, leaves)}
+        point, latest = Point(terms, x, space), memo(self).latest
+        memo(point).origin = None if packed is x else (packed, leaves)
+        if latest is not None and latest.objective is terms and latest.space == space and _equal(ops, latest.x, x):
+            if _same_leaves(memo(latest).origin, memo(point).origin):
+                return latest  # type: ignore[no-any-return]
+            point.share(latest)
+        memo(self).latest = point  # the latest one's graph goes before another is recorded
         return point
 
-    def _bare(self, space: Space, x: Vector) -> Terms:
-        """What points hold: these terms, kept."""
-        kept: Terms | None = self.__dict__.get("_kept")
-        if kept is None:
-            kept = self.stacked(space, x)
-            if space.backend.is_concrete((kept.batches, x)):
-                self.__dict__["_kept"] = kept
-        return kept
+    def _now(self, space: Space, x: Vector) -> Terms:
+        """What points hold: these terms with the model as it is now, and in a compiled program equal batches as one."""
+        ops, guest = space.backend, self.differentiating(space.backend)
+        model = self.model if guest.calculus is None else guest.calculus.adapt(self.model, space.names)
+        terms: Terms | None = memo(self).terms
+        if terms is None or terms.model is not model:
+            fields = self.stream, model, self.supplied, self.whole, self.derivatives
+            terms = Terms(self.loss, self.batches, *fields)
+            if len(self.batches) > 1 and "compiled" in ops.capabilities:
+                for term in terms.in_memory(space):
+                    term.check_ahead(x)
+                terms = Terms(self.loss, stack(self.batches, ops), *fields)
+            if ops.is_concrete((terms.batches, x)):
+                memo(self).terms = terms
+        if not self.host:
+            terms.in_memory(space)  # data that do not fit are refused here
+        return terms
 
     # what users ask
 
@@ -223,6 +229,13 @@ class Objective(Terms):
         what = "scalar function" if self.loss is None else repr(self.loss)
         data = "streamed" if self.stream is not None else f"{len(self.batches)} batch{'es' * (len(self.batches) != 1)}"
         return f"Objective({name}, {what}, {data})"
+
+
+def _same_leaves(ours: Any, theirs: Any) -> bool:
+    """Whether parameters were detached from the same leaves, to which derivatives go, or from none."""
+    if ours is None or theirs is None:
+        return ours is theirs
+    return all(a is b for a, b in zip(ours[1], theirs[1], strict=True))
 
 
 def _equal(ops: Backend, x: Vector, y: Vector) -> bool:

@@ -1,9 +1,8 @@
 """An objective at given parameters: value, gradient and outputs from one linearisation.
 
-A :class:`Point` snapshots the parameters as a flat vector when it is made, so
-that an optimiser that updates them in place later changes no operator. It
-linearises once, at the first thing asked of it, and everything else at the same
-parameters (gradient, value, Gauss-Newton products) comes from that same pass.
+A :class:`Point` holds the parameters as a flat vector, detached, and the model
+as it was when the point was made. It linearises once, at the first thing asked
+of it; gradient, value and Gauss-Newton products come from that same pass.
 
 With terms L_b over batches b and weights w_b,
 
@@ -15,13 +14,12 @@ one division at the end, whatever the sizes of the batches.
 from __future__ import annotations
 
 import dataclasses
-import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, TypeAlias
 
 from ..protocols import Array, Scalar, Vector
-from ..records import record, replace, static
+from ..records import memo, record, replace, static
 from ..spaces import Space
 from .batches import Batch
 from .checks import require_counted
@@ -33,8 +31,6 @@ __all__ = ["Curved", "Linearized", "Point", "Summary"]
 
 Sums: TypeAlias = tuple[Any, Any, Any]
 """Sums over batches: value, gradient (or a product), weight; None where there is none."""
-
-_SHARED = ("_linearized", "_curved", "_sums", "_value", "_hessian")
 
 
 @record
@@ -61,6 +57,20 @@ class Curved(Summary):
     curves: tuple[Curve, ...]
 
 
+@dataclasses.dataclass(slots=True)
+class _Made:
+    """What was worked out at a point."""
+
+    linearized: Linearized | None = None
+    curved: Curved | None = None
+    sums: Summary | None = None
+    """Value and gradient, nothing linearised."""
+    value: Summary | None = None
+    """The value alone."""
+    hessian: bool = False
+    """Whether a Hessian will be asked for."""
+
+
 @record
 class Point:
     """An objective at flat parameters ``x`` (n,) of ``space``. Made by :meth:`Objective.at`."""
@@ -74,36 +84,40 @@ class Point:
         """Whether data are streamed from the host."""
         return self.objective.host
 
+    @property
+    def _made(self) -> _Made:
+        kept = memo(self)
+        kept.made = kept.made or _Made()
+        return kept.made  # type: ignore[no-any-return]
+
     def share(self, other: Point) -> None:
-        """Have what is linearised here or at ``other``, a point at the same values, serve both."""
-        twins = other.__dict__.setdefault("_twins", weakref.WeakSet([other]))  # weak: no cycle keeps a graph alive
-        twins.add(self)
-        kept = {key: value for key, value in other.__dict__.items() if key in _SHARED}
-        self.__dict__.update(kept, _twins=twins)
+        """Have what is made here or at ``other``, a point at the same values, serve both."""
+        memo(self).made = other._made
 
-    def comes_from(self, leaves: list[Array] | None) -> bool:
-        """Whether the parameters were detached from these very leaves, or from none that a graph is recorded of.
-
-        Derivatives of what is made here go to the leaves that it was made from, not to others of equal values.
-        """
-        own = self.__dict__.get("_origins")
-        if own is None or leaves is None:
-            return own is leaves
-        return all(a is b for a, b in zip(own["x"][1], leaves, strict=True))
+    def anew(self, objective: Terms | None = None, x: Vector | None = None) -> Point:
+        """A point with nothing made yet, of other terms or at other parameters."""
+        objective = replace(self.objective) if objective is None else objective
+        made = Point(objective, self.x if x is None else x, self.space)
+        return made.expect_hessian() if self._made.hessian else made
 
     # what operators ask
 
     def linearized(self) -> Linearized:
         """The model linearised here, once."""
-        return self._once("_linearized", lambda: self._call(_linearize))  # type: ignore[no-any-return]
+        return self._once("linearized", lambda: self._call(_linearize))  # type: ignore[no-any-return]
+
+    @property
+    def is_linearized(self) -> bool:
+        """Whether the model has been linearised here."""
+        return self._made.linearized is not None
 
     def curved(self) -> Curved:
         """The gradient linearised here, once."""
-        return self._once("_curved", lambda: self._call(_curve))  # type: ignore[no-any-return]
+        return self._once("curved", lambda: self._call(_curve))  # type: ignore[no-any-return]
 
     def expect_hessian(self) -> Point:
         """Note that a Hessian will be asked for, so that the gradient comes from its linearisation."""
-        self.__dict__["_hessian"] = True
+        self._made.hessian = True
         return self
 
     def stream(self, part: Callable[..., Sums], *shared: Any) -> Summary:
@@ -134,24 +148,21 @@ class Point:
             term.check_ahead(self.x)
 
     def summary(self) -> Summary:
-        """Value and gradient from the linearisation there is, or will be."""
+        """Value and gradient, from the linearisation that there is or will be."""
         if self.host:
-            return self._once("_sums", lambda: self.stream(_gradient_sums))  # type: ignore[no-any-return]
-        if "_linearized" in self.__dict__:
-            return self.linearized()
-        if "_hessian" in self.__dict__:
+            return self._once("sums", lambda: self.stream(_gradient_sums))  # type: ignore[no-any-return]
+        if not self.is_linearized and self._made.hessian:
             return self.curved()
-        if self.objective.loss is None:
-            return self._once("_sums", lambda: self._call(_plain_gradient))  # type: ignore[no-any-return]
+        if not self.is_linearized and self.objective.loss is None:
+            return self._once("sums", lambda: self._call(_plain_gradient))  # type: ignore[no-any-return]
         return self.linearized()
 
-    def _once(self, key: str, make: Callable[[], Any]) -> Any:
-        kept = self.__dict__.get(key)
+    def _once(self, slot: str, make: Callable[[], Any]) -> Any:
+        kept = getattr(self._made, slot)
         if kept is None:
             kept = make()
             if self.space.backend.is_concrete(kept):
-                for point in self.__dict__.get("_twins", (self,)):
-                    point.__dict__[key] = kept
+                setattr(self._made, slot, kept)
         return kept
 
     def _call(self, function: Callable[[Point], Any]) -> Any:
@@ -166,11 +177,13 @@ class Point:
     @property
     def value(self) -> Scalar:
         """The objective: a 0-d array."""
-        if {"_curved", "_linearized", "_sums"} & self.__dict__.keys():
-            return self.summary().value
+        made = self._made
+        known = made.curved or made.linearized or made.sums
+        if known is not None:
+            return known.value
         if self.host:
-            return self._once("_value", lambda: self.stream(_value_sums)).value
-        return self._once("_value", lambda: self._call(_evaluate)).value
+            return self._once("value", lambda: self.stream(_value_sums)).value
+        return self._once("value", lambda: self._call(_evaluate)).value
 
     @property
     def gradient(self) -> Vector:
@@ -181,9 +194,8 @@ class Point:
     def outputs(self) -> Array:
         """The model's outputs, for data of one batch."""
         term = self.objective.single(self.space, "an array of outputs")
-        kept = self.__dict__.get("_linearized")
-        if kept is not None:
-            return kept.pieces[0].outputs
+        if self.is_linearized:
+            return self.linearized().pieces[0].outputs
         return self.space.backend.call(outputs_of, term, self.x)
 
 
