@@ -7,7 +7,7 @@ process, which other threads draw from, are not touched.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,7 +62,7 @@ class OwnDraws(TorchDispatchMode):
     True
     """
 
-    def __init__(self, seed: int, forbidden: frozenset[int] = frozenset()) -> None:
+    def __init__(self, seed: int, forbidden: Set[int] = frozenset()) -> None:
         super().__init__()
         self.seed, self.forbidden = seed, forbidden
         self.drew = False

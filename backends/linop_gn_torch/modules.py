@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -31,6 +30,7 @@ from types import CellType, FunctionType, MethodType
 from typing import Any
 from weakref import WeakValueDictionary
 
+import optree
 import torch
 from torch import Tensor, nn
 
@@ -145,7 +145,7 @@ class AdaptedModule:
     def __call__(self, params: Any, inputs: Any) -> Tensor:
         args, kwargs = self._arguments(inputs)
         given = self._given(params)
-        outputs = self._reproducibly(given, lambda: self._shells(given)(*args, **kwargs))
+        outputs = self._reproducibly(given, lambda shell: shell(*args, **kwargs))
         if not isinstance(outputs, Tensor):
             raise TypeError(_wrap_advice(self.source, outputs))
         return outputs
@@ -211,8 +211,8 @@ class AdaptedModule:
 
     # running
 
-    def _reproducibly(self, given: dict[int, Tensor], thunk: Callable[[], Any]) -> Any:
-        """Run; if that draws random numbers, with those of the seed."""
+    def _reproducibly(self, given: dict[int, Tensor], run: Callable[[Any], Any]) -> Any:
+        """``run`` a shell; if that draws random numbers, with those of the seed."""
         recording = current.get()
         if recording is not None:
             if self._hooked:
@@ -220,20 +220,21 @@ class AdaptedModule:
             self._hooked = recording.has_hooks
         if self._draws is False:
             before = states(self._devices)
-            outputs = thunk()
+            outputs = run(self._shells(given))
             if all(map(torch.equal, before, states(self._devices))):
                 return outputs  # else something has drawn after all: here, or in another thread
-        taken = {id(t) for t in given.values()}
-        own = OwnDraws(self.seed, frozenset(id(p) for p in self.source.parameters() if p.requires_grad) - taken)
+        theirs = {id(p) for p in self.source.parameters() if p.requires_grad} - {id(t) for t in given.values()}
+        own, shell = OwnDraws(self.seed, theirs), self._shells(given)
         if not self._draws:
             with own:
-                outputs = thunk()
+                outputs = run(shell)
             self._draws = own.drew
             if not (own.drew and self._hooked):
                 return outputs
+            shell = self._shells(given)
         # What is recomputed in a backward draws from the process's generators, where torch's checkpoints put them back.
         with fixed_draws(self._devices, self.seed) if self._hooked else own:
-            return thunk()
+            return run(shell)
 
 
 class _Shells:
@@ -244,10 +245,8 @@ class _Shells:
         self._scripted = [m for m in module.modules() if isinstance(m, torch.jit.ScriptModule)]
         inside = {id(part) for m in self._scripted for part in m.modules()}
         self._plain = [m for m in module.modules() if id(m) not in inside]
-        probe: dict[int, Any] = {id(x): object() for x in chain(self._plain, self._scripted, _tensors(module))}
-        self._attributes = [
-            {k: (v, _replaced(v, probe) is not v) for k, v in vars(m).items() if k not in _MEMBERS} for m in self._plain
-        ]
+        probe: dict[int, Any] = {id(x): object() for x in chain(module.modules(), _tensors(module))}
+        self._moving = [[k for k, v in vars(m).items() if _replaced(v, probe) is not v] for m in self._plain]
 
     def __call__(self, tensors: Mapping[int, Tensor]) -> Any:
         """A shell with ``tensors`` in place of those that have these ids, and clones of the other buffers."""
@@ -255,62 +254,49 @@ class _Shells:
         memo |= {id(m): _scripted(m, memo) for m in self._scripted}
         memo |= {id(m): object.__new__(type(m)) for m in self._plain}
         for m in self._plain:
-            if isinstance(inner := m._modules.get("_orig_mod"), nn.Module):
-                memo[id(m)] = memo[id(inner)]
-        for m, attributes in zip(self._plain, self._attributes, strict=True):
+            if "_orig_mod" in m._modules:
+                memo[id(m)] = memo[id(m._modules["_orig_mod"])]
+        for m, moving in zip(self._plain, self._moving, strict=True):
             held = vars(memo[id(m)])
-            held.update({k: _replaced(v, memo) if moves else v for k, (v, moves) in attributes.items()})
-            held.update({kind: {k: memo.get(id(v), v) for k, v in vars(m)[kind].items()} for kind in _MEMBERS})
-            held.pop("_compiled_call_impl", None)
+            held.update(vars(m), _compiled_call_impl=None)
+            held.update({k: _replaced(vars(m)[k], memo) for k in moving})
+            held.update({kind: dict(held[kind]) for kind in _MEMBERS})
         return memo[id(self._root)]
 
 
-def _replaced(value: Any, memo: dict[int, Any]) -> Any:
+def _replaced(value: Any, memo: Mapping[int, Any]) -> Any:
     """``value`` with what ``memo`` has for the ids of things in it; itself if there is nothing."""
-    if id(value) in memo:
-        return memo[id(value)]
-    kind = type(value)
-    parts: list[Any]
-    if kind in (list, tuple, set):
-        parts = list(value)
-    elif kind in (dict, OrderedDict):
-        parts = list(value.values())
-    elif kind is MethodType:
-        parts = [value.__self__]
-    elif kind is partial:
-        parts = [value.func, value.args, value.keywords]
-    elif kind is FunctionType and value.__closure__:
-        parts = [cell.cell_contents for cell in value.__closure__ if cell != CellType()]
-    else:
-        return value
-    memo[id(value)] = value  # for what holds itself
-    made = [_replaced(part, memo) for part in parts]
-    del memo[id(value)]
-    if all(new is old for new, old in zip(made, parts, strict=True)):
-        return value
-    if kind in (dict, OrderedDict):
-        return kind(zip(value, made, strict=True))
-    if kind is MethodType:
-        return MethodType(value.__func__, made[0])
-    if kind is partial:
-        return partial(made[0], *made[1], **made[2])
-    if kind is FunctionType:
-        contents = iter(made)
-        cells = tuple(cell if cell == CellType() else CellType(next(contents)) for cell in value.__closure__)
-        function = FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, cells)
-        function.__kwdefaults__ = value.__kwdefaults__
-        return function
-    return kind(made)
+    leaves, structure = optree.tree_flatten(value)
+    made = [_moved(leaf, memo) for leaf in leaves]
+    same = all(new is old for new, old in zip(made, leaves, strict=True))
+    return value if same else optree.tree_unflatten(structure, made)
+
+
+def _moved(leaf: Any, memo: Mapping[int, Any]) -> Any:
+    if isinstance(leaf, MethodType):
+        owner = _moved(leaf.__self__, memo)
+        return leaf if owner is leaf.__self__ else MethodType(leaf.__func__, owner)
+    if isinstance(leaf, partial):
+        parts = leaf.func, leaf.args, leaf.keywords
+        function, args, keywords = _replaced(parts, memo)
+        return leaf if (function, args, keywords) == parts else partial(function, *args, **keywords)
+    if isinstance(leaf, FunctionType) and leaf.__closure__:
+        held = [None if cell == CellType() else cell.cell_contents for cell in leaf.__closure__]
+        made = [_moved(content, memo) for content in held]
+        if any(new is not old for new, old in zip(made, held, strict=True)):
+            cells = zip(leaf.__closure__, made, held, strict=True)
+            closure = tuple(cell if new is old else CellType(new) for cell, new, old in cells)
+            leaf = FunctionType(leaf.__code__, leaf.__globals__, leaf.__name__, leaf.__defaults__, closure)
+    return memo.get(id(leaf), leaf)
 
 
 def _scripted(module: nn.Module, memo: Mapping[int, Any]) -> nn.Module:
     """A copy of a scripted module, whose attributes only a copy of everything gives."""
     made = copy.deepcopy(module)
     for ours, theirs in zip(made.modules(), module.modules(), strict=True):
-        for kind in ("_parameters", "_buffers"):
-            for name, tensor in list(getattr(theirs, kind).items()):
-                if id(tensor) in memo:
-                    getattr(ours, kind)[name] = memo[id(tensor)]
+        for mine, tensors in ((ours._parameters, theirs._parameters), (ours._buffers, theirs._buffers)):
+            for name, tensor in list(tensors.items()):
+                mine[name] = memo.get(id(tensor), tensor)
     return made
 
 
