@@ -244,7 +244,8 @@ class _Shells:
         self._root = module
         self._scripted = [m for m in module.modules() if isinstance(m, torch.jit.ScriptModule)]
         inside = {id(part) for m in self._scripted for part in m.modules()}
-        self._plain = [m for m in module.modules() if id(m) not in inside]
+        self._wrapped = [m for m in module.modules() if "_orig_mod" in m._modules]  # by torch.compile
+        self._plain = [m for m in module.modules() if id(m) not in inside and m not in self._wrapped]
         probe: dict[int, Any] = {id(x): object() for x in chain(module.modules(), _tensors(module))}
         self._moving = [[k for k, v in vars(m).items() if _replaced(v, probe) is not v] for m in self._plain]
 
@@ -253,9 +254,7 @@ class _Shells:
         memo: dict[int, Any] = {id(b): b.clone() for b in self._root.buffers()} | dict(tensors)
         memo |= {id(m): _scripted(m, memo) for m in self._scripted}
         memo |= {id(m): object.__new__(type(m)) for m in self._plain}
-        for m in self._plain:
-            if "_orig_mod" in m._modules:
-                memo[id(m)] = memo[id(m._modules["_orig_mod"])]
+        memo |= {id(m): memo[id(m._modules["_orig_mod"])] for m in self._wrapped}
         for m, moving in zip(self._plain, self._moving, strict=True):
             held = vars(memo[id(m)])
             held.update(vars(m), _compiled_call_impl=None)
@@ -278,13 +277,13 @@ def _moved(leaf: Any, memo: Mapping[int, Any]) -> Any:
         return leaf if owner is leaf.__self__ else MethodType(leaf.__func__, owner)
     if isinstance(leaf, partial):
         parts = leaf.func, leaf.args, leaf.keywords
-        function, args, keywords = _replaced(parts, memo)
-        return leaf if (function, args, keywords) == parts else partial(function, *args, **keywords)
+        made = _replaced(parts, memo)
+        return leaf if made is parts else partial(made[0], *made[1], **made[2])
     if isinstance(leaf, FunctionType) and leaf.__closure__:
         held = [None if cell == CellType() else cell.cell_contents for cell in leaf.__closure__]
-        made = [_moved(content, memo) for content in held]
-        if any(new is not old for new, old in zip(made, held, strict=True)):
-            cells = zip(leaf.__closure__, made, held, strict=True)
+        moved = [_moved(content, memo) for content in held]
+        if any(new is not old for new, old in zip(moved, held, strict=True)):
+            cells = zip(leaf.__closure__, moved, held, strict=True)
             closure = tuple(cell if new is old else CellType(new) for cell, new, old in cells)
             leaf = FunctionType(leaf.__code__, leaf.__globals__, leaf.__name__, leaf.__defaults__, closure)
     return memo.get(id(leaf), leaf)
