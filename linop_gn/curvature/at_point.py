@@ -153,7 +153,7 @@ class Hessian(AtPoint):
 
     def _products(self) -> Products:
         made = self.point.curved()
-        return Products(made.curves, made.scale, self.product, self.domain, self.domain)
+        return Products(made.pieces, made.scale, self.product, self.domain, self.domain)
 
 
 @record

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..dispatch import backend_of, require_registered
 from ..protocols import Array, Backend, Scalar, Tree, Vector
-from ..records import fill, memo, rebuild, record
+from ..records import fields, fill, memo, rebuild, record, replace
 from ..spaces import Space
 from .batches import Batch, Stream, as_batches, stack
 from .checks import require_finite_parameters
@@ -82,38 +82,7 @@ class Objective(Terms):
             kind = type(model).__qualname__
             raise TypeError(f"the model must be a function (params, inputs) -> outputs, got {kind}.")
         supplied = Supplied.given(jvp=jvp, vjp=vjp, jacobian=jacobian)
-        self._fill(model, as_loss(loss), as_batches(data), supplied, False, derivatives)
-
-    def _fill(
-        self,
-        model: Any,
-        loss: Loss | None,
-        batches: tuple[Batch, ...] | Stream,
-        supplied: Supplied | None,
-        whole: bool,
-        derivatives: str | None = None,
-    ) -> None:
-        if derivatives is not None:
-            require_registered(derivatives)
-        if supplied is not None and derivatives is not None:
-            raise ValueError(f"derivatives={derivatives!r} was given beside functions that supply them: choose.")
-        streamed = isinstance(batches, Stream)
-        fill(
-            self,
-            model=model,
-            loss=loss,
-            batches=() if streamed else batches,
-            stream=batches if streamed else None,
-            supplied=supplied,
-            whole=whole,
-            derivatives=derivatives,
-        )
-
-    @classmethod
-    def _make(cls, *fields: Any) -> Objective:
-        made = rebuild(cls, {})
-        made._fill(*fields)
-        return made
+        fill(self, **_fields(model, as_loss(loss), as_batches(data), supplied, False, derivatives))
 
     @classmethod
     def from_function(
@@ -133,7 +102,7 @@ class Objective(Terms):
         if not callable(function):
             raise TypeError(f"the objective must be a function of the parameters, got {type(function).__qualname__}.")
         supplied = Supplied.given(gradient=gradient, hvp=hvp)
-        return cls._make(function, None, (Batch(inputs=data),), supplied, True, derivatives)
+        return rebuild(cls, _fields(function, None, (Batch(inputs=data),), supplied, True, derivatives))
 
     @classmethod
     def from_residuals(
@@ -150,7 +119,8 @@ class Objective(Terms):
         if not callable(residuals):
             raise TypeError(f"the residuals must be a function of the parameters, got {type(residuals).__qualname__}.")
         supplied = Supplied.given(jvp=jvp, vjp=vjp, jacobian=jacobian)
-        return cls._make(residuals, SquaredError(reduction="sum"), (Batch(inputs=data),), supplied, True, derivatives)
+        loss = SquaredError(reduction="sum")
+        return rebuild(cls, _fields(residuals, loss, (Batch(inputs=data),), supplied, True, derivatives))
 
     def with_data(self, data: Any) -> Objective:
         """The same model and loss on other data (a new batch): the same compiled program.
@@ -159,8 +129,8 @@ class Objective(Terms):
         and for a function or residuals whatever they are called with.
         """
         batches = (Batch(inputs=data),) if self.whole else as_batches(data)
-        fields = self.model, self.loss, batches, self.supplied, self.whole, self.derivatives
-        return self._make(*fields)
+        parts = self.model, self.loss, batches, self.supplied, self.whole, self.derivatives
+        return rebuild(type(self), _fields(*parts))
 
     def at(self, params: Tree) -> Point:
         """The objective at ``params``, which are copied; the same point again while model and parameters are equal."""
@@ -189,12 +159,11 @@ class Objective(Terms):
         model = self.model if guest.calculus is None else guest.calculus.adapt(self.model, space.names)
         terms: Terms | None = memo(self).terms
         if terms is None or terms.model is not model:
-            fields = self.stream, model, self.supplied, self.whole, self.derivatives
-            terms = Terms(self.loss, self.batches, *fields)
+            terms = rebuild(Terms, fields(self) | {"model": model})
             if len(self.batches) > 1 and "compiled" in ops.capabilities:
                 for term in terms.in_memory(space):
                     term.check_ahead(x)
-                terms = Terms(self.loss, stack(self.batches, ops), *fields)
+                terms = replace(terms, batches=stack(self.batches, ops))
             if ops.is_concrete((terms.batches, x)):
                 memo(self).terms = terms
         if not self.host:
@@ -229,6 +198,23 @@ class Objective(Terms):
         what = "scalar function" if self.loss is None else repr(self.loss)
         data = "streamed" if self.stream is not None else f"{len(self.batches)} batch{'es' * (len(self.batches) != 1)}"
         return f"Objective({name}, {what}, {data})"
+
+
+def _fields(
+    model: Any,
+    loss: Loss | None,
+    batches: tuple[Batch, ...] | Stream,
+    supplied: Supplied | None,
+    whole: bool,
+    derivatives: str | None,
+) -> dict[str, Any]:
+    if derivatives is not None:
+        require_registered(derivatives)
+        if supplied is not None:
+            raise ValueError(f"derivatives={derivatives!r} was given beside functions that supply them: choose.")
+    held, stream = ((), batches) if isinstance(batches, Stream) else (batches, None)
+    parts = {"model": model, "loss": loss, "batches": held, "stream": stream}
+    return parts | {"supplied": supplied, "whole": whole, "derivatives": derivatives}
 
 
 def _same_leaves(ours: Any, theirs: Any) -> bool:

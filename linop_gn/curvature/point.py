@@ -23,46 +23,37 @@ from ..records import memo, record, replace, static
 from ..spaces import Space
 from .batches import Batch
 from .checks import require_counted
-from .pieces import Curve, Piece
 from .term import Term, outputs_of
 from .terms import Terms
 
-__all__ = ["Curved", "Linearized", "Point", "Summary"]
+__all__ = ["Point", "Summary", "Sums"]
 
 Sums: TypeAlias = tuple[Any, Any, Any]
 """Sums over batches: value, gradient (or a product), weight; None where there is none."""
+Visit: TypeAlias = Callable[[Term, Vector], tuple[Sums, Any]]
+"""What is summed over batches and what is kept of each."""
 
 
 @record
 class Summary:
-    """Value and gradient over all batches, normalised by ``scale``; ``weight`` is that of all examples together."""
+    """Value and gradient over all batches, normalised by ``scale``; ``weight`` is that of all examples together.
+
+    ``pieces`` are what a linearisation left behind of each batch in memory.
+    """
 
     value: Scalar
     gradient: Vector | None
     weight: Scalar | None
     scale: Scalar
-
-
-@record
-class Linearized(Summary):
-    """The outcome of linearising the model over all batches in memory."""
-
-    pieces: tuple[Piece, ...]
-
-
-@record
-class Curved(Summary):
-    """The outcome of linearising the gradient over all batches in memory."""
-
-    curves: tuple[Curve, ...]
+    pieces: tuple[Any, ...] = ()
 
 
 @dataclasses.dataclass(slots=True)
 class _Made:
     """What was worked out at a point."""
 
-    linearized: Linearized | None = None
-    curved: Curved | None = None
+    linearized: Summary | None = None
+    curved: Summary | None = None
     sums: Summary | None = None
     """Value and gradient, nothing linearised."""
     value: Summary | None = None
@@ -102,18 +93,18 @@ class Point:
 
     # what operators ask
 
-    def linearized(self) -> Linearized:
-        """The model linearised here, once."""
-        return self._once("linearized", lambda: self._call(_linearize))  # type: ignore[no-any-return]
+    def linearized(self) -> Summary:
+        """The model linearised here, once; ``pieces`` are :class:`~.pieces.Piece` s."""
+        return self._once("linearized", _linearize)
 
     @property
     def is_linearized(self) -> bool:
         """Whether the model has been linearised here."""
         return self._made.linearized is not None
 
-    def curved(self) -> Curved:
-        """The gradient linearised here, once."""
-        return self._once("curved", lambda: self._call(_curve))  # type: ignore[no-any-return]
+    def curved(self) -> Summary:
+        """The gradient linearised here, once; ``pieces`` are :class:`~.pieces.Curve` s."""
+        return self._once("curved", _curve)
 
     def expect_hessian(self) -> Point:
         """Note that a Hessian will be asked for, so that the gradient comes from its linearisation."""
@@ -150,24 +141,24 @@ class Point:
     def summary(self) -> Summary:
         """Value and gradient, from the linearisation that there is or will be."""
         if self.host:
-            return self._once("sums", lambda: self.stream(_gradient_sums))  # type: ignore[no-any-return]
+            return self._once("sums", _linearize)
         if not self.is_linearized and self._made.hessian:
             return self.curved()
         if not self.is_linearized and self.objective.loss is None:
-            return self._once("sums", lambda: self._call(_plain_gradient))  # type: ignore[no-any-return]
+            return self._once("sums", _differentiate)
         return self.linearized()
 
-    def _once(self, slot: str, make: Callable[[], Any]) -> Any:
-        kept = getattr(self._made, slot)
+    def _once(self, slot: str, visit: Visit) -> Summary:
+        kept: Summary | None = getattr(self._made, slot)
         if kept is None:
-            kept = make()
+            kept = self.stream(_SumsOf(visit)) if self.host else self._over_memory(visit)
             if self.space.backend.is_concrete(kept):
                 setattr(self._made, slot, kept)
         return kept
 
-    def _call(self, function: Callable[[Point], Any]) -> Any:
+    def _over_memory(self, visit: Visit) -> Summary:
         self.check_data()
-        made = self.space.backend.call(function, self)
+        made = self.space.backend.call(_OverMemory(visit), self)
         if len(self.objective.batches) > 1 or any(batch.stacked for batch in self.objective.batches):
             _require_counted(self, made.weight)
         return made
@@ -179,11 +170,7 @@ class Point:
         """The objective: a 0-d array."""
         made = self._made
         known = made.curved or made.linearized or made.sums
-        if known is not None:
-            return known.value
-        if self.host:
-            return self._once("value", lambda: self.stream(_value_sums)).value
-        return self._once("value", lambda: self._call(_evaluate)).value
+        return (known or self._once("value", _evaluate)).value
 
     @property
     def gradient(self) -> Vector:
@@ -199,68 +186,58 @@ class Point:
         return self.space.backend.call(outputs_of, term, self.x)
 
 
-def _linearize(point: Point) -> Linearized:
-    pieces, sums = _gather(point, _linearize_term)
-    return Linearized(*_normalised(point, sums), pieces)
-
-
-def _curve(point: Point) -> Curved:
-    curves, sums = _gather(point, _curve_term)
-    return Curved(*_normalised(point, sums), curves)
-
-
-def _evaluate(point: Point) -> Summary:
-    _, sums = _gather(point, _evaluate_term)
-    return Summary(*_normalised(point, sums))
-
-
-def _plain_gradient(point: Point) -> Summary:
-    (term,) = point.objective.in_memory(point.space)
-    value, gradient = term.value_and_gradient(point.x)
-    return Summary(value, gradient, None, 1.0)
-
-
-def _linearize_term(term: Term, x: Vector) -> tuple[Sums, Any]:
+def _linearize(term: Term, x: Vector) -> tuple[Sums, Any]:
     return term.linearize(x).parted()
 
 
-def _curve_term(term: Term, x: Vector) -> tuple[Sums, Any]:
+def _curve(term: Term, x: Vector) -> tuple[Sums, Any]:
     return term.linearize_gradient(x).parted()
 
 
-def _evaluate_term(term: Term, x: Vector) -> tuple[Sums, Any]:
-    return _value_sums(term, x), None
+def _differentiate(term: Term, x: Vector) -> tuple[Sums, Any]:
+    return (*term.value_and_gradient(x), None), None
 
 
-def _gradient_sums(term: Term, x: Vector) -> Sums:
-    return _linearize_term(term, x)[0]
-
-
-def _value_sums(term: Term, x: Vector) -> Sums:
+def _evaluate(term: Term, x: Vector) -> tuple[Sums, Any]:
     value, weight = term.evaluate(x)
-    return value, None, weight
+    return (value, None, weight), None
 
 
-def _gather(point: Point, visit: Callable[[Term, Vector], tuple[Sums, Any]]) -> tuple[tuple[Any, ...], Sums]:
-    """What ``visit`` keeps of each batch in memory, and the sums over all; stacked batches go through one loop."""
-    totals, kept = None, []
-    for term in point.objective.in_memory(point.space):
-        if term.batch.stacked:
-            sums, piece = point.space.backend.scan_over(_Slice(visit), term.batch, term, point.x)
-            piece = None if piece is None else replace(piece, stacked=True)
-        else:
-            sums, piece = visit(term, point.x)
-        kept.append(piece)
-        totals = sums if totals is None else _add(point, totals, sums)
-    assert totals is not None
-    return tuple(kept), totals
+@dataclasses.dataclass(frozen=True)
+class _SumsOf:
+    """What ``visit`` sums of a streamed batch; equal ones are one compiled program, as below."""
+
+    visit: Visit
+
+    def __call__(self, term: Term, x: Vector) -> Sums:
+        return self.visit(term, x)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class _OverMemory:
+    """What ``visit`` sums over all batches in memory and keeps of each; stacked batches go through one loop."""
+
+    visit: Visit
+
+    def __call__(self, point: Point) -> Summary:
+        totals, kept = None, []
+        for term in point.objective.in_memory(point.space):
+            if term.batch.stacked:
+                sums, piece = point.space.backend.scan_over(_Slice(self.visit), term.batch, term, point.x)
+                piece = None if piece is None else replace(piece, stacked=True)
+            else:
+                sums, piece = self.visit(term, point.x)
+            kept.append(piece)
+            totals = sums if totals is None else _add(point, totals, sums)
+        assert totals is not None
+        return Summary(*_normalised(point, totals), tuple(kept))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Slice:
     """``visit`` of one slice of a stacked batch."""
 
-    visit: Callable[[Term, Vector], tuple[Sums, Any]]
+    visit: Visit
 
     def __call__(self, batch: Batch, term: Term, x: Vector) -> tuple[Sums, Any]:
         return self.visit(replace(term, batch=batch), x)
@@ -280,13 +257,11 @@ def _normalised(point: Point, sums: Sums) -> tuple[Any, Any, Any, Any]:
     """Value and vector divided by the normaliser, the weight, and the factor that did it."""
     (value, vector, weight), loss = sums, point.objective.loss
     _require_counted(point, weight)
-    scale = 1.0 if loss is None or loss.reduction == "sum" else 1.0 / weight
-    return (
-        None if value is None else value * scale,
-        None if vector is None else point.space.backend.scale(scale, vector),
-        weight,
-        scale,
-    )
+    if loss is None or loss.reduction == "sum":
+        return value, vector, weight, 1.0
+    scale = 1.0 / weight
+    value = None if value is None else value * scale
+    return value, None if vector is None else point.space.backend.scale(scale, vector), weight, scale
 
 
 def _require_counted(point: Point, weight: Any) -> None:

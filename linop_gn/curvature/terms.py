@@ -123,23 +123,17 @@ class Terms:
             yield batch
 
     def streamed(self, space: Space, x: Vector) -> Iterator[Any]:
-        """One pass over streamed batches, a term for each, whose data are checked."""
-        assert self.stream is not None
-        if self.is_bridged(space):
-            there, crossing = self.abroad(space)
-            with crossing.precision():
-                abroad = crossing.parameters(x)
-            source = there.streamed(crossing.away, abroad)
-            while True:
-                with crossing.precision():  # not around the yield: what is done with a term is the caller's
-                    term = next(source, None)
-                if term is None:
-                    return
-                yield BridgedTerm(term, Batch(), self.loss, crossing)
+        """One pass over streamed batches, a term for each, whose data are checked before or when it is used."""
+        there, crossing = self.abroad(space) if self.is_bridged(space) else (self, None)
         for batch in self.stream_batches(space):
-            term = self._term(space, batch)
-            term.check_ahead(x)
-            yield term
+            if crossing is None:
+                term = self._term(space, batch)
+                term.check_ahead(x)
+                yield term
+            else:
+                with crossing.precision():
+                    lent = there._term(crossing.away, crossing.batch(batch))
+                yield BridgedTerm(lent, Batch(), self.loss, crossing)
 
     def single(self, space: Space, what: str) -> Any:
         """The term of the one batch there is; an error that names ``what`` for several."""
