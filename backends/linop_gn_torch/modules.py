@@ -114,9 +114,11 @@ class AdaptedModule:
         given = [n for n, p in own.items() if p.requires_grad] if names is None else self._own_names(own, names)
         varying = {id(own[name]) for name in given if name in own}
         constant = [p for p in source.parameters() if id(p) not in varying]
-        self._versions = [(p, *_version(p)) for p in constant]
-        kept = {id(t): t.detach().clone() for t in chain(source.buffers(), constant)}
-        self._buffers = [(b, kept[id(b)]) for b in source.buffers()]
+        dense = [b for b in source.buffers() if b.layout is torch.strided]
+        self._versions = [(t, _version(t)) for t in chain(constant, source.buffers()) if all(t is not b for b in dense)]
+        with torch.inference_mode(False), torch.no_grad():  # what is made in there could not be differentiated out here
+            kept = {id(t): t.detach().clone() for t in chain(source.buffers(), constant)}
+        self._buffers = [(b, kept[id(b)]) for b in dense]
         self.module = _Shells(source)(kept)
         self._shells = _Shells(self.module)
         arguments = inspect.signature(source.forward).parameters.values()
@@ -138,7 +140,7 @@ class AdaptedModule:
                 m is seen and _same(vars(m), held) and all(map(_same, (getattr(m, k) for k in _MEMBERS), members))
                 for m, (seen, held, members) in zip(modules, self._seen, strict=True)
             )
-            and all(_version(p) == (version, place) for p, version, place in self._versions)
+            and all(_version(t) == version for t, version in self._versions)
             and _equal(self._buffers)
         )
 
@@ -312,8 +314,8 @@ def _same(now: Mapping[str, Any], then: Mapping[str, Any]) -> bool:
     return now.keys() == then.keys() and all(value is then[name] for name, value in now.items())
 
 
-def _version(p: Tensor) -> tuple[int | None, int]:
-    return None if p.is_inference() else p._version, p.data_ptr()
+def _version(t: Tensor) -> tuple[int, int]:
+    return 0 if t.is_inference() else t._version, t.data_ptr() if t.layout is torch.strided else 0
 
 
 def _equal(pairs: Sequence[tuple[Tensor, Tensor]]) -> bool:

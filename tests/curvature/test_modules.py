@@ -359,6 +359,17 @@ def test_single_precision_modules(torch, nn):
     assert np.linalg.eigvalsh(dense.double().numpy()).min() > -1e-6
 
 
+def test_a_snapshot_made_in_inference_mode_can_be_differentiated_outside(torch, nn):
+    module = normalised(nn).eval()
+    module[3].requires_grad_(False)
+    x, y = data(torch, 6, 3)
+    made = lg.Objective(module, lg.losses.CrossEntropy(), (x, y))
+    with torch.inference_mode():
+        value = made.value(module)
+    close(made.value(module).numpy(), value.numpy(), 1e-14)
+    check(torch, module, x, y, lambda m: m(x), params={n: p for n, p in module.named_parameters() if p.requires_grad})
+
+
 def test_what_was_asked_in_inference_mode_does_not_spoil_what_is_asked_outside(torch, nn):
     module = nn.Linear(3, 3).double()
     x, y = data(torch, 5, 3)

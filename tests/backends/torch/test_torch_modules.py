@@ -7,6 +7,7 @@ import functools
 import gc
 import warnings
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -326,6 +327,24 @@ def test_a_parameter_reached_behind_the_back_of_a_shell_is_refused():
     model.forward = Behind(model)
     with pytest.raises(RuntimeError, match=r"uses a parameter \(shape \(2, 3\)\) through an object or a global"):
         adapt(model)(doubled(model), torch.randn(5, 3))
+
+
+def test_threads_leave_the_settings_of_the_process_as_they_were():
+    model, x = nn.TransformerEncoderLayer(4, 2, 6, batch_first=True).eval(), torch.randn(2, 3, 4)
+    leaves = [p.detach() for p in model.parameters()]
+    v = [torch.randn_like(p) for p in leaves]
+
+    def settings() -> tuple[bool, ...]:
+        cuda = torch.backends.cuda
+        return cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), torch.backends.mha.get_fastpath_enabled()
+
+    def product(_: int = 0) -> Tensor:
+        return backend.calculus.linearize(lambda p: adapt(model)(p, x), leaves, torch.sin).jvp(v)
+
+    before, right = settings(), product()
+    with ThreadPoolExecutor(8) as pool:
+        assert all(torch.equal(found, right) for found in pool.map(product, range(64)))
+    assert settings() == before
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
