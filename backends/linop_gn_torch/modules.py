@@ -13,35 +13,29 @@ gives the same outputs each time: a module that draws random numbers (dropout, i
 whatever form) draws from one seed. A curvature operator is then that of the
 sub-network drawn.
 
-Tensors and modules are found in attributes, in containers and bound methods
-there, and in what functions there close over. A forward that reaches a parameter
-in another way is refused. Plain functions that close over a module are called as
+Plain functions that close over a module are called as
 they are, whatever the module has become.
 """
 
 from __future__ import annotations
 
-import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from types import CellType, FunctionType, MethodType
 from typing import Any
 from weakref import WeakValueDictionary
 
-import optree
 import torch
 from torch import Tensor, nn
 
 from .draws import OwnDraws, cuda_devices, fixed_draws, states
 from .recording import current
+from .shells import MEMBERS, Shells
 from .trees import flatten_tree
 
 __all__ = ["AdaptedModule", "adapt", "trainable"]
 
 _adapted: WeakValueDictionary[tuple[int, tuple[str, ...] | None, int], AdaptedModule] = WeakValueDictionary()
-_MEMBERS = ("_parameters", "_buffers", "_modules")
 _COMPILED = "_orig_mod."
 
 
@@ -109,7 +103,7 @@ class AdaptedModule:
 
     def __init__(self, source: nn.Module, names: Sequence[str] | None = None, seed: int = 0) -> None:
         self.source, self.names, self.seed = source, names, seed
-        self._seen = [(m, dict(vars(m)), [dict(getattr(m, kind)) for kind in _MEMBERS]) for m in source.modules()]
+        self._seen = [(m, dict(vars(m)), [dict(getattr(m, kind)) for kind in MEMBERS]) for m in source.modules()]
         own = _named(source, remove_duplicate=False)
         given = [n for n, p in own.items() if p.requires_grad] if names is None else self._own_names(own, names)
         varying = {id(own[name]) for name in given if name in own}
@@ -119,8 +113,8 @@ class AdaptedModule:
         with torch.inference_mode(False), torch.no_grad():  # what is made in there could not be differentiated out here
             kept = {id(t): t.detach().clone() for t in chain(source.buffers(), constant)}
         self._buffers = [(b, kept[id(b)]) for b in dense]
-        self.module = _Shells(source)(kept)
-        self._shells = _Shells(self.module)
+        self.module = Shells(source)(kept)
+        self._shells = Shells(self.module)
         arguments = inspect.signature(source.forward).parameters.values()
         self._keywords = {a.name for a in arguments if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)}
         self._any_keyword = any(a.kind is a.VAR_KEYWORD for a in arguments)
@@ -137,7 +131,7 @@ class AdaptedModule:
         return (
             len(modules) == len(self._seen)
             and all(
-                m is seen and _same(vars(m), held) and all(map(_same, (getattr(m, k) for k in _MEMBERS), members))
+                m is seen and _same(vars(m), held) and all(map(_same, (getattr(m, k) for k in MEMBERS), members))
                 for m, (seen, held, members) in zip(modules, self._seen, strict=True)
             )
             and all(_version(t) == version for t, version in self._versions)
@@ -237,72 +231,6 @@ class AdaptedModule:
         # What is recomputed in a backward draws from the process's generators, where torch's checkpoints put them back.
         with fixed_draws(self._devices, self.seed) if self._hooked else own:
             return run(shell)
-
-
-class _Shells:
-    """Makes shells of a module: copies of all modules in its tree, with other tensors in place of theirs."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._root = module
-        self._scripted = [m for m in module.modules() if isinstance(m, torch.jit.ScriptModule)]
-        inside = {id(part) for m in self._scripted for part in m.modules()}
-        self._wrapped = [m for m in module.modules() if "_orig_mod" in m._modules]  # by torch.compile
-        self._plain = [m for m in module.modules() if id(m) not in inside and m not in self._wrapped]
-        probe: dict[int, Any] = {id(x): object() for x in chain(module.modules(), _tensors(module))}
-        self._moving = [[k for k, v in vars(m).items() if _replaced(v, probe) is not v] for m in self._plain]
-
-    def __call__(self, tensors: Mapping[int, Tensor]) -> Any:
-        """A shell with ``tensors`` in place of those that have these ids, and clones of the other buffers."""
-        memo: dict[int, Any] = {id(b): b.clone() for b in self._root.buffers()} | dict(tensors)
-        memo |= {id(m): _scripted(m, memo) for m in self._scripted}
-        memo |= {id(m): object.__new__(type(m)) for m in self._plain}
-        memo |= {id(m): memo[id(m._modules["_orig_mod"])] for m in self._wrapped}
-        for m, moving in zip(self._plain, self._moving, strict=True):
-            held = vars(memo[id(m)])
-            held.update(vars(m), _compiled_call_impl=None)
-            held.update({k: _replaced(vars(m)[k], memo) for k in moving})
-            held.update({kind: dict(held[kind]) for kind in _MEMBERS})
-        return memo[id(self._root)]
-
-
-def _replaced(value: Any, memo: Mapping[int, Any]) -> Any:
-    """``value`` with what ``memo`` has for the ids of things in it; itself if there is nothing."""
-    leaves, structure = optree.tree_flatten(value)
-    made = [_moved(leaf, memo) for leaf in leaves]
-    same = all(new is old for new, old in zip(made, leaves, strict=True))
-    return value if same else optree.tree_unflatten(structure, made)
-
-
-def _moved(leaf: Any, memo: Mapping[int, Any]) -> Any:
-    if isinstance(leaf, MethodType):
-        owner = _moved(leaf.__self__, memo)
-        return leaf if owner is leaf.__self__ else MethodType(leaf.__func__, owner)
-    if isinstance(leaf, partial):
-        parts = leaf.func, leaf.args, leaf.keywords
-        made = _replaced(parts, memo)
-        return leaf if made is parts else partial(made[0], *made[1], **made[2])
-    if isinstance(leaf, FunctionType) and leaf.__closure__:
-        held = [None if cell == CellType() else cell.cell_contents for cell in leaf.__closure__]
-        moved = [_moved(content, memo) for content in held]
-        if any(new is not old for new, old in zip(moved, held, strict=True)):
-            cells = zip(leaf.__closure__, moved, held, strict=True)
-            closure = tuple(cell if new is old else CellType(new) for cell, new, old in cells)
-            leaf = FunctionType(leaf.__code__, leaf.__globals__, leaf.__name__, leaf.__defaults__, closure)
-    return memo.get(id(leaf), leaf)
-
-
-def _scripted(module: nn.Module, memo: Mapping[int, Any]) -> nn.Module:
-    """A copy of a scripted module, whose attributes only a copy of everything gives."""
-    made = copy.deepcopy(module)
-    for ours, theirs in zip(made.modules(), module.modules(), strict=True):
-        for mine, tensors in ((ours._parameters, theirs._parameters), (ours._buffers, theirs._buffers)):
-            for name, tensor in list(tensors.items()):
-                mine[name] = memo.get(id(tensor), tensor)
-    return made
-
-
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    return chain(module.parameters(), module.buffers())
 
 
 def _named(module: nn.Module, **options: bool) -> dict[str, Tensor]:
