@@ -36,7 +36,9 @@ class Objective(Terms):
     ----------
     model
         Function ``model(params, inputs) -> outputs`` (one array), or what the framework's
-        adapter makes one of (an ``nn.Module``). ``params`` is any tree of arrays.
+        adapter makes one of (an ``nn.Module``). ``params`` is any tree of arrays. A module is taken
+        as it is when something is asked or an operator is made: mode, buffers, and parameters that
+        are not in ``params``. What a plain function closes over is not watched.
     loss
         From ``lg.losses``, or any callable ``(outputs, targets) -> per-example losses``.
     data

@@ -101,7 +101,6 @@ def prepare(case: Callable[[], tuple[nn.Module, Any]]) -> SimpleNamespace:
         model=model,
         inputs=inputs,
         leaves=leaves,
-        adapted=adapted,
         function=lambda p: adapted(backend.unflatten(structure, p), inputs),
     )
 
