@@ -8,17 +8,33 @@ compiler wants to know which is which (JAX) subscribes with
 
 The rule that makes one compiled program serve every step: *nothing numeric is
 static*. Changing the damping, the batch or the parameters changes data only.
+
+What is worked out from a record's fields, once, stands in its :func:`memo`. A
+constructor that computes its fields sets them with :func:`fill`. Nothing else
+writes into a record.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, dataclass_transform
 
-__all__ = ["data_fields", "map_arrays", "on_new_record", "record", "replace", "static", "static_fields"]
+__all__ = [
+    "Memo",
+    "data_fields",
+    "fields",
+    "fill",
+    "map_arrays",
+    "memo",
+    "on_new_record",
+    "rebuild",
+    "record",
+    "replace",
+    "static",
+    "static_fields",
+]
 
 T = TypeVar("T")
 
@@ -53,7 +69,7 @@ def record(cls: type[T]) -> type[T]:
     """
     _require_free_names(cls)
     made = dataclasses.dataclass(frozen=True, eq=False, repr=not _has_own_repr(cls))(cls)
-    made.__getstate__ = _fields  # type: ignore[method-assign]
+    made.__getstate__ = fields  # type: ignore[assignment, method-assign]
     _types.append(made)
     for tell in _subscribers:
         tell(made)
@@ -71,9 +87,60 @@ def _require_free_names(cls: type) -> None:
             )
 
 
-def _fields(self: Any) -> dict[str, Any]:
-    """What copies and pickles carry: the fields, and nothing that was kept beside them."""
-    return {field.name: self.__dict__[field.name] for field in dataclasses.fields(self) if field.name in self.__dict__}
+def fields(given: Any) -> dict[str, Any]:
+    """The fields of a record and their values: what copies and pickles carry."""
+    held = given.__dict__
+    return {field.name: held[field.name] for field in dataclasses.fields(given) if field.name in held}
+
+
+def fill(given: T, **values: Any) -> T:
+    """``given`` with these fields set, for constructors: afterwards records are frozen.
+
+    >>> @record
+    ... class Half:
+    ...     value: float
+    ...     def __init__(self, twice):
+    ...         fill(self, value=twice / 2)
+    >>> Half(3.0)
+    Half(value=1.5)
+    """
+    given.__dict__.update(values)
+    return given
+
+
+def rebuild(cls: type[T], values: Mapping[str, Any]) -> T:
+    """A record of these fields; no constructor runs, since they were examined when the record was first made."""
+    made = object.__new__(cls)
+    made.__dict__.update(values)
+    return made
+
+
+@dataclasses.dataclass(slots=True)
+class Memo:
+    """What has been worked out from a record's fields. Copies, pickles and compiled programs start without it."""
+
+    prepared: Any = None
+    """Of an operator: what :meth:`~linop_gn.LinearOperator.prepare` made."""
+    terms: Any = None
+    """Of an objective: its :class:`~linop_gn.curvature.terms.Terms` with the model as it was last seen."""
+    latest: Any = None
+    """Of an objective: the latest point."""
+    parts: Any = None
+    """Of terms: one for each batch, by the space of the parameters."""
+    abroad: Any = None
+    """Of terms: themselves in the framework that differentiates, by the space of the parameters."""
+    checked: Any = None
+    """Of a term: whether the values of its data have been looked at."""
+    made: Any = None
+    """Of a point: what was evaluated and linearised there, in common with other points at the same values."""
+    origin: Any = None
+    """Of a point: the parameters in the graph that they were detached from, and the leaves that they were packed of."""
+
+
+def memo(given: Any) -> Memo:
+    """The memo of a record."""
+    kept: Memo = given.__dict__.get("_memo") or given.__dict__.setdefault("_memo", Memo())
+    return kept
 
 
 def _has_own_repr(cls: type) -> bool:
@@ -92,12 +159,8 @@ def on_new_record(tell: Callable[[type], None]) -> None:
 
 def map_arrays(given: T, is_array: Callable[[Any], bool], change: Callable[[Any], Any]) -> T:
     """A copy of a record with ``change`` applied to the arrays among its fields."""
-    made = copy.copy(given)
-    for name in data_fields(given):
-        value = given.__dict__[name]
-        if is_array(value):
-            made.__dict__[name] = change(value)
-    return made
+    data = {name: getattr(given, name) for name in data_fields(given)}
+    return rebuild(type(given), fields(given) | {name: change(x) for name, x in data.items() if is_array(x)})
 
 
 def data_fields(cls: type | object) -> tuple[str, ...]:

@@ -1,11 +1,24 @@
 """Records: which fields are data, how they compare, who is told of them."""
 
+import copy
 import dataclasses
+import pickle
 
 import pytest
 
 import linop_gn as lg
-from linop_gn.records import data_fields, on_new_record, record, replace, static, static_fields
+from linop_gn.records import (
+    data_fields,
+    fields,
+    fill,
+    memo,
+    on_new_record,
+    rebuild,
+    record,
+    replace,
+    static,
+    static_fields,
+)
 
 
 @record
@@ -51,6 +64,27 @@ def test_replace_makes_a_new_record():
     child = Child(1.0, flag=True)
     changed = replace(child, value=2.0)
     assert (changed.value, changed.flag, child.value) == (2.0, True, 1.0)
+
+
+def test_copies_start_without_what_was_remembered():
+    child = Child(1.0, flag=True)
+    memo(child).prepared = "something"
+    assert memo(child).prepared == "something"
+    copies = copy.copy(child), copy.deepcopy(child), pickle.loads(pickle.dumps(child)), replace(child, value=2.0)
+    assert [memo(made).prepared for made in copies] == [None] * 4
+    with pytest.raises(AttributeError):
+        memo(child).something_else = 1
+
+
+def test_fields_are_set_by_constructors_and_nobody_else():
+    @record
+    class Half(Base):
+        def __init__(self, twice):
+            fill(self, value=twice / 2, name="half")
+
+    half = Half(3.0)
+    assert fields(half) == {"value": 1.5, "name": "half"}
+    assert fields(rebuild(Half, fields(half) | {"value": 2.0})) == {"value": 2.0, "name": "half"}
 
 
 def test_a_class_that_says_how_it_reads_says_so_for_its_children():

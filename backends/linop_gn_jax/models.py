@@ -7,7 +7,7 @@ alone knows which of their leaves are trained: the error shows how.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 __all__ = ["adapt"]
@@ -22,7 +22,7 @@ def _comes_from(model: Any, module: str) -> bool:
     return any((base.__module__ + ".").startswith(module + ".") for base in type(model).__mro__)
 
 
-def adapt(model: Any) -> Model:
+def adapt(model: Any, names: Sequence[str] | None = None) -> Model:
     """``model`` itself if it is a function of parameters and inputs; a flax ``linen`` module's ``apply``.
 
     The same module gives the same function again. Parameters of a flax module

@@ -14,7 +14,7 @@ from typing import Any
 
 from jax.tree_util import GetAttrKey, register_pytree_with_keys
 
-from linop_gn.records import data_fields, on_new_record, static_fields
+from linop_gn.records import data_fields, on_new_record, rebuild, static_fields
 
 __all__ = ["register_record", "register_records"]
 
@@ -45,10 +45,7 @@ def register_record(cls: type) -> None:
         return tuple(zip(keys, children, strict=True)), values
 
     def unflatten(values: tuple[Any, ...], children: Any) -> Any:
-        instance = object.__new__(cls)
-        instance.__dict__.update(zip(data, children, strict=True))
-        instance.__dict__.update(zip(static, values, strict=True))
-        return instance
+        return rebuild(cls, dict(zip((*data, *static), (*children, *values), strict=True)))
 
     register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
 

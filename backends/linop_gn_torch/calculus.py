@@ -184,7 +184,7 @@ class TorchCalculus(CalculusDefaults):
         self, function: Callable[[list[Tensor]], Tensor], params: Leaves, rows: Sequence[int]
     ) -> list[list[Tensor]]:
         # Plain kernels (but for attention, whose random draws depend on the kernel): an oracle owes safe_ops nothing.
-        recording, leaves, outputs = _record(function, params, kernels=math_attention)
+        recording, leaves, outputs = _record(function, params, kernels=lambda: math_attention)
         with torch.enable_grad():
             return _rows(recording, outputs.reshape(-1), leaves, rows)
 

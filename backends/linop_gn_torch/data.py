@@ -1,9 +1,8 @@
 """The tensors among the data of operators and methods: found, replaced, and put back.
 
 Records (:func:`linop_gn.record`) say which of their fields are data; in these,
-optree finds containers. A field that was detached when the record was made, as
-the parameters that a curvature operator is taken at, counts as what it was
-detached from.
+optree finds containers. The parameters of a point, which are detached, count as
+what they were detached from.
 
 Looking costs a few microseconds for an operator of a few tensors, at each solve.
 """
@@ -18,7 +17,8 @@ from typing import Any
 import optree
 from torch import Tensor, nn
 
-from linop_gn.records import data_fields, static_fields
+from linop_gn.curvature.point import Point
+from linop_gn.records import data_fields, memo, rebuild, static_fields
 
 __all__ = ["Data"]
 
@@ -74,13 +74,10 @@ def _collect(node: Any, asked: bool, found: dict[int, Tensor]) -> bool:
         return False
     names = _names(type(node))
     if names is not None:
-        origins = node.__dict__.get("_origins", {})
-        some = False
-        for name in names:
-            value, leaves = origins.get(name, (node.__dict__.get(name), None))
-            by_somebody = leaves is None or not all(isinstance(x, nn.Parameter) for x in leaves if x.requires_grad)
-            some |= _collect(value, asked and by_somebody, found)
-        return some
+        origin = _origin(node)
+        by_somebody = not origin or not all(isinstance(x, nn.Parameter) for x in origin[1] if x.requires_grad)
+        some = [_collect(x, asked and (name != "x" or by_somebody), found) for name, x in _before(node).items()]
+        return any(some)
     if node is None or isinstance(node, (int, float, str)):
         return False
     parts = node if type(node) in (tuple, list) else _flatten(node)[0]
@@ -92,9 +89,15 @@ def _collect(node: Any, asked: bool, found: dict[int, Tensor]) -> bool:
 
 def _before(record: Any) -> dict[str, Any]:
     """The data fields of a record, as they were before they were detached."""
-    origins = record.__dict__.get("_origins", {})
-    names = _names(type(record)) or ()
-    return {name: origins[name][0] if name in origins else getattr(record, name) for name in names}
+    values = {name: getattr(record, name) for name in _names(type(record)) or ()}
+    if origin := _origin(record):
+        values["x"] = origin[0]
+    return values
+
+
+def _origin(record: Any) -> Any:
+    """What a point's parameters were detached from, and the leaves that it was packed of."""
+    return memo(record).origin if isinstance(record, Point) else None
 
 
 def _records(tree: Any) -> Iterator[Any]:
@@ -122,7 +125,4 @@ def _map_leaf(function: Callable[[Tensor], Tensor], leaf: Any) -> Any:
     new = {name: _map(function, value) for name, value in old.items()}
     if all(new[name] is old[name] for name in old):
         return leaf
-    made = object.__new__(type(leaf))  # no __post_init__: the values were examined when the record was made
-    made.__dict__.update(new)
-    made.__dict__.update({name: getattr(leaf, name) for name in static_fields(leaf)})
-    return made
+    return rebuild(type(leaf), new | {name: getattr(leaf, name) for name in static_fields(leaf)})

@@ -1,67 +1,59 @@
-"""An ``nn.Module`` as a plain function ``(params, inputs) -> outputs``.
+"""An ``nn.Module`` as a plain function ``(params, inputs) -> outputs`` of what the module is now.
 
-The function changes nothing: buffers are cloned for every call, so that
-BatchNorm's running statistics (or spectral norm's vectors) stay what they are,
-and it gives the same outputs each time: a module that draws random numbers
-(dropout, in whatever form) draws from one seed, with the caller's generators
-put back afterwards. A curvature operator is then that of the sub-network drawn.
+:func:`adapt` takes a snapshot: a shell of the module, that is copies of all
+modules in the tree (tied and shared ones stay so), with the flags, hooks and
+other attributes that they have, and with clones of buffers and of parameters
+that nobody will give. While the module stays the same, so does the function.
+
+Each call runs a shell of its own, whose parameters are those given and whose
+buffers are clones: BatchNorm's running statistics (or spectral norm's vectors)
+stay what they are, threads do not meet, the module itself is never touched, and
+what is recomputed in a backward (checkpointing) meets the same parameters. It
+gives the same outputs each time: a module that draws random numbers (dropout, in
+whatever form) draws from one seed. A curvature operator is then that of the
+sub-network drawn.
+
+Plain functions that close over a module are called as
+they are, whatever the module has become.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
-from .draws import cuda_devices, fixed_draws, undrawn
+from .draws import OwnDraws, cuda_devices, fixed_draws, states
 from .recording import current
+from .shells import MEMBERS, Shells
 from .trees import flatten_tree
 
 __all__ = ["AdaptedModule", "adapt", "trainable"]
 
-_adapted: WeakValueDictionary[tuple[int, int], AdaptedModule] = WeakValueDictionary()
-_traits: WeakKeyDictionary[nn.Module, _Traits] = WeakKeyDictionary()
+_adapted: WeakValueDictionary[tuple[int, tuple[str, ...] | None, int], AdaptedModule] = WeakValueDictionary()
+_COMPILED = "_orig_mod."
 
 
-@dataclass
-class _Traits:
-    """What has been found out about a module, kept for as long as it lives."""
-
-    keywords: frozenset[str]
-    any_keyword: bool
-    draws: bool = False
-    has_hooks: bool = False
-
-    @classmethod
-    def of(cls, module: nn.Module) -> _Traits:
-        if module not in _traits:
-            arguments = inspect.signature(module.forward).parameters.values()
-            named = frozenset(a.name for a in arguments if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY))
-            _traits[module] = cls(named, any(a.kind is a.VAR_KEYWORD for a in arguments))
-        return _traits[module]
-
-
-def adapt(model: Any, seed: int = 0) -> Callable[[Any, Any], Tensor]:
+def adapt(model: Any, names: Sequence[str] | None = None, seed: int = 0) -> Callable[[Any, Any], Tensor]:
     """A plain function ``(params, inputs) -> outputs`` from an ``nn.Module``; other callables as they are.
 
-    A compiled module is taken as what ``torch.compile`` was given, which has no double backward. ``seed`` says which
-    random numbers a module that draws some will draw at every evaluation. The same module and seed give the same
-    object, for as long as somebody holds it.
+    ``names`` are those of the parameters that will be given (of a list, the positions), by default all trainable ones:
+    the module's others are constants, as they are now. A compiled module is taken as what ``torch.compile`` was given,
+    which has no double backward. ``seed`` says which random numbers a module that draws some will draw at every
+    evaluation. The same function comes for the same arguments, while somebody holds it and the module stays the same.
 
     >>> import torch
     >>> model = torch.nn.Linear(3, 1)
     >>> function = adapt(model)
-    >>> function({"bias": torch.ones(1)}, torch.zeros(2, 3)).flatten().tolist()
+    >>> function({"bias": torch.ones(1), "weight": torch.zeros(1, 3)}, torch.zeros(2, 3)).flatten().tolist()
     [1.0, 1.0]
-    >>> adapt(model) is function
-    True
+    >>> adapt(model) is function, adapt(model.eval()) is function
+    (True, False)
     """
     if not isinstance(model, nn.Module):
         if not callable(model):
@@ -69,9 +61,10 @@ def adapt(model: Any, seed: int = 0) -> Callable[[Any, Any], Tensor]:
         function: Callable[[Any, Any], Tensor] = model
         return function
     model = uncompiled(model)
-    found = _adapted.get((id(model), seed))
-    if found is None:
-        found = _adapted[id(model), seed] = AdaptedModule(model, seed)
+    key = id(model), None if names is None else tuple(names), seed
+    found = _adapted.get(key)
+    if found is None or not found.is_current():
+        found = _adapted[key] = AdaptedModule(model, names, seed)
     return found
 
 
@@ -99,17 +92,6 @@ def trainable(module: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-class _Host(nn.Module):
-    """Runs anything while ``module`` has other parameters: the part of a call that torch swaps them for."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, thunk: Callable[[], Any]) -> Any:
-        return thunk()
-
-
 class AdaptedModule:
     """The function that :func:`adapt` makes. Call it with a tree of parameters and the inputs.
 
@@ -119,47 +101,74 @@ class AdaptedModule:
     and any other mapping, is one positional argument.
     """
 
-    def __init__(self, module: nn.Module, seed: int) -> None:
-        self.module = module
-        self.seed = seed
-        self._host = _Host(module)
-        self._traits = _Traits.of(module)
+    def __init__(self, source: nn.Module, names: Sequence[str] | None = None, seed: int = 0) -> None:
+        self.source, self.names, self.seed = source, names, seed
+        self._seen = [(m, dict(vars(m)), [dict(getattr(m, kind)) for kind in MEMBERS]) for m in source.modules()]
+        own = _named(source, remove_duplicate=False)
+        given = [n for n, p in own.items() if p.requires_grad] if names is None else self._own_names(own, names)
+        varying = {id(own[name]) for name in given if name in own}
+        constant = [p for p in source.parameters() if id(p) not in varying]
+        dense = [b for b in source.buffers() if b.layout is torch.strided]
+        self._versions = [(t, _version(t)) for t in chain(constant, source.buffers()) if all(t is not b for b in dense)]
+        with torch.inference_mode(False), torch.no_grad():  # what is made in there could not be differentiated out here
+            kept = {id(t): t.detach().clone() for t in chain(source.buffers(), constant)}
+        self._buffers = [(b, kept[id(b)]) for b in dense]
+        self.module = Shells(source)(kept)
+        self._shells = Shells(self.module)
+        arguments = inspect.signature(source.forward).parameters.values()
+        self._keywords = {a.name for a in arguments if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)}
+        self._any_keyword = any(a.kind is a.VAR_KEYWORD for a in arguments)
+        self._devices = cuda_devices(source)
+        self._draws: bool | None = None  # whether the module draws random numbers, once that is known
+        self._hooked = False
 
     def __repr__(self) -> str:
-        return f"adapt({type(self.module).__name__}, seed={self.seed})"
+        return f"adapt({type(self.source).__name__}, seed={self.seed})"
+
+    def is_current(self) -> bool:
+        """Whether the module is still what it was: mode, attributes, buffers, and parameters that are not given."""
+        modules = list(self.source.modules())
+        return (
+            len(modules) == len(self._seen)
+            and all(
+                m is seen and _same(vars(m), held) and all(map(_same, (getattr(m, k) for k in MEMBERS), members))
+                for m, (seen, held, members) in zip(modules, self._seen, strict=True)
+            )
+            and all(_version(t) == version for t, version in self._versions)
+            and _equal(self._buffers)
+        )
 
     def __call__(self, params: Any, inputs: Any) -> Tensor:
         args, kwargs = self._arguments(inputs)
-        given = self._by_name(params)
-        outputs = self._reproducibly(lambda: self._recorded(given, lambda: self.module(*args, **kwargs)))
+        given = self._given(params)
+        outputs = self._reproducibly(given, lambda shell: shell(*args, **kwargs))
         if not isinstance(outputs, Tensor):
-            raise TypeError(_wrap_advice(self.module, outputs))
+            raise TypeError(_wrap_advice(self.source, outputs))
         return outputs
 
     def _arguments(self, inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
         if type(inputs) is tuple:
             return inputs, {}
         named = isinstance(inputs, Mapping) and inputs and all(isinstance(key, str) for key in inputs)
-        if named and (self._traits.any_keyword or self._traits.keywords.issuperset(inputs)):
+        if named and (self._any_keyword or self._keywords.issuperset(inputs)):
             return (), inputs
         return (inputs,), {}
 
     # parameters
 
-    def _by_name(self, params: Any) -> dict[str, Tensor]:
-        """The tensors to swap in: those given, and the module's other parameters as constants."""
+    def _given(self, params: Any) -> dict[int, Tensor]:
+        """What stands for each of the snapshot's tensors in a call: the one given, or a constant."""
         if isinstance(params, nn.Module):
             params = trainable(params)
-        own = dict(self.module.named_parameters(remove_duplicate=False))
+        own = _named(self.module, remove_duplicate=False)
         names, leaves, _ = flatten_tree(params)
-        given = dict(zip(names, leaves, strict=True))
-        if isinstance(params, (list, tuple)) and not own.keys() >= given.keys():
-            given = self._in_order(leaves)
-        unknown = [name for name in given if name not in own]
+        names = self._own_names(own, names, isinstance(params, (list, tuple)))
+        unknown = [name for name in names if name not in own]
         if unknown:
             raise ValueError(self._unknown(unknown, own))
         owner: dict[int, str] = {}
-        for name, leaf in given.items():
+        given: dict[int, Tensor] = {}
+        for name, leaf in zip(names, leaves, strict=True):
             if leaf.shape != own[name].shape:
                 raise ValueError(
                     f"parameter {name!r} has shape {tuple(leaf.shape)}; the module's has {tuple(own[name].shape)}."
@@ -167,72 +176,87 @@ class AdaptedModule:
             other = owner.setdefault(id(own[name]), name)
             if other != name:
                 raise ValueError(
-                    f"parameters {other!r} and {name!r} are one tied tensor in {type(self.module).__name__}: give one."
+                    f"parameters {other!r} and {name!r} are one tied tensor in {type(self.source).__name__}: give one."
                 )
-        constants = {name: p.detach() for name, p in self.module.named_parameters() if id(p) not in owner}
-        return given | constants
+            given[id(own[name])] = leaf
+        return {id(p): p.detach() for p in own.values() if p.requires_grad} | given
 
-    def _in_order(self, leaves: list[Tensor]) -> dict[str, Tensor]:
-        every = dict(self.module.named_parameters())
-        for names in (list(every), [name for name, p in every.items() if p.requires_grad]):
-            if len(names) == len(leaves):
-                return dict(zip(names, leaves, strict=True))
+    def _own_names(self, own: Mapping[str, Tensor], names: Sequence[str], ordered: bool | None = None) -> list[str]:
+        """The names that the module has for parameters called ``names`` in a tree, or numbered in a list."""
+        names = [name.replace(_COMPILED, "") for name in names]
+        ordered = names == [str(i) for i in range(len(names))] if ordered is None else ordered
+        if not ordered or own.keys() >= set(names):
+            return names
+        every = _named(self.source)
+        for chosen in (list(every), [name for name, p in every.items() if p.requires_grad]):
+            if len(chosen) == len(names):
+                return chosen
         raise ValueError(
-            f"{len(leaves)} parameters in a list, but {type(self.module).__name__} has {len(every)}: "
+            f"{len(names)} parameters in a list, but {type(self.source).__name__} has {len(every)}: "
             "pass a dict by name for some of them."
         )
 
     def _unknown(self, unknown: list[str], own: Mapping[str, Tensor]) -> str:
-        buffers = dict(self.module.named_buffers(remove_duplicate=False))
+        buffers = dict(self.source.named_buffers(remove_duplicate=False))
         if all(name in buffers for name in unknown):
             return (
-                f"{unknown} are buffers, not parameters, of {type(self.module).__name__} (a state_dict has both): "
+                f"{unknown} are buffers, not parameters, of {type(self.source).__name__} (a state_dict has both): "
                 "pass dict(model.named_parameters()), or the model itself."
             )
-        return f"{type(self.module).__name__} has no parameters {unknown}; it has {list(own)}."
+        return f"{type(self.source).__name__} has no parameters {unknown}; it has {list(own)}."
 
     # running
 
-    def _recorded(self, given: dict[str, Tensor], thunk: Callable[[], Any]) -> Any:
-        """Run the forward; have its parameters in place whenever the graph is run, too, if it recomputes."""
-        tensors = {f"module.{name}": tensor for name, tensor in given.items()}
-        tensors |= {f"module.{name}": buffer.clone() for name, buffer in self.module.named_buffers()}
+    def _reproducibly(self, given: dict[int, Tensor], run: Callable[[Any], Any]) -> Any:
+        """``run`` a shell; if that draws random numbers, with those of the seed."""
         recording = current.get()
         if recording is not None:
-            if self._traits.has_hooks:
+            if self._hooked:
                 recording.expect_hooks()
-            if recording.has_hooks:
-                self._traits.has_hooks = True
-                recording.surround(partial(self._swapped, tensors))
-        return self._swapped(tensors, thunk)
-
-    def _swapped(self, tensors: dict[str, Tensor], thunk: Callable[[], Any]) -> Any:
-        """Run with ``tensors`` in place of the module's own."""
-        with _kept_attributes(self.module):
-            return torch.func.functional_call(self._host, tensors, (thunk,))
-
-    def _reproducibly(self, thunk: Callable[[], Any]) -> Any:
-        """Run; if that draws random numbers, with those of the seed."""
-        devices = cuda_devices(self.module)
-        if not self._traits.draws:
-            outputs, done = undrawn(devices, thunk)
-            if done:
+            self._hooked = recording.has_hooks
+        if self._draws is False:
+            before = states(self._devices)
+            outputs = run(self._shells(given))
+            if all(map(torch.equal, before, states(self._devices))):
+                return outputs  # else something has drawn after all: here, or in another thread
+        theirs = {id(p) for p in self.source.parameters() if p.requires_grad} - {id(t) for t in given.values()}
+        own, shell = OwnDraws(self.seed, theirs), self._shells(given)
+        if not self._draws:
+            with own:
+                outputs = run(shell)
+            self._draws = own.drew
+            if not (own.drew and self._hooked):
                 return outputs
-            self._traits.draws = True
-        with fixed_draws(devices, self.seed):
-            return thunk()
+            shell = self._shells(given)
+        # What is recomputed in a backward draws from the process's generators, where torch's checkpoints put them back.
+        with fixed_draws(self._devices, self.seed) if self._hooked else own:
+            return run(shell)
 
 
-@contextmanager
-def _kept_attributes(module: nn.Module) -> Iterator[None]:
-    """Undo what hooks of the classic ``weight_norm`` and ``spectral_norm`` write: the weight as a plain attribute."""
-    hooked = [m for m in module.modules() if m._forward_pre_hooks]
-    kept = [{k: v for k, v in m.__dict__.items() if isinstance(v, Tensor)} for m in hooked]
-    try:
-        yield
-    finally:
-        for m, attributes in zip(hooked, kept, strict=True):
-            m.__dict__.update(attributes)
+def _named(module: nn.Module, **options: bool) -> dict[str, Tensor]:
+    """The parameters by name, without what ``torch.compile`` adds to names."""
+    return {name.replace(_COMPILED, ""): p for name, p in module.named_parameters(**options)}
+
+
+def _same(now: Mapping[str, Any], then: Mapping[str, Any]) -> bool:
+    return now.keys() == then.keys() and all(value is then[name] for name, value in now.items())
+
+
+def _version(t: Tensor) -> tuple[int, int]:
+    return 0 if t.is_inference() else t._version, t.data_ptr() if t.layout is torch.strided else 0
+
+
+def _equal(pairs: Sequence[tuple[Tensor, Tensor]]) -> bool:
+    """Whether buffers are what their clones are, in values: batch norm's kernels write without a new version."""
+    groups: dict[Any, list[tuple[Tensor, Tensor]]] = {}
+    for now, then in pairs:
+        if (now.shape, now.dtype, now.device) != (then.shape, then.dtype, then.device):
+            return False
+        groups.setdefault((now.dtype, now.device), []).append((now, then))
+    return all(
+        torch.equal(*(torch.cat([t.reshape(-1) for t in side]) for side in zip(*group, strict=True)))
+        for group in groups.values()
+    )
 
 
 def _wrap_advice(module: nn.Module, outputs: Any) -> str:

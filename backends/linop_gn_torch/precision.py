@@ -23,16 +23,16 @@ def as_double(model: Any) -> Any:
     (torch.float64, torch.float32)
     """
     if isinstance(model, AdaptedModule):
-        return adapt(_double(model.module), model.seed)
+        return AdaptedModule(_double(model.module), model.names, model.seed)
     return adapt(_double(uncompiled(model))) if isinstance(model, nn.Module) else model
 
 
 def _double(module: nn.Module) -> nn.Module:
     # What classic weight norm writes beside the parameters is part of a graph, which cannot be copied.
-    plain = [t for m in module.modules() for t in m.__dict__.values() if isinstance(t, Tensor) and not t.is_leaf]
+    plain = [t for m in module.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf]
     twin = copy.deepcopy(module, {id(t): t.detach() for t in plain}).double()
     for part in twin.modules():
-        for name, value in part.__dict__.items():
+        for name, value in list(vars(part).items()):
             if isinstance(value, Tensor) and value.is_floating_point():
-                part.__dict__[name] = value.detach().double()
+                vars(part)[name] = value.detach().double()
     return twin

@@ -2,21 +2,21 @@
 
 Most graphs hold all they need. One that saves tensors through hooks, as
 activation checkpointing does, may not: it runs parts of the model's forward
-again, and that must meet the same kernels and the same parameters as the first
-time. Recomputed with the module's own parameters instead of those
-differentiated at, the products would be silently those of another point.
+again, and that must meet the same kernels as the first time. torch's checkpoints
+put the process's random generators back while they do so, so such graphs are run
+by one thread at a time.
 
-So a forward is first tried with such hooks forbidden, and made anew with its
-surroundings kept where it has any: plain graphs pay nothing for it.
+A forward is first tried with such hooks forbidden, and made anew where it has
+any: plain graphs pay nothing for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
-from functools import partial
-from typing import Any, TypeVar
+from threading import RLock
+from typing import TypeVar
 
 from torch.autograd.graph import disable_saved_tensors_hooks
 
@@ -25,21 +25,20 @@ from .safe_ops import twice_differentiable
 __all__ = ["Recording", "current"]
 
 R = TypeVar("R")
-Surround = Callable[[Callable[[], Any]], Any]
 
 _FORBIDDEN = "linop_gn: the forward saves tensors through hooks"
+_again = RLock()
 
 current: ContextVar[Recording | None] = ContextVar("current", default=None)
 """The recording that is being made, for those who have something to add to it."""
 
 
 class Recording:
-    """Surroundings of one recorded graph; ``kernels`` is the context that chooses its operations."""
+    """How one graph is recorded and run; ``kernels`` is the context that chooses its operations."""
 
     def __init__(self, kernels: Callable[[], AbstractContextManager[None]] = twice_differentiable) -> None:
         self.kernels = kernels
         self.has_hooks = False
-        self._surroundings: list[Surround] = []
 
     def make(self, thunk: Callable[[], R]) -> R:
         """Run ``thunk``, which records a graph."""
@@ -57,10 +56,6 @@ class Recording:
         finally:
             current.reset(token)
 
-    def surround(self, surround: Surround) -> None:
-        """Have ``surround`` run whatever goes through the graph later."""
-        self._surroundings.append(surround)
-
     def expect_hooks(self) -> None:
         """Start anew if hooks are forbidden: for those who know already that there will be some."""
         if not self.has_hooks:
@@ -70,7 +65,5 @@ class Recording:
         """Run ``thunk``, which goes through the graph (and records another, if ``records``)."""
         if not (self.has_hooks or records):
             return thunk()
-        for surround in self._surroundings:
-            thunk = partial(surround, thunk)
-        with self.kernels():
+        with _again if self.has_hooks else nullcontext(), self.kernels():
             return thunk()

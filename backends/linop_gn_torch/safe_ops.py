@@ -23,7 +23,8 @@ Entering costs about 5 microseconds, and 2 for each torch call inside.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from threading import Lock
 from typing import Any
 
 import torch
@@ -46,20 +47,51 @@ def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002  
     return nn.functional.relu6(input + 3) / 6
 
 
+class _Switch:
+    """Settings of the whole process, as ``enter`` makes them while any thread is inside."""
+
+    def __init__(self, enter: Callable[[ExitStack], None]) -> None:
+        self._enter, self._lock, self._inside, self._undo = enter, Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._enter(self._undo)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._undo.close()
+
+
+def _no_cudnn(undo: ExitStack) -> None:
+    undo.callback(setattr, torch.backends.cudnn, "enabled", torch.backends.cudnn.enabled)
+    torch.backends.cudnn.enabled = False
+
+
+def _plain_attention(undo: ExitStack) -> None:
+    undo.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+    torch.backends.mha.set_fastpath_enabled(False)
+    undo.enter_context(sdpa_kernel(SDPBackend.MATH))
+
+
+math_attention = _Switch(_plain_attention)
+"""Attention by the math kernel, encoder layers by their ordinary path."""
+_without_cudnn = _Switch(_no_cudnn)
+
+
 def _unfused(recurrent: Callable[..., Any]) -> Callable[..., Any]:
     def layer(*args: Any, **kwargs: Any) -> Any:
-        enabled = torch.backends.cudnn.enabled
-        torch.backends.cudnn.enabled = False
-        try:
+        with _without_cudnn:
             return recurrent(*args, **kwargs)
-        finally:
-            torch.backends.cudnn.enabled = enabled
 
     return layer
 
 
 def _attention(*args: Any, **kwargs: Any) -> Tensor:
-    with sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(SDPBackend.MATH):  # whatever the model has chosen
         return nn.functional.scaled_dot_product_attention(*args, **kwargs)
 
 
@@ -80,19 +112,7 @@ class _Replace(TorchFunctionMode):
 
 
 @contextmanager
-def math_attention() -> Iterator[None]:
-    """Attention by the math kernel, encoder layers by their ordinary path."""
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-
-
-@contextmanager
 def twice_differentiable() -> Iterator[None]:
     """Inside, models are built of operations whose second derivatives exist and are right."""
-    with math_attention(), _Replace():
+    with math_attention, _Replace():
         yield

@@ -30,7 +30,7 @@ import numpy as np
 from ..operators.base import LinearOperator
 from ..operators.sections import Section, of_leaves
 from ..protocols import Scalar, Tree, Vector
-from ..records import record, static
+from ..records import fill, record, static
 from ..spaces import Space
 from .objective import Objective
 from .partition import Block, Blocks, partition
@@ -73,7 +73,7 @@ class AtPoint(LinearOperator):
     """``product(piece, v)`` of one linearised batch."""
 
     def __init__(self, objective: Objective | Point, params: Tree = None) -> None:
-        self.__dict__["point"] = as_point(objective, params, type(self).__name__)
+        fill(self, point=as_point(objective, params, type(self).__name__))
 
     @property
     def domain(self) -> Space:
@@ -149,11 +149,11 @@ class Hessian(AtPoint):
     product = staticmethod(hessian)
 
     def __init__(self, objective: Objective | Point, params: Tree = None) -> None:
-        self.__dict__["point"] = as_point(objective, params, "Hessian", any_function=True).expect_hessian()
+        fill(self, point=as_point(objective, params, "Hessian", any_function=True).expect_hessian())
 
     def _products(self) -> Products:
         made = self.point.curved()
-        return Products(made.curves, made.scale, self.product, self.domain, self.domain)
+        return Products(made.pieces, made.scale, self.product, self.domain, self.domain)
 
 
 @record
@@ -177,7 +177,7 @@ class BlockGGN(AtPoint):
 
     def __init__(self, objective: Objective | Point, params: Tree = None, *, blocks: Blocks = "layer") -> None:
         AtPoint.__init__(self, objective, params)
-        self.__dict__["blocks"] = partition(self.domain, blocks)
+        fill(self, blocks=partition(self.domain, blocks))
 
     @property
     def product(self) -> EachBlock:  # type: ignore[override]
@@ -213,7 +213,7 @@ class _AtOutputs(AtPoint):
 
     def __init__(self, objective: Objective | Point, params: Tree = None) -> None:
         AtPoint.__init__(self, objective, params)
-        self.__dict__["outputs"] = _outputs_space(self.point, f"lg.{type(self).__name__}")
+        fill(self, outputs=_outputs_space(self.point, f"lg.{type(self).__name__}"))
 
 
 @record
@@ -270,7 +270,7 @@ def _outputs_space(point: Point, name: str) -> Space:
     """The space of the model's outputs, found without computing them where the framework can tell."""
     ops = point.space.backend
     term = point.objective.single(point.space, name)
-    if "_linearized" in point.__dict__ or "compiled" not in ops.capabilities:
+    if point.is_linearized or "compiled" not in ops.capabilities:
         return Space.of(point.linearized().pieces[0].outputs, "outputs")
     shape, dtype, _ = ops.describe_of(outputs_of, term, point.x)
     like = ops.asarray(np.zeros(()), dtype, point.space.device)

@@ -31,11 +31,10 @@ class Batch:
 
 
 class Stream:
-    """Batches that are read from the host anew on every pass; their values are checked on the first."""
+    """Batches that are read from the host anew on every pass."""
 
     def __init__(self, data: Iterable[Any]) -> None:
         self.data = data
-        self.checked = False
 
     def __iter__(self) -> Iterator[Batch]:
         empty = True

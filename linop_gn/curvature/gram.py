@@ -19,7 +19,7 @@ from typing import Any
 
 from ..operators.base import LinearOperator
 from ..protocols import Array, Scalar, Tree, Vector
-from ..records import record, static
+from ..records import fill, rebuild, record, static
 from ..spaces import Space
 from .at_point import as_point
 from .losses import Loss, OutputRoot
@@ -93,7 +93,7 @@ class Gram(LinearOperator):
             raise ValueError("lg.Gram needs all outputs at once, and the data are streamed: hold them in a list.")
         require_root(point.objective.loss, "lg.Gram")
         made = point.linearized()
-        self.__dict__["root"] = root_of(made.pieces, made.scale, point.space)
+        fill(self, root=root_of(made.pieces, made.scale, point.space))
 
     @property
     def domain(self) -> Space:
@@ -102,9 +102,7 @@ class Gram(LinearOperator):
     @classmethod
     def of(cls, root: Root) -> Gram:
         """W W^T for a root that there is."""
-        made = object.__new__(cls)
-        made.__dict__["root"] = root
-        return made
+        return rebuild(cls, {"root": root})
 
     def _prepare(self) -> LinearOperator:
         return self

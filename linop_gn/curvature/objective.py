@@ -13,9 +13,9 @@ from typing import Any
 
 from ..dispatch import backend_of, require_registered
 from ..protocols import Array, Backend, Scalar, Tree, Vector
-from ..records import record
+from ..records import fields, fill, memo, rebuild, record, replace
 from ..spaces import Space
-from .batches import Batch, Stream, as_batches
+from .batches import Batch, Stream, as_batches, stack
 from .checks import require_finite_parameters
 from .losses import Loss, SquaredError, as_loss
 from .point import Point
@@ -36,7 +36,9 @@ class Objective(Terms):
     ----------
     model
         Function ``model(params, inputs) -> outputs`` (one array), or what the framework's
-        adapter makes one of (an ``nn.Module``). ``params`` is any tree of arrays.
+        adapter makes one of (an ``nn.Module``). ``params`` is any tree of arrays. A module is taken
+        as it is when something is asked or an operator is made: mode, buffers, and parameters that
+        are not in ``params``. What a plain function closes over is not watched.
     loss
         From ``lg.losses``, or any callable ``(outputs, targets) -> per-example losses``.
     data
@@ -82,37 +84,7 @@ class Objective(Terms):
             kind = type(model).__qualname__
             raise TypeError(f"the model must be a function (params, inputs) -> outputs, got {kind}.")
         supplied = Supplied.given(jvp=jvp, vjp=vjp, jacobian=jacobian)
-        self._fill(model, as_loss(loss), as_batches(data), supplied, False, derivatives)
-
-    def _fill(
-        self,
-        model: Any,
-        loss: Loss | None,
-        batches: tuple[Batch, ...] | Stream,
-        supplied: Supplied | None,
-        whole: bool,
-        derivatives: str | None = None,
-    ) -> None:
-        if derivatives is not None:
-            require_registered(derivatives)
-        if supplied is not None and derivatives is not None:
-            raise ValueError(f"derivatives={derivatives!r} was given beside functions that supply them: choose.")
-        streamed = isinstance(batches, Stream)
-        self.__dict__.update(
-            model=model,
-            loss=loss,
-            batches=() if streamed else batches,
-            stream=batches if streamed else None,
-            supplied=supplied,
-            whole=whole,
-            derivatives=derivatives,
-        )
-
-    @classmethod
-    def _make(cls, *fields: Any) -> Objective:
-        made = object.__new__(cls)
-        made._fill(*fields)
-        return made
+        fill(self, **_fields(model, as_loss(loss), as_batches(data), supplied, False, derivatives))
 
     @classmethod
     def from_function(
@@ -132,7 +104,7 @@ class Objective(Terms):
         if not callable(function):
             raise TypeError(f"the objective must be a function of the parameters, got {type(function).__qualname__}.")
         supplied = Supplied.given(gradient=gradient, hvp=hvp)
-        return cls._make(function, None, (Batch(inputs=data),), supplied, True, derivatives)
+        return rebuild(cls, _fields(function, None, (Batch(inputs=data),), supplied, True, derivatives))
 
     @classmethod
     def from_residuals(
@@ -149,7 +121,8 @@ class Objective(Terms):
         if not callable(residuals):
             raise TypeError(f"the residuals must be a function of the parameters, got {type(residuals).__qualname__}.")
         supplied = Supplied.given(jvp=jvp, vjp=vjp, jacobian=jacobian)
-        return cls._make(residuals, SquaredError(reduction="sum"), (Batch(inputs=data),), supplied, True, derivatives)
+        loss = SquaredError(reduction="sum")
+        return rebuild(cls, _fields(residuals, loss, (Batch(inputs=data),), supplied, True, derivatives))
 
     def with_data(self, data: Any) -> Objective:
         """The same model and loss on other data (a new batch): the same compiled program.
@@ -158,42 +131,46 @@ class Objective(Terms):
         and for a function or residuals whatever they are called with.
         """
         batches = (Batch(inputs=data),) if self.whole else as_batches(data)
-        fields = self.model, self.loss, batches, self.supplied, self.whole, self.derivatives
-        made: Objective = self._make(*fields)._share(self)
-        return made
+        parts = self.model, self.loss, batches, self.supplied, self.whole, self.derivatives
+        return rebuild(type(self), _fields(*parts))
 
     def at(self, params: Tree) -> Point:
-        """The objective at ``params``, which are copied; the same point again at equal parameters."""
+        """The objective at ``params``, which are copied; the same point again while model and parameters are equal."""
         ops = backend_of(params)
         tree = ops.normalize(params)
         space = Space.of(tree)
-        self.require_fitting(space)
         leaves = space.leaves(tree, "parameters")
         packed = space.join(leaves)
         x = ops.detach(packed)
+        terms = self._now(space, x)
         if not ops.is_concrete(x):
-            return Point(self._bare(space, x), x, space)
+            return Point(terms, x, space)
         require_finite_parameters(space, x)
-        latest: Point | None = self.__dict__.get("_latest")
-        same = latest if latest is not None and latest.space == space and _equal(ops, latest.x, x) else None
-        if same is not None and same.comes_from(None if packed is x else leaves):
-            return same
-        self.__dict__.pop("_latest", None)  # its graph goes before the next one is recorded
-        point = self.__dict__["_latest"] = Point(self._bare(space, x), x, space)
-        if same is not None:
-            point.share(same)
-        if packed is not x:
-            point.__dict__["_origins"] = {"x": (packed, leaves)}
+        point, latest = Point(terms, x, space), memo(self).latest
+        memo(point).origin = None if packed is x else (packed, leaves)
+        if latest is not None and latest.objective is terms and latest.space == space and _equal(ops, latest.x, x):
+            if _same_leaves(memo(latest).origin, memo(point).origin):
+                return latest  # type: ignore[no-any-return]
+            point.share(latest)
+        memo(self).latest = point  # the latest one's graph goes before another is recorded
         return point
 
-    def _bare(self, space: Space, x: Vector) -> Terms:
-        """What points hold: these terms, kept."""
-        kept: Terms | None = self.__dict__.get("_kept")
-        if kept is None:
-            kept = self.stacked(space, x)
-            if space.backend.is_concrete((kept.batches, x)):
-                self.__dict__["_kept"] = kept
-        return kept
+    def _now(self, space: Space, x: Vector) -> Terms:
+        """What points hold: these terms with the model as it is now, and in a compiled program equal batches as one."""
+        ops, guest = space.backend, self.differentiating(space.backend)
+        model = self.model if guest.calculus is None else guest.calculus.adapt(self.model, space.names)
+        terms: Terms | None = memo(self).terms
+        if terms is None or terms.model is not model:
+            terms = rebuild(Terms, fields(self) | {"model": model})
+            if len(self.batches) > 1 and "compiled" in ops.capabilities:
+                for term in terms.in_memory(space):
+                    term.check_ahead(x)
+                terms = replace(terms, batches=stack(self.batches, ops))
+            if ops.is_concrete((terms.batches, x)):
+                memo(self).terms = terms
+        if not self.host:
+            terms.in_memory(space)  # data that do not fit are refused here
+        return terms
 
     # what users ask
 
@@ -223,6 +200,30 @@ class Objective(Terms):
         what = "scalar function" if self.loss is None else repr(self.loss)
         data = "streamed" if self.stream is not None else f"{len(self.batches)} batch{'es' * (len(self.batches) != 1)}"
         return f"Objective({name}, {what}, {data})"
+
+
+def _fields(
+    model: Any,
+    loss: Loss | None,
+    batches: tuple[Batch, ...] | Stream,
+    supplied: Supplied | None,
+    whole: bool,
+    derivatives: str | None,
+) -> dict[str, Any]:
+    if derivatives is not None:
+        require_registered(derivatives)
+        if supplied is not None:
+            raise ValueError(f"derivatives={derivatives!r} was given beside functions that supply them: choose.")
+    held, stream = ((), batches) if isinstance(batches, Stream) else (batches, None)
+    parts = {"model": model, "loss": loss, "batches": held, "stream": stream}
+    return parts | {"supplied": supplied, "whole": whole, "derivatives": derivatives}
+
+
+def _same_leaves(ours: Any, theirs: Any) -> bool:
+    """Whether parameters were detached from the same leaves, to which derivatives go, or from none."""
+    if ours is None or theirs is None:
+        return ours is theirs
+    return all(a is b for a, b in zip(ours[1], theirs[1], strict=True))
 
 
 def _equal(ops: Backend, x: Vector, y: Vector) -> bool:

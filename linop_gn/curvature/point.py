@@ -1,9 +1,8 @@
 """An objective at given parameters: value, gradient and outputs from one linearisation.
 
-A :class:`Point` snapshots the parameters as a flat vector when it is made, so
-that an optimiser that updates them in place later changes no operator. It
-linearises once, at the first thing asked of it, and everything else at the same
-parameters (gradient, value, Gauss-Newton products) comes from that same pass.
+A :class:`Point` holds the parameters as a flat vector, detached, and the model
+as it was when the point was made. It linearises once, at the first thing asked
+of it; gradient, value and Gauss-Newton products come from that same pass.
 
 With terms L_b over batches b and weights w_b,
 
@@ -15,50 +14,52 @@ one division at the end, whatever the sizes of the batches.
 from __future__ import annotations
 
 import dataclasses
-import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, TypeAlias
 
 from ..protocols import Array, Scalar, Vector
-from ..records import record, replace, static
+from ..records import memo, record, replace, static
 from ..spaces import Space
 from .batches import Batch
 from .checks import require_counted
-from .pieces import Curve, Piece
 from .term import Term, outputs_of
 from .terms import Terms
 
-__all__ = ["Curved", "Linearized", "Point", "Summary"]
+__all__ = ["Point", "Summary", "Sums"]
 
 Sums: TypeAlias = tuple[Any, Any, Any]
 """Sums over batches: value, gradient (or a product), weight; None where there is none."""
-
-_SHARED = ("_linearized", "_curved", "_sums", "_value", "_hessian")
+Visit: TypeAlias = Callable[[Term, Vector], tuple[Sums, Any]]
+"""What is summed over batches and what is kept of each."""
 
 
 @record
 class Summary:
-    """Value and gradient over all batches, normalised by ``scale``; ``weight`` is that of all examples together."""
+    """Value and gradient over all batches, normalised by ``scale``; ``weight`` is that of all examples together.
+
+    ``pieces`` are what a linearisation left behind of each batch in memory.
+    """
 
     value: Scalar
     gradient: Vector | None
     weight: Scalar | None
     scale: Scalar
+    pieces: tuple[Any, ...] = ()
 
 
-@record
-class Linearized(Summary):
-    """The outcome of linearising the model over all batches in memory."""
+@dataclasses.dataclass(slots=True)
+class _Made:
+    """What was worked out at a point."""
 
-    pieces: tuple[Piece, ...]
-
-
-@record
-class Curved(Summary):
-    """The outcome of linearising the gradient over all batches in memory."""
-
-    curves: tuple[Curve, ...]
+    linearized: Summary | None = None
+    curved: Summary | None = None
+    sums: Summary | None = None
+    """Value and gradient, nothing linearised."""
+    value: Summary | None = None
+    """The value alone."""
+    hessian: bool = False
+    """Whether a Hessian will be asked for."""
 
 
 @record
@@ -74,36 +75,40 @@ class Point:
         """Whether data are streamed from the host."""
         return self.objective.host
 
+    @property
+    def _made(self) -> _Made:
+        kept = memo(self)
+        kept.made = kept.made or _Made()
+        return kept.made  # type: ignore[no-any-return]
+
     def share(self, other: Point) -> None:
-        """Have what is linearised here or at ``other``, a point at the same values, serve both."""
-        twins = other.__dict__.setdefault("_twins", weakref.WeakSet([other]))  # weak: no cycle keeps a graph alive
-        twins.add(self)
-        kept = {key: value for key, value in other.__dict__.items() if key in _SHARED}
-        self.__dict__.update(kept, _twins=twins)
+        """Have what is made here or at ``other``, a point at the same values, serve both."""
+        memo(self).made = other._made
 
-    def comes_from(self, leaves: list[Array] | None) -> bool:
-        """Whether the parameters were detached from these very leaves, or from none that a graph is recorded of.
-
-        Derivatives of what is made here go to the leaves that it was made from, not to others of equal values.
-        """
-        own = self.__dict__.get("_origins")
-        if own is None or leaves is None:
-            return own is leaves
-        return all(a is b for a, b in zip(own["x"][1], leaves, strict=True))
+    def anew(self, objective: Terms | None = None, x: Vector | None = None) -> Point:
+        """A point with nothing made yet, of other terms or at other parameters."""
+        objective = replace(self.objective) if objective is None else objective
+        made = Point(objective, self.x if x is None else x, self.space)
+        return made.expect_hessian() if self._made.hessian else made
 
     # what operators ask
 
-    def linearized(self) -> Linearized:
-        """The model linearised here, once."""
-        return self._once("_linearized", lambda: self._call(_linearize))  # type: ignore[no-any-return]
+    def linearized(self) -> Summary:
+        """The model linearised here, once; ``pieces`` are :class:`~.pieces.Piece` s."""
+        return self._once("linearized", _linearize)
 
-    def curved(self) -> Curved:
-        """The gradient linearised here, once."""
-        return self._once("_curved", lambda: self._call(_curve))  # type: ignore[no-any-return]
+    @property
+    def is_linearized(self) -> bool:
+        """Whether the model has been linearised here."""
+        return self._made.linearized is not None
+
+    def curved(self) -> Summary:
+        """The gradient linearised here, once; ``pieces`` are :class:`~.pieces.Curve` s."""
+        return self._once("curved", _curve)
 
     def expect_hessian(self) -> Point:
         """Note that a Hessian will be asked for, so that the gradient comes from its linearisation."""
-        self.__dict__["_hessian"] = True
+        self._made.hessian = True
         return self
 
     def stream(self, part: Callable[..., Sums], *shared: Any) -> Summary:
@@ -134,29 +139,26 @@ class Point:
             term.check_ahead(self.x)
 
     def summary(self) -> Summary:
-        """Value and gradient from the linearisation there is, or will be."""
+        """Value and gradient, from the linearisation that there is or will be."""
         if self.host:
-            return self._once("_sums", lambda: self.stream(_gradient_sums))  # type: ignore[no-any-return]
-        if "_linearized" in self.__dict__:
-            return self.linearized()
-        if "_hessian" in self.__dict__:
+            return self._once("sums", _linearize)
+        if not self.is_linearized and self._made.hessian:
             return self.curved()
-        if self.objective.loss is None:
-            return self._once("_sums", lambda: self._call(_plain_gradient))  # type: ignore[no-any-return]
+        if not self.is_linearized and self.objective.loss is None:
+            return self._once("sums", _differentiate)
         return self.linearized()
 
-    def _once(self, key: str, make: Callable[[], Any]) -> Any:
-        kept = self.__dict__.get(key)
+    def _once(self, slot: str, visit: Visit) -> Summary:
+        kept: Summary | None = getattr(self._made, slot)
         if kept is None:
-            kept = make()
+            kept = self.stream(_SumsOf(visit)) if self.host else self._over_memory(visit)
             if self.space.backend.is_concrete(kept):
-                for point in self.__dict__.get("_twins", (self,)):
-                    point.__dict__[key] = kept
+                setattr(self._made, slot, kept)
         return kept
 
-    def _call(self, function: Callable[[Point], Any]) -> Any:
+    def _over_memory(self, visit: Visit) -> Summary:
         self.check_data()
-        made = self.space.backend.call(function, self)
+        made = self.space.backend.call(_OverMemory(visit), self)
         if len(self.objective.batches) > 1 or any(batch.stacked for batch in self.objective.batches):
             _require_counted(self, made.weight)
         return made
@@ -166,11 +168,9 @@ class Point:
     @property
     def value(self) -> Scalar:
         """The objective: a 0-d array."""
-        if {"_curved", "_linearized", "_sums"} & self.__dict__.keys():
-            return self.summary().value
-        if self.host:
-            return self._once("_value", lambda: self.stream(_value_sums)).value
-        return self._once("_value", lambda: self._call(_evaluate)).value
+        made = self._made
+        known = made.curved or made.linearized or made.sums
+        return (known or self._once("value", _evaluate)).value
 
     @property
     def gradient(self) -> Vector:
@@ -181,74 +181,63 @@ class Point:
     def outputs(self) -> Array:
         """The model's outputs, for data of one batch."""
         term = self.objective.single(self.space, "an array of outputs")
-        kept = self.__dict__.get("_linearized")
-        if kept is not None:
-            return kept.pieces[0].outputs
+        if self.is_linearized:
+            return self.linearized().pieces[0].outputs
         return self.space.backend.call(outputs_of, term, self.x)
 
 
-def _linearize(point: Point) -> Linearized:
-    pieces, sums = _gather(point, _linearize_term)
-    return Linearized(*_normalised(point, sums), pieces)
-
-
-def _curve(point: Point) -> Curved:
-    curves, sums = _gather(point, _curve_term)
-    return Curved(*_normalised(point, sums), curves)
-
-
-def _evaluate(point: Point) -> Summary:
-    _, sums = _gather(point, _evaluate_term)
-    return Summary(*_normalised(point, sums))
-
-
-def _plain_gradient(point: Point) -> Summary:
-    (term,) = point.objective.in_memory(point.space)
-    value, gradient = term.value_and_gradient(point.x)
-    return Summary(value, gradient, None, 1.0)
-
-
-def _linearize_term(term: Term, x: Vector) -> tuple[Sums, Any]:
+def _linearize(term: Term, x: Vector) -> tuple[Sums, Any]:
     return term.linearize(x).parted()
 
 
-def _curve_term(term: Term, x: Vector) -> tuple[Sums, Any]:
+def _curve(term: Term, x: Vector) -> tuple[Sums, Any]:
     return term.linearize_gradient(x).parted()
 
 
-def _evaluate_term(term: Term, x: Vector) -> tuple[Sums, Any]:
-    return _value_sums(term, x), None
+def _differentiate(term: Term, x: Vector) -> tuple[Sums, Any]:
+    return (*term.value_and_gradient(x), None), None
 
 
-def _gradient_sums(term: Term, x: Vector) -> Sums:
-    return _linearize_term(term, x)[0]
-
-
-def _value_sums(term: Term, x: Vector) -> Sums:
+def _evaluate(term: Term, x: Vector) -> tuple[Sums, Any]:
     value, weight = term.evaluate(x)
-    return value, None, weight
+    return (value, None, weight), None
 
 
-def _gather(point: Point, visit: Callable[[Term, Vector], tuple[Sums, Any]]) -> tuple[tuple[Any, ...], Sums]:
-    """What ``visit`` keeps of each batch in memory, and the sums over all; stacked batches go through one loop."""
-    totals, kept = None, []
-    for term in point.objective.in_memory(point.space):
-        if term.batch.stacked:
-            sums, piece = point.space.backend.scan_over(_Slice(visit), term.batch, term, point.x)
-            piece = None if piece is None else replace(piece, stacked=True)
-        else:
-            sums, piece = visit(term, point.x)
-        kept.append(piece)
-        totals = sums if totals is None else _add(point, totals, sums)
-    assert totals is not None
-    return tuple(kept), totals
+@dataclasses.dataclass(frozen=True)
+class _SumsOf:
+    """What ``visit`` sums of a streamed batch; equal ones are one compiled program, as below."""
+
+    visit: Visit
+
+    def __call__(self, term: Term, x: Vector) -> Sums:
+        return self.visit(term, x)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class _OverMemory:
+    """What ``visit`` sums over all batches in memory and keeps of each; stacked batches go through one loop."""
+
+    visit: Visit
+
+    def __call__(self, point: Point) -> Summary:
+        totals, kept = None, []
+        for term in point.objective.in_memory(point.space):
+            if term.batch.stacked:
+                sums, piece = point.space.backend.scan_over(_Slice(self.visit), term.batch, term, point.x)
+                piece = None if piece is None else replace(piece, stacked=True)
+            else:
+                sums, piece = self.visit(term, point.x)
+            kept.append(piece)
+            totals = sums if totals is None else _add(point, totals, sums)
+        assert totals is not None
+        return Summary(*_normalised(point, totals), tuple(kept))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Slice:
     """``visit`` of one slice of a stacked batch."""
 
-    visit: Callable[[Term, Vector], tuple[Sums, Any]]
+    visit: Visit
 
     def __call__(self, batch: Batch, term: Term, x: Vector) -> tuple[Sums, Any]:
         return self.visit(replace(term, batch=batch), x)
@@ -268,13 +257,11 @@ def _normalised(point: Point, sums: Sums) -> tuple[Any, Any, Any, Any]:
     """Value and vector divided by the normaliser, the weight, and the factor that did it."""
     (value, vector, weight), loss = sums, point.objective.loss
     _require_counted(point, weight)
-    scale = 1.0 if loss is None or loss.reduction == "sum" else 1.0 / weight
-    return (
-        None if value is None else value * scale,
-        None if vector is None else point.space.backend.scale(scale, vector),
-        weight,
-        scale,
-    )
+    if loss is None or loss.reduction == "sum":
+        return value, vector, weight, 1.0
+    scale = 1.0 / weight
+    value = None if value is None else value * scale
+    return value, None if vector is None else point.space.backend.scale(scale, vector), weight, scale
 
 
 def _require_counted(point: Point, weight: Any) -> None:

@@ -12,7 +12,7 @@ import numbers
 from typing import Any
 
 from ..protocols import Array, Backend, Calculus, Vector
-from ..records import record, static
+from ..records import memo, record, static
 from ..spaces import Space
 from .batches import Batch
 from .checks import require_finite_inputs
@@ -137,16 +137,12 @@ class Term:
 
     def check(self, outputs_shape: tuple[int, ...]) -> None:
         """Raise for data that the loss cannot take; looks once."""
-        if self.loss is None or self.__dict__.get("_checked"):
+        if self.loss is None or memo(self).checked:
             return
         require_finite_inputs(self.ops, self.batch.inputs)
         data = self.batch.targets, self.batch.weights
         self.loss.check(self.ops, outputs_shape, *data, empty_ok=not self.alone)
-        self.trust()
-
-    def trust(self) -> None:
-        """Look at the data no more."""
-        self.__dict__["_checked"] = True
+        memo(self).checked = True
 
     def _check_here(self, z: Array) -> None:
         if self.ops.is_concrete((z, self.batch)):
@@ -154,7 +150,7 @@ class Term:
 
     def check_ahead(self, x: Vector) -> None:
         """:meth:`check` before a compiler hides the values; elsewhere that comes with the first evaluation."""
-        if self.loss is None or self.__dict__.get("_checked") or "compiled" not in self.ops.capabilities:
+        if self.loss is None or memo(self).checked or "compiled" not in self.ops.capabilities:
             return
         if not self.batch.stacked and self.ops.is_concrete(self.batch):
             self.check(self.ops.describe_of(outputs_of, self, x)[0])

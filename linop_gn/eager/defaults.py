@@ -47,7 +47,7 @@ class BackendDefaults:
 class CalculusDefaults:
     """Models are plain functions, whose dtypes follow the arrays that they are given."""
 
-    def adapt(self, model: Any) -> Callable[..., Any]:
+    def adapt(self, model: Any, names: Sequence[str] | None = None) -> Callable[..., Any]:
         return model  # type: ignore[no-any-return]
 
     def evaluate(self, function: Callable[[list[Array]], Any], params: Sequence[Array]) -> Any:

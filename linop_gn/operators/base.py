@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..protocols import Array, Backend, Scalar, Vector
-from ..records import data_fields, record
+from ..records import data_fields, memo, record
 from ..spaces import Space
 from .sections import Section
 
@@ -124,7 +124,7 @@ class LinearOperator:
         return self.domain.dtype
 
     def _children(self) -> list[LinearOperator]:
-        values = (self.__dict__.get(name) for name in data_fields(self))
+        values = (getattr(self, name, None) for name in data_fields(self))
         nested = (value if isinstance(value, tuple) else (value,) for value in values)
         return [child for group in nested for child in group if isinstance(child, LinearOperator)]
 
@@ -134,11 +134,11 @@ class LinearOperator:
         Solvers call it once; ``@`` calls it at the first product and keeps the
         result. Subclasses with work to do override :meth:`_prepare`.
         """
-        kept: LinearOperator | None = self.__dict__.get("_prepared")
+        kept: LinearOperator | None = memo(self).prepared
         if kept is None:
             kept = self._prepare()
             if kept is not self and self.backend.is_concrete(kept):  # no cycle: arrays go with their last use
-                self.__dict__["_prepared"] = kept
+                memo(self).prepared = kept
         return kept
 
     def _prepare(self) -> LinearOperator:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..protocols import Vector
-from ..records import record, static
+from ..records import fill, record, static
 from ..spaces import Space
 from .base import LinearOperator
 from .sections import Section, consecutive, of_leaves
@@ -84,7 +84,7 @@ class BlockDiagonal(LinearOperator):
         _check_sizes("codomain", codomain, [block.codomain for block in blocks])
         if leaves is not None:
             _check_leaves(blocks, domain, codomain, leaves)
-        self.__dict__.update(blocks=blocks, domain=domain, codomain=codomain, leaves=leaves)
+        fill(self, blocks=blocks, domain=domain, codomain=codomain, leaves=leaves)
 
     @property
     def symmetric(self) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..dispatch import backend_of
 from ..protocols import Array, Vector
-from ..records import record, static
+from ..records import fill, record, static
 from ..spaces import Space
 from .base import LinearOperator
 from .checks import array_of, space_for, symmetric_enough, values_of
@@ -85,7 +85,7 @@ class Dense(LinearOperator):
                 symmetric_enough(host, backend.eps(self.matrix), "the matrix", claim)
             elif claimed is None and m == n:
                 symmetric = bool(np.array_equal(host, host.T))
-        self.__dict__.update(domain=domain, codomain=codomain, symmetric=symmetric, psd=bool(self.psd))
+        fill(self, domain=domain, codomain=codomain, symmetric=symmetric, psd=bool(self.psd))
 
     def matvec(self, v: Vector) -> Vector:
         return self.matrix @ v

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..dispatch import backend_of
 from ..protocols import Vector
-from ..records import record, static
+from ..records import fill, record, static
 from ..spaces import Space
 from .base import LinearOperator
 from .checks import nonnegative, values_of
@@ -65,7 +65,7 @@ class Diagonal(LinearOperator):
             raise ValueError(f"the diagonal has shape {tuple(values.shape)}; expected ({domain.size},).")
         host = values_of(backend, values, "the diagonal")
         known = host is not None and nonnegative(host, claimed, "the diagonal")
-        self.__dict__.update(values=values, domain=domain, psd=known if claimed is None else bool(claimed))
+        fill(self, values=values, domain=domain, psd=known if claimed is None else bool(claimed))
 
     @property
     def symmetric(self) -> bool:

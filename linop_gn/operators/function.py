@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..protocols import Tree, Vector
-from ..records import record, static
+from ..records import fill, record, static
 from ..spaces import Space
 from .base import LinearOperator
 
@@ -95,7 +95,7 @@ class FunctionOperator(LinearOperator):
         symmetric = bool(self.symmetric or self.psd)
         if symmetric and not self.domain.agrees(codomain):
             raise ValueError(f"an operator from {self.domain!r} to {codomain!r} cannot be symmetric.")
-        self.__dict__.update(codomain=codomain, args=tuple(self.args), symmetric=symmetric)
+        fill(self, codomain=codomain, args=tuple(self.args), symmetric=symmetric)
 
     def matvec(self, v: Vector) -> Vector:
         return self._run(self.function, v, self.domain, self.codomain)

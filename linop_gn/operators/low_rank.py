@@ -10,7 +10,7 @@ from typing import Any
 
 from ..dispatch import backend_of
 from ..protocols import Array, Vector
-from ..records import record, static
+from ..records import fill, record, static
 from ..spaces import Space
 from .base import LinearOperator
 from .checks import array_of, nonnegative, space_for, symmetric_enough, values_of
@@ -78,7 +78,7 @@ class LowRank(LinearOperator):
                     symmetric_enough(host, backend.eps(self.middle), "the middle", "the role of M in U M U^T")
                 known = nonnegative(host if host.ndim == 1 else host.diagonal(), claimed, "the middle's diagonal")
                 psd = known if claimed is None and host.ndim == 1 else psd
-        self.__dict__.update(domain=domain, psd=psd)
+        fill(self, domain=domain, psd=psd)
 
     @property
     def symmetric(self) -> bool:

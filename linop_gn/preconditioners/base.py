@@ -71,7 +71,7 @@ def point_of(operator: LinearOperator, recipe: str) -> Point:
 
 def point_in(operator: LinearOperator) -> Point | None:
     """The point in a composition, None where there is none."""
-    point = operator.__dict__.get("point")
+    point = getattr(operator, "point", None)
     if isinstance(point, Point):
         return point
     return next((found for child in operator._children() if (found := point_in(child)) is not None), None)

@@ -48,11 +48,13 @@ class GradientLinearization(Protocol):
 class Calculus(Protocol):
     """First and second derivatives of functions of a list of leaves."""
 
-    def adapt(self, model: Any) -> Callable[[Tree, Any], Array]:
-        """A plain function ``(params, inputs) -> outputs`` from what users have (an ``nn.Module``).
+    def adapt(self, model: Any, names: Sequence[str] | None = None) -> Callable[[Tree, Any], Array]:
+        """A plain function ``(params, inputs) -> outputs`` from what users have (an ``nn.Module``), as it is now.
 
         Plain functions are returned as they are. The result is the same object
-        for the same model, so that compiled code is found again.
+        while the model stays the same, so that compiled code is found again and
+        what was linearised still holds. ``names`` are those of the parameters
+        that will be given; what else the model holds is constant.
         """
 
     def evaluate(self, function: Callable[[list[Array]], Any], params: Sequence[Array]) -> Any:

@@ -14,7 +14,7 @@ from ..spaces import Space
 from .data import digest, host, place, unstacked
 from .law import Found, law
 from .measure import NotApplicableError, largest, norm, relative
-from .subject import Subject, rebuilt, remade
+from .subject import Subject, rebuilt
 
 __all__ = ["aliasing", "columns", "determinism", "formats", "inputs"]
 
@@ -41,7 +41,7 @@ def determinism(subject: Subject) -> Found:
     if "compiled" in subject.operator.backend.capabilities and not subject.points:
         asked["products that are not compiled differ"] = _uncompiled
     if subject.points:
-        asked["products linearised anew differ"] = lambda s: _repeated(Subject(rebuilt(s.operator, remade)), s)
+        asked["products linearised anew differ"] = lambda s: _repeated(Subject(rebuilt(s.operator, Point.anew)), s)
         asked["the model's outputs differ between calls"] = lambda s: largest([_outputs_differ(p) for p in s.points])
     error, advice = 0.0, _ANEW if subject.points else ""
     for note, measure in asked.items():

@@ -27,7 +27,7 @@ from .law import Found, law
 from .matrices import Matrices
 from .measure import DIFFERENCES, USELESS, NotApplicableError, largest, leafwise, norm, relative
 from .oracle import block_numbers
-from .subject import Subject, curvature_in, point_of, points_in, rebuilt, remade
+from .subject import Subject, curvature_in, point_of, points_in, rebuilt
 from .twin import KEPT, Twin
 
 __all__ = ["batches", "dense", "differences", "gradient"]
@@ -236,7 +236,7 @@ def batches(subject: Subject) -> Found:
     for point in subject.points:
         twin = subject.oracle.at(point).twin
         if point.host or len(point.objective.batches) > 1 or point.objective.batches[0].stacked:
-            united[id(point)] = remade(point, _together(point, twin))
+            united[id(point)] = point.anew(_together(point, twin))
     if not united:
         raise NotApplicableError("data of one batch")
     operator = rebuilt(subject.operator, lambda point: united.get(id(point), point))
@@ -256,7 +256,7 @@ def _together(point: Point, twin: Twin) -> Terms:
         raise NotApplicableError(f"the batches hold more than {KEPT:,} numbers together")
     try:
         terms = replace(point.objective, batches=(union(ops, parts),), stream=None)
-        one = Twin(remade(point, terms), twin.double)
+        one = Twin(point.anew(terms), twin.double)
         outputs = one.all_outputs(one.x)
     except Exception as error:
         raise NotApplicableError(f"the batches do not make one ({str(error).splitlines()[0]})") from None

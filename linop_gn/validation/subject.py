@@ -6,7 +6,6 @@ everything that is concluded from them is computed in float64 on the host.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
@@ -14,16 +13,15 @@ from typing import Any
 import numpy as np
 
 from ..curvature.point import Point
-from ..curvature.terms import Terms
 from ..operators.base import LinearOperator, run
 from ..protocols import Vector
-from ..records import data_fields, replace
+from ..records import data_fields, fields, rebuild
 from ..spaces import Space
 from .data import digest, host, parts, place
 from .measure import EPS, base_tolerance, largest, relative
 from .oracle import Oracle
 
-__all__ = ["Subject", "curvature_in", "point_of", "points_in", "rebuilt", "remade"]
+__all__ = ["Subject", "curvature_in", "point_of", "points_in", "rebuilt"]
 
 NDArray = np.ndarray[Any, Any]
 
@@ -167,15 +165,10 @@ def _moved(point: Point, rng: np.random.Generator) -> Point:
     space = point.space
     eps = max(EPS[dtype] for dtype in (space.dtype, *space.dtypes))
     signs = rng.choice([-1.0, 1.0], space.size)
-    return remade(point, x=place(space, host(space, point.x) * (1.0 + eps * signs)))
+    return point.anew(x=place(space, host(space, point.x) * (1.0 + eps * signs)))
 
 
 # operators taken apart, and the same operator on other points
-
-
-def _fields(operator: LinearOperator) -> dict[str, Any]:
-    """What an operator is made of, without what it has kept for itself."""
-    return {name: value for name, value in operator.__dict__.items() if name != "_prepared"}
 
 
 def _walk(value: Any) -> Iterator[Any]:
@@ -185,7 +178,7 @@ def _walk(value: Any) -> Iterator[Any]:
             yield from _walk(item)
     elif isinstance(value, LinearOperator):
         yield value
-        for item in _fields(value).values():
+        for item in vars(value).values():
             yield from _walk(item)
     elif isinstance(value, Point):
         yield value
@@ -198,7 +191,7 @@ def points_in(operator: LinearOperator) -> list[Point]:
 
 def point_of(operator: LinearOperator) -> Point | None:
     """The point that the operator itself was made at: a Hessian's, a Gauss-Newton operator's, a Jacobian's."""
-    return next((value for value in _fields(operator).values() if isinstance(value, Point)), None)
+    return next((value for value in vars(operator).values() if isinstance(value, Point)), None)
 
 
 def curvature_in(operator: LinearOperator) -> list[LinearOperator]:
@@ -221,16 +214,8 @@ def rebuilt(operator: LinearOperator, change: Callable[[Point], Point]) -> Linea
             return points[id(value)]
         if not isinstance(value, LinearOperator) or "__dataclass_fields__" not in type(value).__dict__:
             return value
-        made, kept, data = object.__new__(type(value)), value.__dict__, data_fields(value)
-        for name in (field.name for field in dataclasses.fields(value) if field.name in kept):
-            made.__dict__[name] = other(kept[name]) if name in data else kept[name]
-        return made
+        data = data_fields(value)
+        return rebuild(type(value), {k: other(v) if k in data else v for k, v in fields(value).items()})
 
     made: LinearOperator = other(operator)
     return made
-
-
-def remade(point: Point, terms: Terms | None = None, x: Vector | None = None) -> Point:
-    """A new point with nothing computed yet: of other terms, at other parameters, or as the given one was made."""
-    made = Point(replace(point.objective) if terms is None else terms, point.x if x is None else x, point.space)
-    return made.expect_hessian() if "_hessian" in point.__dict__ else made

@@ -11,7 +11,7 @@ import linop_gn as lg
 from linop_gn.curvature.batches import Batch, Stream, as_batch, as_batches
 
 from .cases import Case, Data, Streamed, dense, host, objective, put
-from .networks import close, flat
+from .networks import close, fill, flat
 
 
 def operators(case, backend, hold=list):
@@ -179,6 +179,46 @@ def test_a_data_loader_may_reshuffle(torch):
     assert float(streamed.value(params)) == pytest.approx(float(whole.value(params)), rel=1e-13)
     backend = lg.load("torch")
     close(host(backend, streamed.gradient(params)), host(backend, whole.gradient(params)), 1e-13)
+
+
+class Turning:
+    """Batches that are others after the first pass."""
+
+    def __init__(self, first, later):
+        self.passes, self.left = [], (first, later)
+
+    def __iter__(self):
+        self.passes.append(1)
+        yield from self.left[len(self.passes) > 1]
+
+
+TURNS = {
+    "targets": ((lambda x, y, w: (x, y + 3, w)), r"class indices must lie in 0\.\.2"),
+    "weights": ((lambda x, y, w: (x, y, -w)), "weights must not be negative"),
+    "inputs": ((lambda x, y, w: (np.where(x < 9, np.nan, x), y, w)), "the inputs hold NaN"),
+    "shapes": ((lambda x, y, w: (x, y[:-1], w)), "targets must be integers of shape"),
+}
+
+
+@pytest.mark.parametrize("what", TURNS)
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
+def test_streams_are_checked_on_every_pass(request, name, what):
+    if name != "numpy":
+        request.getfixturevalue(name)
+    backend, case = lg.load(name), Case("mlp", "softmax", "mean", 4, "weights", sizes=(4, 3))
+    made, batches = objective(case, backend), case.batches()
+    spoil, message = TURNS[what]
+    good, bad = (
+        [tuple(put(backend, p) for p in b) for b in held] for held in (batches, [*batches[:1], spoil(*batches[1])])
+    )
+    given = {} if backend.calculus is not None else {"jacobian": made.supplied.jacobian}
+    for ask in (lambda o, p: o.value(p), lambda o, p: o.gradient(p), lambda o, p: lg.GGN(o, p) @ p):
+        turning = lg.Objective(made.model, made.loss, Turning(good, bad), **given)
+        params = put(backend, case.params())
+        assert np.isfinite(float(turning.value(params)))
+        for _ in range(2):
+            with pytest.raises(ValueError, match=message):
+                ask(turning, put(backend, fill(case.params(), lambda leaf: leaf + 1.0)))
 
 
 @settings(max_examples=6)

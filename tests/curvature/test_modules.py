@@ -1,5 +1,8 @@
 """Objectives of ``nn.Module``s: parameters as the module has them, buffers and dropout, inputs of every kind."""
 
+import copy
+import threading
+
 import numpy as np
 import pytest
 
@@ -137,6 +140,127 @@ def test_batch_norm_in_both_modes(torch, nn, training):
     assert module.training is training
 
 
+def normalised(nn):
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3)).double()
+
+
+CHANGES = {
+    "mode": lambda m: m.eval(),
+    "mode of a part": lambda m: m[1].eval(),
+    "a buffer in place": lambda m: m[1].running_mean.add_(5.0),
+    "a buffer by its data": lambda m: m[1].running_var.data.mul_(4.0),
+    "another buffer": lambda m: m[1].register_buffer("running_mean", m[1].running_mean + 1.0),
+    "an attribute": lambda m: setattr(m[1], "eps", 1.0),
+    "a parameter that is not given": lambda m: m.requires_grad_(False)[0].weight.mul_(2.0),
+    "a part": lambda m: m.__setitem__(2, type(m[0])(4, 4).double()),
+    "a forward in another place": lambda m: m(torch_like(m) + 3.0),
+}
+
+
+def torch_like(m):
+    return m[0].weight.new_zeros(5, 3)
+
+
+@pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.parametrize("training", [True, False])
+def test_an_objective_sees_what_a_module_becomes_and_operators_are_what_it_was(torch, nn, what, training):
+    module = normalised(nn).train(training)
+    x, y = data(torch, 6, 3)
+    params = {name: p for name, p in module.named_parameters() if name.startswith("3.")}
+    made = lg.Objective(module, lg.losses.CrossEntropy(), (x, y))
+    value, gradient = made.value(params), made.gradient(params)
+    used, unused, hessian = lg.GGN(made, params), lg.GGN(made, params), lg.Hessian(made.with_data((x, y)), params)
+    v = used.domain.random(0)
+    was, curved = used @ v, lg.Hessian(lg.Objective(copy.deepcopy(module), made.loss, (x, y)), params) @ v
+    CHANGES[what](module)
+    now = copy.deepcopy(module)
+    close(made.value(params).numpy(), torch.nn.functional.cross_entropy(now(x), y).detach().numpy(), 1e-13)
+    fresh = lg.Objective(copy.deepcopy(module), made.loss, (x, y))
+    for name, leaf in fresh.gradient(params).items():
+        close(made.gradient(params)[name].numpy(), leaf.numpy(), 1e-12)
+    close((lg.GGN(made, params) @ v).numpy(), (lg.GGN(fresh, params) @ v).numpy(), 1e-12)
+    for A, Av in ((used, was), (unused, was), (hessian, curved)):
+        close((A @ v).numpy(), Av.numpy(), 1e-13)
+    assert value.shape == ()
+    assert gradient.keys() == params.keys()
+
+
+def test_values_follow_mode_and_buffers(torch):
+    """1.3533 where torch says 1.1890, then 1.3533 where 7.5417 was right: the numbers of another draw."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 3)).train()
+    x, y = torch.randn(9, 4), torch.randint(3, (9,))
+    params, made = dict(module.named_parameters()), lg.Objective(module, lg.losses.CrossEntropy(), (x, y))
+    found = []
+    for change in (lambda: None, module.eval, lambda: module[1].running_mean.add_(5.0), module.train):
+        change()
+        right = torch.nn.functional.cross_entropy(copy.deepcopy(module)(x), y)
+        found.append(float(right.detach()))
+        close(made.value(params).numpy(), right.detach().numpy(), 1e-6)
+    assert len(set(found)) == 3
+
+
+def test_what_is_left_alone_is_linearised_once(torch, nn):
+    module = normalised(nn)
+    x, y = data(torch, 6, 3)
+    made = lg.Objective(module, lg.losses.CrossEntropy(), (x, y))
+    point = made.at(module)
+    module.eval()
+    assert made.at(module) is not point
+    other = made.at(module)
+    assert made.at(dict(module.named_parameters())) is other
+    optimiser = torch.optim.SGD(module.parameters(), lr=0.5)
+    made.gradient(module)
+    torch.nn.functional.cross_entropy(module(x), y).backward()
+    optimiser.step()
+    assert made.at(module).objective is other.objective  # data are looked at once, whatever the parameters become
+
+
+def test_eight_threads(torch, nn):
+    """Products, gradients and values of one module, and plain inference with it: 2000 calls."""
+    module = nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Tanh(), nn.Linear(6, 3)).double()
+    x, y = data(torch, 5, 3)
+    made = lg.Objective(module, lg.losses.CrossEntropy(), (x, y))
+    operators = lg.GGN(made, module), lg.Hessian(made, module), lg.BlockGGN(made.with_data((x, y)), module)
+    v = operators[0].domain.random(0)
+    params = dict(module.named_parameters())
+    moved = [{name: p.detach() + s for name, p in params.items()} for s in (0.1, 0.2)]
+    asks = [lambda A=A: A @ v for A in operators]
+    asks += [lambda p=p: made.value(p) for p in moved]
+    asks += [lambda p=p: lg.GGN(made.with_data((x, y)), p) @ v for p in moved]
+    with torch.no_grad():
+        right = [ask() for ask in asks]
+        evaluated = copy.deepcopy(module).eval()
+        served = nn.Sequential(*module[:1], evaluated[1], *module[3:])  # shares layers with the module
+        asks, right = [*asks, lambda: served(x)], [*right, served(x)]
+    state = torch.get_rng_state()
+    before = [(name, id(p), p.detach().clone()) for name, p in module.state_dict(keep_vars=True).items()]
+    wrong = []
+
+    def work(k):
+        try:
+            for i in range(250):
+                which = (k + i) % len(asks)
+                with torch.no_grad():
+                    if not torch.allclose(asks[which](), right[which], rtol=1e-10, atol=1e-12):
+                        wrong.append(which)
+        except Exception as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert torch.equal(torch.get_rng_state(), state)
+    after = module.state_dict(keep_vars=True)
+    assert [name for name, *_ in before] == list(after)
+    for name, identity, value in before:
+        assert id(after[name]) == identity
+        assert torch.equal(after[name].detach(), value)
+
+
 def test_dropout_is_one_fixed_draw(torch, nn):
     module = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Tanh(), nn.Linear(8, 3)).double()
     x, y = data(torch, 6, 3)
@@ -233,6 +357,17 @@ def test_single_precision_modules(torch, nn):
     assert dense.dtype is torch.float32
     close(dense.numpy(), oracle(torch, module.double(), lambda m: m(x), y)[1], 1e-5)
     assert np.linalg.eigvalsh(dense.double().numpy()).min() > -1e-6
+
+
+def test_a_snapshot_made_in_inference_mode_can_be_differentiated_outside(torch, nn):
+    module = normalised(nn).eval()
+    module[3].requires_grad_(False)
+    x, y = data(torch, 6, 3)
+    made = lg.Objective(module, lg.losses.CrossEntropy(), (x, y))
+    with torch.inference_mode():
+        value = made.value(module)
+    close(made.value(module).numpy(), value.numpy(), 1e-14)
+    check(torch, module, x, y, lambda m: m(x), params={n: p for n, p in module.named_parameters() if p.requires_grad})
 
 
 def test_what_was_asked_in_inference_mode_does_not_spoil_what_is_asked_outside(torch, nn):

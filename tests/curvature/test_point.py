@@ -202,7 +202,7 @@ def test_a_graph_goes_with_its_last_use_without_waiting_for_the_collector(torch)
         H = lg.Hessian(made, params)
         H @ G.domain.random(0)
         graphs = [weakref.ref(piece.lin) for piece in G.point.linearized().pieces]
-        graphs += [weakref.ref(curve.lin) for curve in H.point.curved().curves]
+        graphs += [weakref.ref(curve.lin) for curve in H.point.curved().pieces]
         del made
         assert all(graph() is not None for graph in graphs)
         del H, G

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import tree_util
 
-from linop_gn.records import record, replace, static
+from linop_gn.records import memo, record, replace, static
 
 
 @record
@@ -46,10 +46,10 @@ def test_data_are_leaves_and_static_fields_are_structure(outer):
 
 
 def test_unflatten_runs_no_initialiser_and_drops_what_was_cached(outer):
-    outer.__dict__["_prepared"] = "a cache"
+    memo(outer).prepared = "a cache"
     emptied = tree_util.tree_map(lambda leaf: object(), outer)  # no matrix in sight, and no complaint
     assert type(emptied) is Outer
-    assert "_prepared" not in emptied.__dict__
+    assert memo(emptied).prepared is None
 
 
 def test_leaves_are_named_by_field(outer):

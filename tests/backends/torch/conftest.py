@@ -101,7 +101,6 @@ def prepare(case: Callable[[], tuple[nn.Module, Any]]) -> SimpleNamespace:
         model=model,
         inputs=inputs,
         leaves=leaves,
-        adapted=adapted,
         function=lambda p: adapted(backend.unflatten(structure, p), inputs),
     )
 
@@ -145,9 +144,9 @@ def check_single_precision(case: Callable[[], tuple[nn.Module, Any]]) -> None:
     v = [torch.randn_like(p) for p in at.leaves]
     expected = calculus.linearize_gradient(lambda p: loss(at.function(p)), at.leaves).hvp(v)
     _, _, structure = backend.flatten(backend.normalize(at.model.float()))
-    inputs = single(at.inputs)
+    inputs, adapted = single(at.inputs), calculus.adapt(at.model)
     got = calculus.linearize_gradient(
-        lambda p: loss(at.adapted(backend.unflatten(structure, p), inputs)), single(at.leaves)
+        lambda p: loss(adapted(backend.unflatten(structure, p), inputs)), single(at.leaves)
     ).hvp(single(v))
     assert {g.dtype for g in got} == {torch.float32}
     assert relative(flat(got).double(), flat(expected)) < 2e-4

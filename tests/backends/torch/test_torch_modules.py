@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import warnings
 import weakref
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -276,6 +279,136 @@ def test_the_same_function_for_the_same_module_for_as_long_as_it_lives():
     assert gone() is None
 
 
+class Roundabout(nn.Module):
+    """Reaches its layers in all the ways that a shell follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Linear(3, 3) for _ in range(4))
+        self.listed, self.weights = [self.a, {"b": self.b}], (self.c.weight,)
+        self.bound, self.bent = self.through, functools.partial(nn.functional.linear, weight=self.d.weight)
+        self.closed = lambda x: self.c(x) + self.a.bias
+        self.a.forward = self.a.forward  # as wrappers do
+        self.register_forward_hook(self.hook)
+
+    def through(self, x: Tensor) -> Tensor:
+        return self.listed[1]["b"](self.listed[0](x)) @ self.weights[0]
+
+    def hook(self, module: nn.Module, inputs: Any, outputs: Tensor) -> Tensor:
+        return outputs + self.d.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bound(x) + self.closed(x) + self.bent(x)
+
+
+def test_a_shell_has_no_part_in_common_with_the_module():
+    model, x = Roundabout(), torch.randn(5, 3)
+    params = {name: torch.randn_like(p, requires_grad=True) for name, p in model.named_parameters()}
+    p, linear = params, nn.functional.linear
+    a = linear(x, p["a.weight"], p["a.bias"])
+    expected = linear(a, p["b.weight"], p["b.bias"]) @ p["c.weight"]
+    expected = expected + linear(x, p["c.weight"], p["c.bias"]) + p["a.bias"] + linear(x, p["d.weight"]) + p["d.bias"]
+    outputs = adapt(model)(params, x)
+    assert torch.allclose(outputs, expected, atol=1e-5)
+    assert all(g is not None for g in torch.autograd.grad(outputs.sum(), list(params.values())))
+
+
+class Behind:
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.module.inner(x)
+
+
+def test_a_parameter_reached_behind_the_back_of_a_shell_is_refused():
+    model = nn.Module()
+    model.inner = nn.Linear(3, 2)
+    model.forward = Behind(model)
+    with pytest.raises(RuntimeError, match=r"uses a parameter \(shape \(2, 3\)\) through an object or a global"):
+        adapt(model)(doubled(model), torch.randn(5, 3))
+
+
+def test_threads_leave_the_settings_of_the_process_as_they_were():
+    model, x = nn.TransformerEncoderLayer(4, 2, 6, batch_first=True).eval(), torch.randn(2, 3, 4)
+    leaves = [p.detach() for p in model.parameters()]
+    v = [torch.randn_like(p) for p in leaves]
+
+    def settings() -> tuple[bool, ...]:
+        cuda = torch.backends.cuda
+        return cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), torch.backends.mha.get_fastpath_enabled()
+
+    def product(_: int = 0) -> Tensor:
+        return backend.calculus.linearize(lambda p: adapt(model)(p, x), leaves, torch.sin).jvp(v)
+
+    before, right = settings(), product()
+    with ThreadPoolExecutor(8) as pool:
+        assert all(torch.equal(found, right) for found in pool.map(product, range(64)))
+    assert settings() == before
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_parts_that_are_compiled_or_scripted():
+    inner, x = small(), torch.randn(5, 3)
+    for part in (torch.compile(inner, backend="eager"), torch.jit.script(inner)):
+        model = nn.Sequential(part, nn.Tanh())
+        expected = torch.tanh(twice(inner)(x))
+        assert torch.allclose(adapt(model)(doubled(model), x), expected)
+    inner.compile(backend="eager")
+    assert torch.allclose(adapt(inner)(doubled(inner), x), twice(small_like(inner))(x))
+
+
+def small_like(module: nn.Module) -> nn.Module:
+    made = small()
+    made.load_state_dict(module.state_dict())
+    return made
+
+
+class Sometimes(nn.Module):
+    """Draws where its inputs say so, in ways that take a generator and in those that take none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            x = x + torch.rand(4) + torch.randn_like(x) + torch.randint_like(x, 3) + torch.randperm(4)
+            x = x + torch.normal(x, 1.0) + torch.empty(4).exponential_() + torch.bernoulli(x.sigmoid())
+        return self.scale * x
+
+
+def test_draws_of_every_kind_are_fixed_even_if_the_first_call_draws_none():
+    function, params = adapt(Sometimes()), {"scale": torch.ones(4)}
+    assert torch.equal(function(params, -torch.ones(4)), -torch.ones(4))
+    first = function(params, torch.ones(4))
+    state = torch.get_rng_state()
+    assert torch.equal(function(params, torch.ones(4)), first)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(0)
+    assert torch.equal(Sometimes()(torch.ones(4)), first)
+
+
+def test_checkpointed_draws_are_drawn_again():
+    model = nn.Sequential(nn.Linear(3, 6), Checkpointed(nn.Sequential(nn.Dropout(0.5), nn.Linear(6, 2))))
+    plain, x = nn.Sequential(model[0], model[1].inner), torch.randn(4, 3)
+    leaves = list(doubled(model).values())
+    v = [torch.randn_like(p) for p in leaves]
+    functions = adapt(model), adapt(plain)
+    at = [backend.calculus.linearize(lambda p, f=f: f(p, x), leaves, torch.sin) for f in functions]
+    for ours, expected in zip(*(a.vjp(a.jvp(v)) for a in at), strict=True):
+        assert torch.allclose(ours, expected, atol=1e-6)
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(self.inner, x, use_reentrant=False)
+
+
 def test_compiled_modules_are_used_uncompiled():
     model = small()
     compiled = torch.compile(model, backend="eager")
@@ -296,10 +429,10 @@ class Blocks(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.head, self.forwards = nn.Linear(3, 3), nn.Linear(3, 1), 0
+        self.body, self.head, self.forwards = nn.Linear(3, 3), nn.Linear(3, 1), []
 
     def part(self, x: Tensor) -> Tensor:
-        self.forwards += 1
+        self.forwards.append(1)
         return torch.tanh(self.body(x))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -326,7 +459,7 @@ def test_checkpointing_recomputes_with_the_parameters_differentiated_at():
         products.append([*at.vjp(at.jvp(v)), *at.gradient])
     for ours, expected in zip(*products, strict=True):
         assert torch.allclose(ours, expected, atol=1e-5)
-    assert model.forwards > 1  # it was recomputed, so the test is of what it says
+    assert len(model.forwards) > 1  # it was recomputed, so the test is of what it says
 
 
 def test_checkpointing_after_dropout_leaves_the_generator_alone():
