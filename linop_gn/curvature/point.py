@@ -149,7 +149,7 @@ class Point:
         kept = self.__dict__.get(key)
         if kept is None:
             kept = make()
-            if self.space.backend.is_concrete(kept):
+            if self.space.backend.lives_with(kept, self.x):
                 for point in self.__dict__.get("_twins", (self,)):
                     point.__dict__[key] = kept
         return kept
