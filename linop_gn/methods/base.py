@@ -85,7 +85,7 @@ class Method(ABC):
         if missing:
             name = type(self).__name__
             raise TypeError(
-                f"{name}.init returned a {type(state).__qualname__} without {', '.join(sorted(missing))}: the state of "
+                f"{name}.init returned a {type(state).__name__} without {', '.join(sorted(missing))}: the state of "
                 f"a method is a NamedTuple with x, value, status, steps and all of {name}.columns."
             )
         row: NamedTuple = _row(self.columns)(*(getattr(state, name) for name in self.columns))
