@@ -31,12 +31,12 @@ def scalar_dtype(dtype: Any) -> Any:
 
 def floats_like(tree: Any, like: Any) -> Any:
     """``tree`` with its Python floats as scalars that belong to the floating arrays in ``like``, if there are any."""
-    dtypes = [leaf.dtype for leaf in tree_util.tree_leaves(like) if isinstance(leaf, jax.Array)]
-    dtypes = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
-    if not dtypes:
-        return tree
-    dtype = scalar_dtype(jnp.result_type(*dtypes))
-    return tree_util.tree_map(lambda leaf: np.asarray(leaf, dtype) if isinstance(leaf, float) else leaf, tree)
+    arrays = [leaf for leaf in tree_util.tree_leaves(like) if isinstance(leaf, jax.Array)]
+    dtypes = [scalar_dtype(x.dtype) for x in arrays if jnp.issubdtype(x.dtype, jnp.floating)]
+    dtype = jnp.result_type(*dtypes) if dtypes else None
+    return tree_util.tree_map(
+        lambda leaf: np.asarray(leaf, dtype) if dtypes and isinstance(leaf, float) else leaf, tree
+    )
 
 
 def _is_one_known_truth(condition: Scalar) -> bool:

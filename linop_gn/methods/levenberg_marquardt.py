@@ -118,7 +118,10 @@ class LevenbergMarquardt(Method):
 
     def init(self, ops: Backend, problem: MinimizeProblem) -> LMState:
         point = problem.at(problem.start)
-        self._check(Damped(self.curvature(point), self.damping))
+        A = Damped(self.curvature(point), self.damping)
+        self.solver.check(A)
+        if isinstance(self._given, LinearOperator):
+            require_fit(self._given, A)
         here = self._linearized(ops, point)
         value, norm = ops.item(point.value), here["gradient_norm"]
         zero, count = ops.scalar(0.0, point.x), ops.scalar(0, point.x)
@@ -201,11 +204,6 @@ class LevenbergMarquardt(Method):
         prepared = self._given.prepare(curvature) if isinstance(self._given, Recipe) else None
         norm = ops.sqrt(ops.dot(gradient, gradient))
         return dict(zip(_LINEARIZED, (point.x, gradient, norm, operator, prepared), strict=True))
-
-    def _check(self, A: Damped) -> None:
-        self.solver.check(A)
-        if isinstance(self._given, LinearOperator):
-            require_fit(self._given, A)
 
     @property
     def _given(self) -> Any:
