@@ -75,7 +75,8 @@ class LevenbergMarquardt(Method):
     Parameters
     ----------
     curvature
-        ``lg.GGN``, ``lg.Hessian``, ``lg.BlockGGN``, or any function from a point to an operator.
+        ``lg.GGN``, ``lg.Hessian``, ``lg.BlockGGN``, or any function from a point to an operator: data, whose own
+        functions, if it holds any, are the same objects at each call.
     solver
         Inner solver; what it returns when it stops early (negative curvature, limit) is used. For a curvature
         with blocks ``lg.Blockwise(lg.CG(...))`` solves with each by itself.

@@ -99,6 +99,21 @@ def test_a_point_is_where_it_was_made_whatever_is_written_over_x(name):
     np.testing.assert_allclose([float(p.value) for p in (first, second, problem.at(x))], expected, rtol=1e-13)
 
 
+def test_a_point_asked_inside_a_branch_may_be_asked_outside():
+    jax = pytest.importorskip("jax")
+    ops = load("jax")
+    at = lg.Objective.from_residuals(lambda p: p - 3.0).at(ops.asarray(np.zeros(2), "float64"))
+
+    @jax.jit
+    def both(x, wanted):
+        point = lg.methods.MinimizeProblem(at.objective, x, at.space).at(x)
+        (inside,) = ops.branch(wanted, lambda x: (point.value,), lambda x: (0.0,), x)
+        return inside, point.value, point.gradient, lg.GGN(point).prepare().matvec(x)
+
+    made = both(ops.asarray(np.ones(2), "float64"), True)
+    assert [np.asarray(x).tolist() for x in made] == [4.0, 4.0, [-2.0, -2.0], [1.0, 1.0]]
+
+
 def test_what_a_method_lacks_is_named_at_the_door():
     fit = lg.Objective.from_residuals(lambda p: p, jacobian=lambda p: np.eye(2))
 
