@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .arguments import whole
+from .arguments import require_parts, whole
 from .curvature.objective import Objective
 from .methods.base import Method
 from .methods.levenberg_marquardt import LevenbergMarquardt
@@ -60,10 +60,12 @@ def minimize(
         raise TypeError(f"minimize needs an lg.Objective, got {type(objective).__qualname__}.")
     max_steps = whole("minimize", "max_steps", max_steps)
     method = LevenbergMarquardt() if method is None else method
+    require_parts("minimize", method, "a method such as lg.LevenbergMarquardt()")
     if not isinstance(method, Method):
+        name = type(method).__name__
         raise TypeError(
-            "minimize needs a method such as lg.LevenbergMarquardt(), or a subclass of lg.Method of your own, got "
-            f"{method!r}. What solves linear systems goes into one: lg.LevenbergMarquardt(solver=lg.CG())."
+            f"minimize needs an lg.Method such as lg.LevenbergMarquardt(), got a {name}. If that solves linear systems, "
+            f"write lg.LevenbergMarquardt(solver=lg.{name}(...))."
         )
     point = objective.at(params)
     point.check_data()

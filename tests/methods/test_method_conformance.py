@@ -64,7 +64,7 @@ def test_bridged():
     conformance.check_method(OURS["CG"], load("numpy"), kit=FromAutograd).raise_if_failed()
 
 
-@pytest.mark.parametrize("method", [OURS["preconditioned"], HeavyBall()], ids=["Levenberg-Marquardt", "stranger"])
+@pytest.mark.parametrize("method", [OURS["CG"], HeavyBall()], ids=["Levenberg-Marquardt", "stranger"])
 def test_compiled(method):
     conformance.check_method(method, load("jax")).raise_if_failed()
 
@@ -139,6 +139,5 @@ def test_what_a_method_lacks_is_named_at_the_door():
 
     with pytest.raises(TypeError, match=r"Poor.init returned a State without rate, status, steps, value"):
         lg.minimize(fit, np.ones(2), Poor())
-    for wrong in (lg.CG(), lg.LevenbergMarquardt, "lm"):
-        with pytest.raises(TypeError, match=r"lg\.LevenbergMarquardt\(solver=lg\.CG\(\)\)"):
-            lg.minimize(fit, np.ones(2), wrong)
+    with pytest.raises(TypeError, match=r"needs an lg\.Method"):
+        lg.minimize(fit, np.ones(2), lg.CG())
