@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from .arguments import require_parts, whole
 from .curvature.objective import Objective
@@ -19,7 +20,7 @@ __all__ = ["minimize"]
 def minimize(
     objective: Objective,
     params: Tree,
-    method: Method | None = None,
+    method: Any = None,
     *,
     max_steps: int = 100,
     watch: Sequence[Watcher] = (),
@@ -64,7 +65,7 @@ def minimize(
     if not isinstance(method, Method):
         name = type(method).__name__
         raise TypeError(
-            f"minimize needs an lg.Method such as lg.LevenbergMarquardt(), got a {name}. If that solves linear systems, "
+            f"minimize needs an lg.Method such as lg.LevenbergMarquardt(), got a {name}. If it solves linear systems, "
             f"write lg.LevenbergMarquardt(solver=lg.{name}(...))."
         )
     point = objective.at(params)
