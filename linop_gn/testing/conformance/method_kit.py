@@ -118,7 +118,7 @@ class MethodConformance(Kit):
 
     def test_ends_at_the_limit(self) -> None:
         """A run of at most n steps ends after at most n steps, and keeps rows 0 .. steps of its history."""
-        for limit in (0, 1, 8):
+        for limit in (0, 8) if self.compiled else (0, 1, 8):
             problem = self.problem(limit)
             carry = self.ops.advance(self.method, problem, self.begin(problem), 4 * limit + 4)
             steps, status = int(self.number(carry.state.steps)), int(self.number(carry.state.status))
@@ -149,7 +149,7 @@ class MethodConformance(Kit):
     def test_the_value_is_that_of_the_parameters(self) -> None:
         """However many steps are taken, the value told is the objective's at the parameters that come back."""
         objective, start, M, y = self.bowl()
-        for limit in (1, 8) if self.compiled else (1, 2, 3, 8):
+        for limit in (8,) if self.compiled else (1, 2, 3, 8):
             fit = self.fit(objective, start, limit)
             self.value_is_right(fit, M, y, f"max_steps={limit}")
             agree(fit.history["value"][-1], self.number(fit.value), 1e-6, f"max_steps={limit}: the last row")
