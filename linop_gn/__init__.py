@@ -20,7 +20,7 @@ from .interop import from_scipy, to_scipy
 from .lanczos.basis import Krylov, krylov
 from .lanczos.gltr import GLTR
 from .lanczos.process import Lanczos
-from .methods import ConstantDamping, LevenbergMarquardt, Marquardt, Nielsen
+from .methods import ConstantDamping, LevenbergMarquardt, Marquardt, Method, Nielsen
 from .minimize import minimize
 from .operators import BlockDiagonal, Damped, Dense, Diagonal, FunctionOperator, Identity, LinearOperator, LowRank
 from .records import record, replace, static
@@ -82,6 +82,7 @@ __all__ = [
     "LowRank",
     "Marquardt",
     "MaxResidual",
+    "Method",
     "MissingDerivativeError",
     "MultiShiftCG",
     "Nielsen",

@@ -7,6 +7,7 @@ from typing import Any
 
 from .arguments import require_parts, whole
 from .curvature.objective import Objective
+from .methods.base import Method
 from .methods.levenberg_marquardt import LevenbergMarquardt
 from .methods.problem import MinimizeProblem
 from .protocols import Carry, Tree
@@ -34,7 +35,7 @@ def minimize(
     params
         Starting point, any tree of arrays.
     method
-        ``LevenbergMarquardt()`` by default.
+        An :class:`~linop_gn.Method`; ``LevenbergMarquardt()`` by default.
     max_steps
         Limit on steps, accepted or not. A size of the program, not data.
     watch
@@ -43,8 +44,8 @@ def minimize(
     Returns
     -------
     Result
-        ``params`` in the format given, ``value``, ``gradient_norm``, ``damping`` (to go on with),
-        ``status``, ``steps``, ``products``, ``history``.
+        ``params`` in the format given, ``value``, ``status``, ``steps``, ``history``; ``gradient_norm``, ``damping``
+        (to go on with) and ``products`` where the method has them.
 
     >>> import numpy as np, linop_gn as lg
     >>> t = np.array([0.0, 1.0, 2.0, 3.0])
@@ -60,24 +61,27 @@ def minimize(
         raise TypeError(f"minimize needs an lg.Objective, got {type(objective).__qualname__}.")
     max_steps = whole("minimize", "max_steps", max_steps)
     method = LevenbergMarquardt() if method is None else method
-    require_parts("minimize", method, "a method such as lg.LevenbergMarquardt()", "init", "step", "observe")
-    if hasattr(method, "limit"):
+    require_parts("minimize", method, "a method such as lg.LevenbergMarquardt()")
+    if not isinstance(method, Method):
         name = type(method).__name__
-        raise TypeError(f"minimize: {name} solves linear systems; write lg.LevenbergMarquardt(solver=lg.{name}(...)).")
+        raise TypeError(
+            f"minimize needs an lg.Method such as lg.LevenbergMarquardt(), got a {name}. If it solves linear systems, "
+            f"write lg.LevenbergMarquardt(solver=lg.{name}(...))."
+        )
     point = objective.at(params)
     point.check_data()
     problem = MinimizeProblem(point.objective, point.x, point.space, max_steps)
     state, rows = drive(problem.backend, method, problem, max_steps, watch, every)
-    row = method.observe(state)
+    row = method.observe(state)._asdict()
     return Result(
         code=state.status,
         steps=state.steps,
-        products=state.products,
+        products=row.get("products", 0),
         rows=rows if not isinstance(rows, list) else problem.backend.rows(Carry(state, rows), 0, len(rows)),
-        names=tuple(type(row)._fields),
+        names=tuple(row),
         method=type(method).__name__,
         params=point.space.unpack(method.answer(problem.backend, problem, state)),
-        value=row.value,
-        gradient_norm=row.gradient_norm,
-        damping=getattr(row, "damping", None),
+        value=state.value,
+        gradient_norm=row.get("gradient_norm"),
+        damping=row.get("damping"),
     )

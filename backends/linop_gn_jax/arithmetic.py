@@ -19,7 +19,7 @@ from jax import lax, tree_util
 
 from linop_gn.backend import Scalar, Vector
 
-__all__ = ["JaxArithmetic", "scalar_dtype"]
+__all__ = ["JaxArithmetic", "floats_like", "scalar_dtype"]
 
 R = TypeVar("R")
 
@@ -27,6 +27,16 @@ R = TypeVar("R")
 def scalar_dtype(dtype: Any) -> Any:
     """The dtype of scalars that belong to vectors of this dtype."""
     return jnp.promote_types(dtype, jnp.float32) if jnp.issubdtype(dtype, jnp.floating) else dtype
+
+
+def floats_like(tree: Any, like: Any) -> Any:
+    """``tree`` with its Python floats as scalars that belong to the floating arrays in ``like``, if there are any."""
+    arrays = [leaf for leaf in tree_util.tree_leaves(like) if isinstance(leaf, jax.Array)]
+    dtypes = [scalar_dtype(x.dtype) for x in arrays if jnp.issubdtype(x.dtype, jnp.floating)]
+    dtype = jnp.result_type(*dtypes) if dtypes else None
+    return tree_util.tree_map(
+        lambda leaf: np.asarray(leaf, dtype) if dtypes and isinstance(leaf, float) else leaf, tree
+    )
 
 
 def _is_one_known_truth(condition: Scalar) -> bool:
@@ -63,7 +73,8 @@ class JaxArithmetic:
         if _is_one_known_truth(condition):
             return then(*operands) if condition else otherwise(*operands)
         if np.ndim(condition) == 0:
-            return lax.cond(condition, then, otherwise, *operands)
+            sides = [lambda *given, side=side: floats_like(side(*given), operands) for side in (then, otherwise)]
+            return lax.cond(condition, *sides, *operands)
         return tree_util.tree_map(lambda x, y: jnp.where(condition, x, y), then(*operands), otherwise(*operands))
 
     def eps(self, x: Vector) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import tree_util
+from jax import lax, tree_util
 
 from linop_gn.backend import Array, Tree, Vector
 
@@ -84,6 +84,11 @@ class JaxArrays:
 
     def is_concrete(self, tree: Any) -> bool:
         return not any(isinstance(leaf, jax.core.Tracer) for leaf in tree_util.tree_leaves(tree))
+
+    def lives_with(self, tree: Any, x: Array) -> bool:
+        if self.is_concrete(tree):
+            return True
+        return isinstance(x, jax.core.Tracer) and lax.neg(x)._trace is x._trace  # what is computed now is x's trace's
 
     def flatten(self, tree: Tree) -> tuple[list[str], list[Array], Hashable]:
         pairs, structure = tree_util.tree_flatten_with_path(tree)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from linop_gn.backend import Array, Carry, EagerLoops, Method, Vector
+from linop_gn.backend import Array, Carry, EagerLoops, Iteration, Vector
 from linop_gn.run.status import RUNNING
 
 from .compiled import compiled, tracing
@@ -40,18 +40,18 @@ def _is_running(state: Any) -> Array:
     return jnp.any(jnp.equal(state.status, RUNNING))
 
 
-def _stepper(ops: Any, method: Method, problem: Any) -> Callable[[Any], Any]:
+def _stepper(ops: Any, method: Iteration, problem: Any) -> Callable[[Any], Any]:
     return lambda state: like(state, method.step(ops, problem, state), method)
 
 
-def _begin(ops: Any, method: Method, problem: Any, capacity: int) -> Carry:
-    state = settle(method.init(ops, problem))
+def _begin(ops: Any, method: Iteration, problem: Any, capacity: int) -> Carry:
+    state = settle(method.init(ops, problem), problem)
     first = observed(method, state, row_dtype(method, state))
     values = jnp.zeros((capacity + 1, *first.shape), first.dtype).at[0].set(first)
     return Carry(state, values)
 
 
-def _tick(ops: Any, method: Method, problem: Any) -> Callable[[Carry], Carry]:
+def _tick(ops: Any, method: Iteration, problem: Any) -> Callable[[Carry], Carry]:
     step = _stepper(ops, method, problem)
 
     def tick(carry: Carry) -> Carry:
@@ -62,7 +62,7 @@ def _tick(ops: Any, method: Method, problem: Any) -> Callable[[Carry], Carry]:
     return tick
 
 
-def _advance(ops: Any, method: Method, problem: Any, carry: Carry, steps: Any) -> Carry:
+def _advance(ops: Any, method: Iteration, problem: Any, carry: Carry, steps: Any) -> Carry:
     tick = _tick(ops, method, problem)
 
     def go_on(counted: tuple[Any, Carry]) -> Array:
@@ -71,13 +71,13 @@ def _advance(ops: Any, method: Method, problem: Any, carry: Carry, steps: Any) -
     return lax.while_loop(go_on, lambda counted: (counted[0] + 1, tick(counted[1])), (jnp.int32(0), carry))[1]
 
 
-def _run(ops: Any, method: Method, problem: Any, capacity: int) -> Carry:
+def _run(ops: Any, method: Iteration, problem: Any, capacity: int) -> Carry:
     carry = _begin(ops, method, problem, capacity)
     return lax.while_loop(lambda c: _is_running(c.state), _tick(ops, method, problem), carry)
 
 
-def _iterate(ops: Any, method: Method, problem: Any) -> Any:
-    return lax.while_loop(_is_running, _stepper(ops, method, problem), settle(method.init(ops, problem)))
+def _iterate(ops: Any, method: Iteration, problem: Any) -> Any:
+    return lax.while_loop(_is_running, _stepper(ops, method, problem), settle(method.init(ops, problem), problem))
 
 
 def _slice(values: Array, start: Any, size: int) -> Array:
@@ -117,22 +117,22 @@ class JaxLoops(EagerLoops):
             return function(*records)
         return self._program("call", function)(*records)  # type: ignore[no-any-return]
 
-    def begin(self, method: Method, problem: Any, capacity: int) -> Carry:
+    def begin(self, method: Iteration, problem: Any, capacity: int) -> Carry:
         if _streams(problem):
             return super().begin(method, problem, capacity)
         return self._begin(self, numbers_as_arrays(method, problem), problem, capacity)
 
-    def advance(self, method: Method, problem: Any, carry: Carry, steps: int) -> Carry:
+    def advance(self, method: Iteration, problem: Any, carry: Carry, steps: int) -> Carry:
         if _streams(problem):
             return super().advance(method, problem, carry, steps)
         return self._advance(self, numbers_as_arrays(method, problem), problem, carry, steps)
 
-    def run(self, method: Method, problem: Any, capacity: int) -> Carry:
+    def run(self, method: Iteration, problem: Any, capacity: int) -> Carry:
         if _streams(problem):
             return super().run(method, problem, capacity)
         return self._run(self, numbers_as_arrays(method, problem), problem, capacity)
 
-    def iterate(self, method: Method, problem: Any) -> Any:
+    def iterate(self, method: Iteration, problem: Any) -> Any:
         if _streams(problem):
             return super().iterate(method, problem)
         return self._iterate(self, method, problem)

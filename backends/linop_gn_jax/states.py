@@ -7,7 +7,6 @@ written carelessly about Python numbers, so a step's result is cast back to what
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -15,17 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax, tree_util
 
-from linop_gn.backend import Array, Method
+from linop_gn.backend import Array, Iteration
 
-from .arithmetic import scalar_dtype
+from .arithmetic import floats_like
 from .compiled import tracing
 
 __all__ = ["like", "numbers_as_arrays", "observed", "row_dtype", "settle"]
-
-
-@functools.lru_cache(maxsize=256)
-def _constant(value: float, dtype: str) -> Array:
-    return jnp.asarray(value, dtype)
 
 
 def numbers_as_arrays(method: Any, problem: Any) -> Any:
@@ -34,11 +28,7 @@ def numbers_as_arrays(method: Any, problem: Any) -> Any:
     A Python float and an array are two types to the compiler. A damping that is first
     a number and then, taken from a result, an array would compile twice.
     """
-    vector = getattr(problem, "like", None)
-    if vector is None or tracing():
-        return method
-    dtype = str(scalar_dtype(vector.dtype))
-    return tree_util.tree_map(lambda leaf: _constant(leaf, dtype) if isinstance(leaf, float) else leaf, method)
+    return method if tracing() else floats_like(method, getattr(problem, "like", None))
 
 
 def _keys(tree: Any) -> list[tuple[str, Any]]:
@@ -50,12 +40,13 @@ def _cast(leaf: Any, dtype: Any) -> Array:
     return leaf if jnp.issubdtype(dtype, jax.dtypes.extended) else lax.convert_element_type(leaf, dtype)
 
 
-def settle(state: Any) -> Any:
+def settle(state: Any, problem: Any) -> Any:
     """Every leaf of an initial state an array of its own, so that it can be donated."""
+    state = floats_like(state, getattr(problem, "like", None))
     return tree_util.tree_map(lambda leaf: jnp.copy(_cast(leaf, jnp.result_type(leaf))), state)
 
 
-def like(before: Any, after: Any, method: Method) -> Any:
+def like(before: Any, after: Any, method: Iteration) -> Any:
     """The state ``after`` a step in the dtypes of the one ``before``.
 
     Raises
@@ -90,13 +81,13 @@ def _like_leaf(what: str, old: Any, new: Any) -> Array:
     return _cast(new, need)
 
 
-def observed(method: Method, state: Any, dtype: Any) -> Array:
+def observed(method: Iteration, state: Any, dtype: Any) -> Array:
     """The row (fields[, k]) of the history that belongs to ``state``."""
     fields = list(method.observe(state))
     return jnp.stack([jnp.asarray(x, dtype) for x in jnp.broadcast_arrays(*map(jnp.asarray, fields))])
 
 
-def row_dtype(method: Method, state: Any) -> Any:
+def row_dtype(method: Iteration, state: Any) -> Any:
     """The widest float dtype in a row, at least float32."""
     dtypes = map(jnp.result_type, method.observe(state))
     return jnp.result_type(jnp.float32, *[dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)])

@@ -152,7 +152,7 @@ class Point:
         kept: Summary | None = getattr(self._made, slot)
         if kept is None:
             kept = self.stream(_SumsOf(visit)) if self.host else self._over_memory(visit)
-            if self.space.backend.is_concrete(kept):
+            if self.space.backend.lives_with(kept, self.x):
                 setattr(self._made, slot, kept)
         return kept
 

@@ -76,6 +76,9 @@ class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerBases, Ea
     def is_concrete(self, tree: Any) -> bool:
         return True
 
+    def lives_with(self, tree: Any, x: Array) -> bool:
+        return self.is_concrete(tree)
+
     def flatten(self, tree: Tree) -> tuple[list[str], list[Array], Hashable]:
         leaves, structure = optree.tree_flatten(tree, namespace=self.tree_namespace)
         return list(names_of(structure)), leaves, structure

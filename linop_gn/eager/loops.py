@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import sys
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 import optree
 
-from ..protocols import Carry, Method, Vector
+from ..protocols import Carry, Iteration, Vector
 from ..run.status import RUNNING
 
 __all__ = ["EagerLoops"]
@@ -60,13 +61,14 @@ class EagerLoops:
     def call(self, function: Callable[..., R], *records: Any) -> R:
         return function(*records)
 
-    def begin(self, method: Method, problem: Any, capacity: int) -> Carry:
+    def begin(self, method: Iteration, problem: Any, capacity: int) -> Carry:
         with _quiet():
             state = method.init(self, problem)  # type: ignore[arg-type]
         return Carry(state, [method.observe(state)])
 
-    def advance(self, method: Method, problem: Any, carry: Carry, steps: int) -> Carry:
+    def advance(self, method: Iteration, problem: Any, carry: Carry, steps: int) -> Carry:
         state, rows = carry
+        del carry  # what the first state holds goes with its successor
         with _quiet():
             for _ in range(steps):
                 if not _is_running(state):
@@ -78,13 +80,10 @@ class EagerLoops:
                 rows.append(method.observe(state))
         return Carry(state, rows)
 
-    def run(self, method: Method, problem: Any, capacity: int) -> Carry:
-        carry = self.begin(method, problem, capacity)
-        while _is_running(carry.state):
-            carry = self.advance(method, problem, carry, capacity + 1)
-        return carry
+    def run(self, method: Iteration, problem: Any, capacity: int) -> Carry:
+        return self.advance(method, problem, self.begin(method, problem, capacity), sys.maxsize)
 
-    def iterate(self, method: Method, problem: Any) -> Any:
+    def iterate(self, method: Iteration, problem: Any) -> Any:
         with _quiet():
             state = method.init(self, problem)  # type: ignore[arg-type]
             while _is_running(state):

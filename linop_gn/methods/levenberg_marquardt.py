@@ -32,55 +32,51 @@ from ..operators.base import LinearOperator
 from ..operators.damped import Damped
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import CONVERGED, MAX_STEPS, NO_DECREASE, NONFINITE, NONFINITE_INPUT, RUNNING
+from ..run.status import CONVERGED, MAX_STEPS, NO_DECREASE, NONFINITE_INPUT, RUNNING, verdict
 from ..solvers.blockwise import overall
 from ..solvers.cg import CG
 from ..solvers.options import require_solver
 from ..solvers.problem import LinearProblem, Recipe, require_fit
+from .base import Method
 from .damping import Nielsen, clip
 from .problem import MinimizeProblem
 
 __all__ = ["LevenbergMarquardt"]
 
 
+_LINEARIZED = ("x", "gradient", "gradient_norm", "operator", "prepared")
+
+
 class LMState(NamedTuple):
-    """The current point, its value and gradient, and the damping for the next step."""
+    """The current point, what was linearised there, and the damping for the next step."""
 
     x: Vector
     gradient: Vector
+    gradient_norm: Scalar
+    operator: LinearOperator
+    """The curvature at x, undamped and linearised; where data are streamed it holds the point alone."""
+    prepared: Any
+    """What the preconditioner's recipe prepared at x; another damping needs nothing more."""
     value: Scalar
-    norm: Scalar
     threshold: Scalar
     damping: Scalar
     growth: Scalar
     ratio: Scalar
-    inner: Scalar
+    inner_steps: Scalar
     status: Scalar
     steps: Scalar
-    products: Scalar
-    kept: Any = None
-    """What the preconditioner's recipe prepared at x; another damping needs nothing more."""
-
-
-class LMRow(NamedTuple):
-    """Objective, gradient norm and damping at each step; gain ratio and inner steps of the step that led there."""
-
-    value: Scalar
-    gradient_norm: Scalar
-    damping: Scalar
-    ratio: Scalar
-    inner_steps: Scalar
     products: Scalar
 
 
 @record
-class LevenbergMarquardt:
+class LevenbergMarquardt(Method):
     """Levenberg-Marquardt.
 
     Parameters
     ----------
     curvature
-        ``lg.GGN``, ``lg.Hessian``, ``lg.BlockGGN``, or any function from a point to an operator.
+        ``lg.GGN``, ``lg.Hessian``, ``lg.BlockGGN``, or any function from a point to an operator: data, whose own
+        functions, if it holds any, are the same objects at each call.
     solver
         Inner solver; what it returns when it stops early (negative curvature, limit) is used. For a curvature
         with blocks ``lg.Blockwise(lg.CG(...))`` solves with each by itself.
@@ -119,112 +115,97 @@ class LevenbergMarquardt:
         for name in ("damping", "accept", "rtol", "atol", "ftol", "least", "most"):
             require_number("LevenbergMarquardt", name, getattr(self, name))
 
+    columns = ("value", "gradient_norm", "damping", "ratio", "inner_steps", "products")
+
     def init(self, ops: Backend, problem: MinimizeProblem) -> LMState:
-        x = ops.copy(problem.start)
-        point = problem.point(x)
-        self._check(Damped(self.curvature(point), self.damping))
-        gradient = point.gradient
-        value = ops.item(point.value)
-        norm = ops.sqrt(ops.dot(gradient, gradient))
-        zero = ops.scalar(0.0, x)
+        point = problem.at(problem.start)
+        A = Damped(self.curvature(point), self.damping)
+        self.solver.check(A)
+        if isinstance(self._given, LinearOperator):
+            require_fit(self._given, A)
+        here = self._linearized(ops, point)
+        value, norm = ops.item(point.value), here["gradient_norm"]
+        zero, count = ops.scalar(0.0, point.x), ops.scalar(0, point.x)
         threshold = ops.maximum(self.rtol * norm, self.atol)
-        status = ops.where(norm <= threshold, CONVERGED, ops.scalar(RUNNING, x))
-        if problem.max_steps == 0:
-            status = ops.where(norm <= threshold, status, MAX_STEPS)
-        sound = ops.isfinite(value) & ops.isfinite(norm)
+        status = verdict(
+            ops,
+            count + RUNNING,
+            (ops.logical_not(ops.isfinite(value) & ops.isfinite(norm)), NONFINITE_INPUT),
+            (norm <= threshold, CONVERGED),
+            (problem.max_steps == 0, MAX_STEPS),
+        )
         return LMState(
-            x=x,
-            gradient=gradient,
+            **here,
             value=value,
-            norm=norm,
             threshold=threshold,
             damping=clip(ops, zero + self.damping, self.least, self.most),
             growth=zero + 2.0,
             ratio=zero + math.nan,
-            inner=ops.scalar(0, x),
-            status=ops.where(sound, status, NONFINITE_INPUT),
-            steps=ops.scalar(0, x),
-            products=ops.scalar(0, x),
-            kept=self._prepared(point),
+            inner_steps=count,
+            status=status,
+            steps=count,
+            products=count,
         )
 
     def step(self, ops: Backend, problem: MinimizeProblem, s: LMState) -> LMState:
         running = s.status == RUNNING
-        A = Damped(self.curvature(problem.point(s.x)).prepare(), s.damping)
+        A = Damped(s.operator, s.damping)
         # A zero right-hand side takes no product: that is how a finished run stays where it is.
         rhs = ops.scale(-1.0, ops.mask(running, ops.copy(s.gradient)))
-        linear = LinearProblem(A, rhs, None, self._preconditioner(s.kept, A))
+        M = self._given.finish(s.prepared, A) if isinstance(self._given, Recipe) else self._given
+        linear = LinearProblem(A, rhs, None, M)
         inner = ops.iterate(self.solver, linear)
         delta = self.solver.answer(ops, linear, inner)
         inner_steps, inner_products, inner_model = overall(self.solver, inner)
         predicted = -inner_model
-        squared = ops.dot(delta, delta)
         if self.model == "undamped":
-            predicted = predicted + 0.5 * s.damping * squared
+            predicted = predicted + 0.5 * s.damping * ops.dot(delta, delta)
 
-        x = ops.axpy(1.0, s.x, delta)
-        trial = problem.point(x)
-        value = ops.item(trial.value)
+        trial = ops.axpy(1.0, s.x, delta)
+        value = ops.item(problem.at(trial).value)
         actual = s.value - value
         ratio = ops.where(ops.isfinite(actual), ops.divide(actual, predicted), -math.inf)
-        taken = running & ops.isfinite(value) & (predicted > 0) & (ratio > self.accept)
-
         small = (4.0 * ops.eps(s.x) if self.ftol is None else self.ftol) * ops.maximum(s.value, -s.value)
         flat = running & (predicted > 0) & (predicted <= small) & (actual <= small) & (actual >= -small)
-        taken = taken | (flat & (actual > 0))
+        taken = running & ops.isfinite(value) & (predicted > 0) & (ratio > self.accept) | flat & (actual > 0)
 
-        def move(x: Vector, gradient: Vector, kept: Any) -> tuple[Vector, Vector, Any]:
-            point = problem.point(x)
-            return x, point.gradient, self._prepared(point)
+        def move(trial: Vector) -> tuple[Scalar, dict[str, Any]]:
+            there = self._linearized(ops, problem.at(trial))
+            return ops.branch(ops.isfinite(there["gradient_norm"]), lambda trial: (True, there), stay, trial)
 
-        def stay(x: Vector, gradient: Vector, kept: Any) -> tuple[Vector, Vector, Any]:
-            return s.x, gradient, kept
+        def stay(trial: Vector) -> tuple[Scalar, dict[str, Any]]:
+            return False, {name: getattr(s, name) for name in _LINEARIZED}
 
-        x, gradient, kept = ops.branch(taken, move, stay, x, s.gradient, s.kept)
-        norm = ops.sqrt(ops.dot(gradient, gradient))
+        moved, here = ops.branch(taken, move, stay, trial)
+        ratio = ops.where(taken & ops.logical_not(moved), -math.inf, ratio)  # there the gradient is not finite
         damping, growth = self.rule.update(ops, s.damping, s.growth, ratio)
-        damping = clip(ops, damping, self.least, self.most)
-
         steps = s.steps + ops.where(running, 1, 0)
-        stuck = running & ops.logical_not(taken) & (s.damping >= self.most)
-        status = s.status  # later lines overrule earlier ones
-        status = ops.where(running & (steps >= problem.max_steps), MAX_STEPS, status)
-        status = ops.where(stuck, NO_DECREASE, status)
-        status = ops.where(flat, CONVERGED, status)
-        status = ops.where(running & (norm <= s.threshold), CONVERGED, status)
-        status = ops.where(running & ops.logical_not(ops.isfinite(norm)), NONFINITE, status)
-        return LMState(
-            x=x,
-            gradient=gradient,
-            value=ops.where(taken, value, s.value),
-            norm=norm,
-            threshold=s.threshold,
-            damping=ops.where(running, damping, s.damping),
+        return s._replace(
+            **here,
+            value=ops.where(moved, value, s.value),
+            damping=ops.where(running, clip(ops, damping, self.least, self.most), s.damping),
             growth=ops.where(running, growth, s.growth),
             ratio=ops.where(running, ratio, s.ratio),
-            inner=ops.where(running, inner_steps, s.inner),
-            status=status,
+            inner_steps=ops.where(running, inner_steps, s.inner_steps),
+            status=verdict(
+                ops,
+                s.status,
+                (running & (here["gradient_norm"] <= s.threshold) | flat, CONVERGED),
+                (running & ops.logical_not(moved) & (s.damping >= self.most), NO_DECREASE),
+                (running & (steps >= problem.max_steps), MAX_STEPS),
+            ),
             steps=steps,
             products=s.products + inner_products,
-            kept=kept,
         )
 
-    def _check(self, A: Damped) -> None:
-        self.solver.check(A)
-        given: Any = getattr(self.solver, "preconditioner", None)
-        if isinstance(given, LinearOperator):
-            require_fit(given, A)
+    def _linearized(self, ops: Backend, point: Point) -> dict[str, Any]:
+        """What the state holds of a point, from one linearisation."""
+        curvature = self.curvature(point)
+        operator, gradient = curvature.prepare(), point.gradient
+        prepared = self._given.prepare(curvature) if isinstance(self._given, Recipe) else None
+        norm = ops.sqrt(ops.dot(gradient, gradient))
+        return dict(zip(_LINEARIZED, (point.x, gradient, norm, operator, prepared), strict=True))
 
-    def _prepared(self, point: Point) -> Any:
-        given = getattr(self.solver, "preconditioner", None)
-        return given.prepare(self.curvature(point)) if isinstance(given, Recipe) else None
-
-    def _preconditioner(self, kept: Any, A: Damped) -> LinearOperator | None:
-        given: Any = getattr(self.solver, "preconditioner", None)
-        return given.finish(kept, A) if isinstance(given, Recipe) else given
-
-    def observe(self, state: LMState) -> LMRow:
-        return LMRow(state.value, state.norm, state.damping, state.ratio, state.inner, state.products)
-
-    def answer(self, ops: Backend, problem: MinimizeProblem, state: LMState) -> Vector:
-        return state.x
+    @property
+    def _given(self) -> Any:
+        return getattr(self.solver, "preconditioner", None)

@@ -10,8 +10,6 @@ from ..spaces import Space
 
 __all__ = ["MinimizeProblem"]
 
-_KEPT_POINTS = 2
-
 
 @record
 class MinimizeProblem:
@@ -37,16 +35,10 @@ class MinimizeProblem:
         """Whether data are streamed from the host."""
         return self.objective.host
 
-    def point(self, x: Vector) -> Point:
-        """The objective at x.
+    def at(self, x: Vector) -> Point:
+        """The objective at a copy of x, linearised when first asked: value and gradient from one pass.
 
-        Where values are known the current and the trial point are remembered, so that
-        what was linearised for the gradient serves the products of the next step,
-        and a rejected step costs no new linearisation.
+        Each call makes a new point. What a method needs again, such as ``curvature(point).prepare()``, goes into its
+        state: x itself is a buffer that the next ``axpy`` may write over.
         """
-        kept: list[Point] = self.__dict__.setdefault("_points", [])
-        point = next((point for point in kept if point.x is x), None) or Point(self.objective, x, self.space)
-        if self.backend.is_concrete(x):
-            others = [other for other in kept if other is not point]
-            kept[:] = [*others[-(_KEPT_POINTS - 1) :], point]  # least recently asked for goes first
-        return point
+        return Point(self.objective, self.backend.copy(x), self.space)

@@ -29,7 +29,7 @@ from .backend import CAPABILITIES, CONTRACT, Backend
 from .bases import Bases
 from .calculus import Calculus, GradientLinearization, Linearization
 from .factors import Factors
-from .loops import Carry, Loops, Method
+from .loops import Carry, Iteration, Loops
 from .stores import Stores
 from .types import Array, Scalar, Tree, Vector
 
@@ -45,9 +45,9 @@ __all__ = [
     "Carry",
     "Factors",
     "GradientLinearization",
+    "Iteration",
     "Linearization",
     "Loops",
-    "Method",
     "Scalar",
     "Stores",
     "Tree",

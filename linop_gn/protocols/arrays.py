@@ -26,6 +26,10 @@ class Arrays(Protocol):
     def is_concrete(self, tree: Any) -> bool:
         """False while a compiler is tracing, when values cannot be read."""
 
+    def lives_with(self, tree: Any, x: Array) -> bool:
+        """Whether ``tree``, computed from ``x`` just now, may be used wherever x may: False in an inner trace."""
+        ...
+
     def normalize(self, tree: Any) -> Tree:
         """Turn a container that the tree functions don't know into one they do.
 

@@ -10,13 +10,13 @@ from .types import Array, Vector
 if TYPE_CHECKING:
     from .backend import Backend
 
-__all__ = ["Carry", "Loops", "Method"]
+__all__ = ["Carry", "Iteration", "Loops"]
 
 R = TypeVar("R")
 
 
-class Method(Protocol):
-    """An iterative method: pure functions over a state, without a loop.
+class Iteration(Protocol):
+    """What a loop runs, a linear solver or an ``lg.Method``: pure functions over a state, without a loop.
 
     The state is a NamedTuple with at least ``status`` and ``steps``. A step is
     *total*: taken after the status is set, it changes nothing. No two leaves of
@@ -54,16 +54,16 @@ class Loops(Protocol):
     def call(self, function: Callable[..., R], *records: Any) -> R:
         """``function(*records)``; compiled where the framework compiles, keyed by ``function``'s identity."""
 
-    def begin(self, method: Method, problem: Any, capacity: int) -> Carry:
+    def begin(self, method: Iteration, problem: Any, capacity: int) -> Carry:
         """The initial carry, with its first row; room for ``capacity`` further rows."""
 
-    def advance(self, method: Method, problem: Any, carry: Carry, steps: int) -> Carry:
+    def advance(self, method: Iteration, problem: Any, carry: Carry, steps: int) -> Carry:
         """At most ``steps`` further calls of ``method.step``, fewer if the method stops. Consumes the carry."""
 
-    def run(self, method: Method, problem: Any, capacity: int) -> Carry:
+    def run(self, method: Iteration, problem: Any, capacity: int) -> Carry:
         """Begin and advance until the method stops (however many ticks), unwatched, as one program where possible."""
 
-    def iterate(self, method: Method, problem: Any) -> Any:
+    def iterate(self, method: Iteration, problem: Any) -> Any:
         """The final state of a sub-solver, run until it stops inside another method's step; no rows are kept."""
 
     def implicit(

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..arguments import whole
-from ..protocols import Backend, Carry, Method
+from ..protocols import Backend, Carry, Iteration
 from .solution import History
 from .status import RUNNING, STOPPED
 
@@ -68,7 +68,7 @@ Watcher = Callable[[Look], Any]
 """Called with each look; a true result stops the run. ``begin(look)`` and ``end(look)`` are called if it has them."""
 
 
-def looks(backend: Backend, method: Method, problem: Any, limit: int, every: int) -> Iterator[tuple[Look, Carry]]:
+def looks(backend: Backend, method: Iteration, problem: Any, limit: int, every: int) -> Iterator[tuple[Look, Carry]]:
     """Advance ``method`` and yield a look, with its carry, at step 0 and then every ``every`` ticks.
 
     Raises
@@ -105,7 +105,7 @@ def _plain(status: Any) -> Any:
 
 def drive(
     backend: Backend,
-    method: Method,
+    method: Iteration,
     problem: Any,
     limit: int,
     watch: Sequence[Watcher] = (),

@@ -156,5 +156,6 @@ class Result(_Outcome):
     damping: Scalar = None
 
     def __repr__(self) -> str:
-        line = f"{self._headline()}; value {_brief(self.value)}, gradient norm {_brief(self.gradient_norm)}"
+        norm = "" if self.gradient_norm is None else f", gradient norm {_brief(self.gradient_norm)}"
+        line = f"{self._headline()}; value {_brief(self.value)}{norm}"
         return "\n".join([line, *self._sentences()])

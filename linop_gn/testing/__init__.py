@@ -27,16 +27,25 @@ from .oracles import (
 from .poison import Poison, PoisonArray, PoisonBackend, poison, poison_backend, poisoned
 
 if TYPE_CHECKING:
-    from .conformance import BackendConformance, ConformanceError, ConformanceReport, check_backend
+    from .conformance import (
+        BackendConformance,
+        ConformanceError,
+        ConformanceReport,
+        MethodConformance,
+        check_backend,
+        check_method,
+    )
 
 __all__ = [
     "BackendConformance",
     "ConformanceError",
     "ConformanceReport",
+    "MethodConformance",
     "Poison",
     "PoisonArray",
     "PoisonBackend",
     "check_backend",
+    "check_method",
     "complex_step_jacobian",
     "dense",
     "device_of",
@@ -50,7 +59,14 @@ __all__ = [
     "use_device",
 ]
 
-_WITH_HYPOTHESIS = ("BackendConformance", "ConformanceError", "ConformanceReport", "check_backend")
+_WITH_HYPOTHESIS = (
+    "BackendConformance",
+    "ConformanceError",
+    "ConformanceReport",
+    "MethodConformance",
+    "check_backend",
+    "check_method",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,8 @@
 """Levenberg-Marquardt against dense algebra, certified results and its own promises."""
 
+import copy
+import weakref
+
 import curves
 import numpy as np
 import pytest
@@ -13,8 +16,12 @@ EXACT = lg.CG(rtol=1e-13, max_steps=200)
 
 @pytest.fixture(scope="module", params=["numpy", "torch", "jax"])
 def ops(request):
-    pytest.importorskip(request.param)
-    return lg.load(request.param)
+    return load(request.param)
+
+
+def load(name):
+    pytest.importorskip(name)
+    return lg.load(name)
 
 
 def host(ops, x):
@@ -32,7 +39,7 @@ def test_follows_the_dense_method_step_by_step(ops, model, seed, log_damping):
 
     method = lg.LevenbergMarquardt(solver=EXACT, damping=damping, model=model, ftol=0.0, rtol=0.0)
     run = lg.minimize(curves.exponential(ops, t, y), ops.asarray(start, "float64"), method, max_steps=6)
-    p, values, dampings = curves.dense_lm(
+    p, values, dampings, decreases = curves.dense_lm(
         lambda p: p[0] * np.exp(p[1] * t) - y,
         lambda p: np.stack([np.exp(p[1] * t), p[0] * t * np.exp(p[1] * t)], axis=1),
         start,
@@ -41,8 +48,10 @@ def test_follows_the_dense_method_step_by_step(ops, model, seed, log_damping):
         model,
     )
     np.testing.assert_allclose(run.history["value"], values, rtol=1e-8)
-    np.testing.assert_allclose(run.history["damping"], dampings, rtol=1e-5)
-    np.testing.assert_allclose(host(ops, run.params), p, rtol=1e-7, atol=1e-9)
+    # The gain ratio, of which the damping is made, has an error of eps value / predicted.
+    known = 1 + int(np.argmax(np.append(decreases < 1e-8 * values[:-1], True)))
+    np.testing.assert_allclose(run.history["damping"][:known], dampings[:known], rtol=1e-5)
+    np.testing.assert_allclose(host(ops, run.params), p, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("start", [(5.0, 0.1), (2.5, 0.5)])
@@ -51,13 +60,13 @@ def test_reaches_the_certified_values_of_misra1a(ops, start):
     fit = lg.minimize(curves.misra(ops), ops.asarray(np.array(start), "float64"), method)
     assert fit.status is lg.Status.CONVERGED
     found = host(ops, fit.params) * np.array([1e2, 1e-3])
-    np.testing.assert_allclose(found, curves.MISRA_CERTIFIED, rtol=1e-8)
+    np.testing.assert_allclose(found, curves.MISRA_CERTIFIED, rtol=1e-7)
     assert 2 * float(fit.value) == pytest.approx(curves.MISRA_SUM_OF_SQUARES, rel=1e-9)
 
 
 def test_damping_may_be_wrong_by_ten_orders_of_magnitude(ops):
     for damping in (1e-10, 1e10):
-        method = lg.LevenbergMarquardt(damping=damping, solver=EXACT)
+        method = lg.LevenbergMarquardt(damping=damping, solver=EXACT, rtol=1e-9)  # an error of 1e-6
         fit = lg.minimize(curves.rosenbrock(ops), ops.asarray(np.array([-1.2, 1.0]), "float64"), method, max_steps=200)
         assert fit.succeeded
         np.testing.assert_allclose(host(ops, fit.params), [1.0, 1.0], rtol=1e-4)
@@ -97,6 +106,87 @@ def test_a_refused_step_linearises_nothing():
     assert refused > 0
     assert calls["jacobian"] == int(fit.steps) - refused + 1
     assert calls["model"] == 2 * int(fit.steps) - refused + 1  # a trial each, a linearisation where it was taken
+
+
+@pytest.mark.parametrize("name", ["torch", "jax"])
+@pytest.mark.parametrize("curvature", [lg.GGN, lg.Hessian])
+def test_model_runs_are_counted_alike(name, curvature):
+    """A trial for each step, a linearisation for each one taken: 37 model runs of 26 steps, 16 of them refused."""
+    framework = pytest.importorskip(name)
+    ops, runs = lg.load(name), []
+    xp = ops.namespace()
+
+    def residuals(p):
+        if name == "jax":
+            framework.debug.callback(lambda: runs.append(1))  # at each run of the compiled program
+        else:
+            runs.append(1)
+        return xp.stack([10 * (p[1] - p[0] * p[0]), 1 - p[0]])
+
+    method = lg.LevenbergMarquardt(
+        curvature, damping=1e-3, solver=lg.CG(rtol=1e-8, max_steps=200), rule=lg.Marquardt(), rtol=1e-3
+    )
+    start = ops.asarray(np.array([-1.2, 1.0]), "float64")
+    fit = lg.minimize(lg.Objective.from_residuals(residuals), start, method, max_steps=60)
+    if name == "jax":
+        framework.effects_barrier()
+    refused = int((fit.history["ratio"][1:] <= 1e-4).sum())
+    assert refused > 0
+    assert len(runs) == 2 * int(fit.steps) - refused + 1
+
+
+def test_no_graph_but_that_of_the_accepted_point_is_kept(monkeypatch):
+    torch = pytest.importorskip("torch")
+    from linop_gn_torch.calculus import TorchLinearization
+
+    kept, alive, keep = [], [], TorchLinearization.without_gradient
+
+    def remembered(self):
+        bare = keep(self)
+        kept.append(weakref.ref(bare))
+        return bare
+
+    def residuals(p):
+        alive.append(sum(made() is not None for made in kept))
+        return torch.stack([10 * (p[1] - p[0] * p[0]), 1 - p[0]])
+
+    monkeypatch.setattr(TorchLinearization, "without_gradient", remembered)
+    start = torch.tensor([-1.2, 1.0], dtype=torch.float64)
+    fit = lg.minimize(
+        lg.Objective.from_residuals(residuals), start, lg.LevenbergMarquardt(damping=1e-3, rtol=0.0), max_steps=12
+    )
+    assert len(kept) < int(fit.steps)  # some were refused
+    assert alive == [0] + [1] * (len(alive) - 1)
+
+
+@pytest.mark.parametrize("name", ["numpy", "jax"])
+def test_a_state_that_went_to_the_host_and_back_goes_on(name):
+    ops = load(name)
+    point = curves.exponential(ops, np.linspace(0, 2, 12), 2 * np.exp(-0.7 * np.linspace(0, 2, 12))).at(
+        ops.asarray(np.array([1.0, 0.2]), "float64")
+    )
+    problem = lg.methods.MinimizeProblem(point.objective, point.x, point.space, 9)
+    method = lg.LevenbergMarquardt(damping=0.1)
+    whole = ops.advance(method, problem, ops.begin(method, problem, 9), 5).state
+    carry = ops.advance(method, problem, ops.begin(method, problem, 9), 2)
+    if name == "jax":
+        jax = pytest.importorskip("jax")
+        carry = jax.tree.map(jax.numpy.asarray, jax.device_get(carry))
+    else:
+        carry = copy.deepcopy(carry)
+    gone_on = ops.advance(method, problem, carry, 3).state
+    for field in ("x", "value", "damping", "steps"):
+        np.testing.assert_array_equal(np.asarray(getattr(gone_on, field)), np.asarray(getattr(whole, field)))
+
+
+def test_a_trial_with_a_value_and_no_gradient_is_refused():
+    torch = pytest.importorskip("torch")
+    objective = lg.Objective.from_residuals(lambda b: torch.cat([1 / (1 + torch.exp(b)), 1e-6 * b]))
+    start = torch.tensor([-10.0], dtype=torch.float64)  # the first trial lies where exp overflows
+    fit = lg.minimize(objective, start, lg.LevenbergMarquardt(damping=1e-9), max_steps=60)
+    assert fit.history["ratio"][1] == -np.inf
+    assert bool(torch.isfinite(objective.gradient(fit.params)).all())
+    assert float(fit.value) < 0.5
 
 
 def test_a_trial_outside_the_domain_is_refused(ops):
@@ -176,7 +266,8 @@ def test_single_precision_and_blocks(ops, curvature, dtype):
             jacobian=lambda p: np.stack([np.exp(p[1] * ta), p[0] * ta * np.exp(p[1] * ta)], axis=1),
         )
     start = ops.asarray(np.array([1.0, 0.0]), dtype)
-    fit = lg.minimize(objective, start, lg.LevenbergMarquardt(curvature=curvature, damping=0.01))
+    rtol = 1e-8 if dtype == "float64" else 1e-5
+    fit = lg.minimize(objective, start, lg.LevenbergMarquardt(curvature=curvature, damping=0.01, rtol=rtol))
     assert fit.succeeded
     assert ops.describe(fit.params)[1] == dtype
     np.testing.assert_allclose(host(ops, fit.params), [2.0, -0.7], rtol=1e-5 if dtype == "float64" else 1e-3)
@@ -231,7 +322,7 @@ def test_inside_the_users_jit():
         lg.minimize(objective, start, lg.LevenbergMarquardt(damping=0.1, solver=EXACT), max_steps=40),
     )
     assert inside.status is outside.status is lg.Status.CONVERGED
-    np.testing.assert_allclose(np.asarray(inside.params), np.asarray(outside.params), rtol=1e-8)
+    np.testing.assert_allclose(np.asarray(inside.params), np.asarray(outside.params), rtol=1e-6)
     assert int(inside.steps) == int(outside.steps)
     with pytest.raises(TypeError, match="cannot be watched"):
         jax.jit(lambda p: lg.minimize(objective, p, watch=[lg.Recorder()]).params)(start)

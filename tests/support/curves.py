@@ -54,9 +54,12 @@ def rosenbrock(ops, dtype="float64"):
 
 
 def dense_lm(residuals, jacobian, p, steps, damping, model="undamped", accept=1e-4):
-    """Levenberg-Marquardt with Nielsen's rule by dense algebra, written out on its own."""
+    """Levenberg-Marquardt with Nielsen's rule by dense algebra, written out on its own.
+
+    Returns the parameters, and the values, dampings and predicted decreases, of each step.
+    """
     growth, value = 2.0, 0.5 * residuals(p) @ residuals(p)
-    values, dampings = [value], [damping]
+    values, dampings, decreases = [value], [damping], []
     for _ in range(steps):
         r, J = residuals(p), jacobian(p)
         g, G = J.T @ r, J.T @ J
@@ -73,4 +76,5 @@ def dense_lm(residuals, jacobian, p, steps, damping, model="undamped", accept=1e
             damping, growth = damping * growth, 2 * growth
         values.append(value)
         dampings.append(damping)
-    return p, np.array(values), np.array(dampings)
+        decreases.append(predicted)
+    return p, np.array(values), np.array(dampings), np.array(decreases)

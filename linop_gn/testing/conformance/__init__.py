@@ -17,12 +17,23 @@
 :mod:`.curvature`        second derivatives
 :mod:`.solvers`          CG and Levenberg-Marquardt against NumPy, every status
 :mod:`.aliasing`         read-only, shared and consumed memory
+:mod:`.method_kit`       what every minimisation method promises
 ======================== =====================================================
 
 Hypothesis is needed (extra ``testing``); pytest only by those who use it.
 """
 
 from .kit import BackendConformance, check_backend, laws
+from .method_kit import MethodConformance, check_method
 from .report import ConformanceError, ConformanceReport, Finding
 
-__all__ = ["BackendConformance", "ConformanceError", "ConformanceReport", "Finding", "check_backend", "laws"]
+__all__ = [
+    "BackendConformance",
+    "ConformanceError",
+    "ConformanceReport",
+    "Finding",
+    "MethodConformance",
+    "check_backend",
+    "check_method",
+    "laws",
+]

@@ -28,6 +28,7 @@ class Arrays(Kit):
         for other in (1.0, [x], {"x": x}, None, "x"):
             claim(not self.ops.is_array(other), f"{type(other).__qualname__} is an array to is_array")
         claim(self.ops.is_concrete({"x": x, "n": 1.0}), "a tree of arrays outside of any program is concrete")
+        claim(self.ops.lives_with({"x": x, "n": 1.0}, x), "outside of any program what x gives lives with it")
 
     @drawn()
     def test_asarray(self, data: Draws) -> None:

@@ -11,6 +11,7 @@ from unittest import SkipTest
 from ...protocols import Backend
 from .aliasing import Aliasing
 from .arrays import Arrays
+from .base import Kit
 from .bases import Bases
 from .calculus import FirstOrder
 from .choices import Choices
@@ -158,13 +159,14 @@ def check_backend(
     findings: list[Finding] = []
     for name in names:
         if name in set(wanted):
-            findings.append(_outcome(bound, name))
+            findings.append(outcome(bound, name))
             if stop and findings[-1].status == "failed":
                 break
     return ConformanceReport(backend.name, tuple(findings))
 
 
-def _outcome(bound: type[BackendConformance], name: str) -> Finding:
+def outcome(bound: type[Kit], name: str) -> Finding:
+    """What one law says of the kit ``bound``."""
     kit = bound()
     law = getattr(kit, f"test_{name}")
     sentence = " ".join((inspect.getdoc(law) or "").split())
