@@ -9,10 +9,15 @@ sqrt(||b - A x||^2 + lambda ||x||^2), Paige and Saunders' rules are::
     least squares    ||A^T (b - A x) - lambda x|| <= atol ||A|| ||r||
     ill-conditioned  cond(A) >= conlim, or 1 / eps
 
+The second says that x is the least-squares solution of a system whose operator
+differs from A by atol ||A||. Where cond(A) exceeds 1 / atol such an x may be far
+from the solution, and leave much of a residual that could be zero.
+
 ||A|| is bounded from below by the largest norm of a column of the bidiagonal
 matrix, damping included. (SciPy takes the Frobenius norm, which grows with every
 step and loosens the rules.) The first two rules are held against norms that were
-recomputed from x before they are reported.
+recomputed from x before they are reported, and hold for no x that is worse than
+zero: SciPy's may, on the way from a start that is far out.
 
 A run starts from ``x0`` as it is: one that is worse than zero may end so if it is
 stopped early. Only CG takes the best multiple of its start.
@@ -38,7 +43,7 @@ from ..run.status import (
     NONFINITE_INPUT,
     RUNNING,
     STAGNATED,
-    Status,
+    verdict,
 )
 from .bidiagonal import Basis, tick
 from .cg import CG
@@ -168,11 +173,13 @@ class LeastSquares:
             x = ops.mask(finite & ops.logical_not(zero), x)
         elif problem.operator.domain.dtype != problem.operator.codomain.dtype:
             x = ops.cast(x, problem.operator.domain.dtype)
-        status = ops.scalar(RUNNING, b)  # later lines overrule earlier ones
-        if self.limit(problem) == 0 and not warm:
-            status = ops.scalar(int(Status.MAX_STEPS if self.steps is None else Status.COMPLETED), b)
-        status = ops.where(zero, CONVERGED, status)
-        status = ops.where(finite, status, NONFINITE_INPUT)
+        status = verdict(
+            ops,
+            ops.scalar(RUNNING, b),
+            (ops.logical_not(finite), NONFINITE_INPUT),
+            (zero, CONVERGED),
+            (self.limit(problem) == 0 and not warm, MAX_STEPS if self.steps is None else COMPLETED),
+        )
         nothing, infinite = ops.scalar(0.0, b), ops.scalar(math.inf, b)
         t = None if self.damping is None else ops.zeros_like(x)
         basis = Basis(u, t, ops.zeros_like(x), nothing, nothing)
@@ -197,13 +204,13 @@ class LeastSquares:
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: LeastSquaresState) -> LeastSquaresState:
-        running = s.status == RUNNING
+        running, fixed, no = s.status == RUNNING, self.steps is not None, ops.logical_not
         renew = running & s.renew
         cold = ops.any(renew & (s.steps == 0)) if problem.x0 is None else False
         root = None if self.damping is None else ops.sqrt(self.damping + 0.0 * s.scale)
         basis, beta, sound, largest = tick(ops, problem, s.basis, s.x, s.scale, root, renew, cold)
         known = renew & sound
-        moved = running & sound & ops.logical_not(s.renew)
+        moved = running & sound & no(s.renew)
 
         column = ops.sqrt(s.basis.alpha * s.basis.alpha + beta * beta)
         anorm = ops.where(moved, ops.maximum(s.anorm, column), s.anorm)
@@ -211,60 +218,58 @@ class LeastSquares:
         m = self.move(ops, s._replace(x=x), basis, beta, anorm, moved)
         norm = ops.where(known, beta, ops.where(moved, m.norm, s.norm))
         normal = ops.where(known, beta * basis.alpha, ops.where(moved, m.normal, s.normal))
-        xnorm = ops.sqrt(ops.dot(m.x, m.x))
-        change = ops.where(s.steps > 0, norm * norm - s.norm * s.norm, norm * norm - s.size * s.size)
-        model = s.model + 0.5 * ops.where(known, change, ops.where(moved, -m.decrease, 0.0))
+        before = ops.where(s.steps > 0, s.norm, s.size)
+        decrease = ops.where(known, (before - norm) * (before + norm), ops.where(moved, m.decrease, 0.0))
         cond = ops.where(moved, ops.maximum(s.cond, m.cond), s.cond)
-
         steps, products = s.steps + moved, s.products + 2 * running
         if problem.x0 is None:
             products = products - (renew & (s.steps == 0))
+
         eps = max(ops.eps(s.x), ops.eps(problem.rhs))
-        atol, btol = (self.atol, self.btol) if self.steps is None else (eps, eps)
-        compatible = norm <= btol * s.size + atol * anorm * xnorm
-        least = normal <= atol * anorm * norm
-        met = compatible | least
+        atol, btol = (eps, eps) if fixed else (self.atol, self.btol)
+        useful = norm <= (1.0 + math.sqrt(eps)) * s.size  # else x is worse than zero, and solves nothing
+        compatible = useful & (norm <= btol * s.size + atol * anorm * ops.sqrt(ops.dot(m.x, m.x)))
+        least = useful & (normal <= atol * anorm * norm)
+        met, end = compatible | least, steps >= self.limit(problem)
         # A start that solves A^T r = 0 exactly: there is nothing to compare with yet.
-        least = least | (known & (normal == 0))
-        end = steps >= self.limit(problem)
-        ill = cond >= (1.0 / eps if self.conlim is None else ops.minimum(self.conlim + 0.0 * cond, 1.0 / eps))
-        ends = end | (met if self.steps is not None else ill)
+        found = known & (met | (useful & (normal == 0)))
+        most = 1.0 / eps
+        if self.conlim is not None:
+            most = ops.where(self.conlim > 0.0 * cond, ops.minimum(self.conlim + 0.0 * cond, most), most)
+        ill = cond >= most
         # At an end, a norm that has fallen so far below the last one recomputed is recomputed as well.
-        unsure = moved & ends & (norm < eps ** (0.5 if problem.x0 is None else 0.25) * s.verified)
-        over = (running & end & ops.logical_not(s.renew | unsure)) | (known & end)
-        status = s.status  # later lines overrule earlier ones
-        if self.steps is None:
-            status = ops.where(over & ops.logical_not(moved & met), MAX_STEPS, status)
-            looked = (moved & ops.logical_not(unsure)) | (known & (s.steps > 0))
-            status = ops.where(looked & ill & ops.logical_not(met), CONDITION_LIMIT, status)
-            stuck = known & (s.steps > 0) & (norm > 0.5 * s.verified) & (normal > 0.5 * s.verified_normal)
-            status = ops.where(stuck, STAGNATED, status)
-            fits, unfit = unfit_status(
-                ops, largest, ops.divide(s.scale, ops.where(s.basis.unit > 0, s.basis.unit, 1.0)), s.x
+        unsure = moved & (end | (met if fixed else ill))
+        unsure = unsure & (norm < eps ** (0.5 if problem.x0 is None else 0.25) * s.verified)
+        settled = (moved & no(unsure)) | (known & (s.steps > 0))
+        over = (moved & end & no(unsure)) | (known & end)
+        stuck = known & (s.steps > 0) & (norm > 0.5 * s.verified) & (normal > 0.5 * s.verified_normal)
+        unit = ops.where(s.basis.unit > 0, s.basis.unit, 1.0)
+        fits, unfit = unfit_status(ops, largest, ops.divide(s.scale, unit), s.x)
+        claims: Any = ((over | found | (settled & met), COMPLETED),)
+        if not fixed:
+            claims = (
+                (found & no(fits), unfit),
+                (found & compatible, CONVERGED),
+                (found, LEAST_SQUARES),
+                (stuck, STAGNATED),
+                (settled & ill & no(met), CONDITION_LIMIT),
+                (over & no(moved & met), MAX_STEPS),
             )
-            reached = ops.where(compatible, CONVERGED, LEAST_SQUARES)
-            status = ops.where(known & (compatible | least), ops.where(fits, reached, unfit), status)
-        else:
-            early = (met & ((moved & ops.logical_not(unsure)) | known)) | (known & least)
-            status = ops.where(running & (over | early), COMPLETED, status)
-        status = ops.where(running & ops.logical_not(sound), NONFINITE, status)
+        status = verdict(ops, s.status, (running & no(sound), NONFINITE), *claims)
         if problem.x0 is not None:  # of a start whose product is out of range nothing is known: zero is better
-            lost = running & ops.logical_not(sound) & (s.verified == math.inf)
-            m = m._replace(x=ops.mask(ops.logical_not(lost), m.x))
+            lost = running & no(sound) & (s.verified == math.inf)
+            m = m._replace(x=ops.mask(no(lost), m.x))
         fresh: Any = ops.branch(moved, lambda: tuple(m.rotation), lambda: tuple(self.begin(ops, basis, beta)))
-        rotation = type(s.rotation)(*fresh)
-        return LeastSquaresState(
+        return s._replace(
             x=m.x,
             basis=basis,
-            rotation=rotation,
+            rotation=type(s.rotation)(*fresh),
             directions=m.directions,
             norm=norm,
             normal=normal,
-            model=model,
+            model=s.model - 0.5 * decrease,
             anorm=anorm,
             cond=cond,
-            size=s.size,
-            scale=s.scale,
             verified=ops.where(known, ops.minimum(s.verified, norm), s.verified),
             verified_normal=ops.where(known, ops.minimum(s.verified_normal, normal), s.verified_normal),
             renew=moved & (met | unsure),
