@@ -37,6 +37,7 @@ from ..run.status import (
     RUNNING,
     SINGULAR,
     STAGNATED,
+    verdict,
 )
 from .dense import cut, join, largest_block, matrices
 from .options import check_tolerances, require_square, require_symmetric, scaled_rhs
@@ -142,14 +143,17 @@ class Direct:
         norm, size, near = ops.sqrt(square), ops.sqrt(whole), math.sqrt(ops.eps(b))
         if problem.operator.psd:  # known to be, so that a negative pivot is rounding
             code = ops.where(code == NEGATIVE_CURVATURE, SINGULAR, code)
-        # Later lines overrule earlier ones.
-        status = ops.where(ops.sqrt(reached) <= near * size, LEAST_SQUARES, STAGNATED)
-        status = ops.where(norm <= near * size, CONVERGED, status)
-        status = ops.where(code == RUNNING, status, code)
         x = ops.scale(scale, join(ops, parts, found.sections))
-        fits = ops.isfinite(ops.max_abs(x))
-        status = ops.where(fits & ops.isfinite(norm), status, NONFINITE)
-        kept = running & fits & ops.isfinite(norm)
+        finite = ops.isfinite(ops.max_abs(x)) & ops.isfinite(norm)
+        status = verdict(
+            ops,
+            ops.scalar(STAGNATED, b),
+            (ops.logical_not(finite), NONFINITE),
+            (code != RUNNING, code),
+            (norm <= near * size, CONVERGED),
+            (ops.sqrt(reached) <= near * size, LEAST_SQUARES),
+        )
+        kept = running & finite
         return DirectState(
             x=ops.select(kept, x, s.x),
             norm=ops.where(kept, norm * scale, s.norm),

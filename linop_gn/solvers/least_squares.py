@@ -233,10 +233,8 @@ class LeastSquares:
         met, end = compatible | least, steps >= self.limit(problem)
         # A start that solves A^T r = 0 exactly: there is nothing to compare with yet.
         found = known & (met | (useful & (normal == 0)))
-        most = 1.0 / eps
-        if self.conlim is not None:
-            most = ops.where(self.conlim > 0.0 * cond, ops.minimum(self.conlim + 0.0 * cond, most), most)
-        ill = cond >= most
+        conlim = 0.0 if self.conlim is None else self.conlim
+        ill = cond >= ops.where(conlim > 0, ops.minimum(conlim, 1.0 / eps), 1.0 / eps)
         # At an end, a norm that has fallen so far below the last one recomputed is recomputed as well.
         unsure = moved & (end | (met if fixed else ill))
         unsure = unsure & (norm < eps ** (0.5 if problem.x0 is None else 0.25) * s.verified)
@@ -259,11 +257,11 @@ class LeastSquares:
         if problem.x0 is not None:  # of a start whose product is out of range nothing is known: zero is better
             lost = running & no(sound) & (s.verified == math.inf)
             m = m._replace(x=ops.mask(no(lost), m.x))
-        fresh: Any = ops.branch(moved, lambda: tuple(m.rotation), lambda: tuple(self.begin(ops, basis, beta)))
+        rotation: Any = ops.branch(moved, lambda: tuple(m.rotation), lambda: tuple(self.begin(ops, basis, beta)))
         return s._replace(
             x=m.x,
             basis=basis,
-            rotation=type(s.rotation)(*fresh),
+            rotation=type(s.rotation)(*rotation),
             directions=m.directions,
             norm=norm,
             normal=normal,

@@ -32,6 +32,7 @@ __all__ = ["LSMR"]
 
 
 class _Rotation(NamedTuple):
+    # P, Pbar
     alphabar: Scalar
     zetabar: Scalar
     rho: Scalar
@@ -39,11 +40,13 @@ class _Rotation(NamedTuple):
     cbar: Scalar
     sbar: Scalar
     zeta: Scalar
+    # Ptilde
     betadd: Scalar
     betad: Scalar
     rhod: Scalar
     tautilde: Scalar
     thetatilde: Scalar
+    # of the diagonal, by which the condition number is estimated
     largest: Scalar
     smallest: Scalar
 
@@ -75,24 +78,9 @@ class LSMR(LeastSquares):
     """
 
     def begin(self, ops: Backend, basis: Basis, beta: Scalar) -> _Rotation:
-        nothing = 0.0 * beta
-        one = nothing + 1.0
-        return _Rotation(
-            alphabar=basis.alpha,
-            zetabar=basis.alpha * beta,
-            rho=one,
-            rhobar=one,
-            cbar=one,
-            sbar=nothing,
-            zeta=nothing,
-            betadd=beta,
-            betad=nothing,
-            rhod=one,
-            tautilde=nothing,
-            thetatilde=nothing,
-            largest=nothing,
-            smallest=nothing + math.inf,
-        )
+        nothing, one = 0.0 * beta, 0.0 * beta + 1.0
+        second, norms = (one, one, one, nothing, nothing), (beta, nothing, one, nothing, nothing)
+        return _Rotation(basis.alpha, basis.alpha * beta, *second, *norms, nothing, nothing + math.inf)
 
     def directions(self, ops: Backend, x: Vector) -> tuple[Vector, ...]:
         return ops.zeros_like(x), ops.zeros_like(x)
@@ -129,28 +117,6 @@ class LSMR(LeastSquares):
 
         cond = ops.divide(ops.maximum(q.largest, turned), ops.minimum(q.smallest, turned))
         largest, smallest = ops.maximum(q.largest, rhobar), ops.minimum(q.smallest, rhobar)
-        rotation = _Rotation(
-            alphabar,
-            zetabar,
-            rho,
-            rhobar,
-            cbar,
-            sbar,
-            zeta,
-            betadd,
-            betad,
-            rhod,
-            tautilde,
-            thetatilde,
-            largest,
-            smallest,
-        )
-        return Move(
-            rotation,
-            x,
-            (h, hbar),
-            norm=norm,
-            normal=ops.sqrt(zetabar * zetabar),
-            decrease=(s.norm - norm) * (s.norm + norm),
-            cond=cond,
-        )
+        second, norms = (rho, rhobar, cbar, sbar, zeta), (betadd, betad, rhod, tautilde, thetatilde)
+        rotation = _Rotation(alphabar, zetabar, *second, *norms, largest, smallest)
+        return Move(rotation, x, (h, hbar), norm, abs(zetabar), (s.norm - norm) * (s.norm + norm), cond)

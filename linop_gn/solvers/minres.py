@@ -195,33 +195,22 @@ class MINRES:
             threshold = ops.maximum(self.rtol * size, ops.divide(self.atol, scale))
         else:
             threshold = ops.eps(b) * size
-        nothing, never = ops.scalar(0.0, b), ops.scalar(False, b)
-        own = z is not r  # a preconditioner's
+        nothing = ops.scalar(0.0, b)
         status = verdict(
             ops,
             ops.scalar(RUNNING, b),
             (ops.logical_not(finite), NONFINITE_INPUT),
             (zero if warm else size <= threshold, CONVERGED),
-            (ops.logical_not(ops.isfinite(rz)) if own else never, NONFINITE),
-            (ops.logical_not(rz > 0) if own else never, INDEFINITE_PRECONDITIONER),
+            (ops.logical_not(ops.isfinite(rz)), NONFINITE),
+            (ops.logical_not(rz > 0), INDEFINITE_PRECONDITIONER),
             (self.limit(problem) == 0 and not warm, MAX_STEPS if self.steps is None else COMPLETED),
         )
         beta = ops.sqrt(ops.where(rz > 0, rz, 0.0))
         turn = ops.divide(1.0, beta)
         v = ops.scale(turn, ops.mask(ops.isfinite(rz), ops.copy(z)))
-        recurrence = Recurrence(
-            v=v,
-            p=None if problem.preconditioner is None else ops.scale(turn, ops.copy(r)),
-            p_old=ops.zeros_like(b),
-            w=ops.zeros_like(b),
-            w_old=ops.zeros_like(b),
-            beta=nothing,
-            cs=ops.scalar(-1.0, b),
-            sn=nothing,
-            dbar=nothing,
-            epsilon=nothing,
-            phibar=beta,
-        )
+        p = None if problem.preconditioner is None else ops.scale(turn, ops.copy(r))
+        vectors = v, p, ops.zeros_like(b), ops.zeros_like(b), ops.zeros_like(b)
+        recurrence = Recurrence(*vectors, nothing, ops.scalar(-1.0, b), nothing, nothing, nothing, beta)
         return MINRESState(
             x=x,
             r=r,
@@ -229,7 +218,7 @@ class MINRES:
             best=ops.copy(x),
             best_norm=ops.scalar(math.inf, b) if warm else size,
             best_model=nothing,
-            risky=never,
+            risky=ops.scalar(False, b),
             idle=ops.scalar(0, b),
             anorm=nothing,
             inverses=nothing,
@@ -262,9 +251,10 @@ class MINRES:
 
         y, alpha, unit, model = ops.branch(looking, residual, lanczos, product)
         z = problem.precondition(y)
-        plain = z is y
+        if q.p is not None and z is y:
+            z = ops.copy(y)
         yy = ops.dot(y, y)
-        yz = yy if plain else ops.dot(y, z)
+        yz = yy if z is y else ops.dot(y, z)
         sound = ops.isfinite(alpha + yy + yz + model)
         indefinite = running & sound & (yz < 0)
         alpha = ops.where(sound, alpha, 0.0)
@@ -294,7 +284,7 @@ class MINRES:
         norm = ops.where(known, ops.sqrt(yy), s.norm)
         right = known & (s.phase == _PROVE) & (norm <= 1.01 * s.norm) & (q.beta > 0)
         hold = right | unsure | stuck
-        y, z = ops.mask(sound, y), None if plain else ops.mask(sound, z)
+        y, z = ops.mask(sound, y), None if z is y else ops.mask(sound, z)
         inverse = ops.where(moved, ops.divide(1.0, gamma), 0.0)
         phi = cs * q.phibar
         length = ops.where(moved, ops.divide(phi, unit), 0.0)
@@ -371,29 +361,21 @@ class MINRES:
         stopped = running & (status != RUNNING)
         back = lost | (stopped & ops.where(known, worse & no(met), looking | s.risky))
         back = back & (best_norm < math.inf)
-        x = ops.select(back, ops.copy(best), x)
+        (x,) = ops.branch(back, lambda x, best: (ops.copy(best),), lambda x, best: (x,), x, best)
         if problem.x0 is not None:  # a start with a product out of range is given up for zero
             x = ops.mask(no(running & no(sound) & (best_norm == math.inf)), x)
 
         turn, kept = ops.divide(1.0, beta), ops.mask(moved | hold, q.w)
-
-        def scalar(before: Scalar, after: Scalar, anew: Scalar) -> Scalar:
-            return ops.where(moved, after, ops.where(hold, before, anew))
-
+        after, anew = (beta, cs, sn, dbar, q.sn * beta, sn * q.phibar), (0.0, -1.0, 0.0, 0.0, 0.0, beta)
         recurrence = Recurrence(
-            v=ops.select(hold, q.v, ops.scale(turn, y if z is None else z)),
-            p=None if q.p is None else ops.select(hold, q.p, ops.scale(turn, y)),
-            p_old=ops.select(hold, q.p_old, ops.mask(moved, q.v if q.p is None else q.p)),
-            w=ops.select(hold, kept, w),
-            w_old=ops.select(hold, w, kept),
-            beta=scalar(q.beta, beta, 0.0),
-            cs=scalar(q.cs, cs, -1.0),
-            sn=scalar(q.sn, sn, 0.0),
-            dbar=scalar(q.dbar, dbar, 0.0),
-            epsilon=scalar(q.epsilon, q.sn * beta, 0.0),
-            phibar=scalar(q.phibar, sn * q.phibar, beta),
+            ops.select(hold, q.v, ops.scale(turn, y if z is None else z)),
+            None if q.p is None else ops.select(hold, q.p, ops.scale(turn, y)),
+            ops.select(hold, q.p_old, ops.mask(moved, q.v if q.p is None else q.p)),
+            ops.select(hold, kept, w),
+            ops.select(hold, w, kept),
+            *(ops.where(moved, a, ops.where(hold, b, c)) for a, b, c in zip(after, q[5:], anew, strict=True)),
         )
-        return MINRESState(
+        return s._replace(
             x=x,
             r=r,
             recurrence=recurrence,
@@ -407,8 +389,6 @@ class MINRES:
             unit=ops.where(stepping, unit, s.unit),
             norm=ops.where(back, best_norm, norm),
             model=ops.where(back, best_model, model),
-            threshold=s.threshold,
-            scale=s.scale,
             phase=phase,
             status=status,
             steps=steps,
