@@ -50,7 +50,7 @@ from .cg import CG
 from .options import check_limits, check_tolerances, scaled_rhs, unfit_status
 from .problem import LinearProblem
 
-__all__ = ["LeastSquares", "LeastSquaresState", "Move"]
+__all__ = ["LeastSquares", "LeastSquaresState"]
 
 
 class LeastSquaresState(NamedTuple):
@@ -86,19 +86,6 @@ class LeastSquaresRow(NamedTuple):
     model: Scalar
 
 
-class Move(NamedTuple):
-    """What a method makes of a tick that extends the basis."""
-
-    rotation: Any
-    x: Vector
-    directions: tuple[Vector, ...]
-    norm: Scalar
-    normal: Scalar
-    decrease: Scalar
-    """Of ||r||^2."""
-    cond: Scalar
-
-
 @record
 class LeastSquares:
     """The run of a method on a bidiagonalisation; subclasses give ``begin`` and ``move``."""
@@ -114,6 +101,8 @@ class LeastSquares:
 
     minimises_model: ClassVar[bool] = False
     """Whether the answer is the one vector that makes 1/2 x.A x - b.x small, which methods step along."""
+    depth: ClassVar[int]
+    """How many directions the recurrence needs."""
     side_by_side: ClassVar[bool] = False
     """Whether Blockwise can run it with a scalar for each block."""
 
@@ -127,15 +116,11 @@ class LeastSquares:
 
     def move(
         self, ops: Backend, s: LeastSquaresState, basis: Basis, beta: Scalar, anorm: Scalar, moved: Scalar
-    ) -> Move:
-        """The step after a tick, x unchanged unless ``moved``; consumes s.x and s.directions.
+    ) -> tuple[Any, ...]:
+        """After a tick that extends the basis: rotation, x, directions, ||r||, ||A^T r||, decrease of ||r||^2, cond(A).
 
-        The new directions start from the basis' v alone where not ``moved``.
+        Consumes s.x and s.directions. Where not ``moved``, x is unchanged, and new directions start from the basis' v.
         """
-        raise NotImplementedError
-
-    def directions(self, ops: Backend, x: Vector) -> tuple[Vector, ...]:
-        """Room for the directions that the method keeps."""
         raise NotImplementedError
 
     def check(self, operator: LinearOperator) -> None:
@@ -187,7 +172,7 @@ class LeastSquares:
             x=x,
             basis=basis,
             rotation=self.begin(ops, basis, size),
-            directions=self.directions(ops, x),
+            directions=tuple(ops.zeros_like(x) for _ in range(self.depth)),
             norm=size,
             normal=ops.scalar(math.nan, b),
             model=nothing,
@@ -208,19 +193,19 @@ class LeastSquares:
         renew = running & s.renew
         cold = ops.any(renew & (s.steps == 0)) if problem.x0 is None else False
         root = None if self.damping is None else ops.sqrt(self.damping + 0.0 * s.scale)
-        basis, beta, sound, largest = tick(ops, problem, s.basis, s.x, s.scale, root, renew, cold)
+        basis, beta, sound, largest = tick(ops, problem, s, root, renew, cold)
         known = renew & sound
         moved = running & sound & no(s.renew)
 
         column = ops.sqrt(s.basis.alpha * s.basis.alpha + beta * beta)
         anorm = ops.where(moved, ops.maximum(s.anorm, column), s.anorm)
         (x,) = ops.branch(s.basis.unit > 0, lambda x: (x,), lambda x: (ops.scale(basis.unit, x),), s.x)
-        m = self.move(ops, s._replace(x=x), basis, beta, anorm, moved)
-        norm = ops.where(known, beta, ops.where(moved, m.norm, s.norm))
-        normal = ops.where(known, beta * basis.alpha, ops.where(moved, m.normal, s.normal))
+        after, x, directions, norm, normal, decrease, cond = self.move(ops, s._replace(x=x), basis, beta, anorm, moved)
+        norm = ops.where(known, beta, ops.where(moved, norm, s.norm))
+        normal = ops.where(known, beta * basis.alpha, ops.where(moved, normal, s.normal))
         before = ops.where(s.steps > 0, s.norm, s.size)
-        decrease = ops.where(known, (before - norm) * (before + norm), ops.where(moved, m.decrease, 0.0))
-        cond = ops.where(moved, ops.maximum(s.cond, m.cond), s.cond)
+        decrease = ops.where(known, (before - norm) * (before + norm), ops.where(moved, decrease, 0.0))
+        cond = ops.where(moved, ops.maximum(s.cond, cond), s.cond)
         steps, products = s.steps + moved, s.products + 2 * running
         if problem.x0 is None:
             products = products - (renew & (s.steps == 0))
@@ -228,7 +213,7 @@ class LeastSquares:
         eps = max(ops.eps(s.x), ops.eps(problem.rhs))
         atol, btol = (eps, eps) if fixed else (self.atol, self.btol)
         useful = norm <= (1.0 + math.sqrt(eps)) * s.size  # else x is worse than zero, and solves nothing
-        compatible = useful & (norm <= btol * s.size + atol * anorm * ops.sqrt(ops.dot(m.x, m.x)))
+        compatible = useful & (norm <= btol * s.size + atol * anorm * ops.sqrt(ops.dot(x, x)))
         least = useful & (normal <= atol * anorm * norm)
         met, end = compatible | least, steps >= self.limit(problem)
         # A start that solves A^T r = 0 exactly: there is nothing to compare with yet.
@@ -256,13 +241,13 @@ class LeastSquares:
         status = verdict(ops, s.status, (running & no(sound), NONFINITE), *claims)
         if problem.x0 is not None:  # of a start whose product is out of range nothing is known: zero is better
             lost = running & no(sound) & (s.verified == math.inf)
-            m = m._replace(x=ops.mask(no(lost), m.x))
-        rotation: Any = ops.branch(moved, lambda: tuple(m.rotation), lambda: tuple(self.begin(ops, basis, beta)))
+            x = ops.mask(no(lost), x)
+        rotation: Any = ops.branch(moved, lambda: tuple(after), lambda: tuple(self.begin(ops, basis, beta)))
         return s._replace(
-            x=m.x,
+            x=x,
             basis=basis,
             rotation=type(s.rotation)(*rotation),
-            directions=m.directions,
+            directions=directions,
             norm=norm,
             normal=normal,
             model=s.model - 0.5 * decrease,

@@ -21,12 +21,12 @@ not depend on the units of A (SciPy's takes 1 among the singular values).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from ..protocols import Backend, Scalar, Vector
+from ..protocols import Backend, Scalar
 from ..records import record
 from .bidiagonal import Basis
-from .least_squares import LeastSquares, LeastSquaresState, Move
+from .least_squares import LeastSquares, LeastSquaresState
 
 __all__ = ["LSMR"]
 
@@ -77,17 +77,16 @@ class LSMR(LeastSquares):
     ('LEAST_SQUARES', array([2.333333, 1.333333]))
     """
 
+    depth: ClassVar[int] = 2
+
     def begin(self, ops: Backend, basis: Basis, beta: Scalar) -> _Rotation:
         nothing, one = 0.0 * beta, 0.0 * beta + 1.0
         second, norms = (one, one, one, nothing, nothing), (beta, nothing, one, nothing, nothing)
         return _Rotation(basis.alpha, basis.alpha * beta, *second, *norms, nothing, nothing + math.inf)
 
-    def directions(self, ops: Backend, x: Vector) -> tuple[Vector, ...]:
-        return ops.zeros_like(x), ops.zeros_like(x)
-
     def move(
         self, ops: Backend, s: LeastSquaresState, basis: Basis, beta: Scalar, anorm: Scalar, moved: Scalar
-    ) -> Move:
+    ) -> tuple[Any, ...]:
         q, (h, hbar) = s.rotation, s.directions
         # P_k
         rho = ops.sqrt(q.alphabar * q.alphabar + beta * beta)
@@ -119,4 +118,4 @@ class LSMR(LeastSquares):
         largest, smallest = ops.maximum(q.largest, rhobar), ops.minimum(q.smallest, rhobar)
         second, norms = (rho, rhobar, cbar, sbar, zeta), (betadd, betad, rhod, tautilde, thetatilde)
         rotation = _Rotation(alphabar, zetabar, *second, *norms, largest, smallest)
-        return Move(rotation, x, (h, hbar), norm, abs(zetabar), (s.norm - norm) * (s.norm + norm), cond)
+        return rotation, x, (h, hbar), norm, abs(zetabar), (s.norm - norm) * (s.norm + norm), cond

@@ -18,12 +18,12 @@ only for norms that were recomputed from x.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from ..protocols import Backend, Scalar, Vector
+from ..protocols import Backend, Scalar
 from ..records import record
 from .bidiagonal import Basis
-from .least_squares import LeastSquares, LeastSquaresState, Move
+from .least_squares import LeastSquares, LeastSquaresState
 
 __all__ = ["LSQR"]
 
@@ -51,15 +51,14 @@ class LSQR(LeastSquares):
     ('LEAST_SQUARES', array([2.333333, 1.333333]))
     """
 
+    depth: ClassVar[int] = 1
+
     def begin(self, ops: Backend, basis: Basis, beta: Scalar) -> _Rotation:
         return _Rotation(basis.alpha, beta, 0.0 * beta)
 
-    def directions(self, ops: Backend, x: Vector) -> tuple[Vector, ...]:
-        return (ops.zeros_like(x),)
-
     def move(
         self, ops: Backend, s: LeastSquaresState, basis: Basis, beta: Scalar, anorm: Scalar, moved: Scalar
-    ) -> Move:
+    ) -> tuple[Any, ...]:
         q, (w,) = s.rotation, s.directions
         rho = ops.sqrt(q.rhobar * q.rhobar + beta * beta)
         c, sn = ops.divide(q.rhobar, rho), ops.divide(beta, rho)
@@ -70,4 +69,4 @@ class LSQR(LeastSquares):
         x = ops.axpy(ops.where(moved, phi * inverse, 0.0), w, s.x)
         w = ops.axpby(1.0, basis.v, ops.where(moved, -theta * inverse, 0.0), w)
         rotation = _Rotation(rhobar, phibar, inverses)
-        return Move(rotation, x, (w,), phibar, abs(phibar * rhobar), phi * phi, anorm * ops.sqrt(inverses))
+        return rotation, x, (w,), phibar, abs(phibar * rhobar), phi * phi, anorm * ops.sqrt(inverses)
