@@ -32,7 +32,7 @@ from ..records import record, static
 from ..run.status import CONVERGED, MAX_STEPS, NONFINITE, NONFINITE_INPUT, RUNNING, STAGNATED, verdict
 from .gram_space import Factored, factored_by, solve_with
 from .options import check_tolerances, require_solver, scaled_rhs
-from .problem import LinearProblem
+from .problem import LinearProblem, Row
 
 __all__ = ["GramSolve", "GramState"]
 
@@ -50,13 +50,6 @@ class GramState(NamedTuple):
     status: Scalar
     steps: Scalar
     products: Scalar
-
-
-class GramRow(NamedTuple):
-    """2-norm of the residual, and the quadratic model, after each step of refinement."""
-
-    residual: Scalar
-    model: Scalar
 
 
 @record
@@ -200,8 +193,8 @@ class GramSolve:
             products=s.products + ops.where(running, 1 + spent, 0),
         )
 
-    def observe(self, state: GramState) -> GramRow:
-        return GramRow(state.norm * state.scale, state.model * state.scale * state.scale)
+    def observe(self, state: GramState) -> Row:
+        return Row(state.norm * state.scale, state.model * state.scale * state.scale)
 
     def answer(self, ops: Backend, problem: LinearProblem, state: GramState) -> Vector:
         return ops.scale(state.scale, state.x)

@@ -65,9 +65,9 @@ from .options import (
     unfit_status,
     unit_of,
 )
-from .problem import LinearProblem
+from .problem import LinearProblem, Row
 
-__all__ = ["MINRES", "MINRESRow", "MINRESState"]
+__all__ = ["MINRES", "MINRESState"]
 
 # phase     product  what the next product is spent on
 # _STEP     A v      a step
@@ -127,13 +127,6 @@ class MINRESState(NamedTuple):
     products: Scalar
 
 
-class MINRESRow(NamedTuple):
-    """2-norm of the residual, and the quadratic model, at each step."""
-
-    residual: Scalar
-    model: Scalar
-
-
 @record
 class MINRES:
     """Minimal residuals (MINRES), for symmetric operators of any inertia.
@@ -191,10 +184,8 @@ class MINRES:
             x = ops.mask(finite & ops.logical_not(zero), x)
         z = r if warm else problem.precondition(r)  # of a warm start nothing is known before its first product
         rz = size * size if z is r else ops.dot(r, z)
-        if self.steps is None:
-            threshold = ops.maximum(self.rtol * size, ops.divide(self.atol, scale))
-        else:
-            threshold = ops.eps(b) * size
+        fixed = self.steps is not None
+        threshold = ops.eps(b) * size if fixed else ops.maximum(self.rtol * size, ops.divide(self.atol, scale))
         nothing = ops.scalar(0.0, b)
         status = verdict(
             ops,
@@ -203,7 +194,7 @@ class MINRES:
             (zero if warm else size <= threshold, CONVERGED),
             (ops.logical_not(ops.isfinite(rz)), NONFINITE),
             (ops.logical_not(rz > 0), INDEFINITE_PRECONDITIONER),
-            (self.limit(problem) == 0 and not warm, MAX_STEPS if self.steps is None else COMPLETED),
+            (self.limit(problem) == 0 and not warm, COMPLETED if fixed else MAX_STEPS),
         )
         beta = ops.sqrt(ops.where(rz > 0, rz, 0.0))
         turn = ops.divide(1.0, beta)
@@ -395,8 +386,8 @@ class MINRES:
             products=s.products + running,
         )
 
-    def observe(self, state: MINRESState) -> MINRESRow:
-        return MINRESRow(state.norm * state.scale, state.model * state.scale * state.scale)
+    def observe(self, state: MINRESState) -> Row:
+        return Row(state.norm * state.scale, state.model * state.scale * state.scale)
 
     def answer(self, ops: Backend, problem: LinearProblem, state: MINRESState) -> Vector:
         return ops.scale(state.scale, state.x)
