@@ -24,9 +24,13 @@ What differs from ``scipy.sparse.linalg.minres``:
 * If the recomputed residual misses the tolerance, the iteration starts again
   from it. This is iterative refinement: it removes the error of the recurrence
   for w, of the order of cond(A)^2 round-offs. No progress is ``STAGNATED``.
-* ``INCONSISTENT`` is A r = 0 to rounding, for a recomputed r and one product with
-  it: ||A r|| <= 10 eps ||A|| ||r||. Regular operators with a condition number
-  below 1 / (10 eps) are never called singular, however loose the tolerance is.
+* ``INCONSISTENT`` is A r = 0 to rounding, whatever the tolerance: for a recomputed
+  r, |r.A r| <= 10 eps ||A|| ||r||^2 and ||A r|| <= 100 eps ||A|| ||r||. The latter
+  may be sqrt(eps) where two attempts at a smaller r from there came to nothing.
+  SciPy stops at the tolerance, where regular operators are ill-conditioned too.
+* Where ||A r|| <= sqrt(eps) ||A|| ||r||, steps divide by what may be noise. x is
+  looked at before, after a step that reduces the residual, and is given up for the
+  best point where it has grown by more than that reduction is worth.
 * Every end without success is at the best point whose residual was recomputed.
   After ``steps=k`` this is left out where cond(T)^2 round-offs are known to be small.
 * A run starts from ``x0`` as it is. Only CG takes the best multiple of it, so that
@@ -69,12 +73,12 @@ from .problem import LinearProblem, Row
 
 __all__ = ["MINRES", "MINRESState"]
 
-# phase     product  what the next product is spent on
-# _STEP     A v      a step
-# _FIRST    A v      a step from a point whose residual was recomputed
-# _CHECK    A x      the residual, which starts the recurrence again: x is the start, the last or said to be the answer
-# _PROVE    A x      the residual, which may be wrong: if it is right, the recurrence goes on
-# _RETURN   A x      the residual of the best point, which x is again
+# phase    product  what it is for
+# _STEP    A v      a step
+# _FIRST   A v      a step from a point whose residual was recomputed
+# _CHECK   A x      the residual of an x that starts or ends the run or this recurrence; another begins there
+# _PROVE   A x      the residual of an x that may be wrong; if it is right, the recurrence goes on
+# _RETURN  A x      the residual of the best point, which x is again; a recurrence begins there
 _STEP, _FIRST, _CHECK, _PROVE, _RETURN = range(5)
 
 # Relative error of a residual, as cond(T)^2 round-offs bound it, from which on x is looked at after a number of steps.
@@ -109,9 +113,9 @@ class MINRESState(NamedTuple):
     best_norm: Scalar
     best_model: Scalar
     risky: Scalar
-    """Whether A r has nearly vanished since the recurrence began: what a step divides by may be noise."""
+    """Whether A r has nearly vanished since the recurrence began, so that a step may divide by noise."""
     idle: Scalar
-    """How often the recurrence began without having halved the residual."""
+    """How many recurrences in a row did not halve the residual."""
     anorm: Scalar
     """Largest norm of a column of T: a lower bound of ||A||."""
     inverses: Scalar
@@ -242,8 +246,7 @@ class MINRES:
 
         y, alpha, unit, model = ops.branch(looking, residual, lanczos, product)
         z = problem.precondition(y)
-        if q.p is not None and z is y:
-            z = ops.copy(y)
+        z = ops.copy(y) if q.p is not None and z is y else z
         yy = ops.dot(y, y)
         yz = yy if z is y else ops.dot(y, z)
         sound = ops.isfinite(alpha + yy + yz + model)
@@ -349,9 +352,8 @@ class MINRES:
         worse = norm > s.best_norm
         if q.p is not None:  # ||r||_M never grows
             worse = worse & ((s.phase != _CHECK) | (yz > 1.02 * q.phibar * q.phibar))
-        stopped = running & (status != RUNNING)
-        back = lost | (stopped & ops.where(known, worse & no(met), looking | s.risky))
-        back = back & (best_norm < math.inf)
+        stopped = running & (status != RUNNING) & ops.where(known, worse & no(met), looking | s.risky)
+        back = (lost | stopped) & (best_norm < math.inf)
         (x,) = ops.branch(back, lambda x, best: (ops.copy(best),), lambda x, best: (x,), x, best)
         if problem.x0 is not None:  # a start with a product out of range is given up for zero
             x = ops.mask(no(running & no(sound) & (best_norm == math.inf)), x)
