@@ -94,8 +94,8 @@ _SENTENCES = {
     Status.LEVELLED_OFF: "The quadratic model has levelled off: over the last steps it decreased by less than was "
     "asked for. The residual was not held to a tolerance.",
     Status.SATISFIED: "The stopping rule was satisfied; the residual was not held to a tolerance.",
-    Status.LEAST_SQUARES: "The least-squares solution was found: A^T r = 0 to the tolerance. Where the condition number "
-    "exceeds 1 / atol a smaller residual may exist: tighten atol.",
+    Status.LEAST_SQUARES: "The least-squares solution was found: A^T r = 0 to the tolerance. Where the operator's "
+    "condition number exceeds 1 / tolerance a smaller residual may exist: tighten it.",
     Status.INCONSISTENT: "The system has no solution: to working precision the operator is singular, and the right-hand "
     "side is not in its range. The residual is as small as it can be (A r = 0). Add damping, or project the right-hand "
     "side.",
