@@ -96,9 +96,9 @@ _SENTENCES = {
     Status.SATISFIED: "The stopping rule was satisfied; the residual was not held to a tolerance.",
     Status.LEAST_SQUARES: "The least-squares solution was found: A^T r = 0 to the tolerance. Where the operator's "
     "condition number exceeds 1 / tolerance a smaller residual may exist: tighten it.",
-    Status.INCONSISTENT: "The system has no solution: to working precision the operator is singular, and the right-hand "
-    "side is not in its range. The residual is as small as it can be (A r = 0). Add damping, or project the right-hand "
-    "side.",
+    Status.INCONSISTENT: "The system has no solution: to working precision the operator is singular, and the "
+    "right-hand side is not in its range. The residual is as small as it can be (A r = 0). Add damping, or project the "
+    "right-hand side.",
     Status.CONDITION_LIMIT: "The estimated condition number exceeds its limit; going on would mostly amplify errors in "
     "the data. The iterate is a regularised solution. Add damping, scale the columns, or raise conlim.",
     Status.SINGULAR: "The matrix is singular to working precision. Use Eigh (a pseudo-inverse), LSMR, or damping.",
