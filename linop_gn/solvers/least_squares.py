@@ -239,18 +239,18 @@ class LeastSquares:
                 (over & no(moved & met), MAX_STEPS),
             )
         status = verdict(ops, s.status, (running & no(sound), NONFINITE), *claims)
-        if problem.x0 is not None:  # of a start whose product is out of range nothing is known: zero is better
-            lost = running & no(sound) & (s.verified == math.inf)
-            x = ops.mask(no(lost), x)
+        # Zero is better than a start whose product is out of range, and than what was made of noise where A^T b = 0.
+        lost = known & no(useful) if problem.x0 is None else running & no(sound) & (s.verified == math.inf)
+        lost = lost & (status != RUNNING)
         rotation: Any = ops.branch(moved, lambda: tuple(after), lambda: tuple(self.begin(ops, basis, beta)))
         return s._replace(
-            x=x,
+            x=ops.mask(no(lost), x),
             basis=basis,
             rotation=type(s.rotation)(*rotation),
             directions=directions,
-            norm=norm,
+            norm=ops.where(lost, s.size, norm),
             normal=normal,
-            model=s.model - 0.5 * decrease,
+            model=ops.where(lost, 0.0, s.model - 0.5 * decrease),
             anorm=anorm,
             cond=cond,
             verified=ops.where(known, ops.minimum(s.verified, norm), s.verified),

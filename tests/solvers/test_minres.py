@@ -302,7 +302,7 @@ def test_singular_systems_of_many_eigenvalues_are_told(numpy_backend, spread, dt
         smallest = np.linalg.norm(orthogonal(n, seed)[:, :zeros].T @ b)
         assert solution.status in (Status.INCONSISTENT, Status.STAGNATED)
         assert "precision" in repr(solution)
-        assert float(solution.residual) == pytest.approx(smallest, rel=1e-5)
+        assert float(solution.residual) == pytest.approx(smallest, rel=1e-5 if dtype == "float64" else 1e-3)
 
 
 def test_a_preconditioner_may_be_the_identity(backend):
