@@ -213,16 +213,17 @@ class LeastSquares:
         eps = max(ops.eps(s.x), ops.eps(problem.rhs))
         atol, btol = (eps, eps) if fixed else (self.atol, self.btol)
         useful = norm <= (1.0 + math.sqrt(eps)) * s.size  # else x is worse than zero, and solves nothing
-        compatible = useful & (norm <= btol * s.size + atol * anorm * ops.sqrt(ops.dot(x, x)))
+        image = anorm * ops.sqrt(ops.dot(x, x))  # about ||A x||, at most
+        compatible = useful & (norm <= btol * s.size + atol * image)
         least = useful & (normal <= atol * anorm * norm)
         met, end = compatible | least, steps >= self.limit(problem)
         # A start that solves A^T r = 0 exactly: there is nothing to compare with yet.
         found = known & (met | (useful & (normal == 0)))
         conlim = 0.0 if self.conlim is None else self.conlim
         ill = cond >= ops.where(conlim > 0, ops.minimum(conlim, 1.0 / eps), 1.0 / eps)
-        # At an end, a norm that has fallen so far below the last one recomputed is recomputed as well.
-        unsure = moved & (end | (met if fixed else ill))
-        unsure = unsure & (norm < eps ** (0.5 if problem.x0 is None else 0.25) * s.verified)
+        # At an end, a norm is recomputed that has fallen far below the last one recomputed, or is near rounding in A x.
+        fallen = norm < eps ** (0.5 if problem.x0 is None else 0.25) * s.verified
+        unsure = moved & (end | (met if fixed else ill)) & (fallen | (norm < 1e3 * eps * image))
         settled = (moved & no(unsure)) | (known & (s.steps > 0))
         over = (moved & end & no(unsure)) | (known & end)
         stuck = known & (s.steps > 0) & (norm > 0.5 * s.verified) & (normal > 0.5 * s.verified_normal)
