@@ -78,10 +78,7 @@ def tick(
 
     v = A.rmatvec(u) if len(u.shape) == 1 else A.rmatmat(u)
     (unit,) = ops.branch(
-        q.unit > 0,
-        lambda v: (q.unit,),
-        lambda v: (unit_of(ops, ops.maximum(ops.max_abs(v), weight), v),),
-        v,
+        q.unit > 0, lambda v: (q.unit,), lambda v: (unit_of(ops, ops.maximum(ops.max_abs(v), weight), v),), v
     )
     v = ops.axpby(ops.where(renew, 0.0, -beta), q.v, ops.divide(1.0, unit), v)
     if t is not None:

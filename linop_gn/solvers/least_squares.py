@@ -213,7 +213,7 @@ class LeastSquares:
         eps = max(ops.eps(s.x), ops.eps(problem.rhs))
         atol, btol = (eps, eps) if fixed else (self.atol, self.btol)
         useful = norm <= (1.0 + math.sqrt(eps)) * s.size  # else x is worse than zero, and solves nothing
-        image = anorm * ops.sqrt(ops.dot(x, x))  # about ||A x||, at most
+        image = anorm * ops.sqrt(ops.dot(x, x))  # ||A|| ||x||
         compatible = useful & (norm <= btol * s.size + atol * image)
         least = useful & (normal <= atol * anorm * norm)
         met, end = compatible | least, steps >= self.limit(problem)

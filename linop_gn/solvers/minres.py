@@ -285,9 +285,8 @@ class MINRES:
         w = ops.axpby(inverse, q.v, ops.where(hold, 1.0, -q.epsilon * inverse), q.w_old)
         w = ops.axpy(-(q.cs * q.dbar + q.sn * alpha) * inverse, q.w, w)
         descent = ops.dot(w, s.r)
-        r = ops.axpby(
-            ops.where(known, 1.0, -phi * inverse), y, ops.where(known, 0.0, ops.where(moved, sn * sn, 1.0)), s.r
-        )
+        fade = ops.where(known, 0.0, ops.where(moved, sn * sn, 1.0))
+        r = ops.axpby(ops.where(known, 1.0, -phi * inverse), y, fade, s.r)
         model = ops.where(known, model, s.model - 0.5 * length * (descent + ops.dot(w, r)))
         x = ops.axpy(length, w, s.x)
         norm = ops.where(moved, sn * q.phibar if q.p is None else ops.sqrt(ops.dot(r, r)), norm)
@@ -295,11 +294,7 @@ class MINRES:
         # Where x has grown, is the residual less than at the best point by more than rounding in a product with x?
         risking = moved & s.risky
         largest, before = ops.branch(
-            known | risking,
-            lambda x, best: (ops.max_abs(x), ops.max_abs(best)),
-            lambda x, best: (0.0 * norm, 0.0 * norm),
-            x,
-            s.best,
+            known | risking, lambda x, y: (ops.max_abs(x), ops.max_abs(y)), lambda x, y: (norm, norm), x, s.best
         )
         noise, grown = 10.0 * eps * anorm * unit * largest, largest > 2.0 * before
         drowned = risking & grown & (noise > math.sqrt(eps) * s.best_norm) & (noise > s.best_norm - norm)
@@ -311,10 +306,7 @@ class MINRES:
         met, end = norm <= s.threshold, steps >= limit
         vain = known & no(gain | right | met) & (s.phase != _RETURN) & (doubt | (s.norm <= s.threshold))
         best, best_norm, best_model = ops.branch(
-            better,
-            lambda best: (ops.copy(x), norm, model),
-            lambda best: (best, s.best_norm, s.best_model),
-            s.best,
+            better, lambda y: (ops.copy(x), norm, model), lambda y: (y, s.best_norm, s.best_model), s.best
         )
 
         risky = ops.where(known, right, s.risky | unsure | stuck | (moved & small))
