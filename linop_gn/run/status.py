@@ -94,9 +94,11 @@ _SENTENCES = {
     Status.LEVELLED_OFF: "The quadratic model has levelled off: over the last steps it decreased by less than was "
     "asked for. The residual was not held to a tolerance.",
     Status.SATISFIED: "The stopping rule was satisfied; the residual was not held to a tolerance.",
-    Status.LEAST_SQUARES: "The least-squares solution was found: no x has a smaller residual, to the tolerance.",
-    Status.INCONSISTENT: "The system has no solution: the operator is singular and the right-hand side is not in its "
-    "range. The residual is as small as it can be (A r = 0). Add damping, or project the right-hand side.",
+    Status.LEAST_SQUARES: "The least-squares solution was found: A^T r = 0 to the tolerance. Where the operator's "
+    "condition number exceeds 1 / tolerance a smaller residual may exist: tighten it.",
+    Status.INCONSISTENT: "The system has no solution: to working precision the operator is singular, and the "
+    "right-hand side is not in its range. The residual is as small as it can be (A r = 0). Add damping, or project the "
+    "right-hand side.",
     Status.CONDITION_LIMIT: "The estimated condition number exceeds its limit; going on would mostly amplify errors in "
     "the data. The iterate is a regularised solution. Add damping, scale the columns, or raise conlim.",
     Status.SINGULAR: "The matrix is singular to working precision. Use Eigh (a pseudo-inverse), LSMR, or damping.",

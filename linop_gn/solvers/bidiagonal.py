@@ -23,7 +23,7 @@ from ..protocols import Backend, Scalar, Vector
 from .options import unit_of
 from .problem import LinearProblem
 
-__all__ = ["Basis", "Tick", "tick"]
+__all__ = ["Basis", "tick"]
 
 
 class Basis(NamedTuple):
@@ -38,31 +38,16 @@ class Basis(NamedTuple):
     """A power of two near ||A||, 1 if that will do: alpha and beta are in units of it, 0 before there is one."""
 
 
-class Tick(NamedTuple):
-    """What a tick gave."""
-
-    basis: Basis
-    beta: Scalar
-    sound: Scalar
-    largest: Scalar
-    """Largest entry of x, where its residual was recomputed."""
-
-
 def tick(
-    ops: Backend,
-    problem: LinearProblem,
-    q: Basis,
-    x: Vector,
-    scale: Scalar,
-    root: Scalar | None,
-    renew: Scalar,
-    at_zero: Scalar,
-) -> Tick:
-    """Extend the basis, or where ``renew`` start it from the residual of x; consumes q's u and t.
+    ops: Backend, problem: LinearProblem, s: Any, root: Scalar | None, renew: Scalar, at_zero: Scalar
+) -> tuple[Basis, Scalar, Scalar, Scalar]:
+    """The basis extended, or where ``renew`` begun from the residual of x; beta; soundness; max |x| where ``renew``.
 
-    x is in units of ``scale`` over the basis' unit (over 1 before there is one), the residual in units of ``scale``.
-    ``root`` is sqrt(lambda). ``at_zero`` tells that all x are zero, for which no product is spent.
+    ``s`` is the state of the run, whose basis' u and t are consumed: x is in units of ``scale`` over the basis' unit
+    (over 1 before there is one), the residual in units of ``scale``. ``root`` is sqrt(lambda). ``at_zero`` tells that
+    all x are zero, for which no product is spent.
     """
+    q, x, scale = s.basis, s.x, s.scale
     A, rhs = problem.operator, problem.rhs
     argument = ops.select(renew, x, q.v)
     if problem.x0 is None:
@@ -93,10 +78,7 @@ def tick(
 
     v = A.rmatvec(u) if len(u.shape) == 1 else A.rmatmat(u)
     (unit,) = ops.branch(
-        q.unit > 0,
-        lambda v: (q.unit,),
-        lambda v: (unit_of(ops, ops.maximum(ops.max_abs(v), weight), v),),
-        v,
+        q.unit > 0, lambda v: (q.unit,), lambda v: (unit_of(ops, ops.maximum(ops.max_abs(v), weight), v),), v
     )
     v = ops.axpby(ops.where(renew, 0.0, -beta), q.v, ops.divide(1.0, unit), v)
     if t is not None:
@@ -105,4 +87,4 @@ def tick(
     sound = sound & ops.isfinite(square)
     alpha = ops.sqrt(ops.where(sound, square, 0.0))
     v = ops.scale(ops.divide(1.0, alpha), ops.mask(sound, v))
-    return Tick(Basis(u, t, v, alpha, unit), beta, sound, largest)
+    return Basis(u, t, v, alpha, unit), beta, sound, largest

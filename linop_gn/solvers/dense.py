@@ -13,6 +13,7 @@ eps ||J||^2; formed in float64 from a J in float32 it keeps it.
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any, NamedTuple
 
 from ..operators.algebra import Adjoint, Product, Scaled, Sum
@@ -50,10 +51,9 @@ def matrices(ops: Backend, operator: LinearOperator, like: Vector, double: bool)
     """The blocks' matrices, in the dtype of ``like`` but at least float32, or in float64."""
     sections = _sections(operator)
     if double and len(sections) == 1:
-        parts: dict[int, tuple[Array, int]] = {}
-        matrix, _ = _in_double(ops, operator, like, parts)
-        return Matrices([matrix], sections, sum(products for _, products in parts.values()))
-    width = max(section.size for section in sections)
+        matrix, products = _in_double(ops, operator, like)
+        return Matrices([matrix], sections, products)
+    width = largest_block(operator)
     unit = ops.identity(width, like)
     runs = _runs(sections)
     probe = unit if len(sections) == 1 else _concat(ops, [unit[first : first + b - a, :] for a, b, _, first in runs])
@@ -97,35 +97,37 @@ def _concat(ops: Backend, pieces: list[Any]) -> Any:
     return pieces[0] if len(pieces) == 1 else ops.namespace().concat(pieces, axis=0)
 
 
-def _in_double(
-    ops: Backend, operator: LinearOperator, like: Vector, parts: dict[int, tuple[Array, int]]
-) -> tuple[Array, int]:
-    """The operator's matrix in float64; ``parts`` keeps those of operators that are met again."""
-
-    def of(inner: LinearOperator) -> Array:
-        return _in_double(ops, inner, like, parts)[0]
-
-    if id(operator) in parts:
-        return parts[id(operator)]
+def _in_double(ops: Backend, whole: LinearOperator, like: Vector) -> tuple[Array, int]:
+    """The operator's matrix in float64, and the products that it took; parts that are met again are made once."""
+    made: dict[int, Array] = {}
     products = 0
-    if isinstance(operator, Damped):
-        matrix = of(operator.operator)
-        matrix = matrix + operator.damping * ops.identity(matrix.shape[0], matrix)
-    elif isinstance(operator, Sum):
-        matrix = of(operator.left) + of(operator.right)
-    elif isinstance(operator, Scaled):
-        matrix = operator.factor * of(operator.operator)
-    elif isinstance(operator, Adjoint):
-        matrix = of(operator.operator).T
-    elif isinstance(operator, Product):
-        matrix = of(operator.factors[-1])
-        for factor in reversed(operator.factors[:-1]):
-            matrix = of(factor) @ matrix
-    elif isinstance(operator, (Dense, Identity)):
-        matrix = operator.matrix if isinstance(operator, Dense) else ops.identity(operator.domain.size, like)
-        matrix = ops.cast(matrix, "float64")
-    else:
-        products = operator.domain.size
-        matrix = ops.cast(operator.apply(ops.cast(ops.identity(products, like), operator.dtype)), "float64")
-    parts[id(operator)] = matrix, products
-    return matrix, products
+
+    def of(operator: LinearOperator) -> Array:
+        if id(operator) not in made:
+            made[id(operator)] = new(operator)
+        return made[id(operator)]
+
+    def new(operator: LinearOperator) -> Array:
+        nonlocal products
+        if isinstance(operator, Damped):
+            matrix = of(operator.operator)
+            return matrix + operator.damping * ops.identity(matrix.shape[0], matrix)
+        if isinstance(operator, Sum):
+            return of(operator.left) + of(operator.right)
+        if isinstance(operator, Scaled):
+            return operator.factor * of(operator.operator)
+        if isinstance(operator, Adjoint):
+            return of(operator.operator).T
+        if isinstance(operator, Product):
+            return reduce(
+                lambda matrix, factor: of(factor) @ matrix, operator.factors[-2::-1], of(operator.factors[-1])
+            )
+        if isinstance(operator, Dense):
+            return ops.cast(operator.matrix, "float64")
+        unit = ops.identity(operator.domain.size, like)
+        if isinstance(operator, Identity):
+            return ops.cast(unit, "float64")
+        products += operator.domain.size
+        return ops.cast(operator.apply(ops.cast(unit, operator.dtype)), "float64")
+
+    return of(whole), products

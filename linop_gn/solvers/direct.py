@@ -37,10 +37,11 @@ from ..run.status import (
     RUNNING,
     SINGULAR,
     STAGNATED,
+    verdict,
 )
 from .dense import cut, join, largest_block, matrices
-from .options import check_tolerances, require_square, require_symmetric, scaled_rhs
-from .problem import LinearProblem
+from .options import check_tolerances, require_square, require_symmetric, scaled_rhs, unfit_status
+from .problem import LinearProblem, Row
 
 __all__ = ["LU", "Cholesky", "Direct", "Eigh"]
 
@@ -55,13 +56,6 @@ class DirectState(NamedTuple):
     steps: Scalar
     products: Scalar
     """In all: columns share the matrix."""
-
-
-class DirectRow(NamedTuple):
-    """2-norm of the residual, and the quadratic model, before and after."""
-
-    residual: Scalar
-    model: Scalar
 
 
 class Factored(NamedTuple):
@@ -128,30 +122,32 @@ class Direct:
         scale = ops.power_of_two(ops.max_abs(b), b)
         rhs = ops.scale(ops.divide(ops.scalar(1.0, b), scale), ops.mask(running, ops.copy(b)))
         found = matrices(ops, problem.operator, b, self.double)
-        code, nothing = ops.scalar(RUNNING, b), ops.scalar(0.0, b)
-        square, whole, reached, energy = nothing, nothing, nothing, nothing
-        parts = []
-        for matrix, part in zip(found.blocks, cut(ops, rhs, found.sections), strict=True):
-            x, r, rest, why = self._block(ops, matrix, ops.cast(part, ops.describe(matrix)[1]), ops.eps(b))
-            code = ops.where(code == RUNNING, why, code)
-            square, reached = square + ops.dot(r, r), reached + ops.dot(rest, rest)
-            part = ops.cast(part, ops.describe(matrix)[1])
-            whole = whole + ops.dot(part, part)
-            energy = energy + ops.dot(x, part) + ops.dot(x, r)
-            parts.append(ops.cast(x, ops.describe(b)[1]))
-        norm, size, near = ops.sqrt(square), ops.sqrt(whole), math.sqrt(ops.eps(b))
+        blocks = zip(found.blocks, cut(ops, rhs, found.sections), strict=True)
+        parts, xs, rs, rests, codes = zip(*(self._block(ops, *block, ops.eps(b)) for block in blocks), strict=True)
+
+        def total(us: tuple[Vector, ...], vs: tuple[Vector, ...]) -> Scalar:
+            return sum(ops.dot(u, v) for u, v in zip(us, vs, strict=True))
+
+        norm, size, reached = (ops.sqrt(total(vs, vs)) for vs in (rs, parts, rests))
+        energy, near = total(xs, parts) + total(xs, rs), math.sqrt(ops.eps(b))
+        code = verdict(ops, ops.scalar(RUNNING, b), *((code != RUNNING, code) for code in codes))
         if problem.operator.psd:  # known to be, so that a negative pivot is rounding
             code = ops.where(code == NEGATIVE_CURVATURE, SINGULAR, code)
-        # Later lines overrule earlier ones.
-        status = ops.where(ops.sqrt(reached) <= near * size, LEAST_SQUARES, STAGNATED)
-        status = ops.where(norm <= near * size, CONVERGED, status)
-        status = ops.where(code == RUNNING, status, code)
-        x = ops.scale(scale, join(ops, parts, found.sections))
-        fits = ops.isfinite(ops.max_abs(x))
-        status = ops.where(fits & ops.isfinite(norm), status, NONFINITE)
-        kept = running & fits & ops.isfinite(norm)
+        x = join(ops, [ops.cast(x, ops.describe(b)[1]) for x in xs], found.sections)
+        fits, unfit = unfit_status(ops, ops.max_abs(x), scale, b)
+        finite = ops.isfinite(norm)
+        status = verdict(
+            ops,
+            ops.scalar(STAGNATED, b),
+            (ops.logical_not(finite), NONFINITE),
+            (code != RUNNING, code),
+            (ops.logical_not(fits), unfit),
+            (norm <= near * size, CONVERGED),
+            (reached <= near * size, LEAST_SQUARES),
+        )
+        kept = running & finite & fits
         return DirectState(
-            x=ops.select(kept, x, s.x),
+            x=ops.select(kept, ops.scale(scale, x), s.x),
             norm=ops.where(kept, norm * scale, s.norm),
             model=ops.where(kept, -0.5 * energy * scale * scale, s.model),
             status=ops.where(running, status, s.status),
@@ -159,8 +155,9 @@ class Direct:
             products=s.products + ops.where(ops.any(running), found.products, 0),
         )
 
-    def _block(self, ops: Backend, matrix: Array, b: Vector, eps: float) -> tuple[Vector, Vector, Vector, Scalar]:
-        """Solution, residual, that part of it that could have been smaller, and what is wrong (or ``RUNNING``)."""
+    def _block(self, ops: Backend, matrix: Array, b: Vector, eps: float) -> tuple[Any, ...]:
+        """b, solution, residual, that part of it that could have been smaller, and what is wrong (or ``RUNNING``)."""
+        b = ops.cast(b, ops.describe(matrix)[1])
         unit = ops.identity(matrix.shape[0], matrix)
         sound = ops.logical_not(ops.any(ops.logical_not(ops.isfinite(ops.max_abs(matrix)))))
         factored = self.factor(ops, ops.select(sound, matrix, unit), eps)
@@ -179,10 +176,10 @@ class Direct:
         helps = (code == RUNNING) & (ops.dot(r, r) <= ops.dot(b, b))
         x, r = ops.mask(helps, x), ops.select(helps, r, b)
         rest = r if factored.left is None else ops.subtract(r, factored.left(r))
-        return x, r, rest, code
+        return b, x, r, rest, code
 
-    def observe(self, state: DirectState) -> DirectRow:
-        return DirectRow(state.norm, state.model)
+    def observe(self, state: DirectState) -> Row:
+        return Row(state.norm, state.model)
 
     def answer(self, ops: Backend, problem: LinearProblem, state: DirectState) -> Vector:
         return state.x

@@ -29,10 +29,10 @@ from ..operators.base import LinearOperator
 from ..operators.damped import undamped
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import CONVERGED, MAX_STEPS, NONFINITE, NONFINITE_INPUT, RUNNING, STAGNATED
+from ..run.status import CONVERGED, MAX_STEPS, NONFINITE, NONFINITE_INPUT, RUNNING, STAGNATED, verdict
 from .gram_space import Factored, factored_by, solve_with
 from .options import check_tolerances, require_solver, scaled_rhs
-from .problem import LinearProblem
+from .problem import LinearProblem, Row
 
 __all__ = ["GramSolve", "GramState"]
 
@@ -50,13 +50,6 @@ class GramState(NamedTuple):
     status: Scalar
     steps: Scalar
     products: Scalar
-
-
-class GramRow(NamedTuple):
-    """2-norm of the residual, and the quadratic model, after each step of refinement."""
-
-    residual: Scalar
-    model: Scalar
 
 
 @record
@@ -154,10 +147,13 @@ class GramSolve:
             r, norm, model = _judged(ops, problem, x, scale)
             products = 1
         factored, good, spent = factored_by(ops, problem.operator, self.solver is None, self.rows, self.most_bytes)
-        status = ops.scalar(RUNNING if self.max_steps else MAX_STEPS, b)
-        status = ops.where(good, status, NONFINITE)
-        status = ops.where(norm <= threshold, CONVERGED, status)
-        status = ops.where(finite, status, NONFINITE_INPUT)
+        status = verdict(
+            ops,
+            ops.scalar(RUNNING if self.max_steps else MAX_STEPS, b),
+            (ops.logical_not(finite), NONFINITE_INPUT),
+            (norm <= threshold, CONVERGED),
+            (ops.logical_not(good), NONFINITE),
+        )
         return GramState(
             x=x,
             r=r,
@@ -179,11 +175,14 @@ class GramSolve:
         sound = ops.isfinite(norm)
         better = running & sound & (norm < s.norm)
         steps = s.steps + running
-        status = s.status  # later lines overrule earlier ones
-        status = ops.where(running & (steps >= self.max_steps), MAX_STEPS, status)
-        status = ops.where(running & ops.logical_not(norm < 0.5 * s.norm), STAGNATED, status)
-        status = ops.where(better & (norm <= s.threshold), CONVERGED, status)
-        status = ops.where(running & ops.logical_not(sound), NONFINITE, status)
+        status = verdict(
+            ops,
+            s.status,
+            (running & ops.logical_not(sound), NONFINITE),
+            (better & (norm <= s.threshold), CONVERGED),
+            (running & ops.logical_not(norm < 0.5 * s.norm), STAGNATED),
+            (running & (steps >= self.max_steps), MAX_STEPS),
+        )
         return s._replace(
             x=ops.select(better, x, s.x),
             r=ops.select(better, r, s.r),
@@ -194,8 +193,8 @@ class GramSolve:
             products=s.products + ops.where(running, 1 + spent, 0),
         )
 
-    def observe(self, state: GramState) -> GramRow:
-        return GramRow(state.norm * state.scale, state.model * state.scale * state.scale)
+    def observe(self, state: GramState) -> Row:
+        return Row(state.norm * state.scale, state.model * state.scale * state.scale)
 
     def answer(self, ops: Backend, problem: LinearProblem, state: GramState) -> Vector:
         return ops.scale(state.scale, state.x)

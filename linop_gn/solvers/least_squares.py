@@ -9,10 +9,15 @@ sqrt(||b - A x||^2 + lambda ||x||^2), Paige and Saunders' rules are::
     least squares    ||A^T (b - A x) - lambda x|| <= atol ||A|| ||r||
     ill-conditioned  cond(A) >= conlim, or 1 / eps
 
+The second says that x is the least-squares solution of a system whose operator
+differs from A by atol ||A||. Where cond(A) exceeds 1 / atol such an x may be far
+from the solution, and leave much of a residual that could be zero.
+
 ||A|| is bounded from below by the largest norm of a column of the bidiagonal
 matrix, damping included. (SciPy takes the Frobenius norm, which grows with every
 step and loosens the rules.) The first two rules are held against norms that were
-recomputed from x before they are reported.
+recomputed from x before they are reported, and hold for no x that is worse than
+zero: SciPy's may, on the way from a start that is far out.
 
 A run starts from ``x0`` as it is: one that is worse than zero may end so if it is
 stopped early. Only CG takes the best multiple of its start.
@@ -38,14 +43,14 @@ from ..run.status import (
     NONFINITE_INPUT,
     RUNNING,
     STAGNATED,
-    Status,
+    verdict,
 )
 from .bidiagonal import Basis, tick
 from .cg import CG
 from .options import check_limits, check_tolerances, scaled_rhs, unfit_status
 from .problem import LinearProblem
 
-__all__ = ["LeastSquares", "LeastSquaresState", "Move"]
+__all__ = ["LeastSquares", "LeastSquaresState"]
 
 
 class LeastSquaresState(NamedTuple):
@@ -81,19 +86,6 @@ class LeastSquaresRow(NamedTuple):
     model: Scalar
 
 
-class Move(NamedTuple):
-    """What a method makes of a tick that extends the basis."""
-
-    rotation: Any
-    x: Vector
-    directions: tuple[Vector, ...]
-    norm: Scalar
-    normal: Scalar
-    decrease: Scalar
-    """Of ||r||^2."""
-    cond: Scalar
-
-
 @record
 class LeastSquares:
     """The run of a method on a bidiagonalisation; subclasses give ``begin`` and ``move``."""
@@ -109,6 +101,8 @@ class LeastSquares:
 
     minimises_model: ClassVar[bool] = False
     """Whether the answer is the one vector that makes 1/2 x.A x - b.x small, which methods step along."""
+    depth: ClassVar[int]
+    """How many directions the recurrence needs."""
     side_by_side: ClassVar[bool] = False
     """Whether Blockwise can run it with a scalar for each block."""
 
@@ -122,15 +116,11 @@ class LeastSquares:
 
     def move(
         self, ops: Backend, s: LeastSquaresState, basis: Basis, beta: Scalar, anorm: Scalar, moved: Scalar
-    ) -> Move:
-        """The step after a tick, x unchanged unless ``moved``; consumes s.x and s.directions.
+    ) -> tuple[Any, ...]:
+        """After a tick that extends the basis: rotation, x, directions, ||r||, ||A^T r||, decrease of ||r||^2, cond(A).
 
-        The new directions start from the basis' v alone where not ``moved``.
+        Consumes s.x and s.directions. Where not ``moved``, x is unchanged, and new directions start from the basis' v.
         """
-        raise NotImplementedError
-
-    def directions(self, ops: Backend, x: Vector) -> tuple[Vector, ...]:
-        """Room for the directions that the method keeps."""
         raise NotImplementedError
 
     def check(self, operator: LinearOperator) -> None:
@@ -168,11 +158,13 @@ class LeastSquares:
             x = ops.mask(finite & ops.logical_not(zero), x)
         elif problem.operator.domain.dtype != problem.operator.codomain.dtype:
             x = ops.cast(x, problem.operator.domain.dtype)
-        status = ops.scalar(RUNNING, b)  # later lines overrule earlier ones
-        if self.limit(problem) == 0 and not warm:
-            status = ops.scalar(int(Status.MAX_STEPS if self.steps is None else Status.COMPLETED), b)
-        status = ops.where(zero, CONVERGED, status)
-        status = ops.where(finite, status, NONFINITE_INPUT)
+        status = verdict(
+            ops,
+            ops.scalar(RUNNING, b),
+            (ops.logical_not(finite), NONFINITE_INPUT),
+            (zero, CONVERGED),
+            (self.limit(problem) == 0 and not warm, MAX_STEPS if self.steps is None else COMPLETED),
+        )
         nothing, infinite = ops.scalar(0.0, b), ops.scalar(math.inf, b)
         t = None if self.damping is None else ops.zeros_like(x)
         basis = Basis(u, t, ops.zeros_like(x), nothing, nothing)
@@ -180,7 +172,7 @@ class LeastSquares:
             x=x,
             basis=basis,
             rotation=self.begin(ops, basis, size),
-            directions=self.directions(ops, x),
+            directions=tuple(ops.zeros_like(x) for _ in range(self.depth)),
             norm=size,
             normal=ops.scalar(math.nan, b),
             model=nothing,
@@ -197,74 +189,71 @@ class LeastSquares:
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: LeastSquaresState) -> LeastSquaresState:
-        running = s.status == RUNNING
+        running, fixed, no = s.status == RUNNING, self.steps is not None, ops.logical_not
         renew = running & s.renew
         cold = ops.any(renew & (s.steps == 0)) if problem.x0 is None else False
         root = None if self.damping is None else ops.sqrt(self.damping + 0.0 * s.scale)
-        basis, beta, sound, largest = tick(ops, problem, s.basis, s.x, s.scale, root, renew, cold)
+        basis, beta, sound, largest = tick(ops, problem, s, root, renew, cold)
         known = renew & sound
-        moved = running & sound & ops.logical_not(s.renew)
+        moved = running & sound & no(s.renew)
 
         column = ops.sqrt(s.basis.alpha * s.basis.alpha + beta * beta)
         anorm = ops.where(moved, ops.maximum(s.anorm, column), s.anorm)
         (x,) = ops.branch(s.basis.unit > 0, lambda x: (x,), lambda x: (ops.scale(basis.unit, x),), s.x)
-        m = self.move(ops, s._replace(x=x), basis, beta, anorm, moved)
-        norm = ops.where(known, beta, ops.where(moved, m.norm, s.norm))
-        normal = ops.where(known, beta * basis.alpha, ops.where(moved, m.normal, s.normal))
-        xnorm = ops.sqrt(ops.dot(m.x, m.x))
-        change = ops.where(s.steps > 0, norm * norm - s.norm * s.norm, norm * norm - s.size * s.size)
-        model = s.model + 0.5 * ops.where(known, change, ops.where(moved, -m.decrease, 0.0))
-        cond = ops.where(moved, ops.maximum(s.cond, m.cond), s.cond)
-
+        after, x, directions, norm, normal, decrease, cond = self.move(ops, s._replace(x=x), basis, beta, anorm, moved)
+        norm = ops.where(known, beta, ops.where(moved, norm, s.norm))
+        normal = ops.where(known, beta * basis.alpha, ops.where(moved, normal, s.normal))
+        before = ops.where(s.steps > 0, s.norm, s.size)
+        decrease = ops.where(known, (before - norm) * (before + norm), ops.where(moved, decrease, 0.0))
+        cond = ops.where(moved, ops.maximum(s.cond, cond), s.cond)
         steps, products = s.steps + moved, s.products + 2 * running
         if problem.x0 is None:
             products = products - (renew & (s.steps == 0))
+
         eps = max(ops.eps(s.x), ops.eps(problem.rhs))
-        atol, btol = (self.atol, self.btol) if self.steps is None else (eps, eps)
-        compatible = norm <= btol * s.size + atol * anorm * xnorm
-        least = normal <= atol * anorm * norm
-        met = compatible | least
+        atol, btol = (eps, eps) if fixed else (self.atol, self.btol)
+        useful = norm <= (1.0 + math.sqrt(eps)) * s.size  # else x is worse than zero, and solves nothing
+        image = anorm * ops.sqrt(ops.dot(x, x))  # ||A|| ||x||
+        compatible = useful & (norm <= btol * s.size + atol * image)
+        least = useful & (normal <= atol * anorm * norm)
+        met, end = compatible | least, steps >= self.limit(problem)
         # A start that solves A^T r = 0 exactly: there is nothing to compare with yet.
-        least = least | (known & (normal == 0))
-        end = steps >= self.limit(problem)
-        ill = cond >= (1.0 / eps if self.conlim is None else ops.minimum(self.conlim + 0.0 * cond, 1.0 / eps))
-        ends = end | (met if self.steps is not None else ill)
-        # At an end, a norm that has fallen so far below the last one recomputed is recomputed as well.
-        unsure = moved & ends & (norm < eps ** (0.5 if problem.x0 is None else 0.25) * s.verified)
-        over = (running & end & ops.logical_not(s.renew | unsure)) | (known & end)
-        status = s.status  # later lines overrule earlier ones
-        if self.steps is None:
-            status = ops.where(over & ops.logical_not(moved & met), MAX_STEPS, status)
-            looked = (moved & ops.logical_not(unsure)) | (known & (s.steps > 0))
-            status = ops.where(looked & ill & ops.logical_not(met), CONDITION_LIMIT, status)
-            stuck = known & (s.steps > 0) & (norm > 0.5 * s.verified) & (normal > 0.5 * s.verified_normal)
-            status = ops.where(stuck, STAGNATED, status)
-            fits, unfit = unfit_status(
-                ops, largest, ops.divide(s.scale, ops.where(s.basis.unit > 0, s.basis.unit, 1.0)), s.x
+        found = known & (met | (useful & (normal == 0)))
+        conlim = 0.0 if self.conlim is None else self.conlim
+        ill = cond >= ops.where(conlim > 0, ops.minimum(conlim, 1.0 / eps), 1.0 / eps)
+        # At an end, a norm is recomputed that has fallen far below the last one recomputed, or is near rounding in A x.
+        fallen = norm < eps ** (0.5 if problem.x0 is None else 0.25) * s.verified
+        unsure = moved & (end | (met if fixed else ill)) & (fallen | (norm < 1e3 * eps * image))
+        settled = (moved & no(unsure)) | (known & (s.steps > 0))
+        over = (moved & end & no(unsure)) | (known & end)
+        stuck = known & (s.steps > 0) & (norm > 0.5 * s.verified) & (normal > 0.5 * s.verified_normal)
+        unit = ops.where(s.basis.unit > 0, s.basis.unit, 1.0)
+        fits, unfit = unfit_status(ops, largest, ops.divide(s.scale, unit), s.x)
+        claims: Any = ((over | found | (settled & met), COMPLETED),)
+        if not fixed:
+            claims = (
+                (found & no(fits), unfit),
+                (found & compatible, CONVERGED),
+                (found, LEAST_SQUARES),
+                (stuck, STAGNATED),
+                (settled & ill & no(met), CONDITION_LIMIT),
+                (over & no(moved & met), MAX_STEPS),
             )
-            reached = ops.where(compatible, CONVERGED, LEAST_SQUARES)
-            status = ops.where(known & (compatible | least), ops.where(fits, reached, unfit), status)
-        else:
-            early = (met & ((moved & ops.logical_not(unsure)) | known)) | (known & least)
-            status = ops.where(running & (over | early), COMPLETED, status)
-        status = ops.where(running & ops.logical_not(sound), NONFINITE, status)
-        if problem.x0 is not None:  # of a start whose product is out of range nothing is known: zero is better
-            lost = running & ops.logical_not(sound) & (s.verified == math.inf)
-            m = m._replace(x=ops.mask(ops.logical_not(lost), m.x))
-        fresh: Any = ops.branch(moved, lambda: tuple(m.rotation), lambda: tuple(self.begin(ops, basis, beta)))
-        rotation = type(s.rotation)(*fresh)
-        return LeastSquaresState(
-            x=m.x,
+        status = verdict(ops, s.status, (running & no(sound), NONFINITE), *claims)
+        # Zero is better than a start whose product is out of range, and than what was made of noise where A^T b = 0.
+        lost = known & no(useful) if problem.x0 is None else running & no(sound) & (s.verified == math.inf)
+        lost = lost & (status != RUNNING)
+        rotation: Any = ops.branch(moved, lambda: tuple(after), lambda: tuple(self.begin(ops, basis, beta)))
+        return s._replace(
+            x=ops.mask(no(lost), x),
             basis=basis,
-            rotation=rotation,
-            directions=m.directions,
-            norm=norm,
+            rotation=type(s.rotation)(*rotation),
+            directions=directions,
+            norm=ops.where(lost, s.size, norm),
             normal=normal,
-            model=model,
+            model=ops.where(lost, 0.0, s.model - 0.5 * decrease),
             anorm=anorm,
             cond=cond,
-            size=s.size,
-            scale=s.scale,
             verified=ops.where(known, ops.minimum(s.verified, norm), s.verified),
             verified_normal=ops.where(known, ops.minimum(s.verified_normal, normal), s.verified_normal),
             renew=moved & (met | unsure),

@@ -21,17 +21,18 @@ not depend on the units of A (SciPy's takes 1 among the singular values).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from ..protocols import Backend, Scalar, Vector
+from ..protocols import Backend, Scalar
 from ..records import record
 from .bidiagonal import Basis
-from .least_squares import LeastSquares, LeastSquaresState, Move
+from .least_squares import LeastSquares, LeastSquaresState
 
 __all__ = ["LSMR"]
 
 
 class _Rotation(NamedTuple):
+    # P, Pbar
     alphabar: Scalar
     zetabar: Scalar
     rho: Scalar
@@ -39,11 +40,13 @@ class _Rotation(NamedTuple):
     cbar: Scalar
     sbar: Scalar
     zeta: Scalar
+    # Ptilde
     betadd: Scalar
     betad: Scalar
     rhod: Scalar
     tautilde: Scalar
     thetatilde: Scalar
+    # of the diagonal, by which the condition number is estimated
     largest: Scalar
     smallest: Scalar
 
@@ -74,32 +77,16 @@ class LSMR(LeastSquares):
     ('LEAST_SQUARES', array([2.333333, 1.333333]))
     """
 
-    def begin(self, ops: Backend, basis: Basis, beta: Scalar) -> _Rotation:
-        nothing = 0.0 * beta
-        one = nothing + 1.0
-        return _Rotation(
-            alphabar=basis.alpha,
-            zetabar=basis.alpha * beta,
-            rho=one,
-            rhobar=one,
-            cbar=one,
-            sbar=nothing,
-            zeta=nothing,
-            betadd=beta,
-            betad=nothing,
-            rhod=one,
-            tautilde=nothing,
-            thetatilde=nothing,
-            largest=nothing,
-            smallest=nothing + math.inf,
-        )
+    depth: ClassVar[int] = 2
 
-    def directions(self, ops: Backend, x: Vector) -> tuple[Vector, ...]:
-        return ops.zeros_like(x), ops.zeros_like(x)
+    def begin(self, ops: Backend, basis: Basis, beta: Scalar) -> _Rotation:
+        nothing, one = 0.0 * beta, 0.0 * beta + 1.0
+        second, norms = (one, one, one, nothing, nothing), (beta, nothing, one, nothing, nothing)
+        return _Rotation(basis.alpha, basis.alpha * beta, *second, *norms, nothing, nothing + math.inf)
 
     def move(
         self, ops: Backend, s: LeastSquaresState, basis: Basis, beta: Scalar, anorm: Scalar, moved: Scalar
-    ) -> Move:
+    ) -> tuple[Any, ...]:
         q, (h, hbar) = s.rotation, s.directions
         # P_k
         rho = ops.sqrt(q.alphabar * q.alphabar + beta * beta)
@@ -129,28 +116,6 @@ class LSMR(LeastSquares):
 
         cond = ops.divide(ops.maximum(q.largest, turned), ops.minimum(q.smallest, turned))
         largest, smallest = ops.maximum(q.largest, rhobar), ops.minimum(q.smallest, rhobar)
-        rotation = _Rotation(
-            alphabar,
-            zetabar,
-            rho,
-            rhobar,
-            cbar,
-            sbar,
-            zeta,
-            betadd,
-            betad,
-            rhod,
-            tautilde,
-            thetatilde,
-            largest,
-            smallest,
-        )
-        return Move(
-            rotation,
-            x,
-            (h, hbar),
-            norm=norm,
-            normal=ops.sqrt(zetabar * zetabar),
-            decrease=(s.norm - norm) * (s.norm + norm),
-            cond=cond,
-        )
+        second, norms = (rho, rhobar, cbar, sbar, zeta), (betadd, betad, rhod, tautilde, thetatilde)
+        rotation = _Rotation(alphabar, zetabar, *second, *norms, largest, smallest)
+        return rotation, x, (h, hbar), norm, abs(zetabar), (s.norm - norm) * (s.norm + norm), cond

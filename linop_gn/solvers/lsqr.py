@@ -18,12 +18,12 @@ only for norms that were recomputed from x.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from ..protocols import Backend, Scalar, Vector
+from ..protocols import Backend, Scalar
 from ..records import record
 from .bidiagonal import Basis
-from .least_squares import LeastSquares, LeastSquaresState, Move
+from .least_squares import LeastSquares, LeastSquaresState
 
 __all__ = ["LSQR"]
 
@@ -41,18 +41,8 @@ class LSQR(LeastSquares):
 
     Parameters
     ----------
-    damping
-        lambda of ``Damped(A.T @ A, lambda)``, data: SciPy's ``damp`` is its square root. None: no damping.
-    atol, btol
-        Tolerances relative to A and to b, as in SciPy: a compatible system's solution is found when
-        ||r|| <= btol ||b|| + atol ||A|| ||x|| (``CONVERGED``), a least-squares solution when
-        ||A^T r|| <= atol ||A|| ||r|| (``LEAST_SQUARES``).
-    conlim
-        Stop when cond(A) is estimated to be above this (``CONDITION_LIMIT``); None: at 1 / eps.
-    max_steps
-        Limit on steps of two products; None means min(10 m, 10 n, 10000).
-    steps
-        Run exactly this many steps, fewer only if nothing is left to do: ``COMPLETED``.
+    damping, atol, btol, conlim, max_steps, steps
+        As for :class:`~linop_gn.LSMR`.
 
     >>> import numpy as np, linop_gn as lg
     >>> A = lg.Dense(np.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]]))
@@ -61,15 +51,14 @@ class LSQR(LeastSquares):
     ('LEAST_SQUARES', array([2.333333, 1.333333]))
     """
 
+    depth: ClassVar[int] = 1
+
     def begin(self, ops: Backend, basis: Basis, beta: Scalar) -> _Rotation:
         return _Rotation(basis.alpha, beta, 0.0 * beta)
 
-    def directions(self, ops: Backend, x: Vector) -> tuple[Vector, ...]:
-        return (ops.zeros_like(x),)
-
     def move(
         self, ops: Backend, s: LeastSquaresState, basis: Basis, beta: Scalar, anorm: Scalar, moved: Scalar
-    ) -> Move:
+    ) -> tuple[Any, ...]:
         q, (w,) = s.rotation, s.directions
         rho = ops.sqrt(q.rhobar * q.rhobar + beta * beta)
         c, sn = ops.divide(q.rhobar, rho), ops.divide(beta, rho)
@@ -79,12 +68,5 @@ class LSQR(LeastSquares):
         inverses = q.inverses + inverse * inverse * ops.dot(w, w)
         x = ops.axpy(ops.where(moved, phi * inverse, 0.0), w, s.x)
         w = ops.axpby(1.0, basis.v, ops.where(moved, -theta * inverse, 0.0), w)
-        return Move(
-            _Rotation(rhobar, phibar, inverses),
-            x,
-            (w,),
-            norm=phibar,
-            normal=ops.sqrt(phibar * rhobar * phibar * rhobar),
-            decrease=phi * phi,
-            cond=anorm * ops.sqrt(inverses),
-        )
+        rotation = _Rotation(rhobar, phibar, inverses)
+        return rotation, x, (w,), phibar, abs(phibar * rhobar), phi * phi, anorm * ops.sqrt(inverses)

@@ -4,12 +4,16 @@ Paige and Saunders (1975); the names are those of Choi's thesis (2006, section
 2.3). Lanczos vectors v_k of A, started from r_0, make a tridiagonal T_k, which
 plane rotations (c_k, s_k) turn into an upper triangle as it grows::
 
-    beta_(k+1) v_(k+1) = A v_k - alpha_k v_k - beta_k v_(k-1)
+    beta_(k+1) p_(k+1) = A v_k - alpha_k p_k - beta_k p_(k-1)         v = M p
+    delta_k = c_(k-1) dbar_k + s_(k-1) alpha_k      gbar_k = s_(k-1) dbar_k - c_(k-1) alpha_k
+    gamma_k = ||(gbar_k, beta_(k+1))||              c_k = gbar_k / gamma_k,  s_k = beta_(k+1) / gamma_k
     w_k = (v_k - delta_k w_(k-1) - epsilon_k w_(k-2)) / gamma_k
-    x_k = x_(k-1) + phi_k w_k         r_k = s_k^2 r_(k-1) - phi_k / gamma_k beta_(k+1) v_(k+1)
+    phi_k = c_k phibar_(k-1)                        phibar_k = s_k phibar_(k-1)
+    x_k = x_(k-1) + phi_k w_k         r_k = s_k^2 r_(k-1) - phi_k / gamma_k beta_(k+1) p_(k+1)
 
-||r_k||, smallest over the Krylov space, never grows, and ||A r_(k-1)|| is known
-before step k is taken. With a preconditioner M it is ||r||_M that never grows.
+||r_k|| = phibar_k is the smallest over the Krylov space: it never grows. Before
+step k is taken ||A r_(k-1)|| = phibar_(k-1) ||(gbar_k, c_(k-1) beta_(k+1))|| is
+known. With a preconditioner M these are norms in M.
 
 What differs from ``scipy.sparse.linalg.minres``:
 
@@ -17,15 +21,18 @@ What differs from ``scipy.sparse.linalg.minres``:
   recomputed from x, as CG has it. SciPy stops on estimates, relative to
   ||A|| ||x||, and where A r is small beside ||A|| ||r||, which happens on the
   way to the solution of an ill-conditioned system.
-* If that recomputed residual misses the tolerance, the iteration starts again
-  from it: iterative refinement, which removes the error that the recurrence for
-  w makes, of the order of cond(A)^2 round-offs. No progress is ``STAGNATED``.
-* Where a run ends otherwise, x is looked at as well: the answer is the best point
-  whose residual was recomputed. After ``steps=k`` that is left out where cond(T)^2
-  round-offs are known to be small.
-* A singular system without a solution ends as ``INCONSISTENT``, at the point of
-  the smallest ||A r||: where A r nearly vanishes, further steps divide by what
-  may be noise, so that a residual that they claim to have reduced is recomputed.
+* If the recomputed residual misses the tolerance, the iteration starts again
+  from it. This is iterative refinement: it removes the error of the recurrence
+  for w, of the order of cond(A)^2 round-offs. No progress is ``STAGNATED``.
+* ``INCONSISTENT`` is A r = 0 to rounding, whatever the tolerance: for a recomputed
+  r, |r.A r| <= 10 eps ||A|| ||r||^2 and ||A r|| <= 100 eps ||A|| ||r||. The latter
+  may be sqrt(eps) where two attempts at a smaller r from there came to nothing.
+  SciPy stops at the tolerance, where regular operators are ill-conditioned too.
+* Where ||A r|| <= sqrt(eps) ||A|| ||r||, steps divide by what may be noise. x is
+  looked at before, after a step that reduces the residual, and is given up for the
+  best point where it has grown by more than that reduction is worth.
+* Every end without success is at the best point whose residual was recomputed.
+  After ``steps=k`` this is left out where cond(T)^2 round-offs are known to be small.
 * A run starts from ``x0`` as it is. Only CG takes the best multiple of it, so that
   no run ends worse than zero.
 * No absolute constants: the recurrence runs on b and A over powers of two.
@@ -50,9 +57,8 @@ from ..run.status import (
     NONFINITE_INPUT,
     RUNNING,
     STAGNATED,
-    Status,
+    verdict,
 )
-from .minres_recurrence import Recurrence, begin, direction, follow, rotate
 from .options import (
     check_limits,
     check_tolerances,
@@ -63,17 +69,37 @@ from .options import (
     unfit_status,
     unit_of,
 )
-from .problem import LinearProblem
+from .problem import LinearProblem, Row
 
-__all__ = ["MINRES", "MINRESRow", "MINRESState"]
+__all__ = ["MINRES", "MINRESState"]
 
-
-# What the next product is spent on: a step; x, whose residual has come to the tolerance (or that is the start); x,
-# about which the recurrence may be wrong; the best point, gone back to; A r there.
-_STEP, _CHECK, _PROVE, _RETURN, _TEST = range(5)
+# phase    product  what it is for
+# _STEP    A v      a step
+# _FIRST   A v      a step from a point whose residual was recomputed
+# _CHECK   A x      the residual of an x that starts or ends the run or this recurrence; another begins there
+# _PROVE   A x      the residual of an x that may be wrong; if it is right, the recurrence goes on
+# _RETURN  A x      the residual of the best point, which x is again; a recurrence begins there
+_STEP, _FIRST, _CHECK, _PROVE, _RETURN = range(5)
 
 # Relative error of a residual, as cond(T)^2 round-offs bound it, from which on x is looked at after a number of steps.
 _DRIFT = 1e-3
+
+
+class Recurrence(NamedTuple):
+    """What step k starts from."""
+
+    v: Vector
+    p: Vector | None
+    """M^-1 v; None without a preconditioner, where it is v."""
+    p_old: Vector
+    w: Vector
+    w_old: Vector
+    beta: Scalar
+    cs: Scalar
+    sn: Scalar
+    dbar: Scalar
+    epsilon: Scalar
+    phibar: Scalar
 
 
 class MINRESState(NamedTuple):
@@ -83,13 +109,13 @@ class MINRESState(NamedTuple):
     r: Vector
     recurrence: Recurrence
     best: Vector
-    """The last point whose residual was recomputed (or the start), or a later one with a smaller ||A r||."""
+    """The point of the smallest recomputed residual (or the start)."""
     best_norm: Scalar
     best_model: Scalar
-    root: Scalar
-    """||A r|| / ||r|| where it was last seen to be small."""
     risky: Scalar
-    """Whether A r nearly vanishes at ``best``, and no step since is known to have reduced r."""
+    """Whether A r has nearly vanished since the recurrence began, so that a step may divide by noise."""
+    idle: Scalar
+    """How many recurrences in a row did not halve the residual."""
     anorm: Scalar
     """Largest norm of a column of T: a lower bound of ||A||."""
     inverses: Scalar
@@ -103,13 +129,6 @@ class MINRESState(NamedTuple):
     status: Scalar
     steps: Scalar
     products: Scalar
-
-
-class MINRESRow(NamedTuple):
-    """2-norm of the residual, and the quadratic model, at each step."""
-
-    residual: Scalar
-    model: Scalar
 
 
 @record
@@ -169,25 +188,24 @@ class MINRES:
             x = ops.mask(finite & ops.logical_not(zero), x)
         z = r if warm else problem.precondition(r)  # of a warm start nothing is known before its first product
         rz = size * size if z is r else ops.dot(r, z)
-        sound = ops.isfinite(rz)
-        if self.steps is None:
-            threshold = ops.maximum(self.rtol * size, ops.divide(self.atol, scale))
-        else:
-            threshold = ops.eps(b) * size
-
-        status = ops.scalar(RUNNING, b)  # later lines overrule earlier ones
-        if self.limit(problem) == 0 and not warm:
-            status = ops.scalar(int(Status.MAX_STEPS if self.steps is None else Status.COMPLETED), b)
-        if z is not r:
-            status = ops.where(ops.logical_not(rz > 0), INDEFINITE_PRECONDITIONER, status)
-            status = ops.where(ops.isfinite(rz), status, NONFINITE)
-        status = ops.where(zero if warm else size <= threshold, CONVERGED, status)
-        status = ops.where(finite, status, NONFINITE_INPUT)
-        nothing, never = ops.scalar(0.0, b), ops.scalar(False, b)
-        # Arrays that are not written to come back from mask as new ones: only here can z be known to be r.
-        recurrence = begin(ops, r, z if z is r else ops.mask(sound, z), ops.sqrt(ops.where(rz > 0, rz, 0.0)))
-        if problem.preconditioner is not None and recurrence.p is None:
-            recurrence = recurrence._replace(p=ops.copy(recurrence.v))
+        fixed = self.steps is not None
+        threshold = ops.eps(b) * size if fixed else ops.maximum(self.rtol * size, ops.divide(self.atol, scale))
+        nothing = ops.scalar(0.0, b)
+        status = verdict(
+            ops,
+            ops.scalar(RUNNING, b),
+            (ops.logical_not(finite), NONFINITE_INPUT),
+            (zero if warm else size <= threshold, CONVERGED),
+            (ops.logical_not(ops.isfinite(rz)), NONFINITE),
+            (ops.logical_not(rz > 0), INDEFINITE_PRECONDITIONER),
+            (self.limit(problem) == 0 and not warm, COMPLETED if fixed else MAX_STEPS),
+        )
+        beta = ops.sqrt(ops.where(rz > 0, rz, 0.0))
+        turn = ops.divide(1.0, beta)
+        v = ops.scale(turn, ops.mask(ops.isfinite(rz), ops.copy(z)))
+        p = None if problem.preconditioner is None else ops.scale(turn, ops.copy(r))
+        vectors = v, p, ops.zeros_like(b), ops.zeros_like(b), ops.zeros_like(b)
+        recurrence = Recurrence(*vectors, nothing, ops.scalar(-1.0, b), nothing, nothing, nothing, beta)
         return MINRESState(
             x=x,
             r=r,
@@ -195,8 +213,8 @@ class MINRES:
             best=ops.copy(x),
             best_norm=ops.scalar(math.inf, b) if warm else size,
             best_model=nothing,
-            root=nothing,
-            risky=never,
+            risky=ops.scalar(False, b),
+            idle=ops.scalar(0, b),
             anorm=nothing,
             inverses=nothing,
             unit=nothing,
@@ -204,142 +222,166 @@ class MINRES:
             model=nothing,
             threshold=threshold,
             scale=scale,
-            phase=ops.scalar(_CHECK if warm else _STEP, b),
+            phase=ops.scalar(_CHECK if warm else _FIRST, b),
             status=status,
             steps=ops.scalar(0, b),
             products=ops.scalar(0, b),
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: MINRESState) -> MINRESState:
-        q, running = s.recurrence, s.status == RUNNING
-        checking = running & (s.phase != _STEP) & (s.phase != _TEST)
-        product = problem.operator.apply(ops.select(checking, s.x, q.v))
+        q, running, fixed, no = s.recurrence, s.status == RUNNING, self.steps is not None, ops.logical_not
+        looking = running & (s.phase > _FIRST)
+        product = problem.operator.apply(ops.select(looking, s.x, q.v))
 
         def lanczos(product: Vector) -> tuple[Any, ...]:
             (unit,) = ops.branch(s.unit > 0, lambda y: (s.unit,), lambda y: (unit_of(ops, ops.max_abs(y), y),), product)
             y = ops.axpby(-q.beta, q.p_old, ops.divide(1.0, unit), product)
             alpha = ops.dot(q.v, y)
-            return ops.axpy(-alpha, q.v if q.p is None else q.p, y), alpha, unit, s.model, s.norm
+            return ops.axpy(-alpha, q.v if q.p is None else q.p, y), alpha, unit, s.model
 
-        def replace(product: Vector) -> tuple[Any, ...]:
+        def residual(product: Vector) -> tuple[Any, ...]:
             energy = ops.dot(s.x, product)
             true = ops.axpby(ops.divide(1.0, s.scale), problem.rhs, -1.0, product)
-            return true, 0.0 * energy, s.unit, -0.5 * energy - ops.dot(s.x, true), ops.max_abs(s.x)
+            return true, 0.0 * energy, s.unit, -0.5 * energy - ops.dot(s.x, true)
 
-        y, alpha, unit, model, largest = ops.branch(checking, replace, lanczos, product)
+        y, alpha, unit, model = ops.branch(looking, residual, lanczos, product)
         z = problem.precondition(y)
+        z = ops.copy(y) if q.p is not None and z is y else z
         yy = ops.dot(y, y)
         yz = yy if z is y else ops.dot(y, z)
         sound = ops.isfinite(alpha + yy + yz + model)
         indefinite = running & sound & (yz < 0)
+        alpha = ops.where(sound, alpha, 0.0)
         beta = ops.sqrt(ops.where(sound & (yz > 0), yz, 0.0))
-        c = rotate(ops, q, alpha, beta)
-        known = checking & sound  # this tick recomputes the residual ...
-        stepping = running & sound & ops.logical_not(checking | indefinite)  # ... or may take a step
-        anorm = ops.where(stepping, ops.maximum(s.anorm, c.length), s.anorm)
-        # Where A r nearly vanishes the system may have no solution, and what a step divides by gamma may be noise.
-        eps = ops.eps(s.x)
-        small = stepping & (c.root <= math.sqrt(eps) * anorm)
-        stuck = stepping & (c.root <= 10.0 * eps * anorm) & (s.risky | (self.steps is not None))
-        stuck = stuck | (stepping & s.risky & (beta <= 100.0 * eps * anorm))  # the Krylov space ends here
-        unsure = small & ops.logical_not(s.risky | stuck)
-        tested = stepping & (s.phase == _TEST)
-        moved = stepping & ops.logical_not(unsure | stuck | tested)
+        known = looking & sound  # the residual of x, recomputed
 
+        # The next column of the triangle, and what happens there.
+        gbar, dbar = q.sn * q.dbar - q.cs * alpha, -q.cs * beta
+        gamma = ops.sqrt(gbar * gbar + beta * beta)
+        cs, sn = ops.divide(gbar, gamma), ops.divide(beta, gamma)
+        stepping = running & sound & no(looking | indefinite)
+        column = ops.sqrt(q.beta * q.beta + alpha * alpha + beta * beta)
+        anorm = ops.where(stepping, ops.maximum(s.anorm, column), s.anorm)
+        eps, limit = ops.eps(s.x), self.limit(problem)
+        root = ops.sqrt(gbar * gbar + dbar * dbar)  # ||A r|| / ||r||
+        small = stepping & (root <= math.sqrt(eps) * anorm)
+        tiny = small & (root <= 100.0 * eps * anorm)
+        singular = small & (alpha * alpha <= (10.0 * eps * anorm) ** 2) & (s.norm > 100.0 * eps)
+        sure = s.phase == _FIRST
+        fresh = sure & (q.beta == 0)  # A r is that of a recomputed r, not of a recurrence
+        over = stepping & fresh & ((tiny & singular) | (s.idle >= 2))
+        stuck = tiny & no(fresh)
+        unsure = small & no(tiny | sure | s.risky)
+        moved = stepping & no(over | stuck | unsure)
+
+        # x and r after the step, or as they are; w too where the recurrence waits.
         norm = ops.where(known, ops.sqrt(yy), s.norm)
-        proving = known & (s.phase == _PROVE)
-        stay = proving & (norm <= 1.01 * s.norm)  # the recurrence is right: let it go on
-        noise = eps * anorm * unit * largest  # of a product with x
-        vain = (norm > 0.995 * s.best_norm) | (noise > 1e-3 * s.best_norm)
-        vain = vain & proving & s.risky & (norm > s.threshold)
-        improved = known & ops.logical_not(vain) & (norm < s.best_norm)
-        level = (s.norm >= (1.0 - 1e-5) * s.best_norm) & (s.norm <= (1.0 + 1e-5) * s.best_norm)
-        later = small & s.risky & (c.root < s.root) & level
-        best, best_norm, best_model = ops.branch(
-            improved | later,
-            lambda best: (ops.copy(s.x), norm, ops.where(known, model, s.model)),
-            lambda best: (best, s.best_norm, s.best_model),
-            s.best,
-        )
-
-        plain = z is y
-        y, z = ops.mask(sound, y), None if plain else ops.mask(sound, z)
-        inverse = ops.where(moved, ops.divide(c.phi, c.gamma), 0.0)
-        length = ops.where(moved, ops.divide(c.phi, unit), 0.0)
-        hold = stay | unsure | stuck  # the recurrence waits where it is
-        w = direction(ops, q, c, moved, hold)
+        right = known & (s.phase == _PROVE) & (norm <= 1.01 * s.norm) & (q.beta > 0)
+        hold = right | unsure | stuck
+        y, z = ops.mask(sound, y), None if z is y else ops.mask(sound, z)
+        inverse = ops.where(moved, ops.divide(1.0, gamma), 0.0)
+        phi = cs * q.phibar
+        length = ops.where(moved, ops.divide(phi, unit), 0.0)
+        w = ops.axpby(inverse, q.v, ops.where(hold, 1.0, -q.epsilon * inverse), q.w_old)
+        w = ops.axpy(-(q.cs * q.dbar + q.sn * alpha) * inverse, q.w, w)
         descent = ops.dot(w, s.r)
-        r = ops.axpby(
-            ops.where(known, 1.0, -inverse), y, ops.where(known, 0.0, ops.where(moved, c.sn * c.sn, 1.0)), s.r
-        )
+        fade = ops.where(known, 0.0, ops.where(moved, sn * sn, 1.0))
+        r = ops.axpby(ops.where(known, 1.0, -phi * inverse), y, fade, s.r)
         model = ops.where(known, model, s.model - 0.5 * length * (descent + ops.dot(w, r)))
         x = ops.axpy(length, w, s.x)
-        norm = ops.where(moved, c.sn * q.phibar if q.p is None else ops.sqrt(ops.dot(r, r)), norm)
+        norm = ops.where(moved, sn * q.phibar if q.p is None else ops.sqrt(ops.dot(r, r)), norm)
+
+        # Where x has grown, is the residual less than at the best point by more than rounding in a product with x?
+        risking = moved & s.risky
+        largest, before = ops.branch(
+            known | risking, lambda x, y: (ops.max_abs(x), ops.max_abs(y)), lambda x, y: (norm, norm), x, s.best
+        )
+        noise, grown = 10.0 * eps * anorm * unit * largest, largest > 2.0 * before
+        drowned = risking & grown & (noise > math.sqrt(eps) * s.best_norm) & (noise > s.best_norm - norm)
+        slack = ops.where(grown, -noise, ops.minimum(noise, 1e-6 * s.best_norm))  # of equal points the later is better
+        better = known & (norm <= s.best_norm + slack)
+        gain = better & (norm <= 0.5 * s.best_norm)
+        doubt = s.risky | (grown & (noise > 1e-2 * s.best_norm))
         steps = s.steps + moved
-        met, end = norm <= s.threshold, steps >= self.limit(problem)
-        risky = ops.where(known, vain | (stay & ops.logical_not(s.risky)), s.risky)
-        status, phase = s.status, ops.where(checking & (s.phase == _RETURN), _TEST, _STEP)
-        fixed = self.steps is not None  # later lines overrule earlier ones
-        reached = int(Status.COMPLETED if fixed else Status.CONVERGED)
-        phase = ops.where(unsure | (moved & s.risky & (norm <= 0.99 * s.best_norm)), _PROVE, phase)
-        inverses, right = s.inverses, ops.logical_not(running)
+        met, end = norm <= s.threshold, steps >= limit
+        vain = known & no(gain | right | met) & (s.phase != _RETURN) & (doubt | (s.norm <= s.threshold))
+        best, best_norm, best_model = ops.branch(
+            better, lambda y: (ops.copy(x), norm, model), lambda y: (y, s.best_norm, s.best_model), s.best
+        )
+
+        risky = ops.where(known, right, s.risky | unsure | stuck | (moved & small))
+        inverses, trusted = s.inverses, running & fixed & (q.p is None)
         if fixed:  # no product is spent on an x that the recurrence cannot have taken far from what it claims
             inverses = ops.where(known, 0.0, ops.where(moved, s.inverses + ops.dot(w, w), s.inverses))
-            if q.p is None:  # else ||w|| is in units of M
-                drift = eps * anorm * anorm * inverses * s.best_norm
-                right = (drift <= _DRIFT * norm) & (norm >= math.sqrt(eps) * s.best_norm) & ops.logical_not(s.risky)
-                status = ops.where((moved & (met | end) | stuck) & right, COMPLETED, status)
-        phase = ops.where(vain | (stuck & (s.risky | ops.logical_not(right))), _RETURN, phase)
-        phase = ops.where(moved & (met | (end & (phase == _STEP))), ops.where(met & s.risky, _PROVE, _CHECK), phase)
-        status = ops.where(known & end & (phase == _STEP), MAX_STEPS, status)
-        claimed = (s.norm <= s.threshold) | (s.phase == _PROVE)  # else x was looked at because it is the last one
-        drifted = known & ops.logical_not(stay | vain) & (s.steps > 0) & (s.phase != _RETURN) & claimed
-        tired = running & (s.products > 4 * self.limit(problem) + 16)  # no run looks at itself for ever
-        status = ops.where((drifted & (norm > 0.5 * s.best_norm)) | tested | tired, STAGNATED, status)
-        confirmed = tested & (c.root <= 2.0 * math.sqrt(eps) * anorm)
-        status = ops.where(confirmed, INCONSISTENT, status)
-        if fixed:
-            status = ops.where(running & (status != RUNNING), COMPLETED, status)
+            drift = eps * anorm * anorm * inverses * s.best_norm  # with a preconditioner ||w|| is in units of M
+            trusted = trusted & (drift <= _DRIFT * norm) & (norm >= math.sqrt(eps) * s.best_norm)
+            trusted = trusted & no(s.risky) & (stuck | (moved & (met | end)))
         fits, unfit = unfit_status(ops, largest, s.scale, s.x)
-        status = ops.where(known & met, ops.where(fits, reached, unfit), status)
-        status = ops.where(indefinite, INDEFINITE_PRECONDITIONER, status)
-        status = ops.where(running & ops.logical_not(sound), NONFINITE, status)
+        tired = running & (s.products > 4 * limit + 16)  # no run looks at itself for ever
+        status = verdict(
+            ops,
+            s.status,
+            (running & no(sound), NONFINITE),
+            (indefinite, INDEFINITE_PRECONDITIONER),
+            (known & met & no(fits), unfit),
+            (known & met, COMPLETED if fixed else CONVERGED),
+            (over & singular, COMPLETED if fixed else INCONSISTENT),
+            (over | (vain & no(doubt)) | tired, COMPLETED if fixed else STAGNATED),
+            (known & end, COMPLETED if fixed else MAX_STEPS),
+            (trusted, COMPLETED),
+        )
+        lost = drowned | (vain & doubt & no(better))
+        phase = verdict(
+            ops,
+            _STEP,
+            (lost, _RETURN),
+            (known, _FIRST),
+            (stuck | (moved & (met | end)), _CHECK),
+            (unsure | (moved & risky & (norm <= 0.99 * s.best_norm)), _PROVE),
+        )
+
         # Attempts that came to nothing, and an end amid attempts, lead back to the best point.
-        failed = running & (status != RUNNING) & (status != CONVERGED) & (known | risky)
-        honest = known & (s.phase == _CHECK)
-        if q.p is None:
-            honest = honest & (norm <= 1.01 * s.norm) & (norm < s.best_norm)
-        else:  # ||r||_M never grows
-            honest = honest & (yz <= 1.02 * q.phibar * q.phibar)
-        failed = (failed & ops.logical_not(honest)) | (known & (s.phase == _RETURN) & (norm > s.best_norm))
-        back = (vain | (stuck & s.risky) | failed) & (best_norm < math.inf)
-        x = ops.select(back, ops.copy(best), x)
+        worse = norm > s.best_norm
+        if q.p is not None:  # ||r||_M never grows
+            worse = worse & ((s.phase != _CHECK) | (yz > 1.02 * q.phibar * q.phibar))
+        stopped = running & (status != RUNNING) & ops.where(known, worse & no(met), looking | s.risky)
+        back = (lost | stopped) & (best_norm < math.inf)
+        (x,) = ops.branch(back, lambda x, best: (ops.copy(best),), lambda x, best: (x,), x, best)
         if problem.x0 is not None:  # a start with a product out of range is given up for zero
-            x = ops.mask(ops.logical_not(running & ops.logical_not(sound) & (best_norm == math.inf)), x)
-        return MINRESState(
+            x = ops.mask(no(running & no(sound) & (best_norm == math.inf)), x)
+
+        turn, kept = ops.divide(1.0, beta), ops.mask(moved | hold, q.w)
+        after, anew = (beta, cs, sn, dbar, q.sn * beta, sn * q.phibar), (0.0, -1.0, 0.0, 0.0, 0.0, beta)
+        recurrence = Recurrence(
+            ops.select(hold, q.v, ops.scale(turn, y if z is None else z)),
+            None if q.p is None else ops.select(hold, q.p, ops.scale(turn, y)),
+            ops.select(hold, q.p_old, ops.mask(moved, q.v if q.p is None else q.p)),
+            ops.select(hold, kept, w),
+            ops.select(hold, w, kept),
+            *(ops.where(moved, a, ops.where(hold, b, c)) for a, b, c in zip(after, q[5:], anew, strict=True)),
+        )
+        return s._replace(
             x=x,
             r=r,
-            recurrence=follow(ops, q, c, w, y, y if plain else z, beta, moved, hold),
+            recurrence=recurrence,
             best=best,
             best_norm=best_norm,
             best_model=best_model,
-            root=ops.where(unsure | later, c.root, s.root),
             risky=risky,
+            idle=ops.where(gain, 0, s.idle + (drowned | (vain & doubt))),
             anorm=anorm,
             inverses=inverses,
             unit=ops.where(stepping, unit, s.unit),
             norm=ops.where(back, best_norm, norm),
             model=ops.where(back, best_model, model),
-            threshold=s.threshold,
-            scale=s.scale,
             phase=phase,
             status=status,
             steps=steps,
             products=s.products + running,
         )
 
-    def observe(self, state: MINRESState) -> MINRESRow:
-        return MINRESRow(state.norm * state.scale, state.model * state.scale * state.scale)
+    def observe(self, state: MINRESState) -> Row:
+        return Row(state.norm * state.scale, state.model * state.scale * state.scale)
 
     def answer(self, ops: Backend, problem: LinearProblem, state: MINRESState) -> Vector:
         return ops.scale(state.scale, state.x)

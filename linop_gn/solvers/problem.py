@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..operators.base import LinearOperator
-from ..protocols import Vector
+from ..protocols import Scalar, Vector
 from ..records import record, static
 
-__all__ = ["LinearProblem", "MadeFrom", "Recipe", "as_preconditioner", "require_fit"]
+__all__ = ["LinearProblem", "MadeFrom", "Recipe", "Row", "as_preconditioner", "require_fit"]
 
 
 @record
@@ -122,3 +122,10 @@ class LinearProblem:
     def precondition(self, r: Vector) -> Any:
         """M r, or r itself without a preconditioner (then not to be consumed)."""
         return r if self.preconditioner is None else self.preconditioner.apply(r)
+
+
+class Row(NamedTuple):
+    """2-norm of the residual, and the quadratic model, at each step."""
+
+    residual: Scalar
+    model: Scalar

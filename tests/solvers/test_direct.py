@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from systems import EPS, N, benign, counted, finished, gaussian, host, operator, rounded, with_spectrum
+from systems import EPS, N, benign, counted, finished, gaussian, host, operator, rounded, spare, with_spectrum
 
 import linop_gn as lg
 from linop_gn import Status
@@ -278,3 +278,13 @@ def test_a_semi_definite_matrix_is_singular_and_not_indefinite(backend):
         A = lg.Dense(matrix, psd=known_to_be, symmetric=True)
         found = lg.solve(A, array(backend, np.ones(2)), lg.Cholesky()).status
         assert found in (status,) if status else found in (Status.SINGULAR, Status.NEGATIVE_CURVATURE)
+
+
+@each
+def test_an_answer_that_underflows_is_no_success(backend, method):
+    spare(backend, isinstance(method, lg.Cholesky))
+    A, b = lg.Dense(array(backend, np.diag([1e18, 2e18]), "float32"), symmetric=True), np.full(2, 1e-29)
+    solution = lg.solve(A, array(backend, b, "float32"), method)
+    assert solution.status is Status.STAGNATED
+    assert not host(backend, solution.x).any()
+    assert float(solution.residual) == pytest.approx(np.linalg.norm(b), rel=1e-5)

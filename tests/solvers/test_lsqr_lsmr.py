@@ -341,6 +341,43 @@ def test_the_limit_on_the_condition_number(backend, solver):
     assert np.isfinite(host(backend, solution.x)).all()
 
 
+@both
+def test_no_limit_on_the_condition_number(numpy_backend, solver):
+    """``conlim=0``, as in SciPy."""
+    A = np.diag(np.logspace(-3, 0, 6))
+    solution = lg.solve(lg.Dense(A), np.ones(6), solver(atol=1e-12, btol=1e-12, conlim=0.0))
+    assert solution.status is Status.CONVERGED
+    np.testing.assert_allclose(A @ solution.x, np.ones(6), rtol=0, atol=1e-8)
+
+
+@both
+@pytest.mark.parametrize("size", [1e3, 1e7, 1e11])
+def test_no_success_is_worse_than_zero(numpy_backend, solver, size):
+    """Far out, ||r|| is small beside ||A|| ||x||, and A^T r beside ||A|| ||r||, on the way."""
+    for spread in (1, 3, 6, 9):
+        for seed in range(10):
+            rng = np.random.default_rng(seed)
+            A = with_singular_values(10.0 ** rng.uniform(-spread, 0, N), M, N, seed)
+            b, x0 = A @ rng.standard_normal(N) if seed % 2 else rng.standard_normal(M), size * rng.standard_normal(N)
+            solution = lg.solve(lg.Dense(A), b, solver(), x0=x0)
+            residual = np.linalg.norm(b - A @ solution.x)
+            noise = 10 * EPS["float64"] * np.linalg.norm(solution.x)
+            assert float(solution.residual) == pytest.approx(residual, rel=1e-4, abs=noise)
+            assert residual <= 1.000001 * np.linalg.norm(b) + noise or not solution.succeeded
+
+
+@both
+def test_a_least_squares_solution_is_told_with_its_tolerance(numpy_backend, solver):
+    """A regular system whose residual could be zero: ||A^T r|| is below the tolerance long before."""
+    A, b = np.diag([1.0, 1e-8]), np.ones(2)
+    loose, tight = (lg.solve(lg.Dense(A), b, solver(atol=atol, btol=1e-10, conlim=None)) for atol in (1e-6, 1e-12))
+    assert loose.status is Status.LEAST_SQUARES
+    assert float(loose.residual) == pytest.approx(1.0)
+    assert "condition number exceeds 1 / tolerance" in repr(loose)
+    assert tight.status is Status.CONVERGED
+    assert np.linalg.norm(b - A @ tight.x) < 1e-4
+
+
 def test_what_makes_no_sense_is_refused(backend):
     for options, message in (
         ({"damping": -1.0}, "damping"),
