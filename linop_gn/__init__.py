@@ -13,7 +13,7 @@ import sys as _sys
 
 from . import moved as _moved
 from . import preconditioners
-from .cost import Cost, Costs, cost
+from .cost import Costs, cost
 from .curvature import GGN, BlockGGN, Gram, Hessian, Jacobian, LossHessian, MissingDerivativeError, Objective, losses
 from .dispatch import available, backend_of, load, namespace, register
 from .interop import from_scipy, to_scipy
@@ -30,6 +30,7 @@ from .run.status import Status
 from .run.watch import ProgressBar, Recorder, stop_when
 from .solve import solve, steps
 from .solvers import CG, LSMR, LSQR, MINRES, LinearProblem
+from .solvers.base import Cost, Solver
 from .solvers.blockwise import Blockwise
 from .solvers.direct import LU, Cholesky, Eigh
 from .solvers.forcing import EisenstatWalker
@@ -94,6 +95,7 @@ __all__ = [
     "Report",
     "Result",
     "Solution",
+    "Solver",
     "Space",
     "Status",
     "Steihaug",

@@ -42,6 +42,7 @@ _types: list[type] = []
 _subscribers: list[Callable[[type], None]] = []
 
 replace = dataclasses.replace
+_NOTHING = object()
 
 
 def static(**options: Any) -> Any:
@@ -78,12 +79,12 @@ def record(cls: type[T]) -> type[T]:
 
 def _require_free_names(cls: type) -> None:
     for name in inspect.get_annotations(cls):
-        inherited = next((base.__dict__[name] for base in cls.__mro__[1:] if name in base.__dict__), None)
+        inherited = next((base.__dict__[name] for base in cls.__mro__[1:] if name in base.__dict__), _NOTHING)
         known = any(name in getattr(base, "__dataclass_fields__", ()) for base in cls.__mro__[1:])
-        if inherited is not None and not known and (callable(inherited) or name not in cls.__dict__):
+        if inherited is not _NOTHING and not known and (callable(inherited) or name not in cls.__dict__):
             raise TypeError(
                 f"{cls.__qualname__}: the field {name!r} has the name of something that {cls.__mro__[1].__qualname__} "
-                "has already; call it otherwise."
+                "has already; call it otherwise, or give it a default if that is what it is."
             )
 
 

@@ -8,21 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import require_parts, whole
+from .arguments import whole
 from .operators.base import LinearOperator
 from .protocols import Carry
-from .records import replace
+from .records import data_fields, replace
 from .run.loop import Look, Watcher, drive, looks
 from .run.solution import Solution
 from .run.status import NONFINITE, NONFINITE_INPUT
 from .solvers import CG, LinearProblem
+from .solvers.base import Solver, require_solver
 from .solvers.options import scaled_rhs
 from .solvers.problem import require_fit
+from .solvers.served import served
 
 __all__ = ["solve", "steps"]
 
 
-def steps(A: LinearOperator, b: Any, method: Any = None, *, x0: Any = None, every: int = 1) -> Iterator[Look]:
+def steps(A: LinearOperator, b: Any, method: Solver | None = None, *, x0: Any = None, every: int = 1) -> Iterator[Look]:
     """The same run as :func:`solve`, handed to the caller a look at a time: the caller owns the loop.
 
     >>> import numpy as np, linop_gn as lg
@@ -30,16 +32,16 @@ def steps(A: LinearOperator, b: Any, method: Any = None, *, x0: Any = None, ever
     >>> [look.step for look in lg.steps(A, np.ones(3), lg.CG(steps=2))]
     [0, 1, 2]
     """
-    method, problem, _ = _linear(A, b, method, x0)
+    solver, problem, _ = _linear(A, b, method, x0)
     every = whole("steps", "every", every, 1)
-    for look, _ in looks(A.backend, method, problem, method.limit(problem), every):
+    for look, _ in looks(A.backend, served(solver, problem), problem, solver.limit(problem), every, solver.title):
         yield look
 
 
 def solve(
     A: LinearOperator,
     b: Any,
-    method: Any = None,
+    method: Solver | None = None,
     *,
     x0: Any = None,
     watch: Sequence[Watcher] = (),
@@ -78,32 +80,32 @@ def solve(
         For vectors of another framework, shape, dtype or device, an operator that the
         method does not take, or watchers inside a compiled function.
     """
-    method, problem, leave = _linear(A, b, method, x0)
+    solver, problem, leave = _linear(A, b, method, x0)
     backend = A.backend
 
-    def run(method: Any, problem: LinearProblem) -> tuple[Any, Solution]:
-        state, rows = drive(backend, method, problem, method.limit(problem), watch, every)
-        ops = method.arithmetic(backend, problem) if hasattr(method, "arithmetic") else backend
+    def run(solver: Solver, problem: LinearProblem) -> tuple[Any, Solution]:
+        method = served(solver, problem)
+        state, rows = drive(backend, method, problem, solver.limit(problem), watch, every, solver.title)
+        ops = solver.arithmetic(backend, problem)
         with np.errstate(over="ignore", invalid="ignore"):  # the status tells
             row = method.observe(state)
             x = method.answer(backend, problem, state)
-            found = x, state.status, row.residual, getattr(row, "model", None)
-            x, code, residual, model = _held_finite(ops, problem.rhs, *found)
-            kept = method.iterates(backend, problem, state, x) if hasattr(method, "iterates") else None
+            x, code, residual, model = _held_finite(ops, problem.rhs, x, state.status, row.residual, row.model)
+            kept = method.iterates(backend, problem, state, x)
         return x, Solution(
             code=code,
             steps=state.steps,
             products=state.products,
             rows=rows if not isinstance(rows, list) else backend.rows(Carry(state, rows), 0, len(rows)),
             names=tuple(type(row)._fields),
-            method=getattr(method, "title", type(method).__name__),
-            blocks=method.names(problem) if hasattr(method, "names") else None,
+            method=solver.title,
+            blocks=solver.names(problem),
             iterates=kept,
             residual=residual,
             model=model,
         )
 
-    x, solution = backend.implicit(run, method, problem, A)
+    x, solution = backend.implicit(run, solver, problem, A)
     kept = None if solution.iterates is None else solution.iterates.leave(lambda v: leave(v, A.domain))
     return replace(solution, x=leave(x, A.domain), iterates=kept)
 
@@ -120,26 +122,27 @@ def _held_finite(ops: Any, b: Any, x: Any, status: Any, residual: Any, model: An
         return (ops.where(finite, residual, scaled.scale * ops.sqrt(ops.dot(scaled.r, scaled.r))),)
 
     (residual,) = ops.branch(ops.any(ops.logical_not(finite)), replace, lambda residual: (residual,), residual)
-    model = None if model is None else ops.where(finite, model, 0.0)
-    return ops.mask(finite, x), ops.where(finite, status, NONFINITE), residual, model
+    return ops.mask(finite, x), ops.where(finite, status, NONFINITE), residual, ops.where(finite, model, 0.0)
 
 
-def _linear(A: LinearOperator, b: Any, method: Any, x0: Any) -> tuple[Any, LinearProblem, Callable[..., Any]]:
+def _linear(
+    A: LinearOperator, b: Any, method: Solver | None, x0: Any
+) -> tuple[Solver, LinearProblem, Callable[..., Any]]:
     if not isinstance(A, LinearOperator):
         raise TypeError(
             f"solve needs a linear operator, got {type(A).__module__}.{type(A).__qualname__}; wrap a matrix in "
             "lg.Dense, a SciPy operator in lg.from_scipy, a function in lg.FunctionOperator."
         )
     method = CG() if method is None else method
-    require_parts("solve", method, "a solver such as lg.CG() as its third argument", "init", "step", "check", "limit")
+    require_solver("solve", method, "a solver such as lg.CG() as its third argument")
     method.check(A)
     rhs, leave = A.codomain.enter(b, "right-hand side")
     columns = tuple(rhs.shape[1:])
     if 0 in columns:
         raise ValueError(f"the right-hand side of shape {tuple(rhs.shape)} has no columns: there is nothing to solve.")
-    for name in ("rtol", "atol"):
-        shape = tuple(getattr(getattr(method, name, None), "shape", ()))
-        if shape not in ((), columns):
+    for name in {"rtol", "atol"} & set(data_fields(method)):
+        shape = tuple(np.shape(method.__dict__[name]))
+        if shape not in ((), columns if "columns" in method.supports else ()):
             raise ValueError(
                 f"{type(method).__name__}: {name} has shape {shape}, and b {tuple(rhs.shape)}: give one number, or one "
                 "for each column."
@@ -149,7 +152,7 @@ def _linear(A: LinearOperator, b: Any, method: Any, x0: Any) -> tuple[Any, Linea
         start, _ = A.domain.enter(x0, "starting point x0")
         if tuple(start.shape[1:]) != tuple(rhs.shape[1:]):
             raise ValueError(f"x0 has shape {tuple(start.shape)} but b has {tuple(rhs.shape)}; give them alike.")
-    inner = getattr(method, "preconditioner", None)
+    inner = method.preconditioner
     if inner is not None:
         inner = inner if isinstance(inner, LinearOperator) else inner(A)
         require_fit(inner, A)

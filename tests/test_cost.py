@@ -181,10 +181,14 @@ def test_under_every_framework(backend):
 
 
 def test_methods_of_your_own():
-    class Mine:
-        def check(self, operator):
-            pass
+    @lg.record
+    class Mine(lg.Solver):
+        def init(self, ops, problem): ...
+        def step(self, ops, problem, state): ...
+        def observe(self, state): ...
+        def answer(self, ops, problem, state): ...
 
+    @lg.record
     class Known(Mine):
         def cost(self, operator, steps):
             return lg.Cost("mine", steps, 8, 1.0)

@@ -28,7 +28,7 @@ from jax import lax, tree_util
 from jax.custom_derivatives import SymbolicZero, zero_from_primal
 
 from linop_gn.backend import Scalar, Vector
-from linop_gn.implicit import defect, require_implicit, tangent, tangent_solve, trusted
+from linop_gn.implicit import require_implicit, tangent, tangent_solve, trusted
 from linop_gn.operators.base import LinearOperator
 from linop_gn.operators.function import FunctionOperator
 from linop_gn.run.solution import Solution
@@ -75,7 +75,8 @@ def _defect_tangent(method: Any, problem: Any, tangents: tuple[Any, Any], x: Vec
         whole = list(data)
         for i, value in zip(moving, values, strict=True):
             whole[i] = value
-        return defect(*tree_util.tree_unflatten(structure, whole), x)
+        method, operator, rhs = tree_util.tree_unflatten(structure, whole)
+        return method.defect(operator, rhs, x)  # type: ignore[no-any-return]
 
     return jax.jvp(at, tuple(data[i] for i in moving), tuple(along[i] for i in moving))[1]  # type: ignore[no-any-return]
 

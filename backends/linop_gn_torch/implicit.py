@@ -30,7 +30,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from linop_gn.backend import Scalar
 from linop_gn.curvature.point import Point
-from linop_gn.implicit import defect, require_implicit, tangent, tangent_solve, trusted
+from linop_gn.implicit import require_implicit, tangent, tangent_solve, trusted
 from linop_gn.operators.function import FunctionOperator
 from linop_gn.records import replace
 from linop_gn.run.status import Status
@@ -89,14 +89,15 @@ class _System:
         """The derivative of w.(b - A x) at fixed x and w, in the tensors."""
         again = torch.is_grad_enabled()
         alone = len(tensors) == 1 and tensors[0] is self.data.tree[2]
-        if alone and getattr(self.method, "defect", None) is None and not self.data.holds(FunctionOperator):
+        if alone and self.method.square and not self.data.holds(FunctionOperator):
             return [w]  # b is all there is
         if not again:
             x, w = x.detach(), w.detach()
         with tracked():
             # Each a tensor of its own: one may have been computed from another.
             own = [t.view_as(t) if again else t.detach().requires_grad_() for t in tensors]
-            zero = defect(*self.data.filled(own), x)
+            method, operator, rhs = self.data.filled(own)
+            zero = method.defect(operator, rhs, x)
             if not zero.requires_grad:
                 return [None] * len(own)
             if not self.data.holds(Point):  # whose linearisations have leaves of their own

@@ -43,7 +43,8 @@ from ..run.status import (
     STAGNATED,
     verdict,
 )
-from ..solvers.options import at_limit, check_region, require_symmetric
+from ..solvers.base import Cost, Solver, bytes_each
+from ..solvers.options import at_limit, check_region
 from ..solvers.problem import LinearProblem
 from .process import Lanczos, LanczosState, recomputed, rounding, total
 from .tridiagonal import filled, spectrum, trust_region
@@ -85,7 +86,7 @@ class GLTRRow(NamedTuple):
 
 
 @record
-class GLTR:
+class GLTR(Solver):
     """The generalised Lanczos trust-region method.
 
     Parameters
@@ -127,17 +128,19 @@ class GLTR:
     reorthogonalise: str = static(default="selective")
     seed: int = static(default=0)
 
-    defect = None  # a step on the boundary solves no linear system of A and b alone
-
-    side_by_side: ClassVar[bool] = False
-    """Whether Blockwise can run it with a scalar for each block."""
+    symmetric: ClassVar[bool] = True
+    supports: ClassVar[frozenset[str]] = frozenset({"report"})
+    solves_system: ClassVar[bool] = False  # on the boundary
 
     def __post_init__(self) -> None:
         check_region(self)
 
-    def check(self, operator: LinearOperator) -> None:
-        """Raise unless the operator is square and known to be symmetric."""
-        require_symmetric(self, operator)
+    def cost(self, operator: LinearOperator, steps: int) -> Cost:
+        k = max(1, min(self.planned(steps), operator.domain.size))
+        made = Lanczos(k, self.reorthogonalise).cost(operator, steps)
+        checked = self.steps is None and bytes_each(operator) < 8  # rounding may hide whether it has converged
+        note = f"{k} steps; another radius is free"
+        return made._replace(route=self.title, products=made.products + checked, note=note)
 
     def limit(self, problem: LinearProblem) -> int:
         """The number of steps that a run may take."""

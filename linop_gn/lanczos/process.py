@@ -37,7 +37,7 @@ eigenvalues; here it is kept for solving with.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from ..arguments import whole
 from ..operators.base import LinearOperator
@@ -55,7 +55,8 @@ from ..run.status import (
     STAGNATED,
     verdict,
 )
-from ..solvers.options import require_symmetric, scaled_rhs
+from ..solvers.base import Cost, Solver, bytes_each
+from ..solvers.options import scaled_rhs
 from ..solvers.problem import LinearProblem
 from .orthogonal import fresh, levels, orthogonalise
 from .tridiagonal import NOISE, shifted
@@ -144,7 +145,7 @@ class BasisProblem(LinearProblem):
 
 
 @record
-class Lanczos:
+class Lanczos(Solver):
     """``steps`` steps of the Lanczos process; :func:`linop_gn.krylov` is how to use it.
 
     Handed to :func:`linop_gn.solve` it answers with the solution of A x = b in the Krylov space: the iterate of
@@ -176,8 +177,9 @@ class Lanczos:
     restart: bool = static(default=False)
     seed: int = static(default=0)
 
-    defect = None  # what is not converged has no derivative by one more solve
-    side_by_side = False  # one basis for all blocks
+    symmetric: ClassVar[bool] = True
+    supports: ClassVar[frozenset[str]] = frozenset({"report"})  # one basis for each right-hand side
+    solves_system: ClassVar[bool] = False  # what is not converged has no derivative by one more solve
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", whole("Lanczos", "steps", self.steps, 1))
@@ -189,9 +191,14 @@ class Lanczos:
                 "restart=False."
             )
 
-    def check(self, operator: LinearOperator) -> None:
-        """Raise unless the operator is square and known to be symmetric."""
-        require_symmetric(self, operator)
+    def cost(self, operator: LinearOperator, steps: int) -> Cost:
+        n, width = operator.domain.size, bytes_each(operator)
+        k = min(self.steps, n)
+        if not self.keep:
+            return Cost("krylov, basis anew", 2 * k - 1, 9 * n * width, 10.0 * n * k, "two passes")
+        passes = {"none": 0, "selective": 1, "full": 2}[self.reorthogonalise]
+        flops = 10.0 * n * k + 2.0 * passes * n * k * k + 4.0 * k**3
+        return Cost("krylov, basis kept", k, (k + 4) * n * width, flops, "every damping and radius")
 
     def limit(self, problem: LinearProblem) -> int:
         """The number of steps that a run may take."""

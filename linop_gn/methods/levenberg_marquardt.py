@@ -33,10 +33,11 @@ from ..operators.damped import Damped
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..run.status import CONVERGED, MAX_STEPS, NO_DECREASE, NONFINITE_INPUT, RUNNING, verdict
-from ..solvers.blockwise import overall
+from ..solvers.base import Solver
 from ..solvers.cg import CG
 from ..solvers.options import require_solver
 from ..solvers.problem import LinearProblem, Recipe, require_fit
+from ..solvers.served import inner_solve
 from .base import Method
 from .damping import Nielsen, clip
 from .problem import MinimizeProblem
@@ -97,7 +98,7 @@ class LevenbergMarquardt(Method):
     """
 
     curvature: Callable[..., Any] = static(default=GGN)
-    solver: CG = CG(rtol=1e-2, max_steps=50)
+    solver: Solver = CG(rtol=1e-2, max_steps=50)
     damping: Scalar = 1.0
     rule: Any = Nielsen()
     model: str = static(default="undamped")
@@ -154,9 +155,7 @@ class LevenbergMarquardt(Method):
         rhs = ops.scale(-1.0, ops.mask(running, ops.copy(s.gradient)))
         M = self._given.finish(s.prepared, A) if isinstance(self._given, Recipe) else self._given
         linear = LinearProblem(A, rhs, None, M)
-        inner = ops.iterate(self.solver, linear)
-        delta = self.solver.answer(ops, linear, inner)
-        inner_steps, inner_products, inner_model = overall(self.solver, inner)
+        delta, _, inner_steps, inner_products, inner_model = inner_solve(ops, self.solver, linear)
         predicted = -inner_model
         if self.model == "undamped":
             predicted = predicted + 0.5 * s.damping * ops.dot(delta, delta)
@@ -208,4 +207,4 @@ class LevenbergMarquardt(Method):
 
     @property
     def _given(self) -> Any:
-        return getattr(self.solver, "preconditioner", None)
+        return self.solver.preconditioner

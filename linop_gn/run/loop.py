@@ -68,7 +68,9 @@ Watcher = Callable[[Look], Any]
 """Called with each look; a true result stops the run. ``begin(look)`` and ``end(look)`` are called if it has them."""
 
 
-def looks(backend: Backend, method: Iteration, problem: Any, limit: int, every: int) -> Iterator[tuple[Look, Carry]]:
+def looks(
+    backend: Backend, method: Iteration, problem: Any, limit: int, every: int, title: str | None = None
+) -> Iterator[tuple[Look, Carry]]:
     """Advance ``method`` and yield a look, with its carry, at step 0 and then every ``every`` ticks.
 
     Raises
@@ -90,7 +92,7 @@ def looks(backend: Backend, method: Iteration, problem: Any, limit: int, every: 
         first = min(seen, last)
         rows = backend.rows(carry, first, last + 1)
         history = History({name: rows[:, i] for i, name in enumerate(names)})
-        look = Look(type(method).__name__, last, limit, _plain(status), history, first, carry.state)
+        look = Look(title or type(method).__name__, last, limit, _plain(status), history, first, carry.state)
         yield look, carry
         if not look.running:
             return
@@ -110,6 +112,7 @@ def drive(
     limit: int,
     watch: Sequence[Watcher] = (),
     every: int | None = None,
+    title: str | None = None,
 ) -> Carry:
     """Run ``method`` to its end and return the last carry; watchers see it on the way."""
     if every is None:
@@ -121,7 +124,7 @@ def drive(
             raise TypeError(f"watch= takes watchers such as lg.ProgressBar(), functions of a look; got {watcher!r}.")
     if not watch:
         return backend.run(method, problem, limit)
-    run = looks(backend, method, problem, limit, every)
+    run = looks(backend, method, problem, limit, every, title)
     look, carry = next(run)
     with ExitStack() as begun:
         for watcher in watch:

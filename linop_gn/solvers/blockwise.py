@@ -11,17 +11,17 @@ block (:mod:`linop_gn.solvers.block_arithmetic`).
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from ..arguments import require_parts
 from ..operators.base import LinearOperator
 from ..operators.damped import Identity, undamped
 from ..operators.diagonal import Diagonal
 from ..operators.sections import Section
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, replace
+from .base import Cost, Solver, require_solver
 from .block_arithmetic import block_arithmetic
 from .cg import CG
 from .direct import Direct
@@ -32,7 +32,7 @@ __all__ = ["Blockwise", "overall"]
 
 
 @record
-class Blockwise:
+class Blockwise(Solver):
     """``method`` on each block of the operator, side by side.
 
     Parameters
@@ -57,15 +57,12 @@ class Blockwise:
     The tolerance was met.
     """
 
-    method: Any = CG()
+    method: Solver = CG()
     preconditioner: Any = None
 
-    side_by_side: ClassVar[bool] = False
-    """Whether Blockwise can run it with a scalar for each block."""
-
     def __post_init__(self) -> None:
-        require_parts("Blockwise", self.method, "a solver such as lg.CG()", "init", "step", "check", "limit")
-        inner = getattr(self.method, "preconditioner", None)
+        require_solver("Blockwise", self.method)
+        inner = self.method.preconditioner
         if inner is not None:
             if self.preconditioner is not None:
                 raise ValueError("Blockwise: give the preconditioner once, here or to the method.")
@@ -73,13 +70,18 @@ class Blockwise:
             object.__setattr__(self, "method", replace(self.method, preconditioner=None))
 
     @property
+    def supports(self) -> frozenset[str]:  # type: ignore[override]
+        """What the method does; columns are refused."""
+        return (self.method.supports | {"columns"}) - {"blocks"}
+
+    @property
     def title(self) -> str:
         """How a solution names the method."""
-        return f"Blockwise {type(self.method).__name__}"
+        return f"Blockwise {self.method.title}"
 
     def check(self, operator: LinearOperator) -> None:
         """Raise unless the operator knows its blocks, and the method takes it."""
-        if not getattr(self.method, "side_by_side", True):
+        if "blocks" not in self.method.supports:
             advice = " (Direct solvers factor a block operator block by block by themselves.)"
             raise TypeError(
                 f"Blockwise cannot run {type(self.method).__name__} side by side: use CG or MINRES."
@@ -90,8 +92,17 @@ class Blockwise:
 
     def limit(self, problem: LinearProblem) -> int:
         """The number of steps that a block's run may take."""
-        limit: int = self.method.limit(problem)
-        return limit
+        return self.method.limit(problem)
+
+    def cost(self, operator: LinearOperator, steps: int) -> Cost:
+        made = self.method.cost(operator, steps)
+        return made._replace(route=f"Blockwise {made.route}")
+
+    def overall(self, steps: Scalar, products: Scalar, model: Scalar) -> tuple[Scalar, Scalar, Scalar]:
+        """Blocks share their products and take their steps at the same time; their models add up."""
+        whole = steps.max(), products.max(), model.sum()
+        steps, products, model = (x.item() if isinstance(x, np.generic) else x for x in whole)
+        return steps, products, model
 
     def names(self, problem: LinearProblem) -> tuple[str, ...]:
         """The blocks' names, in the order in which results are given."""
@@ -126,24 +137,13 @@ class Blockwise:
         return self.method.answer(self.arithmetic(ops, problem), problem, state)
 
     def iterates(self, ops: Backend, problem: LinearProblem, state: Any, x: Vector) -> Iterates | None:
-        """The iterates that the method kept, if it keeps any."""
-        if not hasattr(self.method, "iterates"):
-            return None
         found: Iterates | None = self.method.iterates(self.arithmetic(ops, problem), problem, state, x)
         return found
 
 
-def overall(method: Any, state: Any) -> tuple[Scalar, Scalar, Scalar]:
-    """Steps, products and the model's value of a solve as a whole, whether or not it went block by block.
-
-    Blocks share their products and take their steps at the same time; their models add up.
-    """
-    model = method.observe(state).model
-    if not isinstance(method, Blockwise):
-        return state.steps, state.products, model
-    whole = state.steps.max(), state.products.max(), model.sum()
-    steps, products, model = (x.item() if isinstance(x, np.generic) else x for x in whole)
-    return steps, products, model
+def overall(method: Solver, state: Any) -> tuple[Scalar, Scalar, Scalar]:
+    """Steps, products and the model's value of a solve as a whole, whether or not it went block by block."""
+    return method.overall(state.steps, state.products, method.observe(state).model)
 
 
 def sections_of(operator: LinearOperator) -> tuple[Section, ...]:

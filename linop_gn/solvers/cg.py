@@ -38,11 +38,11 @@ operator stands once in a compiled program, with or without ``x0``.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
-from ..records import record, static
+from ..records import record, replace, static
 from ..run.status import (
     BREAKDOWN,
     COMPLETED,
@@ -55,22 +55,21 @@ from ..run.status import (
     STAGNATED,
     verdict,
 )
+from .base import Cost, Solver, bytes_each
 from .iterates import Iterates, as_schedule, collect, plan
 from .options import (
     at_limit,
     begun_status,
     check_limits,
     check_tolerances,
-    limit_of,
     made_from,
-    require_symmetric,
     scaled_rhs,
     unfit_status,
 )
 from .problem import LinearProblem
 from .stopping import FixedSteps, Progress, RelativeResidual, require_rule
 
-__all__ = ["CG", "CGRow", "CGState", "along_start"]
+__all__ = ["CG", "CGRow", "CGState", "along_start", "short_recurrence"]
 
 
 class CGState(NamedTuple):
@@ -123,8 +122,14 @@ def _direction(x: Vector, p: Vector) -> tuple[Vector]:
     return (p,)
 
 
+def short_recurrence(solver: Solver, A: LinearOperator, k: int, sure: bool, vectors: int, flops: float) -> Cost:
+    """The cost of k steps with so many vectors, and flops an unknown and step; unless ``sure``, x is verified."""
+    n = A.domain.size
+    return Cost(solver.title, k if sure else k + 1, vectors * n * bytes_each(A), flops * n * k, f"{k} steps")
+
+
 @record
-class CG:
+class CG(Solver):
     """Conjugate gradients.
 
     Parameters
@@ -163,6 +168,9 @@ class CG:
     stop: Any = None
     keep: Any = static(default=None)
 
+    symmetric: ClassVar[bool] = True
+    supports: ClassVar[frozenset[str]] = frozenset({"x0", "columns", "blocks", "report"})
+
     def __post_init__(self) -> None:
         check_tolerances(self, "rtol", "atol")
         check_limits(self)
@@ -179,13 +187,11 @@ class CG:
         object.__setattr__(self, "keep", as_schedule(self.keep, "CG"))
         object.__setattr__(self, "preconditioner", made_from(self))
 
-    def check(self, operator: LinearOperator) -> None:
-        """Raise unless the operator is square and known to be symmetric."""
-        require_symmetric(self, operator)
+    def cost(self, operator: LinearOperator, steps: int) -> Cost:
+        return short_recurrence(self, operator, self.planned(steps), self.steps is not None, 5, 10.0)
 
-    def limit(self, problem: LinearProblem) -> int:
-        """The number of steps that a run may take."""
-        return limit_of(self, problem)
+    def bare(self) -> CG:
+        return replace(self, keep=None)
 
     def init(self, ops: Backend, problem: LinearProblem) -> CGState:
         b, warm = problem.rhs, problem.x0 is not None

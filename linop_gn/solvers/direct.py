@@ -25,6 +25,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 from ..operators.base import LinearOperator
+from ..operators.damped import undamped
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
 from ..run.status import (
@@ -39,8 +40,9 @@ from ..run.status import (
     STAGNATED,
     verdict,
 )
+from .base import Cost, Solver, bytes_each
 from .dense import cut, join, largest_block, matrices
-from .options import check_tolerances, require_square, require_symmetric, scaled_rhs, unfit_status
+from .options import check_tolerances, scaled_rhs, unfit_status
 from .problem import LinearProblem, Row
 
 __all__ = ["LU", "Cholesky", "Direct", "Eigh"]
@@ -69,28 +71,26 @@ class Factored(NamedTuple):
 
 
 @record
-class Direct:
+class Direct(Solver):
     """What direct solvers share."""
 
     double: bool = static(default=False)
     max_size: int = static(default=10_000)
 
-    preconditioner: ClassVar[None] = None
-
-    side_by_side: ClassVar[bool] = False
-    """Whether Blockwise can run it with a scalar for each block."""
+    symmetric: ClassVar[bool] = True
+    supports: ClassVar[frozenset[str]] = frozenset({"x0", "columns", "report"})  # a start is of no use
+    copies: ClassVar[int]
+    """Dense matrices held at a time, unit vectors and products among them."""
+    cubes: ClassVar[float]
+    """Flops over n^3."""
 
     def factor(self, ops: Backend, matrix: Array, eps: float) -> Factored:
         """The factored matrix; ``eps`` is the round-off of the operator's products."""
         raise NotImplementedError
 
-    def require(self, operator: LinearOperator) -> None:
-        """Raise unless the operator is of a kind that can be factored."""
-        require_symmetric(self, operator)
-
     def check(self, operator: LinearOperator) -> None:
         """Raise for an operator that is too large, or of the wrong kind."""
-        self.require(operator)
+        super().check(operator)
         n = largest_block(operator)
         if n > self.max_size:
             width = 8 if self.double or operator.dtype == "float64" else 4
@@ -103,6 +103,15 @@ class Direct:
     def limit(self, problem: LinearProblem) -> int:
         """One step does it all."""
         return 1
+
+    def cost(self, operator: LinearOperator, steps: int) -> Cost:
+        known = operator.sections or undamped(operator)[0].sections
+        sizes = [operator.domain.size] if known is None else [section.size for section in known]
+        n, width = max(sizes), 8 if self.double else max(4, bytes_each(operator))
+        blocks = f"{len(sizes)} blocks of up to {n}" if len(sizes) > 1 else ""
+        memory = (2 * n * operator.domain.size + (self.copies - 2) * sum(size * size for size in sizes)) * width
+        flops = self.cubes * sum(size**3 for size in sizes)
+        return Cost(self.title, largest_block(operator), memory, flops, blocks)
 
     def init(self, ops: Backend, problem: LinearProblem) -> DirectState:
         b = problem.rhs
@@ -214,6 +223,9 @@ class Cholesky(Direct):
     'NEGATIVE_CURVATURE'
     """
 
+    copies: ClassVar[int] = 5
+    cubes: ClassVar[float] = 1 / 3
+
     def factor(self, ops: Backend, matrix: Array, eps: float) -> Factored:
         diagonal = ops.namespace().linalg.diagonal
         matrix = _symmetrised(matrix)
@@ -244,8 +256,9 @@ class LU(Direct):
     array([1., 1.])
     """
 
-    def require(self, operator: LinearOperator) -> None:
-        require_square(self, operator)
+    symmetric: ClassVar[bool] = False
+    copies: ClassVar[int] = 3
+    cubes: ClassVar[float] = 2 / 3
 
     def factor(self, ops: Backend, matrix: Array, eps: float) -> Factored:
         made, regular = ops.lu(matrix)
@@ -280,6 +293,9 @@ class Eigh(Direct):
     """
 
     rcond: Scalar | None = None
+
+    copies: ClassVar[int] = 4
+    cubes: ClassVar[float] = 9.0
 
     def __post_init__(self) -> None:
         check_tolerances(self, "rcond")

@@ -19,6 +19,7 @@ The work is in :mod:`linop_gn.solvers.gram_space`.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, NamedTuple
 
 from ..arguments import whole
@@ -30,7 +31,8 @@ from ..operators.damped import undamped
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..run.status import CONVERGED, MAX_STEPS, NONFINITE, NONFINITE_INPUT, RUNNING, STAGNATED, verdict
-from .gram_space import Factored, factored_by, solve_with
+from .base import Cost, Solver, bytes_each
+from .gram_space import Factored, factored_by, keeps_rows, solve_with
 from .options import check_tolerances, require_solver, scaled_rhs
 from .problem import LinearProblem, Row
 
@@ -53,7 +55,7 @@ class GramState(NamedTuple):
 
 
 @record
-class GramSolve:
+class GramSolve(Solver):
     """(G + damping I)^-1 b in the space of the outputs, for ``lg.Damped(lg.GGN(objective, params), damping)``.
 
     Forming K takes a product for each output (example x class): it pays where CG would take more steps than the
@@ -101,8 +103,7 @@ class GramSolve:
     rows: bool | None = static(default=None)
     most_bytes: int = static(default=2**31)
 
-    side_by_side: ClassVar[bool] = False
-    """Whether Blockwise can run it with a scalar for each block."""
+    supports: ClassVar[frozenset[str]] = frozenset({"x0", "columns", "report"})
 
     def __post_init__(self) -> None:
         check_tolerances(self, "rtol", "atol")
@@ -130,9 +131,17 @@ class GramSolve:
         loss = made.point.objective.loss if isinstance(made, GGN) else made.pieces[0].loss
         require_root(loss, "GramSolve")
 
-    def limit(self, problem: LinearProblem) -> int:
-        """The number of steps that a run may take."""
-        return self.max_steps
+    def cost(self, operator: LinearOperator, steps: int) -> Cost:
+        ready: Any = undamped(operator)[0].prepare()
+        m, n, width = sum(math.prod(p.outputs.shape) for p in ready.pieces), operator.domain.size, bytes_each(operator)
+        if self.solver is not None:
+            k = self.solver.planned(steps)
+            return Cost("GramSolve, CG", k + 4, (7 * m + 6 * n) * width, 10.0 * m * k, f"{k} steps with {m} outputs")
+        factor = m**3 / 3.0
+        if keeps_rows(self.rows, m, n):
+            memory, flops = (2 * m * n + 3 * m * m + 4 * n) * width, 2.0 * m * m * n + factor
+            return Cost("GramSolve, Cholesky", m + 1, memory, flops, f"{m} outputs; J^T alone")
+        return Cost("GramSolve, Cholesky", m + 2, (5 * m * m + 6 * n) * width, factor, f"{m} outputs; J and J^T")
 
     def init(self, ops: Backend, problem: LinearProblem) -> GramState:
         b = problem.rhs

@@ -16,6 +16,7 @@ from ..operators.base import LinearOperator
 from ..operators.damped import Damped, undamped
 from ..protocols import Array, Backend, Scalar, Vector
 from .problem import LinearProblem, Recipe
+from .served import inner_solve
 
 __all__ = ["Factored", "factored_by", "keeps_rows", "solve_with"]
 
@@ -96,10 +97,10 @@ def solve_with(ops: Backend, operator: LinearOperator, f: Factored, solver: Any,
         y = ops.cholesky_solve(f.factor, rhs)
     else:
         K = Damped(Gram.of(root), f.shift)
-        given = getattr(solver, "preconditioner", None)
+        given = solver.preconditioner
         linear = LinearProblem(K, rhs, None, given(K) if isinstance(given, Recipe) else given)
-        state = ops.iterate(solver, linear)
-        y, spent = solver.answer(ops, linear, state), spent + state.products
+        inner = inner_solve(ops, solver, linear)
+        y, spent = inner.x, spent + inner.products
     return ops.axpy(inverse, e, _pull(root, f.rows, y)), spent
 
 

@@ -47,6 +47,7 @@ from ..run.status import (
 )
 from .bidiagonal import Basis, tick
 from .cg import CG
+from .base import Cost, Solver, bytes_each
 from .options import check_limits, check_tolerances, scaled_rhs, unfit_status
 from .problem import LinearProblem
 
@@ -87,7 +88,7 @@ class LeastSquaresRow(NamedTuple):
 
 
 @record
-class LeastSquares:
+class LeastSquares(Solver):
     """The run of a method on a bidiagonalisation; subclasses give ``begin`` and ``move``."""
 
     damping: Scalar | None = None
@@ -97,14 +98,11 @@ class LeastSquares:
     max_steps: int | None = static(default=None)
     steps: int | None = static(default=None)
 
-    preconditioner: ClassVar[None] = None
-
     minimises_model: ClassVar[bool] = False
-    """Whether the answer is the one vector that makes 1/2 x.A x - b.x small, which methods step along."""
     depth: ClassVar[int]
     """How many directions the recurrence needs."""
-    side_by_side: ClassVar[bool] = False
-    """Whether Blockwise can run it with a scalar for each block."""
+    square: ClassVar[bool] = False
+    supports: ClassVar[frozenset[str]] = frozenset({"x0", "columns", "report"})
 
     def __post_init__(self) -> None:
         check_tolerances(self, "damping", "atol", "btol", "conlim")
@@ -123,28 +121,23 @@ class LeastSquares:
         """
         raise NotImplementedError
 
-    def check(self, operator: LinearOperator) -> None:
-        """Every operator with an adjoint will do."""
+    def cost(self, operator: LinearOperator, steps: int) -> Cost:
+        k, (m, n) = self.planned(steps), operator.shape
+        memory = ((self.depth + 4) * n + 3 * m) * bytes_each(operator)
+        return Cost(self.title, 2 * k + 1, memory, (4.0 * m + 8.0 * n) * k, f"{k} steps; J and J^T apart")
 
     def defect(self, operator: LinearOperator, rhs: Vector, x: Vector) -> Vector:
         """A^T (b - A x) - lambda x, which is zero at the answer: where derivatives of it come from."""
-        ops = operator.backend
-        normal: Vector = operator.T.apply(ops.subtract(rhs, operator.apply(x)))
-        return normal if self.damping is None else ops.axpy(-1.0 * self.damping, x, normal)
+        normal = super().defect(operator, rhs, x)
+        return normal if self.damping is None else operator.backend.axpy(-1.0 * self.damping, x, normal)
 
-    def tangent(self, operator: LinearOperator) -> tuple[LinearOperator, Any]:
+    def tangent(self, operator: LinearOperator) -> tuple[LinearOperator, Solver]:
         """A^T A + lambda I, in which a derivative is a solution, and CG for it: A must have full column rank."""
         normal: LinearOperator = product(operator.T, operator)
         if self.damping is not None:
             normal = Damped(normal, self.damping)
         rtol = operator.backend.maximum(self.atol, 1e-14)
         return normal, CG(rtol=rtol, max_steps=self.max_steps, steps=self.steps)
-
-    def limit(self, problem: LinearProblem) -> int:
-        """The number of steps that a run may take."""
-        if self.steps is not None:
-            return self.steps
-        return self.max_steps if self.max_steps is not None else min(10 * min(problem.operator.shape), 10_000)
 
     def init(self, ops: Backend, problem: LinearProblem) -> LeastSquaresState:
         b, warm = problem.rhs, problem.x0 is not None

@@ -42,7 +42,7 @@ What differs from ``scipy.sparse.linalg.minres``:
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
@@ -59,12 +59,12 @@ from ..run.status import (
     STAGNATED,
     verdict,
 )
+from .base import Cost, Solver
+from .cg import short_recurrence
 from .options import (
     check_limits,
     check_tolerances,
-    limit_of,
     made_from,
-    require_symmetric,
     scaled_rhs,
     unfit_status,
     unit_of,
@@ -132,7 +132,7 @@ class MINRESState(NamedTuple):
 
 
 @record
-class MINRES:
+class MINRES(Solver):
     """Minimal residuals (MINRES), for symmetric operators of any inertia.
 
     Parameters
@@ -163,18 +163,17 @@ class MINRES:
     steps: int | None = static(default=None)
     preconditioner: Any = None
 
+    symmetric: ClassVar[bool] = True
+    supports: ClassVar[frozenset[str]] = frozenset({"x0", "columns", "blocks", "report"})
+
     def __post_init__(self) -> None:
         check_tolerances(self, "rtol", "atol")
         check_limits(self)
         object.__setattr__(self, "preconditioner", made_from(self))
 
-    def check(self, operator: LinearOperator) -> None:
-        """Raise unless the operator is square and known to be symmetric."""
-        require_symmetric(self, operator)
-
-    def limit(self, problem: LinearProblem) -> int:
-        """The number of steps that a run may take."""
-        return limit_of(self, problem)
+    def cost(self, operator: LinearOperator, steps: int) -> Cost:
+        sure = self.steps is not None and self.preconditioner is None
+        return short_recurrence(self, operator, self.planned(steps), sure, 11, 19.0)
 
     def init(self, ops: Backend, problem: LinearProblem) -> MINRESState:
         b, warm = problem.rhs, problem.x0 is not None

@@ -40,7 +40,8 @@ from ..run.status import (
     STAGNATED,
     verdict,
 )
-from .options import at_limit, check_limits, check_tolerances, limit_of, require_symmetric, scaled_rhs, unfit_status
+from .base import Cost, Solver, bytes_each
+from .options import at_limit, check_limits, check_tolerances, scaled_rhs, unfit_status
 from .problem import LinearProblem
 
 __all__ = ["MultiShiftCG", "MultiShiftState"]
@@ -85,7 +86,7 @@ class MultiShiftRow(NamedTuple):
 
 
 @record
-class MultiShiftCG:
+class MultiShiftCG(Solver):
     """Conjugate gradients for several dampings together; the solutions are the columns (n, m).
 
     Parameters
@@ -115,12 +116,10 @@ class MultiShiftCG:
     max_steps: int | None = static(default=None)
     steps: int | None = static(default=None)
 
-    defect = None  # an answer of columns for a right-hand side of one
-
+    symmetric: ClassVar[bool] = True
+    supports: ClassVar[frozenset[str]] = frozenset({"columns", "report"})  # columns of b are refused
+    solves_system: ClassVar[bool] = False  # but one for each damping
     minimises_model: ClassVar[bool] = False
-    """Whether the answer is the one vector that makes 1/2 x.A x - b.x small, which methods step along."""
-    side_by_side: ClassVar[bool] = False
-    """Whether Blockwise can run it with a scalar for each block."""
 
     def __post_init__(self) -> None:
         check_tolerances(self, "rtol", "atol")
@@ -136,13 +135,10 @@ class MultiShiftCG:
                 )
             object.__setattr__(self, "dampings", given)
 
-    def check(self, operator: LinearOperator) -> None:
-        """Raise unless the operator is square and known to be symmetric."""
-        require_symmetric(self, operator)
-
-    def limit(self, problem: LinearProblem) -> int:
-        """The number of steps that a run may take."""
-        return limit_of(self, problem)
+    def cost(self, operator: LinearOperator, steps: int) -> Cost:
+        k, n, m = self.planned(steps), operator.domain.size, len(self.dampings)
+        memory, flops = (3 * m + 5) * n * bytes_each(operator), (10.0 + 6.0 * m) * n * k
+        return Cost(self.title, k if self.steps is not None else k + m, memory, flops, f"{k} steps for {m} dampings")
 
     def _shifts(self, ops: Backend, problem: LinearProblem) -> tuple[Array, Scalar]:
         """All dampings, and the seed's."""
@@ -151,10 +147,10 @@ class MultiShiftCG:
 
     def init(self, ops: Backend, problem: LinearProblem) -> MultiShiftState:
         b, xp = problem.rhs, ops.namespace()
-        if len(b.shape) != 1 or problem.x0 is not None:
+        if len(b.shape) != 1:
             raise ValueError(
                 "MultiShiftCG takes one right-hand side, a tree or flat (n,), whose solutions for the dampings are "
-                "columns; it starts at zero, so give no x0."
+                "columns."
             )
         shifts, _ = self._shifts(ops, problem)
         r, scale, _, _, finite = scaled_rhs(ops, b)

@@ -18,6 +18,8 @@ from ..run.status import (
     STAGNATED,
     verdict,
 )
+from .base import Solver
+from .base import require_solver as require
 from .problem import LinearProblem, as_preconditioner
 
 __all__ = [
@@ -27,11 +29,8 @@ __all__ = [
     "check_limits",
     "check_region",
     "check_tolerances",
-    "limit_of",
     "made_from",
     "require_solver",
-    "require_square",
-    "require_symmetric",
     "scaled_rhs",
     "unfit_status",
     "unit_of",
@@ -67,44 +66,19 @@ def check_limits(method: Any) -> None:
 
 
 def require_solver(method: Any, solver: Any) -> None:
-    """Raise unless ``solver`` solves square systems."""
-    if isinstance(solver, type) or not hasattr(solver, "init") or not getattr(solver, "minimises_model", True):
+    """Raise unless ``solver`` is for square systems, and gives what another method can step along."""
+    name = type(method).__name__
+    if not isinstance(solver, Solver) or not (solver.square and solver.minimises_model):
         raise TypeError(
-            f"{type(method).__name__}: solver must be one for square systems, such as lg.CG() or lg.MINRES(), got "
-            f"{solver!r}."
+            f"{name}: solver must be one for square systems, such as lg.CG() or lg.MINRES(), got {solver!r}. One of "
+            "your own derives from lg.Solver."
         )
+    require(name, solver)
 
 
 def made_from(method: Any) -> Any:
     """The method's preconditioner: None, an operator, or a recipe to make one."""
     return as_preconditioner(method.preconditioner, type(method).__name__)
-
-
-def require_square(method: Any, operator: LinearOperator) -> None:
-    """Raise unless the operator maps a space to itself."""
-    if not operator.domain.agrees(operator.codomain):
-        raise ValueError(
-            f"{type(method).__name__} needs a square operator, got {operator!r}; "
-            "for least-squares problems there are LSMR and LSQR."
-        )
-
-
-def require_symmetric(method: Any, operator: LinearOperator) -> None:
-    """Raise unless the operator is square and known to be symmetric."""
-    require_square(method, operator)
-    if not operator.symmetric:
-        raise ValueError(
-            f"{type(method).__name__} needs a symmetric operator, and {operator!r} is not known to be. Declare it "
-            "(symmetric=True) if it is; otherwise use LSMR or LSQR, which need products with A and its adjoint, or "
-            "solve the normal equations with A.T @ A, whose symmetry is known."
-        )
-
-
-def limit_of(method: Any, problem: LinearProblem) -> int:
-    """The steps that a run may take: ``steps``, ``max_steps``, or min(10 n, 10000)."""
-    if method.steps is not None:
-        return int(method.steps)
-    return int(method.max_steps) if method.max_steps is not None else min(10 * problem.rhs.shape[0], 10_000)
 
 
 def at_limit(method: Any) -> int:

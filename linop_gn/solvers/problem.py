@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -30,6 +31,15 @@ class Recipe:
         """The preconditioner for ``operator``, damped as it is now, from what :meth:`prepare` kept."""
         raise NotImplementedError(f"{type(self).__name__} does not define finish")
 
+    def cost(self, operator: LinearOperator) -> tuple[int, int]:
+        """Products that it takes, and numbers that it keeps."""
+        return 0, 0
+
+    @property
+    def title(self) -> str:
+        """How a cost names it."""
+        return type(self).__name__
+
     def __call__(self, operator: LinearOperator) -> LinearOperator:
         """The preconditioner for ``operator``: an operator that applies an approximation of its inverse."""
         return self.finish(self.prepare(operator), operator)
@@ -44,6 +54,10 @@ class MadeFrom(Recipe):
 
     make: Callable[[LinearOperator], Any] = static()
 
+    @property
+    def title(self) -> str:
+        return self.make.__name__ if inspect.isroutine(self.make) else repr(self.make)
+
     def finish(self, kept: Any, operator: LinearOperator) -> LinearOperator:
         """What the function makes of ``operator``.
 
@@ -54,10 +68,9 @@ class MadeFrom(Recipe):
         """
         made: Any = self.make(operator)
         if not isinstance(made, LinearOperator):
-            name = getattr(self.make, "__qualname__", repr(self.make))
             raise TypeError(
-                f"the preconditioner's function {name} made a {type(made).__qualname__} from {operator!r}; it must "
-                "return a linear operator that applies an approximation of the inverse."
+                f"the preconditioner's function {self.title} made a {type(made).__qualname__} from {operator!r}; it "
+                "must return a linear operator that applies an approximation of the inverse."
             )
         return made
 

@@ -38,13 +38,13 @@ from ..run.status import (
     STAGNATED,
     verdict,
 )
+from .base import Cost, Solver
+from .cg import short_recurrence
 from .options import (
     at_limit,
     begun_status,
     check_region,
-    limit_of,
     made_from,
-    require_symmetric,
     scaled_rhs,
     unfit_status,
 )
@@ -87,7 +87,7 @@ class SteihaugRow(NamedTuple):
 
 
 @record
-class Steihaug:
+class Steihaug(Solver):
     """Conjugate gradients, truncated at the boundary of a trust region (Steihaug and Toint).
 
     Parameters
@@ -119,27 +119,19 @@ class Steihaug:
     steps: int | None = static(default=None)
     preconditioner: Any = None
 
-    defect = None  # a step on the boundary solves no linear system of A and b
-
-    side_by_side: ClassVar[bool] = False
-    """Whether Blockwise can run it with a scalar for each block."""
+    symmetric: ClassVar[bool] = True
+    supports: ClassVar[frozenset[str]] = frozenset({"columns", "report"})
+    solves_system: ClassVar[bool] = False  # on the boundary
 
     def __post_init__(self) -> None:
         check_region(self)
         object.__setattr__(self, "preconditioner", made_from(self))
 
-    def check(self, operator: LinearOperator) -> None:
-        """Raise unless the operator is square and known to be symmetric."""
-        require_symmetric(self, operator)
-
-    def limit(self, problem: LinearProblem) -> int:
-        """The number of steps that a run may take."""
-        return limit_of(self, problem)
+    def cost(self, operator: LinearOperator, steps: int) -> Cost:
+        return short_recurrence(self, operator, self.planned(steps), self.steps is not None, 5, 12.0)
 
     def init(self, ops: Backend, problem: LinearProblem) -> SteihaugState:
         b = problem.rhs
-        if problem.x0 is not None:
-            raise ValueError("Steihaug's path starts at zero, the centre of the region: give no x0.")
         r, scale, _, _, finite = scaled_rhs(ops, b)
         rr = ops.dot(r, r)
         norm = ops.sqrt(rr)

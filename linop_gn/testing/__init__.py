@@ -34,6 +34,8 @@ if TYPE_CHECKING:
         MethodConformance,
         check_backend,
         check_method,
+        SolverConformance,
+        check_solver,
     )
 
 __all__ = [
@@ -44,8 +46,10 @@ __all__ = [
     "Poison",
     "PoisonArray",
     "PoisonBackend",
+    "SolverConformance",
     "check_backend",
     "check_method",
+    "check_solver",
     "complex_step_jacobian",
     "dense",
     "device_of",
@@ -66,6 +70,8 @@ _WITH_HYPOTHESIS = (
     "MethodConformance",
     "check_backend",
     "check_method",
+    "SolverConformance",
+    "check_solver",
 )
 
 

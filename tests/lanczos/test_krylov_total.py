@@ -1,4 +1,4 @@
-"""Steps are total: taken after the end, they change neither the answer nor what is counted."""
+"""Steps are total: taken after the end, they change neither the answer nor what is counted (the kit has the rest)."""
 
 import copy
 
@@ -10,12 +10,9 @@ import linop_gn as lg
 from linop_gn.testing.strategies import array
 
 METHODS = [
-    lg.Lanczos(steps=3),
     lg.GLTR(radius=0.3),
-    lg.GLTR(radius=1e5),
     lg.GLTR(radius=1e5, steps=3),
     lg.Steihaug(radius=0.3),
-    lg.Steihaug(radius=np.inf),
     lg.Steihaug(radius=1e5, steps=2),
     lg.MultiShiftCG(dampings=[0.0, 1.0, 1e3]),
     lg.MultiShiftCG(dampings=[0.0, 1.0, 1e3], steps=2),

@@ -18,6 +18,7 @@
 :mod:`.solvers`          CG and Levenberg-Marquardt against NumPy, every status
 :mod:`.aliasing`         read-only, shared and consumed memory
 :mod:`.method_kit`       what every minimisation method promises
+:mod:`.solver_kit`       what every solver promises
 ======================== =====================================================
 
 Hypothesis is needed (extra ``testing``); pytest only by those who use it.
@@ -26,6 +27,7 @@ Hypothesis is needed (extra ``testing``); pytest only by those who use it.
 from .kit import BackendConformance, check_backend, laws
 from .method_kit import MethodConformance, check_method
 from .report import ConformanceError, ConformanceReport, Finding
+from .solver_kit import SolverConformance, check_solver
 
 __all__ = [
     "BackendConformance",
@@ -35,5 +37,7 @@ __all__ = [
     "MethodConformance",
     "check_backend",
     "check_method",
+    "SolverConformance",
+    "check_solver",
     "laws",
 ]

@@ -421,13 +421,10 @@ class RichardsonRow(NamedTuple):
 
 
 @lg.record
-class Richardson:
+class Richardson(lg.Solver):
     """x <- x + (b - A x): for operators near the identity, symmetric or not."""
 
     count: int = lg.static(default=60)
-
-    def check(self, operator):
-        pass
 
     def limit(self, problem):
         return self.count
@@ -467,7 +464,7 @@ def test_an_operator_that_is_not_symmetric_and_a_method_of_the_users_own():
 class NoSystem(Richardson):
     """A method whose answer solves no linear system."""
 
-    defect = None
+    solves_system = False
 
 
 def test_a_method_that_solves_no_system_says_so():

@@ -476,7 +476,7 @@ def test_single_precision():
 class NoSystem(lg.CG):
     """A method whose answer solves no linear system."""
 
-    defect = None
+    solves_system = False
 
 
 def test_a_method_that_solves_no_system_says_so():

@@ -1,0 +1,177 @@
+"""What a solver is: four pure functions over a state, and what else it declares.
+
+A solver derives from :class:`Solver`, is a record, and defines ``init``, ``step``,
+``observe`` and ``answer`` over a NamedTuple with ``status`` and ``steps``. All else
+has a default, and what a solver does not do by itself is done for it
+(:mod:`linop_gn.solvers.served`). ``docs/writing_a_solver.md`` has an example.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+from ..operators.algebra import product
+from ..operators.base import LinearOperator
+from ..protocols import Backend, Scalar, Vector
+from ..records import record
+from .problem import LinearProblem
+
+__all__ = ["Cost", "Solver", "bytes_each", "require_solver"]
+
+SUPPORTED = frozenset({"x0", "columns", "blocks", "report"})
+_WIDTH = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
+
+class Cost(NamedTuple):
+    """One route: what it is called, and what it takes."""
+
+    route: str
+    products: int
+    memory: int
+    """Bytes."""
+    flops: float
+    """Beside the products."""
+    note: str = ""
+
+
+def bytes_each(A: LinearOperator) -> int:
+    """Bytes of a number."""
+    return _WIDTH[A.dtype]
+
+
+@record
+class Solver(ABC):
+    """The base of all solvers, ours and yours.
+
+    Required are ``init``, ``step``, ``observe`` and ``answer``: without them none can be made. The rest has the
+    defaults that stand here.
+
+    Attributes
+    ----------
+    square, symmetric
+        The operators that it takes, for :meth:`check`: square ones (True), symmetric ones (False).
+    supports
+        What it does by itself: ``"x0"`` (a start), ``"columns"`` (scalars (k,) for b of (n, k)), ``"blocks"`` (runs in
+        ``Blockwise``), ``"report"`` (``products`` in the state, ``residual`` and ``model`` in the row).
+    solves_system
+        Whether x is the solution of A x = b (of the least-squares problem, if not ``square``), up to a tolerance.
+        Only then can it be differentiated, and a start be taken off the right-hand side.
+    minimises_model
+        Whether the answer is one vector that makes 1/2 x.A x - b.x small, which methods can step along.
+    steps, max_steps, preconditioner
+        Options that have a meaning to others: a solver that has them makes fields of them.
+    """
+
+    square: ClassVar[bool] = True
+    symmetric: ClassVar[bool] = False
+    supports: ClassVar[frozenset[str]] = frozenset()
+    solves_system: ClassVar[bool] = True
+    minimises_model: ClassVar[bool] = True
+
+    # No fields, but attributes that a subclass may make fields of.
+    steps = None  # type: Any
+    max_steps = None  # type: Any
+    preconditioner = None  # type: Any
+
+    def __init_subclass__(cls) -> None:
+        unknown = cls.__dict__.get("supports", frozenset())
+        if isinstance(unknown, (frozenset, set)) and not unknown <= SUPPORTED:
+            raise TypeError(f"{cls.__name__}: supports must be of {sorted(SUPPORTED)}, got {sorted(unknown)}.")
+
+    # required
+
+    @abstractmethod
+    def init(self, ops: Backend, problem: LinearProblem) -> Any:
+        """The state before the first step: a NamedTuple with ``status`` and ``steps``."""
+
+    @abstractmethod
+    def step(self, ops: Backend, problem: LinearProblem, state: Any) -> Any:
+        """The next state; consumes the given one, and leaves what has ended as it is."""
+
+    @abstractmethod
+    def observe(self, state: Any) -> Any:
+        """A NamedTuple of scalars: the row of the history for this state."""
+
+    @abstractmethod
+    def answer(self, ops: Backend, problem: LinearProblem, state: Any) -> Vector:
+        """The solution x; consumes the state."""
+
+    # declared
+
+    @property
+    def title(self) -> str:
+        """How a solution names the solver."""
+        return type(self).__name__
+
+    def check(self, operator: LinearOperator) -> None:
+        """Raise unless the operator is of the kind that the solver takes."""
+        if (self.square or self.symmetric) and not operator.domain.agrees(operator.codomain):
+            raise ValueError(
+                f"{self.title} needs a square operator, got {operator!r}; "
+                "for least-squares problems there are LSMR and LSQR."
+            )
+        if self.symmetric and not operator.symmetric:
+            raise ValueError(
+                f"{self.title} needs a symmetric operator, and {operator!r} is not known to be. Declare it "
+                "(symmetric=True) if it is; otherwise use LSMR or LSQR, which need products with A and its adjoint, or "
+                "solve the normal equations with A.T @ A, whose symmetry is known."
+            )
+
+    def limit(self, problem: LinearProblem) -> int:
+        """The steps that a run may take: ``steps``, ``max_steps``, or min(10 n, 10000). A size of the program."""
+        return self.planned(min(10 * min(problem.operator.shape), 10_000))
+
+    def cost(self, operator: LinearOperator, steps: int) -> Cost:
+        """What a solve takes, for so many steps unless the solver fixes them; its preconditioner apart."""
+        raise TypeError(
+            f"the cost of {self.title} is not known: give it a method cost(operator, steps) that returns an lg.Cost."
+        )
+
+    def planned(self, steps: int) -> int:
+        """``steps`` or ``max_steps`` of the solver; if it has neither, those given."""
+        fixed = self.max_steps if self.steps is None else self.steps
+        return steps if fixed is None else int(fixed)
+
+    def defect(self, operator: LinearOperator, rhs: Vector, x: Vector) -> Vector:
+        """What is zero at the solution for all values of the data: b - A x, or A^T of it if not ``square``."""
+        r = operator.backend.subtract(rhs, operator.apply(x))
+        made: Vector = r if self.square else operator.T.apply(r)
+        return made
+
+    def tangent(self, operator: LinearOperator) -> tuple[LinearOperator, Solver | None]:
+        """Minus the derivative of the defect in x, and a solver for it; None for CG."""
+        return (operator, self) if self.square else (product(operator.T, operator), None)
+
+    def bare(self) -> Solver:
+        """The solver without what it does for its caller alone."""
+        return self
+
+    def iterates(self, ops: Backend, problem: LinearProblem, state: Any, x: Vector) -> Any:
+        """The iterates that were kept, the last of them x; None for none."""
+        return None
+
+    # of solvers that run side by side on blocks
+
+    def names(self, problem: LinearProblem) -> tuple[str, ...] | None:
+        """The blocks that the entries of the status belong to; None for columns, or one number."""
+        return None
+
+    def arithmetic(self, ops: Any, problem: LinearProblem) -> Any:
+        """The arithmetic in which the state's scalars are."""
+        return ops
+
+    def overall(self, steps: Scalar, products: Scalar, model: Scalar) -> tuple[Scalar, Scalar, Scalar]:
+        """Steps, products and model of the whole, from those of the blocks."""
+        return steps, products, model
+
+
+def require_solver(owner: str, solver: Any, wanted: str = "a solver such as lg.CG()") -> None:
+    """Raise unless ``solver`` is a solver, and a record; ``wanted`` says what would be one."""
+    if isinstance(solver, type):
+        raise TypeError(f"{owner} needs {wanted}, got the class {solver.__qualname__} itself: call it first.")
+    if not isinstance(solver, Solver):
+        what = repr(solver) if isinstance(solver, str) else f"a {type(solver).__qualname__}"
+        raise TypeError(f"{owner} needs {wanted}, got {what}. A solver of your own derives from lg.Solver.")
+    if "__dataclass_params__" not in vars(type(solver)):
+        raise TypeError(f"{solver.title} must be a record, so that compilers know its data: write @lg.record above it.")

@@ -1,0 +1,287 @@
+"""What is done for a solver that does not do it by itself.
+
+=========== ===================================================================
+x0          A d = b - A x0 is solved, and x = x0 + d: one product; x0 is given up if zero is better
+columns     are solved one by one, each to its own status
+products    are counted where the state has none
+residual    b - A x, by one product at the end, where the row has none
+model       1/2 x.(A x - 2 b), by the same product, where the row has none
+limit       a run that reaches it ends, as ``MAX_STEPS`` or ``COMPLETED``
+NaN         in b ends a run before a product is made
+=========== ===================================================================
+
+:func:`served` is the one place that says so: :func:`linop_gn.solve`, methods with an inner
+solver and derivatives (:mod:`linop_gn.implicit`, by one more solve) go through it.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..operators.base import LinearOperator
+from ..operators.sections import Section
+from ..protocols import Backend, Scalar, Vector
+from ..records import record, replace, static
+from ..run.status import COMPLETED, CONVERGED, MAX_STEPS, NONFINITE_INPUT, RUNNING, STAGNATED, verdict
+from ..spaces import Space
+from .base import Solver
+from .problem import LinearProblem
+
+__all__ = ["Inner", "inner_solve", "served"]
+
+
+def served(solver: Solver, problem: LinearProblem) -> Solver:
+    """``solver``, or an adapter around it that does for it what it does not declare, and ``problem`` asks.
+
+    Of the adapter ``init``, ``step``, ``observe``, ``answer`` and ``iterates`` are to be used, all else of ``solver``.
+
+    Raises
+    ------
+    ValueError
+        For a start, where the answer is not that of A x = b.
+    """
+    columns, start = len(problem.rhs.shape) > 1, problem.x0 is not None and "x0" not in solver.supports
+    if start and not solver.solves_system:
+        raise ValueError(
+            f"{solver.title} starts at zero, and its answer is not that of A x = b: give no x0 (or solve for the "
+            "correction, with the right-hand side b - A x0)."
+        )
+    made = Served(solver) if start or "report" not in solver.supports else solver
+    return OneByOne(made) if columns and "columns" not in solver.supports else made
+
+
+class Inner(NamedTuple):
+    """Of :func:`inner_solve`."""
+
+    x: Vector
+    status: Scalar
+    """One for each column or block; the others are those of the whole."""
+    steps: Scalar
+    products: Scalar
+    model: Scalar
+
+
+def inner_solve(ops: Backend, solver: Solver, problem: LinearProblem) -> Inner:
+    """Solve ``problem`` inside another method's step, with any solver."""
+    made = served(solver, problem)
+    state = ops.iterate(made, problem)
+    totals = solver.overall(state.steps, state.products, made.observe(state).model)
+    return Inner(made.answer(ops, problem, state), state.status, *totals)
+
+
+@record
+class Counted(LinearOperator):
+    """An operator that notes each product in ``tally``."""
+
+    operator: LinearOperator
+    tally: list[int] = static()
+
+    @property
+    def domain(self) -> Space:
+        return self.operator.domain
+
+    @property
+    def codomain(self) -> Space:
+        return self.operator.codomain
+
+    @property
+    def symmetric(self) -> bool:
+        return self.operator.symmetric
+
+    @property
+    def psd(self) -> bool:
+        return self.operator.psd
+
+    @property
+    def sections(self) -> tuple[Section, ...] | None:
+        return self.operator.sections
+
+    def matvec(self, v: Vector) -> Vector:
+        self.tally.append(1)
+        return self.operator.apply(v)
+
+    def rmatvec(self, u: Vector) -> Vector:
+        self.tally.append(1)
+        return self.operator.rmatvec(u) if len(u.shape) == 1 else self.operator.rmatmat(u)
+
+    matmat, rmatmat = matvec, rmatvec
+
+    def diagonal(self) -> Vector | None:
+        return self.operator.diagonal()
+
+
+class ServedState(NamedTuple):
+    """The solver's own state, and what is kept beside it."""
+
+    inner: Any
+    rhs: Vector
+    """b - A x0; zero where that is not finite."""
+    start: tuple[Vector, Scalar] | None
+    """x0, and the model there."""
+    residual: Scalar
+    """Known at the end, as the model is."""
+    model: Scalar
+    status: Scalar
+    steps: Scalar
+    products: Scalar
+
+
+@lru_cache(maxsize=64)
+def _row(fields: tuple[str, ...]) -> Any:
+    return namedtuple("ServedRow", fields)
+
+
+@record
+class Served(Solver):
+    """``solver`` with a start, a limit, its products counted, and its residual and model told."""
+
+    solver: Solver
+
+    def init(self, ops: Backend, problem: LinearProblem) -> ServedState:
+        own, rhs, start = self.solver.arithmetic(ops, problem), ops.copy(problem.rhs), None
+        none, nan = own.scalar(0, rhs), own.scalar(np.nan, rhs)
+        if problem.x0 is not None:  # one that is worse than zero is given up
+            r = own.axpby(1.0, rhs, -1.0, problem.operator.apply(problem.x0))
+            worse = own.dot(r, r) > own.dot(rhs, rhs)
+            rhs, x0 = own.select(worse, rhs, r), own.mask(own.logical_not(worse), ops.copy(problem.x0))
+            start = x0, self._judged(own, problem.rhs, rhs, x0)[1]
+        finite = own.isfinite(own.max_abs(rhs))
+        status = own.where(finite, RUNNING, NONFINITE_INPUT) + none
+        rhs, tally = own.mask(finite, rhs), list[int]()
+        inner = self.solver.init(ops, self._inner(problem, rhs, tally))
+        _require_tuples(self.solver, inner)
+        before = ServedState(inner, rhs, start, nan, nan, status, none, none + (start is not None))
+        return self._looked(ops, problem, before, tally, 0)
+
+    def step(self, ops: Backend, problem: LinearProblem, state: ServedState) -> ServedState:
+        tally: list[int] = []
+        before = state.inner.products if "products" in state.inner._fields else 0
+        inner = self.solver.step(ops, self._inner(problem, state.rhs, tally), state.inner)
+        return self._looked(ops, problem, state._replace(inner=inner), tally, before)
+
+    def _inner(self, problem: LinearProblem, rhs: Vector, tally: list[int] | None) -> LinearProblem:
+        """The system as the solver sees it."""
+        operator = problem.operator if tally is None else Counted(problem.operator, tally)
+        return replace(problem, operator=operator, rhs=rhs, x0=None)
+
+    def _judged(self, ops: Any, b: Vector, r: Vector, x: Vector) -> tuple[Scalar, Scalar]:
+        """The norm of r = b - A x, and the model: 1/2 x.(A x - 2 b), or 1/2 (r.r - b.b) of least squares."""
+        square = ops.dot(r, r)
+        model = -(ops.dot(x, b) + ops.dot(x, r)) if self.solver.square else square - ops.dot(b, b)
+        return ops.sqrt(square), 0.5 * model + 0.0
+
+    def _looked(
+        self, ops: Backend, problem: LinearProblem, s: ServedState, tally: list[int], before: Scalar
+    ) -> ServedState:
+        """The state once the solver's own is new: whether it has ended, and then what is known of its end."""
+        own, inner, running = self.solver.arithmetic(ops, problem), s.inner, s.status == RUNNING
+        seen = self._inner(problem, s.rhs, None)
+        at_limit = MAX_STEPS if self.solver.steps is None else COMPLETED
+        late = (inner.status == RUNNING) & (inner.steps >= self.solver.limit(problem))
+        status = verdict(own, s.status, (running & late, at_limit), (running, inner.status))
+        ended = running & (status != RUNNING)
+        spent = inner.products - before if "products" in inner._fields else own.where(running, len(tally), 0)
+        residual, model, products = s.residual, s.model, s.products + spent
+
+        def close(residual: Scalar, model: Scalar, products: Scalar) -> tuple[Scalar, ...]:
+            d = self.solver.answer(ops, seen, _copied(ops, inner))
+            moved = own.logical_not(own.max_abs(d) == 0)  # zero takes no product
+            zero = ops.zeros_like
+            (Ad,) = ops.branch(own.any(moved), lambda d: (seen.operator.apply(d),), lambda d: (zero(seen.rhs),), d)
+            x = d if s.start is None else ops.axpy(1.0, s.start[0], d)
+            norm, value = self._judged(own, problem.rhs, own.axpby(1.0, seen.rhs, -1.0, Ad), x)
+            products = products + own.where(ended & moved, 1, 0)
+            return own.where(ended, norm, residual), own.where(ended, value, model), products
+
+        if not {"residual", "model"} <= set(self.solver.observe(inner)._fields):
+            known = residual, model, products
+            residual, model, products = ops.branch(own.any(ended), close, lambda *known: known, *known)
+            most = 1.01 * own.sqrt(own.dot(seen.rhs, seen.rhs))  # x = 0 does as well
+            false = ended & (status == CONVERGED) & own.logical_not(residual <= most)
+            status = own.where(false, STAGNATED, status)
+        inner = inner._replace(status=status)  # so that a run that was ended stays so
+        return ServedState(inner, s.rhs, s.start, residual, model, status, inner.steps, products)
+
+    def observe(self, state: ServedState) -> Any:
+        told = self.solver.observe(state.inner)._asdict()
+        if state.start is not None and "model" in told:
+            told["model"] = told["model"] + state.start[1]
+        told = {"residual": state.residual, "model": state.model, **told}
+        return _row(tuple(told))(**told)
+
+    def answer(self, ops: Backend, problem: LinearProblem, state: ServedState) -> Vector:
+        x = self.solver.answer(ops, self._inner(problem, state.rhs, None), state.inner)
+        return x if state.start is None else ops.axpy(1.0, state.start[0], x)
+
+    def iterates(self, ops: Backend, problem: LinearProblem, state: ServedState, x: Vector) -> Any:
+        return self.solver.iterates(ops, problem, state.inner, x) if problem.x0 is None else None
+
+
+def _copied(ops: Any, tree: Any) -> Any:
+    """A state whose vectors may be consumed."""
+    if not isinstance(tree, (tuple, list)):
+        return ops.copy(tree) if ops.is_array(tree) else tree
+    parts = [_copied(ops, part) for part in tree]
+    return type(tree)(parts) if type(tree) in (tuple, list) else type(tree)(*parts)
+
+
+def _require_tuples(solver: Solver, state: Any) -> None:
+    """Raise unless the state and its row are NamedTuples, the state with ``status`` and ``steps``."""
+
+    def require(what: str, made: Any, *needed: str) -> None:
+        if not {"_fields", *needed} <= set(vars(type(made))):
+            also = f" with {' and '.join(needed)}" if needed else ""
+            raise TypeError(f"{solver.title}: {what} must return a NamedTuple{also}, got {made!r:.200}.")
+
+    require("init", state, "status", "steps")
+    require("observe", solver.observe(state))
+
+
+class OneByOneState(NamedTuple):
+    """A state for each column, and what they say side by side."""
+
+    each: tuple[Any, ...]
+    row: Any
+    status: Scalar
+    steps: Scalar
+    products: Scalar
+
+
+@record
+class OneByOne(Solver):
+    """``solver`` on each column by itself; a compiled program holds it once for each."""
+
+    solver: Solver
+
+    def init(self, ops: Backend, problem: LinearProblem) -> OneByOneState:
+        return self._told(ops, [self.solver.init(ops, column) for column in _columns(problem)])
+
+    def step(self, ops: Backend, problem: LinearProblem, state: OneByOneState) -> OneByOneState:
+        def next_of(column: LinearProblem, s: Any) -> Any:
+            ended = ops.is_concrete(s.status) and s.status != RUNNING
+            return s if ended else self.solver.step(ops, column, s)
+
+        return self._told(ops, list(map(next_of, _columns(problem), state.each)))
+
+    def _told(self, ops: Backend, each: list[Any]) -> OneByOneState:
+        rows = [self.solver.observe(s) for s in each]
+        row = type(rows[0])(*map(ops.stack, zip(*rows, strict=True)))
+        counts = zip(*((s.status, s.steps, s.products) for s in each), strict=True)
+        return OneByOneState(tuple(each), row, *map(ops.stack, counts))
+
+    def observe(self, state: OneByOneState) -> Any:
+        return state.row
+
+    def answer(self, ops: Backend, problem: LinearProblem, state: OneByOneState) -> Vector:
+        found = [self.solver.answer(ops, *pair) for pair in zip(_columns(problem), state.each, strict=True)]
+        stacked: Vector = ops.namespace().stack(found, axis=1)
+        return stacked
+
+
+def _columns(problem: LinearProblem) -> list[LinearProblem]:
+    b, x0 = problem.rhs, problem.x0
+    return [replace(problem, rhs=b[:, j], x0=None if x0 is None else x0[:, j]) for j in range(b.shape[1])]
