@@ -12,16 +12,13 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["known", "require_number", "require_parts", "whole"]
+__all__ = ["known", "require_instance", "require_number", "whole"]
 
 
-def require_parts(function: str, method: Any, wanted: str, *parts: str) -> None:
-    """Raise unless ``method`` is an instance with these methods; ``wanted`` says what would be one."""
+def require_instance(function: str, method: Any, wanted: str) -> None:
+    """Raise for a class where an instance of it belongs; ``wanted`` says what would be one."""
     if isinstance(method, type):
         raise TypeError(f"{function} needs {wanted}, got the class {method.__qualname__} itself: call it first.")
-    if not all(hasattr(method, part) for part in parts):
-        what = repr(method) if isinstance(method, str) else f"a {type(method).__qualname__}"
-        raise TypeError(f"{function} needs {wanted}, got {what}.")
 
 
 def whole(owner: str, name: str, value: Any, least: int = 0) -> int:

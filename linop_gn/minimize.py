@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .arguments import require_parts, whole
+from .arguments import require_instance, whole
 from .curvature.objective import Objective
 from .methods.base import Method
 from .methods.levenberg_marquardt import LevenbergMarquardt
@@ -61,7 +61,7 @@ def minimize(
         raise TypeError(f"minimize needs an lg.Objective, got {type(objective).__qualname__}.")
     max_steps = whole("minimize", "max_steps", max_steps)
     method = LevenbergMarquardt() if method is None else method
-    require_parts("minimize", method, "a method such as lg.LevenbergMarquardt()")
+    require_instance("minimize", method, "a method such as lg.LevenbergMarquardt()")
     if not isinstance(method, Method):
         name = type(method).__name__
         raise TypeError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
+from ..arguments import require_instance
 from ..operators.algebra import product
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
@@ -168,8 +169,7 @@ class Solver(ABC):
 
 def require_solver(owner: str, solver: Any, wanted: str = "a solver such as lg.CG()") -> None:
     """Raise unless ``solver`` is a solver, and a record; ``wanted`` says what would be one."""
-    if isinstance(solver, type):
-        raise TypeError(f"{owner} needs {wanted}, got the class {solver.__qualname__} itself: call it first.")
+    require_instance(owner, solver, wanted)
     if not isinstance(solver, Solver):
         what = repr(solver) if isinstance(solver, str) else f"a {type(solver).__qualname__}"
         raise TypeError(f"{owner} needs {wanted}, got {what}. A solver of your own derives from lg.Solver.")

@@ -28,7 +28,7 @@ from .direct import Direct
 from .iterates import Iterates
 from .problem import LinearProblem
 
-__all__ = ["Blockwise", "overall"]
+__all__ = ["Blockwise"]
 
 
 @record
@@ -139,11 +139,6 @@ class Blockwise(Solver):
     def iterates(self, ops: Backend, problem: LinearProblem, state: Any, x: Vector) -> Iterates | None:
         found: Iterates | None = self.method.iterates(self.arithmetic(ops, problem), problem, state, x)
         return found
-
-
-def overall(method: Solver, state: Any) -> tuple[Scalar, Scalar, Scalar]:
-    """Steps, products and the model's value of a solve as a whole, whether or not it went block by block."""
-    return method.overall(state.steps, state.products, method.observe(state).model)
 
 
 def sections_of(operator: LinearOperator) -> tuple[Section, ...]:

@@ -45,9 +45,9 @@ from ..run.status import (
     STAGNATED,
     verdict,
 )
+from .base import Cost, Solver, bytes_each
 from .bidiagonal import Basis, tick
 from .cg import CG
-from .base import Cost, Solver, bytes_each
 from .options import check_limits, check_tolerances, scaled_rhs, unfit_status
 from .problem import LinearProblem
 

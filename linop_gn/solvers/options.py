@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arguments import require_number, whole
-from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..run.status import (
     COMPLETED,
@@ -20,7 +19,7 @@ from ..run.status import (
 )
 from .base import Solver
 from .base import require_solver as require
-from .problem import LinearProblem, as_preconditioner
+from .problem import as_preconditioner
 
 __all__ = [
     "ScaledRHS",

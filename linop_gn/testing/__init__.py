@@ -32,9 +32,9 @@ if TYPE_CHECKING:
         ConformanceError,
         ConformanceReport,
         MethodConformance,
+        SolverConformance,
         check_backend,
         check_method,
-        SolverConformance,
         check_solver,
     )
 

@@ -68,7 +68,7 @@ SOLVERS = {
     "LSQR": (lambda rtol: lg.LSQR(atol=rtol / 10, btol=rtol / 10), {"kit": LeastSquares}),
     "Steihaug": (lambda rtol: lg.Steihaug(radius=np.inf, rtol=rtol), {}),
     "GLTR": (lambda rtol: lg.GLTR(radius=np.inf, rtol=rtol), {}),
-    "Lanczos": (krylov, {"spreads": (0.0, 1.0)}),
+    "Lanczos": (krylov, {}),
     "Cholesky": (lambda rtol: lg.Cholesky(), {}),
     "LU": (lambda rtol: lg.LU(), {"kinds": ("general", "definite", "indefinite")}),
     "Eigh": (lambda rtol: lg.Eigh(), ANY),

@@ -83,8 +83,9 @@ class GivesUpAsASuccess(CG):
 class ForgetsToVerify(CG):
     def step(self, ops, problem, s):
         made = super().step(ops, problem, s)
-        unsure = made.checking & (made.status == RUNNING)
-        return made._replace(status=ops.where(unsure, CONVERGED, made.status))
+        unsure = (made.claim == CONVERGED) & (made.status == RUNNING)
+        x = ops.axpy(ops.where(unsure, made.trial, 0.0), made.p, made.x)
+        return made._replace(x=x, status=ops.where(unsure, CONVERGED, made.status))
 
 
 @fault("columns")
@@ -184,7 +185,7 @@ class OneStepMore(CG):
         return super().limit(problem) + (self.max_steps is not None)
 
 
-@fault("claims_are_facts")
+@fault("limits")
 class TheLimitIsASuccess(CG):
     def step(self, ops, problem, s):
         made = super().step(ops, problem, s)

@@ -35,9 +35,9 @@ __all__ = [
     "ConformanceReport",
     "Finding",
     "MethodConformance",
+    "SolverConformance",
     "check_backend",
     "check_method",
-    "SolverConformance",
     "check_solver",
     "laws",
 ]
