@@ -79,15 +79,6 @@ class GivesUpAsASuccess(CG):
         return made._replace(status=ops.where(lost, CONVERGED, made.status))
 
 
-@fault("claims_are_facts")
-class ForgetsToVerify(CG):
-    def step(self, ops, problem, s):
-        made = super().step(ops, problem, s)
-        unsure = (made.claim == CONVERGED) & (made.status == RUNNING)
-        x = ops.axpy(ops.where(unsure, made.trial, 0.0), made.p, made.x)
-        return made._replace(x=x, status=ops.where(unsure, CONVERGED, made.status))
-
-
 @fault("columns")
 class OneStatusForAllColumns(CG):
     def init(self, ops, problem):
