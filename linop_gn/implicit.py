@@ -24,7 +24,7 @@ from typing import Any
 from .operators.base import LinearOperator
 from .protocols import Backend, Scalar, Vector
 from .records import replace
-from .run.status import BOUNDARY, INVARIANT, LEAST_SQUARES, STAGNATED, Status
+from .run.status import Code, Status
 from .solvers.base import Solver
 from .solvers.cg import CG
 from .solvers.problem import LinearProblem
@@ -35,8 +35,8 @@ __all__ = ["require_implicit", "tangent", "tangent_solve", "trusted"]
 
 def trusted(solver: Solver) -> tuple[int, ...]:
     """Statuses of runs whose answer solves the solver's system: to a tolerance, to rounding, in the steps asked for."""
-    other = {BOUNDARY, INVARIANT} | ({LEAST_SQUARES} if solver.square else set())
-    return tuple(int(s) for s in Status if (s.succeeded or s == STAGNATED) and s not in other)
+    other = {Code.BOUNDARY, Code.INVARIANT} | ({Code.LEAST_SQUARES} if solver.square else set())
+    return tuple(int(s) for s in Status if (s.succeeded or s == Code.STAGNATED) and s not in other)
 
 
 def require_implicit(solver: Solver, problem: LinearProblem, x: Vector) -> None:

@@ -14,7 +14,7 @@ from .protocols import Carry
 from .records import data_fields, replace
 from .run.loop import Look, Watcher, drive, looks
 from .run.solution import Solution
-from .run.status import NONFINITE, NONFINITE_INPUT
+from .run.status import Code
 from .solvers import CG, LinearProblem
 from .solvers.base import Solver, require_solver
 from .solvers.options import scaled_rhs
@@ -112,7 +112,7 @@ def solve(
 
 def _held_finite(ops: Any, b: Any, x: Any, status: Any, residual: Any, model: Any) -> tuple[Any, ...]:
     """An answer out of its dtype's range is no answer: zero then, the residual there, and a status that says so."""
-    residual = ops.where(status == NONFINITE_INPUT, math.nan, residual)  # nobody knows it
+    residual = ops.where(status == Code.NONFINITE_INPUT, math.nan, residual)  # nobody knows it
     finite = ops.isfinite(ops.max_abs(x))
     if np.shape(finite) != np.shape(status):
         return x, status, residual, model
@@ -122,7 +122,7 @@ def _held_finite(ops: Any, b: Any, x: Any, status: Any, residual: Any, model: An
         return (ops.where(finite, residual, scaled.scale * ops.sqrt(ops.dot(scaled.r, scaled.r))),)
 
     (residual,) = ops.branch(ops.any(ops.logical_not(finite)), replace, lambda residual: (residual,), residual)
-    return ops.mask(finite, x), ops.where(finite, status, NONFINITE), residual, ops.where(finite, model, 0.0)
+    return ops.mask(finite, x), ops.where(finite, status, Code.NONFINITE), residual, ops.where(finite, model, 0.0)
 
 
 def _linear(

@@ -94,9 +94,9 @@ def test_no_module_of_linop_gn_imports_or_names_a_framework(path):
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_file_holds_one_idea(package):
-    files = [p for p in folder_of(package).rglob("*.py") if p.name != "protocols.py"]  # the contract is read as one
-    long = {p.name: n for p in files if (n := len(p.read_text(encoding="utf-8").splitlines())) > 300}
-    assert not long, "split these, one idea a file"
+    files = [p for p in folder_of(package).rglob("*.py") if "testing" not in p.parts]  # a kit lists its laws
+    long = {p.name: n for p in files if (n := len(p.read_text(encoding="utf-8").splitlines())) > 400}
+    assert not long, "does each still hold one idea?"
 
 
 # what the distribution declares and holds

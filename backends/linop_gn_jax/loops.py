@@ -24,7 +24,7 @@ import numpy as np
 from jax import lax
 
 from linop_gn.backend import Array, Carry, EagerLoops, Iteration, Vector
-from linop_gn.run.status import RUNNING
+from linop_gn.run.status import Code
 
 from .compiled import compiled, tracing
 from .implicit import implicit
@@ -37,7 +37,7 @@ R = TypeVar("R")
 
 
 def _is_running(state: Any) -> Array:
-    return jnp.any(jnp.equal(state.status, RUNNING))
+    return jnp.any(jnp.equal(state.status, Code.RUNNING))
 
 
 def _stepper(ops: Any, method: Iteration, problem: Any) -> Callable[[Any], Any]:

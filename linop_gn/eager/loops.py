@@ -20,7 +20,7 @@ import numpy as np
 import optree
 
 from ..protocols import Carry, Iteration, Vector
-from ..run.status import RUNNING
+from ..run.status import Code
 
 __all__ = ["EagerLoops"]
 
@@ -29,7 +29,7 @@ R = TypeVar("R")
 
 def _is_running(state: Any) -> bool:
     status = state.status
-    return status == RUNNING if isinstance(status, int) else bool(np.any(np.equal(status, RUNNING)))
+    return status == Code.RUNNING if isinstance(status, int) else bool(np.any(np.equal(status, Code.RUNNING)))
 
 
 def _quiet() -> Any:

@@ -15,18 +15,7 @@ import numpy as np
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record
-from ..run.status import (
-    BOUNDARY,
-    COMPLETED,
-    CONVERGED,
-    INVARIANT,
-    NEGATIVE_CURVATURE,
-    NONFINITE,
-    NONFINITE_INPUT,
-    RUNNING,
-    STAGNATED,
-    Status,
-)
+from ..run.status import Code, Status
 from ..solvers.problem import LinearProblem
 from .process import LanczosState, rounding, total
 from .quadrature import gauss_rule, radau_rule
@@ -165,8 +154,8 @@ def _outcome(space: Any, residual: Array, threshold: Scalar, h: Array, damping: 
     unknown = rounding(eps, s, xp.abs(damping / s.unit), lengths(ops, h))
     lost = unknown > ops.maximum(threshold, eps**0.5 * s.norm)
     residual = residual + unknown
-    sound = (s.status == COMPLETED) | (s.status == INVARIANT) | (s.status == CONVERGED) | (s.status == 0)
-    good = xp.where(lost, STAGNATED, xp.where(residual <= threshold, CONVERGED, COMPLETED))
+    sound = (s.status == Code.COMPLETED) | (s.status == Code.INVARIANT) | (s.status == Code.CONVERGED) | (s.status == 0)
+    good = xp.where(lost, Code.STAGNATED, xp.where(residual <= threshold, Code.CONVERGED, Code.COMPLETED))
     return xp.where(xp.asarray(sound), good, s.status)
 
 
@@ -180,8 +169,8 @@ def _answer(
     norm = lengths(ops, h) * factor
     X, products = combined(space, h * factor)
     most = float(ops.namespace().finfo(s.basis.dtype).max)
-    code = xp.where(norm <= most, code, NONFINITE)
-    residual = xp.where(code == NONFINITE_INPUT, xp.nan, residual)  # nobody knows it
+    code = xp.where(norm <= most, code, Code.NONFINITE)
+    residual = xp.where(code == Code.NONFINITE_INPUT, xp.nan, residual)  # nobody knows it
     return KrylovSteps(
         x=X,
         code=code,
@@ -205,10 +194,10 @@ def solve_shifted(space: Any, dampings: Array, rtol: Scalar, atol: Scalar) -> Kr
     xp = ops.small_namespace()
     found = shifted(ops, _T(s), s.first, s.norm, dampings / s.unit, _eps(space))
     code = _outcome(space, found.residual, _threshold(space, rtol, atol), found.h, dampings)
-    code = xp.where(found.noisy & (code == COMPLETED), STAGNATED, code)
+    code = xp.where(found.noisy & (code == Code.COMPLETED), Code.STAGNATED, code)
     # Of an operator that is known to be positive semi-definite, a negative pivot is rounding.
-    kind = xp.where((dampings >= 0) & space.operator.psd, STAGNATED, NEGATIVE_CURVATURE)
-    code = xp.where(found.negative & ((code == COMPLETED) | (code == CONVERGED)), kind, code)
+    kind = xp.where((dampings >= 0) & space.operator.psd, Code.STAGNATED, Code.NEGATIVE_CURVATURE)
+    code = xp.where(found.negative & ((code == Code.COMPLETED) | (code == Code.CONVERGED)), kind, code)
     return _answer(space, found.h, code, dampings, found.residual, _model(ops, s, found.model), found.used)
 
 
@@ -242,10 +231,10 @@ def minimise(space: Any, radii: Array, rtol: Scalar, atol: Scalar) -> KrylovStep
     reached = found.rate * s.scale * (found.length * ops.divide(s.scale, s.unit))
     model = xp.where(found.unbounded, _model(ops, s, safe.model), reached)
     code = _outcome(space, residual, _threshold(space, rtol, atol), h, zero)
-    code = xp.where((code == STAGNATED) & found.active, COMPLETED, code)  # large because the region is
-    fine = (code == COMPLETED) | (code == CONVERGED)
-    code = xp.where(fine & found.active, BOUNDARY, code)
-    code = xp.where(fine & found.unbounded, STAGNATED if space.operator.psd else NEGATIVE_CURVATURE, code)
+    code = xp.where((code == Code.STAGNATED) & found.active, Code.COMPLETED, code)  # large because the region is
+    fine = (code == Code.COMPLETED) | (code == Code.CONVERGED)
+    code = xp.where(fine & found.active, Code.BOUNDARY, code)
+    code = xp.where(fine & found.unbounded, Code.STAGNATED if space.operator.psd else Code.NEGATIVE_CURVATURE, code)
     multiplier = xp.where(found.unbounded, 0.0, found.multiplier) * s.unit
     return _answer(space, h, code, multiplier, residual, model, s.steps + 0 * code)
 
@@ -342,7 +331,7 @@ class Replay:
             q=ops.copy(q),
             older=ops.zeros_like(q),
             total=self._outer(ops, problem, q, none),
-            status=ops.where(problem.count > 1, RUNNING, COMPLETED),
+            status=ops.where(problem.count > 1, Code.RUNNING, Code.COMPLETED),
             steps=none,
             products=none,
         )
@@ -353,7 +342,7 @@ class Replay:
         return ops.combine(one, problem.coefficients[j, :][None, :], 1)
 
     def step(self, ops: Backend, problem: ReplayProblem, s: ReplayState) -> ReplayState:
-        running = s.status == RUNNING
+        running = s.status == Code.RUNNING
         j = ops.where(running, s.steps, 0)
         alpha, beta = ops.lookup(problem.alphas, j), ops.lookup(problem.betas, j)
         before = ops.where(j > 0, ops.lookup(problem.betas, ops.maximum(j - 1, 0)), 0.0)
@@ -364,7 +353,7 @@ class Replay:
         part = self._outer(ops, problem, w, j + 1)
         total = ops.axpy(ops.where(running, 1.0, 0.0), part, s.total)
         steps = s.steps + ops.where(running, 1, 0)
-        done = ops.where(steps + 1 >= problem.count, COMPLETED, s.status)
+        done = ops.where(steps + 1 >= problem.count, Code.COMPLETED, s.status)
         return ReplayState(w, s.q, total, done, steps, s.products + ops.where(running, 1, 0))
 
     def observe(self, state: ReplayState) -> ReplayRow:

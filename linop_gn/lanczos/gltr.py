@@ -31,18 +31,7 @@ from typing import ClassVar, NamedTuple
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import (
-    BOUNDARY,
-    COMPLETED,
-    CONVERGED,
-    INVARIANT,
-    NEGATIVE_CURVATURE,
-    NONFINITE,
-    NONFINITE_INPUT,
-    RUNNING,
-    STAGNATED,
-    verdict,
-)
+from ..run.status import Code, verdict
 from ..solvers.base import Cost, Solver, bytes_each
 from ..solvers.options import at_limit, check_region
 from ..solvers.problem import LinearProblem
@@ -156,12 +145,12 @@ class GLTR(Solver):
         process = self._process(problem)
         inner = process.init(ops, problem)
         zero = ops.scalar(0.0, problem.rhs)
-        running = inner.status == RUNNING
+        running = inner.status == Code.RUNNING
         status = verdict(
             ops,
             inner.status,
-            (ops.logical_not(self.radius > zero), NONFINITE_INPUT),
-            (running & (inner.norm <= self._threshold(ops, inner)), CONVERGED),
+            (ops.logical_not(self.radius > zero), Code.NONFINITE_INPUT),
+            (running & (inner.norm <= self._threshold(ops, inner)), Code.CONVERGED),
             (running & (self.max_steps == 0 or self.steps == 0), at_limit(self)),
         )
         return GLTRState(
@@ -174,7 +163,7 @@ class GLTR(Solver):
             active=ops.scalar(False, problem.rhs),
             checking=ops.scalar(False, problem.rhs),
             goal=zero,
-            good=ops.scalar(CONVERGED, problem.rhs),
+            good=ops.scalar(Code.CONVERGED, problem.rhs),
             status=status,
             steps=inner.steps,
             products=inner.products,
@@ -187,7 +176,7 @@ class GLTR(Solver):
 
     def step(self, ops: Backend, problem: LinearProblem, s: GLTRState) -> GLTRState:
         process, before = self._process(problem), s.lanczos
-        running = s.status == RUNNING
+        running = s.status == Code.RUNNING
         checking = running & s.checking
         going = running & ops.logical_not(checking)
         q = process.latest(ops, problem, before)
@@ -200,7 +189,7 @@ class GLTR(Solver):
             lambda w: (s.residual,),
             product,
         )
-        inner = before._replace(status=ops.where(going, before.status, COMPLETED))
+        inner = before._replace(status=ops.where(going, before.status, Code.COMPLETED))
         inner = process.follow(ops, problem, inner, product)
         products, status = before.products + running, ops.where(going, inner.status, before.status)
         inner = inner._replace(products=products, status=status)
@@ -213,9 +202,9 @@ class GLTR(Solver):
             status=verdict(
                 ops,
                 s.status,
-                (checking & ops.logical_not(known), NONFINITE),
+                (checking & ops.logical_not(known), Code.NONFINITE),
                 (checking & (true <= s.goal), s.good),
-                (checking, STAGNATED),
+                (checking, Code.STAGNATED),
             ),
         )
 
@@ -258,26 +247,28 @@ class GLTR(Solver):
         slack = self.rtol * inner.size if self.steps is None else -1.0 + 0.0 * inner.size
         explored = (inner.blocks == 1) | ((lowest <= slack) & (beta > 0))
         met = (residual <= self._threshold(ops, inner)) & explored
-        ended = (inner.status == INVARIANT) | (met & ((inner.status == RUNNING) | (inner.status == COMPLETED)))
+        ended = (inner.status == Code.INVARIANT) | (
+            met & ((inner.status == Code.RUNNING) | (inner.status == Code.COMPLETED))
+        )
         # Rounding comes on top of the residual: of a singular system it may be all there is. Without a tolerance the
         # space has to be exhausted, and rounding to be no large part of b.
         threshold = self._threshold(ops, inner)
         goal = ops.where(threshold > 0, threshold, eps**0.5 * inner.norm)
-        good = ops.where(threshold > 0, CONVERGED, INVARIANT)
+        good = ops.where(threshold > 0, Code.CONVERGED, Code.INVARIANT)
         unsure = residual + rounding(eps, inner, 0.0, ops.item(found.length[0])) > goal
         checking = running & ended & unsure & ops.logical_not(active) & (self.steps is None)
-        fixed = (inner.status == COMPLETED) & (self.steps is not None)
+        fixed = (inner.status == Code.COMPLETED) & (self.steps is not None)
         status = verdict(
             ops,
             inner.status,
             # Rounding alone makes a semi-definite operator look singular.
-            (fresh & unbounded, STAGNATED if problem.operator.psd else NEGATIVE_CURVATURE),
-            (active & (ended | fixed), BOUNDARY),
-            (ended & unsure, RUNNING if verify and self.steps is None else COMPLETED),
+            (fresh & unbounded, Code.STAGNATED if problem.operator.psd else Code.NEGATIVE_CURVATURE),
+            (active & (ended | fixed), Code.BOUNDARY),
+            (ended & unsure, Code.RUNNING if verify and self.steps is None else Code.COMPLETED),
             (ended, good),
-            (inner.status == COMPLETED, at_limit(self)),
+            (inner.status == Code.COMPLETED, at_limit(self)),
         )
-        checking = checking & (status == RUNNING)
+        checking = checking & (status == Code.RUNNING)
         return GLTRState(
             lanczos=inner,
             h=xp.where(xp.asarray(taken), filled(xp, h[:, None], s.h.shape[0])[:, 0], s.h),

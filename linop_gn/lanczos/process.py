@@ -43,18 +43,7 @@ from ..arguments import whole
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import (
-    COMPLETED,
-    CONVERGED,
-    INVARIANT,
-    NEGATIVE_CURVATURE,
-    NONFINITE,
-    NONFINITE_INPUT,
-    NOT_SYMMETRIC,
-    RUNNING,
-    STAGNATED,
-    verdict,
-)
+from ..run.status import Code, verdict
 from ..solvers.base import Cost, Solver, bytes_each
 from ..solvers.options import scaled_rhs
 from ..solvers.problem import LinearProblem
@@ -218,7 +207,10 @@ class Lanczos(Solver):
         r, scale, _, _, finite = scaled_rhs(ops, b)
         norm = ops.sqrt(ops.dot(r, r))
         status = verdict(
-            ops, ops.scalar(RUNNING, b), (ops.logical_not(finite), NONFINITE_INPUT), (norm == 0, CONVERGED)
+            ops,
+            ops.scalar(Code.RUNNING, b),
+            (ops.logical_not(finite), Code.NONFINITE_INPUT),
+            (norm == 0, Code.CONVERGED),
         )
         basis = ops.store(ops.basis(b, capacity + 1 if self.keep else 2), 0, ops.divide(1.0, norm), r)
         if not self.keep:
@@ -262,8 +254,8 @@ class Lanczos(Solver):
         q = self.latest(ops, problem, s)
         if isinstance(problem, BasisProblem) or not self.keep:
             return self.follow(ops, problem, s, problem.operator.apply(q))
-        running = s.status == RUNNING
-        checking = running & (s.claim != RUNNING)
+        running = s.status == Code.RUNNING
+        checking = running & (s.claim != Code.RUNNING)
 
         def solution(q: Vector) -> tuple[Vector]:
             return (ops.combine(s.basis, coefficients(ops, problem, s)[:, 0], s.positive),)
@@ -271,11 +263,11 @@ class Lanczos(Solver):
         (v,) = ops.branch(checking, solution, lambda q: (q,), q)
         product = problem.operator.apply(v)
         (true,) = ops.branch(checking, lambda w: (recomputed(ops, problem, s, v, w),), lambda w: (s.residual,), product)
-        before = s._replace(status=ops.where(checking, COMPLETED, s.status))
+        before = s._replace(status=ops.where(checking, Code.COMPLETED, s.status))
         after = self.follow(ops, problem, before, product)
         code = ops.where(checking, s.claim, after.status)
-        closed = running & (code == INVARIANT)
-        ended = closed | (running & (code == COMPLETED))
+        closed = running & (code == Code.INVARIANT)
+        ended = closed | (running & (code == Code.COMPLETED))
         known = ops.isfinite(true)
         residual = ops.where(checking & known, true, after.residual)
 
@@ -283,14 +275,16 @@ class Lanczos(Solver):
         eps, length = ops.eps(q), ops.sqrt(abs(after.square))
         unsure = ended & ops.logical_not(checking)
         unsure = unsure & (rounding(eps, after, 0.0, length) > eps**0.5 * ops.maximum(s.norm, residual))
-        indefinite = STAGNATED if problem.operator.psd else NEGATIVE_CURVATURE  # rounding alone makes it look so
+        indefinite = (
+            Code.STAGNATED if problem.operator.psd else Code.NEGATIVE_CURVATURE
+        )  # rounding alone makes it look so
         status = verdict(
             ops,
             code,
-            (checking & ops.logical_not(known), NONFINITE),
-            (unsure, RUNNING),
+            (checking & ops.logical_not(known), Code.NONFINITE),
+            (unsure, Code.RUNNING),
             (closed & ops.logical_not(after.definite) & (residual > eps**LEVEL * s.norm), indefinite),
-            (closed & (residual > s.norm), STAGNATED),
+            (closed & (residual > s.norm), Code.STAGNATED),
         )
         claim = ops.where(unsure, code, 0 * s.claim)
         return after._replace(status=status, claim=claim, residual=residual, products=s.products + running)
@@ -302,7 +296,7 @@ class Lanczos(Solver):
     def follow(self, ops: Backend, problem: LinearProblem, s: LanczosState, w: Vector) -> LanczosState:
         """The state after a step whose product A q_j is w. Consumes w."""
         eps, n, limit = ops.eps(problem.rhs), problem.rhs.shape[0], self.limit(problem)
-        running, basis = s.status == RUNNING, s.basis
+        running, basis = s.status == Code.RUNNING, s.basis
         j = ops.minimum(s.steps, limit - 1)
         before = ops.maximum(j - 1, 0)
         beta = ops.where(j > 0, ops.lookup(s.betas, before), 0.0)
@@ -358,10 +352,10 @@ class Lanczos(Solver):
             status=verdict(
                 ops,
                 s.status,
-                (running & ops.logical_not(sound), NONFINITE),
-                (skew, NOT_SYMMETRIC),
-                (closed & ops.logical_not(anew), INVARIANT),
-                (running & (steps >= limit), COMPLETED),
+                (running & ops.logical_not(sound), Code.NONFINITE),
+                (skew, Code.NOT_SYMMETRIC),
+                (closed & ops.logical_not(anew), Code.INVARIANT),
+                (running & (steps >= limit), Code.COMPLETED),
             ),
             steps=steps,
             products=s.products + ops.where(running, 1, 0),
@@ -410,7 +404,7 @@ def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Any) -
 
     basis = ops.grow(s.basis, capacity + 1, s.steps + 1) if method.keep else ops.grow(s.basis, 2, 2)
     index = s.steps
-    anew = (s.status == INVARIANT) & (s.steps < n) & method.keep
+    anew = (s.status == Code.INVARIANT) & (s.steps < n) & method.keep
     if method.keep:
 
         def renew(row: Vector) -> tuple[Vector, Scalar]:
@@ -421,7 +415,7 @@ def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Any) -
     last = ops.maximum(index - 1, 0)
     betas = sized(s.betas, capacity)
     betas = ops.write(betas, last, ops.where(anew, 0.0, ops.lookup(betas, last)))
-    more = (s.steps < capacity) & ((s.status == COMPLETED) | anew)
+    more = (s.steps < capacity) & ((s.status == Code.COMPLETED) | anew)
     watched = capacity + 1 if method.reorthogonalise == "selective" else 1
     return s._replace(
         basis=basis,
@@ -431,7 +425,7 @@ def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Any) -
         omega_before=sized(s.omega_before, watched),
         again=ops.maximum(s.again, ops.where(anew, s.steps, 0)),
         blocks=s.blocks + ops.where(anew, 1, 0),
-        status=ops.where(more, RUNNING, s.status),
+        status=ops.where(more, Code.RUNNING, s.status),
     )
 
 

@@ -35,7 +35,7 @@ class Method(ABC):
 
     >>> from typing import Any, NamedTuple
     >>> import numpy as np, linop_gn as lg
-    >>> from linop_gn.run.status import MAX_STEPS, RUNNING, verdict
+    >>> from linop_gn.run.status import Code, verdict
     >>> class State(NamedTuple):
     ...     x: Any
     ...     gradient: Any
@@ -48,14 +48,14 @@ class Method(ABC):
     ...
     ...     def init(self, ops, problem):
     ...         point = problem.at(problem.start)
-    ...         status = MAX_STEPS if problem.max_steps == 0 else RUNNING
+    ...         status = Code.MAX_STEPS if problem.max_steps == 0 else Code.RUNNING
     ...         return State(point.x, point.gradient, ops.item(point.value), status, 0)
     ...
     ...     def step(self, ops, problem, s):
-    ...         running = s.status == RUNNING
+    ...         running = s.status == Code.RUNNING
     ...         x = ops.axpy(ops.where(running, -self.rate, 0.0), s.gradient, s.x)
     ...         point, steps = problem.at(x), s.steps + ops.where(running, 1, 0)
-    ...         status = verdict(ops, s.status, (running & (steps >= problem.max_steps), MAX_STEPS))
+    ...         status = verdict(ops, s.status, (running & (steps >= problem.max_steps), Code.MAX_STEPS))
     ...         return State(x, point.gradient, ops.item(point.value), status, steps)
     >>> line = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
     >>> lg.minimize(line, np.zeros(2), Descent(), max_steps=3).history["value"]

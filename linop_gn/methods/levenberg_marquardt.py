@@ -32,7 +32,7 @@ from ..operators.base import LinearOperator
 from ..operators.damped import Damped
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import CONVERGED, MAX_STEPS, NO_DECREASE, NONFINITE_INPUT, RUNNING, verdict
+from ..run.status import Code, verdict
 from ..solvers.base import Solver
 from ..solvers.cg import CG
 from ..solvers.options import require_solver
@@ -130,10 +130,10 @@ class LevenbergMarquardt(Method):
         threshold = ops.maximum(self.rtol * norm, self.atol)
         status = verdict(
             ops,
-            count + RUNNING,
-            (ops.logical_not(ops.isfinite(value) & ops.isfinite(norm)), NONFINITE_INPUT),
-            (norm <= threshold, CONVERGED),
-            (problem.max_steps == 0, MAX_STEPS),
+            count + Code.RUNNING,
+            (ops.logical_not(ops.isfinite(value) & ops.isfinite(norm)), Code.NONFINITE_INPUT),
+            (norm <= threshold, Code.CONVERGED),
+            (problem.max_steps == 0, Code.MAX_STEPS),
         )
         return LMState(
             **here,
@@ -149,7 +149,7 @@ class LevenbergMarquardt(Method):
         )
 
     def step(self, ops: Backend, problem: MinimizeProblem, s: LMState) -> LMState:
-        running = s.status == RUNNING
+        running = s.status == Code.RUNNING
         A = Damped(s.operator, s.damping)
         # A zero right-hand side takes no product: that is how a finished run stays where it is.
         rhs = ops.scale(-1.0, ops.mask(running, ops.copy(s.gradient)))
@@ -189,9 +189,9 @@ class LevenbergMarquardt(Method):
             status=verdict(
                 ops,
                 s.status,
-                (running & (here["gradient_norm"] <= s.threshold) | flat, CONVERGED),
-                (running & ops.logical_not(moved) & (s.damping >= self.most), NO_DECREASE),
-                (running & (steps >= problem.max_steps), MAX_STEPS),
+                (running & (here["gradient_norm"] <= s.threshold) | flat, Code.CONVERGED),
+                (running & ops.logical_not(moved) & (s.damping >= self.most), Code.NO_DECREASE),
+                (running & (steps >= problem.max_steps), Code.MAX_STEPS),
             ),
             steps=steps,
             products=s.products + inner_products,

@@ -22,7 +22,7 @@ import numpy as np
 from ..arguments import whole
 from ..protocols import Backend, Carry, Iteration
 from .solution import History
-from .status import RUNNING, STOPPED
+from .status import Code
 
 __all__ = ["Look", "Watcher", "drive", "looks"]
 
@@ -61,7 +61,7 @@ class Look:
     @property
     def running(self) -> bool:
         """Whether the run would go on."""
-        return bool(np.any(np.equal(self.status, RUNNING)))
+        return bool(np.any(np.equal(self.status, Code.RUNNING)))
 
 
 Watcher = Callable[[Look], Any]
@@ -138,6 +138,6 @@ def drive(
                 return carry
             if any(wishes):
                 status = carry.state.status
-                stopped = backend.where(status == RUNNING, STOPPED, status)
+                stopped = backend.where(status == Code.RUNNING, Code.STOPPED, status)
                 return Carry(carry.state._replace(status=stopped), carry.rows)
             look, carry = next(run)

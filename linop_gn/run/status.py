@@ -7,12 +7,13 @@ and a block of columns can hold one for each column.
 from __future__ import annotations
 
 from enum import IntEnum
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..protocols import Backend, Scalar
 
-__all__ = ["Status", "verdict"]
+__all__ = ["Code", "Status", "verdict"]
 
 
 class Status(IntEnum):
@@ -107,30 +108,8 @@ _SENTENCES = {
     "(lg.validate measures how far). What was computed before is returned; don't rely on it.",
 }
 
-# Plain numbers: reading a member of an enumeration takes as long as an operation on scalars.
-(
-    RUNNING,
-    CONVERGED,
-    COMPLETED,
-    STOPPED,
-    MAX_STEPS,
-    STAGNATED,
-    NEGATIVE_CURVATURE,
-    INDEFINITE_PRECONDITIONER,
-    BREAKDOWN,
-    NONFINITE,
-    BOUNDARY,
-    NONFINITE_INPUT,
-    NO_DECREASE,
-    LEVELLED_OFF,
-    SATISFIED,
-    LEAST_SQUARES,
-    INCONSISTENT,
-    CONDITION_LIMIT,
-    SINGULAR,
-    INVARIANT,
-    NOT_SYMMETRIC,
-) = map(int, Status)
+Code = SimpleNamespace(**{status.name: int(status) for status in Status})
+"""The codes as plain numbers: reading a member of an enumeration takes as long as an operation on scalars."""
 
 
 def verdict(ops: Backend, otherwise: Scalar, *claims: tuple[Scalar, Scalar]) -> Scalar:
@@ -139,7 +118,8 @@ def verdict(ops: Backend, otherwise: Scalar, *claims: tuple[Scalar, Scalar]) -> 
     Conditions and codes are scalars of the backend, one for each column. A condition must be False for what has ended.
 
     >>> from linop_gn import load
-    >>> verdict(load("numpy"), RUNNING, (False, CONVERGED), (True, MAX_STEPS), (True, STAGNATED)) == MAX_STEPS
+    >>> claims = (False, Code.CONVERGED), (True, Code.MAX_STEPS), (True, Code.STAGNATED)
+    >>> verdict(load("numpy"), Code.RUNNING, *claims) == Code.MAX_STEPS
     True
     """
     for condition, code in reversed(claims):

@@ -43,18 +43,7 @@ from typing import Any, ClassVar, NamedTuple
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, replace, static
-from ..run.status import (
-    BREAKDOWN,
-    COMPLETED,
-    CONVERGED,
-    INDEFINITE_PRECONDITIONER,
-    NEGATIVE_CURVATURE,
-    NONFINITE,
-    NONFINITE_INPUT,
-    RUNNING,
-    STAGNATED,
-    verdict,
-)
+from ..run.status import Code, verdict
 from .base import Cost, Solver, bytes_each
 from .iterates import Iterates, as_schedule, collect, plan
 from .options import (
@@ -212,11 +201,11 @@ class CG(Solver):
         start = Progress(ops.scalar(0, b), ops.sqrt(rr), ops.scalar(0.0, b), r, scale)
         memory = rule.begin(ops, start, self.limit(problem))
 
-        status = ops.scalar(RUNNING, b)
+        status = ops.scalar(Code.RUNNING, b)
         if not warm:
             code, memory = rule.look(ops, memory, start)
             status = begun_status(ops, r, z, rz, code, self.limit(problem), at_limit(self))
-        status = verdict(ops, status, (ops.logical_not(finite), NONFINITE_INPUT), (zero, CONVERGED))
+        status = verdict(ops, status, (ops.logical_not(finite), Code.NONFINITE_INPUT), (zero, Code.CONVERGED))
         return CGState(
             x=ops.zeros_like(b),
             r=r,
@@ -230,7 +219,7 @@ class CG(Solver):
             room=ops.scalar(math.inf, b),
             verified=ops.scalar(math.inf, b),
             trial=ops.scalar(0.0, b),
-            claim=ops.scalar(RUNNING, b),
+            claim=ops.scalar(Code.RUNNING, b),
             memory=memory,
             scale=scale,
             status=status,
@@ -240,8 +229,8 @@ class CG(Solver):
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: CGState) -> CGState:
-        running = s.status == RUNNING
-        checking = running & (s.claim != RUNNING)
+        running = s.status == Code.RUNNING
+        checking = running & (s.claim != Code.RUNNING)
         starting = running & (s.products == 0) if problem.x0 is not None else None
         (v,) = ops.branch(checking, lambda x, p: (ops.axpy(s.trial, p, ops.copy(x)),), _direction, s.x, s.p)
         product = problem.operator.apply(v)
@@ -280,10 +269,10 @@ class CG(Solver):
         steps, limit = s.steps + moved, self.limit(problem)
         if self.stop is None:  # what the rules of init would say, without the calls: they cost a scalar operation each
             met, memory = norm <= s.memory, s.memory
-            code = CONVERGED if self.steps is None else COMPLETED
+            code = Code.CONVERGED if self.steps is None else Code.COMPLETED
         else:
             code, memory = self.stop.look(ops, s.memory, Progress(steps, norm, model, r, s.scale))
-            met = code != RUNNING
+            met = code != Code.RUNNING
         end = steps >= limit
         beta = ops.divide(rz, s.rz)
 
@@ -308,10 +297,10 @@ class CG(Solver):
                 told = ops.maximum(ops.sqrt(s.whole), ops.where(moved, norm, s.norm))
                 return (reach * ops.divide(0.25 * s.whole, room) > ops.eps(r) ** 0.5 * told,)
 
-            claims = met & (code == CONVERGED)
+            claims = met & (code == Code.CONVERGED)
             failed = running & ops.logical_not(good | checked)
             fits, unfit = unfit_status(ops, largest, s.scale, s.x)
-            held = ops.where(fits, CONVERGED, unfit)
+            held = ops.where(fits, Code.CONVERGED, unfit)
             unsure = began & ops.logical_not(checked)
             if starting is not None:  # the residual of x0 itself was computed, not updated
                 failed = failed & ops.logical_not(starting)
@@ -320,17 +309,17 @@ class CG(Solver):
             outcome = verdict(
                 ops,
                 s.status,
-                (good & ops.isfinite(curvature) & ops.logical_not(ops.isfinite(rr)), BREAKDOWN),
-                (running & ops.logical_not(sound), NONFINITE),
-                (failed, NEGATIVE_CURVATURE),
-                (known & claims, ops.where(checked, held, CONVERGED)),
-                (checked & ops.logical_not(tried) & (s.claim != CONVERGED), s.claim),
-                (indefinite, INDEFINITE_PRECONDITIONER),
+                (good & ops.isfinite(curvature) & ops.logical_not(ops.isfinite(rr)), Code.BREAKDOWN),
+                (running & ops.logical_not(sound), Code.NONFINITE),
+                (failed, Code.NEGATIVE_CURVATURE),
+                (known & claims, ops.where(checked, held, Code.CONVERGED)),
+                (checked & ops.logical_not(tried) & (s.claim != Code.CONVERGED), s.claim),
+                (indefinite, Code.INDEFINITE_PRECONDITIONER),
                 (known & met & ops.logical_not(claims), code),
-                (checked & (norm > 0.5 * s.verified), STAGNATED),
+                (checked & (norm > 0.5 * s.verified), Code.STAGNATED),
                 (running & end & ops.logical_not(drowning), at_limit(self)),
             )
-            ended = running & sound & (outcome != RUNNING)
+            ended = running & sound & (outcome != Code.RUNNING)
             claimed = ended & unsure & claims
             (drifted,) = ops.branch(
                 ended & ops.logical_not(checked | claimed), measure, lambda: (ops.scalar(False, r),)
@@ -352,7 +341,7 @@ class CG(Solver):
                 room,
                 ops.where(checked, ops.minimum(s.verified, norm), s.verified),
                 ops.where(drowning, alpha, 0.0),
-                ops.where(drowning, NEGATIVE_CURVATURE, ops.where(waiting, outcome, 0 * s.status)),
+                ops.where(drowning, Code.NEGATIVE_CURVATURE, ops.where(waiting, outcome, 0 * s.status)),
                 ops.where(waiting, s.status, outcome),
             )
 

@@ -28,18 +28,7 @@ from ..operators.base import LinearOperator
 from ..operators.damped import undamped
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import (
-    BREAKDOWN,
-    CONVERGED,
-    LEAST_SQUARES,
-    NEGATIVE_CURVATURE,
-    NONFINITE,
-    NONFINITE_INPUT,
-    RUNNING,
-    SINGULAR,
-    STAGNATED,
-    verdict,
-)
+from ..run.status import Code, verdict
 from .base import Cost, Solver, bytes_each
 from .dense import cut, join, largest_block, matrices
 from .options import check_tolerances, scaled_rhs, unfit_status
@@ -116,18 +105,18 @@ class Direct(Solver):
     def init(self, ops: Backend, problem: LinearProblem) -> DirectState:
         b = problem.rhs
         scaled, scale, _, largest, finite = scaled_rhs(ops, b)
-        status = ops.where(largest == 0, CONVERGED, ops.scalar(RUNNING, b))
+        status = ops.where(largest == 0, Code.CONVERGED, ops.scalar(Code.RUNNING, b))
         return DirectState(
             x=ops.zeros_like(b),
             norm=ops.sqrt(ops.dot(scaled, scaled)) * scale,
             model=ops.scalar(0.0, b),
-            status=ops.where(finite, status, NONFINITE_INPUT),
+            status=ops.where(finite, status, Code.NONFINITE_INPUT),
             steps=ops.scalar(0, b),
             products=0,
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: DirectState) -> DirectState:
-        b, running = problem.rhs, s.status == RUNNING
+        b, running = problem.rhs, s.status == Code.RUNNING
         scale = ops.power_of_two(ops.max_abs(b), b)
         rhs = ops.scale(ops.divide(ops.scalar(1.0, b), scale), ops.mask(running, ops.copy(b)))
         found = matrices(ops, problem.operator, b, self.double)
@@ -139,20 +128,20 @@ class Direct(Solver):
 
         norm, size, reached = (ops.sqrt(total(vs, vs)) for vs in (rs, parts, rests))
         energy, near = total(xs, parts) + total(xs, rs), math.sqrt(ops.eps(b))
-        code = verdict(ops, ops.scalar(RUNNING, b), *((code != RUNNING, code) for code in codes))
+        code = verdict(ops, ops.scalar(Code.RUNNING, b), *((code != Code.RUNNING, code) for code in codes))
         if problem.operator.psd:  # known to be, so that a negative pivot is rounding
-            code = ops.where(code == NEGATIVE_CURVATURE, SINGULAR, code)
+            code = ops.where(code == Code.NEGATIVE_CURVATURE, Code.SINGULAR, code)
         x = join(ops, [ops.cast(x, ops.describe(b)[1]) for x in xs], found.sections)
         fits, unfit = unfit_status(ops, ops.max_abs(x), scale, b)
         finite = ops.isfinite(norm)
         status = verdict(
             ops,
-            ops.scalar(STAGNATED, b),
-            (ops.logical_not(finite), NONFINITE),
-            (code != RUNNING, code),
+            ops.scalar(Code.STAGNATED, b),
+            (ops.logical_not(finite), Code.NONFINITE),
+            (code != Code.RUNNING, code),
             (ops.logical_not(fits), unfit),
-            (norm <= near * size, CONVERGED),
-            (reached <= near * size, LEAST_SQUARES),
+            (norm <= near * size, Code.CONVERGED),
+            (reached <= near * size, Code.LEAST_SQUARES),
         )
         kept = running & finite & fits
         return DirectState(
@@ -170,7 +159,7 @@ class Direct(Solver):
         unit = ops.identity(matrix.shape[0], matrix)
         sound = ops.logical_not(ops.any(ops.logical_not(ops.isfinite(ops.max_abs(matrix)))))
         factored = self.factor(ops, ops.select(sound, matrix, unit), eps)
-        code = ops.where(sound, factored.code, NONFINITE)
+        code = ops.where(sound, factored.code, Code.NONFINITE)
 
         def residual(x: Vector) -> Vector:
             return ops.subtract(b, matrix @ x)
@@ -182,7 +171,7 @@ class Direct(Solver):
         better = ops.dot(again, again) < ops.dot(r, r)
         x, r = ops.select(better, refined, x), ops.select(better, again, r)
         # Nothing is better than something worse than nothing.
-        helps = (code == RUNNING) & (ops.dot(r, r) <= ops.dot(b, b))
+        helps = (code == Code.RUNNING) & (ops.dot(r, r) <= ops.dot(b, b))
         x, r = ops.mask(helps, x), ops.select(helps, r, b)
         rest = r if factored.left is None else ops.subtract(r, factored.left(r))
         return b, x, r, rest, code
@@ -233,8 +222,8 @@ class Cholesky(Direct):
         lower = ops.select(definite, lower, ops.identity(matrix.shape[0], matrix))
         pivots = diagonal(lower)
         lost = ops.max_abs(diagonal(matrix) / (pivots * pivots)) * (matrix.shape[0] * ops.eps(matrix))
-        code = ops.where(lost < 1, RUNNING, SINGULAR)  # a pivot that is what rounding left of its row
-        code = ops.where(definite, code, NEGATIVE_CURVATURE)
+        code = ops.where(lost < 1, Code.RUNNING, Code.SINGULAR)  # a pivot that is what rounding left of its row
+        code = ops.where(definite, code, Code.NEGATIVE_CURVATURE)
         return Factored(lambda b: ops.cholesky_solve(lower, b), code, None)
 
 
@@ -262,7 +251,7 @@ class LU(Direct):
 
     def factor(self, ops: Backend, matrix: Array, eps: float) -> Factored:
         made, regular = ops.lu(matrix)
-        code = ops.where(regular, RUNNING, SINGULAR)
+        code = ops.where(regular, Code.RUNNING, Code.SINGULAR)
 
         def solve(b: Vector) -> Vector:
             return ops.mask(regular, ops.lu_solve(made, b))
@@ -316,4 +305,4 @@ class Eigh(Direct):
 
             return apply
 
-        return Factored(through(inverse), ops.where(found, RUNNING, BREAKDOWN), through(lost))
+        return Factored(through(inverse), ops.where(found, Code.RUNNING, Code.BREAKDOWN), through(lost))

@@ -30,7 +30,7 @@ from ..operators.base import LinearOperator
 from ..operators.damped import undamped
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import CONVERGED, MAX_STEPS, NONFINITE, NONFINITE_INPUT, RUNNING, STAGNATED, verdict
+from ..run.status import Code, verdict
 from .base import Cost, Solver, bytes_each
 from .gram_space import Factored, factored_by, keeps_rows, solve_with
 from .options import check_tolerances, require_solver, scaled_rhs
@@ -158,10 +158,10 @@ class GramSolve(Solver):
         factored, good, spent = factored_by(ops, problem.operator, self.solver is None, self.rows, self.most_bytes)
         status = verdict(
             ops,
-            ops.scalar(RUNNING if self.max_steps else MAX_STEPS, b),
-            (ops.logical_not(finite), NONFINITE_INPUT),
-            (norm <= threshold, CONVERGED),
-            (ops.logical_not(good), NONFINITE),
+            ops.scalar(Code.RUNNING if self.max_steps else Code.MAX_STEPS, b),
+            (ops.logical_not(finite), Code.NONFINITE_INPUT),
+            (norm <= threshold, Code.CONVERGED),
+            (ops.logical_not(good), Code.NONFINITE),
         )
         return GramState(
             x=x,
@@ -177,7 +177,7 @@ class GramSolve(Solver):
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: GramState) -> GramState:
-        running = s.status == RUNNING
+        running = s.status == Code.RUNNING
         d, spent = solve_with(ops, problem.operator, s.factored, self.solver, ops.mask(running, s.r))
         x = ops.axpy(1.0, s.x, d)
         r, norm, model = _judged(ops, problem, x, s.scale)
@@ -187,10 +187,10 @@ class GramSolve(Solver):
         status = verdict(
             ops,
             s.status,
-            (running & ops.logical_not(sound), NONFINITE),
-            (better & (norm <= s.threshold), CONVERGED),
-            (running & ops.logical_not(norm < 0.5 * s.norm), STAGNATED),
-            (running & (steps >= self.max_steps), MAX_STEPS),
+            (running & ops.logical_not(sound), Code.NONFINITE),
+            (better & (norm <= s.threshold), Code.CONVERGED),
+            (running & ops.logical_not(norm < 0.5 * s.norm), Code.STAGNATED),
+            (running & (steps >= self.max_steps), Code.MAX_STEPS),
         )
         return s._replace(
             x=ops.select(better, x, s.x),

@@ -33,18 +33,7 @@ from ..operators.base import LinearOperator
 from ..operators.damped import Damped
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import (
-    COMPLETED,
-    CONDITION_LIMIT,
-    CONVERGED,
-    LEAST_SQUARES,
-    MAX_STEPS,
-    NONFINITE,
-    NONFINITE_INPUT,
-    RUNNING,
-    STAGNATED,
-    verdict,
-)
+from ..run.status import Code, verdict
 from .base import Cost, Solver, bytes_each
 from .bidiagonal import Basis, tick
 from .cg import CG
@@ -153,10 +142,10 @@ class LeastSquares(Solver):
             x = ops.cast(x, problem.operator.domain.dtype)
         status = verdict(
             ops,
-            ops.scalar(RUNNING, b),
-            (ops.logical_not(finite), NONFINITE_INPUT),
-            (zero, CONVERGED),
-            (self.limit(problem) == 0 and not warm, MAX_STEPS if self.steps is None else COMPLETED),
+            ops.scalar(Code.RUNNING, b),
+            (ops.logical_not(finite), Code.NONFINITE_INPUT),
+            (zero, Code.CONVERGED),
+            (self.limit(problem) == 0 and not warm, Code.MAX_STEPS if self.steps is None else Code.COMPLETED),
         )
         nothing, infinite = ops.scalar(0.0, b), ops.scalar(math.inf, b)
         t = None if self.damping is None else ops.zeros_like(x)
@@ -182,7 +171,7 @@ class LeastSquares(Solver):
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: LeastSquaresState) -> LeastSquaresState:
-        running, fixed, no = s.status == RUNNING, self.steps is not None, ops.logical_not
+        running, fixed, no = s.status == Code.RUNNING, self.steps is not None, ops.logical_not
         renew = running & s.renew
         cold = ops.any(renew & (s.steps == 0)) if problem.x0 is None else False
         root = None if self.damping is None else ops.sqrt(self.damping + 0.0 * s.scale)
@@ -222,20 +211,20 @@ class LeastSquares(Solver):
         stuck = known & (s.steps > 0) & (norm > 0.5 * s.verified) & (normal > 0.5 * s.verified_normal)
         unit = ops.where(s.basis.unit > 0, s.basis.unit, 1.0)
         fits, unfit = unfit_status(ops, largest, ops.divide(s.scale, unit), s.x)
-        claims: Any = ((over | found | (settled & met), COMPLETED),)
+        claims: Any = ((over | found | (settled & met), Code.COMPLETED),)
         if not fixed:
             claims = (
                 (found & no(fits), unfit),
-                (found & compatible, CONVERGED),
-                (found, LEAST_SQUARES),
-                (stuck, STAGNATED),
-                (settled & ill & no(met), CONDITION_LIMIT),
-                (over & no(moved & met), MAX_STEPS),
+                (found & compatible, Code.CONVERGED),
+                (found, Code.LEAST_SQUARES),
+                (stuck, Code.STAGNATED),
+                (settled & ill & no(met), Code.CONDITION_LIMIT),
+                (over & no(moved & met), Code.MAX_STEPS),
             )
-        status = verdict(ops, s.status, (running & no(sound), NONFINITE), *claims)
+        status = verdict(ops, s.status, (running & no(sound), Code.NONFINITE), *claims)
         # Zero is better than a start whose product is out of range, and than what was made of noise where A^T b = 0.
         lost = known & no(useful) if problem.x0 is None else running & no(sound) & (s.verified == math.inf)
-        lost = lost & (status != RUNNING)
+        lost = lost & (status != Code.RUNNING)
         rotation: Any = ops.branch(moved, lambda: tuple(after), lambda: tuple(self.begin(ops, basis, beta)))
         return s._replace(
             x=ops.mask(no(lost), x),

@@ -47,18 +47,7 @@ from typing import Any, ClassVar, NamedTuple
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import (
-    COMPLETED,
-    CONVERGED,
-    INCONSISTENT,
-    INDEFINITE_PRECONDITIONER,
-    MAX_STEPS,
-    NONFINITE,
-    NONFINITE_INPUT,
-    RUNNING,
-    STAGNATED,
-    verdict,
-)
+from ..run.status import Code, verdict
 from .base import Cost, Solver
 from .cg import short_recurrence
 from .options import (
@@ -192,12 +181,12 @@ class MINRES(Solver):
         nothing = ops.scalar(0.0, b)
         status = verdict(
             ops,
-            ops.scalar(RUNNING, b),
-            (ops.logical_not(finite), NONFINITE_INPUT),
-            (zero if warm else size <= threshold, CONVERGED),
-            (ops.logical_not(ops.isfinite(rz)), NONFINITE),
-            (ops.logical_not(rz > 0), INDEFINITE_PRECONDITIONER),
-            (self.limit(problem) == 0 and not warm, COMPLETED if fixed else MAX_STEPS),
+            ops.scalar(Code.RUNNING, b),
+            (ops.logical_not(finite), Code.NONFINITE_INPUT),
+            (zero if warm else size <= threshold, Code.CONVERGED),
+            (ops.logical_not(ops.isfinite(rz)), Code.NONFINITE),
+            (ops.logical_not(rz > 0), Code.INDEFINITE_PRECONDITIONER),
+            (self.limit(problem) == 0 and not warm, Code.COMPLETED if fixed else Code.MAX_STEPS),
         )
         beta = ops.sqrt(ops.where(rz > 0, rz, 0.0))
         turn = ops.divide(1.0, beta)
@@ -228,7 +217,7 @@ class MINRES(Solver):
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: MINRESState) -> MINRESState:
-        q, running, fixed, no = s.recurrence, s.status == RUNNING, self.steps is not None, ops.logical_not
+        q, running, fixed, no = s.recurrence, s.status == Code.RUNNING, self.steps is not None, ops.logical_not
         looking = running & (s.phase > _FIRST)
         product = problem.operator.apply(ops.select(looking, s.x, q.v))
 
@@ -320,14 +309,14 @@ class MINRES(Solver):
         status = verdict(
             ops,
             s.status,
-            (running & no(sound), NONFINITE),
-            (indefinite, INDEFINITE_PRECONDITIONER),
+            (running & no(sound), Code.NONFINITE),
+            (indefinite, Code.INDEFINITE_PRECONDITIONER),
             (known & met & no(fits), unfit),
-            (known & met, COMPLETED if fixed else CONVERGED),
-            (over & singular, COMPLETED if fixed else INCONSISTENT),
-            (over | (vain & no(doubt)) | tired, COMPLETED if fixed else STAGNATED),
-            (known & end, COMPLETED if fixed else MAX_STEPS),
-            (trusted, COMPLETED),
+            (known & met, Code.COMPLETED if fixed else Code.CONVERGED),
+            (over & singular, Code.COMPLETED if fixed else Code.INCONSISTENT),
+            (over | (vain & no(doubt)) | tired, Code.COMPLETED if fixed else Code.STAGNATED),
+            (known & end, Code.COMPLETED if fixed else Code.MAX_STEPS),
+            (trusted, Code.COMPLETED),
         )
         lost = drowned | (vain & doubt & no(better))
         phase = verdict(
@@ -343,7 +332,7 @@ class MINRES(Solver):
         worse = norm > s.best_norm
         if q.p is not None:  # ||r||_M never grows
             worse = worse & ((s.phase != _CHECK) | (yz > 1.02 * q.phibar * q.phibar))
-        stopped = running & (status != RUNNING) & ops.where(known, worse & no(met), looking | s.risky)
+        stopped = running & (status != Code.RUNNING) & ops.where(known, worse & no(met), looking | s.risky)
         back = (lost | stopped) & (best_norm < math.inf)
         (x,) = ops.branch(back, lambda x, best: (ops.copy(best),), lambda x, best: (x,), x, best)
         if problem.x0 is not None:  # a start with a product out of range is given up for zero

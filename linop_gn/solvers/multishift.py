@@ -30,16 +30,7 @@ import numpy as np
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import (
-    COMPLETED,
-    CONVERGED,
-    NEGATIVE_CURVATURE,
-    NONFINITE,
-    NONFINITE_INPUT,
-    RUNNING,
-    STAGNATED,
-    verdict,
-)
+from ..run.status import Code, verdict
 from .base import Cost, Solver, bytes_each
 from .options import at_limit, check_limits, check_tolerances, scaled_rhs, unfit_status
 from .problem import LinearProblem
@@ -162,8 +153,8 @@ class MultiShiftCG(Solver):
             threshold = ops.maximum(self.rtol * norm, ops.divide(self.atol, scale))
         else:
             threshold = ops.eps(b) * norm
-        status = ops.scalar(RUNNING if self.limit(problem) else at_limit(self), p)
-        status = ops.where((norm <= threshold) & (one > 0), CONVERGED, status)
+        status = ops.scalar(Code.RUNNING if self.limit(problem) else at_limit(self), p)
+        status = ops.where((norm <= threshold) & (one > 0), Code.CONVERGED, status)
         return MultiShiftState(
             x=ops.zeros_like(p),
             p=p,
@@ -178,9 +169,9 @@ class MultiShiftCG(Solver):
             model=0.0 * one,
             threshold=threshold,
             scale=scale,
-            moving=status == RUNNING,
+            moving=status == Code.RUNNING,
             phase=ops.scalar(-1, b),
-            status=ops.where(finite & (one > 0), status, NONFINITE_INPUT),
+            status=ops.where(finite & (one > 0), status, Code.NONFINITE_INPUT),
             steps=none,
             products=ops.scalar(0, b),
         )
@@ -189,7 +180,7 @@ class MultiShiftCG(Solver):
         xp, small = ops.namespace(), ops.small_namespace()
         shifts, least = self._shifts(ops, problem)
         index = small.arange(shifts.shape[0])
-        running = ops.any(s.status == RUNNING)
+        running = ops.any(s.status == Code.RUNNING)
         checking = running & (s.phase >= 0)
         (v,) = ops.branch(
             checking, lambda x, d: (ops.copy(x[:, s.phase]),), lambda x, d: (ops.copy(d),), s.x, s.direction
@@ -231,20 +222,20 @@ class MultiShiftCG(Solver):
         met = residual <= s.threshold
         moving = s.moving & ops.logical_not(moved & met)
         fits, unfit = unfit_status(ops, ops.max_abs(x), s.scale, x)
-        held = ops.where(met, ops.where(fits, CONVERGED, unfit), STAGNATED)
-        failed = s.moving & (s.status == RUNNING) & ops.logical_not(good | checking)
+        held = ops.where(met, ops.where(fits, Code.CONVERGED, unfit), Code.STAGNATED)
+        failed = s.moving & (s.status == Code.RUNNING) & ops.logical_not(good | checking)
         ended = moved & (steps >= self.limit(problem))
         status = verdict(
             ops,
             s.status,
-            (checking & (index == s.phase), ops.where(sound, held, NONFINITE)),
-            (failed, ops.where(sound, NEGATIVE_CURVATURE, NONFINITE)),
-            (moved & met, RUNNING if self.steps is None else COMPLETED),
+            (checking & (index == s.phase), ops.where(sound, held, Code.NONFINITE)),
+            (failed, ops.where(sound, Code.NEGATIVE_CURVATURE, Code.NONFINITE)),
+            (moved & met, Code.RUNNING if self.steps is None else Code.COMPLETED),
             (ended, at_limit(self)),
         )
-        moving = moving & (status == RUNNING)
+        moving = moving & (status == Code.RUNNING)
         # A system whose iterate no longer moves waits for a product that verifies it, once none moves.
-        waiting = (status == RUNNING) & ops.logical_not(moving)
+        waiting = (status == Code.RUNNING) & ops.logical_not(moving)
         first = small.min(small.where(waiting, index, shifts.shape[0]))
         verifying = ops.logical_not(ops.any(moving)) & (first < shifts.shape[0])
         return MultiShiftState(

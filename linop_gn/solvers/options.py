@@ -8,15 +8,7 @@ import numpy as np
 
 from ..arguments import require_number, whole
 from ..protocols import Backend, Scalar, Vector
-from ..run.status import (
-    COMPLETED,
-    INDEFINITE_PRECONDITIONER,
-    MAX_STEPS,
-    NONFINITE,
-    RUNNING,
-    STAGNATED,
-    verdict,
-)
+from ..run.status import Code, verdict
 from .base import Solver
 from .base import require_solver as require
 from .problem import as_preconditioner
@@ -80,9 +72,9 @@ def made_from(method: Any) -> Any:
     return as_preconditioner(method.preconditioner, type(method).__name__)
 
 
-def at_limit(method: Any) -> int:
+def at_limit(method: Any) -> Any:
     """The status of a run that has taken as many steps as it may."""
-    return MAX_STEPS if method.steps is None else COMPLETED
+    return Code.MAX_STEPS if method.steps is None else Code.COMPLETED
 
 
 class ScaledRHS(NamedTuple):
@@ -109,10 +101,10 @@ def begun_status(ops: Backend, r: Vector, z: Vector, rz: Scalar, code: Scalar, l
     free = z is r
     return verdict(
         ops,
-        ops.scalar(RUNNING if limit else at_limit, r),
-        (code != RUNNING, code),
-        (ops.scalar(False, r) if free else ops.logical_not(ops.isfinite(rz)), NONFINITE),
-        (ops.scalar(False, r) if free else ops.logical_not(rz > 0), INDEFINITE_PRECONDITIONER),
+        ops.scalar(Code.RUNNING if limit else at_limit, r),
+        (code != Code.RUNNING, code),
+        (ops.scalar(False, r) if free else ops.logical_not(ops.isfinite(rz)), Code.NONFINITE),
+        (ops.scalar(False, r) if free else ops.logical_not(rz > 0), Code.INDEFINITE_PRECONDITIONER),
     )
 
 
@@ -127,4 +119,4 @@ def unfit_status(ops: Backend, largest: Scalar, scale: Scalar, like: Vector) -> 
     size = largest * scale
     power = ops.power_of_two(size, like)
     fits = (power <= size) & (size < 2.0 * power) | (largest == 0)
-    return fits, ops.where(size > 1, NONFINITE, STAGNATED)
+    return fits, ops.where(size > 1, Code.NONFINITE, Code.STAGNATED)

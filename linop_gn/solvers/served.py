@@ -26,7 +26,7 @@ from ..operators.base import LinearOperator
 from ..operators.sections import Section
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, replace, static
-from ..run.status import COMPLETED, CONVERGED, MAX_STEPS, NONFINITE_INPUT, RUNNING, STAGNATED, verdict
+from ..run.status import Code, verdict
 from ..spaces import Space
 from .base import Solver
 from .problem import LinearProblem
@@ -150,7 +150,7 @@ class Served(Solver):
             rhs, x0 = own.select(worse, rhs, r), own.mask(own.logical_not(worse), ops.copy(problem.x0))
             start = x0, self._judged(own, problem.rhs, rhs, x0)[1]
         finite = own.isfinite(own.max_abs(rhs))
-        status = own.where(finite, RUNNING, NONFINITE_INPUT) + none
+        status = own.where(finite, Code.RUNNING, Code.NONFINITE_INPUT) + none
         rhs, tally = own.mask(finite, rhs), list[int]()
         inner = self.solver.init(ops, self._inner(problem, rhs, tally))
         _require_tuples(self.solver, inner)
@@ -178,12 +178,12 @@ class Served(Solver):
         self, ops: Backend, problem: LinearProblem, s: ServedState, tally: list[int], before: Scalar
     ) -> ServedState:
         """The state once the solver's own is new: whether it has ended, and then what is known of its end."""
-        own, inner, running = self.solver.arithmetic(ops, problem), s.inner, s.status == RUNNING
+        own, inner, running = self.solver.arithmetic(ops, problem), s.inner, s.status == Code.RUNNING
         seen = self._inner(problem, s.rhs, None)
-        at_limit = MAX_STEPS if self.solver.steps is None else COMPLETED
-        late = (inner.status == RUNNING) & (inner.steps >= self.solver.limit(problem))
+        at_limit = Code.MAX_STEPS if self.solver.steps is None else Code.COMPLETED
+        late = (inner.status == Code.RUNNING) & (inner.steps >= self.solver.limit(problem))
         status = verdict(own, s.status, (running & late, at_limit), (running, inner.status))
-        ended = running & (status != RUNNING)
+        ended = running & (status != Code.RUNNING)
         spent = inner.products - before if "products" in inner._fields else own.where(running, len(tally), 0)
         residual, model, products = s.residual, s.model, s.products + spent
 
@@ -201,8 +201,8 @@ class Served(Solver):
             known = residual, model, products
             residual, model, products = ops.branch(own.any(ended), close, lambda *known: known, *known)
             most = 1.01 * own.sqrt(own.dot(seen.rhs, seen.rhs))  # x = 0 does as well
-            false = ended & (status == CONVERGED) & own.logical_not(residual <= most)
-            status = own.where(false, STAGNATED, status)
+            false = ended & (status == Code.CONVERGED) & own.logical_not(residual <= most)
+            status = own.where(false, Code.STAGNATED, status)
         inner = inner._replace(status=status)  # so that a run that was ended stays so
         return ServedState(inner, s.rhs, s.start, residual, model, status, inner.steps, products)
 
@@ -262,7 +262,7 @@ class OneByOne(Solver):
 
     def step(self, ops: Backend, problem: LinearProblem, state: OneByOneState) -> OneByOneState:
         def next_of(column: LinearProblem, s: Any) -> Any:
-            ended = ops.is_concrete(s.status) and s.status != RUNNING
+            ended = ops.is_concrete(s.status) and s.status != Code.RUNNING
             return s if ended else self.solver.step(ops, column, s)
 
         return self._told(ops, list(map(next_of, _columns(problem), state.each)))

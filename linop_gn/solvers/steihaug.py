@@ -26,18 +26,7 @@ from typing import Any, ClassVar, NamedTuple
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import (
-    BOUNDARY,
-    COMPLETED,
-    CONVERGED,
-    INDEFINITE_PRECONDITIONER,
-    NEGATIVE_CURVATURE,
-    NONFINITE,
-    NONFINITE_INPUT,
-    RUNNING,
-    STAGNATED,
-    verdict,
-)
+from ..run.status import Code, verdict
 from .base import Cost, Solver
 from .cg import short_recurrence
 from .options import (
@@ -143,7 +132,7 @@ class Steihaug(Solver):
             threshold = ops.maximum(threshold, ops.eps(b) ** 2 * norm)  # what is smaller is no residual of x
         else:
             threshold = ops.eps(b) * norm
-        code = ops.where(norm <= threshold, CONVERGED, RUNNING)
+        code = ops.where(norm <= threshold, Code.CONVERGED, Code.RUNNING)
         status = begun_status(ops, r, z, rz, code, self.limit(problem), at_limit(self))
         return SteihaugState(
             x=ops.zeros_like(b),
@@ -159,13 +148,13 @@ class Steihaug(Solver):
             inverse_radius=ops.divide(scale, self.radius + zero),
             scale=scale,
             checking=ops.scalar(False, b),
-            status=ops.where(finite & (self.radius > zero), status, NONFINITE_INPUT),
+            status=ops.where(finite & (self.radius > zero), status, Code.NONFINITE_INPUT),
             steps=ops.scalar(0, b),
             products=ops.scalar(0, b),
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: SteihaugState) -> SteihaugState:
-        running = s.status == RUNNING
+        running = s.status == Code.RUNNING
         checking = running & s.checking
         moving = running ^ checking
         product = problem.operator.apply(ops.select(checking, s.x, s.p))
@@ -208,12 +197,12 @@ class Steihaug(Solver):
         status = verdict(
             ops,
             s.status,
-            (running & ops.logical_not(known & sound), NONFINITE),
-            (checking, ops.where(met, ops.where(fits, CONVERGED, unfit), STAGNATED)),
-            (leaves, ops.where(endless, NEGATIVE_CURVATURE, BOUNDARY)),
-            (verify, RUNNING),
-            (inside & met, COMPLETED),
-            (inside & ops.logical_not(rz > 0), INDEFINITE_PRECONDITIONER),
+            (running & ops.logical_not(known & sound), Code.NONFINITE),
+            (checking, ops.where(met, ops.where(fits, Code.CONVERGED, unfit), Code.STAGNATED)),
+            (leaves, ops.where(endless, Code.NEGATIVE_CURVATURE, Code.BOUNDARY)),
+            (verify, Code.RUNNING),
+            (inside & met, Code.COMPLETED),
+            (inside & ops.logical_not(rz > 0), Code.INDEFINITE_PRECONDITIONER),
             (moving & end, at_limit(self)),
         )
 

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, Protocol
 from ..arguments import whole
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import COMPLETED, CONVERGED, LEVELLED_OFF, RUNNING
+from ..run.status import Code
 from .options import check_tolerances
 
 __all__ = ["AnyOf", "FixedSteps", "MaxResidual", "Progress", "RelativeProgress", "RelativeResidual", "StopRule"]
@@ -90,7 +90,7 @@ class RelativeResidual:
         return ops.maximum(wanted, ops.eps(start.residual) ** 2 * start.norm)
 
     def look(self, ops: Backend, memory: Any, now: Progress) -> tuple[Scalar, Any]:
-        return ops.where(now.norm <= memory, CONVERGED, RUNNING), memory
+        return ops.where(now.norm <= memory, Code.CONVERGED, Code.RUNNING), memory
 
 
 @record
@@ -113,7 +113,7 @@ class MaxResidual:
         return ops.divide(self.atol, start.scale)
 
     def look(self, ops: Backend, memory: Any, now: Progress) -> tuple[Scalar, Any]:
-        return ops.where(ops.max_abs(now.residual) <= memory, CONVERGED, RUNNING), memory
+        return ops.where(ops.max_abs(now.residual) <= memory, Code.CONVERGED, Code.RUNNING), memory
 
 
 @record
@@ -157,7 +157,7 @@ class RelativeProgress:
         memory = ops.write(memory, now.step % size, now.model)
         before = ops.lookup(memory, ops.maximum(now.step - k, 0) % size)
         flat = (now.step > k) & (now.model < 0) & (before - now.model < -k * self.eps * now.model)
-        return ops.where(flat, LEVELLED_OFF, RUNNING), memory
+        return ops.where(flat, Code.LEVELLED_OFF, Code.RUNNING), memory
 
 
 @record
@@ -183,11 +183,11 @@ class AnyOf:
         return tuple(rule.begin(ops, start, limit) for rule in self.rules)
 
     def look(self, ops: Backend, memory: Any, now: Progress) -> tuple[Scalar, Any]:
-        code: Scalar = ops.scalar(RUNNING, now.residual)
+        code: Scalar = ops.scalar(Code.RUNNING, now.residual)
         kept = []
         for rule, own in zip(self.rules, memory, strict=True):
             found, own = rule.look(ops, own, now)
-            code = ops.where(code == RUNNING, found, code)
+            code = ops.where(code == Code.RUNNING, found, code)
             kept.append(own)
         return code, tuple(kept)
 
@@ -200,7 +200,7 @@ class FixedSteps:
         return ops.eps(start.residual) * start.norm
 
     def look(self, ops: Backend, memory: Any, now: Progress) -> tuple[Scalar, Any]:
-        return ops.where(now.norm <= memory, COMPLETED, RUNNING), memory
+        return ops.where(now.norm <= memory, Code.COMPLETED, Code.RUNNING), memory
 
 
 def require_rule(given: Any, method: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import linop_gn as lg
-from linop_gn.run.status import CONVERGED, MAX_STEPS, NONFINITE, NONFINITE_INPUT, RUNNING, verdict
+from linop_gn.run.status import Code, verdict
 
 conformance = pytest.importorskip("linop_gn.testing.conformance")
 FAULTS = {}
@@ -36,8 +36,8 @@ class Sound(lg.Method):
         s = self.begins(ops, problem, problem.at(problem.start))
         sound = self.sound(ops, s.value, s.gradient)
         zero = ops.scalar(0, s.x)
-        claims = (ops.logical_not(sound), NONFINITE_INPUT), (problem.max_steps == 0, MAX_STEPS)
-        return s._replace(status=verdict(ops, zero + RUNNING, *claims), steps=zero)
+        claims = (ops.logical_not(sound), Code.NONFINITE_INPUT), (problem.max_steps == 0, Code.MAX_STEPS)
+        return s._replace(status=verdict(ops, zero + Code.RUNNING, *claims), steps=zero)
 
     def sound(self, ops, value, gradient):
         return ops.isfinite(value) & ops.isfinite(ops.dot(gradient, gradient))
@@ -47,11 +47,11 @@ class Sound(lg.Method):
         return ops.axpy(1.0, s.x, ops.copy(velocity)), velocity
 
     def running(self, s):
-        return s.status == RUNNING
+        return s.status == Code.RUNNING
 
     def ended(self, ops, problem, s, steps, sound):
-        running = s.status == RUNNING
-        claims = (ops.logical_not(sound), NONFINITE), (steps >= problem.max_steps, MAX_STEPS)
+        running = s.status == Code.RUNNING
+        claims = (ops.logical_not(sound), Code.NONFINITE), (steps >= problem.max_steps, Code.MAX_STEPS)
         return verdict(ops, s.status, *((running & condition, code) for condition, code in claims))
 
     def step(self, ops, problem, s):
@@ -119,7 +119,7 @@ class TakesStepsBack(Sound):
     def step(self, ops, problem, s):
         back = s.extra == 2
         made = super().step(ops, problem, s)
-        status = RUNNING if back and s.status == RUNNING else made.status
+        status = Code.RUNNING if back and s.status == Code.RUNNING else made.status
         return made._replace(extra=s.extra + 1, steps=made.steps - 2 * back, status=status)
 
 
@@ -162,7 +162,7 @@ class GoesUp(Sound):
 class CallsTheSecondStepASuccess(Sound):
     def ended(self, ops, problem, s, steps, sound):
         ended = super().ended(ops, problem, s, steps, sound)
-        return ops.where((s.status == RUNNING) & (steps == 9), CONVERGED, ended)
+        return ops.where((s.status == Code.RUNNING) & (steps == 9), Code.CONVERGED, ended)
 
 
 @fault("the_start_is_not_written_to")
@@ -215,13 +215,13 @@ class ForgetsToCopy(Sound):
 class MovesAfterTheEnd(Sound):
     def step(self, ops, problem, s):
         made = super().step(ops, problem, s)
-        return made._replace(x=ops.axpy(1e-3, made.gradient, made.x)) if s.status == MAX_STEPS else made
+        return made._replace(x=ops.axpy(1e-3, made.gradient, made.x)) if s.status == Code.MAX_STEPS else made
 
 
 @fault("steps_are_total")
 class ForgetsThatItWasStopped(Sound):
     def ended(self, ops, problem, s, steps, sound):
-        return ops.where(steps >= problem.max_steps, MAX_STEPS, RUNNING)
+        return ops.where(steps >= problem.max_steps, Code.MAX_STEPS, Code.RUNNING)
 
 
 @fault("resumes")
@@ -254,7 +254,7 @@ class SharesItsMomentum(Sound):
 @fault("watched")
 class AnswersOtherwiseWhenStopped(Sound):
     def answer(self, ops, problem, state):
-        return state.x if state.status in (RUNNING, MAX_STEPS, NONFINITE_INPUT) else 0.5 * state.x
+        return state.x if state.status in (Code.RUNNING, Code.MAX_STEPS, Code.NONFINITE_INPUT) else 0.5 * state.x
 
 
 @fault("a_trial_without_a_value_is_refused")
@@ -273,8 +273,8 @@ class LooksAtTheValueAlone(Sound):
 class DoesNotLookAtTheStart(Sound):
     def init(self, ops, problem):
         s = super().init(ops, problem)
-        wrong = s.status == NONFINITE_INPUT
-        return s._replace(status=CONVERGED if wrong else s.status)
+        wrong = s.status == Code.NONFINITE_INPUT
+        return s._replace(status=Code.CONVERGED if wrong else s.status)
 
 
 @fault("streamed_data")

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from ...protocols import Carry
-from ...run.status import RUNNING, STOPPED
+from ...run.status import Code
 from .base import EPS, Draws, Kit, NDArray, agree, claim, drawn
 from .methods import Expected, Richardson, System, by_numpy
 
@@ -153,12 +153,12 @@ class Loops(Kit):
         before, after = data.draw(st.integers(0, 4)), data.draw(st.integers(1, 6))
         carry = ops.advance(at.method, at.problem, ops.begin(at.method, at.problem, CAPACITY), before)
         status, at_stop = carry.state.status, at.expected(before)
-        stopped = ops.where(status == RUNNING, STOPPED, status)
+        stopped = ops.where(status == Code.RUNNING, Code.STOPPED, status)
         carry = ops.advance(at.method, at.problem, Carry(carry.state._replace(status=stopped), carry.rows), 3)
-        held = np.where(at_stop.status == RUNNING, STOPPED, at_stop.status)
+        held = np.where(at_stop.status == Code.RUNNING, Code.STOPPED, at_stop.status)
         self.state_is(carry.state, at_stop._replace(status=held), "stopped, and then advanced,")
         status = carry.state.status
-        again = ops.where(status == STOPPED, RUNNING, status)
+        again = ops.where(status == Code.STOPPED, Code.RUNNING, status)
         carry = ops.advance(at.method, at.problem, Carry(carry.state._replace(status=again), carry.rows), after)
         self.state_is(carry.state, at.expected(before + after), "gone on after a stop")
         self.rows_are(carry, at.expected(before + after), "gone on after a stop")

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 )
 
 from ...protocols import Carry
-from ...run.status import RUNNING, STOPPED
+from ...run.status import Code
 from .base import QUIET, agree
 from .loops import CAPACITY, Loops, case
 
@@ -62,14 +62,14 @@ class Driver(RuleBasedStateMachine):
     @rule()
     def stop(self) -> None:
         """Set the status of whatever runs, as a watcher does."""
-        self._with_status(RUNNING, STOPPED)
+        self._with_status(Code.RUNNING, Code.STOPPED)
         self.stopped = True
 
     @precondition(lambda self: self.stopped)
     @rule()
     def re_enter(self) -> None:
         """Let what was stopped go on."""
-        self._with_status(STOPPED, RUNNING)
+        self._with_status(Code.STOPPED, Code.RUNNING)
         self.stopped = False
 
     @invariant()
@@ -77,7 +77,7 @@ class Driver(RuleBasedStateMachine):
         """The state is the expected one, and what was read before has not changed."""
         expected = self.at.expected(self.ticks)
         if self.stopped:
-            held = np.where(expected.status == RUNNING, STOPPED, expected.status)
+            held = np.where(expected.status == Code.RUNNING, Code.STOPPED, expected.status)
             expected = expected._replace(status=held)
         self.kit.state_is(self.carry.state, expected, f"after {self.ticks} ticks")
         self.kit.rows_are(self.carry, expected, f"after {self.ticks} ticks")

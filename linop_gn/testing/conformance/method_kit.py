@@ -18,7 +18,7 @@ from ...methods import Method, MinimizeProblem
 from ...minimize import minimize
 from ...protocols import Array, Backend, Carry, Vector
 from ...records import data_fields, record, replace, static_fields
-from ...run.status import RUNNING, STOPPED, Status
+from ...run.status import Code, Status
 from ..poison import poisoned
 from .base import EPS, Kit, NDArray, agree, claim
 from .kit import outcome
@@ -122,8 +122,8 @@ class MethodConformance(Kit):
             problem = self.problem(limit)
             carry = self.ops.advance(self.method, problem, self.begin(problem), 4 * limit + 4)
             steps, status = int(self.number(carry.state.steps)), int(self.number(carry.state.status))
-            type(self)._endless = status == RUNNING
-            claim(status != RUNNING, f"max_steps={limit}: still running after {4 * limit + 4} calls of step")
+            type(self)._endless = status == Code.RUNNING
+            claim(status != Code.RUNNING, f"max_steps={limit}: still running after {4 * limit + 4} calls of step")
             claim(steps <= limit, f"max_steps={limit}: {steps} steps")
             fit = self.fit(*self.bowl()[:2], max_steps=limit)
             rows, steps = len(fit.history["value"]), int(self.number(fit.steps))
@@ -215,7 +215,7 @@ class MethodConformance(Kit):
         problem = self.problem()
         ended = self.ops.advance(self.method, problem, self.begin(problem), 40).state
         early = self.ops.advance(self.method, problem, self.begin(problem), 1).state
-        stopped = early._replace(status=self.ops.where(early.status == RUNNING, STOPPED, early.status))
+        stopped = early._replace(status=self.ops.where(early.status == Code.RUNNING, Code.STOPPED, early.status))
         for state, what in ((ended, "after the end"), (stopped, "after a stop")):
             before = self.seen(state, problem)
             for _ in range(2):

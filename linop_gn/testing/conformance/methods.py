@@ -8,7 +8,7 @@ import numpy as np
 
 from ...protocols import Array, Backend, Scalar, Vector
 from ...records import record, static
-from ...run.status import COMPLETED, RUNNING
+from ...run.status import Code
 
 __all__ = ["Expected", "Richardson", "RichardsonRow", "RichardsonState", "System", "by_numpy"]
 
@@ -59,17 +59,17 @@ class Richardson:
     def init(self, ops: Backend, problem: System) -> RichardsonState:
         b = problem.rhs
         whole = ops.scalar(0, b)
-        return RichardsonState(ops.zeros_like(b), ops.sqrt(ops.dot(b, b)), whole + RUNNING, whole, whole)
+        return RichardsonState(ops.zeros_like(b), ops.sqrt(ops.dot(b, b)), whole + Code.RUNNING, whole, whole)
 
     def step(self, ops: Backend, problem: System, s: RichardsonState) -> RichardsonState:
-        running = s.status == RUNNING
+        running = s.status == Code.RUNNING
         r = ops.subtract(problem.rhs, problem.matrix @ s.x)
         norm = ops.where(running, ops.sqrt(ops.dot(r, r)), s.norm)
         x = ops.axpy(ops.where(running, self.weight, 0.0), r, s.x)
         ticks = s.ticks + ops.where(running, 1, 0)
         counts = running & ((ticks % 2 == 0) | (not self.slow))
         steps = s.steps + ops.where(counts, 1, 0)
-        ended = ops.where(running & (steps >= self.limit), COMPLETED, s.status)
+        ended = ops.where(running & (steps >= self.limit), Code.COMPLETED, s.status)
         return RichardsonState(x, norm, ended, steps, ticks)
 
     def observe(self, state: RichardsonState) -> RichardsonRow:
@@ -109,5 +109,5 @@ def by_numpy(matrix: NDArray, rhs: NDArray, weight: float, limit: Any, slow: boo
         steps = steps + (running & ((taken % 2 == 0) | (not slow)))
         del rows[int(np.max(steps)) :]
         rows.append(np.stack([norm, taken, seven]))
-    done = np.where(steps >= limits, COMPLETED, RUNNING)
+    done = np.where(steps >= limits, Code.COMPLETED, Code.RUNNING)
     return Expected(x, norm, done, steps, np.array(rows))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ...operators import Dense, FunctionOperator, LinearOperator
 from ...protocols import Backend, Vector
 from ...records import data_fields, replace, static_fields
-from ...run.status import RUNNING, Status
+from ...run.status import Code, Status
 from ...solve import solve
 from ...solvers.base import Solver, require_solver
 from ...solvers.problem import LinearProblem
@@ -364,7 +364,10 @@ class SolverConformance(Kit):
                     problem = replace(problem, x0=self.array(np.ones(A.shape[1]), self.wide))
                 first = self._run(solver, problem)
                 before = self.seen(solver, problem, self._run(solver, problem).state)
-                claim(not np.any(before["status"] == RUNNING), f"{what}: the run ended with status {before['status']}")
+                claim(
+                    not np.any(before["status"] == Code.RUNNING),
+                    f"{what}: the run ended with status {before['status']}",
+                )
                 state = first.state
                 for _ in range(3):
                     state = self.ops.call(_step, solver, problem, state)
@@ -380,7 +383,7 @@ class SolverConformance(Kit):
         solver, problem = self.state(A, b)
         with np.errstate(all="ignore"):
             state = solver.init(self.ops, problem)
-            while np.any(self.number(state.status) == RUNNING):
+            while np.any(self.number(state.status) == Code.RUNNING):
                 state = solver.step(self.ops, problem, state)
         one = self.seen(solver, problem, state)
         solver, problem = self.state(A, b)

@@ -14,7 +14,7 @@ from ...methods import LevenbergMarquardt
 from ...minimize import minimize
 from ...operators import Dense, FunctionOperator, LinearOperator
 from ...protocols import Vector
-from ...run.status import RUNNING, Status
+from ...run.status import Code, Status
 from ...solve import solve
 from ...solvers import CG, LinearProblem
 from ...spaces import Space
@@ -145,7 +145,7 @@ class Solvers(Kit):
         problem, method = LinearProblem(self._operator(positive(2)), self.array(b, self.wide)), CG(rtol=rtol)
         state = self.ops.run(method, problem, 40).state
         kept = self.ops.read(state)
-        claim(not np.any(np.equal(kept.status, RUNNING)), f"the run ended with status {kept.status}")
+        claim(not np.any(np.equal(kept.status, Code.RUNNING)), f"the run ended with status {kept.status}")
         names = ("x", "status", "steps", "products", "norm", "model", "scale")
         ended = {name: np.array(getattr(kept, name)) for name in names}
 
