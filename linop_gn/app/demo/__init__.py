@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .participants import find
 from .problem import MissingDataError, Problem, load, one_thread
 from .report import write
-from .study import Outcome, study
+from .study import Outcome, pieces, study
 
 __all__ = ["command", "run"]
 
@@ -49,16 +50,18 @@ def run(
     problem = load(quick)
     participants, missing = find(names)
     console.print(problem.described, markup=False)
-    outcomes = {}
-    for name, participant in participants.items():
-        begin = time.perf_counter()
-        with one_thread(), console.status(name) as status:
-            outcomes[name] = study(
-                participant,
-                problem,
-                QUICK_BUDGET if quick else BUDGET,
-                quick,
-                tell=lambda sentence, who=name, to=status: to.update(f"{who}: {sentence}"),  # type: ignore[misc]
-            )
-        console.print(f"{name} {participant.backend.version()}: {time.perf_counter() - begin:.0f} s", markup=False)
+    budget, outcomes = QUICK_BUDGET if quick else BUDGET, {}
+    who, what = TextColumn("{task.fields[who]}"), TextColumn("{task.description}", markup=False)
+    columns = who, BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), what
+    with one_thread(), Progress(*columns, console=console) as progress:
+        for name, participant in participants.items():
+            total, seen = pieces(participant, problem, budget, quick), set[str]()
+            task = progress.add_task("", total=total, who=f"{name} {participant.backend.version()}")
+
+            def tell(sentence: str, task: Any = task, seen: set[str] = seen) -> None:
+                seen.add(sentence.partition(":")[0])
+                progress.update(task, completed=len(seen) - 1, description=sentence)
+
+            outcomes[name] = study(participant, problem, budget, quick, tell)
+            progress.update(task, completed=total, description="done")
     return problem, outcomes, missing

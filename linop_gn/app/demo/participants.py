@@ -81,4 +81,4 @@ def precision(participant: Participant) -> AbstractContextManager[Any]:
 
 
 Tell = Callable[[str], None]
-"""Called with a sentence about what is being done now."""
+"""Called with a sentence about what is being done now; its words before a colon name the piece of work."""

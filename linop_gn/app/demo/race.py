@@ -57,7 +57,7 @@ class _Clock:
 
     def __call__(self, look: Look) -> bool:
         self.seconds.append(time.perf_counter() - self.start)
-        self.tell(f"Levenberg-Marquardt, step {look.step}, loss {float(look.rows['value'][-1]):.2e}")
+        self.tell(f"Levenberg-Marquardt: step {look.step}, loss {float(look.rows['value'][-1]):.2e}")
         return float(passes_of(look.step, look.rows["products"][-1])) >= self.budget
 
 
@@ -74,7 +74,7 @@ def levenberg_marquardt(participant: Participant, problem: Problem, budget: int,
     """Levenberg-Marquardt with the Gauss-Newton operator and CG, after a warm-up of one step."""
     objective = participant.objective(problem.train, problem.start)
     params = participant.params(problem.start)
-    tell("Levenberg-Marquardt, warming up")
+    tell("Levenberg-Marquardt: warming up")
     begin = time.perf_counter()
     minimize(objective, params, METHOD, max_steps=MOST_STEPS, watch=[lambda look: look.step >= 1])
     warm_up = time.perf_counter() - begin

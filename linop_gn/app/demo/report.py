@@ -21,9 +21,10 @@ from ...validation import Report
 from .plot import draw
 from .problem import Problem
 from .race import Entry
+from .runs import Run
 from .study import Outcome
 
-__all__ = ["agreement", "drifts", "settings", "training", "validation", "write"]
+__all__ = ["agreement", "drifts", "findings", "overtakes", "settings", "training", "validation", "write"]
 
 MARKS = (1e-1, 1e-3, 1e-5)
 WIDE = 125
@@ -37,7 +38,9 @@ def write(
 ) -> tuple[Path, Path]:
     """Print the tables, and write the plot and the report into ``folder``."""
     page = Console(record=True, width=180, file=io.StringIO(), highlight=False)
-    page.print(f"[bold]{TITLE}[/bold]\n\n{problem.described}")
+    page.print(f"[bold]{TITLE}[/bold]")
+    for paragraph in [problem.described, *findings(outcomes)]:
+        page.print("", paragraph, sep="\n", markup=False)
     for to in (console, page):
         shown = [validation(outcomes, problem), training(outcomes, budget, to.width >= WIDE), agreement(outcomes)]
         for table in filter(None, [*shown, settings(outcomes) if to is page else None]):
@@ -51,6 +54,54 @@ def write(
     plot = f'<img width="1100" alt="Training loss by steps, passes and seconds" src="data:image/png;base64,{image}">'
     report.write_text(html.replace("</body>", f"{plot}</body>"), encoding="utf-8")
     return picture, report
+
+
+def findings(outcomes: Mapping[str, Outcome]) -> list[str]:
+    """What came out, in sentences with the numbers of this very run: the paragraphs that the report opens with."""
+    reports = [report for outcome in outcomes.values() for report in outcome.reports.values()]
+    dense = {
+        name: max(check.error or 0.0 for report in o.reports.values() for check in report if check.name == "dense")
+        for name, o in outcomes.items()
+    }
+    (_, first), *others = outcomes.items()
+    products = [
+        (o.sample[k], v) for _, o in others for k, v in first.sample.items() if "product" in k and k in o.sample
+    ]
+    apart = [_difference(theirs, ours) for theirs, ours in products]
+    said = [
+        f"{sum(report.passed for report in reports)} of {len(reports)} operators passed every check. Largest relative "
+        f"error against a dense matrix: {', '.join(f'{name} {_number(error)}' for name, error in dense.items())}."
+        + (f" The backends' products agree to {_number(max(apart))}." if apart else "")
+    ]
+    compared = next(((name, o.entries) for name, o in outcomes.items() if len(o.entries) > 1), None)
+    if compared is None:
+        return said
+    name, (ours, *tuned) = compared
+    best = min((entry.best for entry in tuned), key=lambda run: run.final)
+    passes, right = overtakes(ours.best, best), [100 * entry.test_accuracy for entry in (ours, *tuned)]
+    reached = [f"{entry.best.method} {_number(entry.best.final)}" for entry in (ours, *tuned)]
+    when = f"has the lower loss from {passes:.0f} passes on" if passes is not None else "never has the lower loss"
+    return [
+        *said,
+        f"Training loss reached on {name} within the same number of passes: {', '.join(reached)}. {ours.best.method} "
+        f"{when}, against {best.method}, the better of the tuned first-order methods. Test digits classified right: "
+        f"{', '.join(f'{share:.1f} %' for share in right)}, {max(right) - min(right):.1f} points apart; "
+        "a lower training loss is not a better classifier.",
+    ]
+
+
+def overtakes(run: Run, other: Run) -> float | None:
+    """The passes from which on ``run`` has the lower loss, to its end or the other's; None if it doesn't.
+
+    >>> slow = Run("A", "", [1.0, 0.9, 0.1, 0.01], [0, 1, 2, 3], [], 3, None)
+    >>> quick = Run("B", "", [1.0, 0.2, 0.15, 0.12], [0, 1, 2, 3], [], 3, None)
+    >>> overtakes(slow, quick), overtakes(quick, slow)
+    (2.0, None)
+    """
+    theirs = np.interp(run.passes, other.passes, np.log(np.maximum(other.losses, 1e-300)))
+    behind = np.flatnonzero(~(np.log(np.maximum(run.losses, 1e-300)) < theirs)) + 1
+    after = int(behind[-1]) if len(behind) else 0
+    return float(run.passes[after]) if after < len(run.passes) else None
 
 
 def _made_with(outcomes: Mapping[str, Outcome]) -> list[str]:

@@ -13,9 +13,9 @@ import linop_gn as lg
 from ...validation import Report
 from .participants import Participant, Tell, precision
 from .problem import Problem, Weights
-from .race import Entry, first_order, levenberg_marquardt
+from .race import Entry, first_order, levenberg_marquardt, plans
 
-__all__ = ["Outcome", "study"]
+__all__ = ["Outcome", "pieces", "study"]
 
 NDArray = np.ndarray[Any, Any]
 
@@ -38,14 +38,23 @@ class Outcome:
         return all(self.reports.values())
 
 
+def _kinds(participant: Participant) -> dict[str, Any]:
+    """The operators by name; products that a model supplies are first-order, so that there is no Hessian."""
+    kinds: dict[str, Any] = {"GGN": lg.GGN, "block GGN": lg.BlockGGN}
+    return kinds if participant.backend.calculus is None else {"Hessian": lg.Hessian, **kinds}
+
+
+def pieces(participant: Participant, problem: Problem, budget: int, quick: bool) -> int:
+    """How many pieces of work :func:`study` tells of."""
+    tuned = sum(len(list(plans(name, problem, budget, quick))) for name in participant.optimizers)
+    return len(_kinds(participant)) + 2 + tuned
+
+
 def study(participant: Participant, problem: Problem, budget: int, quick: bool, tell: Tell) -> Outcome:
     """Validate and train; ``tell`` is called with a sentence at the start of each piece of work."""
     with precision(participant):
         objective, params = participant.objective(problem.check, problem.start), participant.params(problem.start)
-        kinds: dict[str, Any] = {"Hessian": lg.Hessian, "GGN": lg.GGN, "block GGN": lg.BlockGGN}
-        if participant.backend.calculus is None:  # products that a model supplies are first-order
-            del kinds["Hessian"]
-        operators: dict[str, lg.LinearOperator] = {name: kind(objective, params) for name, kind in kinds.items()}
+        operators = {name: kind(objective, params) for name, kind in _kinds(participant).items()}
         reports = {}
         for name, operator in operators.items():
             tell(f"validating the {name} operator")

@@ -7,12 +7,14 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
+import linop_gn as lg
 from linop_gn.app.cli import main
 from linop_gn.app.demo import problem as problems
 from linop_gn.app.demo.participants import find, precision
-from linop_gn.app.demo.race import first_order, levenberg_marquardt, passes_of, plans
+from linop_gn.app.demo.race import Entry, first_order, levenberg_marquardt, passes_of, plans
+from linop_gn.app.demo.report import findings
 from linop_gn.app.demo.runs import Plan, Run, orders
-from linop_gn.app.demo.study import study
+from linop_gn.app.demo.study import Outcome, pieces, study
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
@@ -41,7 +43,7 @@ def test_quick_demo_prints_tables_and_writes_a_report_that_needs_no_other_file(t
     backends = [part for name in names for part in ("--backend", name)]
     assert main(["demo", "--quick", "--out", str(tmp_path / "out"), *backends]) == 0
     printed = capsys.readouterr().out
-    for words in ("Validation", "Training", "LM-GN-CG", "Done in"):
+    for words in ("Validation", "Training", "LM-GN-CG", "Done in", "done"):
         assert words in printed
     assert ("Agreement between backends" in printed) == (len(names) > 1)
     assert (tmp_path / "out" / "training.png").read_bytes().startswith(b"\x89PNG")
@@ -50,6 +52,9 @@ def test_quick_demo_prints_tables_and_writes_a_report_that_needs_no_other_file(t
     assert set(re.findall(r'(?:src|srcset|href)="(\w+:\w+/\w+)', html)) == {"data:image/png"}
     assert all(name in html for name in names)
     assert "FAILED" not in html
+    assert f"{2 if names == ['numpy'] else 5} of" in html
+    for words in ["operators passed every check", *["Training loss reached on torch"] * (len(names) > 1)]:
+        assert words in html
 
 
 def test_a_missing_library_is_said_with_the_command_that_brings_it(monkeypatch, capsys):
@@ -134,12 +139,31 @@ def test_levenberg_marquardt_decreases_the_loss_and_stays_within_the_budget(part
 def test_each_piece_of_work_is_told(participant, problem):
     told = []
     study(participant, problem, 20, True, told.append)
-    assert {sentence.partition(",")[0] for sentence in told} == {
+    assert {sentence.partition(":")[0] for sentence in told} == {
         "validating the GGN operator",
         "validating the block GGN operator",
         "products for comparison",
         "Levenberg-Marquardt",
     }
+
+
+@pytest.mark.parametrize("participant", ["numpy", *(["torch"] if "torch" in NAMES else [])], indirect=True)
+def test_the_bar_ends_with_the_pieces_that_are_told(participant, problem):
+    told = []
+    study(participant, problem, 3, True, told.append)
+    assert len({sentence.partition(":")[0] for sentence in told}) == pieces(participant, problem, 3, True)
+
+
+@pytest.mark.parametrize(("ours", "when"), [([1, 0.9, 0.1], "from 2 passes on"), ([1, 0.9, 0.4], "never has")])
+def test_the_findings_say_who_reached_what_and_from_when_on(ours, when):
+    """No method is praised that did not win, and no better loss passes for a better classifier."""
+    lm = Entry(Run("LM-GN-CG", "", ours, [0, 1, 2], [], 2, None), 1.0, 0.91)
+    sgd = Entry(Run("SGD", "", [1, 0.5, 0.2], [0, 1, 2], [], 2, None), 1.0, 0.94)
+    validated, trained = findings({"torch": Outcome([], {"GGN": lg.validate(lg.Dense(np.eye(2)))}, {}, [lm, sgd])})
+    assert validated.startswith("1 of 1 operators passed every check.")
+    assert f"LM-GN-CG {ours[-1]:g}, SGD 0.2" in trained
+    assert when in trained
+    assert "91.0 %, 94.0 %, 3.0 points apart" in trained
 
 
 def test_the_reports_numbers_are_those_of_the_run(tmp_path, capsys):
