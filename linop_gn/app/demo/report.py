@@ -80,7 +80,7 @@ def findings(outcomes: Mapping[str, Outcome]) -> list[str]:
     best = min((entry.best for entry in tuned), key=lambda run: run.final)
     passes, right = overtakes(ours.best, best), [100 * entry.test_accuracy for entry in (ours, *tuned)]
     reached = [f"{entry.best.method} {_number(entry.best.final)}" for entry in (ours, *tuned)]
-    when = f"has the lower loss from {passes:.0f} passes on" if passes is not None else "never has the lower loss"
+    when = f"has the lower loss from {passes:.0f} passes on" if passes is not None else "ends with the higher loss"
     return [
         *said,
         f"Training loss reached on {name} within the same number of passes: {', '.join(reached)}. {ours.best.method} "
