@@ -11,7 +11,7 @@
     doctor    which backends there are
     docs      the site from docs/, into site/
 
-Arguments after `--` go to the program that the session runs: `nox -s tests -- tests/test_cli.py -k doctor`.
+Arguments after `--` go to the program that the session runs: `nox -s tests -- tests/app/test_cli.py -k doctor`.
 
 Environments are plain venvs filled by pip from requirements/constraints.txt. The frameworks are large, so that
 `demo`, `tests`, `wheel` and `doctor` share one environment, .nox/cpu, that is filled again only when the

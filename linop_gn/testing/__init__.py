@@ -1,7 +1,7 @@
 """What tests of the toolkit, of a backend or of an operator of your own are made of.
 
 ======================== =====================================================
-:mod:`.conformance`      the laws of a backend, as one class
+:mod:`.conformance`      the laws of backends, solvers and methods
 :mod:`.oracles`          dense float64 NumPy answers
 :mod:`.strategies`       Hypothesis strategies for any backend
 :mod:`.poison`           arrays that spoil what has been consumed
