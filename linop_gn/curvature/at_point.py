@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..operators.base import LinearOperator
-from ..operators.sections import Section, of_leaves
+from ..operators.partition import Partition, of_leaves
 from ..protocols import Scalar, Tree, Vector
 from ..records import fill, record, static
 from ..spaces import Space
@@ -52,7 +52,7 @@ class Products(LinearOperator):
     codomain: Space = static(default=None)
     symmetric: bool = static(default=True)
     psd: bool = static(default=False)
-    sections: tuple[Section, ...] | None = static(default=None)
+    partition: Partition | None = static(default=None)
     adjoint: Callable[..., Vector] | None = static(default=None)
 
     def matvec(self, v: Vector) -> Vector:
@@ -93,7 +93,7 @@ class AtPoint(LinearOperator):
 
     def _products(self) -> Products:
         made = self.point.linearized()
-        known = self.domain, self.codomain, self.symmetric, self.psd, self.sections
+        known = self.domain, self.codomain, self.symmetric, self.psd, self.partition
         return Products(made.pieces, made.scale, self.product, *known)
 
     def matvec(self, v: Vector) -> Vector:
@@ -184,7 +184,7 @@ class BlockGGN(AtPoint):
         return EachBlock(tuple(block.leaves for block in self.blocks))
 
     @property
-    def sections(self) -> tuple[Section, ...]:
+    def partition(self) -> Partition:
         return of_leaves(self.domain, tuple((block.name, block.leaves) for block in self.blocks))
 
     def diagonal_blocks(self) -> dict[str, LinearOperator]:

@@ -15,7 +15,7 @@ from ..protocols import Scalar, Vector
 from ..records import record, static
 from ..spaces import Space
 from .base import LinearOperator
-from .sections import Section
+from .partition import Partition
 
 __all__ = ["Adjoint", "Modified", "Product", "Scaled", "Sum"]
 
@@ -52,8 +52,8 @@ class Sum(LinearOperator):
     matmat, rmatmat = matvec, rmatvec
 
     @property
-    def sections(self) -> tuple[Section, ...] | None:
-        return self.left.sections if self.left.sections == self.right.sections else None
+    def partition(self) -> Partition | None:
+        return self.left.partition if self.left.partition == self.right.partition else None
 
     def diagonal(self) -> Vector | None:
         left = self.left.diagonal()
@@ -63,7 +63,7 @@ class Sum(LinearOperator):
 
 @record
 class Modified(LinearOperator):
-    """An operator with the spaces, the symmetry and the sections of the one that it is made of."""
+    """An operator with the spaces, the symmetry and the partition of the one that it is made of."""
 
     operator: LinearOperator
 
@@ -80,8 +80,8 @@ class Modified(LinearOperator):
         return self.operator.symmetric
 
     @property
-    def sections(self) -> tuple[Section, ...] | None:
-        return self.operator.sections
+    def partition(self) -> Partition | None:
+        return self.operator.partition
 
 
 @record

@@ -24,7 +24,7 @@ import numpy as np
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import data_fields, memo, record
 from ..spaces import Space
-from .sections import Section
+from .partition import Partition
 
 __all__ = ["LinearOperator", "run"]
 
@@ -98,8 +98,8 @@ class LinearOperator:
         return self.backend.over_columns(self.rmatvec, u)
 
     @property
-    def sections(self) -> tuple[Section, ...] | None:
-        """Groups of entries that the operator never mixes, in the order of their first entries; None: none known."""
+    def partition(self) -> Partition | None:
+        """Blocks of entries that the operator never mixes, in the order of their first entries; None: none known."""
         return None
 
     def diagonal(self) -> Vector | None:

@@ -14,7 +14,7 @@ from ..protocols import Vector
 from ..records import fill, record, static
 from ..spaces import Space
 from .base import LinearOperator
-from .sections import Section, consecutive, of_leaves
+from .partition import Partition, consecutive, of_leaves
 
 __all__ = ["BlockDiagonal"]
 
@@ -95,7 +95,7 @@ class BlockDiagonal(LinearOperator):
         return all(block.psd for block in self.blocks)
 
     @property
-    def sections(self) -> tuple[Section, ...] | None:
+    def partition(self) -> Partition | None:
         if self.leaves is not None:
             return of_leaves(self.domain, tuple((None, group) for group in self.leaves))
         square = all(block.domain.agrees(block.codomain) for block in self.blocks)

@@ -5,7 +5,7 @@ k blocks has k scalars, one for each block: inner products are sums over blocks,
 and ``a x + y`` takes each block times its own number. A method that is written
 with these operations solves each block on its own, without knowing it.
 
-Every operation is the backend's own on each run of entries (views, where it has
+Every operation is the backend's own on each range of entries (views, where it has
 them), so that blocks are added up as safely as whole vectors. In-place backends
 write into the vector; others join the parts.
 """
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..operators.sections import Section
+from ..operators.partition import Partition
 from ..protocols import Scalar, Vector
 
 __all__ = ["BlockArithmetic", "block_arithmetic"]
@@ -27,21 +27,22 @@ R = TypeVar("R")
 
 
 class BlockArithmetic:
-    """The view of ``ops`` in which a vector has one scalar for each of ``sections``; the rest is the backend's.
+    """The view of ``ops`` in which a vector has one scalar for each block; the rest is the backend's.
 
     >>> import numpy as np, linop_gn as lg
+    >>> from linop_gn.operators.partition import Block
     >>> x = np.array([1.0, 2.0, 3.0])
-    >>> ops = BlockArithmetic(lg.backend_of(x), (Section("a", ((0, 2),)), Section("b", ((2, 3),))))
+    >>> ops = BlockArithmetic(lg.backend_of(x), (Block("a", ((0, 2),)), Block("b", ((2, 3),))))
     >>> ops.dot(x, x), ops.scale(np.array([10.0, 0.0]), x)
     (array([5., 9.]), array([10., 20.,  0.]))
     """
 
-    def __init__(self, ops: Any, sections: tuple[Section, ...]) -> None:
+    def __init__(self, ops: Any, partition: Partition) -> None:
         self.ops = ops
-        self.size = sum(section.size for section in sections)
-        self.count = len(sections)
-        runs = sorted((start, stop, j) for j, section in enumerate(sections) for start, stop in section.runs)
-        self.runs = [(slice(start, stop), j) for start, stop, j in runs]
+        self.size = sum(block.size for block in partition)
+        self.count = len(partition)
+        ranges = sorted((start, stop, j) for j, block in enumerate(partition) for start, stop in block.ranges)
+        self.ranges = [(slice(start, stop), j) for start, stop, j in ranges]
         self.in_place = _writes_through_views(ops)
 
     def __getattr__(self, name: str) -> Any:
@@ -51,8 +52,8 @@ class BlockArithmetic:
 
     def _reduced(self, function: Callable[..., Scalar], join: Callable[..., Scalar], *vectors: Vector) -> Scalar:
         found: list[Any] = [None] * self.count
-        for run, j in self.runs:
-            value = function(*[x[run] for x in vectors])
+        for where, j in self.ranges:
+            value = function(*[x[where] for x in vectors])
             found[j] = value if found[j] is None else join(found[j], value)
         return self.ops.stack(found)
 
@@ -74,19 +75,19 @@ class BlockArithmetic:
     def scale(self, a: Scalar, x: Vector) -> Vector:
         if np.ndim(a) == 0:
             return self.ops.scale(a, x)
-        parts = [self.ops.scale(_at(a, j), x[run]) for run, j in self.runs]
+        parts = [self.ops.scale(_at(a, j), x[where]) for where, j in self.ranges]
         return x if self.in_place else self._joined(parts)
 
     def axpy(self, a: Scalar, x: Vector, y: Vector) -> Vector:
         if np.ndim(a) == 0:
             return self.ops.axpy(a, x, y)
-        parts = [self.ops.axpy(_at(a, j), x[run], y[run]) for run, j in self.runs]
+        parts = [self.ops.axpy(_at(a, j), x[where], y[where]) for where, j in self.ranges]
         return y if self.in_place else self._joined(parts)
 
     def axpby(self, a: Scalar, x: Vector, b: Scalar, y: Vector) -> Vector:
         if np.ndim(a) == np.ndim(b) == 0:
             return self.ops.axpby(a, x, b, y)
-        parts = [self.ops.axpby(_at(a, j), x[run], _at(b, j), y[run]) for run, j in self.runs]
+        parts = [self.ops.axpby(_at(a, j), x[where], _at(b, j), y[where]) for where, j in self.ranges]
         return y if self.in_place else self._joined(parts)
 
     def select(self, condition: Scalar, x: Vector, y: Vector) -> Vector:
@@ -94,7 +95,7 @@ class BlockArithmetic:
             return self.ops.select(condition, x, y)
         if isinstance(condition, np.ndarray) and condition.all() == condition.any():
             return x if condition.all() else y
-        return self._joined([self.ops.select(_at(condition, j), x[run], y[run]) for run, j in self.runs])
+        return self._joined([self.ops.select(_at(condition, j), x[where], y[where]) for where, j in self.ranges])
 
     def mask(self, condition: Scalar, x: Vector) -> Vector:
         return self.select(condition, x, self.ops.zeros_like(x)) if np.ndim(condition) else self.ops.mask(condition, x)
@@ -125,12 +126,12 @@ class BlockArithmetic:
     # shelves
 
     def shelf(self, capacity: int, like: Vector) -> Any:
-        return tuple(self.ops.shelf(capacity, like[run]) for run, _ in self.runs)
+        return tuple(self.ops.shelf(capacity, like[where]) for where, _ in self.ranges)
 
     def put(self, shelf: Any, index: Scalar, value: Vector, wanted: Scalar) -> Any:
         return tuple(
-            self.ops.put(part, _at(index, j), value[run], _at(wanted, j))
-            for part, (run, j) in zip(shelf, self.runs, strict=True)
+            self.ops.put(part, _at(index, j), value[where], _at(wanted, j))
+            for part, (where, j) in zip(shelf, self.ranges, strict=True)
         )
 
     def get(self, shelf: Any, index: int) -> Vector:
@@ -138,9 +139,9 @@ class BlockArithmetic:
 
 
 @lru_cache(maxsize=64)
-def block_arithmetic(ops: Any, sections: tuple[Section, ...]) -> BlockArithmetic:
-    """The one view of ``ops`` with these sections."""
-    return BlockArithmetic(ops, sections)
+def block_arithmetic(ops: Any, partition: Partition) -> BlockArithmetic:
+    """The one view of ``ops`` with a scalar for each block."""
+    return BlockArithmetic(ops, partition)
 
 
 @lru_cache(maxsize=64)

@@ -18,7 +18,7 @@ import numpy as np
 from ..operators.base import LinearOperator
 from ..operators.damped import Identity, undamped
 from ..operators.diagonal import Diagonal
-from ..operators.sections import Section
+from ..operators.partition import Block, Partition
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, replace
 from .base import Cost, Solver, require_solver
@@ -88,7 +88,7 @@ class Blockwise(Solver):
                 + (advice if isinstance(self.method, Direct) else "")
             )
         self.method.check(operator)
-        sections_of(operator)
+        partition_of(operator)
 
     def limit(self, problem: LinearProblem) -> int:
         """The number of steps that a block's run may take."""
@@ -106,26 +106,26 @@ class Blockwise(Solver):
 
     def names(self, problem: LinearProblem) -> tuple[str, ...]:
         """The blocks' names, in the order in which results are given."""
-        return tuple(section.name for section in sections_of(problem.operator))
+        return tuple(block.name for block in partition_of(problem.operator))
 
     def init(self, ops: Backend, problem: LinearProblem) -> Any:
-        sections = sections_of(problem.operator)
+        partition = partition_of(problem.operator)
         if len(problem.rhs.shape) != 1:
             raise ValueError(
                 f"Blockwise takes one right-hand side at a time, got {problem.rhs.shape[1]} columns; solve for each, "
                 f"or for all of them with {type(self.method).__name__} itself."
             )
         inner = problem.preconditioner
-        if inner is not None and not _keeps_apart(inner, sections):
+        if inner is not None and not _keeps_apart(inner, partition):
             raise ValueError(
                 f"the preconditioner {inner!r} is not known to keep the blocks "
-                f"{[section.name for section in sections]} apart. Use a Diagonal, or a BlockDiagonal with these blocks."
+                f"{[block.name for block in partition]} apart. Use a Diagonal, or a BlockDiagonal with these blocks."
             )
         return self.method.init(self.arithmetic(ops, problem), problem)
 
     def arithmetic(self, ops: Any, problem: LinearProblem) -> Any:
         """The backend's arithmetic with a scalar for each block."""
-        return block_arithmetic(ops, sections_of(problem.operator))
+        return block_arithmetic(ops, partition_of(problem.operator))
 
     def step(self, ops: Backend, problem: LinearProblem, state: Any) -> Any:
         return self.method.step(self.arithmetic(ops, problem), problem, state)
@@ -141,7 +141,7 @@ class Blockwise(Solver):
         return found
 
 
-def sections_of(operator: LinearOperator) -> tuple[Section, ...]:
+def partition_of(operator: LinearOperator) -> Partition:
     """The operator's blocks, damped or not.
 
     Raises
@@ -149,27 +149,27 @@ def sections_of(operator: LinearOperator) -> tuple[Section, ...]:
     ValueError
         If it knows of none.
     """
-    sections = operator.sections
-    if sections is None:
-        sections = undamped(operator)[0].sections
-    if sections is None:
+    partition = operator.partition
+    if partition is None:
+        partition = undamped(operator)[0].partition
+    if partition is None:
         raise ValueError(
             f"Blockwise needs an operator with blocks, and {operator!r} knows of none. Use lg.BlockGGN, "
             "lg.BlockDiagonal, or one of them damped; for other operators there is the method itself."
         )
-    return sections
+    return partition
 
 
-def _keeps_apart(operator: LinearOperator, sections: tuple[Section, ...]) -> bool:
-    """Whether the operator's own blocks lie inside the sections."""
+def _keeps_apart(operator: LinearOperator, partition: Partition) -> bool:
+    """Whether the operator's own blocks lie inside those of ``partition``."""
     operator = undamped(operator)[0]
     if isinstance(operator, (Diagonal, Identity)):
         return True
-    own = operator.sections
+    own = operator.partition
     if own is None:
         return False
-    return all(any(_within(part, section) for section in sections) for part in own)
+    return all(any(_within(part, block) for block in partition) for part in own)
 
 
-def _within(part: Section, whole: Section) -> bool:
-    return all(any(a <= start and stop <= b for a, b in whole.runs) for start, stop in part.runs)
+def _within(part: Block, whole: Block) -> bool:
+    return all(any(a <= start and stop <= b for a, b in whole.ranges) for start, stop in part.ranges)

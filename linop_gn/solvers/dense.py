@@ -20,77 +20,78 @@ from ..operators.algebra import Adjoint, Product, Scaled, Sum
 from ..operators.base import LinearOperator
 from ..operators.damped import Damped, Identity, undamped
 from ..operators.dense import Dense
-from ..operators.sections import Section
+from ..operators.partition import Block, Partition
 from ..protocols import Array, Backend, Vector
 
-__all__ = ["Matrices", "cut", "join", "largest_block", "matrices"]
+__all__ = ["Matrices", "blocks_of", "cut", "join", "largest_block", "matrices"]
 
 
 class Matrices(NamedTuple):
     """The diagonal blocks of an operator, or the one block that it is."""
 
     blocks: list[Array]
-    sections: tuple[Section, ...]
+    partition: Partition
     products: int
     """With the operator, or with those that it is made of."""
 
 
-def _sections(operator: LinearOperator) -> tuple[Section, ...]:
-    known = operator.sections
+def blocks_of(operator: LinearOperator) -> Partition:
+    """The operator's blocks, damped or not; all of it as one where it knows of none."""
+    known = operator.partition
     if known is None:
-        known = undamped(operator)[0].sections
-    return (Section("", ((0, operator.domain.size),)),) if known is None else known
+        known = undamped(operator)[0].partition
+    return (Block("", ((0, operator.domain.size),)),) if known is None else known
 
 
 def largest_block(operator: LinearOperator) -> int:
     """The number of rows of the largest matrix that :func:`matrices` makes."""
-    return max(section.size for section in _sections(operator))
+    return max(block.size for block in blocks_of(operator))
 
 
 def matrices(ops: Backend, operator: LinearOperator, like: Vector, double: bool) -> Matrices:
     """The blocks' matrices, in the dtype of ``like`` but at least float32, or in float64."""
-    sections = _sections(operator)
-    if double and len(sections) == 1:
+    partition = blocks_of(operator)
+    if double and len(partition) == 1:
         matrix, products = _in_double(ops, operator, like)
-        return Matrices([matrix], sections, products)
+        return Matrices([matrix], partition, products)
     width = largest_block(operator)
     unit = ops.identity(width, like)
-    runs = _runs(sections)
-    probe = unit if len(sections) == 1 else _concat(ops, [unit[first : first + b - a, :] for a, b, _, first in runs])
+    ranges = _ranges(partition)
+    probe = unit if len(partition) == 1 else _concat(ops, [unit[first : first + b - a, :] for a, b, _, first in ranges])
     columns = operator.apply(probe)
     dtype = "float64" if double else "float32"
     if double or ops.describe(columns)[1] in ("float16", "bfloat16"):
         columns = ops.cast(columns, dtype)
     blocks = [
-        _concat(ops, [columns[a:b, : section.size] for a, b in section.runs]) if len(sections) > 1 else columns
-        for section in sections
+        _concat(ops, [columns[a:b, : block.size] for a, b in block.ranges]) if len(partition) > 1 else columns
+        for block in partition
     ]
-    return Matrices(blocks, sections, width)
+    return Matrices(blocks, partition, width)
 
 
-def _runs(sections: tuple[Section, ...]) -> list[tuple[int, int, int, int]]:
-    """(start, stop, block, place in the block) of all runs of entries, in the order of the vector."""
-    runs = []
-    for number, section in enumerate(sections):
+def _ranges(partition: Partition) -> list[tuple[int, int, int, int]]:
+    """(start, stop, block, place in the block) of all ranges of entries, in the order of the vector."""
+    ranges = []
+    for number, block in enumerate(partition):
         first = 0
-        for start, stop in section.runs:
-            runs.append((start, stop, number, first))
+        for start, stop in block.ranges:
+            ranges.append((start, stop, number, first))
             first += stop - start
-    return sorted(runs)
+    return sorted(ranges)
 
 
-def cut(ops: Backend, v: Vector, sections: tuple[Section, ...]) -> list[Vector]:
+def cut(ops: Backend, v: Vector, partition: Partition) -> list[Vector]:
     """Each block's entries of ``v``."""
-    if len(sections) == 1:
+    if len(partition) == 1:
         return [v]
-    return [_concat(ops, [v[start:stop, ...] for start, stop in section.runs]) for section in sections]
+    return [_concat(ops, [v[start:stop, ...] for start, stop in block.ranges]) for block in partition]
 
 
-def join(ops: Backend, parts: list[Vector], sections: tuple[Section, ...]) -> Vector:
+def join(ops: Backend, parts: list[Vector], partition: Partition) -> Vector:
     """The vector that has these blocks."""
-    if len(sections) == 1:
+    if len(partition) == 1:
         return parts[0]
-    return _concat(ops, [parts[number][first : first + b - a, ...] for a, b, number, first in _runs(sections)])
+    return _concat(ops, [parts[number][first : first + b - a, ...] for a, b, number, first in _ranges(partition)])
 
 
 def _concat(ops: Backend, pieces: list[Any]) -> Any:

@@ -25,12 +25,11 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 from ..operators.base import LinearOperator
-from ..operators.damped import undamped
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
 from ..run.status import Code, verdict
 from .base import Cost, Solver, bytes_each
-from .dense import cut, join, largest_block, matrices
+from .dense import blocks_of, cut, join, largest_block, matrices
 from .options import check_tolerances, scaled_rhs, unfit_status
 from .problem import LinearProblem, Row
 
@@ -94,8 +93,7 @@ class Direct(Solver):
         return 1
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
-        known = operator.sections or undamped(operator)[0].sections
-        sizes = [operator.domain.size] if known is None else [section.size for section in known]
+        sizes = [block.size for block in blocks_of(operator)]
         n, width = max(sizes), 8 if self.double else max(4, bytes_each(operator))
         blocks = f"{len(sizes)} blocks of up to {n}" if len(sizes) > 1 else ""
         memory = (2 * n * operator.domain.size + (self.copies - 2) * sum(size * size for size in sizes)) * width
@@ -120,7 +118,7 @@ class Direct(Solver):
         scale = ops.power_of_two(ops.max_abs(b), b)
         rhs = ops.scale(ops.divide(ops.scalar(1.0, b), scale), ops.mask(running, ops.copy(b)))
         found = matrices(ops, problem.operator, b, self.double)
-        blocks = zip(found.blocks, cut(ops, rhs, found.sections), strict=True)
+        blocks = zip(found.blocks, cut(ops, rhs, found.partition), strict=True)
         parts, xs, rs, rests, codes = zip(*(self._block(ops, *block, ops.eps(b)) for block in blocks), strict=True)
 
         def total(us: tuple[Vector, ...], vs: tuple[Vector, ...]) -> Scalar:
@@ -131,7 +129,7 @@ class Direct(Solver):
         code = verdict(ops, ops.scalar(Code.RUNNING, b), *((code != Code.RUNNING, code) for code in codes))
         if problem.operator.psd:  # known to be, so that a negative pivot is rounding
             code = ops.where(code == Code.NEGATIVE_CURVATURE, Code.SINGULAR, code)
-        x = join(ops, [ops.cast(x, ops.describe(b)[1]) for x in xs], found.sections)
+        x = join(ops, [ops.cast(x, ops.describe(b)[1]) for x in xs], found.partition)
         fits, unfit = unfit_status(ops, ops.max_abs(x), scale, b)
         finite = ops.isfinite(norm)
         status = verdict(

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..operators.base import LinearOperator
-from ..operators.sections import Section
+from ..operators.partition import Partition
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, replace, static
 from ..run.status import Code, verdict
@@ -97,8 +97,8 @@ class Counted(LinearOperator):
         return self.operator.psd
 
     @property
-    def sections(self) -> tuple[Section, ...] | None:
-        return self.operator.sections
+    def partition(self) -> Partition | None:
+        return self.operator.partition
 
     def matvec(self, v: Vector) -> Vector:
         self.tally.append(1)

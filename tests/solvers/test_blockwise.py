@@ -8,7 +8,7 @@ from systems import benign, counted, finished, gaussian, host, operator, section
 
 import linop_gn as lg
 from linop_gn import Status
-from linop_gn.operators.sections import Section, consecutive
+from linop_gn.operators.partition import Block, consecutive
 from linop_gn.solvers.block_arithmetic import BlockArithmetic
 from linop_gn.testing.strategies import array, dtypes, seeds
 
@@ -128,7 +128,7 @@ def test_one_product_serves_all_blocks(backend):
     for m, stop in zip(matrices_of(0), ENDS, strict=True):
         matrix[stop - len(m) : stop, stop - len(m) : stop] = m
     A, counter = counted(backend, matrix)
-    A = with_sections(A)
+    A = with_partition(A)
     solution = lg.solve(A, array(backend, gaussian(0, N)), lg.Blockwise(lg.CG(rtol=1e-9)))
     finished(backend)
     products = np.asarray(solution.products)
@@ -138,7 +138,7 @@ def test_one_product_serves_all_blocks(backend):
 
 
 @lg.record
-class Sectioned(lg.LinearOperator):
+class Partitioned(lg.LinearOperator):
     """An operator whose user knows its blocks."""
 
     operator: lg.LinearOperator
@@ -153,15 +153,15 @@ class Sectioned(lg.LinearOperator):
         return True
 
     @property
-    def sections(self):
+    def partition(self):
         return self.known
 
     def matvec(self, v):
         return self.operator.matvec(v)
 
 
-def with_sections(A):
-    return Sectioned(A, consecutive(SIZES))
+def with_partition(A):
+    return Partitioned(A, consecutive(SIZES))
 
 
 SPACE = {"fc1": {"bias": (2,), "weight": (2, 2)}, "fc2": (3,), "head": (1,)}
@@ -182,7 +182,7 @@ def scattered(backend):
 @pytest.mark.parametrize("damping", [0.0, 0.3])
 def test_blocks_that_do_not_lie_side_by_side(backend, damping):
     A, space = scattered(backend)
-    assert A.sections == (Section("head+fc1.weight+fc1.bias", ((0, 6), (9, 10))), Section("fc2", ((6, 9),)))
+    assert A.partition == (Block("head+fc1.weight+fc1.bias", ((0, 6), (9, 10))), Block("fc2", ((6, 9),)))
     damped = [A] if damping == 0 else [lg.Damped(A, damping), A + damping * lg.Identity(space)]
     b = gaussian(2, 10)
     for operator_ in damped:
@@ -289,8 +289,8 @@ def test_layers_of_a_network_are_solved_as_each_alone(numpy_backend):
 @given(seed=seeds())
 def test_arithmetic_of_blocks_is_that_of_each_part(backend, seed):
     rng = np.random.default_rng(seed)
-    sections = (Section("a", ((0, 2), (5, 6))), Section("b", ((2, 5),)))
-    ops = BlockArithmetic(backend, sections)
+    partition = (Block("a", ((0, 2), (5, 6))), Block("b", ((2, 5),)))
+    ops = BlockArithmetic(backend, partition)
     owner = np.array([0, 0, 1, 1, 1, 0])
     x, y = rng.standard_normal(6), rng.standard_normal(6)
     X = array(backend, x)
