@@ -134,12 +134,12 @@ class LinearOperator:
         Solvers call it once; ``@`` calls it at the first product and keeps the
         result. Subclasses with work to do override :meth:`_prepare`.
         """
-        kept: LinearOperator | None = memo(self).prepared
-        if kept is None:
-            kept = self._prepare()
-            if kept is not self and self.backend.is_concrete(kept):  # no cycle: arrays go with their last use
-                memo(self).prepared = kept
-        return kept
+        prepared: LinearOperator | None = memo(self).prepared
+        if prepared is None:
+            prepared = self._prepare()
+            if prepared is not self and self.backend.is_concrete(prepared):  # no cycle: arrays go with their last use
+                memo(self).prepared = prepared
+        return prepared
 
     def _prepare(self) -> LinearOperator:
         def ready(value: Any) -> Any:

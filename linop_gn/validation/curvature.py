@@ -28,7 +28,7 @@ from .matrices import Matrices
 from .measure import DIFFERENCES, USELESS, NotApplicableError, largest, leafwise, norm, relative
 from .oracle import block_numbers
 from .subject import Subject, curvature_in, point_of, points_in, rebuilt
-from .twin import KEPT, Twin
+from .twin import MOST_NUMBERS, Twin
 
 __all__ = ["batches", "dense", "differences", "gradient"]
 
@@ -85,8 +85,8 @@ def _coordinates(space: Space, count: int, seed: int) -> NDArray:
 def _by_leaf(space: Space, chosen: NDArray) -> tuple[list[str], list[NDArray]]:
     """Positions in ``chosen`` by the leaf that they lie in."""
     found = {name: np.flatnonzero((chosen >= part.start) & (chosen < part.stop)) for name, part in space.blocks.items()}
-    kept = {name: positions for name, positions in found.items() if len(positions)}
-    return list(kept), list(kept.values())
+    touched = {name: positions for name, positions in found.items() if len(positions)}
+    return list(touched), list(touched.values())
 
 
 @law(
@@ -252,8 +252,8 @@ def batches(subject: Subject) -> Found:
 def _together(point: Point, twin: Twin) -> Terms:
     """The objective on all batches in one; NotApplicableError where that is another function."""
     ops, parts = point.space.backend, twin.batches
-    if parts is None or entries(ops, parts) > KEPT:
-        raise NotApplicableError(f"the batches hold more than {KEPT:,} numbers together")
+    if parts is None or entries(ops, parts) > MOST_NUMBERS:
+        raise NotApplicableError(f"the batches hold more than {MOST_NUMBERS:,} numbers together")
     try:
         terms = replace(point.objective, batches=(union(ops, parts),), stream=None)
         one = Twin(point.anew(terms), twin.double)

@@ -45,12 +45,12 @@ class Matrices:
         self.twin, self.note = twin_of(point)
         self.n = point.space.size
         self.uncertainty = 0.0
-        self._kept: dict[Any, Any] = {}
+        self._made: dict[Any, Any] = {}
 
     def _once(self, key: Any, make: Callable[[], T]) -> T:
-        if key not in self._kept:
-            self._kept[key] = make()
-        return self._kept[key]  # type: ignore[no-any-return]
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]  # type: ignore[no-any-return]
 
     # the model
 

@@ -34,7 +34,7 @@ __all__ = ["Twin", "twin_of"]
 
 NDArray = np.ndarray[Any, Any]
 
-KEPT = 10_000_000
+MOST_NUMBERS = 10_000_000
 """Streams of up to so many numbers are held rather than read again and again."""
 
 
@@ -77,15 +77,15 @@ class Twin:
         terms, space = self.given.objective, self.given.space
         if not terms.host:
             return unstacked(terms, space)
-        kept: list[Batch] = []
+        batches: list[Batch] = []
         for batch in terms.stream_batches(space):
-            kept.append(batch)
-            if entries(self.ops, kept) > KEPT:
+            batches.append(batch)
+            if entries(self.ops, batches) > MOST_NUMBERS:
                 return None
-        return kept
+        return batches
 
     @cached_property
-    def _kept(self) -> list[Term] | None:
+    def _in_memory(self) -> list[Term] | None:
         return None if self.batches is None else [self._term(batch) for batch in self.batches]
 
     def _term(self, batch: Batch) -> Term:
@@ -96,9 +96,9 @@ class Twin:
     def terms(self) -> Iterator[Term]:
         """The terms, batch by batch."""
         with self.precision():
-            kept = self._kept
-        if kept is not None:
-            yield from kept
+            terms = self._in_memory
+        if terms is not None:
+            yield from terms
             return
         for batch in self.given.objective.stream_batches(self.given.space):
             with self.precision():
