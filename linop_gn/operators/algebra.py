@@ -86,9 +86,9 @@ class Modified(LinearOperator):
 
 @record
 class Scaled(Modified):
-    """c A; the factor is data."""
+    """c A; the scalar is data."""
 
-    factor: Scalar
+    scalar: Scalar
     nonnegative: bool = static(default=False)
 
     @property
@@ -96,16 +96,16 @@ class Scaled(Modified):
         return self.nonnegative and self.operator.psd
 
     def matvec(self, v: Vector) -> Vector:
-        return self.backend.scale(self.factor, self.operator.apply(v))
+        return self.backend.scale(self.scalar, self.operator.apply(v))
 
     def rmatvec(self, u: Vector) -> Vector:
-        return self.backend.scale(self.factor, self.operator.rapply(u))
+        return self.backend.scale(self.scalar, self.operator.rapply(u))
 
     matmat, rmatmat = matvec, rmatvec
 
     def diagonal(self) -> Vector | None:
         inner = self.operator.diagonal()
-        return None if inner is None else self.backend.scale(self.factor, inner)
+        return None if inner is None else self.backend.scale(self.scalar, inner)
 
 
 @record
@@ -186,20 +186,20 @@ def product(left: LinearOperator, right: LinearOperator) -> LinearOperator:
     return Product(factors, symmetric, psd)
 
 
-def scale(operator: LinearOperator, factor: Scalar) -> Any:
+def scale(operator: LinearOperator, scalar: Scalar) -> Any:
     """c A for a real number or 0-d array c."""
-    if not isinstance(factor, (int, float)):
-        if not operator.backend.is_array(factor) and not hasattr(factor, "__float__"):
+    if not isinstance(scalar, (int, float)):
+        if not operator.backend.is_array(scalar) and not hasattr(scalar, "__float__"):
             return NotImplemented
-        shape = tuple(getattr(factor, "shape", ()))
+        shape = tuple(getattr(scalar, "shape", ()))
         if shape:
             raise ValueError(f"an operator can be multiplied by a number, not by an array of shape {shape}; use @.")
-        if not operator.backend.is_concrete(factor):
-            return Scaled(operator, factor)
-    value = float(operator.backend.detach(factor))
+        if not operator.backend.is_concrete(scalar):
+            return Scaled(operator, scalar)
+    value = float(operator.backend.detach(scalar))
     if not math.isfinite(value):
         raise ValueError(f"an operator cannot be multiplied by {value}.")
-    return Scaled(operator, factor, nonnegative=value >= 0)
+    return Scaled(operator, scalar, nonnegative=value >= 0)
 
 
 def adjoint(operator: LinearOperator) -> LinearOperator:

@@ -196,8 +196,8 @@ class LinearOperator:
     def __sub__(self, other: Any) -> Any:
         return self + (-other) if isinstance(other, LinearOperator) else NotImplemented
 
-    def __mul__(self, factor: Scalar) -> Any:
-        return self._multiple(factor)
+    def __mul__(self, scalar: Scalar) -> Any:
+        return self._multiple(scalar)
 
     __rmul__ = __mul__
 

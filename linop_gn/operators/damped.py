@@ -124,5 +124,5 @@ def _multiple_of_identity(operator: LinearOperator) -> Any:
     if isinstance(operator, Identity):
         return 1.0
     if isinstance(operator, Scaled) and isinstance(operator.operator, Identity):
-        return operator.factor
+        return operator.scalar
     return None

@@ -116,7 +116,7 @@ def _in_double(ops: Backend, whole: LinearOperator, like: Vector) -> tuple[Array
         if isinstance(operator, Sum):
             return of(operator.left) + of(operator.right)
         if isinstance(operator, Scaled):
-            return operator.factor * of(operator.operator)
+            return operator.scalar * of(operator.operator)
         if isinstance(operator, Adjoint):
             return of(operator.operator).T
         if isinstance(operator, Product):

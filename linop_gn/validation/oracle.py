@@ -80,7 +80,7 @@ class Oracle:
             case Sum():
                 return self.matrix(A.left) + self.matrix(A.right)
             case Scaled():
-                return float(A.factor) * self.matrix(A.operator)
+                return float(A.scalar) * self.matrix(A.operator)
             case Damped():
                 return self.matrix(A.operator) + float(A.damping) * _symmetric(A, np.copy)
             case Adjoint():
