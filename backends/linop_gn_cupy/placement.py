@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import cupy
 
 from linop_gn.backend import Backend, EagerScalars
+from linop_gn.records import fields
 
 __all__ = ["advised", "follows", "name_of", "named", "there", "usable"]
 
@@ -50,7 +51,7 @@ def _first_array(things: Iterable[Any]) -> Any:
     for x in things:
         if isinstance(x, cupy.ndarray):
             return x
-        inside = x if isinstance(x, (list, tuple)) else vars(x).values() if is_dataclass(x) else ()
+        inside = x if isinstance(x, (list, tuple)) else fields(x).values() if is_dataclass(x) else ()
         found = _first_array(x.values() if isinstance(x, dict) else inside)
         if found is not None:
             return found
