@@ -30,11 +30,11 @@ import numpy as np
 from ..operators.base import LinearOperator
 from ..operators.partition import Partition, of_leaves
 from ..protocols import Scalar, Tree, Vector
-from ..records import fill, record, static
+from ..records import Partial, fill, record, static
 from ..spaces import Space
 from .objective import Objective
 from .partition import Block, Blocks, partition
-from .pieces import EachBlock, OfBatch, OneBlock, ggn, hessian, jvp, loss_hessian, sum_products, vjp
+from .pieces import each_block, ggn, hessian, jvp, loss_hessian, of_batch, one_block, sum_products, vjp
 from .point import Point
 from .term import outputs_of
 
@@ -99,7 +99,7 @@ class AtPoint(LinearOperator):
     def matvec(self, v: Vector) -> Vector:
         if not self.host:
             return self.prepare().matvec(v)
-        return self.point.stream(OfBatch(self.product), v).gradient
+        return self.point.stream(Partial(of_batch, self.product), v).gradient
 
 
 @record
@@ -180,8 +180,8 @@ class BlockGGN(AtPoint):
         fill(self, blocks=partition(self.domain, blocks))
 
     @property
-    def product(self) -> EachBlock:  # type: ignore[override]
-        return EachBlock(tuple(block.leaves for block in self.blocks))
+    def product(self) -> Partial[Vector]:  # type: ignore[override]
+        return Partial(each_block, tuple(block.leaves for block in self.blocks))
 
     @property
     def partition(self) -> Partition:
@@ -200,7 +200,9 @@ def block_products(operator: GGN | BlockGGN, blocks: tuple[Block, ...]) -> list[
     """J_l^T H_L J_l for each of the blocks, on the space of its own leaves; they share one linearisation."""
     made = operator.point.linearized()
     return [
-        Products(made.pieces, made.scale, OneBlock(block.leaves), block.space, block.space, True, operator.psd)
+        Products(
+            made.pieces, made.scale, Partial(one_block, block.leaves), block.space, block.space, True, operator.psd
+        )
         for block in blocks
     ]
 

@@ -26,19 +26,12 @@ from ..spaces import Space
 from .batches import Batch
 from .term import Term
 
-__all__ = ["BridgedPiece", "BridgedTerm", "Crossing", "OnLeaves"]
+__all__ = ["BridgedPiece", "BridgedTerm", "Crossing", "on_leaves"]
 
 
-@dataclass(frozen=True)
-class OnLeaves:
-    """A model as a function of the parameters' leaves in a list, put into the caller's own containers for it."""
-
-    model: Callable[..., Any]
-    backend: Backend
-    structure: Hashable
-
-    def __call__(self, leaves: list[Array], *inputs: Any) -> Any:
-        return self.model(self.backend.unflatten(self.structure, leaves), *inputs)
+def on_leaves(model: Callable[..., Any], ops: Backend, structure: Hashable, leaves: list[Array], *inputs: Any) -> Any:
+    """The model at the parameters' leaves in a list, put into the caller's own containers for it."""
+    return model(ops.unflatten(structure, leaves), *inputs)
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,11 @@ Q J J^T, for Q = H_L, which is not symmetric; this form is, and needs no inverse
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from ..operators.base import LinearOperator
 from ..protocols import Array, Scalar, Tree, Vector
-from ..records import fill, rebuild, record, static
+from ..records import Partial, fill, rebuild, record, static
 from ..spaces import Space
 from .at_point import as_point
 from .losses import Loss, OutputRoot
@@ -122,7 +121,7 @@ def root_of(pieces: tuple[Any, ...], scale: Scalar, space: Space) -> Root:
 def _rooted(piece: Any) -> Any:
     if not piece.stacked:
         return piece.rooted()
-    return piece.space.backend.scan_over(_Kept(type(piece).rooted), piece)[1]
+    return piece.space.backend.scan_over(Partial(_kept, type(piece).rooted), piece)[1]
 
 
 def require_root(loss: Loss | None, who: str) -> None:
@@ -147,21 +146,16 @@ def over_pieces(root: Root, function: Any, *vectors: Vector) -> Vector:
     ops, parts = root.backend, []
     for piece in root.pieces:
         if piece.stacked:
-            made = ops.scan_over(_Kept(function), piece, *vectors)[1]
+            made = ops.scan_over(Partial(_kept, function), piece, *vectors)[1]
             parts.append(ops.namespace().reshape(made, (-1,)))
         else:
             parts.append(piece.apply(function, *vectors))
     return root.codomain.join(parts) if len(parts) > 1 else parts[0]
 
 
-@dataclass(frozen=True)
-class _Kept:
+def _kept(function: Any, piece: Piece, *vectors: Vector) -> tuple[tuple[()], Vector]:
     """A function whose results are stacked, and nothing summed."""
-
-    function: Any
-
-    def __call__(self, piece: Piece, *vectors: Vector) -> tuple[tuple[()], Vector]:
-        return (), self.function(piece, *vectors)
+    return (), function(piece, *vectors)
 
 
 def _push(piece: Piece, v: Vector) -> Vector:

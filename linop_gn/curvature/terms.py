@@ -12,10 +12,10 @@ from typing import Any
 
 from ..dispatch import load
 from ..protocols import Backend, Vector
-from ..records import data_fields, map_arrays, memo, record, static
+from ..records import Partial, data_fields, map_arrays, memo, record, static
 from ..spaces import Space
 from .batches import Batch, Stream
-from .bridge import BridgedTerm, Crossing, OnLeaves
+from .bridge import BridgedTerm, Crossing, on_leaves
 from .checks import require_fitting
 from .losses import Loss
 from .supplied import Supplied
@@ -112,7 +112,7 @@ class Terms:
         loss = None if self.loss is None else map_arrays(self.loss, ops.is_array, crossing.lend)
         lent = tuple(map(crossing.batch, self.batches))
         stream = None if self.stream is None else Stream(_Lent(self.stream, crossing))
-        model = OnLeaves(self.model, ops, space.structure)
+        model = Partial(on_leaves, self.model, ops, space.structure)
         return Terms(loss, lent, stream, model, None, self.whole), crossing
 
     def stream_batches(self, space: Space) -> Iterator[Batch]:
