@@ -200,10 +200,8 @@ def block_products(operator: GGN | BlockGGN, blocks: tuple[Block, ...]) -> list[
     """J_l^T H_L J_l for each of the blocks, on the space of its own leaves; they share one linearisation."""
     made = operator.point.linearized()
     return [
-        Products(
-            made.pieces, made.scale, Partial(one_block, block.leaves), block.space, block.space, True, operator.psd
-        )
-        for block in blocks
+        Products(made.pieces, made.scale, Partial(one_block, leaves), space, space, True, operator.psd)
+        for _, leaves, space in blocks
     ]
 
 

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..protocols import Array, Backend, Tree
@@ -31,16 +31,16 @@ class Batch:
 
 
 class Stream:
-    """Batches that are read from the host anew on every pass."""
+    """Batches that are read from the host anew on every pass, each made of what there is by ``change``."""
 
-    def __init__(self, data: Iterable[Any]) -> None:
-        self.data = data
+    def __init__(self, data: Iterable[Any], change: Callable[[Any], Batch]) -> None:
+        self.data, self.change = data, change
 
     def __iter__(self) -> Iterator[Batch]:
         empty = True
         for item in self.data:
             empty = False
-            yield as_batch(item)
+            yield self.change(item)
         if empty:
             raise ValueError(
                 "the data gave no batch on this pass; they must be iterable again and again (a list, a data loader, an "
@@ -94,7 +94,7 @@ def as_batches(data: Any) -> tuple[Batch, ...] | Stream:
             f"the data are a one-shot {type(data).__qualname__}: a second pass over them would see nothing, and the "
             "operator would be zero. Pass a list of batches, or an object that can be iterated again (a data loader)."
         )
-    return Stream(data)
+    return Stream(data, as_batch)
 
 
 def _is_many(data: tuple[Any, ...]) -> bool:

@@ -24,6 +24,7 @@ from ..protocols import Array, Backend, Tree, Vector
 from ..records import record, replace, static
 from ..spaces import Space
 from .batches import Batch
+from .checks import require_fitting
 from .term import Term
 
 __all__ = ["BridgedPiece", "BridgedTerm", "Crossing", "on_leaves"]
@@ -97,9 +98,9 @@ class Crossing:
 
     def batch(self, batch: Batch) -> Batch:
         """Data over there."""
-        return replace(
-            batch, inputs=self.lend(batch.inputs), targets=self.lend(batch.targets), weights=self.lend(batch.weights)
-        )
+        require_fitting(self.home, batch)
+        lent = map(self.lend, (batch.inputs, batch.targets, batch.weights))
+        return Batch(*lent, stacked=batch.stacked)
 
 
 @record
@@ -115,13 +116,6 @@ class BridgedPiece:
     weight: Array | None
     crossing: Crossing = static()
     stacked: bool = static(default=False)
-
-    @classmethod
-    def of(cls, made: Any, crossing: Crossing, home: Batch, loss: Any) -> BridgedPiece:
-        """The piece or curve ``made`` over there, with what is summed over batches brought home."""
-        (value, gradient, weight), inner = made.parted()
-        bring = crossing.bring
-        return cls(inner, loss, home.targets, home.weights, bring(value), bring(gradient), bring(weight), crossing)
 
     @property
     def space(self) -> Space:
@@ -170,23 +164,27 @@ class BridgedTerm:
     def check_ahead(self, x: Vector) -> None:
         """Nothing: everything here that needs the data checked sees to it with the parameters that it lends."""
 
+    def _piece(self, function: Callable[..., Any], x: Vector) -> BridgedPiece:
+        """The piece or curve made over there, with what is summed over batches brought home."""
+        sums, inner = self._run(function, x).parted()
+        data = self.batch.targets, self.batch.weights
+        return BridgedPiece(inner, self.loss, *data, *map(self.crossing.bring, sums), self.crossing)
+
     def linearize(self, x: Vector) -> BridgedPiece:
         """The model linearised at x, with value and gradient from the same pass."""
-        return BridgedPiece.of(self._run(Term.linearize, x), self.crossing, self.batch, self.loss)
+        return self._piece(Term.linearize, x)
 
     def linearize_gradient(self, x: Vector) -> BridgedPiece:
         """The gradient of the loss linearised at x."""
-        return BridgedPiece.of(self._run(Term.linearize_gradient, x), self.crossing, self.batch, self.loss)
+        return self._piece(Term.linearize_gradient, x)
 
-    def evaluate(self, x: Vector) -> tuple[Array, Array | None]:
+    def evaluate(self, x: Vector) -> tuple[Any, ...]:
         """Unnormalised value and normaliser at x, without derivatives."""
-        value, weight = self._run(Term.evaluate, x)
-        return self.crossing.bring(value), self.crossing.bring(weight)
+        return tuple(map(self.crossing.bring, self._run(Term.evaluate, x)))
 
-    def value_and_gradient(self, x: Vector) -> tuple[Array, Vector]:
+    def value_and_gradient(self, x: Vector) -> tuple[Any, ...]:
         """Value and gradient of a plain scalar function at x, nothing kept."""
-        value, gradient = self._run(Term.value_and_gradient, x, check=False)
-        return self.crossing.bring(value), self.crossing.bring(gradient)
+        return tuple(map(self.crossing.bring, self._run(Term.value_and_gradient, x, check=False)))
 
     def outputs_at(self, x: Vector) -> Array:
         """The model's outputs at x, without derivatives."""

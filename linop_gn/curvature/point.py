@@ -160,7 +160,7 @@ class Point:
         self.check_data()
         made: Summary = self.space.backend.call(Partial(_over_memory, visit), self)
         if len(self.objective.batches) > 1 or any(batch.stacked for batch in self.objective.batches):
-            _require_counted(self, made.weight)
+            require_counted(self.space.backend, made.weight)
         return made
 
     # what users ask
@@ -241,14 +241,9 @@ def _add(point: Point, totals: Sums, more: Sums) -> Sums:
 def _normalised(point: Point, sums: Sums) -> tuple[Any, Any, Any, Any]:
     """Value and vector divided by the normaliser, the weight, and the factor that did it."""
     (value, vector, weight), loss = sums, point.objective.loss
-    _require_counted(point, weight)
+    require_counted(point.space.backend, weight)
     if loss is None or loss.reduction == "sum":
         return value, vector, weight, 1.0
     scale = 1.0 / weight
     value = None if value is None else value * scale
     return value, None if vector is None else point.space.backend.scale(scale, vector), weight, scale
-
-
-def _require_counted(point: Point, weight: Any) -> None:
-    if weight is not None and point.space.backend.is_concrete(weight):
-        require_counted(weight)

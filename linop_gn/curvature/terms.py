@@ -111,7 +111,7 @@ class Terms:
         crossing = Crossing.of(space, guest, "float64" in dtypes)
         loss = None if self.loss is None else map_arrays(self.loss, ops.is_array, crossing.lend)
         lent = tuple(map(crossing.batch, self.batches))
-        stream = None if self.stream is None else Stream(_Lent(self.stream, crossing))
+        stream = None if self.stream is None else Stream(self.stream, crossing.batch)
         model = Partial(on_leaves, self.model, ops, space.structure)
         return Terms(loss, lent, stream, model, None, self.whole), crossing
 
@@ -140,15 +140,3 @@ class Terms:
         if self.host or len(self.batches) != 1 or self.batches[0].stacked:
             raise ValueError(f"{what} exists for data of one batch only; make an objective for one: with_data(batch).")
         return self.in_memory(space)[0]
-
-
-class _Lent:
-    """A stream whose batches are lent to another framework one after the other."""
-
-    def __init__(self, stream: Stream, crossing: Crossing) -> None:
-        self.stream, self.crossing = stream, crossing
-
-    def __iter__(self) -> Iterator[Batch]:
-        for batch in self.stream:
-            require_fitting(self.crossing.home, batch)
-            yield self.crossing.batch(batch)
