@@ -143,7 +143,13 @@ class AdaptedModule:
         given = self._given(params)
         outputs = self._reproducibly(given, lambda shell: shell(*args, **kwargs))
         if not isinstance(outputs, Tensor):
-            raise TypeError(_wrap_advice(self.source, outputs))
+            inside = "['logits']" if isinstance(outputs, dict) else ".logits"
+            pick = "[0]" if isinstance(outputs, (tuple, list)) else inside
+            raise TypeError(
+                f"{type(self.source).__name__} returned a {type(outputs).__qualname__}, and a model's outputs are one "
+                "tensor. Wrap it in a module whose forward returns the entry that matters, such as "
+                f"self.model(inputs){pick}."
+            )
         return outputs
 
     def _arguments(self, inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
@@ -160,12 +166,17 @@ class AdaptedModule:
         """What stands for each of the snapshot's tensors in a call: the one given, or a constant."""
         if isinstance(params, nn.Module):
             params = trainable(params)
-        own = _named(self.module, remove_duplicate=False)
+        own, kind = _named(self.module, remove_duplicate=False), type(self.source).__name__
         names, leaves, _ = flatten_tree(params)
         names = self._own_names(own, names, isinstance(params, (list, tuple)))
-        unknown = [name for name in names if name not in own]
-        if unknown:
-            raise ValueError(self._unknown(unknown, own))
+        if unknown := [name for name in names if name not in own]:
+            buffers = dict(self.source.named_buffers(remove_duplicate=False))
+            if all(name in buffers for name in unknown):
+                raise ValueError(
+                    f"{unknown} are buffers, not parameters, of {kind} (a state_dict has both): pass "
+                    "dict(model.named_parameters()), or the model itself."
+                )
+            raise ValueError(f"{kind} has no parameters {unknown}; it has {list(own)}.")
         owner: dict[int, str] = {}
         given: dict[int, Tensor] = {}
         for name, leaf in zip(names, leaves, strict=True):
@@ -175,9 +186,7 @@ class AdaptedModule:
                 )
             other = owner.setdefault(id(own[name]), name)
             if other != name:
-                raise ValueError(
-                    f"parameters {other!r} and {name!r} are one tied tensor in {type(self.source).__name__}: give one."
-                )
+                raise ValueError(f"parameters {other!r} and {name!r} are one tied tensor in {kind}: give one.")
             given[id(own[name])] = leaf
         return {id(p): p.detach() for p in own.values() if p.requires_grad} | given
 
@@ -195,15 +204,6 @@ class AdaptedModule:
             f"{len(names)} parameters in a list, but {type(self.source).__name__} has {len(every)}: "
             "pass a dict by name for some of them."
         )
-
-    def _unknown(self, unknown: list[str], own: Mapping[str, Tensor]) -> str:
-        buffers = dict(self.source.named_buffers(remove_duplicate=False))
-        if all(name in buffers for name in unknown):
-            return (
-                f"{unknown} are buffers, not parameters, of {type(self.source).__name__} (a state_dict has both): "
-                "pass dict(model.named_parameters()), or the model itself."
-            )
-        return f"{type(self.source).__name__} has no parameters {unknown}; it has {list(own)}."
 
     # running
 
@@ -256,12 +256,4 @@ def _equal(pairs: Sequence[tuple[Tensor, Tensor]]) -> bool:
     return all(
         torch.equal(*(torch.cat([t.reshape(-1) for t in side]) for side in zip(*group, strict=True)))
         for group in groups.values()
-    )
-
-
-def _wrap_advice(module: nn.Module, outputs: Any) -> str:
-    pick = "[0]" if isinstance(outputs, (tuple, list)) else "['logits']" if isinstance(outputs, dict) else ".logits"
-    return (
-        f"{type(module).__name__} returned a {type(outputs).__qualname__}, and a model's outputs are one tensor. Wrap "
-        f"it in a module whose forward returns the entry that matters, such as self.model(inputs){pick}."
     )

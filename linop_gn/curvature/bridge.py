@@ -167,8 +167,9 @@ class BridgedTerm:
     def _piece(self, function: Callable[..., Any], x: Vector) -> BridgedPiece:
         """The piece or curve made over there, with what is summed over batches brought home."""
         sums, inner = self._run(function, x).parted()
+        value, gradient, weight = map(self.crossing.bring, sums)
         data = self.batch.targets, self.batch.weights
-        return BridgedPiece(inner, self.loss, *data, *map(self.crossing.bring, sums), self.crossing)
+        return BridgedPiece(inner, self.loss, *data, value, gradient, weight, self.crossing)
 
     def linearize(self, x: Vector) -> BridgedPiece:
         """The model linearised at x, with value and gradient from the same pass."""
