@@ -143,8 +143,7 @@ def _scalar_valued(function: Callable[[list[Array]], Array]) -> Callable[[list[A
         value = _one_real_array(function(params), "the objective")
         if value.shape:
             raise TypeError(
-                f"the objective returned an array of shape {value.shape}; it must return a scalar of shape (). "
-                "Take its mean or sum."
+                f"the objective returned an array of shape {value.shape}; it must return a scalar: its mean or sum."
             )
         return value
 

@@ -79,13 +79,15 @@ def _collect(node: Any, asked: bool, found: dict[int, Tensor], kinds: set[type])
         origin = _origin(node)
         by_somebody = not origin or not all(isinstance(x, nn.Parameter) for x in origin[1] if x.requires_grad)
         held = _before(node).items()
-        return any([_collect(x, asked and (name != "x" or by_somebody), found, kinds) for name, x in held])
+        some = [_collect(x, asked and (name != "x" or by_somebody), found, kinds) for name, x in held]
+        return any(some)
     if node is None or isinstance(node, (int, float, str)):
         return False
     parts = node if type(node) in (tuple, list) else _flatten(node)[0]
     if len(parts) == 1 and parts[0] is node:
         return False
-    return any([_collect(part, asked, found, kinds) for part in parts])
+    some = [_collect(part, asked, found, kinds) for part in parts]
+    return any(some)
 
 
 def _before(record: Any) -> dict[str, Any]:

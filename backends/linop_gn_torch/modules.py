@@ -28,7 +28,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
-from .draws import OwnDraws, cuda_devices, fixed_draws, states
+from .draws import OwnDraws, fixed_draws, states
 from .recording import current
 from .shells import MEMBERS, Shells
 from .trees import flatten_tree
@@ -86,8 +86,7 @@ def trainable(module: nn.Module) -> dict[str, Tensor]:
             raise ValueError(f"parameter {name!r} has no shape yet: run the module once on some inputs first")
     if not found:
         raise ValueError(
-            f"{type(module).__name__} has no trainable parameter: call requires_grad_(True) on those that are to vary, "
-            "or pass a dict of parameters by name"
+            f"{type(module).__name__} has no trainable parameter: call requires_grad_(True), or pass a dict by name"
         )
     return found
 
@@ -118,7 +117,7 @@ class AdaptedModule:
         arguments = inspect.signature(source.forward).parameters.values()
         self._keywords = {a.name for a in arguments if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)}
         self._any_keyword = any(a.kind is a.VAR_KEYWORD for a in arguments)
-        self._devices = cuda_devices(source)
+        self._devices = sorted({p.device.index for p in source.parameters() if p.device.type == "cuda"})
         self._draws: bool | None = None  # whether the module draws random numbers, once that is known
         self._hooked = False
 
@@ -173,8 +172,7 @@ class AdaptedModule:
             buffers = dict(self.source.named_buffers(remove_duplicate=False))
             if all(name in buffers for name in unknown):
                 raise ValueError(
-                    f"{unknown} are buffers, not parameters, of {kind} (a state_dict has both): pass "
-                    "dict(model.named_parameters()), or the model itself."
+                    f"{unknown} are buffers, not parameters, of {kind}: pass named_parameters() as a dict, or the model"
                 )
             raise ValueError(f"{kind} has no parameters {unknown}; it has {list(own)}.")
         owner: dict[int, str] = {}
@@ -201,8 +199,7 @@ class AdaptedModule:
             if len(chosen) == len(names):
                 return chosen
         raise ValueError(
-            f"{len(names)} parameters in a list, but {type(self.source).__name__} has {len(every)}: "
-            "pass a dict by name for some of them."
+            f"{len(names)} parameters in a list, but {type(self.source).__name__} has {len(every)}: pass a dict by name"
         )
 
     # running

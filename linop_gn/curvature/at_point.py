@@ -190,9 +190,7 @@ class BlockGGN(AtPoint):
     def diagonal_blocks(self) -> dict[str, LinearOperator]:
         """Each block as an operator on its own parameters, by name; they share one linearisation."""
         if self.host:
-            raise ValueError(
-                "the blocks of an operator over streamed data cannot be taken apart; hold the data in a list."
-            )
+            raise ValueError("an operator over streamed data cannot be taken apart; hold the data in a list.")
         return {block.name: made for block, made in zip(self.blocks, block_products(self, self.blocks), strict=True)}
 
 

@@ -99,8 +99,8 @@ class Crossing:
     def batch(self, batch: Batch) -> Batch:
         """Data over there."""
         require_fitting(self.home, batch)
-        lent = map(self.lend, (batch.inputs, batch.targets, batch.weights))
-        return Batch(*lent, stacked=batch.stacked)
+        inputs, targets, weights = map(self.lend, (batch.inputs, batch.targets, batch.weights))
+        return Batch(inputs, targets, weights, batch.stacked)
 
 
 @record

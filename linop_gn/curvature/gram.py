@@ -21,7 +21,7 @@ from ..protocols import Array, Scalar, Tree, Vector
 from ..records import Partial, fill, rebuild, record, static
 from ..spaces import Space
 from .at_point import as_point
-from .losses import Loss, OutputRoot
+from .losses import Loss
 from .objective import Objective
 from .pieces import Piece, flat_outputs, like_outputs
 from .point import Point
@@ -161,13 +161,13 @@ def _kept(function: Any, piece: Piece, *vectors: Vector) -> tuple[tuple[()], Vec
 def _push(piece: Piece, v: Vector) -> Vector:
     """S^T J v, flat."""
     z = piece.lin.jvp(piece.space.split(v))
-    return flat_outputs(piece, _root_on(piece).transposed(piece.space.backend.namespace(), z))
+    return flat_outputs(piece, piece.root.transposed(piece.space.backend.namespace(), z))
 
 
 def _pull(piece: Piece, u: Vector) -> Vector:
     """J^T S u for flat u."""
     xp = piece.space.backend.namespace()
-    return piece.space.join(piece.lin.vjp(_root_on(piece).product(xp, like_outputs(piece, u))))
+    return piece.space.join(piece.lin.vjp(piece.root.product(xp, like_outputs(piece, u))))
 
 
 def _pull_slice(both: tuple[Piece, Vector]) -> Vector:
@@ -178,10 +178,4 @@ def _root_cotangent(piece: Piece) -> Vector:
     """q with S q = dL/dz."""
     xp = piece.space.backend.namespace()
     r = piece.loss.gradient(xp, piece.outputs, piece.targets, piece.weights)
-    return flat_outputs(piece, _root_on(piece).solve(xp, r))
-
-
-def _root_on(piece: Piece) -> OutputRoot:
-    """S of a piece that has it."""
-    assert piece.root is not None
-    return piece.root
+    return flat_outputs(piece, piece.root.solve(xp, r))

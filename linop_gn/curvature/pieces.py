@@ -14,7 +14,7 @@ from typing import Any
 from ..protocols import Array, Backend, Linearization, Scalar, Vector
 from ..records import Partial, record, replace, static
 from ..spaces import Space
-from .losses import Loss, OutputHessian, OutputRoot
+from .losses import Loss, OutputHessian
 from .supplied import Supplied
 
 __all__ = [
@@ -68,7 +68,7 @@ class Piece(_OfOneBatch):
     weight: Array | None
     space: Space = static()
     stacked: bool = static(default=False)
-    root: OutputRoot | None = None
+    root: Any = None
     """S with H_L = S S^T, where it was asked for."""
 
     def rooted(self) -> Piece:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -35,15 +34,12 @@ class Checked(Recipe):
         return self.finish(kept, operator)
 
 
-def _arrays(ops: Backend, kept: Any) -> Iterator[Array]:
-    if ops.is_array(kept):
-        yield kept
-    elif isinstance(kept, tuple):
-        for part in kept:
-            yield from _arrays(ops, part)
-    elif is_dataclass(kept):
-        for name in data_fields(kept):
-            yield from _arrays(ops, getattr(kept, name))
+def _arrays(ops: Backend, kept: Any) -> list[Array]:
+    if is_dataclass(kept):
+        kept = tuple(getattr(kept, name) for name in data_fields(kept))
+    if isinstance(kept, tuple):
+        return [x for part in kept for x in _arrays(ops, part)]
+    return [kept] if ops.is_array(kept) else []
 
 
 def damped_by(space: Space, d: Array, damping: Scalar) -> Array:

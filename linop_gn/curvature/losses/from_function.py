@@ -120,8 +120,7 @@ class FromFunction(Loss):
     def _refuse_weights(self, weights: Array | None) -> None:
         if weights is not None:
             raise ValueError(
-                "FromFunction: weights cannot be applied to a callable that has summed its examples already "
-                "(per_example=False). Make it return one loss for each example and leave per_example=True."
+                "FromFunction: weights cannot be applied to a sum (per_example=False): return a loss for each example."
             )
 
 
