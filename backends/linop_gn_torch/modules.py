@@ -58,8 +58,7 @@ def adapt(model: Any, names: Sequence[str] | None = None, seed: int = 0) -> Call
     if not isinstance(model, nn.Module):
         if not callable(model):
             raise TypeError(f"a model is an nn.Module or a callable (params, inputs) -> outputs, not {type(model)}")
-        function: Callable[[Any, Any], Tensor] = model
-        return function
+        return model  # type: ignore[no-any-return]
     model = uncompiled(model)
     key = id(model), None if names is None else tuple(names), seed
     found = _adapted.get(key)

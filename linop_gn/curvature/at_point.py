@@ -34,7 +34,7 @@ from ..records import Partial, fill, record, static
 from ..spaces import Space
 from .objective import Objective
 from .partition import Block, Blocks, partition
-from .pieces import each_block, ggn, hessian, jvp, loss_hessian, of_batch, one_block, sum_products, vjp
+from .pieces import each_block, ggn, hessian, jvp, loss_hessian, multiple, of_batch, one_block, vjp
 from .point import Point
 from .term import outputs_of
 
@@ -56,10 +56,22 @@ class Products(LinearOperator):
     adjoint: Callable[..., Vector] | None = static(default=None)
 
     def matvec(self, v: Vector) -> Vector:
-        return sum_products(self.backend, self.pieces, self.product, v, self.scale)
+        return self._over_pieces(self.product, v)
 
     def rmatvec(self, u: Vector) -> Vector:
-        return sum_products(self.backend, self.pieces, self.adjoint or self.product, u, self.scale)
+        return self._over_pieces(self.adjoint or self.product, u)
+
+    def _over_pieces(self, product: Callable[..., Vector], v: Vector) -> Vector:
+        ops, total = self.backend, None
+        for piece in self.pieces:
+            if piece.stacked:
+                part = ops.scale(self.scale, ops.sum_over(product, piece, v))
+            elif self.scale is None:
+                part = piece.apply(product, v)
+            else:
+                part = piece.apply(Partial(multiple, product), v, self.scale)
+            total = part if total is None else ops.axpy(1.0, part, total)
+        return total
 
 
 @record

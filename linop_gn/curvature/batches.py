@@ -78,7 +78,7 @@ def as_batches(data: Any) -> tuple[Batch, ...] | Stream:
         return (Batch(),)
     if isinstance(data, Batch):
         return (data,)
-    if isinstance(data, tuple) and data and not _is_many(data):
+    if isinstance(data, tuple) and data and not all(map(_is_batch, data)):
         return (as_batch(data),)
     if isinstance(data, (list, tuple)):
         if not data:
@@ -97,8 +97,8 @@ def as_batches(data: Any) -> tuple[Batch, ...] | Stream:
     return Stream(data, as_batch)
 
 
-def _is_many(data: tuple[Any, ...]) -> bool:
-    return all(isinstance(item, Batch) or (isinstance(item, tuple) and len(item) in (2, 3)) for item in data)
+def _is_batch(item: Any) -> bool:
+    return isinstance(item, Batch) or (isinstance(item, tuple) and len(item) in (2, 3))
 
 
 def stack(batches: tuple[Batch, ...], backend: Backend) -> tuple[Batch, ...]:

@@ -16,7 +16,7 @@ write into products.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,28 +39,24 @@ def on_leaves(model: Callable[..., Any], ops: Backend, structure: Hashable, leav
 class Crossing:
     """The way between two spaces of the same leaves, one in each framework.
 
-    ``double`` says that float64 is among what crosses, which some frameworks have to be asked for.
+    In ``precision()`` the other framework has the dtypes that cross: some have to be asked for float64.
     """
 
     home: Space
     away: Space
-    double: bool
+    precision: Callable[[], AbstractContextManager[Any]]
 
     @classmethod
     def of(cls, home: Space, guest: Backend, double: bool) -> Crossing:
         """From the space ``home`` to a list of the same leaves in the framework ``guest``."""
         calculus = guest.calculus
         assert calculus is not None
-        with calculus.high_precision() if double else nullcontext():
+        precision = calculus.high_precision if double else nullcontext
+        with precision():
             probe = guest.borrow(home.backend.lendable(home.backend.asarray(0.0, home.dtype, home.device)))
             device = guest.describe(probe)[2]
         structure = guest.flatten(list(range(len(home.names))))[2]
-        return cls(home, Space(guest, structure, home.names, home.shapes, home.dtypes, home.dtype, device), double)
-
-    def precision(self) -> Any:
-        """Where the other framework has the dtypes that cross."""
-        calculus = self.away.backend.calculus
-        return calculus.high_precision() if self.double and calculus is not None else nullcontext()
+        return cls(home, Space(guest, structure, home.names, home.shapes, home.dtypes, home.dtype, device), precision)
 
     def lend(self, tree: Tree) -> Tree:
         """Arrays of ours in any containers as arrays over there."""
@@ -92,9 +88,8 @@ class Crossing:
             return guest.wait(guest.call(function, over_there, *lent))
 
     def parameters(self, x: Vector) -> Vector:
-        """Parameters over there, in memory of their own."""
-        with self.precision():
-            return self.away.backend.copy(self.lend(x))
+        """Parameters over there, in memory of their own; to be called in :attr:`precision`."""
+        return self.away.backend.copy(self.lend(x))
 
     def batch(self, batch: Batch) -> Batch:
         """Data over there."""

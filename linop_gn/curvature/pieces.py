@@ -11,28 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..protocols import Array, Backend, Linearization, Scalar, Vector
-from ..records import Partial, record, replace, static
+from ..protocols import Array, Linearization, Scalar, Vector
+from ..records import record, replace, static
 from ..spaces import Space
 from .losses import Loss, OutputHessian
 from .supplied import Supplied
 
-__all__ = [
-    "Curve",
-    "Differentiated",
-    "Piece",
-    "each_block",
-    "flat_outputs",
-    "ggn",
-    "hessian",
-    "jvp",
-    "like_outputs",
-    "loss_hessian",
-    "of_batch",
-    "one_block",
-    "sum_products",
-    "vjp",
-]
+__all__ = ["Curve", "Differentiated", "Piece", "each_block", "flat_outputs", "ggn", "hessian", "jvp", "like_outputs"]
+__all__ += ["loss_hessian", "multiple", "of_batch", "one_block", "vjp"]
 
 
 class _OfOneBatch:
@@ -91,8 +77,7 @@ class Differentiated(OutputHessian):
     lin: Any
 
     def product(self, xp: Any, v: Array) -> Array:
-        made: Array = self.lin.hvp([v])[0]
-        return made
+        return self.lin.hvp([v])[0]
 
 
 @record
@@ -112,12 +97,10 @@ class Curve(_OfOneBatch):
     def hessian(self, v: list[Array]) -> list[Array]:
         """H v."""
         if self.lin is not None:
-            product: list[Array] = self.lin.hvp(v)
-            return product
-        assert self.supplied is not None
-        assert self.supplied.hvp is not None
-        ops = self.space.backend
-        made = self.supplied.hvp(*self.arguments, ops.unflatten(self.space.structure, v))
+            return self.lin.hvp(v)  # type: ignore[no-any-return]
+        ops, supplied = self.space.backend, self.supplied
+        assert supplied is not None and supplied.hvp is not None
+        made = supplied.hvp(*self.arguments, ops.unflatten(self.space.structure, v))
         return self.space.leaves(ops.detach(made), "result of the supplied hvp")
 
 
@@ -181,20 +164,6 @@ def of_batch(product: Callable[..., Vector], term: Any, x: Vector, v: Any) -> tu
     return None, made.apply(product, v), made.weight
 
 
-def _multiple(product: Callable[[Any, Vector], Vector], piece: Any, v: Vector, scale: Scalar) -> Vector:
+def multiple(product: Callable[[Any, Vector], Vector], piece: Any, v: Vector, scale: Scalar) -> Vector:
     """A product times a number. Compiled alone, the product would end in copies that are not fused with anything."""
     return piece.space.backend.scale(scale, product(piece, v))
-
-
-def sum_products(
-    ops: Backend, pieces: tuple[Any, ...], product: Callable[[Any, Vector], Vector], v: Vector, scale: Scalar | None
-) -> Vector:
-    """``scale`` (None: 1) times the sum over pieces of ``product(piece, v)``."""
-    total = None
-    for piece in pieces:
-        if piece.stacked:
-            part = ops.scale(scale, ops.sum_over(product, piece, v))
-        else:
-            part = piece.apply(product, v) if scale is None else piece.apply(Partial(_multiple, product), v, scale)
-        total = part if total is None else ops.axpy(1.0, part, total)
-    return total

@@ -33,8 +33,7 @@ def squared_gradients(point: Point, probes: int | None, seed: Scalar = 0) -> Vec
     """sum_i w_i (dl_i/dp)^2 / W over all batches: exactly for ``probes=None``, else estimated with so many signs."""
     part = Partial(_squares, probes)
     if point.host:
-        summed: Vector = point.stream(Partial(of_batch, part), seed).gradient
-        return summed
+        return point.stream(Partial(of_batch, part), seed).gradient
     made = point.linearized()
     total = Products(made.pieces, made.scale, part, point.space)
     return point.space.backend.call(Products.matvec, total, seed)

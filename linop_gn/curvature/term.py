@@ -24,10 +24,7 @@ __all__ = ["Term", "outputs_of"]
 
 _MODEL = "Supply them with the objective: jvp= and vjp=, or jacobian= (dense, sparse, or a linear operator)"
 _SCALAR = "Supply gradient= and hvp= (Objective.from_function)"
-_HESSIAN = (
-    "Use lg.GGN, which takes jvp= and vjp= or jacobian=; or make the objective with Objective.from_function, which "
-    "takes gradient= and hvp="
-)
+_HESSIAN = "Use lg.GGN, which takes jvp= and vjp= or jacobian=; or Objective.from_function, with gradient= and hvp="
 _LOSS = "Use one of lg.losses; or write the loss as a subclass of lg.losses.Loss with slope and curvature"
 
 
@@ -219,5 +216,4 @@ class Term:
 
 def outputs_of(term: Any, x: Vector) -> Array:
     """The model's outputs at x, without derivatives."""
-    z: Array = term.outputs_at(x)
-    return z
+    return term.outputs_at(x)

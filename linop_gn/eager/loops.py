@@ -102,8 +102,7 @@ class EagerLoops:
         return self.namespace().stack(results, axis=1)  # type: ignore[attr-defined]
 
     def sum_over(self, function: Callable[..., R], stacked: Any, *shared: Any) -> R:
-        total: R = self.scan_over(Partial(_summed, function), stacked, *shared)[0]
-        return total
+        return self.scan_over(Partial(_summed, function), stacked, *shared)[0]  # type: ignore[no-any-return]
 
     def scan_over(self, function: Callable[..., tuple[Any, Any]], stacked: Any, *shared: Any) -> tuple[Any, Any]:
         total, kept = None, []

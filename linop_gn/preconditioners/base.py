@@ -56,18 +56,13 @@ def point_of(operator: LinearOperator, recipe: str) -> Point:
     TypeError
         For operators that were not made from an objective.
     """
-    found = point_in(operator)
-    if found is None:
-        raise TypeError(
-            f"{recipe} needs the model's gradients, and {operator!r} was not made from an objective. Use it with "
-            "lg.GGN, lg.BlockGGN or lg.Hessian (damped or not), or use Jacobi, which needs products only."
-        )
-    return found
-
-
-def point_in(operator: LinearOperator) -> Point | None:
-    """The point in a composition, None where there is none."""
-    point = getattr(operator, "point", None)
-    if isinstance(point, Point):
-        return point
-    return next((found for child in operator._children() if (found := point_in(child)) is not None), None)
+    parts = [operator]
+    while parts:
+        part = parts.pop(0)
+        if isinstance(point := getattr(part, "point", None), Point):
+            return point
+        parts = part._children() + parts
+    raise TypeError(
+        f"{recipe} needs the model's gradients, and {operator!r} was not made from an objective. Use it with "
+        "lg.GGN, lg.BlockGGN or lg.Hessian (damped or not), or use Jacobi, which needs products only."
+    )

@@ -86,8 +86,7 @@ class Jacobi(DiagonalRecipe):
 
 def _exact(operator: LinearOperator) -> Vector:
     eye = operator.backend.identity(operator.domain.size, operator.domain.zeros())
-    made: Vector = operator.backend.namespace().sum(operator.matmat(eye) * eye, axis=0)
-    return made
+    return operator.backend.namespace().sum(operator.matmat(eye) * eye, axis=0)
 
 
 def _estimate(probes: int, operator: LinearOperator, seed: Scalar) -> Vector:
