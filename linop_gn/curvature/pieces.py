@@ -98,9 +98,10 @@ class Curve(_OfOneBatch):
         """H v."""
         if self.lin is not None:
             return self.lin.hvp(v)  # type: ignore[no-any-return]
-        ops, supplied = self.space.backend, self.supplied
-        assert supplied is not None and supplied.hvp is not None
-        made = supplied.hvp(*self.arguments, ops.unflatten(self.space.structure, v))
+        assert self.supplied is not None
+        assert self.supplied.hvp is not None
+        ops = self.space.backend
+        made = self.supplied.hvp(*self.arguments, ops.unflatten(self.space.structure, v))
         return self.space.leaves(ops.detach(made), "result of the supplied hvp")
 
 
