@@ -76,9 +76,7 @@ def as_batches(data: Any) -> tuple[Batch, ...] | Stream:
     """
     if data is None:
         return (Batch(),)
-    if isinstance(data, Batch):
-        return (data,)
-    if isinstance(data, tuple) and data and not all(map(_is_batch, data)):
+    if isinstance(data, Batch) or (isinstance(data, tuple) and data and not all(map(_is_batch, data))):
         return (as_batch(data),)
     if isinstance(data, (list, tuple)):
         if not data:
