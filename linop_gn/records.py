@@ -126,7 +126,9 @@ class Partial(partial[T]):
     """
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Partial) and (self.func, self.args) == (other.func, other.args)
+        if not isinstance(other, Partial):
+            return NotImplemented
+        return (self.func, self.args, self.keywords) == (other.func, other.args, other.keywords)
 
     def __hash__(self) -> int:
         return hash((self.func, self.args))
