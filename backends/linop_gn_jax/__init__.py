@@ -9,6 +9,7 @@ Everything here works inside and outside the user's ``jit``, ``vmap`` and
 """
 
 from linop_gn.backend import BackendDefaults, declared
+from linop_gn.records import on_new_record
 
 from .arithmetic import JaxArithmetic
 from .arrays import JaxArrays
@@ -17,7 +18,7 @@ from .calculus import JaxCalculus
 from .compiled import compilations
 from .factors import JaxFactors
 from .loops import JaxLoops
-from .pytrees import register_records
+from .pytrees import register_record
 from .stores import JaxStores
 
 __all__ = ["JaxBackend", "backend"]
@@ -38,5 +39,5 @@ class JaxBackend(JaxArrays, JaxArithmetic, JaxFactors, JaxStores, JaxBases, JaxL
         return compilations()
 
 
-register_records()
+on_new_record(register_record)
 backend = JaxBackend()

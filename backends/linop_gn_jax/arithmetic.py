@@ -39,10 +39,6 @@ def floats_like(tree: Any, like: Any) -> Any:
     )
 
 
-def _is_one_known_truth(condition: Scalar) -> bool:
-    return np.ndim(condition) == 0 and not isinstance(condition, jax.core.Tracer)
-
-
 class JaxArithmetic:
     """The part of the backend that solvers are written with."""
 
@@ -70,12 +66,12 @@ class JaxArithmetic:
         return jnp.where(condition, x, jnp.zeros_like(x))
 
     def branch(self, condition: Scalar, then: Callable[..., R], otherwise: Callable[..., R], *operands: Any) -> R:
-        if _is_one_known_truth(condition):
+        if np.ndim(condition):
+            return tree_util.tree_map(lambda x, y: jnp.where(condition, x, y), then(*operands), otherwise(*operands))
+        if not isinstance(condition, jax.core.Tracer):
             return then(*operands) if condition else otherwise(*operands)
-        if np.ndim(condition) == 0:
-            sides = [lambda *given, side=side: floats_like(side(*given), operands) for side in (then, otherwise)]
-            return lax.cond(condition, *sides, *operands)
-        return tree_util.tree_map(lambda x, y: jnp.where(condition, x, y), then(*operands), otherwise(*operands))
+        sides = [lambda *given, side=side: floats_like(side(*given), operands) for side in (then, otherwise)]
+        return lax.cond(condition, *sides, *operands)
 
     def eps(self, x: Vector) -> float:
         return float(jnp.finfo(x.dtype).eps)

@@ -74,8 +74,6 @@ class JaxBases:
         return state
 
     def eigh_tridiagonal(self, diagonal: Array, off: Array) -> tuple[Array, Array]:
-        k = diagonal.shape[0]
-        matrix = jnp.diag(diagonal)
-        if k > 1:
-            matrix = matrix + jnp.diag(off[: k - 1], 1) + jnp.diag(off[: k - 1], -1)
+        off = off[: diagonal.shape[0] - 1]
+        matrix = jnp.diag(diagonal) + jnp.diag(off, 1) + jnp.diag(off, -1)
         return jnp.linalg.eigh(matrix, symmetrize_input=False)

@@ -34,11 +34,7 @@ Only = tuple[int, ...] | None
 _STATIC = {"static": True}
 
 
-def _apply(arguments: tuple[Sequence[Any], Sequence[Any]], program: LinearProgram) -> list[Any]:
-    return program(*arguments)
-
-
-_product = compiled(_apply, static=(1,), label=lambda arguments, program: "product")
+_product = compiled(lambda arguments, program: program(*arguments), static=(1,), label=lambda *_: "product")
 
 
 def _matching(what: str, given: Sequence[Any], expected: Sequence[jax.ShapeDtypeStruct]) -> list[Any]:
@@ -147,8 +143,7 @@ def _scalar_valued(function: Callable[[list[Array]], Array]) -> Callable[[list[A
         value = _one_real_array(function(params), "the objective")
         if value.shape:
             raise TypeError(
-                f"the objective returned an array of shape {value.shape}; it must return a scalar of shape (). "
-                "Take its mean or sum."
+                f"the objective returned an array of shape {value.shape}; it must return a scalar: its mean or sum."
             )
         return value
 
@@ -174,16 +169,12 @@ class JaxCalculus(CalculusDefaults):
     adapt = staticmethod(adapt)
 
     def linearize(
-        self,
-        function: Callable[[list[Array]], Array],
-        params: Sequence[Array],
-        cotangent: Callable[[Array], Array],
+        self, function: Callable[[list[Array]], Array], params: Sequence[Array], cotangent: Callable[[Array], Array]
     ) -> JaxLinearization:
         leaves = _differentiable(params)
         outputs, pushforward = jax.linearize(lambda p: _one_real_array(function(p), "the model"), leaves)
         program, residuals = _linear_part(pushforward, leaves)
-        backward = program.only_transposes
-        transpose = program.transpose()
+        backward, transpose = program.only_transposes, program.transpose()
         (u,) = _matching("the cotangent", [cotangent(outputs)], program.outputs)
         gradient = transpose(residuals, [u])
         return JaxLinearization(outputs, gradient, residuals, transpose if backward else program, backward)
@@ -207,10 +198,7 @@ class JaxCalculus(CalculusDefaults):
     def jacobian_rows(
         self, function: Callable[[list[Array]], Array], params: Sequence[Array], rows: Sequence[int]
     ) -> list[list[Array]]:
-        def flat(p: list[Array]) -> Array:
-            return jnp.ravel(_one_real_array(function(p), "the model"))
-
-        return _rows(flat, params, rows)
+        return _rows(lambda p: jnp.ravel(_one_real_array(function(p), "the model")), params, rows)
 
     def hessian_rows(
         self, function: Callable[[list[Array]], Array], params: Sequence[Array], rows: Sequence[int]

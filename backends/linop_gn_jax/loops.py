@@ -80,11 +80,7 @@ def _iterate(ops: Any, method: Iteration, problem: Any) -> Any:
     return lax.while_loop(_is_running, _stepper(ops, method, problem), settle(method.init(ops, problem), problem))
 
 
-def _slice(values: Array, start: Any, size: int) -> Array:
-    return lax.dynamic_slice_in_dim(values, start, size)
-
-
-_rows = compiled(_slice, static=(2,), label=lambda *_: "rows")
+_rows = compiled(lax.dynamic_slice_in_dim, static=(2,), label=lambda *_: "rows")
 
 
 def _streams(problem: Any) -> bool:

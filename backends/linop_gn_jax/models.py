@@ -39,9 +39,8 @@ def adapt(model: Any, names: Sequence[str] | None = None) -> Model:
     name = type(model).__qualname__
     if _comes_from(model, "flax.nnx"):
         raise TypeError(
-            f"{name} is a flax nnx module, which holds its own parameters. Split it: "
-            "graph, params = nnx.split(module), and give the model as "
-            "lambda params, x: nnx.merge(graph, params)(x), with params as the parameters "
+            f"{name} is a flax nnx module, which has its own parameters. Split it: graph, params = nnx.split(module), "
+            "and give the model as lambda params, x: nnx.merge(graph, params)(x), with params as the parameters "
             "(nnx.split(module, nnx.Param, ...) picks those that are trained)."
         )
     if _comes_from(model, "equinox"):

@@ -14,31 +14,23 @@ from typing import Any
 
 from jax.tree_util import GetAttrKey, register_pytree_with_keys
 
-from linop_gn.records import data_fields, on_new_record, rebuild, static_fields
+from linop_gn.records import data_fields, rebuild, static_fields
 
-__all__ = ["register_record", "register_records"]
-
-_registered: set[type] = set()
+__all__ = ["register_record"]
 
 
 def register_record(cls: type) -> None:
-    """Make one record type known to JAX; a second time does nothing."""
-    if cls in _registered:
-        return
-    _registered.add(cls)
+    """Make one record type known to JAX."""
     data, static = data_fields(cls), static_fields(cls)
     keys = tuple(map(GetAttrKey, data))
 
-    def structure(instance: Any) -> tuple[Any, ...]:
+    def flatten(instance: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         values = tuple(getattr(instance, name) for name in static)
         try:
             hash(values)
         except TypeError:
-            raise TypeError(_unhashable(cls, static, values)) from None
-        return values
-
-    def flatten(instance: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        return tuple(getattr(instance, name) for name in data), structure(instance)
+            _refuse_unhashable(cls, static, values)
+        return tuple(getattr(instance, name) for name in data), values
 
     def flatten_with_keys(instance: Any) -> tuple[tuple[tuple[GetAttrKey, Any], ...], tuple[Any, ...]]:
         children, values = flatten(instance)
@@ -50,20 +42,14 @@ def register_record(cls: type) -> None:
     register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
 
 
-def _unhashable(cls: type, names: tuple[str, ...], values: tuple[Any, ...]) -> str:
+def _refuse_unhashable(cls: type, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
     for name, value in zip(names, values, strict=True):
         try:
             hash(value)
         except TypeError:
-            return (
+            raise TypeError(
                 f"the static field {name!r} of {cls.__qualname__} holds a {type(value).__qualname__}, which cannot be "
                 "hashed. Static fields are part of the compiled program: use functions, names, numbers or tuples of "
                 "them there. Arrays and whatever changes from step to step belong in a data field (one declared "
                 "without static())."
-            )
-    return f"the static fields of {cls.__qualname__} cannot be hashed"
-
-
-def register_records() -> None:
-    """Register every record type there is, and each one that is made later."""
-    on_new_record(register_record)
+            ) from None

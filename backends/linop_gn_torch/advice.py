@@ -82,15 +82,12 @@ def require_linear(recorded: Sequence[Tensor | None], cotangent: Tensor, custom:
         found = float((tangent.double() * cotangent.detach().double()).sum())
         lost = abs(found - expected) > 1e-2 * expected
     if lost:
+        names = f" ({', '.join(custom)})" if custom else ""
         raise NotImplementedError(
             f"the gradient of this model is computed, but not recorded, by a custom autograd.Function"
-            f"{_in_words(custom)}: its backward is marked @once_differentiable, leaves torch, or detaches. Write it in "
+            f"{names}: its backward is marked @once_differentiable, leaves torch, or detaches. Write it in "
             "differentiable torch operations on its arguments and ctx.saved_tensors."
         )
-
-
-def _in_words(custom: list[str]) -> str:
-    return f" ({', '.join(custom)})" if custom else ""
 
 
 _ADVICE: tuple[tuple[str, type[Exception], str], ...] = (

@@ -18,7 +18,7 @@ gradients at all), so the engine is asked for each edge.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -29,13 +29,8 @@ __all__ = ["REPLACEMENTS"]
 _convolution_backward = torch.ops.aten.convolution_backward
 
 
-class _Options(NamedTuple):
-    stride: list[int]
-    padding: list[int]
-    dilation: list[int]
-    transposed: bool
-    output_padding: list[int]
-    groups: int
+_Options: TypeAlias = tuple[Any, ...]
+"""Stride, padding, dilation, transposed, output padding, groups: what torch's convolution takes, in its order."""
 
 
 def _wanted(ctx: Any) -> list[bool]:
@@ -145,7 +140,7 @@ def _replacing(native: Callable[..., Tensor], n: int, transposed: bool) -> Calla
         if padding is None or not _plain(input, weight, bias):
             return native(input, weight, bias, *more, **named)
         stride, padding, output_padding = (_spread(x, n) for x in (given["stride"], padding, given["output_padding"]))
-        options = _Options(stride, padding, dilation, transposed, output_padding, given["groups"])
+        options = stride, padding, dilation, transposed, output_padding, given["groups"]
         batched = input if input.ndim == n + 2 else input.unsqueeze(0)
         y: Tensor = _Convolution.apply(batched, weight, bias, options)  # type: ignore[no-untyped-call]
         return y if batched is input else y.squeeze(0)

@@ -10,7 +10,7 @@ Looking costs a few microseconds for an operator of a few tensors, at each solve
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -34,7 +34,8 @@ class Data:
     def __init__(self, tree: Any) -> None:
         self.tree = tree
         found: dict[int, Tensor] = {}
-        self.asks = _collect(tree, True, found)
+        self._kinds: set[type] = set()
+        self.asks = _collect(tree, True, found, self._kinds)
         self.tensors = list(found.values())
 
     def filled(self, tensors: list[Tensor]) -> Any:
@@ -48,7 +49,7 @@ class Data:
 
     def holds(self, kind: type) -> bool:
         """Whether there is a record of this kind anywhere."""
-        return any(isinstance(record, kind) for record in _records(self.tree))
+        return any(issubclass(found, kind) for found in self._kinds)
 
 
 @cache
@@ -65,8 +66,8 @@ def _flatten(tree: Any) -> tuple[list[Any], optree.PyTreeSpec]:
     return optree.tree_flatten(tree, is_leaf=_is_record, namespace=_NAMESPACE)
 
 
-def _collect(node: Any, asked: bool, found: dict[int, Tensor]) -> bool:
-    """Add the tensors that require gradients to ``found``; True if somebody asked for one of them."""
+def _collect(node: Any, asked: bool, found: dict[int, Tensor], kinds: set[type]) -> bool:
+    """Add tensors that require gradients to ``found``, and types of records; True if somebody asked for a tensor."""
     if isinstance(node, Tensor):
         if node.requires_grad:
             found[id(node)] = node
@@ -74,16 +75,18 @@ def _collect(node: Any, asked: bool, found: dict[int, Tensor]) -> bool:
         return False
     names = _names(type(node))
     if names is not None:
+        kinds.add(type(node))
         origin = _origin(node)
         by_somebody = not origin or not all(isinstance(x, nn.Parameter) for x in origin[1] if x.requires_grad)
-        some = [_collect(x, asked and (name != "x" or by_somebody), found) for name, x in _before(node).items()]
+        held = _before(node).items()
+        some = [_collect(x, asked and (name != "x" or by_somebody), found, kinds) for name, x in held]
         return any(some)
     if node is None or isinstance(node, (int, float, str)):
         return False
     parts = node if type(node) in (tuple, list) else _flatten(node)[0]
     if len(parts) == 1 and parts[0] is node:
         return False
-    some = [_collect(part, asked, found) for part in parts]
+    some = [_collect(part, asked, found, kinds) for part in parts]
     return any(some)
 
 
@@ -98,13 +101,6 @@ def _before(record: Any) -> dict[str, Any]:
 def _origin(record: Any) -> Any:
     """What a point's parameters were detached from, and the leaves that it was packed of."""
     return memo(record).origin if isinstance(record, Point) else None
-
-
-def _records(tree: Any) -> Iterator[Any]:
-    for leaf in _flatten(tree)[0]:
-        if _is_record(leaf):
-            yield leaf
-            yield from _records(list(_before(leaf).values()))
 
 
 def _map(function: Callable[[Tensor], Tensor], tree: Any) -> Any:

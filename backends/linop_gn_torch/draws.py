@@ -15,14 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["OwnDraws", "cuda_devices", "fixed_draws", "states"]
+__all__ = ["OwnDraws", "fixed_draws", "states"]
 
 _aten = torch.ops.aten
-
-
-def cuda_devices(module: nn.Module) -> list[int]:
-    """The indices of the CUDA devices that a module's parameters are on."""
-    return sorted({p.device.index for p in module.parameters() if p.device.type == "cuda"})
 
 
 def states(devices: list[int]) -> list[Tensor]:
@@ -75,9 +70,8 @@ class OwnDraws(TorchDispatchMode):
         for x in args:
             if isinstance(x, nn.Parameter) and id(x) in self.forbidden:
                 raise RuntimeError(
-                    f"the model's forward uses a parameter (shape {tuple(x.shape)}) through an object or a global "
-                    "variable that holds the module, and so could not be given another value for it. Reach parameters "
-                    "through self."
+                    f"the model's forward uses a parameter (shape {tuple(x.shape)}) through an object or a global that "
+                    "holds the module, where no other value can be given for it. Reach parameters through self."
                 )
         if torch.Tag.nondeterministic_seeded not in function.tags or given.get("generator") is not None:
             return function(*args, **given)

@@ -28,7 +28,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
-from .draws import OwnDraws, cuda_devices, fixed_draws, states
+from .draws import OwnDraws, fixed_draws, states
 from .recording import current
 from .shells import MEMBERS, Shells
 from .trees import flatten_tree
@@ -58,8 +58,7 @@ def adapt(model: Any, names: Sequence[str] | None = None, seed: int = 0) -> Call
     if not isinstance(model, nn.Module):
         if not callable(model):
             raise TypeError(f"a model is an nn.Module or a callable (params, inputs) -> outputs, not {type(model)}")
-        function: Callable[[Any, Any], Tensor] = model
-        return function
+        return model  # type: ignore[no-any-return]
     model = uncompiled(model)
     key = id(model), None if names is None else tuple(names), seed
     found = _adapted.get(key)
@@ -86,8 +85,7 @@ def trainable(module: nn.Module) -> dict[str, Tensor]:
             raise ValueError(f"parameter {name!r} has no shape yet: run the module once on some inputs first")
     if not found:
         raise ValueError(
-            f"{type(module).__name__} has no trainable parameter: call requires_grad_(True) on those that are to vary, "
-            "or pass a dict of parameters by name"
+            f"{type(module).__name__} has no trainable parameter: call requires_grad_(True), or pass a dict by name"
         )
     return found
 
@@ -118,7 +116,7 @@ class AdaptedModule:
         arguments = inspect.signature(source.forward).parameters.values()
         self._keywords = {a.name for a in arguments if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)}
         self._any_keyword = any(a.kind is a.VAR_KEYWORD for a in arguments)
-        self._devices = cuda_devices(source)
+        self._devices = sorted({p.device.index for p in source.parameters() if p.device.type == "cuda"})
         self._draws: bool | None = None  # whether the module draws random numbers, once that is known
         self._hooked = False
 
@@ -143,7 +141,13 @@ class AdaptedModule:
         given = self._given(params)
         outputs = self._reproducibly(given, lambda shell: shell(*args, **kwargs))
         if not isinstance(outputs, Tensor):
-            raise TypeError(_wrap_advice(self.source, outputs))
+            inside = "['logits']" if isinstance(outputs, dict) else ".logits"
+            pick = "[0]" if isinstance(outputs, (tuple, list)) else inside
+            raise TypeError(
+                f"{type(self.source).__name__} returned a {type(outputs).__qualname__}, and a model's outputs are one "
+                "tensor. Wrap it in a module whose forward returns the entry that matters, such as "
+                f"self.model(inputs){pick}."
+            )
         return outputs
 
     def _arguments(self, inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
@@ -160,12 +164,16 @@ class AdaptedModule:
         """What stands for each of the snapshot's tensors in a call: the one given, or a constant."""
         if isinstance(params, nn.Module):
             params = trainable(params)
-        own = _named(self.module, remove_duplicate=False)
+        own, kind = _named(self.module, remove_duplicate=False), type(self.source).__name__
         names, leaves, _ = flatten_tree(params)
         names = self._own_names(own, names, isinstance(params, (list, tuple)))
-        unknown = [name for name in names if name not in own]
-        if unknown:
-            raise ValueError(self._unknown(unknown, own))
+        if unknown := [name for name in names if name not in own]:
+            buffers = dict(self.source.named_buffers(remove_duplicate=False))
+            if all(name in buffers for name in unknown):
+                raise ValueError(
+                    f"{unknown} are buffers, not parameters, of {kind}: pass named_parameters() as a dict, or the model"
+                )
+            raise ValueError(f"{kind} has no parameters {unknown}; it has {list(own)}.")
         owner: dict[int, str] = {}
         given: dict[int, Tensor] = {}
         for name, leaf in zip(names, leaves, strict=True):
@@ -175,9 +183,7 @@ class AdaptedModule:
                 )
             other = owner.setdefault(id(own[name]), name)
             if other != name:
-                raise ValueError(
-                    f"parameters {other!r} and {name!r} are one tied tensor in {type(self.source).__name__}: give one."
-                )
+                raise ValueError(f"parameters {other!r} and {name!r} are one tied tensor in {kind}: give one.")
             given[id(own[name])] = leaf
         return {id(p): p.detach() for p in own.values() if p.requires_grad} | given
 
@@ -192,18 +198,8 @@ class AdaptedModule:
             if len(chosen) == len(names):
                 return chosen
         raise ValueError(
-            f"{len(names)} parameters in a list, but {type(self.source).__name__} has {len(every)}: "
-            "pass a dict by name for some of them."
+            f"{len(names)} parameters in a list, but {type(self.source).__name__} has {len(every)}: pass a dict by name"
         )
-
-    def _unknown(self, unknown: list[str], own: Mapping[str, Tensor]) -> str:
-        buffers = dict(self.source.named_buffers(remove_duplicate=False))
-        if all(name in buffers for name in unknown):
-            return (
-                f"{unknown} are buffers, not parameters, of {type(self.source).__name__} (a state_dict has both): "
-                "pass dict(model.named_parameters()), or the model itself."
-            )
-        return f"{type(self.source).__name__} has no parameters {unknown}; it has {list(own)}."
 
     # running
 
@@ -256,12 +252,4 @@ def _equal(pairs: Sequence[tuple[Tensor, Tensor]]) -> bool:
     return all(
         torch.equal(*(torch.cat([t.reshape(-1) for t in side]) for side in zip(*group, strict=True)))
         for group in groups.values()
-    )
-
-
-def _wrap_advice(module: nn.Module, outputs: Any) -> str:
-    pick = "[0]" if isinstance(outputs, (tuple, list)) else "['logits']" if isinstance(outputs, dict) else ".logits"
-    return (
-        f"{type(module).__name__} returned a {type(outputs).__qualname__}, and a model's outputs are one tensor. Wrap "
-        f"it in a module whose forward returns the entry that matters, such as self.model(inputs){pick}."
     )

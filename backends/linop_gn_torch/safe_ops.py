@@ -23,7 +23,7 @@ Entering costs about 5 microseconds, and 2 for each torch call inside.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ContextDecorator, ExitStack, contextmanager
 from threading import Lock
 from typing import Any
 
@@ -47,7 +47,7 @@ def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002  
     return nn.functional.relu6(input + 3) / 6
 
 
-class _Switch:
+class _Switch(ContextDecorator):
     """Settings of the whole process, as ``enter`` makes them while any thread is inside."""
 
     def __init__(self, enter: Callable[[ExitStack], None]) -> None:
@@ -82,14 +82,6 @@ math_attention = _Switch(_plain_attention)
 _without_cudnn = _Switch(_no_cudnn)
 
 
-def _unfused(recurrent: Callable[..., Any]) -> Callable[..., Any]:
-    def layer(*args: Any, **kwargs: Any) -> Any:
-        with _without_cudnn:
-            return recurrent(*args, **kwargs)
-
-    return layer
-
-
 def _attention(*args: Any, **kwargs: Any) -> Tensor:
     with sdpa_kernel(SDPBackend.MATH):  # whatever the model has chosen
         return nn.functional.scaled_dot_product_attention(*args, **kwargs)
@@ -99,7 +91,7 @@ _REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     torch._weight_norm: weight_norm,
     nn.functional.scaled_dot_product_attention: _attention,
     nn.functional.hardsigmoid: hardsigmoid,
-    **{layer: _unfused(layer) for layer in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
+    **{layer: _without_cudnn(layer) for layer in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
     **convolution.REPLACEMENTS,
 }
 

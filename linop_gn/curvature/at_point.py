@@ -30,11 +30,11 @@ import numpy as np
 from ..operators.base import LinearOperator
 from ..operators.partition import Partition, of_leaves
 from ..protocols import Scalar, Tree, Vector
-from ..records import fill, record, static
+from ..records import Partial, fill, record, static
 from ..spaces import Space
 from .objective import Objective
 from .partition import Block, Blocks, partition
-from .pieces import EachBlock, OfBatch, OneBlock, ggn, hessian, jvp, loss_hessian, sum_products, vjp
+from .pieces import each_block, ggn, hessian, jvp, loss_hessian, multiple, of_batch, one_block, vjp
 from .point import Point
 from .term import outputs_of
 
@@ -56,10 +56,22 @@ class Products(LinearOperator):
     adjoint: Callable[..., Vector] | None = static(default=None)
 
     def matvec(self, v: Vector) -> Vector:
-        return sum_products(self.backend, self.pieces, self.product, v, self.scale)
+        return self._over_pieces(self.product, v)
 
     def rmatvec(self, u: Vector) -> Vector:
-        return sum_products(self.backend, self.pieces, self.adjoint or self.product, u, self.scale)
+        return self._over_pieces(self.adjoint or self.product, u)
+
+    def _over_pieces(self, product: Callable[..., Vector], v: Vector) -> Vector:
+        ops, total = self.backend, None
+        for piece in self.pieces:
+            if piece.stacked:
+                part = ops.scale(self.scale, ops.sum_over(product, piece, v))
+            elif self.scale is None:
+                part = piece.apply(product, v)
+            else:
+                part = piece.apply(Partial(multiple, product), v, self.scale)
+            total = part if total is None else ops.axpy(1.0, part, total)
+        return total
 
 
 @record
@@ -99,7 +111,7 @@ class AtPoint(LinearOperator):
     def matvec(self, v: Vector) -> Vector:
         if not self.host:
             return self.prepare().matvec(v)
-        return self.point.stream(OfBatch(self.product), v).gradient
+        return self.point.stream(Partial(of_batch, self.product), v).gradient
 
 
 @record
@@ -180,8 +192,8 @@ class BlockGGN(AtPoint):
         fill(self, blocks=partition(self.domain, blocks))
 
     @property
-    def product(self) -> EachBlock:  # type: ignore[override]
-        return EachBlock(tuple(block.leaves for block in self.blocks))
+    def product(self) -> Partial[Vector]:  # type: ignore[override]
+        return Partial(each_block, tuple(block.leaves for block in self.blocks))
 
     @property
     def partition(self) -> Partition:
@@ -190,9 +202,7 @@ class BlockGGN(AtPoint):
     def diagonal_blocks(self) -> dict[str, LinearOperator]:
         """Each block as an operator on its own parameters, by name; they share one linearisation."""
         if self.host:
-            raise ValueError(
-                "the blocks of an operator over streamed data cannot be taken apart; hold the data in a list."
-            )
+            raise ValueError("an operator over streamed data cannot be taken apart; hold the data in a list.")
         return {block.name: made for block, made in zip(self.blocks, block_products(self, self.blocks), strict=True)}
 
 
@@ -200,8 +210,8 @@ def block_products(operator: GGN | BlockGGN, blocks: tuple[Block, ...]) -> list[
     """J_l^T H_L J_l for each of the blocks, on the space of its own leaves; they share one linearisation."""
     made = operator.point.linearized()
     return [
-        Products(made.pieces, made.scale, OneBlock(block.leaves), block.space, block.space, True, operator.psd)
-        for block in blocks
+        Products(made.pieces, made.scale, Partial(one_block, leaves), space, space, True, operator.psd)
+        for _, leaves, space in blocks
     ]
 
 

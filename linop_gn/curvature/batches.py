@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..protocols import Array, Backend, Tree
@@ -31,16 +31,16 @@ class Batch:
 
 
 class Stream:
-    """Batches that are read from the host anew on every pass."""
+    """Batches that are read from the host anew on every pass, each made of what there is by ``change``."""
 
-    def __init__(self, data: Iterable[Any]) -> None:
-        self.data = data
+    def __init__(self, data: Iterable[Any], change: Callable[[Any], Batch]) -> None:
+        self.data, self.change = data, change
 
     def __iter__(self) -> Iterator[Batch]:
         empty = True
         for item in self.data:
             empty = False
-            yield as_batch(item)
+            yield self.change(item)
         if empty:
             raise ValueError(
                 "the data gave no batch on this pass; they must be iterable again and again (a list, a data loader, an "
@@ -76,9 +76,7 @@ def as_batches(data: Any) -> tuple[Batch, ...] | Stream:
     """
     if data is None:
         return (Batch(),)
-    if isinstance(data, Batch):
-        return (data,)
-    if isinstance(data, tuple) and data and not _is_many(data):
+    if isinstance(data, Batch) or (isinstance(data, tuple) and data and not all(map(_is_batch, data))):
         return (as_batch(data),)
     if isinstance(data, (list, tuple)):
         if not data:
@@ -94,11 +92,11 @@ def as_batches(data: Any) -> tuple[Batch, ...] | Stream:
             f"the data are a one-shot {type(data).__qualname__}: a second pass over them would see nothing, and the "
             "operator would be zero. Pass a list of batches, or an object that can be iterated again (a data loader)."
         )
-    return Stream(data)
+    return Stream(data, as_batch)
 
 
-def _is_many(data: tuple[Any, ...]) -> bool:
-    return all(isinstance(item, Batch) or (isinstance(item, tuple) and len(item) in (2, 3)) for item in data)
+def _is_batch(item: Any) -> bool:
+    return isinstance(item, Batch) or (isinstance(item, tuple) and len(item) in (2, 3))
 
 
 def stack(batches: tuple[Batch, ...], backend: Backend) -> tuple[Batch, ...]:

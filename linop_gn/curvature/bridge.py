@@ -16,7 +16,7 @@ write into products.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,49 +24,39 @@ from ..protocols import Array, Backend, Tree, Vector
 from ..records import record, replace, static
 from ..spaces import Space
 from .batches import Batch
+from .checks import require_fitting
 from .term import Term
 
-__all__ = ["BridgedPiece", "BridgedTerm", "Crossing", "OnLeaves"]
+__all__ = ["BridgedPiece", "BridgedTerm", "Crossing", "on_leaves"]
 
 
-@dataclass(frozen=True)
-class OnLeaves:
-    """A model as a function of the parameters' leaves in a list, put into the caller's own containers for it."""
-
-    model: Callable[..., Any]
-    backend: Backend
-    structure: Hashable
-
-    def __call__(self, leaves: list[Array], *inputs: Any) -> Any:
-        return self.model(self.backend.unflatten(self.structure, leaves), *inputs)
+def on_leaves(model: Callable[..., Any], ops: Backend, structure: Hashable, leaves: list[Array], *inputs: Any) -> Any:
+    """The model at the parameters' leaves in a list, put into the caller's own containers for it."""
+    return model(ops.unflatten(structure, leaves), *inputs)
 
 
 @dataclass(frozen=True)
 class Crossing:
     """The way between two spaces of the same leaves, one in each framework.
 
-    ``double`` says that float64 is among what crosses, which some frameworks have to be asked for.
+    In ``precision()`` the other framework has the dtypes that cross: some have to be asked for float64.
     """
 
     home: Space
     away: Space
-    double: bool
+    precision: Callable[[], AbstractContextManager[Any]]
 
     @classmethod
     def of(cls, home: Space, guest: Backend, double: bool) -> Crossing:
         """From the space ``home`` to a list of the same leaves in the framework ``guest``."""
         calculus = guest.calculus
         assert calculus is not None
-        with calculus.high_precision() if double else nullcontext():
+        precision = calculus.high_precision if double else nullcontext
+        with precision():
             probe = guest.borrow(home.backend.lendable(home.backend.asarray(0.0, home.dtype, home.device)))
             device = guest.describe(probe)[2]
         structure = guest.flatten(list(range(len(home.names))))[2]
-        return cls(home, Space(guest, structure, home.names, home.shapes, home.dtypes, home.dtype, device), double)
-
-    def precision(self) -> Any:
-        """Where the other framework has the dtypes that cross."""
-        calculus = self.away.backend.calculus
-        return calculus.high_precision() if self.double and calculus is not None else nullcontext()
+        return cls(home, Space(guest, structure, home.names, home.shapes, home.dtypes, home.dtype, device), precision)
 
     def lend(self, tree: Tree) -> Tree:
         """Arrays of ours in any containers as arrays over there."""
@@ -98,15 +88,14 @@ class Crossing:
             return guest.wait(guest.call(function, over_there, *lent))
 
     def parameters(self, x: Vector) -> Vector:
-        """Parameters over there, in memory of their own."""
-        with self.precision():
-            return self.away.backend.copy(self.lend(x))
+        """Parameters over there, in memory of their own; to be called in :attr:`precision`."""
+        return self.away.backend.copy(self.lend(x))
 
     def batch(self, batch: Batch) -> Batch:
         """Data over there."""
-        return replace(
-            batch, inputs=self.lend(batch.inputs), targets=self.lend(batch.targets), weights=self.lend(batch.weights)
-        )
+        require_fitting(self.home, batch)
+        inputs, targets, weights = map(self.lend, (batch.inputs, batch.targets, batch.weights))
+        return Batch(inputs, targets, weights, batch.stacked)
 
 
 @record
@@ -122,13 +111,6 @@ class BridgedPiece:
     weight: Array | None
     crossing: Crossing = static()
     stacked: bool = static(default=False)
-
-    @classmethod
-    def of(cls, made: Any, crossing: Crossing, home: Batch, loss: Any) -> BridgedPiece:
-        """The piece or curve ``made`` over there, with what is summed over batches brought home."""
-        (value, gradient, weight), inner = made.parted()
-        bring = crossing.bring
-        return cls(inner, loss, home.targets, home.weights, bring(value), bring(gradient), bring(weight), crossing)
 
     @property
     def space(self) -> Space:
@@ -177,23 +159,28 @@ class BridgedTerm:
     def check_ahead(self, x: Vector) -> None:
         """Nothing: everything here that needs the data checked sees to it with the parameters that it lends."""
 
+    def _piece(self, function: Callable[..., Any], x: Vector) -> BridgedPiece:
+        """The piece or curve made over there, with what is summed over batches brought home."""
+        sums, inner = self._run(function, x).parted()
+        value, gradient, weight = map(self.crossing.bring, sums)
+        data = self.batch.targets, self.batch.weights
+        return BridgedPiece(inner, self.loss, *data, value, gradient, weight, self.crossing)
+
     def linearize(self, x: Vector) -> BridgedPiece:
         """The model linearised at x, with value and gradient from the same pass."""
-        return BridgedPiece.of(self._run(Term.linearize, x), self.crossing, self.batch, self.loss)
+        return self._piece(Term.linearize, x)
 
     def linearize_gradient(self, x: Vector) -> BridgedPiece:
         """The gradient of the loss linearised at x."""
-        return BridgedPiece.of(self._run(Term.linearize_gradient, x), self.crossing, self.batch, self.loss)
+        return self._piece(Term.linearize_gradient, x)
 
-    def evaluate(self, x: Vector) -> tuple[Array, Array | None]:
+    def evaluate(self, x: Vector) -> tuple[Any, ...]:
         """Unnormalised value and normaliser at x, without derivatives."""
-        value, weight = self._run(Term.evaluate, x)
-        return self.crossing.bring(value), self.crossing.bring(weight)
+        return tuple(map(self.crossing.bring, self._run(Term.evaluate, x)))
 
-    def value_and_gradient(self, x: Vector) -> tuple[Array, Vector]:
+    def value_and_gradient(self, x: Vector) -> tuple[Any, ...]:
         """Value and gradient of a plain scalar function at x, nothing kept."""
-        value, gradient = self._run(Term.value_and_gradient, x, check=False)
-        return self.crossing.bring(value), self.crossing.bring(gradient)
+        return tuple(map(self.crossing.bring, self._run(Term.value_and_gradient, x, check=False)))
 
     def outputs_at(self, x: Vector) -> Array:
         """The model's outputs at x, without derivatives."""

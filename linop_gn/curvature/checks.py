@@ -63,10 +63,7 @@ def require_fitting(space: Space, batch: Batch) -> None:
                 raise ValueError(f"{where} are on {device} but the parameters on {space.device}; move one of them.")
 
 
-def require_counted(weight: Any) -> None:
-    """Raise if the examples of all batches together weigh nothing."""
-    if not float(weight) > 0:
-        raise ValueError(
-            "no example of any batch counts (all are ignored or have weight zero), so that a mean over them is 0/0. "
-            "Look at the mask."
-        )
+def require_counted(ops: Backend, weight: Any) -> None:
+    """Raise if the examples of all batches together are known to weigh nothing."""
+    if weight is not None and ops.is_concrete(weight) and not float(weight) > 0:
+        raise ValueError("no example of any batch counts: all are ignored or have weight zero. Look at the mask.")

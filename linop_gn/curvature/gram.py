@@ -14,15 +14,14 @@ Q J J^T, for Q = H_L, which is not symmetric; this form is, and needs no inverse
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from ..operators.base import LinearOperator
 from ..protocols import Array, Scalar, Tree, Vector
-from ..records import fill, rebuild, record, static
+from ..records import Partial, fill, rebuild, record, static
 from ..spaces import Space
 from .at_point import as_point
-from .losses import Loss, OutputRoot
+from .losses import Loss
 from .objective import Objective
 from .pieces import Piece, flat_outputs, like_outputs
 from .point import Point
@@ -122,7 +121,7 @@ def root_of(pieces: tuple[Any, ...], scale: Scalar, space: Space) -> Root:
 def _rooted(piece: Any) -> Any:
     if not piece.stacked:
         return piece.rooted()
-    return piece.space.backend.scan_over(_Kept(type(piece).rooted), piece)[1]
+    return piece.space.backend.scan_over(Partial(_kept, type(piece).rooted), piece)[1]
 
 
 def require_root(loss: Loss | None, who: str) -> None:
@@ -147,33 +146,28 @@ def over_pieces(root: Root, function: Any, *vectors: Vector) -> Vector:
     ops, parts = root.backend, []
     for piece in root.pieces:
         if piece.stacked:
-            made = ops.scan_over(_Kept(function), piece, *vectors)[1]
+            made = ops.scan_over(Partial(_kept, function), piece, *vectors)[1]
             parts.append(ops.namespace().reshape(made, (-1,)))
         else:
             parts.append(piece.apply(function, *vectors))
     return root.codomain.join(parts) if len(parts) > 1 else parts[0]
 
 
-@dataclass(frozen=True)
-class _Kept:
+def _kept(function: Any, piece: Piece, *vectors: Vector) -> tuple[tuple[()], Vector]:
     """A function whose results are stacked, and nothing summed."""
-
-    function: Any
-
-    def __call__(self, piece: Piece, *vectors: Vector) -> tuple[tuple[()], Vector]:
-        return (), self.function(piece, *vectors)
+    return (), function(piece, *vectors)
 
 
 def _push(piece: Piece, v: Vector) -> Vector:
     """S^T J v, flat."""
     z = piece.lin.jvp(piece.space.split(v))
-    return flat_outputs(piece, _root_on(piece).transposed(piece.space.backend.namespace(), z))
+    return flat_outputs(piece, piece.root.transposed(piece.space.backend.namespace(), z))
 
 
 def _pull(piece: Piece, u: Vector) -> Vector:
     """J^T S u for flat u."""
     xp = piece.space.backend.namespace()
-    return piece.space.join(piece.lin.vjp(_root_on(piece).product(xp, like_outputs(piece, u))))
+    return piece.space.join(piece.lin.vjp(piece.root.product(xp, like_outputs(piece, u))))
 
 
 def _pull_slice(both: tuple[Piece, Vector]) -> Vector:
@@ -184,10 +178,4 @@ def _root_cotangent(piece: Piece) -> Vector:
     """q with S q = dL/dz."""
     xp = piece.space.backend.namespace()
     r = piece.loss.gradient(xp, piece.outputs, piece.targets, piece.weights)
-    return flat_outputs(piece, _root_on(piece).solve(xp, r))
-
-
-def _root_on(piece: Piece) -> OutputRoot:
-    """S of a piece that has it."""
-    assert piece.root is not None
-    return piece.root
+    return flat_outputs(piece, piece.root.solve(xp, r))

@@ -80,11 +80,9 @@ class Objective(Terms):
         jacobian: Callable[..., Any] | None = None,
         derivatives: str | None = None,
     ) -> None:
-        if not callable(model):
-            kind = type(model).__qualname__
-            raise TypeError(f"the model must be a function (params, inputs) -> outputs, got {kind}.")
+        _require_function("the model must be a function (params, inputs) -> outputs", model)
         supplied = Supplied.given(jvp=jvp, vjp=vjp, jacobian=jacobian)
-        fill(self, **_fields(model, as_loss(loss), as_batches(data), supplied, False, derivatives))
+        fill(self, **_fields(model, as_loss(loss), derivatives, supplied), whole=False, **_held(as_batches(data)))
 
     @classmethod
     def from_function(
@@ -101,10 +99,9 @@ class Objective(Terms):
         It has a value, a gradient and a Hessian, but no Gauss-Newton operator: that
         needs to know which part is the model and which the loss.
         """
-        if not callable(function):
-            raise TypeError(f"the objective must be a function of the parameters, got {type(function).__qualname__}.")
-        supplied = Supplied.given(gradient=gradient, hvp=hvp)
-        return rebuild(cls, _fields(function, None, (Batch(inputs=data),), supplied, True, derivatives))
+        _require_function("the objective must be a function of the parameters", function)
+        made = _fields(function, None, derivatives, Supplied.given(gradient=gradient, hvp=hvp))
+        return rebuild(cls, made | _whole(data))
 
     @classmethod
     def from_residuals(
@@ -118,11 +115,9 @@ class Objective(Terms):
         derivatives: str | None = None,
     ) -> Objective:
         """Nonlinear least squares 1/2 ||r(params)||^2, with r(params) or r(params, data); its GGN is J^T J."""
-        if not callable(residuals):
-            raise TypeError(f"the residuals must be a function of the parameters, got {type(residuals).__qualname__}.")
+        _require_function("the residuals must be a function of the parameters", residuals)
         supplied = Supplied.given(jvp=jvp, vjp=vjp, jacobian=jacobian)
-        loss = SquaredError(reduction="sum")
-        return rebuild(cls, _fields(residuals, loss, (Batch(inputs=data),), supplied, True, derivatives))
+        return rebuild(cls, _fields(residuals, SquaredError(reduction="sum"), derivatives, supplied) | _whole(data))
 
     def with_data(self, data: Any) -> Objective:
         """The same model and loss on other data (a new batch): the same compiled program.
@@ -130,9 +125,7 @@ class Objective(Terms):
         ``data`` are what the constructor takes: ``(inputs, targets)`` for a model and a loss,
         and for a function or residuals whatever they are called with.
         """
-        batches = (Batch(inputs=data),) if self.whole else as_batches(data)
-        parts = self.model, self.loss, batches, self.supplied, self.whole, self.derivatives
-        return rebuild(type(self), _fields(*parts))
+        return rebuild(type(self), fields(self) | (_whole(data) if self.whole else _held(as_batches(data))))
 
     def at(self, params: Tree) -> Point:
         """The objective at ``params``, which are copied; the same point again while model and parameters are equal."""
@@ -202,21 +195,27 @@ class Objective(Terms):
         return f"Objective({name}, {what}, {data})"
 
 
-def _fields(
-    model: Any,
-    loss: Loss | None,
-    batches: tuple[Batch, ...] | Stream,
-    supplied: Supplied | None,
-    whole: bool,
-    derivatives: str | None,
-) -> dict[str, Any]:
+def _require_function(what: str, given: Any) -> None:
+    if not callable(given):
+        raise TypeError(f"{what}, got {type(given).__qualname__}.")
+
+
+def _fields(model: Any, loss: Loss | None, derivatives: str | None, supplied: Supplied | None) -> dict[str, Any]:
+    """All fields of an objective but its data."""
     if derivatives is not None:
         require_registered(derivatives)
         if supplied is not None:
             raise ValueError(f"derivatives={derivatives!r} was given beside functions that supply them: choose.")
-    held, stream = ((), batches) if isinstance(batches, Stream) else (batches, None)
-    parts = {"model": model, "loss": loss, "batches": held, "stream": stream}
-    return parts | {"supplied": supplied, "whole": whole, "derivatives": derivatives}
+    return {"model": model, "loss": loss, "supplied": supplied, "derivatives": derivatives}
+
+
+def _held(batches: tuple[Batch, ...] | Stream) -> dict[str, Any]:
+    return {"batches": (), "stream": batches} if isinstance(batches, Stream) else {"batches": batches, "stream": None}
+
+
+def _whole(data: Any) -> dict[str, Any]:
+    """The data of a function that takes them as they are."""
+    return {"whole": True, **_held((Batch(inputs=data),))}
 
 
 def _same_leaves(ours: Any, theirs: Any) -> bool:

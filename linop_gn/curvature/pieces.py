@@ -9,32 +9,16 @@ them on every array.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from ..protocols import Array, Backend, Linearization, Scalar, Vector
+from ..protocols import Array, Linearization, Scalar, Vector
 from ..records import record, replace, static
 from ..spaces import Space
-from .losses import Loss, OutputHessian, OutputRoot
+from .losses import Loss, OutputHessian
 from .supplied import Supplied
 
-__all__ = [
-    "Curve",
-    "Differentiated",
-    "EachBlock",
-    "Multiple",
-    "OfBatch",
-    "OneBlock",
-    "Piece",
-    "flat_outputs",
-    "ggn",
-    "hessian",
-    "jvp",
-    "like_outputs",
-    "loss_hessian",
-    "sum_products",
-    "vjp",
-]
+__all__ = ["Curve", "Differentiated", "Piece", "each_block", "flat_outputs", "ggn", "hessian", "jvp", "like_outputs"]
+__all__ += ["loss_hessian", "multiple", "of_batch", "one_block", "vjp"]
 
 
 class _OfOneBatch:
@@ -70,7 +54,7 @@ class Piece(_OfOneBatch):
     weight: Array | None
     space: Space = static()
     stacked: bool = static(default=False)
-    root: OutputRoot | None = None
+    root: Any = None
     """S with H_L = S S^T, where it was asked for."""
 
     def rooted(self) -> Piece:
@@ -93,8 +77,7 @@ class Differentiated(OutputHessian):
     lin: Any
 
     def product(self, xp: Any, v: Array) -> Array:
-        made: Array = self.lin.hvp([v])[0]
-        return made
+        return self.lin.hvp([v])[0]
 
 
 @record
@@ -114,8 +97,7 @@ class Curve(_OfOneBatch):
     def hessian(self, v: list[Array]) -> list[Array]:
         """H v."""
         if self.lin is not None:
-            product: list[Array] = self.lin.hvp(v)
-            return product
+            return self.lin.hvp(v)  # type: ignore[no-any-return]
         assert self.supplied is not None
         assert self.supplied.hvp is not None
         ops = self.space.backend
@@ -160,63 +142,29 @@ def hessian(curve: Curve, v: Vector) -> Vector:
     return curve.space.join(curve.hessian(curve.space.split(v)))
 
 
-@dataclass(frozen=True)
-class EachBlock:
-    """blockdiag(J_l^T H_L J_l) v on flat vectors, for the leaves of each block; equal ones are one program."""
-
-    blocks: tuple[tuple[int, ...], ...]
-
-    def __call__(self, piece: Piece, v: Vector) -> Vector:
-        leaves = piece.space.split(v)
-        product: list[Any] = [None] * len(leaves)
-        for block in self.blocks:
-            for i, leaf in zip(block, piece.ggn([leaves[i] for i in block], block), strict=True):
-                product[i] = leaf
-        return piece.space.join(product)
+def each_block(blocks: tuple[tuple[int, ...], ...], piece: Piece, v: Vector) -> Vector:
+    """blockdiag(J_l^T H_L J_l) v on flat vectors, for the leaves of each block."""
+    leaves = piece.space.split(v)
+    product: list[Any] = [None] * len(leaves)
+    for block in blocks:
+        for i, leaf in zip(block, piece.ggn([leaves[i] for i in block], block), strict=True):
+            product[i] = leaf
+    return piece.space.join(product)
 
 
-@dataclass(frozen=True)
-class OneBlock:
+def one_block(leaves: tuple[int, ...], piece: Piece, v: Vector) -> Vector:
     """J_l^T H_L J_l v_l on flat vectors of the block's own space."""
-
-    leaves: tuple[int, ...]
-
-    def __call__(self, piece: Piece, v: Vector) -> Vector:
-        space = piece.space
-        shapes, dtypes = [space.shapes[i] for i in self.leaves], [space.dtypes[i] for i in self.leaves]
-        return space.join(piece.ggn(space.backend.split(v, shapes, dtypes), self.leaves))
+    space = piece.space
+    shapes, dtypes = [space.shapes[i] for i in leaves], [space.dtypes[i] for i in leaves]
+    return space.join(piece.ggn(space.backend.split(v, shapes, dtypes), leaves))
 
 
-@dataclass(frozen=True)
-class OfBatch:
-    """``product`` on one streamed batch, linearised for it; equal ones are one compiled program."""
-
-    product: Callable[..., Vector]
-
-    def __call__(self, term: Any, x: Vector, v: Any) -> tuple[None, Vector, Array | None]:
-        made = term.linearize_gradient(x) if self.product is hessian else term.linearize(x)
-        return None, made.apply(self.product, v), made.weight
+def of_batch(product: Callable[..., Vector], term: Any, x: Vector, v: Any) -> tuple[None, Vector, Array | None]:
+    """``product`` on one streamed batch, linearised for it."""
+    made = term.linearize_gradient(x) if product is hessian else term.linearize(x)
+    return None, made.apply(product, v), made.weight
 
 
-@dataclass(frozen=True)
-class Multiple:
+def multiple(product: Callable[[Any, Vector], Vector], piece: Any, v: Vector, scale: Scalar) -> Vector:
     """A product times a number. Compiled alone, the product would end in copies that are not fused with anything."""
-
-    product: Callable[[Any, Vector], Vector]
-
-    def __call__(self, piece: Any, v: Vector, scale: Scalar) -> Vector:
-        return piece.space.backend.scale(scale, self.product(piece, v))
-
-
-def sum_products(
-    ops: Backend, pieces: tuple[Any, ...], product: Callable[[Any, Vector], Vector], v: Vector, scale: Scalar | None
-) -> Vector:
-    """``scale`` (None: 1) times the sum over pieces of ``product(piece, v)``."""
-    total = None
-    for piece in pieces:
-        if piece.stacked:
-            part = ops.scale(scale, ops.sum_over(product, piece, v))
-        else:
-            part = piece.apply(product, v) if scale is None else piece.apply(Multiple(product), v, scale)
-        total = part if total is None else ops.axpy(1.0, part, total)
-    return total
+    return piece.space.backend.scale(scale, product(piece, v))

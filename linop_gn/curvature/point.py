@@ -19,7 +19,7 @@ from contextlib import nullcontext
 from typing import Any, TypeAlias
 
 from ..protocols import Array, Scalar, Vector
-from ..records import memo, record, replace, static
+from ..records import Partial, memo, record, replace, static
 from ..spaces import Space
 from .batches import Batch
 from .checks import require_counted
@@ -151,16 +151,16 @@ class Point:
     def _once(self, slot: str, visit: Visit) -> Summary:
         kept: Summary | None = getattr(self._made, slot)
         if kept is None:
-            kept = self.stream(_SumsOf(visit)) if self.host else self._over_memory(visit)
+            kept = self.stream(Partial(_sums_of, visit)) if self.host else self._in_memory(visit)
             if self.space.backend.lives_with(kept, self.x):
                 setattr(self._made, slot, kept)
         return kept
 
-    def _over_memory(self, visit: Visit) -> Summary:
+    def _in_memory(self, visit: Visit) -> Summary:
         self.check_data()
-        made = self.space.backend.call(_OverMemory(visit), self)
+        made: Summary = self.space.backend.call(Partial(_over_memory, visit), self)
         if len(self.objective.batches) > 1 or any(batch.stacked for batch in self.objective.batches):
-            _require_counted(self, made.weight)
+            require_counted(self.space.backend, made.weight)
         return made
 
     # what users ask
@@ -203,44 +203,29 @@ def _evaluate(term: Term, x: Vector) -> tuple[Sums, Any]:
     return (value, None, weight), None
 
 
-@dataclasses.dataclass(frozen=True)
-class _SumsOf:
-    """What ``visit`` sums of a streamed batch; equal ones are one compiled program, as below."""
-
-    visit: Visit
-
-    def __call__(self, term: Term, x: Vector) -> Sums:
-        return self.visit(term, x)[0]
+def _sums_of(visit: Visit, term: Term, x: Vector) -> Sums:
+    """What ``visit`` sums of a streamed batch."""
+    return visit(term, x)[0]
 
 
-@dataclasses.dataclass(frozen=True)
-class _OverMemory:
+def _over_memory(visit: Visit, point: Point) -> Summary:
     """What ``visit`` sums over all batches in memory and keeps of each; stacked batches go through one loop."""
-
-    visit: Visit
-
-    def __call__(self, point: Point) -> Summary:
-        totals, kept = None, []
-        for term in point.objective.in_memory(point.space):
-            if term.batch.stacked:
-                sums, piece = point.space.backend.scan_over(_Slice(self.visit), term.batch, term, point.x)
-                piece = None if piece is None else replace(piece, stacked=True)
-            else:
-                sums, piece = self.visit(term, point.x)
-            kept.append(piece)
-            totals = sums if totals is None else _add(point, totals, sums)
-        assert totals is not None
-        return Summary(*_normalised(point, totals), tuple(kept))
+    totals, kept = None, []
+    for term in point.objective.in_memory(point.space):
+        if term.batch.stacked:
+            sums, piece = point.space.backend.scan_over(Partial(_of_slice, visit), term.batch, term, point.x)
+            piece = None if piece is None else replace(piece, stacked=True)
+        else:
+            sums, piece = visit(term, point.x)
+        kept.append(piece)
+        totals = sums if totals is None else _add(point, totals, sums)
+    assert totals is not None
+    return Summary(*_normalised(point, totals), tuple(kept))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Slice:
+def _of_slice(visit: Visit, batch: Batch, term: Term, x: Vector) -> tuple[Sums, Any]:
     """``visit`` of one slice of a stacked batch."""
-
-    visit: Visit
-
-    def __call__(self, batch: Batch, term: Term, x: Vector) -> tuple[Sums, Any]:
-        return self.visit(replace(term, batch=batch), x)
+    return visit(replace(term, batch=batch), x)
 
 
 def _add(point: Point, totals: Sums, more: Sums) -> Sums:
@@ -256,14 +241,9 @@ def _add(point: Point, totals: Sums, more: Sums) -> Sums:
 def _normalised(point: Point, sums: Sums) -> tuple[Any, Any, Any, Any]:
     """Value and vector divided by the normaliser, the weight, and the factor that did it."""
     (value, vector, weight), loss = sums, point.objective.loss
-    _require_counted(point, weight)
+    require_counted(point.space.backend, weight)
     if loss is None or loss.reduction == "sum":
         return value, vector, weight, 1.0
     scale = 1.0 / weight
     value = None if value is None else value * scale
     return value, None if vector is None else point.space.backend.scale(scale, vector), weight, scale
-
-
-def _require_counted(point: Point, weight: Any) -> None:
-    if weight is not None and point.space.backend.is_concrete(weight):
-        require_counted(weight)

@@ -18,13 +18,12 @@ the whole, with a relative standard deviation of at most sqrt(2 / probes).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..draws import counter, signs
 from ..protocols import Array, Scalar, Vector
+from ..records import Partial
 from ..spaces import Space
 from .at_point import Products
-from .pieces import OfBatch, Piece
+from .pieces import Piece, of_batch
 from .point import Point
 
 __all__ = ["squared_gradients"]
@@ -32,27 +31,20 @@ __all__ = ["squared_gradients"]
 
 def squared_gradients(point: Point, probes: int | None, seed: Scalar = 0) -> Vector:
     """sum_i w_i (dl_i/dp)^2 / W over all batches: exactly for ``probes=None``, else estimated with so many signs."""
-    part = _Squares(probes)
+    part = Partial(_squares, probes)
     if point.host:
-        summed: Vector = point.stream(OfBatch(part), seed).gradient
-        return summed
+        return point.stream(Partial(of_batch, part), seed).gradient
     made = point.linearized()
     total = Products(made.pieces, made.scale, part, point.space)
     return point.space.backend.call(Products.matvec, total, seed)
 
 
-@dataclass(frozen=True)
-class _Squares:
-    """The unnormalised sum over one batch, from its linearisation; equal ones are one compiled program."""
-
-    probes: int | None
-
-    def __call__(self, piece: Piece, seed: Scalar) -> Vector:
-        u = _cotangents(piece)
-        ops = piece.space.backend
-        if self.probes is None:
-            return ops.sum_over(_of_example, range(u.shape[0]), piece, u)
-        return ops.sum_over(_of_signs, range(self.probes), piece, u, seed) / self.probes
+def _squares(probes: int | None, piece: Piece, seed: Scalar) -> Vector:
+    """The unnormalised sum over one batch, from its linearisation."""
+    u, ops = _cotangents(piece), piece.space.backend
+    if probes is None:
+        return ops.sum_over(_of_example, range(u.shape[0]), piece, u)
+    return ops.sum_over(_of_signs, range(probes), piece, u, seed) / probes
 
 
 def _cotangents(piece: Piece) -> Array:

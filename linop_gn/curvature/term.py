@@ -24,10 +24,7 @@ __all__ = ["Term", "outputs_of"]
 
 _MODEL = "Supply them with the objective: jvp= and vjp=, or jacobian= (dense, sparse, or a linear operator)"
 _SCALAR = "Supply gradient= and hvp= (Objective.from_function)"
-_HESSIAN = (
-    "Use lg.GGN, which takes jvp= and vjp= or jacobian=; or make the objective with Objective.from_function, which "
-    "takes gradient= and hvp="
-)
+_HESSIAN = "Use lg.GGN, which takes jvp= and vjp= or jacobian=; or Objective.from_function, with gradient= and hvp="
 _LOSS = "Use one of lg.losses; or write the loss as a subclass of lg.losses.Loss with slope and curvature"
 
 
@@ -90,28 +87,28 @@ class Term:
             )
         return z
 
-    def _loss(self) -> tuple[Loss, Any, Array | None, Array | None]:
-        assert self.loss is not None
-        return self.loss, self.ops.namespace(), self.batch.targets, self.batch.weights
+    def _with_data(self, z: Array) -> tuple[Any, Array, Array | None, Array | None]:
+        """What a loss's functions are called with."""
+        return self.ops.namespace(), z, self.batch.targets, self.batch.weights
 
     def total(self, z: Array) -> Array:
         """The unnormalised loss of outputs."""
-        loss, xp, targets, weights = self._loss()
-        return loss.total(xp, z, targets, weights)
+        assert self.loss is not None
+        return self.loss.total(*self._with_data(z))
 
     def weight(self, z: Array) -> Array:
         """What this batch adds to the normaliser."""
-        loss, xp, targets, weights = self._loss()
-        return loss.weight_sum(xp, z, targets, weights)
+        assert self.loss is not None
+        return self.loss.weight_sum(*self._with_data(z))
 
     def cotangent(self, z: Array) -> Array:
         """dL/dz."""
         z = self.ops.detach(z)
         self._check_here(z)
-        loss, xp, targets, weights = self._loss()
-        if loss.autodiff:
+        assert self.loss is not None
+        if self.loss.autodiff:
             return self._require("the gradient of a loss without closed forms", _LOSS).gradient(self._total, [z])[1][0]
-        return loss.gradient(xp, z, targets, weights)
+        return self.loss.gradient(*self._with_data(z))
 
     def _total(self, z: list[Array]) -> Array:
         return self.total(z[0])
@@ -171,28 +168,17 @@ class Term:
             self._check_here(z)
             lin: Any = self.supplied.linearize(self.space, self.arguments(leaves), z, self.cotangent)
         else:
-            lin = self._require("a Gauss-Newton operator or a gradient", _MODEL).linearize(
-                self.outputs, leaves, self.cotangent
-            )
+            calculus = self._require("a Gauss-Newton operator or a gradient", _MODEL)
+            lin = calculus.linearize(self.outputs, leaves, self.cotangent)
         z = self.ops.detach(lin.outputs)
         if self.loss.autodiff:
             calculus = self._require("the Hessian of a loss without closed forms", _LOSS)
             bent: Any = Differentiated(calculus.linearize_gradient(self._total, [z]))
         else:
-            bent = self.loss.hessian(self.ops.namespace(), z, self.batch.targets, self.batch.weights)
-        gradient = self.space.join(lin.gradient)
-        return Piece(
-            self.loss,
-            self.batch.targets,
-            self.batch.weights,
-            lin.without_gradient(),
-            bent,
-            z,
-            self.total(z),
-            gradient,
-            self.weight(z),
-            self.space,
-        )
+            bent = self.loss.hessian(*self._with_data(z))
+        data, gradient = (self.batch.targets, self.batch.weights), self.space.join(lin.gradient)
+        sums = self.total(z), gradient, self.weight(z)
+        return Piece(self.loss, *data, lin.without_gradient(), bent, z, *sums, self.space)
 
     def linearize_gradient(self, x: Vector) -> Curve:
         """The gradient of the loss linearised at x."""
@@ -230,5 +216,4 @@ class Term:
 
 def outputs_of(term: Any, x: Vector) -> Array:
     """The model's outputs at x, without derivatives."""
-    z: Array = term.outputs_at(x)
-    return z
+    return term.outputs_at(x)

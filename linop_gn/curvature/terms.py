@@ -12,10 +12,10 @@ from typing import Any
 
 from ..dispatch import load
 from ..protocols import Backend, Vector
-from ..records import data_fields, map_arrays, memo, record, static
+from ..records import Partial, data_fields, map_arrays, memo, record, static
 from ..spaces import Space
 from .batches import Batch, Stream
-from .bridge import BridgedTerm, Crossing, OnLeaves
+from .bridge import BridgedTerm, Crossing, on_leaves
 from .checks import require_fitting
 from .losses import Loss
 from .supplied import Supplied
@@ -111,8 +111,8 @@ class Terms:
         crossing = Crossing.of(space, guest, "float64" in dtypes)
         loss = None if self.loss is None else map_arrays(self.loss, ops.is_array, crossing.lend)
         lent = tuple(map(crossing.batch, self.batches))
-        stream = None if self.stream is None else Stream(_Lent(self.stream, crossing))
-        model = OnLeaves(self.model, ops, space.structure)
+        stream = None if self.stream is None else Stream(self.stream, crossing.batch)
+        model = Partial(on_leaves, self.model, ops, space.structure)
         return Terms(loss, lent, stream, model, None, self.whole), crossing
 
     def stream_batches(self, space: Space) -> Iterator[Batch]:
@@ -140,15 +140,3 @@ class Terms:
         if self.host or len(self.batches) != 1 or self.batches[0].stacked:
             raise ValueError(f"{what} exists for data of one batch only; make an objective for one: with_data(batch).")
         return self.in_memory(space)[0]
-
-
-class _Lent:
-    """A stream whose batches are lent to another framework one after the other."""
-
-    def __init__(self, stream: Stream, crossing: Crossing) -> None:
-        self.stream, self.crossing = stream, crossing
-
-    def __iter__(self) -> Iterator[Batch]:
-        for batch in self.stream:
-            require_fitting(self.crossing.home, batch)
-            yield self.crossing.batch(batch)

@@ -145,7 +145,7 @@ class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerBases, Ea
         if x.dtype != self.xp.float64 and x.dtype != self.xp.float32:  # half precision would overflow at 65504
             x, y = self.cast(x, "float32"), self.cast(y, "float32")
         if len(x.shape) == 2:
-            return self._column_dot(x, y)
+            return np.asarray(self.to_numpy(self.xp.sum(x * y, axis=0, dtype=self.xp.float64)), dtype=float)
         if x.shape[0] <= _PLAIN_DOT_LIMIT or x.dtype == self.xp.float64:
             return float(self._inner(x, y))
         whole = x.shape[0] // _BLOCK * _BLOCK
@@ -155,10 +155,6 @@ class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerBases, Ea
 
     def _inner(self, x: Vector, y: Vector) -> Any:
         return self.xp.vecdot(x, y)
-
-    def _column_dot(self, x: Vector, y: Vector) -> Scalar:
-        total = self.xp.sum(x * y, axis=0, dtype=self.xp.float64)
-        return np.asarray(self.to_numpy(total), dtype=float)
 
     def max_abs(self, x: Vector) -> Scalar:
         if x.shape[0] == 0:

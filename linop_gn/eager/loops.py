@@ -13,13 +13,13 @@ import itertools
 import operator
 import sys
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import optree
 
 from ..protocols import Carry, Iteration, Vector
+from ..records import Partial
 from ..run.status import Code
 
 __all__ = ["EagerLoops"]
@@ -45,14 +45,9 @@ def _elements(stacked: Any) -> Iterable[Any]:
     return [optree.tree_unflatten(structure, [x[i, ...] for x in leaves]) for i in range(leaves[0].shape[0])]
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """A function whose results are summed, and nothing kept; equal for equal functions."""
-
-    function: Callable[..., Any]
-
-    def __call__(self, *arguments: Any) -> tuple[Any, None]:
-        return self.function(*arguments), None
+def _summed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, None]:
+    """A function whose results are summed, and nothing kept."""
+    return function(*arguments), None
 
 
 class EagerLoops:
@@ -107,8 +102,7 @@ class EagerLoops:
         return self.namespace().stack(results, axis=1)  # type: ignore[attr-defined]
 
     def sum_over(self, function: Callable[..., R], stacked: Any, *shared: Any) -> R:
-        total: R = self.scan_over(_Parts(function), stacked, *shared)[0]
-        return total
+        return self.scan_over(Partial(_summed, function), stacked, *shared)[0]  # type: ignore[no-any-return]
 
     def scan_over(self, function: Callable[..., tuple[Any, Any]], stacked: Any, *shared: Any) -> tuple[Any, Any]:
         total, kept = None, []

@@ -11,8 +11,6 @@ from ..protocols import Scalar, Vector
 
 __all__ = ["EagerScalars"]
 
-_HostArray = np.ndarray
-
 
 class EagerScalars:
     """Scalar arithmetic on Python numbers and host arrays ``(k,)``; never raises, never warns."""
@@ -25,44 +23,44 @@ class EagerScalars:
         return float(x)
 
     def where(self, condition: Scalar, x: Scalar, y: Scalar) -> Scalar:
-        if isinstance(condition, _HostArray):
+        if isinstance(condition, np.ndarray):
             return np.where(condition, x, y)
         return x if condition else y
 
     def divide(self, x: Scalar, y: Scalar) -> Scalar:
-        if isinstance(x, _HostArray) or isinstance(y, _HostArray):
+        if isinstance(x, np.ndarray) or isinstance(y, np.ndarray):
             with np.errstate(all="ignore"):
                 return np.where(np.equal(y, 0), 0.0, np.divide(x, np.where(np.equal(y, 0), 1.0, y)))
         return x / y if y != 0 else 0.0
 
     def sqrt(self, x: Scalar) -> Scalar:
-        if isinstance(x, _HostArray):
+        if isinstance(x, np.ndarray):
             with np.errstate(all="ignore"):
                 return np.sqrt(x)
         return math.sqrt(x) if x >= 0 else math.nan
 
     def minimum(self, x: Scalar, y: Scalar) -> Scalar:
-        if isinstance(x, _HostArray) or isinstance(y, _HostArray):
+        if isinstance(x, np.ndarray) or isinstance(y, np.ndarray):
             return np.minimum(x, y)
         return x if x <= y or x != x else y
 
     def maximum(self, x: Scalar, y: Scalar) -> Scalar:
-        if isinstance(x, _HostArray) or isinstance(y, _HostArray):
+        if isinstance(x, np.ndarray) or isinstance(y, np.ndarray):
             return np.maximum(x, y)
         return x if x >= y or x != x else y
 
     def isfinite(self, x: Scalar) -> Scalar:
-        return np.isfinite(x) if isinstance(x, _HostArray) else math.isfinite(x)
+        return np.isfinite(x) if isinstance(x, np.ndarray) else math.isfinite(x)
 
     def logical_not(self, x: Scalar) -> Scalar:
-        return np.logical_not(x) if isinstance(x, _HostArray) else not x
+        return np.logical_not(x) if isinstance(x, np.ndarray) else not x
 
     def any(self, x: Scalar) -> Scalar:
         return bool(np.any(x))
 
     def power_of_two(self, x: Scalar, like: Vector) -> Scalar:
         limit = self._exponent_limit(like)
-        if isinstance(x, _HostArray):
+        if isinstance(x, np.ndarray):
             _, exponent = np.frexp(x)
             usable = np.isfinite(x) & (x != 0)
             return np.where(usable, np.ldexp(1.0, np.clip(exponent - 1, -limit, limit)), 1.0)

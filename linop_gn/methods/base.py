@@ -88,15 +88,11 @@ class Method(ABC):
                 f"{name}.init returned a {type(state).__name__} without {', '.join(sorted(missing))}: the state of "
                 f"a method is a NamedTuple with x, value, status, steps and all of {name}.columns."
             )
-        row: NamedTuple = _row(self.columns)(*(getattr(state, name) for name in self.columns))
-        return row
+        return _row("Row", self.columns)(*(getattr(state, name) for name in self.columns))
 
     def answer(self, ops: Backend, problem: MinimizeProblem, state: Any) -> Vector:
         """The parameters (n,) that the state stands for: ``x``."""
-        x: Vector = state.x
-        return x
+        return state.x
 
 
-@functools.cache
-def _row(columns: tuple[str, ...]) -> Callable[..., Any]:
-    return namedtuple("Row", columns)
+_row: Callable[..., Callable[..., NamedTuple]] = functools.cache(namedtuple)  # type: ignore[assignment]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -35,15 +34,12 @@ class Checked(Recipe):
         return self.finish(kept, operator)
 
 
-def _arrays(ops: Backend, kept: Any) -> Iterator[Array]:
-    if ops.is_array(kept):
-        yield kept
-    elif isinstance(kept, tuple):
-        for part in kept:
-            yield from _arrays(ops, part)
-    elif is_dataclass(kept):
-        for name in data_fields(kept):
-            yield from _arrays(ops, getattr(kept, name))
+def _arrays(ops: Backend, kept: Any) -> list[Array]:
+    if is_dataclass(kept):
+        kept = tuple(getattr(kept, name) for name in data_fields(kept))
+    if isinstance(kept, tuple):
+        return [x for part in kept for x in _arrays(ops, part)]
+    return [kept] if ops.is_array(kept) else []
 
 
 def damped_by(space: Space, d: Array, damping: Scalar) -> Array:
@@ -60,18 +56,13 @@ def point_of(operator: LinearOperator, recipe: str) -> Point:
     TypeError
         For operators that were not made from an objective.
     """
-    found = point_in(operator)
-    if found is None:
-        raise TypeError(
-            f"{recipe} needs the model's gradients, and {operator!r} was not made from an objective. Use it with "
-            "lg.GGN, lg.BlockGGN or lg.Hessian (damped or not), or use Jacobi, which needs products only."
-        )
-    return found
-
-
-def point_in(operator: LinearOperator) -> Point | None:
-    """The point in a composition, None where there is none."""
-    point = getattr(operator, "point", None)
-    if isinstance(point, Point):
-        return point
-    return next((found for child in operator._children() if (found := point_in(child)) is not None), None)
+    parts = [operator]
+    while parts:
+        part = parts.pop(0)
+        if isinstance(point := getattr(part, "point", None), Point):
+            return point
+        parts = part._children() + parts
+    raise TypeError(
+        f"{recipe} needs the model's gradients, and {operator!r} was not made from an objective. Use it with "
+        "lg.GGN, lg.BlockGGN or lg.Hessian (damped or not), or use Jacobi, which needs products only."
+    )

@@ -106,7 +106,7 @@ class BlockJacobi(Checked):
         if isinstance(inner, (GGN, BlockGGN)) and not inner.host:
             return block_products(inner, cut), leaves
         ready = inner.prepare()
-        return [Restricted(ready, block.leaves, block.space) for block in cut], leaves
+        return [Restricted(ready, block.leaves, block.space, ready.psd) for block in cut], leaves
 
 
 @record
@@ -129,19 +129,13 @@ def _eigen(block: LinearOperator) -> tuple[Array, Array]:
 
 @record
 class Restricted(LinearOperator):
-    """A diagonal block of a square operator: some leaves in, the same leaves out."""
+    """A diagonal block of a symmetric operator: some leaves in, the same leaves out."""
 
     operator: LinearOperator
     leaves: tuple[int, ...] = static()
     domain: Space = static(default=None)
-
-    @property
-    def symmetric(self) -> bool:
-        return self.operator.symmetric
-
-    @property
-    def psd(self) -> bool:
-        return self.operator.psd
+    psd: bool = static(default=False)
+    symmetric = True
 
     def matvec(self, v: Vector) -> Vector:
         whole, spread = self.operator.domain, self.operator.domain.split(self.operator.domain.zeros())

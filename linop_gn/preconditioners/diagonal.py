@@ -13,12 +13,10 @@ from typing import Any, ClassVar
 from ..operators.base import LinearOperator
 from ..operators.damped import undamped
 from ..operators.diagonal import Diagonal
-from ..protocols import Scalar, Vector
 from ..records import record
-from ..spaces import Space
 from .base import Checked, damped_by
 
-__all__ = ["DiagonalRecipe", "inverse_power"]
+__all__ = ["DiagonalRecipe"]
 
 
 @record
@@ -29,17 +27,11 @@ class DiagonalRecipe(Checked):
     """a in (d + damping)^-a."""
 
     def finish(self, kept: Any, operator: LinearOperator) -> LinearOperator:
-        space = operator.domain
-        return Diagonal(inverse_power(space, kept, undamped(operator)[1], self.exponent), psd=True, domain=space)
-
-
-def inverse_power(space: Space, d: Vector, damping: Scalar, power: Scalar) -> Vector:
-    """(|d| + damping)^-power (n,), positive and finite."""
-    xp = space.backend.namespace()
-    e = damped_by(space, xp.abs(d), damping)
-    least = 4.0 * float(xp.finfo(e.dtype).smallest_normal)  # its inverse is finite
-    good = (e > least) & xp.isfinite(e)
-    largest = xp.max(xp.where(good, e, xp.zeros_like(e)))
-    neutral = xp.where(largest > 0, largest, xp.ones_like(largest))
-    made: Vector = space.backend.cast(xp.where(good, e, neutral) ** -power, space.dtype)
-    return made
+        space, xp = operator.domain, operator.backend.namespace()
+        e = damped_by(space, xp.abs(kept), undamped(operator)[1])
+        least = 4.0 * float(xp.finfo(e.dtype).smallest_normal)  # its inverse is finite
+        good = (e > least) & xp.isfinite(e)
+        largest = xp.max(xp.where(good, e, xp.zeros_like(e)))
+        neutral = xp.where(largest > 0, largest, xp.ones_like(largest))
+        values = operator.backend.cast(xp.where(good, e, neutral) ** -self.exponent, space.dtype)
+        return Diagonal(values, psd=True, domain=space)

@@ -13,7 +13,6 @@ own standard error, which is known from the scatter of the probes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..arguments import whole
@@ -21,7 +20,7 @@ from ..draws import BITS, check_seed, signs_in, words
 from ..operators.base import LinearOperator
 from ..operators.damped import undamped
 from ..protocols import Array, Scalar, Vector
-from ..records import record, static
+from ..records import Partial, record, static
 from .diagonal import DiagonalRecipe
 
 __all__ = ["Jacobi"]
@@ -71,7 +70,7 @@ class Jacobi(DiagonalRecipe):
         ready = inner.prepare()
         if self.exact(inner):
             return inner.backend.call(_exact, ready)
-        return inner.backend.call(_Estimate(self.probes), ready, self.seed)
+        return inner.backend.call(Partial(_estimate, self.probes), ready, self.seed)
 
     def cost(self, operator: LinearOperator) -> tuple[int, int]:
         """Products, and numbers held at a time, that :meth:`prepare` takes."""
@@ -87,28 +86,23 @@ class Jacobi(DiagonalRecipe):
 
 def _exact(operator: LinearOperator) -> Vector:
     eye = operator.backend.identity(operator.domain.size, operator.domain.zeros())
-    made: Vector = operator.backend.namespace().sum(operator.matmat(eye) * eye, axis=0)
-    return made
+    return operator.backend.namespace().sum(operator.matmat(eye) * eye, axis=0)
 
 
-@dataclass(frozen=True)
-class _Estimate:
-    probes: int
-
-    def __call__(self, operator: LinearOperator, seed: Scalar) -> Vector:
-        xp, k = operator.backend.namespace(), self.probes
-        total: Any = None
-        squares: Any = None
-        for first in range(0, k, BITS):
-            bits = words(operator.domain, seed, first // BITS)
-            y, yy = operator.backend.sum_over(_probe, range(min(BITS, k - first)), operator, bits)
-            total, squares = (y, yy) if total is None else (total + y, squares + yy)
-        mean = total / k
-        if k == 1:
-            return xp.abs(mean)
-        scatter = squares / k - mean * mean
-        error = xp.sqrt(xp.where(scatter > 0, scatter, xp.zeros_like(scatter)) / (k - 1))
-        return xp.maximum(xp.abs(mean), error)
+def _estimate(probes: int, operator: LinearOperator, seed: Scalar) -> Vector:
+    xp, ops = operator.backend.namespace(), operator.backend
+    total: Any = None
+    squares: Any = None
+    for first in range(0, probes, BITS):
+        bits = words(operator.domain, seed, first // BITS)
+        y, yy = ops.sum_over(_probe, range(min(BITS, probes - first)), operator, bits)
+        total, squares = (y, yy) if total is None else (total + y, squares + yy)
+    mean = total / probes
+    if probes == 1:
+        return xp.abs(mean)
+    scatter = squares / probes - mean * mean
+    error = xp.sqrt(xp.where(scatter > 0, scatter, xp.zeros_like(scatter)) / (probes - 1))
+    return xp.maximum(xp.abs(mean), error)
 
 
 def _probe(index: Scalar, operator: LinearOperator, bits: Array) -> tuple[Vector, Vector]:

@@ -17,7 +17,6 @@ decomposition, because they exist for every sketch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..arguments import whole
@@ -25,7 +24,7 @@ from ..draws import check_seed, normal
 from ..operators.base import LinearOperator
 from ..operators.damped import undamped
 from ..protocols import Array, Scalar
-from ..records import record, static
+from ..records import Partial, record, static
 from .base import Checked
 from .spectral import spectral_inverse
 
@@ -85,27 +84,23 @@ class Nystrom(Checked):
 
 def sketch(operator: LinearOperator, rank: int, seed: Scalar) -> tuple[Array, Array]:
     """Eigenvectors (n, r) and eigenvalues (r,) of the Nyström approximation with r = min(rank, n): r products."""
-    return operator.backend.call(_Sketch(min(rank, operator.domain.size)), operator.prepare(), seed)
+    return operator.backend.call(Partial(_sketch, min(rank, operator.domain.size)), operator.prepare(), seed)
 
 
-@dataclass(frozen=True)
-class _Sketch:
-    rank: int
-
-    def __call__(self, operator: LinearOperator, seed: Scalar) -> tuple[Array, Array]:
-        space, ops = operator.domain, operator.backend
-        xp = ops.namespace()
-        wide = space.dtype if space.dtype == "float64" else "float32"
-        Q = xp.linalg.qr(ops.cast(normal(space, seed, self.rank), wide))[0]
-        Y = ops.cast(operator.matmat(ops.cast(Q, space.dtype)), wide)
-        nu = ops.eps(Y) * xp.sqrt(xp.sum(Y * Y))
-        Y = Y + nu * Q
-        core = Q.T @ Y
-        d, V, _ = ops.eigh((core + core.T) / 2)
-        d = xp.maximum(d, xp.broadcast_to(ops.eps(Y) * d[-1:], d.shape))
-        root = xp.where(d > 0, 1.0 / xp.sqrt(xp.where(d > 0, d, xp.ones_like(d))), xp.zeros_like(d))
-        B, R = xp.linalg.qr(Y @ (V * root))
-        values, W, _ = ops.eigh(R @ R.T)
-        values = values - nu
-        values = xp.where(values < 0, xp.zeros_like(values), values)  # a NaN stays one
-        return ops.cast(B @ W, space.dtype), ops.cast(values, space.dtype)
+def _sketch(rank: int, operator: LinearOperator, seed: Scalar) -> tuple[Array, Array]:
+    space, ops = operator.domain, operator.backend
+    xp = ops.namespace()
+    wide = space.dtype if space.dtype == "float64" else "float32"
+    Q = xp.linalg.qr(ops.cast(normal(space, seed, rank), wide))[0]
+    Y = ops.cast(operator.matmat(ops.cast(Q, space.dtype)), wide)
+    nu = ops.eps(Y) * xp.sqrt(xp.sum(Y * Y))
+    Y = Y + nu * Q
+    core = Q.T @ Y
+    d, V, _ = ops.eigh((core + core.T) / 2)
+    d = xp.maximum(d, xp.broadcast_to(ops.eps(Y) * d[-1:], d.shape))
+    root = xp.where(d > 0, 1.0 / xp.sqrt(xp.where(d > 0, d, xp.ones_like(d))), xp.zeros_like(d))
+    B, R = xp.linalg.qr(Y @ (V * root))
+    values, W, _ = ops.eigh(R @ R.T)
+    values = values - nu
+    values = xp.where(values < 0, xp.zeros_like(values), values)  # a NaN stays one
+    return ops.cast(B @ W, space.dtype), ops.cast(values, space.dtype)

@@ -29,15 +29,5 @@ from .hessians import OutputHessian, OutputRoot
 from .poisson import Poisson
 from .squared_error import SquaredError
 
-__all__ = [
-    "BinaryCrossEntropy",
-    "CrossEntropy",
-    "Elementwise",
-    "FromFunction",
-    "Loss",
-    "OutputHessian",
-    "OutputRoot",
-    "Poisson",
-    "SquaredError",
-    "as_loss",
-]
+__all__ = ["BinaryCrossEntropy", "CrossEntropy", "Elementwise", "FromFunction", "Loss", "OutputHessian", "OutputRoot"]
+__all__ += ["Poisson", "SquaredError", "as_loss"]

@@ -92,11 +92,10 @@ class FromFunction(Loss):
     def _evaluate(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> tuple[Array, int]:
         """What the callable returns, in the outputs' dtype, and the number of examples."""
         losses = self.fn(outputs, targets)
-        outer = tuple(outputs.shape)
-        shape = tuple(losses.shape) if hasattr(losses, "shape") and hasattr(losses, "dtype") else None
         name = getattr(self.fn, "__name__", type(self.fn).__name__)
-        if shape is None:
+        if not (hasattr(losses, "shape") and hasattr(losses, "dtype")):
             raise TypeError(f"FromFunction: {name} returned {type(losses).__name__}, not an array of losses.")
+        shape, outer = tuple(losses.shape), tuple(outputs.shape)
         if self.per_example and (not shape or shape != outer[: len(shape)]):
             advice = (
                 "It has already summed or averaged them: say which with FromFunction(fn, per_example=False, "
@@ -104,9 +103,10 @@ class FromFunction(Loss):
                 if not shape
                 else "Sum over the axes of one example, and keep the example axes in front."
             )
+            prefixes = " or ".join(str(outer[:n]) for n in range(1, len(outer) + 1))
             raise ValueError(
                 f"FromFunction: {name} returned shape {shape} for outputs of shape {outer}; one loss for each example "
-                f"is wanted, in the shape of leading axes of the outputs: {_prefixes(outer)}. {advice}"
+                f"is wanted, in the shape of leading axes of the outputs: {prefixes}. {advice}"
             )
         if not self.per_example:
             self._refuse_weights(weights)
@@ -120,8 +120,7 @@ class FromFunction(Loss):
     def _refuse_weights(self, weights: Array | None) -> None:
         if weights is not None:
             raise ValueError(
-                "FromFunction: weights cannot be applied to a callable that has summed its examples already "
-                "(per_example=False). Make it return one loss for each example and leave per_example=True."
+                "FromFunction: weights cannot be applied to a sum (per_example=False): return a loss for each example."
             )
 
 
@@ -151,7 +150,3 @@ def as_loss(obj: Any) -> Loss:
         f"A loss is wanted, got {type(obj).__name__} {obj!r}: use one of {_LOSSES} (in linop_gn.losses), or a callable "
         "fn(outputs, targets) that returns one loss for each example."
     )
-
-
-def _prefixes(shape: tuple[int, ...]) -> str:
-    return " or ".join(str(shape[:n]) for n in range(1, len(shape) + 1))

@@ -74,12 +74,10 @@ class Blocks(OutputHessian, OutputRoot):
     values: Array
 
     def product(self, xp: Any, v: Array) -> Array:
-        made: Array = xp.matmul(self.values, v[..., None])[..., 0]
-        return made
+        return xp.matmul(self.values, v[..., None])[..., 0]
 
     def transposed(self, xp: Any, v: Array) -> Array:
-        made: Array = xp.matmul(xp.matrix_transpose(self.values), v[..., None])[..., 0]
-        return made
+        return xp.matmul(xp.matrix_transpose(self.values), v[..., None])[..., 0]
 
     def root(self, xp: Any) -> Blocks:
         sizes, vectors = xp.linalg.eigh(self.values)
@@ -100,12 +98,10 @@ class Weighted(OutputHessian, OutputRoot):
     counted: Array | None = None
 
     def product(self, xp: Any, v: Array) -> Array:
-        made: Array = self.weights * self.inner.product(xp, keep(xp, self.counted, v))
-        return made
+        return self.weights * self.inner.product(xp, keep(xp, self.counted, v))
 
     def transposed(self, xp: Any, v: Array) -> Array:
-        made: Array = self.weights * self.inner.transposed(xp, keep(xp, self.counted, v))
-        return made
+        return self.weights * self.inner.transposed(xp, keep(xp, self.counted, v))
 
     def root(self, xp: Any) -> Weighted:
         return Weighted(self.inner.root(xp), self.weights**0.5, self.counted)
@@ -132,5 +128,4 @@ def as_hessian(xp: Any, made: Any, outputs: Array, weights: Array | None) -> Out
 def divided(xp: Any, x: Array, sizes: Array) -> Array:
     """``x / sizes`` where that is positive, and zero elsewhere."""
     good = sizes > 0
-    made: Array = xp.where(good, x / xp.where(good, sizes, xp.ones_like(sizes)), xp.zeros_like(x))
-    return made
+    return xp.where(good, x / xp.where(good, sizes, xp.ones_like(sizes)), xp.zeros_like(x))

@@ -17,7 +17,7 @@ from ...dispatch import namespace, register
 from ...methods import Method, MinimizeProblem
 from ...minimize import minimize
 from ...protocols import Array, Backend, Carry, Vector
-from ...records import data_fields, record, replace, static_fields
+from ...records import data_fields, fields, rebuild, record, replace, static_fields
 from ...run.status import Code, Status
 from ..poison import poisoned
 from .base import EPS, Kit, NDArray, agree, claim
@@ -369,9 +369,7 @@ def _spied(method: Method) -> tuple[Any, list[str]]:
         calls.append("step")
         return kind.step(self, ops, problem, state)
 
-    spy: Any = object.__new__(record(type(kind.__name__, (kind,), {"step": step})))
-    spy.__dict__.update(vars(method))
-    return spy, calls
+    return rebuild(record(type(kind.__name__, (kind,), {"step": step})), fields(method)), calls
 
 
 def _leaves(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
