@@ -23,7 +23,7 @@ import math
 from typing import Any, ClassVar, NamedTuple
 
 from ..arguments import whole
-from ..curvature.at_point import GGN
+from ..curvature.at_point import GGN, Products
 from ..curvature.gram import require_root
 from ..curvature.pieces import ggn
 from ..operators.base import LinearOperator
@@ -115,7 +115,7 @@ class GramSolve(Solver):
     def check(self, operator: LinearOperator) -> None:
         """Raise unless the operator is a damped GGN that has a Gram form."""
         inner, damping = undamped(operator)
-        if getattr(inner, "product", None) is not ggn:
+        if not isinstance(inner, (GGN, Products)) or inner.product is not ggn:
             raise ValueError(
                 f"GramSolve needs lg.Damped(lg.GGN(objective, params), damping), got {operator!r}: other operators "
                 "have no Gram form. Use lg.CG."
@@ -127,9 +127,7 @@ class GramSolve(Solver):
                 "GramSolve needs a positive damping: without it the system has no unique solution wherever there are "
                 "more parameters than outputs. Use lg.Damped(G, damping), or lg.MINRES for the undamped system."
             )
-        made: Any = inner
-        loss = made.point.objective.loss if isinstance(made, GGN) else made.pieces[0].loss
-        require_root(loss, "GramSolve")
+        require_root(inner.point.objective.loss if isinstance(inner, GGN) else inner.pieces[0].loss, "GramSolve")
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         ready: Any = undamped(operator)[0].prepare()
