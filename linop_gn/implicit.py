@@ -71,7 +71,7 @@ def tangent_solve(
     size, own = _size(ops, problem.rhs), _size(ops, h)
     rhs = ops.scale(size, ops.scale(ops.divide(1.0, own), ops.copy(h)))
     linear = replace(problem, operator=operator, rhs=rhs, x0=None, preconditioner=inverse)
-    found = inner_solve(ops, solver.bare(), linear)
+    found = inner_solve(ops, solver, linear)
     return ops.scale(own, ops.scale(ops.divide(1.0, size), found.x)), found.status
 
 

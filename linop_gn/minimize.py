@@ -13,6 +13,7 @@ from .methods.problem import MinimizeProblem
 from .protocols import Carry, Tree
 from .run.loop import Watcher, drive
 from .run.solution import Result
+from .solvers.base import Solver
 
 __all__ = ["minimize"]
 
@@ -63,10 +64,10 @@ def minimize(
     method = LevenbergMarquardt() if method is None else method
     require_instance("minimize", method, "a method such as lg.LevenbergMarquardt()")
     if not isinstance(method, Method):
-        name = type(method).__name__
+        advice = f" It solves linear systems: write lg.LevenbergMarquardt(solver={type(method).__name__}(...))."
         raise TypeError(
-            f"minimize needs an lg.Method such as lg.LevenbergMarquardt(), got a {name}. If it solves linear systems, "
-            f"write lg.LevenbergMarquardt(solver=lg.{name}(...))."
+            f"minimize needs an lg.Method such as lg.LevenbergMarquardt(), got a {type(method).__qualname__}."
+            + (advice if isinstance(method, Solver) else "")
         )
     point = objective.at(params)
     point.check_data()

@@ -86,7 +86,7 @@ def solve(
     def run(solver: Solver, problem: LinearProblem) -> tuple[Any, Solution]:
         method = served(solver, problem)
         state, rows = drive(backend, method, problem, solver.limit(problem), watch, every, solver.title)
-        ops = solver.arithmetic(backend, problem)
+        ops, partition = solver.arithmetic(backend, problem), solver.partition(problem)
         with np.errstate(over="ignore", invalid="ignore"):  # the status tells
             row = method.observe(state)
             x = method.answer(backend, problem, state)
@@ -99,7 +99,7 @@ def solve(
             rows=rows if not isinstance(rows, list) else backend.rows(Carry(state, rows), 0, len(rows)),
             names=tuple(type(row)._fields),
             method=solver.title,
-            blocks=solver.names(problem),
+            blocks=None if partition is None else tuple(block.name for block in partition),
             iterates=kept,
             residual=residual,
             model=model,

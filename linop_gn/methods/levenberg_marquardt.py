@@ -122,8 +122,9 @@ class LevenbergMarquardt(Method):
         point = problem.at(problem.start)
         A = Damped(self.curvature(point), self.damping)
         self.solver.check(A)
-        if isinstance(self._given, LinearOperator):
-            require_fit(self._given, A)
+        given = self.solver.preconditioner
+        if isinstance(given, LinearOperator):
+            require_fit(given, A)
         here = self._linearized(ops, point)
         value, norm = ops.item(point.value), here["gradient_norm"]
         zero, count = ops.scalar(0.0, point.x), ops.scalar(0, point.x)
@@ -153,8 +154,8 @@ class LevenbergMarquardt(Method):
         A = Damped(s.operator, s.damping)
         # A zero right-hand side takes no product: that is how a finished run stays where it is.
         rhs = ops.scale(-1.0, ops.mask(running, ops.copy(s.gradient)))
-        M = self._given.finish(s.prepared, A) if isinstance(self._given, Recipe) else self._given
-        linear = LinearProblem(A, rhs, None, M)
+        given = self.solver.preconditioner
+        linear = LinearProblem(A, rhs, None, given.finish(s.prepared, A) if isinstance(given, Recipe) else given)
         delta, _, inner_steps, inner_products, inner_model = inner_solve(ops, self.solver, linear)
         predicted = -inner_model
         if self.model == "undamped":
@@ -200,11 +201,7 @@ class LevenbergMarquardt(Method):
     def _linearized(self, ops: Backend, point: Point) -> dict[str, Any]:
         """What the state holds of a point, from one linearisation."""
         curvature = self.curvature(point)
-        operator, gradient = curvature.prepare(), point.gradient
-        prepared = self._given.prepare(curvature) if isinstance(self._given, Recipe) else None
+        operator, gradient, given = curvature.prepare(), point.gradient, self.solver.preconditioner
+        prepared = given.prepare(curvature) if isinstance(given, Recipe) else None
         norm = ops.sqrt(ops.dot(gradient, gradient))
         return dict(zip(_LINEARIZED, (point.x, gradient, norm, operator, prepared), strict=True))
-
-    @property
-    def _given(self) -> Any:
-        return self.solver.preconditioner

@@ -16,8 +16,9 @@ from ..records import record, static
 from ..spaces import Space
 from .algebra import Modified, Scaled, Sum
 from .base import LinearOperator
+from .partition import Partition
 
-__all__ = ["Damped", "Identity", "undamped"]
+__all__ = ["Damped", "Identity", "partition_of", "undamped"]
 
 
 @record
@@ -118,6 +119,12 @@ def undamped(operator: LinearOperator) -> tuple[LinearOperator, Scalar]:
                 inner, damping = undamped(one)
                 return inner, damping + added
     return operator, 0.0
+
+
+def partition_of(operator: LinearOperator) -> Partition | None:
+    """The operator's blocks, damped or not; None where it knows of none."""
+    known = operator.partition
+    return undamped(operator)[0].partition if known is None else known
 
 
 def _multiple_of_identity(operator: LinearOperator) -> Any:

@@ -14,8 +14,10 @@ from typing import Any, ClassVar, NamedTuple
 from ..arguments import require_instance
 from ..operators.algebra import product
 from ..operators.base import LinearOperator
-from ..protocols import Backend, Scalar, Vector
+from ..operators.partition import Partition
+from ..protocols import Backend, Vector
 from ..records import record
+from .block_arithmetic import block_arithmetic
 from .problem import LinearProblem
 
 __all__ = ["Cost", "Solver", "bytes_each", "require_solver"]
@@ -144,27 +146,20 @@ class Solver(ABC):
         """Minus the derivative of the defect in x, and a solver for it; None for CG."""
         return (operator, self) if self.square else (product(operator.T, operator), None)
 
-    def bare(self) -> Solver:
-        """The solver without what it does for its caller alone."""
-        return self
-
     def iterates(self, ops: Backend, problem: LinearProblem, state: Any, x: Vector) -> Any:
         """The iterates that were kept, the last of them x; None for none."""
         return None
 
     # of solvers that run side by side on blocks
 
-    def names(self, problem: LinearProblem) -> tuple[str, ...] | None:
-        """The blocks that the entries of the status belong to; None for columns, or one number."""
+    def partition(self, problem: LinearProblem) -> Partition | None:
+        """The blocks that have a status each; None for columns, or one number."""
         return None
 
     def arithmetic(self, ops: Any, problem: LinearProblem) -> Any:
-        """The arithmetic in which the state's scalars are."""
-        return ops
-
-    def overall(self, steps: Scalar, products: Scalar, model: Scalar) -> tuple[Scalar, Scalar, Scalar]:
-        """Steps, products and model of the whole, from those of the blocks."""
-        return steps, products, model
+        """The arithmetic of the state's scalars: that of the backend, or with one for each block."""
+        partition = self.partition(problem)
+        return ops if partition is None else block_arithmetic(ops, partition)
 
 
 def require_solver(owner: str, solver: Any, wanted: str = "a solver such as lg.CG()") -> None:

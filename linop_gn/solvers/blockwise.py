@@ -13,19 +13,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from ..operators.base import LinearOperator
-from ..operators.damped import Identity, undamped
+from ..operators.damped import Identity, partition_of, undamped
 from ..operators.diagonal import Diagonal
 from ..operators.partition import Block, Partition
-from ..protocols import Backend, Scalar, Vector
+from ..protocols import Backend, Vector
 from ..records import record, replace
 from .base import Cost, Solver, require_solver
-from .block_arithmetic import block_arithmetic
 from .cg import CG
 from .direct import Direct
-from .iterates import Iterates
 from .problem import LinearProblem
 
 __all__ = ["Blockwise"]
@@ -88,7 +84,7 @@ class Blockwise(Solver):
                 + (advice if isinstance(self.method, Direct) else "")
             )
         self.method.check(operator)
-        partition_of(operator)
+        _partition_of(operator)
 
     def limit(self, problem: LinearProblem) -> int:
         """The number of steps that a block's run may take."""
@@ -98,18 +94,12 @@ class Blockwise(Solver):
         made = self.method.cost(operator, steps)
         return made._replace(route=f"Blockwise {made.route}")
 
-    def overall(self, steps: Scalar, products: Scalar, model: Scalar) -> tuple[Scalar, Scalar, Scalar]:
-        """Blocks share their products and take their steps at the same time; their models add up."""
-        whole = steps.max(), products.max(), model.sum()
-        steps, products, model = (x.item() if isinstance(x, np.generic) else x for x in whole)
-        return steps, products, model
-
-    def names(self, problem: LinearProblem) -> tuple[str, ...]:
-        """The blocks' names, in the order in which results are given."""
-        return tuple(block.name for block in partition_of(problem.operator))
+    def partition(self, problem: LinearProblem) -> Partition:
+        """The blocks, in the order in which results are given."""
+        return _partition_of(problem.operator)
 
     def init(self, ops: Backend, problem: LinearProblem) -> Any:
-        partition = partition_of(problem.operator)
+        partition = self.partition(problem)
         if len(problem.rhs.shape) != 1:
             raise ValueError(
                 f"Blockwise takes one right-hand side at a time, got {problem.rhs.shape[1]} columns; solve for each, "
@@ -123,10 +113,6 @@ class Blockwise(Solver):
             )
         return self.method.init(self.arithmetic(ops, problem), problem)
 
-    def arithmetic(self, ops: Any, problem: LinearProblem) -> Any:
-        """The backend's arithmetic with a scalar for each block."""
-        return block_arithmetic(ops, partition_of(problem.operator))
-
     def step(self, ops: Backend, problem: LinearProblem, state: Any) -> Any:
         return self.method.step(self.arithmetic(ops, problem), problem, state)
 
@@ -136,22 +122,12 @@ class Blockwise(Solver):
     def answer(self, ops: Backend, problem: LinearProblem, state: Any) -> Vector:
         return self.method.answer(self.arithmetic(ops, problem), problem, state)
 
-    def iterates(self, ops: Backend, problem: LinearProblem, state: Any, x: Vector) -> Iterates | None:
-        found: Iterates | None = self.method.iterates(self.arithmetic(ops, problem), problem, state, x)
-        return found
+    def iterates(self, ops: Backend, problem: LinearProblem, state: Any, x: Vector) -> Any:
+        return self.method.iterates(self.arithmetic(ops, problem), problem, state, x)
 
 
-def partition_of(operator: LinearOperator) -> Partition:
-    """The operator's blocks, damped or not.
-
-    Raises
-    ------
-    ValueError
-        If it knows of none.
-    """
-    partition = operator.partition
-    if partition is None:
-        partition = undamped(operator)[0].partition
+def _partition_of(operator: LinearOperator) -> Partition:
+    partition = partition_of(operator)
     if partition is None:
         raise ValueError(
             f"Blockwise needs an operator with blocks, and {operator!r} knows of none. Use lg.BlockGGN, "
@@ -166,9 +142,7 @@ def _keeps_apart(operator: LinearOperator, partition: Partition) -> bool:
     if isinstance(operator, (Diagonal, Identity)):
         return True
     own = operator.partition
-    if own is None:
-        return False
-    return all(any(_within(part, block) for block in partition) for part in own)
+    return own is not None and all(any(_within(part, block) for block in partition) for part in own)
 
 
 def _within(part: Block, whole: Block) -> bool:

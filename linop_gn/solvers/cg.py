@@ -179,8 +179,8 @@ class CG(Solver):
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         return short_recurrence(self, operator, self.planned(steps), self.steps is not None, 5, 10.0)
 
-    def bare(self) -> CG:
-        return replace(self, keep=None)
+    def tangent(self, operator: LinearOperator) -> tuple[LinearOperator, Solver]:
+        return operator, replace(self, keep=None)
 
     def init(self, ops: Backend, problem: LinearProblem) -> CGState:
         b, warm = problem.rhs, problem.x0 is not None

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ..operators.algebra import Adjoint, Product, Scaled, Sum
 from ..operators.base import LinearOperator
-from ..operators.damped import Damped, Identity, undamped
+from ..operators.damped import Damped, Identity, partition_of
 from ..operators.dense import Dense
 from ..operators.partition import Block, Partition
 from ..protocols import Array, Backend, Vector
@@ -37,10 +37,7 @@ class Matrices(NamedTuple):
 
 def blocks_of(operator: LinearOperator) -> Partition:
     """The operator's blocks, damped or not; all of it as one where it knows of none."""
-    known = operator.partition
-    if known is None:
-        known = undamped(operator)[0].partition
-    return (Block("", ((0, operator.domain.size),)),) if known is None else known
+    return partition_of(operator) or (Block("", ((0, operator.domain.size),)),)
 
 
 def largest_block(operator: LinearOperator) -> int:

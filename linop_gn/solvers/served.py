@@ -22,12 +22,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..operators.base import LinearOperator
-from ..operators.partition import Partition
+from ..operators.algebra import Modified
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, replace, static
 from ..run.status import Code, verdict
-from ..spaces import Space
 from .base import Solver
 from .problem import LinearProblem
 
@@ -69,36 +67,22 @@ def inner_solve(ops: Backend, solver: Solver, problem: LinearProblem) -> Inner:
     """Solve ``problem`` inside another method's step, with any solver."""
     made = served(solver, problem)
     state = ops.iterate(made, problem)
-    totals = solver.overall(state.steps, state.products, made.observe(state).model)
-    return Inner(made.answer(ops, problem, state), state.status, *totals)
+    steps, products, model = state.steps, state.products, made.observe(state).model
+    if solver.partition(problem) is not None:  # blocks share their products, and take their steps at the same time
+        whole = steps.max(), products.max(), model.sum()
+        steps, products, model = (x.item() if isinstance(x, np.generic) else x for x in whole)
+    return Inner(made.answer(ops, problem, state), state.status, steps, products, model)
 
 
 @record
-class Counted(LinearOperator):
+class Counted(Modified):
     """An operator that notes each product in ``tally``."""
 
-    operator: LinearOperator
     tally: list[int] = static()
-
-    @property
-    def domain(self) -> Space:
-        return self.operator.domain
-
-    @property
-    def codomain(self) -> Space:
-        return self.operator.codomain
-
-    @property
-    def symmetric(self) -> bool:
-        return self.operator.symmetric
 
     @property
     def psd(self) -> bool:
         return self.operator.psd
-
-    @property
-    def partition(self) -> Partition | None:
-        return self.operator.partition
 
     def matvec(self, v: Vector) -> Vector:
         self.tally.append(1)
@@ -106,7 +90,7 @@ class Counted(LinearOperator):
 
     def rmatvec(self, u: Vector) -> Vector:
         self.tally.append(1)
-        return self.operator.rmatvec(u) if len(u.shape) == 1 else self.operator.rmatmat(u)
+        return self.operator.rapply(u)
 
     matmat, rmatmat = matvec, rmatvec
 

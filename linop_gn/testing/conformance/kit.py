@@ -151,18 +151,27 @@ def check_backend(
     if array is not None:
         make = array
         body["array"] = lambda self, host, dtype: make(host, dtype)
-    bound, names = type(kit.__name__, (kit,), body), laws(kit)
-    wanted = names if only is None else [only] if isinstance(only, str) else list(only)
-    unknown = sorted(set(wanted) - set(names))
+    return report_of(backend.name, type(kit.__name__, (kit,), body), laws(kit), only, stop)
+
+
+def report_of(
+    title: str, bound: type[Kit], names: list[str] | None = None, only: Iterable[str] | None = None, stop: bool = False
+) -> ConformanceReport:
+    """What the laws of ``bound`` say, in the order of ``names``: those of its classes, if left out."""
+    if names is None:
+        methods = [name for base in reversed(bound.__mro__) for name in vars(base) if name.startswith("test_")]
+        names = [name.removeprefix("test_") for name in dict.fromkeys(methods)]
+    wanted = set(names if only is None else [only] if isinstance(only, str) else only)
+    unknown = sorted(wanted - set(names))
     if unknown:
         raise ValueError(f"there are no laws called {unknown}; there are {names}.")
     findings: list[Finding] = []
     for name in names:
-        if name in set(wanted):
+        if name in wanted:
             findings.append(outcome(bound, name))
             if stop and findings[-1].status == "failed":
                 break
-    return ConformanceReport(backend.name, tuple(findings))
+    return ConformanceReport(title, tuple(findings))
 
 
 def outcome(bound: type[Kit], name: str) -> Finding:

@@ -7,7 +7,7 @@ the gradient alone, is not a number. Nothing here knows how the method works.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,7 +21,7 @@ from ...records import data_fields, fields, rebuild, record, replace, static_fie
 from ...run.status import Code, Status
 from ..poison import poisoned
 from .base import EPS, Kit, NDArray, agree, claim
-from .kit import outcome
+from .kit import report_of
 from .report import ConformanceReport
 
 __all__ = ["MethodConformance", "check_method"]
@@ -327,24 +327,24 @@ class MethodConformance(Kit):
 
 
 def check_method(
-    method: Method, backend: Backend, *, kit: type[MethodConformance] = MethodConformance, stop: bool = False
+    method: Method,
+    backend: Backend,
+    *,
+    kit: type[MethodConformance] = MethodConformance,
+    only: Iterable[str] | None = None,
+    stop: bool = False,
 ) -> ConformanceReport:
     """Hold ``method`` to every law on ``backend`` and say how it fared, without a test runner.
 
-    ``kit`` is a subclass with laws or problems of its own; with ``stop`` the first law that fails is the last one run.
+    ``kit`` is a subclass with laws or problems of its own; ``only`` names laws, to run no others; with ``stop`` the
+    first law that fails is the last one run.
 
     >>> import linop_gn as lg
     >>> check_method(lg.LevenbergMarquardt(), lg.load("numpy")).headline()
     'LevenbergMarquardt on numpy: 19 laws passed, 2 skipped'
     """
     bound = type(kit.__name__, (kit,), {"backend": backend, "method": method})
-    laws = [name for base in reversed(kit.__mro__) for name in vars(base) if name.startswith("test_")]
-    findings = []
-    for law in dict.fromkeys(laws):
-        findings.append(outcome(bound, law.removeprefix("test_")))
-        if stop and findings[-1].status == "failed":
-            break
-    return ConformanceReport(f"{type(method).__name__} on {backend.name}", tuple(findings))
+    return report_of(f"{type(method).__name__} on {backend.name}", bound, only=only, stop=stop)
 
 
 class _Again:
