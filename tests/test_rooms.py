@@ -30,7 +30,7 @@ LEVEL = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 # What these may import is less than all that lies below them.
 NARROW = {
     "run": {"arguments", "records", "protocols"},
-    "eager": {"dispatch", "protocols", "run.status", "moved"},
+    "eager": {"dispatch", "protocols", "records", "run.status", "moved"},
     "moved": set(),
     "protocols": set(),
     "records": set(),
