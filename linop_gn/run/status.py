@@ -25,88 +25,90 @@ class Status(IntEnum):
     The limit on steps was reached before the tolerance was met; raise max_steps or loosen the tolerance.
     """
 
-    RUNNING = 0
-    CONVERGED = 1
-    COMPLETED = 2
-    STOPPED = 3
-    MAX_STEPS = 4
-    STAGNATED = 5
-    NEGATIVE_CURVATURE = 6
-    INDEFINITE_PRECONDITIONER = 7
-    BREAKDOWN = 8
-    NONFINITE = 9
-    BOUNDARY = 10
-    NONFINITE_INPUT = 11
-    NO_DECREASE = 12
-    LEVELLED_OFF = 13
-    SATISFIED = 14
-    LEAST_SQUARES = 15
-    INCONSISTENT = 16
-    CONDITION_LIMIT = 17
-    SINGULAR = 18
-    INVARIANT = 19
-    NOT_SYMMETRIC = 20
+    sentence: str
+    """What happened, and what to do about it."""
+    succeeded: bool
+    """Whether the run did what was asked of it."""
 
-    @property
-    def succeeded(self) -> bool:
-        """Whether the run did what was asked of it."""
-        return self in _SUCCESS
+    def __new__(cls, code: int, sentence: str = "", succeeded: bool = False) -> Status:
+        made = int.__new__(cls, code)
+        made._value_, made.sentence, made.succeeded = code, sentence, succeeded
+        return made
 
-    @property
-    def sentence(self) -> str:
-        """What happened, and what to do about it."""
-        return _SENTENCES[self]
+    RUNNING = 0, "Still running."
+    CONVERGED = 1, "The tolerance was met.", True
+    COMPLETED = 2, "The fixed number of steps asked for was done.", True
+    STOPPED = 3, "A watcher stopped the run; the latest iterate is returned."
+    MAX_STEPS = (
+        4,
+        "The limit on steps was reached before the tolerance was met; raise max_steps or loosen the tolerance.",
+    )
+    STAGNATED = (
+        5,
+        "Rounding keeps the residual above the tolerance; the iterate is as accurate as this precision allows. Loosen "
+        "the tolerance, precondition, or use float64.",
+    )
+    NEGATIVE_CURVATURE = (
+        6,
+        "A direction with p^T A p <= 0, up to rounding, was met: the operator is not positive definite. Add damping, "
+        "use the Gauss-Newton operator for the Hessian, or MINRES, which takes singular and indefinite operators.",
+    )
+    INDEFINITE_PRECONDITIONER = (
+        7,
+        "The preconditioner gave r^T M r <= 0 for a nonzero residual: it is not positive definite.",
+    )
+    BREAKDOWN = 8, "The recurrence broke down: a quantity that it divides by is zero to working precision."
+    NONFINITE = (
+        9,
+        "A product or an inner product was not finite; the last finite iterate is returned. Check the operator at this "
+        "point, or scale the problem.",
+    )
+    BOUNDARY = 10, "The step reached the trust-region boundary.", True
+    NONFINITE_INPUT = (
+        11,
+        "The right-hand side, the starting point or the objective there holds NaN or infinity, or a radius is not "
+        "positive; nothing was computed.",
+    )
+    NO_DECREASE = (
+        12,
+        "No step decreased the objective even at the largest damping: a stationary point to working precision, or a "
+        "gradient that does not belong to the objective (lg.validate tells).",
+    )
+    LEVELLED_OFF = (
+        13,
+        "The quadratic model has levelled off: over the last steps it decreased by less than was asked for. The "
+        "residual was not held to a tolerance.",
+        True,
+    )
+    SATISFIED = 14, "The stopping rule was satisfied; the residual was not held to a tolerance.", True
+    LEAST_SQUARES = (
+        15,
+        "The least-squares solution was found: A^T r = 0 to the tolerance. Where the operator's condition number "
+        "exceeds 1 / tolerance a smaller residual may exist: tighten it.",
+        True,
+    )
+    INCONSISTENT = (
+        16,
+        "The system has no solution: to working precision the operator is singular, and the right-hand side is not in "
+        "its range. The residual is as small as it can be (A r = 0). Add damping, or project the right-hand side.",
+    )
+    CONDITION_LIMIT = (
+        17,
+        "The estimated condition number exceeds its limit; going on would mostly amplify errors in the data. The "
+        "iterate is a regularised solution. Add damping, scale the columns, or raise conlim.",
+    )
+    SINGULAR = 18, "The matrix is singular to working precision. Use Eigh (a pseudo-inverse), LSMR, or damping."
+    INVARIANT = (
+        19,
+        "The Krylov space has become invariant under the operator: more steps would add nothing to it.",
+        True,
+    )
+    NOT_SYMMETRIC = (
+        20,
+        "The operator was declared symmetric, and its products say that it is not (lg.validate measures how far). What "
+        "was computed before is returned; don't rely on it.",
+    )
 
-
-_SUCCESS = frozenset(
-    {
-        Status.CONVERGED,
-        Status.COMPLETED,
-        Status.BOUNDARY,
-        Status.LEVELLED_OFF,
-        Status.SATISFIED,
-        Status.LEAST_SQUARES,
-        Status.INVARIANT,
-    }
-)
-
-_SENTENCES = {
-    Status.RUNNING: "Still running.",
-    Status.CONVERGED: "The tolerance was met.",
-    Status.COMPLETED: "The fixed number of steps asked for was done.",
-    Status.STOPPED: "A watcher stopped the run; the latest iterate is returned.",
-    Status.MAX_STEPS: "The limit on steps was reached before the tolerance was met; "
-    "raise max_steps or loosen the tolerance.",
-    Status.STAGNATED: "Rounding keeps the residual above the tolerance; the iterate is as accurate as this "
-    "precision allows. Loosen the tolerance, precondition, or use float64.",
-    Status.NEGATIVE_CURVATURE: "A direction with p^T A p <= 0, up to rounding, was met: the operator is not positive "
-    "definite. Add damping, use the Gauss-Newton operator for the Hessian, or MINRES, which takes singular and "
-    "indefinite operators.",
-    Status.INDEFINITE_PRECONDITIONER: "The preconditioner gave r^T M r <= 0 for a nonzero residual: "
-    "it is not positive definite.",
-    Status.BREAKDOWN: "The recurrence broke down: a quantity that it divides by is zero to working precision.",
-    Status.NONFINITE: "A product or an inner product was not finite; the last finite iterate is returned. "
-    "Check the operator at this point, or scale the problem.",
-    Status.BOUNDARY: "The step reached the trust-region boundary.",
-    Status.NONFINITE_INPUT: "The right-hand side, the starting point or the objective there holds NaN or infinity, or "
-    "a radius is not positive; nothing was computed.",
-    Status.NO_DECREASE: "No step decreased the objective even at the largest damping: a stationary point to "
-    "working precision, or a gradient that does not belong to the objective (lg.validate tells).",
-    Status.LEVELLED_OFF: "The quadratic model has levelled off: over the last steps it decreased by less than was "
-    "asked for. The residual was not held to a tolerance.",
-    Status.SATISFIED: "The stopping rule was satisfied; the residual was not held to a tolerance.",
-    Status.LEAST_SQUARES: "The least-squares solution was found: A^T r = 0 to the tolerance. Where the operator's "
-    "condition number exceeds 1 / tolerance a smaller residual may exist: tighten it.",
-    Status.INCONSISTENT: "The system has no solution: to working precision the operator is singular, and the "
-    "right-hand side is not in its range. The residual is as small as it can be (A r = 0). Add damping, or project the "
-    "right-hand side.",
-    Status.CONDITION_LIMIT: "The estimated condition number exceeds its limit; going on would mostly amplify errors in "
-    "the data. The iterate is a regularised solution. Add damping, scale the columns, or raise conlim.",
-    Status.SINGULAR: "The matrix is singular to working precision. Use Eigh (a pseudo-inverse), LSMR, or damping.",
-    Status.INVARIANT: "The Krylov space has become invariant under the operator: more steps would add nothing to it.",
-    Status.NOT_SYMMETRIC: "The operator was declared symmetric, and its products say that it is not "
-    "(lg.validate measures how far). What was computed before is returned; don't rely on it.",
-}
 
 Code = SimpleNamespace(**{status.name: int(status) for status in Status})
 """The codes as plain numbers: reading a member of an enumeration takes as long as an operation on scalars."""

@@ -34,17 +34,10 @@ class ProgressBar:
 
     def begin(self, look: Look) -> None:
         """Open the bar."""
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[newest]}"),
-            console=self.console,
-            disable=self.disable,
-        )
+        columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "{task.fields[newest]}"
+        self._progress = Progress(*columns, console=self.console, disable=self.disable)
         self._progress.start()
         self._progress.add_task(self.description or look.method, total=look.limit, newest="")
 

@@ -55,10 +55,10 @@ from .options import (
     scaled_rhs,
     unfit_status,
 )
-from .problem import LinearProblem
+from .problem import LinearProblem, Row
 from .stopping import FixedSteps, Progress, RelativeResidual, require_rule
 
-__all__ = ["CG", "CGRow", "CGState", "along_start", "short_recurrence"]
+__all__ = ["CG", "CGState", "along_start", "short_recurrence"]
 
 
 class CGState(NamedTuple):
@@ -93,13 +93,6 @@ class CGState(NamedTuple):
     products: Scalar
     kept: Any
     """Iterates kept for the caller; None if none were asked for."""
-
-
-class CGRow(NamedTuple):
-    """2-norm of the residual, and the quadratic model, at each step."""
-
-    residual: Scalar
-    model: Scalar
 
 
 def along_start(ops: Backend, rp: Scalar, energy: Scalar) -> Scalar:
@@ -378,8 +371,8 @@ class CG(Solver):
             kept,
         )
 
-    def observe(self, state: CGState) -> CGRow:
-        return CGRow(state.norm * state.scale, state.model * state.scale * state.scale)
+    def observe(self, state: CGState) -> Row:
+        return Row(state.norm * state.scale, state.model * state.scale * state.scale)
 
     def answer(self, ops: Backend, problem: LinearProblem, state: CGState) -> Vector:
         return ops.scale(state.scale, state.x)

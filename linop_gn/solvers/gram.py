@@ -185,18 +185,8 @@ class GramSolve(Solver):
             (norm <= threshold, Code.CONVERGED),
             (ops.logical_not(good), Code.NONFINITE),
         )
-        return GramState(
-            x=x,
-            r=r,
-            norm=norm,
-            model=model,
-            threshold=threshold,
-            scale=scale,
-            factored=factored,
-            status=status,
-            steps=ops.scalar(0, b),
-            products=ops.scalar(products + spent, b),
-        )
+        counts = ops.scalar(0, b), ops.scalar(products + spent, b)
+        return GramState(x, r, norm, model, threshold, scale, factored, status, *counts)
 
     def step(self, ops: Backend, problem: LinearProblem, s: GramState) -> GramState:
         running = s.status == Code.RUNNING
@@ -290,7 +280,7 @@ def _solve_with(ops: Backend, operator: LinearOperator, f: Factored, solver: Any
     e = ops.mask(large, e)
     inverse = ops.divide(1.0, f.shift)
     rhs = ops.axpby(alpha, q, -inverse, _push(root, f.rows, e))
-    spent: Any = 0 if f.rows is not None else 1
+    spent: Any = int(f.rows is None)
     if f.factor is not None:
         y = ops.cholesky_solve(f.factor, rhs)
     else:

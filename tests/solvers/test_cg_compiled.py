@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from systems import N, benign, counted, gaussian, host, operator
+from systems import N, benign, counted, gaussian, host, operator, spare
 
 import linop_gn as lg
 from linop_gn import Status
@@ -41,8 +41,7 @@ def marked_operator(ops, matrix):
     return lg.FunctionOperator(marked, lg.Space.flat(len(matrix), M), args=(M,), symmetric=True)
 
 
-@pytest.mark.parametrize("columns", [None, 2])
-@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize(("columns", "warm"), [(None, False), (2, True)])
 @pytest.mark.parametrize(
     "method",
     [
@@ -161,6 +160,7 @@ def address(backend, x):
 @pytest.mark.parametrize("warm", [False, True])
 @pytest.mark.parametrize("preconditioned", [False, True])
 def test_no_two_leaves_of_a_state_share_memory(backend, columns, warm, preconditioned):
+    spare(backend, warm and preconditioned)
     b = array(backend, gaussian(0, *((N,) if columns is None else (N, columns))))
     x0 = array(backend, gaussian(1, *b.shape)) if warm else None
     M = lg.Diagonal(array(backend, np.ones(N))) if preconditioned else None

@@ -107,34 +107,3 @@ def test_statuses_differ_under_vmap(jax, ops):
     assert direct.status[1] in (Status.SINGULAR, Status.NEGATIVE_CURVATURE)
     assert direct.status[2] is Status.NEGATIVE_CURVATURE
     assert np.isfinite(host(ops, direct.x)).all()
-
-
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
-@pytest.mark.parametrize("columns", [None, 2])
-def test_steps_after_the_end_change_nothing(backend, method, columns):
-    if "compiled" in backend.capabilities and columns:
-        pytest.skip("the same source as for one column")
-    square = isinstance(method, lg.MINRES)
-    matrix = benign(0) if square else gaussian(0, M, N)
-    b = gaussian(1, len(matrix), *(() if columns is None else (columns,)))
-    A = lg.Dense(array(backend, matrix), symmetric=True if square else None)
-    problem = lg.LinearProblem(A, array(backend, b))
-    state = backend.run(method, problem, 200).state
-    names = ("x", "status", "steps", "products", "norm", "model")
-    ended = {name: np.array(value) for name, value in backend.read(state)._asdict().items() if name in names}
-    for _ in range(3):
-        state = method.step(backend, problem, state)
-    for name in names:
-        np.testing.assert_array_equal(np.array(backend.read(getattr(state, name))), ended[name], err_msg=name)
-
-
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
-def test_watched_runs_and_chunks_are_the_run(backend, method):
-    square = isinstance(method, lg.MINRES)
-    matrix = benign(0) if square else gaussian(0, M, N)
-    A, b = lg.Dense(array(backend, matrix)), array(backend, gaussian(1, len(matrix)))
-    record = lg.Recorder()
-    plain, watched = lg.solve(A, b, method), lg.solve(A, b, method, watch=[record], every=2)
-    np.testing.assert_allclose(host(backend, watched.x), host(backend, plain.x), rtol=0, atol=1e-12)
-    assert int(plain.steps) == int(watched.steps)
-    np.testing.assert_allclose(record.history["residual"], plain.history["residual"], rtol=1e-6, atol=1e-12)
