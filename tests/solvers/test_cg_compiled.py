@@ -67,9 +67,9 @@ def test_ten_solves_with_other_data_compile_once(ops):
         A = lg.Damped(marked_operator(ops, benign(seed)), 10.0**-seed)
         M = lg.Diagonal(array(ops, 1.0 / np.diag(benign(seed))), psd=True)
         b, x0 = array(ops, gaussian(seed)), array(ops, gaussian(seed + 1))
-        for method in (lg.CG(rtol=10.0 ** -(seed % 7), atol=1e-12 * seed), lg.CG(rtol=1e-6, preconditioner=M)):
-            for start in (None, x0):
-                assert lg.solve(A, b, method, x0=start).succeeded
+        plain, preconditioned = lg.CG(rtol=10.0 ** -(seed % 7), atol=1e-12 * seed), lg.CG(rtol=1e-6, preconditioner=M)
+        for method, start in ((plain, x0), (preconditioned, None)):
+            assert lg.solve(A, b, method, x0=start).succeeded
         lg.solve(A, b, lg.CG(preconditioner=halved))
         lg.solve(A, b, lg.CG(steps=4), watch=[lg.Recorder()])
 
