@@ -186,7 +186,7 @@ class SolverConformance(Kit):
 
     def is_solved(self, found: Any, matrix: NDArray, b: NDArray, dtype: str, what: str) -> None:
         """Fail unless it is a success, and x what NumPy finds."""
-        claim(found.succeeded, f"{what} ended as {found.status!r}")
+        claim(found.succeeded, f"{what} is not solved: {found!r:.200}")
         expected = np.linalg.lstsq(matrix, b, rcond=None)[0]
         near = 10 * self.rtol[dtype] * (np.linalg.norm(b, axis=0) + np.linalg.norm(expected, axis=0))
         agree(self.host(found.x), expected, near, f"{what}: x")
