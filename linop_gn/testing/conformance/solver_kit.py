@@ -220,6 +220,7 @@ class SolverConformance(Kit):
                 found = self.solve(A, b, dtype)
                 self.is_solved(found, matrix, b, dtype, f"a {kind} system in {dtype}")
                 self.is_honest(found, matrix, b, dtype, f"a {kind} system in {dtype}")
+                claim(bool(np.all(self.number(found.steps) > 0)), "steps are not counted: it is solved at step 0")
 
     def test_zero_right_hand_side(self) -> None:
         """A zero right-hand side is solved at step 0: x is zero, and no product is made."""
