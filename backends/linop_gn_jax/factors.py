@@ -37,5 +37,5 @@ class JaxFactors:
         return jax.scipy.linalg.lu_solve(factor, b, check_finite=False)
 
     def eigh(self, matrix: Array) -> tuple[Array, Array, Scalar]:
-        values, vectors = jnp.linalg.eigh(matrix)
-        return values, vectors, jnp.isfinite(vectors).all()
+        values, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
+        return values, vectors, jnp.isfinite(values).all() & jnp.isfinite(vectors).all()

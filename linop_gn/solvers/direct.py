@@ -182,7 +182,7 @@ class Direct(Solver):
 
 
 def _symmetrised(matrix: Array) -> Array:
-    return 0.5 * (matrix + matrix.T)
+    return matrix + 0.5 * (matrix.T - matrix)  # does not overflow, as a sum would
 
 
 @record

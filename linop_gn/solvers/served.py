@@ -4,7 +4,7 @@
 x0          A d = b - A x0 is solved, and x = x0 + d: one product; x0 is given up if zero is better
 columns     are solved one by one, each to its own status
 products    are counted where the state has none
-residual    b - A x, by one product at the end, where the row has none
+residual    b - A x, by one product at the end, where the row lacks it or the model
 model       1/2 x.(A x - 2 b), by the same product, where the row has none
 limit       a run that reaches it ends, as ``MAX_STEPS`` or ``COMPLETED``
 NaN         in b ends a run before a product is made
@@ -98,6 +98,9 @@ class Counted(Modified):
         return self.operator.diagonal()
 
 
+_FACTS = {"residual", "model"}
+
+
 class ServedState(NamedTuple):
     """The solver's own state, and what is kept beside it."""
 
@@ -107,11 +110,13 @@ class ServedState(NamedTuple):
     start: tuple[Vector, Scalar] | None
     """x0, and the model there."""
     residual: Scalar
-    """Known at the end, as the model is."""
+    """That of x at the end, where the model is known too; until then what the row says."""
     model: Scalar
     status: Scalar
     steps: Scalar
     products: Scalar
+    calls: Scalar
+    """Of step; they end a run whose steps are not counted."""
 
 
 @lru_cache(maxsize=64)
@@ -138,13 +143,17 @@ class Served(Solver):
         rhs, tally = own.mask(finite, rhs), list[int]()
         inner = self.solver.init(ops, self._inner(problem, rhs, tally))
         _require_tuples(self.solver, inner)
-        before = ServedState(inner, rhs, start, nan, nan, status, none, none + (start is not None))
+        before = ServedState(inner, rhs, start, nan, nan, status, none, none + (start is not None), none)
         return self._looked(ops, problem, before, tally, 0)
 
     def step(self, ops: Backend, problem: LinearProblem, state: ServedState) -> ServedState:
         tally: list[int] = []
         before = state.inner.products if "products" in state.inner._fields else 0
         inner = self.solver.step(ops, self._inner(problem, state.rhs, tally), state.inner)
+        if type(inner) is not type(state.inner):
+            kind = type(state.inner).__name__
+            raise TypeError(f"{self.solver.title}: step must return a {kind}, as init does, got {inner!r:.200}.")
+        state = state._replace(calls=state.calls + 1)
         return self._looked(ops, problem, state._replace(inner=inner), tally, before)
 
     def _inner(self, problem: LinearProblem, rhs: Vector, tally: list[int] | None) -> LinearProblem:
@@ -165,7 +174,8 @@ class Served(Solver):
         own, inner, running = self.solver.arithmetic(ops, problem), s.inner, s.status == Code.RUNNING
         seen = self._inner(problem, s.rhs, None)
         at_limit = Code.MAX_STEPS if self.solver.steps is None else Code.COMPLETED
-        late = (inner.status == Code.RUNNING) & (inner.steps >= self.solver.limit(problem))
+        limit = self.solver.limit(problem)
+        late = (inner.status == Code.RUNNING) & ((inner.steps >= limit) | (s.calls >= 100 * limit + 1000))
         status = verdict(own, s.status, (running & late, at_limit), (running, inner.status))
         ended = running & (status != Code.RUNNING)
         spent = inner.products - before if "products" in inner._fields else own.where(running, len(tally), 0)
@@ -181,20 +191,22 @@ class Served(Solver):
             products = products + own.where(ended & moved, 1, 0)
             return own.where(ended, norm, residual), own.where(ended, value, model), products
 
-        if not {"residual", "model"} <= set(self.solver.observe(inner)._fields):
-            known = residual, model, products
+        row = self.solver.observe(inner)._asdict()
+        if not row.keys() >= _FACTS:
+            known = own.where(running, row.get("residual", residual), residual), model, products
             residual, model, products = ops.branch(own.any(ended), close, lambda *known: known, *known)
             most = 1.01 * own.sqrt(own.dot(seen.rhs, seen.rhs))  # x = 0 does as well
             false = ended & (status == Code.CONVERGED) & own.logical_not(residual <= most)
             status = own.where(false, Code.STAGNATED, status)
         inner = inner._replace(status=status)  # so that a run that was ended stays so
-        return ServedState(inner, s.rhs, s.start, residual, model, status, inner.steps, products)
+        return ServedState(inner, s.rhs, s.start, residual, model, status, inner.steps, products, s.calls)
 
     def observe(self, state: ServedState) -> Any:
         told = self.solver.observe(state.inner)._asdict()
         if state.start is not None and "model" in told:
             told["model"] = told["model"] + state.start[1]
-        told = {"residual": state.residual, "model": state.model, **told}
+        looked = {} if told.keys() >= _FACTS else {"residual": state.residual}
+        told = {"residual": state.residual, "model": state.model, **told, **looked}
         return _row(tuple(told))(**told)
 
     def answer(self, ops: Backend, problem: LinearProblem, state: ServedState) -> Vector:

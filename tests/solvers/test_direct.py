@@ -288,3 +288,15 @@ def test_an_answer_that_underflows_is_no_success(backend, method):
     assert solution.status is Status.STAGNATED
     assert not host(backend, solution.x).any()
     assert float(solution.residual) == pytest.approx(np.linalg.norm(b), rel=1e-5)
+
+
+@each
+def test_a_matrix_near_the_largest_number(backend, method):
+    """The sum of its two halves is out of range; it is regular, and no least-squares problem."""
+    matrix = 5e307 * np.diag([1.0, 2.0, 3.0])
+    solution = lg.solve(operator(backend, matrix, "float64"), array(backend, [1e300, 2e300, 3e300]), method)
+    if backend.name == "jax":  # 1 / 1.5e308 is subnormal, which XLA makes zero
+        assert solution.status is Status.STAGNATED
+    else:
+        assert solution.status is Status.CONVERGED
+        np.testing.assert_allclose(host(backend, solution.x), 2e-8, rtol=1e-12)

@@ -302,3 +302,48 @@ class Boastful(Richardson):
 def test_a_false_claim_is_no_success(backend):
     solution = lg.solve(system(backend), array(backend, B), Boastful(omega=3.0))
     assert solution.status is Status.STAGNATED
+
+
+@lg.record
+class Recurring(Richardson):
+    """The residual follows by a recurrence, which a wrong x does not enter."""
+
+    off: float = 0.0
+
+    def answer(self, ops, problem, s):
+        return ops.scale(1 + self.off, s.x)
+
+
+def test_the_residual_told_is_that_of_x(backend):
+    """The row has a residual and no model, so that the product for the model tells of the residual too."""
+    b = array(backend, B)
+    for off in (0.0, 1e-3, 1e6):
+        found = lg.solve(system(backend), b, Recurring(rtol=1e-8, off=off))
+        true = np.linalg.norm(B - MATRIX @ host(backend, found.x))
+        assert float(found.residual) == pytest.approx(true, rel=1e-3, abs=1e-12)
+        assert float(found.history["residual"][-1]) == pytest.approx(true, rel=1e-3, abs=1e-12)
+
+
+@lg.record
+class Uncounted(Richardson):
+    """Its steps are not counted, and never end."""
+
+    def step(self, ops, problem, s):
+        return s
+
+
+def test_a_run_whose_steps_are_not_counted_ends(numpy_backend):
+    found = lg.solve(system(numpy_backend), B, Uncounted())
+    assert found.status is Status.MAX_STEPS
+    assert int(found.steps) == 0
+
+
+@pytest.mark.parametrize("made", [None, (1, 2), {"x": 3}])
+def test_a_step_that_returns_no_state_is_named(numpy_backend, made):
+    @lg.record
+    class Wrong(Richardson):
+        def step(self, ops, problem, s):
+            return made
+
+    with pytest.raises(TypeError, match="Wrong: step must return a State, as init does, got"):
+        lg.solve(system(numpy_backend), B, Wrong())

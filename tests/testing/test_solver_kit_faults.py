@@ -170,6 +170,12 @@ class AnAbsoluteGuard(CG):
         return s._replace(status=ops.where(small & (s.status == RUNNING), int(Status.BREAKDOWN), s.status))
 
 
+@fault("solves")
+class CountsNoSteps(CG):
+    def step(self, ops, problem, s):
+        return super().step(ops, problem, s)._replace(steps=s.steps)
+
+
 @fault("limits")
 class OneStepMore(CG):
     def limit(self, problem):

@@ -186,7 +186,7 @@ class SolverConformance(Kit):
 
     def is_solved(self, found: Any, matrix: NDArray, b: NDArray, dtype: str, what: str) -> None:
         """Fail unless it is a success, and x what NumPy finds."""
-        claim(found.succeeded, f"{what} ended as {found.status!r}")
+        claim(found.succeeded, f"{what} is not solved: {found!r:.200}")
         expected = np.linalg.lstsq(matrix, b, rcond=None)[0]
         near = 10 * self.rtol[dtype] * (np.linalg.norm(b, axis=0) + np.linalg.norm(expected, axis=0))
         agree(self.host(found.x), expected, near, f"{what}: x")
@@ -220,6 +220,7 @@ class SolverConformance(Kit):
                 found = self.solve(A, b, dtype)
                 self.is_solved(found, matrix, b, dtype, f"a {kind} system in {dtype}")
                 self.is_honest(found, matrix, b, dtype, f"a {kind} system in {dtype}")
+                claim(bool(np.all(self.number(found.steps) > 0)), "steps are not counted: it is solved at step 0")
 
     def test_zero_right_hand_side(self) -> None:
         """A zero right-hand side is solved at step 0: x is zero, and no product is made."""
