@@ -30,11 +30,13 @@ from ..run.status import Code, verdict
 from .base import Cost, Solver
 from .cg import short_recurrence
 from .options import (
+    alike,
     at_limit,
     begun_status,
     check_region,
     made_from,
     scaled_rhs,
+    threshold_of,
     unfit_status,
 )
 from .problem import LinearProblem
@@ -126,12 +128,9 @@ class Steihaug(Solver):
         norm = ops.sqrt(rr)
         z = problem.precondition(r)
         rz, p = (rr, ops.copy(r)) if z is r else (ops.dot(r, z), z)
-        zero = ops.scalar(0.0, b)
-        if self.steps is None:
-            threshold = ops.maximum(self.rtol * norm, ops.divide(self.atol, scale))
-            threshold = ops.maximum(threshold, ops.eps(b) ** 2 * norm)  # what is smaller is no residual of x
-        else:
-            threshold = ops.eps(b) * norm
+        zero, none = ops.scalar(0.0, b), ops.scalar(0, b)
+        threshold = threshold_of(ops, self, norm, scale, b)
+        threshold = ops.maximum(threshold, ops.eps(b) ** 2 * norm)  # what is smaller is no residual of x
         code = ops.where(norm <= threshold, Code.CONVERGED, Code.RUNNING)
         status = begun_status(ops, r, z, rz, code, self.limit(problem), at_limit(self))
         return SteihaugState(
@@ -140,17 +139,14 @@ class Steihaug(Solver):
             p=p,
             rz=rz,
             length=ops.sqrt(ops.where(rz > 0, rz, 0.0)),
-            filled=zero,
-            ahead=zero + 0.0,
             norm=norm,
-            model=zero + 0.0,
+            **alike("filled ahead model", zero),
             threshold=threshold,
             inverse_radius=ops.divide(scale, self.radius + zero),
             scale=scale,
             checking=ops.scalar(False, b),
             status=ops.where(finite & (self.radius > zero), status, Code.NONFINITE_INPUT),
-            steps=ops.scalar(0, b),
-            products=ops.scalar(0, b),
+            **alike("steps products", none),
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: SteihaugState) -> SteihaugState:
@@ -159,7 +155,7 @@ class Steihaug(Solver):
         moving = running ^ checking
         product = problem.operator.apply(ops.select(checking, s.x, s.p))
         curvature = ops.dot(s.p, product)
-        known = ops.isfinite(curvature)
+        known, no = ops.isfinite(curvature), ops.logical_not
         positive = curvature > 0
         alpha = ops.where(positive, ops.divide(s.rz, curvature), 0.0)
 
@@ -211,25 +207,14 @@ class Steihaug(Solver):
         fresh = moving & known & sound
         p = ops.axpby(ops.where(inside & sound, 1.0, 0.0), ops.mask(sound, z), ops.where(inside, beta, 1.0), s.p)
         onward = ops.sqrt(ops.where(rz > 0, rz, 0.0))
-        grown = beta * s.length
-        return SteihaugState(
-            x=x,
-            r=r,
-            p=p,
-            rz=ops.where(inside, rz, s.rz),
-            length=ops.where(inside, onward * ops.sqrt(1.0 + ops.divide(grown, onward) ** 2), s.length),
-            filled=ops.where(inside, filled, ops.where(leaves & ops.logical_not(endless), 1.0, s.filled)),
-            ahead=ops.where(inside, beta * (s.ahead + share * s.length), s.ahead),
-            norm=ops.where(fresh | (checking & sound), norm, s.norm),
-            model=ops.where(fresh, s.model - change, s.model),
-            threshold=s.threshold,
-            inverse_radius=s.inverse_radius,
-            scale=s.scale,
-            checking=verify,
-            status=status,
-            steps=steps,
-            products=s.products + ops.where(running, 1, 0),
-        )
+        longer = onward * ops.sqrt(1.0 + ops.divide(beta * s.length, onward) ** 2)
+        ahead = beta * (s.ahead + share * s.length)
+        filled = ops.where(leaves & no(endless), 1.0, filled)
+        norm, model = ops.where(fresh | (checking & sound), norm, s.norm), ops.where(fresh, s.model - change, s.model)
+        products = s.products + running
+        after = s._replace(x=x, r=r, p=p, norm=norm, model=model, checking=verify, status=status, steps=steps)
+        after = where_new(ops, inside | (leaves & no(endless)), after, filled=filled)
+        return where_new(ops, inside, after, rz=rz, length=longer, ahead=ahead)._replace(products=products)
 
     def observe(self, state: SteihaugState) -> SteihaugRow:
         return SteihaugRow(state.norm * state.scale, state.model * state.scale * state.scale, abs(state.filled) ** 0.5)
