@@ -325,7 +325,7 @@ class CG(ResidualSolver):
         if self.keep is not None:
             planned = plan(self.keep, limit)
             kept = ops.put(kept, ops.lookup(planned.places, steps), x, ops.lookup(planned.wanted, steps))
-        return CGState(x, r, p, *scalars, s.whole, memory, s.scale, steps, products, kept)
+        return CGState._make((x, r, p, *scalars, s.whole, memory, s.scale, steps, products, kept))
 
     def iterates(self, ops: Backend, problem: LinearProblem, state: CGState, x: Vector) -> Iterates | None:
         """The iterates that were asked for, the last of them being the answer ``x``; consumes what the state kept."""

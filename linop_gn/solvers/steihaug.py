@@ -38,6 +38,7 @@ from .options import (
     scaled_rhs,
     threshold_of,
     unfit_status,
+    where_new,
 )
 from .problem import LinearProblem
 
@@ -162,12 +163,12 @@ class Steihaug(Solver):
         # In shares of the radius: the full step, and the part of it that ends on the boundary.
         share, along = alpha * s.length * s.inverse_radius, ops.divide(s.ahead, s.length)
         filled = s.filled + share * (2.0 * along + share)
-        leaves = moving & known & ops.logical_not(positive & (filled < 1.0))
+        leaves = moving & known & no(positive & (filled < 1.0))
         room = ops.maximum(1.0 - s.filled, 0.0)
         reach = ops.divide(room, along + ops.sqrt(along * along + room))
         endless = s.inverse_radius <= 0
         tau = ops.where(endless, 0.0, ops.divide(reach, s.length * s.inverse_radius))
-        inside = moving & known & ops.logical_not(leaves)
+        inside = moving & known & no(leaves)
         length = ops.where(inside, alpha, ops.where(leaves, tau, 0.0))
 
         def recur(r: Vector, product: Vector) -> tuple[Vector, Scalar]:
@@ -185,7 +186,8 @@ class Steihaug(Solver):
         sound = ops.isfinite(rr + rz)
         x = ops.axpy(ops.where(sound, length, 0.0), s.p, s.x)
         met = norm <= s.threshold
-        steps = s.steps + ops.where(moving & known & sound, 1, 0)
+        fresh = moving & known & sound
+        steps = s.steps + fresh
         end = steps >= self.limit(problem)
 
         verify = inside & met & (self.steps is None)
@@ -193,28 +195,26 @@ class Steihaug(Solver):
         status = verdict(
             ops,
             s.status,
-            (running & ops.logical_not(known & sound), Code.NONFINITE),
+            (running & no(known & sound), Code.NONFINITE),
             (checking, ops.where(met, ops.where(fits, Code.CONVERGED, unfit), Code.STAGNATED)),
             (leaves, ops.where(endless, Code.NEGATIVE_CURVATURE, Code.BOUNDARY)),
             (verify, Code.RUNNING),
             (inside & met, Code.COMPLETED),
-            (inside & ops.logical_not(rz > 0), Code.INDEFINITE_PRECONDITIONER),
+            (inside & no(rz > 0), Code.INDEFINITE_PRECONDITIONER),
             (moving & end, at_limit(self)),
         )
 
         beta = ops.where(inside, ops.divide(rz, s.rz), 0.0)
         change = length * s.rz - 0.5 * length * length * curvature
-        fresh = moving & known & sound
         p = ops.axpby(ops.where(inside & sound, 1.0, 0.0), ops.mask(sound, z), ops.where(inside, beta, 1.0), s.p)
         onward = ops.sqrt(ops.where(rz > 0, rz, 0.0))
         longer = onward * ops.sqrt(1.0 + ops.divide(beta * s.length, onward) ** 2)
         ahead = beta * (s.ahead + share * s.length)
-        filled = ops.where(leaves & no(endless), 1.0, filled)
-        norm, model = ops.where(fresh | (checking & sound), norm, s.norm), ops.where(fresh, s.model - change, s.model)
-        products = s.products + running
-        after = s._replace(x=x, r=r, p=p, norm=norm, model=model, checking=verify, status=status, steps=steps)
-        after = where_new(ops, inside | (leaves & no(endless)), after, filled=filled)
-        return where_new(ops, inside, after, rz=rz, length=longer, ahead=ahead)._replace(products=products)
+        s = where_new(ops, inside, s, rz=rz, length=longer, filled=filled, ahead=ahead)
+        s = where_new(ops, leaves & no(endless), s, filled=1.0)
+        s = where_new(ops, fresh, s, model=s.model - change)
+        s = where_new(ops, fresh | (checking & sound), s, norm=norm)
+        return s._replace(x=x, r=r, p=p, checking=verify, status=status, steps=steps, products=s.products + running)
 
     def observe(self, state: SteihaugState) -> SteihaugRow:
         return SteihaugRow(state.norm * state.scale, state.model * state.scale * state.scale, abs(state.filled) ** 0.5)
