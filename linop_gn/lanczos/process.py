@@ -45,7 +45,7 @@ from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
 from ..run.status import Code, verdict
 from ..solvers.base import Cost, Solver, bytes_each
-from ..solvers.options import scaled_rhs
+from ..solvers.options import alike, scaled_rhs, unit_of, where_new
 from ..solvers.problem import LinearProblem
 from .orthogonal import fresh, levels, orthogonalise
 from .tridiagonal import NOISE, shifted
@@ -216,36 +216,26 @@ class Lanczos(Solver):
         if not self.keep:
             basis = ops.store(basis, 1, 0.0, r)
         zero, none = ops.scalar(0.0, b), ops.scalar(0, b)
-        watched = capacity + 1 if self.reorthogonalise == "selective" else 1
+        watched = self._watched(capacity)
         return LanczosState(
             basis=basis,
             alphas=ops.table(capacity, zero),
             betas=ops.table(capacity, zero),
-            norm=norm,
-            scale=scale,
-            unit=zero + 1.0,
-            size=zero,
             omega=ops.write(ops.table(watched, zero), 0, 1.0),
             omega_before=ops.table(watched, zero),
-            again=none,
-            pivot=zero + 1.0,
-            forward=norm,
-            breadth=zero,
-            ahead=zero,
-            square=zero,
+            scale=scale,
             definite=ops.scalar(True, b),
-            residual=norm,
-            model=zero,
-            positive=none,
-            first=none,
             blocks=none + 1,
-            reorthogonalised=none,
-            removed=zero,
-            claim=none,
             status=status,
-            steps=none,
-            products=none,
+            **alike("norm forward residual", norm),
+            **alike("unit pivot", zero + 1.0),
+            **alike("size breadth ahead square model removed", zero),
+            **alike("again positive first reorthogonalised claim steps products", none),
         )
+
+    def _watched(self, capacity: int) -> int:
+        """For how many vectors the level of orthogonality is followed."""
+        return capacity + 1 if self.reorthogonalise == "selective" else 1
 
     def _at(self, index: Scalar) -> Scalar:
         return index if self.keep else index % 2
@@ -275,9 +265,7 @@ class Lanczos(Solver):
         eps, length = ops.eps(q), ops.sqrt(abs(after.square))
         unsure = ended & ops.logical_not(checking)
         unsure = unsure & (rounding(eps, after, 0.0, length) > eps**0.5 * ops.maximum(s.norm, residual))
-        indefinite = (
-            Code.STAGNATED if problem.operator.psd else Code.NEGATIVE_CURVATURE
-        )  # rounding alone makes it look so
+        indefinite = not_definite(problem.operator)
         status = verdict(
             ops,
             code,
@@ -296,12 +284,13 @@ class Lanczos(Solver):
     def follow(self, ops: Backend, problem: LinearProblem, s: LanczosState, w: Vector) -> LanczosState:
         """The state after a step whose product A q_j is w. Consumes w."""
         eps, n, limit = ops.eps(problem.rhs), problem.rhs.shape[0], self.limit(problem)
-        running, basis = s.status == Code.RUNNING, s.basis
+        running, basis, no = s.status == Code.RUNNING, s.basis, ops.logical_not
         j = ops.minimum(s.steps, limit - 1)
         before = ops.maximum(j - 1, 0)
         beta = ops.where(j > 0, ops.lookup(s.betas, before), 0.0)
         q, older = self.latest(ops, problem, s), ops.row(basis, self._at(j + 1 if not self.keep else before))
-        unit = unit_of(ops, j, w, s.unit)
+        root = n**0.5
+        (unit,) = ops.branch(j == 0, lambda w: (unit_of(ops, ops.max_abs(w) * root, w),), lambda w: (s.unit,), w)
         skewness = crossed(ops, j, older, w, beta * unit) / unit
         w = ops.axpby(-beta, older, ops.divide(1.0, unit), w)
         alpha = ops.dot(q, w)
@@ -315,11 +304,11 @@ class Lanczos(Solver):
 
         sound = running & ops.isfinite(alpha + length)
         skew = sound & (skewness > eps ** (1 / 3) * size)
-        counted = sound & ops.logical_not(skew)
+        counted = sound & no(skew)
         whole = (j + 1 >= n) & (self.reorthogonalise != "none")
         small = length <= 10.0 * eps * size
         closed = counted & (small | whole)
-        anew = closed & ops.logical_not(whole) & (j + 1 < limit) & self.restart
+        anew = closed & no(whole) & (j + 1 < limit) & self.restart
         if self.restart:  # a random vector orthogonal to the basis in place of w
             space, seed = problem.operator.domain, self.seed + s.blocks
             w, length = ops.branch(
@@ -327,38 +316,31 @@ class Lanczos(Solver):
             )
 
         index = self._at(j + 1)
-        keep_row = ops.logical_not(counted)
-        row = ops.select(keep_row, ops.row(basis, index), w)
-        basis = ops.store(basis, index, ops.where(keep_row, 1.0, ops.divide(1.0, length)), row)
+        row = ops.select(no(counted), ops.row(basis, index), w)
+        basis = ops.store(basis, index, ops.where(counted, ops.divide(1.0, length), 1.0), row)
         beta_next = ops.where(anew, 0.0, length)
         alphas = ops.write(s.alphas, j, ops.where(counted, alpha, ops.lookup(s.alphas, j)))
         betas = ops.write(s.betas, j, ops.where(counted, beta_next, ops.lookup(s.betas, j)))
 
-        steps = s.steps + ops.where(counted, 1, 0)
+        steps = s.steps + counted
+        status = verdict(
+            ops,
+            s.status,
+            (running & no(sound), Code.NONFINITE),
+            (skew, Code.NOT_SYMMETRIC),
+            (closed & no(anew), Code.INVARIANT),
+            (running & (steps >= limit), Code.COMPLETED),
+        )
+        removed = ops.sqrt(s.removed * s.removed + removed * removed)
         s = conjugate(ops, s, j, alpha, (beta, beta_next), counted, size, eps)
+        s = where_new(ops, counted & (s.blocks == 1), s, first=steps)
+        s = where_new(ops, counted, s, unit=unit, size=size, removed=removed)
+        s = where_new(ops, running, s, omega=omega, omega_before=s.omega, again=again)
+        s = s._replace(basis=basis, alphas=alphas, betas=betas, status=status, steps=steps)
         return s._replace(
-            basis=basis,
-            alphas=alphas,
-            betas=betas,
-            unit=ops.where(counted, unit, s.unit),
-            size=ops.where(counted, size, s.size),
-            omega=ops.where(running, omega, s.omega),
-            omega_before=ops.where(running, s.omega, s.omega_before),
-            again=ops.where(running, again, s.again),
-            first=ops.where(counted & (s.blocks == 1), steps, s.first),
-            blocks=s.blocks + ops.where(anew, 1, 0),
-            reorthogonalised=s.reorthogonalised + ops.where(running & (against > 0), 1, 0),
-            removed=ops.where(counted, ops.sqrt(s.removed * s.removed + removed * removed), s.removed),
-            status=verdict(
-                ops,
-                s.status,
-                (running & ops.logical_not(sound), Code.NONFINITE),
-                (skew, Code.NOT_SYMMETRIC),
-                (closed & ops.logical_not(anew), Code.INVARIANT),
-                (running & (steps >= limit), Code.COMPLETED),
-            ),
-            steps=steps,
-            products=s.products + ops.where(running, 1, 0),
+            blocks=s.blocks + anew,
+            reorthogonalised=s.reorthogonalised + (running & (against > 0)),
+            products=s.products + running,
         )
 
     def _levels(
@@ -395,7 +377,13 @@ class Lanczos(Solver):
         return ops.call(conjugate_gradient_iterate, problem, state)
 
 
-def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Any) -> LanczosState:
+def not_definite(operator: LinearOperator) -> int:
+    """The status where a pivot is not positive: rounding alone makes a semi-definite operator look so."""
+    code: int = Code.STAGNATED if operator.psd else Code.NEGATIVE_CURVATURE
+    return code
+
+
+def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Lanczos) -> LanczosState:
     """The state ``s`` with room for ``method``'s steps; begins a new block where the space was invariant."""
     n, capacity, xp = problem.rhs.shape[0], method.limit(problem), ops.small_namespace()
 
@@ -416,7 +404,7 @@ def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Any) -
     betas = sized(s.betas, capacity)
     betas = ops.write(betas, last, ops.where(anew, 0.0, ops.lookup(betas, last)))
     more = (s.steps < capacity) & ((s.status == Code.COMPLETED) | anew)
-    watched = capacity + 1 if method.reorthogonalise == "selective" else 1
+    watched = method._watched(capacity)
     return s._replace(
         basis=basis,
         alphas=sized(s.alphas, capacity),
@@ -424,20 +412,9 @@ def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Any) -
         omega=sized(s.omega, watched),
         omega_before=sized(s.omega_before, watched),
         again=ops.maximum(s.again, ops.where(anew, s.steps, 0)),
-        blocks=s.blocks + ops.where(anew, 1, 0),
+        blocks=s.blocks + anew,
         status=ops.where(more, Code.RUNNING, s.status),
     )
-
-
-def unit_of(ops: Backend, j: Scalar, w: Vector, unit: Scalar) -> Scalar:
-    """The power of two that A is divided by: 1 unless the first product is far from it."""
-
-    def measure(w: Vector) -> tuple[Scalar]:
-        found = ops.power_of_two(ops.max_abs(w) * w.shape[0] ** 0.5, w)
-        ordinary = (found < 2.0**20) & (found > 2.0**-20)
-        return (ops.where(ordinary, 1.0, found) + 0.0 * unit,)
-
-    return ops.branch(j == 0, measure, lambda w: (unit,), w)[0]
 
 
 def crossed(ops: Backend, j: Scalar, older: Vector, w: Vector, beta: Scalar) -> Scalar:
@@ -474,17 +451,11 @@ def conjugate(
     last = ops.divide(forward, pivot)
     model = s.model - 0.5 * forward * last
     good = ours & (pivot > NOISE * eps * size * breadth) & (8.0 * eps * size * abs(model) <= s.norm * s.norm)
-    return s._replace(
-        pivot=ops.where(good, pivot, s.pivot),
-        breadth=ops.where(good, breadth, s.breadth),
-        ahead=ops.where(good, ahead + last * breadth, s.ahead),
-        square=ops.where(good, s.square + last * (2.0 * ahead + last * breadth), s.square),
-        forward=ops.where(good, forward, s.forward),
-        definite=ops.where(ours, good, s.definite),
-        residual=ops.where(good, abs(following * last), s.residual),
-        model=ops.where(good, model, s.model),
-        positive=ops.where(good, s.steps + 1, s.positive),
-    )
+    square, ahead = s.square + last * (2.0 * ahead + last * breadth), ahead + last * breadth
+    residual, positive = abs(following * last), s.steps + 1
+    s = where_new(ops, ours, s, definite=good)
+    s = where_new(ops, good, s, pivot=pivot, breadth=breadth, ahead=ahead, square=square, forward=forward)
+    return where_new(ops, good, s, residual=residual, model=model, positive=positive)
 
 
 def coefficients(ops: Backend, problem: LinearProblem, s: LanczosState) -> Array:
