@@ -214,7 +214,7 @@ class GLTR(Solver):
     def _judge(
         self, ops: Backend, problem: LinearProblem, s: GLTRState, new: tuple[Scalar, Scalar], verify: bool
     ) -> GLTRState:
-        """Solve for T, and say what that means for the run; ``new`` tells whether T is, and whether the status may be."""
+        """Solve for T, and say what that means for the run; ``new``: whether T is, and whether the status may be."""
         inner, (fresh, running) = s.lanczos, new
         xp, eps = ops.small_namespace(), ops.eps(problem.rhs)
         T, count = (inner.alphas, inner.betas), ops.maximum(inner.steps, 1)

@@ -216,7 +216,7 @@ class Lanczos(Solver):
         if not self.keep:
             basis = ops.store(basis, 1, 0.0, r)
         zero, none = ops.scalar(0.0, b), ops.scalar(0, b)
-        watched = self._watched(capacity)
+        watched = self.watched(capacity)
         return LanczosState(
             basis=basis,
             alphas=ops.table(capacity, zero),
@@ -233,7 +233,7 @@ class Lanczos(Solver):
             **alike("again positive first reorthogonalised claim steps products", none),
         )
 
-    def _watched(self, capacity: int) -> int:
+    def watched(self, capacity: int) -> int:
         """For how many vectors the level of orthogonality is followed."""
         return capacity + 1 if self.reorthogonalise == "selective" else 1
 
@@ -404,7 +404,7 @@ def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Lanczo
     betas = sized(s.betas, capacity)
     betas = ops.write(betas, last, ops.where(anew, 0.0, ops.lookup(betas, last)))
     more = (s.steps < capacity) & ((s.status == Code.COMPLETED) | anew)
-    watched = method._watched(capacity)
+    watched = method.watched(capacity)
     return s._replace(
         basis=basis,
         alphas=sized(s.alphas, capacity),
