@@ -317,22 +317,9 @@ class MINRES(ResidualSolver):
             ops.select(hold, w, kept),
             *(ops.where(moved, a, ops.where(hold, b, c)) for a, b, c in zip(after, q[5:], anew, strict=True)),
         )
-        return s._replace(
-            x=x,
-            r=r,
-            recurrence=recurrence,
-            best=best,
-            best_norm=best_norm,
-            best_model=best_model,
-            risky=risky,
-            idle=ops.where(gain, 0, s.idle + (drowned | (vain & doubt))),
-            anorm=anorm,
-            inverses=inverses,
-            unit=ops.where(stepping, unit, s.unit),
-            norm=ops.where(back, best_norm, norm),
-            model=ops.where(back, best_model, model),
-            phase=phase,
-            status=status,
-            steps=steps,
-            products=s.products + running,
+        unit, idle = ops.where(stepping, unit, s.unit), ops.where(gain, 0, s.idle + (drowned | (vain & doubt)))
+        norm, model = ops.where(back, best_norm, norm), ops.where(back, best_model, model)
+        return MINRESState(
+            *(x, r, recurrence, best, best_norm, best_model, risky, idle, anorm, inverses, unit, norm, model),
+            *(s.threshold, s.scale, phase, status, steps, s.products + running),
         )
