@@ -31,11 +31,11 @@ from typing import ClassVar, NamedTuple
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import Code, verdict
+from ..run.status import Code, alike, verdict, where_new
 from ..solvers.base import Cost, Solver, bytes_each
-from ..solvers.options import alike, at_limit, check_region, where_new
+from ..solvers.options import at_limit, check_region
 from ..solvers.problem import LinearProblem
-from .process import Lanczos, LanczosState, not_definite, recomputed, rounding, total
+from .process import Lanczos, LanczosState, not_definite, rounding, total
 from .tridiagonal import filled, spectrum, trust_region
 
 __all__ = ["GLTR", "GLTRRow", "GLTRState"]
@@ -175,14 +175,11 @@ class GLTR(Solver):
         running = s.status == Code.RUNNING
         checking = running & s.checking
         going = running & ops.logical_not(checking)
-        q = process.latest(ops, problem, before)
-        (v,) = ops.branch(checking, lambda q: (ops.combine(before.basis, s.h, before.steps),), lambda q: (q,), q)
-        product = problem.operator.apply(v)
 
-        def look(w: Vector) -> tuple[Scalar]:
-            return (recomputed(ops, problem, before, v, w, s.multiplier),)
+        def solution() -> Vector:
+            return ops.combine(before.basis, s.h, before.steps)
 
-        (true,) = ops.branch(checking, look, lambda w: (s.residual,), product)
+        product, true = process.multiplied(ops, problem, before, checking, solution, s.multiplier)
         inner = before._replace(status=ops.where(going, before.status, Code.COMPLETED))
         inner = process.follow(ops, problem, inner, product)
         products, status = before.products + running, ops.where(going, inner.status, before.status)

@@ -43,19 +43,15 @@ from ..arguments import whole
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import Code, verdict
+from ..run.status import Code, alike, verdict, where_new
 from ..solvers.base import Cost, Solver, bytes_each
-from ..solvers.options import alike, scaled_rhs, unit_of, where_new
+from ..solvers.options import scaled_rhs, unit_of
 from ..solvers.problem import LinearProblem
-from .orthogonal import fresh, levels, orthogonalise
+from .orthogonal import LEVEL, fresh, levels, orthogonalise
 from .tridiagonal import NOISE, shifted
 
-__all__ = ["BasisProblem", "Lanczos", "LanczosRow", "LanczosState", "recomputed", "rounding", "total"]
+__all__ = ["BasisProblem", "Lanczos", "LanczosRow", "LanczosState", "not_definite", "rounding", "total"]
 
-
-LEVEL, ENOUGH = 0.75, 0.8
-"""Where orthogonality to any vector is worse than eps^.75, it is restored to all vectors up to the last one for which
-it is worse than eps^.8. Semi-orthogonality, sqrt(eps), would keep T accurate, but solutions only to sqrt(eps)."""
 
 WAYS = ("none", "selective", "full")
 
@@ -241,18 +237,11 @@ class Lanczos(Solver):
         return index if self.keep else index % 2
 
     def step(self, ops: Backend, problem: LinearProblem, s: LanczosState) -> LanczosState:
-        q = self.latest(ops, problem, s)
         if isinstance(problem, BasisProblem) or not self.keep:
-            return self.follow(ops, problem, s, problem.operator.apply(q))
+            return self.follow(ops, problem, s, problem.operator.apply(self.latest(ops, problem, s)))
         running = s.status == Code.RUNNING
         checking = running & (s.claim != Code.RUNNING)
-
-        def solution(q: Vector) -> tuple[Vector]:
-            return (ops.combine(s.basis, coefficients(ops, problem, s)[:, 0], s.positive),)
-
-        (v,) = ops.branch(checking, solution, lambda q: (q,), q)
-        product = problem.operator.apply(v)
-        (true,) = ops.branch(checking, lambda w: (recomputed(ops, problem, s, v, w),), lambda w: (s.residual,), product)
+        product, true = self.multiplied(ops, problem, s, checking, lambda: in_basis(ops, problem, s), 0.0)
         before = s._replace(status=ops.where(checking, Code.COMPLETED, s.status))
         after = self.follow(ops, problem, before, product)
         code = ops.where(checking, s.claim, after.status)
@@ -262,7 +251,7 @@ class Lanczos(Solver):
         residual = ops.where(checking & known, true, after.residual)
 
         # Whether rounding may have taken the residual of T away from that of x.
-        eps, length = ops.eps(q), ops.sqrt(abs(after.square))
+        eps, length = ops.eps(problem.rhs), ops.sqrt(abs(after.square))
         unsure = ended & ops.logical_not(checking)
         unsure = unsure & (rounding(eps, after, 0.0, length) > eps**0.5 * ops.maximum(s.norm, residual))
         indefinite = not_definite(problem.operator)
@@ -276,6 +265,22 @@ class Lanczos(Solver):
         )
         claim = ops.where(unsure, code, 0 * s.claim)
         return after._replace(status=status, claim=claim, residual=residual, products=s.products + running)
+
+    def multiplied(
+        self, ops: Backend, problem: LinearProblem, s: LanczosState, checking: Scalar, solution: Any, shift: Scalar
+    ) -> tuple[Vector, Scalar]:
+        """A q_j; or where ``checking`` A x of x = solution(), and ||b - (A + shift I) x|| in the process's units."""
+        q = self.latest(ops, problem, s)
+        (v,) = ops.branch(checking, lambda q: (solution(),), lambda q: (q,), q)
+        product = problem.operator.apply(v)
+
+        def look(product: Vector) -> tuple[Scalar]:
+            r = ops.axpby(ops.divide(1.0, s.scale), problem.rhs, ops.divide(-1.0, s.unit), product)
+            r = ops.axpy(-shift, v, r)
+            return (ops.sqrt(ops.dot(r, r)),)
+
+        (true,) = ops.branch(checking, look, lambda product: (0.0 * s.norm,), product)
+        return product, true
 
     def latest(self, ops: Backend, problem: LinearProblem, s: LanczosState) -> Vector:
         """q_j, the vector to multiply next (the last one once the run has ended)."""
@@ -298,7 +303,9 @@ class Lanczos(Solver):
         length = ops.sqrt(ops.dot(w, w))
         size = ops.maximum(s.size, ops.maximum(abs(alpha) + beta, beta + length))
 
-        omega, against, again = self._levels(ops, s, j, alpha, (beta, length), eps * size)
+        omega, against, again = s.omega, j + 1 if self.reorthogonalise == "full" else 0 * j, 0 * j
+        if self.reorthogonalise == "selective":
+            omega, against, again = levels(ops, s, j, alpha, (beta, length), eps * size)
         w, length, removed = orthogonalise(ops, basis, w, length, against > 0, against)
         skewness = ops.maximum(skewness, removed)
 
@@ -342,23 +349,6 @@ class Lanczos(Solver):
             reorthogonalised=s.reorthogonalised + (running & (against > 0)),
             products=s.products + running,
         )
-
-    def _levels(
-        self, ops: Backend, s: LanczosState, j: Scalar, alpha: Scalar, betas: tuple[Scalar, Scalar], rounding: Scalar
-    ) -> tuple[Array, Scalar, Scalar]:
-        """Estimates for q_(j+1); numbers of vectors that w and the next w are orthogonalised against."""
-        if self.reorthogonalise != "selective":
-            count = ops.where(self.reorthogonalise == "full", j + 1, 0 * j)
-            return s.omega, count, 0 * j
-        xp, eps = ops.small_namespace(), ops.eps(s.basis)
-        omega = levels(ops, (s.omega, s.omega_before), (s.alphas, s.betas), j, alpha, betas, rounding)
-        index = xp.arange(omega.shape[0])
-        size = xp.abs(omega)
-        lost = ~(xp.max(xp.where(index <= j, size, 0.0)) <= eps**LEVEL)
-        reach = xp.max(xp.where((index <= j) & ~(size <= eps**ENOUGH), index + 1, 0))
-        first = ops.where(lost, ops.maximum(reach, 1), 0 * j)
-        count = ops.maximum(first, s.again)
-        return xp.where(index < count, 2.0 * eps, omega), count, ops.where(s.again > 0, 0 * j, first)
 
     def observe(self, state: LanczosState) -> LanczosRow:
         last = state.steps - 1
@@ -458,23 +448,14 @@ def conjugate(
     return where_new(ops, good, s, residual=residual, model=model, positive=positive)
 
 
-def coefficients(ops: Backend, problem: LinearProblem, s: LanczosState) -> Array:
-    """h (k, 1) of x = Q h in the space, or in the largest leading part of it on which A is positive definite."""
+def in_basis(ops: Backend, problem: LinearProblem, s: LanczosState) -> Vector:
+    """x = Q h of A x = b in the space, or in the largest leading part of it on which A is positive definite."""
     shift = ops.small([0.0], problem.rhs)
-    return shifted(ops, (s.alphas, s.betas), s.positive, s.norm, shift, ops.eps(problem.rhs)).h
+    found = shifted(ops, (s.alphas, s.betas), s.positive, s.norm, shift, ops.eps(problem.rhs))
+    return ops.combine(s.basis, found.h[:, 0], s.positive)
 
 
 def conjugate_gradient_iterate(problem: LinearProblem, s: LanczosState) -> Vector:
-    """x of A x = b, with these coefficients."""
+    """The same x in user's units."""
     ops = problem.operator.backend
-    x = ops.combine(s.basis, coefficients(ops, problem, s)[:, 0], s.positive)
-    return ops.scale(ops.divide(s.scale, s.unit), x)
-
-
-def recomputed(
-    ops: Backend, problem: LinearProblem, s: LanczosState, x: Vector, product: Vector, multiplier: Scalar = 0.0
-) -> Scalar:
-    """||b - (A + multiplier I) x|| in the units of the process, of x and its product; consumes the product."""
-    r = ops.axpby(ops.divide(1.0, s.scale), problem.rhs, ops.divide(-1.0, s.unit), product)
-    r = ops.axpy(-multiplier, x, r)
-    return ops.sqrt(ops.dot(r, r))
+    return ops.scale(ops.divide(s.scale, s.unit), in_basis(ops, problem, s))

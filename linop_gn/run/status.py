@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from enum import IntEnum
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from ..protocols import Backend, Scalar
 
-__all__ = ["Code", "Status", "verdict"]
+__all__ = ["Code", "Status", "alike", "verdict", "where_new"]
+
+S = TypeVar("S", bound=Any)
 
 
 class Status(IntEnum):
@@ -125,3 +127,19 @@ def verdict(ops: Backend, otherwise: Scalar, *claims: tuple[Scalar, Scalar]) -> 
     for condition, code in reversed(claims):
         otherwise = ops.where(condition, code, otherwise)
     return otherwise
+
+
+def alike(names: str, value: Any) -> dict[str, Any]:
+    """Fields of a new state that hold the same value.
+
+    >>> alike("steps products", 0)
+    {'steps': 0, 'products': 0}
+    """
+    return dict.fromkeys(names.split(), value)
+
+
+def where_new(ops: Backend, condition: Scalar, state: S, **values: Any) -> S:
+    """The state, a NamedTuple, with these values where the condition holds."""
+    new = {name: ops.where(condition, value, getattr(state, name)) for name, value in values.items()}
+    made: S = state._replace(**new)
+    return made

@@ -43,10 +43,10 @@ from typing import Any, NamedTuple
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, replace, static
-from ..run.status import Code, verdict
+from ..run.status import Code, alike, verdict
 from .base import Cost, Solver, bytes_each
 from .iterates import Iterates, as_schedule, collect, plan
-from .options import ResidualSolver, alike, at_limit, begun_status, scaled_rhs, unfit_status
+from .options import ResidualSolver, at_limit, begun_status, scaled_rhs, unfit_status
 from .problem import LinearProblem
 from .stopping import FixedSteps, Progress, RelativeResidual, require_rule
 
@@ -90,10 +90,6 @@ class CGState(NamedTuple):
 def along_start(ops: Backend, rp: Scalar, energy: Scalar) -> Scalar:
     """The multiple t of x0 to start from: 1 unless the model at x0 is above that at zero, then the best one."""
     return ops.where(0.5 * energy <= rp, 1.0, ops.where(energy > 0, ops.divide(rp, energy), 0.0))
-
-
-def _direction(x: Vector, p: Vector) -> tuple[Vector]:
-    return (p,)
 
 
 def short_recurrence(solver: Solver, A: LinearOperator, k: int, sure: bool, vectors: int, flops: float) -> Cost:
@@ -180,7 +176,7 @@ class CG(ResidualSolver):
         status = ops.scalar(Code.RUNNING, b)
         if not warm:
             code, memory = rule.look(ops, memory, start)
-            status = begun_status(ops, r, z, rz, code, self.limit(problem), at_limit(self))
+            status = begun_status(ops, self, r, z, rz, code, self.limit(problem))
         status = verdict(ops, status, (ops.logical_not(finite), Code.NONFINITE_INPUT), (zero, Code.CONVERGED))
         return CGState(
             x=ops.zeros_like(b),
@@ -204,7 +200,7 @@ class CG(ResidualSolver):
         running, no = s.status == Code.RUNNING, ops.logical_not
         checking = running & (s.claim != Code.RUNNING)
         starting = running & (s.products == 0) if problem.x0 is not None else None
-        (v,) = ops.branch(checking, lambda x, p: (ops.axpy(s.trial, p, ops.copy(x)),), _direction, s.x, s.p)
+        (v,) = ops.branch(checking, lambda x, p: (ops.axpy(s.trial, p, ops.copy(x)),), lambda x, p: (p,), s.x, s.p)
         product = problem.operator.apply(v)
         curvature = ops.dot(s.p, product)  # of no use while checking, but not finite if the product is not
         good = (running ^ checking) & (curvature > 0)

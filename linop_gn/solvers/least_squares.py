@@ -33,11 +33,11 @@ from ..operators.base import LinearOperator
 from ..operators.damped import Damped
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import Code, verdict
+from ..run.status import Code, alike, verdict
 from .base import Cost, Solver, bytes_each
 from .bidiagonal import Basis, tick
 from .cg import CG
-from .options import alike, at_limit, check_limits, check_tolerances, scaled_rhs, scaled_start, unfit_status
+from .options import begun_status, check_limits, check_tolerances, scaled_rhs, scaled_start, unfit_status
 from .problem import LinearProblem
 
 __all__ = ["LeastSquares", "LeastSquaresState"]
@@ -137,13 +137,8 @@ class LeastSquares(Solver):
             x, finite = scaled_start(ops, problem.x0, inverse, largest, finite)
         elif problem.operator.domain.dtype != problem.operator.codomain.dtype:
             x = ops.cast(x, problem.operator.domain.dtype)
-        status = verdict(
-            ops,
-            ops.scalar(Code.RUNNING, b),
-            (ops.logical_not(finite), Code.NONFINITE_INPUT),
-            (largest == 0, Code.CONVERGED),
-            (self.limit(problem) == 0 and not warm, at_limit(self)),
-        )
+        code = ops.where(largest == 0, Code.CONVERGED, Code.RUNNING)
+        status = begun_status(ops, self, u, u, size, code, self.limit(problem) or warm)
         nothing, none = ops.scalar(0.0, b), ops.scalar(0, b)
         t = None if self.damping is None else ops.zeros_like(x)
         basis = Basis(u, t, ops.zeros_like(x), nothing, nothing)
@@ -155,7 +150,7 @@ class LeastSquares(Solver):
             normal=ops.scalar(math.nan, b),
             scale=scale,
             renew=ops.scalar(True, b),
-            status=status,
+            status=ops.where(finite, status, Code.NONFINITE_INPUT),
             **alike("norm size", size),
             **alike("model anorm cond", nothing),
             **alike("verified verified_normal", ops.scalar(math.inf, b)),

@@ -47,10 +47,10 @@ from typing import Any, NamedTuple
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record
-from ..run.status import Code, verdict
+from ..run.status import Code, alike, verdict
 from .base import Cost
 from .cg import short_recurrence
-from .options import ResidualSolver, alike, at_limit, scaled_rhs, scaled_start, threshold_of, unfit_status, unit_of
+from .options import ResidualSolver, begun_status, scaled_rhs, scaled_start, threshold_of, unfit_status, unit_of
 from .problem import LinearProblem
 
 __all__ = ["MINRES", "MINRESState"]
@@ -154,15 +154,8 @@ class MINRES(ResidualSolver):
         rz = size * size if z is r else ops.dot(r, z)
         threshold = threshold_of(ops, self, size, scale, b)
         nothing, none = ops.scalar(0.0, b), ops.scalar(0, b)
-        status = verdict(
-            ops,
-            ops.scalar(Code.RUNNING, b),
-            (ops.logical_not(finite), Code.NONFINITE_INPUT),
-            (largest == 0 if warm else size <= threshold, Code.CONVERGED),
-            (ops.logical_not(ops.isfinite(rz)), Code.NONFINITE),
-            (ops.logical_not(rz > 0), Code.INDEFINITE_PRECONDITIONER),
-            (self.limit(problem) == 0 and not warm, at_limit(self)),
-        )
+        code = ops.where(largest == 0 if warm else size <= threshold, Code.CONVERGED, Code.RUNNING)
+        status = begun_status(ops, self, r, z, rz, code, self.limit(problem) or warm)
         beta = ops.sqrt(ops.where(rz > 0, rz, 0.0))
         turn = ops.divide(1.0, beta)
         v = ops.scale(turn, ops.mask(ops.isfinite(rz), ops.copy(z)))
@@ -180,7 +173,7 @@ class MINRES(ResidualSolver):
             threshold=threshold,
             scale=scale,
             phase=ops.scalar(_CHECK if warm else _FIRST, b),
-            status=status,
+            status=ops.where(finite, status, Code.NONFINITE_INPUT),
             **alike("best_model anorm inverses unit model", nothing),
             **alike("idle steps products", none),
         )
@@ -284,7 +277,7 @@ class MINRES(ResidualSolver):
             (known & met, Code.COMPLETED if fixed else Code.CONVERGED),
             (over & singular, Code.COMPLETED if fixed else Code.INCONSISTENT),
             (over | (vain & no(doubt)) | tired, Code.COMPLETED if fixed else Code.STAGNATED),
-            (known & end, at_limit(self)),
+            (known & end, Code.COMPLETED if fixed else Code.MAX_STEPS),
             (trusted, Code.COMPLETED),
         )
         lost = drowned | (vain & doubt & no(better))
@@ -319,7 +312,6 @@ class MINRES(ResidualSolver):
         )
         unit, idle = ops.where(stepping, unit, s.unit), ops.where(gain, 0, s.idle + (drowned | (vain & doubt)))
         norm, model = ops.where(back, best_norm, norm), ops.where(back, best_model, model)
-        return MINRESState(
-            *(x, r, recurrence, best, best_norm, best_model, risky, idle, anorm, inverses, unit, norm, model),
-            *(s.threshold, s.scale, phase, status, steps, s.products + running),
-        )
+        s = s._replace(x=x, r=r, recurrence=recurrence, best=best, best_norm=best_norm, best_model=best_model)
+        s = s._replace(risky=risky, idle=idle, anorm=anorm, inverses=inverses, unit=unit, norm=norm, model=model)
+        return s._replace(phase=phase, status=status, steps=steps, products=s.products + running)

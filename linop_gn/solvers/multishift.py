@@ -30,18 +30,9 @@ import numpy as np
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import Code, verdict
+from ..run.status import Code, alike, verdict, where_new
 from .base import Cost, Solver, bytes_each
-from .options import (
-    alike,
-    at_limit,
-    check_limits,
-    check_tolerances,
-    scaled_rhs,
-    threshold_of,
-    unfit_status,
-    where_new,
-)
+from .options import at_limit, check_limits, check_tolerances, scaled_rhs, threshold_of, unfit_status
 from .problem import LinearProblem, Row
 
 __all__ = ["MultiShiftCG", "MultiShiftState"]

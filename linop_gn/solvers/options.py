@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from .problem import LinearProblem, Row, as_preconditioner
 
 __all__ = [
     "ResidualSolver",
-    "alike",
     "at_limit",
     "begun_status",
     "check_limits",
@@ -29,10 +28,7 @@ __all__ = [
     "threshold_of",
     "unfit_status",
     "unit_of",
-    "where_new",
 ]
-
-S = TypeVar("S", bound=Any)
 
 
 @record
@@ -58,18 +54,6 @@ class ResidualSolver(Solver):
 
     def answer(self, ops: Backend, problem: LinearProblem, state: Any) -> Vector:
         return ops.scale(state.scale, state.x)
-
-
-def alike(names: str, value: Any) -> dict[str, Any]:
-    """Fields of a new state that hold the same value."""
-    return dict.fromkeys(names.split(), value)
-
-
-def where_new(ops: Backend, condition: Scalar, state: S, **values: Any) -> S:
-    """The state with these values where the condition holds."""
-    new = {name: ops.where(condition, value, getattr(state, name)) for name, value in values.items()}
-    made: S = state._replace(**new)
-    return made
 
 
 def check_region(method: Any) -> None:
@@ -146,12 +130,12 @@ def threshold_of(ops: Backend, method: Any, norm: Scalar, scale: Scalar, like: V
     return ops.maximum(method.rtol * norm, ops.divide(method.atol, scale))
 
 
-def begun_status(ops: Backend, r: Vector, z: Vector, rz: Scalar, code: Scalar, limit: int, at_limit: int) -> Scalar:
+def begun_status(ops: Backend, method: Any, r: Vector, z: Vector, rz: Scalar, code: Scalar, limit: int) -> Scalar:
     """The status of a run from x = 0 with z = M r before its first product, where the stopping rule says ``code``."""
     free = z is r
     return verdict(
         ops,
-        ops.scalar(Code.RUNNING if limit else at_limit, r),
+        ops.scalar(Code.RUNNING if limit else at_limit(method), r),
         (code != Code.RUNNING, code),
         (ops.scalar(False, r) if free else ops.logical_not(ops.isfinite(rz)), Code.NONFINITE),
         (ops.scalar(False, r) if free else ops.logical_not(rz > 0), Code.INDEFINITE_PRECONDITIONER),

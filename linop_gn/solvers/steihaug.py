@@ -26,20 +26,10 @@ from typing import Any, ClassVar, NamedTuple
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import Code, verdict
+from ..run.status import Code, alike, verdict, where_new
 from .base import Cost, Solver
 from .cg import short_recurrence
-from .options import (
-    alike,
-    at_limit,
-    begun_status,
-    check_region,
-    made_from,
-    scaled_rhs,
-    threshold_of,
-    unfit_status,
-    where_new,
-)
+from .options import at_limit, begun_status, check_region, made_from, scaled_rhs, threshold_of, unfit_status
 from .problem import LinearProblem
 
 __all__ = ["Steihaug", "SteihaugState"]
@@ -133,7 +123,7 @@ class Steihaug(Solver):
         threshold = threshold_of(ops, self, norm, scale, b)
         threshold = ops.maximum(threshold, ops.eps(b) ** 2 * norm)  # what is smaller is no residual of x
         code = ops.where(norm <= threshold, Code.CONVERGED, Code.RUNNING)
-        status = begun_status(ops, r, z, rz, code, self.limit(problem), at_limit(self))
+        status = begun_status(ops, self, r, z, rz, code, self.limit(problem))
         return SteihaugState(
             x=ops.zeros_like(b),
             r=r,
