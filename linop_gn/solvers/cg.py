@@ -245,7 +245,6 @@ class CG(ResidualSolver):
         beta = ops.divide(rz, s.rz)
 
         def go_on() -> tuple[Scalar, ...]:
-            """Length of the step, p = fresh z + beta p, and the state's scalars from ``rz`` to ``status``."""
             return alpha, 1.0, beta, rz, rz, norm, model, s.least, s.room, s.verified, s.trial, s.claim, s.status
 
         def judge() -> tuple[Scalar, ...]:
@@ -314,14 +313,19 @@ class CG(ResidualSolver):
 
         # An eager scalar operation takes a tenth of a microsecond, so that most are left to the ticks that need them.
         ordinary = moved & (rz > 0) & (alpha >= s.least * (1.0 + beta)) & no(met | end)
-        length, fresh, beta, *scalars = ops.branch(ordinary, go_on, judge)
+        length, fresh, beta, rz, rp, norm, model, least, room, verified, trial, claim, status = ops.branch(
+            ordinary, go_on, judge
+        )
         x = ops.axpy(length, s.p, s.x)
         p = ops.axpby(fresh, ops.mask(sound, z), beta, s.p)
-        kept, products = s.kept, s.products + running
+        kept = s.kept
         if self.keep is not None:
             planned = plan(self.keep, limit)
             kept = ops.put(kept, ops.lookup(planned.places, steps), x, ops.lookup(planned.wanted, steps))
-        return CGState._make((x, r, p, *scalars, s.whole, memory, s.scale, steps, products, kept))
+        counts = steps, s.products + running, kept
+        return CGState(
+            x, r, p, rz, rp, norm, model, least, room, verified, trial, claim, status, s.whole, memory, s.scale, *counts
+        )
 
     def iterates(self, ops: Backend, problem: LinearProblem, state: CGState, x: Vector) -> Iterates | None:
         """The iterates that were asked for, the last of them being the answer ``x``; consumes what the state kept."""
