@@ -255,10 +255,15 @@ class GLTR(Solver):
         checking = checking & (status == Code.RUNNING)
         h = xp.where(xp.asarray(taken), filled(xp, h[:, None], s.h.shape[0])[:, 0], s.h)
         residual = total(inner, residual, length)
-        s = where_new(ops, taken, s, multiplier=multiplier, residual=residual, rate=rate, length=length)
-        s = where_new(ops, taken, s, active=active, goal=goal, good=good)
-        s = where_new(ops, running, s, status=status)
-        return s._replace(h=h, checking=checking | s.checking, steps=inner.steps, products=inner.products)
+        return s._replace(
+            **where_new(ops, taken, s, multiplier=multiplier, residual=residual, rate=rate, length=length),
+            **where_new(ops, taken, s, active=active, goal=goal, good=good),
+            **where_new(ops, running, s, status=status),
+            h=h,
+            checking=checking | s.checking,
+            steps=inner.steps,
+            products=inner.products,
+        )
 
     def observe(self, state: GLTRState) -> GLTRRow:
         inner = state.lanczos

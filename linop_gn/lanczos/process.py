@@ -339,12 +339,16 @@ class Lanczos(Solver):
             (running & (steps >= limit), Code.COMPLETED),
         )
         removed = ops.sqrt(s.removed * s.removed + removed * removed)
-        s = conjugate(ops, s, j, alpha, (beta, beta_next), counted, size, eps)
-        s = where_new(ops, counted & (s.blocks == 1), s, first=steps)
-        s = where_new(ops, counted, s, unit=unit, size=size, removed=removed)
-        s = where_new(ops, running, s, omega=omega, omega_before=s.omega, again=again)
-        s = s._replace(basis=basis, alphas=alphas, betas=betas, status=status, steps=steps)
         return s._replace(
+            **conjugate(ops, s, j, alpha, (beta, beta_next), counted, size, eps),
+            **where_new(ops, counted & (s.blocks == 1), s, first=steps),
+            **where_new(ops, counted, s, unit=unit, size=size, removed=removed),
+            **where_new(ops, running, s, omega=omega, omega_before=s.omega, again=again),
+            basis=basis,
+            alphas=alphas,
+            betas=betas,
+            status=status,
+            steps=steps,
             blocks=s.blocks + anew,
             reorthogonalised=s.reorthogonalised + (running & (against > 0)),
             products=s.products + running,
@@ -425,8 +429,8 @@ def conjugate(
     counted: Scalar,
     size: Scalar,
     eps: float,
-) -> LanczosState:
-    """The state with the iterate of conjugate gradients that has one more vector.
+) -> dict[str, Any]:
+    """What is new of the iterate of conjugate gradients, with one more vector.
 
     It ends where a pivot may be noise, or where x is so long that its product's rounding exceeds b: ||x|| is at least
     2 |model| / ||b||.
@@ -443,9 +447,11 @@ def conjugate(
     good = ours & (pivot > NOISE * eps * size * breadth) & (8.0 * eps * size * abs(model) <= s.norm * s.norm)
     square, ahead = s.square + last * (2.0 * ahead + last * breadth), ahead + last * breadth
     residual, positive = abs(following * last), s.steps + 1
-    s = where_new(ops, ours, s, definite=good)
-    s = where_new(ops, good, s, pivot=pivot, breadth=breadth, ahead=ahead, square=square, forward=forward)
-    return where_new(ops, good, s, residual=residual, model=model, positive=positive)
+    return {
+        **where_new(ops, ours, s, definite=good),
+        **where_new(ops, good, s, pivot=pivot, breadth=breadth, ahead=ahead, square=square, forward=forward),
+        **where_new(ops, good, s, residual=residual, model=model, positive=positive),
+    }
 
 
 def in_basis(ops: Backend, problem: LinearProblem, s: LanczosState) -> Vector:

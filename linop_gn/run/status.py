@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from enum import IntEnum
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..protocols import Backend, Scalar
 
 __all__ = ["Code", "Status", "alike", "verdict", "where_new"]
-
-S = TypeVar("S", bound=Any)
 
 
 class Status(IntEnum):
@@ -138,8 +136,6 @@ def alike(names: str, value: Any) -> dict[str, Any]:
     return dict.fromkeys(names.split(), value)
 
 
-def where_new(ops: Backend, condition: Scalar, state: S, **values: Any) -> S:
-    """The state, a NamedTuple, with these values where the condition holds."""
-    new = {name: ops.where(condition, value, getattr(state, name)) for name, value in values.items()}
-    made: S = state._replace(**new)
-    return made
+def where_new(ops: Backend, condition: Scalar, state: Any, **values: Any) -> dict[str, Any]:
+    """Fields of the next state: these values where the condition holds, those of ``state`` elsewhere."""
+    return {name: ops.where(condition, value, getattr(state, name)) for name, value in values.items()}

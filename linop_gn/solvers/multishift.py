@@ -228,7 +228,7 @@ class MultiShiftCG(Solver):
         first = small.min(small.where(waiting, index, shifts.shape[0]))
         verifying = no(ops.any(moving)) & (first < shifts.shape[0])
         phase, products = ops.where(verifying, first, -1), s.products + running
-        s = where_new(ops, good, s, rr=rr, alpha=alpha, beta=beta)
+        s = s._replace(**where_new(ops, good, s, rr=rr, alpha=alpha, beta=beta))
         s = s._replace(x=x, p=p, r=r, direction=direction, zeta=zeta, ratio=ratio, residual=residual, model=model)
         return s._replace(moving=moving, phase=phase, status=status, steps=steps, products=products)
 

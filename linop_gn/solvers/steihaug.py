@@ -26,7 +26,7 @@ from typing import Any, ClassVar, NamedTuple
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import Code, alike, verdict, where_new
+from ..run.status import Code, alike, verdict
 from .base import Cost, Solver
 from .cg import short_recurrence
 from .options import at_limit, begun_status, check_region, made_from, scaled_rhs, threshold_of, unfit_status
@@ -198,13 +198,12 @@ class Steihaug(Solver):
         change = length * s.rz - 0.5 * length * length * curvature
         p = ops.axpby(ops.where(inside & sound, 1.0, 0.0), ops.mask(sound, z), ops.where(inside, beta, 1.0), s.p)
         onward = ops.sqrt(ops.where(rz > 0, rz, 0.0))
-        longer = onward * ops.sqrt(1.0 + ops.divide(beta * s.length, onward) ** 2)
-        ahead = beta * (s.ahead + share * s.length)
-        s = where_new(ops, inside, s, rz=rz, length=longer, filled=filled, ahead=ahead)
-        s = where_new(ops, leaves & no(endless), s, filled=1.0)
-        s = where_new(ops, fresh, s, model=s.model - change)
-        s = where_new(ops, fresh | (checking & sound), s, norm=norm)
-        return s._replace(x=x, r=r, p=p, checking=verify, status=status, steps=steps, products=s.products + running)
+        rz, ahead = ops.where(inside, rz, s.rz), ops.where(inside, beta * (s.ahead + share * s.length), s.ahead)
+        length = ops.where(inside, onward * ops.sqrt(1.0 + ops.divide(beta * s.length, onward) ** 2), s.length)
+        filled = ops.where(inside, filled, ops.where(leaves & no(endless), 1.0, s.filled))
+        norm, model = ops.where(fresh | (checking & sound), norm, s.norm), ops.where(fresh, s.model - change, s.model)
+        numbers, ends = (rz, length, filled, ahead, norm, model), (verify, status, steps, s.products + running)
+        return SteihaugState(x, r, p, *numbers, s.threshold, s.inverse_radius, s.scale, *ends)
 
     def observe(self, state: SteihaugState) -> SteihaugRow:
         return SteihaugRow(state.norm * state.scale, state.model * state.scale * state.scale, abs(state.filled) ** 0.5)
