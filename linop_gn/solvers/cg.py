@@ -98,6 +98,10 @@ def short_recurrence(solver: Solver, A: LinearOperator, k: int, sure: bool, vect
     return Cost(solver.title, k if sure else k + 1, vectors * n * bytes_each(A), flops * n * k, f"{k} steps")
 
 
+def _direction(x: Vector, p: Vector) -> tuple[Vector]:
+    return (p,)
+
+
 @record
 class CG(ResidualSolver):
     """Conjugate gradients.
@@ -200,7 +204,7 @@ class CG(ResidualSolver):
         running, no = s.status == Code.RUNNING, ops.logical_not
         checking = running & (s.claim != Code.RUNNING)
         starting = running & (s.products == 0) if problem.x0 is not None else None
-        (v,) = ops.branch(checking, lambda x, p: (ops.axpy(s.trial, p, ops.copy(x)),), lambda x, p: (p,), s.x, s.p)
+        (v,) = ops.branch(checking, lambda x, p: (ops.axpy(s.trial, p, ops.copy(x)),), _direction, s.x, s.p)
         product = problem.operator.apply(v)
         curvature = ops.dot(s.p, product)  # of no use while checking, but not finite if the product is not
         good = (running ^ checking) & (curvature > 0)
@@ -322,9 +326,26 @@ class CG(ResidualSolver):
         if self.keep is not None:
             planned = plan(self.keep, limit)
             kept = ops.put(kept, ops.lookup(planned.places, steps), x, ops.lookup(planned.wanted, steps))
-        counts = steps, s.products + running, kept
         return CGState(
-            x, r, p, rz, rp, norm, model, least, room, verified, trial, claim, status, s.whole, memory, s.scale, *counts
+            x,
+            r,
+            p,
+            rz,
+            rp,
+            norm,
+            model,
+            least,
+            room,
+            verified,
+            trial,
+            claim,
+            status,
+            s.whole,
+            memory,
+            s.scale,
+            steps,
+            s.products + running,
+            kept,
         )
 
     def iterates(self, ops: Backend, problem: LinearProblem, state: CGState, x: Vector) -> Iterates | None:
