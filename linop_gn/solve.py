@@ -118,8 +118,8 @@ def _held_finite(ops: Any, b: Any, x: Any, status: Any, residual: Any, model: An
         return x, status, residual, model
 
     def replace(residual: Any) -> tuple[Any]:
-        scaled = scaled_rhs(ops, b)
-        return (ops.where(finite, residual, scaled.scale * ops.sqrt(ops.dot(scaled.r, scaled.r))),)
+        r, scale, *_ = scaled_rhs(ops, b)
+        return (ops.where(finite, residual, scale * ops.sqrt(ops.dot(r, r))),)
 
     (residual,) = ops.branch(ops.any(ops.logical_not(finite)), replace, lambda residual: (residual,), residual)
     return ops.mask(finite, x), ops.where(finite, status, Code.NONFINITE), residual, ops.where(finite, model, 0.0)

@@ -138,15 +138,16 @@ class Krylov:
 
     def residual(self, damping: Any = 0.0) -> Any:
         """||b - (A + damping I) x|| of what :meth:`solve` would answer, without making x."""
-        dampings, single = self._numbers(damping, "damping", positive=False)
-        found = self._call(answers.residuals_and_models, dampings)[0]
-        return self._one(found) if single else found
+        return self._told(damping)[0]
 
     def model(self, damping: Any = 0.0) -> Any:
         """1/2 x.(A + damping I) x - b.x of what :meth:`solve` would answer, without making x."""
+        return self._told(damping)[1]
+
+    def _told(self, damping: Any) -> Any:
         dampings, single = self._numbers(damping, "damping", positive=False)
-        found = self._call(answers.residuals_and_models, dampings)[1]
-        return self._one(found) if single else found
+        found = self._call(answers.residuals_and_models, dampings)
+        return tuple(map(self._one, found)) if single else found
 
     def _one(self, values: Array) -> Scalar:
         return self._ops.item(values[0])
@@ -175,21 +176,23 @@ class Krylov:
         >>> lg.krylov(lg.Diagonal(np.array([1.0, 2.0, 4.0])), np.ones(3), k=3).eigenvalues().values.round(12)
         array([1., 2., 4.])
         """
-        return Ritz(*map(self._trim, self._call(answers.ritz)))
+        return Ritz(*(part[: self._made] for part in self._call(answers.ritz)))
 
     def eigenvectors(self, indices: Any) -> Any:
         """Ritz vectors of the eigenvalues with these indices (an int, or several), in the format of b."""
         single = np.ndim(indices) == 0
         wanted = np.atleast_1d(np.asarray(indices))
-        count = int(self.steps) if self._ops.is_concrete(self.steps) else self.state.alphas.shape[0]
+        count = self._made
         if wanted.dtype.kind not in "iu" or (wanted >= count).any() or (wanted < -count).any():
             raise IndexError(f"there are {count} Ritz vectors; got indices {indices!r}.")
         vectors = self._call(answers.ritz_vectors)[:, np.where(wanted < 0, wanted + count, wanted)]
         X, _ = self._call(answers.combined, vectors)
         return self._vectors(X, single)
 
-    def _trim(self, small: Array) -> Array:
-        return small[: int(self.steps)] if self._ops.is_concrete(small) else small
+    @property
+    def _made(self) -> int:
+        """How many vectors there are; in a compiled program, for how many there is room."""
+        return int(self.steps) if self._ops.is_concrete(self.steps) else self.state.alphas.shape[0]
 
     def quadratic_form(self, function: Any, interval: tuple[Scalar, Scalar] | None = None) -> QuadraticForm:
         """b.f(A) b for a function f of arrays of eigenvalues, by Gauss quadrature.
@@ -210,13 +213,13 @@ class Krylov:
             values = xp.where(weights > 0, function(xp.where(weights > 0, nodes, nodes[0])), 0.0)
             return self._ops.item(xp.sum(weights * values))
 
-        estimate = integral(self._call(answers.gauss))
+        estimate = integral(self._call(answers.rule))
         if interval is None:
             return QuadraticForm(estimate, None, None)
         if self._ops.is_concrete(self.state.alphas):
             check_interval(interval, np.asarray(self.eigenvalues().values, float), self._ops.eps(self._like))
         ends = [self._ops.small(end, self._like) for end in interval]
-        low, high = (integral(self._call(answers.radau, end)) for end in ends)
+        low, high = (integral(self._call(answers.rule, end)) for end in ends)
         least, most = self._ops.minimum, self._ops.maximum
         return QuadraticForm(estimate, least(least(estimate, low), high), most(most(estimate, low), high))
 
@@ -229,8 +232,7 @@ class Krylov:
         the spectrum that b has no part in.
         """
         steps = whole("extend", "steps", steps, 1)
-        done = int(self.steps) if self._ops.is_concrete(self.steps) else self.state.alphas.shape[0]
-        method = replace(self.method, steps=done + steps)
+        method = replace(self.method, steps=self._made + steps)
         problem = BasisProblem(self.operator, self._like, begun=self.state)
         state = self._ops.run(method, problem, method.limit(problem)).state
         return replace(self, state=state, method=method)

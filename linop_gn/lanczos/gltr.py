@@ -31,11 +31,11 @@ from typing import ClassVar, NamedTuple
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import Code, verdict
+from ..run.status import Code, alike, verdict, where_new
 from ..solvers.base import Cost, Solver, bytes_each
 from ..solvers.options import at_limit, check_region
 from ..solvers.problem import LinearProblem
-from .process import Lanczos, LanczosState, recomputed, rounding, total
+from .process import Lanczos, LanczosState, not_definite, rounding, total
 from .tridiagonal import filled, spectrum, trust_region
 
 __all__ = ["GLTR", "GLTRRow", "GLTRState"]
@@ -156,13 +156,9 @@ class GLTR(Solver):
         return GLTRState(
             lanczos=inner,
             h=ops.table(process.limit(problem), zero),
-            multiplier=zero,
             residual=inner.norm + 0.0,
-            rate=zero,
-            length=zero,
-            active=ops.scalar(False, problem.rhs),
-            checking=ops.scalar(False, problem.rhs),
-            goal=zero,
+            **alike("multiplier rate length goal", zero),
+            **alike("active checking", ops.scalar(False, problem.rhs)),
             good=ops.scalar(Code.CONVERGED, problem.rhs),
             status=status,
             steps=inner.steps,
@@ -179,22 +175,17 @@ class GLTR(Solver):
         running = s.status == Code.RUNNING
         checking = running & s.checking
         going = running & ops.logical_not(checking)
-        q = process.latest(ops, problem, before)
-        (v,) = ops.branch(checking, lambda q: (ops.combine(before.basis, s.h, before.steps),), lambda q: (q,), q)
-        product = problem.operator.apply(v)
 
-        (true,) = ops.branch(
-            checking,
-            lambda w: (recomputed(ops, problem, before, v, w, s.multiplier),),
-            lambda w: (s.residual,),
-            product,
-        )
+        def solution() -> Vector:
+            return ops.combine(before.basis, s.h, before.steps)
+
+        product, true = process.multiplied(ops, problem, before, checking, solution, s.multiplier)
         inner = before._replace(status=ops.where(going, before.status, Code.COMPLETED))
         inner = process.follow(ops, problem, inner, product)
         products, status = before.products + running, ops.where(going, inner.status, before.status)
         inner = inner._replace(products=products, status=status)
         fresh = going & (inner.steps > before.steps)
-        s = self._judge(ops, problem, s._replace(checking=checking), inner, fresh, going, True)
+        s = self._judge(ops, problem, s._replace(lanczos=inner, checking=checking), (fresh, going), True)
         known = checking & ops.isfinite(true)
         return s._replace(
             residual=ops.where(known, true, s.residual),
@@ -215,25 +206,20 @@ class GLTR(Solver):
         ``COMPLETED`` where the tolerance seems to be met and a product would be needed to know.
         """
         known = state.lanczos.steps > 0
-        return self._judge(ops, problem, state, state.lanczos, known, known, False)
+        return self._judge(ops, problem, state, (known, known), False)
 
     def _judge(
-        self,
-        ops: Backend,
-        problem: LinearProblem,
-        s: GLTRState,
-        inner: LanczosState,
-        fresh: Scalar,
-        running: Scalar,
-        verify: bool,
+        self, ops: Backend, problem: LinearProblem, s: GLTRState, new: tuple[Scalar, Scalar], verify: bool
     ) -> GLTRState:
-        """Solve for T where it is fresh, and say what that means for the run."""
+        """Solve for T, and say what that means for the run; ``new``: whether T is, and whether the status may be."""
+        inner, (fresh, running) = s.lanczos, new
         xp, eps = ops.small_namespace(), ops.eps(problem.rhs)
         T, count = (inner.alphas, inner.betas), ops.maximum(inner.steps, 1)
         radius = ops.small(self.radius, problem.rhs) * (inner.unit / inner.scale)
         S = spectrum(ops, T, count)
         found = trust_region(ops, S, inner.norm, xp.asarray(radius)[None], eps)
         h, unbounded = found.h[:, 0], ops.item(found.unbounded[0]) > 0
+        length, rate, multiplier = (ops.item(part[0]) for part in (found.length, found.rate, found.multiplier))
         taken = fresh & ops.logical_not(unbounded)
         at_end = xp.arange(h.shape[0]) == count - 1
         beta = ops.lookup(inner.betas, count - 1)
@@ -246,41 +232,35 @@ class GLTR(Solver):
         lowest = abs(beta * ops.item(xp.sum(xp.where(at_end, S.vectors[:, 0], 0.0))))
         slack = self.rtol * inner.size if self.steps is None else -1.0 + 0.0 * inner.size
         explored = (inner.blocks == 1) | ((lowest <= slack) & (beta > 0))
-        met = (residual <= self._threshold(ops, inner)) & explored
-        ended = (inner.status == Code.INVARIANT) | (
-            met & ((inner.status == Code.RUNNING) | (inner.status == Code.COMPLETED))
-        )
+        threshold = self._threshold(ops, inner)
+        met = (residual <= threshold) & explored
+        going = (inner.status == Code.RUNNING) | (inner.status == Code.COMPLETED)
+        ended = (inner.status == Code.INVARIANT) | (met & going)
         # Rounding comes on top of the residual: of a singular system it may be all there is. Without a tolerance the
         # space has to be exhausted, and rounding to be no large part of b.
-        threshold = self._threshold(ops, inner)
         goal = ops.where(threshold > 0, threshold, eps**0.5 * inner.norm)
         good = ops.where(threshold > 0, Code.CONVERGED, Code.INVARIANT)
-        unsure = residual + rounding(eps, inner, 0.0, ops.item(found.length[0])) > goal
+        unsure = residual + rounding(eps, inner, 0.0, length) > goal
         checking = running & ended & unsure & ops.logical_not(active) & (self.steps is None)
         fixed = (inner.status == Code.COMPLETED) & (self.steps is not None)
         status = verdict(
             ops,
             inner.status,
-            # Rounding alone makes a semi-definite operator look singular.
-            (fresh & unbounded, Code.STAGNATED if problem.operator.psd else Code.NEGATIVE_CURVATURE),
+            (fresh & unbounded, not_definite(problem.operator)),
             (active & (ended | fixed), Code.BOUNDARY),
             (ended & unsure, Code.RUNNING if verify and self.steps is None else Code.COMPLETED),
             (ended, good),
             (inner.status == Code.COMPLETED, at_limit(self)),
         )
         checking = checking & (status == Code.RUNNING)
-        return GLTRState(
-            lanczos=inner,
-            h=xp.where(xp.asarray(taken), filled(xp, h[:, None], s.h.shape[0])[:, 0], s.h),
-            multiplier=ops.where(taken, ops.item(found.multiplier[0]), s.multiplier),
-            residual=ops.where(taken, total(inner, residual, ops.item(found.length[0])), s.residual),
-            rate=ops.where(taken, ops.item(found.rate[0]), s.rate),
-            length=ops.where(taken, ops.item(found.length[0]), s.length),
-            active=ops.where(taken, active, s.active),
+        h = xp.where(xp.asarray(taken), filled(xp, h[:, None], s.h.shape[0])[:, 0], s.h)
+        residual = total(inner, residual, length)
+        return s._replace(
+            **where_new(ops, taken, s, multiplier=multiplier, residual=residual, rate=rate, length=length),
+            **where_new(ops, taken, s, active=active, goal=goal, good=good),
+            **where_new(ops, running, s, status=status),
+            h=h,
             checking=checking | s.checking,
-            goal=ops.where(taken, goal, s.goal),
-            good=ops.where(taken, good, s.good),
-            status=ops.where(running, status, s.status),
             steps=inner.steps,
             products=inner.products,
         )

@@ -11,40 +11,48 @@ Rounding is added with the sign that makes it worse, as in PROPACK.
 
 from __future__ import annotations
 
+from typing import Any
+
 from .. import draws
 from ..protocols import Array, Backend, Scalar, Vector
 from ..spaces import Space
 
-__all__ = ["fresh", "levels", "orthogonalise"]
+__all__ = ["LEVEL", "fresh", "levels", "orthogonalise"]
+
+LEVEL, ENOUGH = 0.75, 0.8
+"""Where orthogonality to any vector is worse than eps^.75, it is restored to all vectors up to the last one for which
+it is worse than eps^.8. Semi-orthogonality, sqrt(eps), would keep T accurate, but solutions only to sqrt(eps)."""
 
 
 def levels(
-    ops: Backend,
-    omegas: tuple[Array, Array],
-    T: tuple[Array, Array],
-    j: Scalar,
-    alpha: Scalar,
-    betas: tuple[Scalar, Scalar],
-    rounding: Scalar,
-) -> Array:
-    """omega_(j+1, i) for all i, from those of j and j - 1; ``betas`` are beta_(j-1) and beta_j.
+    ops: Backend, s: Any, j: Scalar, alpha: Scalar, betas: tuple[Scalar, Scalar], rounding: Scalar
+) -> tuple[Array, Scalar, Scalar]:
+    """omega_(j+1, i) for all i; numbers of vectors that w and the next w are orthogonalised against.
 
-    ``T`` holds the rows before j, with zeros beyond; ``rounding`` is eps ||A||.
+    The state ``s`` of the process has those of j and j - 1, and T's rows before j, with zeros beyond. ``betas`` are
+    beta_(j-1) and beta_j; ``rounding`` is eps ||A||.
     """
-    xp = ops.small_namespace()
-    now, before = omegas
+    xp, eps, now, before = ops.small_namespace(), ops.eps(s.basis), s.omega, s.omega_before
     index = xp.arange(now.shape[0])
     nothing = xp.zeros(1, now.dtype)
-    past, coupled = (xp.concat([part, nothing]) for part in T)  # entry j, not yet there, counts for i < j only as zero
+    # Entry j, not yet there, counts for i < j only as zero.
+    past, coupled = (xp.concat([part, nothing]) for part in (s.alphas, s.betas))
     earlier = xp.concat([nothing, coupled[:-1]])
     above = xp.concat([now[1:], nothing])
     below = xp.concat([nothing, now[:-1]])
     older, length = betas
+    length = xp.where(xp.asarray(length) > 0, length, 1.0)
     sums = coupled * above + (past - alpha) * now + earlier * below - older * before
     sums = sums + xp.where(sums < 0, -0.5 * rounding, 0.5 * rounding)
-    level = xp.where(index < j, sums / xp.where(xp.asarray(length) > 0, length, 1.0), 0.0)
-    level = xp.where(index == j, 2.0 * rounding / xp.where(xp.asarray(length) > 0, length, 1.0), level)
-    return xp.where(index == j + 1, 1.0, level)
+    level = xp.where(index < j, sums / length, 0.0)
+    level = xp.where(index == j, 2.0 * rounding / length, level)
+    omega = xp.where(index == j + 1, 1.0, level)
+    size = xp.abs(omega)
+    lost = ~(xp.max(xp.where(index <= j, size, 0.0)) <= eps**LEVEL)
+    reach = xp.max(xp.where((index <= j) & ~(size <= eps**ENOUGH), index + 1, 0))
+    first = ops.where(lost, ops.maximum(reach, 1), 0 * j)
+    count = ops.maximum(first, s.again)
+    return xp.where(index < count, 2.0 * eps, omega), count, ops.where(s.again > 0, 0 * j, first)
 
 
 def orthogonalise(

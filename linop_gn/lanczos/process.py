@@ -43,19 +43,15 @@ from ..arguments import whole
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import Code, verdict
+from ..run.status import Code, alike, verdict, where_new
 from ..solvers.base import Cost, Solver, bytes_each
-from ..solvers.options import scaled_rhs
+from ..solvers.options import scaled_rhs, unit_of
 from ..solvers.problem import LinearProblem
-from .orthogonal import fresh, levels, orthogonalise
+from .orthogonal import LEVEL, fresh, levels, orthogonalise
 from .tridiagonal import NOISE, shifted
 
-__all__ = ["BasisProblem", "Lanczos", "LanczosRow", "LanczosState", "recomputed", "rounding", "total"]
+__all__ = ["BasisProblem", "Lanczos", "LanczosRow", "LanczosState", "not_definite", "rounding", "total"]
 
-
-LEVEL, ENOUGH = 0.75, 0.8
-"""Where orthogonality to any vector is worse than eps^.75, it is restored to all vectors up to the last one for which
-it is worse than eps^.8. Semi-orthogonality, sqrt(eps), would keep T accurate, but solutions only to sqrt(eps)."""
 
 WAYS = ("none", "selective", "full")
 
@@ -216,53 +212,36 @@ class Lanczos(Solver):
         if not self.keep:
             basis = ops.store(basis, 1, 0.0, r)
         zero, none = ops.scalar(0.0, b), ops.scalar(0, b)
-        watched = capacity + 1 if self.reorthogonalise == "selective" else 1
+        watched = self.watched(capacity)
         return LanczosState(
             basis=basis,
             alphas=ops.table(capacity, zero),
             betas=ops.table(capacity, zero),
-            norm=norm,
-            scale=scale,
-            unit=zero + 1.0,
-            size=zero,
             omega=ops.write(ops.table(watched, zero), 0, 1.0),
             omega_before=ops.table(watched, zero),
-            again=none,
-            pivot=zero + 1.0,
-            forward=norm,
-            breadth=zero,
-            ahead=zero,
-            square=zero,
+            scale=scale,
             definite=ops.scalar(True, b),
-            residual=norm,
-            model=zero,
-            positive=none,
-            first=none,
             blocks=none + 1,
-            reorthogonalised=none,
-            removed=zero,
-            claim=none,
             status=status,
-            steps=none,
-            products=none,
+            **alike("norm forward residual", norm),
+            **alike("unit pivot", zero + 1.0),
+            **alike("size breadth ahead square model removed", zero),
+            **alike("again positive first reorthogonalised claim steps products", none),
         )
+
+    def watched(self, capacity: int) -> int:
+        """For how many vectors the level of orthogonality is followed."""
+        return capacity + 1 if self.reorthogonalise == "selective" else 1
 
     def _at(self, index: Scalar) -> Scalar:
         return index if self.keep else index % 2
 
     def step(self, ops: Backend, problem: LinearProblem, s: LanczosState) -> LanczosState:
-        q = self.latest(ops, problem, s)
         if isinstance(problem, BasisProblem) or not self.keep:
-            return self.follow(ops, problem, s, problem.operator.apply(q))
+            return self.follow(ops, problem, s, problem.operator.apply(self.latest(ops, problem, s)))
         running = s.status == Code.RUNNING
         checking = running & (s.claim != Code.RUNNING)
-
-        def solution(q: Vector) -> tuple[Vector]:
-            return (ops.combine(s.basis, coefficients(ops, problem, s)[:, 0], s.positive),)
-
-        (v,) = ops.branch(checking, solution, lambda q: (q,), q)
-        product = problem.operator.apply(v)
-        (true,) = ops.branch(checking, lambda w: (recomputed(ops, problem, s, v, w),), lambda w: (s.residual,), product)
+        product, true = self.multiplied(ops, problem, s, checking, lambda: in_basis(ops, problem, s), 0.0)
         before = s._replace(status=ops.where(checking, Code.COMPLETED, s.status))
         after = self.follow(ops, problem, before, product)
         code = ops.where(checking, s.claim, after.status)
@@ -272,12 +251,10 @@ class Lanczos(Solver):
         residual = ops.where(checking & known, true, after.residual)
 
         # Whether rounding may have taken the residual of T away from that of x.
-        eps, length = ops.eps(q), ops.sqrt(abs(after.square))
+        eps, length = ops.eps(problem.rhs), ops.sqrt(abs(after.square))
         unsure = ended & ops.logical_not(checking)
         unsure = unsure & (rounding(eps, after, 0.0, length) > eps**0.5 * ops.maximum(s.norm, residual))
-        indefinite = (
-            Code.STAGNATED if problem.operator.psd else Code.NEGATIVE_CURVATURE
-        )  # rounding alone makes it look so
+        indefinite = not_definite(problem.operator)
         status = verdict(
             ops,
             code,
@@ -289,6 +266,22 @@ class Lanczos(Solver):
         claim = ops.where(unsure, code, 0 * s.claim)
         return after._replace(status=status, claim=claim, residual=residual, products=s.products + running)
 
+    def multiplied(
+        self, ops: Backend, problem: LinearProblem, s: LanczosState, checking: Scalar, solution: Any, shift: Scalar
+    ) -> tuple[Vector, Scalar]:
+        """A q_j; or where ``checking`` A x of x = solution(), and ||b - (A + shift I) x|| in the process's units."""
+        q = self.latest(ops, problem, s)
+        (v,) = ops.branch(checking, lambda q: (solution(),), lambda q: (q,), q)
+        product = problem.operator.apply(v)
+
+        def look(product: Vector) -> tuple[Scalar]:
+            r = ops.axpby(ops.divide(1.0, s.scale), problem.rhs, ops.divide(-1.0, s.unit), product)
+            r = ops.axpy(-shift, v, r)
+            return (ops.sqrt(ops.dot(r, r)),)
+
+        (true,) = ops.branch(checking, look, lambda product: (0.0 * s.norm,), product)
+        return product, true
+
     def latest(self, ops: Backend, problem: LinearProblem, s: LanczosState) -> Vector:
         """q_j, the vector to multiply next (the last one once the run has ended)."""
         return ops.row(s.basis, self._at(ops.minimum(s.steps, self.limit(problem) - 1)))
@@ -296,12 +289,13 @@ class Lanczos(Solver):
     def follow(self, ops: Backend, problem: LinearProblem, s: LanczosState, w: Vector) -> LanczosState:
         """The state after a step whose product A q_j is w. Consumes w."""
         eps, n, limit = ops.eps(problem.rhs), problem.rhs.shape[0], self.limit(problem)
-        running, basis = s.status == Code.RUNNING, s.basis
+        running, basis, no = s.status == Code.RUNNING, s.basis, ops.logical_not
         j = ops.minimum(s.steps, limit - 1)
         before = ops.maximum(j - 1, 0)
         beta = ops.where(j > 0, ops.lookup(s.betas, before), 0.0)
         q, older = self.latest(ops, problem, s), ops.row(basis, self._at(j + 1 if not self.keep else before))
-        unit = unit_of(ops, j, w, s.unit)
+        root = n**0.5
+        (unit,) = ops.branch(j == 0, lambda w: (unit_of(ops, ops.max_abs(w) * root, w),), lambda w: (s.unit,), w)
         skewness = crossed(ops, j, older, w, beta * unit) / unit
         w = ops.axpby(-beta, older, ops.divide(1.0, unit), w)
         alpha = ops.dot(q, w)
@@ -309,17 +303,19 @@ class Lanczos(Solver):
         length = ops.sqrt(ops.dot(w, w))
         size = ops.maximum(s.size, ops.maximum(abs(alpha) + beta, beta + length))
 
-        omega, against, again = self._levels(ops, s, j, alpha, (beta, length), eps * size)
+        omega, against, again = s.omega, j + 1 if self.reorthogonalise == "full" else 0 * j, 0 * j
+        if self.reorthogonalise == "selective":
+            omega, against, again = levels(ops, s, j, alpha, (beta, length), eps * size)
         w, length, removed = orthogonalise(ops, basis, w, length, against > 0, against)
         skewness = ops.maximum(skewness, removed)
 
         sound = running & ops.isfinite(alpha + length)
         skew = sound & (skewness > eps ** (1 / 3) * size)
-        counted = sound & ops.logical_not(skew)
+        counted = sound & no(skew)
         whole = (j + 1 >= n) & (self.reorthogonalise != "none")
         small = length <= 10.0 * eps * size
         closed = counted & (small | whole)
-        anew = closed & ops.logical_not(whole) & (j + 1 < limit) & self.restart
+        anew = closed & no(whole) & (j + 1 < limit) & self.restart
         if self.restart:  # a random vector orthogonal to the basis in place of w
             space, seed = problem.operator.domain, self.seed + s.blocks
             w, length = ops.branch(
@@ -327,56 +323,36 @@ class Lanczos(Solver):
             )
 
         index = self._at(j + 1)
-        keep_row = ops.logical_not(counted)
-        row = ops.select(keep_row, ops.row(basis, index), w)
-        basis = ops.store(basis, index, ops.where(keep_row, 1.0, ops.divide(1.0, length)), row)
+        row = ops.select(no(counted), ops.row(basis, index), w)
+        basis = ops.store(basis, index, ops.where(counted, ops.divide(1.0, length), 1.0), row)
         beta_next = ops.where(anew, 0.0, length)
         alphas = ops.write(s.alphas, j, ops.where(counted, alpha, ops.lookup(s.alphas, j)))
         betas = ops.write(s.betas, j, ops.where(counted, beta_next, ops.lookup(s.betas, j)))
 
-        steps = s.steps + ops.where(counted, 1, 0)
-        s = conjugate(ops, s, j, alpha, (beta, beta_next), counted, size, eps)
+        steps = s.steps + counted
+        status = verdict(
+            ops,
+            s.status,
+            (running & no(sound), Code.NONFINITE),
+            (skew, Code.NOT_SYMMETRIC),
+            (closed & no(anew), Code.INVARIANT),
+            (running & (steps >= limit), Code.COMPLETED),
+        )
+        removed = ops.sqrt(s.removed * s.removed + removed * removed)
         return s._replace(
+            **conjugate(ops, s, j, alpha, (beta, beta_next), counted, size, eps),
+            **where_new(ops, counted & (s.blocks == 1), s, first=steps),
+            **where_new(ops, counted, s, unit=unit, size=size, removed=removed),
+            **where_new(ops, running, s, omega=omega, omega_before=s.omega, again=again),
             basis=basis,
             alphas=alphas,
             betas=betas,
-            unit=ops.where(counted, unit, s.unit),
-            size=ops.where(counted, size, s.size),
-            omega=ops.where(running, omega, s.omega),
-            omega_before=ops.where(running, s.omega, s.omega_before),
-            again=ops.where(running, again, s.again),
-            first=ops.where(counted & (s.blocks == 1), steps, s.first),
-            blocks=s.blocks + ops.where(anew, 1, 0),
-            reorthogonalised=s.reorthogonalised + ops.where(running & (against > 0), 1, 0),
-            removed=ops.where(counted, ops.sqrt(s.removed * s.removed + removed * removed), s.removed),
-            status=verdict(
-                ops,
-                s.status,
-                (running & ops.logical_not(sound), Code.NONFINITE),
-                (skew, Code.NOT_SYMMETRIC),
-                (closed & ops.logical_not(anew), Code.INVARIANT),
-                (running & (steps >= limit), Code.COMPLETED),
-            ),
+            status=status,
             steps=steps,
-            products=s.products + ops.where(running, 1, 0),
+            blocks=s.blocks + anew,
+            reorthogonalised=s.reorthogonalised + (running & (against > 0)),
+            products=s.products + running,
         )
-
-    def _levels(
-        self, ops: Backend, s: LanczosState, j: Scalar, alpha: Scalar, betas: tuple[Scalar, Scalar], rounding: Scalar
-    ) -> tuple[Array, Scalar, Scalar]:
-        """Estimates for q_(j+1); numbers of vectors that w and the next w are orthogonalised against."""
-        if self.reorthogonalise != "selective":
-            count = ops.where(self.reorthogonalise == "full", j + 1, 0 * j)
-            return s.omega, count, 0 * j
-        xp, eps = ops.small_namespace(), ops.eps(s.basis)
-        omega = levels(ops, (s.omega, s.omega_before), (s.alphas, s.betas), j, alpha, betas, rounding)
-        index = xp.arange(omega.shape[0])
-        size = xp.abs(omega)
-        lost = ~(xp.max(xp.where(index <= j, size, 0.0)) <= eps**LEVEL)
-        reach = xp.max(xp.where((index <= j) & ~(size <= eps**ENOUGH), index + 1, 0))
-        first = ops.where(lost, ops.maximum(reach, 1), 0 * j)
-        count = ops.maximum(first, s.again)
-        return xp.where(index < count, 2.0 * eps, omega), count, ops.where(s.again > 0, 0 * j, first)
 
     def observe(self, state: LanczosState) -> LanczosRow:
         last = state.steps - 1
@@ -395,7 +371,13 @@ class Lanczos(Solver):
         return ops.call(conjugate_gradient_iterate, problem, state)
 
 
-def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Any) -> LanczosState:
+def not_definite(operator: LinearOperator) -> int:
+    """The status where a pivot is not positive: rounding alone makes a semi-definite operator look so."""
+    code: int = Code.STAGNATED if operator.psd else Code.NEGATIVE_CURVATURE
+    return code
+
+
+def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Lanczos) -> LanczosState:
     """The state ``s`` with room for ``method``'s steps; begins a new block where the space was invariant."""
     n, capacity, xp = problem.rhs.shape[0], method.limit(problem), ops.small_namespace()
 
@@ -416,7 +398,7 @@ def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Any) -
     betas = sized(s.betas, capacity)
     betas = ops.write(betas, last, ops.where(anew, 0.0, ops.lookup(betas, last)))
     more = (s.steps < capacity) & ((s.status == Code.COMPLETED) | anew)
-    watched = capacity + 1 if method.reorthogonalise == "selective" else 1
+    watched = method.watched(capacity)
     return s._replace(
         basis=basis,
         alphas=sized(s.alphas, capacity),
@@ -424,20 +406,9 @@ def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Any) -
         omega=sized(s.omega, watched),
         omega_before=sized(s.omega_before, watched),
         again=ops.maximum(s.again, ops.where(anew, s.steps, 0)),
-        blocks=s.blocks + ops.where(anew, 1, 0),
+        blocks=s.blocks + anew,
         status=ops.where(more, Code.RUNNING, s.status),
     )
-
-
-def unit_of(ops: Backend, j: Scalar, w: Vector, unit: Scalar) -> Scalar:
-    """The power of two that A is divided by: 1 unless the first product is far from it."""
-
-    def measure(w: Vector) -> tuple[Scalar]:
-        found = ops.power_of_two(ops.max_abs(w) * w.shape[0] ** 0.5, w)
-        ordinary = (found < 2.0**20) & (found > 2.0**-20)
-        return (ops.where(ordinary, 1.0, found) + 0.0 * unit,)
-
-    return ops.branch(j == 0, measure, lambda w: (unit,), w)[0]
 
 
 def crossed(ops: Backend, j: Scalar, older: Vector, w: Vector, beta: Scalar) -> Scalar:
@@ -458,8 +429,8 @@ def conjugate(
     counted: Scalar,
     size: Scalar,
     eps: float,
-) -> LanczosState:
-    """The state with the iterate of conjugate gradients that has one more vector.
+) -> dict[str, Any]:
+    """What is new of the iterate of conjugate gradients, with one more vector.
 
     It ends where a pivot may be noise, or where x is so long that its product's rounding exceeds b: ||x|| is at least
     2 |model| / ||b||.
@@ -474,36 +445,23 @@ def conjugate(
     last = ops.divide(forward, pivot)
     model = s.model - 0.5 * forward * last
     good = ours & (pivot > NOISE * eps * size * breadth) & (8.0 * eps * size * abs(model) <= s.norm * s.norm)
-    return s._replace(
-        pivot=ops.where(good, pivot, s.pivot),
-        breadth=ops.where(good, breadth, s.breadth),
-        ahead=ops.where(good, ahead + last * breadth, s.ahead),
-        square=ops.where(good, s.square + last * (2.0 * ahead + last * breadth), s.square),
-        forward=ops.where(good, forward, s.forward),
-        definite=ops.where(ours, good, s.definite),
-        residual=ops.where(good, abs(following * last), s.residual),
-        model=ops.where(good, model, s.model),
-        positive=ops.where(good, s.steps + 1, s.positive),
-    )
+    square, ahead = s.square + last * (2.0 * ahead + last * breadth), ahead + last * breadth
+    residual, positive = abs(following * last), s.steps + 1
+    return {
+        **where_new(ops, ours, s, definite=good),
+        **where_new(ops, good, s, pivot=pivot, breadth=breadth, ahead=ahead, square=square, forward=forward),
+        **where_new(ops, good, s, residual=residual, model=model, positive=positive),
+    }
 
 
-def coefficients(ops: Backend, problem: LinearProblem, s: LanczosState) -> Array:
-    """h (k, 1) of x = Q h in the space, or in the largest leading part of it on which A is positive definite."""
+def in_basis(ops: Backend, problem: LinearProblem, s: LanczosState) -> Vector:
+    """x = Q h of A x = b in the space, or in the largest leading part of it on which A is positive definite."""
     shift = ops.small([0.0], problem.rhs)
-    return shifted(ops, (s.alphas, s.betas), s.positive, s.norm, shift, ops.eps(problem.rhs)).h
+    found = shifted(ops, (s.alphas, s.betas), s.positive, s.norm, shift, ops.eps(problem.rhs))
+    return ops.combine(s.basis, found.h[:, 0], s.positive)
 
 
 def conjugate_gradient_iterate(problem: LinearProblem, s: LanczosState) -> Vector:
-    """x of A x = b, with these coefficients."""
+    """The same x in user's units."""
     ops = problem.operator.backend
-    x = ops.combine(s.basis, coefficients(ops, problem, s)[:, 0], s.positive)
-    return ops.scale(ops.divide(s.scale, s.unit), x)
-
-
-def recomputed(
-    ops: Backend, problem: LinearProblem, s: LanczosState, x: Vector, product: Vector, multiplier: Scalar = 0.0
-) -> Scalar:
-    """||b - (A + multiplier I) x|| in the units of the process, of x and its product; consumes the product."""
-    r = ops.axpby(ops.divide(1.0, s.scale), problem.rhs, ops.divide(-1.0, s.unit), product)
-    r = ops.axpy(-multiplier, x, r)
-    return ops.sqrt(ops.dot(r, r))
+    return ops.scale(ops.divide(s.scale, s.unit), in_basis(ops, problem, s))

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from enum import IntEnum
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..protocols import Backend, Scalar
 
-__all__ = ["Code", "Status", "verdict"]
+__all__ = ["Code", "Status", "alike", "verdict", "where_new"]
 
 
 class Status(IntEnum):
@@ -127,3 +127,17 @@ def verdict(ops: Backend, otherwise: Scalar, *claims: tuple[Scalar, Scalar]) -> 
     for condition, code in reversed(claims):
         otherwise = ops.where(condition, code, otherwise)
     return otherwise
+
+
+def alike(names: str, value: Any) -> dict[str, Any]:
+    """Fields of a new state that hold the same value.
+
+    >>> alike("steps products", 0)
+    {'steps': 0, 'products': 0}
+    """
+    return dict.fromkeys(names.split(), value)
+
+
+def where_new(ops: Backend, condition: Scalar, state: Any, **values: Any) -> dict[str, Any]:
+    """Fields of the next state: these values where the condition holds, those of ``state`` elsewhere."""
+    return {name: ops.where(condition, value, getattr(state, name)) for name, value in values.items()}

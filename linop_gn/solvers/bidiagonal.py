@@ -67,9 +67,7 @@ def tick(
 
     largest, u, *parts = ops.branch(renew, residual, extend, image, *(() if q.t is None else (q.t,)))
     t = parts[0] if parts else None
-    square = ops.dot(u, u)
-    if t is not None:
-        square = square + ops.dot(t, t)
+    square = ops.dot(u, u) if t is None else ops.dot(u, u) + ops.dot(t, t)
     sound = ops.isfinite(square)
     beta = ops.sqrt(ops.where(sound, square, 0.0))
     turn = ops.divide(1.0, beta)

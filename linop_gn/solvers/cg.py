@@ -38,24 +38,16 @@ operator stands once in a compiled program, with or without ``x0``.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, replace, static
-from ..run.status import Code, verdict
+from ..run.status import Code, alike, verdict
 from .base import Cost, Solver, bytes_each
 from .iterates import Iterates, as_schedule, collect, plan
-from .options import (
-    at_limit,
-    begun_status,
-    check_limits,
-    check_tolerances,
-    made_from,
-    scaled_rhs,
-    unfit_status,
-)
-from .problem import LinearProblem, Row
+from .options import ResidualSolver, at_limit, begun_status, scaled_rhs, unfit_status
+from .problem import LinearProblem
 from .stopping import FixedSteps, Progress, RelativeResidual, require_rule
 
 __all__ = ["CG", "CGState", "along_start", "short_recurrence"]
@@ -72,8 +64,6 @@ class CGState(NamedTuple):
     """r.p: equal to r.z, except after the residual was replaced."""
     norm: Scalar
     model: Scalar
-    whole: Scalar
-    """||b||^2."""
     least: Scalar
     """1 / ||A||, as far as it has shown; 0 once a residual was replaced, for no more is learned then."""
     room: Scalar
@@ -85,10 +75,12 @@ class CGState(NamedTuple):
     """Length of a step along p that is to be verified before it is taken; 0 where there is none."""
     claim: Scalar
     """Status that waits for the residual to be recomputed at x + trial p; the next product is spent on it."""
+    status: Scalar
+    whole: Scalar
+    """||b||^2."""
     memory: Any
     """What the stopping rule remembers."""
     scale: Scalar
-    status: Scalar
     steps: Scalar
     products: Scalar
     kept: Any
@@ -100,18 +92,18 @@ def along_start(ops: Backend, rp: Scalar, energy: Scalar) -> Scalar:
     return ops.where(0.5 * energy <= rp, 1.0, ops.where(energy > 0, ops.divide(rp, energy), 0.0))
 
 
-def _direction(x: Vector, p: Vector) -> tuple[Vector]:
-    return (p,)
-
-
 def short_recurrence(solver: Solver, A: LinearOperator, k: int, sure: bool, vectors: int, flops: float) -> Cost:
     """The cost of k steps with so many vectors, and flops an unknown and step; unless ``sure``, x is verified."""
     n = A.domain.size
     return Cost(solver.title, k if sure else k + 1, vectors * n * bytes_each(A), flops * n * k, f"{k} steps")
 
 
+def _direction(x: Vector, p: Vector) -> tuple[Vector]:
+    return (p,)
+
+
 @record
-class CG(Solver):
+class CG(ResidualSolver):
     """Conjugate gradients.
 
     Parameters
@@ -142,20 +134,11 @@ class CG(Solver):
     The tolerance was met.
     """
 
-    rtol: Scalar = 1e-5
-    atol: Scalar = 0.0
-    max_steps: int | None = static(default=None)
-    steps: int | None = static(default=None)
-    preconditioner: Any = None
     stop: Any = None
     keep: Any = static(default=None)
 
-    symmetric: ClassVar[bool] = True
-    supports: ClassVar[frozenset[str]] = frozenset({"x0", "columns", "blocks", "report"})
-
     def __post_init__(self) -> None:
-        check_tolerances(self, "rtol", "atol")
-        check_limits(self)
+        super().__post_init__()
         if self.stop is not None:
             require_rule(self.stop, "CG")
             told = [value for value in (self.rtol, self.atol) if isinstance(value, (int, float))]
@@ -167,7 +150,6 @@ class CG(Solver):
         if self.keep is not None and self.steps is self.max_steps is None:
             raise ValueError("CG: keep= needs max_steps= or steps= beside it: they decide how many iterates there are.")
         object.__setattr__(self, "keep", as_schedule(self.keep, "CG"))
-        object.__setattr__(self, "preconditioner", made_from(self))
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         return short_recurrence(self, operator, self.planned(steps), self.steps is not None, 5, 10.0)
@@ -191,13 +173,14 @@ class CG(Solver):
         else:
             z = problem.precondition(r)
             rz, p = (rr, ops.copy(r)) if z is r else (ops.dot(r, z), z)
-        start = Progress(ops.scalar(0, b), ops.sqrt(rr), ops.scalar(0.0, b), r, scale)
+        none, nothing, infinite = ops.scalar(0, b), ops.scalar(0.0, b), ops.scalar(math.inf, b)
+        start = Progress(none, ops.sqrt(rr), nothing, r, scale)
         memory = rule.begin(ops, start, self.limit(problem))
 
         status = ops.scalar(Code.RUNNING, b)
         if not warm:
             code, memory = rule.look(ops, memory, start)
-            status = begun_status(ops, r, z, rz, code, self.limit(problem), at_limit(self))
+            status = begun_status(ops, self, r, z, rz, code, self.limit(problem))
         status = verdict(ops, status, (ops.logical_not(finite), Code.NONFINITE_INPUT), (zero, Code.CONVERGED))
         return CGState(
             x=ops.zeros_like(b),
@@ -206,23 +189,19 @@ class CG(Solver):
             rz=rz,
             rp=rz,
             norm=start.norm,
-            model=start.model,
+            least=infinite if problem.preconditioner is None else nothing,
+            **alike("room verified", infinite),
+            **alike("model trial", nothing),
+            **alike("claim steps products", none),
+            status=status,
             whole=rr,
-            least=ops.scalar(math.inf if problem.preconditioner is None else 0.0, b),
-            room=ops.scalar(math.inf, b),
-            verified=ops.scalar(math.inf, b),
-            trial=ops.scalar(0.0, b),
-            claim=ops.scalar(Code.RUNNING, b),
             memory=memory,
             scale=scale,
-            status=status,
-            steps=start.step,
-            products=ops.scalar(0, b),
             kept=None if self.keep is None else ops.shelf(plan(self.keep, self.limit(problem)).capacity, b),
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: CGState) -> CGState:
-        running = s.status == Code.RUNNING
+        running, no = s.status == Code.RUNNING, ops.logical_not
         checking = running & (s.claim != Code.RUNNING)
         starting = running & (s.products == 0) if problem.x0 is not None else None
         (v,) = ops.branch(checking, lambda x, p: (ops.axpy(s.trial, p, ops.copy(x)),), _direction, s.x, s.p)
@@ -230,7 +209,7 @@ class CG(Solver):
         curvature = ops.dot(s.p, product)  # of no use while checking, but not finite if the product is not
         good = (running ^ checking) & (curvature > 0)
         if starting is not None:
-            good = good & ops.logical_not(starting)
+            good = good & no(starting)
         alpha = ops.where(good, ops.divide(s.rp, curvature), 0.0)
         gain = 0.5 * alpha * s.rp
         if starting is not None:
@@ -273,9 +252,9 @@ class CG(Solver):
             return alpha, 1.0, beta, rz, rz, norm, model, s.least, s.room, s.verified, s.trial, s.claim, s.status
 
         def judge() -> tuple[Scalar, ...]:
-            drowning = good & sound & ops.logical_not(moved)
+            drowning = good & sound & no(moved)
             tried = checking & (s.trial != 0)
-            checked = checking & sound & (moved | ops.logical_not(tried))
+            checked = checking & sound & (moved | no(tried))
             began = moved if starting is None else moved | (starting & sound)
             known = began | checked
             length = ops.where(tried, s.trial, alpha)
@@ -291,37 +270,35 @@ class CG(Solver):
                 return (reach * ops.divide(0.25 * s.whole, room) > ops.eps(r) ** 0.5 * told,)
 
             claims = met & (code == Code.CONVERGED)
-            failed = running & ops.logical_not(good | checked)
+            failed = running & no(good | checked)
             fits, unfit = unfit_status(ops, largest, s.scale, s.x)
             held = ops.where(fits, Code.CONVERGED, unfit)
-            unsure = began & ops.logical_not(checked)
+            unsure = began & no(checked)
             if starting is not None:  # the residual of x0 itself was computed, not updated
-                failed = failed & ops.logical_not(starting)
-                unsure = unsure & ops.logical_not(starting & (alpha == 1))
-            indefinite = running & ops.logical_not(met | (rz > 0)) if z is not r else ops.scalar(False, r)
+                failed = failed & no(starting)
+                unsure = unsure & no(starting & (alpha == 1))
+            indefinite = running & no(met | (rz > 0)) if z is not r else ops.scalar(False, r)
             outcome = verdict(
                 ops,
                 s.status,
-                (good & ops.isfinite(curvature) & ops.logical_not(ops.isfinite(rr)), Code.BREAKDOWN),
-                (running & ops.logical_not(sound), Code.NONFINITE),
+                (good & ops.isfinite(curvature) & no(ops.isfinite(rr)), Code.BREAKDOWN),
+                (running & no(sound), Code.NONFINITE),
                 (failed, Code.NEGATIVE_CURVATURE),
                 (known & claims, ops.where(checked, held, Code.CONVERGED)),
-                (checked & ops.logical_not(tried) & (s.claim != Code.CONVERGED), s.claim),
+                (checked & no(tried) & (s.claim != Code.CONVERGED), s.claim),
                 (indefinite, Code.INDEFINITE_PRECONDITIONER),
-                (known & met & ops.logical_not(claims), code),
+                (known & met & no(claims), code),
                 (checked & (norm > 0.5 * s.verified), Code.STAGNATED),
-                (running & end & ops.logical_not(drowning), at_limit(self)),
+                (running & end & no(drowning), at_limit(self)),
             )
             ended = running & sound & (outcome != Code.RUNNING)
             claimed = ended & unsure & claims
-            (drifted,) = ops.branch(
-                ended & ops.logical_not(checked | claimed), measure, lambda: (ops.scalar(False, r),)
-            )
-            waiting = claimed | (ended & drifted & ops.logical_not(checked))
+            (drifted,) = ops.branch(ended & no(checked | claimed), measure, lambda: (ops.scalar(False, r),))
+            waiting = claimed | (ended & drifted & no(checked))
             # A replaced residual keeps the direction it interrupts, with the exact line search r.p / p.Ap along it
             # (r.p = r.z holds no longer, and using r.z there diverges), unless the recurrence had brought r down to
             # zero, and its direction with it.
-            keeps = drowning | (checking & ops.logical_not(moved) & (s.rz != 0))
+            keeps = drowning | (checking & no(moved) & (s.rz != 0))
             return (
                 ops.where(began, length, 0.0),
                 ops.where(keeps, 0.0, 1.0),
@@ -339,13 +316,13 @@ class CG(Solver):
             )
 
         # An eager scalar operation takes a tenth of a microsecond, so that most are left to the ticks that need them.
-        ordinary = moved & (rz > 0) & (alpha >= s.least * (1.0 + beta)) & ops.logical_not(met | end)
+        ordinary = moved & (rz > 0) & (alpha >= s.least * (1.0 + beta)) & no(met | end)
         length, fresh, beta, rz, rp, norm, model, least, room, verified, trial, claim, status = ops.branch(
             ordinary, go_on, judge
         )
         x = ops.axpy(length, s.p, s.x)
         p = ops.axpby(fresh, ops.mask(sound, z), beta, s.p)
-        kept, products = s.kept, s.products + running
+        kept = s.kept
         if self.keep is not None:
             planned = plan(self.keep, limit)
             kept = ops.put(kept, ops.lookup(planned.places, steps), x, ops.lookup(planned.wanted, steps))
@@ -357,25 +334,19 @@ class CG(Solver):
             rp,
             norm,
             model,
-            s.whole,
             least,
             room,
             verified,
             trial,
             claim,
+            status,
+            s.whole,
             memory,
             s.scale,
-            status,
             steps,
-            products,
+            s.products + running,
             kept,
         )
-
-    def observe(self, state: CGState) -> Row:
-        return Row(state.norm * state.scale, state.model * state.scale * state.scale)
-
-    def answer(self, ops: Backend, problem: LinearProblem, state: CGState) -> Vector:
-        return ops.scale(state.scale, state.x)
 
     def iterates(self, ops: Backend, problem: LinearProblem, state: CGState, x: Vector) -> Iterates | None:
         """The iterates that were asked for, the last of them being the answer ``x``; consumes what the state kept."""

@@ -33,11 +33,11 @@ from ..operators.base import LinearOperator
 from ..operators.damped import Damped
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import Code, verdict
+from ..run.status import Code, alike, verdict
 from .base import Cost, Solver, bytes_each
 from .bidiagonal import Basis, tick
 from .cg import CG
-from .options import check_limits, check_tolerances, scaled_rhs, unfit_status
+from .options import begun_status, check_limits, check_tolerances, scaled_rhs, scaled_start, unfit_status
 from .problem import LinearProblem
 
 __all__ = ["LeastSquares", "LeastSquaresState"]
@@ -131,23 +131,15 @@ class LeastSquares(Solver):
     def init(self, ops: Backend, problem: LinearProblem) -> LeastSquaresState:
         b, warm = problem.rhs, problem.x0 is not None
         u, scale, inverse, largest, finite = scaled_rhs(ops, b)
-        zero = largest == 0
         size = ops.sqrt(ops.dot(u, u))
         x = ops.zeros(problem.operator.shape[1], b)
         if warm:
-            x = ops.scale(inverse, ops.copy(problem.x0))
-            finite = finite & ops.isfinite(ops.max_abs(x))
-            x = ops.mask(finite & ops.logical_not(zero), x)
+            x, finite = scaled_start(ops, problem.x0, inverse, largest, finite)
         elif problem.operator.domain.dtype != problem.operator.codomain.dtype:
             x = ops.cast(x, problem.operator.domain.dtype)
-        status = verdict(
-            ops,
-            ops.scalar(Code.RUNNING, b),
-            (ops.logical_not(finite), Code.NONFINITE_INPUT),
-            (zero, Code.CONVERGED),
-            (self.limit(problem) == 0 and not warm, Code.MAX_STEPS if self.steps is None else Code.COMPLETED),
-        )
-        nothing, infinite = ops.scalar(0.0, b), ops.scalar(math.inf, b)
+        code = ops.where(largest == 0, Code.CONVERGED, Code.RUNNING)
+        status = begun_status(ops, self, u, u, size, code, self.limit(problem) or warm)
+        nothing, none = ops.scalar(0.0, b), ops.scalar(0, b)
         t = None if self.damping is None else ops.zeros_like(x)
         basis = Basis(u, t, ops.zeros_like(x), nothing, nothing)
         return LeastSquaresState(
@@ -155,19 +147,14 @@ class LeastSquares(Solver):
             basis=basis,
             rotation=self.begin(ops, basis, size),
             directions=tuple(ops.zeros_like(x) for _ in range(self.depth)),
-            norm=size,
             normal=ops.scalar(math.nan, b),
-            model=nothing,
-            anorm=nothing,
-            cond=nothing,
-            size=size,
             scale=scale,
-            verified=infinite,
-            verified_normal=infinite,
             renew=ops.scalar(True, b),
-            status=status,
-            steps=ops.scalar(0, b),
-            products=ops.scalar(0, b),
+            status=ops.where(finite, status, Code.NONFINITE_INPUT),
+            **alike("norm size", size),
+            **alike("model anorm cond", nothing),
+            **alike("verified verified_normal", ops.scalar(math.inf, b)),
+            **alike("steps products", none),
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: LeastSquaresState) -> LeastSquaresState:
@@ -226,23 +213,13 @@ class LeastSquares(Solver):
         lost = known & no(useful) if problem.x0 is None else running & no(sound) & (s.verified == math.inf)
         lost = lost & (status != Code.RUNNING)
         rotation: Any = ops.branch(moved, lambda: tuple(after), lambda: tuple(self.begin(ops, basis, beta)))
-        return s._replace(
-            x=ops.mask(no(lost), x),
-            basis=basis,
-            rotation=type(s.rotation)(*rotation),
-            directions=directions,
-            norm=ops.where(lost, s.size, norm),
-            normal=normal,
-            model=ops.where(lost, 0.0, s.model - 0.5 * decrease),
-            anorm=anorm,
-            cond=cond,
-            verified=ops.where(known, ops.minimum(s.verified, norm), s.verified),
-            verified_normal=ops.where(known, ops.minimum(s.verified_normal, normal), s.verified_normal),
-            renew=moved & (met | unsure),
-            status=status,
-            steps=steps,
-            products=products,
-        )
+        rotation, x, renew = type(s.rotation)(*rotation), ops.mask(no(lost), x), moved & (met | unsure)
+        verified = ops.where(known, ops.minimum(s.verified, norm), s.verified)
+        verified_normal = ops.where(known, ops.minimum(s.verified_normal, normal), s.verified_normal)
+        norm, model = ops.where(lost, s.size, norm), ops.where(lost, 0.0, s.model - 0.5 * decrease)
+        s = s._replace(x=x, basis=basis, rotation=rotation, directions=directions, verified=verified, renew=renew)
+        s = s._replace(norm=norm, normal=normal, model=model, anorm=anorm, cond=cond, verified_normal=verified_normal)
+        return s._replace(status=status, steps=steps, products=products)
 
     def observe(self, state: LeastSquaresState) -> LeastSquaresRow:
         scale = state.scale

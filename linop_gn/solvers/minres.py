@@ -42,23 +42,16 @@ What differs from ``scipy.sparse.linalg.minres``:
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
-from ..records import record, static
-from ..run.status import Code, verdict
-from .base import Cost, Solver
+from ..records import record
+from ..run.status import Code, alike, verdict
+from .base import Cost
 from .cg import short_recurrence
-from .options import (
-    check_limits,
-    check_tolerances,
-    made_from,
-    scaled_rhs,
-    unfit_status,
-    unit_of,
-)
-from .problem import LinearProblem, Row
+from .options import ResidualSolver, begun_status, scaled_rhs, scaled_start, threshold_of, unfit_status, unit_of
+from .problem import LinearProblem
 
 __all__ = ["MINRES", "MINRESState"]
 
@@ -121,7 +114,7 @@ class MINRESState(NamedTuple):
 
 
 @record
-class MINRES(Solver):
+class MINRES(ResidualSolver):
     """Minimal residuals (MINRES), for symmetric operators of any inertia.
 
     Parameters
@@ -146,20 +139,6 @@ class MINRES(Solver):
     The tolerance was met.
     """
 
-    rtol: Scalar = 1e-5
-    atol: Scalar = 0.0
-    max_steps: int | None = static(default=None)
-    steps: int | None = static(default=None)
-    preconditioner: Any = None
-
-    symmetric: ClassVar[bool] = True
-    supports: ClassVar[frozenset[str]] = frozenset({"x0", "columns", "blocks", "report"})
-
-    def __post_init__(self) -> None:
-        check_tolerances(self, "rtol", "atol")
-        check_limits(self)
-        object.__setattr__(self, "preconditioner", made_from(self))
-
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         sure = self.steps is not None and self.preconditioner is None
         return short_recurrence(self, operator, self.planned(steps), sure, 11, 19.0)
@@ -167,27 +146,16 @@ class MINRES(Solver):
     def init(self, ops: Backend, problem: LinearProblem) -> MINRESState:
         b, warm = problem.rhs, problem.x0 is not None
         r, scale, inverse, largest, finite = scaled_rhs(ops, b)
-        zero = largest == 0
         size = ops.sqrt(ops.dot(r, r))
         x = ops.zeros_like(b)
         if warm:
-            x = ops.scale(inverse, ops.copy(problem.x0))
-            finite = finite & ops.isfinite(ops.max_abs(x))
-            x = ops.mask(finite & ops.logical_not(zero), x)
+            x, finite = scaled_start(ops, problem.x0, inverse, largest, finite)
         z = r if warm else problem.precondition(r)  # of a warm start nothing is known before its first product
         rz = size * size if z is r else ops.dot(r, z)
-        fixed = self.steps is not None
-        threshold = ops.eps(b) * size if fixed else ops.maximum(self.rtol * size, ops.divide(self.atol, scale))
-        nothing = ops.scalar(0.0, b)
-        status = verdict(
-            ops,
-            ops.scalar(Code.RUNNING, b),
-            (ops.logical_not(finite), Code.NONFINITE_INPUT),
-            (zero if warm else size <= threshold, Code.CONVERGED),
-            (ops.logical_not(ops.isfinite(rz)), Code.NONFINITE),
-            (ops.logical_not(rz > 0), Code.INDEFINITE_PRECONDITIONER),
-            (self.limit(problem) == 0 and not warm, Code.COMPLETED if fixed else Code.MAX_STEPS),
-        )
+        threshold = threshold_of(ops, self, size, scale, b)
+        nothing, none = ops.scalar(0.0, b), ops.scalar(0, b)
+        code = ops.where(largest == 0 if warm else size <= threshold, Code.CONVERGED, Code.RUNNING)
+        status = begun_status(ops, self, r, z, rz, code, self.limit(problem) or warm)
         beta = ops.sqrt(ops.where(rz > 0, rz, 0.0))
         turn = ops.divide(1.0, beta)
         v = ops.scale(turn, ops.mask(ops.isfinite(rz), ops.copy(z)))
@@ -200,20 +168,14 @@ class MINRES(Solver):
             recurrence=recurrence,
             best=ops.copy(x),
             best_norm=ops.scalar(math.inf, b) if warm else size,
-            best_model=nothing,
             risky=ops.scalar(False, b),
-            idle=ops.scalar(0, b),
-            anorm=nothing,
-            inverses=nothing,
-            unit=nothing,
             norm=size,
-            model=nothing,
             threshold=threshold,
             scale=scale,
             phase=ops.scalar(_CHECK if warm else _FIRST, b),
-            status=status,
-            steps=ops.scalar(0, b),
-            products=ops.scalar(0, b),
+            status=ops.where(finite, status, Code.NONFINITE_INPUT),
+            **alike("best_model anorm inverses unit model", nothing),
+            **alike("idle steps products", none),
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: MINRESState) -> MINRESState:
@@ -348,28 +310,8 @@ class MINRES(Solver):
             ops.select(hold, w, kept),
             *(ops.where(moved, a, ops.where(hold, b, c)) for a, b, c in zip(after, q[5:], anew, strict=True)),
         )
-        return s._replace(
-            x=x,
-            r=r,
-            recurrence=recurrence,
-            best=best,
-            best_norm=best_norm,
-            best_model=best_model,
-            risky=risky,
-            idle=ops.where(gain, 0, s.idle + (drowned | (vain & doubt))),
-            anorm=anorm,
-            inverses=inverses,
-            unit=ops.where(stepping, unit, s.unit),
-            norm=ops.where(back, best_norm, norm),
-            model=ops.where(back, best_model, model),
-            phase=phase,
-            status=status,
-            steps=steps,
-            products=s.products + running,
-        )
-
-    def observe(self, state: MINRESState) -> Row:
-        return Row(state.norm * state.scale, state.model * state.scale * state.scale)
-
-    def answer(self, ops: Backend, problem: LinearProblem, state: MINRESState) -> Vector:
-        return ops.scale(state.scale, state.x)
+        unit, idle = ops.where(stepping, unit, s.unit), ops.where(gain, 0, s.idle + (drowned | (vain & doubt)))
+        norm, model = ops.where(back, best_norm, norm), ops.where(back, best_model, model)
+        s = s._replace(x=x, r=r, recurrence=recurrence, best=best, best_norm=best_norm, best_model=best_model)
+        s = s._replace(risky=risky, idle=idle, anorm=anorm, inverses=inverses, unit=unit, norm=norm, model=model)
+        return s._replace(phase=phase, status=status, steps=steps, products=s.products + running)

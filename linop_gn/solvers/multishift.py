@@ -30,10 +30,10 @@ import numpy as np
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import Code, verdict
+from ..run.status import Code, alike, verdict, where_new
 from .base import Cost, Solver, bytes_each
-from .options import at_limit, check_limits, check_tolerances, scaled_rhs, unfit_status
-from .problem import LinearProblem
+from .options import at_limit, check_limits, check_tolerances, scaled_rhs, threshold_of, unfit_status
+from .problem import LinearProblem, Row
 
 __all__ = ["MultiShiftCG", "MultiShiftState"]
 
@@ -67,13 +67,6 @@ class MultiShiftState(NamedTuple):
     status: Scalar
     steps: Scalar
     products: Scalar
-
-
-class MultiShiftRow(NamedTuple):
-    """For each damping ||b - (A + sigma I) x||_2 and 1/2 x.(A + sigma I) x - b.x, at each step."""
-
-    residual: Scalar
-    model: Scalar
 
 
 @record
@@ -148,11 +141,8 @@ class MultiShiftCG(Solver):
         rr = ops.dot(r, r)
         norm = ops.sqrt(rr)
         p = ops.copy(xp.broadcast_to(xp.reshape(r, (-1, 1)), (b.shape[0], shifts.shape[0])))
-        one, none = ops.scalar(1.0, p), ops.scalar(0, p)
-        if self.steps is None:
-            threshold = ops.maximum(self.rtol * norm, ops.divide(self.atol, scale))
-        else:
-            threshold = ops.eps(b) * norm
+        one = ops.scalar(1.0, p)
+        threshold = threshold_of(ops, self, norm, scale, b)
         status = ops.scalar(Code.RUNNING if self.limit(problem) else at_limit(self), p)
         status = ops.where((norm <= threshold) & (one > 0), Code.CONVERGED, status)
         return MultiShiftState(
@@ -163,8 +153,7 @@ class MultiShiftCG(Solver):
             rr=rr,
             alpha=ops.scalar(1.0, b),
             beta=ops.scalar(0.0, b),
-            zeta=one,
-            ratio=one + 0.0,
+            **alike("zeta ratio", one),
             residual=norm * one,
             model=0.0 * one,
             threshold=threshold,
@@ -172,7 +161,7 @@ class MultiShiftCG(Solver):
             moving=status == Code.RUNNING,
             phase=ops.scalar(-1, b),
             status=ops.where(finite & (one > 0), status, Code.NONFINITE_INPUT),
-            steps=none,
+            steps=ops.scalar(0, p),
             products=ops.scalar(0, b),
         )
 
@@ -180,7 +169,7 @@ class MultiShiftCG(Solver):
         xp, small = ops.namespace(), ops.small_namespace()
         shifts, least = self._shifts(ops, problem)
         index = small.arange(shifts.shape[0])
-        running = ops.any(s.status == Code.RUNNING)
+        running, no = ops.any(s.status == Code.RUNNING), ops.logical_not
         checking = running & (s.phase >= 0)
         (v,) = ops.branch(
             checking, lambda x, d: (ops.copy(x[:, s.phase]),), lambda x, d: (ops.copy(d),), s.x, s.direction
@@ -189,7 +178,7 @@ class MultiShiftCG(Solver):
         product = ops.axpy(shift, v, problem.operator.apply(v))
         curvature = ops.dot(v, product)
         known = ops.isfinite(curvature)
-        good = running & ops.logical_not(checking) & known & (curvature > 0)
+        good = running & no(checking) & known & (curvature > 0)
         alpha = ops.where(good, ops.divide(s.rr, curvature), 0.0)
 
         def replace(r: Vector, product: Vector) -> tuple[Vector, Scalar]:
@@ -218,12 +207,12 @@ class MultiShiftCG(Solver):
 
         residual = ops.where(moved, zeta * ops.sqrt(rr), s.residual)
         residual = ops.where(checking & sound & (index == s.phase), true, residual)
-        steps = s.steps + ops.where(moved, 1, 0)
+        steps = s.steps + moved
         met = residual <= s.threshold
-        moving = s.moving & ops.logical_not(moved & met)
+        moving = s.moving & no(moved & met)
         fits, unfit = unfit_status(ops, ops.max_abs(x), s.scale, x)
         held = ops.where(met, ops.where(fits, Code.CONVERGED, unfit), Code.STAGNATED)
-        failed = s.moving & (s.status == Code.RUNNING) & ops.logical_not(good | checking)
+        failed = s.moving & (s.status == Code.RUNNING) & no(good | checking)
         ended = moved & (steps >= self.limit(problem))
         status = verdict(
             ops,
@@ -235,32 +224,17 @@ class MultiShiftCG(Solver):
         )
         moving = moving & (status == Code.RUNNING)
         # A system whose iterate no longer moves waits for a product that verifies it, once none moves.
-        waiting = (status == Code.RUNNING) & ops.logical_not(moving)
+        waiting = (status == Code.RUNNING) & no(moving)
         first = small.min(small.where(waiting, index, shifts.shape[0]))
-        verifying = ops.logical_not(ops.any(moving)) & (first < shifts.shape[0])
-        return MultiShiftState(
-            x=x,
-            p=p,
-            r=r,
-            direction=direction,
-            rr=ops.where(good, rr, s.rr),
-            alpha=ops.where(good, alpha, s.alpha),
-            beta=ops.where(good, beta, s.beta),
-            zeta=zeta,
-            ratio=ratio,
-            residual=residual,
-            model=model,
-            threshold=s.threshold,
-            scale=s.scale,
-            moving=moving,
-            phase=ops.where(verifying, first, -1),
-            status=status,
-            steps=steps,
-            products=s.products + ops.where(running, 1, 0),
-        )
+        verifying = no(ops.any(moving)) & (first < shifts.shape[0])
+        phase, products = ops.where(verifying, first, -1), s.products + running
+        s = s._replace(**where_new(ops, good, s, rr=rr, alpha=alpha, beta=beta))
+        s = s._replace(x=x, p=p, r=r, direction=direction, zeta=zeta, ratio=ratio, residual=residual, model=model)
+        return s._replace(moving=moving, phase=phase, status=status, steps=steps, products=products)
 
-    def observe(self, state: MultiShiftState) -> MultiShiftRow:
-        return MultiShiftRow(state.residual * state.scale, state.model * state.scale * state.scale)
+    def observe(self, state: MultiShiftState) -> Row:
+        """For each damping ||b - (A + sigma I) x||_2 and 1/2 x.(A + sigma I) x - b.x, at each step."""
+        return Row(state.residual * state.scale, state.model * state.scale * state.scale)
 
     def answer(self, ops: Backend, problem: LinearProblem, state: MultiShiftState) -> Vector:
         return ops.scale(state.scale, state.x)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ..arguments import require_number, whole
 from ..protocols import Backend, Scalar, Vector
+from ..records import record, static
 from ..run.status import Code, verdict
 from .base import Solver
 from .base import require_solver as require
-from .problem import as_preconditioner
+from .problem import LinearProblem, Row, as_preconditioner
 
 __all__ = [
-    "ScaledRHS",
+    "ResidualSolver",
     "at_limit",
     "begun_status",
     "check_limits",
@@ -23,9 +24,36 @@ __all__ = [
     "made_from",
     "require_solver",
     "scaled_rhs",
+    "scaled_start",
+    "threshold_of",
     "unfit_status",
     "unit_of",
 ]
+
+
+@record
+class ResidualSolver(Solver):
+    """A solver that stops at a norm of b - A x; its state has x, ``norm`` and ``model`` in units of ``scale``."""
+
+    rtol: Scalar = 1e-5
+    atol: Scalar = 0.0
+    max_steps: int | None = static(default=None)
+    steps: int | None = static(default=None)
+    preconditioner: Any = None
+
+    symmetric: ClassVar[bool] = True
+    supports: ClassVar[frozenset[str]] = frozenset({"x0", "columns", "blocks", "report"})
+
+    def __post_init__(self) -> None:
+        check_tolerances(self, "rtol", "atol")
+        check_limits(self)
+        object.__setattr__(self, "preconditioner", made_from(self))
+
+    def observe(self, state: Any) -> Row:
+        return Row(state.norm * state.scale, state.model * state.scale * state.scale)
+
+    def answer(self, ops: Backend, problem: LinearProblem, state: Any) -> Vector:
+        return ops.scale(state.scale, state.x)
 
 
 def check_region(method: Any) -> None:
@@ -77,31 +105,37 @@ def at_limit(method: Any) -> Any:
     return Code.MAX_STEPS if method.steps is None else Code.COMPLETED
 
 
-class ScaledRHS(NamedTuple):
-    """A right-hand side over a power of two near its largest entry."""
+def scaled_rhs(ops: Backend, b: Vector) -> tuple[Vector, Scalar, Scalar, Scalar, Scalar]:
+    """b over a power of two near max |b|, so that squares are in range; that power, 1 / it, max |b|; finiteness.
 
-    r: Vector
-    """A new vector; zero where b is not finite."""
-    scale: Scalar
-    inverse: Scalar
-    largest: Scalar
-    finite: Scalar
-
-
-def scaled_rhs(ops: Backend, b: Vector) -> ScaledRHS:
-    """b over a power of two near max |b|, so that squares are in range."""
+    The vector is a new one, and zero where b is not finite.
+    """
     largest = ops.max_abs(b)
     finite, scale = ops.isfinite(largest), ops.power_of_two(largest, b)
     inverse = ops.divide(ops.scalar(1.0, b), scale)
-    return ScaledRHS(ops.scale(inverse, ops.mask(finite, ops.copy(b))), scale, inverse, largest, finite)
+    return ops.scale(inverse, ops.mask(finite, ops.copy(b))), scale, inverse, largest, finite
 
 
-def begun_status(ops: Backend, r: Vector, z: Vector, rz: Scalar, code: Scalar, limit: int, at_limit: int) -> Scalar:
+def scaled_start(ops: Backend, x0: Vector, inverse: Scalar, largest: Scalar, finite: Scalar) -> tuple[Vector, Scalar]:
+    """x0 in the units of :func:`scaled_rhs`, zero where b is; and whether both are finite."""
+    x = ops.scale(inverse, ops.copy(x0))
+    finite = finite & ops.isfinite(ops.max_abs(x))
+    return ops.mask(finite & (largest != 0), x), finite
+
+
+def threshold_of(ops: Backend, method: Any, norm: Scalar, scale: Scalar, like: Vector) -> Scalar:
+    """The residual norm to stop at, in units of ``scale``; with fixed steps, rounding of ||b|| = ``norm``."""
+    if method.steps is not None:
+        return ops.eps(like) * norm
+    return ops.maximum(method.rtol * norm, ops.divide(method.atol, scale))
+
+
+def begun_status(ops: Backend, method: Any, r: Vector, z: Vector, rz: Scalar, code: Scalar, limit: int) -> Scalar:
     """The status of a run from x = 0 with z = M r before its first product, where the stopping rule says ``code``."""
     free = z is r
     return verdict(
         ops,
-        ops.scalar(Code.RUNNING if limit else at_limit, r),
+        ops.scalar(Code.RUNNING if limit else at_limit(method), r),
         (code != Code.RUNNING, code),
         (ops.scalar(False, r) if free else ops.logical_not(ops.isfinite(rz)), Code.NONFINITE),
         (ops.scalar(False, r) if free else ops.logical_not(rz > 0), Code.INDEFINITE_PRECONDITIONER),

@@ -26,17 +26,10 @@ from typing import Any, ClassVar, NamedTuple
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..run.status import Code, verdict
+from ..run.status import Code, alike, verdict
 from .base import Cost, Solver
 from .cg import short_recurrence
-from .options import (
-    at_limit,
-    begun_status,
-    check_region,
-    made_from,
-    scaled_rhs,
-    unfit_status,
-)
+from .options import at_limit, begun_status, check_region, made_from, scaled_rhs, threshold_of, unfit_status
 from .problem import LinearProblem
 
 __all__ = ["Steihaug", "SteihaugState"]
@@ -126,31 +119,25 @@ class Steihaug(Solver):
         norm = ops.sqrt(rr)
         z = problem.precondition(r)
         rz, p = (rr, ops.copy(r)) if z is r else (ops.dot(r, z), z)
-        zero = ops.scalar(0.0, b)
-        if self.steps is None:
-            threshold = ops.maximum(self.rtol * norm, ops.divide(self.atol, scale))
-            threshold = ops.maximum(threshold, ops.eps(b) ** 2 * norm)  # what is smaller is no residual of x
-        else:
-            threshold = ops.eps(b) * norm
+        zero, none = ops.scalar(0.0, b), ops.scalar(0, b)
+        threshold = threshold_of(ops, self, norm, scale, b)
+        threshold = ops.maximum(threshold, ops.eps(b) ** 2 * norm)  # what is smaller is no residual of x
         code = ops.where(norm <= threshold, Code.CONVERGED, Code.RUNNING)
-        status = begun_status(ops, r, z, rz, code, self.limit(problem), at_limit(self))
+        status = begun_status(ops, self, r, z, rz, code, self.limit(problem))
         return SteihaugState(
             x=ops.zeros_like(b),
             r=r,
             p=p,
             rz=rz,
             length=ops.sqrt(ops.where(rz > 0, rz, 0.0)),
-            filled=zero,
-            ahead=zero + 0.0,
             norm=norm,
-            model=zero + 0.0,
+            **alike("filled ahead model", zero),
             threshold=threshold,
             inverse_radius=ops.divide(scale, self.radius + zero),
             scale=scale,
             checking=ops.scalar(False, b),
             status=ops.where(finite & (self.radius > zero), status, Code.NONFINITE_INPUT),
-            steps=ops.scalar(0, b),
-            products=ops.scalar(0, b),
+            **alike("steps products", none),
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: SteihaugState) -> SteihaugState:
@@ -159,19 +146,19 @@ class Steihaug(Solver):
         moving = running ^ checking
         product = problem.operator.apply(ops.select(checking, s.x, s.p))
         curvature = ops.dot(s.p, product)
-        known = ops.isfinite(curvature)
+        known, no = ops.isfinite(curvature), ops.logical_not
         positive = curvature > 0
         alpha = ops.where(positive, ops.divide(s.rz, curvature), 0.0)
 
         # In shares of the radius: the full step, and the part of it that ends on the boundary.
         share, along = alpha * s.length * s.inverse_radius, ops.divide(s.ahead, s.length)
         filled = s.filled + share * (2.0 * along + share)
-        leaves = moving & known & ops.logical_not(positive & (filled < 1.0))
+        leaves = moving & known & no(positive & (filled < 1.0))
         room = ops.maximum(1.0 - s.filled, 0.0)
         reach = ops.divide(room, along + ops.sqrt(along * along + room))
         endless = s.inverse_radius <= 0
         tau = ops.where(endless, 0.0, ops.divide(reach, s.length * s.inverse_radius))
-        inside = moving & known & ops.logical_not(leaves)
+        inside = moving & known & no(leaves)
         length = ops.where(inside, alpha, ops.where(leaves, tau, 0.0))
 
         def recur(r: Vector, product: Vector) -> tuple[Vector, Scalar]:
@@ -189,7 +176,8 @@ class Steihaug(Solver):
         sound = ops.isfinite(rr + rz)
         x = ops.axpy(ops.where(sound, length, 0.0), s.p, s.x)
         met = norm <= s.threshold
-        steps = s.steps + ops.where(moving & known & sound, 1, 0)
+        fresh = moving & known & sound
+        steps = s.steps + fresh
         end = steps >= self.limit(problem)
 
         verify = inside & met & (self.steps is None)
@@ -197,39 +185,25 @@ class Steihaug(Solver):
         status = verdict(
             ops,
             s.status,
-            (running & ops.logical_not(known & sound), Code.NONFINITE),
+            (running & no(known & sound), Code.NONFINITE),
             (checking, ops.where(met, ops.where(fits, Code.CONVERGED, unfit), Code.STAGNATED)),
             (leaves, ops.where(endless, Code.NEGATIVE_CURVATURE, Code.BOUNDARY)),
             (verify, Code.RUNNING),
             (inside & met, Code.COMPLETED),
-            (inside & ops.logical_not(rz > 0), Code.INDEFINITE_PRECONDITIONER),
+            (inside & no(rz > 0), Code.INDEFINITE_PRECONDITIONER),
             (moving & end, at_limit(self)),
         )
 
         beta = ops.where(inside, ops.divide(rz, s.rz), 0.0)
         change = length * s.rz - 0.5 * length * length * curvature
-        fresh = moving & known & sound
         p = ops.axpby(ops.where(inside & sound, 1.0, 0.0), ops.mask(sound, z), ops.where(inside, beta, 1.0), s.p)
         onward = ops.sqrt(ops.where(rz > 0, rz, 0.0))
-        grown = beta * s.length
-        return SteihaugState(
-            x=x,
-            r=r,
-            p=p,
-            rz=ops.where(inside, rz, s.rz),
-            length=ops.where(inside, onward * ops.sqrt(1.0 + ops.divide(grown, onward) ** 2), s.length),
-            filled=ops.where(inside, filled, ops.where(leaves & ops.logical_not(endless), 1.0, s.filled)),
-            ahead=ops.where(inside, beta * (s.ahead + share * s.length), s.ahead),
-            norm=ops.where(fresh | (checking & sound), norm, s.norm),
-            model=ops.where(fresh, s.model - change, s.model),
-            threshold=s.threshold,
-            inverse_radius=s.inverse_radius,
-            scale=s.scale,
-            checking=verify,
-            status=status,
-            steps=steps,
-            products=s.products + ops.where(running, 1, 0),
-        )
+        rz, ahead = ops.where(inside, rz, s.rz), ops.where(inside, beta * (s.ahead + share * s.length), s.ahead)
+        length = ops.where(inside, onward * ops.sqrt(1.0 + ops.divide(beta * s.length, onward) ** 2), s.length)
+        filled = ops.where(inside, filled, ops.where(leaves & no(endless), 1.0, s.filled))
+        norm, model = ops.where(fresh | (checking & sound), norm, s.norm), ops.where(fresh, s.model - change, s.model)
+        numbers, ends = (rz, length, filled, ahead, norm, model), (verify, status, steps, s.products + running)
+        return SteihaugState(x, r, p, *numbers, s.threshold, s.inverse_radius, s.scale, *ends)
 
     def observe(self, state: SteihaugState) -> SteihaugRow:
         return SteihaugRow(state.norm * state.scale, state.model * state.scale * state.scale, abs(state.filled) ** 0.5)
