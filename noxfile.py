@@ -118,7 +118,8 @@ def copied_tests(session: nox.Session) -> Path:
 def run_tests(session: nox.Session, python: Path, *arguments: str, **more: str) -> None:
     """Run pytest, a process for each of two cores."""
     workers = [] if "-n" in arguments or "--pdb" in arguments else ["-n", "2"]
-    env = environ(OMP_NUM_THREADS="1") | more
+    quick = f"{XLA_FLAGS} --xla_backend_optimization_level=0"  # compiling is what takes the time
+    env = environ(OMP_NUM_THREADS="1", XLA_FLAGS=quick) | more
     session.run(str(python), "-m", "pytest", *workers, *arguments, env=env, external=True)
 
 
@@ -143,7 +144,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def tests_full(session: nox.Session) -> None:
     """Run the tests with every draw on every framework."""
-    run_tests(session, cpu(session), *session.posargs, HYPOTHESIS_PROFILE="full")
+    run_tests(session, cpu(session), *session.posargs, HYPOTHESIS_PROFILE="full", XLA_FLAGS=XLA_FLAGS)
 
 
 BLAS_KERNELS = ("Haswell", "Zen", "SkylakeX", "Nehalem", "Sandybridge", "Prescott")

@@ -64,7 +64,7 @@ def minimize(
     method = LevenbergMarquardt() if method is None else method
     require_instance("minimize", method, "a method such as lg.LevenbergMarquardt()")
     if not isinstance(method, Method):
-        advice = f" It solves linear systems: write lg.LevenbergMarquardt(solver={type(method).__name__}(...))."
+        advice = f" It solves linear systems: write lg.LevenbergMarquardt(solver=lg.{type(method).__name__}(...))."
         raise TypeError(
             f"minimize needs an lg.Method such as lg.LevenbergMarquardt(), got a {type(method).__qualname__}."
             + (advice if isinstance(method, Solver) else "")

@@ -509,7 +509,7 @@ def test_means_of_batches_that_are_not_weighted(torch, monkeypatch):
 
     monkeypatch.setattr(points, "_normalised", averaged)
     several = objective(case, lg.load("torch"))
-    monkeypatch.setattr(points, "_linearize_term", by_its_own)
+    monkeypatch.setattr(points, "_linearize", by_its_own)
     report = lg.validate(lg.GGN(several, put(lg.load("torch"), case.params())))
     assert {"dense", "differences", "gradient", "batches"} == set(report.failed)
     assert "average of averages" in report["batches"].advice
