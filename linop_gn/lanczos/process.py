@@ -253,6 +253,7 @@ class Lanczos(Solver):
         # Whether rounding may have taken the residual of T away from that of x.
         eps, length = ops.eps(problem.rhs), ops.sqrt(abs(after.square))
         unsure = ended & ops.logical_not(checking)
+        residual = ops.where(unsure, total(after, residual, length), residual)
         unsure = unsure & (rounding(eps, after, 0.0, length) > eps**0.5 * ops.maximum(s.norm, residual))
         indefinite = not_definite(problem.operator)
         status = verdict(

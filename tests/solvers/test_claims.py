@@ -293,3 +293,17 @@ def test_least_squares_look_at_x_before_they_end_early(numpy_backend, method, si
 def test_a_step_whose_squares_underflow_is_not_shortened(numpy_backend, method):
     step = lg.solve(lg.Diagonal(np.ones(1, "float32"), psd=True), np.ones(1, "float32"), method)
     assert float(step.x[0]) == pytest.approx(2.3e-22, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", [48, 281, 348, 358])
+def test_what_reorthogonalisation_removed_is_part_of_the_residual_told(numpy_backend, seed):
+    """Of a space that is exhausted T leaves no residual; x has that by which A Q = Q T fails."""
+    rng = np.random.default_rng(seed)
+    for spread in (3.0, 6.0):
+        Q, _ = np.linalg.qr(rng.standard_normal((2, 2)))
+        matrix = (Q * np.array([1.0, 10.0**-spread])) @ Q.T
+        matrix, b = (matrix + matrix.T) / 2, rng.standard_normal(2)
+        found = lg.solve(lg.Dense(matrix, symmetric=True, psd=True), b, lg.Lanczos(steps=5))
+        true = np.linalg.norm(b - matrix @ found.x)
+        near = 32 * np.finfo(float).eps * (np.linalg.norm(found.x) + np.linalg.norm(b))
+        assert float(found.residual) >= 0.999 * true - near
