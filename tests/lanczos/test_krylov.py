@@ -246,7 +246,8 @@ def test_tiny_and_huge_right_hand_sides_in_single_precision(backend, size):
     A = operator(backend, matrix, "float32")
     plain, other = (lg.krylov(A, array(backend, c * b, "float32"), 6).solve(0.1) for c in (1.0, size))
     assert plain.status is other.status
-    np.testing.assert_allclose(host(backend, other.x) / size, host(backend, plain.x), rtol=1e-3, atol=1e-3)
+    lost = 1e-3 + 4 * np.finfo(np.float32).tiny / size  # a compiler may take what is subnormal for zero
+    np.testing.assert_allclose(host(backend, other.x) / size, host(backend, plain.x), rtol=1e-3, atol=lost)
 
 
 def test_solutions_too_large_for_the_dtype_are_told(backend):
