@@ -7,7 +7,6 @@ and a block of columns can hold one for each column.
 from __future__ import annotations
 
 from enum import IntEnum
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -110,7 +109,17 @@ class Status(IntEnum):
     )
 
 
-Code = SimpleNamespace(**{status.name: int(status) for status in Status})
+class _Codes:
+    def __init__(self) -> None:
+        for status in Status:
+            setattr(self, status.name, int(status))
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+Code = _Codes()
 """The codes as plain numbers: reading a member of an enumeration takes as long as an operation on scalars."""
 
 

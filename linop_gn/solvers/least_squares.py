@@ -169,7 +169,8 @@ class LeastSquares(Solver):
         column = ops.sqrt(s.basis.alpha * s.basis.alpha + beta * beta)
         anorm = ops.where(moved, ops.maximum(s.anorm, column), s.anorm)
         (x,) = ops.branch(s.basis.unit > 0, lambda x: (x,), lambda x: (ops.scale(basis.unit, x),), s.x)
-        after, x, directions, norm, normal, decrease, cond = self.move(ops, s._replace(x=x), basis, beta, anorm, moved)
+        at = s if x is s.x else s._replace(x=x)
+        after, x, directions, norm, normal, decrease, cond = self.move(ops, at, basis, beta, anorm, moved)
         norm = ops.where(known, beta, ops.where(moved, norm, s.norm))
         normal = ops.where(known, beta * basis.alpha, ops.where(moved, normal, s.normal))
         before = ops.where(s.steps > 0, s.norm, s.size)
@@ -217,9 +218,8 @@ class LeastSquares(Solver):
         verified = ops.where(known, ops.minimum(s.verified, norm), s.verified)
         verified_normal = ops.where(known, ops.minimum(s.verified_normal, normal), s.verified_normal)
         norm, model = ops.where(lost, s.size, norm), ops.where(lost, 0.0, s.model - 0.5 * decrease)
-        s = s._replace(x=x, basis=basis, rotation=rotation, directions=directions, verified=verified, renew=renew)
-        s = s._replace(norm=norm, normal=normal, model=model, anorm=anorm, cond=cond, verified_normal=verified_normal)
-        return s._replace(status=status, steps=steps, products=products)
+        vectors, told = (x, basis, rotation, directions), (norm, normal, model, anorm, cond, s.size, s.scale)
+        return LeastSquaresState(*vectors, *told, verified, verified_normal, renew, status, steps, products)
 
     def observe(self, state: LeastSquaresState) -> LeastSquaresRow:
         scale = state.scale
