@@ -11,7 +11,7 @@ import numpy as np
 from .arguments import whole
 from .operators.base import LinearOperator
 from .protocols import Carry
-from .records import data_fields, replace
+from .records import replace
 from .run.loop import Look, Watcher, drive, looks
 from .run.solution import Solution
 from .run.status import Code
@@ -140,8 +140,9 @@ def _linear(
     columns = tuple(rhs.shape[1:])
     if 0 in columns:
         raise ValueError(f"the right-hand side of shape {tuple(rhs.shape)} has no columns: there is nothing to solve.")
-    for name in {"rtol", "atol"} & set(data_fields(method)):
-        shape = tuple(np.shape(method.__dict__[name]))
+    for name in ("rtol", "atol"):
+        tolerance = method.__dict__.get(name, 0.0)
+        shape = () if isinstance(tolerance, (float, int)) else tuple(np.shape(tolerance))
         if shape not in ((), columns if "columns" in method.supports else ()):
             raise ValueError(
                 f"{type(method).__name__}: {name} has shape {shape}, and b {tuple(rhs.shape)}: give one number, or one "

@@ -58,6 +58,7 @@ class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerBases, Ea
         self.xp = xp
         self.array_types = array_types
         self._dtype_names: dict[Any, str] = {}  # NumPy takes 5 microseconds to name one
+        self._known_limits: dict[Any, tuple[float, int]] = {}  # as long to ask for
 
     # arrays and trees
 
@@ -209,7 +210,16 @@ class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerBases, Ea
         )  # type: ignore[return-value]
 
     def eps(self, x: Vector) -> float:
-        return float(self.xp.finfo(x.dtype).eps)
+        return self._limits(x.dtype)[0]
 
     def _exponent_limit(self, like: Vector) -> int:
-        return round(-math.log2(float(self.xp.finfo(like.dtype).smallest_normal)))
+        return self._limits(like.dtype)[1]
+
+    def _limits(self, dtype: Any) -> tuple[float, int]:
+        """The spacing of a dtype at 1, and e for which 2^-e is its smallest normal number."""
+        found = self._known_limits.get(dtype)
+        if found is None:
+            info = self.xp.finfo(dtype)
+            found = float(info.eps), round(-math.log2(float(info.smallest_normal)))
+            self._known_limits[dtype] = found
+        return found

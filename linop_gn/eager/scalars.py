@@ -56,7 +56,7 @@ class EagerScalars:
         return np.logical_not(x) if isinstance(x, np.ndarray) else not x
 
     def any(self, x: Scalar) -> Scalar:
-        return bool(np.any(x))
+        return bool(x.any()) if isinstance(x, np.ndarray) else bool(x)
 
     def power_of_two(self, x: Scalar, like: Vector) -> Scalar:
         limit = self._exponent_limit(like)

@@ -240,18 +240,18 @@ class CG(ResidualSolver):
         moved = moved & sound
         steps, limit = s.steps + moved, self.limit(problem)
         if self.stop is None:  # what the rules of init would say, without the calls: they cost a scalar operation each
-            met, memory = norm <= s.memory, s.memory
+            going, memory = norm > s.memory, s.memory
             code = Code.CONVERGED if self.steps is None else Code.COMPLETED
         else:
             code, memory = self.stop.look(ops, s.memory, Progress(steps, norm, model, r, s.scale))
-            met = code != Code.RUNNING
-        end = steps >= limit
+            going = code == Code.RUNNING
         beta = ops.divide(rz, s.rz)
 
         def go_on() -> tuple[Scalar, ...]:
             return alpha, 1.0, beta, rz, rz, norm, model, s.least, s.room, s.verified, s.trial, s.claim, s.status
 
         def judge() -> tuple[Scalar, ...]:
+            met, end = no(going), steps >= limit
             drowning = good & sound & no(moved)
             tried = checking & (s.trial != 0)
             checked = checking & sound & (moved | no(tried))
@@ -316,7 +316,7 @@ class CG(ResidualSolver):
             )
 
         # An eager scalar operation takes a tenth of a microsecond, so that most are left to the ticks that need them.
-        ordinary = moved & (rz > 0) & (alpha >= s.least * (1.0 + beta)) & no(met | end)
+        ordinary = moved & going & (steps < limit) & (rz > 0) & (alpha >= s.least * (1.0 + beta))
         length, fresh, beta, rz, rp, norm, model, least, room, verified, trial, claim, status = ops.branch(
             ordinary, go_on, judge
         )
