@@ -18,9 +18,11 @@ MOVED = {
     "linop_gn.bases": ("linop_gn.eager.bases",),
     "linop_gn.capabilities": ("linop_gn.backend", "linop_gn.app.doctor"),
     "linop_gn.cli": ("linop_gn.app.cli",),
+    "linop_gn.doctor": ("linop_gn.app.doctor",),
     "linop_gn.drive": ("linop_gn.run.loop", "linop_gn.solve"),
     "linop_gn.eager": ("linop_gn.backend",),
     "linop_gn.factors": ("linop_gn.eager.factors",),
+    "linop_gn.krylov_basis": ("linop_gn.lanczos.basis",),
     "linop_gn.solution": ("linop_gn.run.solution",),
     "linop_gn.status": ("linop_gn.run.status",),
     "linop_gn.stores": ("linop_gn.eager.stores",),
@@ -33,6 +35,8 @@ def forwarding(old: str) -> Callable[[str], Any]:
     """The ``__getattr__`` of a module at an old path."""
 
     def find(name: str) -> Any:
+        if name == "__all__":
+            return [known for new in MOVED[old] for known in import_module(new).__all__]
         for new in MOVED[old] if not name.startswith("__") else ():
             module = import_module(new)
             if hasattr(module, name):

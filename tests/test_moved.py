@@ -33,3 +33,9 @@ def test_every_old_path_leads_somewhere(old):
     module = importlib.import_module(old)
     with pytest.raises(AttributeError, match=f"module '{old}' has no attribute 'nothing_of_the_kind'"):
         _ = module.nothing_of_the_kind
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_all_names_of_an_old_path_can_be_imported_at_once():
+    exec("from linop_gn.array_api import *", found := {})
+    assert found["ArrayApiBackend"] is importlib.import_module("linop_gn.backend").ArrayApiBackend
