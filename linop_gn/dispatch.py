@@ -66,7 +66,7 @@ def _entry(name: str, told: str = "") -> EntryPoint:
 
 
 def _contracted(backend: Backend, source: str) -> Backend:
-    """The backend, which ``source`` brought, if it was written for the contract that is kept here."""
+    """The backend, which ``source`` brought, if it was written for this contract."""
     contract = getattr(backend, "contract", None)
     if contract is None:
         warnings.warn(

@@ -144,9 +144,9 @@ class Memo:
     """Of an objective: its :class:`~linop_gn.curvature.terms.Terms` with the model as it was last seen."""
     latest: Any = None
     """Of an objective: the latest point."""
-    parts: Any = None
+    parts: dict[Any, Any] = dataclasses.field(default_factory=dict)
     """Of terms: one for each batch, by the space of the parameters."""
-    abroad: Any = None
+    abroad: dict[Any, Any] = dataclasses.field(default_factory=dict)
     """Of terms: themselves in the framework that differentiates, by the space of the parameters."""
     checked: Any = None
     """Of a term: whether the values of its data have been looked at."""
@@ -158,8 +158,8 @@ class Memo:
 
 def memo(given: Any) -> Memo:
     """The memo of a record."""
-    kept: Memo = given.__dict__.get("_memo") or given.__dict__.setdefault("_memo", Memo())
-    return kept
+    found: Memo = given.__dict__.get("_memo") or given.__dict__.setdefault("_memo", Memo())
+    return found
 
 
 def _has_own_repr(cls: type) -> bool:

@@ -91,7 +91,7 @@ def solve(
             row = method.observe(state)
             x = method.answer(backend, problem, state)
             x, code, residual, model = _held_finite(ops, problem.rhs, x, state.status, row.residual, row.model)
-            kept = method.iterates(backend, problem, state, x)
+            iterates = method.iterates(backend, problem, state, x)
         return x, Solution(
             code=code,
             steps=state.steps,
@@ -100,14 +100,14 @@ def solve(
             names=tuple(type(row)._fields),
             method=solver.title,
             blocks=None if partition is None else tuple(block.name for block in partition),
-            iterates=kept,
+            iterates=iterates,
             residual=residual,
             model=model,
         )
 
     x, solution = backend.implicit(run, solver, problem, A)
-    kept = None if solution.iterates is None else solution.iterates.leave(lambda v: leave(v, A.domain))
-    return replace(solution, x=leave(x, A.domain), iterates=kept)
+    iterates = None if solution.iterates is None else solution.iterates.leave(lambda v: leave(v, A.domain))
+    return replace(solution, x=leave(x, A.domain), iterates=iterates)
 
 
 def _held_finite(ops: Any, b: Any, x: Any, status: Any, residual: Any, model: Any) -> tuple[Any, ...]:

@@ -36,7 +36,7 @@ class Space:
 
     >>> import numpy as np
     >>> space = Space.of({"bias": np.zeros(2), "weight": np.ones((2, 3))})
-    >>> space.size, space.blocks
+    >>> space.size, space.slices
     (8, {'bias': slice(0, 2, None), 'weight': slice(2, 8, None)})
     >>> flat = space.pack({"bias": np.zeros(2), "weight": np.ones((2, 3))})
     >>> space.unpack(flat)["weight"].shape
@@ -115,7 +115,7 @@ class Space:
         return self.names == ("",) and len(self.shapes[0]) == 1
 
     @cached_property
-    def blocks(self) -> dict[str, slice]:
+    def slices(self) -> dict[str, slice]:
         """Where each leaf lies in the flat vector, by name."""
         ends = np.cumsum([math.prod(shape) for shape in self.shapes]).tolist()
         starts = [0, *ends[:-1]]

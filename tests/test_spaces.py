@@ -63,7 +63,7 @@ def test_equal_trees_have_equal_spaces(backend):
 def test_names_that_read_alike_are_told_apart():
     inner = {"a.b": np.zeros(1), "a": {"b": np.ones(2)}}
     space = Space.of(inner)
-    assert len(space.blocks) == 2
+    assert len(space.slices) == 2
     assert space.size == 3
     np.testing.assert_array_equal(np.sort(space.pack(inner)), [0.0, 1.0, 1.0])
 

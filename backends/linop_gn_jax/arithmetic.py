@@ -1,7 +1,7 @@
 """Vector and scalar operations, all functional, with scalars that stay on the device.
 
 A scalar is a 0-d array (or ``(k,)``) of the vectors' dtype, and of at least
-float32: sums over bfloat16 and float16 vectors are accumulated and kept there.
+float32: sums over bfloat16 and float16 vectors are accumulated there.
 XLA adds in trees, so a float32 dot product of 1e8 positive entries has a
 relative error of 1e-7 (one BLAS call: 6e-4), and no second level is needed.
 """

@@ -3,7 +3,7 @@
 A linearisation keeps residuals: activations, which belong to a batch, and
 weights, which belong to none. Stacked like everything else, the weights of a
 model would be held, and read, once for each batch. What does not depend on the
-index is therefore computed outside the loop and kept as :class:`Everywhere`, a
+index is therefore computed outside the loop and held as :class:`Everywhere`, a
 wrapper that :func:`scan_over` takes off again when the linearisation comes back
 as stacked data.
 """
@@ -40,7 +40,7 @@ def _is_everywhere(node: Any) -> bool:
 
 
 def scan_over(function: Callable[..., tuple[Any, Any]], stacked: Any, shared: tuple[Any, ...]) -> tuple[Any, Any]:
-    """The sum of the parts and the stack of what is kept; see :meth:`linop_gn.protocols.Loops.scan_over`."""
+    """The sum of the parts and the stack of the pieces; see :meth:`linop_gn.protocols.Loops.scan_over`."""
     nodes, structure = tree_util.tree_flatten(stacked, is_leaf=_is_everywhere)
     columns = [jnp.asarray(node) for node in nodes if not _is_everywhere(node)]
 
@@ -50,9 +50,9 @@ def scan_over(function: Callable[..., tuple[Any, Any]], stacked: Any, shared: tu
         return function(tree_util.tree_unflatten(structure, leaves), *shared)
 
     element = [jax.ShapeDtypeStruct(column.shape[1:], column.dtype) for column in columns]
-    closed, (part, kept) = jax.make_jaxpr(at_index, return_shape=True)(*element)
+    closed, (part, piece) = jax.make_jaxpr(at_index, return_shape=True)(*element)
     n_parts = len(tree_util.tree_leaves(part))
-    once = [False] * n_parts + _independent_residuals(closed, kept, n_parts)
+    once = [False] * n_parts + _independent_residuals(closed, piece, n_parts)
 
     def body(totals: list[Any], values: list[Any]) -> tuple[list[Any], list[Any]]:
         outputs = core.jaxpr_as_fun(closed)(*values)
@@ -65,19 +65,19 @@ def scan_over(function: Callable[..., tuple[Any, Any]], stacked: Any, shared: tu
     leaves = [Everywhere(next(same)) if flag else next(left) for flag in once[n_parts:]]
     return (
         tree_util.tree_unflatten(tree_util.tree_structure(part), totals),
-        tree_util.tree_unflatten(tree_util.tree_structure(kept), leaves),
+        tree_util.tree_unflatten(tree_util.tree_structure(piece), leaves),
     )
 
 
-def _independent_residuals(closed: core.ClosedJaxpr, kept: Any, n_parts: int) -> list[bool]:
-    """For each leaf of ``kept``: whether it is a residual that no stacked value enters."""
+def _independent_residuals(closed: core.ClosedJaxpr, piece: Any, n_parts: int) -> list[bool]:
+    """For each leaf of ``piece``: whether it is a residual that no stacked value enters."""
     varies = set(closed.jaxpr.invars)
     for eqn in closed.jaxpr.eqns:
         if eqn.effects or any(not isinstance(v, core.Literal) and v in varies for v in eqn.invars):
             varies.update(eqn.outvars)
     outputs = closed.jaxpr.outvars[n_parts:]
     fixed = [isinstance(v, core.Literal) or v not in varies for v in outputs]
-    residual = tree_util.tree_map(_residual, kept, is_leaf=lambda node: isinstance(node, _Linear))
+    residual = tree_util.tree_map(_residual, piece, is_leaf=lambda node: isinstance(node, _Linear))
     return [a and b for a, b in zip(fixed, tree_util.tree_leaves(residual), strict=True)]
 
 

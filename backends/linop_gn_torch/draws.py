@@ -79,8 +79,8 @@ class OwnDraws(TorchDispatchMode):
         generator = self._generator(args, given)
         if function is _aten.native_dropout.default:
             x, p, train = args
-            kept = torch.empty_like(x).bernoulli_(1 - p if train is not False else 1.0, generator=generator)
-            return x * kept / (1 - p if train is not False and p < 1 else 1.0), kept.bool()
+            survivors = torch.empty_like(x).bernoulli_(1 - p if train is not False else 1.0, generator=generator)
+            return x * survivors / (1 - p if train is not False and p < 1 else 1.0), survivors.bool()
         overload = _with_generator(function)
         if overload is not None:
             return overload(*args, **given, generator=generator)

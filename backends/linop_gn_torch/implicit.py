@@ -11,7 +11,7 @@ one: they change the way to the solution, not the solution.
 
 Parameters of a module require gradients because modules are made that way, not
 because somebody asked. A curvature operator taken at such parameters therefore
-does not put a solution into a graph, which would be kept from step to step of a
+does not put a solution into a graph, which would grow from step to step of a
 training loop. Where there is a graph for another reason, they are in it too.
 
 A solve for a derivative that fails gives NaN, with a warning.

@@ -109,9 +109,9 @@ class AdaptedModule:
         dense = [b for b in source.buffers() if b.layout is torch.strided]
         self._versions = [(t, _version(t)) for t in chain(constant, source.buffers()) if all(t is not b for b in dense)]
         with torch.inference_mode(False), torch.no_grad():  # what is made in there could not be differentiated out here
-            kept = {id(t): t.detach().clone() for t in chain(source.buffers(), constant)}
-        self._buffers = [(b, kept[id(b)]) for b in dense]
-        self.module = Shells(source)(kept)
+            copies = {id(t): t.detach().clone() for t in chain(source.buffers(), constant)}
+        self._buffers = [(b, copies[id(b)]) for b in dense]
+        self.module = Shells(source)(copies)
         self._shells = Shells(self.module)
         arguments = inspect.signature(source.forward).parameters.values()
         self._keywords = {a.name for a in arguments if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)}

@@ -33,7 +33,7 @@ from ..protocols import Scalar, Tree, Vector
 from ..records import Partial, fill, record, static
 from ..spaces import Space
 from .objective import Objective
-from .partition import Block, Blocks, partition
+from .partition import Blocks, LeafBlock, partition
 from .pieces import each_block, ggn, hessian, jvp, loss_hessian, multiple, of_batch, one_block, vjp
 from .point import Point
 from .term import outputs_of
@@ -185,7 +185,7 @@ class BlockGGN(AtPoint):
            [ 0., 20.]])
     """
 
-    blocks: tuple[Block, ...] = static()
+    blocks: tuple[LeafBlock, ...] = static()
 
     def __init__(self, objective: Objective | Point, params: Tree = None, *, blocks: Blocks = "layer") -> None:
         AtPoint.__init__(self, objective, params)
@@ -206,7 +206,7 @@ class BlockGGN(AtPoint):
         return {block.name: made for block, made in zip(self.blocks, block_products(self, self.blocks), strict=True)}
 
 
-def block_products(operator: GGN | BlockGGN, blocks: tuple[Block, ...]) -> list[LinearOperator]:
+def block_products(operator: GGN | BlockGGN, blocks: tuple[LeafBlock, ...]) -> list[LinearOperator]:
     """J_l^T H_L J_l for each of the blocks, on the space of its own leaves; they share one linearisation."""
     made = operator.point.linearized()
     return [

@@ -123,7 +123,7 @@ class BridgedPiece:
         return self.crossing.bring(self.inner.outputs)
 
     def parted(self) -> tuple[Any, BridgedPiece]:
-        """What is summed over batches (value, gradient, weight), and the rest, which is kept."""
+        """(value, gradient, weight), to be summed over batches, and the piece without them."""
         return (self.value, self.gradient, self.weight), replace(self, value=None, gradient=None, weight=None)
 
     def rooted(self) -> BridgedPiece:
@@ -179,7 +179,7 @@ class BridgedTerm:
         return tuple(map(self.crossing.bring, self._run(Term.evaluate, x)))
 
     def value_and_gradient(self, x: Vector) -> tuple[Any, ...]:
-        """Value and gradient of a plain scalar function at x, nothing kept."""
+        """Value and gradient of a plain scalar function at x; nothing is linearised."""
         return tuple(map(self.crossing.bring, self._run(Term.value_and_gradient, x, check=False)))
 
     def outputs_at(self, x: Vector) -> Array:

@@ -26,7 +26,7 @@ def require_finite_parameters(space: Space, x: Vector) -> None:
         return bool(ops.isfinite(ops.max_abs(part)))
 
     if not finite(x):
-        bad = [name or "the array" for name, where in space.blocks.items() if not finite(x[where])]
+        bad = [name or "the array" for name, where in space.slices.items() if not finite(x[where])]
         raise ValueError(f"the parameters hold NaN or infinity in {bad}; nothing can be computed there.")
 
 

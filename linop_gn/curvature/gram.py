@@ -160,14 +160,14 @@ def _kept(function: Any, piece: Piece, *vectors: Vector) -> tuple[tuple[()], Vec
 
 def _push(piece: Piece, v: Vector) -> Vector:
     """S^T J v, flat."""
-    z = piece.lin.jvp(piece.space.split(v))
+    z = piece.linearization.jvp(piece.space.split(v))
     return flat_outputs(piece, piece.root.transposed(piece.space.backend.namespace(), z))
 
 
 def _pull(piece: Piece, u: Vector) -> Vector:
     """J^T S u for flat u."""
     xp = piece.space.backend.namespace()
-    return piece.space.join(piece.lin.vjp(piece.root.product(xp, like_outputs(piece, u))))
+    return piece.space.join(piece.linearization.vjp(piece.root.product(xp, like_outputs(piece, u))))
 
 
 def _pull_slice(both: tuple[Piece, Vector]) -> Vector:

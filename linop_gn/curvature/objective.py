@@ -29,8 +29,8 @@ __all__ = ["Objective"]
 class Objective(Terms):
     """A model, a loss and data.
 
-    What was linearised for the latest parameters is kept: the gradient, the value
-    and the products at the same parameters come from one pass through the model.
+    The latest linearisation is remembered: gradient, value and products at the same
+    parameters come from one pass through the model.
 
     Parameters
     ----------

@@ -24,11 +24,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ..spaces import Space
 
-__all__ = ["Block", "Blocks", "partition"]
+__all__ = ["Blocks", "LeafBlock", "partition"]
 
 
-class Block(NamedTuple):
-    """A block's name, the indices of its leaves, and their space: a flat dict from leaf name to array."""
+class LeafBlock(NamedTuple):
+    """A block of whole leaves: its name, their indices, and their space, a flat dict from leaf name to array."""
 
     name: str
     leaves: tuple[int, ...]
@@ -38,7 +38,7 @@ class Block(NamedTuple):
 Blocks: TypeAlias = "str | re.Pattern[str] | Mapping[str, str | Sequence[str]] | Callable[[str], str]"
 
 
-def partition(space: Space, blocks: Blocks) -> tuple[Block, ...]:
+def partition(space: Space, blocks: Blocks) -> tuple[LeafBlock, ...]:
     """The leaves of ``space`` by block, in the order of the blocks' first leaves.
 
     >>> import numpy as np
@@ -57,7 +57,7 @@ def partition(space: Space, blocks: Blocks) -> tuple[Block, ...]:
     groups: dict[str, list[int]] = {}
     for index, name in enumerate(space.names):
         groups.setdefault(name_of(name), []).append(index)
-    return tuple(Block(name, tuple(leaves), _subspace(space, tuple(leaves))) for name, leaves in groups.items())
+    return tuple(LeafBlock(name, tuple(leaves), _subspace(space, tuple(leaves))) for name, leaves in groups.items())
 
 
 def _rule(space: Space, blocks: Any) -> Callable[[str], str]:

@@ -29,9 +29,9 @@ class _OfOneBatch:
     weight: Array | None
 
     def parted(self) -> tuple[Any, Any]:
-        """(value, gradient, weight), which are summed over batches, and the rest, which is kept."""
-        kept = replace(self, value=None, gradient=None, weight=None)  # type: ignore[type-var]
-        return (self.value, self.gradient, self.weight), kept
+        """(value, gradient, weight), to be summed over batches, and the piece without them."""
+        rest = replace(self, value=None, gradient=None, weight=None)  # type: ignore[type-var]
+        return (self.value, self.gradient, self.weight), rest
 
     def apply(self, function: Callable[..., Vector], *arguments: Any) -> Vector:
         """``function(self, *arguments)``: a function of this module, on flat vectors and numbers."""
@@ -40,12 +40,12 @@ class _OfOneBatch:
 
 @record
 class Piece(_OfOneBatch):
-    """The model of one batch linearised at a point: J through ``lin``, H_L at ``outputs``."""
+    """The model of one batch linearised at a point: J through ``linearization``, H_L at ``outputs``."""
 
     loss: Loss
     targets: Array | None
     weights: Array | None
-    lin: Linearization
+    linearization: Linearization
     hessian: OutputHessian
     """H_L at ``outputs``."""
     outputs: Array
@@ -67,24 +67,24 @@ class Piece(_OfOneBatch):
 
     def ggn(self, v: list[Array], only: tuple[int, ...] | None = None) -> list[Array]:
         """J^T H_L J v, or of the columns of J for the leaves ``only``, whose tangents ``v`` then are."""
-        return self.lin.vjp(self.loss_hessian(self.lin.jvp(v, only)), only)
+        return self.linearization.vjp(self.loss_hessian(self.linearization.jvp(v, only)), only)
 
 
 @record
 class Differentiated(OutputHessian):
     """H_L by the framework: the loss's gradient linearised at the outputs."""
 
-    lin: Any
+    linearization: Any
 
     def product(self, xp: Any, v: Array) -> Array:
-        return self.lin.hvp([v])[0]
+        return self.linearization.hvp([v])[0]
 
 
 @record
 class Curve(_OfOneBatch):
     """The gradient of one batch's loss linearised at a point."""
 
-    lin: Any
+    linearization: Any
     """From the framework; None where the user's ``hvp`` is called with ``arguments``."""
     arguments: tuple[Any, ...]
     value: Array | None
@@ -96,8 +96,8 @@ class Curve(_OfOneBatch):
 
     def hessian(self, v: list[Array]) -> list[Array]:
         """H v."""
-        if self.lin is not None:
-            return self.lin.hvp(v)  # type: ignore[no-any-return]
+        if self.linearization is not None:
+            return self.linearization.hvp(v)  # type: ignore[no-any-return]
         assert self.supplied is not None
         assert self.supplied.hvp is not None
         ops = self.space.backend
@@ -107,12 +107,12 @@ class Curve(_OfOneBatch):
 
 def jvp(piece: Piece, v: Vector) -> Vector:
     """J v, flat."""
-    return flat_outputs(piece, piece.lin.jvp(piece.space.split(v)))
+    return flat_outputs(piece, piece.linearization.jvp(piece.space.split(v)))
 
 
 def vjp(piece: Piece, u: Vector) -> Vector:
     """J^T u for flat u."""
-    return piece.space.join(piece.lin.vjp(like_outputs(piece, u)))
+    return piece.space.join(piece.linearization.vjp(like_outputs(piece, u)))
 
 
 def loss_hessian(piece: Piece, v: Vector) -> Vector:

@@ -72,5 +72,5 @@ def _of_example(index: Scalar, piece: Piece, u: Array) -> Vector:
 
 
 def _squared(piece: Piece, u: Array) -> Vector:
-    g = piece.space.join(piece.lin.vjp(u))
+    g = piece.space.join(piece.linearization.vjp(u))
     return g * g

@@ -204,7 +204,7 @@ class Term:
         return self.weight(self.ops.namespace().broadcast_to(zero, shape))
 
     def value_and_gradient(self, x: Vector) -> tuple[Array, Vector]:
-        """Value and gradient of a plain scalar function at x, nothing kept."""
+        """Value and gradient of a plain scalar function at x; nothing is linearised."""
         leaves = self.space.split(x)
         supplied = self.supplied
         if supplied is not None and supplied.gradient is not None:

@@ -45,11 +45,10 @@ class Terms:
 
     def in_memory(self, space: Space) -> list[Any]:
         """The terms of batches in memory: the same ones each time, so that their data are checked once."""
-        kept = memo(self)
-        kept.parts = kept.parts or {}
-        if space not in kept.parts:
-            kept.parts[space] = self._in_memory(space)
-        return kept.parts[space]  # type: ignore[no-any-return]
+        made = memo(self).parts
+        if space not in made:
+            made[space] = self._in_memory(space)
+        return made[space]  # type: ignore[no-any-return]
 
     def _in_memory(self, space: Space) -> list[Any]:
         for batch in self.batches:
@@ -95,11 +94,10 @@ class Terms:
 
     def abroad(self, space: Space) -> tuple[Terms, Crossing]:
         """These terms in the framework that differentiates, and the way there."""
-        kept = memo(self)
-        kept.abroad = kept.abroad or {}
-        if space not in kept.abroad:
-            kept.abroad[space] = self._abroad(space)
-        return kept.abroad[space]  # type: ignore[no-any-return]
+        made = memo(self).abroad
+        if space not in made:
+            made[space] = self._abroad(space)
+        return made[space]  # type: ignore[no-any-return]
 
     def _abroad(self, space: Space) -> tuple[Terms, Crossing]:
         ops, guest = space.backend, self.differentiating(space.backend)

@@ -202,8 +202,8 @@ class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerBases, Ea
             return (then if condition else otherwise)(*operands)
         if condition.all() or not condition.any():
             return (then if condition.all() else otherwise)(*operands)
-        kept: Any = optree.tree_map(lambda x: self.copy(x) if self.is_array(x) else x, operands)  # type: ignore[arg-type]
-        pairs = zip(then(*kept), otherwise(*operands), strict=True)  # type: ignore[call-overload]
+        copies: Any = optree.tree_map(lambda x: self.copy(x) if self.is_array(x) else x, operands)  # type: ignore[arg-type]
+        pairs = zip(then(*copies), otherwise(*operands), strict=True)  # type: ignore[call-overload]
         return tuple(
             self.select(condition, x, y) if self.is_array(x) and len(x.shape) == 2 else self.where(condition, x, y)
             for x, y in pairs

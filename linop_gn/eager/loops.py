@@ -3,7 +3,7 @@
 Eager backends (NumPy, torch, CuPy, any array-API library) keep scalars as
 Python floats, read from the device once for each inner product, or as NumPy
 arrays ``(k,)`` on the host for ``k`` columns. Twelve array operations and two
-reads make a CG step this way; scalars kept on the device, with every branch
+reads make a CG step this way; scalars on the device, with every branch
 masked, would take thirty-one.
 """
 
@@ -46,7 +46,7 @@ def _elements(stacked: Any) -> Iterable[Any]:
 
 
 def _summed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, None]:
-    """A function whose results are summed, and nothing kept."""
+    """A function of parts to sum, as one of parts and pieces (None)."""
     return function(*arguments), None
 
 
@@ -105,12 +105,12 @@ class EagerLoops:
         return self.scan_over(Partial(_summed, function), stacked, *shared)[0]  # type: ignore[no-any-return]
 
     def scan_over(self, function: Callable[..., tuple[Any, Any]], stacked: Any, *shared: Any) -> tuple[Any, Any]:
-        total, kept = None, []
+        total, pieces = None, []
         for element in _elements(stacked):
-            part, more = function(element, *shared)
+            part, piece = function(element, *shared)
             total = part if total is None else optree.tree_map(operator.add, total, part)
-            kept.append(more)
-        return total, optree.tree_map(lambda *rows: self.namespace().stack(rows), *kept)  # type: ignore[attr-defined]
+            pieces.append(piece)
+        return total, optree.tree_map(lambda *rows: self.namespace().stack(rows), *pieces)  # type: ignore[attr-defined]
 
     def describe_of(self, function: Callable[..., Any], *records: Any) -> tuple[tuple[int, ...], str, Hashable]:
         return self.describe(function(*records))  # type: ignore[attr-defined, no-any-return]

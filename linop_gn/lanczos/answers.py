@@ -143,7 +143,7 @@ def _outcome(space: Any, residual: Array, tolerances: tuple[Scalar, Scalar], h: 
     ops, xp, s, _ = _parts(space)
     eps, (rtol, atol) = ops.eps(s.basis), tolerances
     threshold = ops.maximum(rtol * s.norm, atol / s.scale)
-    unknown = rounding(eps, s, xp.abs(damping / s.unit), lengths(ops, h))
+    unknown = rounding(eps, s, xp.abs(damping / s.ascale), lengths(ops, h))
     lost = unknown > ops.maximum(threshold, eps**0.5 * s.norm)
     residual = residual + unknown
     sound = (s.status == Code.COMPLETED) | (s.status == Code.INVARIANT) | (s.status == Code.CONVERGED) | (s.status == 0)
@@ -156,7 +156,7 @@ def _answer(
 ) -> KrylovSteps:
     """The solutions that h (k, m) stands for; h and the residual are in the basis's units."""
     ops, xp, s, _ = _parts(space)
-    factor = ops.divide(s.scale, s.unit)
+    factor = ops.divide(s.scale, s.ascale)
     norm = lengths(ops, h) * factor
     X, products = combined(space, h * factor)
     most = float(ops.namespace().finfo(s.basis.dtype).max)
@@ -169,8 +169,8 @@ def _answer(
 def _shifted(space: Any, dampings: Array) -> Shifted:
     """The solutions with T, and the value of the model out of the basis's units."""
     ops, _, s, T = _parts(space)
-    found = shifted(ops, T, s.first, s.norm, dampings / s.unit, ops.eps(s.basis))
-    return found._replace(model=found.model * s.scale * ops.divide(s.scale, s.unit))
+    found = shifted(ops, T, s.first, s.norm, dampings / s.ascale, ops.eps(s.basis))
+    return found._replace(model=found.model * s.scale * ops.divide(s.scale, s.ascale))
 
 
 def solve_shifted(space: Any, dampings: Array, rtol: Scalar, atol: Scalar) -> KrylovSteps:
@@ -195,7 +195,7 @@ def minimise(space: Any, radii: Array, rtol: Scalar, atol: Scalar) -> KrylovStep
     """The minimiser of 1/2 x.A x - b.x over ||x|| <= radius for each radius (m,)."""
     ops, xp, s, _ = _parts(space)
     count, norm = ops.maximum(s.steps, 1), ops.where(s.steps > 0, s.norm, 0.0)
-    found = trust_region(ops, _spectrum(space), norm, radii * (s.unit / s.scale), ops.eps(s.basis))
+    found = trust_region(ops, _spectrum(space), norm, radii * (s.ascale / s.scale), ops.eps(s.basis))
     # Where there is no minimum, what conjugate gradients reached before they met negative curvature.
     zero = xp.zeros_like(radii)
     safe = _shifted(space, zero)
@@ -204,14 +204,14 @@ def minimise(space: Any, radii: Array, rtol: Scalar, atol: Scalar) -> KrylovStep
     last = xp.sum(xp.where((xp.arange(k) == count - 1)[:, None], found.h, 0.0), axis=0)
     residual = xp.where(s.steps > 0, xp.abs(ops.lookup(s.betas, count - 1) * last), s.norm)
     residual = xp.where(found.unbounded, safe.residual, residual)
-    reached = found.rate * s.scale * (found.length * ops.divide(s.scale, s.unit))
+    reached = found.rate * s.scale * (found.length * ops.divide(s.scale, s.ascale))
     model = xp.where(found.unbounded, safe.model, reached)
     code = _outcome(space, residual, (rtol, atol), h, zero)
     code = xp.where((code == Code.STAGNATED) & found.active, Code.COMPLETED, code)  # large because the region is
     fine = (code == Code.COMPLETED) | (code == Code.CONVERGED)
     code = xp.where(fine & found.active, Code.BOUNDARY, code)
     code = xp.where(fine & found.unbounded, not_definite(space.operator), code)
-    multiplier = xp.where(found.unbounded, 0.0, found.multiplier) * s.unit
+    multiplier = xp.where(found.unbounded, 0.0, found.multiplier) * s.ascale
     return _answer(space, h, code, multiplier, residual, model, s.steps + 0 * code)
 
 
@@ -228,7 +228,7 @@ def ritz(space: Any) -> tuple[Array, Array]:
     last = xp.sum(xp.where((index == s.steps - 1)[:, None], S.vectors, 0.0), axis=0)
     bounds = xp.abs(ops.lookup(s.betas, ops.maximum(s.steps - 1, 0)) * last)
     inside = index < s.steps
-    return xp.where(inside, S.values * s.unit, xp.nan), xp.where(inside, bounds * s.unit, xp.nan)
+    return xp.where(inside, S.values * s.ascale, xp.nan), xp.where(inside, bounds * s.ascale, xp.nan)
 
 
 def ritz_vectors(space: Any) -> Array:
@@ -240,8 +240,8 @@ def rule(space: Any, end: Scalar | None = None) -> tuple[Array, Array]:
     """Nodes and weights for b.f(A) b, of Gauss, or of Gauss and Radau with a node at ``end``."""
     ops, _, s, T = _parts(space)
     count = ops.maximum(s.first, 1)
-    nodes, weights = gauss_rule(ops, T, count) if end is None else radau_rule(ops, T, count, end / s.unit)
-    return nodes * s.unit, weights * (s.norm * s.scale) ** 2
+    nodes, weights = gauss_rule(ops, T, count) if end is None else radau_rule(ops, T, count, end / s.ascale)
+    return nodes * s.ascale, weights * (s.norm * s.scale) ** 2
 
 
 # The basis that was not kept, made again: one product for each vector after the first.
@@ -286,7 +286,7 @@ class Replay:
         alpha, beta = ops.lookup(T.alphas, j), ops.lookup(T.betas, j)
         before = ops.where(j > 0, ops.lookup(T.betas, ops.maximum(j - 1, 0)), 0.0)
         w = problem.operator.apply(s.q)
-        w = ops.axpby(-before, s.older, ops.divide(1.0, T.unit), w)
+        w = ops.axpby(-before, s.older, ops.divide(1.0, T.ascale), w)
         w = ops.axpy(-alpha, s.q, w)
         w = ops.scale(ops.where(running, ops.divide(1.0, beta), 0.0), w)
         part = self._outer(ops, problem, w, j + 1)

@@ -215,7 +215,7 @@ class GLTR(Solver):
         inner, (fresh, running) = s.lanczos, new
         xp, eps = ops.small_namespace(), ops.eps(problem.rhs)
         T, count = (inner.alphas, inner.betas), ops.maximum(inner.steps, 1)
-        radius = ops.small(self.radius, problem.rhs) * (inner.unit / inner.scale)
+        radius = ops.small(self.radius, problem.rhs) * (inner.ascale / inner.scale)
         S = spectrum(ops, T, count)
         found = trust_region(ops, S, inner.norm, xp.asarray(radius)[None], eps)
         h, unbounded = found.h[:, 0], ops.item(found.unbounded[0]) > 0
@@ -231,7 +231,7 @@ class GLTR(Solver):
         # block has only been begun, with a beta of zero, there is none yet.
         lowest = abs(beta * ops.item(xp.sum(xp.where(at_end, S.vectors[:, 0], 0.0))))
         slack = self.rtol * inner.size if self.steps is None else -1.0 + 0.0 * inner.size
-        explored = (inner.blocks == 1) | ((lowest <= slack) & (beta > 0))
+        explored = (inner.restarts == 0) | ((lowest <= slack) & (beta > 0))
         threshold = self._threshold(ops, inner)
         met = (residual <= threshold) & explored
         going = (inner.status == Code.RUNNING) | (inner.status == Code.COMPLETED)
@@ -267,16 +267,16 @@ class GLTR(Solver):
 
     def observe(self, state: GLTRState) -> GLTRRow:
         inner = state.lanczos
-        size = inner.scale / inner.unit
+        size = inner.scale / inner.ascale
         return GLTRRow(
             state.residual * inner.scale,
             (state.rate * inner.scale) * (state.length * size),
-            state.multiplier * inner.unit,
+            state.multiplier * inner.ascale,
             state.length * size,
         )
 
     def answer(self, ops: Backend, problem: LinearProblem, state: GLTRState) -> Vector:
-        inner, factor = state.lanczos, state.lanczos.scale / state.lanczos.unit
+        inner, factor = state.lanczos, state.lanczos.scale / state.lanczos.ascale
         x = ops.combine(inner.basis, ops.leading(state.h, inner.steps), inner.steps)
         # ||x|| is ||h|| as far as the basis is orthonormal: without reorthogonalisation, not at all.
         square = ops.dot(x, x)

@@ -45,7 +45,7 @@ from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
 from ..run.status import Code, alike, verdict, where_new
 from ..solvers.base import Cost, Solver, bytes_each
-from ..solvers.options import scaled_rhs, unit_of
+from ..solvers.options import scale_of, scaled_rhs
 from ..solvers.problem import LinearProblem
 from .orthogonal import LEVEL, fresh, levels, orthogonalise
 from .tridiagonal import NOISE, shifted
@@ -57,16 +57,16 @@ WAYS = ("none", "selective", "full")
 
 
 class LanczosState(NamedTuple):
-    """A is in units of ``unit``, b in units of ``scale``; solutions are in units of scale / unit."""
+    """A is in units of ``ascale``, b in units of ``scale``; solutions are in units of scale / ascale."""
 
     basis: Array
     """q_0 .. q_steps as rows; the last two only, in turn, where the basis is not kept."""
     alphas: Array
     betas: Array
-    """betas[j] couples q_j and q_(j+1); exact zeros where a new block begins."""
+    """betas[j] couples q_j and q_(j+1); exact zeros where the process was restarted."""
     norm: Scalar
     scale: Scalar
-    unit: Scalar
+    ascale: Scalar
     size: Scalar
     """An estimate of ||A||, from T."""
     omega: Array
@@ -89,8 +89,8 @@ class LanczosState(NamedTuple):
     positive: Scalar
     """Number of vectors in that iterate."""
     first: Scalar
-    """Size of the first block: of the Krylov space of b."""
-    blocks: Scalar
+    """Vectors before the first restart: they span the Krylov space of b."""
+    restarts: Scalar
     reorthogonalised: Scalar
     """Vectors that were orthogonalised against the basis."""
     removed: Scalar
@@ -221,12 +221,11 @@ class Lanczos(Solver):
             omega_before=ops.table(watched, zero),
             scale=scale,
             definite=ops.scalar(True, b),
-            blocks=none + 1,
             status=status,
             **alike("norm forward residual", norm),
-            **alike("unit pivot", zero + 1.0),
+            **alike("ascale pivot", zero + 1.0),
             **alike("size breadth ahead square model removed", zero),
-            **alike("again positive first reorthogonalised claim steps products", none),
+            **alike("again positive first restarts reorthogonalised claim steps products", none),
         )
 
     def watched(self, capacity: int) -> int:
@@ -276,7 +275,7 @@ class Lanczos(Solver):
         product = problem.operator.apply(v)
 
         def look(product: Vector) -> tuple[Scalar]:
-            r = ops.axpby(ops.divide(1.0, s.scale), problem.rhs, ops.divide(-1.0, s.unit), product)
+            r = ops.axpby(ops.divide(1.0, s.scale), problem.rhs, ops.divide(-1.0, s.ascale), product)
             r = ops.axpy(-shift, v, r)
             return (ops.sqrt(ops.dot(r, r)),)
 
@@ -296,9 +295,9 @@ class Lanczos(Solver):
         beta = ops.where(j > 0, ops.lookup(s.betas, before), 0.0)
         q, older = self.latest(ops, problem, s), ops.row(basis, self._at(j + 1 if not self.keep else before))
         root = n**0.5
-        (unit,) = ops.branch(j == 0, lambda w: (unit_of(ops, ops.max_abs(w) * root, w),), lambda w: (s.unit,), w)
-        skewness = crossed(ops, j, older, w, beta * unit) / unit
-        w = ops.axpby(-beta, older, ops.divide(1.0, unit), w)
+        (ascale,) = ops.branch(j == 0, lambda w: (scale_of(ops, ops.max_abs(w) * root, w),), lambda w: (s.ascale,), w)
+        skewness = crossed(ops, j, older, w, beta * ascale) / ascale
+        w = ops.axpby(-beta, older, ops.divide(1.0, ascale), w)
         alpha = ops.dot(q, w)
         w = ops.axpy(-alpha, q, w)
         length = ops.sqrt(ops.dot(w, w))
@@ -318,7 +317,7 @@ class Lanczos(Solver):
         closed = counted & (small | whole)
         anew = closed & no(whole) & (j + 1 < limit) & self.restart
         if self.restart:  # a random vector orthogonal to the basis in place of w
-            space, seed = problem.operator.domain, self.seed + s.blocks
+            space, seed = problem.operator.domain, self.seed + 1 + s.restarts
             w, length = ops.branch(
                 anew, lambda w, _: fresh(ops, basis, space, seed, j + 1), lambda w, length: (w, length), w, length
             )
@@ -342,15 +341,15 @@ class Lanczos(Solver):
         removed = ops.sqrt(s.removed * s.removed + removed * removed)
         return s._replace(
             **conjugate(ops, s, j, alpha, (beta, beta_next), counted, size, eps),
-            **where_new(ops, counted & (s.blocks == 1), s, first=steps),
-            **where_new(ops, counted, s, unit=unit, size=size, removed=removed),
+            **where_new(ops, counted & (s.restarts == 0), s, first=steps),
+            **where_new(ops, counted, s, ascale=ascale, size=size, removed=removed),
             **where_new(ops, running, s, omega=omega, omega_before=s.omega, again=again),
             basis=basis,
             alphas=alphas,
             betas=betas,
             status=status,
             steps=steps,
-            blocks=s.blocks + anew,
+            restarts=s.restarts + anew,
             reorthogonalised=s.reorthogonalised + (running & (against > 0)),
             products=s.products + running,
         )
@@ -359,9 +358,9 @@ class Lanczos(Solver):
         last = state.steps - 1
         return LanczosRow(
             state.residual * state.scale,
-            state.model * state.scale * state.scale / state.unit,
-            state.alphas[last] * state.unit,
-            state.betas[last] * state.unit,
+            state.model * state.scale * state.scale / state.ascale,
+            state.alphas[last] * state.ascale,
+            state.betas[last] * state.ascale,
         )
 
     def answer(self, ops: Backend, problem: LinearProblem, state: LanczosState) -> Vector:
@@ -379,7 +378,7 @@ def not_definite(operator: LinearOperator) -> int:
 
 
 def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Lanczos) -> LanczosState:
-    """The state ``s`` with room for ``method``'s steps; begins a new block where the space was invariant."""
+    """The state ``s`` with room for ``method``'s steps; restarts where the space was invariant."""
     n, capacity, xp = problem.rhs.shape[0], method.limit(problem), ops.small_namespace()
 
     def sized(table: Array, size: int) -> Array:
@@ -391,7 +390,7 @@ def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Lanczo
     if method.keep:
 
         def renew(row: Vector) -> tuple[Vector, Scalar]:
-            return fresh(ops, basis, problem.operator.domain, method.seed + s.blocks, index)
+            return fresh(ops, basis, problem.operator.domain, method.seed + 1 + s.restarts, index)
 
         row, length = ops.branch(anew, renew, lambda row: (row, 1.0 + 0.0 * s.norm), ops.row(basis, index))
         basis = ops.store(basis, index, ops.divide(1.0, length), row)
@@ -407,7 +406,7 @@ def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Lanczo
         omega=sized(s.omega, watched),
         omega_before=sized(s.omega_before, watched),
         again=ops.maximum(s.again, ops.where(anew, s.steps, 0)),
-        blocks=s.blocks + anew,
+        restarts=s.restarts + anew,
         status=ops.where(more, Code.RUNNING, s.status),
     )
 
@@ -442,7 +441,7 @@ def conjugate(
     breadth = 1.0 + ratio * ratio * s.breadth
     ahead = -ratio * s.ahead
     forward = ops.where(j > 0, -ratio * s.forward, s.norm)
-    ours = counted & s.definite & (s.blocks == 1)
+    ours = counted & s.definite & (s.restarts == 0)
     last = ops.divide(forward, pivot)
     model = s.model - 0.5 * forward * last
     good = ours & (pivot > NOISE * eps * size * breadth) & (8.0 * eps * size * abs(model) <= s.norm * s.norm)
@@ -465,4 +464,4 @@ def in_basis(ops: Backend, problem: LinearProblem, s: LanczosState) -> Vector:
 def conjugate_gradient_iterate(problem: LinearProblem, s: LanczosState) -> Vector:
     """The same x in user's units."""
     ops = problem.operator.backend
-    return ops.scale(ops.divide(s.scale, s.unit), in_basis(ops, problem, s))
+    return ops.scale(ops.divide(s.scale, s.ascale), in_basis(ops, problem, s))

@@ -1,4 +1,4 @@
-"""What recipes have in common: a check of what they kept, the live damping, the point of an operator."""
+"""What recipes have in common: a check of what they prepared, the live damping, the point of an operator."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ class Checked(Recipe):
     """
 
     def __call__(self, operator: LinearOperator) -> LinearOperator:
-        kept, ops = self.prepare(operator), operator.backend
-        flat = [ops.namespace().reshape(x, (-1,)) for x in _arrays(ops, kept)]
+        prepared, ops = self.prepare(operator), operator.backend
+        flat = [ops.namespace().reshape(x, (-1,)) for x in _arrays(ops, prepared)]
         if ops.is_concrete(flat) and not all(ops.isfinite(ops.max_abs(x)) for x in flat):
             raise ValueError(
                 f"{type(self).__name__}: what it computed for {operator!r} holds NaN or infinity. Products with the "
                 "operator are not finite at this point, or squares overflow its dtype: look at it with lg.validate, "
                 "scale the problem, or use a wider dtype."
             )
-        return self.finish(kept, operator)
+        return self.finish(prepared, operator)
 
 
-def _arrays(ops: Backend, kept: Any) -> list[Array]:
-    if is_dataclass(kept):
-        kept = tuple(getattr(kept, name) for name in data_fields(kept))
-    if isinstance(kept, tuple):
-        return [x for part in kept for x in _arrays(ops, part)]
-    return [kept] if ops.is_array(kept) else []
+def _arrays(ops: Backend, tree: Any) -> list[Array]:
+    if is_dataclass(tree):
+        tree = tuple(getattr(tree, name) for name in data_fields(tree))
+    if isinstance(tree, tuple):
+        return [x for part in tree for x in _arrays(ops, part)]
+    return [tree] if ops.is_array(tree) else []
 
 
 def damped_by(space: Space, d: Array, damping: Scalar) -> Array:

@@ -69,13 +69,13 @@ class BlockJacobi(Checked):
         spectra = tuple(self._spectrum(block) for block in blocks)
         return Spectra(spectra, tuple(block.domain for block in blocks), leaves)
 
-    def finish(self, kept: Any, operator: LinearOperator) -> LinearOperator:
+    def finish(self, prepared: Any, operator: LinearOperator) -> LinearOperator:
         damping = undamped(operator)[1]
         parts = tuple(
             spectral_inverse(space, vectors, values, damping, whole=space.size <= max(self.dense, self.rank))
-            for space, (vectors, values) in zip(kept.spaces, kept.pairs, strict=True)
+            for space, (vectors, values) in zip(prepared.spaces, prepared.pairs, strict=True)
         )
-        return BlockDiagonal(parts, operator.domain, kept.leaves)
+        return BlockDiagonal(parts, operator.domain, prepared.leaves)
 
     def cost(self, operator: LinearOperator) -> tuple[int, int]:
         """Products with blocks, and numbers held at a time, that :meth:`prepare` takes."""

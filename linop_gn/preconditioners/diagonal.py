@@ -26,9 +26,9 @@ class DiagonalRecipe(Checked):
     exponent: ClassVar[Any] = 1.0
     """a in (d + damping)^-a."""
 
-    def finish(self, kept: Any, operator: LinearOperator) -> LinearOperator:
+    def finish(self, prepared: Any, operator: LinearOperator) -> LinearOperator:
         space, xp = operator.domain, operator.backend.namespace()
-        e = damped_by(space, xp.abs(kept), undamped(operator)[1])
+        e = damped_by(space, xp.abs(prepared), undamped(operator)[1])
         least = 4.0 * float(xp.finfo(e.dtype).smallest_normal)  # its inverse is finite
         good = (e > least) & xp.isfinite(e)
         largest = xp.max(xp.where(good, e, xp.zeros_like(e)))

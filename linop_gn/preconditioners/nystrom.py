@@ -76,8 +76,8 @@ class Nystrom(Checked):
         rank = min(self.rank, operator.domain.size)
         return rank, 5 * rank * (operator.domain.size + rank)
 
-    def finish(self, kept: Any, operator: LinearOperator) -> LinearOperator:
-        vectors, values = kept
+    def finish(self, prepared: Any, operator: LinearOperator) -> LinearOperator:
+        vectors, values = prepared
         space = operator.domain
         return spectral_inverse(space, vectors, values, undamped(operator)[1], whole=self.rank >= space.size)
 

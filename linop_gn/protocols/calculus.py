@@ -25,7 +25,7 @@ class Linearization(Protocol):
     """J^T u for the cotangent u asked for at construction (the loss gradient, hence the name)."""
 
     def without_gradient(self) -> Linearization:
-        """The same linearisation, not holding ``gradient`` (what is kept for products, one for each batch)."""
+        """The same linearisation, without ``gradient``: all that products need."""
 
     def jvp(self, tangents: Sequence[Array], only: tuple[int, ...] | None = None) -> Array:
         """J v: an array like ``outputs``."""
@@ -74,7 +74,7 @@ class Calculus(Protocol):
         """Linearise the gradient of a scalar function at ``params``."""
 
     def gradient(self, function: Callable[[list[Array]], Array], params: Sequence[Array]) -> tuple[Array, list[Array]]:
-        """Value and gradient of a scalar function, nothing kept."""
+        """Value and gradient of a scalar function; nothing is linearised."""
 
     def jacobian_rows(
         self, function: Callable[[list[Array]], Array], params: Sequence[Array], rows: Sequence[int]

@@ -48,7 +48,7 @@ class Loops(Protocol):
 
     A row of the history belongs to a *step*, ``max(state.steps)``. A method may take
     a tick that counts no step (to verify a residual, say): the row is then written
-    over the one of the same step, so that rows 0 .. steps are always what is kept.
+    over the one of the same step, so that there are always rows 0 .. steps.
     """
 
     def call(self, function: Callable[..., R], *records: Any) -> R:
@@ -64,7 +64,7 @@ class Loops(Protocol):
         """Begin and advance until the method stops (however many ticks), unwatched, as one program where possible."""
 
     def iterate(self, method: Iteration, problem: Any) -> Any:
-        """The final state of a sub-solver, run until it stops inside another method's step; no rows are kept."""
+        """The final state of a sub-solver, run until it stops inside another method's step; it has no rows."""
 
     def implicit(
         self, run: Callable[[Any, Any], tuple[Vector, R]], method: Any, problem: Any, operator: Any
@@ -92,9 +92,9 @@ class Loops(Protocol):
         """``function`` of each column (n,) of (n, k), results side by side (m, k); one copy of it in a trace."""
 
     def scan_over(self, function: Callable[..., tuple[Any, Any]], stacked: Any, *shared: Any) -> tuple[Any, Any]:
-        """Run ``function(stacked[i], *shared) -> (part, kept)`` over the leading index i, as one loop in a program.
+        """Run ``function(stacked[i], *shared) -> (part, piece)`` over the leading index i, as one loop in a program.
 
-        Returns the sum of the parts (a tree of arrays) and all that was kept, stacked along a new leading axis.
+        Returns the sum of the parts (a tree of arrays) and the pieces, stacked along a new leading axis.
         """
 
     def describe_of(self, function: Callable[..., Array], *records: Any) -> tuple[tuple[int, ...], str, Hashable]:

@@ -138,8 +138,8 @@ class Solution(_Outcome):
         return lines if left <= 0 else [*lines[:_BLOCKS_SHOWN], f"  and {left} more"]
 
     def __repr__(self) -> str:
-        kept = [] if self.iterates is None else [f"Kept: {self.iterates!r}."]
-        return "\n".join([self._headline(), *self._of_blocks(), *self._sentences(), *kept])
+        iterates = [] if self.iterates is None else [f"Kept: {self.iterates!r}."]
+        return "\n".join([self._headline(), *self._of_blocks(), *self._sentences(), *iterates])
 
 
 @record

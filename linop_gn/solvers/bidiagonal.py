@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..protocols import Backend, Scalar, Vector
-from .options import unit_of
+from .options import scale_of
 from .problem import LinearProblem
 
 __all__ = ["Basis", "tick"]
@@ -34,17 +34,17 @@ class Basis(NamedTuple):
     """The lower part; None without damping."""
     v: Vector
     alpha: Scalar
-    unit: Scalar
+    ascale: Scalar
     """A power of two near ||A||, 1 if that will do: alpha and beta are in units of it, 0 before there is one."""
 
 
 def tick(
-    ops: Backend, problem: LinearProblem, s: Any, root: Scalar | None, renew: Scalar, at_zero: Scalar
+    ops: Backend, problem: LinearProblem, s: Any, sigma: Scalar, renew: Scalar, at_zero: Scalar
 ) -> tuple[Basis, Scalar, Scalar, Scalar]:
     """The basis extended, or where ``renew`` begun from the residual of x; beta; soundness; max |x| where ``renew``.
 
-    ``s`` is the state of the run, whose basis' u and t are consumed: x is in units of ``scale`` over the basis' unit
-    (over 1 before there is one), the residual in units of ``scale``. ``root`` is sqrt(lambda). ``at_zero`` tells that
+    ``s`` is the state of the run, whose basis' u and t are consumed: x is in units of ``scale`` over the basis' ascale
+    (over 1 before there is one), the residual in units of ``scale``. ``sigma`` is sqrt(lambda). ``at_zero`` tells that
     all x are zero, for which no product is spent.
     """
     q, x, scale = s.basis, s.x, s.scale
@@ -54,16 +54,15 @@ def tick(
         (image,) = ops.branch(at_zero, lambda v: (ops.zeros_like(rhs),), lambda v: (A.apply(v),), argument)
     else:
         image = A.apply(argument)
-    per_unit = ops.where(q.unit > 0, ops.divide(1.0, q.unit), 1.0)
-    weight = 0.0 if root is None else root
+    inverse = ops.where(q.ascale > 0, ops.divide(1.0, q.ascale), 1.0)
 
     def residual(image: Vector, *lower: Vector) -> tuple[Any, ...]:
-        u = ops.axpby(ops.divide(1.0, scale), rhs, -per_unit, image)
-        return ops.max_abs(x), u, *(ops.axpby(-weight * per_unit, x, 0.0, t) for t in lower)
+        u = ops.axpby(ops.divide(1.0, scale), rhs, -inverse, image)
+        return ops.max_abs(x), u, *(ops.axpby(-sigma * inverse, x, 0.0, t) for t in lower)
 
     def extend(image: Vector, *lower: Vector) -> tuple[Any, ...]:
-        u = ops.axpby(-q.alpha, q.u, per_unit, image)
-        return 0.0 * q.alpha, u, *(ops.axpby(weight * per_unit, q.v, -q.alpha, t) for t in lower)
+        u = ops.axpby(-q.alpha, q.u, inverse, image)
+        return 0.0 * q.alpha, u, *(ops.axpby(sigma * inverse, q.v, -q.alpha, t) for t in lower)
 
     largest, u, *parts = ops.branch(renew, residual, extend, image, *(() if q.t is None else (q.t,)))
     t = parts[0] if parts else None
@@ -75,14 +74,14 @@ def tick(
     t = None if t is None else ops.scale(turn, ops.mask(sound, t))
 
     v = A.rmatvec(u) if len(u.shape) == 1 else A.rmatmat(u)
-    (unit,) = ops.branch(
-        q.unit > 0, lambda v: (q.unit,), lambda v: (unit_of(ops, ops.maximum(ops.max_abs(v), weight), v),), v
+    (ascale,) = ops.branch(
+        q.ascale > 0, lambda v: (q.ascale,), lambda v: (scale_of(ops, ops.maximum(ops.max_abs(v), sigma), v),), v
     )
-    v = ops.axpby(ops.where(renew, 0.0, -beta), q.v, ops.divide(1.0, unit), v)
+    v = ops.axpby(ops.where(renew, 0.0, -beta), q.v, ops.divide(1.0, ascale), v)
     if t is not None:
-        v = ops.axpy(ops.divide(weight, unit), t, v)
+        v = ops.axpy(ops.divide(sigma, ascale), t, v)
     square = ops.dot(v, v)
     sound = sound & ops.isfinite(square)
     alpha = ops.sqrt(ops.where(sound, square, 0.0))
     v = ops.scale(ops.divide(1.0, alpha), ops.mask(sound, v))
-    return Basis(u, t, v, alpha, unit), beta, sound, largest
+    return Basis(u, t, v, alpha, ascale), beta, sound, largest

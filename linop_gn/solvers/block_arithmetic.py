@@ -108,8 +108,8 @@ class BlockArithmetic:
         def each(*operands: Any) -> R:
             if isinstance(condition, np.ndarray) and condition.all():
                 return then(*operands)
-            kept = [self.ops.copy(x) if self._is_vector(x) else x for x in operands]
-            pairs = zip(then(*kept), otherwise(*operands), strict=True)  # type: ignore[call-overload]
+            copies = [self.ops.copy(x) if self._is_vector(x) else x for x in operands]
+            pairs = zip(then(*copies), otherwise(*operands), strict=True)  # type: ignore[call-overload]
             return tuple(
                 self.select(condition, x, y) if self._is_vector(x) else self.ops.where(condition, x, y)
                 for x, y in pairs

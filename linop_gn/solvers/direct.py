@@ -141,11 +141,11 @@ class Direct(Solver):
             (norm <= near * size, Code.CONVERGED),
             (reached <= near * size, Code.LEAST_SQUARES),
         )
-        kept = running & finite & fits
+        sound = running & finite & fits
         return DirectState(
-            x=ops.select(kept, ops.scale(scale, x), s.x),
-            norm=ops.where(kept, norm * scale, s.norm),
-            model=ops.where(kept, -0.5 * energy * scale * scale, s.model),
+            x=ops.select(sound, ops.scale(scale, x), s.x),
+            norm=ops.where(sound, norm * scale, s.norm),
+            model=ops.where(sound, -0.5 * energy * scale * scale, s.model),
             status=ops.where(running, status, s.status),
             steps=s.steps + running,
             products=s.products + ops.where(ops.any(running), found.products, 0),
@@ -292,9 +292,9 @@ class Eigh(Direct):
         values, vectors, found = ops.eigh(_symmetrised(matrix))
         sizes = xp.abs(values)
         rcond = matrix.shape[0] * (ops.eps(matrix) if self.double else eps) if self.rcond is None else self.rcond
-        kept = sizes > rcond * xp.max(sizes)
-        inverse = xp.where(kept, 1.0 / xp.where(kept, values, xp.ones_like(values)), xp.zeros_like(values))
-        lost = xp.where(kept, xp.zeros_like(values), xp.ones_like(values))
+        large = sizes > rcond * xp.max(sizes)
+        inverse = xp.where(large, 1.0 / xp.where(large, values, xp.ones_like(values)), xp.zeros_like(values))
+        lost = xp.where(large, xp.zeros_like(values), xp.ones_like(values))
 
         def through(weights: Array) -> Callable[[Vector], Vector]:
             def apply(b: Vector) -> Any:

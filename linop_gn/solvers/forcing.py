@@ -7,7 +7,7 @@ residual norm e of the linear system that led from one to the other,
     choice 1:  eta = |n - e| / n_0                 (how well the linear model predicted n)
     choice 2:  eta = gamma (n / n_0)^alpha         (how fast the gradient falls)
 
-kept from falling too fast, while that would still be above a threshold, by
+hindered from falling too fast, while that would still be above a threshold, by
 eta_before^((1 + sqrt 5) / 2) in choice 1 and gamma eta_before^alpha in choice 2.
 
 Eisenstat and Walker, Choosing the forcing terms in an inexact Newton method

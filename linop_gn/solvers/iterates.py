@@ -40,7 +40,7 @@ def as_schedule(given: Any, method: str) -> Schedule:
         return given
     if isinstance(given, (Sequence, np.ndarray, frozenset, set)) and not isinstance(given, str):
         steps = [int(step) for step in given]
-        if all(step == kept >= 0 for step, kept in zip(given, steps, strict=True)):
+        if all(step == whole >= 0 for step, whole in zip(given, steps, strict=True)):
             return tuple(sorted(set(steps)))
     raise ValueError(
         f"{method}: keep must be 'every', a ratio such as 1.3 (the iterates at ceil(1.3^j)), or the steps to keep as "
@@ -128,16 +128,16 @@ class Iterates:
         return f"{len(latest)} iterates, of steps {', '.join(map(str, shown))}"
 
 
-def collect(ops: Backend, planned: Plan, shelf: Any, x: Vector, steps: Scalar, unit: Scalar) -> Iterates:
-    """The iterates ``unit`` times those on ``shelf``, and the answer ``x`` after them. Consumes ``shelf``."""
+def collect(ops: Backend, planned: Plan, shelf: Any, x: Vector, steps: Scalar, scale: Scalar) -> Iterates:
+    """The iterates ``scale`` times those on ``shelf``, and the answer ``x`` after them. Consumes ``shelf``."""
     before = ops.lookup(planned.places, steps)  # how many scheduled steps came before the last one
     known = ops.is_concrete(before)
     count = int(np.max(ops.read(before))) if known else len(planned.steps)
-    found, kept = [], []
+    taken, iterates = [], []
     for place, step in enumerate(planned.steps[:count]):
         earlier = place < before
-        found.append(ops.where(earlier, step, steps))
-        value = ops.scale(unit, ops.get(shelf, place))
+        taken.append(ops.where(earlier, step, steps))
+        value = ops.scale(scale, ops.get(shelf, place))
         value = ops.mask(ops.isfinite(ops.max_abs(value)), value)  # as the answer, zero where it is out of range
-        kept.append(ops.select(earlier, value, x))
-    return Iterates(ops.stack([*found, steps]), (*kept, x))
+        iterates.append(ops.select(earlier, value, x))
+    return Iterates(ops.stack([*taken, steps]), (*iterates, x))

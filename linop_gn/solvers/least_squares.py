@@ -44,7 +44,7 @@ __all__ = ["LeastSquares", "LeastSquaresState"]
 
 
 class LeastSquaresState(NamedTuple):
-    """x in units of ``scale`` over the basis' unit (over 1 before there is one), residuals in units of ``scale``."""
+    """x in units of ``scale`` over the basis' ascale (over 1 before there is one), residuals in units of ``scale``."""
 
     x: Vector
     basis: Basis
@@ -161,14 +161,14 @@ class LeastSquares(Solver):
         running, fixed, no = s.status == Code.RUNNING, self.steps is not None, ops.logical_not
         renew = running & s.renew
         cold = ops.any(renew & (s.steps == 0)) if problem.x0 is None else False
-        root = None if self.damping is None else ops.sqrt(self.damping + 0.0 * s.scale)
-        basis, beta, sound, largest = tick(ops, problem, s, root, renew, cold)
+        sigma = 0.0 if self.damping is None else ops.sqrt(self.damping + 0.0 * s.scale)
+        basis, beta, sound, largest = tick(ops, problem, s, sigma, renew, cold)
         known = renew & sound
         moved = running & sound & no(s.renew)
 
         column = ops.sqrt(s.basis.alpha * s.basis.alpha + beta * beta)
         anorm = ops.where(moved, ops.maximum(s.anorm, column), s.anorm)
-        (x,) = ops.branch(s.basis.unit > 0, lambda x: (x,), lambda x: (ops.scale(basis.unit, x),), s.x)
+        (x,) = ops.branch(s.basis.ascale > 0, lambda x: (x,), lambda x: (ops.scale(basis.ascale, x),), s.x)
         at = s if x is s.x else s._replace(x=x)
         after, x, directions, norm, normal, decrease, cond = self.move(ops, at, basis, beta, anorm, moved)
         norm = ops.where(known, beta, ops.where(moved, norm, s.norm))
@@ -197,8 +197,8 @@ class LeastSquares(Solver):
         settled = (moved & no(unsure)) | (known & (s.steps > 0))
         over = (moved & end & no(unsure)) | (known & end)
         stuck = known & (s.steps > 0) & (norm > 0.5 * s.verified) & (normal > 0.5 * s.verified_normal)
-        unit = ops.where(s.basis.unit > 0, s.basis.unit, 1.0)
-        fits, unfit = unfit_status(ops, largest, ops.divide(s.scale, unit), s.x)
+        ascale = ops.where(s.basis.ascale > 0, s.basis.ascale, 1.0)
+        fits, unfit = unfit_status(ops, largest, ops.divide(s.scale, ascale), s.x)
         claims: Any = ((over | found | (settled & met), Code.COMPLETED),)
         if not fixed:
             claims = (
@@ -222,8 +222,8 @@ class LeastSquares(Solver):
         return LeastSquaresState(*vectors, *told, verified, verified_normal, renew, status, steps, products)
 
     def observe(self, state: LeastSquaresState) -> LeastSquaresRow:
-        scale = state.scale
-        return LeastSquaresRow(state.norm * scale, state.normal * scale * state.basis.unit, state.model * scale * scale)
+        scale, ascale = state.scale, state.basis.ascale
+        return LeastSquaresRow(state.norm * scale, state.normal * scale * ascale, state.model * scale * scale)
 
     def answer(self, ops: Backend, problem: LinearProblem, state: LeastSquaresState) -> Vector:
-        return ops.scale(ops.divide(state.scale, state.basis.unit), state.x)
+        return ops.scale(ops.divide(state.scale, state.basis.ascale), state.x)

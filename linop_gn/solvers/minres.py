@@ -50,7 +50,7 @@ from ..records import record
 from ..run.status import Code, alike, verdict
 from .base import Cost
 from .cg import short_recurrence
-from .options import ResidualSolver, begun_status, scaled_rhs, scaled_start, threshold_of, unfit_status, unit_of
+from .options import ResidualSolver, begun_status, scale_of, scaled_rhs, scaled_start, threshold_of, unfit_status
 from .problem import LinearProblem
 
 __all__ = ["MINRES", "MINRESState"]
@@ -85,7 +85,7 @@ class Recurrence(NamedTuple):
 
 
 class MINRESState(NamedTuple):
-    """x and r are in units of ``scale``, the recurrence in units of ``unit``: near ||A||, or 1 where that will do."""
+    """x and r are in units of ``scale``, the recurrence in units of ``ascale``: near ||A||, or 1 where that will do."""
 
     x: Vector
     r: Vector
@@ -102,7 +102,7 @@ class MINRESState(NamedTuple):
     """Largest norm of a column of T: a lower bound of ||A||."""
     inverses: Scalar
     """With ``steps``: sum of ||w||^2 since a residual was recomputed, the square of a norm of T's pseudo-inverse."""
-    unit: Scalar
+    ascale: Scalar
     norm: Scalar
     model: Scalar
     threshold: Scalar
@@ -174,7 +174,7 @@ class MINRES(ResidualSolver):
             scale=scale,
             phase=ops.scalar(_CHECK if warm else _FIRST, b),
             status=ops.where(finite, status, Code.NONFINITE_INPUT),
-            **alike("best_model anorm inverses unit model", nothing),
+            **alike("best_model anorm inverses ascale model", nothing),
             **alike("idle steps products", none),
         )
 
@@ -184,17 +184,19 @@ class MINRES(ResidualSolver):
         product = problem.operator.apply(ops.select(looking, s.x, q.v))
 
         def lanczos(product: Vector) -> tuple[Any, ...]:
-            (unit,) = ops.branch(s.unit > 0, lambda y: (s.unit,), lambda y: (unit_of(ops, ops.max_abs(y), y),), product)
-            y = ops.axpby(-q.beta, q.p_old, ops.divide(1.0, unit), product)
+            (ascale,) = ops.branch(
+                s.ascale > 0, lambda y: (s.ascale,), lambda y: (scale_of(ops, ops.max_abs(y), y),), product
+            )
+            y = ops.axpby(-q.beta, q.p_old, ops.divide(1.0, ascale), product)
             alpha = ops.dot(q.v, y)
-            return ops.axpy(-alpha, q.v if q.p is None else q.p, y), alpha, unit, s.model
+            return ops.axpy(-alpha, q.v if q.p is None else q.p, y), alpha, ascale, s.model
 
         def residual(product: Vector) -> tuple[Any, ...]:
             energy = ops.dot(s.x, product)
             true = ops.axpby(ops.divide(1.0, s.scale), problem.rhs, -1.0, product)
-            return true, 0.0 * energy, s.unit, -0.5 * energy - ops.dot(s.x, true)
+            return true, 0.0 * energy, s.ascale, -0.5 * energy - ops.dot(s.x, true)
 
-        y, alpha, unit, model = ops.branch(looking, residual, lanczos, product)
+        y, alpha, ascale, model = ops.branch(looking, residual, lanczos, product)
         z = problem.precondition(y)
         z = ops.copy(y) if q.p is not None and z is y else z
         yy = ops.dot(y, y)
@@ -231,7 +233,7 @@ class MINRES(ResidualSolver):
         y, z = ops.mask(sound, y), None if z is y else ops.mask(sound, z)
         inverse = ops.where(moved, ops.divide(1.0, gamma), 0.0)
         phi = cs * q.phibar
-        length = ops.where(moved, ops.divide(phi, unit), 0.0)
+        length = ops.where(moved, ops.divide(phi, ascale), 0.0)
         w = ops.axpby(inverse, q.v, ops.where(hold, 1.0, -q.epsilon * inverse), q.w_old)
         w = ops.axpy(-(q.cs * q.dbar + q.sn * alpha) * inverse, q.w, w)
         descent = ops.dot(w, s.r)
@@ -246,7 +248,7 @@ class MINRES(ResidualSolver):
         largest, before = ops.branch(
             known | risking, lambda x, y: (ops.max_abs(x), ops.max_abs(y)), lambda x, y: (norm, norm), x, s.best
         )
-        noise, grown = 10.0 * eps * anorm * unit * largest, largest > 2.0 * before
+        noise, grown = 10.0 * eps * anorm * ascale * largest, largest > 2.0 * before
         drowned = risking & grown & (noise > math.sqrt(eps) * s.best_norm) & (noise > s.best_norm - norm)
         slack = ops.where(grown, -noise, ops.minimum(noise, 1e-6 * s.best_norm))  # of equal points the later is better
         better = known & (norm <= s.best_norm + slack)
@@ -300,20 +302,20 @@ class MINRES(ResidualSolver):
         if problem.x0 is not None:  # a start with a product out of range is given up for zero
             x = ops.mask(no(running & no(sound) & (best_norm == math.inf)), x)
 
-        turn, kept = ops.divide(1.0, beta), ops.mask(moved | hold, q.w)
+        turn, previous = ops.divide(1.0, beta), ops.mask(moved | hold, q.w)
         after, anew = (beta, cs, sn, dbar, q.sn * beta, sn * q.phibar), (0.0, -1.0, 0.0, 0.0, 0.0, beta)
         recurrence = Recurrence(
             ops.select(hold, q.v, ops.scale(turn, y if z is None else z)),
             None if q.p is None else ops.select(hold, q.p, ops.scale(turn, y)),
             ops.select(hold, q.p_old, ops.mask(moved, q.v if q.p is None else q.p)),
-            ops.select(hold, kept, w),
-            ops.select(hold, w, kept),
+            ops.select(hold, previous, w),
+            ops.select(hold, w, previous),
             *(ops.where(moved, a, ops.where(hold, b, c)) for a, b, c in zip(after, q[5:], anew, strict=True)),
         )
-        unit, idle = ops.where(stepping, unit, s.unit), ops.where(gain, 0, s.idle + (drowned | (vain & doubt)))
+        ascale, idle = ops.where(stepping, ascale, s.ascale), ops.where(gain, 0, s.idle + (drowned | (vain & doubt)))
         norm, model = ops.where(back, best_norm, norm), ops.where(back, best_model, model)
         found, bounds = (x, r, recurrence, best, best_norm, best_model), (risky, idle, anorm, inverses)
-        told, counts = (unit, norm, model, s.threshold, s.scale), (phase, status, steps, s.products + running)
+        told, counts = (ascale, norm, model, s.threshold, s.scale), (phase, status, steps, s.products + running)
         return MINRESState(
             *found, *bounds, *told, *counts
         )  # in order: replacing fields by name takes three times as long

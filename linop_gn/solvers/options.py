@@ -23,11 +23,11 @@ __all__ = [
     "check_tolerances",
     "made_from",
     "require_solver",
+    "scale_of",
     "scaled_rhs",
     "scaled_start",
     "threshold_of",
     "unfit_status",
-    "unit_of",
 ]
 
 
@@ -142,7 +142,7 @@ def begun_status(ops: Backend, method: Any, r: Vector, z: Vector, rz: Scalar, co
     )
 
 
-def unit_of(ops: Backend, largest: Scalar, like: Vector) -> Scalar:
+def scale_of(ops: Backend, largest: Scalar, like: Vector) -> Scalar:
     """A power of two near ``largest``; 1 if that lies between 2^-30 and 2^30."""
     power = ops.power_of_two(largest, like)
     return ops.where((power > 2.0**-30) & (power < 2.0**30), 1.0, power)

@@ -20,19 +20,19 @@ class Recipe:
     :meth:`prepare` does the work that needs products with the undamped operator, and
     returns data; :meth:`finish` turns these data and the operator as it is damped now
     into a preconditioner, and takes no product. A method that tries several dampings at
-    one point keeps the data between them; calling the recipe does both at once.
+    one point reuses the data; calling the recipe does both at once.
     """
 
     def prepare(self, operator: LinearOperator) -> Any:
-        """What does not depend on the damping: a tree of arrays and records, None if there is nothing to keep."""
+        """What does not depend on the damping: a tree of arrays and records, or None."""
         return None
 
-    def finish(self, kept: Any, operator: LinearOperator) -> LinearOperator:
-        """The preconditioner for ``operator``, damped as it is now, from what :meth:`prepare` kept."""
+    def finish(self, prepared: Any, operator: LinearOperator) -> LinearOperator:
+        """The preconditioner for ``operator``, damped as it is now, from what :meth:`prepare` returned."""
         raise NotImplementedError(f"{type(self).__name__} does not define finish")
 
     def cost(self, operator: LinearOperator) -> tuple[int, int]:
-        """Products that it takes, and numbers that it keeps."""
+        """Products that it takes, and numbers that it stores."""
         return 0, 0
 
     @property
@@ -49,7 +49,7 @@ class Recipe:
 class MadeFrom(Recipe):
     """A preconditioner yet to be made by a function of the operator that is being solved with.
 
-    The function is part of the program; what it makes is data. Nothing is kept from damping to damping.
+    The function is part of the program; what it makes is data. It is called anew for each damping.
     """
 
     make: Callable[[LinearOperator], Any] = static()
@@ -58,7 +58,7 @@ class MadeFrom(Recipe):
     def title(self) -> str:
         return self.make.__name__ if inspect.isroutine(self.make) else repr(self.make)
 
-    def finish(self, kept: Any, operator: LinearOperator) -> LinearOperator:
+    def finish(self, prepared: Any, operator: LinearOperator) -> LinearOperator:
         """What the function makes of ``operator``.
 
         Raises

@@ -184,12 +184,12 @@ class AnyOf:
 
     def look(self, ops: Backend, memory: Any, now: Progress) -> tuple[Scalar, Any]:
         code: Scalar = ops.scalar(Code.RUNNING, now.residual)
-        kept = []
+        states = []
         for rule, own in zip(self.rules, memory, strict=True):
             found, own = rule.look(ops, own, now)
             code = ops.where(code == Code.RUNNING, found, code)
-            kept.append(own)
-        return code, tuple(kept)
+            states.append(own)
+        return code, tuple(states)
 
 
 @record

@@ -43,7 +43,7 @@ def finite(subject: Subject) -> Found:
     if not count:
         return Found(0.0)
     rows: NDArray = np.any(bad, axis=1)
-    leaves = [name for name, part in subject.operator.codomain.blocks.items() if rows[part].any()]
+    leaves = [name for name, part in subject.operator.codomain.slices.items() if rows[part].any()]
     named = ", ".join(leaves[:4]) + (", ..." if len(leaves) > 4 else "")
     return Found(float(count), note=f"{count} of {bad.size} are not{f', in {named}' if named else ''}")
 

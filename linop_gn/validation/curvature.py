@@ -73,7 +73,7 @@ def dense(subject: Subject) -> Found:
 def _coordinates(space: Space, count: int, seed: int) -> NDArray:
     """Coordinates at random: one in each leaf (in ``count`` of them, if there are more), the rest anywhere."""
     rng = np.random.default_rng([seed, 2])
-    parts = [part for part in space.blocks.values() if part.stop > part.start]
+    parts = [part for part in space.slices.values() if part.stop > part.start]
     if len(parts) > count:
         parts = [parts[i] for i in rng.choice(len(parts), count, replace=False)]
     found = {int(rng.integers(part.start, part.stop)) for part in parts}
@@ -84,7 +84,7 @@ def _coordinates(space: Space, count: int, seed: int) -> NDArray:
 
 def _by_leaf(space: Space, chosen: NDArray) -> tuple[list[str], list[NDArray]]:
     """Positions in ``chosen`` by the leaf that they lie in."""
-    found = {name: np.flatnonzero((chosen >= part.start) & (chosen < part.stop)) for name, part in space.blocks.items()}
+    found = {name: np.flatnonzero((chosen >= part.start) & (chosen < part.stop)) for name, part in space.slices.items()}
     touched = {name: positions for name, positions in found.items() if len(positions)}
     return list(touched), list(touched.values())
 

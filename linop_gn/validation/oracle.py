@@ -127,13 +127,13 @@ def _places(space: Space, leaves: Any, sizes: list[int]) -> list[NDArray]:
     """Which entries of a vector each block of a block-diagonal operator has."""
     if leaves is None:
         return list(np.split(np.arange(space.size), np.cumsum(sizes)[:-1]))
-    parts = [np.arange(space.size)[part] for part in space.blocks.values()]
+    parts = [np.arange(space.size)[part] for part in space.slices.values()]
     return [np.concatenate([parts[i] for i in group]) for group in leaves]
 
 
 def block_numbers(A: BlockGGN) -> NDArray:
     """The number of the block that each entry belongs to."""
-    numbers, parts = np.zeros(A.domain.size, dtype=int), list(A.domain.blocks.values())
+    numbers, parts = np.zeros(A.domain.size, dtype=int), list(A.domain.slices.values())
     for number, block in enumerate(A.blocks):
         for i in block.leaves:
             numbers[parts[i]] = number

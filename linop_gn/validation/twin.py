@@ -192,7 +192,7 @@ class Twin:
         """``V`` with the entries of each leaf scaled by the size of that leaf's parameters, for steps that fit each."""
         whole = float(np.sqrt(np.mean(self.x**2))) or 1.0
         sized = V.copy()
-        for part in self.space.blocks.values():
+        for part in self.space.slices.values():
             size = float(np.sqrt(np.mean(self.x[part] ** 2))) if self.x[part].size else 0.0
             sized[part] *= max(size, 0.1 * whole)
         return sized

@@ -52,7 +52,7 @@ def test_blocks_cover_the_space_once_in_spaces_of_their_own(backend):
         parts = partition(space, blocks)
         assert sorted(i for block in parts for i in block.leaves) == list(range(len(space.names)))
         for block in parts:
-            where = [space.blocks[space.names[i]] for i in block.leaves]
+            where = [space.slices[space.names[i]] for i in block.leaves]
             assert block.space.size == sum(part.stop - part.start for part in where)
             v = block.space.random(0)
             tree = block.space.unpack(v)

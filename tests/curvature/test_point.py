@@ -201,8 +201,8 @@ def test_a_graph_goes_with_its_last_use_without_waiting_for_the_collector(torch)
         lg.solve(lg.Damped(G, 1.0), G.domain.random(0))
         H = lg.Hessian(made, params)
         H @ G.domain.random(0)
-        graphs = [weakref.ref(piece.lin) for piece in G.point.linearized().pieces]
-        graphs += [weakref.ref(curve.lin) for curve in H.point.curved().pieces]
+        graphs = [weakref.ref(piece.linearization) for piece in G.point.linearized().pieces]
+        graphs += [weakref.ref(curve.linearization) for curve in H.point.curved().pieces]
         del made
         assert all(graph() is not None for graph in graphs)
         del H, G
@@ -210,7 +210,7 @@ def test_a_graph_goes_with_its_last_use_without_waiting_for_the_collector(torch)
 
         # An objective keeps the latest point, and lets it go before the next is recorded.
         base.gradient(params)
-        (graph, _) = (weakref.ref(piece.lin) for piece in base.at(params).linearized().pieces)
+        (graph, _) = (weakref.ref(piece.linearization) for piece in base.at(params).linearized().pieces)
         assert graph() is not None
         base.value(fill(params, lambda leaf: leaf + 1))
         assert graph() is None

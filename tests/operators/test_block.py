@@ -16,7 +16,7 @@ def test_blocks_act_on_their_leaves_wherever_those_lie(numpy_backend, layout, se
     owners = data.draw(st.lists(st.integers(0, 2), min_size=len(space.names), max_size=len(space.names)))
     order = data.draw(st.permutations(range(len(space.names))))
     groups = [tuple(i for i in order if owners[i] == owner) for owner in sorted(set(owners))]
-    places = [np.arange(space.size)[block] for block in space.blocks.values()]
+    places = [np.arange(space.size)[block] for block in space.slices.values()]
     rng = np.random.default_rng(seed)
     expected, blocks = np.zeros((space.size, space.size)), []
     for group in groups:

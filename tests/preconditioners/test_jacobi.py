@@ -55,11 +55,11 @@ def test_products_are_those_promised(backend):
     matrix = with_spectrum(np.linspace(1, 2, N), 0)
     for recipe, products in ((Jacobi(), N), (Jacobi("exact"), N), (Jacobi("estimate", probes=5), 5)):
         A, counter = counted(backend, matrix)
-        kept = recipe.prepare(lg.Damped(A, 1.0))
+        prepared = recipe.prepare(lg.Damped(A, 1.0))
         finished(backend)
         assert counter.calls == products
         for damping in (0.0, 1.0, 10.0):
-            M = recipe.finish(kept, lg.Damped(A, damping))
+            M = recipe.finish(prepared, lg.Damped(A, damping))
         finished(backend)
         assert counter.calls == products
         np.testing.assert_allclose(host(backend, M.values), host(backend, recipe(lg.Damped(A, 10.0)).values))

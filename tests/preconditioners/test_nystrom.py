@@ -111,10 +111,10 @@ def test_products_are_those_promised_and_damping_is_free(backend):
     A, counter = counted(backend, decaying(0))
     A = lg.replace(A, psd=True)
     recipe = Nystrom(5)
-    kept = recipe.prepare(lg.Damped(A, 1.0))
+    prepared = recipe.prepare(lg.Damped(A, 1.0))
     finished(backend)
     assert counter.calls == 5
-    made = [dense(backend, recipe.finish(kept, lg.Damped(A, damping))) for damping in (0.1, 1.0)]
+    made = [dense(backend, recipe.finish(prepared, lg.Damped(A, damping))) for damping in (0.1, 1.0)]
     finished(backend)
     assert counter.calls == 5
     np.testing.assert_allclose(made[1], dense(backend, recipe(lg.Damped(A, 1.0))), rtol=1e-12)

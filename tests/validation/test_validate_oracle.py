@@ -112,7 +112,7 @@ def test_the_block_oracle_is_the_matrix_with_zeros(torch):
     fit, params = objective(case, lg.load("torch")), put(lg.load("torch"), case.params())
     B = lg.BlockGGN(fit, params, blocks={"weights": "*.weight", "biases": "*.bias"})
     numbers = np.zeros(B.domain.size)
-    for leaf, where in B.domain.blocks.items():
+    for leaf, where in B.domain.slices.items():
         numbers[where] = leaf.endswith("bias")
     want = dense(case).G * np.equal.outer(numbers, numbers)
     assert relative(Oracle(LIMIT).matrix(B).matmat(np.eye(B.domain.size)), want) < 1e-13

@@ -25,7 +25,7 @@ __all__ = ["centred", "closed", "likeliest", "log_parts", "over_classes", "softm
 
 
 def over_classes(xp: Any, x: Array) -> Array:
-    """The sum over the last axis, kept with length one."""
+    """The sum over the last axis, which stays with length one."""
     return xp.sum(x, axis=-1, keepdims=True)
 
 

@@ -102,7 +102,7 @@ class Arrays(Kit):
                 ("slice", X[1:, :], host[1:, :]),
             ]
             for name, got, expected in cases:
-                self.kept(got, self.array(expected, dtype), f"{name} of the namespace")
+                self.same_kind(got, self.array(expected, dtype), f"{name} of the namespace")
                 agree(self.host(got), expected, 1e-5 * (1 + abs(expected)), f"{name} of the namespace")
 
     def test_alone(self) -> None:
@@ -136,6 +136,6 @@ class Arrays(Kit):
             x = self.array(np.arange(6.0).reshape(2, 3), dtype)
             for given in (x, x.T):
                 lent = self.ops.lendable(given)
-                self.kept(lent, given, "lendable")
+                self.same_kind(lent, given, "lendable")
                 agree(self.host(lent), self.host(given), 0.0, "lendable")
             agree(self.host(self.ops.wait({"x": x})["x"]), self.host(x), 0.0, "wait")

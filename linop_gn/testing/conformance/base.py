@@ -179,7 +179,7 @@ class Kit:
         n = data.draw(st.integers(1, 12))
         return data.draw(st.sampled_from([(n,), (n, 1), (n, 3)]))
 
-    def kept(self, result: Array, like: Array, what: str) -> None:
+    def same_kind(self, result: Array, like: Array, what: str) -> None:
         """Fail unless ``result`` is of the kind of ``like``: an array, its shape, dtype and device."""
         claim(self.ops.is_array(result), f"{what} returned a {type(result).__qualname__}, not a {self.ops.name} array")
         got, want = self.ops.describe(result), self.ops.describe(like)

@@ -41,7 +41,7 @@ class Bases(Kit):
         for held in (basis, wider):
             for i in range(CAPACITY):
                 row = self.ops.row(held, i)
-                self.kept(row, self.array(x, dtype), "row")
+                self.same_kind(row, self.array(x, dtype), "row")
                 agree(self.host(row), rows[i], 0.0, f"row {i}")
         agree(self.host(self.ops.row(wider, CAPACITY)), x, 0.0, "a row beyond the old capacity")
 
@@ -69,10 +69,10 @@ class Bases(Kit):
         columns = self.ops.combine(basis, small, count)
         agree(self.host(columns), rows.T @ used, slack, "combine to columns")
         one = self.ops.combine(basis, small[:, 0], count)
-        self.kept(one, X, "combine")
+        self.same_kind(one, X, "combine")
         agree(self.host(one), rows.T @ used[:, 0], slack, "combine")
         left = self.ops.deflate(basis, small[:, 0], self.ops.copy(X), count)
-        self.kept(left, X, "deflate")
+        self.same_kind(left, X, "deflate")
         agree(self.host(left), x - rows.T @ used[:, 0], slack, "deflate")
         for i, row in enumerate(rows):
             agree(self.host(self.ops.row(basis, i)), row, 0.0, f"row {i} after it was combined")

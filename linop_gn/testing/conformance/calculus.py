@@ -69,7 +69,7 @@ class Calculus(Kit):
         """Fail unless there is a leaf of the same kind for each parameter."""
         claim(len(leaves) == len(at.params), f"{what} has {len(leaves)} leaves for {len(at.params)} parameters")
         for leaf, param in zip(leaves, at.params, strict=True):
-            self.kept(leaf, param, what)
+            self.same_kind(leaf, param, what)
 
 
 class FirstOrder(Calculus):
@@ -104,7 +104,7 @@ class FirstOrder(Calculus):
         tangents = self.on(at.function, v)
         with self.untouched("jvp", *tangents, *at.params):
             got = linear.jvp(tangents)
-            self.kept(got, linear.outputs, "jvp")
+            self.same_kind(got, linear.outputs, "jvp")
             expected = (at.truth.jacobian @ v).reshape(at.truth.outputs.shape)
             self.near(self.host(got), expected, at, "J v")
             self.ops.scale(3.0, self.ops.copy(got))
@@ -147,7 +147,7 @@ class FirstOrder(Calculus):
             whole = at.function.leaves(at.truth.jacobian.T @ u.reshape(-1))
             claim(len(back) == len(only), f"vjp(u, only={only}) returned {len(back)} leaves")
             for leaf, index in zip(back, only, strict=True):
-                self.kept(leaf, at.params[index], "vjp, only some,")
+                self.same_kind(leaf, at.params[index], "vjp, only some,")
                 self.near(self.host(leaf), whole[index], at, f"leaf {index} of J^T u, only leaves {only},")
 
     @drawn(4)
@@ -234,7 +234,7 @@ class FirstOrder(Calculus):
             linear = self.calculus.linearize(at.model, at.params, self.xp.cos)
             tangents = [self.array(np.ones(shape), dtype) for shape in at.function.shapes]
             product, back = linear.jvp(tangents), linear.vjp(linear.outputs)
-            self.kept(product, self.array(at.truth.outputs, dtype), f"jvp of {dtype}")
+            self.same_kind(product, self.array(at.truth.outputs, dtype), f"jvp of {dtype}")
             self.like_params(back, at, f"vjp of {dtype}")
             self.near(self.host(product).reshape(-1), at.truth.jacobian.sum(axis=1), at, f"J v in {dtype}")
             expected = at.truth.jacobian.T @ at.truth.outputs.reshape(-1)

@@ -33,7 +33,7 @@ class Choices(Kit):
             with self.untouched("select", X, Y):
                 for first, second, expected in ((X, Y, np.where(pattern, x, bad)), (Y, X, np.where(pattern, bad, x))):
                     chosen = self.ops.select(condition, first, second)
-                    self.kept(chosen, X, "select")
+                    self.same_kind(chosen, X, "select")
                     agree(self.host(chosen), expected, 0.0, f"select by {pattern}")
 
     @drawn(12)
@@ -45,7 +45,7 @@ class Choices(Kit):
         X = self.array(x, dtype)
         with self.untouched("mask", X):
             masked = self.ops.mask(self.truth(pattern, X), X)
-            self.kept(masked, X, "mask")
+            self.same_kind(masked, X, "mask")
             agree(self.host(masked), np.where(pattern, x, 0.0), 0.0, f"mask by {pattern}")
 
     @drawn(12)
@@ -65,7 +65,7 @@ class Choices(Kit):
 
         condition, number = self.truth(pattern, X), self.scalar(s, X)
         vector, scalar = ops.branch(condition, then, otherwise, ops.copy(X), ops.copy(Y), number)
-        self.kept(vector, X, "branch")
+        self.same_kind(vector, X, "branch")
         agree(self.host(vector), np.where(pattern, 2 * x + y, x - y), 1e-5 * (2 + abs(x) + abs(y)), f"by {pattern}")
         agree(self.number(scalar), np.where(pattern, s + 1, s - 1), 1e-5 * (2 + abs(s)), f"scalars by {pattern}")
 

@@ -101,11 +101,11 @@ class Claims(Kit):
         third = np.array([1 / 3])
         try:
             made = self.array(third, "float64")
-            kept = self.ops.describe(made)[1] == "float64" and np.array_equal(self.host(made), third)
+            exact = self.ops.describe(made)[1] == "float64" and np.array_equal(self.host(made), third)
         except Exception as error:
             claim("float64" not in self.claimed, f"'float64' is claimed, but making an array raised {error!r}")
             return
-        self._shown("float64", kept, "a third keeps its digits")
+        self._shown("float64", exact, "a third keeps its digits")
 
     def test_claims_devices(self) -> None:
         """Without ``devices`` there is one device; with it, an array lies on the device that it was put on."""

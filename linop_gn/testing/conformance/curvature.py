@@ -66,7 +66,7 @@ class SecondOrder(Calculus):
         J, v = at.truth.jacobian, self.normal(data, at.function.size)
         V, W = self.array(v, self.wide), self.normal(data, at.function.size)
         gauss_newton, whole = (A @ V for A in operators)
-        self.kept(gauss_newton, V, "a product of the GGN")
+        self.same_kind(gauss_newton, V, "a product of the GGN")
         self.near(self.host(gauss_newton), J.T @ (J @ v), at, "J^T J v")
         other = self.host(operators[1] @ self.array(W, self.wide))
         size = 1.0 + float(np.linalg.norm(v) * np.linalg.norm(other))

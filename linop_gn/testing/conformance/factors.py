@@ -34,8 +34,8 @@ class Factors(Kit):
         dtype, shape = data.draw(st.sampled_from(self.dtypes)), self.shape(data)
         like = self.array(np.ones(shape), dtype)
         zeros, eye = self.ops.zeros(3, like), self.ops.identity(3, like)
-        self.kept(zeros, self.array(np.zeros((3, *shape[1:])), dtype), "zeros")
-        self.kept(eye, self.array(np.eye(3), dtype), "identity")
+        self.same_kind(zeros, self.array(np.zeros((3, *shape[1:])), dtype), "zeros")
+        self.same_kind(eye, self.array(np.eye(3), dtype), "identity")
         agree(self.host(zeros), np.zeros((3, *shape[1:])), 0.0, "zeros")
         agree(self.host(eye), np.eye(3), 0.0, "identity")
 
@@ -47,7 +47,7 @@ class Factors(Kit):
             factor, found = getattr(self.ops, name)(A)
             self._found(found, True, name)
             x = getattr(self.ops, f"{name}_solve")(factor, B)
-            self.kept(x, B, f"{name}_solve")
+            self.same_kind(x, B, f"{name}_solve")
             residual = matrix @ self.host(x) - self.host(B)
             size = 200 * EPS[dtype] * (1 + abs(self.host(x)).max() * np.linalg.norm(matrix))
             agree(residual, np.zeros_like(residual), size, f"A x - b after {name}")
@@ -73,7 +73,7 @@ class Factors(Kit):
         with self.untouched("eigh", A):
             values, vectors, found = self.ops.eigh(A)
         self._found(found, True, "eigh")
-        self.kept(vectors, A, "eigh")
+        self.same_kind(vectors, A, "eigh")
         w, Q = self.host(values), self.host(vectors)
         size = 200 * EPS[dtype] * (1 + abs(matrix).max())
         agree(w, np.linalg.eigvalsh(matrix.astype(dtype).astype(float)), size, "eigenvalues")

@@ -78,7 +78,7 @@ class Loops(Kit):
         """begin gives the initial state and its row, row 0."""
         at = self._case(data)
         carry = self.ops.begin(at.method, at.problem, CAPACITY)
-        self.kept(carry.state.x, at.problem.rhs, "begin")
+        self.same_kind(carry.state.x, at.problem.rhs, "begin")
         self.state_is(carry.state, at.expected(0), "after begin")
         self.rows_are(carry, at.expected(0), "after begin")
 
@@ -107,10 +107,10 @@ class Loops(Kit):
         carry = ops.advance(at.method, at.problem, ops.begin(at.method, at.problem, CAPACITY), 40)
         expected = at.expected(40)
         self.state_is(carry.state, expected, "at the end")
-        kept, rows = ops.read(carry.state), np.array(ops.rows(carry, 0, len(expected.rows)))
+        final, rows = ops.read(carry.state), np.array(ops.rows(carry, 0, len(expected.rows)))
         for more in (1, 3):
             carry = ops.advance(at.method, at.problem, carry, more)
-            self.same_state(carry.state, kept, f"{more} ticks after the end")
+            self.same_state(carry.state, final, f"{more} ticks after the end")
             agree(ops.rows(carry, 0, len(rows)), rows, 0.0, f"{more} ticks after the end: rows")
 
     @drawn(6)

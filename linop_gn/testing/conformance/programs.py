@@ -32,7 +32,7 @@ def _product(pair: Any, factor: Any) -> Any:
     return {"sum": factor * (pair["a"] @ pair["b"])}
 
 
-def _part_and_kept(pair: Any, factor: Any) -> tuple[Any, Any]:
+def _part_and_piece(pair: Any, factor: Any) -> tuple[Any, Any]:
     return _product(pair, factor), pair["a"] - factor
 
 
@@ -51,7 +51,7 @@ class Programs(Kit):
         with self.untouched("call", X, A):
             for shift in (0.0, 1.0):
                 got = self.ops.call(_value, Line(A, shift), X)
-                self.kept(got, X, "call")
+                self.same_kind(got, X, "call")
                 agree(self.host(got), a * x + shift, 1e-5 * (1 + abs(a * x)), f"call with shift {shift}")
 
     @drawn(6)
@@ -72,14 +72,14 @@ class Programs(Kit):
 
     @drawn(6)
     def test_sum_over_and_scan_over(self, data: Draws) -> None:
-        """sum_over and scan_over add up parts over stacked data, in order, and stack what is kept."""
+        """sum_over and scan_over add up parts over stacked data, in order, and stack the pieces."""
         a, b = self.normal(data, 5, 3), self.normal(data, 5, 3)
         stacked = {"a": self.array(a, self.wide), "b": self.array(b, self.wide)}
         factor = self.array(2.0, self.wide)
         expected, size = 2 * np.sum(a * b), 1e-5 * (1 + 2 * np.sum(abs(a * b)))
         agree(self.host(self.ops.sum_over(_product, stacked, factor)["sum"]), expected, size, "sum_over")
-        total, kept = self.ops.scan_over(_part_and_kept, stacked, factor)
+        total, pieces = self.ops.scan_over(_part_and_piece, stacked, factor)
         agree(self.host(total["sum"]), expected, size, "the sum of scan_over")
-        agree(self.host(kept), a - 2.0, 1e-5 * (2 + abs(a)), "what scan_over keeps")
+        agree(self.host(pieces), a - 2.0, 1e-5 * (2 + abs(a)), "the pieces of scan_over")
         numbered = self.ops.sum_over(_numbered, range(4), stacked["a"])
         agree(self.host(numbered), 6 * a, 1e-5 * (1 + 6 * abs(a)), "sum_over a range")

@@ -63,7 +63,7 @@ class Solvers(Kit):
         with self.untouched("solve", A.matrix, B, *([] if start is None else [start])):
             solution = solve(A, B, CG(rtol=100 * EPS[dtype]), x0=start)
             claim(solution.succeeded, f"the run ended as {solution!r}")
-            self.kept(solution.x, B, "solve")
+            self.same_kind(solution.x, B, "solve")
             expected = np.linalg.solve(matrix, b)
             agree(self.host(solution.x), expected, 2000 * EPS[dtype] * (1 + abs(expected).max()), "x")
         steps, columns = int(np.max(self.number(solution.steps))), solution.history
@@ -82,7 +82,7 @@ class Solvers(Kit):
         x = solve(A, rhs, CG(rtol=1e3 * EPS[self.wide])).x
         expected = np.linalg.solve(matrix, b)
         for got, like, part in ((x["w"], rhs["w"], expected[:3].reshape(3, 1)), (x["b"][0], rhs["b"][0], expected[3])):
-            self.kept(got, like, "solve")
+            self.same_kind(got, like, "solve")
             agree(self.host(got), part, 1e5 * EPS[self.wide] * (1 + abs(expected).max()), "a leaf of x")
 
     def _ends(self, A: LinearOperator, b: NDArray, method: CG) -> Any:
@@ -144,10 +144,10 @@ class Solvers(Kit):
             b[:, 0] = 0.0
         problem, method = LinearProblem(self._operator(positive(2)), self.array(b, self.wide)), CG(rtol=rtol)
         state = self.ops.run(method, problem, 40).state
-        kept = self.ops.read(state)
-        claim(not np.any(np.equal(kept.status, Code.RUNNING)), f"the run ended with status {kept.status}")
+        final = self.ops.read(state)
+        claim(not np.any(np.equal(final.status, Code.RUNNING)), f"the run ended with status {final.status}")
         names = ("x", "status", "steps", "products", "norm", "model", "scale")
-        ended = {name: np.array(getattr(kept, name)) for name in names}
+        ended = {name: np.array(getattr(final, name)) for name in names}
 
         def step(method: CG, problem: LinearProblem, state: Any) -> Any:
             return method.step(self.ops, problem, state)
@@ -167,7 +167,7 @@ class Solvers(Kit):
             tight = LevenbergMarquardt(rtol=1e-9 if self.wide == "float64" else 1e-3)
             fit = minimize(objective, start, tight, max_steps=60)
             claim(fit.succeeded, f"the run ended as {fit!r}")
-            self.kept(fit.params, start, "minimize")
+            self.same_kind(fit.params, start, "minimize")
         p = self.host(fit.params)
         r, J = residuals(p), jacobian(p)
         agree(J.T @ r, np.zeros(2), 1e-6 if self.wide == "float64" else 1e-3, "the gradient at the end")

@@ -57,10 +57,10 @@ class Spaces(Kit):
             again, parts, shape = self.ops.flatten(back)
             claim((again, shape) == (names, structure), f"unpack made a tree of {again}, expected {names}")
             for name, part, leaf, old in zip(names, parts, leaves, hosts, strict=True):
-                self.kept(part, leaf, f"unpack of leaf {name!r}")
+                self.same_kind(part, leaf, f"unpack of leaf {name!r}")
                 agree(self.host(part), old, 0.0, f"leaf {name!r}, packed and unpacked,")
             whole = self.host(flat)
-            for block, old in zip(space.blocks.values(), hosts, strict=True):
+            for block, old in zip(space.slices.values(), hosts, strict=True):
                 agree(whole[block], old.reshape(-1), 0.0, "a block of the vector")
             self.ops.scale(3.0, flat)
 
@@ -91,7 +91,7 @@ class Spaces(Kit):
         agree(self.host(flat), np.concatenate([narrow, wide]), 0.0, "pack")
         parts = self.ops.split(flat, [(3,), (2,)], ["float32", "float64"])
         for part, leaf in zip(parts, mixed, strict=True):
-            self.kept(part, leaf, "split")
+            self.same_kind(part, leaf, "split")
             agree(self.host(part), self.host(leaf), 0.0, "split")
 
     def test_pack_copies(self) -> None:

@@ -77,10 +77,10 @@ class Stores(Kit):
                 if wanted[j]:
                     expected[(place, slice(None), *j)] = value[(slice(None), *j)]
         for place in range(CAPACITY):
-            kept = ops.get(shelf, place)
-            self.kept(kept, like, "get")
+            shelved = ops.get(shelf, place)
+            self.same_kind(shelved, like, "get")
             for j in np.ndindex(columns):
                 if defined[(place, *j)]:
-                    got = self.host(kept)[(slice(None), *j)]
+                    got = self.host(shelved)[(slice(None), *j)]
                     agree(got, expected[(place, slice(None), *j)], 0.0, f"the vector at {place}")
         claim(bool(np.all(self.host(like) == 1.0)), "a shelf wrote to the vector that it was made like")

@@ -47,7 +47,7 @@ class Vectors(Kit):
         x = self.normal(data, *self.shape(data), dtype=dtype)
         X = self.array(x, dtype)
         made = self.ops.copy(X)
-        self.kept(made, X, "copy")
+        self.same_kind(made, X, "copy")
         agree(self.host(made), x, 0.0, "copy")
         self.ops.scale(5.0, made)
         agree(self.host(X), x, 0.0, "what was copied, after its copy was scaled,")
@@ -61,7 +61,7 @@ class Vectors(Kit):
         for _ in range(2):
             with self.untouched("zeros_like", X):
                 made = self.ops.zeros_like(X)
-                self.kept(made, X, "zeros_like")
+                self.same_kind(made, X, "zeros_like")
                 agree(self.host(made), np.zeros(x.shape), 0.0, "zeros_like")
                 self.ops.axpy(1.0, X, made)
 
@@ -75,7 +75,7 @@ class Vectors(Kit):
         size = abs(a) * abs(x) + np.maximum(1.0, abs(b)) * abs(y)
         with self.untouched(name, X, Y):
             result = update.run(ops, A, X, B, ops.copy(Y))
-            self.kept(result, Y, name)
+            self.same_kind(result, Y, name)
             agree(self.host(result), update.means(a, x, b, y), 8 * EPS[dtype] * size, name)
             again = update.run(ops, self.scalar(2.0 - a, X), X, B, ops.copy(Y))
             agree(self.host(result), update.means(a, x, b, y), 8 * EPS[dtype] * size, f"{name}, after another {name},")
@@ -125,7 +125,7 @@ class Vectors(Kit):
         for factor in (a, np.float32(a), np.float64(a), self.array(float(a), dtype)):
             for name, update in UPDATES.items():
                 result = update.run(ops, factor, X, factor, ops.copy(Y))
-                self.kept(result, Y, f"{name} by a {type(factor).__qualname__}")
+                self.same_kind(result, Y, f"{name} by a {type(factor).__qualname__}")
                 agree(self.host(result), update.means(a, x, a, y), 16 * EPS[dtype] * (2 * abs(x) + 2 * abs(y)), name)
         b = np.arange(1.0, 1.0 + math.prod(shape[1:])).reshape(shape[1:])
         for first, second, expected in (
@@ -202,7 +202,7 @@ class Vectors(Kit):
         empty = self.array(np.zeros(0), self.wide)
         agree(self.number(self.ops.dot(empty, empty)), 0.0, 0.0, "dot")
         agree(self.number(self.ops.max_abs(empty)), 0.0, 0.0, "max_abs")
-        self.kept(self.ops.axpy(2.0, empty, self.ops.copy(empty)), empty, "axpy")
+        self.same_kind(self.ops.axpy(2.0, empty, self.ops.copy(empty)), empty, "axpy")
 
     def test_eps(self) -> None:
         """eps(x) is the spacing of numbers at 1 in the dtype of x, as a Python float."""
