@@ -34,7 +34,7 @@ class Bases(Kit):
         X, index = self.array(x, dtype), data.draw(st.integers(0, CAPACITY - 1))
         with self.untouched("store", X):
             basis = self.ops.store(basis, index, factor, X)
-        self.ops.scale(5.0, X)  # what is kept must be a copy
+        self.ops.scale(5.0, X)  # the basis must hold a copy
         rows[index] = factor * x
         wider = self.ops.grow(basis, CAPACITY + 2, CAPACITY)
         wider = self.ops.store(wider, CAPACITY, 1.0, self.array(x, dtype))

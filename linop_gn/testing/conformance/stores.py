@@ -61,7 +61,7 @@ class Stores(Kit):
         like = self.array(np.ones((4, *columns)), self.wide)
         shelf, expected = ops.shelf(CAPACITY, like), np.zeros((CAPACITY, 4, *columns))
         defined = np.ones((CAPACITY, *columns), dtype=bool)
-        for _ in range(data.draw(st.integers(0, 4))):
+        for _ in range(4):
             index = np.array([data.draw(st.integers(0, CAPACITY - 1)) for _ in range(3)])[: len(columns) * 3]
             index = index if columns else np.asarray(data.draw(st.integers(0, CAPACITY - 1)))
             wanted = np.array([data.draw(st.booleans()) for _ in range(3)])[: len(columns) * 3]
@@ -70,7 +70,7 @@ class Stores(Kit):
             V = self.array(value, self.wide)
             with self.untouched("put", V, like):
                 shelf = ops.put(shelf, self._index(index, like), V, self.truth(wanted, like))
-            ops.scale(5.0, V)  # what is kept must be a copy
+            ops.scale(5.0, V)  # the shelf must hold a copy
             for j in np.ndindex(columns):
                 place = int(index[j])
                 defined[(place, *j)] = bool(wanted[j])
