@@ -10,7 +10,7 @@ is what it may need and not what it will need.
 
 Solvers and recipes say their cost themselves, yours as well: with a method
 ``cost(operator, steps)`` that returns a :class:`Cost`, and ``cost(operator)``
-that returns products and numbers kept.
+that returns products and numbers stored.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 ``y += a * x`` in CuPy is two kernels and a temporary: 5 passes over memory
 where ``axpy`` needs 3. A kernel is compiled at its first call for each dtype and
-kept by CuPy on disk. Scalars take the vector's dtype, as in the other backends;
+cached by CuPy on disk. Scalars take the vector's dtype, as in the other backends;
 a host array ``(k,)`` of factors goes to the device first, without waiting.
 
 Inner products are accumulated in double precision whatever the dtype, which

@@ -1,7 +1,7 @@
 """Compiled programs: one for each function and structure of data, counted.
 
 ``jax.jit`` finds a program again by the identity of the function, so the
-wrapper of each function is made once and kept. While somebody else's trace is
+wrapper of each function is made once. While somebody else's trace is
 going on the function is called as it is and becomes part of that program.
 
 jaxlib 0.10.2 miscompiles some loops on the CPU with its default fusions from

@@ -154,7 +154,7 @@ class JaxLoops(EagerLoops):
             return super().scan_over(function, stacked, *shared)
         if isinstance(stacked, range):
             stacked = jnp.arange(len(stacked), dtype=jnp.int32)
-        if tracing():  # the function may close over tracers: it must not be kept
+        if tracing():  # the function may close over tracers: it must not be cached
             return scan_over(function, stacked, shared)
         return self._program("scan", function, scan_over)(stacked, shared)  # type: ignore[no-any-return]
 

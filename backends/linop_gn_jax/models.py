@@ -14,7 +14,7 @@ __all__ = ["adapt"]
 
 Model = Callable[[Any, Any], Any]
 
-# By identity, because a module with a list among its fields cannot be hashed; it is kept, so the number stays its own.
+# By identity, because a module with a list among its fields cannot be hashed; it is held, so the number stays its own.
 _adapted: dict[int, tuple[Any, Model]] = {}
 
 

@@ -1,6 +1,6 @@
 """Whose memory an array is: whether the caller of a function is the only one who knows of its result.
 
-CPython counts references. What a function has just made and kept nowhere has as
+CPython counts references. What a function has just made and stored nowhere has as
 few as possible when it arrives; how few that is depends on the interpreter's
 version, and is measured on an array of which it is known. Where it cannot be
 told from one that somebody holds (no counts, none that differ, or a debugger

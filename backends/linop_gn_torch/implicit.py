@@ -132,7 +132,7 @@ class _Solved(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, system: _System, *tensors: Tensor) -> Tensor:
         x = system.x
-        del system.x  # kept by what is saved below: the two would hold each other
+        del system.x  # held by what is saved below: the two would hold each other
         ctx.system = system
         ctx.save_for_backward(x, *tensors)
         return x

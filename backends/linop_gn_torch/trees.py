@@ -16,7 +16,7 @@ from linop_gn.eager.array_api import names_of
 __all__ = ["NAMESPACE", "flatten_tree", "map_tree"]
 
 NAMESPACE = "linop_gn_torch"
-_in_insertion_order = optree.dict_insertion_ordered(True, namespace=NAMESPACE)  # ends when collected, so it is kept
+_in_insertion_order = optree.dict_insertion_ordered(True, namespace=NAMESPACE)  # ends when collected, so it is held
 _in_insertion_order.__enter__()
 
 

@@ -22,7 +22,7 @@ __all__ += ["loss_hessian", "multiple", "of_batch", "one_block", "vjp"]
 
 
 class _OfOneBatch:
-    """What pieces and curves have in common."""
+    """The base of pieces and curves."""
 
     value: Array | None
     gradient: Vector | None
@@ -34,7 +34,7 @@ class _OfOneBatch:
         return (self.value, self.gradient, self.weight), rest
 
     def apply(self, function: Callable[..., Vector], *arguments: Any) -> Vector:
-        """``function(self, *arguments)``: a function of this module, on flat vectors and numbers."""
+        """``function(self, *arguments)``, for a function of this module."""
         return function(self, *arguments)
 
 
@@ -55,10 +55,10 @@ class Piece(_OfOneBatch):
     space: Space = static()
     stacked: bool = static(default=False)
     root: Any = None
-    """S with H_L = S S^T, where it was asked for."""
+    """S with S S^T = H_L, once :meth:`rooted`."""
 
     def rooted(self) -> Piece:
-        """The piece with the root of H_L, for :mod:`linop_gn.curvature.gram`."""
+        """The piece with the root of H_L."""
         return replace(self, root=self.hessian.root(self.space.backend.namespace()))
 
     def loss_hessian(self, v: Array) -> Array:
@@ -66,13 +66,13 @@ class Piece(_OfOneBatch):
         return self.hessian.product(self.space.backend.namespace(), v)
 
     def ggn(self, v: list[Array], only: tuple[int, ...] | None = None) -> list[Array]:
-        """J^T H_L J v, or of the columns of J for the leaves ``only``, whose tangents ``v`` then are."""
+        """J^T H_L J v; with ``only`` J has the columns of these leaves, and ``v`` their tangents."""
         return self.linearization.vjp(self.loss_hessian(self.linearization.jvp(v, only)), only)
 
 
 @record
 class Differentiated(OutputHessian):
-    """H_L by the framework: the loss's gradient linearised at the outputs."""
+    """H_L by the framework's derivatives: the gradient of the loss, linearised at the outputs."""
 
     linearization: Any
 
@@ -85,7 +85,7 @@ class Curve(_OfOneBatch):
     """The gradient of one batch's loss linearised at a point."""
 
     linearization: Any
-    """From the framework; None where the user's ``hvp`` is called with ``arguments``."""
+    """Made by the framework; None if H v is the user's ``hvp(*arguments, v)``."""
     arguments: tuple[Any, ...]
     value: Array | None
     gradient: Vector | None
@@ -111,39 +111,39 @@ def jvp(piece: Piece, v: Vector) -> Vector:
 
 
 def vjp(piece: Piece, u: Vector) -> Vector:
-    """J^T u for flat u."""
+    """J^T u, flat."""
     return piece.space.join(piece.linearization.vjp(like_outputs(piece, u)))
 
 
 def loss_hessian(piece: Piece, v: Vector) -> Vector:
-    """H_L v on flat vectors."""
+    """H_L v, flat."""
     return flat_outputs(piece, piece.loss_hessian(like_outputs(piece, v)))
 
 
 def flat_outputs(piece: Piece, z: Array) -> Vector:
-    """An array like the outputs as a flat vector."""
+    """``z``, an array like the outputs, as a flat vector."""
     ops = piece.space.backend
     return ops.pack([z], ops.describe(z)[1])
 
 
 def like_outputs(piece: Piece, u: Vector) -> Array:
-    """A flat vector of outputs in their shape."""
+    """``u``, a flat vector, as an array like the outputs."""
     shape, dtype, _ = piece.space.backend.describe(piece.outputs)
     return piece.space.backend.split(u, [shape], [dtype])[0]
 
 
 def ggn(piece: Piece, v: Vector) -> Vector:
-    """J^T H_L J v on flat vectors."""
+    """J^T H_L J v, flat."""
     return piece.space.join(piece.ggn(piece.space.split(v)))
 
 
 def hessian(curve: Curve, v: Vector) -> Vector:
-    """H v on flat vectors."""
+    """H v, flat."""
     return curve.space.join(curve.hessian(curve.space.split(v)))
 
 
 def each_block(blocks: tuple[tuple[int, ...], ...], piece: Piece, v: Vector) -> Vector:
-    """blockdiag(J_l^T H_L J_l) v on flat vectors, for the leaves of each block."""
+    """blockdiag(J_l^T H_L J_l) v, flat; ``blocks`` holds the leaves of each block l."""
     leaves = piece.space.split(v)
     product: list[Any] = [None] * len(leaves)
     for block in blocks:
@@ -153,18 +153,18 @@ def each_block(blocks: tuple[tuple[int, ...], ...], piece: Piece, v: Vector) -> 
 
 
 def one_block(leaves: tuple[int, ...], piece: Piece, v: Vector) -> Vector:
-    """J_l^T H_L J_l v_l on flat vectors of the block's own space."""
+    """J_l^T H_L J_l v_l, flat vectors of the space of the block's ``leaves``."""
     space = piece.space
     shapes, dtypes = [space.shapes[i] for i in leaves], [space.dtypes[i] for i in leaves]
     return space.join(piece.ggn(space.backend.split(v, shapes, dtypes), leaves))
 
 
 def of_batch(product: Callable[..., Vector], term: Any, x: Vector, v: Any) -> tuple[None, Vector, Array | None]:
-    """``product`` on one streamed batch, linearised for it."""
+    """(None, product, weight) of one streamed batch, which is linearised for it."""
     made = term.linearize_gradient(x) if product is hessian else term.linearize(x)
     return None, made.apply(product, v), made.weight
 
 
 def multiple(product: Callable[[Any, Vector], Vector], piece: Any, v: Vector, scale: Scalar) -> Vector:
-    """A product times a number. Compiled alone, the product would end in copies that are not fused with anything."""
+    """scale * product(piece, v): one program, so that the product's last copy is fused with the scaling."""
     return piece.space.backend.scale(scale, product(piece, v))

@@ -31,14 +31,14 @@ __all__ = ["Point", "Summary", "Sums"]
 Sums: TypeAlias = tuple[Any, Any, Any]
 """Sums over batches: value, gradient (or a product), weight; None where there is none."""
 Visit: TypeAlias = Callable[[Term, Vector], tuple[Sums, Any]]
-"""What is summed over batches and what is kept of each."""
+"""visit(term, x) -> (sums, piece) of one batch."""
 
 
 @record
 class Summary:
-    """Value and gradient over all batches, normalised by ``scale``; ``weight`` is that of all examples together.
+    """Value L and gradient g over all batches, ``weight`` (sum_b w_b), ``scale`` (1 / W).
 
-    ``pieces`` are what a linearisation left behind of each batch in memory.
+    ``pieces``: one for each batch in memory that was linearised.
     """
 
     value: Scalar
@@ -50,14 +50,16 @@ class Summary:
 
 @dataclasses.dataclass(slots=True)
 class _Made:
-    """What was worked out at a point."""
+    """The summaries of a point, once made."""
 
     linearized: Summary | None = None
+    """With the model linearised."""
     curved: Summary | None = None
+    """With the gradient linearised."""
     sums: Summary | None = None
-    """Value and gradient, nothing linearised."""
+    """Value and gradient."""
     value: Summary | None = None
-    """The value alone."""
+    """The value."""
     hessian: bool = False
     """Whether a Hessian will be asked for."""
 
@@ -77,16 +79,16 @@ class Point:
 
     @property
     def _made(self) -> _Made:
-        kept = memo(self)
-        kept.made = kept.made or _Made()
-        return kept.made  # type: ignore[no-any-return]
+        slots = memo(self)
+        slots.made = slots.made or _Made()
+        return slots.made  # type: ignore[no-any-return]
 
     def share(self, other: Point) -> None:
-        """Have what is made here or at ``other``, a point at the same values, serve both."""
+        """Use the summaries of ``other``, a point at the same values, and make them for it."""
         memo(self).made = other._made
 
     def anew(self, objective: Terms | None = None, x: Vector | None = None) -> Point:
-        """A point with nothing made yet, of other terms or at other parameters."""
+        """A new point of other terms, or at other parameters."""
         objective = replace(self.objective) if objective is None else objective
         made = Point(objective, self.x if x is None else x, self.space)
         return made.expect_hessian() if self._made.hessian else made
@@ -94,7 +96,7 @@ class Point:
     # what operators ask
 
     def linearized(self) -> Summary:
-        """The model linearised here, once; ``pieces`` are :class:`~.pieces.Piece` s."""
+        """Value, gradient and the model linearised, as :class:`~.pieces.Piece` s; made once."""
         return self._once("linearized", _linearize)
 
     @property
@@ -103,16 +105,16 @@ class Point:
         return self._made.linearized is not None
 
     def curved(self) -> Summary:
-        """The gradient linearised here, once; ``pieces`` are :class:`~.pieces.Curve` s."""
+        """Value, gradient and the gradient linearised, as :class:`~.pieces.Curve` s; made once."""
         return self._once("curved", _curve)
 
     def expect_hessian(self) -> Point:
-        """Note that a Hessian will be asked for, so that the gradient comes from its linearisation."""
+        """Take the gradient from :meth:`curved` from now on; returns the point."""
         self._made.hessian = True
         return self
 
     def stream(self, part: Callable[..., Sums], *shared: Any) -> Summary:
-        """The sums of ``part(term, x, *shared)`` over one pass of streamed batches (``gradient``: their vector)."""
+        """sum_b part(term_b, x, *shared) over one pass of streamed batches, normalised."""
         ops, totals = self.space.backend, None
         for term in self.objective.streamed(self.space, self.x):
             sums = ops.call(part, term, self.x, *shared)
@@ -121,7 +123,7 @@ class Point:
         return Summary(*_normalised(self, totals))
 
     def abroad(self) -> Point:
-        """The point in the framework that differentiates: itself unless that is another one."""
+        """The same point in the framework that differentiates."""
         if not self.objective.is_bridged(self.space):
             return self
         terms, crossing = self.objective.abroad(self.space)
@@ -129,17 +131,17 @@ class Point:
             return Point(terms, crossing.parameters(self.x), crossing.away)
 
     def precision(self) -> Any:
-        """Where the framework that differentiates has the dtypes of this point."""
+        """A context in which the framework that differentiates has the dtypes of this point."""
         bridged = self.objective.is_bridged(self.space)
         return self.objective.abroad(self.space)[1].precision() if bridged else nullcontext()
 
     def check_data(self) -> None:
-        """Raise for data that the loss cannot take, where a compiler would not see their values."""
+        """Raise for data in memory that the loss cannot take."""
         for term in self.objective.in_memory(self.space):
             term.check_ahead(self.x)
 
     def summary(self) -> Summary:
-        """Value and gradient, from the linearisation that there is or will be."""
+        """Value and gradient, from a linearisation if there is one or will be."""
         if self.host:
             return self._once("sums", _linearize)
         if not self.is_linearized and self._made.hessian:
@@ -149,12 +151,12 @@ class Point:
         return self.linearized()
 
     def _once(self, slot: str, visit: Visit) -> Summary:
-        kept: Summary | None = getattr(self._made, slot)
-        if kept is None:
-            kept = self.stream(Partial(_sums_of, visit)) if self.host else self._in_memory(visit)
-            if self.space.backend.lives_with(kept, self.x):
-                setattr(self._made, slot, kept)
-        return kept
+        made: Summary | None = getattr(self._made, slot)
+        if made is None:
+            made = self.stream(Partial(_sums_of, visit)) if self.host else self._in_memory(visit)
+            if self.space.backend.lives_with(made, self.x):
+                setattr(self._made, slot, made)
+        return made
 
     def _in_memory(self, visit: Visit) -> Summary:
         self.check_data()
@@ -204,32 +206,32 @@ def _evaluate(term: Term, x: Vector) -> tuple[Sums, Any]:
 
 
 def _sums_of(visit: Visit, term: Term, x: Vector) -> Sums:
-    """What ``visit`` sums of a streamed batch."""
+    """The sums of one streamed batch."""
     return visit(term, x)[0]
 
 
 def _over_memory(visit: Visit, point: Point) -> Summary:
-    """What ``visit`` sums over all batches in memory and keeps of each; stacked batches go through one loop."""
-    totals, kept = None, []
+    """The sums over all batches in memory, and the piece of each; stacked batches go through one loop."""
+    totals, pieces = None, []
     for term in point.objective.in_memory(point.space):
         if term.batch.stacked:
             sums, piece = point.space.backend.scan_over(Partial(_of_slice, visit), term.batch, term, point.x)
             piece = None if piece is None else replace(piece, stacked=True)
         else:
             sums, piece = visit(term, point.x)
-        kept.append(piece)
+        pieces.append(piece)
         totals = sums if totals is None else _add(point, totals, sums)
     assert totals is not None
-    return Summary(*_normalised(point, totals), tuple(kept))
+    return Summary(*_normalised(point, totals), tuple(pieces))
 
 
 def _of_slice(visit: Visit, batch: Batch, term: Term, x: Vector) -> tuple[Sums, Any]:
-    """``visit`` of one slice of a stacked batch."""
+    """``visit`` of one batch of a stack."""
     return visit(replace(term, batch=batch), x)
 
 
 def _add(point: Point, totals: Sums, more: Sums) -> Sums:
-    """The sums of two; vectors of the first are consumed."""
+    """totals + more. Consumes the vector of ``totals``."""
     value, vector, weight = totals
     return (
         None if value is None else value + more[0],
@@ -239,7 +241,7 @@ def _add(point: Point, totals: Sums, more: Sums) -> Sums:
 
 
 def _normalised(point: Point, sums: Sums) -> tuple[Any, Any, Any, Any]:
-    """Value and vector divided by the normaliser, the weight, and the factor that did it."""
+    """value / W, vector / W, weight, 1 / W. Consumes the vector."""
     (value, vector, weight), loss = sums, point.objective.loss
     require_counted(point.space.backend, weight)
     if loss is None or loss.reduction == "sum":

@@ -28,7 +28,7 @@ class Dense(LinearOperator):
     Parameters
     ----------
     matrix
-        Real floating-point array (m, n). It is kept, not copied.
+        Real floating-point array (m, n). It is not copied.
     symmetric
         Whether the matrix is symmetric. Left out, a matrix that equals its
         transpose exactly is found to be; in a trace, where values cannot be

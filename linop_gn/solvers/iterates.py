@@ -27,12 +27,12 @@ Schedule = Any
 
 
 def as_schedule(given: Any, method: str) -> Schedule:
-    """``keep=`` of a solver as a value that can be hashed.
+    """The schedule that ``keep=`` of a solver means.
 
     Raises
     ------
     ValueError, TypeError
-        For anything that is no schedule.
+        If it is no schedule.
     """
     if given is None or (isinstance(given, str) and given == "every"):
         return given
@@ -49,23 +49,23 @@ def as_schedule(given: Any, method: str) -> Schedule:
 
 
 class Plan(NamedTuple):
-    """A schedule up to a limit on steps."""
+    """A schedule as tables over the steps 0 .. limit."""
 
     steps: tuple[int, ...]
     places: np.ndarray[Any, Any]
-    """places[i] = number of scheduled steps before step i."""
+    """places[i]: how many steps before i are scheduled."""
     wanted: np.ndarray[Any, Any]
     """wanted[i]: whether step i is scheduled."""
 
     @property
     def capacity(self) -> int:
-        """Vectors to make room for: one more than are scheduled, since a backend may write unscheduled ones there."""
+        """Vectors to make room for: the scheduled ones, and one that backends may write any other to."""
         return len(self.steps) + 1
 
 
 @lru_cache(maxsize=64)
 def plan(schedule: Schedule, limit: int) -> Plan:
-    """The scheduled steps 0 .. limit.
+    """The plan of a schedule up to step ``limit``.
 
     >>> plan(1.3, 20).steps
     (1, 2, 3, 4, 5, 7, 9, 11, 14, 18)
@@ -87,12 +87,11 @@ def plan(schedule: Schedule, limit: int) -> Plan:
 
 @record
 class Iterates:
-    """The iterates that a run kept, in order; the last one is always the solution itself.
+    """The iterates that a run kept, in order; the last one is the solution.
 
-    ``steps[i]`` is the step of ``x[i]``, which is in the format of the solution. With
-    columns (or blocks) ``steps`` has one number for each, and one that ended earlier
-    than others stays at its last iterate. Inside a compiled program there are as many
-    as the schedule has room for, and those after the last one repeat it.
+    ``x[i]`` is the iterate of step ``steps[i]``, in the format of the solution. With columns
+    or blocks ``steps[i]`` has a number for each; one that ended repeats its last iterate.
+    Inside a compiled program the last iterate is repeated up to the schedule's capacity.
 
     >>> import numpy as np, linop_gn as lg
     >>> solution = lg.solve(lg.Diagonal(np.arange(1.0, 9.0)), np.ones(8), lg.CG(steps=6, keep=1.3))
@@ -116,7 +115,7 @@ class Iterates:
         return self.x[index]
 
     def leave(self, leave: Callable[[Vector], Any]) -> Iterates:
-        """The same with every iterate in the user's format."""
+        """The iterates with ``leave`` applied to each ``x[i]``."""
         return Iterates(self.steps, tuple(map(leave, self.x)))
 
     def __repr__(self) -> str:
@@ -129,7 +128,7 @@ class Iterates:
 
 
 def collect(ops: Backend, planned: Plan, shelf: Any, x: Vector, steps: Scalar, scale: Scalar) -> Iterates:
-    """The iterates ``scale`` times those on ``shelf``, and the answer ``x`` after them. Consumes ``shelf``."""
+    """``scale`` times the vectors on ``shelf``, then the answer ``x``, as iterates. Consumes ``shelf``."""
     before = ops.lookup(planned.places, steps)  # how many scheduled steps came before the last one
     known = ops.is_concrete(before)
     count = int(np.max(ops.read(before))) if known else len(planned.steps)

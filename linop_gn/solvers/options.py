@@ -1,4 +1,4 @@
-"""What the options of solvers have in common: tolerances, limits, preconditioners, and what they ask of an operator."""
+"""What solvers share: checks of their options, scaling by powers of two, the first status."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 
 @record
 class ResidualSolver(Solver):
-    """A solver that stops at a norm of b - A x; its state has x, ``norm`` and ``model`` in units of ``scale``."""
+    """A solver that stops at ||b - A x||. Its state holds x, ``norm`` and ``model`` in units of ``scale``."""
 
     rtol: Scalar = 1e-5
     atol: Scalar = 0.0
@@ -57,7 +57,7 @@ class ResidualSolver(Solver):
 
 
 def check_region(method: Any) -> None:
-    """Raise for a radius, tolerance or limit that makes no sense. Traced values pass."""
+    """Raise unless radius > 0, tolerances and limits are valid. Traced values pass."""
     name = type(method).__name__
     if method.radius is None or np.ndim(method.radius) > 0:
         raise TypeError(f"{name}: radius must be one number, got {method.radius!r}.")
@@ -67,13 +67,13 @@ def check_region(method: Any) -> None:
 
 
 def check_tolerances(method: Any, *names: str) -> None:
-    """Raise for a field that holds a negative or non-finite number. None and traced numbers pass."""
+    """Raise unless 0 <= field < inf for each of ``names``. None and traced values pass."""
     for name in names:
         require_number(type(method).__name__, name, getattr(method, name))
 
 
 def check_limits(method: Any) -> None:
-    """Raise unless ``max_steps`` and ``steps`` are whole numbers or None, and one of them is None."""
+    """Raise unless one of ``max_steps`` and ``steps`` is None, and the other None or a whole number."""
     for name in ("max_steps", "steps"):
         value = getattr(method, name)
         if value is not None:
@@ -85,7 +85,7 @@ def check_limits(method: Any) -> None:
 
 
 def require_solver(method: Any, solver: Any) -> None:
-    """Raise unless ``solver`` is for square systems, and gives what another method can step along."""
+    """Raise unless ``solver`` is for square systems and minimises the quadratic model."""
     name = type(method).__name__
     if not isinstance(solver, Solver) or not (solver.square and solver.minimises_model):
         raise TypeError(
@@ -96,19 +96,19 @@ def require_solver(method: Any, solver: Any) -> None:
 
 
 def made_from(method: Any) -> Any:
-    """The method's preconditioner: None, an operator, or a recipe to make one."""
+    """The method's preconditioner as None, an operator or a recipe."""
     return as_preconditioner(method.preconditioner, type(method).__name__)
 
 
 def at_limit(method: Any) -> Any:
-    """The status of a run that has taken as many steps as it may."""
+    """The status at the limit on steps."""
     return Code.MAX_STEPS if method.steps is None else Code.COMPLETED
 
 
 def scaled_rhs(ops: Backend, b: Vector) -> tuple[Vector, Scalar, Scalar, Scalar, Scalar]:
-    """b over a power of two near max |b|, so that squares are in range; that power, 1 / it, max |b|; finiteness.
+    """(b / scale, scale, 1 / scale, max |b|, whether b is finite), with scale a power of two near max |b|.
 
-    The vector is a new one, and zero where b is not finite.
+    b / scale is a new vector whose squares are in range; zero where b is not finite.
     """
     largest = ops.max_abs(b)
     finite, scale = ops.isfinite(largest), ops.power_of_two(largest, b)
@@ -117,21 +117,21 @@ def scaled_rhs(ops: Backend, b: Vector) -> tuple[Vector, Scalar, Scalar, Scalar,
 
 
 def scaled_start(ops: Backend, x0: Vector, inverse: Scalar, largest: Scalar, finite: Scalar) -> tuple[Vector, Scalar]:
-    """x0 in the units of :func:`scaled_rhs`, zero where b is; and whether both are finite."""
+    """(x0 / scale, whether b and x0 are finite) after :func:`scaled_rhs`; zero where b = 0 or one is not finite."""
     x = ops.scale(inverse, ops.copy(x0))
     finite = finite & ops.isfinite(ops.max_abs(x))
     return ops.mask(finite & (largest != 0), x), finite
 
 
 def threshold_of(ops: Backend, method: Any, norm: Scalar, scale: Scalar, like: Vector) -> Scalar:
-    """The residual norm to stop at, in units of ``scale``; with fixed steps, rounding of ||b|| = ``norm``."""
+    """The residual norm to stop at: max(rtol norm, atol / scale); with fixed steps eps norm. norm = ||b|| / scale."""
     if method.steps is not None:
         return ops.eps(like) * norm
     return ops.maximum(method.rtol * norm, ops.divide(method.atol, scale))
 
 
 def begun_status(ops: Backend, method: Any, r: Vector, z: Vector, rz: Scalar, code: Scalar, limit: int) -> Scalar:
-    """The status of a run from x = 0 with z = M r before its first product, where the stopping rule says ``code``."""
+    """The status before the first product, from z = M r, rz = r.z and the stopping rule's ``code``."""
     free = z is r
     return verdict(
         ops,
@@ -149,7 +149,7 @@ def scale_of(ops: Backend, largest: Scalar, like: Vector) -> Scalar:
 
 
 def unfit_status(ops: Backend, largest: Scalar, scale: Scalar, like: Vector) -> tuple[Scalar, Scalar]:
-    """Whether ``largest`` times ``scale`` neither over- nor underflows, and the status of an answer where it does."""
+    """(whether ``largest * scale`` is in range, the status of an answer where it is not)."""
     size = largest * scale
     power = ops.power_of_two(size, like)
     fits = (power <= size) & (size < 2.0 * power) | (largest == 0)

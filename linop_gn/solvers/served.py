@@ -102,7 +102,7 @@ _FACTS = {"residual", "model"}
 
 
 class ServedState(NamedTuple):
-    """The solver's own state, and what is kept beside it."""
+    """The solver's own state, and what is counted beside it."""
 
     inner: Any
     rhs: Vector
