@@ -294,9 +294,10 @@ class Lanczos(Solver):
         before = ops.maximum(j - 1, 0)
         beta = ops.where(j > 0, ops.lookup(s.betas, before), 0.0)
         q, older = self.latest(ops, problem, s), ops.row(basis, self._at(j + 1 if not self.keep else before))
-        root = n**0.5
-        (ascale,) = ops.branch(j == 0, lambda w: (scale_of(ops, ops.max_abs(w) * root, w),), lambda w: (s.ascale,), w)
-        skewness = crossed(ops, j, older, w, beta * ascale) / ascale
+        (ascale,) = ops.branch(j == 0, lambda w: (scale_of(ops, n**0.5 * ops.max_abs(w), w),), lambda w: (s.ascale,), w)
+        (skewness,) = ops.branch(  # <q_0, A q_1> - beta_0
+            j == 1, lambda q, w: (abs(ops.dot(q, w) / ascale - beta),), lambda q, w: (0.0 * beta,), older, w
+        )
         w = ops.axpby(-beta, older, ops.divide(1.0, ascale), w)
         alpha = ops.dot(q, w)
         w = ops.axpy(-alpha, q, w)
@@ -340,7 +341,7 @@ class Lanczos(Solver):
         )
         removed = ops.sqrt(s.removed * s.removed + removed * removed)
         return s._replace(
-            **conjugate(ops, s, j, alpha, (beta, beta_next), counted, size, eps),
+            **conjugate(ops, s, j, alpha, (beta, beta_next), counted, size),
             **where_new(ops, counted & (s.restarts == 0), s, first=steps),
             **where_new(ops, counted, s, ascale=ascale, size=size, removed=removed),
             **where_new(ops, running, s, omega=omega, omega_before=s.omega, again=again),
@@ -384,58 +385,39 @@ def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Lanczo
     def sized(table: Array, size: int) -> Array:
         return xp.concat([table[:size], xp.zeros(max(0, size - table.shape[0]), dtype=table.dtype)])
 
-    basis = ops.grow(s.basis, capacity + 1, s.steps + 1) if method.keep else ops.grow(s.basis, 2, 2)
-    index = s.steps
+    def renew(row: Vector) -> tuple[Vector, Scalar]:
+        return fresh(ops, basis, problem.operator.domain, method.seed + 1 + s.restarts, s.steps)
+
+    basis = ops.grow(s.basis, *((capacity + 1, s.steps + 1) if method.keep else (2, 2)))
     anew = (s.status == Code.INVARIANT) & (s.steps < n) & method.keep
     if method.keep:
-
-        def renew(row: Vector) -> tuple[Vector, Scalar]:
-            return fresh(ops, basis, problem.operator.domain, method.seed + 1 + s.restarts, index)
-
-        row, length = ops.branch(anew, renew, lambda row: (row, 1.0 + 0.0 * s.norm), ops.row(basis, index))
-        basis = ops.store(basis, index, ops.divide(1.0, length), row)
-    last = ops.maximum(index - 1, 0)
-    betas = sized(s.betas, capacity)
+        row, length = ops.branch(anew, renew, lambda row: (row, 1.0 + 0.0 * s.norm), ops.row(basis, s.steps))
+        basis = ops.store(basis, s.steps, ops.divide(1.0, length), row)
+    betas, last = sized(s.betas, capacity), ops.maximum(s.steps - 1, 0)
     betas = ops.write(betas, last, ops.where(anew, 0.0, ops.lookup(betas, last)))
     more = (s.steps < capacity) & ((s.status == Code.COMPLETED) | anew)
-    watched = method.watched(capacity)
+    omega, omega_before = (sized(part, method.watched(capacity)) for part in (s.omega, s.omega_before))
     return s._replace(
         basis=basis,
         alphas=sized(s.alphas, capacity),
         betas=betas,
-        omega=sized(s.omega, watched),
-        omega_before=sized(s.omega_before, watched),
+        omega=omega,
+        omega_before=omega_before,
         again=ops.maximum(s.again, ops.where(anew, s.steps, 0)),
         restarts=s.restarts + anew,
         status=ops.where(more, Code.RUNNING, s.status),
     )
 
 
-def crossed(ops: Backend, j: Scalar, older: Vector, w: Vector, beta: Scalar) -> Scalar:
-    """How far <q_0, A q_1> is from beta_0 = <q_1, A q_0>; 0 at all other steps."""
-
-    def compare(older: Vector, w: Vector) -> tuple[Scalar]:
-        return (abs(ops.dot(older, w) - beta),)
-
-    return ops.branch(j == 1, compare, lambda older, w: (0.0 * beta,), older, w)[0]
-
-
 def conjugate(
-    ops: Backend,
-    s: LanczosState,
-    j: Scalar,
-    alpha: Scalar,
-    betas: tuple[Scalar, Scalar],
-    counted: Scalar,
-    size: Scalar,
-    eps: float,
+    ops: Backend, s: LanczosState, j: Scalar, alpha: Scalar, betas: tuple[Scalar, Scalar], counted: Scalar, size: Scalar
 ) -> dict[str, Any]:
     """What is new of the iterate of conjugate gradients, with one more vector.
 
     It ends where a pivot may be noise, or where x is so long that its product's rounding exceeds b: ||x|| is at least
     2 |model| / ||b||.
     """
-    beta, following = betas
+    (beta, following), eps = betas, ops.eps(s.basis)
     ratio = ops.divide(beta, s.pivot)
     pivot = alpha - ratio * beta
     breadth = 1.0 + ratio * ratio * s.breadth
