@@ -25,11 +25,11 @@ converged. Three answers to that:
 beta_j = 0 to rounding means that the space is invariant under A: T's
 eigenvalues are eigenvalues of A, and solutions are exact (``INVARIANT``). With
 ``restart=True`` the process then goes on from a random vector orthogonal to the
-basis, with a zero in T: so it finds parts of the spectrum that b knows nothing
-of. A is divided by a power of two where its products are far from 1, as b is,
-so that no inner product over- or underflows. <q_0, A q_1> must be beta_0, and
-inner products with older vectors must vanish; where they miss that by far, the
-operator is not symmetric, and the run says so.
+basis, with a zero in T, and finds eigenvectors that b is orthogonal to. b is
+divided by a power of two, and so is A where its products are far from 1: no
+inner product over- or underflows. If <q_0, A q_1> is far from beta_0, or inner
+products of A q_j with q_0 .. q_(j-2) are far from 0, the operator is not
+symmetric, and the status says so (``NOT_SYMMETRIC``).
 
 ``scipy.sparse.linalg.eigsh`` restarts such a process implicitly, for a few
 eigenvalues; here it is kept for solving with.
@@ -57,64 +57,73 @@ WAYS = ("none", "selective", "full")
 
 
 class LanczosState(NamedTuple):
-    """A is in units of ``ascale``, b in units of ``scale``; solutions are in units of scale / ascale."""
+    """The run for A / ascale and b / scale, whose solutions are in units of scale / ascale."""
 
     basis: Array
-    """q_0 .. q_steps as rows; the last two only, in turn, where the basis is not kept."""
+    """Rows q_0 .. q_steps; q_steps and the one before it, in turn, if the basis is not kept."""
     alphas: Array
+    """alphas[j] = q_j.A q_j."""
     betas: Array
-    """betas[j] couples q_j and q_(j+1); exact zeros where the process was restarted."""
+    """betas[j] = q_(j+1).A q_j; exactly zero where the process was restarted."""
     norm: Scalar
+    """||b||."""
     scale: Scalar
+    """A power of two near max |b|."""
     ascale: Scalar
+    """A power of two near ||A||, or 1."""
     size: Scalar
-    """An estimate of ||A||, from T."""
+    """||A||, estimated from T."""
     omega: Array
+    """Simon's estimates of q_i.q_j for the current j."""
     omega_before: Array
-    """Simon's estimates of q_i.q_j for the current j and the one before."""
+    """The same for j - 1."""
     again: Scalar
-    """Number of vectors that the next w is orthogonalised against in any case."""
+    """The next w is orthogonalised against this many vectors at least."""
     pivot: Scalar
+    """d_j of T = L D L^T: p.A p of the direction p of conjugate gradients."""
     forward: Scalar
+    """z_j of L z = ||b|| e_1."""
     breadth: Scalar
-    """||p||^2 of the direction p whose curvature the pivot is."""
+    """||p||^2."""
     ahead: Scalar
-    """<h, p>."""
+    """x.p of the iterate x = Q h of conjugate gradients."""
     square: Scalar
-    """||h||^2 of the iterate Q h."""
+    """||x||^2 = ||h||^2."""
     definite: Scalar
+    """Whether x is the newest iterate: so far no pivot was below its noise."""
     residual: Scalar
+    """||b - A x||."""
     model: Scalar
-    """Of the iterate of conjugate gradients; frozen at the last one before a pivot that is not above its noise."""
+    """1/2 x.A x - b.x."""
     positive: Scalar
-    """Number of vectors in that iterate."""
+    """How many vectors x is made of."""
     first: Scalar
-    """Vectors before the first restart: they span the Krylov space of b."""
+    """How many vectors were made before the first restart: the dimension of the Krylov space of b."""
     restarts: Scalar
     reorthogonalised: Scalar
-    """Vectors that were orthogonalised against the basis."""
+    """How many vectors were orthogonalised against the basis."""
     removed: Scalar
-    """Norm of all that was removed from them; A Q = Q T + beta q e^T holds up to it."""
+    """2-norm of what that removed: a bound on ||A Q - Q T - beta q e^T||."""
     claim: Scalar
-    """Status that waits for the residual of the solution to be recomputed; the next product is spent on it."""
+    """The status to end with once the next product, A x, has confirmed the residual; else ``RUNNING``."""
     status: Scalar
     steps: Scalar
     products: Scalar
 
 
 def rounding(eps: float, s: LanczosState, shift: Scalar, length: Scalar) -> Scalar:
-    """A bound on ||b - (A + shift I) Q h|| minus its value from T, for ||h|| = ``length``."""
+    """A bound on the error of ||b - (A + shift I) Q h|| as T gives it, for ||h|| = ``length``."""
     return (4.0 * eps * (s.size + shift) + s.removed) * length
 
 
 def total(s: LanczosState, residual: Scalar, length: Scalar) -> Scalar:
-    """The larger of a residual from T and ||removed|| ||h||, by which A Q = Q T + beta q e^T fails."""
+    """max(residual, removed ||h||): the residual that T gives, or the error of A Q = Q T + beta q e^T."""
     removed = s.removed * length
     return 0.5 * (residual + removed + abs(residual - removed))
 
 
 class LanczosRow(NamedTuple):
-    """T as it grows, and residual norm and model of the conjugate gradient iterate in the same space."""
+    """The newest entries of T; ||b - A x|| and 1/2 x.A x - b.x of the iterate of conjugate gradients."""
 
     residual: Scalar
     model: Scalar
@@ -124,7 +133,7 @@ class LanczosRow(NamedTuple):
 
 @record
 class BasisProblem(LinearProblem):
-    """A problem whose basis is wanted, not its solution; of a run that goes on from the state ``begun``, if given."""
+    """A problem of which the basis is wanted, without a solution. The run continues the state ``begun``, if any."""
 
     begun: Any = None
 
@@ -133,22 +142,22 @@ class BasisProblem(LinearProblem):
 class Lanczos(Solver):
     """``steps`` steps of the Lanczos process; :func:`linop_gn.krylov` is how to use it.
 
-    Handed to :func:`linop_gn.solve` it answers with the solution of A x = b in the Krylov space: the iterate of
-    conjugate gradients, free of their loss of conjugacy, or the last one before the operator showed itself to be
-    indefinite. It has no tolerance.
+    In :func:`linop_gn.solve` its answer is the iterate of conjugate gradients, without their loss of conjugacy; for
+    an indefinite operator, the last iterate before a pivot that was not positive. It has no tolerance.
 
     Parameters
     ----------
     steps
-        Vectors in the basis, at most. With reorthogonalisation no more than n are made.
+        Limit on the vectors in the basis; with reorthogonalisation min(steps, n).
     reorthogonalise
         ``"selective"`` (default), ``"full"`` or ``"none"``.
     keep
-        False keeps two vectors only (``reorthogonalise="none"``): a second pass makes the others again.
+        Whether the basis is kept. If not, two vectors are, and a second pass makes the others again; needs
+        ``reorthogonalise="none"``.
     restart
         Whether to go on from a random vector where the space is invariant.
     seed
-        Of that vector.
+        Seed of that vector.
 
     >>> import numpy as np, linop_gn as lg
     >>> lg.solve(lg.Diagonal(np.array([1.0, 2.0, 4.0])), np.ones(3), lg.Lanczos(steps=3))
@@ -164,7 +173,7 @@ class Lanczos(Solver):
 
     symmetric: ClassVar[bool] = True
     supports: ClassVar[frozenset[str]] = frozenset({"report"})  # one basis for each right-hand side
-    solves_system: ClassVar[bool] = False  # what is not converged has no derivative by one more solve
+    solves_system: ClassVar[bool] = False  # derivatives by one more solve need a converged answer
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", whole("Lanczos", "steps", self.steps, 1))
@@ -229,7 +238,7 @@ class Lanczos(Solver):
         )
 
     def watched(self, capacity: int) -> int:
-        """For how many vectors the level of orthogonality is followed."""
+        """The length of ``omega``."""
         return capacity + 1 if self.reorthogonalise == "selective" else 1
 
     def _at(self, index: Scalar) -> Scalar:
@@ -269,7 +278,7 @@ class Lanczos(Solver):
     def multiplied(
         self, ops: Backend, problem: LinearProblem, s: LanczosState, checking: Scalar, solution: Any, shift: Scalar
     ) -> tuple[Vector, Scalar]:
-        """A q_j; or where ``checking`` A x of x = solution(), and ||b - (A + shift I) x|| in the process's units."""
+        """(A q_j, 0); where ``checking``, with x = solution(), (A x, ||b - (A + shift I) x||) in the state's units."""
         q = self.latest(ops, problem, s)
         (v,) = ops.branch(checking, lambda q: (solution(),), lambda q: (q,), q)
         product = problem.operator.apply(v)
@@ -283,11 +292,11 @@ class Lanczos(Solver):
         return product, true
 
     def latest(self, ops: Backend, problem: LinearProblem, s: LanczosState) -> Vector:
-        """q_j, the vector to multiply next (the last one once the run has ended)."""
+        """q_j, the vector to multiply next; the last one after the end."""
         return ops.row(s.basis, self._at(ops.minimum(s.steps, self.limit(problem) - 1)))
 
     def follow(self, ops: Backend, problem: LinearProblem, s: LanczosState, w: Vector) -> LanczosState:
-        """The state after a step whose product A q_j is w. Consumes w."""
+        """The state after a step with w = A q_j. Consumes w."""
         eps, n, limit = ops.eps(problem.rhs), problem.rhs.shape[0], self.limit(problem)
         running, basis, no = s.status == Code.RUNNING, s.basis, ops.logical_not
         j = ops.minimum(s.steps, limit - 1)
@@ -373,13 +382,13 @@ class Lanczos(Solver):
 
 
 def not_definite(operator: LinearOperator) -> int:
-    """The status where a pivot is not positive: rounding alone makes a semi-definite operator look so."""
+    """The status for a pivot that is not positive: of a semi-definite operator it is rounding."""
     code: int = Code.STAGNATED if operator.psd else Code.NEGATIVE_CURVATURE
     return code
 
 
 def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Lanczos) -> LanczosState:
-    """The state ``s`` with room for ``method``'s steps; restarts where the space was invariant."""
+    """``s`` with room for ``method``'s steps, restarted if the space was invariant."""
     n, capacity, xp = problem.rhs.shape[0], method.limit(problem), ops.small_namespace()
 
     def sized(table: Array, size: int) -> Array:
@@ -412,10 +421,10 @@ def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Lanczo
 def conjugate(
     ops: Backend, s: LanczosState, j: Scalar, alpha: Scalar, betas: tuple[Scalar, Scalar], counted: Scalar, size: Scalar
 ) -> dict[str, Any]:
-    """What is new of the iterate of conjugate gradients, with one more vector.
+    """The fields of the state that describe the iterate of conjugate gradients, with one more vector.
 
-    It ends where a pivot may be noise, or where x is so long that its product's rounding exceeds b: ||x|| is at least
-    2 |model| / ||b||.
+    They stay as they are from the first pivot that may be noise, or the first x whose product has a rounding error
+    above ||b||, since ||x|| >= 2 |model| / ||b||.
     """
     (beta, following), eps = betas, ops.eps(s.basis)
     ratio = ops.divide(beta, s.pivot)
@@ -437,13 +446,13 @@ def conjugate(
 
 
 def in_basis(ops: Backend, problem: LinearProblem, s: LanczosState) -> Vector:
-    """x = Q h of A x = b in the space, or in the largest leading part of it on which A is positive definite."""
+    """x = Q h with T h = ||b|| e_1 for the ``positive`` leading rows of T."""
     shift = ops.small([0.0], problem.rhs)
     found = shifted(ops, (s.alphas, s.betas), s.positive, s.norm, shift, ops.eps(problem.rhs))
     return ops.combine(s.basis, found.h[:, 0], s.positive)
 
 
 def conjugate_gradient_iterate(problem: LinearProblem, s: LanczosState) -> Vector:
-    """The same x in user's units."""
+    """The same x in the user's units."""
     ops = problem.operator.backend
     return ops.scale(ops.divide(s.scale, s.ascale), in_basis(ops, problem, s))

@@ -7,8 +7,8 @@ is ``norm`` e_1. Everything here is a pure function on small arrays (see
 solves again at another damping or radius for nothing.
 
 * :func:`shifted`: (T + sigma I) h = norm e_1 for many sigma at once, by L D L^T,
-  which is stable where T + sigma I is positive definite, and tells where it is
-  not by its pivots: they are the curvatures p.Ap of conjugate gradients.
+  which is stable where T + sigma I is positive definite. A pivot that is not
+  positive says that it is not: pivots are the curvatures p.A p of CG.
 * :func:`trust_region`: min 1/2 h.T h - norm h_1 over ||h|| <= radius, after Moré
   and Sorensen (1983), in the eigenvectors of T. The unknown of the secular
   equation is the distance of the multiplier from its pole -theta_1, not the
@@ -30,33 +30,33 @@ from ..protocols import Array, Backend, Scalar
 __all__ = ["NOISE", "Boundary", "Shifted", "Spectrum", "filled", "lengths", "shifted", "spectrum", "trust_region"]
 
 NEWTON = 20
-"""Steps for the secular equation: from below, Newton's method rises to the root, in under ten, as a rule."""
+"""Newton steps for the secular equation; from below they rise to the root, mostly in under ten."""
 
 
 class Shifted(NamedTuple):
     """Solutions of (T + sigma I) h = norm e_1 for m shifts."""
 
     h: Array
-    """(k, m): from the largest leading section of T + sigma I that is positive definite; zeros below it."""
+    """(k, m): h of the largest positive definite leading section of T + sigma I; zeros below."""
     used: Array
     """(m,): the size of that section."""
     negative: Array
-    """(m,): whether a pivot was negative."""
+    """(m,): whether there is a negative pivot."""
     noisy: Array
-    """(m,): whether a pivot was zero to working precision."""
+    """(m,): whether there is a pivot that is zero to working precision."""
     residual: Array
-    """(m,): 2-norm of the residual of the vector that h stands for."""
+    """(m,): ||b - (A + sigma I) Q h||."""
     model: Array
     """(m,): 1/2 h.(T + sigma I) h - norm h_1."""
 
 
 NOISE = 4.0
-"""A pivot is the curvature p.(T + sigma I) p of a direction p, of a T that holds to eps ||A||: it is noise below this
-many eps ||A|| ||p||^2. Where T + sigma I is positive definite it is above that, unless the condition is near 1/eps."""
+"""A pivot p.(T + sigma I) p is noise below NOISE eps ||A|| ||p||^2, since T holds to eps ||A||. If T + sigma I is
+positive definite, pivots are above that, unless its condition number is near 1 / eps."""
 
 
 def shifted(ops: Backend, T: tuple[Array, Array], count: Scalar, norm: Scalar, shifts: Array, eps: float) -> Shifted:
-    """Solve with the leading ``count`` rows of T for all ``shifts`` (m,); ``eps`` is that of T's entries."""
+    """Solve (T + sigma I) h = norm e_1 for T's leading ``count`` rows and each shift (m,); T holds to ``eps``."""
     xp = ops.small_namespace()
     alphas, betas = (ops.leading(part, count) for part in T)
     k = alphas.shape[0]
@@ -102,7 +102,7 @@ def shifted(ops: Backend, T: tuple[Array, Array], count: Scalar, norm: Scalar, s
 
 
 class Spectrum(NamedTuple):
-    """Ritz values, ascending; eigenvectors of T as columns; a bound on ||T||."""
+    """Eigenvalues of T, ascending; its eigenvectors as columns; a bound on ||T||."""
 
     values: Array
     vectors: Array
@@ -110,7 +110,7 @@ class Spectrum(NamedTuple):
 
 
 def spectrum(ops: Backend, T: tuple[Array, Array], count: Scalar) -> Spectrum:
-    """Of the leading ``count`` rows of T; where a compiler keeps more, what belongs to them comes last."""
+    """The spectrum of T's leading ``count`` rows. In a compiled program the entries of further rows come last."""
     xp = ops.small_namespace()
     alphas, betas = (ops.leading(part, count) for part in T)
     index = xp.arange(alphas.shape[0])
@@ -130,7 +130,7 @@ class Boundary(NamedTuple):
     multiplier: Array
     """(m,): lambda >= 0 with (T + lambda I) h = norm e_1 and T + lambda I positive semi-definite."""
     rate: Array
-    """(m,): 1/2 h.T h - norm h_1 over ||h||, which stays in range where the model does not; 0 for h = 0."""
+    """(m,): (1/2 h.T h - norm h_1) / ||h||, in range where the model is not; 0 for h = 0."""
     length: Array
     """(m,): ||h||."""
     active: Array
@@ -138,7 +138,7 @@ class Boundary(NamedTuple):
     hard: Array
     """(m,): whether an eigenvector of the lowest eigenvalue was added to reach the boundary."""
     unbounded: Array
-    """(m,): whether the radius is infinite and the model has no minimum (h is then of no use, though finite)."""
+    """(m,): whether the radius is infinite and the model has no minimum; h is then finite but no answer."""
 
     @property
     def model(self) -> Array:
@@ -147,14 +147,14 @@ class Boundary(NamedTuple):
 
 
 def filled(xp: Any, h: Array, k: int) -> Array:
-    """h with rows of zeros up to k."""
+    """h with zeros appended up to k rows."""
     if h.shape[0] >= k:
         return h
     return xp.concat([h, xp.zeros((k - h.shape[0], h.shape[1]), dtype=h.dtype)])
 
 
 def lengths(ops: Backend, h: Array) -> Array:
-    """2-norms (m,) of the columns of a small array, whose squares may be out of range."""
+    """2-norms (m,) of the columns of h, computed without overflow."""
     xp = ops.small_namespace()
     largest = xp.max(xp.abs(h), axis=0, initial=0.0)
     unit = xp.where((largest > 0) & xp.isfinite(largest), largest, 1.0)
@@ -162,10 +162,10 @@ def lengths(ops: Backend, h: Array) -> Array:
 
 
 def trust_region(ops: Backend, S: Spectrum, norm: Scalar, radius: Array, eps: float) -> Boundary:
-    """Minimise 1/2 h.T h - norm h_1 over ||h|| <= radius for all radii (m,); ``eps`` is that of T's entries.
+    """Minimise 1/2 h.T h - norm h_1 over ||h|| <= radius for each radius (m,); T holds to ``eps``.
 
-    Negative curvature below rounding, k eps ||T||, is taken for zero, and so are the parts of the right-hand side
-    below k eps of it that belong to such eigenvalues: they would send the step to the boundary for no decrease.
+    Eigenvalues above -4 k eps ||T|| count as nonnegative. Components of the right-hand side below k eps norm count as
+    zero where the eigenvalue is below 4 k eps ||T||: they would send h to the boundary for no decrease.
     """
     xp = ops.small_namespace()
     where = xp.where
@@ -183,7 +183,7 @@ def trust_region(ops: Backend, S: Spectrum, norm: Scalar, radius: Array, eps: fl
         return where(apart > 0, 1.0 / where(apart > 0, apart, 1.0), 0.0)
 
     def length_of(inverse: Array) -> Array:
-        """The norm of the step, in radii."""
+        """||h|| / radius."""
         return xp.sqrt(xp.sum((relative * inverse) ** 2, axis=0))
 
     outside = length_of(inverted(low)) > 1.0
