@@ -1,16 +1,15 @@
-"""What validation found: a table to read, an object to assert on."""
+"""What validation, or a kit, found: a table to read, an object to assert on."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 __all__ = ["Check", "Report", "ValidationError"]
 
 _WIDTH = 120
-_HEADINGS = ("check", "status", "error", "tolerance", "what was compared")
 
 
 class ValidationError(AssertionError):
@@ -64,13 +63,12 @@ class Check:
     def cells(self) -> tuple[str, str, str, str, str]:
         """The row of the table."""
         what = self.reason if self.skipped else ": ".join(filter(None, [self.measures, self.reason]))
-        status = "FAILED" if self.failed else self.status
-        return self.name, status, _number(self.error), _number(self.tolerance), what
+        return self.name, self.status, _number(self.error), _number(self.tolerance), what
 
 
 @dataclass(frozen=True)
 class Report:
-    """The checks of one operator, by name and in order; true if none failed.
+    """The checks of one subject, by name and in order; true if none failed.
 
     >>> report = Report("Dense(2 x 2)", (Check("adjoint", "<u, A v> and <A^T u, v>", "passed", 1e-17, 1e-12),))
     >>> report.passed, report.failed, report["adjoint"].error
@@ -82,48 +80,55 @@ class Report:
       adjoint  passed  1.0e-17  1.0e-12    <u, A v> and <A^T u, v>
     """
 
-    operator: str
-    checks: tuple[Check, ...]
+    subject: str
+    checks: tuple[Any, ...]
+
+    noun: ClassVar[str] = "check"
+    error: ClassVar[type[AssertionError]] = ValidationError
+    headings: ClassVar[tuple[str, ...]] = ("check", "status", "error", "tolerance", "what was compared")
 
     @property
     def passed(self) -> bool:
         """Whether no check failed."""
         return not self.failed
 
+    def _named(self, status: str) -> tuple[str, ...]:
+        return tuple(check.name for check in self.checks if check.status == status)
+
     @property
     def failed(self) -> tuple[str, ...]:
         """Names of the checks that failed."""
-        return tuple(check.name for check in self.checks if check.failed)
+        return self._named("failed")
 
     @property
     def skipped(self) -> tuple[str, ...]:
         """Names of the checks that had nothing to check."""
-        return tuple(check.name for check in self.checks if check.skipped)
+        return self._named("skipped")
 
     @property
     def largest_error(self) -> float:
         """The largest relative error of a check that measured one against a tolerance."""
         return max((check.error or 0.0 for check in self.checks if check.tolerance), default=0.0)
 
-    def raise_if_failed(self) -> Report:
+    def raise_if_failed(self) -> Self:
         """The report itself.
 
         Raises
         ------
-        ValidationError
-            If a check failed (an AssertionError, whose message is the report).
+        AssertionError
+            If a check failed: :class:`ValidationError`, whose message is the report.
         """
         if self.failed:
-            raise ValidationError(f"validation failed in {', '.join(self.failed)}\n\n{self}")
+            raise self.error(f"failed in {', '.join(self.failed)}\n\n{self}")
         return self
 
-    def __getitem__(self, name: str) -> Check:
+    def __getitem__(self, name: str) -> Any:
         for check in self.checks:
             if check.name == name:
                 return check
-        raise KeyError(f"there is no check {name!r}; there are {[check.name for check in self.checks]}")
+        raise KeyError(f"there is no {self.noun} {name!r}; there are {[check.name for check in self.checks]}")
 
-    def __iter__(self) -> Iterator[Check]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.checks)
 
     def __len__(self) -> int:
@@ -133,11 +138,11 @@ class Report:
         return self.passed
 
     def headline(self) -> str:
-        """One line: the operator and how many checks passed, failed and were skipped."""
-        counts = [(sum(c.status == s for c in self.checks), s) for s in ("passed", "failed", "skipped")]
+        """One line: the subject and how many checks passed, failed and were skipped."""
+        counts = [(len(self._named(status)), status) for status in ("passed", "failed", "skipped")]
         said = [f"{number} {status}" for number, status in counts if number]
-        said[:1] = [said[0].replace(" ", " check " if said[0].startswith("1 ") else " checks ", 1)] if said else []
-        return f"{self.operator}: {', '.join(said)}"
+        said[:1] = [one.replace(" ", f" {self.noun}{'s' * (one[:2] != '1 ')} ", 1) for one in said[:1]]
+        return f"{self.subject}: {', '.join(said)}"
 
     def __str__(self) -> str:
         from rich.console import Console
@@ -156,14 +161,15 @@ class Report:
         from rich.table import Table
         from rich.text import Text
 
-        colour = {"passed": "green", "FAILED": "bold red", "skipped": "dim"}
-        table = Table(*_HEADINGS, box=None, padding=(0, 2, 0, 0), header_style="")
+        colour = {"passed": "green", "failed": "bold red", "skipped": "dim"}
+        table = Table(*self.headings, box=None, padding=(0, 2, 0, 0), header_style="")
         for column in table.columns[:-1]:
             column.no_wrap = True
         for check in self.checks:
             name, status, *numbers, what = check.cells()
-            table.add_row(name, Text(status, colour[status]), *numbers, Text(what))
-        said = [Text(f"{check.name}: {check.advice}", "red") for check in self.checks if check.failed and check.advice]
+            status = Text("FAILED" if status == "failed" else status, colour[status])
+            table.add_row(name, status, *numbers, Text(what))
+        said = [Text(f"{name}: {self[name].advice}", "red") for name in self.failed if self[name].advice]
         advice = [Padding(text, (1, 0, 0, 2)) for text in said]
         return Group(Text(self.headline(), "bold"), Padding(table, (1, 0, 0, 2)), *advice)
 
