@@ -25,6 +25,7 @@ from ..records import record, replace, static
 from ..spaces import Space
 from .batches import Batch
 from .checks import require_fitting
+from .pieces import OfOneBatch
 from .term import Term
 
 __all__ = ["BridgedPiece", "BridgedTerm", "Crossing", "on_leaves"]
@@ -99,7 +100,7 @@ class Crossing:
 
 
 @record
-class BridgedPiece:
+class BridgedPiece(OfOneBatch):
     """What linearising over there left behind (a piece or a curve), for products with vectors of ours."""
 
     inner: Any
@@ -121,10 +122,6 @@ class BridgedPiece:
     def outputs(self) -> Array:
         """The model's outputs."""
         return self.crossing.bring(self.inner.outputs)
-
-    def parted(self) -> tuple[Any, BridgedPiece]:
-        """(value, gradient, weight), to be summed over batches, and the piece without them."""
-        return (self.value, self.gradient, self.weight), replace(self, value=None, gradient=None, weight=None)
 
     def rooted(self) -> BridgedPiece:
         """The piece with the root of H_L, over there."""

@@ -21,7 +21,7 @@ __all__ = ["Curve", "Differentiated", "Piece", "each_block", "flat_outputs", "gg
 __all__ += ["loss_hessian", "multiple", "of_batch", "one_block", "vjp"]
 
 
-class _OfOneBatch:
+class OfOneBatch:
     """The base of pieces and curves."""
 
     value: Array | None
@@ -39,7 +39,7 @@ class _OfOneBatch:
 
 
 @record
-class Piece(_OfOneBatch):
+class Piece(OfOneBatch):
     """The model of one batch linearised at a point: J through ``linearization``, H_L at ``outputs``."""
 
     loss: Loss
@@ -81,7 +81,7 @@ class Differentiated(OutputHessian):
 
 
 @record
-class Curve(_OfOneBatch):
+class Curve(OfOneBatch):
     """The gradient of one batch's loss linearised at a point."""
 
     linearization: Any

@@ -38,7 +38,7 @@ class Nystrom(Checked):
     Parameters
     ----------
     rank
-        Products with A, and columns (n, rank) kept. At most n are used.
+        Products with A, and columns (n, rank) stored. At most n are used.
     seed
         Of the sketch: the same numbers on every framework.
 
