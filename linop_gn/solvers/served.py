@@ -6,7 +6,9 @@ columns     are solved one by one, each to its own status
 products    are counted where the state has none
 residual    b - A x, by one product at the end, where the row lacks it or the model
 model       1/2 x.(A x - 2 b), by the same product, where the row has none
-limit       a run that reaches it ends, as ``MAX_STEPS`` or ``COMPLETED``
+claims      a success that the residual contradicts is told as ``STAGNATED``: CONVERGED above max(rtol ||b||, atol) of
+            a solver that has these fields (or one of them) and is ``square``; it and others above ||b||
+limit       a run that reaches it, or 4 calls of step for each, ends as ``MAX_STEPS`` or ``COMPLETED``
 NaN         in b ends a run before a product is made
 =========== ===================================================================
 
@@ -17,7 +19,7 @@ solver and derivatives (:mod:`linop_gn.implicit`, by one more solve) go through 
 from __future__ import annotations
 
 from collections import namedtuple
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +27,7 @@ import numpy as np
 from ..operators.algebra import Modified
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, replace, static
+from ..run.returned import require_row, require_state, require_vector
 from ..run.status import Code, verdict
 from .base import Solver
 from .problem import LinearProblem
@@ -142,7 +145,8 @@ class Served(Solver):
         status = own.where(finite, Code.RUNNING, Code.NONFINITE_INPUT) + none
         rhs, tally = own.mask(finite, rhs), list[int]()
         inner = self.solver.init(ops, self._inner(problem, rhs, tally))
-        _require_tuples(self.solver, inner)
+        require_state(self.solver.title, inner, ("status", "steps"))
+        require_row(self.solver.title, self.solver.observe(inner), tuple(getattr(none, "shape", ())))
         before = ServedState(inner, rhs, start, nan, nan, status, none, none + (start is not None), none)
         return self._looked(ops, problem, before, tally, 0)
 
@@ -150,9 +154,7 @@ class Served(Solver):
         tally: list[int] = []
         before = state.inner.products if "products" in state.inner._fields else 0
         inner = self.solver.step(ops, self._inner(problem, state.rhs, tally), state.inner)
-        if type(inner) is not type(state.inner):
-            kind = type(state.inner).__name__
-            raise TypeError(f"{self.solver.title}: step must return a {kind}, as init does, got {inner!r:.200}.")
+        require_state(self.solver.title, inner, before=state.inner)
         state = state._replace(calls=state.calls + 1)
         return self._looked(ops, problem, state._replace(inner=inner), tally, before)
 
@@ -167,6 +169,18 @@ class Served(Solver):
         model = -(ops.dot(x, b) + ops.dot(x, r)) if self.solver.square else square - ops.dot(b, b)
         return ops.sqrt(square), 0.5 * model + 0.0
 
+    def _is_false(self, ops: Any, b: Vector, status: Scalar, residual: Scalar) -> Scalar:
+        """Whether a status claims something of A x = b that the residual contradicts."""
+        norm = ops.sqrt(ops.dot(b, b))
+        kept = most = 1.01 * norm  # x = 0 does as well
+        options = (getattr(self.solver, "rtol", None), norm), (getattr(self.solver, "atol", None), 1.0)
+        asked = [tolerance * size for tolerance, size in options if tolerance is not None]
+        if asked and self.solver.square:
+            kept = ops.minimum(most, 1.01 * reduce(ops.maximum, asked) + 4.0 * ops.eps(b) * norm)
+        other = (status == Code.LEAST_SQUARES) | (status == Code.INVARIANT)
+        contradicted = ops.logical_not(residual <= ops.where(other, most, kept))
+        return ((status == Code.CONVERGED) | other) & contradicted
+
     def _looked(
         self, ops: Backend, problem: LinearProblem, s: ServedState, tally: list[int], before: Scalar
     ) -> ServedState:
@@ -175,29 +189,27 @@ class Served(Solver):
         seen = self._inner(problem, s.rhs, None)
         at_limit = Code.MAX_STEPS if self.solver.steps is None else Code.COMPLETED
         limit = self.solver.limit(problem)
-        late = (inner.status == Code.RUNNING) & ((inner.steps >= limit) | (s.calls >= 100 * limit + 1000))
+        late = (inner.status == Code.RUNNING) & ((inner.steps >= limit) | (s.calls >= 4 * limit + 100))
         status = verdict(own, s.status, (running & late, at_limit), (running, inner.status))
         ended = running & (status != Code.RUNNING)
         spent = inner.products - before if "products" in inner._fields else own.where(running, len(tally), 0)
-        residual, model, products = s.residual, s.model, s.products + spent
-
-        def close(residual: Scalar, model: Scalar, products: Scalar) -> tuple[Scalar, ...]:
-            d = self.solver.answer(ops, seen, _copied(ops, inner))
-            moved = own.logical_not(own.max_abs(d) == 0)  # zero takes no product
-            zero = ops.zeros_like
-            (Ad,) = ops.branch(own.any(moved), lambda d: (seen.operator.apply(d),), lambda d: (zero(seen.rhs),), d)
-            x = d if s.start is None else ops.axpy(1.0, s.start[0], d)
-            norm, value = self._judged(own, problem.rhs, own.axpby(1.0, seen.rhs, -1.0, Ad), x)
-            products = products + own.where(ended & moved, 1, 0)
-            return own.where(ended, norm, residual), own.where(ended, value, model), products
-
         row = self.solver.observe(inner)._asdict()
-        if not row.keys() >= _FACTS:
-            known = own.where(running, row.get("residual", residual), residual), model, products
-            residual, model, products = ops.branch(own.any(ended), close, lambda *known: known, *known)
-            most = 1.01 * own.sqrt(own.dot(seen.rhs, seen.rhs))  # x = 0 does as well
-            false = ended & (status == Code.CONVERGED) & own.logical_not(residual <= most)
-            status = own.where(false, Code.STAGNATED, status)
+
+        def close(status: Scalar, residual: Scalar, model: Scalar, products: Scalar) -> tuple[Scalar, ...]:
+            if not row.keys() >= _FACTS:
+                d = self._answer(ops, seen, _copied(ops, inner))
+                moved = own.logical_not(own.max_abs(d) == 0)  # zero takes no product
+                zero = ops.zeros_like
+                (Ad,) = ops.branch(own.any(moved), lambda d: (seen.operator.apply(d),), lambda d: (zero(seen.rhs),), d)
+                x = d if s.start is None else ops.axpy(1.0, s.start[0], d)
+                norm, value = self._judged(own, problem.rhs, own.axpby(1.0, seen.rhs, -1.0, Ad), x)
+                products = products + own.where(ended & moved, 1, 0)
+                residual, model = own.where(ended, norm, residual), own.where(ended, value, model)
+            false = ended & self._is_false(own, seen.rhs, status, residual)
+            return own.where(false, Code.STAGNATED, status), residual, model, products
+
+        known = status, own.where(running, row.get("residual", s.residual), s.residual), s.model, s.products + spent
+        status, residual, model, products = ops.branch(own.any(ended), close, lambda *known: known, *known)
         inner = inner._replace(status=status)  # so that a run that was ended stays so
         return ServedState(inner, s.rhs, s.start, residual, model, status, inner.steps, products, s.calls)
 
@@ -209,8 +221,14 @@ class Served(Solver):
         told = {"residual": state.residual, "model": state.model, **told, **looked}
         return _row(tuple(told))(**told)
 
+    def _answer(self, ops: Backend, problem: LinearProblem, state: Any) -> Vector:
+        """The solver's own answer, once it is known to be one."""
+        x, shape = self.solver.answer(ops, problem, state), (problem.operator.shape[1], *problem.rhs.shape[1:])
+        require_vector(self.solver.title, ops, x, shape, problem.rhs)
+        return x
+
     def answer(self, ops: Backend, problem: LinearProblem, state: ServedState) -> Vector:
-        x = self.solver.answer(ops, self._inner(problem, state.rhs, None), state.inner)
+        x = self._answer(ops, self._inner(problem, state.rhs, None), state.inner)
         return x if state.start is None else ops.axpy(1.0, state.start[0], x)
 
     def iterates(self, ops: Backend, problem: LinearProblem, state: ServedState, x: Vector) -> Any:
@@ -223,18 +241,6 @@ def _copied(ops: Any, tree: Any) -> Any:
         return ops.copy(tree) if ops.is_array(tree) else tree
     parts = [_copied(ops, part) for part in tree]
     return type(tree)(parts) if type(tree) in (tuple, list) else type(tree)(*parts)
-
-
-def _require_tuples(solver: Solver, state: Any) -> None:
-    """Raise unless the state and its row are NamedTuples, the state with ``status`` and ``steps``."""
-
-    def require(what: str, made: Any, *needed: str) -> None:
-        if not {"_fields", *needed} <= set(vars(type(made))):
-            also = f" with {' and '.join(needed)}" if needed else ""
-            raise TypeError(f"{solver.title}: {what} must return a NamedTuple{also}, got {made!r:.200}.")
-
-    require("init", state, "status", "steps")
-    require("observe", solver.observe(state))
 
 
 class OneByOneState(NamedTuple):

@@ -206,8 +206,8 @@ def test_the_door_names_what_is_missing(numpy_backend):
     for solver, match in (
         (NoRecord(), r"NoRecord must be a record.*write @lg\.record above it"),
         (Duck(), r"got a .*Duck\. A solver of your own derives from lg\.Solver"),
-        (NoStatus(), "NoStatus: init must return a NamedTuple with status and steps"),
-        (NoRow(), "NoRow: observe must return a NamedTuple"),
+        (NoStatus(), r"NoStatus\.init must return a NamedTuple with status, steps"),
+        (NoRow(), r"NoRow\.observe must return a NamedTuple"),
     ):
         with pytest.raises(TypeError, match=match):
             lg.solve(A, b, solver)
@@ -345,5 +345,5 @@ def test_a_step_that_returns_no_state_is_named(numpy_backend, made):
         def step(self, ops, problem, s):
             return made
 
-    with pytest.raises(TypeError, match="Wrong: step must return a State, as init does, got"):
+    with pytest.raises(TypeError, match=r"Wrong\.step must return a State, as init does, got"):
         lg.solve(system(numpy_backend), B, Wrong())

@@ -1,0 +1,67 @@
+"""What a solver or an outer method returns, looked at where it comes in: structure, shapes and kinds, traced or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ["require_row", "require_state", "require_vector"]
+
+
+def require_state(owner: str, made: Any, needed: Iterable[str] = (), before: Any = None) -> None:
+    """Raise unless ``made`` is a state: of ``init`` with the fields ``needed``, of ``step`` like the one before."""
+    member = "init" if before is None else "step"
+    if before is None:
+        missing = [name for name in needed if name not in getattr(type(made), "_fields", ())]
+        if missing:
+            raise TypeError(
+                f"{owner}.init must return a NamedTuple with {', '.join(needed)}, got {made!r:.200} without "
+                f"{', '.join(missing)}."
+            )
+    elif type(made) is not type(before):
+        raise TypeError(f"{owner}.step must return a {type(before).__name__}, as init does, got {made!r:.200}.")
+    else:
+        for name, old, new in zip(made._fields, before, made, strict=True):
+            if _shape(old) != _shape(new) or (old is None) != (new is None):
+                raise TypeError(
+                    f"{owner}.step turned {name} of the state from {_shown(old)} into {_shown(new)}: give it that "
+                    "shape in init (a scalar for each column is ops.scalar(value, like=vector))."
+                )
+    for name, wanted in (("status", "a code of lg.Status"), ("steps", "a whole number")):
+        value = getattr(made, name)
+        if type(value) is not int and _kind(value) != "int":
+            raise TypeError(f"{owner}.{member} must return a state whose {name} is {wanted}, got {_shown(value)}.")
+
+
+def require_row(owner: str, row: Any, shape: tuple[int, ...] = ()) -> None:
+    """Raise unless ``row`` is a NamedTuple of numbers, or of one for each column or block."""
+    fields = getattr(type(row), "_fields", None)
+    wrong = () if fields is None else [f for f, x in zip(fields, row, strict=True) if not _is_scalar(x, shape)]
+    if fields is None or wrong:
+        got = repr(row)[:200] if fields is None else f"{_shown(getattr(row, wrong[0]))} in {wrong[0]}"
+        raise TypeError(f"{owner}.observe must return a NamedTuple of scalars, got {got}.")
+
+
+def require_vector(owner: str, ops: Any, x: Any, shape: tuple[int, ...], like: Any) -> None:
+    """Raise unless the answer ``x`` is an array of this shape, in the dtype of ``like``."""
+    dtype = ops.describe(like)[1]
+    if not ops.is_array(x) or ops.describe(x)[:2] != (shape, dtype):
+        raise TypeError(f"{owner}.answer must return an array of shape {shape} and dtype {dtype}, got {_shown(x)}.")
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(getattr(value, "shape", ()))
+
+
+def _kind(value: Any) -> str:
+    """The kind of a number, Python's or any framework's; nothing for what is none."""
+    dtype = str(getattr(value, "dtype", ""))
+    return next((kind.__name__ for kind in (bool, int, float) if isinstance(value, kind) or kind.__name__ in dtype), "")
+
+
+def _is_scalar(value: Any, shape: tuple[int, ...]) -> bool:
+    return bool(_kind(value)) and _shape(value) in ((), shape)
+
+
+def _shown(value: Any) -> str:
+    return f"{value.dtype} of shape {_shape(value)}" if hasattr(value, "dtype") else f"{value!r:.200}"
