@@ -7,7 +7,7 @@ from typing import Any
 
 from .arguments import require_instance, whole
 from .curvature.objective import Objective
-from .methods.base import Method
+from .methods.base import Method, Served
 from .methods.levenberg_marquardt import LevenbergMarquardt
 from .methods.problem import MinimizeProblem
 from .protocols import Carry, Tree
@@ -72,7 +72,8 @@ def minimize(
     point = objective.at(params)
     point.check_data()
     problem = MinimizeProblem(point.objective, point.x, point.space, max_steps)
-    state, rows = drive(problem.backend, method, problem, max_steps, watch, every)
+    method = Served(method)
+    state, rows = drive(problem.backend, method, problem, max_steps, watch, every, method.title)
     row = method.observe(state)._asdict()
     return Result(
         code=state.status,
@@ -80,7 +81,7 @@ def minimize(
         products=row.get("products", 0),
         rows=rows if not isinstance(rows, list) else problem.backend.rows(Carry(state, rows), 0, len(rows)),
         names=tuple(row),
-        method=type(method).__name__,
+        method=method.title,
         params=point.space.unpack(method.answer(problem.backend, problem, state)),
         value=state.value,
         gradient_norm=row.get("gradient_norm"),

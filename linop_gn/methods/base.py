@@ -13,11 +13,13 @@ from collections import namedtuple
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
-from ..protocols import Backend, Vector
+from ..protocols import Backend, Scalar, Vector
 from ..records import record
+from ..run.returned import require_row, require_state, require_vector
+from ..run.status import Code
 from .problem import MinimizeProblem
 
-__all__ = ["Method"]
+__all__ = ["Method", "Served"]
 
 
 @record
@@ -31,11 +33,11 @@ class Method(ABC):
       argument. No two leaves of an initial state share memory.
     * Scalars may be traced: ``ops.where``, ``&``, ``|``, ``ops.logical_not``, never ``if``, ``and``, ``not``.
     * A step is total: once the status is set, it changes nothing.
-    * ``status`` becomes ``MAX_STEPS`` at ``problem.max_steps``; ``lg.Status`` lists the other reasons to stop.
+    * ``steps`` begins at 0. A call of ``step`` counts one, and ``status`` becomes ``MAX_STEPS`` at ``max_steps``: both
+      are done for it. ``lg.Status`` lists the other reasons to stop.
 
     >>> from typing import Any, NamedTuple
     >>> import numpy as np, linop_gn as lg
-    >>> from linop_gn.run.status import Code, verdict
     >>> class State(NamedTuple):
     ...     x: Any
     ...     gradient: Any
@@ -48,15 +50,12 @@ class Method(ABC):
     ...
     ...     def init(self, ops, problem):
     ...         point = problem.at(problem.start)
-    ...         status = Code.MAX_STEPS if problem.max_steps == 0 else Code.RUNNING
-    ...         return State(point.x, point.gradient, ops.item(point.value), status, 0)
+    ...         return State(point.x, point.gradient, ops.item(point.value), lg.Status.RUNNING, 0)
     ...
     ...     def step(self, ops, problem, s):
-    ...         running = s.status == Code.RUNNING
-    ...         x = ops.axpy(ops.where(running, -self.rate, 0.0), s.gradient, s.x)
-    ...         point, steps = problem.at(x), s.steps + ops.where(running, 1, 0)
-    ...         status = verdict(ops, s.status, (running & (steps >= problem.max_steps), Code.MAX_STEPS))
-    ...         return State(x, point.gradient, ops.item(point.value), status, steps)
+    ...         rate = ops.where(s.status == lg.Status.RUNNING, self.rate, 0.0)
+    ...         point = problem.at(ops.axpy(-rate, s.gradient, s.x))
+    ...         return State(point.x, point.gradient, ops.item(point.value), s.status, s.steps)
     >>> line = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
     >>> lg.minimize(line, np.zeros(2), Descent(), max_steps=3).history["value"]
     array([9.      , 7.29    , 5.9049  , 4.782969])
@@ -64,12 +63,18 @@ class Method(ABC):
     Raises
     ------
     TypeError
-        When made, for a subclass without ``init`` or ``step``; at step 0, for a state without what is named above.
+        When made, for a subclass without ``init`` or ``step``; in ``lg.minimize``, for what they return if it is not
+        as above.
     """
 
     columns: ClassVar[tuple[str, ...]] = ("value",)
     """Scalars of the state that the history keeps. ``gradient_norm``, ``damping`` and ``products`` (0 where there are
     none) become fields of the result."""
+
+    @property
+    def title(self) -> str:
+        """How a result names the method."""
+        return type(self).__name__
 
     @abstractmethod
     def init(self, ops: Backend, problem: MinimizeProblem) -> Any:
@@ -80,14 +85,7 @@ class Method(ABC):
         """The next state; consumes the given one."""
 
     def observe(self, state: Any) -> NamedTuple:
-        """The row of the history for this state: its ``columns``, unless a subclass computes others."""
-        missing = {"x", "value", "status", "steps", *self.columns} - set(getattr(state, "_fields", ()))
-        if missing:
-            name = type(self).__name__
-            raise TypeError(
-                f"{name}.init returned a {type(state).__name__} without {', '.join(sorted(missing))}: the state of "
-                f"a method is a NamedTuple with x, value, status, steps and all of {name}.columns."
-            )
+        """The row of the history for this state, a NamedTuple of scalars: its ``columns``, unless a subclass says others."""
         return _row("Row", self.columns)(*(getattr(state, name) for name in self.columns))
 
     def answer(self, ops: Backend, problem: MinimizeProblem, state: Any) -> Vector:
@@ -96,3 +94,38 @@ class Method(ABC):
 
 
 _row: Callable[..., Callable[..., NamedTuple]] = functools.cache(namedtuple)  # type: ignore[assignment]
+
+
+@record
+class Served(Method):
+    """``method`` with its steps counted and limited, and all that it returns looked at: what ``lg.minimize`` runs."""
+
+    method: Method
+
+    @property
+    def title(self) -> str:
+        return self.method.title
+
+    def init(self, ops: Backend, problem: MinimizeProblem) -> Any:
+        made = self.method.init(ops, problem)
+        require_state(self.title, made, ("x", "value", "status", "steps", *self.method.columns))
+        require_row(self.title, self.observe(made))
+        return self._limited(ops, problem, made, made.steps)
+
+    def step(self, ops: Backend, problem: MinimizeProblem, state: Any) -> Any:
+        steps = state.steps + ops.where(state.status == Code.RUNNING, 1, 0)
+        made = self.method.step(ops, problem, state)
+        require_state(self.title, made, before=state)
+        return self._limited(ops, problem, made, steps)
+
+    def _limited(self, ops: Backend, problem: MinimizeProblem, made: Any, steps: Scalar) -> Any:
+        late = (made.status == Code.RUNNING) & (steps >= problem.max_steps)
+        return made._replace(status=ops.where(late, Code.MAX_STEPS, made.status), steps=steps)
+
+    def observe(self, state: Any) -> NamedTuple:
+        return self.method.observe(state)
+
+    def answer(self, ops: Backend, problem: MinimizeProblem, state: Any) -> Vector:
+        x = self.method.answer(ops, problem, state)
+        require_vector(self.title, ops, x, tuple(problem.start.shape), problem.start)
+        return x

@@ -133,6 +133,10 @@ class Served(Solver):
 
     solver: Solver
 
+    @property
+    def title(self) -> str:
+        return self.solver.title
+
     def init(self, ops: Backend, problem: LinearProblem) -> ServedState:
         own, rhs, start = self.solver.arithmetic(ops, problem), ops.copy(problem.rhs), None
         none, nan = own.scalar(0, rhs), own.scalar(np.nan, rhs)
@@ -145,8 +149,8 @@ class Served(Solver):
         status = own.where(finite, Code.RUNNING, Code.NONFINITE_INPUT) + none
         rhs, tally = own.mask(finite, rhs), list[int]()
         inner = self.solver.init(ops, self._inner(problem, rhs, tally))
-        require_state(self.solver.title, inner, ("status", "steps"))
-        require_row(self.solver.title, self.solver.observe(inner), tuple(getattr(none, "shape", ())))
+        require_state(self.title, inner, ("status", "steps"))
+        require_row(self.title, self.solver.observe(inner), tuple(getattr(none, "shape", ())))
         before = ServedState(inner, rhs, start, nan, nan, status, none, none + (start is not None), none)
         return self._looked(ops, problem, before, tally, 0)
 
@@ -154,7 +158,7 @@ class Served(Solver):
         tally: list[int] = []
         before = state.inner.products if "products" in state.inner._fields else 0
         inner = self.solver.step(ops, self._inner(problem, state.rhs, tally), state.inner)
-        require_state(self.solver.title, inner, before=state.inner)
+        require_state(self.title, inner, before=state.inner)
         state = state._replace(calls=state.calls + 1)
         return self._looked(ops, problem, state._replace(inner=inner), tally, before)
 
@@ -224,7 +228,7 @@ class Served(Solver):
     def _answer(self, ops: Backend, problem: LinearProblem, state: Any) -> Vector:
         """The solver's own answer, once it is known to be one."""
         x, shape = self.solver.answer(ops, problem, state), (problem.operator.shape[1], *problem.rhs.shape[1:])
-        require_vector(self.solver.title, ops, x, shape, problem.rhs)
+        require_vector(self.title, ops, x, shape, problem.rhs)
         return x
 
     def answer(self, ops: Backend, problem: LinearProblem, state: ServedState) -> Vector:
