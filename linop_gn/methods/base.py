@@ -108,7 +108,7 @@ class Served(Method):
 
     def init(self, ops: Backend, problem: MinimizeProblem) -> Any:
         made = self.method.init(ops, problem)
-        require_state(self.title, made, ("x", "value", "status", "steps", *self.method.columns))
+        require_state(self.title, made, dict.fromkeys(("x", "value", "status", "steps", *self.method.columns)))
         require_row(self.title, self.observe(made))
         return self._limited(ops, problem, made, made.steps)
 

@@ -19,6 +19,7 @@ solver and derivatives (:mod:`linop_gn.implicit`, by one more solve) go through 
 from __future__ import annotations
 
 from collections import namedtuple
+from collections.abc import Callable
 from functools import lru_cache, reduce
 from typing import Any, NamedTuple
 
@@ -79,20 +80,20 @@ def inner_solve(ops: Backend, solver: Solver, problem: LinearProblem) -> Inner:
 
 @record
 class Counted(Modified):
-    """An operator that notes each product in ``tally``."""
+    """An operator that notes each product."""
 
-    tally: list[int] = static()
+    note: Callable[[int], None] = static()
 
     @property
     def psd(self) -> bool:
         return self.operator.psd
 
     def matvec(self, v: Vector) -> Vector:
-        self.tally.append(1)
+        self.note(1)
         return self.operator.apply(v)
 
     def rmatvec(self, u: Vector) -> Vector:
-        self.tally.append(1)
+        self.note(1)
         return self.operator.rapply(u)
 
     matmat, rmatmat = matvec, rmatvec
@@ -164,7 +165,7 @@ class Served(Solver):
 
     def _inner(self, problem: LinearProblem, rhs: Vector, tally: list[int] | None) -> LinearProblem:
         """The system as the solver sees it."""
-        operator = problem.operator if tally is None else Counted(problem.operator, tally)
+        operator = problem.operator if tally is None else Counted(problem.operator, tally.append)
         return replace(problem, operator=operator, rhs=rhs, x0=None)
 
     def _judged(self, ops: Any, b: Vector, r: Vector, x: Vector) -> tuple[Scalar, Scalar]:

@@ -137,7 +137,7 @@ def test_what_a_method_lacks_is_named_at_the_door():
         def step(self, ops, problem, state):
             raise AssertionError
 
-    with pytest.raises(TypeError, match=r"Poor.init returned a State without rate, status, steps, value"):
+    with pytest.raises(TypeError, match=r"Poor\.init must return .* x, value, status, steps, rate, got State.* without value, status, steps, rate"):
         lg.minimize(fit, np.ones(2), Poor())
     with pytest.raises(TypeError, match=r"needs an lg\.Method"):
         lg.minimize(fit, np.ones(2), lg.CG())

@@ -329,21 +329,139 @@ class Uncounted(Richardson):
     """Its steps are not counted, and never end."""
 
     def step(self, ops, problem, s):
+        calls.append(1)
         return s
+
+
+calls = []
 
 
 def test_a_run_whose_steps_are_not_counted_ends(numpy_backend):
     found = lg.solve(system(numpy_backend), B, Uncounted())
     assert found.status is Status.MAX_STEPS
     assert int(found.steps) == 0
+    assert len(calls) <= 4 * 10 * N + 100
 
 
-@pytest.mark.parametrize("made", [None, (1, 2), {"x": 3}])
-def test_a_step_that_returns_no_state_is_named(numpy_backend, made):
+def malformed(member, change):
+    """Richardson with what ``member`` returns changed by a function of it."""
+
+    def instead(self, *given):
+        return change(getattr(Richardson, member)(self, *given))
+
+    return lg.record(type("Wrong", (Richardson,), {member: instead, "__module__": __name__}))()
+
+
+class VectorRow(NamedTuple):
+    residual: Any
+    x: Any = None
+
+
+def narrow(x):
+    return x[:2]
+
+
+def single(x):
+    return lg.backend_of(x).asarray(host(lg.backend_of(x), x), "float32") if lg.backend_of(x).is_concrete(x) else x[:2]
+
+
+@pytest.mark.parametrize(
+    ("member", "change", "match"),
+    [
+        ("init", lambda s: None, r"Wrong\.init must return a NamedTuple with status, steps, got None"),
+        ("init", lambda s: tuple(s), r"Wrong\.init must return a NamedTuple with status, steps, got .* without status"),
+        ("init", lambda s: VectorRow(0.0), r"Wrong\.init must return .* without status, steps"),
+        ("init", lambda s: s._replace(status=0.0), r"Wrong\.init must return a state whose status is a code of lg\.Status"),
+        ("init", lambda s: s._replace(status=None), r"status is a code of lg\.Status, got None"),
+        ("init", lambda s: s._replace(status="RUNNING"), r"status is a code of lg\.Status, got 'RUNNING'"),
+        ("init", lambda s: s._replace(status=False), r"status is a code of lg\.Status, got False"),
+        ("init", lambda s: s._replace(steps=0.0), r"steps is a whole number, got 0\.0"),
+        ("step", lambda s: None, r"Wrong\.step must return a State, as init does, got None"),
+        ("step", lambda s: tuple(s), r"Wrong\.step must return a State, as init does, got"),
+        ("step", lambda s: s._replace(x=narrow(s.x)), r"Wrong\.step turned x of the state from .*float64 of shape \(5,\) into"),
+        ("step", lambda s: s._replace(norm=None), r"Wrong\.step turned norm of the state from .* into None"),
+        ("step", lambda s: s._replace(status=1.0), r"Wrong\.step must return a state whose status is a code"),
+        ("observe", lambda row: 0.0, r"Wrong\.observe must return a NamedTuple of scalars, got 0\.0"),
+        ("observe", lambda row: row._replace(residual=None), r"Wrong\.observe .* scalars, got None in residual"),
+        ("observe", lambda row: row._replace(residual="x"), r"Wrong\.observe .* scalars, got 'x' in residual"),
+        ("observe", lambda row: row._replace(residual=np.ones(5)), r"got float64 of shape \(5,\) in residual"),
+        ("answer", lambda x: None, r"Wrong\.answer must return an array of shape \(5,\) and dtype float64, got None"),
+        ("answer", lambda x: [1.0] * 5, r"Wrong\.answer must return an array of shape \(5,\) and dtype float64, got \["),
+        ("answer", narrow, r"Wrong\.answer must .*, got .*float64 of shape \(2,\)"),
+        ("answer", single, r"Wrong\.answer must return an array of shape \(5,\) and dtype float64, got "),
+    ],
+)
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
+def test_what_is_malformed_is_named(name, member, change, match):
+    pytest.importorskip(name)
+    backend = lg.load(name)
+    b = array(backend, B)
+    for solve in (
+        lambda solver: lg.solve(system(backend), b, solver),
+        lambda solver: lg.solve(system(backend), array(backend, np.stack([B, B], axis=1)), solver),
+    ):
+        with pytest.raises(TypeError, match=match):
+            solve(malformed(member, change))
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
+def test_a_member_of_the_enumeration_is_a_code(name):
+    pytest.importorskip(name)
+    backend = lg.load(name)
+    solver = malformed("init", lambda s: s._replace(status=Status.RUNNING, steps=0))
+    assert lg.solve(system(backend), array(backend, B), solver).status is Status.CONVERGED
+    at_once = malformed("init", lambda s: s._replace(status=Status.COMPLETED, steps=0))
+    assert lg.solve(system(backend), array(backend, B), at_once).status is Status.COMPLETED
+
+
+@lg.record
+class EarlyStop(Richardson):
+    """CONVERGED at a tolerance that is not the one asked for."""
+
+    atol: Any = 0.0
+    loose: Any = 0.5
+
+    def judged(self, ops, problem, x, r, steps):
+        made = super().judged(ops, problem, x, r, steps)
+        close = made.norm <= self.loose * ops.sqrt(ops.dot(problem.rhs, problem.rhs))
+        return made._replace(status=ops.where(close, int(Status.CONVERGED), made.status))
+
+
+def test_converged_keeps_rtol_and_atol(backend):
+    b, size = array(backend, B), float(np.linalg.norm(B))
+    for options, status in (
+        ({"rtol": 1e-6}, Status.STAGNATED),
+        ({"rtol": 0.6}, Status.CONVERGED),
+        ({"rtol": 1e-6, "atol": 0.6 * size}, Status.CONVERGED),
+        ({"rtol": 1e-6, "loose": 1e-6}, Status.CONVERGED),
+    ):
+        found = lg.solve(system(backend), b, EarlyStop(**options))
+        assert found.status is status, options
+        assert float(found.residual) == pytest.approx(
+            np.linalg.norm(B - MATRIX @ host(backend, found.x)), rel=1e-6, abs=1e-12
+        )
+
+
+class FullRow(NamedTuple):
+    residual: Any
+    model: Any
+
+
+@pytest.mark.parametrize("code", ["LEAST_SQUARES", "INVARIANT", "CONVERGED"])
+def test_no_success_above_zero(numpy_backend, code):
+    """Told by the solver itself, so that no product verifies it."""
+
     @lg.record
-    class Wrong(Richardson):
-        def step(self, ops, problem, s):
-            return made
+    class Far(Richardson):
+        rtol: Any = 2.0
 
-    with pytest.raises(TypeError, match=r"Wrong\.step must return a State, as init does, got"):
-        lg.solve(system(numpy_backend), B, Wrong())
+        def observe(self, s):
+            return FullRow(s.norm, 0.0)
+
+        def judged(self, ops, problem, x, r, steps):
+            status = ops.where(steps >= 3, int(Status[code]), 0)
+            return State(x, r, ops.sqrt(ops.dot(r, r)), status, steps)
+
+    found = lg.solve(system(numpy_backend), B, Far(omega=3.0))
+    assert (found.status, int(found.products)) == (Status.STAGNATED, 3)
+    assert float(found.residual) > np.linalg.norm(B)
