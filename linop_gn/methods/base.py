@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 from ..protocols import Backend, Scalar, Vector
 from ..records import record
 from ..run.returned import require_row, require_state, require_vector
-from ..run.status import Code
+from ..run.status import Code, verdict
 from .problem import MinimizeProblem
 
 __all__ = ["Method", "Served"]
@@ -33,8 +33,8 @@ class Method(ABC):
       argument. No two leaves of an initial state share memory.
     * Scalars may be traced: ``ops.where``, ``&``, ``|``, ``ops.logical_not``, never ``if``, ``and``, ``not``.
     * A step is total: once the status is set, it changes nothing.
-    * ``steps`` begins at 0. A call of ``step`` counts one, and ``status`` becomes ``MAX_STEPS`` at ``max_steps``: both
-      are done for it. ``lg.Status`` lists the other reasons to stop.
+    * ``steps`` begins at 0. Done for it: a call of ``step`` counts one, and ``status`` becomes ``MAX_STEPS`` at
+      ``max_steps``, ``NONFINITE`` where ``value`` is. ``lg.Status`` lists the other reasons to stop.
 
     >>> from typing import Any, NamedTuple
     >>> import numpy as np, linop_gn as lg
@@ -108,19 +108,24 @@ class Served(Method):
 
     def init(self, ops: Backend, problem: MinimizeProblem) -> Any:
         made = self.method.init(ops, problem)
-        require_state(self.title, made, dict.fromkeys(("x", "value", "status", "steps", *self.method.columns)))
+        observed = self.method.columns if type(self.method).observe is Method.observe else ()
+        require_state(self.title, made, dict.fromkeys(("x", "value", "status", "steps", *observed)))
         require_row(self.title, self.observe(made))
-        return self._limited(ops, problem, made, made.steps)
+        return self._looked(ops, problem, made, made.steps, True, Code.NONFINITE_INPUT)
 
     def step(self, ops: Backend, problem: MinimizeProblem, state: Any) -> Any:
-        steps = state.steps + ops.where(state.status == Code.RUNNING, 1, 0)
+        running = state.status == Code.RUNNING
+        steps = state.steps + ops.where(running, 1, 0)
         made = self.method.step(ops, problem, state)
         require_state(self.title, made, before=state)
-        return self._limited(ops, problem, made, steps)
+        return self._looked(ops, problem, made, steps, running, Code.NONFINITE)
 
-    def _limited(self, ops: Backend, problem: MinimizeProblem, made: Any, steps: Scalar) -> Any:
+    def _looked(
+        self, ops: Backend, problem: MinimizeProblem, made: Any, steps: Scalar, running: Scalar, lost: Scalar
+    ) -> Any:
         late = (made.status == Code.RUNNING) & (steps >= problem.max_steps)
-        return made._replace(status=ops.where(late, Code.MAX_STEPS, made.status), steps=steps)
+        claims = (running & ops.logical_not(ops.isfinite(made.value)), lost), (late, Code.MAX_STEPS)
+        return made._replace(status=verdict(ops, made.status, *claims), steps=steps)
 
     def observe(self, state: Any) -> NamedTuple:
         return self.method.observe(state)
