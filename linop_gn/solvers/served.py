@@ -9,7 +9,7 @@ model       1/2 x.(A x - 2 b), by the same product, where the row has none
 claims      a success that the residual contradicts is told as ``STAGNATED``: CONVERGED above max(rtol ||b||, atol) of
             a solver that has these fields (or one of them) and is ``square``; it and others above ||b||
 limit       a run that reaches it, or 4 calls of step for each, ends as ``MAX_STEPS`` or ``COMPLETED``
-NaN         in b ends a run before a product is made
+zero, NaN   in b end a run before its first step, as ``CONVERGED`` and ``NONFINITE_INPUT``
 =========== ===================================================================
 
 :func:`served` is the one place that says so: :func:`linop_gn.solve`, methods with an inner
@@ -24,6 +24,7 @@ from functools import lru_cache, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
+import optree
 
 from ..operators.algebra import Modified
 from ..protocols import Backend, Scalar, Vector
@@ -146,14 +147,15 @@ class Served(Solver):
             worse = own.dot(r, r) > own.dot(rhs, rhs)
             rhs, x0 = own.select(worse, rhs, r), own.mask(own.logical_not(worse), ops.copy(problem.x0))
             start = x0, self._judged(own, problem.rhs, rhs, x0)[1]
-        finite = own.isfinite(own.max_abs(rhs))
+        size = own.max_abs(rhs)
+        finite, solved = own.isfinite(size), (size == 0) & self.solver.solves_system
         status = own.where(finite, Code.RUNNING, Code.NONFINITE_INPUT) + none
         rhs, tally = own.mask(finite, rhs), list[int]()
         inner = self.solver.init(ops, self._inner(problem, rhs, tally))
         require_state(self.title, inner, ("status", "steps"))
         require_row(self.title, self.solver.observe(inner), tuple(getattr(none, "shape", ())))
         before = ServedState(inner, rhs, start, nan, nan, status, none, none + (start is not None), none)
-        return self._looked(ops, problem, before, tally, 0)
+        return self._looked(ops, problem, before, tally, 0, solved)
 
     def step(self, ops: Backend, problem: LinearProblem, state: ServedState) -> ServedState:
         tally: list[int] = []
@@ -187,7 +189,13 @@ class Served(Solver):
         return ((status == Code.CONVERGED) | other) & contradicted
 
     def _looked(
-        self, ops: Backend, problem: LinearProblem, s: ServedState, tally: list[int], before: Scalar
+        self,
+        ops: Backend,
+        problem: LinearProblem,
+        s: ServedState,
+        tally: list[int],
+        before: Scalar,
+        solved: Scalar = False,
     ) -> ServedState:
         """The state once the solver's own is new: whether it has ended, and then what is known of its end."""
         own, inner, running = self.solver.arithmetic(ops, problem), s.inner, s.status == Code.RUNNING
@@ -195,14 +203,16 @@ class Served(Solver):
         at_limit = Code.MAX_STEPS if self.solver.steps is None else Code.COMPLETED
         limit = self.solver.limit(problem)
         late = (inner.status == Code.RUNNING) & ((inner.steps >= limit) | (s.calls >= 4 * limit + 100))
-        status = verdict(own, s.status, (running & late, at_limit), (running, inner.status))
+        claims = (running & solved, Code.CONVERGED), (running & late, at_limit), (running, inner.status)
+        status = verdict(own, s.status, *claims)
         ended = running & (status != Code.RUNNING)
         spent = inner.products - before if "products" in inner._fields else own.where(running, len(tally), 0)
         row = self.solver.observe(inner)._asdict()
 
         def close(status: Scalar, residual: Scalar, model: Scalar, products: Scalar) -> tuple[Scalar, ...]:
             if not row.keys() >= _FACTS:
-                d = self._answer(ops, seen, _copied(ops, inner))
+                own_copy = optree.tree_map(lambda x: ops.copy(x) if ops.is_array(x) else x, inner)  # to be consumed
+                d = self._answer(ops, seen, own_copy)
                 moved = own.logical_not(own.max_abs(d) == 0)  # zero takes no product
                 zero = ops.zeros_like
                 (Ad,) = ops.branch(own.any(moved), lambda d: (seen.operator.apply(d),), lambda d: (zero(seen.rhs),), d)
@@ -238,14 +248,6 @@ class Served(Solver):
 
     def iterates(self, ops: Backend, problem: LinearProblem, state: ServedState, x: Vector) -> Any:
         return self.solver.iterates(ops, problem, state.inner, x) if problem.x0 is None else None
-
-
-def _copied(ops: Any, tree: Any) -> Any:
-    """A state whose vectors may be consumed."""
-    if not isinstance(tree, (tuple, list)):
-        return ops.copy(tree) if ops.is_array(tree) else tree
-    parts = [_copied(ops, part) for part in tree]
-    return type(tree)(parts) if type(tree) in (tuple, list) else type(tree)(*parts)
 
 
 class OneByOneState(NamedTuple):

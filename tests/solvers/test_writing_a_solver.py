@@ -465,3 +465,118 @@ def test_no_success_above_zero(numpy_backend, code):
     found = lg.solve(system(numpy_backend), B, Far(omega=3.0))
     assert (found.status, int(found.products)) == (Status.STAGNATED, 3)
     assert float(found.residual) > np.linalg.norm(B)
+
+
+# odd ones
+
+
+class SmallState(NamedTuple):
+    x: Any
+    status: Any
+    steps: Any
+
+
+class NoRow(NamedTuple):
+    pass
+
+
+@lg.record
+class Steepest(lg.Solver):
+    """In the framework's own arithmetic; nothing to observe."""
+
+    rtol: Any = 1e-9
+    symmetric = True
+
+    def init(self, ops, problem):
+        return SmallState(0 * problem.rhs, Status.RUNNING, 0)
+
+    def step(self, ops, problem, s):
+        A, b = problem.operator, problem.rhs
+        r = b - A @ s.x
+        done = r @ r <= self.rtol**2 * (b @ b)
+        length = ops.where(done, 0.0, ops.divide(r @ r, r @ (A @ r)))
+        return SmallState(s.x + length * r, ops.where(done, Status.CONVERGED, s.status), s.steps + 1)
+
+    def observe(self, s):
+        return NoRow()
+
+    def answer(self, ops, problem, s):
+        return s.x
+
+
+@lg.record
+class Refined(Steepest):
+    """Iterative refinement: a solve inside the step."""
+
+    inner: Any = lg.CG(rtol=1e-2)
+
+    def step(self, ops, problem, s):
+        A, b = problem.operator, problem.rhs
+        x = s.x + lg.solve(A, b - A @ s.x, self.inner).x
+        r = b - A @ x
+        return SmallState(x, ops.where(r @ r <= self.rtol**2 * (b @ b), Status.CONVERGED, s.status), s.steps + 1)
+
+
+@lg.record
+class Neumann(Steepest):
+    """Sixty terms of a series, all in init."""
+
+    def init(self, ops, problem):
+        x = ops.zeros_like(problem.rhs)
+        for _ in range(60):
+            x = ops.axpy(0.4, ops.subtract(problem.rhs, problem.operator.apply(x)), x)
+        return SmallState(x, Status.COMPLETED, 0)
+
+    def step(self, ops, problem, s):
+        return s
+
+
+class TreeState(NamedTuple):
+    vectors: dict
+    rr: Any
+    status: Any
+    steps: Any
+
+
+@lg.record
+class Columns(Steepest):
+    """Conjugate gradients on all columns, its vectors in a dict."""
+
+    supports = frozenset({"columns"})
+
+    def init(self, ops, problem):
+        b = problem.rhs
+        zero, vectors = ops.scalar(0, b), {"x": ops.zeros_like(b), "r": ops.copy(b), "p": ops.copy(b)}
+        return TreeState(vectors, ops.dot(b, b), ops.where(ops.dot(b, b) == 0, Status.CONVERGED, 0) + zero, zero)
+
+    def step(self, ops, problem, s):
+        running, p = s.status == Status.RUNNING, s.vectors["p"]
+        Ap = problem.operator.apply(p)
+        length = ops.where(running, ops.divide(s.rr, ops.dot(p, Ap)), 0.0)
+        x, r = ops.axpy(length, p, s.vectors["x"]), ops.axpy(-length, Ap, s.vectors["r"])
+        rr = ops.dot(r, r)
+        vectors = {"x": x, "r": r, "p": ops.axpby(1.0, r, ops.divide(rr, s.rr), p)}
+        done = running & (rr <= self.rtol**2 * ops.dot(problem.rhs, problem.rhs))
+        return TreeState(vectors, rr, ops.where(done, Status.CONVERGED, s.status), s.steps + ops.where(running, 1, 0))
+
+    def answer(self, ops, problem, s):
+        return s.vectors["x"]
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
+@pytest.mark.parametrize("solver", [Steepest(), Refined(), Neumann(), Columns()], ids=lambda s: s.title)
+def test_odd_ones(name, solver):
+    pytest.importorskip(name)
+    backend = lg.load(name)
+    A = lg.Dense(array(backend, SYMMETRIC), symmetric=True)
+    b = array(backend, B)
+    x = np.linalg.solve(SYMMETRIC, B)
+    found = [(lg.solve(A, b, solver, x0=array(backend, 0.9 * x), watch=[lambda look: None]), x)]
+    if name != "jax":
+        found += [(lg.solve(A, b, solver), x)]
+        columns = lg.solve(A, array(backend, np.stack([B, 0 * B], axis=1)), solver)
+        found += [(columns, np.stack([x, 0 * x], axis=1))]
+        assert (columns.status[1], columns.steps[1]) == (Status.CONVERGED, 0)
+    for solution, want in found:
+        assert solution.succeeded
+        np.testing.assert_allclose(host(backend, solution.x), want, rtol=0, atol=1e-7)
