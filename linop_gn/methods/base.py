@@ -71,11 +71,6 @@ class Method(ABC):
     """Scalars of the state that the history keeps. ``gradient_norm``, ``damping`` and ``products`` (0 where there are
     none) become fields of the result."""
 
-    @property
-    def title(self) -> str:
-        """How a result names the method."""
-        return type(self).__name__
-
     @abstractmethod
     def init(self, ops: Backend, problem: MinimizeProblem) -> Any:
         """The state before the first step."""
@@ -104,13 +99,12 @@ class Served(Method):
 
     @property
     def title(self) -> str:
-        return self.method.title
+        return type(self.method).__name__
 
     def init(self, ops: Backend, problem: MinimizeProblem) -> Any:
         made = self.method.init(ops, problem)
         observed = self.method.columns if type(self.method).observe is Method.observe else ()
         require_state(self.title, made, dict.fromkeys(("x", "value", "status", "steps", *observed)))
-        require_row(self.title, self.observe(made))
         return self._looked(ops, problem, made, made.steps, True, Code.NONFINITE_INPUT)
 
     def step(self, ops: Backend, problem: MinimizeProblem, state: Any) -> Any:
@@ -123,6 +117,7 @@ class Served(Method):
     def _looked(
         self, ops: Backend, problem: MinimizeProblem, made: Any, steps: Scalar, running: Scalar, lost: Scalar
     ) -> Any:
+        require_row(self.title, self.method.observe(made))
         late = (made.status == Code.RUNNING) & (steps >= problem.max_steps)
         claims = (running & ops.logical_not(ops.isfinite(made.value)), lost), (late, Code.MAX_STEPS)
         return made._replace(status=verdict(ops, made.status, *claims), steps=steps)

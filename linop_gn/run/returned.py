@@ -1,4 +1,4 @@
-"""What a solver or an outer method returns, looked at where it comes in: structure, shapes and kinds, traced or not."""
+"""What a solver or an outer method returns, looked at where it comes in: structure and kinds, which a compiler knows too."""
 
 from __future__ import annotations
 
@@ -9,37 +9,30 @@ __all__ = ["require_row", "require_state", "require_vector"]
 
 
 def require_state(owner: str, made: Any, needed: Iterable[str] = (), before: Any = None) -> None:
-    """Raise unless ``made`` is a state: of ``init`` with the fields ``needed``, of ``step`` like the one before."""
-    member = "init" if before is None else "step"
-    if before is None:
-        missing = [name for name in needed if name not in getattr(type(made), "_fields", ())]
-        if missing:
-            raise TypeError(
-                f"{owner}.init must return a NamedTuple with {', '.join(needed)}, got {made!r:.200} without "
-                f"{', '.join(missing)}."
-            )
-    elif type(made) is not type(before):
-        raise TypeError(f"{owner}.step must return a {type(before).__name__}, as init does, got {made!r:.200}.")
-    else:
-        for name, old, new in zip(made._fields, before, made, strict=True):
-            if _shape(old) != _shape(new) or (old is None) != (new is None):
-                raise TypeError(
-                    f"{owner}.step turned {name} of the state from {_shown(old)} into {_shown(new)}: give it that "
-                    "shape in init (a scalar for each column is ops.scalar(value, like=vector))."
-                )
+    """Raise unless ``made`` is a state: of ``init`` with the fields ``needed``, of ``step`` of the kind of ``before``."""
+    member = f"{owner}.{'init' if before is None else 'step'} must return a"
+    missing = ", ".join(name for name in needed if name not in getattr(type(made), "_fields", ()))
+    if missing:
+        raise TypeError(f"{member} NamedTuple with {', '.join(needed)}, got {made!r:.200} without {missing}.")
+    if before is not None and type(made) is not type(before):
+        raise TypeError(f"{member} {type(before).__name__}, as init does, got {made!r:.200}.")
+    for name, old, new in () if before is None else zip(made._fields, before, made, strict=True):
+        if _shape(old) != _shape(new) or (old is None) != (new is None):
+            raise TypeError(f"{member} state whose {name} is like that of init, {_shown(old)}, got {_shown(new)}.")
     for name, wanted in (("status", "a code of lg.Status"), ("steps", "a whole number")):
         value = getattr(made, name)
         if type(value) is not int and _kind(value) != "int":
-            raise TypeError(f"{owner}.{member} must return a state whose {name} is {wanted}, got {_shown(value)}.")
+            raise TypeError(f"{member} state whose {name} is {wanted}, got {_shown(value)}.")
 
 
 def require_row(owner: str, row: Any, shape: tuple[int, ...] = ()) -> None:
     """Raise unless ``row`` is a NamedTuple of numbers, or of one for each column or block."""
-    fields = getattr(type(row), "_fields", None)
-    wrong = () if fields is None else [f for f, x in zip(fields, row, strict=True) if not _is_scalar(x, shape)]
-    if fields is None or wrong:
-        got = repr(row)[:200] if fields is None else f"{_shown(getattr(row, wrong[0]))} in {wrong[0]}"
-        raise TypeError(f"{owner}.observe must return a NamedTuple of scalars, got {got}.")
+    wrong = f"{row!r:.200}" if not hasattr(type(row), "_fields") else ""
+    for name, value in () if wrong else zip(row._fields, row, strict=True):
+        if type(value) is not float and not (_kind(value) and _shape(value) in ((), shape)):
+            wrong = f"{_shown(value)} in {name}"
+    if wrong:
+        raise TypeError(f"{owner}.observe must return a NamedTuple of scalars, got {wrong}.")
 
 
 def require_vector(owner: str, ops: Any, x: Any, shape: tuple[int, ...], like: Any) -> None:
@@ -49,18 +42,14 @@ def require_vector(owner: str, ops: Any, x: Any, shape: tuple[int, ...], like: A
         raise TypeError(f"{owner}.answer must return an array of shape {shape} and dtype {dtype}, got {_shown(x)}.")
 
 
-def _shape(value: Any) -> tuple[int, ...]:
-    return tuple(getattr(value, "shape", ()))
-
-
 def _kind(value: Any) -> str:
     """The kind of a number, Python's or any framework's; nothing for what is none."""
     dtype = str(getattr(value, "dtype", ""))
     return next((kind.__name__ for kind in (bool, int, float) if isinstance(value, kind) or kind.__name__ in dtype), "")
 
 
-def _is_scalar(value: Any, shape: tuple[int, ...]) -> bool:
-    return bool(_kind(value)) and _shape(value) in ((), shape)
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(getattr(value, "shape", ()))
 
 
 def _shown(value: Any) -> str:

@@ -153,9 +153,9 @@ class Served(Solver):
         rhs, tally = own.mask(finite, rhs), list[int]()
         inner = self.solver.init(ops, self._inner(problem, rhs, tally))
         require_state(self.title, inner, ("status", "steps"))
-        require_row(self.title, self.solver.observe(inner), tuple(getattr(none, "shape", ())))
+        inner = inner._replace(status=own.where(solved, Code.CONVERGED, inner.status))
         before = ServedState(inner, rhs, start, nan, nan, status, none, none + (start is not None), none)
-        return self._looked(ops, problem, before, tally, 0, solved)
+        return self._looked(ops, problem, before, tally, 0)
 
     def step(self, ops: Backend, problem: LinearProblem, state: ServedState) -> ServedState:
         tally: list[int] = []
@@ -189,13 +189,7 @@ class Served(Solver):
         return ((status == Code.CONVERGED) | other) & contradicted
 
     def _looked(
-        self,
-        ops: Backend,
-        problem: LinearProblem,
-        s: ServedState,
-        tally: list[int],
-        before: Scalar,
-        solved: Scalar = False,
+        self, ops: Backend, problem: LinearProblem, s: ServedState, tally: list[int], before: Scalar
     ) -> ServedState:
         """The state once the solver's own is new: whether it has ended, and then what is known of its end."""
         own, inner, running = self.solver.arithmetic(ops, problem), s.inner, s.status == Code.RUNNING
@@ -203,11 +197,12 @@ class Served(Solver):
         at_limit = Code.MAX_STEPS if self.solver.steps is None else Code.COMPLETED
         limit = self.solver.limit(problem)
         late = (inner.status == Code.RUNNING) & ((inner.steps >= limit) | (s.calls >= 4 * limit + 100))
-        claims = (running & solved, Code.CONVERGED), (running & late, at_limit), (running, inner.status)
-        status = verdict(own, s.status, *claims)
+        status = verdict(own, s.status, (running & late, at_limit), (running, inner.status))
         ended = running & (status != Code.RUNNING)
         spent = inner.products - before if "products" in inner._fields else own.where(running, len(tally), 0)
-        row = self.solver.observe(inner)._asdict()
+        row = self.solver.observe(inner)
+        require_row(self.title, row, tuple(getattr(s.status, "shape", ())))
+        row = row._asdict()
 
         def close(status: Scalar, residual: Scalar, model: Scalar, products: Scalar) -> tuple[Scalar, ...]:
             if not row.keys() >= _FACTS:
