@@ -7,15 +7,12 @@ goes on from a state is the run that was never interrupted.
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
-from collections import namedtuple
-from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 from ..protocols import Backend, Scalar, Vector
 from ..records import record
-from ..run.returned import require_row, require_state, require_vector
+from ..run.returned import require_row, require_state, require_vector, row_type
 from ..run.status import Code, verdict
 from .problem import MinimizeProblem
 
@@ -80,15 +77,12 @@ class Method(ABC):
         """The next state; consumes the given one."""
 
     def observe(self, state: Any) -> NamedTuple:
-        """The row of the history for this state, a NamedTuple of scalars: its ``columns``, unless a subclass says others."""
-        return _row("Row", self.columns)(*(getattr(state, name) for name in self.columns))
+        """The row of the history for this state, a NamedTuple of scalars: its ``columns``."""
+        return row_type("Row", self.columns)(*(getattr(state, name) for name in self.columns))
 
     def answer(self, ops: Backend, problem: MinimizeProblem, state: Any) -> Vector:
         """The parameters (n,) that the state stands for: ``x``."""
         return state.x
-
-
-_row: Callable[..., Callable[..., NamedTuple]] = functools.cache(namedtuple)  # type: ignore[assignment]
 
 
 @record
@@ -102,21 +96,18 @@ class Served(Method):
         return type(self.method).__name__
 
     def init(self, ops: Backend, problem: MinimizeProblem) -> Any:
-        made = self.method.init(ops, problem)
         observed = self.method.columns if type(self.method).observe is Method.observe else ()
-        require_state(self.title, made, dict.fromkeys(("x", "value", "status", "steps", *observed)))
+        needed = dict.fromkeys(("x", "value", "status", "steps", *observed))
+        made = require_state(self.title, self.method.init(ops, problem), needed)
         return self._looked(ops, problem, made, made.steps, True, Code.NONFINITE_INPUT)
 
     def step(self, ops: Backend, problem: MinimizeProblem, state: Any) -> Any:
         running = state.status == Code.RUNNING
         steps = state.steps + ops.where(running, 1, 0)
-        made = self.method.step(ops, problem, state)
-        require_state(self.title, made, before=state)
+        made = require_state(self.title, self.method.step(ops, problem, state), before=state)
         return self._looked(ops, problem, made, steps, running, Code.NONFINITE)
 
-    def _looked(
-        self, ops: Backend, problem: MinimizeProblem, made: Any, steps: Scalar, running: Scalar, lost: Scalar
-    ) -> Any:
+    def _looked(self, ops: Backend, problem: Any, made: Any, steps: Scalar, running: Scalar, lost: Scalar) -> Any:
         require_row(self.title, self.method.observe(made))
         late = (made.status == Code.RUNNING) & (steps >= problem.max_steps)
         claims = (running & ops.logical_not(ops.isfinite(made.value)), lost), (late, Code.MAX_STEPS)
@@ -126,6 +117,5 @@ class Served(Method):
         return self.method.observe(state)
 
     def answer(self, ops: Backend, problem: MinimizeProblem, state: Any) -> Vector:
-        x = self.method.answer(ops, problem, state)
-        require_vector(self.title, ops, x, tuple(problem.start.shape), problem.start)
-        return x
+        x, start = self.method.answer(ops, problem, state), problem.start
+        return require_vector(self.title, ops, x, tuple(start.shape), start)

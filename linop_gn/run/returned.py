@@ -1,15 +1,20 @@
-"""What a solver or an outer method returns, looked at where it comes in: structure and kinds, which a compiler knows too."""
+"""What a solver or an outer method returns, looked at where it comes in: its structure and kinds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import functools
+from collections import namedtuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
-__all__ = ["require_row", "require_state", "require_vector"]
+__all__ = ["require_row", "require_state", "require_vector", "row_type"]
+
+row_type: Callable[[str, tuple[str, ...]], Callable[..., NamedTuple]] = functools.cache(namedtuple)  # type: ignore[assignment]
+"""The type of rows with these fields, made once."""
 
 
-def require_state(owner: str, made: Any, needed: Iterable[str] = (), before: Any = None) -> None:
-    """Raise unless ``made`` is a state: of ``init`` with the fields ``needed``, of ``step`` of the kind of ``before``."""
+def require_state(owner: str, made: Any, needed: Iterable[str] = (), before: Any = None) -> Any:
+    """``made`` if it is a state: of ``init`` with the fields ``needed``, of ``step`` of the kind of ``before``."""
     member = f"{owner}.{'init' if before is None else 'step'} must return a"
     missing = ", ".join(name for name in needed if name not in getattr(type(made), "_fields", ()))
     if missing:
@@ -23,23 +28,26 @@ def require_state(owner: str, made: Any, needed: Iterable[str] = (), before: Any
         value = getattr(made, name)
         if type(value) is not int and _kind(value) != "int":
             raise TypeError(f"{member} state whose {name} is {wanted}, got {_shown(value)}.")
+    return made
 
 
-def require_row(owner: str, row: Any, shape: tuple[int, ...] = ()) -> None:
-    """Raise unless ``row`` is a NamedTuple of numbers, or of one for each column or block."""
+def require_row(owner: str, row: Any, shape: tuple[int, ...] = ()) -> dict[str, Any]:
+    """The fields of ``row`` if it is a NamedTuple of numbers, or of one for each column or block."""
     wrong = f"{row!r:.200}" if not hasattr(type(row), "_fields") else ""
     for name, value in () if wrong else zip(row._fields, row, strict=True):
         if type(value) is not float and not (_kind(value) and _shape(value) in ((), shape)):
             wrong = f"{_shown(value)} in {name}"
     if wrong:
         raise TypeError(f"{owner}.observe must return a NamedTuple of scalars, got {wrong}.")
+    return row._asdict()  # type: ignore[no-any-return]
 
 
-def require_vector(owner: str, ops: Any, x: Any, shape: tuple[int, ...], like: Any) -> None:
-    """Raise unless the answer ``x`` is an array of this shape, in the dtype of ``like``."""
+def require_vector(owner: str, ops: Any, x: Any, shape: tuple[int, ...], like: Any) -> Any:
+    """The answer ``x`` if it is an array of this shape, in the dtype of ``like``."""
     dtype = ops.describe(like)[1]
     if not ops.is_array(x) or ops.describe(x)[:2] != (shape, dtype):
         raise TypeError(f"{owner}.answer must return an array of shape {shape} and dtype {dtype}, got {_shown(x)}.")
+    return x
 
 
 def _kind(value: Any) -> str:

@@ -18,9 +18,8 @@ solver and derivatives (:mod:`linop_gn.implicit`, by one more solve) go through 
 
 from __future__ import annotations
 
-from collections import namedtuple
 from collections.abc import Callable
-from functools import lru_cache, reduce
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +28,7 @@ import optree
 from ..operators.algebra import Modified
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, replace, static
-from ..run.returned import require_row, require_state, require_vector
+from ..run.returned import require_row, require_state, require_vector, row_type
 from ..run.status import Code, verdict
 from .base import Solver
 from .problem import LinearProblem
@@ -124,11 +123,6 @@ class ServedState(NamedTuple):
     """Of step; they end a run whose steps are not counted."""
 
 
-@lru_cache(maxsize=64)
-def _row(fields: tuple[str, ...]) -> Any:
-    return namedtuple("ServedRow", fields)
-
-
 @record
 class Served(Solver):
     """``solver`` with a start, a limit, its products counted, and its residual and model told."""
@@ -151,8 +145,8 @@ class Served(Solver):
         finite, solved = own.isfinite(size), (size == 0) & self.solver.solves_system
         status = own.where(finite, Code.RUNNING, Code.NONFINITE_INPUT) + none
         rhs, tally = own.mask(finite, rhs), list[int]()
-        inner = self.solver.init(ops, self._inner(problem, rhs, tally))
-        require_state(self.title, inner, ("status", "steps"))
+        made = self.solver.init(ops, self._inner(problem, rhs, tally))
+        inner = require_state(self.title, made, ("status", "steps"))
         inner = inner._replace(status=own.where(solved, Code.CONVERGED, inner.status))
         before = ServedState(inner, rhs, start, nan, nan, status, none, none + (start is not None), none)
         return self._looked(ops, problem, before, tally, 0)
@@ -160,10 +154,9 @@ class Served(Solver):
     def step(self, ops: Backend, problem: LinearProblem, state: ServedState) -> ServedState:
         tally: list[int] = []
         before = state.inner.products if "products" in state.inner._fields else 0
-        inner = self.solver.step(ops, self._inner(problem, state.rhs, tally), state.inner)
-        require_state(self.title, inner, before=state.inner)
-        state = state._replace(calls=state.calls + 1)
-        return self._looked(ops, problem, state._replace(inner=inner), tally, before)
+        made = self.solver.step(ops, self._inner(problem, state.rhs, tally), state.inner)
+        inner = require_state(self.title, made, before=state.inner)
+        return self._looked(ops, problem, state._replace(inner=inner, calls=state.calls + 1), tally, before)
 
     def _inner(self, problem: LinearProblem, rhs: Vector, tally: list[int] | None) -> LinearProblem:
         """The system as the solver sees it."""
@@ -200,9 +193,7 @@ class Served(Solver):
         status = verdict(own, s.status, (running & late, at_limit), (running, inner.status))
         ended = running & (status != Code.RUNNING)
         spent = inner.products - before if "products" in inner._fields else own.where(running, len(tally), 0)
-        row = self.solver.observe(inner)
-        require_row(self.title, row, tuple(getattr(s.status, "shape", ())))
-        row = row._asdict()
+        row = require_row(self.title, self.solver.observe(inner), tuple(getattr(s.status, "shape", ())))
 
         def close(status: Scalar, residual: Scalar, model: Scalar, products: Scalar) -> tuple[Scalar, ...]:
             if not row.keys() >= _FACTS:
@@ -229,13 +220,12 @@ class Served(Solver):
             told["model"] = told["model"] + state.start[1]
         looked = {} if told.keys() >= _FACTS else {"residual": state.residual}
         told = {"residual": state.residual, "model": state.model, **told, **looked}
-        return _row(tuple(told))(**told)
+        return row_type("ServedRow", tuple(told))(**told)
 
     def _answer(self, ops: Backend, problem: LinearProblem, state: Any) -> Vector:
         """The solver's own answer, once it is known to be one."""
-        x, shape = self.solver.answer(ops, problem, state), (problem.operator.shape[1], *problem.rhs.shape[1:])
-        require_vector(self.title, ops, x, shape, problem.rhs)
-        return x
+        shape = (problem.operator.shape[1], *problem.rhs.shape[1:])
+        return require_vector(self.title, ops, self.solver.answer(ops, problem, state), shape, problem.rhs)
 
     def answer(self, ops: Backend, problem: LinearProblem, state: ServedState) -> Vector:
         x = self._answer(ops, self._inner(problem, state.rhs, None), state.inner)

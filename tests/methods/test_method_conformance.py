@@ -138,7 +138,10 @@ def test_what_a_method_lacks_is_named_at_the_door():
         def step(self, ops, problem, state):
             raise AssertionError
 
-    with pytest.raises(TypeError, match=r"Poor\.init must return .* x, value, status, steps, rate, got State.* without value, status, steps, rate"):
+    with pytest.raises(
+        TypeError,
+        match=r"Poor\.init must return .* x, value, status, steps, rate, got .* without value, status, steps, rate",
+    ):
         lg.minimize(fit, np.ones(2), Poor())
     with pytest.raises(TypeError, match=r"needs an lg\.Method"):
         lg.minimize(fit, np.ones(2), lg.CG())
@@ -166,7 +169,11 @@ class OddRow(NamedTuple):
         ("init", lambda s: s._replace(value=None), r"Wrong\.observe .* scalars, got None in value"),
         ("init", lambda s: s._replace(value=s.x), r"Wrong\.observe .* scalars, got .*float64 of shape \(2,\) in value"),
         ("step", lambda s: s._asdict(), r"Wrong\.step must return a HeavyBallState, as init does, got {"),
-        ("step", lambda s: s._replace(x=s.x[:1]), r"Wrong\.step .* whose x is like that of init, .*\(2,\), got .*\(1,\)"),
+        (
+            "step",
+            lambda s: s._replace(x=s.x[:1]),
+            r"Wrong\.step .* whose x is like that of init, .*\(2,\), got .*\(1,\)",
+        ),
         ("step", lambda s: s._replace(status=None), r"Wrong\.step must return a state whose status is .*, got None"),
         ("step", lambda s: s._replace(status=1.0), r"Wrong\.step .* status is a code of lg\.Status, got 1\.0"),
         ("observe", lambda row: {"value": 1.0}, r"Wrong\.observe must return a NamedTuple of scalars, got {"),
@@ -194,7 +201,8 @@ def line(name):
 def test_a_member_of_the_enumeration_is_a_code(name):
     fit, start = line(name)
     for status, steps in ((lg.Status.RUNNING, 3), (lg.Status.CONVERGED, 0)):
-        found = lg.minimize(fit, start, malformed("init", lambda s: s._replace(status=status, steps=0)), max_steps=3)
+        method = malformed("init", lambda s, status=status: s._replace(status=status, steps=0))
+        found = lg.minimize(fit, start, method, max_steps=3)
         expected = lg.Status.MAX_STEPS if steps else status
         assert (found.status, int(found.steps)) == (expected, steps)
 
