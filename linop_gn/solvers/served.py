@@ -6,9 +6,9 @@ columns     are solved one by one, each to its own status
 products    are counted where the state has none
 residual    b - A x, by one product at the end, where the row lacks it or the model
 model       1/2 x.(A x - 2 b), by the same product, where the row has none
-claims      a success that the residual contradicts is told as ``STAGNATED``: CONVERGED above max(rtol ||b||, atol) of
-            a solver that has these fields (or one of them) and is ``square``; it and others above ||b||
-limit       a run that reaches it, or 4 calls of step for each, ends as ``MAX_STEPS`` or ``COMPLETED``
+claims      that the residual contradicts are told as ``STAGNATED``: CONVERGED above max(rtol ||b||, atol), if the
+            solver has one of these fields and is ``square``; CONVERGED, LEAST_SQUARES, INVARIANT above ||b||
+limit       a run that reaches it, or 4 limit + 100 calls of step, ends as ``MAX_STEPS`` or ``COMPLETED``
 zero, NaN   in b end a run before its first step, as ``CONVERGED`` and ``NONFINITE_INPUT``
 =========== ===================================================================
 
