@@ -35,7 +35,7 @@ def require_row(owner: str, row: Any, shape: tuple[int, ...] = ()) -> dict[str, 
     """The fields of ``row`` if it is a NamedTuple of numbers, or of one for each column or block."""
     wrong = f"{row!r:.200}" if not hasattr(type(row), "_fields") else ""
     for name, value in () if wrong else zip(row._fields, row, strict=True):
-        if type(value) is not float and not (_kind(value) and _shape(value) in ((), shape)):
+        if type(value) not in (float, int) and not (_kind(value) and _shape(value) in ((), shape)):
             wrong = f"{_shown(value)} in {name}"
     if wrong:
         raise TypeError(f"{owner}.observe must return a NamedTuple of scalars, got {wrong}.")
