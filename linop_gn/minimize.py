@@ -62,13 +62,9 @@ def minimize(
         raise TypeError(f"minimize needs an lg.Objective, got {type(objective).__qualname__}.")
     max_steps = whole("minimize", "max_steps", max_steps)
     method = LevenbergMarquardt() if method is None else method
-    require_instance("minimize", method, "a method such as lg.LevenbergMarquardt()")
-    if not isinstance(method, Method):
-        advice = f" It solves linear systems: write lg.LevenbergMarquardt(solver=lg.{type(method).__name__}(...))."
-        raise TypeError(
-            f"minimize needs an lg.Method such as lg.LevenbergMarquardt(), got a {type(method).__qualname__}."
-            + (advice if isinstance(method, Solver) else "")
-        )
+    wrap = f"It solves linear systems: write lg.LevenbergMarquardt(solver=lg.{type(method).__name__}(...))."
+    advice = wrap if isinstance(method, Solver) else "A method of your own derives from lg.Method."
+    require_instance("minimize", method, Method, "an lg.Method such as lg.LevenbergMarquardt()", advice)
     point = objective.at(params)
     point.check_data()
     problem = MinimizeProblem(point.objective, point.x, point.space, max_steps)

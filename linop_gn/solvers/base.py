@@ -165,9 +165,4 @@ class Solver(ABC):
 
 def require_solver(owner: str, solver: Any, wanted: str = "a solver such as lg.CG()") -> None:
     """Raise unless ``solver`` is a solver, and a record; ``wanted`` says what would be one."""
-    require_instance(owner, solver, wanted)
-    if not isinstance(solver, Solver):
-        what = repr(solver) if isinstance(solver, str) else f"a {type(solver).__qualname__}"
-        raise TypeError(f"{owner} needs {wanted}, got {what}. A solver of your own derives from lg.Solver.")
-    if "__dataclass_params__" not in vars(type(solver)):
-        raise TypeError(f"{solver.title} must be a record, so that compilers know its data: write @lg.record above it.")
+    require_instance(owner, solver, Solver, wanted, "A solver of your own derives from lg.Solver.")

@@ -124,6 +124,7 @@ def test_what_a_method_lacks_is_named_at_the_door():
     with pytest.raises(TypeError, match="step"):
         Half()
 
+    @lg.record
     class Poor(lg.Method):
         columns = ("value", "rate")
 
@@ -143,8 +144,16 @@ def test_what_a_method_lacks_is_named_at_the_door():
         match=r"Poor\.init must return .* x, value, status, steps, rate, got .* without value, status, steps, rate",
     ):
         lg.minimize(fit, np.ones(2), Poor())
-    with pytest.raises(TypeError, match=r"needs an lg\.Method"):
+    with pytest.raises(TypeError, match=r"needs an lg\.Method.*got a CG\. It solves .*solver=lg\.CG"):
         lg.minimize(fit, np.ones(2), lg.CG())
+    with pytest.raises(TypeError, match=r"needs an lg\.Method.*got 'LM'\. A method of your own derives"):
+        lg.minimize(fit, np.ones(2), "LM")
+
+    class NoRecord(HeavyBall):
+        pass
+
+    with pytest.raises(TypeError, match=r"NoRecord must be a record.*write @lg\.record above it"):
+        lg.minimize(fit, np.ones(2), NoRecord())
 
 
 def malformed(member, change):
