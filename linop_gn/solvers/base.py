@@ -56,8 +56,8 @@ class Solver(ABC):
         The operators that it takes, for :meth:`check`: square ones (True), symmetric ones (False).
     supports
         What it does by itself: ``"x0"`` (a start), ``"columns"`` (scalars (k,) for b of (n, k)), ``"blocks"`` (runs in
-        ``Blockwise``), ``"report"`` (``products`` in the state, ``residual`` and ``model`` in the row: nothing
-        is verified then).
+        ``Blockwise``), ``"report"`` (of this package's solvers: they count, verify and end their runs
+        themselves, so that nothing is looked at).
     solves_system
         Whether x is the solution of A x = b (of the least-squares problem, if not ``square``), up to a tolerance.
         Only then can it be differentiated, and a start be taken off the right-hand side.
