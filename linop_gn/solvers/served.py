@@ -31,6 +31,7 @@ from ..records import record, replace, static
 from ..run.returned import require_row, require_state, require_vector, row_type
 from ..run.status import Code, verdict
 from .base import Solver
+from .options import at_limit
 from .problem import LinearProblem
 
 __all__ = ["Inner", "inner_solve", "served"]
@@ -187,10 +188,9 @@ class Served(Solver):
         """The state once the solver's own is new: whether it has ended, and then what is known of its end."""
         own, inner, running = self.solver.arithmetic(ops, problem), s.inner, s.status == Code.RUNNING
         seen = self._inner(problem, s.rhs, None)
-        at_limit = Code.MAX_STEPS if self.solver.steps is None else Code.COMPLETED
         limit = self.solver.limit(problem)
         late = (inner.status == Code.RUNNING) & ((inner.steps >= limit) | (s.calls >= 4 * limit + 100))
-        status = verdict(own, s.status, (running & late, at_limit), (running, inner.status))
+        status = verdict(own, s.status, (running & late, at_limit(self.solver)), (running, inner.status))
         ended = running & (status != Code.RUNNING)
         spent = inner.products - before if "products" in inner._fields else own.where(running, len(tally), 0)
         row = require_row(self.title, self.solver.observe(inner), tuple(getattr(s.status, "shape", ())))
