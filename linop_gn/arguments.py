@@ -15,10 +15,16 @@ import numpy as np
 __all__ = ["known", "require_instance", "require_number", "whole"]
 
 
-def require_instance(function: str, method: Any, wanted: str) -> None:
-    """Raise for a class where an instance of it belongs; ``wanted`` says what would be one."""
-    if isinstance(method, type):
-        raise TypeError(f"{function} needs {wanted}, got the class {method.__qualname__} itself: call it first.")
+def require_instance(function: str, given: Any, kind: type, wanted: str, advice: str) -> None:
+    """Raise unless ``given`` is an instance of ``kind``, and a record; ``wanted`` says what would be one."""
+    if isinstance(given, type):
+        raise TypeError(f"{function} needs {wanted}, got the class {given.__qualname__} itself: call it first.")
+    if not isinstance(given, kind):
+        what = repr(given) if isinstance(given, str) else f"a {type(given).__qualname__}"
+        raise TypeError(f"{function} needs {wanted}, got {what}. {advice}")
+    if "__dataclass_params__" not in vars(type(given)):
+        name = type(given).__name__
+        raise TypeError(f"{name} must be a record, so that compilers know its data: write @lg.record above it.")
 
 
 def whole(owner: str, name: str, value: Any, least: int = 0) -> int:

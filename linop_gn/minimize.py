@@ -7,7 +7,7 @@ from typing import Any
 
 from .arguments import require_instance, whole
 from .curvature.objective import Objective
-from .methods.base import Method
+from .methods.base import Method, Served
 from .methods.levenberg_marquardt import LevenbergMarquardt
 from .methods.problem import MinimizeProblem
 from .protocols import Carry, Tree
@@ -62,17 +62,14 @@ def minimize(
         raise TypeError(f"minimize needs an lg.Objective, got {type(objective).__qualname__}.")
     max_steps = whole("minimize", "max_steps", max_steps)
     method = LevenbergMarquardt() if method is None else method
-    require_instance("minimize", method, "a method such as lg.LevenbergMarquardt()")
-    if not isinstance(method, Method):
-        advice = f" It solves linear systems: write lg.LevenbergMarquardt(solver=lg.{type(method).__name__}(...))."
-        raise TypeError(
-            f"minimize needs an lg.Method such as lg.LevenbergMarquardt(), got a {type(method).__qualname__}."
-            + (advice if isinstance(method, Solver) else "")
-        )
+    wrap = f"It solves linear systems: write lg.LevenbergMarquardt(solver=lg.{type(method).__name__}(...))."
+    advice = wrap if isinstance(method, Solver) else "A method of your own derives from lg.Method."
+    require_instance("minimize", method, Method, "an lg.Method such as lg.LevenbergMarquardt()", advice)
     point = objective.at(params)
     point.check_data()
     problem = MinimizeProblem(point.objective, point.x, point.space, max_steps)
-    state, rows = drive(problem.backend, method, problem, max_steps, watch, every)
+    method = Served(method)
+    state, rows = drive(problem.backend, method, problem, max_steps, watch, every, method.title)
     row = method.observe(state)._asdict()
     return Result(
         code=state.status,
@@ -80,7 +77,7 @@ def minimize(
         products=row.get("products", 0),
         rows=rows if not isinstance(rows, list) else problem.backend.rows(Carry(state, rows), 0, len(rows)),
         names=tuple(row),
-        method=type(method).__name__,
+        method=method.title,
         params=point.space.unpack(method.answer(problem.backend, problem, state)),
         value=state.value,
         gradient_norm=row.get("gradient_norm"),

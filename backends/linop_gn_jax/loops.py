@@ -92,7 +92,7 @@ class JaxLoops(EagerLoops):
 
     def __init__(self) -> None:
         def named(action: str) -> Callable[..., str]:
-            return lambda ops, method, *rest: f"{action} {type(method).__name__}"
+            return lambda ops, method, *rest: f"{action} {getattr(method, 'title', type(method).__name__)}"
 
         self._programs: dict[tuple[str, Any], Callable[..., Any]] = {}
         self._begin = compiled(_begin, static=(0, 3), label=named("begin"))

@@ -54,7 +54,7 @@ def like(before: Any, after: Any, method: Iteration) -> Any:
     TypeError
         If the step changed the structure, a shape, or the kind of number.
     """
-    step = f"{type(method).__name__}.step"
+    step = f"{getattr(method, 'title', type(method).__name__)}.step"
     if tree_util.tree_structure(before) != tree_util.tree_structure(after):
         raise TypeError(
             f"{step} returned a state of another structure than it was given: {tree_util.tree_structure(after)} "

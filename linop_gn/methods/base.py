@@ -7,17 +7,16 @@ goes on from a state is the run that was never interrupted.
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
-from collections import namedtuple
-from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
-from ..protocols import Backend, Vector
+from ..protocols import Backend, Scalar, Vector
 from ..records import record
+from ..run.returned import require_row, require_state, require_vector, row_type
+from ..run.status import Code, verdict
 from .problem import MinimizeProblem
 
-__all__ = ["Method"]
+__all__ = ["Method", "Served"]
 
 
 @record
@@ -31,11 +30,11 @@ class Method(ABC):
       argument. No two leaves of an initial state share memory.
     * Scalars may be traced: ``ops.where``, ``&``, ``|``, ``ops.logical_not``, never ``if``, ``and``, ``not``.
     * A step is total: once the status is set, it changes nothing.
-    * ``status`` becomes ``MAX_STEPS`` at ``problem.max_steps``; ``lg.Status`` lists the other reasons to stop.
+    * ``steps`` begins at 0. Done for it: a call of ``step`` counts one, and ``status`` becomes ``MAX_STEPS`` at
+      ``max_steps``, ``NONFINITE`` where ``value`` is. ``lg.Status`` lists the other reasons to stop.
 
     >>> from typing import Any, NamedTuple
     >>> import numpy as np, linop_gn as lg
-    >>> from linop_gn.run.status import Code, verdict
     >>> class State(NamedTuple):
     ...     x: Any
     ...     gradient: Any
@@ -48,15 +47,12 @@ class Method(ABC):
     ...
     ...     def init(self, ops, problem):
     ...         point = problem.at(problem.start)
-    ...         status = Code.MAX_STEPS if problem.max_steps == 0 else Code.RUNNING
-    ...         return State(point.x, point.gradient, ops.item(point.value), status, 0)
+    ...         return State(point.x, point.gradient, ops.item(point.value), lg.Status.RUNNING, 0)
     ...
     ...     def step(self, ops, problem, s):
-    ...         running = s.status == Code.RUNNING
-    ...         x = ops.axpy(ops.where(running, -self.rate, 0.0), s.gradient, s.x)
-    ...         point, steps = problem.at(x), s.steps + ops.where(running, 1, 0)
-    ...         status = verdict(ops, s.status, (running & (steps >= problem.max_steps), Code.MAX_STEPS))
-    ...         return State(x, point.gradient, ops.item(point.value), status, steps)
+    ...         rate = ops.where(s.status == lg.Status.RUNNING, self.rate, 0.0)
+    ...         point = problem.at(ops.axpy(-rate, s.gradient, s.x))
+    ...         return State(point.x, point.gradient, ops.item(point.value), s.status, s.steps)
     >>> line = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
     >>> lg.minimize(line, np.zeros(2), Descent(), max_steps=3).history["value"]
     array([9.      , 7.29    , 5.9049  , 4.782969])
@@ -64,7 +60,8 @@ class Method(ABC):
     Raises
     ------
     TypeError
-        When made, for a subclass without ``init`` or ``step``; at step 0, for a state without what is named above.
+        When made, for a subclass without ``init`` or ``step``; in ``lg.minimize``, for what they return if it is not
+        as above.
     """
 
     columns: ClassVar[tuple[str, ...]] = ("value",)
@@ -80,19 +77,45 @@ class Method(ABC):
         """The next state; consumes the given one."""
 
     def observe(self, state: Any) -> NamedTuple:
-        """The row of the history for this state: its ``columns``, unless a subclass computes others."""
-        missing = {"x", "value", "status", "steps", *self.columns} - set(getattr(state, "_fields", ()))
-        if missing:
-            name = type(self).__name__
-            raise TypeError(
-                f"{name}.init returned a {type(state).__name__} without {', '.join(sorted(missing))}: the state of "
-                f"a method is a NamedTuple with x, value, status, steps and all of {name}.columns."
-            )
-        return _row("Row", self.columns)(*(getattr(state, name) for name in self.columns))
+        """The row of the history for this state, a NamedTuple of scalars: its ``columns``."""
+        return row_type("Row", self.columns)(*(getattr(state, name) for name in self.columns))
 
     def answer(self, ops: Backend, problem: MinimizeProblem, state: Any) -> Vector:
         """The parameters (n,) that the state stands for: ``x``."""
         return state.x
 
 
-_row: Callable[..., Callable[..., NamedTuple]] = functools.cache(namedtuple)  # type: ignore[assignment]
+@record
+class Served(Method):
+    """``method`` with its steps counted and limited, and all that it returns looked at: what ``lg.minimize`` runs."""
+
+    method: Method
+
+    @property
+    def title(self) -> str:
+        return type(self.method).__name__
+
+    def init(self, ops: Backend, problem: MinimizeProblem) -> Any:
+        observed = self.method.columns if type(self.method).observe is Method.observe else ()
+        needed = dict.fromkeys(("x", "value", "status", "steps", *observed))
+        made = require_state(self.title, self.method.init(ops, problem), needed)
+        return self._looked(ops, problem, made, made.steps, True, Code.NONFINITE_INPUT)
+
+    def step(self, ops: Backend, problem: MinimizeProblem, state: Any) -> Any:
+        running = state.status == Code.RUNNING
+        steps = state.steps + ops.where(running, 1, 0)
+        made = require_state(self.title, self.method.step(ops, problem, state), before=state)
+        return self._looked(ops, problem, made, steps, running, Code.NONFINITE)
+
+    def _looked(self, ops: Backend, problem: Any, made: Any, steps: Scalar, running: Scalar, lost: Scalar) -> Any:
+        require_row(self.title, self.method.observe(made))
+        late = (made.status == Code.RUNNING) & (steps >= problem.max_steps)
+        claims = (running & ops.logical_not(ops.isfinite(made.value)), lost), (late, Code.MAX_STEPS)
+        return made._replace(status=verdict(ops, made.status, *claims), steps=steps)
+
+    def observe(self, state: Any) -> NamedTuple:
+        return self.method.observe(state)
+
+    def answer(self, ops: Backend, problem: MinimizeProblem, state: Any) -> Vector:
+        x, start = self.method.answer(ops, problem, state), problem.start
+        return require_vector(self.title, ops, x, tuple(start.shape), start)

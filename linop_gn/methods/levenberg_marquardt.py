@@ -134,7 +134,6 @@ class LevenbergMarquardt(Method):
             count + Code.RUNNING,
             (ops.logical_not(ops.isfinite(value) & ops.isfinite(norm)), Code.NONFINITE_INPUT),
             (norm <= threshold, Code.CONVERGED),
-            (problem.max_steps == 0, Code.MAX_STEPS),
         )
         return LMState(
             **here,
@@ -179,7 +178,6 @@ class LevenbergMarquardt(Method):
         moved, here = ops.branch(taken, move, stay, trial)
         ratio = ops.where(taken & ops.logical_not(moved), -math.inf, ratio)  # there the gradient is not finite
         damping, growth = self.rule.update(ops, s.damping, s.growth, ratio)
-        steps = s.steps + ops.where(running, 1, 0)
         return s._replace(
             **here,
             value=ops.where(moved, value, s.value),
@@ -192,9 +190,7 @@ class LevenbergMarquardt(Method):
                 s.status,
                 (running & (here["gradient_norm"] <= s.threshold) | flat, Code.CONVERGED),
                 (running & ops.logical_not(moved) & (s.damping >= self.most), Code.NO_DECREASE),
-                (running & (steps >= problem.max_steps), Code.MAX_STEPS),
             ),
-            steps=steps,
             products=s.products + inner_products,
         )
 

@@ -56,7 +56,8 @@ class Solver(ABC):
         The operators that it takes, for :meth:`check`: square ones (True), symmetric ones (False).
     supports
         What it does by itself: ``"x0"`` (a start), ``"columns"`` (scalars (k,) for b of (n, k)), ``"blocks"`` (runs in
-        ``Blockwise``), ``"report"`` (``products`` in the state, ``residual`` and ``model`` in the row).
+        ``Blockwise``), ``"report"`` (of this package's solvers: they count, verify and end their runs
+        themselves, so that nothing is looked at).
     solves_system
         Whether x is the solution of A x = b (of the least-squares problem, if not ``square``), up to a tolerance.
         Only then can it be differentiated, and a start be taken off the right-hand side.
@@ -165,9 +166,4 @@ class Solver(ABC):
 
 def require_solver(owner: str, solver: Any, wanted: str = "a solver such as lg.CG()") -> None:
     """Raise unless ``solver`` is a solver, and a record; ``wanted`` says what would be one."""
-    require_instance(owner, solver, wanted)
-    if not isinstance(solver, Solver):
-        what = repr(solver) if isinstance(solver, str) else f"a {type(solver).__qualname__}"
-        raise TypeError(f"{owner} needs {wanted}, got {what}. A solver of your own derives from lg.Solver.")
-    if "__dataclass_params__" not in vars(type(solver)):
-        raise TypeError(f"{solver.title} must be a record, so that compilers know its data: write @lg.record above it.")
+    require_instance(owner, solver, Solver, wanted, "A solver of your own derives from lg.Solver.")

@@ -6,8 +6,10 @@ columns     are solved one by one, each to its own status
 products    are counted where the state has none
 residual    b - A x, by one product at the end, where the row lacks it or the model
 model       1/2 x.(A x - 2 b), by the same product, where the row has none
-limit       a run that reaches it ends, as ``MAX_STEPS`` or ``COMPLETED``
-NaN         in b ends a run before a product is made
+claims      that the residual contradicts are told as ``STAGNATED``: CONVERGED above max(rtol ||b||, atol), if the
+            solver has one of these fields and is ``square``; CONVERGED, LEAST_SQUARES, INVARIANT above ||b||
+limit       a run that reaches it, or 4 limit + 100 calls of step, ends as ``MAX_STEPS`` or ``COMPLETED``
+zero, NaN   in b end a run before its first step, as ``CONVERGED`` and ``NONFINITE_INPUT``
 =========== ===================================================================
 
 :func:`served` is the one place that says so: :func:`linop_gn.solve`, methods with an inner
@@ -16,17 +18,20 @@ solver and derivatives (:mod:`linop_gn.implicit`, by one more solve) go through 
 
 from __future__ import annotations
 
-from collections import namedtuple
-from functools import lru_cache
+from collections.abc import Callable
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
+import optree
 
 from ..operators.algebra import Modified
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, replace, static
+from ..run.returned import require_row, require_state, require_vector, row_type
 from ..run.status import Code, verdict
 from .base import Solver
+from .options import at_limit
 from .problem import LinearProblem
 
 __all__ = ["Inner", "inner_solve", "served"]
@@ -76,20 +81,20 @@ def inner_solve(ops: Backend, solver: Solver, problem: LinearProblem) -> Inner:
 
 @record
 class Counted(Modified):
-    """An operator that notes each product in ``tally``."""
+    """An operator that notes each product."""
 
-    tally: list[int] = static()
+    note: Callable[[int], None] = static()
 
     @property
     def psd(self) -> bool:
         return self.operator.psd
 
     def matvec(self, v: Vector) -> Vector:
-        self.tally.append(1)
+        self.note(1)
         return self.operator.apply(v)
 
     def rmatvec(self, u: Vector) -> Vector:
-        self.tally.append(1)
+        self.note(1)
         return self.operator.rapply(u)
 
     matmat, rmatmat = matvec, rmatvec
@@ -119,16 +124,15 @@ class ServedState(NamedTuple):
     """Of step; they end a run whose steps are not counted."""
 
 
-@lru_cache(maxsize=64)
-def _row(fields: tuple[str, ...]) -> Any:
-    return namedtuple("ServedRow", fields)
-
-
 @record
 class Served(Solver):
     """``solver`` with a start, a limit, its products counted, and its residual and model told."""
 
     solver: Solver
+
+    @property
+    def title(self) -> str:
+        return self.solver.title
 
     def init(self, ops: Backend, problem: LinearProblem) -> ServedState:
         own, rhs, start = self.solver.arithmetic(ops, problem), ops.copy(problem.rhs), None
@@ -138,27 +142,26 @@ class Served(Solver):
             worse = own.dot(r, r) > own.dot(rhs, rhs)
             rhs, x0 = own.select(worse, rhs, r), own.mask(own.logical_not(worse), ops.copy(problem.x0))
             start = x0, self._judged(own, problem.rhs, rhs, x0)[1]
-        finite = own.isfinite(own.max_abs(rhs))
+        size = own.max_abs(rhs)
+        finite, solved = own.isfinite(size), (size == 0) & self.solver.solves_system
         status = own.where(finite, Code.RUNNING, Code.NONFINITE_INPUT) + none
         rhs, tally = own.mask(finite, rhs), list[int]()
-        inner = self.solver.init(ops, self._inner(problem, rhs, tally))
-        _require_tuples(self.solver, inner)
+        made = self.solver.init(ops, self._inner(problem, rhs, tally))
+        inner = require_state(self.title, made, ("status", "steps"))
+        inner = inner._replace(status=own.where(solved, Code.CONVERGED, inner.status))
         before = ServedState(inner, rhs, start, nan, nan, status, none, none + (start is not None), none)
         return self._looked(ops, problem, before, tally, 0)
 
     def step(self, ops: Backend, problem: LinearProblem, state: ServedState) -> ServedState:
         tally: list[int] = []
         before = state.inner.products if "products" in state.inner._fields else 0
-        inner = self.solver.step(ops, self._inner(problem, state.rhs, tally), state.inner)
-        if type(inner) is not type(state.inner):
-            kind = type(state.inner).__name__
-            raise TypeError(f"{self.solver.title}: step must return a {kind}, as init does, got {inner!r:.200}.")
-        state = state._replace(calls=state.calls + 1)
-        return self._looked(ops, problem, state._replace(inner=inner), tally, before)
+        made = self.solver.step(ops, self._inner(problem, state.rhs, tally), state.inner)
+        inner = require_state(self.title, made, before=state.inner)
+        return self._looked(ops, problem, state._replace(inner=inner, calls=state.calls + 1), tally, before)
 
     def _inner(self, problem: LinearProblem, rhs: Vector, tally: list[int] | None) -> LinearProblem:
         """The system as the solver sees it."""
-        operator = problem.operator if tally is None else Counted(problem.operator, tally)
+        operator = problem.operator if tally is None else Counted(problem.operator, tally.append)
         return replace(problem, operator=operator, rhs=rhs, x0=None)
 
     def _judged(self, ops: Any, b: Vector, r: Vector, x: Vector) -> tuple[Scalar, Scalar]:
@@ -167,37 +170,47 @@ class Served(Solver):
         model = -(ops.dot(x, b) + ops.dot(x, r)) if self.solver.square else square - ops.dot(b, b)
         return ops.sqrt(square), 0.5 * model + 0.0
 
+    def _is_false(self, ops: Any, b: Vector, status: Scalar, residual: Scalar) -> Scalar:
+        """Whether a status claims something of A x = b that the residual contradicts."""
+        norm = ops.sqrt(ops.dot(b, b))
+        kept = most = 1.01 * norm  # x = 0 does as well
+        options = (getattr(self.solver, "rtol", None), norm), (getattr(self.solver, "atol", None), 1.0)
+        asked = [tolerance * size for tolerance, size in options if tolerance is not None]
+        if asked and self.solver.square:
+            kept = ops.minimum(most, 1.01 * reduce(ops.maximum, asked) + 4.0 * ops.eps(b) * norm)
+        other = (status == Code.LEAST_SQUARES) | (status == Code.INVARIANT)
+        contradicted = ops.logical_not(residual <= ops.where(other, most, kept))
+        return ((status == Code.CONVERGED) | other) & contradicted
+
     def _looked(
         self, ops: Backend, problem: LinearProblem, s: ServedState, tally: list[int], before: Scalar
     ) -> ServedState:
         """The state once the solver's own is new: whether it has ended, and then what is known of its end."""
         own, inner, running = self.solver.arithmetic(ops, problem), s.inner, s.status == Code.RUNNING
         seen = self._inner(problem, s.rhs, None)
-        at_limit = Code.MAX_STEPS if self.solver.steps is None else Code.COMPLETED
         limit = self.solver.limit(problem)
-        late = (inner.status == Code.RUNNING) & ((inner.steps >= limit) | (s.calls >= 100 * limit + 1000))
-        status = verdict(own, s.status, (running & late, at_limit), (running, inner.status))
+        late = (inner.status == Code.RUNNING) & ((inner.steps >= limit) | (s.calls >= 4 * limit + 100))
+        status = verdict(own, s.status, (running & late, at_limit(self.solver)), (running, inner.status))
         ended = running & (status != Code.RUNNING)
         spent = inner.products - before if "products" in inner._fields else own.where(running, len(tally), 0)
-        residual, model, products = s.residual, s.model, s.products + spent
+        row = require_row(self.title, self.solver.observe(inner), tuple(getattr(s.status, "shape", ())))
 
-        def close(residual: Scalar, model: Scalar, products: Scalar) -> tuple[Scalar, ...]:
-            d = self.solver.answer(ops, seen, _copied(ops, inner))
-            moved = own.logical_not(own.max_abs(d) == 0)  # zero takes no product
-            zero = ops.zeros_like
-            (Ad,) = ops.branch(own.any(moved), lambda d: (seen.operator.apply(d),), lambda d: (zero(seen.rhs),), d)
-            x = d if s.start is None else ops.axpy(1.0, s.start[0], d)
-            norm, value = self._judged(own, problem.rhs, own.axpby(1.0, seen.rhs, -1.0, Ad), x)
-            products = products + own.where(ended & moved, 1, 0)
-            return own.where(ended, norm, residual), own.where(ended, value, model), products
+        def close(status: Scalar, residual: Scalar, model: Scalar, products: Scalar) -> tuple[Scalar, ...]:
+            if not row.keys() >= _FACTS:
+                own_copy = optree.tree_map(lambda x: ops.copy(x) if ops.is_array(x) else x, inner)  # to be consumed
+                d = self._answer(ops, seen, own_copy)
+                moved = own.logical_not(own.max_abs(d) == 0)  # zero takes no product
+                zero = ops.zeros_like
+                (Ad,) = ops.branch(own.any(moved), lambda d: (seen.operator.apply(d),), lambda d: (zero(seen.rhs),), d)
+                x = d if s.start is None else ops.axpy(1.0, s.start[0], d)
+                norm, value = self._judged(own, problem.rhs, own.axpby(1.0, seen.rhs, -1.0, Ad), x)
+                products = products + own.where(ended & moved, 1, 0)
+                residual, model = own.where(ended, norm, residual), own.where(ended, value, model)
+            false = ended & self._is_false(own, seen.rhs, status, residual)
+            return own.where(false, Code.STAGNATED, status), residual, model, products
 
-        row = self.solver.observe(inner)._asdict()
-        if not row.keys() >= _FACTS:
-            known = own.where(running, row.get("residual", residual), residual), model, products
-            residual, model, products = ops.branch(own.any(ended), close, lambda *known: known, *known)
-            most = 1.01 * own.sqrt(own.dot(seen.rhs, seen.rhs))  # x = 0 does as well
-            false = ended & (status == Code.CONVERGED) & own.logical_not(residual <= most)
-            status = own.where(false, Code.STAGNATED, status)
+        known = status, own.where(running, row.get("residual", s.residual), s.residual), s.model, s.products + spent
+        status, residual, model, products = ops.branch(own.any(ended), close, lambda *known: known, *known)
         inner = inner._replace(status=status)  # so that a run that was ended stays so
         return ServedState(inner, s.rhs, s.start, residual, model, status, inner.steps, products, s.calls)
 
@@ -207,34 +220,19 @@ class Served(Solver):
             told["model"] = told["model"] + state.start[1]
         looked = {} if told.keys() >= _FACTS else {"residual": state.residual}
         told = {"residual": state.residual, "model": state.model, **told, **looked}
-        return _row(tuple(told))(**told)
+        return row_type("ServedRow", tuple(told))(**told)
+
+    def _answer(self, ops: Backend, problem: LinearProblem, state: Any) -> Vector:
+        """The solver's own answer, once it is known to be one."""
+        shape = (problem.operator.shape[1], *problem.rhs.shape[1:])
+        return require_vector(self.title, ops, self.solver.answer(ops, problem, state), shape, problem.rhs)
 
     def answer(self, ops: Backend, problem: LinearProblem, state: ServedState) -> Vector:
-        x = self.solver.answer(ops, self._inner(problem, state.rhs, None), state.inner)
+        x = self._answer(ops, self._inner(problem, state.rhs, None), state.inner)
         return x if state.start is None else ops.axpy(1.0, state.start[0], x)
 
     def iterates(self, ops: Backend, problem: LinearProblem, state: ServedState, x: Vector) -> Any:
         return self.solver.iterates(ops, problem, state.inner, x) if problem.x0 is None else None
-
-
-def _copied(ops: Any, tree: Any) -> Any:
-    """A state whose vectors may be consumed."""
-    if not isinstance(tree, (tuple, list)):
-        return ops.copy(tree) if ops.is_array(tree) else tree
-    parts = [_copied(ops, part) for part in tree]
-    return type(tree)(parts) if type(tree) in (tuple, list) else type(tree)(*parts)
-
-
-def _require_tuples(solver: Solver, state: Any) -> None:
-    """Raise unless the state and its row are NamedTuples, the state with ``status`` and ``steps``."""
-
-    def require(what: str, made: Any, *needed: str) -> None:
-        if not {"_fields", *needed} <= set(vars(type(made))):
-            also = f" with {' and '.join(needed)}" if needed else ""
-            raise TypeError(f"{solver.title}: {what} must return a NamedTuple{also}, got {made!r:.200}.")
-
-    require("init", state, "status", "steps")
-    require("observe", solver.observe(state))
 
 
 class OneByOneState(NamedTuple):

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "writing_a_method.md"
 BLOCK = re.search(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL).group(1)
 scope = {"__name__": "page"}
 exec(compile(BLOCK.partition("\n\nA = ")[0], PAGE.name, "exec"), scope)
-HeavyBall = scope["HeavyBall"]
+HeavyBall, HeavyBallState = scope["HeavyBall"], scope["HeavyBallState"]
 
 
 def load(name):
@@ -123,6 +124,7 @@ def test_what_a_method_lacks_is_named_at_the_door():
     with pytest.raises(TypeError, match="step"):
         Half()
 
+    @lg.record
     class Poor(lg.Method):
         columns = ("value", "rate")
 
@@ -137,7 +139,148 @@ def test_what_a_method_lacks_is_named_at_the_door():
         def step(self, ops, problem, state):
             raise AssertionError
 
-    with pytest.raises(TypeError, match=r"Poor.init returned a State without rate, status, steps, value"):
+    with pytest.raises(
+        TypeError,
+        match=r"Poor\.init must return .* x, value, status, steps, rate, got .* without value, status, steps, rate",
+    ):
         lg.minimize(fit, np.ones(2), Poor())
-    with pytest.raises(TypeError, match=r"needs an lg\.Method"):
+    with pytest.raises(TypeError, match=r"needs an lg\.Method.*got a CG\. It solves .*solver=lg\.CG"):
         lg.minimize(fit, np.ones(2), lg.CG())
+    with pytest.raises(TypeError, match=r"needs an lg\.Method.*got 'LM'\. A method of your own derives"):
+        lg.minimize(fit, np.ones(2), "LM")
+
+    class NoRecord(HeavyBall):
+        pass
+
+    with pytest.raises(TypeError, match=r"NoRecord must be a record.*write @lg\.record above it"):
+        lg.minimize(fit, np.ones(2), NoRecord())
+
+
+def malformed(member, change):
+    """Heavy ball with what ``member`` returns changed by a function of it."""
+
+    def instead(self, *given):
+        return change(getattr(HeavyBall, member)(self, *given))
+
+    return lg.record(type("Wrong", (HeavyBall,), {member: instead, "__module__": __name__}))()
+
+
+class OddRow(NamedTuple):
+    value: Any
+
+
+@pytest.mark.parametrize(
+    ("member", "change", "match"),
+    [
+        ("init", lambda s: None, r"Wrong\.init must return a NamedTuple with x, value, status, steps.*, got None"),
+        ("init", lambda s: tuple(s), r"Wrong\.init must return a NamedTuple with .* without x, value, status, steps"),
+        ("init", lambda s: s._replace(status=0.0), r"Wrong\.init .* status is a code of lg\.Status, got 0\.0"),
+        ("init", lambda s: s._replace(value=None), r"Wrong\.observe .* scalars, got None in value"),
+        ("init", lambda s: s._replace(value=s.x), r"Wrong\.observe .* scalars, got .*float64 of shape \(2,\) in value"),
+        ("step", lambda s: s._asdict(), r"Wrong\.step must return a HeavyBallState, as init does, got {"),
+        (
+            "step",
+            lambda s: s._replace(x=s.x[:1]),
+            r"Wrong\.step .* whose x is like that of init, .*\(2,\), got .*\(1,\)",
+        ),
+        ("step", lambda s: s._replace(status=None), r"Wrong\.step must return a state whose status is .*, got None"),
+        ("step", lambda s: s._replace(status=1.0), r"Wrong\.step .* status is a code of lg\.Status, got 1\.0"),
+        ("observe", lambda row: {"value": 1.0}, r"Wrong\.observe must return a NamedTuple of scalars, got {"),
+        ("observe", lambda row: OddRow("low"), r"Wrong\.observe .* scalars, got 'low' in value"),
+        ("answer", lambda x: None, r"Wrong\.answer must return an array of shape \(2,\) and dtype float64, got None"),
+        ("answer", lambda x: x[:1], r"Wrong\.answer must return an array of shape \(2,\) .*, got .*\(1,\)"),
+    ],
+)
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
+def test_what_is_malformed_is_named(name, member, change, match):
+    fit, start = line(name)
+    with pytest.raises(TypeError, match=match):
+        lg.minimize(fit, start, malformed(member, change))
+
+
+def line(name):
+    """||p - 3||^2 / 2, and a start."""
+    ops = load(name)
+    eye = ops.asarray(np.eye(2), "float64")
+    supplied = (lambda p: eye) if ops.calculus is None else None
+    return lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=supplied), ops.asarray(np.zeros(2), "float64")
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
+def test_a_member_of_the_enumeration_is_a_code(name):
+    fit, start = line(name)
+    for status, steps in ((lg.Status.RUNNING, 3), (lg.Status.CONVERGED, 0)):
+        method = malformed("init", lambda s, status=status: s._replace(status=status, steps=0))
+        found = lg.minimize(fit, start, method, max_steps=3)
+        expected = lg.Status.MAX_STEPS if steps else status
+        assert (found.status, int(found.steps)) == (expected, steps)
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
+def test_a_value_that_is_no_number_is_no_success(name):
+    fit, start = line(name)
+    for member, status in (("init", lg.Status.NONFINITE_INPUT), ("step", lg.Status.NONFINITE)):
+        boast = malformed(member, lambda s: s._replace(value=s.value * np.nan, status=s.status * 0 + 1))
+        assert lg.minimize(fit, start, boast).status is status
+
+
+class NewtonState(NamedTuple):
+    x: Any
+    value: Any
+    status: Any
+    steps: Any
+
+
+@lg.record
+class GaussNewton(lg.Method):
+    """In the framework's own arithmetic, by a solve inside the step."""
+
+    solver: Any = lg.CG(rtol=1e-8)
+
+    def init(self, ops, problem):
+        point = problem.at(problem.start)
+        return NewtonState(point.x, point.value, lg.Status.RUNNING, 0)
+
+    def step(self, ops, problem, s):
+        here = problem.at(s.x)
+        point = problem.at(s.x + lg.solve(lg.GGN(here), -here.gradient, self.solver).x)
+        done = (point.gradient @ point.gradient) <= 1e-16
+        return NewtonState(point.x, point.value, ops.where(done, lg.Status.CONVERGED, s.status), s.steps)
+
+
+class SizeRow(NamedTuple):
+    size: Any
+
+
+@lg.record
+class Nesterov(lg.Method):
+    """A state with a tree in it, a row of its own; it does not end."""
+
+    rate: Any = 0.2
+    columns = ("size",)
+
+    def init(self, ops, problem):
+        point = problem.at(problem.start)
+        return HeavyBallState(point.x, {"y": ops.copy(point.x), "t": (1.0,)}, None, ops.item(point.value), 0.0, 0, 0)
+
+    def step(self, ops, problem, s):
+        y, (t,) = s.velocity["y"], s.velocity["t"]
+        x = ops.axpy(-self.rate, problem.at(y).gradient, ops.copy(y))
+        longer = 0.5 * (1 + ops.sqrt(1 + 4 * t * t))
+        b = (t - 1) / longer
+        y = ops.axpby(-b, s.x, 1 + b, ops.copy(x))
+        return s._replace(x=x, velocity={"y": y, "t": (longer,)}, value=ops.item(problem.at(x).value))
+
+    def observe(self, s):
+        return SizeRow(s.value)
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
+@pytest.mark.parametrize(("method", "status"), [(GaussNewton(), "CONVERGED"), (Nesterov(), "MAX_STEPS")])
+def test_odd_ones(name, method, status):
+    fit, start = line(name)
+    for watch in ([], [lambda look: None]):
+        found = lg.minimize(fit, start, method, max_steps=60, watch=watch)
+        assert found.status is lg.Status[status]
+        np.testing.assert_allclose(np.asarray(found.params), [3.0, 3.0], atol=1e-3)
+        assert all(len(column) == int(found.steps) + 1 for column in found.history.values())

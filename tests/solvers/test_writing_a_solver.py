@@ -206,8 +206,8 @@ def test_the_door_names_what_is_missing(numpy_backend):
     for solver, match in (
         (NoRecord(), r"NoRecord must be a record.*write @lg\.record above it"),
         (Duck(), r"got a .*Duck\. A solver of your own derives from lg\.Solver"),
-        (NoStatus(), "NoStatus: init must return a NamedTuple with status and steps"),
-        (NoRow(), "NoRow: observe must return a NamedTuple"),
+        (NoStatus(), r"NoStatus\.init must return a NamedTuple with status, steps"),
+        (NoRow(), r"NoRow\.observe must return a NamedTuple"),
     ):
         with pytest.raises(TypeError, match=match):
             lg.solve(A, b, solver)
@@ -329,21 +329,266 @@ class Uncounted(Richardson):
     """Its steps are not counted, and never end."""
 
     def step(self, ops, problem, s):
+        calls.append(1)
         return s
+
+
+calls = []
 
 
 def test_a_run_whose_steps_are_not_counted_ends(numpy_backend):
     found = lg.solve(system(numpy_backend), B, Uncounted())
     assert found.status is Status.MAX_STEPS
     assert int(found.steps) == 0
+    assert len(calls) <= 4 * 10 * N + 100
 
 
-@pytest.mark.parametrize("made", [None, (1, 2), {"x": 3}])
-def test_a_step_that_returns_no_state_is_named(numpy_backend, made):
+def malformed(member, change):
+    """Richardson with what ``member`` returns changed by a function of it."""
+
+    def instead(self, *given):
+        return change(getattr(Richardson, member)(self, *given))
+
+    return lg.record(type("Wrong", (Richardson,), {member: instead, "__module__": __name__}))()
+
+
+class VectorRow(NamedTuple):
+    residual: Any
+    x: Any = None
+
+
+def narrow(x):
+    return x[:2]
+
+
+def single(x):
+    return lg.backend_of(x).asarray(host(lg.backend_of(x), x), "float32") if lg.backend_of(x).is_concrete(x) else x[:2]
+
+
+@pytest.mark.parametrize(
+    ("member", "change", "match"),
+    [
+        ("init", lambda s: None, r"Wrong\.init must return a NamedTuple with status, steps, got None"),
+        ("init", lambda s: tuple(s), r"Wrong\.init must return a NamedTuple with status, steps, got .* without status"),
+        ("init", lambda s: VectorRow(0.0), r"Wrong\.init must return .* without status, steps"),
+        (
+            "init",
+            lambda s: s._replace(status=0.0),
+            r"Wrong\.init must return a state whose status is a code of lg\.Status",
+        ),
+        ("init", lambda s: s._replace(status=None), r"status is a code of lg\.Status, got None"),
+        ("init", lambda s: s._replace(status="RUNNING"), r"status is a code of lg\.Status, got 'RUNNING'"),
+        ("init", lambda s: s._replace(status=False), r"status is a code of lg\.Status, got False"),
+        ("init", lambda s: s._replace(steps=0.0), r"steps is a whole number, got 0\.0"),
+        ("step", lambda s: None, r"Wrong\.step must return a State, as init does, got None"),
+        ("step", lambda s: tuple(s), r"Wrong\.step must return a State, as init does, got"),
+        (
+            "step",
+            lambda s: s._replace(x=narrow(s.x)),
+            r"Wrong\.step must return a state whose x is like that of init, .*float64 of shape \(5,\), got",
+        ),
+        ("step", lambda s: s._replace(norm=None), r"Wrong\.step must return a state whose norm is like .*, got None"),
+        ("step", lambda s: s._replace(status=1.0), r"Wrong\.step must return a state whose status is a code"),
+        ("observe", lambda row: 0.0, r"Wrong\.observe must return a NamedTuple of scalars, got 0\.0"),
+        ("observe", lambda row: row._replace(residual=None), r"Wrong\.observe .* scalars, got None in residual"),
+        ("observe", lambda row: row._replace(residual="x"), r"Wrong\.observe .* scalars, got 'x' in residual"),
+        ("observe", lambda row: row._replace(residual=np.ones(5)), r"got float64 of shape \(5,\) in residual"),
+        ("answer", lambda x: None, r"Wrong\.answer must return an array of shape \(5,\) and dtype float64, got None"),
+        (
+            "answer",
+            lambda x: [1.0] * 5,
+            r"Wrong\.answer must return an array of shape \(5,\) and dtype float64, got \[",
+        ),
+        ("answer", narrow, r"Wrong\.answer must .*, got .*float64 of shape \(2,\)"),
+        ("answer", single, r"Wrong\.answer must return an array of shape \(5,\) and dtype float64, got "),
+    ],
+)
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
+def test_what_is_malformed_is_named(name, member, change, match):
+    pytest.importorskip(name)
+    backend = lg.load(name)
+    b = array(backend, B)
+    for solve in (
+        lambda solver: lg.solve(system(backend), b, solver),
+        lambda solver: lg.solve(system(backend), array(backend, np.stack([B, B], axis=1)), solver),
+    ):
+        with pytest.raises(TypeError, match=match):
+            solve(malformed(member, change))
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
+def test_a_member_of_the_enumeration_is_a_code(name):
+    pytest.importorskip(name)
+    backend = lg.load(name)
+    solver = malformed("init", lambda s: s._replace(status=Status.RUNNING, steps=0))
+    assert lg.solve(system(backend), array(backend, B), solver).status is Status.CONVERGED
+    at_once = malformed("init", lambda s: s._replace(status=Status.COMPLETED, steps=0))
+    assert lg.solve(system(backend), array(backend, B), at_once).status is Status.COMPLETED
+
+
+@lg.record
+class EarlyStop(Richardson):
+    """CONVERGED at a tolerance that is not the one asked for."""
+
+    atol: Any = 0.0
+    loose: Any = 0.5
+
+    def judged(self, ops, problem, x, r, steps):
+        made = super().judged(ops, problem, x, r, steps)
+        close = made.norm <= self.loose * ops.sqrt(ops.dot(problem.rhs, problem.rhs))
+        return made._replace(status=ops.where(close, int(Status.CONVERGED), made.status))
+
+
+def test_converged_keeps_rtol_and_atol(backend):
+    b, size = array(backend, B), float(np.linalg.norm(B))
+    for options, status in (
+        ({"rtol": 1e-6}, Status.STAGNATED),
+        ({"rtol": 0.6}, Status.CONVERGED),
+        ({"rtol": 1e-6, "atol": 0.6 * size}, Status.CONVERGED),
+        ({"rtol": 1e-6, "loose": 1e-6}, Status.CONVERGED),
+    ):
+        found = lg.solve(system(backend), b, EarlyStop(**options))
+        assert found.status is status, options
+        assert float(found.residual) == pytest.approx(
+            np.linalg.norm(B - MATRIX @ host(backend, found.x)), rel=1e-6, abs=1e-12
+        )
+
+
+class FullRow(NamedTuple):
+    residual: Any
+    model: Any
+
+
+@pytest.mark.parametrize("code", ["LEAST_SQUARES", "INVARIANT", "CONVERGED"])
+def test_no_success_above_zero(numpy_backend, code):
+    """Told by the solver itself, so that no product verifies it."""
+
     @lg.record
-    class Wrong(Richardson):
-        def step(self, ops, problem, s):
-            return made
+    class Far(Richardson):
+        rtol: Any = 2.0
 
-    with pytest.raises(TypeError, match="Wrong: step must return a State, as init does, got"):
-        lg.solve(system(numpy_backend), B, Wrong())
+        def observe(self, s):
+            return FullRow(s.norm, 0.0)
+
+        def judged(self, ops, problem, x, r, steps):
+            status = ops.where(steps >= 3, int(Status[code]), 0)
+            return State(x, r, ops.sqrt(ops.dot(r, r)), status, steps)
+
+    found = lg.solve(system(numpy_backend), B, Far(omega=3.0))
+    assert (found.status, int(found.products)) == (Status.STAGNATED, 3)
+    assert float(found.residual) > np.linalg.norm(B)
+
+
+# odd ones
+
+
+class SmallState(NamedTuple):
+    x: Any
+    status: Any
+    steps: Any
+
+
+class NoRow(NamedTuple):
+    pass
+
+
+@lg.record
+class Steepest(lg.Solver):
+    """In the framework's own arithmetic; nothing to observe."""
+
+    rtol: Any = 1e-9
+    symmetric = True
+
+    def init(self, ops, problem):
+        return SmallState(0 * problem.rhs, Status.RUNNING, 0)
+
+    def step(self, ops, problem, s):
+        A, b = problem.operator, problem.rhs
+        r = b - A @ s.x
+        done = r @ r <= self.rtol**2 * (b @ b)
+        length = ops.where(done, 0.0, ops.divide(r @ r, r @ (A @ r)))
+        return SmallState(s.x + length * r, ops.where(done, Status.CONVERGED, s.status), s.steps + 1)
+
+    def observe(self, s):
+        return NoRow()
+
+    def answer(self, ops, problem, s):
+        return s.x
+
+
+@lg.record
+class Refined(Steepest):
+    """Iterative refinement: a solve inside the step."""
+
+    inner: Any = lg.CG(rtol=1e-2)
+
+    def step(self, ops, problem, s):
+        A, b = problem.operator, problem.rhs
+        x = s.x + lg.solve(A, b - A @ s.x, self.inner).x
+        r = b - A @ x
+        return SmallState(x, ops.where(r @ r <= self.rtol**2 * (b @ b), Status.CONVERGED, s.status), s.steps + 1)
+
+
+@lg.record
+class Neumann(Steepest):
+    """Sixty terms of a series, all in init."""
+
+    def init(self, ops, problem):
+        x = ops.zeros_like(problem.rhs)
+        for _ in range(60):
+            x = ops.axpy(0.4, ops.subtract(problem.rhs, problem.operator.apply(x)), x)
+        return SmallState(x, Status.COMPLETED, 0)
+
+    def step(self, ops, problem, s):
+        return s
+
+
+class TreeState(NamedTuple):
+    vectors: dict
+    rr: Any
+    status: Any
+    steps: Any
+
+
+@lg.record
+class Columns(Steepest):
+    """Conjugate gradients on all columns, its vectors in a dict."""
+
+    supports = frozenset({"columns"})
+
+    def init(self, ops, problem):
+        b = problem.rhs
+        zero, vectors = ops.scalar(0, b), {"x": ops.zeros_like(b), "r": ops.copy(b), "p": ops.copy(b)}
+        return TreeState(vectors, ops.dot(b, b), ops.where(ops.dot(b, b) == 0, Status.CONVERGED, 0) + zero, zero)
+
+    def step(self, ops, problem, s):
+        running, p = s.status == Status.RUNNING, s.vectors["p"]
+        Ap = problem.operator.apply(p)
+        length = ops.where(running, ops.divide(s.rr, ops.dot(p, Ap)), 0.0)
+        x, r = ops.axpy(length, p, s.vectors["x"]), ops.axpy(-length, Ap, s.vectors["r"])
+        rr = ops.dot(r, r)
+        vectors = {"x": x, "r": r, "p": ops.axpby(1.0, r, ops.divide(rr, s.rr), p)}
+        done = running & (rr <= self.rtol**2 * ops.dot(problem.rhs, problem.rhs))
+        return TreeState(vectors, rr, ops.where(done, Status.CONVERGED, s.status), s.steps + ops.where(running, 1, 0))
+
+    def answer(self, ops, problem, s):
+        return s.vectors["x"]
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
+@pytest.mark.parametrize("solver", [Steepest(), Refined(), Neumann(), Columns()], ids=lambda s: s.title)
+def test_odd_ones(name, solver):
+    pytest.importorskip(name)
+    backend = lg.load(name)
+    A = lg.Dense(array(backend, SYMMETRIC), symmetric=True)
+    b = array(backend, B)
+    x = np.linalg.solve(SYMMETRIC, B)
+    found = [(lg.solve(A, b, solver, x0=array(backend, 0.9 * x), watch=[lambda look: None]), x)]
+    if name != "jax":
+        found += [(lg.solve(A, b, solver), x)]
+        columns = lg.solve(A, array(backend, np.stack([B, 0 * B], axis=1)), solver)
+        found += [(columns, np.stack([x, 0 * x], axis=1))]
+        assert (columns.status[1], columns.steps[1]) == (Status.CONVERGED, 0)
+    for solution, want in found:
+        assert solution.succeeded
+        np.testing.assert_allclose(host(backend, solution.x), want, rtol=0, atol=1e-7)

@@ -87,40 +87,41 @@ class RateIsPartOfTheProgram(Sound):
     rate: float = lg.static(default=0.1)
 
 
-@fault("ends_at_the_limit")
+@lg.record
 class NeverEnds(Sound):
     def ended(self, ops, problem, s, steps, sound):
         return s.status
 
 
-@fault("ends_at_the_limit")
+@lg.record
 class TakesOneStepTooMany(Sound):
     def ended(self, ops, problem, s, steps, sound):
         return super().ended(ops, problem, s, steps - 1, sound)
 
 
-@fault("ends_at_the_limit")
+@lg.record
 class CountsByTwos(Sound):
     def step(self, ops, problem, s):
         made = super().step(ops, problem, s)
-        return made._replace(steps=min(s.steps + 2, problem.max_steps))
+        return made._replace(steps=s.steps + 2 * (s.steps < problem.max_steps))
+
+
+@lg.record
+class CountsNothing(Sound):
+    def step(self, ops, problem, s):
+        return super().step(ops, problem, s)._replace(steps=s.steps, status=s.status)
+
+
+@fault("ends_at_the_limit")
+class CountsFromOne(Sound):
+    def init(self, ops, problem):
+        made = super().init(ops, problem)
+        return made._replace(steps=made.steps + 1)
 
 
 @fault("ends_at_the_limit")
 class HasNoValue(Sound):
     columns = ("value", "gradient_norm")
-
-
-@fault("steps_count_up")
-class TakesStepsBack(Sound):
-    def begins(self, ops, problem, point):
-        return super().begins(ops, problem, point)._replace(extra=0)
-
-    def step(self, ops, problem, s):
-        back = s.extra == 2
-        made = super().step(ops, problem, s)
-        status = Code.RUNNING if back and s.status == Code.RUNNING else made.status
-        return made._replace(extra=s.extra + 1, steps=made.steps - 2 * back, status=status)
 
 
 @fault("no_steps")
@@ -301,8 +302,15 @@ class MakesAFunctionOfItsOwn(Sound):
         object.__setattr__(self, "rule", lambda x: x)
 
 
-def test_a_sound_method_passes():
-    conformance.check_method(Sound(), lg.load("numpy")).raise_if_failed()
+@pytest.mark.parametrize("method", [Sound, NeverEnds, TakesOneStepTooMany, CountsByTwos])
+def test_a_sound_method_passes_whether_or_not_it_counts_and_ends(method):
+    conformance.check_method(method(), lg.load("numpy")).raise_if_failed()
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
+def test_steps_are_counted_and_limited_for_it(name):
+    pytest.importorskip(name)
+    conformance.check_method(CountsNothing(), lg.load(name), only=("ends_at_the_limit", "watched")).raise_if_failed()
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -21,6 +21,12 @@ def fault(law):
     return keep
 
 
+@fault("ends")
+class StaysWhereItIs(CG):
+    def step(self, ops, problem, s):
+        return s
+
+
 @fault("solves")
 class ClaimsTooEarly(CG):
     def init(self, ops, problem):
@@ -276,6 +282,12 @@ def test_every_law_finds_a_fault():
     laws = {name.removeprefix("test_") for name in vars(conformance.SolverConformance) if name.startswith("test_")}
     assert laws == {law for _, law in FAULTS.values()} | set(ALONE)
     assert len(FAULTS) >= 15
+
+
+def test_what_does_not_end_is_not_run():
+    report = conformance.check_solver(lambda rtol: StaysWhereItIs(rtol=rtol))
+    assert len(report.failed) == len(report)
+    assert "does not end" in report["solves"].detail
 
 
 @pytest.mark.parametrize("law", ALONE)

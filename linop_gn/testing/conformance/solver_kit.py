@@ -86,6 +86,7 @@ class SolverConformance(Kit):
     spreads: ClassVar[tuple[float, ...]] = (0.0, 1.0, 3.0, 6.0, np.inf)
     powers: ClassVar[int] = 100
     counts: ClassVar[bool] = True
+    _endless: ClassVar[bool] = False
 
     def solver(self, rtol: float) -> Solver:
         """The solver."""
@@ -94,6 +95,7 @@ class SolverConformance(Kit):
     def setup_method(self, method: Any = None) -> None:
         super().setup_method(method)
         require_solver(type(self).__qualname__, self.solver(1e-3))
+        claim(not self._endless, "the solver does not end (see ends): it is not run")
 
     # systems
 
@@ -211,6 +213,17 @@ class SolverConformance(Kit):
             agree(two[name], value, tolerance * (1 + abs(value)), f"{what}: {name}")
 
     # laws
+
+    def test_ends(self) -> None:
+        """A run ends: after at most 4 calls of step for each step of its limit."""
+        A, _, b = self.system()
+        solver, problem = self.state(A, b)
+        limit = self.solver(self.rtol[self.wide]).limit(problem)
+        with np.errstate(all="ignore"):
+            first = self.ops.begin(solver, problem, limit)
+            state = self.ops.advance(solver, problem, first, 4 * limit + 100).state
+        type(self)._endless = bool(np.any(self.number(state.status) == Code.RUNNING))
+        claim(not self._endless, f"still running after {4 * limit + 100} calls of step, with a limit of {limit} steps")
 
     def test_solves(self) -> None:
         """Systems that it is for are solved, in each precision, to the tolerance asked for."""
@@ -527,7 +540,7 @@ def check_solver(
 
     >>> import linop_gn as lg
     >>> check_solver(lambda rtol: lg.CG(rtol=rtol)).headline()
-    'CG on numpy: 19 laws passed'
+    'CG on numpy: 20 laws passed'
     """
     if backend is None:
         from ...dispatch import load
