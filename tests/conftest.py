@@ -80,12 +80,12 @@ def backend(request):
     return load(request.param)
 
 
-MOST_MAPPINGS = 20_000
+MOST_MAPPINGS = 6_000
 
 
 @pytest.fixture(autouse=True, scope="module")
 def few_programs():
-    """Forget compiled programs when there are many: each takes a hundred of the 65530 mappings that a process has.
+    """Forget compiled programs when there are many: each takes 20 MB, and a hundred of a process's 65530 mappings.
 
     Beyond that the compiler aborts the process, in whichever test comes next.
     """
