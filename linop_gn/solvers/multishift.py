@@ -14,7 +14,11 @@ to its damping::
 carried here as the ratio zeta' / zeta, which neither under- nor overflows.
 
 A system whose residual met the tolerance is left where it is. At the end each
-is verified by a product of its own, as in CG: ``CONVERGED`` is a fact. Where
+is verified by a product of its own: ``CONVERGED`` is a fact. As in CG the
+residual told is that of x, whatever the end: where rounding, 4 eps ||A|| ||x||,
+may have taken the recurrence away from it, a product verifies it too; and a step
+so long that the rounding of A x exceeds b is taken only if a product shows that
+it meets the tolerance. Where
 ``krylov`` has room for its basis it takes no such products, answers for
 dampings that were not known beforehand, and keeps its accuracy by
 reorthogonalisation; this is for bases that don't fit. SciPy has neither.
@@ -58,10 +62,20 @@ class MultiShiftState(NamedTuple):
     """(m,): of zeta to the one before."""
     residual: Scalar
     model: Scalar
+    size: Scalar
+    """||b||."""
+    length: Scalar
+    """(m,): ||p||."""
+    path: Scalar
+    """(m,): length of the path, at least ||x||."""
+    anorm: Scalar
+    """||A|| of the seed, as far as it has shown."""
+    trial: Scalar
+    """(m,): length of a step that is to be verified before it is taken; 0 where there is none."""
+    claim: Scalar
+    """(m,): status that waits for a product that verifies it; ``RUNNING`` where the system's iterate still moves."""
     threshold: Scalar
     scale: Scalar
-    moving: Scalar
-    """(m,): whether the system's iterate still moves."""
     phase: Scalar
     """The system to verify next, or -1 while steps are taken."""
     status: Scalar
@@ -155,13 +169,15 @@ class MultiShiftCG(Solver):
             beta=ops.scalar(0.0, b),
             **alike("zeta ratio", one),
             residual=norm * one,
-            model=0.0 * one,
+            **alike("model path trial", 0.0 * one),
+            length=norm * one,
+            size=norm,
+            anorm=ops.scalar(0.0, b),
             threshold=threshold,
             scale=scale,
-            moving=status == Code.RUNNING,
             phase=ops.scalar(-1, b),
             status=ops.where(finite & (one > 0), status, Code.NONFINITE_INPUT),
-            steps=ops.scalar(0, p),
+            **alike("claim steps", ops.scalar(0, p)),
             products=ops.scalar(0, b),
         )
 
@@ -171,66 +187,91 @@ class MultiShiftCG(Solver):
         index = small.arange(shifts.shape[0])
         running, no = ops.any(s.status == Code.RUNNING), ops.logical_not
         checking = running & (s.phase >= 0)
+        here = checking & (index == s.phase)
+
+        def its(values: Array) -> Scalar:
+            return ops.item(small.sum(small.where(index == s.phase, values, 0.0)))
+
         (v,) = ops.branch(
-            checking, lambda x, d: (ops.copy(x[:, s.phase]),), lambda x, d: (ops.copy(d),), s.x, s.direction
+            checking,
+            lambda x, p, d: (ops.axpy(its(s.trial), p[:, s.phase], ops.copy(x[:, s.phase])),),
+            lambda x, p, d: (ops.copy(d),),
+            s.x,
+            s.p,
+            s.direction,
         )
-        shift = ops.where(checking, ops.item(small.sum(small.where(index == s.phase, shifts, 0.0))), least)
-        product = ops.axpy(shift, v, problem.operator.apply(v))
+        product = ops.axpy(ops.where(checking, its(shifts), least), v, problem.operator.apply(v))
         curvature = ops.dot(v, product)
         known = ops.isfinite(curvature)
         good = running & no(checking) & known & (curvature > 0)
         alpha = ops.where(good, ops.divide(s.rr, curvature), 0.0)
 
-        def replace(r: Vector, product: Vector) -> tuple[Vector, Scalar]:
+        def replace(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar]:
             true = ops.axpby(ops.divide(1.0, s.scale), problem.rhs, -1.0, product)
-            return r, ops.sqrt(ops.dot(true, true))
+            return r, ops.sqrt(ops.dot(true, true)), -0.5 * curvature - ops.dot(v, true)
 
-        def recur(r: Vector, product: Vector) -> tuple[Vector, Scalar]:
-            return ops.axpy(-alpha, product, r), 0.0 * s.rr
+        def recur(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar]:
+            return ops.axpy(-alpha, product, r), 0.0 * s.rr, 0.0 * s.rr
 
-        r, true = ops.branch(checking, replace, recur, s.r, product)
+        r, true, value = ops.branch(checking, replace, recur, s.r, product)
         rr = ops.dot(r, r)
-        sound = known & ops.isfinite(rr)
+        sound = known & ops.isfinite(rr + true)
         good = good & sound
         beta = ops.where(good, ops.divide(rr, s.rr), 0.0)
+        anorm = ops.maximum(s.anorm, ops.divide(1.0 + beta, alpha))  # |Ap|^2 / p.Ap
+        rounding = 4.0 * ops.eps(r) * (anorm + (shifts - least))
 
-        moved = s.moving & good
+        moving = (s.status == Code.RUNNING) & (s.claim == Code.RUNNING)
         below = 1.0 + (shifts - least) * alpha + ops.divide(alpha * s.beta, s.alpha) * (1.0 - s.ratio)
-        ratio = ops.where(moved, ops.divide(1.0, below), s.ratio)
-        length = ops.where(moved, alpha * ratio, 0.0)
-        model = s.model - 0.5 * length * s.zeta * s.zeta * s.rr
-        zeta = ops.where(moved, s.zeta * ratio, s.zeta)
-        x = ops.axpy(length, s.p, s.x)
+        ratio = ops.where(moving & good, ops.divide(1.0, below), s.ratio)
+        stride = ops.where(here, s.trial, alpha * ratio)
+        far = stride * s.length
+        drowns = moving & good & (far > 1e3 * s.path) & (2.0 * rounding * far > s.size)
+        moved, tried = moving & good & no(drowns), here & (s.trial != 0)
+        taken = here & sound & (no(tried) | (true <= s.threshold))
+        ratio, zeta = ops.where(moved, ratio, s.ratio), ops.where(moved, s.zeta * ratio, s.zeta)
+        went = moved | (tried & taken)
+        x = ops.axpy(ops.where(went, stride, 0.0), s.p, s.x)
+        turn = ops.where(moved, beta * ratio * ratio, 1.0)
         column = xp.reshape(ops.mask(sound, r), (-1, 1))
-        p = ops.axpby(ops.where(moved, zeta, 0.0), column, ops.where(moved, beta * ratio * ratio, 1.0), s.p)
+        p = ops.axpby(ops.where(moved, zeta, 0.0), column, turn, s.p)
         direction = ops.axpby(1.0, ops.mask(sound, r), ops.where(good, beta, 0.0), s.direction)
 
-        residual = ops.where(moved, zeta * ops.sqrt(rr), s.residual)
-        residual = ops.where(checking & sound & (index == s.phase), true, residual)
-        steps = s.steps + moved
+        norm = zeta * ops.sqrt(rr)
+        length = ops.where(moved, ops.sqrt(norm * norm + (turn * s.length) ** 2), s.length)
+        path = s.path + ops.where(went, far, 0.0)
+        lower = s.model - 0.5 * stride * s.zeta * s.zeta * s.rr
+        residual = ops.where(taken, true, ops.where(moved, norm, s.residual))
+        model = ops.where(taken, value, ops.where(moved, lower, s.model))
+        steps = s.steps + went
         met = residual <= s.threshold
-        moving = s.moving & no(moved & met)
         fits, unfit = unfit_status(ops, ops.max_abs(x), s.scale, x)
-        held = ops.where(met, ops.where(fits, Code.CONVERGED, unfit), Code.STAGNATED)
-        failed = s.moving & (s.status == Code.RUNNING) & no(good | checking)
-        ended = moved & (steps >= self.limit(problem))
         status = verdict(
             ops,
             s.status,
-            (checking & (index == s.phase), ops.where(sound, held, Code.NONFINITE)),
-            (failed, ops.where(sound, Code.NEGATIVE_CURVATURE, Code.NONFINITE)),
-            (moved & met, Code.RUNNING if self.steps is None else Code.COMPLETED),
-            (ended, at_limit(self)),
+            (here & no(sound), Code.NONFINITE),
+            (tried & no(taken), Code.NEGATIVE_CURVATURE),
+            (here & (s.claim != Code.CONVERGED), s.claim),
+            (here, ops.where(met, ops.where(fits, Code.CONVERGED, unfit), Code.STAGNATED)),
+            (moving & no(good | checking), ops.where(sound, Code.NEGATIVE_CURVATURE, Code.NONFINITE)),
+            (drowns | (moved & met), Code.CONVERGED if self.steps is None else Code.COMPLETED),
+            (moved & (steps >= self.limit(problem)), at_limit(self)),
         )
-        moving = moving & (status == Code.RUNNING)
-        # A system whose iterate no longer moves waits for a product that verifies it, once none moves.
-        waiting = (status == Code.RUNNING) & no(moving)
+
+        ended = moving & sound & (status != Code.RUNNING)
+        drifted = path * rounding > ops.eps(r) ** 0.5 * ops.maximum(s.size, residual)
+        # What waits for a product that verifies it gets one once no system moves.
+        waits = ended & (drowns | drifted | (status == Code.CONVERGED))
+        claim, status = ops.where(waits, status, s.claim), ops.where(waits, s.status, status)
+        waiting = (status == Code.RUNNING) & (claim != Code.RUNNING)
         first = small.min(small.where(waiting, index, shifts.shape[0]))
-        verifying = no(ops.any(moving)) & (first < shifts.shape[0])
+        verifying = no(ops.any((status == Code.RUNNING) & no(waiting))) & (first < shifts.shape[0])
         phase, products = ops.where(verifying, first, -1), s.products + running
-        s = s._replace(**where_new(ops, good, s, rr=rr, alpha=alpha, beta=beta))
+        trial = ops.where(drowns, stride, s.trial)
+        s = s._replace(**where_new(ops, good, s, rr=rr, alpha=alpha, beta=beta, anorm=anorm))
         s = s._replace(x=x, p=p, r=r, direction=direction, zeta=zeta, ratio=ratio, residual=residual, model=model)
-        return s._replace(moving=moving, phase=phase, status=status, steps=steps, products=products)
+        s = s._replace(length=length, path=path, trial=trial)
+        return s._replace(claim=claim, phase=phase, status=status, steps=steps, products=products)
 
     def observe(self, state: MultiShiftState) -> Row:
         """For each damping ||b - (A + sigma I) x||_2 and 1/2 x.(A + sigma I) x - b.x, at each step."""
