@@ -11,17 +11,19 @@ to its damping::
     1 / zeta' = (1 + sigma alpha) / zeta + (1 / zeta - 1 / zeta_before) alpha beta_before / alpha_before
     alpha_j = alpha zeta' / zeta        beta_j = beta (zeta' / zeta)^2
 
-carried here as the ratio zeta' / zeta, which neither under- nor overflows.
+carried here as the ratio zeta' / zeta, which neither under- nor overflows. Since
+alpha_j = ||r_j||^2 / p_j.(A + sigma_j I) p_j, each system knows by itself whether
+its operator is positive definite, and goes on where the seed's is not.
 
 A system whose residual met the tolerance is left where it is. At the end each
 is verified by a product of its own: ``CONVERGED`` is a fact. As in CG the
 residual told is that of x, whatever the end: where rounding, 4 eps ||A|| ||x||,
 may have taken the recurrence away from it, a product verifies it too; and a step
 so long that the rounding of A x exceeds b is taken only if a product shows that
-it meets the tolerance. Where
-``krylov`` has room for its basis it takes no such products, answers for
-dampings that were not known beforehand, and keeps its accuracy by
-reorthogonalisation; this is for bases that don't fit. SciPy has neither.
+it meets the tolerance. Where ``krylov`` has room for its basis it takes no such
+products, answers for dampings that were not known beforehand, and keeps its
+accuracy by reorthogonalisation; this is for bases that don't fit. SciPy has
+neither.
 """
 
 from __future__ import annotations
@@ -203,7 +205,7 @@ class MultiShiftCG(Solver):
         product = ops.axpy(ops.where(checking, its(shifts), least), v, problem.operator.apply(v))
         curvature = ops.dot(v, product)
         known = ops.isfinite(curvature)
-        good = running & no(checking) & known & (curvature > 0)
+        good = running & no(checking) & known & (curvature != 0)
         alpha = ops.where(good, ops.divide(s.rr, curvature), 0.0)
 
         def replace(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar]:
@@ -218,7 +220,7 @@ class MultiShiftCG(Solver):
         sound = known & ops.isfinite(rr + true)
         good = good & sound
         beta = ops.where(good, ops.divide(rr, s.rr), 0.0)
-        anorm = ops.maximum(s.anorm, ops.divide(1.0 + beta, alpha))  # |Ap|^2 / p.Ap
+        anorm = ops.maximum(s.anorm, ops.divide(1.0 + beta, alpha))  # |Ap|^2 / p.Ap, if that is positive
         rounding = 4.0 * ops.eps(r) * (anorm + (shifts - least))
 
         moving = (s.status == Code.RUNNING) & (s.claim == Code.RUNNING)
@@ -226,8 +228,9 @@ class MultiShiftCG(Solver):
         ratio = ops.where(moving & good, ops.divide(1.0, below), s.ratio)
         stride = ops.where(here, s.trial, alpha * ratio)
         far = stride * s.length
-        drowns = moving & good & (far > 1e3 * s.path) & (2.0 * rounding * far > s.size)
-        moved, tried = moving & good & no(drowns), here & (s.trial != 0)
+        fine = moving & good & (stride > 0)  # stride = ||r_j||^2 / p_j.(A + sigma_j I) p_j, whatever the seed's
+        drowns = fine & (far > 1e3 * s.path) & (2.0 * rounding * far > s.size)
+        moved, tried = fine & no(drowns), here & (s.trial != 0)
         taken = here & sound & (no(tried) | (true <= s.threshold))
         ratio, zeta = ops.where(moved, ratio, s.ratio), ops.where(moved, s.zeta * ratio, s.zeta)
         went = moved | (tried & taken)
@@ -237,7 +240,7 @@ class MultiShiftCG(Solver):
         p = ops.axpby(ops.where(moved, zeta, 0.0), column, turn, s.p)
         direction = ops.axpby(1.0, ops.mask(sound, r), ops.where(good, beta, 0.0), s.direction)
 
-        norm = zeta * ops.sqrt(rr)
+        norm = abs(zeta) * ops.sqrt(rr)
         length = ops.where(moved, ops.sqrt(norm * norm + (turn * s.length) ** 2), s.length)
         path = s.path + ops.where(went, far, 0.0)
         lower = s.model - 0.5 * stride * s.zeta * s.zeta * s.rr
@@ -253,7 +256,7 @@ class MultiShiftCG(Solver):
             (tried & no(taken), Code.NEGATIVE_CURVATURE),
             (here & (s.claim != Code.CONVERGED), s.claim),
             (here, ops.where(met, ops.where(fits, Code.CONVERGED, unfit), Code.STAGNATED)),
-            (moving & no(good | checking), ops.where(sound, Code.NEGATIVE_CURVATURE, Code.NONFINITE)),
+            (moving & no(fine | checking), ops.where(sound, Code.NEGATIVE_CURVATURE, Code.NONFINITE)),
             (drowns | (moved & met), Code.CONVERGED if self.steps is None else Code.COMPLETED),
             (moved & (steps >= self.limit(problem)), at_limit(self)),
         )
