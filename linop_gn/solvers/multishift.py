@@ -194,14 +194,10 @@ class MultiShiftCG(Solver):
         def its(values: Array) -> Scalar:
             return ops.item(small.sum(small.where(index == s.phase, values, 0.0)))
 
-        (v,) = ops.branch(
-            checking,
-            lambda x, p, d: (ops.axpy(its(s.trial), p[:, s.phase], ops.copy(x[:, s.phase])),),
-            lambda x, p, d: (ops.copy(d),),
-            s.x,
-            s.p,
-            s.direction,
-        )
+        def its_own(d: Vector) -> tuple[Vector]:
+            return (ops.axpy(its(s.trial), s.p[:, s.phase], ops.copy(s.x[:, s.phase])),)
+
+        (v,) = ops.branch(checking, its_own, lambda d: (d,), s.direction)
         product = ops.axpy(ops.where(checking, its(shifts), least), v, problem.operator.apply(v))
         curvature = ops.dot(v, product)
         known = ops.isfinite(curvature)
@@ -213,7 +209,7 @@ class MultiShiftCG(Solver):
             return r, ops.sqrt(ops.dot(true, true)), -0.5 * curvature - ops.dot(v, true)
 
         def recur(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar]:
-            return ops.axpy(-alpha, product, r), 0.0 * s.rr, 0.0 * s.rr
+            return ops.axpy(-alpha, product, r), 0.0 * alpha, 0.0 * alpha
 
         r, true, value = ops.branch(checking, replace, recur, s.r, product)
         rr = ops.dot(r, r)
@@ -221,7 +217,7 @@ class MultiShiftCG(Solver):
         good = good & sound
         beta = ops.where(good, ops.divide(rr, s.rr), 0.0)
         anorm = ops.maximum(s.anorm, ops.divide(1.0 + beta, alpha))  # |Ap|^2 / p.Ap, if that is positive
-        rounding = 4.0 * ops.eps(r) * (anorm + (shifts - least))
+        rounding = 8.0 * ops.eps(r) * (anorm + (shifts - least))
 
         moving = (s.status == Code.RUNNING) & (s.claim == Code.RUNNING)
         below = 1.0 + (shifts - least) * alpha + ops.divide(alpha * s.beta, s.alpha) * (1.0 - s.ratio)
@@ -229,7 +225,7 @@ class MultiShiftCG(Solver):
         stride = ops.where(here, s.trial, alpha * ratio)
         far = stride * s.length
         fine = moving & good & (stride > 0)  # stride = ||r_j||^2 / p_j.(A + sigma_j I) p_j, whatever the seed's
-        drowns = fine & (far > 1e3 * s.path) & (2.0 * rounding * far > s.size)
+        drowns = fine & (far > 1e3 * s.path) & (rounding * far > s.size)
         moved, tried = fine & no(drowns), here & (s.trial != 0)
         taken = here & sound & (no(tried) | (true <= s.threshold))
         ratio, zeta = ops.where(moved, ratio, s.ratio), ops.where(moved, s.zeta * ratio, s.zeta)
@@ -261,10 +257,9 @@ class MultiShiftCG(Solver):
             (moved & (steps >= self.limit(problem)), at_limit(self)),
         )
 
-        ended = moving & sound & (status != Code.RUNNING)
-        drifted = path * rounding > ops.eps(r) ** 0.5 * ops.maximum(s.size, residual)
         # What waits for a product that verifies it gets one once no system moves.
-        waits = ended & (drowns | drifted | (status == Code.CONVERGED))
+        unsure = drowns | (rounding * path > 2.0 * ops.eps(r) ** 0.5 * s.size) | (status == Code.CONVERGED)
+        waits = moving & sound & (status != Code.RUNNING) & unsure
         claim, status = ops.where(waits, status, s.claim), ops.where(waits, s.status, status)
         waiting = (status == Code.RUNNING) & (claim != Code.RUNNING)
         first = small.min(small.where(waiting, index, shifts.shape[0]))

@@ -57,12 +57,12 @@ class SteihaugState(NamedTuple):
     """<x, p> / radius."""
     norm: Scalar
     model: Scalar
-    whole: Scalar
-    """b.M b."""
+    size: Scalar
+    """||b||, in the norm of M."""
     path: Scalar
     """Length of the path, at least ||x||, in the norm of M^-1."""
     room: Scalar
-    """b.M b / (16 eps ||A||), with the largest ||A|| that has shown, in the norms of M: see CG."""
+    """||b|| / (8 eps ||A||), for the largest ||A|| that has shown: the rounding of A x may exceed b if x is longer."""
     trial: Scalar
     """Length of a step along p that is to be verified before it is taken; 0 where there is none."""
     claim: Scalar
@@ -144,9 +144,8 @@ class Steihaug(Solver):
             r=r,
             p=p,
             rz=rz,
-            length=ops.sqrt(ops.where(rz > 0, rz, 0.0)),
+            **alike("length size", ops.sqrt(ops.where(rz > 0, rz, 0.0))),
             norm=norm,
-            whole=rz,
             room=ops.scalar(math.inf, b),
             **alike("filled ahead model path trial", zero),
             threshold=threshold,
@@ -179,7 +178,7 @@ class Steihaug(Solver):
         stride = ops.where(inside | tried, alpha, ops.where(leaves, tau, 0.0))
         lower = s.model - stride * (s.rz - 0.5 * stride * curvature)
         far = stride * s.length
-        drowns = moving & (far > 1e3 * s.path) & (far * ops.sqrt(s.whole) > 2.0 * s.room)
+        drowns = moving & (far > s.room) & (far > 1e3 * s.path)
 
         def recur(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar, Scalar]:
             return ops.axpy(-stride, product, r), lower, 0.0 * s.rz, 0.0 * s.rz
@@ -223,10 +222,10 @@ class Steihaug(Solver):
         beta = ops.where(onward, ops.divide(rz, s.rz), 0.0)
         root = ops.sqrt(ops.where(rz > 0, rz, 0.0))
         path = s.path + ops.where(moved, far, 0.0)
-        most = s.whole / (16.0 * ops.eps(r)) * ops.divide(alpha, 1.0 + beta)  # (1 + beta) / alpha <= ||A||
+        most = s.size / (8.0 * ops.eps(r)) * ops.divide(alpha, 1.0 + beta)  # (1 + beta) / alpha <= ||A||
         room = ops.where(onward, ops.minimum(s.room, most), s.room)
-        drifted = path * ops.divide(0.25 * s.whole, room) > ops.eps(r) ** 0.5 * ops.maximum(root, ops.sqrt(s.whole))
-        waiting = moving & sound & (status != Code.RUNNING) & (drowns | drifted | (status == Code.CONVERGED))
+        unsure = drowns | (path > 2.0 * ops.eps(r) ** 0.5 * room) | (status == Code.CONVERGED)
+        waiting = moving & sound & (status != Code.RUNNING) & unsure
         claim, status = ops.where(waiting, status, 0 * s.status), ops.where(waiting, s.status, status)
         trial = ops.where(drowns, ops.where(inside, alpha, tau), 0.0)
 
@@ -237,7 +236,7 @@ class Steihaug(Solver):
         told = moved | (checking & sound & no(tried))
         norm, model = ops.where(told, norm, s.norm), ops.where(told, model, s.model)
         numbers = (ops.where(onward, rz, s.rz), length, filled, ahead, norm, model)
-        bounds, units = (s.whole, path, room, trial, claim), (s.threshold, s.inverse_radius, s.scale)
+        bounds, units = (s.size, path, room, trial, claim), (s.threshold, s.inverse_radius, s.scale)
         return SteihaugState(x, r, p, *numbers, *bounds, *units, status, steps, s.products + running)
 
     def observe(self, state: SteihaugState) -> SteihaugRow:
