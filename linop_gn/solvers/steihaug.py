@@ -205,30 +205,34 @@ class Steihaug(Solver):
         steps = s.steps + moved
         end, code = steps >= self.limit(problem), Code.CONVERGED if self.steps is None else Code.COMPLETED
 
-        fits, unfit = unfit_status(ops, largest, s.scale, r)
-        status = verdict(
-            ops,
-            s.status,
-            (running & no(sound), Code.NONFINITE),
-            (tried & no(taken), Code.NEGATIVE_CURVATURE),
-            (checking & no(within | (s.claim == Code.CONVERGED)), s.claim),
-            (checking & met, ops.where(fits, code, unfit)),
-            (checking & no(within), Code.STAGNATED),
-            (leaves, ops.where(endless, Code.NEGATIVE_CURVATURE, Code.BOUNDARY)),
-            (within & (met | drowns), code),
-            (within & no(rz > 0), Code.INDEFINITE_PRECONDITIONER),
-            ((moving | within) & end, at_limit(self)),
-        )
         beta = ops.where(onward, ops.divide(rz, s.rz), 0.0)
         root = ops.sqrt(ops.where(rz > 0, rz, 0.0))
         path = s.path + ops.where(moved, far, 0.0)
         most = s.size / (8.0 * ops.eps(r)) * ops.divide(alpha, 1.0 + beta)  # (1 + beta) / alpha <= ||A||
         room = ops.where(onward, ops.minimum(s.room, most), s.room)
-        unsure = drowns | (path > 2.0 * ops.eps(r) ** 0.5 * room) | (status == Code.CONVERGED)
-        waiting = moving & sound & (status != Code.RUNNING) & unsure
-        claim, status = ops.where(waiting, status, 0 * s.status), ops.where(waiting, s.status, status)
-        trial = ops.where(drowns, ops.where(inside, alpha, tau), 0.0)
 
+        def judge() -> tuple[Scalar, ...]:
+            fits, unfit = unfit_status(ops, largest, s.scale, r)
+            status = verdict(
+                ops,
+                s.status,
+                (running & no(sound), Code.NONFINITE),
+                (tried & no(taken), Code.NEGATIVE_CURVATURE),
+                (checking & no(within | (s.claim == Code.CONVERGED)), s.claim),
+                (checking & met, ops.where(fits, code, unfit)),
+                (checking & no(within), Code.STAGNATED),
+                (leaves, ops.where(endless, Code.NEGATIVE_CURVATURE, Code.BOUNDARY)),
+                (within & (met | drowns), code),
+                (within & no(rz > 0), Code.INDEFINITE_PRECONDITIONER),
+                ((moving | within) & end, at_limit(self)),
+            )
+            unsure = drowns | (path > 2.0 * ops.eps(r) ** 0.5 * room) | (status == Code.CONVERGED)
+            waiting = moving & sound & (status != Code.RUNNING) & unsure
+            trial = ops.where(drowns, ops.where(inside, alpha, tau), 0.0)
+            return ops.where(waiting, s.status, status), ops.where(waiting, status, 0 * s.status), trial
+
+        ordinary = inside & moved & (rz > 0) & no(met | end)
+        status, claim, trial = ops.branch(ordinary, lambda: (s.status, s.claim, s.trial), judge)
         p = ops.axpby(ops.where(onward, 1.0, 0.0), ops.mask(sound, z), ops.where(onward, beta, 1.0), s.p)
         ahead = ops.where(onward, beta * (s.ahead + share * s.length), s.ahead)
         length = ops.where(onward, root * ops.sqrt(1.0 + ops.divide(beta * s.length, root) ** 2), s.length)
