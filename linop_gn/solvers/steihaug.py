@@ -21,8 +21,8 @@ As in CG, ``CONVERGED`` is a fact, and the residual told is that of x: one more
 product recomputes it where the tolerance is claimed, or where rounding may have
 taken the recurrence away (seen in the norms of M: all of it if M is diagonal).
 A step so long that the rounding of A x exceeds b is tried before it is taken:
-unless a product gives the residual that it was to have (half the one before, if
-it ends inside), the run ends before it with ``NEGATIVE_CURVATURE``.
+unless a product shows that it halves the residual, or leads to a boundary where
+the model is lower, the run ends before it with ``NEGATIVE_CURVATURE``.
 """
 
 from __future__ import annotations
@@ -170,10 +170,23 @@ class Steihaug(Solver):
         share, along = alpha * s.length * s.inverse_radius, ops.divide(s.ahead, s.length)
         filled = s.filled + share * (2.0 * along + share)
         leaves = moving & no(positive & (filled < 1.0))
-        rest = ops.maximum(1.0 - s.filled, 0.0)
+
+        def measured() -> tuple[Scalar, Scalar, Scalar]:
+            size, length = (ops.sqrt(ops.dot(v, v)) for v in (s.x, s.p))
+            fits, part = (size > ops.eps(s.x) ** 2) & ops.isfinite(size), size * s.inverse_radius
+            nearer = ops.divide(ops.dot(s.x, s.p), length) * s.inverse_radius
+            return (
+                ops.where(fits, part * part, s.filled),
+                ops.where(fits, nearer, along),
+                ops.where(fits, length, s.length),
+            )
+
+        plain = problem.preconditioner is None  # else norms are known from the recurrence alone, up to its rounding
+        before, along, length = ops.branch(leaves & plain, measured, lambda: (s.filled, along, s.length))
+        over, rest = leaves & (before > 1.0), ops.maximum(1.0 - before, 0.0)
         reach = ops.divide(rest, along + ops.sqrt(along * along + rest))
         endless = s.inverse_radius <= 0
-        tau = ops.where(endless, 0.0, ops.divide(reach, s.length * s.inverse_radius))
+        tau = ops.where(endless, 0.0, ops.divide(reach, length * s.inverse_radius))
         inside = moving & no(leaves)
         stride = ops.where(inside | tried, alpha, ops.where(leaves, tau, 0.0))
         lower = s.model - stride * (s.rz - 0.5 * stride * curvature)
@@ -196,12 +209,14 @@ class Steihaug(Solver):
         norm = ops.sqrt(rr)
         sound, met = known & ops.isfinite(rr + rz), norm <= s.threshold
         outward = s.claim == Code.BOUNDARY
-        taken = (gap <= 1e-3 * ops.maximum(norm, s.norm)) & (outward | (norm <= 0.5 * s.norm))
+        falls = ops.divide(s.model - model, far) > ops.divide(far * s.size, s.room)  # the model, above its rounding
+        taken = ops.where(outward, falls, (gap <= 1e-3 * s.norm) & (norm <= 0.5 * s.norm))
         moved = sound & ops.where(tried, taken, moving & no(drowns))
         within = inside | (tried & no(outward))
         onward = within & moved
         stride = ops.where(moved, stride, 0.0)
-        x = ops.axpy(stride, s.p, s.x)
+        (x,) = ops.branch(over, lambda x: (ops.scale(ops.divide(1.0, ops.sqrt(before)), x),), lambda x: (x,), s.x)
+        x = ops.axpy(stride, s.p, x)
         steps = s.steps + moved
         end, code = steps >= self.limit(problem), Code.CONVERGED if self.steps is None else Code.COMPLETED
 
@@ -226,7 +241,7 @@ class Steihaug(Solver):
                 (within & no(rz > 0), Code.INDEFINITE_PRECONDITIONER),
                 ((moving | within) & end, at_limit(self)),
             )
-            unsure = drowns | (path > 2.0 * ops.eps(r) ** 0.5 * room) | (status == Code.CONVERGED)
+            unsure = drowns | over | (path > 2.0 * ops.eps(r) ** 0.5 * room) | (status == Code.CONVERGED)
             waiting = moving & sound & (status != Code.RUNNING) & unsure
             trial = ops.where(drowns, ops.where(inside, alpha, tau), 0.0)
             return ops.where(waiting, s.status, status), ops.where(waiting, status, 0 * s.status), trial
@@ -247,10 +262,4 @@ class Steihaug(Solver):
         return SteihaugRow(state.norm * state.scale, state.model * state.scale * state.scale, abs(state.filled) ** 0.5)
 
     def answer(self, ops: Backend, problem: LinearProblem, state: SteihaugState) -> Vector:
-        x = state.x
-        if problem.preconditioner is None:  # else its norm is known from the recurrence alone, up to its rounding
-            square = ops.dot(x, x)
-            share = ops.sqrt(square) * state.inverse_radius
-            beyond = (share > 1.0) & (share < 1.01) & (square > ops.eps(x) ** 4)  # by rounding, and no square is lost
-            x = ops.scale(ops.where(beyond, ops.divide(1.0, share), 1.0), x)
-        return ops.scale(state.scale, x)
+        return ops.scale(state.scale, state.x)
