@@ -172,14 +172,8 @@ class Steihaug(Solver):
         leaves = moving & no(positive & (filled < 1.0))
 
         def measured() -> tuple[Scalar, Scalar, Scalar]:
-            size, length = (ops.sqrt(ops.dot(v, v)) for v in (s.x, s.p))
-            fits, part = (size > ops.eps(s.x) ** 2) & ops.isfinite(size), size * s.inverse_radius
-            nearer = ops.divide(ops.dot(s.x, s.p), length) * s.inverse_radius
-            return (
-                ops.where(fits, part * part, s.filled),
-                ops.where(fits, nearer, along),
-                ops.where(fits, length, s.length),
-            )
+            y, length = ops.scale(s.inverse_radius, ops.copy(s.x)), ops.sqrt(ops.dot(s.p, s.p))
+            return ops.dot(y, y), ops.divide(ops.dot(y, s.p), length), length
 
         plain = problem.preconditioner is None  # else norms are known from the recurrence alone, up to its rounding
         before, along, length = ops.branch(leaves & plain, measured, lambda: (s.filled, along, s.length))
