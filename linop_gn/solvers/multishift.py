@@ -244,32 +244,37 @@ class MultiShiftCG(Solver):
         model = ops.where(taken, value, ops.where(moved, lower, s.model))
         steps = s.steps + went
         met = residual <= s.threshold
-        fits, unfit = unfit_status(ops, ops.max_abs(x), s.scale, x)
-        status = verdict(
-            ops,
-            s.status,
-            (here & no(sound), Code.NONFINITE),
-            (tried & no(taken), Code.NEGATIVE_CURVATURE),
-            (here & (s.claim != Code.CONVERGED), s.claim),
-            (here, ops.where(met, ops.where(fits, Code.CONVERGED, unfit), Code.STAGNATED)),
-            (moving & no(fine | checking), ops.where(sound, Code.NEGATIVE_CURVATURE, Code.NONFINITE)),
-            (drowns | (moved & met), Code.CONVERGED if self.steps is None else Code.COMPLETED),
-            (moved & (steps >= self.limit(problem)), at_limit(self)),
-        )
+        end = steps >= self.limit(problem)
 
-        # What waits for a product that verifies it gets one once no system moves.
-        unsure = drowns | (rounding * path > 2.0 * ops.eps(r) ** 0.5 * s.size) | (status == Code.CONVERGED)
-        waits = moving & sound & (status != Code.RUNNING) & unsure
-        claim, status = ops.where(waits, status, s.claim), ops.where(waits, s.status, status)
-        waiting = (status == Code.RUNNING) & (claim != Code.RUNNING)
-        first = small.min(small.where(waiting, index, shifts.shape[0]))
-        verifying = no(ops.any((status == Code.RUNNING) & no(waiting))) & (first < shifts.shape[0])
-        phase, products = ops.where(verifying, first, -1), s.products + running
-        trial = ops.where(drowns, stride, s.trial)
+        def judge() -> tuple[Scalar, ...]:
+            fits, unfit = unfit_status(ops, ops.max_abs(x), s.scale, x)
+            status = verdict(
+                ops,
+                s.status,
+                (here & no(sound), Code.NONFINITE),
+                (tried & no(taken), Code.NEGATIVE_CURVATURE),
+                (here & (s.claim != Code.CONVERGED), s.claim),
+                (here, ops.where(met, ops.where(fits, Code.CONVERGED, unfit), Code.STAGNATED)),
+                (moving & no(fine | checking), ops.where(sound, Code.NEGATIVE_CURVATURE, Code.NONFINITE)),
+                (drowns | (moved & met), Code.CONVERGED if self.steps is None else Code.COMPLETED),
+                (moved & end, at_limit(self)),
+            )
+
+            # What waits for a product that verifies it gets one once no system moves.
+            unsure = drowns | (rounding * path > 2.0 * ops.eps(r) ** 0.5 * s.size) | (status == Code.CONVERGED)
+            waits = moving & sound & (status != Code.RUNNING) & unsure
+            claim, status = ops.where(waits, status, s.claim), ops.where(waits, s.status, status)
+            waiting = (status == Code.RUNNING) & (claim != Code.RUNNING)
+            first = small.min(small.where(waiting, index, shifts.shape[0]))
+            verifying = no(ops.any((status == Code.RUNNING) & no(waiting))) & (first < shifts.shape[0])
+            return status, claim, ops.where(drowns, stride, s.trial), ops.where(verifying, first, -1)
+
+        ordinary = no(checking | ops.any(moving & (no(moved) | met | end)))
+        status, claim, trial, phase = ops.branch(ordinary, lambda: (s.status, s.claim, s.trial, s.phase), judge)
         s = s._replace(**where_new(ops, good, s, rr=rr, alpha=alpha, beta=beta, anorm=anorm))
         s = s._replace(x=x, p=p, r=r, direction=direction, zeta=zeta, ratio=ratio, residual=residual, model=model)
         s = s._replace(length=length, path=path, trial=trial)
-        return s._replace(claim=claim, phase=phase, status=status, steps=steps, products=products)
+        return s._replace(claim=claim, phase=phase, status=status, steps=steps, products=s.products + running)
 
     def observe(self, state: MultiShiftState) -> Row:
         """For each damping ||b - (A + sigma I) x||_2 and 1/2 x.(A + sigma I) x - b.x, at each step."""
