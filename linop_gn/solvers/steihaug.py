@@ -170,17 +170,20 @@ class Steihaug(Solver):
         share, along = alpha * s.length * s.inverse_radius, ops.divide(s.ahead, s.length)
         filled = s.filled + share * (2.0 * along + share)
         leaves = moving & no(positive & (filled < 1.0))
+        endless, outward = s.inverse_radius <= 0, s.claim == Code.BOUNDARY
 
-        def measured() -> tuple[Scalar, Scalar, Scalar]:
-            y, length = ops.scale(s.inverse_radius, ops.copy(s.x)), ops.sqrt(ops.dot(s.p, s.p))
-            return ops.dot(y, y), ops.divide(ops.dot(y, s.p), length), length
+        def edge() -> tuple[Scalar, Scalar]:
+            """<x, x> / radius^2, and the step along p to the boundary; measured at x if the norm is the 2-norm."""
+            before, ahead, length = s.filled, along, s.length
+            if problem.preconditioner is None:
+                y, length = ops.scale(s.inverse_radius, ops.copy(s.x)), ops.sqrt(ops.dot(s.p, s.p))
+                before, ahead = ops.dot(y, y), ops.divide(ops.dot(y, s.p), length)
+            rest = ops.maximum(1.0 - before, 0.0)
+            reach = ops.divide(rest, ahead + ops.sqrt(ahead * ahead + rest))
+            return before, ops.where(endless, 0.0, ops.divide(reach, length * s.inverse_radius))
 
-        plain = problem.preconditioner is None  # else norms are known from the recurrence alone, up to its rounding
-        before, along, length = ops.branch(leaves & plain, measured, lambda: (s.filled, along, s.length))
-        over, rest = leaves & (before > 1.0), ops.maximum(1.0 - before, 0.0)
-        reach = ops.divide(rest, along + ops.sqrt(along * along + rest))
-        endless = s.inverse_radius <= 0
-        tau = ops.where(endless, 0.0, ops.divide(reach, length * s.inverse_radius))
+        before, tau = ops.branch(leaves, edge, lambda: (s.filled, 0.0 * s.rz))
+        over = leaves & (before > 1.0)
         inside = moving & no(leaves)
         stride = ops.where(inside | tried, alpha, ops.where(leaves, tau, 0.0))
         lower = s.model - stride * (s.rz - 0.5 * stride * curvature)
@@ -188,24 +191,24 @@ class Steihaug(Solver):
         drowns = moving & (far > s.room) & (far > 1e3 * s.path)
 
         def recur(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar, Scalar]:
-            return ops.axpy(-stride, product, r), lower, 0.0 * s.rz, 0.0 * s.rz
+            return ops.axpy(-stride, product, r), lower, 0.0 * s.rz, moving & no(drowns)
 
         def replace(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar, Scalar]:
             energy = ops.dot(v, product)
             true = ops.axpby(ops.divide(1.0, s.scale), problem.rhs, -1.0, product)
-            gap = ops.subtract(true, r)
-            return true, -0.5 * energy - ops.dot(v, true), ops.max_abs(v), ops.sqrt(ops.dot(gap, gap))
+            gap, model = ops.subtract(true, r), -0.5 * energy - ops.dot(v, true)
+            halved = ops.sqrt(ops.dot(true, true)) <= 0.5 * s.norm
+            falls = ops.divide(s.model - model, far) > ops.divide(far * s.size, s.room)  # by more than its rounding
+            taken = ops.where(outward, falls, halved & (ops.sqrt(ops.dot(gap, gap)) <= 1e-3 * s.norm))
+            return true, model, ops.max_abs(v), tried & taken
 
-        r, model, largest, gap = ops.branch(checking, replace, recur, s.r, product)
+        r, model, largest, taken = ops.branch(checking, replace, recur, s.r, product)
         z = problem.precondition(r)
         rr = ops.dot(r, r)
         rz = rr if z is r else ops.dot(r, z)
         norm = ops.sqrt(rr)
         sound, met = known & ops.isfinite(rr + rz), norm <= s.threshold
-        outward = s.claim == Code.BOUNDARY
-        falls = ops.divide(s.model - model, far) > ops.divide(far * s.size, s.room)  # the model, above its rounding
-        taken = ops.where(outward, falls, (gap <= 1e-3 * s.norm) & (norm <= 0.5 * s.norm))
-        moved = sound & ops.where(tried, taken, moving & no(drowns))
+        moved = sound & taken
         within = inside | (tried & no(outward))
         onward = within & moved
         stride = ops.where(moved, stride, 0.0)
