@@ -259,18 +259,18 @@ class MultiShiftCG(Solver):
                 (drowns | (moved & met), Code.CONVERGED if self.steps is None else Code.COMPLETED),
                 (moved & end, at_limit(self)),
             )
-
-            # What waits for a product that verifies it gets one once no system moves.
             unsure = drowns | (rounding * path > 2.0 * ops.eps(r) ** 0.5 * s.size) | (status == Code.CONVERGED)
             waits = moving & sound & (status != Code.RUNNING) & unsure
-            claim, status = ops.where(waits, status, s.claim), ops.where(waits, s.status, status)
-            waiting = (status == Code.RUNNING) & (claim != Code.RUNNING)
-            first = small.min(small.where(waiting, index, shifts.shape[0]))
-            verifying = no(ops.any((status == Code.RUNNING) & no(waiting))) & (first < shifts.shape[0])
-            return status, claim, ops.where(drowns, stride, s.trial), ops.where(verifying, first, -1)
+            trial = ops.where(drowns, stride, s.trial)
+            return ops.where(waits, s.status, status), ops.where(waits, status, s.claim), trial
 
         ordinary = no(checking | ops.any(moving & (no(moved) | met | end)))
-        status, claim, trial, phase = ops.branch(ordinary, lambda: (s.status, s.claim, s.trial, s.phase), judge)
+        status, claim, trial = ops.branch(ordinary, lambda: (s.status, s.claim, s.trial), judge)
+        # What waits for a product that verifies it gets one once no system moves.
+        waiting = (status == Code.RUNNING) & (claim != Code.RUNNING)
+        first = small.min(small.where(waiting, index, shifts.shape[0]))
+        verifying = no(ops.any((status == Code.RUNNING) & no(waiting))) & (first < shifts.shape[0])
+        phase = ops.where(verifying, first, -1)
         s = s._replace(**where_new(ops, good, s, rr=rr, alpha=alpha, beta=beta, anorm=anorm))
         s = s._replace(x=x, p=p, r=r, direction=direction, zeta=zeta, ratio=ratio, residual=residual, model=model)
         s = s._replace(length=length, path=path, trial=trial)
