@@ -82,8 +82,8 @@ class Status(IntEnum):
     SATISFIED = 14, "The stopping rule was satisfied; the residual was not held to a tolerance.", True
     LEAST_SQUARES = (
         15,
-        "The least-squares solution was found: A^T r = 0 to the tolerance. Where the operator's condition number "
-        "exceeds 1 / tolerance a smaller residual may exist: tighten it.",
+        "A^T r = 0 to the tolerance, as at the least-squares solution. Where the operator's condition number exceeds "
+        "1 / tolerance a smaller residual may exist: tighten it.",
         True,
     )
     INCONSISTENT = (

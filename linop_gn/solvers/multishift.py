@@ -11,13 +11,19 @@ to its damping::
     1 / zeta' = (1 + sigma alpha) / zeta + (1 / zeta - 1 / zeta_before) alpha beta_before / alpha_before
     alpha_j = alpha zeta' / zeta        beta_j = beta (zeta' / zeta)^2
 
-carried here as the ratio zeta' / zeta, which neither under- nor overflows.
+carried here as the ratio zeta' / zeta, which neither under- nor overflows. Since
+alpha_j = ||r_j||^2 / p_j.(A + sigma_j I) p_j, each system knows by itself whether
+its operator is positive definite, and goes on where the seed's is not.
 
 A system whose residual met the tolerance is left where it is. At the end each
-is verified by a product of its own, as in CG: ``CONVERGED`` is a fact. Where
-``krylov`` has room for its basis it takes no such products, answers for
-dampings that were not known beforehand, and keeps its accuracy by
-reorthogonalisation; this is for bases that don't fit. SciPy has neither.
+is verified by a product of its own: ``CONVERGED`` is a fact. As in CG the
+residual told is that of x, whatever the end: where rounding, 4 eps ||A|| ||x||,
+may have taken the recurrence away from it, a product verifies it too; and a step
+so long that the rounding of A x exceeds b is taken only if a product shows that
+it meets the tolerance. Where ``krylov`` has room for its basis it takes no such
+products, answers for dampings that were not known beforehand, and keeps its
+accuracy by reorthogonalisation; this is for bases that don't fit. SciPy has
+neither.
 """
 
 from __future__ import annotations
@@ -58,10 +64,20 @@ class MultiShiftState(NamedTuple):
     """(m,): of zeta to the one before."""
     residual: Scalar
     model: Scalar
+    size: Scalar
+    """||b||."""
+    length: Scalar
+    """(m,): ||p||."""
+    path: Scalar
+    """(m,): length of the path, at least ||x||."""
+    anorm: Scalar
+    """||A|| of the seed, as far as it has shown."""
+    trial: Scalar
+    """(m,): length of a step that is to be verified before it is taken; 0 where there is none."""
+    claim: Scalar
+    """(m,): status that waits for a product that verifies it; ``RUNNING`` where the system's iterate still moves."""
     threshold: Scalar
     scale: Scalar
-    moving: Scalar
-    """(m,): whether the system's iterate still moves."""
     phase: Scalar
     """The system to verify next, or -1 while steps are taken."""
     status: Scalar
@@ -155,13 +171,15 @@ class MultiShiftCG(Solver):
             beta=ops.scalar(0.0, b),
             **alike("zeta ratio", one),
             residual=norm * one,
-            model=0.0 * one,
+            **alike("model path trial", 0.0 * one),
+            length=norm * one,
+            size=norm,
+            anorm=ops.scalar(0.0, b),
             threshold=threshold,
             scale=scale,
-            moving=status == Code.RUNNING,
             phase=ops.scalar(-1, b),
             status=ops.where(finite & (one > 0), status, Code.NONFINITE_INPUT),
-            steps=ops.scalar(0, p),
+            **alike("claim steps", ops.scalar(0, p)),
             products=ops.scalar(0, b),
         )
 
@@ -171,66 +189,92 @@ class MultiShiftCG(Solver):
         index = small.arange(shifts.shape[0])
         running, no = ops.any(s.status == Code.RUNNING), ops.logical_not
         checking = running & (s.phase >= 0)
-        (v,) = ops.branch(
-            checking, lambda x, d: (ops.copy(x[:, s.phase]),), lambda x, d: (ops.copy(d),), s.x, s.direction
-        )
-        shift = ops.where(checking, ops.item(small.sum(small.where(index == s.phase, shifts, 0.0))), least)
-        product = ops.axpy(shift, v, problem.operator.apply(v))
+        here = checking & (index == s.phase)
+
+        def its(values: Array) -> Scalar:
+            return ops.item(small.sum(small.where(index == s.phase, values, 0.0)))
+
+        def its_own(d: Vector) -> tuple[Vector]:
+            return (ops.axpy(its(s.trial), s.p[:, s.phase], ops.copy(s.x[:, s.phase])),)
+
+        (v,) = ops.branch(checking, its_own, lambda d: (d,), s.direction)
+        product = ops.axpy(ops.where(checking, its(shifts), least), v, problem.operator.apply(v))
         curvature = ops.dot(v, product)
         known = ops.isfinite(curvature)
-        good = running & no(checking) & known & (curvature > 0)
+        good = running & no(checking) & known & (curvature != 0)
         alpha = ops.where(good, ops.divide(s.rr, curvature), 0.0)
 
-        def replace(r: Vector, product: Vector) -> tuple[Vector, Scalar]:
+        def replace(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar]:
             true = ops.axpby(ops.divide(1.0, s.scale), problem.rhs, -1.0, product)
-            return r, ops.sqrt(ops.dot(true, true))
+            return r, ops.sqrt(ops.dot(true, true)), -0.5 * curvature - ops.dot(v, true)
 
-        def recur(r: Vector, product: Vector) -> tuple[Vector, Scalar]:
-            return ops.axpy(-alpha, product, r), 0.0 * s.rr
+        def recur(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar]:
+            return ops.axpy(-alpha, product, r), 0.0 * alpha, 0.0 * alpha
 
-        r, true = ops.branch(checking, replace, recur, s.r, product)
+        r, true, value = ops.branch(checking, replace, recur, s.r, product)
         rr = ops.dot(r, r)
-        sound = known & ops.isfinite(rr)
+        sound = known & ops.isfinite(rr + true)
         good = good & sound
         beta = ops.where(good, ops.divide(rr, s.rr), 0.0)
+        anorm = ops.maximum(s.anorm, ops.divide(1.0 + beta, alpha))  # |Ap|^2 / p.Ap, if that is positive
+        rounding = 8.0 * ops.eps(r) * (anorm + (shifts - least))
 
-        moved = s.moving & good
+        moving = (s.status == Code.RUNNING) & (s.claim == Code.RUNNING)
         below = 1.0 + (shifts - least) * alpha + ops.divide(alpha * s.beta, s.alpha) * (1.0 - s.ratio)
-        ratio = ops.where(moved, ops.divide(1.0, below), s.ratio)
-        length = ops.where(moved, alpha * ratio, 0.0)
-        model = s.model - 0.5 * length * s.zeta * s.zeta * s.rr
-        zeta = ops.where(moved, s.zeta * ratio, s.zeta)
-        x = ops.axpy(length, s.p, s.x)
+        ratio = ops.where(moving & good, ops.divide(1.0, below), s.ratio)
+        stride = ops.where(here, s.trial, alpha * ratio)
+        far = stride * s.length
+        fine = moving & good & (stride > 0)  # stride = ||r_j||^2 / p_j.(A + sigma_j I) p_j, whatever the seed's
+        drowns = fine & (far > 1e3 * s.path) & (rounding * far > s.size)
+        moved, tried = fine & no(drowns), here & (s.trial != 0)
+        taken = here & sound & (no(tried) | (true <= s.threshold))
+        ratio, zeta = ops.where(moved, ratio, s.ratio), ops.where(moved, s.zeta * ratio, s.zeta)
+        went = moved | (tried & taken)
+        x = ops.axpy(ops.where(went, stride, 0.0), s.p, s.x)
+        turn = ops.where(moved, beta * ratio * ratio, 1.0)
         column = xp.reshape(ops.mask(sound, r), (-1, 1))
-        p = ops.axpby(ops.where(moved, zeta, 0.0), column, ops.where(moved, beta * ratio * ratio, 1.0), s.p)
+        p = ops.axpby(ops.where(moved, zeta, 0.0), column, turn, s.p)
         direction = ops.axpby(1.0, ops.mask(sound, r), ops.where(good, beta, 0.0), s.direction)
 
-        residual = ops.where(moved, zeta * ops.sqrt(rr), s.residual)
-        residual = ops.where(checking & sound & (index == s.phase), true, residual)
-        steps = s.steps + moved
+        norm = abs(zeta) * ops.sqrt(rr)
+        length = ops.where(moved, ops.sqrt(norm * norm + (turn * s.length) ** 2), s.length)
+        path = s.path + ops.where(went, far, 0.0)
+        lower = s.model - 0.5 * stride * s.zeta * s.zeta * s.rr
+        residual = ops.where(taken, true, ops.where(moved, norm, s.residual))
+        model = ops.where(taken, value, ops.where(moved, lower, s.model))
+        steps = s.steps + went
         met = residual <= s.threshold
-        moving = s.moving & no(moved & met)
-        fits, unfit = unfit_status(ops, ops.max_abs(x), s.scale, x)
-        held = ops.where(met, ops.where(fits, Code.CONVERGED, unfit), Code.STAGNATED)
-        failed = s.moving & (s.status == Code.RUNNING) & no(good | checking)
-        ended = moved & (steps >= self.limit(problem))
-        status = verdict(
-            ops,
-            s.status,
-            (checking & (index == s.phase), ops.where(sound, held, Code.NONFINITE)),
-            (failed, ops.where(sound, Code.NEGATIVE_CURVATURE, Code.NONFINITE)),
-            (moved & met, Code.RUNNING if self.steps is None else Code.COMPLETED),
-            (ended, at_limit(self)),
-        )
-        moving = moving & (status == Code.RUNNING)
-        # A system whose iterate no longer moves waits for a product that verifies it, once none moves.
-        waiting = (status == Code.RUNNING) & no(moving)
+        end = steps >= self.limit(problem)
+
+        def judge() -> tuple[Scalar, ...]:
+            fits, unfit = unfit_status(ops, ops.max_abs(x), s.scale, x)
+            status = verdict(
+                ops,
+                s.status,
+                (here & no(sound), Code.NONFINITE),
+                (tried & no(taken), Code.NEGATIVE_CURVATURE),
+                (here & (s.claim != Code.CONVERGED), s.claim),
+                (here, ops.where(met, ops.where(fits, Code.CONVERGED, unfit), Code.STAGNATED)),
+                (moving & no(fine | checking), ops.where(sound, Code.NEGATIVE_CURVATURE, Code.NONFINITE)),
+                (drowns | (moved & met), Code.CONVERGED if self.steps is None else Code.COMPLETED),
+                (moved & end, at_limit(self)),
+            )
+            unsure = drowns | (rounding * path > 2.0 * ops.eps(r) ** 0.5 * s.size) | (status == Code.CONVERGED)
+            waits = moving & sound & (status != Code.RUNNING) & unsure
+            trial = ops.where(drowns, stride, s.trial)
+            return ops.where(waits, s.status, status), ops.where(waits, status, s.claim), trial
+
+        ordinary = no(checking | ops.any(moving & (no(moved) | met | end)))
+        status, claim, trial = ops.branch(ordinary, lambda: (s.status, s.claim, s.trial), judge)
+        # What waits for a product that verifies it gets one once no system moves.
+        waiting = (status == Code.RUNNING) & (claim != Code.RUNNING)
         first = small.min(small.where(waiting, index, shifts.shape[0]))
-        verifying = no(ops.any(moving)) & (first < shifts.shape[0])
-        phase, products = ops.where(verifying, first, -1), s.products + running
-        s = s._replace(**where_new(ops, good, s, rr=rr, alpha=alpha, beta=beta))
+        verifying = no(ops.any((status == Code.RUNNING) & no(waiting))) & (first < shifts.shape[0])
+        phase = ops.where(verifying, first, -1)
+        s = s._replace(**where_new(ops, good, s, rr=rr, alpha=alpha, beta=beta, anorm=anorm))
         s = s._replace(x=x, p=p, r=r, direction=direction, zeta=zeta, ratio=ratio, residual=residual, model=model)
-        return s._replace(moving=moving, phase=phase, status=status, steps=steps, products=products)
+        s = s._replace(length=length, path=path, trial=trial)
+        return s._replace(claim=claim, phase=phase, status=status, steps=steps, products=s.products + running)
 
     def observe(self, state: MultiShiftState) -> Row:
         """For each damping ||b - (A + sigma I) x||_2 and 1/2 x.(A + sigma I) x - b.x, at each step."""

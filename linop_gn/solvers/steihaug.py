@@ -16,11 +16,18 @@ are carried as shares of the radius, so that no square over- or underflows.
 The step attains at least half of the decrease that is possible in the region,
 where A is positive definite (Yuan, 2000); :class:`~linop_gn.GLTR` attains all
 of it, for the memory of a basis. SciPy's ``trust-ncg`` has no preconditioner.
-``CONVERGED`` is a fact, as in CG: one product recomputes the residual.
+
+As in CG, ``CONVERGED`` is a fact, and the residual told is that of x: one more
+product recomputes it where the tolerance is claimed, or where rounding may have
+taken the recurrence away (seen in the norms of M: all of it if M is diagonal).
+A step so long that the rounding of A x exceeds b is tried before it is taken:
+unless a product shows that it halves the residual, or leads to a boundary where
+the model is lower, the run ends before it with ``NEGATIVE_CURVATURE``.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, NamedTuple
 
 from ..operators.base import LinearOperator
@@ -50,11 +57,19 @@ class SteihaugState(NamedTuple):
     """<x, p> / radius."""
     norm: Scalar
     model: Scalar
+    size: Scalar
+    """||b||, in the norm of M."""
+    path: Scalar
+    """Length of the path, at least ||x||, in the norm of M^-1."""
+    room: Scalar
+    """||b|| / (8 eps ||A||), for the largest ||A|| that has shown: the rounding of A x may exceed b if x is longer."""
+    trial: Scalar
+    """Length of a step along p that is to be verified before it is taken; 0 where there is none."""
+    claim: Scalar
+    """Status that waits for the residual to be recomputed at x + trial p; the next product is spent on it."""
     threshold: Scalar
     inverse_radius: Scalar
     scale: Scalar
-    checking: Scalar
-    """Whether the next product is spent on x, to recompute the residual."""
     status: Scalar
     steps: Scalar
     products: Scalar
@@ -129,90 +144,119 @@ class Steihaug(Solver):
             r=r,
             p=p,
             rz=rz,
-            length=ops.sqrt(ops.where(rz > 0, rz, 0.0)),
+            **alike("length size", ops.sqrt(ops.where(rz > 0, rz, 0.0))),
             norm=norm,
-            **alike("filled ahead model", zero),
+            room=ops.scalar(math.inf, b),
+            **alike("filled ahead model path trial", zero),
             threshold=threshold,
             inverse_radius=ops.divide(scale, self.radius + zero),
             scale=scale,
-            checking=ops.scalar(False, b),
             status=ops.where(finite & (self.radius > zero), status, Code.NONFINITE_INPUT),
-            **alike("steps products", none),
+            **alike("claim steps products", none),
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: SteihaugState) -> SteihaugState:
-        running = s.status == Code.RUNNING
-        checking = running & s.checking
-        moving = running ^ checking
-        product = problem.operator.apply(ops.select(checking, s.x, s.p))
+        running, no = s.status == Code.RUNNING, ops.logical_not
+        checking = running & (s.claim != Code.RUNNING)
+        tried = checking & (s.trial != 0)
+        (v,) = ops.branch(checking, lambda x, p: (ops.axpy(s.trial, p, ops.copy(x)),), lambda x, p: (p,), s.x, s.p)
+        product = problem.operator.apply(v)
         curvature = ops.dot(s.p, product)
-        known, no = ops.isfinite(curvature), ops.logical_not
-        positive = curvature > 0
-        alpha = ops.where(positive, ops.divide(s.rz, curvature), 0.0)
+        known = ops.isfinite(curvature)
+        moving, positive = (running ^ checking) & known, curvature > 0
+        alpha = ops.where(tried, s.trial, ops.where(positive, ops.divide(s.rz, curvature), 0.0))
 
         # In shares of the radius: the full step, and the part of it that ends on the boundary.
         share, along = alpha * s.length * s.inverse_radius, ops.divide(s.ahead, s.length)
         filled = s.filled + share * (2.0 * along + share)
-        leaves = moving & known & no(positive & (filled < 1.0))
-        room = ops.maximum(1.0 - s.filled, 0.0)
-        reach = ops.divide(room, along + ops.sqrt(along * along + room))
-        endless = s.inverse_radius <= 0
-        tau = ops.where(endless, 0.0, ops.divide(reach, s.length * s.inverse_radius))
-        inside = moving & known & no(leaves)
-        length = ops.where(inside, alpha, ops.where(leaves, tau, 0.0))
+        leaves = moving & no(positive & (filled < 1.0))
+        endless, outward = s.inverse_radius <= 0, s.claim == Code.BOUNDARY
 
-        def recur(r: Vector, product: Vector) -> tuple[Vector, Scalar]:
-            return ops.axpy(-length, product, r), 0.0 * s.rz
+        def edge() -> tuple[Scalar, Scalar]:
+            """<x, x> / radius^2, and the step along p to the boundary; measured at x if the norm is the 2-norm."""
+            before, ahead, length = s.filled, along, s.length
+            if problem.preconditioner is None:
+                y, length = ops.scale(s.inverse_radius, ops.copy(s.x)), ops.sqrt(ops.dot(s.p, s.p))
+                before, ahead = ops.dot(y, y), ops.divide(ops.dot(y, s.p), length)
+            rest = ops.maximum(1.0 - before, 0.0)
+            reach = ops.divide(rest, ahead + ops.sqrt(ahead * ahead + rest))
+            return before, ops.where(endless, 0.0, ops.divide(reach, length * s.inverse_radius))
 
-        def replace(r: Vector, product: Vector) -> tuple[Vector, Scalar]:
+        before, tau = ops.branch(leaves, edge, lambda: (s.filled, 0.0 * s.rz))
+        over = leaves & (before > 1.0)
+        inside = moving & no(leaves)
+        stride = ops.where(inside | tried, alpha, ops.where(leaves, tau, 0.0))
+        lower = s.model - stride * (s.rz - 0.5 * stride * curvature)
+        far = stride * s.length
+        drowns = moving & (far > s.room) & (far > 1e3 * s.path)
+
+        def recur(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar, Scalar]:
+            return ops.axpy(-stride, product, r), lower, 0.0 * s.rz, moving & no(drowns)
+
+        def replace(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar, Scalar]:
+            energy = ops.dot(v, product)
             true = ops.axpby(ops.divide(1.0, s.scale), problem.rhs, -1.0, product)
-            return true, ops.max_abs(s.x)
+            gap, model = ops.subtract(true, r), -0.5 * energy - ops.dot(v, true)
+            halved = ops.sqrt(ops.dot(true, true)) <= 0.5 * s.norm
+            falls = ops.divide(s.model - model, far) > ops.divide(far * s.size, s.room)  # by more than its rounding
+            taken = ops.where(outward, falls, halved & (ops.sqrt(ops.dot(gap, gap)) <= 1e-3 * s.norm))
+            return true, model, ops.max_abs(v), tried & taken
 
-        r, largest = ops.branch(checking, replace, recur, s.r, product)
+        r, model, largest, taken = ops.branch(checking, replace, recur, s.r, product)
         z = problem.precondition(r)
         rr = ops.dot(r, r)
         rz = rr if z is r else ops.dot(r, z)
         norm = ops.sqrt(rr)
-        sound = ops.isfinite(rr + rz)
-        x = ops.axpy(ops.where(sound, length, 0.0), s.p, s.x)
-        met = norm <= s.threshold
-        fresh = moving & known & sound
-        steps = s.steps + fresh
-        end = steps >= self.limit(problem)
+        sound, met = known & ops.isfinite(rr + rz), norm <= s.threshold
+        moved = sound & taken
+        within = inside | (tried & no(outward))
+        onward = within & moved
+        stride = ops.where(moved, stride, 0.0)
+        (x,) = ops.branch(over, lambda x: (ops.scale(ops.divide(1.0, ops.sqrt(before)), x),), lambda x: (x,), s.x)
+        x = ops.axpy(stride, s.p, x)
+        steps = s.steps + moved
+        end, code = steps >= self.limit(problem), Code.CONVERGED if self.steps is None else Code.COMPLETED
 
-        verify = inside & met & (self.steps is None)
-        fits, unfit = unfit_status(ops, largest, s.scale, r)
-        status = verdict(
-            ops,
-            s.status,
-            (running & no(known & sound), Code.NONFINITE),
-            (checking, ops.where(met, ops.where(fits, Code.CONVERGED, unfit), Code.STAGNATED)),
-            (leaves, ops.where(endless, Code.NEGATIVE_CURVATURE, Code.BOUNDARY)),
-            (verify, Code.RUNNING),
-            (inside & met, Code.COMPLETED),
-            (inside & no(rz > 0), Code.INDEFINITE_PRECONDITIONER),
-            (moving & end, at_limit(self)),
-        )
+        beta = ops.where(onward, ops.divide(rz, s.rz), 0.0)
+        root = ops.sqrt(ops.where(rz > 0, rz, 0.0))
+        path = s.path + ops.where(moved, far, 0.0)
+        most = s.size / (8.0 * ops.eps(r)) * ops.divide(alpha, 1.0 + beta)  # (1 + beta) / alpha <= ||A||
+        room = ops.where(onward, ops.minimum(s.room, most), s.room)
 
-        beta = ops.where(inside, ops.divide(rz, s.rz), 0.0)
-        change = length * s.rz - 0.5 * length * length * curvature
-        p = ops.axpby(ops.where(inside & sound, 1.0, 0.0), ops.mask(sound, z), ops.where(inside, beta, 1.0), s.p)
-        onward = ops.sqrt(ops.where(rz > 0, rz, 0.0))
-        rz, ahead = ops.where(inside, rz, s.rz), ops.where(inside, beta * (s.ahead + share * s.length), s.ahead)
-        length = ops.where(inside, onward * ops.sqrt(1.0 + ops.divide(beta * s.length, onward) ** 2), s.length)
-        filled = ops.where(inside, filled, ops.where(leaves & no(endless), 1.0, s.filled))
-        norm, model = ops.where(fresh | (checking & sound), norm, s.norm), ops.where(fresh, s.model - change, s.model)
-        numbers, ends = (rz, length, filled, ahead, norm, model), (verify, status, steps, s.products + running)
-        return SteihaugState(x, r, p, *numbers, s.threshold, s.inverse_radius, s.scale, *ends)
+        def judge() -> tuple[Scalar, ...]:
+            fits, unfit = unfit_status(ops, largest, s.scale, r)
+            status = verdict(
+                ops,
+                s.status,
+                (running & no(sound), Code.NONFINITE),
+                (tried & no(taken), Code.NEGATIVE_CURVATURE),
+                (checking & no(within | (s.claim == Code.CONVERGED)), s.claim),
+                (checking & met, ops.where(fits, code, unfit)),
+                (checking & no(within), Code.STAGNATED),
+                (leaves, ops.where(endless, Code.NEGATIVE_CURVATURE, Code.BOUNDARY)),
+                (within & (met | drowns), code),
+                (within & no(rz > 0), Code.INDEFINITE_PRECONDITIONER),
+                ((moving | within) & end, at_limit(self)),
+            )
+            unsure = drowns | over | (path > 2.0 * ops.eps(r) ** 0.5 * room) | (status == Code.CONVERGED)
+            waiting = moving & sound & (status != Code.RUNNING) & unsure
+            trial = ops.where(drowns, ops.where(inside, alpha, tau), 0.0)
+            return ops.where(waiting, s.status, status), ops.where(waiting, status, 0 * s.status), trial
+
+        ordinary = inside & moved & (rz > 0) & no(met | end)
+        status, claim, trial = ops.branch(ordinary, lambda: (s.status, s.claim, s.trial), judge)
+        p = ops.axpby(ops.where(onward, 1.0, 0.0), ops.mask(sound, z), ops.where(onward, beta, 1.0), s.p)
+        ahead = ops.where(onward, beta * (s.ahead + share * s.length), s.ahead)
+        length = ops.where(onward, root * ops.sqrt(1.0 + ops.divide(beta * s.length, root) ** 2), s.length)
+        filled = ops.where(onward, filled, ops.where(moved & no(endless), 1.0, s.filled))
+        told = moved | (checking & sound & no(tried))
+        norm, model = ops.where(told, norm, s.norm), ops.where(told, model, s.model)
+        numbers = (ops.where(onward, rz, s.rz), length, filled, ahead, norm, model)
+        bounds, units = (s.size, path, room, trial, claim), (s.threshold, s.inverse_radius, s.scale)
+        return SteihaugState(x, r, p, *numbers, *bounds, *units, status, steps, s.products + running)
 
     def observe(self, state: SteihaugState) -> SteihaugRow:
         return SteihaugRow(state.norm * state.scale, state.model * state.scale * state.scale, abs(state.filled) ** 0.5)
 
     def answer(self, ops: Backend, problem: LinearProblem, state: SteihaugState) -> Vector:
-        x = state.x
-        if problem.preconditioner is None:  # else its norm is known from the recurrence alone, up to its rounding
-            square = ops.dot(x, x)
-            share = ops.sqrt(square) * state.inverse_radius
-            beyond = (share > 1.0) & (share < 1.01) & (square > ops.eps(x) ** 4)  # by rounding, and no square is lost
-            x = ops.scale(ops.where(beyond, ops.divide(1.0, share), 1.0), x)
-        return ops.scale(state.scale, x)
+        return ops.scale(state.scale, state.x)

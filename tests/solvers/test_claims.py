@@ -1,6 +1,7 @@
 """What solvers may claim, and what they refuse, where it is tempting to do otherwise."""
 
 import warnings
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -27,10 +28,31 @@ SINGULAR_SOLVERS = {
     "Lanczos, none": lg.Lanczos(7, reorthogonalise="none"),
     "MINRES": lg.MINRES(),
     "MINRES, fixed steps": lg.MINRES(steps=5),
+    "Steihaug": lg.Steihaug(radius=np.inf),
+    "Steihaug, a region": lg.Steihaug(radius=1e6),
+    "Steihaug, more steps than there are": lg.Steihaug(radius=1e18, steps=12),
+    "MultiShiftCG": lg.MultiShiftCG([1.0, 0.0, 1e-3]),
+    "MultiShiftCG, more steps than there are": lg.MultiShiftCG([1.0, 0.0, 1e-3], steps=12),
+    "Blockwise CG": lg.Blockwise(lg.CG()),
 }
 """One entry for each method that takes singular systems."""
 
 MANY = {"numpy": 150, "poison": 15, "torch": 5, "jax": 2}
+
+
+def systems_of(backend, matrix, b, method):
+    """Each (matrix, b, x, residual, status) of a solve: for MultiShiftCG one a damping, for Blockwise one a block."""
+    A, rhs, matrices = operator(backend, matrix), array(backend, b), [matrix]
+    if isinstance(method, lg.Blockwise):
+        matrices, rhs = [matrix, 2.0 * matrix], array(backend, np.r_[b, b])
+        A = lg.BlockDiagonal(tuple(operator(backend, block) for block in matrices))
+    elif isinstance(method, lg.MultiShiftCG):
+        matrices = [matrix + damping * np.eye(len(b)) for damping in method.dampings]
+    solution = lg.solve(A, rhs, method)
+    x = host(backend, solution.x)
+    columns = x.T if x.ndim == 2 else x.reshape(-1, len(b))
+    status = solution.status if isinstance(solution.status, list) else [solution.status]
+    yield from zip(matrices, [b] * len(matrices), columns, np.atleast_1d(solution.residual), status, strict=True)
 
 
 @pytest.mark.parametrize("kind", ["in range", "out of range", "random"])
@@ -40,38 +62,87 @@ def test_of_a_singular_system_the_truth_is_told(backend, name, kind):
     spare(backend, name in ("CG", "Lanczos"))
     values = np.array([0.0, 1.0, 1.6, 2.3, 3.0])
     for seed in range(MANY.get(backend.name, 3)):
-        Q, b = orthogonal(5, seed), np.random.default_rng(seed).standard_normal(5)
+        Q, rhs = orthogonal(5, seed), np.random.default_rng(seed).standard_normal(5)
         matrix = with_spectrum(values, seed)
         if kind != "random":
-            b = matrix @ b + (kind == "out of range") * Q[:, 0]
-        solution = lg.solve(operator(backend, matrix), array(backend, b), SINGULAR_SOLVERS[name])
-        x, told, size = host(backend, solution.x), float(solution.residual), np.linalg.norm(b)
-        true = np.linalg.norm(b - matrix @ x)
-        rounding = 64 * EPS["float64"] * (3.0 * np.linalg.norm(x) + size)
-        assert abs(told - true) <= rounding + 2 * EPS["float64"] ** 0.5 * max(true, size)
-        if solution.status is Status.CONVERGED:
-            assert true <= 1.001e-5 * size + rounding
-        if solution.status in (Status.CONVERGED, Status.INVARIANT, Status.LEAST_SQUARES):
-            assert true <= size
-        if kind == "in range":
-            assert true <= 1e-5 * size
-            assert solution.succeeded or "steps" in name
+            rhs = matrix @ rhs + (kind == "out of range") * Q[:, 0]
+        for damped, b, x, told, status in systems_of(backend, matrix, rhs, SINGULAR_SOLVERS[name]):
+            size, true = np.linalg.norm(b), np.linalg.norm(b - damped @ x)
+            rounding = 64 * EPS["float64"] * (np.linalg.norm(damped, 2) * np.linalg.norm(x) + size)
+            assert abs(told - true) <= rounding + 2 * EPS["float64"] ** 0.5 * max(true, size)
+            if status is Status.CONVERGED:
+                assert true <= 1.001e-5 * size + rounding
+            if status in (Status.CONVERGED, Status.INVARIANT, Status.LEAST_SQUARES):
+                assert true <= size
+            if kind == "in range" or np.linalg.eigvalsh(damped)[0] > 1e-4:
+                assert true <= 1e-5 * size
+                assert status.succeeded or "steps" in name
+
+
+def exactly(matrix, x, b):
+    """||b - A x|| and the model at x, in rational arithmetic."""
+    A, x, b = (np.vectorize(Fraction, otypes=[object])(given) for given in (matrix, x, b))
+    product = A @ x
+    return np.linalg.norm((b - product).astype(float)), float(x @ product / 2 - b @ x)
+
+
+@pytest.mark.parametrize(
+    "method", [lg.Steihaug(radius=np.inf), lg.Steihaug(radius=1e18), lg.Steihaug(radius=1e12), lg.MultiShiftCG([0.0])]
+)
+def test_no_step_is_taken_for_what_rounding_makes_of_it(numpy_backend, method):
+    """However far the path leads along a null vector: the model at its end is below that at zero, and told."""
+    for seed in range(30):
+        matrix, b = with_spectrum([0.0, 1.0, 1.6, 2.3, 3.0], seed), np.random.default_rng(seed).standard_normal(5)
+        solution = lg.solve(operator(numpy_backend, matrix), b, method)
+        x = solution.x.reshape(-1)
+        true, model = exactly(matrix, x, b)
+        far = 64 * EPS["float64"] * (3.0 * np.linalg.norm(x) + np.linalg.norm(b))
+        assert model < 0
+        assert abs(np.max(solution.model) - model) <= far * np.linalg.norm(x)
+        assert abs(np.max(solution.residual) - true) <= far + 1e-7 * true
+        assert solution.status not in (Status.CONVERGED, [Status.CONVERGED])
+
+
+def test_how_far_a_path_leads_that_turns_to_a_null_vector(numpy_backend):
+    """To the boundary, if that is not so far that the rounding of A x exceeds b; there, only by negative curvature."""
+    A, b = lg.Diagonal(np.array([0.0, 1.0, 2.0])), np.ones(3)
+    near = lg.solve(A, b, lg.Steihaug(radius=1e12))
+    assert (near.status, np.linalg.norm(near.x)) == (Status.BOUNDARY, pytest.approx(1e12))
+    for radius in (1e20, np.inf):
+        far = lg.solve(A, b, lg.Steihaug(radius=radius))
+        assert (far.status, float(far.model)) == (Status.NEGATIVE_CURVATURE, pytest.approx(-4.5))
+    down = lg.solve(lg.Diagonal(np.array([1.0, -1.0])), np.array([1.0, 0.5]), lg.Steihaug(radius=1e18))
+    assert (down.status, np.linalg.norm(down.x)) == (Status.BOUNDARY, pytest.approx(1e18))
+    assert int(down.products) == int(down.steps) + 1
 
 
 @pytest.mark.parametrize("exponent", [2, 10, 14])
-@pytest.mark.parametrize("method", [lg.CG(steps=40), lg.CG(max_steps=40, rtol=1e-12), lg.Lanczos(25)], ids=repr)
+@pytest.mark.parametrize(
+    "method",
+    [
+        lg.CG(steps=40),
+        lg.CG(max_steps=40, rtol=1e-12),
+        lg.Lanczos(25),
+        lg.Steihaug(radius=np.inf, steps=40),
+        lg.Steihaug(radius=1e9, max_steps=40, rtol=1e-12),
+        lg.MultiShiftCG([0.0], steps=40),
+        lg.MultiShiftCG([0.0], max_steps=40, rtol=1e-12),
+    ],
+    ids=repr,
+)
 def test_a_residual_that_has_drifted_is_recomputed(numpy_backend, method, exponent):
     """And where cond(A) shows that it has not, the fixed steps take no product more."""
     for seed in range(10):
         rng = np.random.default_rng(seed)
         matrix, b = with_spectrum(np.r_[1.0, 10.0 ** rng.uniform(-exponent, 0, 29)], seed), rng.standard_normal(30)
         solution = lg.solve(operator(numpy_backend, matrix), b, method)
-        true = np.linalg.norm(b - matrix @ solution.x)
-        rounding = 64 * EPS["float64"] * np.linalg.norm(solution.x)
+        x = solution.x.reshape(-1)
+        true = np.linalg.norm(b - matrix @ x)
+        rounding = 64 * EPS["float64"] * np.linalg.norm(x)
         slack = rounding + 2 * EPS["float64"] ** 0.5 * max(true, np.linalg.norm(b))
-        assert abs(float(solution.residual) - true) <= slack
+        assert abs(np.max(solution.residual) - true) <= slack
         if exponent == 2 and method.steps is not None:
-            assert int(solution.products) == int(solution.steps)
+            assert int(solution.products) == int(np.max(solution.steps))
 
 
 def test_a_space_that_is_invariant_solves_nothing_that_is_singular(numpy_backend):

@@ -371,9 +371,20 @@ def test_a_least_squares_solution_is_told_with_its_tolerance(numpy_backend, solv
     loose, tight = (lg.solve(lg.Dense(A), b, solver(atol=atol, btol=1e-10, conlim=None)) for atol in (1e-6, 1e-12))
     assert loose.status is Status.LEAST_SQUARES
     assert float(loose.residual) == pytest.approx(1.0)
+    assert "A^T r = 0 to the tolerance" in repr(loose)
     assert "condition number exceeds 1 / tolerance" in repr(loose)
     assert tight.status is Status.CONVERGED
     assert np.linalg.norm(b - A @ tight.x) < 1e-4
+    for seed in range(10):
+        A, b = with_singular_values(np.logspace(-8, 0, 8), 8, 8, seed), gaussian(seed, 8)
+        loose = lg.solve(lg.Dense(A), b, solver())
+        r = b - A @ loose.x
+        if loose.status is Status.LEAST_SQUARES:  # a fact, though the solution has no residual at all
+            assert np.linalg.norm(A.T @ r) <= 1.01e-6 * np.linalg.norm(r)
+            assert float(loose.residual) == pytest.approx(np.linalg.norm(r), rel=1e-6)
+        tight = lg.solve(lg.Dense(A), b, solver(atol=1e-12, btol=1e-12, conlim=None))
+        assert tight.status in (Status.CONVERGED, Status.STAGNATED)
+        assert tight.residual < 0.1 * np.linalg.norm(b)
 
 
 def test_what_makes_no_sense_is_refused(backend):

@@ -69,7 +69,7 @@ def test_negative_curvature_and_other_ends(backend):
     matrix, b = benign(0) - 1.2 * np.eye(N), array(backend, gaussian(0))
     A = operator(backend, matrix)
     lost = lg.solve(A, b, lg.MultiShiftCG(dampings=[0.0, 2.0]))
-    assert lost.status[0] is Status.NEGATIVE_CURVATURE
+    assert lost.status == [Status.NEGATIVE_CURVATURE, Status.CONVERGED], "each by itself"
     assert np.isfinite(host(backend, lost.x)).all()
     saved = lg.solve(A, b, lg.MultiShiftCG(dampings=[1.5, 2.0], rtol=1e-8))
     assert saved.succeeded

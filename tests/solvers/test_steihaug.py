@@ -150,6 +150,27 @@ def test_no_step_leaves_the_region(numpy_backend, dtype, seed, exponent, size):
     assert np.linalg.norm(step.x.astype(float)) <= radius * (1.0 + 8 * EPS[dtype])
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("least", [0.0, 1e-12])
+def test_the_boundary_is_met_where_the_recurrences_have_drifted(numpy_backend, dtype, least):
+    """Far past the end of the space, in rounding, until the path leaves the region or ends."""
+    outside = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        values = np.r_[least, 10.0 ** rng.uniform(np.log10(least) if least else -1.0, 0.0, N - 1)]
+        matrix, b = rounded(with_spectrum(values, seed), dtype), rounded(gaussian(seed), dtype)
+        b, radius = rounded(matrix @ b, dtype), 10.0 ** rng.uniform(0.0, 1.5)
+        step = lg.solve(operator(numpy_backend, matrix, dtype), b.astype(dtype), lg.Steihaug(radius=radius, rtol=1e-12))
+        x = step.x.astype(float)
+        length, true = np.linalg.norm(x), np.linalg.norm(b - matrix @ x)
+        assert length <= radius * (1 + 8 * EPS[dtype])
+        assert abs(float(step.residual) - true) <= 64 * EPS[dtype] * (length + np.linalg.norm(b))
+        if step.status is Status.BOUNDARY:
+            outside += 1
+            assert length == pytest.approx(radius, rel=8 * EPS[dtype])
+    assert outside > 10
+
+
 @pytest.mark.parametrize(("value", "radius", "dtype"), [(1e-24, 1e30, "float32"), (1e-160, 1e300, "float64")])
 def test_steps_whose_squares_are_out_of_range_are_left_alone(numpy_backend, value, radius, dtype):
     step = lg.solve(lg.Diagonal(np.full(2, value, dtype)), np.ones(2, dtype), lg.Steihaug(radius=radius))
