@@ -68,7 +68,8 @@ class CGState(NamedTuple):
     """1 / ||A||, as far as it has shown; 0 once a residual was replaced, for no more is learned then."""
     room: Scalar
     """||b||^2 / (16 eps ||A||): where the model is lower than -room the rounding of A x may exceed b, since ||x|| is at
-    least 2 |model| / ||b||. Infinite with a preconditioner: A may be scaled as badly as that."""
+    least 2 |model| / ||b||. With a preconditioner all norms here are in M's; from a start infinite, for then b's is not
+    known."""
     verified: Scalar
     """Smallest norm of a residual that was recomputed after the recurrence had claimed the tolerance."""
     trial: Scalar
@@ -77,7 +78,7 @@ class CGState(NamedTuple):
     """Status that waits for the residual to be recomputed at x + trial p; the next product is spent on it."""
     status: Scalar
     whole: Scalar
-    """||b||^2."""
+    """||b||^2, in the norm of M."""
     memory: Any
     """What the stopping rule remembers."""
     scale: Scalar
@@ -189,12 +190,12 @@ class CG(ResidualSolver):
             rz=rz,
             rp=rz,
             norm=start.norm,
-            least=infinite if problem.preconditioner is None else nothing,
+            least=nothing if warm and problem.preconditioner is not None else infinite,
             **alike("room verified", infinite),
             **alike("model trial", nothing),
             **alike("claim steps products", none),
             status=status,
-            whole=rr,
+            whole=rr if warm else rz,
             memory=memory,
             scale=scale,
             kept=None if self.keep is None else ops.shelf(plan(self.keep, self.limit(problem)).capacity, b),
@@ -265,6 +266,8 @@ class CG(ResidualSolver):
 
             def measure() -> tuple[Scalar]:
                 """Whether rounding, up to 4 eps ||A|| ||x||, may have taken r away from b - A x."""
+                if z is not r:  # in M's norms: ||x|| is at least 2 |model| / ||b||
+                    return (-model > 2.0 * ops.eps(r) ** 0.5 * room,)
                 reach = ops.sqrt(ops.dot(s.x, s.x)) + ops.where(moved, length, 0.0) * ops.sqrt(ops.dot(s.p, s.p))
                 told = ops.maximum(ops.sqrt(s.whole), ops.where(moved, norm, s.norm))
                 return (reach * ops.divide(0.25 * s.whole, room) > ops.eps(r) ** 0.5 * told,)
