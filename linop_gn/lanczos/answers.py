@@ -195,7 +195,8 @@ def minimise(space: Any, radii: Array, rtol: Scalar, atol: Scalar) -> KrylovStep
     """The minimiser of 1/2 x.A x - b.x over ||x|| <= radius for each radius (m,)."""
     ops, xp, s, _ = _parts(space)
     count, norm = ops.maximum(s.steps, 1), ops.where(s.steps > 0, s.norm, 0.0)
-    found = trust_region(ops, _spectrum(space), norm, radii * (s.ascale / s.scale), ops.eps(s.basis))
+    S = _spectrum(space)
+    found = trust_region(ops, S, norm, radii * (s.ascale / s.scale), ops.eps(s.basis))
     # Where there is no minimum, what conjugate gradients reached before they met negative curvature.
     zero = xp.zeros_like(radii)
     safe = _shifted(space, zero)
@@ -211,6 +212,8 @@ def minimise(space: Any, radii: Array, rtol: Scalar, atol: Scalar) -> KrylovStep
     fine = (code == Code.COMPLETED) | (code == Code.CONVERGED)
     code = xp.where(fine & found.active, Code.BOUNDARY, code)
     code = xp.where(fine & found.unbounded, not_definite(space.operator), code)
+    known = space.operator.psd | space.method.explored(ops, s, S, found.multiplier, rtol)
+    code = xp.where((code == Code.CONVERGED) & ~known, Code.UNEXPLORED, code)
     multiplier = xp.where(found.unbounded, 0.0, found.multiplier) * s.ascale
     return _answer(space, h, code, multiplier, residual, model, s.steps + 0 * code)
 

@@ -125,7 +125,9 @@ class Krylov:
         """The minimiser of 1/2 x.A x - b.x over ||x|| <= radius in the space, for one radius or a sequence of them.
 
         A may be indefinite. ``BOUNDARY`` where ||x|| = radius; inside, ``CONVERGED`` or ``COMPLETED`` as in
-        :meth:`solve`. The residual is that of (A + lambda I) x = b with the multiplier lambda, ``damping``.
+        :meth:`solve`, but ``UNEXPLORED`` for ``CONVERGED`` where there may be negative curvature outside of the space
+        (A is not known to be positive semi-definite, and :meth:`extend` did not look far enough). The residual
+        is that of (A + lambda I) x = b with the multiplier lambda, ``damping``.
 
         >>> import numpy as np, linop_gn as lg
         >>> K = lg.krylov(lg.Diagonal(np.array([-1.0, 2.0]), psd=False), np.ones(2), k=2)
@@ -228,8 +230,8 @@ class Krylov:
     def extend(self, steps: int) -> Krylov:
         """The space with ``steps`` more vectors: so many more products, none anew; this one stays as it is.
 
-        Where the space is invariant, the basis goes on from a random vector orthogonal to it, which finds parts of
-        the spectrum that b has no part in.
+        Where the space is invariant (that of a zero b is, with no vector), the basis goes on from a random vector
+        orthogonal to it, which finds parts of the spectrum that b has no part in.
         """
         steps = whole("extend", "steps", steps, 1)
         method = replace(self.method, steps=self._made + steps)

@@ -14,10 +14,13 @@ What differs from the paper, and from SciPy's ``trust-krylov``:
   and there is no breakdown to turn at, where digits would be lost.
 * The basis is kept and orthogonal, and x one combination of it: there is no
   second pass, and another radius takes no product (:meth:`GLTR.again`).
-* Where b's Krylov space is invariant and A is not known to be positive
-  semi-definite, the process goes on from a random vector orthogonal to it
-  (``explore``), as the paper suggests: so it finds the lowest eigenvalue in the
-  true hard case, where b has no part in its eigenvectors.
+* b may have no part in eigenvectors of negative curvature. Where b's Krylov space
+  is invariant and A is not known to be positive semi-definite, the process goes on
+  from a random vector orthogonal to it (``explore``), as the paper suggests. With
+  probability one that vector has a part in every eigenvector left, so that its
+  block, run until it is invariant too, holds the lowest eigenvalue of all that b
+  leaves out. Then exploring is over; earlier, where a bound tells that nothing lies
+  below -lambda (:meth:`~linop_gn.lanczos.process.Lanczos.explored`).
 * ``CONVERGED`` is a fact: where rounding, up to a few eps ||A|| ||x||, may have
   taken the residual of T beyond the tolerance, one product recomputes it from x.
 * No preconditioner: it would change the norm of the region and every inner
@@ -26,7 +29,7 @@ What differs from the paper, and from SciPy's ``trust-krylov``:
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
@@ -84,26 +87,34 @@ class GLTR(Solver):
         Of the region ||x||_2 <= radius; infinity is none, for operators that are positive definite.
     rtol, atol
         Converged when ||b - (A + lambda I) x|| <= max(rtol ||b||, atol), with the multiplier lambda >= 0 of x.
-        The status is then ``CONVERGED`` inside the region and ``BOUNDARY`` on its boundary. Inside, where rounding
-        may have hidden that it is not so, one more product finds out: ``STAGNATED`` if it is not. With ``rtol=0``
-        and ``atol=0`` the run ends where the Krylov space does, with the status ``INVARIANT`` inside the region.
+        For b = 0, when exploring, ||A|| ||x|| stands for ||b||. The status is then ``BOUNDARY`` on the boundary of
+        the region; inside ``CONVERGED`` where A is known to have no negative curvature (it is positive semi-definite,
+        or was explored), else ``UNEXPLORED``. Inside, where rounding may have hidden that the tolerance is not met,
+        one more product finds out: ``STAGNATED`` if it is not. With ``rtol=0`` and ``atol=0`` the run ends where the
+        Krylov space does, inside the region with the status ``INVARIANT``, or ``UNEXPLORED``.
     max_steps
         Limit on steps, and on the vectors kept: memory for max_steps + 1. None means min(n, 100).
     steps
         Run exactly so many steps; stops earlier only where the space is invariant.
     explore
-        Whether to look for negative curvature that b has no part in, where the Krylov space of b is invariant and
-        the operator is not known to be positive semi-definite. A run that meets ``rtol`` before that ends there:
-        for the minimiser over the whole space, however little of it b shows, ask for ``rtol=0`` or ``steps=n``.
-        A zero b is not explored: its answer is zero.
+        Whether to look for negative curvature that b has no part in, where the operator is not known to be positive
+        semi-definite. False: never; a success says nothing of what lies outside of b's Krylov space. True: whatever
+        the tolerance, the run goes on to the end of that space (if b is zero, there is none), and then from a random
+        vector orthogonal to it. With probability one, a random vector has a part in every eigenvector left, so that
+        its block holds the lowest eigenvalue left: one vector decides, however often that eigenvalue occurs. The run
+        ends with that block, or where no eigenvalue lies below -(lambda + rtol ||A||) with a probability of 1 - 1e-6.
+        A success is then the minimiser over the whole ball, to the tolerance. It takes a product for each dimension of
+        b's Krylov space, and one more for each distinct eigenvalue left, at most; at ``max_steps`` the status is
+        ``MAX_STEPS``. None, the default: as True where no tolerance is given (``rtol=0`` and ``atol=0``, or
+        ``steps``), else as False.
     reorthogonalise
-        ``"selective"``, ``"full"`` or ``"none"``, as in :class:`~linop_gn.Lanczos`.
+        ``"selective"``, ``"full"`` or ``"none"``, as in :class:`~linop_gn.Lanczos`; ``"none"`` explores nothing.
     seed
         Of the random vector for ``explore``.
 
     >>> import numpy as np, linop_gn as lg
     >>> A = lg.Diagonal(np.array([-2.0, 1.0, 3.0]), psd=False)
-    >>> lg.solve(A, np.array([0.0, 1.0, 1.0]), lg.GLTR(radius=1.0, rtol=1e-10))
+    >>> lg.solve(A, np.array([0.0, 1.0, 1.0]), lg.GLTR(radius=1.0, rtol=1e-10, explore=True))
     GLTR: boundary after 3 steps, 3 products; residual ...
     The step reached the trust-region boundary.
     """
@@ -113,7 +124,7 @@ class GLTR(Solver):
     atol: Scalar = 0.0
     max_steps: int | None = static(default=None)
     steps: int | None = static(default=None)
-    explore: bool = static(default=True)
+    explore: bool | None = static(default=None)
     reorthogonalise: str = static(default="selective")
     seed: int = static(default=0)
 
@@ -123,6 +134,8 @@ class GLTR(Solver):
 
     def __post_init__(self) -> None:
         check_region(self)
+        if self.explore and self.reorthogonalise == "none":
+            raise ValueError("GLTR: explore=True needs an orthogonal basis: reorthogonalise='selective' or 'full'.")
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         k = max(1, min(self.planned(steps), operator.domain.size))
@@ -138,19 +151,20 @@ class GLTR(Solver):
     def _process(self, problem: LinearProblem) -> Lanczos:
         wanted = self.max_steps if self.steps is None else self.steps
         steps = min(problem.rhs.shape[0], 100) if wanted is None else max(wanted, 1)
-        explore = self.explore and not problem.operator.psd and self.reorthogonalise != "none"
+        explore = self.explore is not False and not problem.operator.psd and self.reorthogonalise != "none"
         return Lanczos(steps, self.reorthogonalise, True, explore, self.seed)
 
     def init(self, ops: Backend, problem: LinearProblem) -> GLTRState:
         process = self._process(problem)
         inner = process.init(ops, problem)
         zero = ops.scalar(0.0, problem.rhs)
-        running = inner.status == Code.RUNNING
+        running, nothing = inner.status == Code.RUNNING, inner.status == Code.CONVERGED
+        small = running & (inner.norm <= self._threshold(ops, inner, 0.0)) & self._unasked(process)
         status = verdict(
             ops,
             inner.status,
             (ops.logical_not(self.radius > zero), Code.NONFINITE_INPUT),
-            (running & (inner.norm <= self._threshold(ops, inner)), Code.CONVERGED),
+            (small | nothing, Code.CONVERGED if problem.operator.psd else Code.UNEXPLORED),
             (running & (self.max_steps == 0 or self.steps == 0), at_limit(self)),
         )
         return GLTRState(
@@ -165,10 +179,19 @@ class GLTR(Solver):
             products=inner.products,
         )
 
-    def _threshold(self, ops: Backend, inner: LanczosState) -> Scalar:
+    def _threshold(self, ops: Backend, inner: LanczosState, length: Scalar) -> Scalar:
         if self.steps is not None:
             return -1.0 + 0.0 * inner.norm
-        return ops.maximum(self.rtol * inner.norm, ops.divide(self.atol, inner.scale))
+        size = ops.where(inner.norm > 0, inner.norm, inner.size * length)
+        return ops.maximum(self.rtol * size, ops.divide(self.atol, inner.scale))
+
+    def _tolerant(self) -> Any:
+        """Whether there is a tolerance."""
+        return self.steps is None and (self.rtol > 0) | (self.atol > 0)
+
+    def _unasked(self, process: Lanczos) -> Any:
+        """Whether a run may end before it has explored."""
+        return not process.restart or (self.explore is None and self._tolerant())
 
     def step(self, ops: Backend, problem: LinearProblem, s: GLTRState) -> GLTRState:
         process, before = self._process(problem), s.lanczos
@@ -227,30 +250,28 @@ class GLTR(Solver):
         residual = abs(beta * last)
         active = ops.item(found.active[0]) > 0
 
-        # Of a later block, b knows nothing: its lowest Ritz value is to be found to the tolerance as well. Where the
-        # block has only been begun, with a beta of zero, there is none yet.
-        lowest = abs(beta * ops.item(xp.sum(xp.where(at_end, S.vectors[:, 0], 0.0))))
-        slack = self.rtol * inner.size if self.steps is None else -1.0 + 0.0 * inner.size
-        explored = (inner.restarts == 0) | ((lowest <= slack) & (beta > 0))
-        threshold = self._threshold(ops, inner)
-        met = (residual <= threshold) & explored
+        process, closed = self._process(problem), inner.status == Code.INVARIANT
+        known = process.explored(ops, inner, S, found.multiplier, self.rtol)
+        explored = problem.operator.psd | (ops.item(known[0]) > 0)
+        threshold = self._threshold(ops, inner, length)
         going = (inner.status == Code.RUNNING) | (inner.status == Code.COMPLETED)
-        ended = (inner.status == Code.INVARIANT) | (met & going)
+        ended = (closed | ((residual <= threshold) & going)) & (explored | self._unasked(process))
         # Rounding comes on top of the residual: of a singular system it may be all there is. Without a tolerance the
         # space has to be exhausted, and rounding to be no large part of b.
         goal = ops.where(threshold > 0, threshold, eps**0.5 * inner.norm)
-        good = ops.where(threshold > 0, Code.CONVERGED, Code.INVARIANT)
+        good = ops.where(self._tolerant(), Code.CONVERGED, Code.INVARIANT)
+        good = ops.where(explored, good, Code.UNEXPLORED)
         unsure = residual + rounding(eps, inner, 0.0, length) > goal
         checking = running & ended & unsure & ops.logical_not(active) & (self.steps is None)
-        fixed = (inner.status == Code.COMPLETED) & (self.steps is not None)
+        out = closed | (inner.status == Code.COMPLETED)
         status = verdict(
             ops,
             inner.status,
             (fresh & unbounded, not_definite(problem.operator)),
-            (active & (ended | fixed), Code.BOUNDARY),
+            (active & (ended | (out & (self.steps is not None))), Code.BOUNDARY),
             (ended & unsure, Code.RUNNING if verify and self.steps is None else Code.COMPLETED),
             (ended, good),
-            (inner.status == Code.COMPLETED, at_limit(self)),
+            (out, at_limit(self)),
         )
         checking = checking & (status == Code.RUNNING)
         h = xp.where(xp.asarray(taken), filled(xp, h[:, None], s.h.shape[0])[:, 0], s.h)

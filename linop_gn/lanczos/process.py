@@ -37,6 +37,7 @@ eigenvalues; here it is kept for solving with.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, NamedTuple
 
 from ..arguments import whole
@@ -48,12 +49,14 @@ from ..solvers.base import Cost, Solver, bytes_each
 from ..solvers.options import scale_of, scaled_rhs
 from ..solvers.problem import LinearProblem
 from .orthogonal import LEVEL, fresh, levels, orthogonalise
-from .tridiagonal import NOISE, shifted
+from .tridiagonal import NOISE, Spectrum, shifted
 
 __all__ = ["BasisProblem", "Lanczos", "LanczosRow", "LanczosState", "not_definite", "rounding", "total"]
 
 
 WAYS = ("none", "selective", "full")
+CHANCE = 1e-6
+"""The probability, at most, that a random unit vector's part in an eigenvector is below CHANCE / sqrt(n)."""
 
 
 class LanczosState(NamedTuple):
@@ -155,7 +158,7 @@ class Lanczos(Solver):
         Whether the basis is kept. If not, two vectors are, and a second pass makes the others again; needs
         ``reorthogonalise="none"``.
     restart
-        Whether to go on from a random vector where the space is invariant.
+        Whether to go on from a random vector where the space is invariant; that of a zero b is.
     seed
         Seed of that vector.
 
@@ -217,7 +220,14 @@ class Lanczos(Solver):
             (ops.logical_not(finite), Code.NONFINITE_INPUT),
             (norm == 0, Code.CONVERGED),
         )
-        basis = ops.store(ops.basis(b, capacity + 1 if self.keep else 2), 0, ops.divide(1.0, norm), r)
+        basis, length, nothing = ops.basis(b, capacity + 1 if self.keep else 2), norm, False
+        if self.restart:  # of a zero b, the first block is empty
+            space, nothing = problem.operator.domain, finite & (norm == 0)
+            r, length = ops.branch(
+                nothing, lambda r, _: fresh(ops, basis, space, self.seed + 1, 0), lambda r, norm: (r, norm), r, norm
+            )
+            status = ops.where(nothing, Code.RUNNING, status)
+        basis = ops.store(basis, 0, ops.divide(1.0, length), r)
         if not self.keep:
             basis = ops.store(basis, 1, 0.0, r)
         zero, none = ops.scalar(0.0, b), ops.scalar(0, b)
@@ -230,11 +240,12 @@ class Lanczos(Solver):
             omega_before=ops.table(watched, zero),
             scale=scale,
             definite=ops.scalar(True, b),
+            restarts=none + nothing,
             status=status,
             **alike("norm forward residual", norm),
             **alike("ascale pivot", zero + 1.0),
             **alike("size breadth ahead square model removed", zero),
-            **alike("again positive first restarts reorthogonalised claim steps products", none),
+            **alike("again positive first reorthogonalised claim steps products", none),
         )
 
     def watched(self, capacity: int) -> int:
@@ -364,6 +375,27 @@ class Lanczos(Solver):
             products=s.products + running,
         )
 
+    def explored(self, ops: Backend, s: LanczosState, S: Spectrum, multiplier: Array, rtol: Scalar) -> Array:
+        """Whether A has no eigenvalue below -(multiplier + rtol ||A||), for m multipliers, but for a chance of CHANCE.
+
+        S is the spectrum of T, and T + multiplier I positive semi-definite. The second block begins with a random q,
+        which has a part in every eigenvector that b's block leaves out: run to its end, it holds the lowest eigenvalue
+        left. Before its end, its next vector is phi(A) q, of norm one, for a polynomial phi whose zeros are the block's
+        Ritz values. Where q has a part c in an eigenvector of mu < low, below all zeros, |c phi(low)| <= |c phi(mu)|
+        <= 1: so that mu is not there once |phi(low)| > 1 / |c|.
+        """
+        xp, n, eps = ops.small_namespace(), s.basis.shape[1], ops.eps(s.basis)
+        low = -multiplier - ops.maximum(rtol, 4.0 * eps) * s.size
+        row = xp.arange(S.values.shape[0])
+        ours = (row >= s.first) & (row < s.steps)
+        betas = xp.where(ours, ops.leading(s.betas, ops.maximum(s.steps, 1)), 1.0)
+        least = xp.finfo(betas.dtype).tiny
+        shares = xp.sum(xp.where(ours[:, None], S.vectors**2, 0.0), axis=0)
+        gaps = xp.log(xp.maximum(S.values[:, None] - low, least))
+        phi = shares @ gaps - xp.sum(xp.log(xp.maximum(betas, least)))
+        second = (s.restarts == 1) & ((phi > math.log(n**0.5 / CHANCE)) | (s.status == Code.INVARIANT))
+        return second | (s.restarts > 1) | ((s.steps >= n) & (self.reorthogonalise != "none"))
+
     def observe(self, state: LanczosState) -> LanczosRow:
         last = state.steps - 1
         return LanczosRow(
@@ -398,7 +430,8 @@ def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Lanczo
         return fresh(ops, basis, problem.operator.domain, method.seed + 1 + s.restarts, s.steps)
 
     basis = ops.grow(s.basis, *((capacity + 1, s.steps + 1) if method.keep else (2, 2)))
-    anew = (s.status == Code.INVARIANT) & (s.steps < n) & method.keep
+    ended = (s.status == Code.INVARIANT) | (s.status == Code.CONVERGED)  # or b is zero
+    anew = ended & (s.steps < n) & method.keep
     if method.keep:
         row, length = ops.branch(anew, renew, lambda row: (row, 1.0 + 0.0 * s.norm), ops.row(basis, s.steps))
         basis = ops.store(basis, s.steps, ops.divide(1.0, length), row)

@@ -107,6 +107,12 @@ class Status(IntEnum):
         "The operator was declared symmetric, and its products say that it is not (lg.validate measures how far). What "
         "was computed before is returned; don't rely on it.",
     )
+    UNEXPLORED = (
+        21,
+        "The gradient is small, to the tolerance; the curvature was not explored. The operator is not known to be "
+        "positive semi-definite, so that this may be a saddle: ask for explore=True, or declare psd=True.",
+        True,
+    )
 
 
 class _Codes:

@@ -74,7 +74,7 @@ def test_the_hard_case_beyond_doubt(backend, seed):
         if radius > 0.05:
             assert abs(x[0]) > 0.5 * radius
     inside = lg.solve(A, B, lg.replace(EXACT, radius=100.0, explore=False))
-    assert (inside.status, int(inside.steps)) == (Status.INVARIANT, 4)
+    assert (inside.status, int(inside.steps)) == (Status.UNEXPLORED, 4)
     assert not host(backend, inside.x)[:3].any()
 
 
@@ -116,7 +116,7 @@ def test_inside_the_region_it_takes_the_steps_of_conjugate_gradients(backend):
 
 def test_converging_takes_a_product_a_step(backend):
     A, counter = counted(backend, benign(0))
-    for radius, status in ((1e3, Status.CONVERGED), (0.1, Status.BOUNDARY)):
+    for radius, status in ((1e3, Status.UNEXPLORED), (0.1, Status.BOUNDARY)):
         counter.calls = 0
         solution = lg.solve(A, array(backend, gaussian(0)), lg.GLTR(radius=radius, rtol=1e-3))
         finished(backend)
@@ -165,12 +165,162 @@ def test_limits(backend, limit):
     assert lg.solve(A, b, lg.GLTR(radius=1e-3, steps=3)).status is Status.BOUNDARY
 
 
-def test_a_zero_right_hand_side_takes_no_product(backend):
-    A = operator(backend, benign(0) - np.eye(N))
-    for method in (lg.GLTR(), lg.GLTR(steps=3)):
-        solution = lg.solve(A, array(backend, np.zeros(N)), method)
-        assert (solution.status, int(solution.steps), int(solution.products)) == (Status.CONVERGED, 0, 0)
+@pytest.mark.parametrize(
+    ("options", "explored"),
+    [
+        ({}, False),
+        ({"atol": 1.0, "rtol": 0.0}, False),
+        ({"explore": False, "steps": 3}, False),
+        ({"explore": True}, True),
+        ({"rtol": 0.0}, True),
+        ({"steps": N}, True),
+    ],
+    ids=str,
+)
+def test_a_zero_right_hand_side(backend, options, explored):
+    """It takes no product; where the curvature is to be explored, one for each eigenvalue at most."""
+    spare(backend, explored and "explore" in options)
+    matrix, zero, method = benign(0) - np.eye(N), array(backend, np.zeros(N)), lg.GLTR(**options)
+    found = lg.solve(operator(backend, matrix), zero, method)
+    if explored:
+        assert found.status is Status.BOUNDARY
+        assert int(found.products) == int(found.steps) <= N
+        assert float(found.model) == pytest.approx(np.linalg.eigvalsh(matrix)[0] / 2, rel=1e-9)
+    known = lg.solve(lg.Diagonal(array(backend, np.arange(1.0, N + 1)), psd=True), zero, method)
+    for solution, status in ((known, Status.CONVERGED), (found, Status.UNEXPLORED))[: 1 + (not explored)]:
+        assert (solution.status, int(solution.steps), int(solution.products)) == (status, 0, 0)
         assert not host(backend, solution.x).any()
+
+
+def of_parts(values, parts, seed):
+    """A matrix with these eigenvalues, and b with these parts in its eigenvectors; diagonal for seed 0."""
+    n = len(values)
+    Q = np.linalg.qr(np.random.default_rng(seed).standard_normal((n, n)))[0] if seed else np.eye(n)
+    matrix = (Q * np.asarray(values, float)) @ Q.T
+    return (matrix + matrix.T) / 2, Q @ np.asarray(parts, float)
+
+
+@given(
+    pairs=st.lists(st.tuples(st.integers(-2, 3), st.sampled_from([0, 0, 1, -2])), min_size=1, max_size=9),
+    seed=st.integers(0, 9),
+    exponent=st.floats(-6, 4),
+    rtol=st.sampled_from([0.0, 1e-10, 1e-5, 1e-2]),
+    options=st.fixed_dictionaries(
+        {
+            "explore": st.sampled_from([None, True, False]),
+            "reorthogonalise": st.sampled_from(["selective", "full"]),
+            "seed": st.integers(0, 99),
+        }
+    ),
+    data=st.data(),
+)
+def test_no_success_claims_a_minimum_that_is_none(backend, pairs, seed, exponent, rtol, options, data):
+    """b lacks any eigenvectors, eigenvalues are multiple, radii tiny and huge, A known to be semi-definite or not.
+
+    A + lambda I >= -slack and a residual of at most r make 2 slack radius^2 + 2 r radius all that can be missing.
+    """
+    dtype = data.draw(dtypes(backend))
+    values, parts = np.array(pairs, float).T
+    matrix, b = (rounded(part, dtype) for part in of_parts(values, parts, seed))
+    psd = bool(values.min() >= 0 and data.draw(st.booleans()))
+    A, radius = lg.Dense(array(backend, matrix, dtype), symmetric=True, psd=psd), 10.0**exponent
+    found = lg.solve(A, array(backend, b, dtype), lg.GLTR(radius=radius, rtol=rtol, **options))
+    x, multiplier = host(backend, found.x), max(0.0, float(found.history["multiplier"][-1]))
+    explored = psd or options["explore"] or (options["explore"] is None and rtol == 0)
+    if found.status is Status.UNEXPLORED:
+        assert not psd
+        assert not explored
+    wanted = explored and found.status is Status.BOUNDARY
+    if wanted or found.status in (Status.CONVERGED, Status.INVARIANT):
+        size, rounding = np.abs(values).max(), 200 * EPS[dtype]
+        slack = 2 * rtol * size + rounding * (size + multiplier)
+        least = np.linalg.eigvalsh(matrix)[0]
+        assert least + multiplier >= -slack
+        off = rtol * max(np.linalg.norm(b), 0 if b.any() else 2 * size * np.linalg.norm(x))
+        off += rounding * (np.linalg.norm(b) + (size + multiplier) * np.linalg.norm(x))
+        value, missing = smallest_model(matrix, b, radius)[0], 2 * slack * radius**2 + 2 * off * radius
+        assert model(matrix, b, x) <= value + missing
+    assert found.succeeded or dtype == "float32" or rtol == 1e-10
+    assert np.linalg.norm(x) <= radius * (1 + 20 * EPS[dtype])
+
+
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize("copies", [1, 5])
+def test_one_random_vector_is_enough(backend, copies, zero):
+    """A product for each dimension of b's space, and for each distinct eigenvalue that it leaves."""
+    spare(backend, copies == 5 and not zero)
+    values = np.repeat([-2.0, -1.0, 1.0, 2.0, 3.0, 4.0], copies)
+    b = np.zeros(6 * copies)
+    b[copies] = 0.0 if zero else 1.0
+    A = lg.Diagonal(array(backend, values), psd=False)
+    for rtol in (0.0, 1e-10, 1e-5):
+        found = lg.solve(A, array(backend, b), lg.GLTR(radius=2.0, rtol=rtol, explore=True))
+        assert found.status is Status.BOUNDARY
+        assert float(found.model) == pytest.approx(-4.0 if zero else -4.5, rel=1e-9)
+        left = 5 if copies == 1 and not zero else 6
+        assert int(found.products) == int(found.steps) == (not zero) + left
+    alone = lg.solve(A, array(backend, b), lg.GLTR(radius=2.0, rtol=1e-10))
+    assert int(alone.products) == (not zero)
+    assert alone.status is (Status.UNEXPLORED if zero else Status.BOUNDARY)
+
+
+@pytest.mark.parametrize(
+    ("low", "status", "most"), [(1.0, Status.CONVERGED, 25), (0.0, Status.CONVERGED, 90), (-1.0, Status.BOUNDARY, 60)]
+)
+def test_a_random_block_is_left_where_a_bound_tells_all(numpy_backend, low, status, most):
+    """Long before its end; of whatever else there is in b, a few products."""
+    values = np.concatenate([[low], np.linspace(1.0, 4.0, 2000)])
+    for start in (np.zeros(2001), np.eye(2001)[1000] + np.eye(2001)[2000]):
+        found = lg.solve(lg.Diagonal(values, psd=False), start, lg.GLTR(radius=10.0, explore=True))
+        assert found.status is status
+        assert int(found.products) <= most
+        if low < 0:
+            expected = smallest_model(np.diag(values[[0, 1000, 2000]]), start[[0, 1000, 2000]], 10.0)[0]
+            assert float(found.model) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "products", "status"),
+    [
+        ({"max_steps": 3, "rtol": 0.0}, 3, Status.MAX_STEPS),
+        ({"max_steps": 3, "explore": True}, 3, Status.MAX_STEPS),
+        ({"max_steps": 4, "explore": True}, 4, Status.MAX_STEPS),
+        ({"max_steps": 0, "explore": True}, 0, Status.MAX_STEPS),
+        ({"max_steps": 9, "explore": True}, 9, Status.BOUNDARY),
+        ({"steps": 3}, 3, Status.COMPLETED),
+        ({"steps": 9, "explore": False}, 3, Status.UNEXPLORED),
+    ],
+    ids=str,
+)
+def test_at_the_limit_nothing_is_claimed(backend, options, products, status):
+    """Where b's space ends at the limit, or the random block is cut off."""
+    spare(backend, products == 4)
+    A, b = (
+        lg.Diagonal(array(backend, np.arange(-1.0, 8.0)), psd=False),
+        array(backend, 1.0 * np.isin(range(9), (2, 3, 4))),
+    )
+    found = lg.solve(A, b, lg.GLTR(radius=10.0, **options))
+    assert (found.status, int(found.products)) == (status, products)
+
+
+def test_exploring_is_the_same_when_compiled(jax):
+    ops = lg.load("jax")
+    values = np.array([-2.0, -1.0, -1.0, 1.0, 2.0, 3.0, 4.0])
+    A, method = lg.Diagonal(array(ops, values), psd=False), lg.GLTR(radius=2.0, explore=True)
+    B = array(ops, np.stack([np.eye(N)[3], np.zeros(N), np.eye(N)[1] + np.eye(N)[5], np.eye(N)[1]]))
+
+    @jax.jit
+    def together(B):
+        found = jax.vmap(lambda b: lg.solve(A, b, method))(B)
+        return found.code, found.products, found.model
+
+    codes, products, models = together(B)
+    for j, b in enumerate(np.asarray(B)):
+        alone, eager = lg.solve(A, B[j], method), lg.solve(lg.Diagonal(values, psd=False), b, method)
+        for found in (alone, eager):
+            assert (int(codes[j]), int(products[j])) == (int(found.code), int(found.products))
+            assert float(models[j]) == pytest.approx(float(found.model), rel=1e-9)
+        assert float(models[j]) == pytest.approx(smallest_model(np.diag(values), b, 2.0)[0], rel=1e-9)
 
 
 @pytest.mark.parametrize("at", [1, 2, 4])
@@ -219,6 +369,8 @@ def test_options_that_make_no_sense():
             lg.GLTR(radius=bad)
     with pytest.raises(ValueError, match="rtol"):
         lg.GLTR(rtol=-1.0)
+    with pytest.raises(ValueError, match="orthogonal basis"):
+        lg.GLTR(explore=True, reorthogonalise="none")
     with pytest.raises(ValueError, match="either steps"):
         lg.GLTR(steps=3, max_steps=3)
     with pytest.raises(ValueError, match="symmetric"):

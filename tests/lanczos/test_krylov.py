@@ -235,9 +235,27 @@ def test_a_zero_right_hand_side(backend, dtype):
     spare(backend, dtype == "float64")
     K = lg.krylov(operator(backend, benign(0), dtype), array(backend, np.zeros(N), dtype), 3)
     assert (K.status, int(K.products), int(K.steps)) == (Status.CONVERGED, 0, 0)
-    for answer in (K.solve([0.0, 1.0]), K.trust_region([1.0, np.inf])):
+    for answer, code in ((K.solve([0.0, 1.0]), "CONVERGED"), (K.trust_region([1.0, np.inf]), "UNEXPLORED")):
+        assert [status.name for status in answer.status] == [code] * 2
+        assert not host(backend, answer.x).any()
+    more = K.extend(2).extend(N)
+    assert (more.status, int(more.products), int(more.steps)) == (Status.INVARIANT, N, N)
+    near = 10 * np.finfo(dtype).eps
+    np.testing.assert_allclose(more.eigenvalues().values, np.linalg.eigvalsh(benign(0)), atol=near)
+    for answer in (more.solve([0.0, 1.0]), more.trust_region([1.0, np.inf])):
         assert answer.status == [Status.CONVERGED] * 2
         assert not host(backend, answer.x).any()
+
+
+def test_a_minimum_in_a_region_is_claimed_where_the_curvature_was_explored(backend):
+    b, radii = array(backend, np.eye(N)[2]), [0.3, 9.0]
+    for low, found in ((0.5, ["BOUNDARY", "CONVERGED"]), (-1.0, ["BOUNDARY", "BOUNDARY"])):
+        values = array(backend, [low, *range(1, N)])
+        K = lg.krylov(lg.Diagonal(values, psd=False), b, N)
+        assert [status.name for status in K.trust_region(radii).status] == ["BOUNDARY", "UNEXPLORED"]
+        assert [status.name for status in K.extend(N).trust_region(radii).status] == found
+    known = lg.krylov(lg.Diagonal(array(backend, np.arange(1.0, N + 1)), psd=True), b, N)
+    assert known.trust_region(9.0).status is Status.CONVERGED
 
 
 @pytest.mark.parametrize("size", [1e-35, 1e30])

@@ -28,4 +28,5 @@ def test_only_what_was_asked_for_is_a_success():
         Status.SATISFIED,
         Status.LEAST_SQUARES,
         Status.INVARIANT,
+        Status.UNEXPLORED,
     }
