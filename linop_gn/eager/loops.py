@@ -64,15 +64,18 @@ class EagerLoops:
     def advance(self, method: Iteration, problem: Any, carry: Carry, steps: int) -> Carry:
         state, rows = carry
         del carry  # what the first state holds goes with its successor
+        step, observe = method.step, method.observe
         with _quiet():
             for _ in range(steps):
                 if not _is_running(state):
                     break
-                state = method.step(self, problem, state)  # type: ignore[arg-type]
-                index = state.steps if isinstance(state.steps, int) else int(np.max(state.steps))
+                state = step(self, problem, state)  # type: ignore[arg-type]
+                index = state.steps
+                if not isinstance(index, int):
+                    index = int(np.max(index))
                 if index < len(rows):
                     del rows[index:]
-                rows.append(method.observe(state))
+                rows.append(observe(state))
         return Carry(state, rows)
 
     def run(self, method: Iteration, problem: Any, capacity: int) -> Carry:

@@ -221,7 +221,7 @@ class CG(ResidualSolver):
         def recur(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar, Scalar, Scalar]:
             model = s.model - gain
             sane = (model >= -s.room) | (model >= 1e3 * s.model)
-            return ops.axpy(-alpha, product, r), model, s.rp, s.rp, good & sane
+            return ops.axpy(-alpha, product, r), model, s.rp, s.status, good & sane
 
         def replace(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar, Scalar, Scalar]:
             energy = ops.dot(v, product)
@@ -230,9 +230,11 @@ class CG(ResidualSolver):
             gap = ops.subtract(true, r)
             taken = (s.trial != 0) & (ops.sqrt(ops.dot(true, true)) <= 0.5 * s.norm)
             taken = taken & (ops.sqrt(ops.dot(gap, gap)) <= 1e-3 * s.norm)
-            return true, -0.5 * energy - ops.dot(v, true), ops.dot(s.p, true), ops.max_abs(v), taken
+            fits, unfit = unfit_status(ops, ops.max_abs(v), s.scale, v)
+            held = ops.where(fits, Code.CONVERGED, unfit) + 0 * s.status
+            return true, -0.5 * energy - ops.dot(v, true), ops.dot(s.p, true), held, taken
 
-        r, model, rp, largest, moved = ops.branch(checking, replace, recur, s.r, product)
+        r, model, rp, held, moved = ops.branch(checking, replace, recur, s.r, product)
         z = problem.precondition(r)
         rr = ops.dot(r, r)
         rz = rr if z is r else ops.dot(r, z)
@@ -274,8 +276,6 @@ class CG(ResidualSolver):
 
             claims = met & (code == Code.CONVERGED)
             failed = running & no(good | checked)
-            fits, unfit = unfit_status(ops, largest, s.scale, s.x)
-            held = ops.where(fits, Code.CONVERGED, unfit)
             unsure = began & no(checked)
             if starting is not None:  # the residual of x0 itself was computed, not updated
                 failed = failed & no(starting)
@@ -329,26 +329,28 @@ class CG(ResidualSolver):
         if self.keep is not None:
             planned = plan(self.keep, limit)
             kept = ops.put(kept, ops.lookup(planned.places, steps), x, ops.lookup(planned.wanted, steps))
-        return CGState(
-            x,
-            r,
-            p,
-            rz,
-            rp,
-            norm,
-            model,
-            least,
-            room,
-            verified,
-            trial,
-            claim,
-            status,
-            s.whole,
-            memory,
-            s.scale,
-            steps,
-            s.products + running,
-            kept,
+        return CGState._make(
+            (
+                x,
+                r,
+                p,
+                rz,
+                rp,
+                norm,
+                model,
+                least,
+                room,
+                verified,
+                trial,
+                claim,
+                status,
+                s.whole,
+                memory,
+                s.scale,
+                steps,
+                s.products + running,
+                kept,
+            )
         )
 
     def iterates(self, ops: Backend, problem: LinearProblem, state: CGState, x: Vector) -> Iterates | None:
