@@ -134,7 +134,7 @@ class Steihaug(Solver):
         norm = ops.sqrt(rr)
         z = problem.precondition(r)
         rz, p = (rr, ops.copy(r)) if z is r else (ops.dot(r, z), z)
-        zero, none = ops.scalar(0.0, b), ops.scalar(0, b)
+        zero, none, radius = ops.scalar(0.0, b), ops.scalar(0, b), ops.item(self.radius)
         threshold = threshold_of(ops, self, norm, scale, b)
         threshold = ops.maximum(threshold, ops.eps(b) ** 2 * norm)  # what is smaller is no residual of x
         code = ops.where(norm <= threshold, Code.CONVERGED, Code.RUNNING)
@@ -149,9 +149,9 @@ class Steihaug(Solver):
             room=ops.scalar(math.inf, b),
             **alike("filled ahead model path trial", zero),
             threshold=threshold,
-            inverse_radius=ops.divide(scale, self.radius + zero),
+            inverse_radius=ops.divide(scale, radius + zero),
             scale=scale,
-            status=ops.where(finite & (self.radius > zero), status, Code.NONFINITE_INPUT),
+            status=ops.where(finite & (radius > zero), status, Code.NONFINITE_INPUT),
             **alike("claim steps products", none),
         )
 
