@@ -217,6 +217,11 @@ def test_the_door_names_what_is_missing(numpy_backend):
             return problem.rhs, 0
 
     @lg.record
+    class NoCode(Richardson):
+        def init(self, ops, problem):
+            return super().init(ops, problem)._replace(status=99)
+
+    @lg.record
     class NoRow(Richardson):
         def observe(self, s):
             return s.norm
@@ -225,12 +230,14 @@ def test_the_door_names_what_is_missing(numpy_backend):
         (NoRecord(), r"NoRecord must be a record.*write @lg\.record above it"),
         (Duck(), r"got a .*Duck\. A solver of your own derives from lg\.Solver"),
         (NoStatus(), r"NoStatus\.init must return a NamedTuple with status, steps"),
+        (NoCode(), r"NoCode\.init must return a state whose status is a code of lg\.Status, got 99"),
         (NoRow(), r"NoRow\.observe must return a NamedTuple"),
     ):
         with pytest.raises(TypeError, match=match):
             lg.solve(A, b, solver)
-    with pytest.raises(TypeError, match=r"supports must be of .*'x0'.*got \['rows'\]"):
-        type("Odd", (Richardson,), {"supports": frozenset({"rows"})})
+    for supports in (frozenset({"rows"}), "x0", ("x0",), {"x0": True}):
+        with pytest.raises(TypeError, match=r"Odd: supports must be a frozenset of .*'x0'.*got "):
+            type("Odd", (Richardson,), {"supports": supports})
     with pytest.raises(TypeError, match="'steps' has the name of something"):
         lg.record(type("Bare", (lg.Solver,), {"__annotations__": {"steps": int}, "__module__": __name__}))
     with pytest.raises(ValueError, match="rtol has shape"):
