@@ -22,7 +22,8 @@ product recomputes it where the tolerance is claimed, or where rounding may have
 taken the recurrence away (seen in the norms of M: all of it if M is diagonal).
 A step so long that the rounding of A x exceeds b is tried before it is taken:
 unless a product shows that it halves the residual, or leads to a boundary where
-the model is lower, the run ends before it with ``NEGATIVE_CURVATURE``.
+the model is lower, the run ends before it with ``NEGATIVE_CURVATURE``. A boundary
+at which a product finds the model above that at zero is ``STAGNATED``, no success.
 """
 
 from __future__ import annotations
@@ -230,6 +231,7 @@ class Steihaug(Solver):
                 s.status,
                 (running & no(sound), Code.NONFINITE),
                 (tried & no(taken), Code.NEGATIVE_CURVATURE),
+                (checking & (s.claim == Code.BOUNDARY) & no(model < 0), Code.STAGNATED),
                 (checking & no(within | (s.claim == Code.CONVERGED)), s.claim),
                 (checking & met, ops.where(fits, code, unfit)),
                 (checking & no(within), Code.STAGNATED),
