@@ -1,7 +1,7 @@
 """Numbers that users hand over: what is known of them is checked at the door.
 
-They come as Python's, as NumPy's of any width, or as arrays of any framework
-with one entry; inside a compiled program only the compiler will know them.
+They come as Python's, as NumPy's of any width, or as arrays of any framework;
+inside a compiled program only the compiler will know them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def known(owner: str, name: str, value: Any) -> np.ndarray | None:
     elif hasattr(value, "shape") and hasattr(value, "dtype"):
         try:
             value = value.detach() if hasattr(value, "detach") else value
-            return np.asarray(float(value)) if tuple(value.shape) == () else None
+            return np.asarray([float(value[i]) for i in range(value.shape[0])] if value.shape else float(value))
         except Exception:  # every framework has its own way to say that a number is traced
             return None
     raise TypeError(f"{owner}: {name} must be a number, got {value!r}.")

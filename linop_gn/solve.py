@@ -140,7 +140,7 @@ def _linear(
     columns = tuple(rhs.shape[1:])
     if 0 in columns:
         raise ValueError(f"the right-hand side of shape {tuple(rhs.shape)} has no columns: there is nothing to solve.")
-    for name in ("rtol", "atol"):
+    for name in ("rtol", "atol", "btol", "conlim"):
         tolerance = method.__dict__.get(name, 0.0)
         shape = () if isinstance(tolerance, (float, int)) else tuple(np.shape(tolerance))
         if shape not in ((), columns if "columns" in method.supports else ()):

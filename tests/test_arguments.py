@@ -31,6 +31,33 @@ def test_tolerances_are_looked_at_in_every_framework(backend, value):
         lg.LSMR(damping=scalar(backend, value))
 
 
+@pytest.mark.parametrize("columns", [(), (2,)])
+def test_options_may_be_arrays_of_the_backend(backend, columns):
+    A = lg.Dense(array(backend, np.diag([1.0, 2.0, 3.0])), psd=True)
+    b = array(backend, np.ones((3, *columns)))
+    tolerance = np.full(columns, 1e-9)
+    for method, options in (
+        (lg.CG, {"rtol": tolerance}),
+        (lg.MINRES, {"atol": tolerance}),
+        (lg.Steihaug, {"radius": 0.5, "rtol": tolerance}),
+        (lg.LSMR, {"damping": 0.5, "atol": tolerance, "btol": tolerance}),
+        (lg.LSQR, {"damping": 0.5, "conlim": tolerance}),
+        (lg.GLTR, {"radius": 0.5, "rtol": 1e-9}),
+        *([] if columns else [(lg.MultiShiftCG, {"rtol": 1e-9})]),
+    ):
+        given = {name: scalar(backend, value) for name, value in options.items()}
+        found, expected = (lg.solve(A, b, method(**chosen)) for chosen in (given, options))
+        assert found.status == expected.status
+        np.testing.assert_array_equal(backend.to_numpy(found.x), backend.to_numpy(expected.x))
+
+
+@pytest.mark.parametrize("name", ["atol", "btol", "conlim"])
+def test_a_tolerance_of_another_shape_is_refused(backend, name):
+    A, b = lg.Dense(array(backend, np.eye(3))), array(backend, np.ones((3, 2)))
+    with pytest.raises(ValueError, match=f"{name} has shape .3,."):
+        lg.solve(A, b, lg.LSMR(**{name: scalar(backend, np.full(3, 1e-9))}))
+
+
 @pytest.mark.parametrize("radius", [[1.0], np.ones(2), (1.0, 2.0), None])
 @pytest.mark.parametrize("method", [lg.GLTR, lg.Steihaug])
 def test_a_radius_is_one_number(method, radius):

@@ -156,13 +156,13 @@ def _answer(
 ) -> KrylovSteps:
     """The solutions that h (k, m) stands for; h and the residual are in the basis's units."""
     ops, xp, s, _ = _parts(space)
-    factor = ops.divide(s.scale, s.ascale)
-    norm = lengths(ops, h) * factor
-    X, products = combined(space, h * factor)
+    unit = ops.divide(s.scale, s.ascale)
+    norm = lengths(ops, h) * unit
+    X, products = combined(space, h * unit)
     most = float(ops.namespace().finfo(s.basis.dtype).max)
     code = xp.where(norm <= most, code, Code.NONFINITE)
     residual = xp.where(code == Code.NONFINITE_INPUT, xp.nan, residual)  # nobody knows it
-    residual = total(s, residual, norm / factor) * s.scale
+    residual = total(s, residual, norm / unit) * s.scale
     return KrylovSteps(X, code, damping, residual, model, norm, used, products)
 
 

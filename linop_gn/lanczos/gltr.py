@@ -288,19 +288,19 @@ class GLTR(Solver):
 
     def observe(self, state: GLTRState) -> GLTRRow:
         inner = state.lanczos
-        size = inner.scale / inner.ascale
+        unit = inner.scale / inner.ascale
         return GLTRRow(
             state.residual * inner.scale,
-            (state.rate * inner.scale) * (state.length * size),
+            (state.rate * inner.scale) * (state.length * unit),
             state.multiplier * inner.ascale,
-            state.length * size,
+            state.length * unit,
         )
 
     def answer(self, ops: Backend, problem: LinearProblem, state: GLTRState) -> Vector:
-        inner, factor = state.lanczos, state.lanczos.scale / state.lanczos.ascale
+        inner, unit = state.lanczos, state.lanczos.scale / state.lanczos.ascale
         x = ops.combine(inner.basis, ops.leading(state.h, inner.steps), inner.steps)
         # ||x|| is ||h|| as far as the basis is orthonormal: without reorthogonalisation, not at all.
         square = ops.dot(x, x)
         share = ops.divide(ops.sqrt(square), state.length)
         beyond = state.active & (share > 1.0) & ops.isfinite(share) & (square > ops.eps(x) ** 4)  # no square is lost
-        return ops.scale(factor * ops.where(beyond, ops.divide(1.0, share), 1.0), x)
+        return ops.scale(unit * ops.where(beyond, ops.divide(1.0, share), 1.0), x)

@@ -30,8 +30,8 @@ class Marquardt:
     def update(self, ops: Backend, damping: Scalar, growth: Scalar, ratio: Scalar) -> tuple[Scalar, Scalar]:
         """The next damping, and the growth to apply at the next failure (not used here)."""
         failed = ops.logical_not(ratio >= self.low)  # NaN counts as failure
-        factor = ops.where(failed, self.increase, ops.where(ratio > self.high, self.decrease, 1.0))
-        return damping * factor, growth
+        change = ops.where(failed, self.increase, ops.where(ratio > self.high, self.decrease, 1.0))
+        return damping * change, growth
 
 
 @record

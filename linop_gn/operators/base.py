@@ -16,7 +16,7 @@ symmetric, ``rmatvec``, all on flat vectors.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,6 +33,15 @@ def run(product: Callable[[LinearOperator, Vector], Vector], operator: LinearOpe
     """``product(operator, v)`` with the operator prepared: compiled where its backend compiles and can trace it."""
     ready = operator.prepare()
     return product(ready, v) if ready.host else ready.backend.call(product, ready, v)
+
+
+def _operators_in(value: Any) -> Iterator[LinearOperator]:
+    """The operators that a field holds: itself, or those in tuples, lists and dicts."""
+    if isinstance(value, LinearOperator):
+        yield value
+    elif type(value) in (tuple, list, dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _operators_in(part)
 
 
 @record
@@ -124,9 +133,7 @@ class LinearOperator:
         return self.domain.dtype
 
     def _children(self) -> list[LinearOperator]:
-        values = (getattr(self, name, None) for name in data_fields(self))
-        nested = (value if isinstance(value, tuple) else (value,) for value in values)
-        return [child for group in nested for child in group if isinstance(child, LinearOperator)]
+        return [child for name in data_fields(self) for child in _operators_in(getattr(self, name, None))]
 
     def prepare(self) -> LinearOperator:
         """The operator with its per-point work done: linearised, factored, whatever products share.
@@ -143,9 +150,11 @@ class LinearOperator:
 
     def _prepare(self) -> LinearOperator:
         def ready(value: Any) -> Any:
-            if isinstance(value, tuple):
-                return tuple(map(ready, value))
-            return value.prepare() if isinstance(value, LinearOperator) else value
+            if isinstance(value, LinearOperator):
+                return value.prepare()
+            if type(value) is dict:
+                return {key: ready(part) for key, part in value.items()}
+            return type(value)(map(ready, value)) if type(value) in (tuple, list) else value
 
         if not self._children():
             return self

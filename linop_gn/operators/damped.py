@@ -72,16 +72,19 @@ class Damped(Modified):
             raise TypeError(f"Damped needs a linear operator, got {type(self.operator).__qualname__}.")
         if not self.operator.domain.agrees(self.operator.codomain):
             raise ValueError(f"only a square operator can be damped, got {self.operator!r}.")
-        if self.operator.backend.is_concrete(self.damping):
-            try:
-                value = float(self.operator.backend.detach(self.damping))
-            except (TypeError, ValueError, RuntimeError) as error:
-                raise TypeError(
-                    f"damping must be one number, got {self.damping!r}. For several of them there are lg.krylov and "
-                    "lg.MultiShiftCG; for one an unknown, add a lg.Diagonal."
-                ) from error
-            if not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"damping must be a finite number >= 0, got {value}.")
+        backend, value = self.operator.backend, 0.0
+        try:
+            if math.prod(getattr(self.damping, "shape", ())) != 1:  # known of traced ones too
+                raise TypeError("an array")
+            if backend.is_concrete(self.damping):
+                value = float(backend.detach(self.damping))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(
+                f"damping must be one number, got {self.damping!r}. For several of them there are lg.krylov and "
+                "lg.MultiShiftCG; for one an unknown, add a lg.Diagonal."
+            ) from error
+        if not (value >= 0 and math.isfinite(value)):
+            raise ValueError(f"damping must be a finite number >= 0, got {value}.")
 
     @property
     def psd(self) -> bool:

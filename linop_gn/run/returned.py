@@ -7,10 +7,14 @@ from collections import namedtuple
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from .status import Status
+
 __all__ = ["require_row", "require_state", "require_vector", "row_type"]
 
 row_type: Callable[[str, tuple[str, ...]], Callable[..., NamedTuple]] = functools.cache(namedtuple)  # type: ignore[assignment]
 """The type of rows with these fields, made once."""
+
+_CODES = frozenset(map(int, Status))
 
 
 def require_state(owner: str, made: Any, needed: Iterable[str] = (), before: Any = None) -> Any:
@@ -26,7 +30,8 @@ def require_state(owner: str, made: Any, needed: Iterable[str] = (), before: Any
             raise TypeError(f"{member} state whose {name} is like that of init, {_shown(old)}, got {_shown(new)}.")
     for name, wanted in (("status", "a code of lg.Status"), ("steps", "a whole number")):
         value = getattr(made, name)
-        if type(value) is not int and _kind(value) != "int":
+        unknown = name == "status" and isinstance(value, int) and value not in _CODES
+        if unknown or (type(value) is not int and _kind(value) != "int"):
             raise TypeError(f"{member} state whose {name} is {wanted}, got {_shown(value)}.")
     return made
 

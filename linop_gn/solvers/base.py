@@ -79,9 +79,9 @@ class Solver(ABC):
     preconditioner = None  # type: Any
 
     def __init_subclass__(cls) -> None:
-        unknown = cls.__dict__.get("supports", frozenset())
-        if isinstance(unknown, (frozenset, set)) and not unknown <= SUPPORTED:
-            raise TypeError(f"{cls.__name__}: supports must be of {sorted(SUPPORTED)}, got {sorted(unknown)}.")
+        given = cls.__dict__.get("supports", frozenset())
+        if not isinstance(given, property) and not (isinstance(given, (frozenset, set)) and given <= SUPPORTED):
+            raise TypeError(f"{cls.__name__}: supports must be a frozenset of {sorted(SUPPORTED)}, got {given!r}.")
 
     # required
 

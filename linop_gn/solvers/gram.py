@@ -159,11 +159,11 @@ class GramSolve(Solver):
         if self.solver is not None:
             k = self.solver.planned(steps)
             return Cost("GramSolve, CG", k + 4, (7 * m + 6 * n) * width, 10.0 * m * k, f"{k} steps with {m} outputs")
-        factor = m**3 / 3.0
+        cholesky = m**3 / 3.0
         if _keeps_rows(self.rows, m, n):
-            memory, flops = (2 * m * n + 3 * m * m + 4 * n) * width, 2.0 * m * m * n + factor
+            memory, flops = (2 * m * n + 3 * m * m + 4 * n) * width, 2.0 * m * m * n + cholesky
             return Cost("GramSolve, Cholesky", m + 1, memory, flops, f"{m} outputs; J^T alone")
-        return Cost("GramSolve, Cholesky", m + 2, (5 * m * m + 6 * n) * width, factor, f"{m} outputs; J and J^T")
+        return Cost("GramSolve, Cholesky", m + 2, (5 * m * m + 6 * n) * width, cholesky, f"{m} outputs; J and J^T")
 
     def init(self, ops: Backend, problem: LinearProblem) -> GramState:
         b = problem.rhs

@@ -28,6 +28,7 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar, NamedTuple
 
+from ..arguments import require_number
 from ..operators.algebra import product
 from ..operators.base import LinearOperator
 from ..operators.damped import Damped
@@ -94,7 +95,8 @@ class LeastSquares(Solver):
     supports: ClassVar[frozenset[str]] = frozenset({"x0", "columns", "report"})
 
     def __post_init__(self) -> None:
-        check_tolerances(self, "damping", "atol", "btol", "conlim")
+        require_number(type(self).__name__, "damping", self.damping)  # data, with derivatives
+        check_tolerances(self, "atol", "btol", "conlim")
         check_limits(self)
 
     def begin(self, ops: Backend, basis: Basis, beta: Scalar) -> Any:
@@ -161,7 +163,7 @@ class LeastSquares(Solver):
         running, fixed, no = s.status == Code.RUNNING, self.steps is not None, ops.logical_not
         renew = running & s.renew
         cold = ops.any(renew & (s.steps == 0)) if problem.x0 is None else False
-        sigma = 0.0 if self.damping is None else ops.sqrt(self.damping + 0.0 * s.scale)
+        sigma = 0.0 if self.damping is None else ops.sqrt(ops.small(self.damping, problem.rhs) + 0.0 * s.scale)
         basis, beta, sound, largest = tick(ops, problem, s, sigma, renew, cold)
         known = renew & sound
         moved = running & sound & no(s.renew)

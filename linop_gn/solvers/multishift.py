@@ -98,10 +98,10 @@ class MultiShiftCG(Solver):
     max_steps
         Limit on steps; None means min(10 n, 10000).
     steps
-        Run exactly so many steps for all, without verifying.
+        Run exactly so many steps for all, whatever the tolerances.
 
     ``solution.status`` is a list, ``steps``, ``residual`` and ``model`` are arrays (m,); ``products`` is a total:
-    one a step, and one for each system that claims to have converged. Trees get a trailing axis of m.
+    one a step, and one for each system that is verified. Trees get a trailing axis of m.
 
     >>> import numpy as np, linop_gn as lg
     >>> A = lg.Diagonal(np.array([1.0, 3.0]))

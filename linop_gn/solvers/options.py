@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..arguments import require_number, whole
+from ..arguments import known, require_number, whole
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..run.status import Code, verdict
@@ -67,9 +67,13 @@ def check_region(method: Any) -> None:
 
 
 def check_tolerances(method: Any, *names: str) -> None:
-    """Raise unless 0 <= field < inf for each of ``names``. None and traced values pass."""
+    """Raise unless 0 <= field < inf for each of ``names``. None and traced values pass; arrays become plain numbers."""
     for name in names:
-        require_number(type(method).__name__, name, getattr(method, name))
+        given = getattr(method, name)
+        require_number(type(method).__name__, name, given)
+        found = None if isinstance(given, (int, float)) else known(type(method).__name__, name, given)
+        if found is not None:  # scalars are Python's on eager backends, NumPy's for columns
+            object.__setattr__(method, name, found if found.ndim else found.item())
 
 
 def check_limits(method: Any) -> None:

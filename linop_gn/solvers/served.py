@@ -137,13 +137,15 @@ class Served(Solver):
     def init(self, ops: Backend, problem: LinearProblem) -> ServedState:
         own, rhs, start = self.solver.arithmetic(ops, problem), ops.copy(problem.rhs), None
         none, nan = own.scalar(0, rhs), own.scalar(np.nan, rhs)
+        sound = own.scalar(True, rhs)
         if problem.x0 is not None:  # one that is worse than zero is given up
+            sound = own.isfinite(own.max_abs(problem.x0))
             r = own.axpby(1.0, rhs, -1.0, problem.operator.apply(problem.x0))
-            worse = own.dot(r, r) > own.dot(rhs, rhs)
-            rhs, x0 = own.select(worse, rhs, r), own.mask(own.logical_not(worse), ops.copy(problem.x0))
+            worse = sound & own.logical_not(own.dot(r, r) <= own.dot(rhs, rhs))
+            rhs, x0 = own.select(worse, rhs, r), own.mask(sound & own.logical_not(worse), ops.copy(problem.x0))
             start = x0, self._judged(own, problem.rhs, rhs, x0)[1]
         size = own.max_abs(rhs)
-        finite, solved = own.isfinite(size), (size == 0) & self.solver.solves_system
+        finite, solved = sound & own.isfinite(size), (size == 0) & self.solver.solves_system
         status = own.where(finite, Code.RUNNING, Code.NONFINITE_INPUT) + none
         rhs, tally = own.mask(finite, rhs), list[int]()
         made = self.solver.init(ops, self._inner(problem, rhs, tally))

@@ -22,7 +22,8 @@ product recomputes it where the tolerance is claimed, or where rounding may have
 taken the recurrence away (seen in the norms of M: all of it if M is diagonal).
 A step so long that the rounding of A x exceeds b is tried before it is taken:
 unless a product shows that it halves the residual, or leads to a boundary where
-the model is lower, the run ends before it with ``NEGATIVE_CURVATURE``.
+the model is lower, the run ends before it with ``NEGATIVE_CURVATURE``. A boundary
+at which a product finds the model above that at zero is ``STAGNATED``, no success.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ class Steihaug(Solver):
         norm = ops.sqrt(rr)
         z = problem.precondition(r)
         rz, p = (rr, ops.copy(r)) if z is r else (ops.dot(r, z), z)
-        zero, none = ops.scalar(0.0, b), ops.scalar(0, b)
+        zero, none, radius = ops.scalar(0.0, b), ops.scalar(0, b), ops.item(self.radius)
         threshold = threshold_of(ops, self, norm, scale, b)
         threshold = ops.maximum(threshold, ops.eps(b) ** 2 * norm)  # what is smaller is no residual of x
         code = ops.where(norm <= threshold, Code.CONVERGED, Code.RUNNING)
@@ -149,9 +150,9 @@ class Steihaug(Solver):
             room=ops.scalar(math.inf, b),
             **alike("filled ahead model path trial", zero),
             threshold=threshold,
-            inverse_radius=ops.divide(scale, self.radius + zero),
+            inverse_radius=ops.divide(scale, radius + zero),
             scale=scale,
-            status=ops.where(finite & (self.radius > zero), status, Code.NONFINITE_INPUT),
+            status=ops.where(finite & (radius > zero), status, Code.NONFINITE_INPUT),
             **alike("claim steps products", none),
         )
 
@@ -230,6 +231,7 @@ class Steihaug(Solver):
                 s.status,
                 (running & no(sound), Code.NONFINITE),
                 (tried & no(taken), Code.NEGATIVE_CURVATURE),
+                (checking & (s.claim == Code.BOUNDARY) & no(model < 0), Code.STAGNATED),
                 (checking & no(within | (s.claim == Code.CONVERGED)), s.claim),
                 (checking & met, ops.where(fits, code, unfit)),
                 (checking & no(within), Code.STAGNATED),

@@ -43,3 +43,13 @@ def test_only_square_operators_are_damped():
         lg.Damped(lg.Dense(np.ones((2, 3))), 1.0)
     with pytest.raises(TypeError, match="Damped needs a linear operator, got ndarray"):
         lg.Damped(np.eye(2), 1.0)
+
+
+def test_a_damping_is_one_number_where_only_its_shape_is_known(jax):
+    v = array(lg.load("jax"), np.ones(2))
+    A = lg.Diagonal(v)
+    with pytest.raises(TypeError, match="damping must be one number"):
+        jax.jit(lambda damping: lg.Damped(A, damping) @ v)(v)
+    line = lg.Objective.from_residuals(lambda p: p - 3.0)
+    with pytest.raises(TypeError, match="damping must be one number"):
+        lg.minimize(line, v, lg.LevenbergMarquardt(damping=v))

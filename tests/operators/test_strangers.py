@@ -60,3 +60,48 @@ def test_other_numbers_are_the_same_program(jax):
         K, want = made_of(lg.load("jax"), [factor * M for M in GENERAL])
         np.testing.assert_allclose(product(K, jax.numpy.ones(6)), want @ np.ones(6), rtol=1e-12)
     assert len(traces) == 1
+
+
+@lg.record
+class Lazy(lg.LinearOperator):
+    """One whose products need its preparation."""
+
+    diagonal_of: object
+
+    @property
+    def domain(self):
+        return lg.Space.flat(3, like=self.diagonal_of)
+
+    host = True
+
+    def _prepare(self):
+        return lg.Diagonal(self.diagonal_of, psd=True)
+
+
+@lg.record
+class Total(lg.LinearOperator):
+    """The sum of operators, in whatever holds them."""
+
+    parts: object
+
+    @property
+    def domain(self):
+        return next(iter(self.each)).domain
+
+    @property
+    def each(self):
+        return self.parts.values() if isinstance(self.parts, dict) else self.parts
+
+    def matvec(self, v):
+        return sum(part.matvec(v) for part in self.each)
+
+
+@pytest.mark.parametrize("held", [tuple, list, lambda parts: dict(enumerate(parts))], ids=["tuple", "list", "dict"])
+def test_operators_in_containers_are_prepared(backend, held):
+    d = backend.asarray(np.arange(1.0, 4.0), "float64")
+    A = Total(held((Lazy(d), Lazy(d))))
+    assert A.host
+    ready = A.prepare()
+    assert not ready.host
+    assert type(ready.parts) is type(A.parts)
+    np.testing.assert_array_equal(backend.to_numpy(A @ d), 2 * np.arange(1.0, 4.0) ** 2)

@@ -176,3 +176,19 @@ def test_steps_whose_squares_are_out_of_range_are_left_alone(numpy_backend, valu
     step = lg.solve(lg.Diagonal(np.full(2, value, dtype)), np.ones(2, dtype), lg.Steihaug(radius=radius))
     assert step.status is Status.CONVERGED
     np.testing.assert_allclose(step.x, 1.0 / value, rtol=1e-6)
+
+
+def test_no_boundary_is_a_success_where_the_model_is_above_that_at_zero():
+    rng, told = np.random.default_rng(0), []
+    for _ in range(400):  # singular systems, in regions so large that the rounding of A x exceeds b
+        n = int(rng.integers(2, 12))
+        values = 10.0 ** rng.uniform(-6, 0, n)
+        values[rng.random(n) < 0.3] = 0.0
+        Q = np.linalg.qr(rng.standard_normal((n, n)))[0]
+        A = lg.Dense(((Q * values) @ Q.T).astype(np.float32), symmetric=True)
+        b = rng.standard_normal(n).astype(np.float32)
+        radius = 10.0 ** rng.uniform(-2, 3) * float(np.linalg.norm(b)) / 2.0**-23
+        solution = lg.solve(A, b, lg.Steihaug(radius=radius))
+        told.append((solution.succeeded, float(solution.model)))
+    assert any(succeeded for succeeded, _ in told)
+    assert not [model for succeeded, model in told if succeeded and model > 0]

@@ -62,6 +62,24 @@ def test_a_start(backend):
     np.testing.assert_allclose(host(backend, again.x), x, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_start_that_is_not_finite_is_told_as_input(backend, bad):
+    b, x0 = np.stack([B, B], axis=1), np.stack([np.ones(N), np.ones(N)], axis=1)
+    x0[1, 0] = bad
+    for method in (TIGHT, lg.CG()):
+        A = lg.Dense(array(backend, SYMMETRIC), symmetric=True)
+        solution = lg.solve(A, array(backend, b), method, x0=array(backend, x0))
+        assert solution.status == [Status.NONFINITE_INPUT, Status.CONVERGED]
+        assert np.all(host(backend, solution.x)[:, 0] == 0)
+        assert np.isnan(np.asarray(solution.residual)[0])
+
+
+def test_a_start_whose_product_overflows_is_given_up(backend):
+    solution = lg.solve(system(backend), array(backend, B), TIGHT, x0=array(backend, np.resize([1.7e308, -1.7e308], N)))
+    assert solution.status is Status.CONVERGED
+    np.testing.assert_allclose(host(backend, solution.x), np.linalg.solve(MATRIX, B), rtol=0, atol=1e-8)
+
+
 def test_columns(backend):
     columns = np.stack([B, 0 * B, 2 * B[::-1], np.nan * B], axis=1)
     solution = lg.solve(system(backend), array(backend, columns), Richardson(rtol=1e-10))
@@ -199,6 +217,11 @@ def test_the_door_names_what_is_missing(numpy_backend):
             return problem.rhs, 0
 
     @lg.record
+    class NoCode(Richardson):
+        def init(self, ops, problem):
+            return super().init(ops, problem)._replace(status=99)
+
+    @lg.record
     class NoRow(Richardson):
         def observe(self, s):
             return s.norm
@@ -207,12 +230,14 @@ def test_the_door_names_what_is_missing(numpy_backend):
         (NoRecord(), r"NoRecord must be a record.*write @lg\.record above it"),
         (Duck(), r"got a .*Duck\. A solver of your own derives from lg\.Solver"),
         (NoStatus(), r"NoStatus\.init must return a NamedTuple with status, steps"),
+        (NoCode(), r"NoCode\.init must return a state whose status is a code of lg\.Status, got 99"),
         (NoRow(), r"NoRow\.observe must return a NamedTuple"),
     ):
         with pytest.raises(TypeError, match=match):
             lg.solve(A, b, solver)
-    with pytest.raises(TypeError, match=r"supports must be of .*'x0'.*got \['rows'\]"):
-        type("Odd", (Richardson,), {"supports": frozenset({"rows"})})
+    for supports in (frozenset({"rows"}), "x0", ("x0",), {"x0": True}):
+        with pytest.raises(TypeError, match=r"Odd: supports must be a frozenset of .*'x0'.*got "):
+            type("Odd", (Richardson,), {"supports": supports})
     with pytest.raises(TypeError, match="'steps' has the name of something"):
         lg.record(type("Bare", (lg.Solver,), {"__annotations__": {"steps": int}, "__module__": __name__}))
     with pytest.raises(ValueError, match="rtol has shape"):
