@@ -7,7 +7,7 @@ from typing import Any
 
 from .arguments import require_instance, whole
 from .curvature.objective import Objective
-from .methods.base import Method, Served
+from .methods.base import Method, ServedMethod
 from .methods.levenberg_marquardt import LevenbergMarquardt
 from .methods.problem import MinimizeProblem
 from .protocols import Carry, Tree
@@ -68,7 +68,7 @@ def minimize(
     point = objective.at(params)
     point.check_data()
     problem = MinimizeProblem(point.objective, point.x, point.space, max_steps)
-    method = Served(method)
+    method = ServedMethod(method)
     state, rows = drive(problem.backend, method, problem, max_steps, watch, every, method.title)
     row = method.observe(state)._asdict()
     return Result(

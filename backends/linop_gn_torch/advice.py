@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from . import convolution
 from .tracking import tracking
 
-__all__ = ["custom_functions", "explained", "require_differentiable", "require_linear", "snapshot"]
+__all__ = ["custom_functions", "explained", "nodes", "require_differentiable", "require_linear", "snapshot"]
 
 
 def snapshot(params: Sequence[Tensor]) -> list[Tensor]:
@@ -51,19 +51,19 @@ def require_differentiable(outputs: Any, scalar: bool = False) -> None:
 
 def custom_functions(outputs: Tensor) -> list[str]:
     """Names of the custom autograd Functions in the graph of ``outputs`` (about 1 microsecond a node)."""
-    names: set[str] = set()
-    todo: list[Any] = [outputs.grad_fn]
-    seen: set[Any] = {None}
+    functions = [getattr(node, "_forward_cls", None) for node in nodes(outputs)]
+    return sorted({f.__qualname__ for f in functions if f is not None and f.__module__ != convolution.__name__})
+
+
+def nodes(outputs: Tensor, known: Iterable[Any] = ()) -> Iterator[Any]:
+    """The nodes of the graph of ``outputs``, without those ``known`` and what is reached through them alone."""
+    todo, seen = [outputs.grad_fn], {None, *known}
     while todo:
         node = todo.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        todo += [following for following, _ in node.next_functions]
-        function = getattr(node, "_forward_cls", None)
-        if function is not None and function.__module__ != convolution.__name__:
-            names.add(function.__qualname__)
-    return sorted(names)
+        if node not in seen:
+            seen.add(node)
+            yield node
+            todo += [following for following, _ in node.next_functions]
 
 
 def require_linear(recorded: Sequence[Tensor | None], cotangent: Tensor, custom: list[str]) -> None:

@@ -35,6 +35,7 @@ from linop_gn.operators.function import FunctionOperator
 from linop_gn.records import replace
 from linop_gn.run.status import Status
 
+from .advice import nodes
 from .data import Data
 from .tracking import tracked
 
@@ -107,20 +108,13 @@ class _System:
 
 def _require_known(product: Tensor, known: list[Tensor]) -> None:
     """Refuse a product in whose graph there are other tensors than those that are known to be data."""
-    seen: set[Any] = {None, *(get_gradient_edge(t).node for t in known if t.requires_grad)}
-    todo = [product.grad_fn]
-    while todo:
-        node = todo.pop()
-        if node in seen:
-            continue
-        seen.add(node)
+    for node in nodes(product, (get_gradient_edge(t).node for t in known if t.requires_grad)):
         if hasattr(node, "variable"):
             raise NotImplementedError(
                 f"the operator uses a tensor of shape {tuple(node.variable.shape)} that requires gradients and is not "
                 "among its data, so that the derivative of a solution would leave it out. Hand it to the operator "
                 "(lg.FunctionOperator(..., args=(tensor,))), or detach() it if it is a constant."
             )
-        todo += [following for following, _ in node.next_functions]
 
 
 class _Told:

@@ -2,8 +2,8 @@
 
 :func:`adapt` takes a snapshot: a shell of the module, that is copies of all
 modules in the tree (tied and shared ones stay so), with the flags, hooks and
-other attributes that they have, and with clones of buffers and of parameters
-that nobody will give. While the module stays the same, so does the function.
+other attributes that they have (of containers and NumPy arrays copies), and with
+clones of buffers and of parameters that nobody will give. While the module stays the same, so does the function.
 
 Each call runs a shell of its own, whose parameters are those given and whose
 buffers are clones: BatchNorm's running statistics (or spectral norm's vectors)
@@ -25,6 +25,8 @@ from itertools import chain
 from typing import Any
 from weakref import WeakValueDictionary
 
+import numpy as np
+import optree
 import torch
 from torch import Tensor, nn
 
@@ -37,6 +39,9 @@ __all__ = ["AdaptedModule", "adapt", "trainable"]
 
 _adapted: WeakValueDictionary[tuple[int, tuple[str, ...] | None, int], AdaptedModule] = WeakValueDictionary()
 _COMPILED = "_orig_mod."
+COPIED = np.ndarray, set
+INTERNAL = frozenset(vars(nn.Module()))
+"""Attributes that every module has."""
 
 
 def adapt(model: Any, names: Sequence[str] | None = None, seed: int = 0) -> Callable[[Any, Any], Tensor]:
@@ -101,7 +106,7 @@ class AdaptedModule:
 
     def __init__(self, source: nn.Module, names: Sequence[str] | None = None, seed: int = 0) -> None:
         self.source, self.names, self.seed = source, names, seed
-        self._seen = [(m, dict(vars(m)), [dict(getattr(m, kind)) for kind in MEMBERS]) for m in source.modules()]
+        self._seen = [(m, _frozen(vars(m)), [dict(getattr(m, kind)) for kind in MEMBERS]) for m in source.modules()]
         own = _named(source, remove_duplicate=False)
         given = [n for n, p in own.items() if p.requires_grad] if names is None else self._own_names(own, names)
         varying = {id(own[name]) for name in given if name in own}
@@ -112,6 +117,8 @@ class AdaptedModule:
             copies = {id(t): t.detach().clone() for t in chain(source.buffers(), constant)}
         self._buffers = [(b, copies[id(b)]) for b in dense]
         self.module = Shells(source)(copies)
+        for m in self.module.modules():  # nobody writes into these
+            vars(m).update(_frozen(vars(m)))
         self._shells = Shells(self.module)
         arguments = inspect.signature(source.forward).parameters.values()
         self._keywords = {a.name for a in arguments if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)}
@@ -235,7 +242,26 @@ def _named(module: nn.Module, **options: bool) -> dict[str, Tensor]:
 
 
 def _same(now: Mapping[str, Any], then: Mapping[str, Any]) -> bool:
-    return now.keys() == then.keys() and all(value is then[name] for name, value in now.items())
+    """Whether attributes are what they were: the same objects, and containers and NumPy arrays that hold the same."""
+    if now.keys() != then.keys():
+        return False
+    for name, value in now.items():
+        if value is not then[name]:
+            (leaves, structure), (others, other) = optree.tree_flatten(value), optree.tree_flatten(then[name])
+            if structure != other or not all(map(_alike, leaves, others)):
+                return False
+    return True
+
+
+def _alike(x: Any, y: Any) -> bool:
+    return x is y or (isinstance(x, COPIED) and type(x) is type(y) and bool(np.all(x == y)))
+
+
+def _frozen(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of a module, with copies of containers and NumPy arrays, which can be written into."""
+    own = {name: value for name, value in attributes.items() if name not in INTERNAL}
+    copied = optree.tree_map(lambda x: x.copy() if isinstance(x, COPIED) else x, own)
+    return {**attributes, **copied}
 
 
 def _version(t: Tensor) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from ..run.returned import require_row, require_state, require_vector, row_type
 from ..run.status import Code, verdict
 from .problem import MinimizeProblem
 
-__all__ = ["Method", "Served"]
+__all__ = ["Method", "ServedMethod"]
 
 
 @record
@@ -86,7 +86,7 @@ class Method(ABC):
 
 
 @record
-class Served(Method):
+class ServedMethod(Method):
     """``method`` with its steps counted and limited, and all that it returns looked at: what ``lg.minimize`` runs."""
 
     method: Method

@@ -35,7 +35,7 @@ from ..records import record, static
 from ..run.status import Code, verdict
 from ..solvers.base import Solver
 from ..solvers.cg import CG
-from ..solvers.options import require_solver
+from ..solvers.options import require_inner
 from ..solvers.problem import LinearProblem, Recipe, require_fit
 from ..solvers.served import inner_solve
 from .base import Method
@@ -112,7 +112,7 @@ class LevenbergMarquardt(Method):
     def __post_init__(self) -> None:
         if self.model not in ("undamped", "damped"):
             raise ValueError(f"LevenbergMarquardt: model must be 'undamped' or 'damped', got {self.model!r}.")
-        require_solver(self, self.solver)
+        require_inner(self, self.solver)
         for name in ("damping", "accept", "rtol", "atol", "ftol", "least", "most"):
             require_number("LevenbergMarquardt", name, getattr(self, name))
 

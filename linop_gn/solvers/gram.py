@@ -36,7 +36,7 @@ from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
 from ..run.status import Code, verdict
 from .base import Cost, Solver, bytes_each
-from .options import check_tolerances, require_solver, scaled_rhs
+from .options import check_tolerances, require_inner, scaled_rhs
 from .problem import LinearProblem, Recipe, Row
 from .served import inner_solve
 
@@ -134,7 +134,7 @@ class GramSolve(Solver):
         for name in ("max_steps", "most_bytes"):
             object.__setattr__(self, name, whole("GramSolve", name, getattr(self, name)))
         if self.solver is not None:  # None is Cholesky
-            require_solver(self, self.solver)
+            require_inner(self, self.solver)
 
     def check(self, operator: LinearOperator) -> None:
         """Raise unless the operator is a damped GGN that has a Gram form."""

@@ -10,8 +10,7 @@ from ..arguments import known, require_number, whole
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..run.status import Code, verdict
-from .base import Solver
-from .base import require_solver as require
+from .base import Solver, require_solver
 from .problem import LinearProblem, Row, as_preconditioner
 
 __all__ = [
@@ -22,7 +21,7 @@ __all__ = [
     "check_region",
     "check_tolerances",
     "made_from",
-    "require_solver",
+    "require_inner",
     "scale_of",
     "scaled_rhs",
     "scaled_start",
@@ -88,7 +87,7 @@ def check_limits(method: Any) -> None:
         )
 
 
-def require_solver(method: Any, solver: Any) -> None:
+def require_inner(method: Any, solver: Any) -> None:
     """Raise unless ``solver`` is for square systems and minimises the quadratic model."""
     name = type(method).__name__
     if not isinstance(solver, Solver) or not (solver.square and solver.minimises_model):
@@ -96,7 +95,7 @@ def require_solver(method: Any, solver: Any) -> None:
             f"{name}: solver must be one for square systems, such as lg.CG() or lg.MINRES(), got {solver!r}. One of "
             "your own derives from lg.Solver."
         )
-    require(name, solver)
+    require_solver(name, solver)
 
 
 def made_from(method: Any) -> Any:

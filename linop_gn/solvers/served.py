@@ -53,7 +53,7 @@ def served(solver: Solver, problem: LinearProblem) -> Solver:
             f"{solver.title} starts at zero, and its answer is not that of A x = b: give no x0 (or solve for the "
             "correction, with the right-hand side b - A x0)."
         )
-    made = Served(solver) if start or "report" not in solver.supports else solver
+    made = ServedSolver(solver) if start or "report" not in solver.supports else solver
     return OneByOne(made) if columns and "columns" not in solver.supports else made
 
 
@@ -125,7 +125,7 @@ class ServedState(NamedTuple):
 
 
 @record
-class Served(Solver):
+class ServedSolver(Solver):
     """``solver`` with a start, a limit, its products counted, and its residual and model told."""
 
     solver: Solver

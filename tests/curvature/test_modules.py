@@ -382,3 +382,34 @@ def test_what_was_asked_in_inference_mode_does_not_spoil_what_is_asked_outside(t
     close(made.gradient(module)["bias"].numpy(), oracle(torch, module, lambda m: m(x), y)[0][-3:], 1e-12)
     with torch.no_grad():
         assert torch.equal(made.with_data((x, y)).gradient(module)["bias"], made.gradient(module)["bias"])
+
+
+def test_containers_and_arrays_that_a_module_holds_may_be_written_into(torch):
+    """What a model holds as it is made counts for operators; what it holds now for values."""
+
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(3, 2)
+            self.options, self.scales, self.array = {"times": [1.0]}, [1.0], np.ones(1)
+
+        def forward(self, x):
+            return self.linear(x) * self.options["times"][0] * self.scales[0] * float(self.array[0])
+
+    torch.manual_seed(0)
+    model, x, y = Scaled(), torch.randn(5, 3), torch.randn(5, 2)
+    objective, params = lg.Objective(model, lg.losses.SquaredError(), (x, y)), dict(model.named_parameters())
+    A, v = lg.GGN(objective, params), torch.ones(8)
+    made = A @ v
+    writes = (
+        lambda: model.options.update(times=[2.0]),
+        lambda: model.options["times"].__setitem__(0, 3.0),
+        lambda: model.scales.__setitem__(0, 0.5),
+        lambda: model.array.__setitem__(0, 2.0),
+    )
+    for write in writes:
+        write()
+        with torch.no_grad():
+            told, true = float(objective.value(params)), float(0.5 * ((model(x) - y) ** 2).sum(1).mean())
+        assert told == pytest.approx(true, rel=1e-6)
+        assert torch.allclose(A @ v, made)

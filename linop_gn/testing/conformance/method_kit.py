@@ -15,7 +15,7 @@ import numpy as np
 from ...curvature import Objective, losses
 from ...dispatch import namespace, register
 from ...methods import Method, MinimizeProblem
-from ...methods.base import Served
+from ...methods.base import ServedMethod
 from ...minimize import minimize
 from ...protocols import Array, Backend, Carry, Vector
 from ...records import data_fields, fields, rebuild, record, replace, static_fields
@@ -56,7 +56,7 @@ class MethodConformance(Kit):
         super().setup_method(method)
         if not isinstance(self.method, Method):
             raise TypeError(f"{type(self).__qualname__} has no lg.Method: give its class body a line `method = ...`.")
-        self.served = Served(self.method)
+        self.served = ServedMethod(self.method)
 
     # problems
 
@@ -217,7 +217,7 @@ class MethodConformance(Kit):
         whole = self.seen(self.ops.advance(self.served, problem, self.begin(problem), 6).state, problem)
         for stop in (1, 3, 5):
             carry = self.ops.advance(self.served, problem, self.begin(problem), stop)
-            method, again = Served(copy.copy(self.method)), self.problem()
+            method, again = ServedMethod(copy.copy(self.method)), self.problem()
             state = self.ops.advance(method, again, carry, 6 - stop).state
             self.same(whole, self.seen(state, again), f"gone on after {stop} of 6 steps")
 
@@ -245,7 +245,7 @@ class MethodConformance(Kit):
         """All steps, other data, another start and an equal method run the program compiled for the first."""
         self.require("compiled")
         spy, calls = _spied(self.method)
-        method = Served(spy)
+        method = ServedMethod(spy)
         problem = self.problem()
         carry = self.ops.advance(method, problem, self.ops.begin(method, problem, 8), 1)
         once = len(calls)
@@ -253,7 +253,7 @@ class MethodConformance(Kit):
         self.ops.advance(method, problem, carry, 5)
         there = self.problem(seed=1)
         other = replace(there, objective=replace(problem.objective, batches=there.objective.batches))
-        equal = Served(replace(spy))
+        equal = ServedMethod(replace(spy))
         self.ops.advance(equal, other, self.ops.begin(equal, other, 8), 3)
         claim(len(calls) == once, f"the first step was traced {once} times, the next ones {len(calls) - once} times")
 
