@@ -31,8 +31,7 @@ settings.register_profile("thorough", max_examples=400, **calm)
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
 settings.load_profile(PROFILE)
 
-FEW = {"torch", "jax", "array_api_strict"} if PROFILE == "ci" else set()
-FEW_DRAWS = 4
+FEW_DRAWS = {"torch": 4, "jax": 2, "array_api_strict": 2} if PROFILE == "ci" else {}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -40,11 +39,13 @@ def pytest_runtest_call(item):
     """Draw in full on NumPy and the poison backend, and a few fixed ones where compiling is what takes the time."""
     drawn = getattr(item, "obj", None)
     kept = getattr(drawn, "_hypothesis_internal_use_settings", None)
-    named = getattr(item, "callspec", None) and {v for v in item.callspec.params.values() if isinstance(v, str)}
-    if kept is None or not named or not named & FEW or kept.max_examples <= FEW_DRAWS:
+    given = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    named = {name for name in (*given, *item.path.parts) if isinstance(name, str)}
+    few = min((FEW_DRAWS[name] for name in named & FEW_DRAWS.keys()), default=None)
+    if kept is None or few is None or kept.max_examples <= few:
         return (yield)
     owner = getattr(drawn, "__func__", drawn)
-    owner._hypothesis_internal_use_settings = settings(kept, max_examples=FEW_DRAWS)
+    owner._hypothesis_internal_use_settings = settings(kept, max_examples=few)
     try:
         return (yield)
     finally:
