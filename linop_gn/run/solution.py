@@ -7,15 +7,13 @@ arrays and it can be returned; outside, ``status`` and ``history`` explain it.
 from __future__ import annotations
 
 from collections import Counter
-from functools import reduce
-from operator import or_
 from typing import Any
 
 import numpy as np
 
 from ..protocols import Scalar
 from ..records import record, static
-from .status import Status
+from .status import Status, succeeded
 
 __all__ = ["History", "Result", "Solution"]
 
@@ -71,8 +69,7 @@ class _Outcome:
         try:
             np.asarray(self.code)
         except TypeError:
-            good = reduce(or_, [self.code == int(status) for status in Status if status.succeeded])
-            return good.all()
+            return succeeded(self.code).all()
         return all(status.succeeded for status in self._statuses())
 
     @property
