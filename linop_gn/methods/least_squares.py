@@ -1,0 +1,422 @@
+r"""Levenberg-Marquardt for few parameters, by orthogonal factorisation, with scaling and geodesic acceleration.
+
+With W = S^T J the root of the Gauss-Newton operator, G = W^T W (:mod:`linop_gn.curvature.gram`), q the gradient on
+its side, g = W^T q, and a diagonal D, a step solves
+
+    min_s |W s + q|^2 + lambda |D s|^2
+
+for residuals r: W = J and q = r. Once for each point W D^-1 = Q R is factored; each trial then factors
+[R; sqrt(lambda) I], which takes no product and is small. The normal equations, which lose half the digits, are never
+formed.
+
+* D is one over the magnitudes of the start: then units change nothing but rounding. (Marquardt, 1963, and MINPACK
+  take the norms of the columns.) Where a parameter has lost all effect on the residuals, or no step is taken any more,
+  the run is made once more with D = I, and the better end is kept.
+* lambda starts relative to the largest squared column of W D^-1 and follows a rule of :mod:`linop_gn.methods.damping`.
+* A second-order correction a, solved with the same factors, bends the step to s + a / 2 where 2 |D a| <= 3/4 |D s|:
+  the second derivative along s costs one evaluation (Transtrum and Sethna, 2012).
+* Bounds: a parameter that lies at one with the gradient pointing out is held for the step, and the trial is projected
+  onto the box; what the model predicts is that of the projected step.
+
+What ends a run are facts about the point x, not about the step that led there. With the undamped step s (lambda as
+small as rounding allows) and what it promises, m = 1/2 |q|^2 - 1/2 |W s + q|^2,
+
+=================== ===========================================================================================
+``GRADIENT_SMALL``   each column's cosine with q is at most gtol (MINPACK's test)
+``DECREASE_SMALL``   m <= ftol value: m / value is the relative offset of Bates and Watts (1981), squared
+``STEP_SMALL``       each entry of s is at most xtol of that of x
+``AT_PRECISION``     a trial was refused, and m is less than what rounding x changes in the value
+``DIVERGING``        the promise is small, the step is not, and x is far beyond the start
+``NO_DECREASE``      every trial was refused although m is large
+=================== ===========================================================================================
+
+``scipy.optimize.least_squares`` (trf) compares *damped* steps and decreases with its tolerances, 1e-8 each; here what
+is compared is undamped, and the tolerances are rounding unless given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ..arguments import require_number
+from ..curvature.gram import require_root, root_gradient, root_of
+from ..protocols import Array, Backend, Scalar, Vector
+from ..records import record, static
+from ..run.status import Code, verdict
+from .base import Method
+from .damping import Nielsen, clip
+from .problem import MinimizeProblem
+
+__all__ = ["LeastSquares"]
+
+_BEND = 0.1
+"""The part of a step over which its second derivative is taken."""
+
+
+class Here(NamedTuple):
+    """What is known of the accepted point."""
+
+    x: Vector
+    gradient: Vector
+    Q: Array
+    """Of W D^-1 = Q R."""
+    R: Array
+    offset: Vector
+    """-Q^T q."""
+    D: Vector
+    outputs: Vector | None
+    root: Any
+    """S, for the acceleration."""
+    value: Scalar
+    gradient_norm: Scalar
+    """Largest entry of the gradient, of parameters that are not held at a bound."""
+    cosine: Scalar
+    """Largest cosine between q and a column of W."""
+    promise: Scalar
+    """m, the decrease that the undamped step promises."""
+    reach: Scalar
+    """Largest entry of the undamped step, relative to that of x."""
+    rounding: Scalar
+    """What rounding x changes in the value."""
+
+
+class LeastSquaresState(NamedTuple):
+    """The accepted point, and the damping for the next trial."""
+
+    here: Here
+    x: Vector
+    value: Scalar
+    unit: Scalar
+    """The damping is in multiples of it."""
+    damping: Scalar
+    growth: Scalar
+    ratio: Scalar
+    other: Vector
+    """Where to go back to: the start before the run is made once more, then the end of the first run."""
+    other_value: Scalar
+    going: Scalar
+    """Whether the next step goes there."""
+    run: Scalar
+    """0; 1 with D = I; 2 once that is done."""
+    verdict: Scalar
+    """The first run's status, while the second one goes on."""
+    status: Scalar
+    steps: Scalar
+    evaluations: Scalar
+    linearisations: Scalar
+    refused: Scalar
+    gradient_norm: Scalar
+    optimality: Scalar
+
+
+@record
+class LeastSquares(Method):
+    """Levenberg-Marquardt with the dense root of the Gauss-Newton operator; ``lg.least_squares`` runs it.
+
+    For objectives with a convex loss in closed form (``lg.Objective.from_residuals``, ``lg.losses``) whose data are in
+    memory, and few parameters: an array (m, n) of outputs by parameters is held twice.
+
+    Parameters
+    ----------
+    damping
+        Initial lambda, relative to the largest squared column of W D^-1.
+    rule
+        How lambda follows the gain ratio.
+    accept
+        A step is taken when its gain ratio is above this.
+    ftol, xtol, gtol
+        See :mod:`linop_gn.methods.least_squares`; None: 4, 4 and 50 round-offs.
+    scale
+        1 / D: an array (n,), or ``"jac"`` for the largest column norms that there were; None: the start's magnitudes.
+    lower, upper
+        Bounds: arrays (n,), or None.
+    max_nfev
+        Limit on evaluations of the residuals; None: none.
+    acceleration
+        Whether steps are bent, for data of one batch.
+    again
+        Whether a run in which a parameter has lost its effect, or that is stuck, is made once more with D = I.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> t = np.array([0.0, 1.0, 2.0, 3.0])
+    >>> decay = lg.Objective.from_residuals(
+    ...     lambda p: p[0] * np.exp(p[1] * t) - 2.0 * np.exp(-0.5 * t),
+    ...     jacobian=lambda p: np.stack([np.exp(p[1] * t), p[0] * t * np.exp(p[1] * t)], axis=1))
+    >>> lg.minimize(decay, np.array([1.0, 0.0]), lg.methods.LeastSquares()).params.round(6)
+    array([ 2. , -0.5])
+
+    Raises
+    ------
+    ValueError
+        For a loss without a root in closed form, and for data that are streamed.
+    """
+
+    damping: Scalar = 1e-2
+    rule: Any = Nielsen()
+    accept: Scalar = 1e-4
+    ftol: Scalar | None = None
+    xtol: Scalar | None = None
+    gtol: Scalar | None = None
+    scale: Any = None
+    lower: Any = None
+    upper: Any = None
+    max_nfev: Scalar | None = None
+    column_norms: bool = static(default=False)
+    acceleration: bool = static(default=True)
+    again: bool = static(default=True)
+
+    def __post_init__(self) -> None:
+        for name in ("damping", "accept", "ftol", "xtol", "gtol", "max_nfev"):
+            require_number("LeastSquares", name, getattr(self, name))
+
+    columns = ("value", "gradient_norm", "optimality", "damping", "ratio", "evaluations", "linearisations", "refused")
+
+    def init(self, ops: Backend, problem: MinimizeProblem) -> LeastSquaresState:
+        require_root(problem.objective.loss, "LeastSquares")
+        if problem.host:
+            raise ValueError(
+                "LeastSquares needs all residuals at once, and the data are streamed: hold them in a list."
+            )
+        x = self._inside(ops, ops.copy(problem.start))
+        here = self._at(ops, problem, x, ops.zeros_like(x), False)
+        zero, count = ops.scalar(0.0, x), ops.scalar(0, x)
+        unit = self._unit(ops, here)
+        sound = ops.isfinite(here.value) & ops.isfinite(here.gradient_norm)
+        status = verdict(
+            ops,
+            count + Code.RUNNING,
+            (ops.logical_not(sound), Code.NONFINITE_INPUT),
+            *self._claims(ops, here, True),
+            (problem.max_steps == 0, Code.MAX_STEPS),
+        )
+        return LeastSquaresState(
+            here=here,
+            x=ops.copy(here.x),
+            value=here.value,
+            unit=unit,
+            damping=self.damping * unit,
+            growth=zero + 2.0,
+            ratio=zero + math.nan,
+            other=ops.copy(problem.start),
+            other_value=zero + math.inf,
+            going=count,
+            run=count if self.again else count + 2,
+            verdict=count,
+            status=status,
+            steps=count,
+            evaluations=count + 1,
+            linearisations=count + 1,
+            refused=count,
+            gradient_norm=here.gradient_norm,
+            optimality=here.cosine,
+        )
+
+    def step(self, ops: Backend, problem: MinimizeProblem, s: LeastSquaresState) -> LeastSquaresState:
+        xp, here, running = ops.namespace(), s.here, s.status == Code.RUNNING
+        going, eps = running & (s.going == 1), ops.eps(s.x)
+        solve = _factored(ops, self._freed(ops, here), s.damping)
+        y = solve(here.offset)
+        delta, v = self._projected(ops, here, y)
+        predicted = ops.dot(here.offset, v) - 0.5 * ops.dot(v, v)
+        bent = self._bends(problem)
+        if bent:
+            there = problem.at(ops.axpy(_BEND, delta, ops.copy(here.x))).outputs
+            change = here.root.transposed(xp, xp.reshape(there, here.outputs.shape) - here.outputs)
+            curve = (2.0 / _BEND) * (xp.reshape(change, (-1,)) / _BEND - here.Q @ v)
+            sound = ops.isfinite(ops.max_abs(curve))
+            a = solve(ops.scale(-1.0, here.Q.T @ ops.mask(sound, curve)))
+            small = sound & (2.0 * ops.sqrt(ops.dot(a, a)) <= 0.75 * ops.sqrt(ops.dot(y, y)))
+            y = y + ops.mask(small, 0.5 * a)
+            delta, _ = self._projected(ops, here, y)
+        trial = ops.select(going, s.other, ops.axpy(1.0, delta, ops.copy(here.x)))
+        value = ops.item(problem.at(trial).value)
+        actual = s.value - value
+        ratio = ops.where(ops.isfinite(actual) & (predicted > 0), ops.divide(actual, predicted), -math.inf)
+        taken = running & ((ratio > self.accept) | going)
+
+        def move(trial: Vector) -> tuple[Scalar, Here]:
+            found = self._at(ops, problem, trial, here.D, s.run == 1)
+            sound = ops.isfinite(found.gradient_norm) & ops.isfinite(found.value)
+            return ops.branch(sound, lambda trial: (True, found), stay, trial)
+
+        def stay(trial: Vector) -> tuple[Scalar, Here]:
+            return False, here
+
+        moved, here = ops.branch(taken, move, stay, trial)
+        refused = running & ops.logical_not(moved)
+        ratio = ops.where(taken & refused, -math.inf, ratio)  # there the gradient is not finite
+        unit = ops.where(going, self._unit(ops, here), s.unit)
+        damping, growth = self.rule.update(ops, s.damping, s.growth, ops.where(refused, -math.inf, ratio))
+        damping = ops.where(going, self.damping * unit, clip(ops, damping, eps * eps * unit, unit / (eps * eps)))
+        steps = s.steps + ops.where(running & ops.logical_not(going), 1, 0)
+        evaluations = s.evaluations + ops.where(running, 1 + bent, 0)
+        size = here.value
+        hopeless = refused & ((predicted <= 4.0 * eps * size) & (predicted > 0) | (s.damping >= unit / (eps * eps)))
+        little = (here.promise <= here.rounding) | hopeless & (here.promise <= math.sqrt(eps) * size)
+        full = running & (steps >= problem.max_steps)
+        if self.max_nfev is not None:
+            full = full | running & (evaluations >= self.max_nfev)
+        back = going & (s.run == 2)
+        status = verdict(
+            ops,
+            s.status,
+            (back, s.verdict),
+            *self._claims(ops, here, running),
+            (refused & little, Code.AT_PRECISION),
+            (hopeless, Code.NO_DECREASE),
+            (full, Code.MAX_STEPS),
+        )
+        new = s._replace(
+            here=here,
+            x=ops.copy(here.x),
+            value=here.value,
+            unit=unit,
+            damping=ops.where(running, damping, s.damping),
+            growth=ops.where(running, ops.where(going, 2.0, growth), s.growth),
+            ratio=ops.where(running, ratio, s.ratio),
+            other=ops.select(going, s.here.x, s.other),
+            other_value=ops.where(going, s.value, s.other_value),
+            going=s.going * 0,
+            status=status,
+            steps=steps,
+            evaluations=evaluations,
+            linearisations=s.linearisations + ops.where(taken, 1, 0),
+            refused=s.refused + ops.where(refused, 1, 0),
+            gradient_norm=here.gradient_norm,
+            optimality=here.cosine,
+        )
+        return self._sent(ops, problem, new, running & ops.logical_not(full)) if self.again else new
+
+    def _sent(self, ops: Backend, problem: MinimizeProblem, s: LeastSquaresState, running: Scalar) -> LeastSquaresState:
+        """A run that has just ended, sent back to the start where a parameter has no effect, or to the better end."""
+        ended = s.status != Code.RUNNING
+        stuck = (s.status == Code.NO_DECREASE) | (self._least_effect(ops, problem, s) < 1e-6)
+        once_more = running & ended & (s.run == 0) & stuck
+        better = ended & (s.run == 1) & (s.other_value < s.value)
+        return s._replace(
+            going=ops.where(once_more | better, 1, s.going),
+            run=ops.where(once_more, 1, ops.where(ended & (s.run == 1), 2, s.run)),
+            verdict=ops.where(once_more, s.status, s.verdict),
+            status=ops.where(once_more | better, Code.RUNNING, s.status),
+        )
+
+    # parts
+
+    def _bends(self, problem: MinimizeProblem) -> bool:
+        batches = problem.objective.batches
+        return self.acceleration and len(batches) == 1 and not batches[0].stacked
+
+    def _inside(self, ops: Backend, x: Vector) -> Vector:
+        """The nearest point within the bounds."""
+        xp = ops.namespace()
+        x = x if self.lower is None else xp.where(x < self.lower, self.lower, x)
+        return x if self.upper is None else xp.where(x > self.upper, self.upper, x)
+
+    def _held(self, ops: Backend, x: Vector, gradient: Vector) -> Vector | None:
+        """1 for parameters that may move, 0 for those that a bound holds."""
+        if self.lower is None:
+            return None
+        xp = ops.namespace()
+        held = ((x <= self.lower) & (gradient >= 0)) | ((x >= self.upper) & (gradient <= 0))
+        return xp.where(held, xp.zeros_like(x), xp.ones_like(x))
+
+    def _freed(self, ops: Backend, here: Here) -> Array:
+        """R without the columns of parameters that a bound holds."""
+        free = self._held(ops, here.x, here.gradient)
+        return here.R if free is None else here.R * free
+
+    def _projected(self, ops: Backend, here: Here, y: Vector) -> tuple[Vector, Vector]:
+        """The step y / D within the bounds, and R D times it."""
+        delta = y / here.D
+        if self.lower is not None:
+            delta = self._inside(ops, here.x + delta) - here.x
+            y = here.D * delta
+        return delta, here.R @ y
+
+    def _least_effect(self, ops: Backend, problem: MinimizeProblem, s: LeastSquaresState) -> Scalar:
+        """Of all parameters: what they change in the residuals, relative to these."""
+        xp = ops.namespace()
+        size = xp.where(abs(problem.start) > abs(s.x), abs(problem.start), abs(s.x))
+        effects = xp.sqrt(xp.sum(s.here.R * s.here.R, axis=0)) * s.here.D * size
+        return ops.divide(ops.item(xp.min(effects)), ops.sqrt(2.0 * s.value))
+
+    def _unit(self, ops: Backend, here: Here) -> Scalar:
+        """The largest squared column of R."""
+        largest = ops.item(ops.namespace().max(ops.namespace().sum(here.R * here.R, axis=0)))
+        return ops.where(largest > 0, largest, 1.0)
+
+    def _claims(self, ops: Backend, here: Here, running: Scalar) -> list[tuple[Scalar, Scalar]]:
+        """What can be said of a point."""
+        eps = ops.eps(here.x)
+        ftol, xtol = (4.0 * eps if tol is None else tol for tol in (self.ftol, self.xtol))
+        gtol = 50.0 * eps if self.gtol is None else self.gtol
+        return [
+            (running & (here.cosine <= gtol), Code.GRADIENT_SMALL),
+            (running & (here.promise <= ftol * here.value), Code.DECREASE_SMALL),
+            (running & (here.reach <= xtol), Code.STEP_SMALL),
+        ]
+
+    def _at(self, ops: Backend, problem: MinimizeProblem, x: Vector, D: Vector, equal: Scalar) -> Here:
+        """What is known of a point, from one linearisation."""
+        xp, start = ops.namespace(), problem.start
+        point = problem.at(x)
+        made, gradient = point.linearized(), point.gradient
+        root = root_of(made.pieces, made.scale, problem.space)
+        W = root.apply(ops.identity(problem.space.size, x))
+        q = ops.scale(root.scale, ops.copy(root_gradient(root)))
+        norms, size = xp.sqrt(xp.sum(W * W, axis=0)), ops.sqrt(ops.dot(q, q))
+        one = xp.ones_like(x)
+        if self.column_norms:
+            D = xp.where(norms > D, norms, D)
+            D = xp.where(D > 0, D, one)
+        elif self.scale is not None:
+            D = one / self.scale
+        else:
+            lost = xp.where(norms > 0, norms, one) * ops.where(size > 0, ops.divide(1.0, size), 1.0)
+            D = xp.where(start != 0, one / abs(xp.where(start != 0, start, one)), xp.where(D > 0, D, lost))
+        D = ops.select(equal, one, D)
+        value, eps = ops.item(point.value), ops.eps(x)
+        sound = ops.isfinite(value) & ops.isfinite(ops.max_abs(xp.reshape(W, (-1,)))) & ops.isfinite(size)
+        A = W / D
+        Q, R = xp.linalg.qr(ops.select(sound, A, xp.ones_like(A)))
+        free = self._held(ops, point.x, gradient)
+        free = one if free is None else free
+        here = Here(
+            x=point.x,
+            gradient=gradient,
+            Q=Q,
+            R=R,
+            offset=ops.scale(-1.0, Q.T @ q),
+            D=D,
+            outputs=ops.copy(made.pieces[0].outputs) if self._bends(problem) else None,
+            root=root.pieces[0].root if self._bends(problem) else None,
+            value=value,
+            gradient_norm=ops.where(sound, ops.max_abs(gradient * free), math.nan),
+            cosine=value,
+            promise=value,
+            reach=value,
+            rounding=value,
+        )
+        y = _factored(ops, self._freed(ops, here), (8.0 * eps * D.shape[0]) ** 2 * self._unit(ops, here))(here.offset)
+        delta, v = self._projected(ops, here, y)
+        units = xp.where(abs(start) > abs(point.x), abs(start), abs(point.x))
+        far = xp.where(units > 0, abs(delta) / xp.where(units > 0, units, one), abs(delta) * math.inf)
+        along = xp.where(norms > 0, abs(gradient) / xp.where(norms > 0, norms, one), xp.zeros_like(norms))
+        blurred = eps * ops.dot(norms, abs(point.x))
+        return here._replace(
+            cosine=ops.divide(ops.max_abs(along * free), size),
+            promise=ops.dot(here.offset, v) - 0.5 * ops.dot(v, v),
+            reach=ops.max_abs(far),
+            rounding=ops.maximum(4.0 * eps * value, size * blurred + 0.5 * blurred * blurred),
+        )
+
+
+def _factored(ops: Backend, R: Array, damping: Scalar) -> Callable[[Vector], Vector]:
+    """The solution y of min |R y - b|^2 + damping |y|^2, as a function of b."""
+    xp, rows = ops.namespace(), R.shape[0]
+    eye = ops.scale(ops.sqrt(damping), ops.identity(R.shape[1], R))
+    Q, upper = xp.linalg.qr(xp.concat([R, eye], axis=0))
+    factor, _ = ops.lu(upper)
+    return lambda b: ops.lu_solve(factor, Q[:rows, :].T @ b)
