@@ -51,8 +51,10 @@ from .problem import MinimizeProblem
 
 __all__ = ["LeastSquares"]
 
-_BEND = 0.1
+_BEND = 0.3
 """The part of a step over which its second derivative is taken."""
+_LOST = 1e-6
+"""A parameter whose effect on the residuals, relative to these, is less than that has lost it."""
 
 
 class Here(NamedTuple):
@@ -66,6 +68,9 @@ class Here(NamedTuple):
     offset: Vector
     """-Q^T q."""
     D: Vector
+    sizes: Vector
+    """Of the parameters: 1 / D, of the first run."""
+    q: Vector
     outputs: Vector | None
     root: Any
     """S, for the acceleration."""
@@ -80,6 +85,12 @@ class Here(NamedTuple):
     """Largest entry of the undamped step, relative to that of x."""
     rounding: Scalar
     """What rounding x changes in the value."""
+    exact: Scalar
+    """Whether q itself is no more than what rounding x changes in it."""
+    effect: Scalar
+    """The least that a parameter changes in q, relative to it, of those that had an effect at the start."""
+    idle: Vector
+    """1 for parameters that had none."""
 
 
 class LeastSquaresState(NamedTuple):
@@ -93,6 +104,8 @@ class LeastSquaresState(NamedTuple):
     damping: Scalar
     growth: Scalar
     ratio: Scalar
+    newton: Scalar
+    """The least that all of the second derivative promises along a step, of those refused since one was taken."""
     other: Vector
     """Where to go back to: the start before the run is made once more, then the end of the first run."""
     other_value: Scalar
@@ -127,7 +140,7 @@ class LeastSquares(Method):
     accept
         A step is taken when its gain ratio is above this.
     ftol, xtol, gtol
-        See :mod:`linop_gn.methods.least_squares`; None: 4, 4 and 50 round-offs.
+        See :mod:`linop_gn.methods.least_squares`; None: 4 round-offs (ftol: at most 1e-12), 4, and 50.
     scale
         1 / D: an array (n,), or ``"jac"`` for the largest column norms that there were; None: the start's magnitudes.
     lower, upper
@@ -180,7 +193,7 @@ class LeastSquares(Method):
                 "LeastSquares needs all residuals at once, and the data are streamed: hold them in a list."
             )
         x = self._inside(ops, ops.copy(problem.start))
-        here = self._at(ops, problem, x, ops.zeros_like(x), False)
+        here = self._at(ops, problem, x, False, None)
         zero, count = ops.scalar(0.0, x), ops.scalar(0, x)
         unit = self._unit(ops, here)
         sound = ops.isfinite(here.value) & ops.isfinite(here.gradient_norm)
@@ -199,6 +212,7 @@ class LeastSquares(Method):
             damping=self.damping * unit,
             growth=zero + 2.0,
             ratio=zero + math.nan,
+            newton=zero + math.inf,
             other=ops.copy(problem.start),
             other_value=zero + math.inf,
             going=count,
@@ -220,14 +234,19 @@ class LeastSquares(Method):
         y = solve(here.offset)
         delta, v = self._projected(ops, here, y)
         predicted = ops.dot(here.offset, v) - 0.5 * ops.dot(v, v)
-        bent = self._bends(problem)
+        bent, newton = self._bends(problem), math.inf
         if bent:
             there = problem.at(ops.axpy(_BEND, delta, ops.copy(here.x))).outputs
             change = here.root.transposed(xp, xp.reshape(there, here.outputs.shape) - here.outputs)
             curve = (2.0 / _BEND) * (xp.reshape(change, (-1,)) / _BEND - here.Q @ v)
             sound = ops.isfinite(ops.max_abs(curve))
-            a = solve(ops.scale(-1.0, here.Q.T @ ops.mask(sound, curve)))
-            small = sound & (2.0 * ops.sqrt(ops.dot(a, a)) <= 0.75 * ops.sqrt(ops.dot(y, y)))
+            curve = ops.mask(sound, curve)
+            bend = ops.dot(v, v) + ops.dot(here.q, curve)  # all of the second derivative of the value along delta
+            sound = sound & (ops.max_abs(delta / here.sizes) <= 1)
+            slope = ops.dot(here.offset, v)
+            newton = ops.where(sound & (bend > 0), 0.5 * slope * ops.divide(slope, bend), math.inf)
+            a = solve(ops.scale(-1.0, here.Q.T @ curve))
+            small = 2.0 * ops.sqrt(ops.dot(a, a)) <= 0.75 * ops.sqrt(ops.dot(y, y))
             y = y + ops.mask(small, 0.5 * a)
             delta, _ = self._projected(ops, here, y)
         trial = ops.select(going, s.other, ops.axpy(1.0, delta, ops.copy(here.x)))
@@ -237,7 +256,7 @@ class LeastSquares(Method):
         taken = running & ((ratio > self.accept) | going)
 
         def move(trial: Vector) -> tuple[Scalar, Here]:
-            found = self._at(ops, problem, trial, here.D, s.run == 1)
+            found = self._at(ops, problem, trial, s.run == 1, here)
             sound = ops.isfinite(found.gradient_norm) & ops.isfinite(found.value)
             return ops.branch(sound, lambda trial: (True, found), stay, trial)
 
@@ -254,7 +273,13 @@ class LeastSquares(Method):
         evaluations = s.evaluations + ops.where(running, 1 + bent, 0)
         size = here.value
         hopeless = refused & ((predicted <= 4.0 * eps * size) & (predicted > 0) | (s.damping >= unit / (eps * eps)))
-        little = (here.promise <= here.rounding) | hopeless & (here.promise <= math.sqrt(eps) * size)
+        newton = ops.where(refused, ops.minimum(s.newton, newton), math.inf)
+        settled, slight = here.reach <= 0.01, here.cosine <= min(math.sqrt(eps), 1e-6)
+        precise = settled & (here.promise <= ops.minimum(here.rounding, 1e-5 * size)) | here.exact
+        level = settled & (here.promise <= min(math.sqrt(eps), 1e-5) * size) | slight & (
+            newton <= math.sqrt(eps) * size
+        )
+        doubtful = here.promise <= ops.maximum(here.rounding, math.sqrt(eps) * size)
         full = running & (steps >= problem.max_steps)
         if self.max_nfev is not None:
             full = full | running & (evaluations >= self.max_nfev)
@@ -264,7 +289,9 @@ class LeastSquares(Method):
             s.status,
             (back, s.verdict),
             *self._claims(ops, here, running),
-            (refused & little, Code.AT_PRECISION),
+            (refused & precise & (here.effect < _LOST), Code.DIVERGING),
+            (refused & precise | hopeless & level, Code.AT_PRECISION),
+            (hopeless & doubtful, Code.STAGNATED),
             (hopeless, Code.NO_DECREASE),
             (full, Code.MAX_STEPS),
         )
@@ -276,6 +303,7 @@ class LeastSquares(Method):
             damping=ops.where(running, damping, s.damping),
             growth=ops.where(running, ops.where(going, 2.0, growth), s.growth),
             ratio=ops.where(running, ratio, s.ratio),
+            newton=ops.where(running, newton, s.newton),
             other=ops.select(going, s.here.x, s.other),
             other_value=ops.where(going, s.value, s.other_value),
             going=s.going * 0,
@@ -292,7 +320,7 @@ class LeastSquares(Method):
     def _sent(self, ops: Backend, problem: MinimizeProblem, s: LeastSquaresState, running: Scalar) -> LeastSquaresState:
         """A run that has just ended, sent back to the start where a parameter has no effect, or to the better end."""
         ended = s.status != Code.RUNNING
-        stuck = (s.status == Code.NO_DECREASE) | (self._least_effect(ops, problem, s) < 1e-6)
+        stuck = (s.status == Code.NO_DECREASE) | (s.here.effect < _LOST)
         once_more = running & ended & (s.run == 0) & stuck
         better = ended & (s.run == 1) & (s.other_value < s.value)
         return s._replace(
@@ -335,13 +363,6 @@ class LeastSquares(Method):
             y = here.D * delta
         return delta, here.R @ y
 
-    def _least_effect(self, ops: Backend, problem: MinimizeProblem, s: LeastSquaresState) -> Scalar:
-        """Of all parameters: what they change in the residuals, relative to these."""
-        xp = ops.namespace()
-        size = xp.where(abs(problem.start) > abs(s.x), abs(problem.start), abs(s.x))
-        effects = xp.sqrt(xp.sum(s.here.R * s.here.R, axis=0)) * s.here.D * size
-        return ops.divide(ops.item(xp.min(effects)), ops.sqrt(2.0 * s.value))
-
     def _unit(self, ops: Backend, here: Here) -> Scalar:
         """The largest squared column of R."""
         largest = ops.item(ops.namespace().max(ops.namespace().sum(here.R * here.R, axis=0)))
@@ -350,15 +371,17 @@ class LeastSquares(Method):
     def _claims(self, ops: Backend, here: Here, running: Scalar) -> list[tuple[Scalar, Scalar]]:
         """What can be said of a point."""
         eps = ops.eps(here.x)
-        ftol, xtol = (4.0 * eps if tol is None else tol for tol in (self.ftol, self.xtol))
+        xtol = 4.0 * eps if self.xtol is None else self.xtol
+        ftol = min(4.0 * eps, 1e-12) if self.ftol is None else self.ftol
         gtol = 50.0 * eps if self.gtol is None else self.gtol
         return [
+            (running & (here.effect < _LOST) & (here.promise <= ftol * here.value), Code.DIVERGING),
             (running & (here.cosine <= gtol), Code.GRADIENT_SMALL),
             (running & (here.promise <= ftol * here.value), Code.DECREASE_SMALL),
             (running & (here.reach <= xtol), Code.STEP_SMALL),
         ]
 
-    def _at(self, ops: Backend, problem: MinimizeProblem, x: Vector, D: Vector, equal: Scalar) -> Here:
+    def _at(self, ops: Backend, problem: MinimizeProblem, x: Vector, equal: Scalar, before: Here | None) -> Here:
         """What is known of a point, from one linearisation."""
         xp, start = ops.namespace(), problem.start
         point = problem.at(x)
@@ -368,15 +391,16 @@ class LeastSquares(Method):
         q = ops.scale(root.scale, ops.copy(root_gradient(root)))
         norms, size = xp.sqrt(xp.sum(W * W, axis=0)), ops.sqrt(ops.dot(q, q))
         one = xp.ones_like(x)
+        felt = xp.where(norms > 0, norms, one)
         if self.column_norms:
-            D = xp.where(norms > D, norms, D)
-            D = xp.where(D > 0, D, one)
+            sizes = one / felt if before is None else xp.where(one / felt < before.sizes, one / felt, before.sizes)
+        elif before is not None:
+            sizes = before.sizes
         elif self.scale is not None:
-            D = one / self.scale
+            sizes = one * self.scale
         else:
-            lost = xp.where(norms > 0, norms, one) * ops.where(size > 0, ops.divide(1.0, size), 1.0)
-            D = xp.where(start != 0, one / abs(xp.where(start != 0, start, one)), xp.where(D > 0, D, lost))
-        D = ops.select(equal, one, D)
+            sizes = xp.where(start != 0, abs(start), ops.where(size > 0, size, 1.0) / felt)
+        D = ops.select(equal, one, one / sizes)
         value, eps = ops.item(point.value), ops.eps(x)
         sound = ops.isfinite(value) & ops.isfinite(ops.max_abs(xp.reshape(W, (-1,)))) & ops.isfinite(size)
         A = W / D
@@ -390,6 +414,8 @@ class LeastSquares(Method):
             R=R,
             offset=ops.scale(-1.0, Q.T @ q),
             D=D,
+            q=q,
+            sizes=ops.copy(sizes),
             outputs=ops.copy(made.pieces[0].outputs) if self._bends(problem) else None,
             root=root.pieces[0].root if self._bends(problem) else None,
             value=value,
@@ -398,18 +424,25 @@ class LeastSquares(Method):
             promise=value,
             reach=value,
             rounding=value,
+            exact=sound,
+            effect=value,
+            idle=ops.copy(xp.where(norms > 0, xp.zeros_like(x), one) if before is None else before.idle),
         )
-        y = _factored(ops, self._freed(ops, here), (8.0 * eps * D.shape[0]) ** 2 * self._unit(ops, here))(here.offset)
+        y = _factored(ops, self._freed(ops, here), eps**1.5 * self._unit(ops, here))(here.offset)
         delta, v = self._projected(ops, here, y)
-        units = xp.where(abs(start) > abs(point.x), abs(start), abs(point.x))
-        far = xp.where(units > 0, abs(delta) / xp.where(units > 0, units, one), abs(delta) * math.inf)
+        units = xp.where(abs(point.x) > sizes, abs(point.x), sizes)
+        far = ops.max_abs(delta / units)
         along = xp.where(norms > 0, abs(gradient) / xp.where(norms > 0, norms, one), xp.zeros_like(norms))
         blurred = eps * ops.dot(norms, abs(point.x))
+        effects = norms * units
         return here._replace(
             cosine=ops.divide(ops.max_abs(along * free), size),
             promise=ops.dot(here.offset, v) - 0.5 * ops.dot(v, v),
-            reach=ops.max_abs(far),
+            reach=far,
             rounding=ops.maximum(4.0 * eps * value, size * blurred + 0.5 * blurred * blurred),
+            exact=size <= blurred,
+            effect=ops.divide(ops.item(xp.min(xp.where(here.idle > 0, effects + size, effects))), size)
+            + ops.where(size > 0, 0.0, 1.0),
         )
 
 
