@@ -71,7 +71,7 @@ class Here(NamedTuple):
     sizes: Vector
     """Of the parameters: 1 / D, of the first run."""
     q: Vector
-    outputs: Vector | None
+    outputs: Any
     root: Any
     """S, for the acceleration."""
     value: Scalar
@@ -106,11 +106,10 @@ class LeastSquaresState(NamedTuple):
     ratio: Scalar
     newton: Scalar
     """The least that all of the second derivative promises along a step, of those refused since one was taken."""
-    other: Vector
-    """Where to go back to: the start before the run is made once more, then the end of the first run."""
-    other_value: Scalar
+    first: Here
+    """The end of the first run, while the second one goes on."""
     going: Scalar
-    """Whether the next step goes there."""
+    """Whether the next step goes back to the start."""
     run: Scalar
     """0; 1 with D = I; 2 once that is done."""
     verdict: Scalar
@@ -202,7 +201,6 @@ class LeastSquares(Method):
             count + Code.RUNNING,
             (ops.logical_not(sound), Code.NONFINITE_INPUT),
             *self._claims(ops, here, True),
-            (problem.max_steps == 0, Code.MAX_STEPS),
         )
         return LeastSquaresState(
             here=here,
@@ -213,8 +211,7 @@ class LeastSquares(Method):
             growth=zero + 2.0,
             ratio=zero + math.nan,
             newton=zero + math.inf,
-            other=ops.copy(problem.start),
-            other_value=zero + math.inf,
+            first=here,
             going=count,
             run=count if self.again else count + 2,
             verdict=count,
@@ -249,7 +246,7 @@ class LeastSquares(Method):
             small = 2.0 * ops.sqrt(ops.dot(a, a)) <= 0.75 * ops.sqrt(ops.dot(y, y))
             y = y + ops.mask(small, 0.5 * a)
             delta, _ = self._projected(ops, here, y)
-        trial = ops.select(going, s.other, ops.axpy(1.0, delta, ops.copy(here.x)))
+        trial = ops.select(going, self._inside(ops, problem.start), ops.axpy(1.0, delta, ops.copy(here.x)))
         value = ops.item(problem.at(trial).value)
         actual = s.value - value
         ratio = ops.where(ops.isfinite(actual) & (predicted > 0), ops.divide(actual, predicted), -math.inf)
@@ -269,31 +266,25 @@ class LeastSquares(Method):
         unit = ops.where(going, self._unit(ops, here), s.unit)
         damping, growth = self.rule.update(ops, s.damping, s.growth, ops.where(refused, -math.inf, ratio))
         damping = ops.where(going, self.damping * unit, clip(ops, damping, eps * eps * unit, unit / (eps * eps)))
-        steps = s.steps + ops.where(running & ops.logical_not(going), 1, 0)
         evaluations = s.evaluations + ops.where(running, 1 + bent, 0)
         size = here.value
         hopeless = refused & ((predicted <= 4.0 * eps * size) & (predicted > 0) | (s.damping >= unit / (eps * eps)))
         newton = ops.where(refused, ops.minimum(s.newton, newton), math.inf)
         settled, slight = here.reach <= 0.01, here.cosine <= min(math.sqrt(eps), 1e-6)
         precise = settled & (here.promise <= ops.minimum(here.rounding, 1e-5 * size)) | here.exact
-        level = settled & (here.promise <= min(math.sqrt(eps), 1e-5) * size) | slight & (
-            newton <= math.sqrt(eps) * size
-        )
+        bottom = (slight | (here.effect < _LOST)) & (newton <= math.sqrt(eps) * size)
+        level = settled & (here.promise <= min(math.sqrt(eps), 1e-5) * size) | bottom
         doubtful = here.promise <= ops.maximum(here.rounding, math.sqrt(eps) * size)
-        full = running & (steps >= problem.max_steps)
-        if self.max_nfev is not None:
-            full = full | running & (evaluations >= self.max_nfev)
-        back = going & (s.run == 2)
+        spent = False if self.max_nfev is None else running & (evaluations >= self.max_nfev)
         status = verdict(
             ops,
             s.status,
-            (back, s.verdict),
             *self._claims(ops, here, running),
             (refused & precise & (here.effect < _LOST), Code.DIVERGING),
             (refused & precise | hopeless & level, Code.AT_PRECISION),
             (hopeless & doubtful, Code.STAGNATED),
             (hopeless, Code.NO_DECREASE),
-            (full, Code.MAX_STEPS),
+            (spent, Code.MAX_STEPS),
         )
         new = s._replace(
             here=here,
@@ -304,30 +295,37 @@ class LeastSquares(Method):
             growth=ops.where(running, ops.where(going, 2.0, growth), s.growth),
             ratio=ops.where(running, ratio, s.ratio),
             newton=ops.where(running, newton, s.newton),
-            other=ops.select(going, s.here.x, s.other),
-            other_value=ops.where(going, s.value, s.other_value),
             going=s.going * 0,
             status=status,
-            steps=steps,
             evaluations=evaluations,
             linearisations=s.linearisations + ops.where(taken, 1, 0),
             refused=s.refused + ops.where(refused, 1, 0),
             gradient_norm=here.gradient_norm,
             optimality=here.cosine,
         )
-        return self._sent(ops, problem, new, running & ops.logical_not(full)) if self.again else new
+        return (
+            self._sent(ops, new, running, running & (s.steps + 1 >= problem.max_steps) | spent) if self.again else new
+        )
 
-    def _sent(self, ops: Backend, problem: MinimizeProblem, s: LeastSquaresState, running: Scalar) -> LeastSquaresState:
-        """A run that has just ended, sent back to the start where a parameter has no effect, or to the better end."""
-        ended = s.status != Code.RUNNING
+    def _sent(self, ops: Backend, s: LeastSquaresState, running: Scalar, last: Scalar) -> LeastSquaresState:
+        """The state; where a run ends: sent back to the start if it was the first and failed, else the better end."""
+        ended = running & ((s.status != Code.RUNNING) | last)
         stuck = (s.status == Code.NO_DECREASE) | (s.here.effect < _LOST)
-        once_more = running & ended & (s.run == 0) & stuck
-        better = ended & (s.run == 1) & (s.other_value < s.value)
+        again = ended & (s.run == 0) & stuck & ops.logical_not(last)
+        worse = ended & (s.run == 1) & (s.first.value < s.here.value)
+        (here,) = ops.branch(worse, lambda now, first: (first,), lambda now, first: (now,), s.here, s.first)
+        (first,) = ops.branch(again, lambda now, first: (now,), lambda now, first: (first,), s.here, s.first)
         return s._replace(
-            going=ops.where(once_more | better, 1, s.going),
-            run=ops.where(once_more, 1, ops.where(ended & (s.run == 1), 2, s.run)),
-            verdict=ops.where(once_more, s.status, s.verdict),
-            status=ops.where(once_more | better, Code.RUNNING, s.status),
+            here=here,
+            x=ops.copy(here.x),
+            value=here.value,
+            gradient_norm=here.gradient_norm,
+            optimality=here.cosine,
+            first=first,
+            going=ops.where(again, 1, s.going),
+            run=ops.where(again, 1, ops.where(ended & (s.run == 1), 2, s.run)),
+            verdict=ops.where(again, s.status, s.verdict),
+            status=verdict(ops, s.status, (again, Code.RUNNING), (worse, s.verdict)),
         )
 
     # parts
@@ -342,7 +340,7 @@ class LeastSquares(Method):
         x = x if self.lower is None else xp.where(x < self.lower, self.lower, x)
         return x if self.upper is None else xp.where(x > self.upper, self.upper, x)
 
-    def _held(self, ops: Backend, x: Vector, gradient: Vector) -> Vector | None:
+    def free(self, ops: Backend, x: Vector, gradient: Vector) -> Vector | None:
         """1 for parameters that may move, 0 for those that a bound holds."""
         if self.lower is None:
             return None
@@ -352,7 +350,7 @@ class LeastSquares(Method):
 
     def _freed(self, ops: Backend, here: Here) -> Array:
         """R without the columns of parameters that a bound holds."""
-        free = self._held(ops, here.x, here.gradient)
+        free = self.free(ops, here.x, here.gradient)
         return here.R if free is None else here.R * free
 
     def _projected(self, ops: Backend, here: Here, y: Vector) -> tuple[Vector, Vector]:
@@ -405,7 +403,7 @@ class LeastSquares(Method):
         sound = ops.isfinite(value) & ops.isfinite(ops.max_abs(xp.reshape(W, (-1,)))) & ops.isfinite(size)
         A = W / D
         Q, R = xp.linalg.qr(ops.select(sound, A, xp.ones_like(A)))
-        free = self._held(ops, point.x, gradient)
+        free = self.free(ops, point.x, gradient)
         free = one if free is None else free
         here = Here(
             x=point.x,
@@ -429,7 +427,7 @@ class LeastSquares(Method):
             idle=ops.copy(xp.where(norms > 0, xp.zeros_like(x), one) if before is None else before.idle),
         )
         y = _factored(ops, self._freed(ops, here), eps**1.5 * self._unit(ops, here))(here.offset)
-        delta, v = self._projected(ops, here, y)
+        delta, v = y / D, self._freed(ops, here) @ y  # on the face of the box: at most this can be gained
         units = xp.where(abs(point.x) > sizes, abs(point.x), sizes)
         far = ops.max_abs(delta / units)
         along = xp.where(norms > 0, abs(gradient) / xp.where(norms > 0, norms, one), xp.zeros_like(norms))

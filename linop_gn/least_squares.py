@@ -1,0 +1,554 @@
+"""Least squares of a function: the door with SciPy's names, on every backend, and what a fit tells.
+
+    minimise  F(x) = 1/2 sum_i C^2 rho(r_i(x)^2 / C^2)    subject to  lower <= x <= upper
+
+by :class:`linop_gn.methods.LeastSquares`. Arguments mean what they mean in ``scipy.optimize.least_squares``; what
+differs:
+
+* ``x_scale`` None scales by the magnitudes of x0, not by 1 (SciPy) or by the Jacobian's columns (MINPACK).
+* ``ftol``, ``xtol`` and ``gtol`` are rounding unless given, and compare what the *undamped* model says: a success is a
+  fact about the point, and ``gtol`` is the cosine between residuals and columns, as in MINPACK.
+* x may be a tree of arrays of any framework. JAX and torch differentiate ``fun``; for NumPy and CuPy it comes with
+  ``jac`` or, failing that, finite differences are taken, and the result says so.
+* ``status`` is a :class:`linop_gn.Status`; ``scipy_status`` is SciPy's number for it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .arguments import require_number, whole
+from .curvature.losses import Arctan, Cauchy, Huber, Robust, SoftL1, SquaredError
+from .curvature.objective import Objective
+from .curvature.point import Point
+from .dispatch import backend_of
+from .methods.base import Served
+from .methods.least_squares import LeastSquares
+from .methods.problem import MinimizeProblem
+from .protocols import Array, Backend, Carry, Scalar, Tree, Vector
+from .records import Partial, fields, rebuild, record, replace, static
+from .run.loop import Look, Watcher, drive
+from .run.solution import Outcome
+from .run.status import Status
+from .spaces import Space
+
+__all__ = ["LeastSquaresResult", "least_squares"]
+
+_LOSSES: dict[str, type[Robust]] = {"huber": Huber, "soft_l1": SoftL1, "cauchy": Cauchy, "arctan": Arctan}
+_DIFFERENCES = ("2-point", "3-point")
+_SCIPY = {"GRADIENT_SMALL": 1, "DECREASE_SMALL": 2, "AT_PRECISION": 2, "STEP_SMALL": 3, "NONFINITE_INPUT": -1}
+
+
+@record
+class LeastSquaresResult(Outcome):
+    """Of :func:`linop_gn.least_squares`: ``x`` in the user's format, and what the fit knows of it.
+
+    Inside a compiled program ``code`` stands for the status; ``covariance`` and what follows from it are arrays of the
+    framework of x.
+    """
+
+    x: Any = None
+    cost: Scalar = None
+    """The objective at x."""
+    fun: Array = None
+    """The residuals at x, as the function returns them."""
+    grad: Any = None
+    """The gradient of the cost, like x."""
+    optimality: Scalar = None
+    """Largest entry of the gradient, of parameters that no bound holds."""
+    active_mask: Any = None
+    """Like x: -1 at a lower bound, 1 at an upper one, 0 between."""
+    nfev: Scalar = None
+    """Evaluations of the residuals at trials, without those that derivatives take."""
+    njev: Scalar = None
+    """Linearisations."""
+    factor: Array = None
+    """R with R^T R = J^T H J in scaled parameters, of those that no bound holds."""
+    sizes: Vector = None
+    """Of the parameters, by which R is scaled."""
+    free: Vector = None
+    """1 for parameters that no bound holds, else 0."""
+    effects: Vector = None
+    """What each parameter changes in the residuals, relative to them."""
+    space: Space = static(default=None)
+    derivatives: str = static(default="")
+    """How the Jacobian came about, where it was by finite differences."""
+
+    @property
+    def success(self) -> Any:
+        """Whether the status is a success."""
+        return self.succeeded
+
+    @property
+    def message(self) -> str:
+        """What happened, and what to do about it."""
+        return " ".join([*self._sentences(), *self._remarks()])
+
+    @property
+    def scipy_status(self) -> int:
+        """SciPy's number for the status: 1 to 3 for its tests, 0 for a limit, -1 for input, -2 for a stop, else 0."""
+        return -2 if self.status is Status.STOPPED else _SCIPY.get(self.status.name, 0)
+
+    def covariance(self, absolute_sigma: bool = False) -> Array:
+        """The covariance (n, n) of the parameters, linearised at x: s^2 (J^T H J)^-1, as a flat array.
+
+        s^2 is 2 cost / (m - n) for n parameters that no bound holds, or 1 with ``absolute_sigma``, where residuals are
+        in units of their standard deviations. A parameter that a bound holds is taken as known: its rows are zero. For
+        a robust loss, H is the loss's second derivative as :mod:`linop_gn.curvature.losses.robust` has it, and s^2
+        measures the loss.
+        Where the residuals do not determine a parameter its rows are infinite, with a warning.
+        """
+        ops, xp = self.space.backend, self.space.backend.namespace()
+        R = xp.concat([self.factor, ops.identity(self.free.shape[0], self.free) * (1.0 - self.free)], axis=0)
+        _, S, Vt = xp.linalg.svd(R, full_matrices=False)
+        kept = R.shape[1] * ops.eps(self.free) * xp.max(S) < S
+        lengths = xp.where(kept, 1.0 / xp.where(kept, S, xp.ones_like(S)), xp.zeros_like(S))
+        half = Vt.T * lengths * (self.sizes * self.free)[:, None]
+        left = xp.sum(xp.where(kept[:, None], 0.0 * Vt, Vt * Vt), axis=0)  # what of each cannot be seen
+        lost = left > math.sqrt(ops.eps(self.free))
+        freedom = _entries(self.fun) - xp.sum(self.free)
+        if ops.is_concrete(lost) and (bool(xp.any(lost)) or (not absolute_sigma and float(freedom) <= 0)):
+            names = ", ".join(self._names_of(ops.to_numpy(lost)))
+            warnings.warn(
+                f"the residuals do not determine {names}: their covariance is infinite. Fix them, or fit more data."
+                if names
+                else "there are not more residuals than parameters: their covariance is infinite.",
+                stacklevel=2,
+            )
+        few = (freedom <= 0) & (not absolute_sigma)
+        size = 1.0 if absolute_sigma else 2.0 * self.cost / xp.where(freedom > 0, freedom, xp.ones_like(freedom))
+        found = size * (half @ half.T)
+        return xp.where(lost[:, None] | lost[None, :] | few, xp.zeros_like(found) + math.inf, found)
+
+    def standard_errors(self, absolute_sigma: bool = False) -> Tree:
+        """The square roots of the covariance's diagonal, like x."""
+        xp = self.space.backend.namespace()
+        return self.space.unpack(xp.sqrt(xp.linalg.diagonal(self.covariance(absolute_sigma))))
+
+    def correlations(self) -> Array:
+        """The covariance (n, n) with a diagonal of ones; NaN for what a bound holds or nothing determines."""
+        xp, C = self.space.backend.namespace(), self.covariance(True)
+        size = xp.sqrt(xp.linalg.diagonal(C))
+        with np.errstate(invalid="ignore"):
+            return C / (size[:, None] * size[None, :])
+
+    def summary(self, level: float = 0.95) -> str:
+        """A table of the parameters with standard errors and confidence intervals, and how the run ended."""
+        from scipy.stats import t as student
+
+        ops = self.space.backend
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            x, error = (
+                np.asarray(ops.to_numpy(self.space.pack(tree)), float) for tree in (self.x, self.standard_errors())
+            )
+        freedom = _entries(self.fun) - float(np.sum(ops.to_numpy(self.free)))
+        wide = error * student.ppf(0.5 + level / 2, freedom) if freedom > 0 else np.full_like(error, np.inf)
+        names = self._names_of(np.ones(len(x), bool))
+        width = max(map(len, names))
+        head = f"{'':{width}}  {'value':>13}  {'std. error':>13}  {f'{100 * level:g} % interval':>29}"
+        rows = [
+            f"{name:{width}}  {v:13.6g}  {e:13.6g}  {v - w:13.6g} .. {v + w:<13.6g}".rstrip()
+            for name, v, e, w in zip(names, x, error, wide, strict=True)
+        ]
+        total = f"{_entries(self.fun)} residuals, cost {float(self.cost):.6g}, {int(self.nfev)} evaluations"
+        return "\n".join([self._headline(), head, *rows, total, self.message])
+
+    def _names_of(self, chosen: Any) -> list[str]:
+        """The names of the entries of x that are chosen."""
+        names = [
+            f"{name or 'x'}{list(index) if shape else ''}"
+            for name, shape in zip(self.space.names, self.space.shapes, strict=True)
+            for index in np.ndindex(shape)
+        ]
+        return [name for name, wanted in zip(names, chosen, strict=True) if wanted]
+
+    def _remarks(self) -> list[str]:
+        lost = np.asarray(self.space.backend.to_numpy(self.effects)) < 1e-6
+        remarks = [f"Without effect on the residuals: {', '.join(self._names_of(lost))}."] if lost.any() else []
+        if self.derivatives:
+            remarks.append(f"Derivatives are finite differences ({self.derivatives}); jac= is more accurate.")
+        return remarks
+
+    def _headline(self) -> str:
+        return f"least_squares: {self.status.name.lower()} after {int(self.steps)} steps; cost {float(self.cost):.6g}"
+
+    def __repr__(self) -> str:
+        return "\n".join([self._headline(), *self._sentences(), *self._remarks()])
+
+
+def least_squares(
+    fun: Callable[..., Any],
+    x0: Tree,
+    jac: Any = None,
+    bounds: Any = (-math.inf, math.inf),
+    *,
+    ftol: Scalar | None = None,
+    xtol: Scalar | None = None,
+    gtol: Scalar | None = None,
+    x_scale: Any = None,
+    loss: Any = "linear",
+    f_scale: Scalar = 1.0,
+    diff_step: float | None = None,
+    max_nfev: Scalar | None = None,
+    max_steps: int = 500,
+    args: Sequence[Any] = (),
+    kwargs: dict[str, Any] | None = None,
+    callback: Callable[..., Any] | None = None,
+    verbose: int = 0,
+    derivatives: str | None = None,
+    method: LeastSquares | None = None,
+    watch: Sequence[Watcher] = (),
+    every: int = 1,
+) -> LeastSquaresResult:
+    """Minimise the squares of the residuals ``fun(x, *args, **kwargs)``, or a robust loss of them, from ``x0``.
+
+    Parameters
+    ----------
+    fun
+        Residuals: one array of any shape, of the framework of x.
+    x0
+        Start: an array or a tree of arrays, which are not changed; a number or a list of numbers is a NumPy array.
+    jac
+        ``jac(x, *args, **kwargs)``: the Jacobian (m, n), dense or scipy.sparse, or a tree of arrays. None: the
+        framework's own derivatives, and where there are none ``"2-point"`` differences; ``"3-point"`` ones are more
+        accurate. (For NumPy and CuPy; JAX and torch differentiate.)
+    bounds
+        ``(lower, upper)``, each a number, an array or a tree like x0; equal ones fix a parameter. SciPy's ``Bounds``.
+    ftol, xtol, gtol
+        What ends the run, relative and undamped: see :mod:`linop_gn.methods.least_squares`. None: rounding.
+    x_scale
+        Sizes of the parameters: a number, an array or a tree like x0, or ``"jac"``. None: the magnitudes of x0.
+    loss
+        ``"linear"``, ``"huber"``, ``"soft_l1"``, ``"cauchy"``, ``"arctan"``, or one of ``lg.losses``.
+    f_scale
+        C, where outliers begin; of no effect for ``"linear"``.
+    diff_step
+        Relative step of finite differences.
+    max_nfev, max_steps
+        Limits on evaluations and on steps. ``max_steps`` is a size of the program, not data.
+    callback
+        Called with each step's x, or with SciPy's ``intermediate_result=``; raising StopIteration stops the run.
+    verbose
+        1: print the result; 2: and each step.
+    derivatives
+        The framework that ``fun`` is written in, where it is not that of x: as for :class:`linop_gn.Objective`.
+    method
+        A ``lg.methods.LeastSquares`` whose other settings are used.
+    watch, every
+        As for :func:`linop_gn.minimize`.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> t, y = np.array([0.0, 1.0, 2.0, 3.0, 4.0]), np.array([2.1, 1.2, 0.8, 0.4, 0.3])
+    >>> fit = lg.least_squares(lambda x: x[0] * np.exp(-x[1] * t) - y, [1.0, 1.0])
+    >>> fit.x.round(3), fit.standard_errors().round(3), fit.success
+    (array([2.095, 0.521]), array([0.057, 0.026]), True)
+    >>> y[2] = 9.0  # an outlier
+    >>> lg.least_squares(lambda x: x[0] * np.exp(-x[1] * t) - y, [1.0, 1.0], loss="cauchy", f_scale=0.1).x.round(1)
+    array([2.1, 0.5])
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that cannot be used, each with what would do.
+    """
+    if not callable(fun):
+        raise TypeError(f"least_squares: fun must be a function of x, got {type(fun).__qualname__}.")
+    x0 = _as_start(x0)
+    ops, space = backend_of(x0), Space.of(x0, "start")
+    residuals, data = _residuals(ops, fun, tuple(args), dict(kwargs or {}))
+    jacobian, how = _jacobian(ops, space, residuals, jac, x0, bounds, diff_step, derivatives, data)
+    if ops.calculus is None and derivatives is None:
+        residuals = _Remembered(ops, residuals)
+    objective = Objective.from_residuals(residuals, data, jacobian=jacobian, derivatives=derivatives)
+    objective = rebuild(Objective, fields(objective) | {"loss": _loss(loss, f_scale)})
+    lower, upper = _bounds(ops, space, bounds, x0)
+    settings = {"ftol": ftol, "xtol": xtol, "gtol": gtol, "max_nfev": max_nfev}
+    scale = None if x_scale is None or isinstance(x_scale, str) else _vector(ops, space, x_scale, "x_scale")
+    if isinstance(x_scale, str) and x_scale != "jac":
+        raise ValueError(f"least_squares: x_scale must be 'jac', numbers or None, got {x_scale!r}.")
+    method = replace(
+        LeastSquares() if method is None else method,
+        **{name: value for name, value in settings.items() if value is not None},
+        **({} if x_scale is None else {"scale": scale, "column_norms": isinstance(x_scale, str)}),
+        lower=lower,
+        upper=upper,
+    )
+    max_steps = whole("least_squares", "max_steps", max_steps)
+    point = objective.at(x0)
+    point.check_data()
+    problem = MinimizeProblem(point.objective, point.x, point.space, max_steps)
+    watch = [*watch] if callback is None else [*watch, _called(callback, space)]
+    served = Served(method)
+    state, rows = drive(ops, served, problem, max_steps, watch + [_printed] * (verbose > 1), every, "least_squares")
+    made = _result(ops, objective, space, method, state, rows, how)
+    if verbose:
+        print(made)
+    return made
+
+
+def _result(
+    ops: Backend, objective: Objective, space: Space, method: LeastSquares, state: Any, rows: Any, how: str
+) -> LeastSquaresResult:
+    """What the last state says."""
+    xp, here = ops.namespace(), state.here
+    free = method.free(ops, here.x, here.gradient)
+    free = xp.ones_like(here.x) if free is None else free
+    mask = xp.zeros_like(here.x)
+    if method.lower is not None:
+        mask = xp.where(here.x <= method.lower, mask - 1.0, xp.where(here.x >= method.upper, mask + 1.0, mask))
+    fun = here.outputs if here.outputs is not None else Point(objective, ops.copy(here.x), space).outputs
+    units, size = xp.where(abs(here.x) > here.sizes, abs(here.x), here.sizes), xp.sqrt(xp.sum(here.q * here.q))
+    effects = xp.sqrt(xp.sum(here.R * here.R, axis=0)) * here.D * units
+    return LeastSquaresResult(
+        code=state.status,
+        steps=state.steps,
+        products=0,
+        rows=rows if not isinstance(rows, list) else ops.rows(Carry(state, rows), 0, len(rows)),
+        names=method.columns,
+        method="least_squares",
+        x=space.unpack(ops.copy(here.x)),
+        cost=state.value,
+        fun=ops.copy(fun),
+        grad=space.unpack(ops.copy(here.gradient)),
+        optimality=state.gradient_norm,
+        active_mask=space.unpack(mask),
+        nfev=state.evaluations,
+        njev=state.linearisations,
+        factor=here.R * (here.D * here.sizes * free),
+        sizes=here.sizes,
+        free=free,
+        effects=xp.where(size > 0, effects / xp.where(size > 0, size, xp.ones_like(size)), xp.ones_like(effects)),
+        space=space,
+        derivatives=how,
+    )
+
+
+# what users hand over
+
+
+def _as_start(x0: Any) -> Tree:
+    """x0, or the array of float64 that a number or a list of numbers stands for."""
+    numbers = isinstance(x0, (int, float)) or (
+        isinstance(x0, (list, tuple)) and len(x0) > 0 and all(isinstance(x, (int, float, np.number)) for x in x0)
+    )
+    if isinstance(x0, (np.ndarray, np.number)) and np.asarray(x0).dtype.kind in "biu":
+        numbers = True
+    return np.atleast_1d(np.asarray(x0, dtype=np.float64)) if numbers else x0
+
+
+def _residuals(ops: Backend, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """The residuals as a function of x, or of x and data: arguments that are arrays are no part of the program."""
+    leaves = ops.flatten((args, kwargs))[1]
+    if leaves and all(ops.is_array(leaf) for leaf in leaves):
+        return Partial(_with_data, ops, fun), (args, kwargs)
+    return Partial(_plain, ops, fun, args, tuple(kwargs.items())) if args or kwargs else Partial(_alone, ops, fun), None
+
+
+def _alone(ops: Backend, fun: Callable[..., Any], x: Tree) -> Array:
+    return _array(ops, fun(x), x)
+
+
+def _plain(ops: Backend, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: tuple[Any, ...], x: Tree) -> Array:
+    return _array(ops, fun(x, *args, **dict(kwargs)), x)
+
+
+def _with_data(ops: Backend, fun: Callable[..., Any], x: Tree, data: Any) -> Array:
+    args, kwargs = data
+    return _array(ops, fun(x, *args, **kwargs), x)
+
+
+def _array(ops: Backend, z: Any, x: Tree) -> Any:
+    """Residuals as an array of at least one axis; lists and numbers are taken where nothing has to follow them."""
+    if ops.calculus is None and not ops.is_array(z):
+        like = ops.flatten(x)[1][0]
+        z = ops.asarray(np.asarray(z, dtype=float), *ops.describe(like)[1:])
+    return ops.namespace().reshape(z, (1,)) if ops.is_array(z) and tuple(z.shape) == () else z
+
+
+class _Remembered:
+    """A function that is not called twice in a row at the same x: a trial, and then its derivatives."""
+
+    def __init__(self, ops: Backend, function: Callable[..., Array]) -> None:
+        self.ops, self.function = ops, function
+        self.kept: tuple[Any, Any] | None = None
+
+    def __call__(self, x: Tree, *data: Any) -> Array:
+        leaves = self.ops.flatten(x)[1]
+        if self.kept is None or not all(map(_equal, self.kept[0], leaves)):
+            self.kept = [self.ops.copy(leaf) for leaf in leaves], self.ops.copy(self.function(x, *data))
+        return self.ops.copy(self.kept[1])
+
+
+def _equal(x: Array, y: Array) -> bool:
+    return bool((x == y).all())
+
+
+def _jacobian(
+    ops: Backend,
+    space: Space,
+    residuals: Callable[..., Any],
+    jac: Any,
+    x0: Tree,
+    bounds: Any,
+    step: float | None,
+    derivatives: str | None,
+    data: Any,
+) -> tuple[Callable[..., Any] | None, str]:
+    """The Jacobian as the objective takes it, and how differences are taken where it is made of them."""
+    if callable(jac):
+        return (Partial(_with_arguments, jac) if data is not None else Partial(_called_with, jac, residuals)), ""
+    if jac is None and (ops.calculus is not None or derivatives is not None):
+        return None, ""
+    jac = "2-point" if jac is None else jac
+    if jac not in _DIFFERENCES:
+        raise ValueError(f"least_squares: jac must be a function, '2-point', '3-point' or None, got {jac!r}.")
+    if ops.calculus is not None or derivatives is not None:
+        name = derivatives or ops.name
+        raise ValueError(
+            f"least_squares: jac={jac!r} takes finite differences, and {name} differentiates fun: leave jac out."
+        )
+    if step is not None:
+        require_number("least_squares", "diff_step", step, positive=True)
+    lower, upper = _bounds(ops, space, bounds, x0)
+    return _Differences(space, residuals, space.pack(x0), jac == "3-point", step, lower, upper), jac
+
+
+def _with_arguments(jac: Callable[..., Any], x: Tree, data: Any) -> Any:
+    args, kwargs = data
+    return jac(x, *args, **kwargs)
+
+
+def _called_with(jac: Callable[..., Any], residuals: Any, x: Tree) -> Any:
+    """``jac`` with the arguments that the residuals are called with."""
+    args, kwargs = residuals.args[2:] if residuals.func is _plain else ((), ())
+    return jac(x, *args, **dict(kwargs))
+
+
+class _Differences:
+    """The Jacobian by finite differences: steps relative to x, or to x0 where that is larger, within the bounds."""
+
+    def __init__(
+        self,
+        space: Space,
+        function: Callable[..., Array],
+        x0: Vector,
+        central: bool,
+        step: float | None,
+        lower: Any,
+        upper: Any,
+    ) -> None:
+        self.space, self.function, self.x0, self.central, self.step = space, function, x0, central, step
+        self.lower, self.upper = lower, upper
+
+    def __call__(self, x: Tree, *data: Any) -> Array:
+        space, ops = self.space, self.space.backend
+        xp = ops.namespace()
+        flat, eps = space.pack(x), ops.eps(self.x0)
+        relative = self.step or eps ** (1 / 3 if self.central else 1 / 2)
+        size = xp.where(abs(flat) > abs(self.x0), abs(flat), abs(self.x0))
+        h = (
+            relative
+            * xp.where(size > 0, size, xp.ones_like(size))
+            * xp.where(flat < 0, -xp.ones_like(flat), xp.ones_like(flat))
+        )
+        if self.lower is not None:
+            h = xp.where((flat + h > self.upper) | (flat + h < self.lower), -h, h)
+        eye, columns = ops.identity(space.size, flat), []
+
+        def at(step: Vector) -> Vector:
+            return xp.reshape(self.function(space.unpack(flat + step), *data), (-1,))
+
+        base = None if self.central else at(0.0 * h)
+        for j in range(space.size):
+            step = eye[j, :] * h
+            taken = xp.sum((flat + step) - flat)  # what is left of it once it is added
+            columns.append((at(step) - at(-step)) / (2.0 * taken) if self.central else (at(step) - base) / taken)
+        return xp.stack(columns, axis=1)
+
+
+def _loss(loss: Any, f_scale: Scalar) -> Any:
+    require_number("least_squares", "f_scale", f_scale, positive=True)
+    if not isinstance(loss, str):
+        return loss
+    if loss == "linear":
+        return SquaredError(reduction="sum")
+    if loss not in _LOSSES:
+        raise ValueError(
+            f"least_squares: loss must be 'linear', {', '.join(map(repr, _LOSSES))} or a loss, got {loss!r}."
+        )
+    return _LOSSES[loss](width=f_scale, reduction="sum")
+
+
+def _vector(ops: Backend, space: Space, given: Any, what: str) -> Vector:
+    """A flat vector from a number, an array, a list or a tree like x0."""
+    if isinstance(given, (int, float, list, tuple, np.ndarray, np.number)) and not (
+        isinstance(given, (list, tuple)) and any(map(ops.is_array, given))
+    ):
+        values = np.asarray(given, dtype=np.float64)
+        if values.size not in (1, space.size):
+            raise ValueError(f"least_squares: {what} has {values.size} numbers for {space.size} parameters.")
+        return ops.asarray(np.broadcast_to(values.reshape(-1), (space.size,)), space.dtype, space.device)
+    return space.pack(given, what)
+
+
+def _bounds(ops: Backend, space: Space, bounds: Any, x0: Tree) -> tuple[Vector | None, Vector | None]:
+    """Lower and upper bounds; None where there are none."""
+    if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
+        bounds = bounds.lb, bounds.ub
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        raise ValueError("least_squares: bounds are a pair (lower, upper) of numbers, or of arrays or trees like x0.")
+    if all(isinstance(b, (int, float)) and math.isinf(b) for b in bounds):
+        return None, None
+    lower, upper = (_vector(ops, space, b, "a bound") for b in bounds)
+    x, xp = space.pack(x0), ops.namespace()
+    if ops.is_concrete((x, lower, upper)):
+        if not bool(xp.all(lower <= upper)):
+            raise ValueError("least_squares: each lower bound must be at most the upper one.")
+        if not bool(xp.all((lower <= x) & (x <= upper))):
+            raise ValueError("least_squares: x0 lies outside of the bounds.")
+    return lower, upper
+
+
+def _entries(x: Array) -> int:
+    return math.prod(tuple(x.shape))
+
+
+# watching
+
+
+def _called(callback: Callable[..., Any], space: Space) -> Watcher:
+    """A watcher that calls as SciPy does."""
+    takes_result = "intermediate_result" in inspect.signature(callback).parameters
+
+    def watcher(look: Look) -> bool:
+        if look.step == 0:
+            return False
+        state = look.state
+        x = space.unpack(space.backend.copy(state.x))
+        try:
+            if takes_result:
+                from scipy.optimize import OptimizeResult
+
+                told = {"x": x, "cost": state.value, "nfev": state.evaluations, "nit": look.step}
+                callback(intermediate_result=OptimizeResult(**told))
+            else:
+                callback(x)
+        except StopIteration:
+            return True
+        return False
+
+    return watcher
+
+
+def _printed(look: Look) -> None:
+    """A line for each step."""
+    row = {name: column[-1] for name, column in look.rows.items()}
+    value, slope, damping = (row[name] for name in ("value", "gradient_norm", "damping"))
+    print(f"step {look.step:4d}  cost {value:.6e}  optimality {slope:.2e}  damping {damping:.1e}")
