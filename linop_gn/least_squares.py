@@ -416,8 +416,8 @@ def _jacobian(
         )
     if step is not None:
         require_number("least_squares", "diff_step", step, positive=True)
-    lower, upper = _bounds(ops, space, bounds, x0)
-    return _Differences(space, residuals, space.pack(x0), jac == "3-point", step, lower, upper), jac
+    box = space.pack(x0), *_bounds(ops, space, bounds, x0)
+    return _Differences(space, residuals, jac == "3-point", step, box), jac
 
 
 def _with_arguments(jac: Callable[..., Any], x: Tree, data: Any) -> Any:
@@ -432,44 +432,46 @@ def _called_with(jac: Callable[..., Any], residuals: Any, x: Tree) -> Any:
 
 
 class _Differences:
-    """The Jacobian by finite differences: steps relative to x, or to x0 where that is larger, within the bounds."""
+    """The Jacobian by finite differences, forward or central, with steps relative to x, or to x0 where that is larger.
+
+    Where a bound is in the way both look inwards: (f(x + h) - f(x)) / h, and (4 f(x + h) - f(x + 2 h) - 3 f(x)) / 2 h.
+    """
 
     def __init__(
-        self,
-        space: Space,
-        function: Callable[..., Array],
-        x0: Vector,
-        central: bool,
-        step: float | None,
-        lower: Any,
-        upper: Any,
+        self, space: Space, function: Callable[..., Array], central: bool, step: float | None, box: Any
     ) -> None:
-        self.space, self.function, self.x0, self.central, self.step = space, function, x0, central, step
-        self.lower, self.upper = lower, upper
+        self.space, self.function, self.central, self.step = space, function, central, step
+        self.start, self.lower, self.upper = box
 
     def __call__(self, x: Tree, *data: Any) -> Array:
         space, ops = self.space, self.space.backend
-        xp = ops.namespace()
-        flat, eps = space.pack(x), ops.eps(self.x0)
-        relative = self.step or eps ** (1 / 3 if self.central else 1 / 2)
-        size = xp.where(abs(flat) > abs(self.x0), abs(flat), abs(self.x0))
-        h = (
-            relative
-            * xp.where(size > 0, size, xp.ones_like(size))
-            * xp.where(flat < 0, -xp.ones_like(flat), xp.ones_like(flat))
-        )
+        xp, flat = ops.namespace(), space.pack(x)
+        one, zero = xp.ones_like(flat), xp.zeros_like(flat)
+        relative = self.step or ops.eps(flat) ** (1 / 3 if self.central else 1 / 2)
+        size = xp.where(abs(flat) > abs(self.start), abs(flat), abs(self.start))
+        h, inward = relative * xp.where(size > 0, size, one), zero != zero
         if self.lower is not None:
-            h = xp.where((flat + h > self.upper) | (flat + h < self.lower), -h, h)
+            above, below = self.upper - flat, flat - self.lower
+            inward = (h > above) | (h > below)
+            room = xp.where(above > below, above, below) * (0.5 if self.central else 1.0)
+            h = xp.where(h > room, room, h) * xp.where(above < below, -one, one)
         eye, columns = ops.identity(space.size, flat), []
 
         def at(step: Vector) -> Vector:
             return xp.reshape(self.function(space.unpack(flat + step), *data), (-1,))
 
-        base = None if self.central else at(0.0 * h)
+        base = at(zero)
         for j in range(space.size):
             step = eye[j, :] * h
-            taken = xp.sum((flat + step) - flat)  # what is left of it once it is added
-            columns.append((at(step) - at(-step)) / (2.0 * taken) if self.central else (at(step) - base) / taken)
+            taken = float(xp.sum((flat + step) - flat))  # what is left of it once it is added
+            if taken == 0:  # there is no room
+                columns.append(0.0 * base)
+            elif not self.central:
+                columns.append((at(step) - base) / taken)
+            elif bool(inward[j]):
+                columns.append((4.0 * at(step) - at(2.0 * step) - 3.0 * base) / (2.0 * taken))
+            else:
+                columns.append((at(step) - at(-step)) / (2.0 * taken))
         return xp.stack(columns, axis=1)
 
 
