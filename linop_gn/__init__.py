@@ -20,7 +20,7 @@ from .interop import from_scipy, to_scipy
 from .lanczos.basis import Krylov, krylov
 from .lanczos.gltr import GLTR
 from .lanczos.process import Lanczos
-from .least_squares import LeastSquaresResult, least_squares
+from .least_squares import LeastSquaresResult, curve_fit, least_squares
 from .methods import ConstantDamping, LevenbergMarquardt, Marquardt, Method, Nielsen
 from .minimize import minimize
 from .operators import BlockDiagonal, Damped, Dense, Diagonal, FunctionOperator, Identity, LinearOperator, LowRank
@@ -106,6 +106,7 @@ __all__ = [
     "available",
     "backend_of",
     "cost",
+    "curve_fit",
     "from_scipy",
     "krylov",
     "least_squares",
