@@ -25,8 +25,10 @@ small as rounding allows) and what it promises, m = 1/2 |q|^2 - 1/2 |W s + q|^2,
 ``GRADIENT_SMALL``   each column's cosine with q is at most gtol (MINPACK's test)
 ``DECREASE_SMALL``   m <= ftol value: m / value is the relative offset of Bates and Watts (1981), squared
 ``STEP_SMALL``       each entry of s is at most xtol of that of x
-``AT_PRECISION``     a trial was refused, and m is less than what rounding x changes in the value
-``DIVERGING``        the promise is small, the step is not, and x is far beyond the start
+``AT_PRECISION``     a trial was refused, and m is less than what rounding x changes in the value; or none is taken
+                    any more, and all of the second derivative, or the cosine, says that this is the bottom
+``STAGNATED``        the same, but what rounding hides is above the fifth digit, or leaves a parameter open
+``DIVERGING``        the promise is small, and a parameter that had an effect on q has lost it
 ``NO_DECREASE``      every trial was refused although m is large
 =================== ===========================================================================================
 
