@@ -3,6 +3,7 @@
 import re
 import warnings
 
+import mgh
 import nist
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import scipy.sparse
 import linop_gn as lg
 
 STARTS = [(name, i) for name in nist.MODELS for i in (0, 1)]
-FEW = [("Misra1a", 0), ("MGH10", 1), ("Nelson", 0)]  # compiling takes the time; benchmarks/nist.py has them all
+FEW = [("Misra1a", 0), ("MGH10", 1), ("Nelson", 0)]  # compiling takes the time; the benchmark has them all
 
 
 def load(name):
@@ -66,6 +67,16 @@ def test_nist_in_single_precision():
         right += bool((abs(fit.x / made.certified - 1) < 1e-2).all())
         assert not nist.is_false(made, fit), name
     assert right >= 48
+
+
+def test_more_garbow_hillstrom():
+    """From their standard starts all 25 are solved, and no end is called a success that is none."""
+    torch = pytest.importorskip("torch")
+    xp = lg.load("torch").namespace()
+    for problem in mgh.problems(lambda a: torch.tensor(np.asarray(a, float))):
+        fit = lg.least_squares(lambda x, p=problem: p.fun(xp, x), torch.tensor(problem.start))
+        assert problem.is_solved(2 * float(fit.cost)), (problem.name, fit)
+        assert fit.success, (problem.name, fit)
 
 
 @pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])

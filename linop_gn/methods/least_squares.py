@@ -272,7 +272,7 @@ class LeastSquares(Method):
         size = here.value
         hopeless = refused & ((predicted <= 4.0 * eps * size) & (predicted > 0) | (s.damping >= unit / (eps * eps)))
         newton = ops.where(refused, ops.minimum(s.newton, newton), math.inf)
-        settled, slight = here.reach <= 0.01, here.cosine <= min(math.sqrt(eps), 1e-6)
+        settled, slight = here.reach <= 0.01, here.cosine <= 1e-6
         precise = settled & (here.promise <= ops.minimum(here.rounding, 1e-5 * size)) | here.exact
         bottom = (slight | (here.effect < _LOST)) & (newton <= math.sqrt(eps) * size)
         level = settled & (here.promise <= min(math.sqrt(eps), 1e-5) * size) | bottom
