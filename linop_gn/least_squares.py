@@ -27,6 +27,7 @@ from .curvature.differences import Differences
 from .curvature.losses import Arctan, Cauchy, Huber, Robust, SoftL1, SquaredError
 from .curvature.objective import Objective
 from .curvature.point import Point
+from .curvature.terms import Terms
 from .dispatch import backend_of
 from .methods.base import Served
 from .methods.fitted import LeastSquaresResult
@@ -147,7 +148,7 @@ def least_squares(
     watch = [*watch] if callback is None else [*watch, _called(callback, space)]
     served = Served(method)
     state, rows = drive(ops, served, problem, max_steps, watch + [_printed] * (verbose > 1), every, "least_squares")
-    made = _result(ops, objective, space, method, state, rows, how)
+    made = _result(ops, point.objective, space, method, state, rows, how)
     if verbose:
         print(made)
     return made
@@ -280,7 +281,7 @@ def _first_guess(f: Callable[..., Any], p0: Any, bounds: Any) -> Any:
 
 
 def _result(
-    ops: Backend, objective: Objective, space: Space, method: LeastSquares, state: Any, rows: Any, how: str
+    ops: Backend, terms: Terms, space: Space, method: LeastSquares, state: Any, rows: Any, how: str
 ) -> LeastSquaresResult:
     """What the last state says."""
     xp, here = ops.namespace(), state.here
@@ -289,7 +290,7 @@ def _result(
     mask = xp.zeros_like(here.x)
     if method.lower is not None:
         mask = xp.where(here.x <= method.lower, mask - 1.0, xp.where(here.x >= method.upper, mask + 1.0, mask))
-    fun = here.outputs if here.outputs is not None else Point(objective, ops.copy(here.x), space).outputs
+    fun = here.outputs if here.outputs is not None else Point(terms, ops.copy(here.x), space).outputs
     units, size = xp.where(abs(here.x) > here.sizes, abs(here.x), here.sizes), xp.sqrt(xp.sum(here.q * here.q))
     effects = xp.sqrt(xp.sum(here.R * here.R, axis=0)) * here.D * units
     return LeastSquaresResult(

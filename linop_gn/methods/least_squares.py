@@ -44,6 +44,7 @@ from typing import Any, NamedTuple
 
 from ..arguments import require_number
 from ..curvature.gram import require_root, root_gradient, root_of
+from ..curvature.point import Point
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
 from ..run.status import Code, verdict
@@ -64,7 +65,7 @@ class Here(NamedTuple):
 
     x: Vector
     gradient: Vector
-    Q: Array
+    Q: Any
     """Of W D^-1 = Q R."""
     R: Array
     offset: Vector
@@ -72,10 +73,11 @@ class Here(NamedTuple):
     D: Vector
     sizes: Vector
     """Of the parameters: 1 / D, of the first run."""
-    q: Vector
+    q: Any
     outputs: Any
     root: Any
-    """S, for the acceleration."""
+    """S, for the acceleration, and its factor, that of the objective's normaliser."""
+    weight: Any
     value: Scalar
     gradient_norm: Scalar
     """Largest entry of the gradient, of parameters that are not held at a bound."""
@@ -89,6 +91,8 @@ class Here(NamedTuple):
     """What rounding x changes in the value."""
     exact: Scalar
     """Whether q itself is no more than what rounding x changes in it."""
+    known: Scalar
+    """Whether rounding x leaves the fourth digit of the value alone, or q is exact."""
     effect: Scalar
     """The least that a parameter changes in q, relative to it, of those that had an effect at the start."""
     idle: Vector
@@ -107,7 +111,8 @@ class LeastSquaresState(NamedTuple):
     growth: Scalar
     ratio: Scalar
     newton: Scalar
-    """The least that all of the second derivative promises along a step, of those refused since one was taken."""
+    """What all of the second derivative promises along the first step, no longer than x, that was refused since one was
+    taken; -1 where there was none."""
     first: Here
     """The end of the first run, while the second one goes on."""
     going: Scalar
@@ -129,8 +134,8 @@ class LeastSquaresState(NamedTuple):
 class LeastSquares(Method):
     """Levenberg-Marquardt with the dense root of the Gauss-Newton operator; ``lg.least_squares`` runs it.
 
-    For objectives with a convex loss in closed form (``lg.Objective.from_residuals``, ``lg.losses``) whose data are in
-    memory, and few parameters: an array (m, n) of outputs by parameters is held twice.
+    For objectives with a convex loss in closed form (``lg.Objective.from_residuals``, ``lg.losses``), few parameters:
+    an array (m, n) of outputs by parameters is held twice, for data that are streamed one for each batch in turn.
 
     Parameters
     ----------
@@ -164,7 +169,7 @@ class LeastSquares(Method):
     Raises
     ------
     ValueError
-        For a loss without a root in closed form, and for data that are streamed.
+        For a loss without a root in closed form.
     """
 
     damping: Scalar = 1e-2
@@ -189,10 +194,6 @@ class LeastSquares(Method):
 
     def init(self, ops: Backend, problem: MinimizeProblem) -> LeastSquaresState:
         require_root(problem.objective.loss, "LeastSquares")
-        if problem.host:
-            raise ValueError(
-                "LeastSquares needs all residuals at once, and the data are streamed: hold them in a list."
-            )
         x = self._inside(ops, ops.copy(problem.start))
         here = self._at(ops, problem, x, False, None)
         zero, count = ops.scalar(0.0, x), ops.scalar(0, x)
@@ -212,7 +213,7 @@ class LeastSquares(Method):
             damping=self.damping * unit,
             growth=zero + 2.0,
             ratio=zero + math.nan,
-            newton=zero + math.inf,
+            newton=zero - 1.0,
             first=here,
             going=count,
             run=count if self.again else count + 2,
@@ -233,17 +234,18 @@ class LeastSquares(Method):
         y = solve(here.offset)
         delta, v = self._projected(ops, here, y)
         predicted = ops.dot(here.offset, v) - 0.5 * ops.dot(v, v)
-        bent, newton = self._bends(problem), math.inf
+        bent, newton = self._bends(problem), -1.0
         if bent:
             there = problem.at(ops.axpy(_BEND, delta, ops.copy(here.x))).outputs
-            change = here.root.transposed(xp, xp.reshape(there, here.outputs.shape) - here.outputs)
+            change = here.weight * here.root.transposed(xp, xp.reshape(there, here.outputs.shape) - here.outputs)
             curve = (2.0 / _BEND) * (xp.reshape(change, (-1,)) / _BEND - here.Q @ v)
             sound = ops.isfinite(ops.max_abs(curve))
             curve = ops.mask(sound, curve)
             bend = ops.dot(v, v) + ops.dot(here.q, curve)  # all of the second derivative of the value along delta
-            sound = sound & (ops.max_abs(delta / here.sizes) <= 1)
-            slope = ops.dot(here.offset, v)
-            newton = ops.where(sound & (bend > 0), 0.5 * slope * ops.divide(slope, bend), math.inf)
+            length, slope = ops.max_abs(delta / here.sizes), ops.dot(here.offset, v)
+            sound, steep = sound & (length <= 1), bend >= 1e-3 * length * length * here.value
+            newton = ops.where(steep, 0.5 * slope * ops.divide(slope, bend), math.inf)
+            newton = ops.where(sound, newton, -1.0)
             a = solve(ops.scale(-1.0, here.Q.T @ curve))
             small = 2.0 * ops.sqrt(ops.dot(a, a)) <= 0.75 * ops.sqrt(ops.dot(y, y))
             y = y + ops.mask(small, 0.5 * a)
@@ -271,11 +273,12 @@ class LeastSquares(Method):
         evaluations = s.evaluations + ops.where(running, 1 + bent, 0)
         size = here.value
         hopeless = refused & ((predicted <= 4.0 * eps * size) & (predicted > 0) | (s.damping >= unit / (eps * eps)))
-        newton = ops.where(refused, ops.minimum(s.newton, newton), math.inf)
-        settled, slight = here.reach <= 0.01, here.cosine <= 1e-6
-        precise = settled & (here.promise <= ops.minimum(here.rounding, 1e-5 * size)) | here.exact
-        bottom = (slight | (here.effect < _LOST)) & (newton <= math.sqrt(eps) * size)
-        level = settled & (here.promise <= min(math.sqrt(eps), 1e-5) * size) | bottom
+        newton = ops.where(refused, ops.where(s.newton >= 0, s.newton, newton), -1.0)
+        settled, slight = here.reach <= 0.01, (here.cosine <= 1e-6) | (here.effect < _LOST)
+        precise = here.known & settled & (here.promise <= ops.minimum(here.rounding, 1e-5 * size)) | here.exact
+        singular = here.reach >= 0.01 / math.sqrt(eps)  # W is, as far as can be told so near a minimum
+        bottom = slight & singular & (newton >= 0) & (newton <= math.sqrt(eps) * size)
+        level = (settled | slight) & (here.promise <= min(math.sqrt(eps), 1e-5) * size) | bottom
         doubtful = here.promise <= ops.maximum(here.rounding, math.sqrt(eps) * size)
         spent = False if self.max_nfev is None else running & (evaluations >= self.max_nfev)
         status = verdict(
@@ -283,7 +286,7 @@ class LeastSquares(Method):
             s.status,
             *self._claims(ops, here, running),
             (refused & precise & (here.effect < _LOST), Code.DIVERGING),
-            (refused & precise | hopeless & level, Code.AT_PRECISION),
+            (refused & precise | hopeless & level & here.known, Code.AT_PRECISION),
             (hopeless & doubtful, Code.STAGNATED),
             (hopeless, Code.NO_DECREASE),
             (spent, Code.MAX_STEPS),
@@ -334,7 +337,7 @@ class LeastSquares(Method):
 
     def _bends(self, problem: MinimizeProblem) -> bool:
         batches = problem.objective.batches
-        return self.acceleration and len(batches) == 1 and not batches[0].stacked
+        return self.acceleration and not problem.host and len(batches) == 1 and not batches[0].stacked
 
     def _inside(self, ops: Backend, x: Vector) -> Vector:
         """The nearest point within the bounds."""
@@ -378,18 +381,26 @@ class LeastSquares(Method):
             (running & (here.effect < _LOST) & (here.promise <= ftol * here.value), Code.DIVERGING),
             (running & (here.cosine <= gtol), Code.GRADIENT_SMALL),
             (running & (here.promise <= ftol * here.value), Code.DECREASE_SMALL),
-            (running & (here.reach <= xtol), Code.STEP_SMALL),
+            (running & (here.reach <= xtol) & here.known, Code.STEP_SMALL),
         ]
 
     def _at(self, ops: Backend, problem: MinimizeProblem, x: Vector, equal: Scalar, before: Here | None) -> Here:
         """What is known of a point, from one linearisation."""
-        xp, start = ops.namespace(), problem.start
+        xp, start, bends = ops.namespace(), problem.start, self._bends(problem)
         point = problem.at(x)
-        made, gradient = point.linearized(), point.gradient
-        root = root_of(made.pieces, made.scale, problem.space)
-        W = root.apply(ops.identity(problem.space.size, x))
-        q = ops.scale(root.scale, ops.copy(root_gradient(root)))
-        norms, size = xp.sqrt(xp.sum(W * W, axis=0)), ops.sqrt(ops.dot(q, q))
+        made, gradient = point.summary(), point.gradient
+        if problem.host:
+            Q, T, q = None, _streamed(ops, point), None
+            T, n = T * xp.sqrt(xp.zeros_like(T[0, 0]) + made.scale), T.shape[1] - 1
+            R, size, offset = T[:, :n], ops.sqrt(ops.dot(T[:, n], T[:, n])), ops.scale(-1.0, ops.copy(T[:, n]))
+        else:
+            root = root_of(made.pieces, made.scale, problem.space)
+            W = root.apply(ops.identity(problem.space.size, x))
+            q = ops.scale(root.scale, ops.copy(root_gradient(root)))
+            size, known = ops.sqrt(ops.dot(q, q)), ops.isfinite(ops.max_abs(xp.reshape(W, (-1,))))
+            Q, R = xp.linalg.qr(ops.select(known, W, xp.ones_like(W)))
+            R, offset = ops.select(known, R, R + math.nan), ops.scale(-1.0, Q.T @ q)
+        norms = xp.sqrt(xp.sum(R * R, axis=0))
         one = xp.ones_like(x)
         felt = xp.where(norms > 0, norms, one)
         if self.column_norms:
@@ -402,9 +413,8 @@ class LeastSquares(Method):
             sizes = xp.where(start != 0, abs(start), ops.where(size > 0, size, 1.0) / felt)
         D = ops.select(equal, one, one / sizes)
         value, eps = ops.item(point.value), ops.eps(x)
-        sound = ops.isfinite(value) & ops.isfinite(ops.max_abs(xp.reshape(W, (-1,)))) & ops.isfinite(size)
-        A = W / D
-        Q, R = xp.linalg.qr(ops.select(sound, A, xp.ones_like(A)))
+        sound = ops.isfinite(value) & ops.isfinite(ops.max_abs(norms)) & ops.isfinite(size)
+        R = ops.select(sound, R / D, xp.ones_like(R))
         free = self.free(ops, point.x, gradient)
         free = one if free is None else free
         here = Here(
@@ -412,12 +422,13 @@ class LeastSquares(Method):
             gradient=gradient,
             Q=Q,
             R=R,
-            offset=ops.scale(-1.0, Q.T @ q),
+            offset=offset,
             D=D,
             q=q,
             sizes=ops.copy(sizes),
-            outputs=ops.copy(made.pieces[0].outputs) if self._bends(problem) else None,
-            root=root.pieces[0].root if self._bends(problem) else None,
+            outputs=ops.copy(made.pieces[0].outputs) if bends else None,
+            root=_root_at(problem, made.pieces[0].outputs) if bends else None,
+            weight=root.scale + 0.0 * size if bends else None,
             value=value,
             gradient_norm=ops.where(sound, ops.max_abs(gradient * free), math.nan),
             cosine=value,
@@ -425,6 +436,7 @@ class LeastSquares(Method):
             reach=value,
             rounding=value,
             exact=sound,
+            known=sound,
             effect=value,
             idle=ops.copy(xp.where(norms > 0, xp.zeros_like(x), one) if before is None else before.idle),
         )
@@ -441,6 +453,7 @@ class LeastSquares(Method):
             reach=far,
             rounding=ops.maximum(4.0 * eps * value, size * blurred + 0.5 * blurred * blurred),
             exact=size <= blurred,
+            known=(size <= blurred) | (blurred * blurred <= 5e-5 * size * size),
             effect=ops.divide(ops.item(xp.min(xp.where(here.idle > 0, effects + size, effects))), size)
             + ops.where(size > 0, 0.0, 1.0),
         )
@@ -453,3 +466,26 @@ def _factored(ops: Backend, R: Array, damping: Scalar) -> Callable[[Vector], Vec
     Q, upper = xp.linalg.qr(xp.concat([R, eye], axis=0))
     factor, _ = ops.lu(upper)
     return lambda b: ops.lu_solve(factor, Q[:rows, :].T @ b)
+
+
+def _streamed(ops: Backend, point: Point) -> Array:
+    """The triangle of [W, q] over streamed batches, each factored with what those before it left; unnormalised."""
+    T, xp = None, ops.namespace()
+    for term in point.objective.streamed(point.space, point.x):
+        rows = ops.call(_rows, term, point.x)
+        T = xp.linalg.qr(rows if T is None else xp.concat([T, rows], axis=0))[1]
+    return T
+
+
+def _rows(term: Any, x: Vector) -> Array:
+    """[W, q] of one batch, unnormalised."""
+    ops = term.space.backend
+    root = root_of((term.linearize(x),), 1.0, term.space)
+    W, q = root.apply(ops.identity(term.space.size, x)), root_gradient(root)
+    return ops.namespace().concat([W, q[:, None]], axis=1)
+
+
+def _root_at(problem: MinimizeProblem, outputs: Array) -> Any:
+    """S of the one batch, for its outputs."""
+    batch, xp = problem.objective.batches[0], problem.backend.namespace()
+    return problem.objective.loss.hessian(xp, outputs, batch.targets, batch.weights).root(xp)
