@@ -487,5 +487,6 @@ def _rows(term: Any, x: Vector) -> Array:
 
 def _root_at(problem: MinimizeProblem, outputs: Array) -> Any:
     """S of the one batch, for its outputs."""
-    batch, xp = problem.objective.batches[0], problem.backend.namespace()
-    return problem.objective.loss.hessian(xp, outputs, batch.targets, batch.weights).root(xp)
+    loss, batch, xp = problem.objective.loss, problem.objective.batches[0], problem.backend.namespace()
+    assert loss is not None
+    return loss.hessian(xp, outputs, batch.targets, batch.weights).root(xp)
