@@ -37,6 +37,7 @@ OURS = {
     "MINRES": lg.LevenbergMarquardt(solver=lg.MINRES(rtol=1e-6)),
     "Cholesky": lg.LevenbergMarquardt(solver=lg.Cholesky()),
     "QR": lg.methods.LeastSquares(),
+    "QR, loosely": lg.methods.LeastSquares(ftol=1e-4),  # its gain ratios are no rounding
     "blocks": lg.LevenbergMarquardt(curvature=lg.BlockGGN, solver=lg.Blockwise(lg.CG(rtol=1e-3))),
 }
 
@@ -67,7 +68,9 @@ def test_bridged():
         conformance.check_method(method, load("numpy"), kit=FromAutograd).raise_if_failed()
 
 
-@pytest.mark.parametrize("method", [OURS["CG"], OURS["QR"], HeavyBall()], ids=["Levenberg-Marquardt", "QR", "stranger"])
+@pytest.mark.parametrize(
+    "method", [OURS["CG"], OURS["QR, loosely"], HeavyBall()], ids=["Levenberg-Marquardt", "QR", "stranger"]
+)
 def test_compiled(method):
     conformance.check_method(method, load("jax")).raise_if_failed()
 
