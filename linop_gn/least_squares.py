@@ -29,7 +29,7 @@ from .curvature.objective import Objective
 from .curvature.point import Point
 from .curvature.terms import Terms
 from .dispatch import backend_of
-from .methods.base import Served
+from .methods.base import ServedMethod
 from .methods.fitted import LeastSquaresResult
 from .methods.least_squares import LeastSquares
 from .methods.problem import MinimizeProblem
@@ -146,7 +146,7 @@ def least_squares(
     point.check_data()
     problem = MinimizeProblem(point.objective, point.x, point.space, max_steps)
     watch = [*watch] if callback is None else [*watch, _called(callback, space)]
-    served = Served(method)
+    served = ServedMethod(method)
     state, rows = drive(ops, served, problem, max_steps, watch + [_printed] * (verbose > 1), every, "least_squares")
     made = _result(ops, point.objective, space, method, state, rows, how)
     if verbose:
