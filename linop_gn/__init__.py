@@ -20,6 +20,7 @@ from .interop import from_scipy, to_scipy
 from .lanczos.basis import Krylov, krylov
 from .lanczos.gltr import GLTR
 from .lanczos.process import Lanczos
+from .least_squares import LeastSquaresResult, curve_fit, least_squares
 from .methods import ConstantDamping, LevenbergMarquardt, Marquardt, Method, Nielsen
 from .minimize import minimize
 from .operators import BlockDiagonal, Damped, Dense, Diagonal, FunctionOperator, Identity, LinearOperator, LowRank
@@ -75,6 +76,7 @@ __all__ = [
     "Jacobian",
     "Krylov",
     "Lanczos",
+    "LeastSquaresResult",
     "LevenbergMarquardt",
     "LinearOperator",
     "LinearProblem",
@@ -104,8 +106,10 @@ __all__ = [
     "available",
     "backend_of",
     "cost",
+    "curve_fit",
     "from_scipy",
     "krylov",
+    "least_squares",
     "load",
     "losses",
     "minimize",

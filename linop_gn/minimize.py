@@ -56,7 +56,7 @@ def minimize(
     ...     jacobian=lambda p: np.stack([np.exp(p[1] * t), p[0] * t * np.exp(p[1] * t)], axis=1))
     >>> fit = lg.minimize(decay, np.array([1.0, 0.0]), max_steps=50)
     >>> fit.status.name, fit.params.round(4)
-    ('CONVERGED', array([ 2. , -0.5]))
+    ('GRADIENT_SMALL', array([ 2. , -0.5]))
     """
     if not isinstance(objective, Objective):
         raise TypeError(f"minimize needs an lg.Objective, got {type(objective).__qualname__}.")

@@ -2,7 +2,8 @@
 
 from .base import Method
 from .damping import ConstantDamping, Marquardt, Nielsen
+from .least_squares import LeastSquares
 from .levenberg_marquardt import LevenbergMarquardt
 from .problem import MinimizeProblem
 
-__all__ = ["ConstantDamping", "LevenbergMarquardt", "Marquardt", "Method", "MinimizeProblem", "Nielsen"]
+__all__ = ["ConstantDamping", "LeastSquares", "LevenbergMarquardt", "Marquardt", "Method", "MinimizeProblem", "Nielsen"]

@@ -7,17 +7,15 @@ arrays and it can be returned; outside, ``status`` and ``history`` explain it.
 from __future__ import annotations
 
 from collections import Counter
-from functools import reduce
-from operator import or_
 from typing import Any
 
 import numpy as np
 
 from ..protocols import Scalar
 from ..records import record, static
-from .status import Status
+from .status import Status, succeeded
 
-__all__ = ["History", "Result", "Solution"]
+__all__ = ["History", "Outcome", "Result", "Solution"]
 
 
 _BLOCKS_SHOWN = 20
@@ -42,7 +40,9 @@ def _brief(value: Any) -> str:
 
 
 @record
-class _Outcome:
+class Outcome:
+    """What runs have in common: status, steps, products and history."""
+
     code: Scalar
     """Status code, one for each column."""
     steps: Scalar
@@ -71,8 +71,7 @@ class _Outcome:
         try:
             np.asarray(self.code)
         except TypeError:
-            good = reduce(or_, [self.code == int(status) for status in Status if status.succeeded])
-            return good.all()
+            return succeeded(self.code).all()
         return all(status.succeeded for status in self._statuses())
 
     @property
@@ -99,7 +98,7 @@ class _Outcome:
 
 
 @record
-class Solution(_Outcome):
+class Solution(Outcome):
     """Of :func:`linop_gn.solve`: ``x`` in the format of the right-hand side, and how it was reached.
 
     ``residual`` is the 2-norm of b - A x as the method knows it: recomputed
@@ -143,7 +142,7 @@ class Solution(_Outcome):
 
 
 @record
-class Result(_Outcome):
+class Result(Outcome):
     """Of :func:`linop_gn.minimize`: ``params`` in the user's format, and how they were reached.
 
     ``products`` are those of the inner solver with the curvature; gradients, values, and what a preconditioner's

@@ -7,12 +7,14 @@ and a block of columns can hold one for each column.
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..protocols import Backend, Scalar
 
-__all__ = ["Code", "Status", "alike", "verdict", "where_new"]
+__all__ = ["Code", "Status", "alike", "succeeded", "verdict", "where_new"]
 
 
 class Status(IntEnum):
@@ -70,8 +72,8 @@ class Status(IntEnum):
     )
     NO_DECREASE = (
         12,
-        "No step decreased the objective even at the largest damping: a stationary point to working precision, or a "
-        "gradient that does not belong to the objective (lg.validate tells).",
+        "No step decreased the objective even at the largest damping, although the model promises more than rounding: "
+        "a gradient that does not belong to the objective (lg.validate tells), or values with noise above rounding.",
     )
     LEVELLED_OFF = (
         13,
@@ -113,6 +115,26 @@ class Status(IntEnum):
         "positive semi-definite, so that this may be a saddle: ask for explore=True, or declare psd=True.",
         True,
     )
+    GRADIENT_SMALL = (
+        22,
+        "The gradient is zero to the tolerance asked for; in least squares, the residuals are orthogonal to every "
+        "column of the Jacobian.",
+        True,
+    )
+    STEP_SMALL = 23, "The whole step to the model's minimum is small beside the parameters.", True
+    DECREASE_SMALL = 24, "The decrease that the model promises, undamped, is small beside the value.", True
+    AT_PRECISION = (
+        25,
+        "The value is as low as this precision allows: what could still be gained is rounding. For more digits use "
+        "float64, or scale the problem.",
+        True,
+    )
+    REDUCED = 26, "The gradient was reduced by the factor asked for; the value need not have converged.", True
+    DIVERGING = (
+        27,
+        "The value has become stationary while the parameters still grow: a minimum at infinity, or a direction that "
+        "the value does not depend on. Bound the parameters, fix one, or start elsewhere.",
+    )
 
 
 class _Codes:
@@ -127,6 +149,15 @@ class _Codes:
 
 Code = _Codes()
 """The codes as plain numbers: reading a member of an enumeration takes as long as an operation on scalars."""
+
+
+def succeeded(code: Scalar) -> Any:
+    """Whether a code, known or traced, is that of a success.
+
+    >>> bool(succeeded(Code.CONVERGED)), bool(succeeded(Code.MAX_STEPS))
+    (True, False)
+    """
+    return reduce(or_, [code == int(status) for status in Status if status.succeeded])
 
 
 def verdict(ops: Backend, otherwise: Scalar, *claims: tuple[Scalar, Scalar]) -> Scalar:

@@ -66,17 +66,19 @@ class Inner(NamedTuple):
     steps: Scalar
     products: Scalar
     model: Scalar
+    residual: Scalar
 
 
 def inner_solve(ops: Backend, solver: Solver, problem: LinearProblem) -> Inner:
     """Solve ``problem`` inside another method's step, with any solver."""
     made = served(solver, problem)
     state = ops.iterate(made, problem)
-    steps, products, model = state.steps, state.products, made.observe(state).model
+    row = made.observe(state)
+    steps, products, model, residual = state.steps, state.products, row.model, row.residual
     if solver.partition(problem) is not None:  # blocks share their products, and take their steps at the same time
-        whole = steps.max(), products.max(), model.sum()
-        steps, products, model = (x.item() if isinstance(x, np.generic) else x for x in whole)
-    return Inner(made.answer(ops, problem, state), state.status, steps, products, model)
+        whole = steps.max(), products.max(), model.sum(), (residual * residual).sum() ** 0.5
+        steps, products, model, residual = (x.item() if isinstance(x, np.generic) else x for x in whole)
+    return Inner(made.answer(ops, problem, state), state.status, steps, products, model, residual)
 
 
 @record

@@ -56,9 +56,8 @@ def test_follows_the_dense_method_step_by_step(ops, model, seed, log_damping):
 
 @pytest.mark.parametrize("start", [(5.0, 0.1), (2.5, 0.5)])
 def test_reaches_the_certified_values_of_misra1a(ops, start):
-    method = lg.LevenbergMarquardt(solver=EXACT, rtol=1e-10)
-    fit = lg.minimize(curves.misra(ops), ops.asarray(np.array(start), "float64"), method)
-    assert fit.status is lg.Status.CONVERGED
+    fit = lg.minimize(curves.misra(ops), ops.asarray(np.array(start), "float64"), lg.LevenbergMarquardt(solver=EXACT))
+    assert fit.status in (lg.Status.DECREASE_SMALL, lg.Status.AT_PRECISION)
     found = host(ops, fit.params) * np.array([1e2, 1e-3])
     np.testing.assert_allclose(found, curves.MISRA_CERTIFIED, rtol=1e-7)
     assert 2 * float(fit.value) == pytest.approx(curves.MISRA_SUM_OF_SQUARES, rel=1e-9)
@@ -200,9 +199,9 @@ def test_a_trial_outside_the_domain_is_refused(ops):
     )
     with np.errstate(invalid="ignore"):
         fit = lg.minimize(objective, ops.asarray(np.array([0.2, 30.0]), "float64"), lg.LevenbergMarquardt(damping=1e-6))
-    assert fit.status is lg.Status.CONVERGED
+    assert fit.succeeded
     assert (fit.history["ratio"] == -np.inf).any()
-    assert float(fit.value) < 1e-8
+    assert float(fit.value) < 1e-20
 
 
 def test_statuses(ops):
@@ -210,7 +209,7 @@ def test_statuses(ops):
     away = ops.asarray(np.array([-1.2, 1.0]), "float64")
     objective = curves.rosenbrock(ops)
     at_once = lg.minimize(objective, solved)
-    assert (at_once.status, int(at_once.steps), int(at_once.products)) == (lg.Status.CONVERGED, 0, 0)
+    assert (at_once.status, int(at_once.steps), int(at_once.products)) == (lg.Status.GRADIENT_SMALL, 0, 0)
     assert lg.minimize(objective, away, max_steps=2).status is lg.Status.MAX_STEPS
     nothing = lg.minimize(objective, away, max_steps=0)
     assert (nothing.status, int(nothing.steps)) == (lg.Status.MAX_STEPS, 0)
@@ -248,7 +247,7 @@ def test_indefinite_hessians_are_damped_until_they_descend(name):
     start = ops.asarray(np.array([0.01, -0.02, 0.03]), "float64")
     method = lg.LevenbergMarquardt(curvature=lg.Hessian, damping=1e-3, rtol=1e-8)
     fit = lg.minimize(saddle, start, method)
-    assert fit.status is lg.Status.CONVERGED
+    assert fit.status is lg.Status.DECREASE_SMALL
     assert float(fit.value) < -0.7
     H = ops.to_numpy(lg.Hessian(saddle, fit.params).to_dense())
     assert np.linalg.eigvalsh(H).min() > 0
@@ -321,7 +320,8 @@ def test_inside_the_users_jit():
         fit(start, 0.1),
         lg.minimize(objective, start, lg.LevenbergMarquardt(damping=0.1, solver=EXACT), max_steps=40),
     )
-    assert inside.status is outside.status is lg.Status.CONVERGED
+    assert inside.status is outside.status
+    assert inside.succeeded
     np.testing.assert_allclose(np.asarray(inside.params), np.asarray(outside.params), rtol=1e-6)
     assert int(inside.steps) == int(outside.steps)
     with pytest.raises(TypeError, match="cannot be watched"):
@@ -345,3 +345,76 @@ def test_a_method_looks_at_the_solver_it_is_given(numpy_backend):
     for solver in (lg.CG, lg.MultiShiftCG(dampings=[1.0]), lg.LSMR()):
         with pytest.raises(TypeError, match="one for square systems"):
             lg.GramSolve(solver=solver)
+
+
+RULES = [lg.Marquardt(), lg.Nielsen(), lg.ConstantDamping()]
+SOLVERS = [lg.CG(rtol=1e-8), lg.MINRES(rtol=1e-8), lg.LU(), lg.Eigh(), lg.Steihaug(radius=10.0), lg.GLTR(radius=10.0)]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
+@pytest.mark.parametrize(
+    "start", [(1.3, 0.9), (0.1, 0.2), (0.1, 0.9), (-2.0, 0.3)], ids=["convex", "concave", "saddle", "far"]
+)
+def test_a_refused_step_never_lowers_the_damping(rule, solver, start):
+    """f = sum (x^2 - 1)^2 / 4, minima at +-1; its Hessian is indefinite within 1/sqrt(3)."""
+    wells = lg.Objective.from_function(
+        lambda x: ((x**2 - 1) ** 2).sum() / 4, gradient=lambda x: x**3 - x, hvp=lambda x, v: (3 * x**2 - 1) * v
+    )
+    # A constant damping has to be larger than the curvature is negative.
+    constant = isinstance(rule, lg.ConstantDamping)
+    method = lg.LevenbergMarquardt(lg.Hessian, solver=solver, rule=rule, damping=4.0 if constant else 1e-2)
+    fit = lg.minimize(wells, np.array(start), method, max_steps=400)
+    value, damping = fit.history["value"], fit.history["damping"]
+    assert (damping[1:] >= damping[:-1])[value[1:] == value[:-1]][:-1].all()
+    assert fit.succeeded or constant
+    stationary = abs(fit.params)  # a solver that follows no negative curvature may stop at a saddle
+    np.testing.assert_allclose(stationary**3, stationary, atol=1e-6)
+    if not isinstance(solver, (lg.MINRES, lg.LU, lg.Eigh)):
+        np.testing.assert_allclose(stationary, 1.0, rtol=1e-6)
+
+
+def test_what_is_no_minimum_is_no_success():
+    """Misra1a from NIST's first start: 19.5 was called converged, where 0.1246 is certified."""
+    x, y = curves.MISRA_X, curves.MISRA_Y
+    misra = lg.Objective.from_residuals(
+        lambda b: b[0] * (1 - np.exp(-b[1] * x)) - y,
+        jacobian=lambda b: np.stack([1 - np.exp(-b[1] * x), b[0] * x * np.exp(-b[1] * x)], 1),
+    )
+    fit = lg.minimize(misra, np.array([500.0, 1e-4]), max_steps=500)
+    assert fit.succeeded
+    assert 2 * float(fit.value) == pytest.approx(curves.MISRA_SUM_OF_SQUARES, rel=1e-9)
+
+
+@pytest.mark.parametrize("rate", [1e-6, 1.0, 1e6])
+def test_units_make_no_false_success(rate):
+    t = np.linspace(0, 1, 50) / rate
+    y = 3 / rate * np.exp(-2 * rate * t)
+    decay = lg.Objective.from_residuals(
+        lambda p: p[0] * np.exp(-p[1] * t) - y,
+        jacobian=lambda p: np.stack([np.exp(-p[1] * t), -p[0] * t * np.exp(-p[1] * t)], 1),
+    )
+    fit = lg.minimize(decay, np.array([1 / rate, rate]), max_steps=60)
+    assert not fit.succeeded or float(fit.value) < 1e-20 * float(y @ y)
+    assert fit.status is not lg.Status.NO_DECREASE
+
+
+def test_what_ends_a_run():
+    flat = lg.Objective.from_residuals(
+        lambda p: np.stack([np.exp(-p[0]), np.ones(())]), jacobian=lambda p: np.array([[-np.exp(-p[0])], [0.0]])
+    )
+    assert lg.minimize(flat, np.array([1.0])).status is lg.Status.DIVERGING
+    wells = curves.rosenbrock(lg.load("numpy"))
+    away = np.array([-1.2, 1.0])
+    assert lg.minimize(wells, away, lg.LevenbergMarquardt(rtol=1e-3)).status is lg.Status.REDUCED
+    assert lg.minimize(wells, away, lg.LevenbergMarquardt(atol=1e-3)).status is lg.Status.GRADIENT_SMALL
+    t = np.linspace(0, 2, 12)
+    noisy = curves.exponential(lg.load("numpy"), t, 2 * np.exp(-0.7 * t) + 0.1 * np.cos(9 * t))
+    fit = lg.minimize(noisy, np.array([1.0, 0.2]))
+    assert fit.status is lg.Status.DECREASE_SMALL
+    for status in (lg.Status.DECREASE_SMALL, lg.Status.STEP_SMALL):
+        loose = {"ftol": 1e-3} if status is lg.Status.DECREASE_SMALL else {"xtol": 1e-2, "ftol": 0.0}
+        assert lg.minimize(noisy, np.array([1.0, 0.2]), lg.LevenbergMarquardt(**loose)).status is status
+    again = lg.minimize(noisy, fit.params)  # started at the optimum
+    assert again.succeeded
+    assert int(again.steps) <= 1

@@ -36,13 +36,15 @@ OURS = {
     "preconditioned": lg.LevenbergMarquardt(solver=lg.CG(rtol=1e-3, preconditioner=lg.preconditioners.Jacobi())),
     "MINRES": lg.LevenbergMarquardt(solver=lg.MINRES(rtol=1e-6)),
     "Cholesky": lg.LevenbergMarquardt(solver=lg.Cholesky()),
+    "QR": lg.methods.LeastSquares(),
+    "QR, loosely": lg.methods.LeastSquares(ftol=1e-4),  # its gain ratios are no rounding
     "blocks": lg.LevenbergMarquardt(curvature=lg.BlockGGN, solver=lg.Blockwise(lg.CG(rtol=1e-3))),
 }
 
 
 @pytest.mark.parametrize("backend", EAGER)
 @pytest.mark.parametrize("method", OURS)
-def test_levenberg_marquardt(method, backend):
+def test_ours(method, backend):
     conformance.check_method(OURS[method], load(backend)).raise_if_failed()
 
 
@@ -62,10 +64,13 @@ class FromAutograd(conformance.MethodConformance):
 
 def test_bridged():
     pytest.importorskip("autograd")
-    conformance.check_method(OURS["CG"], load("numpy"), kit=FromAutograd).raise_if_failed()
+    for method in (OURS["CG"], OURS["QR"]):
+        conformance.check_method(method, load("numpy"), kit=FromAutograd).raise_if_failed()
 
 
-@pytest.mark.parametrize("method", [OURS["CG"], HeavyBall()], ids=["Levenberg-Marquardt", "stranger"])
+@pytest.mark.parametrize(
+    "method", [OURS["CG"], OURS["QR, loosely"], HeavyBall()], ids=["Levenberg-Marquardt", "QR", "stranger"]
+)
 def test_compiled(method):
     conformance.check_method(method, load("jax")).raise_if_failed()
 

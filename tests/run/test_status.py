@@ -29,4 +29,9 @@ def test_only_what_was_asked_for_is_a_success():
         Status.LEAST_SQUARES,
         Status.INVARIANT,
         Status.UNEXPLORED,
+        Status.GRADIENT_SMALL,
+        Status.STEP_SMALL,
+        Status.DECREASE_SMALL,
+        Status.AT_PRECISION,
+        Status.REDUCED,
     }

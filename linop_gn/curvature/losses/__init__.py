@@ -16,7 +16,8 @@ loss                          l(z, y)                 gradient               H_L
 ============================  ======================  =====================  ==============================
 
 The four closed forms are convex in z, so that J^T H_L J is positive
-semidefinite whatever the model.
+semidefinite whatever the model. :mod:`~linop_gn.curvature.losses.robust` has
+losses of residuals with outliers, whose H_L is kept positive.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from .cross_entropy import CrossEntropy
 from .from_function import FromFunction, as_loss
 from .hessians import OutputHessian, OutputRoot
 from .poisson import Poisson
+from .robust import Arctan, Cauchy, Huber, Robust, SoftL1
 from .squared_error import SquaredError
 
 __all__ = ["BinaryCrossEntropy", "CrossEntropy", "Elementwise", "FromFunction", "Loss", "OutputHessian", "OutputRoot"]
-__all__ += ["Poisson", "SquaredError", "as_loss"]
+__all__ += ["Arctan", "Cauchy", "Huber", "Poisson", "Robust", "SoftL1", "SquaredError", "as_loss"]

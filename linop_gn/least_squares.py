@@ -1,0 +1,495 @@
+"""Least squares of a function: the door with SciPy's names, on every backend, and what a fit tells.
+
+    minimise  F(x) = 1/2 sum_i C^2 rho(r_i(x)^2 / C^2)    subject to  lower <= x <= upper
+
+by :class:`linop_gn.methods.LeastSquares`. Arguments mean what they mean in ``scipy.optimize.least_squares``; what
+differs:
+
+* ``x_scale`` None scales by the magnitudes of x0, not by 1 (SciPy) or by the Jacobian's columns (MINPACK).
+* ``ftol``, ``xtol`` and ``gtol`` are rounding unless given, and compare what the *undamped* model says: a success is a
+  fact about the point, and ``gtol`` is the cosine between residuals and columns, as in MINPACK.
+* x may be a tree of arrays of any framework. JAX and torch differentiate ``fun``; for NumPy and CuPy it comes with
+  ``jac`` or, failing that, finite differences are taken, and the result says so.
+* ``status`` is a :class:`linop_gn.Status`; ``scipy_status`` is SciPy's number for it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .arguments import require_number, whole
+from .curvature.differences import Differences
+from .curvature.losses import Arctan, Cauchy, Huber, Robust, SoftL1, SquaredError
+from .curvature.objective import Objective
+from .curvature.point import Point
+from .curvature.terms import Terms
+from .dispatch import backend_of
+from .methods.base import ServedMethod
+from .methods.fitted import LeastSquaresResult
+from .methods.least_squares import LeastSquares
+from .methods.problem import MinimizeProblem
+from .protocols import Array, Backend, Carry, Scalar, Tree, Vector
+from .records import Partial, fields, rebuild, replace
+from .run.loop import Look, Watcher, drive
+from .spaces import Space
+
+__all__ = ["LeastSquaresResult", "curve_fit", "least_squares"]
+
+_LOSSES: dict[str, type[Robust]] = {"huber": Huber, "soft_l1": SoftL1, "cauchy": Cauchy, "arctan": Arctan}
+_DIFFERENCES = ("2-point", "3-point")
+
+
+def least_squares(
+    fun: Callable[..., Any],
+    x0: Tree,
+    jac: Any = None,
+    bounds: Any = (-math.inf, math.inf),
+    *,
+    ftol: Scalar | None = None,
+    xtol: Scalar | None = None,
+    gtol: Scalar | None = None,
+    x_scale: Any = None,
+    loss: Any = "linear",
+    f_scale: Scalar = 1.0,
+    diff_step: float | None = None,
+    max_nfev: Scalar | None = None,
+    max_steps: int = 500,
+    args: Sequence[Any] = (),
+    kwargs: dict[str, Any] | None = None,
+    callback: Callable[..., Any] | None = None,
+    verbose: int = 0,
+    derivatives: str | None = None,
+    method: LeastSquares | None = None,
+    watch: Sequence[Watcher] = (),
+    every: int = 1,
+) -> LeastSquaresResult:
+    """Minimise the squares of the residuals ``fun(x, *args, **kwargs)``, or a robust loss of them, from ``x0``.
+
+    Parameters
+    ----------
+    fun
+        Residuals: one array of any shape, of the framework of x.
+    x0
+        Start: an array or a tree of arrays, which are not changed; a number or a list of numbers is a NumPy array.
+    jac
+        ``jac(x, *args, **kwargs)``: the Jacobian (m, n), dense or scipy.sparse, or a tree of arrays. None: the
+        framework's own derivatives, and where there are none ``"2-point"`` differences; ``"3-point"`` ones are more
+        accurate. (For NumPy and CuPy; JAX and torch differentiate.)
+    bounds
+        ``(lower, upper)``, each a number, an array or a tree like x0; equal ones fix a parameter. SciPy's ``Bounds``.
+    ftol, xtol, gtol
+        What ends the run, relative and undamped: see :mod:`linop_gn.methods.least_squares`. None: rounding.
+    x_scale
+        Sizes of the parameters: a number, an array or a tree like x0, or ``"jac"``. None: the magnitudes of x0.
+    loss
+        ``"linear"``, ``"huber"``, ``"soft_l1"``, ``"cauchy"``, ``"arctan"``, or one of ``lg.losses``.
+    f_scale
+        C, where outliers begin; of no effect for ``"linear"``.
+    diff_step
+        Relative step of finite differences.
+    max_nfev, max_steps
+        Limits on evaluations and on steps. ``max_steps`` is a size of the program, not data.
+    callback
+        Called with each step's x, or with SciPy's ``intermediate_result=``; raising StopIteration stops the run.
+    verbose
+        1: print the result; 2: and each step.
+    derivatives
+        The framework that ``fun`` is written in, where it is not that of x: as for :class:`linop_gn.Objective`.
+    method
+        A ``lg.methods.LeastSquares`` whose other settings are used.
+    watch, every
+        As for :func:`linop_gn.minimize`.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> t, y = np.array([0.0, 1.0, 2.0, 3.0, 4.0]), np.array([2.1, 1.2, 0.8, 0.4, 0.3])
+    >>> fit = lg.least_squares(lambda x: x[0] * np.exp(-x[1] * t) - y, [1.0, 1.0])
+    >>> fit.x.round(3), fit.standard_errors().round(3), fit.success
+    (array([2.087, 0.515]), array([0.051, 0.024]), True)
+    >>> y[2] = 9.0  # an outlier
+    >>> lg.least_squares(lambda x: x[0] * np.exp(-x[1] * t) - y, [1.0, 1.0], loss="cauchy", f_scale=0.1).x.round(1)
+    array([2.1, 0.5])
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that cannot be used, each with what would do.
+    """
+    if not callable(fun):
+        raise TypeError(f"least_squares: fun must be a function of x, got {type(fun).__qualname__}.")
+    x0 = _as_start(x0)
+    ops, space = backend_of(x0), Space.of(x0, "start")
+    residuals, data = _residuals(ops, fun, tuple(args), dict(kwargs or {}))
+    jacobian, how = _jacobian(ops, space, residuals, jac, x0, bounds, diff_step, derivatives, data)
+    if ops.calculus is None and derivatives is None:
+        residuals = _Remembered(ops, residuals)
+    objective = Objective.from_residuals(residuals, data, jacobian=jacobian, derivatives=derivatives)
+    objective = rebuild(Objective, fields(objective) | {"loss": _loss(loss, f_scale)})
+    lower, upper = _bounds(ops, space, bounds, x0)
+    settings = {"ftol": ftol, "xtol": xtol, "gtol": gtol, "max_nfev": max_nfev}
+    scale = None if x_scale is None or isinstance(x_scale, str) else _vector(ops, space, x_scale, "x_scale")
+    if isinstance(x_scale, str) and x_scale != "jac":
+        raise ValueError(f"least_squares: x_scale must be 'jac', numbers or None, got {x_scale!r}.")
+    method = replace(
+        LeastSquares() if method is None else method,
+        **{name: value for name, value in settings.items() if value is not None},
+        **({} if x_scale is None else {"scale": scale, "column_norms": isinstance(x_scale, str)}),
+        lower=lower,
+        upper=upper,
+    )
+    max_steps = whole("least_squares", "max_steps", max_steps)
+    point = objective.at(x0)
+    point.check_data()
+    problem = MinimizeProblem(point.objective, point.x, point.space, max_steps)
+    watch = [*watch] if callback is None else [*watch, _called(callback, space)]
+    served = ServedMethod(method)
+    state, rows = drive(ops, served, problem, max_steps, watch + [_printed] * (verbose > 1), every, "least_squares")
+    made = _result(ops, point.objective, space, method, state, rows, how)
+    if verbose:
+        print(made)
+    return made
+
+
+def curve_fit(
+    f: Callable[..., Any],
+    xdata: Any,
+    ydata: Any,
+    p0: Any = None,
+    sigma: Any = None,
+    absolute_sigma: bool = False,
+    check_finite: bool = True,
+    bounds: Any = (-math.inf, math.inf),
+    jac: Any = None,
+    *,
+    full_output: bool = False,
+    nan_policy: str | None = None,
+    **options: Any,
+) -> tuple[Any, ...]:
+    """Fit ``f(xdata, *params)`` to ``ydata``: the parameters and their covariance, as ``scipy.optimize.curve_fit``.
+
+    Parameters
+    ----------
+    f
+        The model, whose parameters are separate arguments.
+    xdata
+        Whatever f takes first.
+    ydata
+        An array (m,) of any framework, or a list of numbers.
+    p0
+        Start; None: ones, or the middle of bounds that are finite.
+    sigma
+        Standard deviations (m,) of ydata, or their covariance (m, m).
+    absolute_sigma
+        Whether sigma is in the units of ydata, rather than known up to a factor, which is then estimated.
+    check_finite, nan_policy
+        ``"omit"`` leaves out data that are not finite; otherwise they raise, unless ``check_finite=False``.
+    bounds, jac, options
+        As for :func:`least_squares`; ``jac(xdata, *params)`` is the derivative of f, an array (m, n).
+    full_output
+        Also return a dict (``nfev``, ``fvec``, ``result``), the message, and SciPy's number for the status.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> t, y = np.array([0.0, 1.0, 2.0, 3.0, 4.0]), np.array([2.1, 1.2, 0.8, 0.4, 0.3])
+    >>> popt, pcov = lg.curve_fit(lambda t, a, k: a * np.exp(-k * t), t, y)
+    >>> popt.round(3), np.sqrt(np.diag(pcov)).round(3)
+    (array([2.087, 0.515]), array([0.051, 0.024]))
+
+    Raises
+    ------
+    RuntimeError
+        If the fit is no success; the message says why.
+    ValueError
+        For data that are not finite or do not fit each other.
+    """
+    if nan_policy not in (None, "raise", "omit"):
+        raise ValueError(f"curve_fit: nan_policy must be 'raise', 'omit' or None, got {nan_policy!r}.")
+    y = ydata if hasattr(ydata, "shape") and hasattr(ydata, "dtype") else np.asarray(ydata, dtype=np.float64)
+    ops = backend_of(y)
+    if "float" not in ops.describe(y)[1]:
+        y = ops.cast(y, "float64")
+    _, dtype, device = ops.describe(y)
+    xp, m = ops.namespace(), math.prod(tuple(y.shape))
+
+    def like_y(x: Any, what: str) -> Array:
+        if not ops.is_array(x):
+            x = ops.asarray(np.asarray(x, dtype=np.float64), dtype, device)
+        if tuple(x.shape)[:1] != (m,):
+            raise ValueError(f"curve_fit: {what} has shape {tuple(x.shape)} for {m} data.")
+        return x
+
+    weights = None if sigma is None else like_y(sigma, "sigma")
+    if ops.is_concrete(y):
+        finite = np.isfinite(np.asarray(ops.to_numpy(y)))
+        if isinstance(xdata, np.ndarray) or ops.is_array(xdata):
+            here = np.isfinite(np.asarray(xdata if isinstance(xdata, np.ndarray) else ops.to_numpy(xdata)))
+            finite = finite & (here if here.ndim == 1 else here.all(axis=0)) if here.shape[-1:] == (m,) else finite
+        if nan_policy == "omit" and not finite.all():
+            kept = np.flatnonzero(finite)
+            xdata, y = xdata[..., kept], y[kept]
+            if weights is not None:
+                weights = weights[kept] if len(weights.shape) == 1 else weights[kept][:, kept]
+        elif check_finite and not finite.all():
+            raise ValueError("curve_fit: xdata or ydata hold NaN or infinity; nan_policy='omit' leaves these out.")
+
+    def weigh(r: Array) -> Array:
+        if weights is None:
+            return r
+        if len(weights.shape) == 1:
+            return r / (weights if len(r.shape) == 1 else weights[:, None])
+        return xp.linalg.solve(lower, r if len(r.shape) == 2 else r[:, None]).reshape(r.shape)
+
+    lower = xp.linalg.cholesky(weights) if weights is not None and len(weights.shape) == 2 else None
+
+    def residuals(p: Vector) -> Array:
+        return weigh(f(xdata, *(p[i] for i in range(p.shape[0]))) - y)
+
+    def slope(p: Vector) -> Array:
+        return weigh(like_y(jac(xdata, *(p[i] for i in range(p.shape[0]))), "the result of jac"))
+
+    start = _first_guess(f, p0, bounds)
+    start = start if ops.is_array(start) else ops.asarray(np.atleast_1d(np.asarray(start, float)), dtype, device)
+    if "maxfev" in options:
+        options["max_nfev"] = options.pop("maxfev")
+    fit = least_squares(residuals, start, slope if callable(jac) else jac, bounds, **options)
+    if not fit.success:
+        raise RuntimeError(f"curve_fit: no optimal parameters were found. {fit.message}")
+    found = fit.x, fit.covariance(absolute_sigma)
+    told = {"nfev": fit.nfev, "fvec": fit.fun, "result": fit}
+    return (*found, told, fit.message, fit.scipy_status) if full_output else found
+
+
+def _first_guess(f: Callable[..., Any], p0: Any, bounds: Any) -> Any:
+    """p0, or ones for the parameters that the signature tells, moved within the bounds."""
+    if p0 is not None:
+        return p0
+    kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = inspect.signature(f).parameters.values()
+    count = sum(p.kind in kinds for p in parameters) - 1
+    if count < 1 or any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
+        raise ValueError("curve_fit: the number of parameters cannot be told from f: give p0.")
+    pair = (bounds.lb, bounds.ub) if hasattr(bounds, "lb") else bounds
+    low, high = (np.broadcast_to(np.asarray(b, float), (count,)) for b in pair)
+    with np.errstate(invalid="ignore"):
+        middle = 0.5 * (low + high)
+    guess = np.where(np.isfinite(middle), middle, 1.0)
+    guess = np.where(np.isfinite(low) & ~np.isfinite(high), low + 1.0, guess)
+    return np.where(np.isfinite(high) & ~np.isfinite(low), high - 1.0, guess)
+
+
+def _result(
+    ops: Backend, terms: Terms, space: Space, method: LeastSquares, state: Any, rows: Any, how: str
+) -> LeastSquaresResult:
+    """What the last state says."""
+    xp, here = ops.namespace(), state.here
+    free = method.free(ops, here.x, here.gradient)
+    free = xp.ones_like(here.x) if free is None else free
+    mask = xp.zeros_like(here.x)
+    if method.lower is not None:
+        mask = xp.where(here.x <= method.lower, mask - 1.0, xp.where(here.x >= method.upper, mask + 1.0, mask))
+    fun = here.outputs if here.outputs is not None else Point(terms, ops.copy(here.x), space).outputs
+    units, size = xp.where(abs(here.x) > here.sizes, abs(here.x), here.sizes), xp.sqrt(xp.sum(here.q * here.q))
+    effects = xp.sqrt(xp.sum(here.R * here.R, axis=0)) * here.D * units
+    return LeastSquaresResult(
+        code=state.status,
+        steps=state.steps,
+        products=0,
+        rows=rows if not isinstance(rows, list) else ops.rows(Carry(state, rows), 0, len(rows)),
+        names=method.columns,
+        method="least_squares",
+        x=space.unpack(ops.copy(here.x)),
+        cost=state.value,
+        fun=ops.copy(fun),
+        grad=space.unpack(ops.copy(here.gradient)),
+        optimality=state.gradient_norm,
+        active_mask=space.unpack(mask),
+        nfev=state.evaluations,
+        njev=state.linearisations,
+        factor=here.R * (here.D * here.sizes * free),
+        sizes=here.sizes,
+        free=free,
+        effects=xp.where(size > 0, effects / xp.where(size > 0, size, xp.ones_like(size)), xp.ones_like(effects)),
+        space=space,
+        derivatives=how,
+    )
+
+
+# what users hand over
+
+
+def _as_start(x0: Any) -> Tree:
+    """x0, or the array of float64 that a number or a list of numbers stands for."""
+    numbers = isinstance(x0, (int, float)) or (
+        isinstance(x0, (list, tuple)) and len(x0) > 0 and all(isinstance(x, (int, float, np.number)) for x in x0)
+    )
+    if isinstance(x0, (np.ndarray, np.number)) and np.asarray(x0).dtype.kind in "biu":
+        numbers = True
+    return np.atleast_1d(np.asarray(x0, dtype=np.float64)) if numbers else x0
+
+
+def _residuals(ops: Backend, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """The residuals as a function of x, or of x and data: arguments that are arrays are no part of the program."""
+    leaves = ops.flatten((args, kwargs))[1]
+    if leaves and all(ops.is_array(leaf) for leaf in leaves):
+        return Partial(_with_data, ops, fun), (args, kwargs)
+    return Partial(_plain, ops, fun, args, tuple(kwargs.items())) if args or kwargs else Partial(_alone, ops, fun), None
+
+
+def _alone(ops: Backend, fun: Callable[..., Any], x: Tree) -> Array:
+    return _array(ops, fun(x), x)
+
+
+def _plain(ops: Backend, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: tuple[Any, ...], x: Tree) -> Array:
+    return _array(ops, fun(x, *args, **dict(kwargs)), x)
+
+
+def _with_data(ops: Backend, fun: Callable[..., Any], x: Tree, data: Any) -> Array:
+    args, kwargs = data
+    return _array(ops, fun(x, *args, **kwargs), x)
+
+
+def _array(ops: Backend, z: Any, x: Tree) -> Any:
+    """Residuals as an array of at least one axis; lists and numbers are taken where nothing has to follow them."""
+    if ops.calculus is None and not ops.is_array(z):
+        like = ops.flatten(x)[1][0]
+        z = ops.asarray(np.asarray(z, dtype=float), *ops.describe(like)[1:])
+    return ops.namespace().reshape(z, (1,)) if ops.is_array(z) and tuple(z.shape) == () else z
+
+
+class _Remembered:
+    """A function that is not called twice in a row at the same x: a trial, and then its derivatives."""
+
+    def __init__(self, ops: Backend, function: Callable[..., Array]) -> None:
+        self.ops, self.function = ops, function
+        self.kept: tuple[Any, Any] | None = None
+
+    def __call__(self, x: Tree, *data: Any) -> Array:
+        leaves = self.ops.flatten(x)[1]
+        if self.kept is None or not all(map(_equal, self.kept[0], leaves)):
+            self.kept = [self.ops.copy(leaf) for leaf in leaves], self.ops.copy(self.function(x, *data))
+        return self.ops.copy(self.kept[1])
+
+
+def _equal(x: Array, y: Array) -> bool:
+    return bool((x == y).all())
+
+
+def _jacobian(
+    ops: Backend,
+    space: Space,
+    residuals: Callable[..., Any],
+    jac: Any,
+    x0: Tree,
+    bounds: Any,
+    step: float | None,
+    derivatives: str | None,
+    data: Any,
+) -> tuple[Callable[..., Any] | None, str]:
+    """The Jacobian as the objective takes it, and how differences are taken where it is made of them."""
+    if callable(jac):
+        return (Partial(_with_arguments, jac) if data is not None else Partial(_called_with, jac, residuals)), ""
+    if jac is None and (ops.calculus is not None or derivatives is not None):
+        return None, ""
+    jac = "2-point" if jac is None else jac
+    if jac not in _DIFFERENCES:
+        raise ValueError(f"least_squares: jac must be a function, '2-point', '3-point' or None, got {jac!r}.")
+    if ops.calculus is not None or derivatives is not None:
+        name = derivatives or ops.name
+        raise ValueError(
+            f"least_squares: jac={jac!r} takes finite differences, and {name} differentiates fun: leave jac out."
+        )
+    if step is not None:
+        require_number("least_squares", "diff_step", step, positive=True)
+    box = space.pack(x0), *_bounds(ops, space, bounds, x0)
+    return Differences(space, residuals, jac == "3-point", step, box), jac
+
+
+def _with_arguments(jac: Callable[..., Any], x: Tree, data: Any) -> Any:
+    args, kwargs = data
+    return jac(x, *args, **kwargs)
+
+
+def _called_with(jac: Callable[..., Any], residuals: Any, x: Tree) -> Any:
+    """``jac`` with the arguments that the residuals are called with."""
+    args, kwargs = residuals.args[2:] if residuals.func is _plain else ((), ())
+    return jac(x, *args, **dict(kwargs))
+
+
+def _loss(loss: Any, f_scale: Scalar) -> Any:
+    require_number("least_squares", "f_scale", f_scale, positive=True)
+    if not isinstance(loss, str):
+        return loss
+    if loss == "linear":
+        return SquaredError(reduction="sum")
+    if loss not in _LOSSES:
+        raise ValueError(
+            f"least_squares: loss must be 'linear', {', '.join(map(repr, _LOSSES))} or a loss, got {loss!r}."
+        )
+    return _LOSSES[loss](width=f_scale, reduction="sum")
+
+
+def _vector(ops: Backend, space: Space, given: Any, what: str) -> Vector:
+    """A flat vector from a number, an array, a list or a tree like x0."""
+    if isinstance(given, (int, float, list, tuple, np.ndarray, np.number)) and not (
+        isinstance(given, (list, tuple)) and any(map(ops.is_array, given))
+    ):
+        values = np.asarray(given, dtype=np.float64)
+        if values.size not in (1, space.size):
+            raise ValueError(f"least_squares: {what} has {values.size} numbers for {space.size} parameters.")
+        return ops.asarray(np.broadcast_to(values.reshape(-1), (space.size,)), space.dtype, space.device)
+    return space.pack(given, what)
+
+
+def _bounds(ops: Backend, space: Space, bounds: Any, x0: Tree) -> tuple[Vector | None, Vector | None]:
+    """Lower and upper bounds; None where there are none."""
+    if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
+        bounds = bounds.lb, bounds.ub
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        raise ValueError("least_squares: bounds are a pair (lower, upper) of numbers, or of arrays or trees like x0.")
+    if all(isinstance(b, (int, float)) and math.isinf(b) for b in bounds):
+        return None, None
+    lower, upper = (_vector(ops, space, b, "a bound") for b in bounds)
+    x, xp = space.pack(x0), ops.namespace()
+    if ops.is_concrete((x, lower, upper)):
+        if not bool(xp.all(lower <= upper)):
+            raise ValueError("least_squares: each lower bound must be at most the upper one.")
+        if not bool(xp.all((lower <= x) & (x <= upper))):
+            raise ValueError("least_squares: x0 lies outside of the bounds.")
+    return lower, upper
+
+
+# watching
+
+
+def _called(callback: Callable[..., Any], space: Space) -> Watcher:
+    """A watcher that calls as SciPy does."""
+    takes_result = "intermediate_result" in inspect.signature(callback).parameters
+
+    def watcher(look: Look) -> bool:
+        if look.step == 0:
+            return False
+        state = look.state
+        x = space.unpack(space.backend.copy(state.x))
+        try:
+            if takes_result:
+                from scipy.optimize import OptimizeResult
+
+                told = {"x": x, "cost": state.value, "nfev": state.evaluations, "nit": look.step}
+                callback(intermediate_result=OptimizeResult(**told))
+            else:
+                callback(x)
+        except StopIteration:
+            return True
+        return False
+
+    return watcher
+
+
+def _printed(look: Look) -> None:
+    """A line for each step."""
+    row = {name: column[-1] for name, column in look.rows.items()}
+    value, slope, damping = (row[name] for name in ("value", "gradient_norm", "damping"))
+    print(f"step {look.step:4d}  cost {value:.6e}  optimality {slope:.2e}  damping {damping:.1e}")

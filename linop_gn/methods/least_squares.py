@@ -1,0 +1,492 @@
+r"""Levenberg-Marquardt for few parameters, by orthogonal factorisation, with scaling and geodesic acceleration.
+
+With W = S^T J the root of the Gauss-Newton operator, G = W^T W (:mod:`linop_gn.curvature.gram`), q the gradient on
+its side, g = W^T q, and a diagonal D, a step solves
+
+    min_s |W s + q|^2 + lambda |D s|^2
+
+for residuals r: W = J and q = r. Once for each point W D^-1 = Q R is factored; each trial then factors
+[R; sqrt(lambda) I], which takes no product and is small. The normal equations, which lose half the digits, are never
+formed.
+
+* D is one over the magnitudes of the start: then units change nothing but rounding. (Marquardt, 1963, and MINPACK
+  take the norms of the columns.) Where a parameter has lost all effect on the residuals, or no step is taken any more,
+  the run is made once more with D = I, and the better end is kept.
+* lambda starts relative to the largest squared column of W D^-1 and follows a rule of :mod:`linop_gn.methods.damping`.
+* A second-order correction a, solved with the same factors, bends the step to s + a / 2 where 2 |D a| <= 3/4 |D s|:
+  the second derivative along s costs one evaluation (Transtrum and Sethna, 2012).
+* Bounds: a parameter that lies at one with the gradient pointing out is held for the step, and the trial is projected
+  onto the box; what the model predicts is that of the projected step.
+
+What ends a run are facts about the point x, not about the step that led there. With the undamped step s (lambda as
+small as rounding allows) and what it promises, m = 1/2 |q|^2 - 1/2 |W s + q|^2,
+
+=================== ===========================================================================================
+``GRADIENT_SMALL``   each column's cosine with q is at most gtol (MINPACK's test)
+``DECREASE_SMALL``   m <= ftol value: m / value is the relative offset of Bates and Watts (1981), squared
+``STEP_SMALL``       each entry of s is at most xtol of that of x
+``AT_PRECISION``     a trial was refused, and m is less than what rounding x changes in the value; or none is taken
+                    any more, and all of the second derivative, or the cosine, says that this is the bottom
+``STAGNATED``        the same, but what rounding hides is above the fifth digit, or leaves a parameter open
+``DIVERGING``        the promise is small, and a parameter that had an effect on q has lost it
+``NO_DECREASE``      every trial was refused although m is large
+=================== ===========================================================================================
+
+``scipy.optimize.least_squares`` (trf) compares *damped* steps and decreases with its tolerances, 1e-8 each; here what
+is compared is undamped, and the tolerances are rounding unless given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ..arguments import require_number
+from ..curvature.gram import require_root, root_gradient, root_of
+from ..curvature.point import Point
+from ..protocols import Array, Backend, Scalar, Vector
+from ..records import record, static
+from ..run.status import Code, verdict
+from .base import Method
+from .damping import Nielsen, clip
+from .problem import MinimizeProblem
+
+__all__ = ["LeastSquares"]
+
+_BEND = 0.3
+"""The part of a step over which its second derivative is taken."""
+_LOST = 1e-6
+"""A parameter whose effect on the residuals, relative to these, is less than that has lost it."""
+
+
+class Here(NamedTuple):
+    """What is known of the accepted point."""
+
+    x: Vector
+    gradient: Vector
+    Q: Any
+    """Of W D^-1 = Q R."""
+    R: Array
+    offset: Vector
+    """-Q^T q."""
+    D: Vector
+    sizes: Vector
+    """Of the parameters: 1 / D, of the first run."""
+    q: Any
+    outputs: Any
+    root: Any
+    """S, for the acceleration, and its factor, that of the objective's normaliser."""
+    weight: Any
+    value: Scalar
+    gradient_norm: Scalar
+    """Largest entry of the gradient, of parameters that are not held at a bound."""
+    cosine: Scalar
+    """Largest cosine between q and a column of W."""
+    promise: Scalar
+    """m, the decrease that the undamped step promises."""
+    reach: Scalar
+    """Largest entry of the undamped step, relative to that of x."""
+    rounding: Scalar
+    """What rounding x changes in the value."""
+    exact: Scalar
+    """Whether q itself is no more than what rounding x changes in it."""
+    known: Scalar
+    """Whether rounding x leaves the fourth digit of the value alone, or q is exact."""
+    effect: Scalar
+    """The least that a parameter changes in q, relative to it, of those that had an effect at the start."""
+    idle: Vector
+    """1 for parameters that had none."""
+
+
+class LeastSquaresState(NamedTuple):
+    """The accepted point, and the damping for the next trial."""
+
+    here: Here
+    x: Vector
+    value: Scalar
+    unit: Scalar
+    """The damping is in multiples of it."""
+    damping: Scalar
+    growth: Scalar
+    ratio: Scalar
+    newton: Scalar
+    """What all of the second derivative promises along the first step, no longer than x, that was refused since one was
+    taken; -1 where there was none."""
+    first: Here
+    """The end of the first run, while the second one goes on."""
+    going: Scalar
+    """Whether the next step goes back to the start."""
+    run: Scalar
+    """0; 1 with D = I; 2 once that is done."""
+    verdict: Scalar
+    """The first run's status, while the second one goes on."""
+    status: Scalar
+    steps: Scalar
+    evaluations: Scalar
+    linearisations: Scalar
+    refused: Scalar
+    gradient_norm: Scalar
+    optimality: Scalar
+
+
+@record
+class LeastSquares(Method):
+    """Levenberg-Marquardt with the dense root of the Gauss-Newton operator; ``lg.least_squares`` runs it.
+
+    For objectives with a convex loss in closed form (``lg.Objective.from_residuals``, ``lg.losses``), few parameters:
+    an array (m, n) of outputs by parameters is held twice, for data that are streamed one for each batch in turn.
+
+    Parameters
+    ----------
+    damping
+        Initial lambda, relative to the largest squared column of W D^-1.
+    rule
+        How lambda follows the gain ratio.
+    accept
+        A step is taken when its gain ratio is above this.
+    ftol, xtol, gtol
+        See :mod:`linop_gn.methods.least_squares`; None: 4 round-offs (ftol: at most 1e-12), 4, and 50.
+    scale
+        1 / D: an array (n,), or ``"jac"`` for the largest column norms that there were; None: the start's magnitudes.
+    lower, upper
+        Bounds: arrays (n,), or None.
+    max_nfev
+        Limit on evaluations of the residuals; None: none.
+    acceleration
+        Whether steps are bent, for data of one batch.
+    again
+        Whether a run in which a parameter has lost its effect, or that is stuck, is made once more with D = I.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> t = np.array([0.0, 1.0, 2.0, 3.0])
+    >>> decay = lg.Objective.from_residuals(
+    ...     lambda p: p[0] * np.exp(p[1] * t) - 2.0 * np.exp(-0.5 * t),
+    ...     jacobian=lambda p: np.stack([np.exp(p[1] * t), p[0] * t * np.exp(p[1] * t)], axis=1))
+    >>> lg.minimize(decay, np.array([1.0, 0.0]), lg.methods.LeastSquares()).params.round(6)
+    array([ 2. , -0.5])
+
+    Raises
+    ------
+    ValueError
+        For a loss without a root in closed form.
+    """
+
+    damping: Scalar = 1e-2
+    rule: Any = Nielsen()
+    accept: Scalar = 1e-4
+    ftol: Scalar | None = None
+    xtol: Scalar | None = None
+    gtol: Scalar | None = None
+    scale: Any = None
+    lower: Any = None
+    upper: Any = None
+    max_nfev: Scalar | None = None
+    column_norms: bool = static(default=False)
+    acceleration: bool = static(default=True)
+    again: bool = static(default=True)
+
+    def __post_init__(self) -> None:
+        for name in ("damping", "accept", "ftol", "xtol", "gtol", "max_nfev"):
+            require_number("LeastSquares", name, getattr(self, name))
+
+    columns = ("value", "gradient_norm", "optimality", "damping", "ratio", "evaluations", "linearisations", "refused")
+
+    def init(self, ops: Backend, problem: MinimizeProblem) -> LeastSquaresState:
+        require_root(problem.objective.loss, "LeastSquares")
+        x = self._inside(ops, ops.copy(problem.start))
+        here = self._at(ops, problem, x, False, None)
+        zero, count = ops.scalar(0.0, x), ops.scalar(0, x)
+        unit = self._unit(ops, here)
+        sound = ops.isfinite(here.value) & ops.isfinite(here.gradient_norm)
+        status = verdict(
+            ops,
+            count + Code.RUNNING,
+            (ops.logical_not(sound), Code.NONFINITE_INPUT),
+            *self._claims(ops, here, True),
+        )
+        return LeastSquaresState(
+            here=here,
+            x=ops.copy(here.x),
+            value=here.value,
+            unit=unit,
+            damping=self.damping * unit,
+            growth=zero + 2.0,
+            ratio=zero + math.nan,
+            newton=zero - 1.0,
+            first=here,
+            going=count,
+            run=count if self.again else count + 2,
+            verdict=count,
+            status=status,
+            steps=count,
+            evaluations=count + 1,
+            linearisations=count + 1,
+            refused=count,
+            gradient_norm=here.gradient_norm,
+            optimality=here.cosine,
+        )
+
+    def step(self, ops: Backend, problem: MinimizeProblem, s: LeastSquaresState) -> LeastSquaresState:
+        xp, here, running = ops.namespace(), s.here, s.status == Code.RUNNING
+        going, eps = running & (s.going == 1), ops.eps(s.x)
+        solve = _factored(ops, self._freed(ops, here), s.damping)
+        y = solve(here.offset)
+        delta, v = self._projected(ops, here, y)
+        predicted = ops.dot(here.offset, v) - 0.5 * ops.dot(v, v)
+        bent, newton = self._bends(problem), -1.0
+        if bent:
+            there = problem.at(ops.axpy(_BEND, delta, ops.copy(here.x))).outputs
+            change = here.weight * here.root.transposed(xp, xp.reshape(there, here.outputs.shape) - here.outputs)
+            curve = (2.0 / _BEND) * (xp.reshape(change, (-1,)) / _BEND - here.Q @ v)
+            sound = ops.isfinite(ops.max_abs(curve))
+            curve = ops.mask(sound, curve)
+            bend = ops.dot(v, v) + ops.dot(here.q, curve)  # all of the second derivative of the value along delta
+            length, slope = ops.max_abs(delta / here.sizes), ops.dot(here.offset, v)
+            sound, steep = sound & (length <= 1), bend >= 1e-3 * length * length * here.value
+            newton = ops.where(steep, 0.5 * slope * ops.divide(slope, bend), math.inf)
+            newton = ops.where(sound, newton, -1.0)
+            a = solve(ops.scale(-1.0, here.Q.T @ curve))
+            small = 2.0 * ops.sqrt(ops.dot(a, a)) <= 0.75 * ops.sqrt(ops.dot(y, y))
+            y = y + ops.mask(small, 0.5 * a)
+            delta, _ = self._projected(ops, here, y)
+        trial = ops.select(going, self._inside(ops, problem.start), ops.axpy(1.0, delta, ops.copy(here.x)))
+        value = ops.item(problem.at(trial).value)
+        actual = s.value - value
+        ratio = ops.where(ops.isfinite(actual) & (predicted > 0), ops.divide(actual, predicted), -math.inf)
+        taken = running & ((ratio > self.accept) | going)
+
+        def move(trial: Vector) -> tuple[Scalar, Here]:
+            found = self._at(ops, problem, trial, s.run == 1, here)
+            sound = ops.isfinite(found.gradient_norm) & ops.isfinite(found.value)
+            return ops.branch(sound, lambda trial: (True, found), stay, trial)
+
+        def stay(trial: Vector) -> tuple[Scalar, Here]:
+            return False, here
+
+        moved, here = ops.branch(taken, move, stay, trial)
+        refused = running & ops.logical_not(moved)
+        ratio = ops.where(taken & refused, -math.inf, ratio)  # there the gradient is not finite
+        unit = ops.where(going, self._unit(ops, here), s.unit)
+        damping, growth = self.rule.update(ops, s.damping, s.growth, ops.where(refused, -math.inf, ratio))
+        damping = ops.where(going, self.damping * unit, clip(ops, damping, eps * eps * unit, unit / (eps * eps)))
+        evaluations = s.evaluations + ops.where(running, 1 + bent, 0)
+        size = here.value
+        hopeless = refused & ((predicted <= 4.0 * eps * size) & (predicted > 0) | (s.damping >= unit / (eps * eps)))
+        newton = ops.where(refused, ops.where(s.newton >= 0, s.newton, newton), -1.0)
+        settled, slight = here.reach <= 0.01, (here.cosine <= 1e-6) | (here.effect < _LOST)
+        precise = here.known & settled & (here.promise <= ops.minimum(here.rounding, 1e-5 * size)) | here.exact
+        singular = here.reach >= 0.01 / math.sqrt(eps)  # W is, as far as can be told so near a minimum
+        bottom = slight & singular & (newton >= 0) & (newton <= math.sqrt(eps) * size)
+        level = (settled | slight) & (here.promise <= min(math.sqrt(eps), 1e-5) * size) | bottom
+        doubtful = here.promise <= ops.maximum(here.rounding, math.sqrt(eps) * size)
+        spent = False if self.max_nfev is None else running & (evaluations >= self.max_nfev)
+        status = verdict(
+            ops,
+            s.status,
+            *self._claims(ops, here, running),
+            (refused & precise & (here.effect < _LOST), Code.DIVERGING),
+            (refused & precise | hopeless & level & here.known, Code.AT_PRECISION),
+            (hopeless & doubtful, Code.STAGNATED),
+            (hopeless, Code.NO_DECREASE),
+            (spent, Code.MAX_STEPS),
+        )
+        new = s._replace(
+            here=here,
+            x=ops.copy(here.x),
+            value=here.value,
+            unit=unit,
+            damping=ops.where(running, damping, s.damping),
+            growth=ops.where(running, ops.where(going, 2.0, growth), s.growth),
+            ratio=ops.where(running, ratio, s.ratio),
+            newton=ops.where(running, newton, s.newton),
+            going=s.going * 0,
+            status=status,
+            evaluations=evaluations,
+            linearisations=s.linearisations + ops.where(taken, 1, 0),
+            refused=s.refused + ops.where(refused, 1, 0),
+            gradient_norm=here.gradient_norm,
+            optimality=here.cosine,
+        )
+        return (
+            self._sent(ops, new, running, running & (s.steps + 1 >= problem.max_steps) | spent) if self.again else new
+        )
+
+    def _sent(self, ops: Backend, s: LeastSquaresState, running: Scalar, last: Scalar) -> LeastSquaresState:
+        """The state; where a run ends: sent back to the start if it was the first and failed, else the better end."""
+        ended = running & ((s.status != Code.RUNNING) | last)
+        stuck = (s.status == Code.NO_DECREASE) | (s.here.effect < _LOST)
+        again = ended & (s.run == 0) & stuck & ops.logical_not(last)
+        worse = ended & (s.run == 1) & (s.first.value < s.here.value)
+        (here,) = ops.branch(worse, lambda now, first: (first,), lambda now, first: (now,), s.here, s.first)
+        (first,) = ops.branch(again, lambda now, first: (now,), lambda now, first: (first,), s.here, s.first)
+        return s._replace(
+            here=here,
+            x=ops.copy(here.x),
+            value=here.value,
+            gradient_norm=here.gradient_norm,
+            optimality=here.cosine,
+            first=first,
+            going=ops.where(again, 1, s.going),
+            run=ops.where(again, 1, ops.where(ended & (s.run == 1), 2, s.run)),
+            verdict=ops.where(again, s.status, s.verdict),
+            status=verdict(ops, s.status, (again, Code.RUNNING), (worse, s.verdict)),
+        )
+
+    # parts
+
+    def _bends(self, problem: MinimizeProblem) -> bool:
+        batches = problem.objective.batches
+        return self.acceleration and not problem.host and len(batches) == 1 and not batches[0].stacked
+
+    def _inside(self, ops: Backend, x: Vector) -> Vector:
+        """The nearest point within the bounds."""
+        xp = ops.namespace()
+        x = x if self.lower is None else xp.where(x < self.lower, self.lower, x)
+        return x if self.upper is None else xp.where(x > self.upper, self.upper, x)
+
+    def free(self, ops: Backend, x: Vector, gradient: Vector) -> Vector | None:
+        """1 for parameters that may move, 0 for those that a bound holds."""
+        if self.lower is None:
+            return None
+        xp = ops.namespace()
+        held = ((x <= self.lower) & (gradient >= 0)) | ((x >= self.upper) & (gradient <= 0))
+        return xp.where(held, xp.zeros_like(x), xp.ones_like(x))
+
+    def _freed(self, ops: Backend, here: Here) -> Array:
+        """R without the columns of parameters that a bound holds."""
+        free = self.free(ops, here.x, here.gradient)
+        return here.R if free is None else here.R * free
+
+    def _projected(self, ops: Backend, here: Here, y: Vector) -> tuple[Vector, Vector]:
+        """The step y / D within the bounds, and R D times it."""
+        delta = y / here.D
+        if self.lower is not None:
+            delta = self._inside(ops, here.x + delta) - here.x
+            y = here.D * delta
+        return delta, here.R @ y
+
+    def _unit(self, ops: Backend, here: Here) -> Scalar:
+        """The largest squared column of R."""
+        largest = ops.item(ops.namespace().max(ops.namespace().sum(here.R * here.R, axis=0)))
+        return ops.where(largest > 0, largest, 1.0)
+
+    def _claims(self, ops: Backend, here: Here, running: Scalar) -> list[tuple[Scalar, Scalar]]:
+        """What can be said of a point."""
+        eps = ops.eps(here.x)
+        xtol = 4.0 * eps if self.xtol is None else self.xtol
+        ftol = min(4.0 * eps, 1e-12) if self.ftol is None else self.ftol
+        gtol = 50.0 * eps if self.gtol is None else self.gtol
+        return [
+            (running & (here.effect < _LOST) & (here.promise <= ftol * here.value), Code.DIVERGING),
+            (running & (here.cosine <= gtol), Code.GRADIENT_SMALL),
+            (running & (here.promise <= ftol * here.value), Code.DECREASE_SMALL),
+            (running & (here.reach <= xtol) & here.known, Code.STEP_SMALL),
+        ]
+
+    def _at(self, ops: Backend, problem: MinimizeProblem, x: Vector, equal: Scalar, before: Here | None) -> Here:
+        """What is known of a point, from one linearisation."""
+        xp, start, bends = ops.namespace(), problem.start, self._bends(problem)
+        point = problem.at(x)
+        made, gradient = point.summary(), point.gradient
+        if problem.host:
+            Q, T, q = None, _streamed(ops, point), None
+            T, n = T * xp.sqrt(xp.zeros_like(T[0, 0]) + made.scale), T.shape[1] - 1
+            R, size, offset = T[:, :n], ops.sqrt(ops.dot(T[:, n], T[:, n])), ops.scale(-1.0, ops.copy(T[:, n]))
+        else:
+            root = root_of(made.pieces, made.scale, problem.space)
+            W = root.apply(ops.identity(problem.space.size, x))
+            q = ops.scale(root.scale, ops.copy(root_gradient(root)))
+            size, known = ops.sqrt(ops.dot(q, q)), ops.isfinite(ops.max_abs(xp.reshape(W, (-1,))))
+            Q, R = xp.linalg.qr(ops.select(known, W, xp.ones_like(W)))
+            R, offset = ops.select(known, R, R + math.nan), ops.scale(-1.0, Q.T @ q)
+        norms = xp.sqrt(xp.sum(R * R, axis=0))
+        one = xp.ones_like(x)
+        felt = xp.where(norms > 0, norms, one)
+        if self.column_norms:
+            sizes = one / felt if before is None else xp.where(one / felt < before.sizes, one / felt, before.sizes)
+        elif before is not None:
+            sizes = before.sizes
+        elif self.scale is not None:
+            sizes = one * self.scale
+        else:
+            sizes = xp.where(start != 0, abs(start), ops.where(size > 0, size, 1.0) / felt)
+        D = ops.select(equal, one, one / sizes)
+        value, eps = ops.item(point.value), ops.eps(x)
+        sound = ops.isfinite(value) & ops.isfinite(ops.max_abs(norms)) & ops.isfinite(size)
+        R = ops.select(sound, R / D, xp.ones_like(R))
+        free = self.free(ops, point.x, gradient)
+        free = one if free is None else free
+        here = Here(
+            x=point.x,
+            gradient=gradient,
+            Q=Q,
+            R=R,
+            offset=offset,
+            D=D,
+            q=q,
+            sizes=ops.copy(sizes),
+            outputs=ops.copy(made.pieces[0].outputs) if bends else None,
+            root=_root_at(problem, made.pieces[0].outputs) if bends else None,
+            weight=root.scale + 0.0 * size if bends else None,
+            value=value,
+            gradient_norm=ops.where(sound, ops.max_abs(gradient * free), math.nan),
+            cosine=value,
+            promise=value,
+            reach=value,
+            rounding=value,
+            exact=sound,
+            known=sound,
+            effect=value,
+            idle=ops.copy(xp.where(norms > 0, xp.zeros_like(x), one) if before is None else before.idle),
+        )
+        y = _factored(ops, self._freed(ops, here), eps**1.5 * self._unit(ops, here))(here.offset)
+        delta, v = y / D, self._freed(ops, here) @ y  # on the face of the box: at most this can be gained
+        units = xp.where(abs(point.x) > sizes, abs(point.x), sizes)
+        far = ops.max_abs(delta / units)
+        along = xp.where(norms > 0, abs(gradient) / xp.where(norms > 0, norms, one), xp.zeros_like(norms))
+        blurred = eps * ops.dot(norms, abs(point.x))
+        effects = norms * units
+        return here._replace(
+            cosine=ops.divide(ops.max_abs(along * free), size),
+            promise=ops.dot(here.offset, v) - 0.5 * ops.dot(v, v),
+            reach=far,
+            rounding=ops.maximum(4.0 * eps * value, size * blurred + 0.5 * blurred * blurred),
+            exact=size <= blurred,
+            known=(size <= blurred) | (blurred * blurred <= 5e-5 * size * size),
+            effect=ops.divide(ops.item(xp.min(xp.where(here.idle > 0, effects + size, effects))), size)
+            + ops.where(size > 0, 0.0, 1.0),
+        )
+
+
+def _factored(ops: Backend, R: Array, damping: Scalar) -> Callable[[Vector], Vector]:
+    """The solution y of min |R y - b|^2 + damping |y|^2, as a function of b."""
+    xp, rows = ops.namespace(), R.shape[0]
+    eye = ops.scale(ops.sqrt(damping), ops.identity(R.shape[1], R))
+    Q, upper = xp.linalg.qr(xp.concat([R, eye], axis=0))
+    factor, _ = ops.lu(upper)
+    return lambda b: ops.lu_solve(factor, Q[:rows, :].T @ b)
+
+
+def _streamed(ops: Backend, point: Point) -> Array:
+    """The triangle of [W, q] over streamed batches, each factored with what those before it left; unnormalised."""
+    T, xp = None, ops.namespace()
+    for term in point.objective.streamed(point.space, point.x):
+        rows = ops.call(_rows, term, point.x)
+        T = xp.linalg.qr(rows if T is None else xp.concat([T, rows], axis=0))[1]
+    return T
+
+
+def _rows(term: Any, x: Vector) -> Array:
+    """[W, q] of one batch, unnormalised."""
+    ops = term.space.backend
+    root = root_of((term.linearize(x),), 1.0, term.space)
+    W, q = root.apply(ops.identity(term.space.size, x)), root_gradient(root)
+    return ops.namespace().concat([W, q[:, None]], axis=1)
+
+
+def _root_at(problem: MinimizeProblem, outputs: Array) -> Any:
+    """S of the one batch, for its outputs."""
+    loss, batch, xp = problem.objective.loss, problem.objective.batches[0], problem.backend.namespace()
+    assert loss is not None
+    return loss.hessian(xp, outputs, batch.targets, batch.weights).root(xp)

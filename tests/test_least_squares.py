@@ -1,0 +1,399 @@
+"""The door of least squares against NIST's certified values, SciPy, and its own promises."""
+
+import re
+import warnings
+
+import mgh
+import nist
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.sparse
+
+import linop_gn as lg
+
+STARTS = [(name, i) for name in nist.MODELS for i in (0, 1)]
+FEW = [("Misra1a", 0), ("MGH10", 1), ("Nelson", 0)]  # compiling takes the time; the benchmark has them all
+
+
+def load(name):
+    pytest.importorskip(name)
+    return lg.load(name)
+
+
+@pytest.fixture(scope="module", params=["numpy", "torch", "jax"])
+def ops(request):
+    return load(request.param)
+
+
+def certified(ops, name, start):
+    made = nist.problem(name)
+    fit = nist.fit(ops, made, made.starts[start])
+    b, total = ops.to_numpy(fit.x), nist.sum_at(made, ops.to_numpy(fit.x))
+    assert fit.success, fit
+    np.testing.assert_allclose(b, made.certified, rtol=1e-4)
+    if nist.is_exact(made):
+        assert total < 1e-20
+    else:
+        assert total == pytest.approx(made.sum_of_squares, rel=1e-6)
+    errors = ops.to_numpy(fit.standard_errors())
+    np.testing.assert_allclose(errors, made.deviations, rtol=1e-2 if nist.is_exact(made) else 1e-4)
+    assert int(fit.steps) <= 500
+    return fit
+
+
+@pytest.mark.parametrize(("name", "start"), STARTS)
+def test_nist(name, start):
+    certified(lg.load("numpy"), name, start)
+
+
+@pytest.mark.parametrize(("name", "start"), STARTS)
+def test_nist_on_torch(name, start):
+    certified(load("torch"), name, start)
+
+
+@pytest.mark.parametrize(("name", "start"), FEW)
+def test_nist_on_jax(name, start):
+    certified(load("jax"), name, start)
+
+
+def test_nist_in_single_precision():
+    """Two digits of the parameters in 48 of 54, and nothing told that is not so."""
+    ops, right = lg.load("numpy"), 0
+    for name, start in STARTS:
+        made = nist.problem(name)
+        fit = nist.fit(ops, made, made.starts[start], "float32")
+        assert fit.x.dtype == np.float32
+        right += bool((abs(fit.x / made.certified - 1) < 1e-2).all())
+        assert not nist.is_false(made, fit), name
+    assert right >= 48
+
+
+def test_more_garbow_hillstrom():
+    """From their standard starts all 25 are solved, and no end is called a success that is none."""
+    torch = pytest.importorskip("torch")
+    xp = lg.load("torch").namespace()
+    for problem in mgh.problems(lambda a: torch.tensor(np.asarray(a, float))):
+        fit = lg.least_squares(lambda x, p=problem: p.fun(xp, x), torch.tensor(problem.start))
+        assert problem.is_solved(2 * float(fit.cost)), (problem.name, fit)
+        assert fit.success, (problem.name, fit)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_units_change_nothing_but_rounding(unit, scale):
+    t, y = np.linspace(0, 3, 20), 2 * np.exp(-0.7 * np.linspace(0, 3, 20)) + 0.1 * np.cos(9 * np.linspace(0, 3, 20))
+
+    def fit(unit, scale):
+        x = t * unit
+        return lg.least_squares(
+            lambda p: p[0] * np.exp(-p[1] * x) - y * scale,
+            np.array([scale, 1 / unit]),
+            lambda p: np.stack([np.exp(-p[1] * x), -p[0] * x * np.exp(-p[1] * x)], axis=1),
+        )
+
+    here, plain = fit(unit, scale), fit(1.0, 1.0)
+    assert here.success
+    assert here.steps == plain.steps
+    np.testing.assert_allclose(here.x, plain.x * [scale, 1 / unit], rtol=1e-10)
+
+
+T = np.linspace(0, 4, 15)
+Y = 2 * np.exp(-0.5 * T) + 0.05 * np.cos(7 * T)
+Y[4] += 0.5
+
+
+def residuals(p):
+    return p[0] * np.exp(-p[1] * T) + p[2] - Y
+
+
+def slope(p):
+    e = np.exp(-p[1] * T)
+    return np.stack([e, -p[0] * T * e, np.ones_like(T)], axis=1)
+
+
+@pytest.mark.parametrize("loss", ["linear", "huber", "soft_l1", "cauchy", "arctan"])
+@pytest.mark.parametrize(
+    "bounds", [(-np.inf, np.inf), ([0, 0, 0.1], [9, 9, 9]), ([0, 0, -9], [1.5, 9, 9]), ([1.0, 0.7, -9], [9, 9, 0.5])]
+)
+def test_bounds_and_losses_as_scipy_has_them(loss, bounds):
+    start = np.array([1.2, 0.8, 0.3])
+    options = {"loss": loss, "f_scale": 0.2, "bounds": bounds}
+    ours = lg.least_squares(residuals, start, slope, **options)
+    theirs = scipy.optimize.least_squares(residuals, start, slope, ftol=1e-15, xtol=1e-15, gtol=1e-15, **options)
+    assert ours.success
+    assert ours.cost <= theirs.cost * (1 + 1e-9)
+    if ours.cost >= theirs.cost * (1 - 1e-6):  # not another minimum
+        np.testing.assert_allclose(ours.x, theirs.x, rtol=1e-5, atol=1e-7)
+        np.testing.assert_array_equal(ours.active_mask, theirs.active_mask)
+        np.testing.assert_allclose(ours.fun, theirs.fun, atol=1e-6)
+        np.testing.assert_allclose(ours.grad, theirs.grad, atol=1e-6)
+    lower, upper = (np.broadcast_to(b, 3) for b in bounds)
+    assert ((lower <= ours.x) & (ours.x <= upper)).all()
+
+
+def test_every_trial_is_within_the_bounds():
+    seen = []
+
+    def fun(p):
+        seen.append(p.copy())
+        return residuals(p)
+
+    for jac in (slope, "2-point", "3-point"):
+        for lower, upper in (([0, 0, 0.1], [1.5, 9, 9]), ([1.5, 0, 0.1], [1.5, 9, 0.1 + 1e-12])):
+            fit = lg.least_squares(fun, [1.5, 0.8, 0.1], jac, bounds=(lower, upper))
+            assert (np.array(seen) >= lower).all(), jac
+            assert (np.array(seen) <= upper).all(), jac
+            exact = lg.least_squares(residuals, [1.5, 0.8, 0.1], slope, bounds=(lower, upper))
+            np.testing.assert_allclose(fit.x, exact.x, rtol=1e-6)
+            seen.clear()
+
+
+def test_a_fixed_parameter_stays():
+    fit = lg.least_squares(residuals, [1.0, 0.5, 0.3], slope, bounds=([-9, 0.5, -9], [9, 0.5, 9]))
+    assert fit.success
+    assert fit.x[1] == 0.5
+    A = slope([1.0, 0.5, 0.0])[:, [0, 2]]
+    best = np.linalg.lstsq(A, Y, rcond=None)[0]
+    np.testing.assert_allclose(fit.x[[0, 2]], best, rtol=1e-9, atol=1e-8)
+    s2 = 2 * fit.cost / (len(T) - 2)
+    np.testing.assert_allclose(fit.covariance()[np.ix_([0, 2], [0, 2])], s2 * np.linalg.inv(A.T @ A), rtol=1e-9)
+    assert (fit.covariance()[1] == 0).all()
+
+
+def test_differences_are_told_and_taken_only_where_nothing_differentiates():
+    exact = lg.least_squares(residuals, [1.0, 1.0, 0.0], slope)
+    for jac, digits in ((None, 1e-6), ("2-point", 1e-6), ("3-point", 1e-9)):
+        fit = lg.least_squares(residuals, [1.0, 1.0, 0.0], jac)
+        assert fit.success
+        assert "finite differences" in fit.message
+        np.testing.assert_allclose(fit.x, exact.x, rtol=digits)
+    assert "finite" not in exact.message
+    torch = pytest.importorskip("torch")
+    with pytest.raises(ValueError, match="torch differentiates fun"):
+        lg.least_squares(lambda p: p, torch.ones(2), "2-point")
+
+
+def test_arguments_as_scipy_has_them():
+    calls = []
+
+    def fun(p, a, *, shift):
+        return p[0] * np.exp(-p[1] * a) - shift
+
+    options = {"args": (T,), "kwargs": {"shift": Y}}
+    fit = lg.least_squares(fun, [1, 1], callback=lambda x: calls.append(x), **options)
+    assert len(calls) == fit.steps
+    np.testing.assert_array_equal(calls[-1], fit.x)
+    jac = lambda p, a, *, shift: slope([*p, 0.0])[:, :2]  # noqa: E731
+    np.testing.assert_allclose(lg.least_squares(fun, [1, 1], jac, **options).x, fit.x, rtol=1e-6)
+
+    def stop(intermediate_result):
+        if intermediate_result.nit == 2:
+            raise StopIteration
+
+    stopped = lg.least_squares(fun, [1, 1], callback=stop, **options)
+    assert (stopped.status, stopped.scipy_status, stopped.steps) == (lg.Status.STOPPED, -2, 2)
+    limited = lg.least_squares(fun, [1, 1], max_nfev=5, **options)
+    assert (limited.status, limited.scipy_status) == (lg.Status.MAX_STEPS, 0)
+    assert limited.nfev <= 6
+    sparse = lg.least_squares(residuals, [1.0, 1.0, 0.0], lambda p: scipy.sparse.csr_array(slope(p)))
+    np.testing.assert_allclose(sparse.x, lg.least_squares(residuals, [1.0, 1.0, 0.0], slope).x, rtol=1e-9)
+    assert lg.least_squares(lambda x: (x - 3) * 2, 5).x == pytest.approx([3.0])
+    assert lg.least_squares(lambda x: [x[0] - 3, x[1] + 1.0], [5, 5]).x == pytest.approx([3.0, -1.0])
+
+
+@pytest.mark.parametrize("scale", [None, "jac", 1.0, [2.0, 0.5, 1.0]])
+def test_scales(scale):
+    fit = lg.least_squares(residuals, [1.0, 1.0, 0.1], slope, x_scale=scale)
+    assert fit.success
+    np.testing.assert_allclose(fit.x, lg.least_squares(residuals, [1.0, 1.0, 0.1], slope).x, rtol=1e-6)
+
+
+def test_tolerances_and_ends():
+    start = [1.0, 1.0, 0.1]
+    best = lg.least_squares(residuals, start, slope)
+    again = lg.least_squares(residuals, best.x, slope)
+    assert again.success
+    assert again.steps <= 1
+    for name, status, code in (("ftol", "DECREASE_SMALL", 2), ("xtol", "STEP_SMALL", 3), ("gtol", "GRADIENT_SMALL", 1)):
+        others = {other: 0.0 for other in ("ftol", "xtol", "gtol") if other != name}
+        fit = lg.least_squares(residuals, start, slope, **{name: 1e-3}, **others)
+        assert (fit.status.name, fit.scipy_status) == (status, code)
+        assert fit.steps < best.steps
+        assert fit.cost <= best.cost * (1 + 2e-3)
+    wrong = lg.least_squares(residuals, start, lambda p: -slope(p))
+    assert wrong.status is lg.Status.NO_DECREASE
+    flat = lg.least_squares(
+        lambda p: np.stack([np.exp(-p[0]), 1.0]), [1.0], lambda p: np.array([[-np.exp(-p[0])], [0]])
+    )
+    assert flat.status is lg.Status.DIVERGING
+    outside = lg.least_squares(lambda p: np.log(p), [-1.0, 2.0], lambda p: np.diag(1 / p))
+    assert outside.status is lg.Status.NONFINITE_INPUT
+    hollow = lg.least_squares(lambda x: (x - 3) ** 2 + 1, 1.0)  # its Jacobian is zero at the minimum
+    assert hollow.success
+    assert hollow.x == pytest.approx([3.0], abs=1e-6)
+
+
+def test_what_the_residuals_do_not_determine_is_named():
+    fit = lg.least_squares(lambda p: (p["a"] - 1) * T + 0 * p["b"] - 1, {"a": np.array(3.0), "b": np.array([2.0])})
+    assert fit.success
+    assert "Without effect on the residuals: b[0]." in fit.message
+    with pytest.warns(UserWarning, match=re.escape("do not determine b[0]")):
+        errors = fit.standard_errors()
+    assert np.isinf(errors["b"]).all()
+    assert np.isfinite(errors["a"])
+    assert "b[0]" in fit.summary()
+
+
+def test_covariance_is_that_of_curve_fit():
+    sigma = 0.1 + 0.1 * T
+
+    def weighted(p):
+        return residuals(p) / sigma
+
+    fit = lg.least_squares(weighted, [1.0, 1.0, 0.0], lambda p: slope(p) / sigma[:, None])
+    for absolute in (True, False):
+        _, expected = scipy.optimize.curve_fit(
+            lambda t, a, b, c: a * np.exp(-b * t) + c,
+            T,
+            Y,
+            [1, 1, 0],
+            sigma=sigma,
+            absolute_sigma=absolute,
+            jac=lambda t, *p: slope(p),
+            xtol=1e-14,
+            ftol=1e-14,
+            gtol=1e-14,
+        )
+        np.testing.assert_allclose(fit.covariance(absolute), expected, rtol=1e-6)
+    C = fit.covariance()
+    np.testing.assert_allclose(fit.correlations(), C / np.sqrt(np.outer(np.diag(C), np.diag(C))), rtol=1e-12)
+
+
+def test_trees_come_back_as_they_are(ops):
+    t, y = ops.asarray(T, "float64"), ops.asarray(Y, "float64")
+    xp = ops.namespace()
+    start = {"amplitude": ops.asarray(1.0, "float64"), "rate": ops.asarray([1.0], "float64")}
+    fit = lg.least_squares(
+        lambda p: p["amplitude"] * xp.exp(-p["rate"] * t) - y, start, bounds=(0.0, 9.0), loss="huber"
+    )
+    assert fit.success
+    assert set(fit.x) == set(fit.standard_errors()) == set(fit.active_mask) == {"amplitude", "rate"}
+    assert tuple(fit.x["rate"].shape) == (1,)
+    assert ops.is_array(fit.covariance())
+    assert "rate[0]" in fit.summary()
+    assert float(start["amplitude"]) == 1.0
+
+
+def test_many_fits_at_once():
+    jax = pytest.importorskip("jax")
+    jnp = jax.numpy
+    t = jnp.asarray(T)
+
+    def fit(y):
+        return lg.least_squares(lambda p, y: p[0] * jnp.exp(-p[1] * t) - y, jnp.ones(2), args=(y,))
+
+    rates = jnp.array([0.5, 1.0, jnp.nan])
+    found = jax.jit(jax.vmap(fit))(2 * jnp.exp(-rates[:, None] * t))
+    np.testing.assert_allclose(found.x[:2], [[2, 0.5], [2, 1]], rtol=1e-6)
+    assert [status.succeeded for status in found.status] == [True, True, False]
+    assert bool(jax.jit(fit)(2 * jnp.exp(-t)).succeeded)
+
+
+def test_other_data_and_starts_compile_nothing():
+    pytest.importorskip("jax")
+    from linop_gn_jax import compilations
+
+    ops = lg.load("jax")
+    xp, t = ops.namespace(), ops.asarray(T, "float64")
+
+    def fun(p, y):
+        return p[0] * xp.exp(-p[1] * t) - y
+
+    counts = []
+    for i in range(3):
+        y = ops.asarray((2 + i) * np.exp(-T), "float64")
+        lg.least_squares(fun, ops.asarray([1.0 + i, 1.0], "float64"), args=(y,), ftol=10.0 ** -(9 + i))
+        counts.append(sum(compilations().values()))
+    assert counts[0] == counts[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"jac": "4-point"}, "'2-point', '3-point' or None"),
+        ({"loss": "l2"}, "'soft_l1'"),
+        ({"f_scale": 0.0}, "f_scale"),
+        ({"bounds": (1.0, 0.0)}, "at most the upper"),
+        ({"bounds": (2.0, 3.0)}, "x0 lies outside"),
+        ({"bounds": 3.0}, "a pair"),
+        ({"x_scale": "start"}, "x_scale"),
+        ({"x_scale": [1.0, 2.0]}, "2 numbers for 3 parameters"),
+        ({"max_steps": 1.5}, "whole number"),
+        ({"diff_step": -1.0}, "diff_step"),
+    ],
+)
+def test_errors_are_advice(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        lg.least_squares(residuals, [1.0, 1.0, 0.1], **arguments)
+    with pytest.raises(TypeError, match="function of x"):
+        lg.least_squares(np.ones(3), [1.0])
+
+
+def test_a_success_warns_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit = lg.least_squares(residuals, [1.0, 1.0, 0.1], slope)
+        fit.covariance()
+        assert "95 % interval" in fit.summary()
+
+
+def decay(t, a, k, c):
+    return a * np.exp(-k * t) + c
+
+
+@pytest.mark.parametrize("sigma", [None, 0.1 + 0.1 * T, np.diag(0.1 + 0.1 * T) + 0.05])
+@pytest.mark.parametrize("absolute", [True, False])
+@pytest.mark.parametrize("jac", [None, lambda t, *p: slope(p)])
+def test_curve_fit_as_scipy_has_it(sigma, absolute, jac):
+    tight = {"ftol": 1e-14, "xtol": 1e-14, "gtol": 1e-14}
+    popt, pcov = lg.curve_fit(decay, T, Y, sigma=sigma, absolute_sigma=absolute, jac=jac)
+    best, expected = scipy.optimize.curve_fit(
+        decay, T, Y, sigma=sigma, absolute_sigma=absolute, jac=lambda t, *p: slope(p), **tight
+    )
+    np.testing.assert_allclose(popt, best, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(pcov, expected, rtol=1e-5)
+
+
+def test_curve_fit_bounds_and_what_is_left_out():
+    bounds = [0, 0, -9], [1.5, 9, 9]
+    popt, _ = lg.curve_fit(decay, T, Y, bounds=bounds)
+    best, _ = scipy.optimize.curve_fit(decay, T, Y, bounds=bounds, ftol=1e-14, xtol=1e-14, gtol=1e-14)
+    np.testing.assert_allclose(popt, best, rtol=1e-5)
+    broken = Y.copy()
+    broken[3] = np.nan
+    with pytest.raises(ValueError, match="nan_policy='omit'"):
+        lg.curve_fit(decay, T, broken)
+    popt, _, told, message, code = lg.curve_fit(decay, T, broken, nan_policy="omit", full_output=True)
+    kept = np.isfinite(broken)
+    np.testing.assert_array_equal(popt, lg.curve_fit(decay, T[kept], Y[kept])[0])
+    assert told["fvec"].shape == (14,)
+    assert code > 0
+    assert message == told["result"].message
+    with pytest.raises(RuntimeError, match="no optimal parameters"):
+        lg.curve_fit(decay, T, Y, max_nfev=2)
+    with pytest.raises(ValueError, match="give p0"):
+        lg.curve_fit(lambda t, *p: p[0] * t, T, Y)
+
+
+def test_curve_fit_on_frameworks(ops):
+    xp, t = ops.namespace(), ops.asarray(T, "float64")
+    popt, pcov = lg.curve_fit(
+        lambda t, a, k: a * xp.exp(-k * t), t, ops.asarray(Y, "float64"), sigma=ops.asarray(0.1 + T, "float64")
+    )
+    best, expected = scipy.optimize.curve_fit(
+        lambda t, a, k: a * np.exp(-k * t), T, Y, sigma=0.1 + T, ftol=1e-14, xtol=1e-14, gtol=1e-14
+    )
+    assert ops.is_array(popt)
+    np.testing.assert_allclose(ops.to_numpy(popt), best, rtol=1e-6)
+    np.testing.assert_allclose(ops.to_numpy(pcov), expected, rtol=1e-4)
