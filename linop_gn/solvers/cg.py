@@ -264,7 +264,7 @@ class CG(ResidualSolver):
             # (1 + beta) / alpha = |Ap|^2 / p.Ap <= ||A||; twice that, so that there are few such ticks.
             larger = moved & (length > 0) & (length < s.least * (1.0 + beta))
             least = ops.where(larger, 0.5 * length / (1.0 + beta), s.least)
-            room = ops.where(larger, s.whole / (16.0 * ops.eps(r)) * least, s.room)
+            room = ops.where(larger, s.whole / (16.0 * ops.eps(r)) * ops.where(larger, least, 0.0), s.room)
 
             def measure() -> tuple[Scalar]:
                 """Whether rounding, up to 4 eps ||A|| ||x||, may have taken r away from b - A x."""
