@@ -273,7 +273,7 @@ def _result(state: State, code: Scalar, rows: Any, first: Scalar) -> Result:
         products=observed.get("products", 0),
         rows=np.asarray(rows) if isinstance(rows, list) else rows,
         names=tuple(observed),
-        method=type(state.method).__name__,
+        method=ServedMethod(state.method).title,
         params=state.params,
         value=state.own.value,
         gradient_norm=observed.get("gradient_norm"),

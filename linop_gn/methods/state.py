@@ -69,7 +69,7 @@ class State:
         return self.own.steps
 
     def __repr__(self) -> str:
-        name = f"State of {type(self.method).__name__}"
+        name = f"State of {ServedMethod(self.method).title}"
         if not self.space.backend.is_concrete(self.own):
             return f"{name} in a program that is being traced"
         steps, value = int(np.asarray(self.steps)), float(np.asarray(self.space.backend.read(self.value)))
