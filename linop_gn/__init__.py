@@ -12,7 +12,7 @@ array([1., 2.])
 import sys as _sys
 
 from . import moved as _moved
-from . import preconditioners
+from . import preconditioners, tree
 from .cost import Costs, cost
 from .curvature import GGN, BlockGGN, Gram, Hessian, Jacobian, LossHessian, MissingDerivativeError, Objective, losses
 from .dispatch import available, backend_of, load, namespace, register
@@ -22,13 +22,15 @@ from .lanczos.gltr import GLTR
 from .lanczos.process import Lanczos
 from .least_squares import LeastSquaresResult, curve_fit, least_squares
 from .methods import ConstantDamping, LevenbergMarquardt, Marquardt, Method, Nielsen
-from .minimize import minimize
+from .methods.checkpoint import save_state
+from .methods.state import State
+from .minimize import advance, load_state, minimize, result, start
 from .operators import BlockDiagonal, Damped, Dense, Diagonal, FunctionOperator, Identity, LinearOperator, LowRank
 from .records import record, replace, static
 from .run.loop import Look
 from .run.solution import History, Result, Solution
 from .run.status import Status
-from .run.watch import ProgressBar, Recorder, stop_when
+from .run.watch import Budget, ProgressBar, Recorder, stop_when
 from .solve import solve, steps
 from .solvers import CG, LSMR, LSQR, MINRES, LinearProblem
 from .solvers.base import Cost, Solver
@@ -58,6 +60,7 @@ __all__ = [
     "BlockDiagonal",
     "BlockGGN",
     "Blockwise",
+    "Budget",
     "Cholesky",
     "ConstantDamping",
     "Cost",
@@ -99,10 +102,12 @@ __all__ = [
     "Solution",
     "Solver",
     "Space",
+    "State",
     "Status",
     "Steihaug",
     "ValidationError",
     "__version__",
+    "advance",
     "available",
     "backend_of",
     "cost",
@@ -111,6 +116,7 @@ __all__ = [
     "krylov",
     "least_squares",
     "load",
+    "load_state",
     "losses",
     "minimize",
     "namespace",
@@ -118,10 +124,14 @@ __all__ = [
     "record",
     "register",
     "replace",
+    "result",
+    "save_state",
     "solve",
+    "start",
     "static",
     "steps",
     "stop_when",
     "to_scipy",
+    "tree",
     "validate",
 ]

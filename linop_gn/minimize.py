@@ -1,21 +1,30 @@
-"""Minimise an objective: the outer methods on the one loop of :mod:`linop_gn.run.loop`."""
+"""Minimise an objective: in one call, a step at a time, or going on from a state or a file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
+
+import numpy as np
 
 from .arguments import require_instance, whole
 from .curvature.objective import Objective
+from .curvature.point import Point
 from .methods.base import Method, ServedMethod
+from .methods.checkpoint import Checkpoint, Cursor, restored
 from .methods.levenberg_marquardt import LevenbergMarquardt
 from .methods.problem import MinimizeProblem
-from .protocols import Carry, Tree
-from .run.loop import Watcher, drive
+from .methods.running import NO_LIMIT, Run, began, stretched
+from .methods.state import State
+from .protocols import Scalar, Tree
+from .records import memo, replace
+from .run.loop import Watcher, drive, watchers_of
 from .run.solution import Result
 from .solvers.base import Solver
 
-__all__ = ["minimize"]
+__all__ = ["advance", "load_state", "minimize", "result", "start"]
 
 
 def minimize(
@@ -23,9 +32,13 @@ def minimize(
     params: Tree,
     method: Any = None,
     *,
-    max_steps: int = 100,
+    max_steps: int | None = None,
     watch: Sequence[Watcher] = (),
-    every: int = 1,
+    every: int | None = None,
+    state: State | None = None,
+    batches: Iterable[Any] | None = None,
+    passes: int | None = None,
+    checkpoint: Any = None,
 ) -> Result:
     """Minimise ``objective`` starting at ``params``, which are not changed.
 
@@ -34,19 +47,37 @@ def minimize(
     objective
         An :class:`~linop_gn.Objective`.
     params
-        Starting point, any tree of arrays.
+        Starting point, any tree of arrays; not looked at where ``state`` is given.
     method
         An :class:`~linop_gn.Method`; ``LevenbergMarquardt()`` by default.
     max_steps
-        Limit on steps, accepted or not. A size of the program, not data.
+        Limit on the steps of this call, accepted or not; 100 by default, none by default where ``batches`` are given.
     watch
         Watchers, such as ``lg.ProgressBar()``, shown a look every ``every`` steps.
+    every
+        Steps between two looks (1 by default), and between two checkpoints (by default so many that writing them takes
+        at most 5 % of the time).
+    state
+        ``result.state``, or what ``lg.start``, ``lg.advance`` or ``lg.load_state`` returned: where to go on from.
+    batches
+        Any iterable of batches, each what ``objective.with_data`` takes: a step for each, in their order.
+    passes
+        How often to go through ``batches``: once by default, or as often as ``max_steps`` asks.
+    checkpoint
+        A path. The state is written there on the way; where there is one already, the run goes on from it, and
+        ``max_steps`` and ``passes`` count from the start of the whole run.
 
     Returns
     -------
     Result
-        ``params`` in the format given, ``value``, ``status``, ``steps``, ``history``; ``gradient_norm``, ``damping``
-        (to go on with) and ``products`` where the method has them.
+        ``params`` in the format given, ``value``, ``status``, ``steps``, ``history``, ``state``; ``gradient_norm``,
+        ``damping`` and ``products`` where the method has them.
+
+    Raises
+    ------
+    Exception
+        Whatever the model, a watcher or a Ctrl-C raises on the way leaves with the last state as its attribute
+        ``state``, and the result so far as ``result``.
 
     >>> import numpy as np, linop_gn as lg
     >>> t = np.array([0.0, 1.0, 2.0, 3.0])
@@ -58,28 +89,195 @@ def minimize(
     >>> fit.status.name, fit.params.round(4)
     ('GRADIENT_SMALL', array([ 2. , -0.5]))
     """
+    served = _served("minimize", objective, method)
+    steps = NO_LIMIT if batches is not None else 100
+    steps = steps if max_steps is None else whole("minimize", "max_steps", max_steps)
+    every = every if every is None else whole("minimize", "every", every, 1)
+    watch = watchers_of(watch)
+    if batches is None and passes is not None:
+        raise ValueError("minimize: passes= says how often to go through batches=, and there are none.")
+    kept = None if checkpoint is None else Checkpoint(checkpoint, every)
+    resumed = kept is not None and kept.exists()
+    if resumed and state is not None:
+        raise ValueError(f"minimize: {checkpoint} holds a state to go on from, and state= gives another: choose one.")
+    cursor = None
+    if batches is not None:
+        endless = passes is None and max_steps is not None and not isinstance(batches, Iterator)
+        cursor = Cursor(batches, None if endless else whole("minimize", "passes", 1 if passes is None else passes))
+        if resumed:
+            cursor.go_to(kept.place())  # type: ignore[union-attr, arg-type]
+        objective = objective.with_data(cursor.peek())
+    if state is None:
+        point = objective.at(params)
+        point.check_data()
+        problem = MinimizeProblem(point.objective, point.x, point.space, steps)
+        if not problem.backend.is_concrete((problem.start, problem.objective)):
+            if cursor is not None or kept is not None:
+                raise TypeError(
+                    "minimize: inside a compiled program there is no batches= and no checkpoint=; scan lg.advance."
+                )
+            return _in_a_program(served, problem, steps, watch, every)
+        carry = began(served, problem)
+    else:
+        problem = _gone_on("minimize", objective, state)
+        if not problem.backend.is_concrete((state.own, problem.objective)):
+            raise TypeError("minimize: inside a compiled program a run goes on by lg.advance, which may be scanned.")
+        problem = replace(problem, max_steps=min(NO_LIMIT, int(state.steps) + steps))
+        carry = stretched(served, problem, state.own, problem.objective is not memo(state).terms, 0)
+    if resumed:
+        state = restored(checkpoint, served, problem, carry.state.own)
+        problem = replace(problem, start=state.start)
+        carry = stretched(served, problem, state.own, cursor is not None, 0)
+    plan = itertools.repeat((problem, False)) if cursor is None else _each(cursor, objective, problem)
+    run = Run(
+        served, problem, carry, plan, cursor is not None, lambda run: None if kept is None else kept.keep(run, cursor)
+    )
+    del carry, state  # what the first state holds goes with its successor
+    try:
+        run.watched(watch, every or (1 if watch else None))
+    except BaseException as error:
+        with suppress(AttributeError):
+            error.state, error.result = run.state, _result(run.state, run.code, run.rows, run.first)  # type: ignore[attr-defined]
+        error.add_note(
+            f"{run.steps} steps were done: error.state is where to go on from, lg.minimize(..., state=error.state)."
+        )
+        raise
+    finally:
+        if kept is not None:
+            kept.save(run)
+    return _result(run.state, run.code, run.rows, run.first)
+
+
+def start(method: Method, objective: Objective, params: Tree) -> State:
+    """The state of a run of ``method`` before its first step, for a loop of your own.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> line = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
+    >>> method = lg.LevenbergMarquardt(damping=1.0)
+    >>> state = lg.start(method, line, np.zeros(2))
+    >>> for _ in range(3):
+    ...     state = lg.advance(method, line, state)
+    >>> lg.result(state).steps, state.params.round(3)
+    (3, array([2.962, 2.962]))
+    """
+    served = _served("start", objective, method)
+    point = objective.at(params)
+    point.check_data()
+    problem = MinimizeProblem(point.objective, point.x, point.space, NO_LIMIT)
+    made = State(began(served, problem).state.own, problem.start, served.method, problem.space)
+    memo(made).terms = problem.objective
+    return made
+
+
+def advance(method: Method, objective: Objective, state: State, *, fresh: bool | None = None) -> State:
+    """One step of ``method`` on from ``state``, which stays as it is.
+
+    The step belongs to the data of ``objective``. Where these are not the state's, what the state knows of the
+    objective at its parameters (value, gradient, operator) is made anew first; damping, momentum and counts go on.
+
+    Parameters
+    ----------
+    fresh
+        Whether the data are other ones than those of the state's latest step. None: unless ``objective`` is the very
+        one of that step. Inside a compiled program nobody can tell, and they are taken for fresh: say False there when
+        all steps are on the same data.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a state of another method or of arrays of another framework.
+    """
+    served = _served("advance", objective, method)
+    problem = _gone_on("advance", objective, state)
+    if type(state.method) is not type(method):
+        raise TypeError(f"advance: a state of {type(state.method).__name__} was given to {type(method).__name__}.")
+    fresh = problem.objective is not memo(state).terms if fresh is None else fresh
+    problem = replace(problem, once=fresh)
+    own = stretched(served, problem, state.own, fresh, 1).state.own
+    made = State(own, state.start, served.method, state.space)
+    memo(made).terms = None if fresh else problem.objective
+    return made
+
+
+def result(state: State) -> Result:
+    """What ``lg.minimize`` would return for a run that has come to ``state``; its history is the latest row."""
+    row = tuple(map(state.space.backend.read, ServedMethod(state.method).observe(state.own)))
+    return _result(state, state.code, [row], state.steps)
+
+
+def load_state(path: Any, method: Method, objective: Objective, params: Tree) -> State:
+    """The state that ``lg.save_state`` wrote to ``path``, of a run of ``method`` on ``objective``.
+
+    ``params`` gives the format, and may hold any numbers.
+
+    Raises
+    ------
+    ValueError
+        For a state of other settings, parameters or arrays; the message names what differs.
+    """
+    begun = start(method, objective, params)
+    terms = memo(begun).terms
+    problem = MinimizeProblem(terms, begun.start, begun.space, NO_LIMIT)
+    found = restored(path, ServedMethod(method), problem, begun.own)
+    memo(found).terms = terms
+    return found
+
+
+def _served(door: str, objective: Any, method: Any) -> ServedMethod:
+    """The method as it is run; both are looked at."""
     if not isinstance(objective, Objective):
-        raise TypeError(f"minimize needs an lg.Objective, got {type(objective).__qualname__}.")
-    max_steps = whole("minimize", "max_steps", max_steps)
+        raise TypeError(f"{door} needs an lg.Objective, got {type(objective).__qualname__}.")
     method = LevenbergMarquardt() if method is None else method
     wrap = f"It solves linear systems: write lg.LevenbergMarquardt(solver=lg.{type(method).__name__}(...))."
     advice = wrap if isinstance(method, Solver) else "A method of your own derives from lg.Method."
-    require_instance("minimize", method, Method, "an lg.Method such as lg.LevenbergMarquardt()", advice)
-    point = objective.at(params)
-    point.check_data()
-    problem = MinimizeProblem(point.objective, point.x, point.space, max_steps)
-    method = ServedMethod(method)
-    state, rows = drive(problem.backend, method, problem, max_steps, watch, every, method.title)
-    row = method.observe(state)._asdict()
+    require_instance(door, method, Method, "an lg.Method such as lg.LevenbergMarquardt()", advice)
+    return ServedMethod(method)
+
+
+def _gone_on(door: str, objective: Objective, state: Any) -> MinimizeProblem:
+    """The problem of a run that goes on from ``state``."""
+    if not isinstance(state, State):
+        raise TypeError(
+            f"{door}: state= is what lg.start, lg.advance or result.state gave, got {type(state).__qualname__}."
+        )
+    terms, ops = objective.now(state.space, state.own.x), state.space.backend
+    if ops.is_concrete((terms, state.own.x)):
+        Point(terms, state.own.x, state.space).check_data()
+    return MinimizeProblem(terms, state.start, state.space, NO_LIMIT)
+
+
+def _each(cursor: Cursor, objective: Objective, problem: MinimizeProblem) -> Iterator[tuple[MinimizeProblem, bool]]:
+    """The problem of each batch, and whether the state is to be renewed for it.
+
+    It is at the first batch already; a compiled program is the same for all of them all the same.
+    """
+    compiled = "compiled" in problem.backend.capabilities
+    for i, batch in enumerate(cursor):
+        point = Point(objective.with_data(batch).now(problem.space, problem.start), problem.start, problem.space)
+        point.check_data()
+        yield replace(problem, objective=point.objective, once=True), compiled or i > 0
+
+
+def _in_a_program(served: ServedMethod, problem: MinimizeProblem, steps: int, watch: Any, every: int | None) -> Result:
+    """The run as a part of a program that somebody else compiles."""
+    own, rows = drive(problem.backend, served, problem, steps, watch, every, served.title)
+    made = _result(State(own, problem.start, served.method, problem.space), own.status, rows, 0)
+    return replace(made, state=None)
+
+
+def _result(state: State, code: Scalar, rows: Any, first: Scalar) -> Result:
+    observed = ServedMethod(state.method).observe(state.own)._asdict()
     return Result(
-        code=state.status,
-        steps=state.steps,
-        products=row.get("products", 0),
-        rows=rows if not isinstance(rows, list) else problem.backend.rows(Carry(state, rows), 0, len(rows)),
-        names=tuple(row),
-        method=method.title,
-        params=point.space.unpack(method.answer(problem.backend, problem, state)),
-        value=state.value,
-        gradient_norm=row.get("gradient_norm"),
-        damping=row.get("damping"),
+        code=code,
+        steps=state.own.steps,
+        products=observed.get("products", 0),
+        rows=np.asarray(rows) if isinstance(rows, list) else rows,
+        names=tuple(observed),
+        method=ServedMethod(state.method).title,
+        params=state.params,
+        value=state.own.value,
+        gradient_norm=observed.get("gradient_norm"),
+        damping=observed.get("damping"),
+        state=state,
+        first=first,
     )

@@ -147,6 +147,8 @@ class JaxLoops(EagerLoops):
         # A few sizes only, so that few programs are compiled; the rest is cut off on the host.
         size = min(1 << max(0, stop - start - 1).bit_length(), values.shape[0])
         first = min(start, values.shape[0] - size)
+        if size == values.shape[0]:
+            return np.asarray(values)[start:stop]
         return np.asarray(_rows(values, first, size))[start - first : stop - first]
 
     def scan_over(self, function: Callable[..., tuple[Any, Any]], stacked: Any, *shared: Any) -> tuple[Any, Any]:

@@ -135,7 +135,7 @@ class Objective(Terms):
         leaves = space.leaves(tree, "parameters")
         packed = space.join(leaves)
         x = ops.detach(packed)
-        terms = self._now(space, x)
+        terms = self.now(space, x)
         if not ops.is_concrete(x):
             return Point(terms, x, space)
         require_finite_parameters(space, x)
@@ -148,7 +148,7 @@ class Objective(Terms):
         memo(self).latest = point  # the latest one's graph goes before another is recorded
         return point
 
-    def _now(self, space: Space, x: Vector) -> Terms:
+    def now(self, space: Space, x: Vector) -> Terms:
         """What points hold: these terms with the model as it is now, and in a compiled program equal batches as one."""
         ops, guest = space.backend, self.differentiating(space.backend)
         model = self.model if guest.calculus is None else guest.calculus.adapt(self.model, space.names)

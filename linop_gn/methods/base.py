@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
 from ..protocols import Backend, Scalar, Vector
-from ..records import record
+from ..records import record, replace
 from ..run.returned import require_row, require_state, require_vector, row_type
 from ..run.status import Code, verdict
 from .problem import MinimizeProblem
@@ -68,6 +68,10 @@ class Method(ABC):
     """Scalars of the state that the history keeps. ``gradient_norm``, ``damping`` and ``products`` (0 where there are
     none) become fields of the result."""
 
+    of_data: ClassVar[tuple[str, ...]] = ("value", "gradient", "gradient_norm", "operator", "prepared")
+    """Fields of the state, where it has them, that say what the objective is at ``x``. They are made anew where a run
+    goes on with other data, or comes back from a file that could not hold them."""
+
     @abstractmethod
     def init(self, ops: Backend, problem: MinimizeProblem) -> Any:
         """The state before the first step."""
@@ -75,6 +79,14 @@ class Method(ABC):
     @abstractmethod
     def step(self, ops: Backend, problem: MinimizeProblem, state: Any) -> Any:
         """The next state; consumes the given one."""
+
+    def renew(self, ops: Backend, problem: MinimizeProblem, state: Any) -> Any:
+        """The state at the same ``x`` for the problem's data: its fields ``of_data`` are what ``init`` makes there.
+
+        All else (damping, momentum, counts) is kept. A method whose ``init`` does more than that says how in its own.
+        """
+        made = self.init(ops, replace(problem, start=state.x))
+        return state._replace(**{name: getattr(made, name) for name in self.of_data if name in made._fields})
 
     def observe(self, state: Any) -> NamedTuple:
         """The row of the history for this state, a NamedTuple of scalars: its ``columns``."""
@@ -106,6 +118,12 @@ class ServedMethod(Method):
         steps = state.steps + ops.where(running, 1, 0)
         made = require_state(self.title, self.method.step(ops, problem, state), before=state)
         return self._looked(ops, problem, made, steps, running, Code.NONFINITE)
+
+    def renew(self, ops: Backend, problem: MinimizeProblem, state: Any) -> Any:
+        """The state for the problem's data, running: that a test was met on other data says nothing of these."""
+        made = require_state(self.title, self.method.renew(ops, problem, state), before=state)
+        lost = ops.logical_not(ops.isfinite(made.value))
+        return made._replace(status=verdict(ops, 0 * state.status + Code.RUNNING, (lost, Code.NONFINITE)))
 
     def _looked(self, ops: Backend, problem: Any, made: Any, steps: Scalar, running: Scalar, lost: Scalar) -> Any:
         require_row(self.title, self.method.observe(made))

@@ -217,6 +217,8 @@ class LevenbergMarquardt(Method):
         taken = running & (ratio > self.accept) & (actual >= 0)
 
         def move(trial: Vector) -> tuple[Scalar, dict[str, Any]]:
+            if problem.once:
+                return True, stay(trial)[1] | {"x": trial}
             there = self._linearized(ops, problem.at(trial))
             return ops.branch(ops.isfinite(there["gradient_norm"]), lambda trial: (True, there), stay, trial)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..curvature.point import Point
 from ..curvature.terms import Terms
-from ..protocols import Backend, Vector
+from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..spaces import Space
 
@@ -18,7 +18,10 @@ class MinimizeProblem:
     objective: Terms
     start: Vector
     space: Space = static()
-    max_steps: int = static(default=100)
+    max_steps: Scalar = 100
+    """Data: a run of more steps is the same program."""
+    once: bool = static(default=False)
+    """Whether these data are for one step: what is linearised at its end, the next batch throws away."""
 
     @property
     def backend(self) -> Backend:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,9 +24,11 @@ from ..protocols import Backend, Carry, Iteration
 from .solution import History
 from .status import Code
 
-__all__ = ["Look", "Watcher", "drive", "looks"]
+__all__ = ["Look", "Watcher", "drive", "looks", "watched", "watchers_of"]
 
 COMPILED_LOOK_EVERY = 25
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -118,14 +120,31 @@ def drive(
     if every is None:
         every = COMPILED_LOOK_EVERY if "compiled" in backend.capabilities else 1
     every = whole("watch", "every", every, 1)
+    watch = watchers_of(watch)
+    if not watch:
+        return backend.run(method, problem, limit)
+
+    def stop(carry: Carry) -> Carry:
+        status = carry.state.status
+        stopped = backend.where(status == Code.RUNNING, Code.STOPPED, status)
+        return Carry(carry.state._replace(status=stopped), carry.rows)
+
+    carry, stopped = watched(looks(backend, method, problem, limit, every, title), watch)
+    return stop(carry) if stopped else carry
+
+
+def watchers_of(watch: Sequence[Watcher]) -> list[Watcher]:
+    """The watchers, looked at."""
     watch = list(watch) if isinstance(watch, Iterable) else [watch]
     for watcher in watch:
         if isinstance(watcher, type) or not callable(watcher):
             raise TypeError(f"watch= takes watchers such as lg.ProgressBar(), functions of a look; got {watcher!r}.")
-    if not watch:
-        return backend.run(method, problem, limit)
-    run = looks(backend, method, problem, limit, every, title)
-    look, carry = next(run)
+    return watch
+
+
+def watched(run: Iterator[tuple[Look, T]], watch: Sequence[Watcher]) -> tuple[T, bool]:
+    """Show each look to the watchers; the last of what came with the looks, and whether a watcher stopped the run."""
+    look, latest = next(run)
     with ExitStack() as begun:
         for watcher in watch:
             if hasattr(watcher, "begin"):
@@ -134,10 +153,6 @@ def drive(
                 begun.callback(lambda end: end(look), watcher.end)  # with the latest look, whatever happens
         while True:
             wishes = [watcher(look) for watcher in watch]  # every watcher sees every look
-            if not look.running:
-                return carry
-            if any(wishes):
-                status = carry.state.status
-                stopped = backend.where(status == Code.RUNNING, Code.STOPPED, status)
-                return Carry(carry.state._replace(status=stopped), carry.rows)
-            look, carry = next(run)
+            if not look.running or any(wishes):
+                return latest, look.running
+            look, latest = next(run)

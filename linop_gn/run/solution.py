@@ -146,13 +146,38 @@ class Result(Outcome):
     """Of :func:`linop_gn.minimize`: ``params`` in the user's format, and how they were reached.
 
     ``products`` are those of the inner solver with the curvature; gradients, values, and what a preconditioner's
-    recipe took at each point are not among them.
+    recipe took at each point are not among them. ``state`` is what ``lg.minimize(..., state=)`` and ``lg.advance`` go
+    on from; there is none inside a compiled program. ``first`` is the step that the first row of the history is of: 0,
+    or where the run went on from.
     """
 
     params: Any = None
     value: Scalar = None
     gradient_norm: Scalar = None
     damping: Scalar = None
+    state: Any = None
+    first: Scalar = 0
+
+    @property
+    def history(self) -> History:
+        """What was observed at the steps ``first``, ``first`` + 1, ..., by name."""
+        rows = np.asarray(self.rows)[: int(np.asarray(self.steps)) - int(np.asarray(self.first)) + 1]
+        return History({name: rows[:, i] for i, name in enumerate(self.names)})
+
+    def load_into(self, module: Any) -> Any:
+        """Write the parameters into the module that they are named after, a ``torch.nn.Module``; returns the module."""
+        if not (hasattr(module, "load_state_dict") and isinstance(self.params, dict)):
+            raise TypeError(
+                "load_into writes named parameters into a torch.nn.Module; these are "
+                f"{type(self.params).__qualname__}, and the module is {type(module).__qualname__}. Use result.params."
+            )
+        unknown = sorted(set(self.params) - set(module.state_dict()))
+        if unknown:
+            raise ValueError(
+                f"the module has no parameters called {', '.join(unknown)}: was the run one of this module?"
+            )
+        module.load_state_dict(self.params, strict=False)
+        return module
 
     def __repr__(self) -> str:
         norm = "" if self.gradient_norm is None else f", gradient norm {_brief(self.gradient_norm)}"

@@ -7,6 +7,7 @@ the run where a watcher has them.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from .loop import Look
 from .solution import History
 
-__all__ = ["ProgressBar", "Recorder", "stop_when"]
+__all__ = ["Budget", "ProgressBar", "Recorder", "stop_when"]
 
 
 class ProgressBar:
@@ -96,6 +97,36 @@ class Recorder:
     def history(self) -> History:
         """All rows seen, by name."""
         return History({name: np.asarray(columns) for name, columns in self._rows.items()})
+
+
+class Budget:
+    """A watcher that stops the run once it took so many seconds, or products by the method's own count.
+
+    The clock starts with the run, or where it goes on. No step is broken off: the last one may go beyond.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> A = lg.Diagonal(np.arange(1.0, 99.0))
+    >>> run = lg.solve(A, np.ones(98), watch=[lg.Budget(seconds=60.0, products=3)])
+    >>> run.status.name, run.products
+    ('STOPPED', 3)
+    """
+
+    def __init__(self, *, seconds: float = math.inf, products: float = math.inf) -> None:
+        self.seconds, self.products = seconds, products
+        self._start, self._before = time.perf_counter(), 0.0
+
+    def begin(self, look: Look) -> None:
+        """Start the clock."""
+        self._start, self._before = time.perf_counter(), _products(look)
+
+    def __call__(self, look: Look) -> bool:
+        """Whether it is used up."""
+        spent = _products(look) - self._before
+        return time.perf_counter() - self._start >= self.seconds or spent >= self.products
+
+
+def _products(look: Look) -> float:
+    return float(np.sum(np.asarray(getattr(look.state, "products", 0.0))))
 
 
 def stop_when(condition: Callable[[Look], Any]) -> Callable[[Look], bool]:

@@ -302,7 +302,7 @@ def test_ten_steps_with_other_parameters_batch_and_damping_compile_once():
         fit = lg.minimize(objective, params, method, max_steps=1)
         params, damping = fit.params, fit.damping
         counts.append(sum(compilations().values()))
-    assert counts[0] == counts[-1]
+    assert counts[1] == counts[-1]  # at rtol = 1 the first run takes no step
 
 
 def test_inside_the_users_jit():

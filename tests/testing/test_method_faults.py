@@ -72,6 +72,20 @@ class Sound(lg.Method):
         )
 
 
+@lg.record
+class Held:
+    """A vector that no step consumes."""
+
+    v: Any
+
+
+class Linear:
+    """A framework's own linearisation."""
+
+    def jvp(self, v):
+        return v
+
+
 def fault(law, backend="numpy"):
     """Keep a method in which ``law`` is the first that fails."""
 
@@ -138,7 +152,7 @@ class TellsTheValueBefore(Sound):
         return super().step(ops, problem, s)._replace(value=s.value)
 
 
-@fault("the_value_is_that_of_the_parameters")
+@fault("consumed_buffers")
 class RemembersItsPointByIdentity(Sound):
     """What the problem itself did once: x is a buffer that axpy writes over."""
 
@@ -239,6 +253,56 @@ class KeepsItsMomentumOnItself(Sound):
         return ops.axpy(1.0, s.x, ops.copy(velocity)), s.velocity
 
 
+@fault("one_step_at_a_time")
+class MakesUpItsStateAtEachStretch(Sound):
+    """Its second step in a row is longer: which one is that?"""
+
+    def begins(self, ops, problem, point):
+        return super().begins(ops, problem, point)._replace(extra=0.0)
+
+    def step(self, ops, problem, s):
+        rate = self.rate * (1 + (problem.max_steps > 1000))
+        return Sound(rate, self.momentum).step(ops, problem, s)
+
+
+@fault("a_state_goes_on_twice")
+class WritesIntoItsRecords(Sound):
+    def moved(self, ops, s):
+        s.extra.v.__imul__(0.5)
+        velocity = ops.axpby(-self.rate, s.gradient, self.momentum, s.velocity)
+        velocity = ops.axpy(-0.01, s.extra.v, velocity)
+        return ops.axpy(1.0, s.x, ops.copy(velocity)), velocity
+
+    def begins(self, ops, problem, point):
+        return super().begins(ops, problem, point)._replace(extra=Held(ops.copy(point.x)))
+
+
+@fault("other_data")
+class KeepsTheGradientUnderAnotherName(Sound):
+    of_data = ("value",)
+
+
+@fault("other_data")
+class TellsTheValueOfTheDataBefore(Sound):
+    of_data = ("gradient",)
+
+    def step(self, ops, problem, s):
+        made = super().step(ops, problem, s)
+        return made._replace(value=s.value) if problem.once else made
+
+
+@fault("other_data_keep_the_rest")
+class ForgetsItsMomentumAtEachBatch(Sound):
+    def renew(self, ops, problem, state):
+        return self.init(ops, lg.replace(problem, start=state.x))._replace(steps=state.steps)
+
+
+@fault("comes_back_from_a_file")
+class KeepsWhatNoFileHolds(Sound):
+    def begins(self, ops, problem, point):
+        return super().begins(ops, problem, point)._replace(extra=Linear())
+
+
 @fault("runs_do_not_meet")
 class SharesItsMomentum(Sound):
     kept = {}  # noqa: RUF012
@@ -255,7 +319,7 @@ class SharesItsMomentum(Sound):
 @fault("watched")
 class AnswersOtherwiseWhenStopped(Sound):
     def answer(self, ops, problem, state):
-        return state.x if state.status in (Code.RUNNING, Code.MAX_STEPS, Code.NONFINITE_INPUT) else 0.5 * state.x
+        return state.x if state.status in (Code.MAX_STEPS, Code.NONFINITE_INPUT) else 0.5 * state.x
 
 
 @fault("a_trial_without_a_value_is_refused")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,10 @@ from ...curvature import Objective, losses
 from ...dispatch import namespace, register
 from ...methods import Method, MinimizeProblem
 from ...methods.base import ServedMethod
-from ...minimize import minimize
+from ...methods.checkpoint import save_state
+from ...methods.state import State, is_at_rest
+from ...minimize import advance, load_state, minimize
+from ...minimize import start as begin
 from ...protocols import Array, Backend, Carry, Vector
 from ...records import data_fields, fields, rebuild, record, replace, static_fields
 from ...run.status import Code, Status
@@ -315,6 +320,78 @@ class MethodConformance(Kit):
         agree(self.host(streamed.params), self.host(held.params), 1e6 * EPS[self.wide], "params")
         agree(self.number(streamed.value), self.number(held.value), 1e6 * EPS[self.wide], "value")
 
+    def test_one_step_at_a_time(self) -> None:
+        """Six steps in one call, one at a time, and in two calls are the same steps, bit for bit."""
+        objective, start, *_ = self.bowl()
+        whole = self.fit(objective, start, 6).state
+        one = self.started(objective, start)
+        for _ in range(6):
+            one = self.stepped(objective, one)
+        gone_on = self.fit(objective, None, 4, state=self.fit(objective, start, 2).state).state
+        for state, what in ((one, "one at a time"), (gone_on, "as 2 and 4")):
+            self.alike(whole, state, f"six steps {what}")
+
+    def test_a_state_goes_on_twice(self) -> None:
+        """Going on from a state leaves it as it is: what follows is the same the second time."""
+        objective, start, *_ = self.bowl()
+        state = self.fit(objective, start, 2).state
+        first = self.fit(objective, None, 3, state=state).state
+        self.alike(first, self.fit(objective, None, 3, state=state).state, "going on a second time")
+
+    def test_other_data(self) -> None:
+        """On other data a step is made of these: where all slopes are reversed, it goes the other way."""
+        objective, start, M, y = self.bowl()
+        p = self.host(start)
+        there = 2 * (M @ p) - y
+        other = objective.with_data((self.array(M, self.wide), self.array(there, self.wide)))
+        fresh = self.stepped(other, self.started(other, start))
+        state = self.stepped(other, self.started(objective, start))
+        moved = [self.host(s.params) - p for s in (fresh, state)]
+        slope = _gradient(p, M, there)
+        claim(
+            moved[1] @ slope < 0 or not moved[0].any(),
+            f"from other data it moved by {moved[1]}, where the slope is {slope}",
+        )
+        value = _value(p + moved[1], M, there)
+        agree(self.number(state.value), value, 1e3 * EPS[self.wide] * (1 + value), "the value on other data")
+
+    def test_other_data_keep_the_rest(self) -> None:
+        """Data that are the same, given anew, change nothing: damping, momentum and counts go on."""
+        objective, start, M, y = self.bowl()
+        again = objective.with_data((self.array(M, self.wide), self.array(y, self.wide)))
+        state = self.fit(objective, start, 3).state
+        kept = self.fit(objective, None, 3, state=state).state
+        renewed = self.fit(again, None, 3, state=state).state
+        self.alike(kept, renewed, "with the same data given anew", 1e5 * EPS[self.wide] if self.compiled else 0.0)
+
+    def test_comes_back_from_a_file(self) -> None:
+        """A state that was written to a file and read again goes on bit for bit."""
+        objective, start, *_ = self.bowl()
+        state = self.fit(objective, start, 3).state
+        with TemporaryDirectory() as folder:
+            save_state(Path(folder) / "state", state)
+            back = load_state(Path(folder) / "state", self.method, objective, start)
+        self.alike(state, back, "from a file")
+        on = [self.fit(objective, None, 3, state=s).state for s in (state, back)]
+        self.alike(on[0], on[1], "gone on from a file")
+
+    def started(self, objective: Objective, start: Vector) -> State:
+        """The state of ``lg.start``."""
+        with np.errstate(all="ignore"):
+            return begin(self.method, objective, start)
+
+    def stepped(self, objective: Objective, state: State) -> State:
+        """The state of ``lg.advance``."""
+        with np.errstate(all="ignore"):
+            return advance(self.method, objective, state)
+
+    def alike(self, one: State, two: State, what: str, tolerance: float = 0.0) -> None:
+        """Fail unless two runs have come to the same; one that was ended from outside is one that runs."""
+        seen = [self.seen(s.own, MinimizeProblem(None, s.start, s.space)) for s in (one, two)]  # type: ignore[arg-type]
+        for s in seen:
+            s["status"] = np.where(is_at_rest(s["status"]), Code.RUNNING, s["status"])
+        self.same(seen[0], seen[1], what, tolerance)
+
 
 def check_method(
     method: Method,
@@ -331,7 +408,7 @@ def check_method(
 
     >>> import linop_gn as lg
     >>> check_method(lg.LevenbergMarquardt(), lg.load("numpy")).headline()
-    'LevenbergMarquardt on numpy: 18 laws passed, 2 skipped'
+    'LevenbergMarquardt on numpy: 23 laws passed, 2 skipped'
     """
     bound = type(kit.__name__, (kit,), {"backend": backend, "method": method})
     return report_of(f"{type(method).__name__} on {backend.name}", bound, only=only, stop=stop)

@@ -1,0 +1,329 @@
+"""States in files: written so that a run which is killed at any moment goes on from its latest one.
+
+A file holds the arrays and numbers of a method's state, where the run began, the method's settings
+and the place in the stream of batches. It is a safetensors file where that package is installed, else
+npz; nothing in it is a pickle. It is written beside its place, forced to the disk and renamed, and the
+one before is kept as ``<path>.before``. A linearisation that is no tree of arrays (torch's is a graph) is
+not written but made again at x, by the same operations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import itertools
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..dispatch import load
+from ..protocols import Backend
+from .base import ServedMethod
+from .problem import MinimizeProblem
+from .running import Run
+from .state import State
+
+__all__ = ["Checkpoint", "Cursor", "restored", "save_state"]
+
+_FORMAT = 1
+
+
+def save_state(path: Any, state: State) -> None:
+    """Write ``state`` to the file ``path``; what was there is kept as ``<path>.before``.
+
+    >>> import pathlib, tempfile, numpy as np, linop_gn as lg
+    >>> line = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
+    >>> method, path = lg.LevenbergMarquardt(), pathlib.Path(tempfile.mkdtemp()) / "fit"
+    >>> lg.save_state(path, lg.advance(method, line, lg.start(method, line, np.zeros(2))))
+    >>> lg.load_state(path, method, line, np.zeros(2))
+    State of LevenbergMarquardt after 1 steps: running, value 2.25
+
+    Raises
+    ------
+    TypeError
+        For a state that holds something that is neither an array nor a number, outside of ``method.of_data``.
+    """
+    _write(Path(path), state, None)
+
+
+class Cursor:
+    """The place of a run in its batches, which it goes through ``passes`` times (None: as often as asked)."""
+
+    def __init__(self, batches: Iterable[Any], passes: int | None) -> None:
+        self.batches, self.passes = batches, passes
+        self.one_shot = isinstance(batches, Iterator)
+        if self.one_shot and passes != 1:
+            raise ValueError(
+                f"minimize: the batches are a one-shot {type(batches).__qualname__}, which can be gone through once: "
+                "pass passes=1, or a list or loader that starts anew."
+            )
+        self.past = self.taken = 0
+        self._rest: Iterator[Any] | None = None
+        self._next: tuple[Any, ...] = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        while self._is_left():
+            (batch,), self._next = self._next, ()
+            self.taken += 1
+            yield batch
+
+    def peek(self) -> Any:
+        """The batch that comes next; where none is left, the first one."""
+        return self._next[0] if self._is_left() else next(iter(self.batches))
+
+    def _is_left(self) -> bool:
+        while not self._next and (self.passes is None or self.past < self.passes):
+            self._rest = iter(self.batches) if self._rest is None else self._rest
+            self._next = tuple(itertools.islice(self._rest, 1))
+            if not self._next and not self.taken:
+                raise ValueError("minimize: the batches gave none on this pass; give a list, or a loader.")
+            if not self._next:
+                self.past, self.taken, self._rest = self.past + 1, 0, None
+        return bool(self._next)
+
+    def place(self) -> dict[str, Any]:
+        """Where the run is, to be written."""
+        loader = self.batches.state_dict() if hasattr(self.batches, "state_dict") else None
+        return {"past": self.past, "taken": self.taken, "loader": loader}
+
+    def go_to(self, place: dict[str, Any]) -> None:
+        """Go on from a place: by the loader's ``load_state_dict``, else by passing over what was taken."""
+        if self.one_shot:
+            raise ValueError("minimize: a one-shot stream of batches cannot be resumed: give a list, or a loader.")
+        if place["loader"] is not None:
+            self.batches.load_state_dict(place["loader"])  # type: ignore[attr-defined]
+            self.past, self.taken = place["past"], place["taken"]
+            return
+        there = place["past"], place["taken"]
+        while self._is_left() and (self.past, self.taken) < there:
+            self._next, self.taken = (), self.taken + 1
+
+
+class Checkpoint:
+    """The file that a run is written to, ``every`` so many steps, or so that it takes at most 5 % of the time."""
+
+    def __init__(self, path: Any, every: int | None) -> None:
+        self.path, self.every = Path(path), every
+        self._saved, self._ended, self._cost = -1, 0.0, 0.0
+        self._place: Any = ...  # no step was taken
+
+    def exists(self) -> bool:
+        """Whether there is a state to go on from."""
+        return _newest(self.path) is not None
+
+    def place(self) -> dict[str, Any] | None:
+        """The place in the batches of the run that is there."""
+        header, arrays = _newest(self.path) or ({}, {})
+        return _again(load(header["settings"]["framework"]), arrays, header["batches"]) if header else None
+
+    def keep(self, run: Run, cursor: Cursor | None) -> None:
+        """Write the run's state if it is time to."""
+        self._place = None if cursor is None else cursor.place()
+        clock = time.perf_counter() - self._ended
+        if clock >= 19 * self._cost if self.every is None else run.steps - self._saved >= self.every:
+            self.save(run)
+
+    def save(self, run: Run) -> None:
+        """Write the run's state, unless it is there already."""
+        if run.steps != self._saved and self._place is not ...:
+            clock = time.perf_counter()
+            _write(self.path, run.state, self._place)
+            self._saved, self._ended = run.steps, time.perf_counter()
+            self._cost = self._ended - clock
+
+
+def restored(path: Any, served: ServedMethod, problem: MinimizeProblem, own: Any) -> State:
+    """The state in the file, structured like ``own``; what the file could not hold is made again at x."""
+    found = _newest(Path(path))
+    if found is None:
+        raise FileNotFoundError(f"there is no state in {path}.")
+    header, arrays = found
+    ops, space = problem.backend, problem.space
+    told = _settings(State(own, problem.start, served.method, space))
+    differ = [
+        f"{name} was {header['settings'].get(name)}, is {value}"
+        for name, value in told.items()
+        if header["settings"].get(name) != value
+    ]
+    differ += [f"{name} was {value}, is gone" for name, value in header["settings"].items() if name not in told]
+    if differ:
+        raise ValueError(f"the state in {path} is of another run: {'; '.join(differ)}. Give the same, or another path.")
+    values = {}
+    for name, kept in header["fields"].items():
+        names, leaves, structure = ops.flatten(getattr(own, name))
+        if [leaf["name"] for leaf in kept] != names:
+            raise ValueError(f"the state in {path} has {name} of another structure: was the data's shape another one?")
+        filled = [_leaf(ops, arrays, leaf, like) for leaf, like in zip(kept, leaves, strict=True)]
+        values[name] = ops.unflatten(structure, filled)
+    (start,) = (_leaf(ops, arrays, header["start"], problem.start),)
+    state = own._replace(**values)
+    problem = dataclasses.replace(problem, start=start)
+    anew = [name for name in own._fields if name not in values]
+    if anew:
+        made = served.method.renew(ops, problem, state)
+        state = state._replace(**{name: getattr(made, name) for name in anew})
+    return State(state, start, served.method, space)
+
+
+# writing
+
+
+def _write(path: Path, state: State, batches: Any) -> None:
+    ops, own = state.space.backend, state.own
+    arrays: dict[str, Any] = {}
+    fields = {}
+    for name, value in zip(own._fields, own, strict=True):
+        names, leaves, _ = ops.flatten(value)
+        if all(_is_written(ops, leaf) for leaf in leaves):
+            fields[name] = [_kept(ops, arrays, *pair) for pair in zip(names, leaves, strict=True)]
+        elif name not in state.method.of_data:
+            kind = next(type(leaf).__qualname__ for leaf in leaves if not _is_written(ops, leaf))
+            raise TypeError(
+                f"{type(state.method).__name__}: its state holds a {kind} in {name}, which no file can: name the field "
+                "in of_data if it can be made again at x, or hold arrays and numbers there."
+            )
+    header = {
+        "format": _FORMAT,
+        "settings": _settings(state),
+        "fields": fields,
+        "start": _kept(ops, arrays, "", state.start),
+        "batches": _plain(ops, arrays, batches),
+    }
+    before, beside = path.with_name(path.name + ".before"), path.with_name(path.name + ".new")
+    with beside.open("wb") as file:
+        _dump(file, arrays, json.dumps(header))
+        file.flush()
+        os.fsync(file.fileno())
+    if path.exists():
+        path.replace(before)
+    beside.replace(path)
+    if os.name == "posix":  # the names are on the disk once the folder is
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _is_written(ops: Backend, leaf: Any) -> bool:
+    if ops.is_array(leaf):
+        return not ops.describe(leaf)[1].startswith("key")  # JAX's keys are opaque
+    return leaf is None or isinstance(leaf, (bool, int, float, np.generic, np.ndarray))
+
+
+def _kept(ops: Backend, arrays: dict[str, Any], name: str, leaf: Any) -> dict[str, Any]:
+    """What the header says of a leaf; arrays go into ``arrays``."""
+    if isinstance(leaf, np.generic):
+        leaf = leaf.item()
+    if leaf is None or isinstance(leaf, (bool, int, float)):
+        return {"name": name, "value": leaf}
+    key = str(len(arrays))
+    dtype = ops.describe(leaf)[1] if ops.is_array(leaf) else "host"
+    array = np.asarray(ops.to_numpy(leaf) if ops.is_array(leaf) else leaf)
+    if dtype == "bfloat16":  # NumPy has none: the upper half of a float32
+        array = (np.ascontiguousarray(array, np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    arrays[key] = array
+    return {"name": name, "array": key, "dtype": dtype}
+
+
+def _leaf(ops: Backend, arrays: dict[str, Any], kept: dict[str, Any], like: Any) -> Any:
+    """The leaf again, where ``like`` is."""
+    if "array" not in kept:
+        return kept["value"]
+    array, dtype = arrays[kept["array"]], kept["dtype"]
+    if dtype == "host":
+        return array
+    if dtype == "bfloat16":
+        array = (array.astype(np.uint32) << 16).view(np.float32)
+    return ops.asarray(array, dtype, None if like is None else ops.describe(like)[2])
+
+
+def _plain(ops: Backend, arrays: dict[str, Any], tree: Any) -> Any:
+    """A loader's state as JSON, with its arrays in ``arrays``."""
+    if tree is None or isinstance(tree, (bool, int, float, str)):
+        return tree
+    if isinstance(tree, dict) and all(isinstance(name, str) for name in tree):
+        return {name: _plain(ops, arrays, child) for name, child in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_plain(ops, arrays, child) for child in tree]
+    if isinstance(tree, (np.generic, np.ndarray)) or ops.is_array(tree):
+        return {"of array": _kept(ops, arrays, "", tree)}
+    raise TypeError(
+        f"the loader's state_dict holds a {type(tree).__qualname__}, which no file without pickles can: keep arrays, "
+        "numbers and text there."
+    )
+
+
+def _again(ops: Backend, arrays: dict[str, Any], tree: Any) -> Any:
+    """The inverse of :func:`_plain`; NumPy's arrays are NumPy's again."""
+    if isinstance(tree, dict) and "of array" in tree:
+        kept = tree["of array"]
+        return arrays[kept["array"]] if kept.get("dtype") == "host" else _leaf(ops, arrays, kept, None)
+    if isinstance(tree, dict):
+        return {name: _again(ops, arrays, child) for name, child in tree.items()}
+    return [_again(ops, arrays, child) for child in tree] if isinstance(tree, list) else tree
+
+
+def _settings(state: State) -> dict[str, str]:
+    """What must be the same for a state to go on: the method's fields, the parameters' names and kinds."""
+    space = state.space
+    params = zip(space.names, space.shapes, space.dtypes, strict=True)
+    told = {f"parameter {name or 'array'}": f"{dtype}{list(shape)}" for name, shape, dtype in params}
+    return {"framework": space.backend.name, **told, **_said(state.space.backend, "method", state.method)}
+
+
+def _said(ops: Backend, name: str, value: Any) -> dict[str, str]:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        of = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        inner = {k: v for key, child in of.items() for k, v in _said(ops, f"{name}.{key}", child).items()}
+        return {name: type(value).__qualname__, **inner}
+    if callable(value):
+        return {name: getattr(value, "__qualname__", type(value).__qualname__)}
+    if ops.is_array(value):
+        value = np.asarray(ops.to_numpy(value)).tolist()
+    return {name: repr(value.item() if isinstance(value, np.generic) else value)}
+
+
+def _dump(file: Any, arrays: dict[str, Any], header: str) -> None:
+    if find_spec("safetensors") is not None:
+        from safetensors.numpy import save
+
+        file.write(save(arrays, {"linop_gn": header}))
+    else:
+        np.savez(file, allow_pickle=False, **{"": np.frombuffer(header.encode(), np.uint8), **arrays})
+
+
+def _newest(path: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Header and arrays of the newest of two files that can be read."""
+    broken = None
+    for file in (path, path.with_name(path.name + ".before")):
+        if file.exists():
+            try:
+                return _load(file)
+            except Exception as error:  # each reader has its own way to fail on half a file
+                broken = error
+    if broken is not None:
+        raise ValueError(f"what is in {path} is no state, or only a part of one: {broken}") from broken
+    return None
+
+
+def _load(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    raw = file.read_bytes()
+    if raw[:2] == b"PK":  # a zip archive
+        with np.load(io.BytesIO(raw), allow_pickle=False) as held:
+            arrays = dict(held)
+        header = json.loads(arrays.pop("").tobytes())
+    else:
+        from safetensors.numpy import load as arrays_of
+
+        arrays, size = arrays_of(raw), int.from_bytes(raw[:8], "little")
+        header = json.loads(json.loads(raw[8 : 8 + size])["__metadata__"]["linop_gn"])
+    if header["format"] != _FORMAT:
+        raise ValueError(f"it is of format {header['format']}, and this version of linop_gn reads {_FORMAT}.")
+    return header, arrays

@@ -1,0 +1,120 @@
+"""A run outside of any compiled program: stretch after stretch, shown to watchers, written to files.
+
+Between two stretches the latest state is at hand, whatever happens in the next. On an eager backend a
+stretch is one step; a compiled one takes as many steps as fit in a quarter of a second, 63 at most.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..protocols import Backend, Carry
+from ..records import memo
+from ..run.loop import Look, Watcher, watched
+from ..run.solution import History
+from ..run.status import Code
+from .base import ServedMethod
+from .problem import MinimizeProblem
+from .state import State, Stretch
+
+__all__ = ["NO_LIMIT", "Run", "began", "stretched"]
+
+NO_LIMIT = 2**31 - 1
+ROWS = 63
+"""Steps of a stretch at most."""
+FIRST = 8
+QUARTER = 0.25
+_FAILED = Code.NONFINITE, Code.NONFINITE_INPUT
+
+
+def began(served: ServedMethod, problem: MinimizeProblem) -> Carry:
+    """The carry of the method's first state."""
+    return problem.backend.begin(Stretch(served), problem, ROWS)
+
+
+def stretched(served: ServedMethod, problem: MinimizeProblem, own: Any, renew: bool, steps: int) -> Carry:
+    """The carry ``steps`` steps on from the state ``own``, which stays as it is: one program, whatever the steps."""
+    return problem.backend.run(Stretch(served, own, steps, renew), problem, ROWS)
+
+
+class Run:
+    """A run that goes on from ``carry``, with its history from there.
+
+    ``plan`` gives the problem of each stretch and whether its data are other ones than the state's; for ``batches`` one
+    for each step, where what a test says of a batch ends nothing. ``keep`` is told of every new state.
+    """
+
+    def __init__(
+        self,
+        served: ServedMethod,
+        problem: MinimizeProblem,
+        carry: Carry,
+        plan: Iterable[tuple[MinimizeProblem, bool]],
+        batches: bool,
+        keep: Callable[[Run], Any],
+    ) -> None:
+        self.served, self.plan, self.batches, self.keep = served, plan, batches, keep
+        self.ops: Backend = problem.backend
+        self.rows: list[Any] = []
+        self._look_at(problem, carry)
+        self.first = self.steps
+
+    def _look_at(self, problem: MinimizeProblem, carry: Carry) -> None:
+        state, known = carry.state, bool(self.rows)
+        status, taken, steps = map(int, self.ops.read((state.own.status, state.steps, state.own.steps)))
+        self.rows.extend(self.ops.rows(carry, 0, ROWS + 1)[known : taken + 1])
+        self.own, self.steps, self.problem = state.own, steps, problem
+        late = self.batches and steps >= int(problem.max_steps)
+        self.code = Code.MAX_STEPS if late and status not in _FAILED else status
+
+    @property
+    def state(self) -> State:
+        """The latest state."""
+        made = State(self.own, self.problem.start, self.served.method, self.problem.space)
+        memo(made).terms = None if self.problem.once else self.problem.objective
+        return made
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is over, for all that the latest state says."""
+        return self.code in (Code.MAX_STEPS, Code.COMPLETED, *_FAILED) if self.batches else self.code != Code.RUNNING
+
+    def watched(self, watch: Sequence[Watcher], every: int | None) -> None:
+        """Run to the end, shown to the watchers every ``every`` steps (None: at both ends)."""
+        _, stopped = watched(self._looks(every, bool(watch)), watch)
+        self.code = Code.STOPPED if stopped else self.code
+
+    def _looks(self, every: int | None, shown_to: bool) -> Iterator[tuple[Look, Any]]:
+        yield self._look(0, shown_to), None
+        seen, shown, most = len(self.rows), self.steps, FIRST if "compiled" in self.ops.capabilities else 1
+        plan = iter(self.plan)
+        while not self.ended:  # a batch is taken when it is needed
+            problem, renew = next(plan, (None, False))
+            if problem is None:
+                self.code = Code.COMPLETED
+                break
+            left = ROWS if every is None else shown + every - self.steps
+            before, clock = self.steps, time.perf_counter()
+            renew = renew or self.code != Code.RUNNING  # what a test said of the batch before
+            steps = 1 if self.batches else min(most, left, ROWS)
+            self._look_at(problem, stretched(self.served, problem, self.own, renew, steps))
+            if most > 1 and before > self.first:  # the first stretch was compiled on the way
+                rate = (self.steps - before) / (time.perf_counter() - clock)
+                most = max(2, min(ROWS, 8 * most, int(QUARTER * rate)))
+            self.keep(self)
+            if every is not None and self.steps >= shown + every and not self.ended:
+                yield self._look(seen, shown_to), None
+                seen, shown = len(self.rows), self.steps
+        if self.steps > shown or self.code == Code.COMPLETED:
+            yield self._look(seen, shown_to), None
+
+    def _look(self, seen: int, live: bool) -> Look:
+        names, rows = type(self.served.observe(self.own))._fields, np.asarray(self.rows[seen:])
+        history = History({name: rows[:, i] if len(rows) else rows for i, name in enumerate(names)})
+        limit = None if self.problem.max_steps == NO_LIMIT else int(self.problem.max_steps)
+        code = self.code if self.ended else Code.RUNNING
+        return Look(self.served.title, self.steps, limit, code, history, self.first + seen, self.own if live else None)

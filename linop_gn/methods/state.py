@@ -1,0 +1,149 @@
+"""Where a run is: what a method keeps between two steps, and how a run goes on from there.
+
+A run in one call, a step at a time, or from a file, is made of *stretches*: each begins
+at a state that it leaves as it is, and takes some steps. All of them run the same
+program, so that 17 steps are the same 17 steps however they are taken.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..protocols import Backend, Scalar, Tree, Vector
+from ..records import record, static
+from ..run.status import Code, Status, verdict
+from ..spaces import Space
+from .base import Method, ServedMethod
+from .problem import MinimizeProblem
+
+__all__ = ["State", "Stretch", "StretchState", "is_at_rest"]
+
+
+@record
+class State:
+    """A run between two steps, as data: what ``lg.start`` and ``lg.advance`` return, and ``result.state``.
+
+    Nothing that is done with a state changes it: a run may go on from it any number of times.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> line = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
+    >>> lg.start(lg.LevenbergMarquardt(), line, np.zeros(2))
+    State of LevenbergMarquardt after 0 steps: running, value 9
+    """
+
+    own: Any
+    """The method's own state, a NamedTuple: ``state.own.damping``."""
+    start: Vector
+    """Where the run began, flat."""
+    method: Method
+    space: Space = static()
+
+    @property
+    def params(self) -> Tree:
+        """The parameters, in the format that the run was started with, in memory of their own."""
+        ops = self.space.backend
+        problem = MinimizeProblem(None, self.start, self.space)  # type: ignore[arg-type]
+        x = ServedMethod(self.method).answer(ops, problem, self.own)
+        return self.space.unpack(ops.copy(x) if "in_place" in ops.capabilities else x)
+
+    @property
+    def value(self) -> Scalar:
+        """The objective, on the data of the latest step."""
+        return self.own.value
+
+    @property
+    def code(self) -> Scalar:
+        """The code of :attr:`status`, which a compiled program can hold."""
+        return self.own.status
+
+    @property
+    def status(self) -> Status:
+        """Whether the run goes on, or why it ended."""
+        return Status(int(np.asarray(self.own.status)))
+
+    @property
+    def steps(self) -> Scalar:
+        """Steps taken since the start."""
+        return self.own.steps
+
+    def __repr__(self) -> str:
+        name = f"State of {ServedMethod(self.method).title}"
+        if not self.space.backend.is_concrete(self.own):
+            return f"{name} in a program that is being traced"
+        steps, value = int(np.asarray(self.steps)), float(np.asarray(self.space.backend.read(self.value)))
+        return f"{name} after {steps} steps: {self.status.name.lower()}, value {value:.6g}"
+
+
+class StretchState(NamedTuple):
+    """A method's own state, and of this stretch its steps and whether it goes on."""
+
+    own: Any
+    status: Scalar
+    steps: Scalar
+
+
+@record
+class Stretch:
+    """The iteration of ``most`` steps on from ``own``, a state of the method; from its first one where that is None.
+
+    Its history begins anew, so that the program knows nothing of how long the whole run is.
+    """
+
+    served: ServedMethod
+    own: Any = None
+    most: Scalar = 0
+    renew: bool = static(default=False)
+    """Whether the problem's data are other ones than the state's."""
+
+    @property
+    def title(self) -> str:
+        """The method's name."""
+        return self.served.title
+
+    def init(self, ops: Backend, problem: MinimizeProblem) -> StretchState:
+        """The state to go on from, in memory of its own."""
+        if self.own is None:
+            own = self.served.init(ops, problem)
+        else:
+            own = _copied(ops, self.own)
+            if self.renew:
+                own = self.served.renew(ops, problem, own)
+            status = ops.where(is_at_rest(own.status), Code.RUNNING, own.status)
+            late = (status == Code.RUNNING) & (own.steps >= problem.max_steps)
+            own = own._replace(status=verdict(ops, status, (late, Code.MAX_STEPS)))
+        return self._told(ops, own, 0 * own.steps)
+
+    def step(self, ops: Backend, problem: MinimizeProblem, state: StretchState) -> StretchState:
+        """A step of the method."""
+        running = state.own.status == Code.RUNNING
+        own = self.served.step(ops, problem, state.own)
+        return self._told(ops, own, state.steps + ops.where(running, 1, 0))
+
+    def _told(self, ops: Backend, own: Any, steps: Scalar) -> StretchState:
+        done = (own.status == Code.RUNNING) & (steps >= self.most)
+        return StretchState(own, verdict(ops, own.status, (done, Code.COMPLETED)), steps)
+
+    def observe(self, state: StretchState) -> NamedTuple:
+        """The method's row."""
+        return self.served.observe(state.own)
+
+    def answer(self, ops: Backend, problem: MinimizeProblem, state: StretchState) -> Vector:
+        """The method's answer."""
+        return self.served.answer(ops, problem, state.own)
+
+
+def is_at_rest(status: Scalar) -> Scalar:
+    """Whether a run with this status was ended from outside, and may go on."""
+    return (status == Code.MAX_STEPS) | (status == Code.STOPPED) | (status == Code.COMPLETED)
+
+
+def _copied(ops: Backend, tree: Any) -> Any:
+    """The tree with its arrays copied, since a step consumes them. What is in records is only read."""
+    if isinstance(tree, (tuple, list)):
+        made = [_copied(ops, child) for child in tree]
+        return type(tree)(*made) if hasattr(tree, "_fields") else type(tree)(made)
+    if isinstance(tree, dict):
+        return {name: _copied(ops, child) for name, child in tree.items()}
+    return ops.copy(tree) if ops.is_array(tree) else tree

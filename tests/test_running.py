@@ -1,0 +1,353 @@
+"""Runs that go on: in one call, a step at a time, from a state, from a file, over batches, after an interrupt."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import curves
+import killed
+import numpy as np
+import pytest
+
+import linop_gn as lg
+from linop_gn.methods.checkpoint import _newest
+
+METHOD = lg.LevenbergMarquardt(damping=1e-3)
+
+
+@pytest.fixture(params=["numpy", "torch", "jax"])
+def ops(request):
+    pytest.importorskip(request.param)
+    return lg.load(request.param)
+
+
+def valley(ops):
+    """A long one: 25 steps."""
+    return curves.rosenbrock(ops), ops.asarray(np.array([-1.2, 1.0]), "float64")
+
+
+def batches(ops, count=6):
+    """A fit of tanh(x.p), its batches, and a start."""
+    rng, xp = np.random.default_rng(0), ops.namespace()
+    X, p = rng.standard_normal((8 * count, 3)), rng.standard_normal(3)
+    pairs = [(X[i : i + 8], np.tanh(X[i : i + 8] @ p)[:, None]) for i in range(0, 8 * count, 8)]
+    pairs = [tuple(ops.asarray(part, "float64") for part in pair) for pair in pairs]
+
+    def jacobian(p, x):
+        return ((1 - np.tanh(x @ p) ** 2)[:, None] * x)[:, None, :]
+
+    supplied = jacobian if ops.calculus is None else None
+    fit = lg.Objective(lambda p, x: xp.tanh(x @ p)[:, None], lg.losses.SquaredError(), None, jacobian=supplied)
+    return fit, pairs, ops.asarray(np.zeros(3), "float64")
+
+
+def same(one, two):
+    return np.array_equal(np.asarray(one.params), np.asarray(two.params))
+
+
+def test_seventeen_steps_are_seventeen_steps_however_they_are_taken(ops):
+    objective, start = valley(ops)
+    whole = lg.minimize(objective, start, METHOD, max_steps=17)
+    state = lg.start(METHOD, objective, start)
+    for _ in range(17):
+        state = lg.advance(METHOD, objective, state)
+    looks = []
+    in_pieces = lg.minimize(objective, start, METHOD, max_steps=5, watch=[looks.append])
+    in_pieces = lg.minimize(objective, None, METHOD, max_steps=12, state=in_pieces.state, watch=[looks.append], every=5)
+    assert same(whole, state)
+    assert same(whole, in_pieces)
+    assert int(in_pieces.steps) == int(state.steps) == 17
+    assert (in_pieces.status, state.status) == (lg.Status.MAX_STEPS, lg.Status.RUNNING)
+    np.testing.assert_array_equal(in_pieces.history["damping"], whole.history["damping"][5:])
+    assert [look.step for look in looks] == [0, 1, 2, 3, 4, 5, 5, 10, 15, 17]
+    assert [look.first for look in looks[6:]] == [5, 6, 11, 16]
+    on = [lg.minimize(objective, None, METHOD, state=s, max_steps=100) for s in (whole.state, state)]
+    assert same(*on)
+    assert on[0].succeeded
+    assert repr(lg.result(state)).startswith("LevenbergMarquardt: running after 17 steps")
+
+
+def test_the_same_program_for_all_steps_and_batches():
+    pytest.importorskip("jax")
+    from linop_gn_jax import compilations
+
+    fit, pairs, start = batches(lg.load("jax"))
+    state = lg.start(METHOD, fit.with_data(pairs[0]), start)
+    for i, pair in enumerate(pairs):
+        state = lg.advance(METHOD, fit.with_data(pair), state)
+        if i == 1:
+            before = compilations()
+    assert compilations() == before
+    lg.minimize(fit, start, METHOD, batches=pairs, max_steps=11)
+    assert compilations()["run LevenbergMarquardt"] == before["run LevenbergMarquardt"]
+
+
+def test_inside_the_users_own_scan():
+    jax = pytest.importorskip("jax")
+    objective, start = valley(lg.load("jax"))
+
+    def run(state):
+        return jax.lax.scan(lambda s, _: (lg.advance(METHOD, objective, s, fresh=False), s.value), state, length=17)
+
+    with pytest.raises(TypeError, match=r"goes on by lg\.advance"):
+        jax.jit(lambda s: lg.minimize(objective, None, METHOD, state=s).params)(lg.start(METHOD, objective, start))
+    state, values = jax.jit(run)(lg.start(METHOD, objective, start))
+    whole = lg.minimize(objective, start, METHOD, max_steps=17)
+    np.testing.assert_allclose(state.params, whole.params, rtol=1e-9)
+    np.testing.assert_allclose(values, whole.history["value"][:-1], rtol=1e-7)
+    fit, pairs, start = batches(lg.load("jax"))
+    stacked = jax.tree.map(lambda *parts: jax.numpy.stack(parts), *pairs)
+    state = lg.start(METHOD, fit.with_data(pairs[0]), start)
+    state = jax.jit(lambda s, d: jax.lax.scan(lambda s, b: (lg.advance(METHOD, fit.with_data(b), s), None), s, d)[0])(
+        state, stacked
+    )
+    by_minimize = lg.minimize(fit, start, METHOD, batches=pairs)
+    np.testing.assert_allclose(state.params, by_minimize.params, rtol=1e-9)
+
+
+def test_a_step_for_each_batch(ops):
+    fit, pairs, start = batches(ops)
+    looks = []
+    run = lg.minimize(fit, start, METHOD, batches=pairs, passes=3, watch=[looks.append])
+    assert (run.status, int(run.steps)) == (lg.Status.COMPLETED, 18)
+    assert [look.step for look in looks] == [*range(19), 18]
+    assert {look.limit for look in looks} == {None}
+    state = lg.start(METHOD, fit.with_data(pairs[0]), start)
+    for pair in 3 * pairs:
+        state = lg.advance(METHOD, fit.with_data(pair), state, fresh=True)
+    assert same(run, state)
+    once = lg.minimize(fit, start, METHOD, batches=iter(pairs))
+    assert (once.status, int(once.steps)) == (lg.Status.COMPLETED, 6)
+    some = lg.minimize(fit, start, METHOD, batches=pairs, max_steps=8)
+    assert (some.status, int(some.steps)) == (lg.Status.MAX_STEPS, 8)
+    on = lg.minimize(fit, None, METHOD, batches=pairs[2:] + pairs, max_steps=10, state=some.state)
+    np.testing.assert_allclose(np.asarray(on.params), np.asarray(run.params), rtol=1e-9)
+
+
+def test_batches_that_cannot_be():
+    fit, pairs, start = batches(lg.load("numpy"))
+    with pytest.raises(ValueError, match="one-shot list_iterator"):
+        lg.minimize(fit, start, METHOD, batches=iter(pairs), passes=2)
+    with pytest.raises(ValueError, match="gave none on this pass"):
+        lg.minimize(fit, start, METHOD, batches=[])
+    with pytest.raises(ValueError, match="how often to go through batches="):
+        lg.minimize(fit.with_data(pairs[0]), start, METHOD, passes=2)
+
+
+def test_on_one_batch_no_gradient_is_taken_that_the_next_throws_away():
+    fit, pairs, start = batches(lg.load("numpy"))
+    calls = []
+    jacobian = fit.supplied.jacobian if hasattr(fit.supplied, "jacobian") else None
+    assert jacobian is not None
+    counted = lg.Objective(fit.model, fit.loss, None, jacobian=lambda p, x: calls.append(1) or jacobian(p, x))
+    run = lg.minimize(counted, start, METHOD, batches=pairs, passes=2)
+    assert len(calls) == int(run.steps) == 12
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, FloatingPointError])
+def test_what_breaks_a_run_off_carries_its_state(ops, error):
+    objective, start = valley(ops)
+
+    def break_off(look):
+        if look.step == 7:
+            raise error
+
+    with pytest.raises(error) as caught:
+        lg.minimize(objective, start, METHOD, watch=[break_off])
+    assert "state=error.state" in caught.value.__notes__[0]
+    assert int(caught.value.state.steps) == 7
+    assert len(caught.value.result.history["value"]) == 8
+    on = lg.minimize(objective, None, METHOD, state=caught.value.state)
+    assert same(on, lg.minimize(objective, start, METHOD))
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+def test_a_model_that_fails_in_the_middle_of_a_step(name):
+    pytest.importorskip(name)
+    ops, count = lg.load(name), [0]
+    objective, start = valley(ops)
+    whole = lg.minimize(objective, start, METHOD)
+
+    def failing(*arguments):
+        count[0] += 1
+        if count[0] == 20:
+            raise MemoryError
+        return objective.model(*arguments)
+
+    supplied = {} if objective.supplied is None else {"jacobian": objective.supplied.jacobian}
+    with pytest.raises(MemoryError) as caught:
+        lg.minimize(lg.Objective.from_residuals(failing, **supplied), start, METHOD)
+    assert 0 < int(caught.value.state.steps) < int(whole.steps)
+    assert same(lg.minimize(objective, None, METHOD, state=caught.value.state), whole)
+
+
+def test_budgets():
+    objective, start = valley(lg.load("numpy"))
+    run = lg.minimize(objective, start, METHOD, watch=[lg.Budget(products=10)])
+    assert run.status is lg.Status.STOPPED
+    assert 10 <= run.products < 20
+    assert lg.minimize(objective, start, METHOD, watch=[lg.Budget(seconds=0.0)]).steps == 0
+
+
+# files
+
+
+def test_a_checkpoint_is_gone_on_from(ops, tmp_path):
+    objective, start = valley(ops)
+    whole = lg.minimize(objective, start, METHOD)
+    for limit in (3, 7, 8, 100):
+        run = lg.minimize(objective, start, METHOD, max_steps=limit, checkpoint=tmp_path / "run", every=2)
+    assert same(run, whole)
+    assert int(run.steps) == int(whole.steps)
+    again = lg.minimize(objective, start, METHOD, checkpoint=tmp_path / "run")
+    assert same(again, whole)
+    assert len(again.history["value"]) == 1
+    state = lg.load_state(tmp_path / "run", METHOD, objective, start)
+    assert same(state, whole)
+    assert sorted(os.listdir(tmp_path)) == ["run", "run.before"]
+
+
+def test_what_differs_is_named(tmp_path):
+    objective, start = valley(lg.load("numpy"))
+    path = tmp_path / "run"
+    lg.minimize(objective, start, METHOD, max_steps=3, checkpoint=path)
+    with pytest.raises(ValueError, match=r"method.damping was 0.001, is 2.0"):
+        lg.minimize(objective, start, lg.LevenbergMarquardt(damping=2.0), checkpoint=path)
+    with pytest.raises(ValueError, match=r"method.solver.rtol was 0.01, is 0.5"):
+        lg.load_state(path, lg.LevenbergMarquardt(damping=1e-3, solver=lg.CG(rtol=0.5, max_steps=50)), objective, start)
+    with pytest.raises(ValueError, match=r"parameter array was float64\[2\], is float32\[2\]"):
+        lg.load_state(path, METHOD, objective, start.astype(np.float32))
+    state = lg.start(METHOD, objective, start)
+    with pytest.raises(ValueError, match="choose one"):
+        lg.minimize(objective, None, METHOD, state=state, checkpoint=path)
+    with pytest.raises(FileNotFoundError, match="no state in"):
+        lg.load_state(tmp_path / "none", METHOD, objective, start)
+
+
+def test_a_torn_file_gives_way_to_the_one_before(tmp_path):
+    objective, start = valley(lg.load("numpy"))
+    path = tmp_path / "run"
+    lg.minimize(objective, start, METHOD, max_steps=6, checkpoint=path, every=1)
+    path.write_bytes(path.read_bytes()[:200])
+    assert lg.load_state(path, METHOD, objective, start).steps == 5
+    path.unlink()  # killed between two renames
+    assert lg.load_state(path, METHOD, objective, start).steps == 5
+    (tmp_path / "run.before").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="no state, or only a part"):
+        lg.load_state(path, METHOD, objective, start)
+
+
+class Loader:
+    """One that knows where it is, with an array in what it tells."""
+
+    def __init__(self, pairs):
+        self.pairs, self.at, self.given = pairs, 0, []
+
+    def __iter__(self):
+        start, self.at = self.at, 0
+        for i in range(start, len(self.pairs)):
+            self.given.append(i)
+            self.at = i + 1
+            yield self.pairs[i]
+        self.at = 0
+
+    def state_dict(self):
+        return {"at": self.at, "shuffle": [np.arange(3), {"name": "mine"}]}
+
+    def load_state_dict(self, state):
+        assert state["shuffle"][0].tolist() == [0, 1, 2]
+        self.at = state["at"]
+
+
+@pytest.mark.parametrize("make", [list, Loader])
+def test_the_place_in_the_batches_is_kept(ops, make, tmp_path):
+    fit, pairs, start = batches(ops)
+    whole = lg.minimize(fit, start, METHOD, batches=pairs, passes=3)
+    for limit in (4, 6, 11, None):
+        given = make(pairs)
+        run = lg.minimize(
+            fit, start, METHOD, batches=given, passes=3, max_steps=limit, checkpoint=tmp_path / "run", every=1
+        )
+    assert same(run, whole)
+    assert (int(run.steps), run.status) == (18, lg.Status.COMPLETED)
+    if make is Loader:
+        assert given.given == [5, *range(6)]
+    with pytest.raises(ValueError, match="one-shot stream of batches cannot be resumed"):
+        lg.minimize(fit, start, METHOD, batches=iter(pairs), checkpoint=tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["torch", "jax"])
+def test_half_precision_in_a_file(name, tmp_path):
+    pytest.importorskip(name)
+    ops = lg.load(name)
+    objective = lg.Objective.from_residuals(lambda p: p - 3.0)
+    start = ops.asarray(np.array([1.0, 2.34375]), "bfloat16")
+    state = lg.start(METHOD, objective, start)
+    lg.save_state(tmp_path / "state", state)
+    kept = _newest(tmp_path / "state")[1]
+    assert "uint16" in {str(array.dtype) for array in kept.values()}
+    back = lg.load_state(tmp_path / "state", METHOD, objective, start)
+    assert ops.describe(back.params)[1] == "bfloat16"
+    assert bool((back.params == start).all())
+
+
+def test_parameters_of_a_module_are_loaded_into_it():
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Linear(3, 1).double()
+    x = torch.randn(8, 3, dtype=torch.float64)
+    fit = lg.Objective(module, lg.losses.SquaredError(), (x, x.sum(1, keepdim=True)))
+    run = lg.minimize(fit, module, max_steps=30)
+    assert float(fit.value(module)) > 10 * float(run.value)
+    assert run.load_into(module) is module
+    np.testing.assert_allclose(float(fit.value(module)), float(run.value), rtol=1e-9)
+    with pytest.raises(ValueError, match="no parameters called bias, weight"):
+        run.load_into(torch.nn.Flatten())
+    with pytest.raises(TypeError, match=r"result\.params"):
+        lg.minimize(*valley(lg.load("numpy")), max_steps=1).load_into(module)
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
+def test_a_run_that_is_killed_goes_on_to_the_same_bits(name, tmp_path):
+    pytest.importorskip(name)
+    kills = {"numpy": 5, "torch": 1, "jax": 1}[name]
+    lost = kill_and_go_on(name, tmp_path, kills, seed=0)
+    assert max(lost, default=0) <= 1
+
+
+def kill_and_go_on(name, folder, kills, seed, steps=120):
+    """How many steps each of so many kills cost, at the most; the end is compared with a run that nobody killed."""
+    rng, lost, known = random.Random(seed), [], 0
+    path = Path(folder) / "killed"
+    command = [sys.executable, killed.__file__, name]
+    for _ in range(kills):
+        process = subprocess.Popen([*command, str(path), str(steps)], stdout=subprocess.PIPE)
+        process.stdout.readline()
+        while _steps(path) <= known and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0.0, 0.05))
+        before = _steps(path)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        known = _steps(path)
+        lost.append(max(0, before - known))
+    ends = []
+    for target in (path, Path(folder) / "whole"):
+        done = subprocess.run([*command, str(target), str(steps)], capture_output=True, text=True, check=True)
+        ends.append(done.stdout.split()[1:])
+    assert ends[0] == ends[1]
+    return lost
+
+
+def _steps(path):
+    """The steps of the state that is there."""
+    try:
+        found = _newest(path)
+    except ValueError:
+        return 0
+    kept, arrays = found if found else ({}, {})
+    (steps,) = kept["fields"]["steps"] if found else ({"value": 0},)
+    return int(steps["value"] if "value" in steps else arrays[steps["array"]])
