@@ -22,6 +22,8 @@ from .lanczos.gltr import GLTR
 from .lanczos.process import Lanczos
 from .least_squares import LeastSquaresResult, curve_fit, least_squares
 from .methods import ConstantDamping, LevenbergMarquardt, Marquardt, Method, Nielsen
+from .methods import ConstantDamping, LevenbergMarquardt, Marquardt, Method, Nielsen, SecondOrder
+from .methods import controls, descents, searches
 from .minimize import minimize
 from .operators import BlockDiagonal, Damped, Dense, Diagonal, FunctionOperator, Identity, LinearOperator, LowRank
 from .records import record, replace, static
@@ -96,6 +98,7 @@ __all__ = [
     "RelativeResidual",
     "Report",
     "Result",
+    "SecondOrder",
     "Solution",
     "Solver",
     "Space",
@@ -105,8 +108,10 @@ __all__ = [
     "__version__",
     "available",
     "backend_of",
+    "controls",
     "cost",
     "curve_fit",
+    "descents",
     "from_scipy",
     "krylov",
     "least_squares",
@@ -118,6 +123,7 @@ __all__ = [
     "record",
     "register",
     "replace",
+    "searches",
     "solve",
     "static",
     "steps",

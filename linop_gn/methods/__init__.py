@@ -1,9 +1,14 @@
 """Methods that minimise an objective: pure functions without a loop, run by :func:`linop_gn.minimize`."""
 
+from . import controls, descents, searches
 from .base import Method
 from .damping import ConstantDamping, Marquardt, Nielsen
 from .least_squares import LeastSquares
 from .levenberg_marquardt import LevenbergMarquardt
 from .problem import MinimizeProblem
+from .second_order import SecondOrder
+from .stopping import Facts
 
 __all__ = ["ConstantDamping", "LeastSquares", "LevenbergMarquardt", "Marquardt", "Method", "MinimizeProblem", "Nielsen"]
+__all__ = ["ConstantDamping", "Facts", "LevenbergMarquardt", "Marquardt", "Method", "MinimizeProblem", "Nielsen"]
+__all__ += ["SecondOrder", "controls", "descents", "searches"]

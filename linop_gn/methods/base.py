@@ -68,6 +68,11 @@ class Method(ABC):
     """Scalars of the state that the history keeps. ``gradient_norm``, ``damping`` and ``products`` (0 where there are
     none) become fields of the result."""
 
+    @property
+    def title(self) -> str:
+        """How a result names the method."""
+        return type(self).__name__
+
     @abstractmethod
     def init(self, ops: Backend, problem: MinimizeProblem) -> Any:
         """The state before the first step."""
@@ -93,7 +98,7 @@ class ServedMethod(Method):
 
     @property
     def title(self) -> str:
-        return type(self.method).__name__
+        return self.method.title
 
     def init(self, ops: Backend, problem: MinimizeProblem) -> Any:
         observed = self.method.columns if type(self.method).observe is Method.observe else ()

@@ -1,0 +1,8 @@
+"""Directions to step along, asked for once at each accepted point and then for each trial."""
+
+from .base import Descent, Gradient, Model, Trial
+from .dense import Eigen
+from .regions import Dogleg, Krylov, Steihaug, TrustRegion
+from .solve import Solve
+
+__all__ = ["Descent", "Dogleg", "Eigen", "Gradient", "Krylov", "Model", "Solve", "Steihaug", "Trial", "TrustRegion"]

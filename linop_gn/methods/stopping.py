@@ -1,0 +1,84 @@
+"""What ends a run is a fact about the point, free of scale.
+
+The undamped model's promise m = -(g.d + 1/2 d.G d) against the value, and d against the parameters, where neither
+damping nor radius is what makes d small and the inner solve succeeded. A row of refused trials ends a run as low as this
+precision allows where all that was promised in them is rounding, and is a fault to be told otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from ..arguments import require_number
+from ..protocols import Backend, Scalar, Vector
+from ..records import record
+from ..run.status import Code
+from .descents.base import Model, Trial
+
+__all__ = ["Facts", "Judged"]
+
+
+class Judged(NamedTuple):
+    """A step, once it is judged."""
+
+    model: Model
+    """At the point that it was made from."""
+    trial: Trial
+    running: Scalar
+    refused: Scalar
+    doubt: Scalar
+    """The largest decrease that was promised by a refused trial since a step was taken."""
+    stuck: Scalar
+    """Whether the next trial would be this one again."""
+    first: Scalar
+    """The gradient norm at the start."""
+    gradient_norm: Scalar
+    """Now."""
+
+
+@record
+class Facts:
+    """The tests of a run whose data stay the same.
+
+    Parameters
+    ----------
+    rtol, atol
+        The gradient's 2-norm is at most rtol times its norm at the start, or atol.
+    ftol
+        The undamped model promises at most ftol |value|; None: 4 round-offs.
+    xtol
+        ||d|| is at most xtol ||x||; None: 4 round-offs.
+    """
+
+    rtol: Scalar = 0.0
+    atol: Scalar = 0.0
+    ftol: Scalar | None = None
+    xtol: Scalar | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("rtol", "atol", "ftol", "xtol"):
+            require_number("Facts", name, getattr(self, name))
+
+    def claims(self, ops: Backend, judged: Judged) -> tuple[tuple[Scalar, Any], ...]:
+        """Conditions and codes, the first that holds to be believed."""
+        model, trial, running = judged.model, judged.trial, judged.running
+        eps, size = ops.eps(model.x), ops.maximum(model.value, -model.value)
+        few = 4.0 * eps * size if self.ftol is None else self.ftol * size
+        short = (4.0 * eps if self.xtol is None else self.xtol) * ops.sqrt(ops.dot(model.x, model.x))
+        length = ops.sqrt(ops.dot(trial.direction, trial.direction))
+        free = running & trial.free
+        small = free & (trial.predicted >= 0) & (trial.predicted <= few)
+        unexplored = trial.status == Code.UNEXPLORED
+        promised = ops.maximum(math.sqrt(eps) * size, 16.0 * eps * model.gradient_norm * short / (4.0 * eps))
+        nothing = judged.refused & ((length <= eps * short) | judged.stuck | (trial.predicted <= few))
+        nothing = nothing & ops.logical_not(trial.status == Code.NEGATIVE_CURVATURE)
+        return (
+            (running & (judged.gradient_norm <= self.atol), Code.CONVERGED),
+            (running & (judged.gradient_norm <= self.rtol * judged.first), Code.CONVERGED),
+            (small & unexplored, Code.UNEXPLORED),
+            (small, Code.CONVERGED),
+            (free & (length <= short), Code.CONVERGED),
+            (nothing & (judged.doubt <= promised) & (trial.predicted >= 0), Code.STAGNATED),
+            (judged.refused & (judged.stuck | (length <= eps * short)), Code.NO_DECREASE),
+        )
