@@ -24,6 +24,24 @@ from .least_squares import LeastSquaresResult, curve_fit, least_squares
 from .methods import ConstantDamping, LevenbergMarquardt, Marquardt, Method, Nielsen
 from .methods import ConstantDamping, LevenbergMarquardt, Marquardt, Method, Nielsen, SecondOrder
 from .methods import controls, descents, searches
+from .methods import (
+    EGN,
+    SGN,
+    ConstantDamping,
+    GaussNewton,
+    HessianFree,
+    LevenbergMarquardt,
+    Marquardt,
+    Method,
+    Newton,
+    NewtonCG,
+    Nielsen,
+    SecondOrder,
+    TrustRegion,
+    controls,
+    descents,
+    searches,
+)
 from .minimize import minimize
 from .operators import BlockDiagonal, Damped, Dense, Diagonal, FunctionOperator, Identity, LinearOperator, LowRank
 from .records import record, replace, static
@@ -50,12 +68,14 @@ _sys.meta_path.append(_moved.OldPaths())
 
 __all__ = [
     "CG",
+    "EGN",
     "GGN",
     "GLTR",
     "LSMR",
     "LSQR",
     "LU",
     "MINRES",
+    "SGN",
     "AnyOf",
     "BlockDiagonal",
     "BlockGGN",
@@ -70,9 +90,11 @@ __all__ = [
     "Eigh",
     "EisenstatWalker",
     "FunctionOperator",
+    "GaussNewton",
     "Gram",
     "GramSolve",
     "Hessian",
+    "HessianFree",
     "History",
     "Identity",
     "Jacobian",
@@ -90,6 +112,8 @@ __all__ = [
     "Method",
     "MissingDerivativeError",
     "MultiShiftCG",
+    "Newton",
+    "NewtonCG",
     "Nielsen",
     "Objective",
     "ProgressBar",
@@ -104,6 +128,7 @@ __all__ = [
     "Space",
     "Status",
     "Steihaug",
+    "TrustRegion",
     "ValidationError",
     "__version__",
     "available",

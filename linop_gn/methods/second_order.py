@@ -143,8 +143,13 @@ class SecondOrder(Method):
         if not callable(self.curvature):
             raise TypeError(f"{self.name}: curvature must be a function of a point, got {self.curvature!r}.")
         parts = (
-            ("descent", Descent, "lg.descents.Solve(lg.CG())", "A descent of your own derives from lg.descents.Descent."),
-            ("search", Search, "lg.searches.Accept()", "A search of your own derives from lg.searches.Search."),
+            (
+                "descent",
+                Descent,
+                "lg.descents.Solve(lg.CG())",
+                "One of your own derives from lg.descents.Descent.",
+            ),
+            ("search", Search, "lg.searches.Accept()", "One of your own derives from lg.searches.Search."),
         )
         for part, kind, example, advice in parts:
             require_instance(f"{self.name}: {part}", getattr(self, part), kind, f"one such as {example}", advice)
@@ -205,6 +210,7 @@ class SecondOrder(Method):
         taken = running & ops.isfinite(found.value) & (found.accepted | (equal & (found.value <= here.value)))
         target = found.line.at(ops, found.length)
         moved, here, kept, spent = self._moved(ops, problem, here, trial.kept, taken, target)
+        here = here._replace(value=ops.where(moved, found.value, here.value))
 
         refused = running & no(moved) & (no(equal) | taken)
         ratio, finite = ops.where(refused, -math.inf, ratio), finite & (moved | no(taken))
@@ -222,8 +228,11 @@ class SecondOrder(Method):
             judged = Judged(model, trial, running, refused, doubt, stuck, s.first, here.gradient_norm)
             claims = self.stopping.claims(ops, judged)
         products = s.products + ops.where(running, asked + trial.products + spent, 0)
+        if self.stream:
+            known = where_new(ops, running, s, value=here.value, gradient_norm=here.gradient_norm)
+            here = here._replace(operator=None, **known)
         return s._replace(
-            **here._replace(operator=None if self.stream else here.operator)._asdict(),
+            **here._asdict(),
             kept=kept,
             **where_new(ops, running, s, level=level, growth=growth, ratio=ratio, length=found.length, doubt=doubt),
             status=verdict(ops, s.status, *claims),
@@ -259,7 +268,7 @@ class SecondOrder(Method):
 
             return ops.branch(ops.isfinite(there.gradient_norm), settle, stay, target)
 
-        return ops.branch(taken, move, stay, target)  # type: ignore[return-value]
+        return ops.branch(taken, move, stay, target)
 
     def _judged(self, ops: Backend, line: Line, found: Found) -> tuple[Scalar, Scalar, Scalar]:
         """The gain ratio, whether there is one, and whether the two values are equal as far as rounding can tell."""

@@ -1,8 +1,8 @@
 """What ends a run is a fact about the point, free of scale.
 
-The undamped model's promise m = -(g.d + 1/2 d.G d) against the value, and d against the parameters, where neither
-damping nor radius is what makes d small and the inner solve succeeded. A row of refused trials ends a run as low as this
-precision allows where all that was promised in them is rounding, and is a fault to be told otherwise.
+The undamped model's promise m = -(g.d + 1/2 d.G d) is compared with the value, and d with the parameters, where
+neither damping nor radius is what makes d small and the inner solve succeeded. A row of refused trials ends a run as
+low as this precision allows where all that was promised in them is rounding; otherwise it is a fault to be told.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from typing import Any, NamedTuple
 
 from ..arguments import require_number
-from ..protocols import Backend, Scalar, Vector
+from ..protocols import Backend, Scalar
 from ..records import record
 from ..run.status import Code
 from .descents.base import Model, Trial

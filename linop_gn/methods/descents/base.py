@@ -30,7 +30,7 @@ class Model(NamedTuple):
     gradient: Vector
     gradient_norm: Scalar
     value: Scalar
-    operator: LinearOperator
+    operator: Any
     """The curvature, linearised, undamped. In ``query`` it is what the curvature made, which knows its point."""
 
 
@@ -77,7 +77,12 @@ class Descent(ABC):
     """What the second argument of ``step`` is: ``"damping"`` or ``"radius"``."""
 
     def check(self, operator: LinearOperator, level: Scalar) -> None:
-        """Raise for a curvature that the descent does not take."""
+        """Raise for a curvature that the descent does not take: by default one that is not symmetric."""
+        if not operator.symmetric:
+            raise ValueError(
+                f"descents.{type(self).__name__} needs a symmetric curvature, and {operator!r} is not known to be. "
+                "Declare it (symmetric=True) if it is."
+            )
 
     def query(self, ops: Backend, model: Model, before: Any) -> tuple[Any, Scalar]:
         """What is kept for the point, a tree of arrays, and the products taken.

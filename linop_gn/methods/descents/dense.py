@@ -98,4 +98,3 @@ class Eigen(Descent):
         )
         free = (status == Code.CONVERGED) & (2.0 * penalty <= energy)
         return Trial(ops.mask(kept.sound, d), predicted, status, kept, 0, penalty, free)
-

@@ -188,10 +188,7 @@ class Krylov(Descent):
         """The minimum in the space."""
         space = _Space(model.operator, kept, None, self._process())
         small, rtol = ops.small([1.0], model.x) * level, ops.eps(model.x) ** 0.5
-        if self.of == "radius":
-            found = minimise(space, small, rtol, 0.0)
-        else:
-            found = solve_shifted(space, small, rtol, 0.0)
+        found = (minimise if self.of == "radius" else solve_shifted)(space, small, rtol, 0.0)
         d, code = ops.copy(found.x[:, 0]), ops.item(found.code[0])
         penalty = 0.0 if self.of == "radius" else 0.5 * level * ops.dot(d, d)
         predicted = penalty - ops.item(found.model[0])

@@ -12,7 +12,7 @@ from ...arguments import require_instance, require_number
 from ...operators.base import LinearOperator
 from ...operators.damped import Damped
 from ...protocols import Backend, Scalar, Vector
-from ...records import record, replace
+from ...records import record, replace, static
 from ...run.status import Code
 from ...solvers.base import Solver
 from ...solvers.cg import CG
@@ -74,6 +74,9 @@ class Solve(Descent):
         ``lg.EisenstatWalker()`` to choose the solver's ``rtol`` at each point; None keeps it.
     warm
         The last solution times ``warm`` is the solver's start; None: zero.
+    fallback
+        Whether the direction is -g where the solver finds none that lowers the model: for a search, which asks for
+        nothing but descent (Nocedal and Wright, 2006, algorithm 7.1). Otherwise the trial is refused.
 
     >>> import linop_gn as lg
     >>> lg.descents.Solve(lg.CG(max_steps=10), warm=0.95).level
@@ -83,6 +86,7 @@ class Solve(Descent):
     solver: Solver = CG(rtol=1e-2, max_steps=50)
     forcing: Any = None
     warm: Scalar | None = None
+    fallback: bool = static(default=False)
 
     def __post_init__(self) -> None:
         require_solver(self, self.solver)
@@ -121,7 +125,12 @@ class Solve(Descent):
             kept = kept._replace(start=ops.scale(self.warm, ops.copy(found.x)))
         status = ops.where(failed, Code.MAX_STEPS, Code.CONVERGED)
         free = ops.logical_not(failed) & (2.0 * penalty <= bent)
-        return Trial(found.x, predicted, status, kept, found.products, penalty, free, iterates)
+        d = found.x
+        if self.fallback:
+            useful, square = ops.isfinite(predicted) & (predicted > 0), model.gradient_norm * model.gradient_norm
+            (d,) = ops.branch(useful, lambda d: (d,), lambda d: (ops.scale(-1.0, ops.copy(model.gradient)),), d)
+            predicted, free = ops.where(useful, predicted, square), free & (useful | (square == 0))
+        return Trial(d, predicted, status, kept, found.products, penalty, free, iterates)
 
 
 _SOLVED = [Code.CONVERGED, Code.COMPLETED, Code.STAGNATED, Code.SATISFIED, Code.LEVELLED_OFF, Code.LEAST_SQUARES]
