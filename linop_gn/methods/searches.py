@@ -320,7 +320,7 @@ class Iterates(Search):
         shelf = ops.basis(line.direction, last + 1)
         for place, x in enumerate(kept.x):
             shelf = ops.store(shelf, place, 1.0, x)
-        whole = line.value(ops, 1.0)
+        whole, noise = line.value(ops, 1.0), 4.0 * ops.eps(line.direction) * ops.maximum(line.start, -line.start)
 
         def trial(i: Scalar, s: Any) -> Any:
             best, lowest, going, count = s
@@ -329,9 +329,10 @@ class Iterates(Search):
 
             def ask(best: Scalar, lowest: Scalar, going: Scalar, count: Scalar) -> Any:
                 value = line.along(ops, ops.copy(ops.row(shelf, place))).value(ops, 1.0)
-                better = (value < lowest) | ops.logical_not(ops.isfinite(lowest))
-                best, lowest = ops.where(better, place, best), ops.where(better, value, lowest)
-                return best, lowest, better, count + 1
+                lost = ops.logical_not(ops.isfinite(lowest))
+                better = (value < lowest) | lost
+                onward = (value <= lowest + noise) | lost  # what CG did below rounding stops nothing
+                return ops.where(better, place, best), ops.where(better, value, lowest), onward, count + 1
 
             return ops.branch(going & ops.logical_not(same), ask, lambda *s: s, best, lowest, going, count)
 

@@ -42,7 +42,7 @@ from .descents.base import Descent, Model
 from .descents.solve import Solve
 from .problem import MinimizeProblem
 from .searches import Accept, Found, Line, Search
-from .stopping import Facts, Judged
+from .stopping import Facts, Judged, rounding
 
 __all__ = ["SecondOrder", "SecondOrderState"]
 
@@ -206,7 +206,9 @@ class SecondOrder(Method):
         trial = self.descent.step(ops, model, kept, s.level)
         line = Line(ops, problem, model, trial)
         found = self.search.search(ops, line)
-        ratio, finite, equal = self._judged(ops, line, found)
+        ratio, finite, equal = self._judged(ops, model, line, found)
+        equal = equal & (s.doubt <= rounding(ops, model)[1])
+        ratio = ops.where(equal, 1.0, ratio)
         taken = running & ops.isfinite(found.value) & (found.accepted | (equal & (found.value <= here.value)))
         target = found.line.at(ops, found.length)
         moved, here, kept, spent = self._moved(ops, problem, here, trial.kept, taken, target)
@@ -270,17 +272,17 @@ class SecondOrder(Method):
 
         return ops.branch(taken, move, stay, target)
 
-    def _judged(self, ops: Backend, line: Line, found: Found) -> tuple[Scalar, Scalar, Scalar]:
+    def _judged(self, ops: Backend, model: Model, line: Line, found: Found) -> tuple[Scalar, Scalar, Scalar]:
         """The gain ratio, whether there is one, and whether the two values are equal as far as rounding can tell."""
         length = found.length if found.whole is None else line.one
         value = found.value if found.whole is None else found.whole
         predicted = line.trial.predicted if found.whole is not None else line.predicted(length)
-        actual, rounding = line.start - value, 4.0 * ops.eps(line.direction) * ops.maximum(line.start, -line.start)
-        equal = (predicted > 0) & (predicted <= rounding) & (actual <= rounding) & (actual >= -rounding)
+        actual, noise = line.start - value, rounding(ops, model)[0]
+        equal = (predicted > 0) & (predicted <= noise) & (actual <= noise) & (actual >= -noise)
         if self.model == "damped":
             predicted = predicted - length * length * line.trial.penalty
         ratio = line.ratio(ops, value, predicted)
-        return ops.where(equal, 1.0, ratio), ops.isfinite(value), equal
+        return ratio, ops.isfinite(value), equal
 
     def _bounded(self, ops: Backend, level: Scalar, like: Scalar) -> Scalar:
         """The level within its bounds, and finite."""

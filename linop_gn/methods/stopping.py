@@ -16,7 +16,7 @@ from ..records import record
 from ..run.status import Code
 from .descents.base import Model, Trial
 
-__all__ = ["Facts", "Judged"]
+__all__ = ["Facts", "Judged", "rounding"]
 
 
 class Judged(NamedTuple):
@@ -35,6 +35,13 @@ class Judged(NamedTuple):
     """The gradient norm at the start."""
     gradient_norm: Scalar
     """Now."""
+
+
+def rounding(ops: Backend, model: Model) -> tuple[Scalar, Scalar]:
+    """What rounding changes in the value, and how much more may be promised in a trial that fails because of it."""
+    eps, size = ops.eps(model.x), ops.maximum(model.value, -model.value)
+    reach = ops.sqrt(ops.dot(model.x, model.x))
+    return 4.0 * eps * size, ops.maximum(math.sqrt(eps) * size, 16.0 * eps * model.gradient_norm * reach)
 
 
 @record
@@ -64,21 +71,25 @@ class Facts:
         """Conditions and codes, the first that holds to be believed."""
         model, trial, running = judged.model, judged.trial, judged.running
         eps, size = ops.eps(model.x), ops.maximum(model.value, -model.value)
-        few = 4.0 * eps * size if self.ftol is None else self.ftol * size
-        short = (4.0 * eps if self.xtol is None else self.xtol) * ops.sqrt(ops.dot(model.x, model.x))
+        noise, promised = rounding(ops, model)
+        few = noise if self.ftol is None else self.ftol * size
+        reach = ops.sqrt(ops.dot(model.x, model.x))
+        short = (4.0 * eps if self.xtol is None else self.xtol) * reach
         length = ops.sqrt(ops.dot(trial.direction, trial.direction))
-        free = running & trial.free
-        small = free & (trial.predicted >= 0) & (trial.predicted <= few)
+        free, lower = running & trial.free, trial.predicted >= 0
+        small = free & lower & (trial.predicted <= few)
         unexplored = trial.status == Code.UNEXPLORED
-        promised = ops.maximum(math.sqrt(eps) * size, 16.0 * eps * model.gradient_norm * short / (4.0 * eps))
-        nothing = judged.refused & ((length <= eps * short) | judged.stuck | (trial.predicted <= few))
-        nothing = nothing & ops.logical_not(trial.status == Code.NEGATIVE_CURVATURE)
+        # A direction of zero is one that was not found, unless the gradient is zero.
+        found = (length > 0) | (model.gradient_norm == 0)
+        hopeless = (length <= eps * reach) | (lower & (trial.predicted <= noise))
+        hopeless = judged.refused & (judged.stuck | (found & hopeless))
+        low = lower & (judged.doubt <= promised) & ops.logical_not(trial.status == Code.NEGATIVE_CURVATURE)
         return (
             (running & (judged.gradient_norm <= self.atol), Code.CONVERGED),
             (running & (judged.gradient_norm <= self.rtol * judged.first), Code.CONVERGED),
             (small & unexplored, Code.UNEXPLORED),
             (small, Code.CONVERGED),
             (free & (length <= short), Code.CONVERGED),
-            (nothing & (judged.doubt <= promised) & (trial.predicted >= 0), Code.STAGNATED),
-            (judged.refused & (judged.stuck | (length <= eps * short)), Code.NO_DECREASE),
+            (hopeless & low, Code.STAGNATED),
+            (hopeless, Code.NO_DECREASE),
         )
