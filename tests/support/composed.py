@@ -3,6 +3,7 @@
 import linop_gn as lg
 
 D, S, C = lg.descents, lg.searches, lg.controls
+KEEPING = lg.CG(rtol=1e-6, max_steps=30, keep=1.3)
 RADIUS = {"control": C.Radius(), "level": 1.0}
 COMPOSED = {
     "solve": lg.SecondOrder(level=1e-2),
@@ -16,9 +17,7 @@ COMPOSED = {
     "Goldstein": lg.Newton(curvature=lg.GGN, search=S.Goldstein()),
     "Wolfe": lg.Newton(curvature=lg.GGN, search=S.Wolfe()),
     "grid": lg.Newton(curvature=lg.GGN, search=S.Grid(count=9, decrease=True)),
-    "iterates": lg.SecondOrder(
-        descent=D.Solve(lg.CG(rtol=1e-6, max_steps=30, keep=1.3), warm=0.95), search=S.Iterates()
-    ),
+    "iterates": lg.SecondOrder(descent=D.Solve(KEEPING, warm=0.95), search=S.Iterates(), level=1e-2),
     "momentum": lg.EGN(1e-2, momentum=0.1),
 }
 NAMED = {
