@@ -280,7 +280,7 @@ class SecondOrder(Method):
         actual, noise = line.start - value, rounding(ops, model)[0]
         equal = (predicted > 0) & (predicted <= noise) & (actual <= noise) & (actual >= -noise)
         if self.model == "damped":
-            predicted = predicted - length * length * line.trial.penalty
+            predicted = predicted - length * length * line.trial.damping_term
         ratio = line.ratio(ops, value, predicted)
         return ratio, ops.isfinite(value), equal
 

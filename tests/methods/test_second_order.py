@@ -131,7 +131,7 @@ def test_what_a_descent_predicts_is_what_the_model_says(descent, level):
         d, kept = trial.direction, trial.kept
         assert trial.predicted == pytest.approx(-(g @ d + 0.5 * d @ G @ d), rel=1e-8)
         if descent.level == "damping":
-            assert trial.penalty == pytest.approx(0.5 * factor * level * d @ d)
+            assert trial.damping_term == pytest.approx(0.5 * factor * level * d @ d)
         else:
             assert np.linalg.norm(d) <= factor * level * (1 + 1e-9)
 

@@ -45,7 +45,7 @@ class Trial(NamedTuple):
     kept: Any
     """What is kept for the next trial, or the next query: as query returned it, or with more in it."""
     products: Scalar = 0
-    penalty: Scalar = 0.0
+    damping_term: Scalar = 0.0
     """1/2 damping d.d, by which the damped model promises less."""
     free: Scalar = False
     """Whether neither damping nor radius makes the direction shorter than the model's minimum by much."""

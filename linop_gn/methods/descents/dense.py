@@ -87,7 +87,7 @@ class Eigen(Descent):
         d = ops.cast(kept.vectors @ step, dtype)
         square, energy = ops.dot(step, step), ops.dot(step, e * step)
         predicted = -(ops.dot(kept.along, step) + 0.5 * energy)
-        penalty = 0.5 * level * square
+        damping_term = 0.5 * level * square
         least, most = -ops.max_abs(xp.where(e < 0, e, xp.zeros_like(e))), ops.max_abs(e)
         negative = least < -n * ops.eps(model.x) * most
         status = verdict(
@@ -96,5 +96,5 @@ class Eigen(Descent):
             (ops.logical_not(kept.sound), Code.NONFINITE),
             (negative, Code.NEGATIVE_CURVATURE),
         )
-        free = (status == Code.CONVERGED) & (2.0 * penalty <= energy)
-        return Trial(ops.mask(kept.sound, d), predicted, status, kept, 0, penalty, free)
+        free = (status == Code.CONVERGED) & (2.0 * damping_term <= energy)
+        return Trial(ops.mask(kept.sound, d), predicted, status, kept, 0, damping_term, free)

@@ -78,11 +78,11 @@ class Momentum(Descent):
         kept = self._averaged(ops, kept, trial.direction)
         d = self._mean(ops, kept)
         bend = ops.dot(d, model.operator.apply(d))
-        predicted, penalty = -(ops.dot(model.gradient, d) + 0.5 * bend), 0.0
+        predicted, damping_term = -(ops.dot(model.gradient, d) + 0.5 * bend), 0.0
         if self.level == "damping":
-            penalty = 0.5 * level * ops.dot(d, d)
+            damping_term = 0.5 * level * ops.dot(d, d)
         free = ops.isfinite(predicted) & False  # it is short, or long, for what it was
-        return Trial(d, predicted, trial.status, kept, trial.products + 1, penalty, free)
+        return Trial(d, predicted, trial.status, kept, trial.products + 1, damping_term, free)
 
     def _averaged(self, ops: Backend, kept: Averaged, v: Vector) -> Averaged:
         mean = ops.axpby(1.0 - self.beta, v, self.beta, ops.copy(kept.mean))

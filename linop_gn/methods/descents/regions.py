@@ -190,11 +190,11 @@ class Krylov(Descent):
         small, rtol = ops.small([1.0], model.x) * level, ops.eps(model.x) ** 0.5
         found = (minimise if self.of == "radius" else solve_shifted)(space, small, rtol, 0.0)
         d, code = ops.copy(found.x[:, 0]), ops.item(found.code[0])
-        penalty = 0.0 if self.of == "radius" else 0.5 * level * ops.dot(d, d)
-        predicted = penalty - ops.item(found.model[0])
+        damping_term = 0.0 if self.of == "radius" else 0.5 * level * ops.dot(d, d)
+        predicted = damping_term - ops.item(found.model[0])
         bent = -2.0 * (predicted + ops.dot(model.gradient, d))
-        free = is_one_of(code, _INSIDE) & (2.0 * penalty <= bent)
-        return Trial(d, predicted, code, kept, 0, penalty, free)
+        free = is_one_of(code, _INSIDE) & (2.0 * damping_term <= bent)
+        return Trial(d, predicted, code, kept, 0, damping_term, free)
 
 
 def _basis(ops: Backend, model: Model) -> BasisProblem:

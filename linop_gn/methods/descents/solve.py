@@ -117,20 +117,20 @@ class Solve(Descent):
         M = given.finish(kept.prepared, A) if isinstance(given, Recipe) else given
         rhs = ops.scale(-1.0, ops.copy(model.gradient))
         found, iterates = inner_run(ops, solver, LinearProblem(A, rhs, kept.start, M))
-        penalty = 0.5 * level * ops.dot(found.x, found.x)
-        predicted = penalty - found.model
+        damping_term = 0.5 * level * ops.dot(found.x, found.x)
+        predicted = damping_term - found.model
         bent = -2.0 * (predicted + ops.dot(model.gradient, found.x))
         failed = ops.any(ops.logical_not(is_one_of(found.status, _SOLVED)))
         if self.warm is not None:
             kept = kept._replace(start=ops.scale(self.warm, ops.copy(found.x)))
         status = ops.where(failed, Code.MAX_STEPS, Code.CONVERGED)
-        free = ops.logical_not(failed) & (2.0 * penalty <= bent)
+        free = ops.logical_not(failed) & (2.0 * damping_term <= bent)
         d = found.x
         if self.fallback:
             useful, square = ops.isfinite(predicted) & (predicted > 0), model.gradient_norm * model.gradient_norm
             (d,) = ops.branch(useful, lambda d: (d,), lambda d: (ops.scale(-1.0, ops.copy(model.gradient)),), d)
             predicted, free = ops.where(useful, predicted, square), free & (useful | (square == 0))
-        return Trial(d, predicted, status, kept, found.products, penalty, free, iterates)
+        return Trial(d, predicted, status, kept, found.products, damping_term, free, iterates)
 
 
 _SOLVED = [Code.CONVERGED, Code.COMPLETED, Code.STAGNATED, Code.SATISFIED, Code.LEVELLED_OFF, Code.LEAST_SQUARES]
