@@ -30,7 +30,7 @@ def test_it_runs_the_same_everywhere(name):
 
     def at(p):
         r, J = p[0] * np.exp(p[1] * t) - y, np.stack([np.exp(p[1] * t), p[0] * t * np.exp(p[1] * t)], axis=1)
-        return 0.5 * r @ r, J.T @ r, J.T @ J + np.diag((J.T @ r) ** 2)
+        return 0.5 * r @ r, J.T @ r, J.T @ J
 
     values, dampings = [at(p)[0]], [damping]
     for _ in range(12):
