@@ -127,7 +127,7 @@ def SGN(steps: int = 10, damping: Scalar = 1e-4, preconditioner: Any = None, **p
     step, damping included, moves rho by 3/2 below 1/4 and by 2/3 above 3/4, down to 1e-6. Then Armijo's rule from 1,
     halving at most 10 times against a bound that stays that of the whole step; the last length is taken if none does.
     ``lg.controls.Linear``, ``Cosine`` and ``lg.ConstantDamping`` are the schedules; ``preconditioner=
-    lg.preconditioners.SquaredGradient(a)`` the diagonal 1 / (m^2 + rho)^a. On minibatches: ``stream=True``.
+    lg.preconditioners.SquaredGradient(a)`` the diagonal 1 / (m^2 + rho)^a.
 
     >>> import numpy as np, linop_gn as lg
     >>> bowl = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
@@ -152,7 +152,7 @@ def HessianFree(damping: Scalar = 1.0, max_steps: int = 250, preconditioner: Any
     (G + lambda I) d = -g by CG, preconditioned with (sum_i g_i^2 / N + lambda)^(3/4), from .95 times its last solution,
     until the model has levelled off. lambda moves by 3/2 and 2/3 on the gain ratio of the whole solution, without the
     damping. Then back through the iterates ceil(1.3^j) while the value falls, and Armijo's rule along the best of them,
-    c = .01, times .8. Warm start and lambda move also where the step is refused. On minibatches: ``stream=True``.
+    c = .01, times .8. Warm start and lambda move also where the step is refused.
 
     ``preconditioner`` is another recipe than ``lg.preconditioners.EmpiricalFisher()``.
 
@@ -178,8 +178,8 @@ def EGN(damping: Scalar = 1.0, length: Scalar = 1.0, momentum: Scalar | None = N
 
     d = -(G + damping I)^-1 g = -J^T S (S^T J J^T S + damping I)^-1 q, S S^T = H_L, by Cholesky: for batches with fewer
     outputs than CG would take steps. ``momentum`` averages the directions, divided by what the weights sum to.
-    ``search=lg.searches.Armijo(c=0.1, shrink=0.8, most=15)`` and ``Goldstein(c=0.1)`` are the published searches; on
-    minibatches: ``stream=True``.
+    ``search=lg.searches.Armijo(c=0.1, shrink=0.8, most=15)`` and ``Goldstein(c=0.1)`` are the published
+    searches.
 
     >>> import numpy as np, linop_gn as lg
     >>> bowl = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))

@@ -19,6 +19,8 @@ class MinimizeProblem:
     start: Vector
     space: Space = static()
     max_steps: int = static(default=100)
+    once: bool = static(default=False)
+    """Whether these data are for one step: what is linearised at its end, the next batch throws away."""
 
     @property
     def backend(self) -> Backend:

@@ -101,8 +101,6 @@ class SecondOrder(Method):
         Its bounds.
     model
         ``"undamped"`` or ``"damped"``: which predicted decrease the gain ratio divides by.
-    stream
-        Whether each step sees other data: all is then made anew at its beginning, on these, and nothing at its end.
     name
         What results call the method.
 
@@ -134,7 +132,6 @@ class SecondOrder(Method):
     least: Scalar = 0.0
     most: Scalar = math.inf
     model: str = static(default="undamped")
-    stream: bool = static(default=False)
     name: str = static(default="SecondOrder")
 
     def __post_init__(self) -> None:
@@ -179,7 +176,7 @@ class SecondOrder(Method):
         zero, count = ops.scalar(0.0, point.x), ops.scalar(0, point.x)
         sound = ops.isfinite(model.value) & ops.isfinite(model.gradient_norm)
         return SecondOrderState(
-            **model._replace(operator=None if self.stream else model.operator)._asdict(),
+            **model._asdict(),
             kept=kept,
             first=model.gradient_norm + 0.0,
             level=self._bounded(ops, zero + self.level, zero),
@@ -194,16 +191,11 @@ class SecondOrder(Method):
 
     def step(self, ops: Backend, problem: MinimizeProblem, s: SecondOrderState) -> SecondOrderState:
         running, no = s.status == Code.RUNNING, ops.logical_not
-        if self.stream:  # what the state holds is of other data
-            model, raw = self._model(ops, problem.at(s.x))
-            kept, asked = self.descent.query(ops, model._replace(operator=raw), s.kept)
-        else:
-            model, kept, asked = Model(*(getattr(s, name) for name in Model._fields)), s.kept, 0
-        here = model
+        here = Model(*(getattr(s, name) for name in Model._fields))
         # Of a zero gradient no solver takes a product: that is how a finished run stays where it is.
-        masked = ops.mask(running, ops.copy(model.gradient))
-        model = model._replace(gradient=masked, gradient_norm=ops.where(running, model.gradient_norm, 0.0))
-        trial = self.descent.step(ops, model, kept, s.level)
+        masked = ops.mask(running, ops.copy(s.gradient))
+        model = here._replace(gradient=masked, gradient_norm=ops.where(running, s.gradient_norm, 0.0))
+        trial = self.descent.step(ops, model, s.kept, s.level)
         line = Line(ops, problem, model, trial)
         found = self.search.search(ops, line)
         ratio, finite, equal = self._judged(ops, model, line, found)
@@ -223,26 +215,26 @@ class SecondOrder(Method):
         level = self._bounded(ops, level, s.level)
         doubt = ops.where(refused, ops.maximum(s.doubt, ops.where(finite, trial.predicted, math.inf)), 0.0)
         claims: tuple[tuple[Scalar, Any], ...] = ()
-        if self.stream:
-            claims = ((running & no(ops.isfinite(model.gradient_norm)), Code.NONFINITE),)
-        elif self.stopping is not None:
+        if self.stopping is not None:
             stuck = refused & (level == s.level)
             judged = Judged(model, trial, running, refused, doubt, stuck, s.first, here.gradient_norm)
             claims = self.stopping.claims(ops, judged)
-        products = s.products + ops.where(running, asked + trial.products + spent, 0)
-        if self.stream:
-            known = where_new(ops, running, s, value=here.value, gradient_norm=here.gradient_norm)
-            here = here._replace(operator=None, **known)
         return s._replace(
             **here._asdict(),
             kept=kept,
             **where_new(ops, running, s, level=level, growth=growth, ratio=ratio, length=found.length, doubt=doubt),
             status=verdict(ops, s.status, *claims),
-            products=products,
+            products=s.products + ops.where(running, trial.products + spent, 0),
             evaluations=s.evaluations + ops.where(running, found.evaluations, 0),
-            linearisations=s.linearisations + ops.where(running if self.stream else taken, 1, 0),
+            linearisations=s.linearisations + ops.where(taken, 1, 0),
             refused=s.refused + ops.where(refused, 1, 0),
         )
+
+    def renew(self, ops: Backend, problem: MinimizeProblem, state: SecondOrderState) -> SecondOrderState:
+        """The state at the same x for the problem's data; level, averages and counts are kept."""
+        model, raw = self._model(ops, problem.at(state.x))
+        kept, _ = self.descent.query(ops, model._replace(operator=raw), state.kept)
+        return state._replace(**model._asdict(), kept=kept, doubt=0.0 * state.doubt)
 
     def _model(self, ops: Backend, point: Point) -> tuple[Model, LinearOperator]:
         """The model at a point, and the curvature as it was made, which knows the point."""
@@ -255,9 +247,8 @@ class SecondOrder(Method):
         self, ops: Backend, problem: MinimizeProblem, here: Model, kept: Any, taken: Scalar, target: Vector
     ) -> tuple[Scalar, Model, Any, Scalar]:
         """Whether the target is the new point, the model there or here, what is kept of it, and the products taken."""
-        if self.stream:
-            x = ops.select(taken, target, here.x)
-            return taken, here._replace(x=x), kept, 0
+        if problem.once:
+            return taken, here._replace(x=ops.select(taken, target, here.x)), kept, 0
 
         def stay(target: Vector) -> tuple[Any, ...]:
             return False, here, kept, 0

@@ -207,12 +207,18 @@ def test_schedules():
     np.testing.assert_allclose(levels(C.Exponential(0.5), 1.0, 3), [1, 0.5, 0.25, 0.125])
 
 
-def test_a_stream_is_linearised_at_the_beginning_of_each_step():
+def test_a_stream_of_equal_batches_is_the_run_on_one():
     f = published.Tanh(seed=1, n=12)
-    held = lg.minimize(f.objective(numpy), f.start, lg.SGN(4, 1e-3), max_steps=6)
-    streamed = lg.minimize(f.objective(numpy), f.start, lg.SGN(4, 1e-3, stream=True), max_steps=6)
-    np.testing.assert_allclose(streamed.history["value"], held.history["value"], rtol=1e-12)
-    np.testing.assert_allclose(streamed.params, held.params, rtol=1e-12)
+    whole = lg.minimize(f.objective(numpy), f.start, lg.SGN(4, 1e-3), max_steps=6)
+    point = f.objective(numpy).at(f.start)
+    method, problem = lg.SGN(4, 1e-3), lg.methods.MinimizeProblem(point.objective, point.x, point.space, once=True)
+    state = method.init(numpy, problem)
+    for step in range(6):
+        state = state if step == 0 else method.renew(numpy, problem, state)
+        state = method.step(numpy, problem, state)._replace(steps=step + 1)
+        assert state.value == pytest.approx(whole.history["value"][step + 1], rel=1e-12)
+        assert state.level == pytest.approx(whole.history["damping"][step + 1], rel=1e-12)
+    np.testing.assert_allclose(state.x, whole.params, rtol=1e-12)
 
 
 def test_a_saddle_is_no_minimum():

@@ -39,7 +39,8 @@ def forced(ops: Backend, rule: Any, model: Model, before: Forced | None) -> Forc
     norm = model.gradient_norm + 0.0
     if before is None:
         return Forced(0.0 * norm + rule.first, norm)
-    return Forced(rule.update(ops, before.eta, norm=norm, before=before.norm), norm)
+    eta = rule.update(ops, before.eta, norm=norm, before=before.norm)
+    return Forced(ops.where(norm == before.norm, before.eta, eta), norm)  # of a point that is queried again, the same
 
 
 def require_forcing(owner: str, rule: Any) -> None:
