@@ -248,16 +248,19 @@ class SecondOrder(Method):
     ) -> tuple[Scalar, Model, Any, Scalar]:
         """Whether the target is the new point, the model there or here, what is kept of it, and the products taken."""
         if problem.once:
-            return taken, here._replace(x=ops.select(taken, target, here.x)), kept, 0
+            return taken, here._replace(x=ops.select(taken, target, here.x)), kept, ops.scalar(0, here.x)
+
+        none = ops.scalar(0, here.x)
 
         def stay(target: Vector) -> tuple[Any, ...]:
-            return False, here, kept, 0
+            return False, here, kept, none
 
         def move(target: Vector) -> tuple[Any, ...]:
             there, raw = self._model(ops, problem.at(target))
 
             def settle(target: Vector) -> tuple[Any, ...]:
-                return (True, there, *self.descent.query(ops, there._replace(operator=raw), kept))
+                new, products = self.descent.query(ops, there._replace(operator=raw), kept)
+                return True, there, new, none + products
 
             return ops.branch(ops.isfinite(there.gradient_norm), settle, stay, target)
 

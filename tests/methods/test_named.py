@@ -3,6 +3,7 @@
 import numpy as np
 import published
 import pytest
+import systems
 
 import linop_gn as lg
 
@@ -26,6 +27,7 @@ def agree(ops, result, values, p, rtol=1e-9):
 
 @pytest.mark.parametrize(("damping", "length"), [(0.0, 1.0), (4.0, 0.5)])
 def test_newton(ops, damping, length):
+    systems.spare(ops, damping == 4.0)
     f = published.Trigonometric([0.4, -0.7, 0.9])
     agree(ops, run(ops, f, lg.Newton(damping, length), 8), *published.newton(f, 8, damping, length))
 
@@ -39,12 +41,14 @@ def test_newton_leaves_out_what_numpy_leaves_out(ops):
 
 @pytest.mark.parametrize("start", [(0.4, -0.7, 0.9), (2.5, -2.0, 1.7)])
 def test_newton_cg(ops, start):
+    systems.spare(ops, start[0] == 2.5)
     f = published.Trigonometric(start)
     agree(ops, run(ops, f, lg.NewtonCG(), 8), *published.newton_cg(f, 8))
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.1])
 def test_gauss_newton(ops, damping):
+    systems.spare(ops, damping == 0.1)
     f = published.Tanh()
     agree(ops, run(ops, f, lg.GaussNewton(damping, lg.Cholesky()), 6), *published.gauss_newton(f, 6, damping))
 
@@ -52,6 +56,7 @@ def test_gauss_newton(ops, damping):
 @pytest.mark.parametrize("descent", ["TrustRegion", "Krylov"])
 @pytest.mark.parametrize("radius", [0.1, 30.0])
 def test_trust_region(ops, descent, radius):
+    systems.spare(ops, radius == 30.0)
     f = published.Trigonometric([2.5, -2.0, 1.7])
     parts = {"TrustRegion": lg.descents.TrustRegion(lg.GLTR(rtol=1e-13)), "Krylov": lg.descents.Krylov(3)}
     result = run(ops, f, lg.TrustRegion(radius, descent=parts[descent]), 8)
@@ -66,6 +71,7 @@ def test_trust_region(ops, descent, radius):
 
 @pytest.mark.parametrize("preconditioned", [None, 0.75])
 def test_sgn(ops, preconditioned):
+    systems.spare(ops, preconditioned is None)
     f = published.Tanh(seed=1, n=12)
     recipe = None if preconditioned is None else lg.preconditioners.SquaredGradient(preconditioned)
     result = run(ops, f, lg.SGN(4, 1e-3, recipe), 8)
@@ -86,6 +92,7 @@ def test_hessian_free(ops):
 
 @pytest.mark.parametrize("momentum", [None, 0.9])
 def test_egn(ops, momentum):
+    systems.spare(ops, momentum is not None)
     f = published.Tanh()
     method = lg.EGN(0.5, 0.8, momentum)
     agree(ops, run(ops, f, method, 8), *published.egn(f, 8, 0.5, 0.8, momentum or 0.0))
