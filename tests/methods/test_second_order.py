@@ -136,6 +136,26 @@ def test_what_a_descent_predicts_is_what_the_model_says(descent, level):
             assert np.linalg.norm(d) <= factor * level * (1 + 1e-9)
 
 
+@lg.record
+class Noted(lg.preconditioners.Jacobi):
+    """Jacobi that notes what it prepares at."""
+
+    noted: list = lg.static(default=None)
+
+    def prepare(self, operator):
+        self.noted.append(1)
+        return super().prepare(operator)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_preconditioner_is_prepared_at_one_point_of_so_many(every):
+    noted = []
+    descent = D.Solve(lg.CG(rtol=1e-8, preconditioner=Noted(noted=noted)), every=every)
+    fit = lg.minimize(curves.rosenbrock(numpy), np.array([-1.2, 1.0]), lg.SecondOrder(descent=descent, level=1e-2))
+    assert fit.succeeded
+    assert len(noted) == -(-int(fit.history["linearisations"][-1]) // every)
+
+
 def line(f, p):
     """The line of steepest descent from p."""
     at = f.objective(numpy).at(p)

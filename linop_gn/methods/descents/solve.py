@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ...arguments import require_instance, require_number
+from ...arguments import require_instance, require_number, whole
 from ...operators.base import LinearOperator
 from ...operators.damped import Damped
 from ...protocols import Backend, Scalar, Vector
@@ -60,6 +60,8 @@ class Solved(NamedTuple):
     start: Vector | None
     """The last solution, times the decay; None without warm starts."""
     forced: Forced | None
+    age: Any
+    """Points since the recipe prepared; None where it prepares at each."""
 
 
 @record
@@ -75,6 +77,8 @@ class Solve(Descent):
         ``lg.EisenstatWalker()`` to choose the solver's ``rtol`` at each point; None keeps it.
     warm
         The last solution times ``warm`` is the solver's start; None: zero.
+    every
+        The recipe prepares at the first of so many points, and at the others what it made there is used again.
     fallback
         Whether the direction is -g where the solver finds none that lowers the model: for a search, which asks for
         nothing but descent (Nocedal and Wright, 2006, algorithm 7.1). Otherwise the trial is refused.
@@ -87,12 +91,14 @@ class Solve(Descent):
     solver: Solver = CG(rtol=1e-2, max_steps=50)
     forcing: Any = None
     warm: Scalar | None = None
+    every: int = static(default=1)
     fallback: bool = static(default=False)
 
     def __post_init__(self) -> None:
         require_solver(self, self.solver)
         require_forcing("Solve", self.forcing)
         require_number("Solve", "warm", self.warm)
+        object.__setattr__(self, "every", whole("Solve", "every", self.every, 1))
         if self.warm is not None and "x0" not in self.solver.supports and not self.solver.solves_system:
             raise ValueError(f"Solve: {self.solver.title} takes no start; leave warm= out.")
 
@@ -105,11 +111,24 @@ class Solve(Descent):
 
     def query(self, ops: Backend, model: Model, before: Solved | None) -> tuple[Solved, Scalar]:
         """What the recipe prepares; the start and the forcing term."""
-        given, start = self.solver.preconditioner, None
+        start, eta = None, forced(ops, self.forcing, model, None if before is None else before.forced)
         if self.warm is not None:
             start = ops.zeros_like(model.x) if before is None else before.start
-        prepared = given.prepare(model.operator) if isinstance(given, Recipe) else None
-        return Solved(prepared, start, forced(ops, self.forcing, model, None if before is None else before.forced)), 0
+        return Solved(self._prepared(ops, model, before), start, eta, self._age(ops, model, before)), 0
+
+    def _age(self, ops: Backend, model: Model, before: Solved | None) -> Any:
+        if self.every == 1:
+            return None
+        return ops.scalar(0, model.x) if before is None else (before.age + 1) % self.every
+
+    def _prepared(self, ops: Backend, model: Model, before: Solved | None) -> Any:
+        given = self.solver.preconditioner
+        if not isinstance(given, Recipe):
+            return None
+        if self.every == 1 or before is None:
+            return given.prepare(model.operator)
+        due = self._age(ops, model, before) == 0
+        return ops.branch(due, lambda x: (given.prepare(model.operator),), lambda x: (before.prepared,), model.x)[0]
 
     def step(self, ops: Backend, model: Model, kept: Solved, level: Scalar) -> Trial:
         """The solution at this damping."""
