@@ -32,8 +32,8 @@ class Seen(NamedTuple):
 class Control:
     """Base of controls.
 
-    A rule defines ``update``; :class:`SecondOrder` calls ``follow``. :class:`~linop_gn.Nielsen`,
-    :class:`~linop_gn.Marquardt` and :class:`~linop_gn.ConstantDamping` have the same ``update`` and serve as well.
+    A rule defines ``update``, as :class:`~linop_gn.Nielsen`, :class:`~linop_gn.Marquardt` and
+    :class:`~linop_gn.ConstantDamping` do; where more than the gain ratio is needed, ``follow``.
 
     >>> import linop_gn as lg
     >>> @lg.record

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 from ..arguments import require_instance, require_number
@@ -36,7 +35,7 @@ from ..records import record, static
 from ..run.returned import row_type
 from ..run.status import Code, alike, verdict, where_new
 from .base import Method
-from .controls import Seen
+from .controls import Control, Seen
 from .damping import Nielsen, clip
 from .descents.base import Descent, Model
 from .descents.solve import Solve
@@ -125,7 +124,7 @@ class SecondOrder(Method):
 
     curvature: Callable[..., Any] = static(default=GGN)
     descent: Descent = Solve()
-    control: Any = Nielsen()
+    control: Control = Nielsen()
     search: Search = Accept()
     stopping: Any = Facts()
     level: Scalar = 1.0
@@ -146,15 +145,11 @@ class SecondOrder(Method):
                 "lg.descents.Solve(lg.CG())",
                 "One of your own derives from lg.descents.Descent.",
             ),
+            ("control", Control, "lg.Nielsen()", "One of your own derives from lg.controls.Control."),
             ("search", Search, "lg.searches.Accept()", "One of your own derives from lg.searches.Search."),
         )
         for part, kind, example, advice in parts:
             require_instance(f"{self.name}: {part}", getattr(self, part), kind, f"one such as {example}", advice)
-        if isinstance(self.control, type) or not hasattr(self.control, "update"):
-            raise TypeError(
-                f"{self.name}: control must be one such as lg.Nielsen(), got {self.control!r}. One of your own derives "
-                "from lg.controls.Control."
-            )
         for number in ("level", "least", "most"):
             require_number(self.name, number, getattr(self, number), infinite=True)
 
@@ -210,8 +205,7 @@ class SecondOrder(Method):
         ratio, finite = ops.where(refused, -math.inf, ratio), finite & (moved | no(taken))
         norm = ops.sqrt(ops.dot(trial.direction, trial.direction))
         seen = Seen(s.steps + 1, self.level + 0.0 * s.level, ratio, norm)
-        follow = getattr(self.control, "follow", None) or partial(_by_ratio, self.control)
-        level, growth = follow(ops, s.level, s.growth, seen)
+        level, growth = self.control.follow(ops, s.level, s.growth, seen)
         level = self._bounded(ops, level, s.level)
         doubt = ops.where(refused, ops.maximum(s.doubt, ops.where(finite, trial.predicted, math.inf)), 0.0)
         claims: tuple[tuple[Scalar, Any], ...] = ()
@@ -281,9 +275,3 @@ class SecondOrder(Method):
     def _bounded(self, ops: Backend, level: Scalar, like: Scalar) -> Scalar:
         """The level within its bounds, and finite."""
         return clip(ops, level, self.least, ops.minimum(self.most, 1e27 + 0.0 * like))
-
-
-def _by_ratio(rule: Any, ops: Backend, level: Scalar, growth: Scalar, seen: Seen) -> tuple[Scalar, Scalar]:
-    """The next level by a rule that knows the gain ratio only."""
-    made: tuple[Scalar, Scalar] = rule.update(ops, level, growth, seen.ratio)
-    return made
