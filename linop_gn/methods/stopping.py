@@ -1,8 +1,10 @@
 """What ends a run is a fact about the point, free of scale.
 
 The undamped model's promise m = -(g.d + 1/2 d.G d) is compared with the value, and d with the parameters, where
-neither damping nor radius is what makes d small and the inner solve succeeded. A row of refused trials ends a run as
-low as this precision allows where all that was promised in them is rounding; otherwise it is a fault to be told.
+neither damping nor radius is what makes d small and the inner solve succeeded. Where the curvature is not known to be
+positive semi-definite, and the descent did not look at all of it, the success is ``UNEXPLORED``. A row of refused
+trials ends a run as low as this precision allows where all that was promised in them is rounding; otherwise it is a
+fault to be told.
 """
 
 from __future__ import annotations
@@ -78,18 +80,19 @@ class Facts:
         length = ops.sqrt(ops.dot(trial.direction, trial.direction))
         free, lower = running & trial.free, trial.predicted >= 0
         small = free & lower & (trial.predicted <= few)
-        unexplored = trial.status == Code.UNEXPLORED
+        unexplored, bent = trial.status == Code.UNEXPLORED, trial.status == Code.NEGATIVE_CURVATURE
         # A direction of zero is one that was not found, unless the gradient is zero.
         found = (length > 0) | (model.gradient_norm == 0)
         hopeless = (length <= eps * reach) | (lower & (trial.predicted <= noise))
         hopeless = judged.refused & (judged.stuck | (found & hopeless))
-        low = lower & (judged.doubt <= promised) & ops.logical_not(trial.status == Code.NEGATIVE_CURVATURE)
+        low = lower & (judged.doubt <= promised) & ops.logical_not(bent)
         return (
-            (running & (judged.gradient_norm <= self.atol), Code.CONVERGED),
-            (running & (judged.gradient_norm <= self.rtol * judged.first), Code.CONVERGED),
+            (running & (self.atol > 0) & (judged.gradient_norm <= self.atol), Code.CONVERGED),
+            (running & (self.rtol > 0) & (judged.gradient_norm <= self.rtol * judged.first), Code.CONVERGED),
             (small & unexplored, Code.UNEXPLORED),
             (small, Code.CONVERGED),
-            (free & (length <= short), Code.CONVERGED),
+            (free & (length <= short), ops.where(unexplored, Code.UNEXPLORED, Code.CONVERGED)),
+            (running & (length == 0) & (model.gradient_norm == 0), ops.where(bent, trial.status, Code.UNEXPLORED)),
             (hopeless & low, Code.STAGNATED),
             (hopeless, Code.NO_DECREASE),
         )

@@ -253,6 +253,33 @@ def test_a_saddle_is_no_minimum():
     assert (np.linalg.eigvalsh(f.curvature(fit.params)) > 0).all()
 
 
+UP = {
+    "GLTR": lg.TrustRegion(),
+    "Krylov": lg.TrustRegion(descent=D.Krylov(3)),
+    "Steihaug": lg.TrustRegion(descent=D.Steihaug()),
+    "dogleg": lg.TrustRegion(descent=D.Dogleg()),
+    "NewtonCG": lg.NewtonCG(),
+    "damped": lg.SecondOrder(curvature=lg.Hessian),
+    "gradient": lg.SecondOrder(
+        curvature=lg.Hessian, descent=D.Gradient(), control=lg.ConstantDamping(), search=S.Armijo()
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UP)
+def test_from_a_maximum_nothing_is_claimed_of_the_curvature(name):
+    ring = lg.Objective.from_function(
+        lambda p: -0.5 * p @ p + 0.25 * (p @ p) ** 2,
+        gradient=lambda p: (p @ p - 1) * p,
+        hvp=lambda p, v: (p @ p - 1) * v + 2 * p * (p @ v),
+    )
+    fit = lg.minimize(ring, np.zeros(3), UP[name])
+    assert fit.status is lg.Status.UNEXPLORED
+    assert lg.minimize(ring, np.zeros(3), lg.Newton()).status is lg.Status.NEGATIVE_CURVATURE
+    method = lg.TrustRegion(descent=D.TrustRegion(lg.GLTR(rtol=1e-6, explore=True)))
+    assert lg.minimize(ring, np.zeros(3), method).value == pytest.approx(-0.25)
+
+
 def test_a_gradient_that_does_not_belong_is_told():
     wrong = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: -np.eye(2))
     for method in (lg.GaussNewton(), lg.TrustRegion(curvature=lg.GGN), lg.SecondOrder()):

@@ -106,6 +106,12 @@ class Gradient(Descent):
         return Trial(ops.scale(-1.0, ops.copy(model.gradient)), square, ops.scalar(Code.COMPLETED, model.x), kept)
 
 
+def solved_as(model: Model) -> int:
+    """The status of an answer in a part of the space: whether the curvature in the rest of it is known."""
+    code: int = Code.CONVERGED if model.operator.psd else Code.UNEXPLORED
+    return code
+
+
 def is_one_of(code: Scalar, codes: Sequence[Any]) -> Any:
     """Whether a code is one of several."""
     found = code == codes[0]

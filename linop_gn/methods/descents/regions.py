@@ -26,7 +26,7 @@ from ...solvers.direct import Cholesky
 from ...solvers.options import require_solver
 from ...solvers.problem import LinearProblem
 from ...solvers.served import inner_solve
-from .base import Descent, Model, Trial, is_one_of
+from .base import Descent, Model, Trial, is_one_of, solved_as
 from .solve import Forced, forced, require_forcing
 
 __all__ = ["Dogleg", "Krylov", "Steihaug", "TrustRegion"]
@@ -131,7 +131,8 @@ class Steihaug(Descent):
         """The end of the path within this radius."""
         found = inner_solve(ops, replace(self.solver, radius=level), _system(ops, model))
         free = found.status == Code.CONVERGED
-        return Trial(found.x, -found.model, found.status, kept, found.products, free=free)
+        status = ops.where(free, solved_as(model), found.status)
+        return Trial(found.x, -found.model, status, kept, found.products, free=free)
 
 
 class _Space(NamedTuple):
@@ -272,5 +273,5 @@ class Dogleg(Descent):
         along, across = ops.where(useful, kept.along, 0.0), ops.where(useful, kept.across, 0.0)
         bend = a * a * kept.curve + 2.0 * a * b * across + b * b * ops.where(useful, energy, 0.0)
         predicted = -(a * square + b * along + 0.5 * bend)
-        status = verdict(ops, ops.scalar(Code.BOUNDARY, model.x), (inside, Code.CONVERGED))
+        status = verdict(ops, ops.scalar(Code.BOUNDARY, model.x), (inside, solved_as(model)))
         return Trial(d, predicted, status, kept, free=inside)

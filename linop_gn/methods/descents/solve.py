@@ -20,7 +20,7 @@ from ...solvers.forcing import EisenstatWalker
 from ...solvers.options import require_solver
 from ...solvers.problem import LinearProblem, Recipe, require_fit
 from ...solvers.served import inner_run
-from .base import Descent, Model, Trial, is_one_of
+from .base import Descent, Model, Trial, is_one_of, solved_as
 
 __all__ = ["Forced", "Solve", "forced"]
 
@@ -143,7 +143,7 @@ class Solve(Descent):
         failed = ops.any(ops.logical_not(is_one_of(found.status, _SOLVED)))
         if self.warm is not None:
             kept = kept._replace(start=ops.scale(self.warm, ops.copy(found.x)))
-        status = ops.where(failed, Code.MAX_STEPS, Code.CONVERGED)
+        status = ops.where(failed, Code.MAX_STEPS, solved_as(model))
         free = ops.logical_not(failed) & (2.0 * damping_term <= bent)
         d = found.x
         if self.fallback:
