@@ -211,7 +211,8 @@ class SecondOrder(Method):
         claims: tuple[tuple[Scalar, Any], ...] = ()
         if self.stopping is not None:
             stuck = refused & (level == s.level)
-            judged = Judged(model, trial, running, refused, doubt, stuck, s.first, here.gradient_norm)
+            origin = ops.sqrt(ops.dot(problem.start, problem.start))
+            judged = Judged(model, trial, running, refused, doubt, stuck, s.first, here.gradient_norm, origin)
             claims = self.stopping.claims(ops, judged)
         return s._replace(
             **here._asdict(),

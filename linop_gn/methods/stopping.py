@@ -16,7 +16,7 @@ from ..arguments import require_number
 from ..protocols import Backend, Scalar
 from ..records import record
 from ..run.status import Code
-from .descents.base import Model, Trial
+from .descents.base import Model, Trial, solved_as
 
 __all__ = ["Facts", "Judged", "rounding"]
 
@@ -37,6 +37,8 @@ class Judged(NamedTuple):
     """The gradient norm at the start."""
     gradient_norm: Scalar
     """Now."""
+    origin: Scalar
+    """||x|| at the start."""
 
 
 def rounding(ops: Backend, model: Model) -> tuple[Scalar, Scalar]:
@@ -79,7 +81,9 @@ class Facts:
         short = (4.0 * eps if self.xtol is None else self.xtol) * reach
         length = ops.sqrt(ops.dot(trial.direction, trial.direction))
         free, lower = running & trial.free, trial.predicted >= 0
-        small = free & lower & (trial.predicted <= few)
+        # Where x is far from the start, and d long, a small promise is that of a minimum at infinity.
+        settled = (length <= 0.01 * reach) | (reach <= 10.0 * judged.origin)
+        small = free & lower & (trial.predicted <= few) & settled
         unexplored, bent = trial.status == Code.UNEXPLORED, trial.status == Code.NEGATIVE_CURVATURE
         # A direction of zero is one that was not found, unless the gradient is zero.
         found = (length > 0) | (model.gradient_norm == 0)
@@ -92,7 +96,7 @@ class Facts:
             (small & unexplored, Code.UNEXPLORED),
             (small, Code.CONVERGED),
             (free & (length <= short), ops.where(unexplored, Code.UNEXPLORED, Code.CONVERGED)),
-            (running & (length == 0) & (model.gradient_norm == 0), ops.where(bent, trial.status, Code.UNEXPLORED)),
+            (running & (length == 0) & (model.gradient_norm == 0), ops.where(bent, trial.status, solved_as(model))),
             (hopeless & low, Code.STAGNATED),
             (hopeless, Code.NO_DECREASE),
         )

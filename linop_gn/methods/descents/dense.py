@@ -96,5 +96,7 @@ class Eigen(Descent):
             (ops.logical_not(kept.sound), Code.NONFINITE),
             (negative, Code.NEGATIVE_CURVATURE),
         )
-        free = (status == Code.CONVERGED) & (2.0 * damping_term <= energy)
+        left = xp.where(large, xp.zeros_like(e), kept.along)  # of the gradient, in directions that are left out
+        whole = ops.dot(left, left) <= ops.eps(model.x) * ops.dot(kept.along, kept.along)
+        free = (status == Code.CONVERGED) & (2.0 * damping_term <= energy) & whole
         return Trial(ops.mask(kept.sound, d), predicted, status, kept, 0, damping_term, free)

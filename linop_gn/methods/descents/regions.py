@@ -257,7 +257,10 @@ class Dogleg(Descent):
         bowl, useful = kept.curve > 0, kept.promise > 0
         cauchy = ops.where(bowl, ops.divide(square, kept.curve), 0.0)  # -cauchy g is the minimum along the gradient
         edge = ops.divide(level, norm)
-        inside, beyond = useful & (kept.reach <= level), ops.logical_not(bowl) | (cauchy * norm >= level)
+        inside, beyond = (
+            (useful | (norm == 0)) & (kept.reach <= level),
+            ops.logical_not(bowl) | (cauchy * norm >= level),
+        )
         # ||-c g + t (newton + c g)|| = level
         c = cauchy
         width = kept.reach * kept.reach + 2.0 * c * kept.along + c * c * square
