@@ -21,9 +21,6 @@ from .lanczos.basis import Krylov, krylov
 from .lanczos.gltr import GLTR
 from .lanczos.process import Lanczos
 from .least_squares import LeastSquaresResult, curve_fit, least_squares
-from .methods import ConstantDamping, LevenbergMarquardt, Marquardt, Method, Nielsen
-from .methods import ConstantDamping, LevenbergMarquardt, Marquardt, Method, Nielsen, SecondOrder
-from .methods import controls, descents, searches
 from .methods import (
     EGN,
     SGN,

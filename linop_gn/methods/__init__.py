@@ -11,6 +11,5 @@ from .second_order import SecondOrder
 from .stopping import Facts
 
 __all__ = ["ConstantDamping", "LeastSquares", "LevenbergMarquardt", "Marquardt", "Method", "MinimizeProblem", "Nielsen"]
-__all__ = ["ConstantDamping", "Facts", "LevenbergMarquardt", "Marquardt", "Method", "MinimizeProblem", "Nielsen"]
 __all__ += ["EGN", "SGN", "GaussNewton", "HessianFree", "Newton", "NewtonCG", "SecondOrder", "TrustRegion"]
-__all__ += ["controls", "descents", "searches"]
+__all__ += ["Facts", "controls", "descents", "searches"]

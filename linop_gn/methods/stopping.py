@@ -16,7 +16,7 @@ from ..arguments import require_number
 from ..protocols import Backend, Scalar
 from ..records import record
 from ..run.status import Code
-from .descents.base import Model, Trial, solved_as
+from .descents.base import Model, Trial
 
 __all__ = ["Facts", "Judged", "rounding"]
 
@@ -83,20 +83,22 @@ class Facts:
         free, lower = running & trial.free, trial.predicted >= 0
         # Where x is far from the start, and d long, a small promise is that of a minimum at infinity.
         settled = (length <= 0.01 * reach) | (reach <= 10.0 * judged.origin)
-        small = free & lower & (trial.predicted <= few) & settled
+        small = free & lower & (trial.predicted <= few)
         unexplored, bent = trial.status == Code.UNEXPLORED, trial.status == Code.NEGATIVE_CURVATURE
         # A direction of zero is one that was not found, unless the gradient is zero.
         found = (length > 0) | (model.gradient_norm == 0)
         hopeless = (length <= eps * reach) | (lower & (trial.predicted <= noise))
         hopeless = judged.refused & (judged.stuck | (found & hopeless))
+        still = Code.GRADIENT_SMALL if model.operator.psd else Code.UNEXPLORED
         low = lower & (judged.doubt <= promised) & ops.logical_not(bent)
         return (
-            (running & (self.atol > 0) & (judged.gradient_norm <= self.atol), Code.CONVERGED),
-            (running & (self.rtol > 0) & (judged.gradient_norm <= self.rtol * judged.first), Code.CONVERGED),
+            (running & (self.atol > 0) & (judged.gradient_norm <= self.atol), Code.GRADIENT_SMALL),
+            (running & (self.rtol > 0) & (judged.gradient_norm <= self.rtol * judged.first), Code.REDUCED),
+            (small & ops.logical_not(settled), Code.DIVERGING),
             (small & unexplored, Code.UNEXPLORED),
-            (small, Code.CONVERGED),
-            (free & (length <= short), ops.where(unexplored, Code.UNEXPLORED, Code.CONVERGED)),
-            (running & (length == 0) & (model.gradient_norm == 0), ops.where(bent, trial.status, solved_as(model))),
-            (hopeless & low, Code.STAGNATED),
+            (small, Code.DECREASE_SMALL),
+            (free & (length <= short), ops.where(unexplored, Code.UNEXPLORED, Code.STEP_SMALL)),
+            (running & (length == 0) & (model.gradient_norm == 0), ops.where(bent, trial.status, still)),
+            (hopeless & low, Code.AT_PRECISION),
             (hopeless, Code.NO_DECREASE),
         )

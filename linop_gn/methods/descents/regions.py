@@ -23,7 +23,7 @@ from ...run.status import Code, verdict
 from ...solvers import steihaug
 from ...solvers.base import Solver
 from ...solvers.direct import Cholesky
-from ...solvers.options import require_solver
+from ...solvers.options import require_inner
 from ...solvers.problem import LinearProblem
 from ...solvers.served import inner_solve
 from .base import Descent, Model, Trial, is_one_of, solved_as
@@ -236,7 +236,7 @@ class Dogleg(Descent):
     level: ClassVar[str] = "radius"
 
     def __post_init__(self) -> None:
-        require_solver(self, self.solver)
+        require_inner(self, self.solver)
 
     def check(self, operator: LinearOperator, level: Scalar) -> None:
         """Raise unless the solver takes the curvature."""

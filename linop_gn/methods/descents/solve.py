@@ -17,7 +17,7 @@ from ...run.status import Code
 from ...solvers.base import Solver
 from ...solvers.cg import CG
 from ...solvers.forcing import EisenstatWalker
-from ...solvers.options import require_solver
+from ...solvers.options import require_inner
 from ...solvers.problem import LinearProblem, Recipe, require_fit
 from ...solvers.served import inner_run
 from .base import Descent, Model, Trial, is_one_of, solved_as
@@ -95,7 +95,7 @@ class Solve(Descent):
     fallback: bool = static(default=False)
 
     def __post_init__(self) -> None:
-        require_solver(self, self.solver)
+        require_inner(self, self.solver)
         require_forcing("Solve", self.forcing)
         require_number("Solve", "warm", self.warm)
         object.__setattr__(self, "every", whole("Solve", "every", self.every, 1))
