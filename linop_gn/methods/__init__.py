@@ -1,9 +1,15 @@
 """Methods that minimise an objective: pure functions without a loop, run by :func:`linop_gn.minimize`."""
 
+from . import controls, descents, searches
 from .base import Method
 from .damping import ConstantDamping, Marquardt, Nielsen
 from .least_squares import LeastSquares
 from .levenberg_marquardt import LevenbergMarquardt
+from .named import EGN, SGN, GaussNewton, HessianFree, Newton, NewtonCG, TrustRegion
 from .problem import MinimizeProblem
+from .second_order import SecondOrder
+from .stopping import Facts
 
 __all__ = ["ConstantDamping", "LeastSquares", "LevenbergMarquardt", "Marquardt", "Method", "MinimizeProblem", "Nielsen"]
+__all__ += ["EGN", "SGN", "GaussNewton", "HessianFree", "Newton", "NewtonCG", "SecondOrder", "TrustRegion"]
+__all__ += ["Facts", "controls", "descents", "searches"]

@@ -72,6 +72,11 @@ class Method(ABC):
     """Fields of the state, where it has them, that say what the objective is at ``x``. They are made anew where a run
     goes on with other data, or comes back from a file that could not hold them."""
 
+    @property
+    def title(self) -> str:
+        """How a result names the method."""
+        return type(self).__name__
+
     @abstractmethod
     def init(self, ops: Backend, problem: MinimizeProblem) -> Any:
         """The state before the first step."""
@@ -105,7 +110,7 @@ class ServedMethod(Method):
 
     @property
     def title(self) -> str:
-        return type(self.method).__name__
+        return self.method.title
 
     def init(self, ops: Backend, problem: MinimizeProblem) -> Any:
         observed = self.method.columns if type(self.method).observe is Method.observe else ()

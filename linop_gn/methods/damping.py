@@ -11,12 +11,13 @@ from typing import Any
 
 from ..protocols import Backend, Scalar
 from ..records import record
+from .controls import Control
 
 __all__ = ["ConstantDamping", "Marquardt", "Nielsen"]
 
 
 @record
-class Marquardt:
+class Marquardt(Control):
     """Two thresholds, two factors (Marquardt, 1963; these values as in Martens, 2010).
 
     rho < low: damping times ``increase``; rho > high: damping times ``decrease``; between them no change.
@@ -35,7 +36,7 @@ class Marquardt:
 
 
 @record
-class Nielsen:
+class Nielsen(Control):
     """Smooth decrease, and increase that doubles with every failure in a row (Nielsen, 1999).
 
     Success: damping times max(1/3, 1 - (2 rho - 1)^3); failure: damping times
@@ -55,7 +56,7 @@ class Nielsen:
 
 
 @record
-class ConstantDamping:
+class ConstantDamping(Control):
     """The damping stays what it is (for damped Newton, and as a control)."""
 
     def update(self, ops: Backend, damping: Scalar, growth: Scalar, ratio: Scalar) -> tuple[Scalar, Scalar]:

@@ -75,9 +75,8 @@ class Here(NamedTuple):
     """Of the parameters: 1 / D, of the first run."""
     q: Any
     outputs: Any
-    root: Any
-    """S, for the acceleration, and its factor, that of the objective's normaliser."""
     weight: Any
+    """The factor of S, that of the objective's normaliser, for the acceleration."""
     value: Scalar
     gradient_norm: Scalar
     """Largest entry of the gradient, of parameters that are not held at a bound."""
@@ -237,7 +236,8 @@ class LeastSquares(Method):
         bent, newton = self._bends(problem), -1.0
         if bent:
             there = problem.at(ops.axpy(_BEND, delta, ops.copy(here.x))).outputs
-            change = here.weight * here.root.transposed(xp, xp.reshape(there, here.outputs.shape) - here.outputs)
+            root = _root_at(problem, here.outputs)
+            change = here.weight * root.transposed(xp, xp.reshape(there, here.outputs.shape) - here.outputs)
             curve = (2.0 / _BEND) * (xp.reshape(change, (-1,)) / _BEND - here.Q @ v)
             sound = ops.isfinite(ops.max_abs(curve))
             curve = ops.mask(sound, curve)
@@ -311,6 +311,12 @@ class LeastSquares(Method):
         return (
             self._sent(ops, new, running, running & (s.steps + 1 >= problem.max_steps) | spent) if self.again else new
         )
+
+    def renew(self, ops: Backend, problem: MinimizeProblem, state: LeastSquaresState) -> LeastSquaresState:
+        """The state at the same x for the problem's data; what an earlier run reached on others is no end for these."""
+        here = self._at(ops, problem, state.x, state.run == 1, state.here)
+        told = {"value": here.value, "gradient_norm": here.gradient_norm, "optimality": here.cosine}
+        return state._replace(here=here, first=here, newton=0.0 * state.newton - 1.0, **told)
 
     def _sent(self, ops: Backend, s: LeastSquaresState, running: Scalar, last: Scalar) -> LeastSquaresState:
         """The state; where a run ends: sent back to the start if it was the first and failed, else the better end."""
@@ -427,7 +433,6 @@ class LeastSquares(Method):
             q=q,
             sizes=ops.copy(sizes),
             outputs=ops.copy(made.pieces[0].outputs) if bends else None,
-            root=_root_at(problem, made.pieces[0].outputs) if bends else None,
             weight=root.scale + 0.0 * size if bends else None,
             value=value,
             gradient_norm=ops.where(sound, ops.max_abs(gradient * free), math.nan),

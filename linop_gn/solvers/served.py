@@ -34,7 +34,7 @@ from .base import Solver
 from .options import at_limit
 from .problem import LinearProblem
 
-__all__ = ["Inner", "inner_solve", "served"]
+__all__ = ["Inner", "inner_run", "inner_solve", "served"]
 
 
 def served(solver: Solver, problem: LinearProblem) -> Solver:
@@ -71,6 +71,11 @@ class Inner(NamedTuple):
 
 def inner_solve(ops: Backend, solver: Solver, problem: LinearProblem) -> Inner:
     """Solve ``problem`` inside another method's step, with any solver."""
+    return inner_run(ops, solver, problem)[0]
+
+
+def inner_run(ops: Backend, solver: Solver, problem: LinearProblem) -> tuple[Inner, Any]:
+    """The same, and the iterates that the solver was asked to keep, or None."""
     made = served(solver, problem)
     state = ops.iterate(made, problem)
     row = made.observe(state)
@@ -78,7 +83,9 @@ def inner_solve(ops: Backend, solver: Solver, problem: LinearProblem) -> Inner:
     if solver.partition(problem) is not None:  # blocks share their products, and take their steps at the same time
         whole = steps.max(), products.max(), model.sum(), (residual * residual).sum() ** 0.5
         steps, products, model, residual = (x.item() if isinstance(x, np.generic) else x for x in whole)
-    return Inner(made.answer(ops, problem, state), state.status, steps, products, model, residual)
+    x = made.answer(ops, problem, state)
+    inner = Inner(x, state.status, steps, products, model, residual)
+    return inner, made.iterates(ops, problem, state, x)
 
 
 @record

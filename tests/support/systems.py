@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import os
 
 import numpy as np
 import pytest
@@ -79,6 +80,10 @@ def section(T, k):
     if k:
         x[:k] = np.linalg.solve(T[:k, :k], unit(k))
     return x
+
+
+in_full = pytest.mark.skipif(os.environ.get("HYPOTHESIS_PROFILE") != "full", reason="in nox -s tests_full")
+"""For kits whose programs take long to compile, of methods that other tests compile too."""
 
 
 def spare(backend, enough):

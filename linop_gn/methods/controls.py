@@ -1,0 +1,123 @@
+"""How the damping, or the radius, goes on from step to step: rules by the gain ratio, and schedules.
+
+A control is a record with one function, ``update(ops, level, growth, ratio)``, or ``follow`` where more than the gain
+ratio is needed. Levels are scalars of the backend, data of the compiled program; ``growth`` is a number to remember.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from ..protocols import Backend, Scalar
+from ..records import record
+
+__all__ = ["Control", "Cosine", "Exponential", "Linear", "Radius", "Seen"]
+
+
+class Seen(NamedTuple):
+    """What a control is told of a step."""
+
+    step: Scalar
+    """How many steps there have been, this one included."""
+    first: Scalar
+    """The level at the start."""
+    ratio: Scalar
+    """Actual over predicted decrease; minus infinity of a trial that was refused."""
+    norm: Scalar
+    """||d|| of the direction that was tried."""
+
+
+@record
+class Control:
+    """Base of controls.
+
+    A rule defines ``update``, as :class:`~linop_gn.Nielsen`, :class:`~linop_gn.Marquardt` and
+    :class:`~linop_gn.ConstantDamping` do; where more than the gain ratio is needed, ``follow``.
+
+    >>> import linop_gn as lg
+    >>> @lg.record
+    ... class Tenfold(lg.controls.Control):
+    ...     def update(self, ops, level, growth, ratio):
+    ...         return level * ops.where(ratio > 0, 0.1, 10.0), growth
+    >>> Tenfold().update(lg.load("numpy"), 1.0, 2.0, -1.0)
+    (10.0, 2.0)
+    """
+
+    def update(self, ops: Backend, level: Scalar, growth: Scalar, ratio: Scalar) -> tuple[Scalar, Scalar]:
+        """The next level, and the number to remember, from the gain ratio."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither update nor follow.")
+
+    def follow(self, ops: Backend, level: Scalar, growth: Scalar, seen: Seen) -> tuple[Scalar, Scalar]:
+        """The same from all that was seen."""
+        return self.update(ops, level, growth, seen.ratio)
+
+
+@record
+class Radius(Control):
+    """The radius of a trust region (Nocedal and Wright, *Numerical Optimization*, 2006, algorithm 4.1).
+
+    ratio < low: ``shrink`` times the length of the direction; ratio > high, at the boundary: ``grow`` times the radius.
+    """
+
+    low: Scalar = 0.25
+    high: Scalar = 0.75
+    shrink: Scalar = 0.25
+    grow: Scalar = 2.0
+
+    def follow(self, ops: Backend, level: Scalar, growth: Scalar, seen: Seen) -> tuple[Scalar, Scalar]:
+        """The next radius."""
+        norm = ops.where(seen.norm > 0, ops.minimum(seen.norm, level), level)
+        failed = ops.logical_not(seen.ratio >= self.low)  # NaN counts as failure
+        grown = ops.where((seen.ratio > self.high) & (seen.norm >= 0.99 * level), self.grow * level, level)
+        return ops.where(failed, self.shrink * norm, grown), growth
+
+
+@record
+class Schedule(Control):
+    """Base of levels that are a function of the step: from the first one to ``last`` after ``steps`` steps."""
+
+    last: Scalar = 0.0
+    steps: Scalar = 100
+
+    def share(self, ops: Backend, done: Scalar) -> Scalar:
+        """The part of the way that is made, from 0 to 1, when the part ``done`` of the steps is."""
+        raise NotImplementedError(f"{type(self).__name__} does not define share.")
+
+    def follow(self, ops: Backend, level: Scalar, growth: Scalar, seen: Seen) -> tuple[Scalar, Scalar]:
+        """The level of the next step."""
+        share = self.share(ops, ops.minimum((seen.step + 0.0 * level) / self.steps, 1.0))
+        return seen.first + share * (self.last - seen.first), growth
+
+
+@record
+class Linear(Schedule):
+    """In a straight line from the first level to ``last``."""
+
+    def share(self, ops: Backend, done: Scalar) -> Scalar:
+        """``done``."""
+        return done
+
+
+@record
+class Cosine(Schedule):
+    """Half a wave of the cosine from the first level to ``last``."""
+
+    def share(self, ops: Backend, done: Scalar) -> Scalar:
+        """(1 - cos(pi done)) / 2."""
+        return 0.5 - 0.5 * _cosine(ops, math.pi * done)
+
+
+@record
+class Exponential(Control):
+    """``factor`` times the level at each step."""
+
+    factor: Scalar = 0.99
+
+    def follow(self, ops: Backend, level: Scalar, growth: Scalar, seen: Seen) -> tuple[Scalar, Scalar]:
+        """The level of the next step."""
+        return self.factor * level, growth
+
+
+def _cosine(ops: Backend, angle: Any) -> Scalar:
+    return ops.small_namespace().cos(angle) + 0.0

@@ -1,0 +1,156 @@
+"""Descent by a linear solve: (G + damping I) d = -g, with any solver.
+
+Every trial solves anew; what the preconditioner's recipe prepared at the point is kept, and so are, from point to
+point, the last solution (a warm start, as of Martens, 2010) and the forcing term (Eisenstat and Walker, 1996).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ...arguments import require_instance, require_number, whole
+from ...operators.base import LinearOperator
+from ...operators.damped import Damped
+from ...protocols import Backend, Scalar, Vector
+from ...records import record, replace, static
+from ...run.status import Code
+from ...solvers.base import Solver
+from ...solvers.cg import CG
+from ...solvers.forcing import EisenstatWalker
+from ...solvers.options import require_inner
+from ...solvers.problem import LinearProblem, Recipe, require_fit
+from ...solvers.served import inner_run
+from .base import Descent, Model, Trial, is_one_of, solved_as
+
+__all__ = ["Forced", "Solve", "forced"]
+
+
+class Forced(NamedTuple):
+    """The forcing term, and the gradient norm that it was made for."""
+
+    eta: Scalar
+    norm: Scalar
+
+
+def forced(ops: Backend, rule: Any, model: Model, before: Forced | None) -> Forced | None:
+    """The forcing term at this point, from that of the last one; None without a rule."""
+    if rule is None:
+        return None
+    norm = model.gradient_norm + 0.0
+    if before is None:
+        return Forced(0.0 * norm + rule.first, norm)
+    eta = rule.update(ops, before.eta, norm=norm, before=before.norm)
+    return Forced(ops.where(norm == before.norm, before.eta, eta), norm)  # of a point that is queried again, the same
+
+
+def require_forcing(owner: str, rule: Any) -> None:
+    """Raise unless ``rule`` is None or a forcing rule that needs gradient norms only."""
+    if rule is None:
+        return
+    require_instance(owner, rule, EisenstatWalker, "forcing=lg.EisenstatWalker()", "None keeps the solver's rtol.")
+    if rule.choice == 1:
+        raise ValueError(f"{owner}: forcing needs lg.EisenstatWalker(choice=2), which compares gradient norms.")
+
+
+class Solved(NamedTuple):
+    """Of a point."""
+
+    prepared: Any
+    """By the preconditioner's recipe."""
+    start: Vector | None
+    """The last solution, times the decay; None without warm starts."""
+    forced: Forced | None
+    age: Any
+    """Points since the recipe prepared; None where it prepares at each."""
+
+
+@record
+class Solve(Descent):
+    """d of (G + damping I) d = -g by ``solver``, exact or truncated.
+
+    Parameters
+    ----------
+    solver
+        Any solver for square systems that minimises the model. Its preconditioner, if it is a recipe, is prepared once
+        for each point, and finished at the live damping. Iterates that it keeps are handed to the search.
+    forcing
+        ``lg.EisenstatWalker()`` to choose the solver's ``rtol`` at each point; None keeps it.
+    warm
+        The last solution times ``warm`` is the solver's start; None: zero.
+    every
+        The recipe prepares at the first of so many points, and at the others what it made there is used again.
+    fallback
+        Whether the direction is -g where the solver finds none that lowers the model: for a search, which asks for
+        nothing but descent (Nocedal and Wright, 2006, algorithm 7.1). Otherwise the trial is refused.
+
+    >>> import linop_gn as lg
+    >>> lg.descents.Solve(lg.CG(max_steps=10), warm=0.95).level
+    'damping'
+    """
+
+    solver: Solver = CG(rtol=1e-2, max_steps=50)
+    forcing: Any = None
+    warm: Scalar | None = None
+    every: int = static(default=1)
+    fallback: bool = static(default=False)
+
+    def __post_init__(self) -> None:
+        require_inner(self, self.solver)
+        require_forcing("Solve", self.forcing)
+        require_number("Solve", "warm", self.warm)
+        object.__setattr__(self, "every", whole("Solve", "every", self.every, 1))
+        if self.warm is not None and "x0" not in self.solver.supports and not self.solver.solves_system:
+            raise ValueError(f"Solve: {self.solver.title} takes no start; leave warm= out.")
+
+    def check(self, operator: LinearOperator, level: Scalar) -> None:
+        """Raise unless solver and preconditioner take the damped curvature."""
+        A = Damped(operator, level)
+        self.solver.check(A)
+        if isinstance(given := self.solver.preconditioner, LinearOperator):
+            require_fit(given, A)
+
+    def query(self, ops: Backend, model: Model, before: Solved | None) -> tuple[Solved, Scalar]:
+        """What the recipe prepares; the start and the forcing term."""
+        start, eta = None, forced(ops, self.forcing, model, None if before is None else before.forced)
+        if self.warm is not None:
+            start = ops.zeros_like(model.x) if before is None else before.start
+        return Solved(self._prepared(ops, model, before), start, eta, self._age(ops, model, before)), 0
+
+    def _age(self, ops: Backend, model: Model, before: Solved | None) -> Any:
+        if self.every == 1:
+            return None
+        return ops.scalar(0, model.x) if before is None else (before.age + 1) % self.every
+
+    def _prepared(self, ops: Backend, model: Model, before: Solved | None) -> Any:
+        given = self.solver.preconditioner
+        if not isinstance(given, Recipe):
+            return None
+        if self.every == 1 or before is None:
+            return given.prepare(model.operator)
+        due = self._age(ops, model, before) == 0
+        return ops.branch(due, lambda x: (given.prepare(model.operator),), lambda x: (before.prepared,), model.x)[0]
+
+    def step(self, ops: Backend, model: Model, kept: Solved, level: Scalar) -> Trial:
+        """The solution at this damping."""
+        A, given = Damped(model.operator, level), self.solver.preconditioner
+        solver: Any = self.solver if kept.forced is None else replace(self.solver, rtol=kept.forced.eta)
+        M = given.finish(kept.prepared, A) if isinstance(given, Recipe) else given
+        rhs = ops.scale(-1.0, ops.copy(model.gradient))
+        found, iterates = inner_run(ops, solver, LinearProblem(A, rhs, kept.start, M))
+        damping_term = 0.5 * level * ops.dot(found.x, found.x)
+        predicted = damping_term - found.model
+        bent = -2.0 * (predicted + ops.dot(model.gradient, found.x))
+        failed = ops.any(ops.logical_not(is_one_of(found.status, _SOLVED)))
+        if self.warm is not None:
+            kept = kept._replace(start=ops.scale(self.warm, ops.copy(found.x)))
+        status = ops.where(failed, Code.MAX_STEPS, solved_as(model))
+        free = ops.logical_not(failed) & (2.0 * damping_term <= bent)
+        d = found.x
+        if self.fallback:
+            useful, square = ops.isfinite(predicted) & (predicted > 0), model.gradient_norm * model.gradient_norm
+            (d,) = ops.branch(useful, lambda d: (d,), lambda d: (ops.scale(-1.0, ops.copy(model.gradient)),), d)
+            predicted, free = ops.where(useful, predicted, square), free & (useful | (square == 0))
+        return Trial(d, predicted, status, kept, found.products, damping_term, free, iterates)
+
+
+_SOLVED = [Code.CONVERGED, Code.COMPLETED, Code.STAGNATED, Code.SATISFIED, Code.LEVELLED_OFF, Code.LEAST_SQUARES]

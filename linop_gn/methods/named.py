@@ -1,0 +1,197 @@
+"""The methods that have names, as compositions of :class:`~linop_gn.SecondOrder`: to use, and to read.
+
+=====================  ===========  ==========================  =====================  ===============================
+method                 curvature    descent                     level                  search
+=====================  ===========  ==========================  =====================  ===============================
+:func:`Newton`         Hessian      dense eigendecomposition    damping, constant      fixed length
+:func:`NewtonCG`       Hessian      CG, forcing terms           damping, constant      Armijo
+:func:`GaussNewton`    GGN          CG                          damping, constant      Armijo
+:func:`TrustRegion`    Hessian      GLTR, or another            radius by the ratio    the whole step, or none
+:func:`SGN`            GGN          CG, k steps                 damping by the ratio   Armijo, its last length taken
+:func:`HessianFree`    GGN          CG, preconditioned, warm    damping by the ratio   CG's iterates, then Armijo
+:func:`EGN`            GGN          Cholesky in output space    damping, constant      fixed length
+=====================  ===========  ==========================  =====================  ===============================
+
+Every part can be given as another one: ``lg.NewtonCG(search=lg.searches.Wolfe())``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..curvature.at_point import GGN, Hessian
+from ..preconditioners import EmpiricalFisher
+from ..protocols import Scalar
+from ..solvers.cg import CG
+from ..solvers.forcing import EisenstatWalker
+from ..solvers.gram import GramSolve
+from ..solvers.stopping import MaxResidual, RelativeProgress
+from . import descents, searches
+from .controls import Radius
+from .damping import ConstantDamping, Marquardt
+from .second_order import SecondOrder
+
+__all__ = ["EGN", "SGN", "GaussNewton", "HessianFree", "Newton", "NewtonCG", "TrustRegion"]
+
+
+def Newton(damping: Scalar = 0.0, length: Scalar = 1.0, **parts: Any) -> SecondOrder:
+    """Newton's method, dense: x <- x - length (H + damping I)^+ g.
+
+    H takes n products and an eigendecomposition at each step. At damping 0 the pseudo-inverse leaves out eigenvalues
+    of at most n round-offs of the largest. It goes to stationary points of any kind; ``lg.TrustRegion`` to minima.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> bowl = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
+    >>> fit = lg.minimize(bowl, np.zeros(2), lg.Newton(curvature=lg.GGN))
+    >>> fit.params, int(fit.steps) <= 2
+    (array([3., 3.]), True)
+    """
+    recipe = {
+        "curvature": Hessian,
+        "descent": descents.Eigen(),
+        "control": ConstantDamping(),
+        "level": damping,
+        "search": searches.FixedLength(length),
+    }
+    return SecondOrder(name="Newton", **{**recipe, **parts})
+
+
+def NewtonCG(damping: Scalar = 0.0, max_steps: int = 200, **parts: Any) -> SecondOrder:
+    """Line search Newton-CG: (H + damping I) d = -g solved as accurately as g has fallen, then Armijo's rule.
+
+    CG ends where it meets negative curvature, with what it has by then; with nothing, d is -g. Nocedal and Wright,
+    *Numerical Optimization* (2006), algorithm 7.1; forcing terms of Eisenstat and Walker (1996).
+
+    >>> import numpy as np, linop_gn as lg
+    >>> bowl = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
+    >>> lg.minimize(bowl, np.zeros(2), lg.NewtonCG(curvature=lg.GGN)).params.round(6)
+    array([3., 3.])
+    """
+    recipe = {
+        "curvature": Hessian,
+        "descent": descents.Solve(CG(max_steps=max_steps), forcing=EisenstatWalker(), fallback=True),
+        "control": ConstantDamping(),
+        "level": damping,
+        "search": searches.Armijo(),
+    }
+    return SecondOrder(name="NewtonCG", **{**recipe, **parts})
+
+
+def GaussNewton(damping: Scalar = 0.0, solver: Any = None, **parts: Any) -> SecondOrder:
+    """Gauss-Newton with Armijo's rule: (G + damping I) d = -g, G = J^T H_L J, by CG or another solver.
+
+    For few parameters ``solver=lg.Cholesky()`` (``lg.Eigh()`` where G is singular). Björck, *Numerical Methods for
+    Least Squares Problems* (1996), chapter 9.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> bowl = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
+    >>> lg.minimize(bowl, np.zeros(2), lg.GaussNewton(solver=lg.Cholesky())).params.round(6)
+    array([3., 3.])
+    """
+    recipe = {
+        "curvature": GGN,
+        "descent": descents.Solve(CG(rtol=1e-5, max_steps=200) if solver is None else solver, fallback=True),
+        "control": ConstantDamping(),
+        "level": damping,
+        "search": searches.Armijo(),
+    }
+    return SecondOrder(name="GaussNewton", **{**recipe, **parts})
+
+
+def TrustRegion(radius: Scalar = 1.0, **parts: Any) -> SecondOrder:
+    """Newton's method in a trust region: the minimum of g.d + 1/2 d.H d over ||d|| <= radius, H of any sign.
+
+    By default by GLTR, which keeps its Lanczos basis while steps are refused (Gould, Lucidi, Roberts and Toint, 1999);
+    ``descent=lg.descents.Steihaug()``, ``Krylov()`` or ``Dogleg()`` are others.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> bowl = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
+    >>> fit = lg.minimize(bowl, np.zeros(2), lg.TrustRegion(curvature=lg.GGN))
+    >>> fit.params.round(6), fit.history["radius"][:4]
+    (array([3., 3.]), array([1., 2., 4., 4.]))
+    """
+    recipe = {
+        "curvature": Hessian,
+        "descent": descents.TrustRegion(),
+        "control": Radius(),
+        "level": radius,
+        "search": searches.Accept(),
+    }
+    return SecondOrder(name="TrustRegion", **{**recipe, **parts})
+
+
+def SGN(steps: int = 10, damping: Scalar = 1e-4, preconditioner: Any = None, **parts: Any) -> SecondOrder:
+    """Stochastic generalised Gauss-Newton (Gargiani, Zanelli, Diehl and Hutter, 2020, arXiv 2006.02409).
+
+    (G + rho I) d = -g by at most ``steps`` steps of CG from zero, ended at max |r| <= 1e-6. The gain ratio of the whole
+    step, damping included, moves rho by 3/2 below 1/4 and by 2/3 above 3/4, down to 1e-6. Then Armijo's rule from 1,
+    halving at most 10 times against a bound that stays that of the whole step; the last length is taken if none does.
+    ``lg.controls.Linear``, ``Cosine`` and ``lg.ConstantDamping`` are the schedules; ``preconditioner=
+    lg.preconditioners.SquaredGradient(a)`` the diagonal 1 / (m^2 + rho)^a.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> bowl = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
+    >>> lg.minimize(bowl, np.zeros(2), lg.SGN(), max_steps=10).params.round(6)
+    array([3., 3.])
+    """
+    recipe = {
+        "curvature": GGN,
+        "descent": descents.Solve(CG(stop=MaxResidual(1e-6), max_steps=steps, preconditioner=preconditioner)),
+        "control": Marquardt(),
+        "level": damping,
+        "least": 1e-6,
+        "model": "damped",
+        "search": searches.Armijo(c=1e-4, shrink=0.5, most=11, fixed=True, last=True),
+    }
+    return SecondOrder(name="SGN", **{**recipe, **parts})
+
+
+def HessianFree(damping: Scalar = 1.0, max_steps: int = 250, preconditioner: Any = None, **parts: Any) -> SecondOrder:
+    """Hessian-free optimisation (Martens, 2010; Martens and Sutskever, 2012).
+
+    (G + lambda I) d = -g by CG, preconditioned with (sum_i g_i^2 / N + lambda)^(3/4), from .95 times its last solution,
+    until the model has levelled off. lambda moves by 3/2 and 2/3 on the gain ratio of the whole solution, without the
+    damping. Then back through the iterates ceil(1.3^j) while the value falls, and Armijo's rule along the best of them,
+    c = .01, times .8. Warm start and lambda move also where the step is refused.
+
+    ``preconditioner`` is another recipe than ``lg.preconditioners.EmpiricalFisher()``.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> bowl = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
+    >>> lg.minimize(bowl, np.zeros(2), lg.HessianFree()).params.round(6)
+    array([3., 3.])
+    """
+    recipe_of = EmpiricalFisher() if preconditioner is None else preconditioner
+    solver = CG(stop=RelativeProgress(), max_steps=max_steps, keep=1.3, preconditioner=recipe_of)
+    recipe = {
+        "curvature": GGN,
+        "descent": descents.Solve(solver, warm=0.95),
+        "control": Marquardt(),
+        "level": damping,
+        "search": searches.Iterates(searches.Armijo(c=1e-2, shrink=0.8, most=60)),
+    }
+    return SecondOrder(name="HessianFree", **{**recipe, **parts})
+
+
+def EGN(damping: Scalar = 1.0, length: Scalar = 1.0, momentum: Scalar | None = None, **parts: Any) -> SecondOrder:
+    """Exact Gauss-Newton in the space of the outputs (Korbit et al., 2024, arXiv 2405.14402).
+
+    d = -(G + damping I)^-1 g = -J^T S (S^T J J^T S + damping I)^-1 q, S S^T = H_L, by Cholesky: for batches with fewer
+    outputs than CG would take steps. ``momentum`` averages the directions, divided by what the weights sum to.
+    ``search=lg.searches.Armijo(c=0.1, shrink=0.8, most=15)`` and ``Goldstein(c=0.1)`` are the published
+    searches.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> bowl = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
+    >>> lg.minimize(bowl, np.zeros(2), lg.EGN(damping=1.0), max_steps=1).params
+    array([1.5, 1.5])
+    """
+    direction: descents.Descent = descents.Solve(GramSolve())
+    recipe = {
+        "curvature": GGN,
+        "descent": direction if momentum is None else descents.Momentum(direction, momentum),
+        "control": ConstantDamping(),
+        "level": damping,
+        "search": searches.FixedLength(length),
+    }
+    return SecondOrder(name="EGN", **{**recipe, **parts})

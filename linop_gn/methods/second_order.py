@@ -1,0 +1,278 @@
+r"""One second-order method, composed of parts: curvature, descent, control, search, stopping.
+
+At the accepted point x, with gradient g and curvature G(x), once:
+
+    kept = descent.query(g, G)
+
+and at each step, at the damping or radius ``level``:
+
+    d, m = descent.step(kept, level)                 a direction, and the decrease that the model promises
+    t, accepted = search(f, x, d)
+    rho = (f(x) - f(x + d)) / m                      the gain ratio; minus infinity of a trial that is refused
+    level = control(level, rho)
+    x = x + t d, linearised and queried, if accepted
+
+The state holds what was linearised and queried at x: a refused trial linearises nothing, and takes only the products
+that the descent needs for another level, none with a basis or a factorisation. A trial whose value or gradient is not
+finite is refused. All of a step is one program, inner solver included; numbers are its data.
+
+Parts are records of a few lines: see :mod:`linop_gn.methods.descents`, :mod:`~linop_gn.methods.controls`,
+:mod:`~linop_gn.methods.searches`, :mod:`~linop_gn.methods.stopping`; :mod:`~linop_gn.methods.named` has compositions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ..arguments import require_instance, require_number
+from ..curvature.at_point import GGN
+from ..curvature.point import Point
+from ..operators.base import LinearOperator
+from ..protocols import Backend, Scalar, Vector
+from ..records import record, static
+from ..run.returned import row_type
+from ..run.status import Code, alike, verdict, where_new
+from .base import Method
+from .controls import Control, Seen
+from .damping import Nielsen, clip
+from .descents.base import Descent, Model
+from .descents.solve import Solve
+from .problem import MinimizeProblem
+from .searches import Accept, Found, Line, Search
+from .stopping import Facts, Judged, rounding
+
+__all__ = ["SecondOrder", "SecondOrderState"]
+
+
+_SPENT = ("products", "evaluations", "linearisations", "refused")
+
+
+class SecondOrderState(NamedTuple):
+    """The accepted point, what was linearised and queried there, and the level of the next trial."""
+
+    x: Vector
+    gradient: Vector
+    gradient_norm: Scalar
+    value: Scalar
+    operator: LinearOperator
+    kept: Any
+    """What the descent keeps."""
+    first: Scalar
+    """The gradient norm at the start."""
+    level: Scalar
+    """Damping or radius."""
+    growth: Scalar
+    """What the control remembers."""
+    ratio: Scalar
+    length: Scalar
+    doubt: Scalar
+    """The largest decrease that was promised by a refused trial since a step was taken."""
+    status: Scalar
+    steps: Scalar
+    products: Scalar
+    evaluations: Scalar
+    linearisations: Scalar
+    refused: Scalar
+
+
+@record
+class SecondOrder(Method):
+    """A second-order method of these parts.
+
+    Parameters
+    ----------
+    curvature
+        ``lg.GGN``, ``lg.Hessian``, ``lg.BlockGGN``, or any function from a point to a symmetric operator.
+    descent
+        Of ``lg.descents``, or an ``lg.descents.Descent`` of your own: the direction.
+    control
+        ``lg.Nielsen()``, ``lg.Marquardt()``, ``lg.ConstantDamping()``, of ``lg.controls``, or an
+        ``lg.controls.Control`` of your own: how the level follows what was seen.
+    search
+        Of ``lg.searches``, or an ``lg.searches.Search`` of your own: the length.
+    stopping
+        ``lg.methods.Facts(...)``; None for none, where each step sees other data.
+    level
+        The damping, or the radius, at the start.
+    least, most
+        Its bounds.
+    model
+        ``"undamped"`` or ``"damped"``: which predicted decrease the gain ratio divides by.
+    name
+        What results call the method.
+
+    The history has ``value``, ``gradient_norm``, ``damping`` or ``radius``, ``ratio``, ``length``, and what was spent:
+    ``products``, ``evaluations``, ``linearisations``, ``refused``.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> t = np.array([0.0, 1.0, 2.0, 3.0])
+    >>> decay = lg.Objective.from_residuals(
+    ...     lambda p: p[0] * np.exp(p[1] * t) - 2.0 * np.exp(-0.5 * t),
+    ...     jacobian=lambda p: np.stack([np.exp(p[1] * t), p[0] * t * np.exp(p[1] * t)], axis=1))
+    >>> method = lg.SecondOrder(descent=lg.descents.TrustRegion(), control=lg.controls.Radius(), level=1.0)
+    >>> fit = lg.minimize(decay, np.array([1.0, 0.0]), method)
+    >>> fit.succeeded, fit.params.round(4)
+    (True, array([ 2. , -0.5]))
+
+    Raises
+    ------
+    TypeError, ValueError
+        When made, for a part that is none of its kind; in ``lg.minimize`` for a curvature that the descent can't take.
+    """
+
+    curvature: Callable[..., Any] = static(default=GGN)
+    descent: Descent = Solve()
+    control: Control = Nielsen()
+    search: Search = Accept()
+    stopping: Any = Facts()
+    level: Scalar = 1.0
+    least: Scalar = 0.0
+    most: Scalar = math.inf
+    model: str = static(default="undamped")
+    name: str = static(default="SecondOrder")
+
+    def __post_init__(self) -> None:
+        if self.model not in ("undamped", "damped"):
+            raise ValueError(f"{self.name}: model must be 'undamped' or 'damped', got {self.model!r}.")
+        if not callable(self.curvature):
+            raise TypeError(f"{self.name}: curvature must be a function of a point, got {self.curvature!r}.")
+        parts = (
+            (
+                "descent",
+                Descent,
+                "lg.descents.Solve(lg.CG())",
+                "One of your own derives from lg.descents.Descent.",
+            ),
+            ("control", Control, "lg.Nielsen()", "One of your own derives from lg.controls.Control."),
+            ("search", Search, "lg.searches.Accept()", "One of your own derives from lg.searches.Search."),
+        )
+        for part, kind, example, advice in parts:
+            require_instance(f"{self.name}: {part}", getattr(self, part), kind, f"one such as {example}", advice)
+        for number in ("level", "least", "most"):
+            require_number(self.name, number, getattr(self, number), infinite=True)
+
+    @property
+    def title(self) -> str:
+        return self.name
+
+    columns = ("value", "gradient_norm", "level", "ratio", "length", *_SPENT)
+
+    def observe(self, state: SecondOrderState) -> NamedTuple:
+        names = ("value", "gradient_norm", self.descent.level, "ratio", "length", *_SPENT)
+        return row_type("SecondOrderRow", names)(*(getattr(state, name) for name in self.columns))
+
+    def init(self, ops: Backend, problem: MinimizeProblem) -> SecondOrderState:
+        point = problem.at(problem.start)
+        self.descent.check(self.curvature(point), self.level)
+        model, raw = self._model(ops, point)
+        kept, products = self.descent.query(ops, model._replace(operator=raw), None)
+        zero, count = ops.scalar(0.0, point.x), ops.scalar(0, point.x)
+        sound = ops.isfinite(model.value) & ops.isfinite(model.gradient_norm)
+        return SecondOrderState(
+            **model._asdict(),
+            kept=kept,
+            first=model.gradient_norm + 0.0,
+            level=self._bounded(ops, zero + self.level, zero),
+            growth=zero + 2.0,
+            ratio=zero + math.nan,
+            **alike("length doubt", zero),
+            status=ops.where(sound, Code.RUNNING, Code.NONFINITE_INPUT) + count,
+            **alike("steps refused", count),
+            products=count + products,
+            **alike("evaluations linearisations", count + 1),
+        )
+
+    def step(self, ops: Backend, problem: MinimizeProblem, s: SecondOrderState) -> SecondOrderState:
+        running, no = s.status == Code.RUNNING, ops.logical_not
+        here = Model(*(getattr(s, name) for name in Model._fields))
+        # Of a zero gradient no solver takes a product: that is how a finished run stays where it is.
+        masked = ops.mask(running, ops.copy(s.gradient))
+        model = here._replace(gradient=masked, gradient_norm=ops.where(running, s.gradient_norm, 0.0))
+        trial = self.descent.step(ops, model, s.kept, s.level)
+        line = Line(ops, problem, model, trial)
+        found = self.search.search(ops, line)
+        ratio, finite, equal = self._judged(ops, model, line, found)
+        equal = equal & (s.doubt <= rounding(ops, model)[1])
+        ratio = ops.where(equal, 1.0, ratio)
+        taken = running & ops.isfinite(found.value) & (found.accepted | (equal & (found.value <= here.value)))
+        target = found.line.at(ops, found.length)
+        moved, here, kept, spent = self._moved(ops, problem, here, trial.kept, taken, target)
+        here = here._replace(value=ops.where(moved, found.value, here.value))
+
+        refused = running & no(moved) & (no(equal) | taken)
+        ratio, finite = ops.where(refused, -math.inf, ratio), finite & (moved | no(taken))
+        norm = ops.sqrt(ops.dot(trial.direction, trial.direction))
+        seen = Seen(s.steps + 1, self.level + 0.0 * s.level, ratio, norm)
+        level, growth = self.control.follow(ops, s.level, s.growth, seen)
+        level = self._bounded(ops, level, s.level)
+        doubt = ops.where(refused, ops.maximum(s.doubt, ops.where(finite, trial.predicted, math.inf)), 0.0)
+        claims: tuple[tuple[Scalar, Any], ...] = ()
+        if self.stopping is not None:
+            stuck = refused & (level == s.level)
+            origin = ops.sqrt(ops.dot(problem.start, problem.start))
+            judged = Judged(model, trial, running, refused, doubt, stuck, s.first, here.gradient_norm, origin)
+            claims = self.stopping.claims(ops, judged)
+        return s._replace(
+            **here._asdict(),
+            kept=kept,
+            **where_new(ops, running, s, level=level, growth=growth, ratio=ratio, length=found.length, doubt=doubt),
+            status=verdict(ops, s.status, *claims),
+            products=s.products + ops.where(running, trial.products + spent, 0),
+            evaluations=s.evaluations + ops.where(running, found.evaluations, 0),
+            linearisations=s.linearisations + ops.where(taken, 1, 0),
+            refused=s.refused + ops.where(refused, 1, 0),
+        )
+
+    def renew(self, ops: Backend, problem: MinimizeProblem, state: SecondOrderState) -> SecondOrderState:
+        """The state at the same x for the problem's data; level, averages and counts are kept."""
+        model, raw = self._model(ops, problem.at(state.x))
+        kept, _ = self.descent.query(ops, model._replace(operator=raw), state.kept)
+        return state._replace(**model._asdict(), kept=kept, doubt=0.0 * state.doubt)
+
+    def _model(self, ops: Backend, point: Point) -> tuple[Model, LinearOperator]:
+        """The model at a point, and the curvature as it was made, which knows the point."""
+        curvature = self.curvature(point)
+        operator, gradient = curvature.prepare(), point.gradient
+        norm = ops.sqrt(ops.dot(gradient, gradient))
+        return Model(point.x, gradient, norm, ops.item(point.value), operator), curvature
+
+    def _moved(
+        self, ops: Backend, problem: MinimizeProblem, here: Model, kept: Any, taken: Scalar, target: Vector
+    ) -> tuple[Scalar, Model, Any, Scalar]:
+        """Whether the target is the new point, the model there or here, what is kept of it, and the products taken."""
+        if problem.once:
+            return taken, here._replace(x=ops.select(taken, target, here.x)), kept, ops.scalar(0, here.x)
+
+        none = ops.scalar(0, here.x)
+
+        def stay(target: Vector) -> tuple[Any, ...]:
+            return False, here, kept, none
+
+        def move(target: Vector) -> tuple[Any, ...]:
+            there, raw = self._model(ops, problem.at(target))
+
+            def settle(target: Vector) -> tuple[Any, ...]:
+                new, products = self.descent.query(ops, there._replace(operator=raw), kept)
+                return True, there, new, none + products
+
+            return ops.branch(ops.isfinite(there.gradient_norm), settle, stay, target)
+
+        return ops.branch(taken, move, stay, target)
+
+    def _judged(self, ops: Backend, model: Model, line: Line, found: Found) -> tuple[Scalar, Scalar, Scalar]:
+        """The gain ratio, whether there is one, and whether the two values are equal as far as rounding can tell."""
+        length = found.length if found.whole is None else line.one
+        value = found.value if found.whole is None else found.whole
+        predicted = line.trial.predicted if found.whole is not None else line.predicted(length)
+        actual, noise = line.start - value, rounding(ops, model)[0]
+        equal = (predicted > 0) & (predicted <= noise) & (actual <= noise) & (actual >= -noise)
+        if self.model == "damped":
+            predicted = predicted - length * length * line.trial.damping_term
+        ratio = line.ratio(ops, value, predicted)
+        return ratio, ops.isfinite(value), equal
+
+    def _bounded(self, ops: Backend, level: Scalar, like: Scalar) -> Scalar:
+        """The level within its bounds, and finite."""
+        return clip(ops, level, self.least, ops.minimum(self.most, 1e27 + 0.0 * like))

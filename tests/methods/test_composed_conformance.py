@@ -1,0 +1,45 @@
+"""Compositions and named methods keep what every method promises, on every backend."""
+
+import pytest
+from composed import COMPOSED, NAMED
+from systems import in_full
+
+import linop_gn as lg
+from linop_gn.testing import poison_backend
+
+conformance = pytest.importorskip("linop_gn.testing.conformance")
+ALL = COMPOSED | NAMED
+
+
+def load(name):
+    if name == "poison":
+        return poison_backend
+    pytest.importorskip(name)
+    if name == "array_api_strict":
+        from linop_gn.testing.strict import strict_backend
+
+        return strict_backend
+    return lg.load(name)
+
+
+def laws(method):
+    """All of them, but streams for solvers that need all outputs at once."""
+    names = [name for name in vars(conformance.MethodConformance) if name.startswith("test_")]
+    gram = isinstance(getattr(method.descent, "solver", None), lg.GramSolve) or isinstance(
+        method.descent, lg.descents.Momentum
+    )
+    return [name.removeprefix("test_") for name in names if not (gram and name == "test_streamed_data")]
+
+
+EAGER = ["numpy", "torch", "poison", pytest.param("array_api_strict", marks=[pytest.mark.strict, in_full])]
+
+
+@pytest.mark.parametrize("backend", EAGER)
+@pytest.mark.parametrize("name", ALL)
+def test_eager(name, backend):
+    conformance.check_method(ALL[name], load(backend), only=laws(ALL[name])).raise_if_failed()
+
+
+@pytest.mark.parametrize("name", ["NewtonCG", *(pytest.param(n, marks=in_full) for n in ALL if n != "NewtonCG")])
+def test_compiled(name):
+    conformance.check_method(ALL[name], load("jax"), only=laws(ALL[name])).raise_if_failed()

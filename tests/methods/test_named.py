@@ -1,0 +1,98 @@
+"""The named methods follow the published rules, written out in NumPy on their own, step by step."""
+
+import numpy as np
+import published
+import pytest
+import systems
+
+import linop_gn as lg
+
+
+@pytest.fixture(scope="module", params=["numpy", "torch", "jax"])
+def ops(request):
+    pytest.importorskip(request.param)
+    return lg.load(request.param)
+
+
+def run(ops, f, method, steps):
+    return lg.minimize(f.objective(ops), ops.asarray(f.start, "float64"), method, max_steps=steps)
+
+
+def agree(ops, result, values, p, rtol=1e-9):
+    count = len(result.history["value"])  # a run ends where there is nothing left to gain
+    np.testing.assert_allclose(result.history["value"], values[:count], rtol=rtol, atol=1e-14)
+    assert count > 4
+    np.testing.assert_allclose(ops.to_numpy(result.params), p, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(("damping", "length"), [(0.0, 1.0), (4.0, 0.5)])
+def test_newton(ops, damping, length):
+    systems.spare(ops, damping == 4.0)
+    f = published.Trigonometric([0.4, -0.7, 0.9])
+    agree(ops, run(ops, f, lg.Newton(damping, length), 8), *published.newton(f, 8, damping, length))
+
+
+def test_newton_leaves_out_what_numpy_leaves_out(ops):
+    f = published.Tanh(n=4)
+    f.x[:, 3] = f.x[:, 2]  # the curvature is singular, to rounding
+    method = lg.Newton(0.0, 0.5, curvature=lg.GGN)
+    agree(ops, run(ops, f, method, 6), *published.newton(f, 6, 0.0, 0.5))
+
+
+@pytest.mark.parametrize("start", [(0.4, -0.7, 0.9), (2.5, -2.0, 1.7)])
+def test_newton_cg(ops, start):
+    systems.spare(ops, start[0] == 2.5)
+    f = published.Trigonometric(start)
+    agree(ops, run(ops, f, lg.NewtonCG(), 8), *published.newton_cg(f, 8))
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.1])
+def test_gauss_newton(ops, damping):
+    systems.spare(ops, damping == 0.1)
+    f = published.Tanh()
+    agree(ops, run(ops, f, lg.GaussNewton(damping, lg.Cholesky()), 6), *published.gauss_newton(f, 6, damping))
+
+
+@pytest.mark.parametrize("descent", ["TrustRegion", "Krylov"])
+@pytest.mark.parametrize("radius", [0.1, 30.0])
+def test_trust_region(ops, descent, radius):
+    systems.spare(ops, radius == 30.0)
+    f = published.Trigonometric([2.5, -2.0, 1.7])
+    parts = {"TrustRegion": lg.descents.TrustRegion(lg.GLTR(rtol=1e-13)), "Krylov": lg.descents.Krylov(3)}
+    result = run(ops, f, lg.TrustRegion(radius, descent=parts[descent]), 8)
+    values, radii, p, refused = published.trust_region(f, 8, radius)
+    agree(ops, result, values, p)
+    np.testing.assert_allclose(result.history["radius"], radii, rtol=1e-9)
+    assert result.history["refused"][-1] == refused
+    if radius > 1:  # three products for a point, none for a trial that is refused
+        assert refused > 0
+    assert result.history["products"][-1] <= 3 * result.history["linearisations"][-1]
+
+
+@pytest.mark.parametrize("preconditioned", [None, 0.75])
+def test_sgn(ops, preconditioned):
+    systems.spare(ops, preconditioned is None)
+    f = published.Tanh(seed=1, n=12)
+    recipe = None if preconditioned is None else lg.preconditioners.SquaredGradient(preconditioned)
+    result = run(ops, f, lg.SGN(4, 1e-3, recipe), 8)
+    values, dampings, p = published.sgn(f, 8, 4, 1e-3, preconditioned)
+    agree(ops, result, values, p)
+    np.testing.assert_allclose(result.history["damping"], dampings, rtol=1e-12)
+
+
+def test_hessian_free(ops):
+    f = published.Tanh(seed=2, examples=60, n=30, noise=1.0, spread=1.0)
+    recipe = lg.preconditioners.EmpiricalFisher(probes=None)
+    result = run(ops, f, lg.HessianFree(1e-2, 25, recipe), 8)
+    values, dampings, p, backtracked = published.hessian_free(f, 8, 1e-2, 25)
+    assert backtracked == 4
+    agree(ops, result, values, p, rtol=1e-6)
+    np.testing.assert_allclose(result.history["damping"], dampings, rtol=1e-12)
+
+
+@pytest.mark.parametrize("momentum", [None, 0.9])
+def test_egn(ops, momentum):
+    systems.spare(ops, momentum is not None)
+    f = published.Tanh()
+    method = lg.EGN(0.5, 0.8, momentum)
+    agree(ops, run(ops, f, method, 8), *published.egn(f, 8, 0.5, 0.8, momentum or 0.0))

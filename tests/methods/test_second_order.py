@@ -1,0 +1,330 @@
+"""SecondOrder and its parts: what each promises, whatever the others are."""
+
+import math
+
+import curves
+import numpy as np
+import published
+import pytest
+from composed import COMPOSED
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import linop_gn as lg
+
+D, S, C = lg.descents, lg.searches, lg.controls
+numpy = lg.load("numpy")
+
+
+def rosenbrock(method, steps=100):
+    return lg.minimize(curves.rosenbrock(numpy), np.array([-1.2, 1.0]), method, max_steps=steps)
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_finds_the_minimum_and_says_so(name):
+    fit = rosenbrock(COMPOSED[name])
+    np.testing.assert_allclose(fit.params, [1.0, 1.0], rtol=1e-6)
+    if name != "momentum":  # an average is never known to be the model's minimum
+        assert fit.succeeded
+
+
+@pytest.mark.parametrize("name", [name for name in COMPOSED if name != "momentum"])
+def test_from_the_minimum_at_most_one_step(name):
+    f = published.Tanh()
+    truth = published.gauss_newton(f, 60)[1]
+    fit = lg.minimize(f.objective(numpy), truth, COMPOSED[name])
+    assert fit.succeeded
+    assert fit.steps <= 1
+    np.testing.assert_allclose(fit.params, truth, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["GLTR", "Krylov", "Krylov, damped", "dogleg", "eigen"])
+def test_a_refused_trial_linearises_nothing_and_takes_no_product(name):
+    fit = rosenbrock(COMPOSED[name])
+    h = fit.history
+    refused = np.diff(h["refused"]) > 0
+    assert refused.any()
+    assert not np.diff(h["linearisations"])[refused].any()
+    if name == "GLTR":  # the first trial makes the basis, so that it is the one after a refused trial that takes none
+        refused = np.append(False, refused[:-1])
+    assert not np.diff(h["products"])[refused].any()
+    refused = np.diff(h["refused"]) > 0
+    assert (np.diff(h["value"])[refused] == 0).all()
+    assert h["evaluations"][-1] == fit.steps + 1  # one for each step, and the start's
+
+
+@pytest.mark.parametrize("name", ["solve", "Steihaug"])
+def test_a_refused_trial_of_a_solver_linearises_nothing(name):
+    h = rosenbrock(COMPOSED[name]).history
+    refused = np.diff(h["refused"]) > 0
+    assert refused.any()
+    assert not np.diff(h["linearisations"])[refused].any()
+
+
+@pytest.mark.parametrize("solver", [lg.CG(), lg.MINRES(rtol=1e-8), lg.LU(), lg.Eigh(), lg.Cholesky()])
+@pytest.mark.parametrize("rule", [lg.Nielsen(), lg.Marquardt()])
+@pytest.mark.parametrize("model", ["undamped", "damped"])
+def test_no_refusal_lowers_the_damping_whatever_the_sign_of_the_curvature(solver, rule, model):
+    for sign in (-1.0, 1.0):
+        f = published.Trigonometric([2.9, -2.8, 3.0])
+        curvature = lg.Hessian if sign < 0 else lambda point: lg.Hessian(point) + 5.0 * lg.Identity(point.space)
+        method = lg.SecondOrder(curvature=curvature, descent=D.Solve(solver), control=rule, level=1e-3, model=model)
+        h = lg.minimize(f.objective(numpy), f.start, method, max_steps=30).history
+        refused = np.diff(h["refused"]) > 0
+        assert (np.diff(h["damping"])[refused] > 0).all()
+        assert h["value"][-1] < h["value"][0]
+        assert (np.diff(h["value"]) <= 0).all()
+
+
+def test_the_radius_is_held_and_grows_at_the_boundary_only():
+    for descent in (D.TrustRegion(), D.Steihaug(), D.Krylov(2), D.Dogleg()):
+        start, p, radius = np.array([-1.2, 1.0]), np.array([-1.2, 1.0]), 0.05
+        for steps in range(1, 6):
+            fit = lg.minimize(
+                curves.rosenbrock(numpy),
+                start,
+                lg.SecondOrder(descent=descent, control=C.Radius(), level=radius),
+                max_steps=steps,
+            )
+            moved, h = np.linalg.norm(fit.params - p), fit.history
+            assert moved <= h["radius"][steps - 1] * (1 + 1e-9)
+            if h["radius"][steps] > h["radius"][steps - 1]:
+                assert moved >= 0.98 * h["radius"][steps - 1]
+            p = fit.params
+
+
+@given(st.integers(0, 2**31), st.sampled_from([0.05, 0.5, 5.0]))
+@settings(max_examples=25, deadline=None)
+def test_the_dogleg_is_powell_s(seed, radius):
+    rng = np.random.default_rng(seed)
+    M, g = rng.standard_normal((4, 4)), rng.standard_normal(4)
+    G = M @ M.T + 0.1 * np.eye(4)
+    newton, cauchy = -np.linalg.solve(G, g), -(g @ g) / (g @ G @ g) * g
+    t = np.linspace(0, 1, 100_001)[:, None]
+    path = np.concatenate([t * cauchy, cauchy + t * (newton - cauchy)])
+    want = path[np.flatnonzero(np.linalg.norm(path, axis=1) <= radius)[-1]]
+    model = D.Model(np.zeros(4), g, float(np.linalg.norm(g)), 0.0, lg.Dense(G, symmetric=True, psd=True))
+    kept, products = D.Dogleg().query(numpy, model, None)
+    trial = D.Dogleg().step(numpy, model, kept, radius)
+    assert np.linalg.norm(trial.direction - want) <= 1e-3 * np.linalg.norm(want)
+    assert products == 5
+    assert trial.predicted == pytest.approx(-(g @ trial.direction + 0.5 * trial.direction @ G @ trial.direction))
+
+
+DESCENTS = [
+    D.Solve(lg.CG(rtol=1e-10)), D.Solve(lg.Cholesky()), D.Solve(lg.CG(rtol=1e-10), warm=0.9), D.TrustRegion(),
+    D.Steihaug(), D.Krylov(3), D.Krylov(3, of="damping"), D.Dogleg(), D.Eigen(), D.Eigen(positive=True),
+    D.Momentum(D.Solve(), 0.5), D.Momentum(D.Solve(), 0.5, of="gradient"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("descent", DESCENTS, ids=lambda d: f"{type(d).__name__}-{DESCENTS.index(d)}")
+@pytest.mark.parametrize("level", [1e-3, 0.3, 10.0])
+def test_what_a_descent_predicts_is_what_the_model_says(descent, level):
+    rng = np.random.default_rng(3)
+    M, g = rng.standard_normal((5, 5)), rng.standard_normal(5)
+    G = M @ M.T + 0.1 * np.eye(5)
+    model = D.Model(np.zeros(5), g, float(np.linalg.norm(g)), 0.0, lg.Dense(G, symmetric=True, psd=True))
+    kept, _ = descent.query(numpy, model, None)
+    for factor in (1.0, 0.5):
+        trial = descent.step(numpy, model, kept, factor * level)
+        d, kept = trial.direction, trial.kept
+        assert trial.predicted == pytest.approx(-(g @ d + 0.5 * d @ G @ d), rel=1e-8)
+        if descent.level == "damping":
+            assert trial.damping_term == pytest.approx(0.5 * factor * level * d @ d)
+        else:
+            assert np.linalg.norm(d) <= factor * level * (1 + 1e-9)
+
+
+@lg.record
+class Noted(lg.preconditioners.Jacobi):
+    """Jacobi that notes what it prepares at."""
+
+    noted: list = lg.static(default=None)
+
+    def prepare(self, operator):
+        self.noted.append(1)
+        return super().prepare(operator)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_preconditioner_is_prepared_at_one_point_of_so_many(every):
+    noted = []
+    descent = D.Solve(lg.CG(rtol=1e-8, preconditioner=Noted(noted=noted)), every=every)
+    fit = lg.minimize(curves.rosenbrock(numpy), np.array([-1.2, 1.0]), lg.SecondOrder(descent=descent, level=1e-2))
+    assert fit.succeeded
+    assert len(noted) == -(-int(fit.history["linearisations"][-1]) // every)
+
+
+def line(f, p):
+    """The line of steepest descent from p."""
+    at = f.objective(numpy).at(p)
+    problem = lg.methods.MinimizeProblem(at.objective, at.x, at.space)
+    g = f.gradient(p)
+    model = D.Model(p, g, float(np.linalg.norm(g)), f.value(p), None)
+    return S.Line(numpy, problem, model, D.Trial(-g, float(g @ g), 1, ()))
+
+
+searched = given(st.lists(st.floats(-3, 3), min_size=3, max_size=3), st.sampled_from([1e-2, 1.0, 50.0]))
+
+
+@settings(max_examples=25, deadline=None)
+@searched
+def test_armijo_is_the_first_length_with_enough_decrease(p, first):
+    f, p = published.Trigonometric([0.0] * 3), np.array(p)
+    found = S.Armijo(c=1e-2, shrink=0.5, first=first).search(numpy, line(f, p))
+    if not found.accepted:
+        return
+    g = f.gradient(p)
+    enough = lambda t: f.value(p - t * g) <= f.value(p) - 1e-2 * t * g @ g  # noqa: E731
+    assert enough(found.length)
+    assert found.value == pytest.approx(f.value(p - found.length * g), abs=1e-13)
+    lengths = [first * 0.5**i for i in range(30)]
+    assert found.length == next(t for t in lengths if enough(t))
+    assert found.evaluations == 1 + lengths.index(found.length)
+
+
+@settings(max_examples=25, deadline=None)
+@searched
+def test_goldstein_and_wolfe_hold_their_conditions(p, first):
+    f, p = published.Trigonometric([0.0] * 3), np.array(p)
+    g = f.gradient(p)
+    if g @ g < 1e-6:
+        return
+    found = S.Goldstein(first=first).search(numpy, line(f, p))
+    assert found.accepted
+    fall, t = f.value(p - found.length * g) - f.value(p), found.length
+    assert -0.75 * t * g @ g - 1e-12 <= fall <= -0.25 * t * g @ g + 1e-12
+    found = S.Wolfe(first=first).search(numpy, line(f, p))
+    assert found.accepted
+    fall, t = f.value(p - found.length * g) - f.value(p), found.length
+    assert fall <= -1e-4 * t * g @ g + 1e-12
+    assert abs(f.gradient(p - t * g) @ g) <= 0.9 * g @ g + 1e-12
+
+
+def test_the_grid_takes_the_lowest():
+    f, p = published.Trigonometric([0.0] * 3), np.array([1.0, -2.0, 0.5])
+    found, g = S.Grid(count=6).search(numpy, line(f, p)), f.gradient(p)
+    lengths = [2 ** (-i / 2) for i in range(6)]
+    assert found.length == pytest.approx(min(lengths, key=lambda t: f.value(p - t * g)))
+    assert found.evaluations == 6
+
+
+def test_schedules():
+    def levels(control, first, steps):
+        level, growth, found = first, 2.0, [first]
+        for k in range(1, steps + 1):
+            level, growth = control.follow(numpy, level, growth, C.Seen(k, first, 1.0, 1.0))
+            found.append(level)
+        return found
+
+    np.testing.assert_allclose(levels(C.Linear(0.0, 4), 1.0, 5), [1, 0.75, 0.5, 0.25, 0, 0])
+    np.testing.assert_allclose(
+        levels(C.Cosine(0.0, 4), 1.0, 5),
+        [0.5 + 0.5 * math.cos(math.pi * k / 4) for k in (0, 1, 2, 3, 4, 4)],
+        atol=1e-15,
+    )
+    np.testing.assert_allclose(levels(C.Exponential(0.5), 1.0, 3), [1, 0.5, 0.25, 0.125])
+
+
+def test_a_stream_of_equal_batches_is_the_run_on_one():
+    f = published.Tanh(seed=1, n=12)
+    whole = lg.minimize(f.objective(numpy), f.start, lg.SGN(4, 1e-3), max_steps=6)
+    point = f.objective(numpy).at(f.start)
+    method, problem = lg.SGN(4, 1e-3), lg.methods.MinimizeProblem(point.objective, point.x, point.space, once=True)
+    state = method.init(numpy, problem)
+    for step in range(6):
+        state = state if step == 0 else method.renew(numpy, problem, state)
+        state = method.step(numpy, problem, state)._replace(steps=step + 1)
+        assert state.value == pytest.approx(whole.history["value"][step + 1], rel=1e-12)
+        assert state.level == pytest.approx(whole.history["damping"][step + 1], rel=1e-12)
+    np.testing.assert_allclose(state.x, whole.params, rtol=1e-12)
+
+
+def test_a_saddle_is_no_minimum():
+    f = published.Trigonometric([math.pi, math.pi, -2 * math.pi])  # the gradient is zero there, to rounding
+    assert np.abs(f.gradient(f.start)).max() < 1e-14
+    for method in (lg.TrustRegion(), lg.Newton()):
+        fit = lg.minimize(f.objective(numpy), f.start, method)
+        assert not fit.succeeded or fit.status is lg.Status.UNEXPLORED or fit.value < f.value(f.start) - 1
+    method = lg.TrustRegion(descent=D.TrustRegion(lg.GLTR(rtol=1e-6, explore=True)))
+    fit = lg.minimize(f.objective(numpy), f.start, method)
+    assert fit.succeeded
+    assert (np.linalg.eigvalsh(f.curvature(fit.params)) > 0).all()
+
+
+UP = {
+    "GLTR": lg.TrustRegion(),
+    "Krylov": lg.TrustRegion(descent=D.Krylov(3)),
+    "Steihaug": lg.TrustRegion(descent=D.Steihaug()),
+    "dogleg": lg.TrustRegion(descent=D.Dogleg()),
+    "NewtonCG": lg.NewtonCG(),
+    "damped": lg.SecondOrder(curvature=lg.Hessian),
+    "gradient": lg.SecondOrder(
+        curvature=lg.Hessian, descent=D.Gradient(), control=lg.ConstantDamping(), search=S.Armijo()
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UP)
+def test_from_a_maximum_nothing_is_claimed_of_the_curvature(name):
+    ring = lg.Objective.from_function(
+        lambda p: -0.5 * p @ p + 0.25 * (p @ p) ** 2,
+        gradient=lambda p: (p @ p - 1) * p,
+        hvp=lambda p, v: (p @ p - 1) * v + 2 * p * (p @ v),
+    )
+    fit = lg.minimize(ring, np.zeros(3), UP[name])
+    assert fit.status is lg.Status.UNEXPLORED
+    assert lg.minimize(ring, np.zeros(3), lg.Newton()).status is lg.Status.NEGATIVE_CURVATURE
+    method = lg.TrustRegion(descent=D.TrustRegion(lg.GLTR(rtol=1e-6, explore=True)))
+    assert lg.minimize(ring, np.zeros(3), method).value == pytest.approx(-0.25)
+
+
+def test_a_gradient_that_does_not_belong_is_told():
+    wrong = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: -np.eye(2))
+    for method in (lg.GaussNewton(), lg.TrustRegion(curvature=lg.GGN), lg.SecondOrder()):
+        fit = lg.minimize(wrong, np.zeros(2), method)
+        assert fit.status is lg.Status.NO_DECREASE
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"descent": lg.CG()}, "descent needs one such as lg.descents.Solve"),
+        ({"descent": D.Solve}, "call it first"),
+        ({"search": lg.Nielsen()}, "search needs one such as"),
+        ({"control": 1e-3}, "control needs one such as lg.Nielsen"),
+        ({"curvature": 3.0}, "curvature must be a function of a point"),
+        ({"level": -1.0}, "level must be"),
+        ({"model": "both"}, "'undamped' or 'damped'"),
+    ],
+)
+def test_a_malformed_part_is_refused_at_the_door(parts, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        lg.SecondOrder(**parts)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: D.TrustRegion(lg.Steihaug()), "lg.GLTR"),
+        (lambda: D.Solve(lg.LSMR()), "square systems"),
+        (lambda: D.Solve(forcing=0.1), "EisenstatWalker"),
+        (lambda: D.Solve(forcing=lg.EisenstatWalker(choice=1)), "choice=2"),
+        (lambda: D.Krylov(of="steps"), "'radius' or 'damping'"),
+        (lambda: D.Momentum(D.Solve(), of="both"), "'direction' or 'gradient'"),
+        (lambda: S.Iterates(then=1.0), "lg.searches.Armijo"),
+        (lambda: S.Armijo(most=0), "most"),
+    ],
+)
+def test_malformed_options_of_parts(make, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        make()
+
+
+def test_parts_that_do_not_fit_say_so():
+    bowl = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
+    with pytest.raises(ValueError, match="keeps none"):
+        lg.minimize(bowl, np.zeros(2), lg.SecondOrder(search=S.Iterates()))
+    with pytest.raises(ValueError, match="symmetric"):
+        lg.minimize(bowl, np.zeros(2), lg.SecondOrder(curvature=lg.Jacobian, descent=D.Gradient()))
