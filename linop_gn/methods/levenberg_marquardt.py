@@ -194,7 +194,7 @@ class LevenbergMarquardt(Method):
 
         xp = ops.namespace()
         units = xp.where(abs(problem.start) > abs(s.x), abs(problem.start), abs(s.x))
-        short = ops.max_abs(xp.where(units > 0, delta / xp.where(units > 0, units, 1.0), delta * math.inf))
+        short = ops.max_abs(delta / xp.where(units > 0, units, 1e-30))
 
         def along_gradient(units: Vector) -> tuple[Scalar, Scalar]:
             """What the undamped model promises along the gradient in units of the parameters, for one product."""
