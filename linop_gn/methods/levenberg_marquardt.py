@@ -185,8 +185,10 @@ class LevenbergMarquardt(Method):
         predicted = -inner_model + 0.5 * damped
         unit = ops.maximum(s.unit, ops.where(running, ops.divide(bent, square), 0.0))
         size, eps = ops.maximum(s.value, -s.value), ops.eps(s.x)
-        rounding, promised = 4.0 * eps * size, ops.maximum(math.sqrt(eps) * size, 16.0 * eps * norms)
-        few = rounding if self.ftol is None else self.ftol * size
+        few = (4.0 * eps if self.ftol is None else self.ftol) * size
+        blurred = eps * ops.dot(abs(s.gradient), abs(s.x))  # what rounding x changes in the value
+        rounding = ops.maximum(4.0 * eps * size, blurred)
+        promised = ops.maximum(math.sqrt(eps) * size, 16.0 * eps * norms)
         # What the inner solve left of its residual may hide a decrease of |left|^2 / (2 lambda).
         solved = (left <= 1e3 * eps * s.gradient_norm) | (left * left <= 2.0 * s.damping * few)
         failed = ops.any(ops.logical_not(succeeded(code) | (code == Code.STAGNATED)))
@@ -251,6 +253,7 @@ class LevenbergMarquardt(Method):
                 (small & (ops.sqrt(square) > 0.01 * there) & (there > 10.0 * start), Code.DIVERGING),
                 (small, Code.DECREASE_SMALL),
                 (whole & (short <= (4.0 * eps if self.xtol is None else self.xtol)), Code.STEP_SMALL),
+                (whole & (predicted <= blurred), Code.AT_PRECISION),
                 (hopeless & (doubt <= promised) & (hidden <= promised), Code.AT_PRECISION),
                 (hopeless, Code.NO_DECREASE),
             ),

@@ -40,6 +40,7 @@ def test_eager(name, backend):
     conformance.check_method(ALL[name], load(backend), only=laws(ALL[name])).raise_if_failed()
 
 
-@pytest.mark.parametrize("name", ["NewtonCG", *(pytest.param(n, marks=in_full) for n in ALL if n != "NewtonCG")])
+@in_full
+@pytest.mark.parametrize("name", ALL)
 def test_compiled(name):
     conformance.check_method(ALL[name], load("jax"), only=laws(ALL[name])).raise_if_failed()

@@ -4,7 +4,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from systems import benign, counted, finished, gaussian, host, operator, section, tridiagonal, unit, with_spectrum
+from systems import (
+    FULL,
+    benign,
+    counted,
+    finished,
+    gaussian,
+    host,
+    operator,
+    section,
+    spare,
+    tridiagonal,
+    unit,
+    with_spectrum,
+)
 
 import linop_gn as lg
 from linop_gn import Status
@@ -350,6 +363,7 @@ def test_inside_a_compiled_program(jax):
 
 
 def test_a_million_unknowns_in_single_precision(backend):
+    spare(backend, FULL)
     if backend.name in ("array_api_strict", "poison"):
         pytest.skip("the same arithmetic as NumPy's, slower")
     n, k = 1_000_000, 4

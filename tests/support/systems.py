@@ -82,7 +82,8 @@ def section(T, k):
     return x
 
 
-in_full = pytest.mark.skipif(os.environ.get("HYPOTHESIS_PROFILE") != "full", reason="in nox -s tests_full")
+FULL = os.environ.get("HYPOTHESIS_PROFILE") == "full"
+in_full = pytest.mark.skipif(not FULL, reason="in nox -s tests_full")
 """For kits whose programs take long to compile, of methods that other tests compile too."""
 
 
