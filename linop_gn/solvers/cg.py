@@ -329,8 +329,10 @@ class CG(ResidualSolver):
         if self.keep is not None:
             planned = plan(self.keep, limit)
             kept = ops.put(kept, ops.lookup(planned.places, steps), x, ops.lookup(planned.wanted, steps))
-        found = x, r, p, rz, rp, norm, model, least, room, verified, trial, claim, status
-        return CGState._make(found + (s.whole, memory, s.scale, steps, s.products + running, kept))  # noqa: RUF005
+        return CGState._make((
+            x, r, p, rz, rp, norm, model, least, room, verified, trial, claim, status,
+            s.whole, memory, s.scale, steps, s.products + running, kept,
+        ))  # fmt: skip
 
     def iterates(self, ops: Backend, problem: LinearProblem, state: CGState, x: Vector) -> Iterates | None:
         """The iterates that were asked for, the last of them being the answer ``x``; consumes what the state kept."""
