@@ -141,7 +141,7 @@ def _linear(
     if 0 in columns:
         raise ValueError(f"the right-hand side of shape {tuple(rhs.shape)} has no columns: there is nothing to solve.")
     for name in ("rtol", "atol", "btol", "conlim"):
-        tolerance = method.__dict__.get(name, 0.0)
+        tolerance = getattr(method, name, 0.0)
         shape = () if isinstance(tolerance, (float, int)) else tuple(np.shape(tolerance))
         if shape not in ((), columns if "columns" in method.supports else ()):
             raise ValueError(

@@ -161,7 +161,7 @@ def restored(path: Any, served: ServedMethod, problem: MinimizeProblem, own: Any
             raise ValueError(f"the state in {path} has {name} of another structure: was the data's shape another one?")
         filled = [_leaf(ops, arrays, leaf, like) for leaf, like in zip(kept, leaves, strict=True)]
         values[name] = ops.unflatten(structure, filled)
-    (start,) = (_leaf(ops, arrays, header["start"], problem.start),)
+    start = _leaf(ops, arrays, header["start"], problem.start)
     state = own._replace(**values)
     problem = dataclasses.replace(problem, start=start)
     anew = [name for name in own._fields if name not in values]

@@ -6,6 +6,7 @@ and a block of columns can hold one for each column.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 from functools import reduce
 from operator import or_
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..protocols import Backend, Scalar
 
-__all__ = ["Code", "Status", "alike", "succeeded", "verdict", "where_new"]
+__all__ = ["Code", "Status", "alike", "is_one_of", "succeeded", "verdict", "where_new"]
 
 
 class Status(IntEnum):
@@ -157,7 +158,12 @@ def succeeded(code: Scalar) -> Any:
     >>> bool(succeeded(Code.CONVERGED)), bool(succeeded(Code.MAX_STEPS))
     (True, False)
     """
-    return reduce(or_, [code == int(status) for status in Status if status.succeeded])
+    return is_one_of(code, [int(status) for status in Status if status.succeeded])
+
+
+def is_one_of(code: Scalar, codes: Iterable[Any]) -> Any:
+    """Whether a code, known or traced, is one of several."""
+    return reduce(or_, [code == other for other in codes])
 
 
 def verdict(ops: Backend, otherwise: Scalar, *claims: tuple[Scalar, Scalar]) -> Scalar:

@@ -2,24 +2,12 @@
 
 import pytest
 from composed import COMPOSED, NAMED
-from systems import in_full
+from systems import in_full, load
 
 import linop_gn as lg
-from linop_gn.testing import poison_backend
 
 conformance = pytest.importorskip("linop_gn.testing.conformance")
 ALL = COMPOSED | NAMED
-
-
-def load(name):
-    if name == "poison":
-        return poison_backend
-    pytest.importorskip(name)
-    if name == "array_api_strict":
-        from linop_gn.testing.strict import strict_backend
-
-        return strict_backend
-    return lg.load(name)
 
 
 def laws(method):

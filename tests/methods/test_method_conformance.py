@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from systems import in_full
+from systems import in_full, load
 
 import linop_gn as lg
-from linop_gn.testing import poison_backend
 
 conformance = pytest.importorskip("linop_gn.testing.conformance")
 PAGE = Path(__file__).parents[2] / "docs" / "writing_a_method.md"
@@ -17,17 +16,6 @@ BLOCK = re.search(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.
 scope = {"__name__": "page"}
 exec(compile(BLOCK.partition("\n\nA = ")[0], PAGE.name, "exec"), scope)
 HeavyBall, HeavyBallState = scope["HeavyBall"], scope["HeavyBallState"]
-
-
-def load(name):
-    if name == "poison":
-        return poison_backend
-    pytest.importorskip(name)
-    if name == "array_api_strict":
-        from linop_gn.testing.strict import strict_backend
-
-        return strict_backend
-    return lg.load(name)
 
 
 EAGER = ["numpy", "torch", "poison", pytest.param("array_api_strict", marks=pytest.mark.strict)]

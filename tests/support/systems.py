@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import linop_gn as lg
+from linop_gn.testing import poison_backend
 from linop_gn.testing.strategies import array
 
 N = 7
@@ -85,6 +86,18 @@ def section(T, k):
 FULL = os.environ.get("HYPOTHESIS_PROFILE") == "full"
 in_full = pytest.mark.skipif(not FULL, reason="in nox -s tests_full")
 """For kits whose programs take long to compile, of methods that other tests compile too."""
+
+
+def load(name):
+    """The backend called ``name``; a skip where its framework is not installed."""
+    if name == "poison":
+        return poison_backend
+    pytest.importorskip(name)
+    if name == "array_api_strict":
+        from linop_gn.testing.strict import strict_backend
+
+        return strict_backend
+    return lg.load(name)
 
 
 def spare(backend, enough):

@@ -12,7 +12,6 @@ linearisation and, if it can be, without a product.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from ...operators.base import LinearOperator
@@ -110,11 +109,3 @@ def solved_as(model: Model) -> int:
     """The status of an answer in a part of the space: whether the curvature in the rest of it is known."""
     code: int = Code.CONVERGED if model.operator.psd else Code.UNEXPLORED
     return code
-
-
-def is_one_of(code: Scalar, codes: Sequence[Any]) -> Any:
-    """Whether a code is one of several."""
-    found = code == codes[0]
-    for other in codes[1:]:
-        found = found | (code == other)
-    return found

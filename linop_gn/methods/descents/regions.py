@@ -19,14 +19,14 @@ from ...lanczos.process import BasisProblem, Lanczos, LanczosState
 from ...operators.base import LinearOperator
 from ...protocols import Backend, Scalar, Vector
 from ...records import record, replace, static
-from ...run.status import Code, verdict
+from ...run.status import Code, is_one_of, verdict
 from ...solvers import steihaug
 from ...solvers.base import Solver
 from ...solvers.direct import Cholesky
 from ...solvers.options import require_inner
 from ...solvers.problem import LinearProblem
 from ...solvers.served import inner_solve
-from .base import Descent, Model, Trial, is_one_of, solved_as
+from .base import Descent, Model, Trial, solved_as
 from .solve import Forced, forced, require_forcing
 
 __all__ = ["Dogleg", "Krylov", "Steihaug", "TrustRegion"]

@@ -13,14 +13,14 @@ from ...operators.base import LinearOperator
 from ...operators.damped import Damped
 from ...protocols import Backend, Scalar, Vector
 from ...records import record, replace, static
-from ...run.status import Code
+from ...run.status import Code, is_one_of
 from ...solvers.base import Solver
 from ...solvers.cg import CG
 from ...solvers.forcing import EisenstatWalker
 from ...solvers.options import require_inner
 from ...solvers.problem import LinearProblem, Recipe, require_fit
 from ...solvers.served import inner_run
-from .base import Descent, Model, Trial, is_one_of, solved_as
+from .base import Descent, Model, Trial, solved_as
 
 __all__ = ["Forced", "Solve", "forced"]
 
