@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,14 +15,15 @@ from .curvature.point import Point
 from .methods.base import Method, ServedMethod
 from .methods.checkpoint import Checkpoint, Cursor, restored
 from .methods.levenberg_marquardt import LevenbergMarquardt
-from .methods.problem import MinimizeProblem
+from .methods.problem import MinimizeProblem, StepData
 from .methods.running import NO_LIMIT, Run, began, stretched
 from .methods.state import State
-from .protocols import Scalar, Tree
+from .protocols import Scalar, Tree, Vector
 from .records import memo, replace
 from .run.loop import Watcher, drive, watchers_of
 from .run.solution import Result
 from .solvers.base import Solver
+from .spaces import Space
 
 __all__ = ["advance", "load_state", "minimize", "result", "start"]
 
@@ -39,6 +40,8 @@ def minimize(
     batches: Iterable[Any] | None = None,
     passes: int | None = None,
     checkpoint: Any = None,
+    curvature: Objective | None = None,
+    acceptance: Objective | None = None,
 ) -> Result:
     """Minimise ``objective`` starting at ``params``, which are not changed.
 
@@ -60,12 +63,16 @@ def minimize(
     state
         ``result.state``, or what ``lg.start``, ``lg.advance`` or ``lg.load_state`` returned: where to go on from.
     batches
-        Any iterable of batches, each what ``objective.with_data`` takes: a step for each, in their order.
+        Any iterable of batches, each what ``objective.with_data`` takes, or an ``lg.StepData``: a step for each, in
+        their order.
     passes
         How often to go through ``batches``: once by default, or as often as ``max_steps`` asks.
     checkpoint
         A path. The state is written there on the way; where there is one already, the run goes on from it, and
         ``max_steps`` and ``passes`` count from the start of the whole run.
+    curvature, acceptance
+        Objectives that the method takes the curvature, and the values of trials, of: other data, another loss.
+        ``objective`` by default.
 
     Returns
     -------
@@ -89,7 +96,7 @@ def minimize(
     >>> fit.status.name, fit.params.round(4)
     ('GRADIENT_SMALL', array([ 2. , -0.5]))
     """
-    served = _served("minimize", objective, method)
+    served, asked = _served("minimize", objective, method, curvature, acceptance)
     steps = NO_LIMIT if batches is not None else 100
     steps = steps if max_steps is None else whole("minimize", "max_steps", max_steps)
     every = every if every is None else whole("minimize", "every", every, 1)
@@ -106,11 +113,9 @@ def minimize(
         cursor = Cursor(batches, None if endless else whole("minimize", "passes", 1 if passes is None else passes))
         if resumed:
             cursor.go_to(kept.place())  # type: ignore[union-attr, arg-type]
-        objective = objective.with_data(cursor.peek())
+        asked = asked.on(served, cursor.peek())
     if state is None:
-        point = objective.at(params)
-        point.check_data()
-        problem = MinimizeProblem(point.objective, point.x, point.space, steps)
+        problem = replace(_begun(asked, params), max_steps=steps)
         if not problem.backend.is_concrete((problem.start, problem.objective)):
             if cursor is not None or kept is not None:
                 raise TypeError(
@@ -119,16 +124,16 @@ def minimize(
             return _in_a_program(served, problem, steps, watch, every)
         carry = began(served, problem)
     else:
-        problem = _gone_on("minimize", objective, state)
+        problem = _gone_on("minimize", asked, state)
         if not problem.backend.is_concrete((state.own, problem.objective)):
             raise TypeError("minimize: inside a compiled program a run goes on by lg.advance, which may be scanned.")
         problem = replace(problem, max_steps=min(NO_LIMIT, int(state.steps) + steps))
-        carry = stretched(served, problem, state.own, problem.objective is not memo(state).terms, 0)
+        carry = stretched(served, problem, state.own, _is_other(problem, state), 0)
     if resumed:
         state = restored(checkpoint, served, problem, carry.state.own)
         problem = replace(problem, start=state.start)
         carry = stretched(served, problem, state.own, cursor is not None, 0)
-    plan = itertools.repeat((problem, False)) if cursor is None else _each(cursor, objective, problem)
+    plan = itertools.repeat((problem, False)) if cursor is None else _each(cursor, served, asked, problem)
     run = Run(
         served, problem, carry, plan, cursor is not None, lambda run: None if kept is None else kept.keep(run, cursor)
     )
@@ -148,7 +153,14 @@ def minimize(
     return _result(run.state, run.code, run.rows, run.first)
 
 
-def start(method: Method, objective: Objective, params: Tree) -> State:
+def start(
+    method: Method,
+    objective: Objective,
+    params: Tree,
+    *,
+    curvature: Objective | None = None,
+    acceptance: Objective | None = None,
+) -> State:
     """The state of a run of ``method`` before its first step, for a loop of your own.
 
     >>> import numpy as np, linop_gn as lg
@@ -160,16 +172,22 @@ def start(method: Method, objective: Objective, params: Tree) -> State:
     >>> lg.result(state).steps, state.params.round(3)
     (3, array([2.962, 2.962]))
     """
-    served = _served("start", objective, method)
-    point = objective.at(params)
-    point.check_data()
-    problem = MinimizeProblem(point.objective, point.x, point.space, NO_LIMIT)
+    served, asked = _served("start", objective, method, curvature, acceptance)
+    problem = _begun(asked, params)
     made = State(began(served, problem).state.own, problem.start, served.method, problem.space)
-    memo(made).terms = problem.objective
+    memo(made).terms = problem.terms
     return made
 
 
-def advance(method: Method, objective: Objective, state: State, *, fresh: bool | None = None) -> State:
+def advance(
+    method: Method,
+    objective: Objective,
+    state: State,
+    *,
+    fresh: bool | None = None,
+    curvature: Objective | None = None,
+    acceptance: Objective | None = None,
+) -> State:
     """One step of ``method`` on from ``state``, which stays as it is.
 
     The step belongs to the data of ``objective``. Where these are not the state's, what the state knows of the
@@ -181,21 +199,23 @@ def advance(method: Method, objective: Objective, state: State, *, fresh: bool |
         Whether the data are other ones than those of the state's latest step. None: unless ``objective`` is the very
         one of that step. Inside a compiled program nobody can tell, and they are taken for fresh: say False there when
         all steps are on the same data.
+    curvature, acceptance
+        As of :func:`minimize`.
 
     Raises
     ------
     TypeError, ValueError
         For a state of another method or of arrays of another framework.
     """
-    served = _served("advance", objective, method)
-    problem = _gone_on("advance", objective, state)
+    served, asked = _served("advance", objective, method, curvature, acceptance)
+    problem = _gone_on("advance", asked, state)
     if type(state.method) is not type(method):
         raise TypeError(f"advance: a state of {type(state.method).__name__} was given to {type(method).__name__}.")
-    fresh = problem.objective is not memo(state).terms if fresh is None else fresh
+    fresh = _is_other(problem, state) if fresh is None else fresh
     problem = replace(problem, once=fresh)
     own = stretched(served, problem, state.own, fresh, 1).state.own
     made = State(own, state.start, served.method, state.space)
-    memo(made).terms = None if fresh else problem.objective
+    memo(made).terms = None if fresh else problem.terms
     return made
 
 
@@ -205,7 +225,15 @@ def result(state: State) -> Result:
     return _result(state, state.code, [row], state.steps)
 
 
-def load_state(path: Any, method: Method, objective: Objective, params: Tree) -> State:
+def load_state(
+    path: Any,
+    method: Method,
+    objective: Objective,
+    params: Tree,
+    *,
+    curvature: Objective | None = None,
+    acceptance: Objective | None = None,
+) -> State:
     """The state that ``lg.save_state`` wrote to ``path``, of a run of ``method`` on ``objective``.
 
     ``params`` gives the format, and may hold any numbers.
@@ -215,47 +243,99 @@ def load_state(path: Any, method: Method, objective: Objective, params: Tree) ->
     ValueError
         For a state of other settings, parameters or arrays; the message names what differs.
     """
-    begun = start(method, objective, params)
-    terms = memo(begun).terms
-    problem = MinimizeProblem(terms, begun.start, begun.space, NO_LIMIT)
-    found = restored(path, ServedMethod(method), problem, begun.own)
-    memo(found).terms = terms
+    served, asked = _served("load_state", objective, method, curvature, acceptance)
+    problem = _begun(asked, params)
+    found = restored(path, served, problem, began(served, problem).state.own)
+    memo(found).terms = problem.terms
     return found
 
 
-def _served(door: str, objective: Any, method: Any) -> ServedMethod:
-    """The method as it is run; both are looked at."""
-    if not isinstance(objective, Objective):
-        raise TypeError(f"{door} needs an lg.Objective, got {type(objective).__qualname__}.")
+class _Asked(NamedTuple):
+    """What a run asks: objectives of gradient, curvature, acceptance; None for those without data of their own."""
+
+    objective: Objective
+    curvature: Objective | None
+    acceptance: Objective | None
+
+    def on(self, served: ServedMethod, batch: Any) -> _Asked:
+        """The same on a batch, an item of ``batches=``."""
+        data = batch if isinstance(batch, StepData) else StepData(batch)
+        parts = {"curvature": data.curvature, "acceptance": data.acceptance}
+        parts = {name: part for name, part in parts.items() if part is not None}
+        for name in parts:
+            _require_support("minimize", served, name, "lg.StepData")
+        new = {name: (getattr(self, name) or self.objective).with_data(part) for name, part in parts.items()}
+        return self._replace(objective=self.objective.with_data(data.gradient), **new)
+
+    def now(self, space: Space, x: Vector) -> dict[str, Any]:
+        """Their terms, fields of the problem; where data are known, they are looked at."""
+        found = {name: part.now(space, x) for name, part in self._asdict().items() if part is not None}
+        if space.backend.is_concrete((found, x)):
+            for terms in found.values():
+                Point(terms, x, space).check_data()
+        return found
+
+
+def _served(
+    door: str, objective: Any, method: Any, curvature: Any = None, acceptance: Any = None
+) -> tuple[ServedMethod, _Asked]:
+    """The method as it is run, and what it asks; all are looked at."""
+    for given in (objective, curvature, acceptance):
+        if not isinstance(given, Objective) and (given is not None or given is objective):
+            raise TypeError(f"{door} needs an lg.Objective, got {type(given).__qualname__}.")
     method = LevenbergMarquardt() if method is None else method
     wrap = f"It solves linear systems: write lg.LevenbergMarquardt(solver=lg.{type(method).__name__}(...))."
     advice = wrap if isinstance(method, Solver) else "A method of your own derives from lg.Method."
     require_instance(door, method, Method, "an lg.Method such as lg.LevenbergMarquardt()", advice)
-    return ServedMethod(method)
+    served, asked = ServedMethod(method), _Asked(objective, curvature, acceptance)
+    for name in ("curvature", "acceptance"):
+        if getattr(asked, name) is not None:
+            _require_support(door, served, name, f"{name}=")
+    return served, asked
 
 
-def _gone_on(door: str, objective: Objective, state: Any) -> MinimizeProblem:
+def _require_support(door: str, served: ServedMethod, what: str, given: str) -> None:
+    """Raise unless the method asks for data of its own for ``what``."""
+    if what not in served.method.supports:
+        raise TypeError(
+            f"{door}: {served.title} takes no data of its own for the {what}: leave {given} out, or take a method that "
+            "does, such as lg.SecondOrder(...) or another composition of it."
+        )
+
+
+def _begun(asked: _Asked, params: Tree) -> MinimizeProblem:
+    """The problem of a run from ``params``."""
+    point = asked.objective.at(params)
+    return MinimizeProblem(start=point.x, space=point.space, max_steps=NO_LIMIT, **asked.now(point.space, point.x))
+
+
+def _is_other(problem: MinimizeProblem, state: State) -> bool:
+    """Whether the problem's data are others than those of the state's latest step, for all that is known."""
+    latest = memo(state).terms
+    return latest is None or any(a is not b for a, b in zip(problem.terms, latest, strict=True))
+
+
+def _gone_on(door: str, asked: _Asked, state: Any) -> MinimizeProblem:
     """The problem of a run that goes on from ``state``."""
     if not isinstance(state, State):
         raise TypeError(
             f"{door}: state= is what lg.start, lg.advance or result.state gave, got {type(state).__qualname__}."
         )
-    terms, ops = objective.now(state.space, state.own.x), state.space.backend
-    if ops.is_concrete((terms, state.own.x)):
-        Point(terms, state.own.x, state.space).check_data()
-    return MinimizeProblem(terms, state.start, state.space, NO_LIMIT)
+    now = asked.now(state.space, state.own.x)
+    return MinimizeProblem(start=state.start, space=state.space, max_steps=NO_LIMIT, **now)
 
 
-def _each(cursor: Cursor, objective: Objective, problem: MinimizeProblem) -> Iterator[tuple[MinimizeProblem, bool]]:
+def _each(
+    cursor: Cursor, served: ServedMethod, asked: _Asked, problem: MinimizeProblem
+) -> Iterator[tuple[MinimizeProblem, bool]]:
     """The problem of each batch, and whether the state is to be renewed for it.
 
     It is at the first batch already; a compiled program is the same for all of them all the same.
     """
     compiled = "compiled" in problem.backend.capabilities
     for i, batch in enumerate(cursor):
-        point = Point(objective.with_data(batch).now(problem.space, problem.start), problem.start, problem.space)
-        point.check_data()
-        yield replace(problem, objective=point.objective, once=True), compiled or i > 0
+        now = asked.on(served, batch).now(problem.space, problem.start)
+        yield replace(problem, once=True, **now), compiled or i > 0
 
 
 def _in_a_program(served: ServedMethod, problem: MinimizeProblem, steps: int, watch: Any, every: int | None) -> Result:

@@ -138,6 +138,113 @@ def test_batches_that_cannot_be():
         lg.minimize(fit.with_data(pairs[0]), start, METHOD, passes=2)
 
 
+# other data for curvature and acceptance
+
+
+def by_hand(pairs, start, judged_on, steps):
+    """Damped Gauss-Newton with Marquardt's rule by dense algebra; data of gradient, curvature, acceptance in turn."""
+    p, damping, values = start, 0.1, []
+
+    def at(p, data):
+        x, y = (np.asarray(part) for part in data)
+        f, J = np.tanh(x @ p), (1 - np.tanh(x @ p) ** 2)[:, None] * x
+        r = f - y[:, 0]
+        return 0.5 * r @ r / len(r), J.T @ r / len(r), J.T @ J / len(r)
+
+    for i in range(steps):
+        ours, bent, judge = pairs[3 * i], pairs[3 * i + 1], pairs[3 * i + 2]
+        g, G = at(p, ours)[1], at(p, bent)[2]
+        d = -np.linalg.solve(G + damping * np.eye(3), g)
+        promised = -(g @ d + 0.5 * d @ G @ d)
+        data = bent if judged_on == "curvature" else judge
+        ratio = (at(p, data)[0] - at(p + d, data)[0]) / promised
+        values.append(at(p, judge)[0])
+        p = p + d if at(p + d, judge)[0] < at(p, judge)[0] else p
+        values[-1] = min(values[-1], at(p, judge)[0])
+        damping *= 1.5 if ratio < 0.25 else 2 / 3 if ratio > 0.75 else 1.0
+    return p, damping, values
+
+
+@lg.record
+class IfLower(lg.searches.Search):
+    """The whole step, if the value falls."""
+
+    def search(self, ops, line):
+        value = line.value(ops, 1.0)
+        return lg.searches.Found(line, line.one, value, value < line.start, line.count + 1, value)
+
+
+def apart(judged_on="acceptance"):
+    parts = {"descent": lg.descents.Solve(lg.Cholesky()), "control": lg.Marquardt(), "search": IfLower()}
+    return lg.SecondOrder(**parts, stopping=None, level=0.1, judged_on=judged_on)
+
+
+@pytest.mark.parametrize("judged_on", ["acceptance", "curvature"])
+def test_other_data_for_the_curvature_and_the_acceptance(ops, judged_on):
+    fit, pairs, start = batches(ops, 18)
+    method = apart(judged_on)
+    p, damping, values = by_hand(pairs, np.zeros(3), judged_on, 6)
+    steps = [lg.StepData(*pairs[i : i + 3]) for i in range(0, 18, 3)]
+    run = lg.minimize(fit, start, method, batches=steps)
+    np.testing.assert_allclose(np.asarray(run.params), p, rtol=1e-9)
+    np.testing.assert_allclose(run.history["value"][1:], values, rtol=1e-9)
+    np.testing.assert_allclose(float(run.damping), damping, rtol=1e-12)
+    assert 0 < run.history["refused"][-1] < 6  # other data do refuse
+
+    def others(data):
+        return {"curvature": fit.with_data(data.curvature), "acceptance": fit.with_data(data.acceptance)}
+
+    state = lg.start(method, fit.with_data(steps[0].gradient), start, **others(steps[0]))
+    for data in steps:
+        state = lg.advance(method, fit.with_data(data.gradient), state, **others(data), fresh=True)
+    assert same(run, state)
+    if ops.name == "jax":
+        from linop_gn_jax import compilations
+
+        before = compilations()
+        lg.advance(method, fit.with_data(steps[1].gradient), state, **others(steps[1]))
+        assert compilations() == before
+
+
+def test_other_data_all_along(tmp_path):
+    fit, pairs, start = batches(lg.load("numpy"))
+    ours, bent, judge = (fit.with_data(pair) for pair in pairs[:3])
+    calls = []
+
+    def counted(p, x):
+        calls.append(1)
+        return fit.model(p, x)
+
+    judge = lg.Objective(counted, fit.loss, pairs[2], jacobian=fit.supplied.jacobian)
+    whole = lg.minimize(ours, start, apart(), max_steps=6, curvature=bent, acceptance=judge)
+    p, _, values = by_hand(6 * pairs[:3], np.zeros(3), "acceptance", 6)
+    np.testing.assert_allclose(whole.params, p, rtol=1e-9)
+    np.testing.assert_allclose(whole.history["value"][1:], values, rtol=1e-9)
+    assert len(calls) == 7  # what is known at x is not asked again
+    state = lg.start(apart(), ours, start, curvature=bent, acceptance=judge)
+    for _ in range(3):
+        state = lg.advance(apart(), ours, state, curvature=bent, acceptance=judge)
+    assert len(calls) == 7 + 4
+    lg.save_state(tmp_path / "state", state)
+    state = lg.load_state(tmp_path / "state", apart(), ours, start, curvature=bent, acceptance=judge)
+    assert same(lg.minimize(ours, None, apart(), state=state, max_steps=3, curvature=bent, acceptance=judge), whole)
+    mixed = lg.minimize(fit, start, apart(), batches=[pairs[0]] * 6, curvature=bent, acceptance=judge)
+    np.testing.assert_allclose(mixed.params, p, rtol=1e-9)
+
+
+def test_a_method_that_has_one_objective_refuses_others():
+    fit, pairs, start = batches(lg.load("numpy"))
+    data = lg.StepData(pairs[0], acceptance=pairs[1])
+    with pytest.raises(TypeError, match=r"no data of its own for the acceptance: leave lg\.StepData"):
+        lg.minimize(fit, start, lg.methods.LeastSquares(), batches=[data])
+    with pytest.raises(TypeError, match=r"start: LeastSquares takes no data of its own for the curvature: leave curv"):
+        lg.start(lg.methods.LeastSquares(), fit.with_data(pairs[0]), start, curvature=fit.with_data(pairs[1]))
+    with pytest.raises(TypeError, match=r"needs an lg\.Objective, got tuple"):
+        lg.minimize(fit.with_data(pairs[0]), start, apart(), curvature=pairs[1])
+    with pytest.raises(ValueError, match="judged_on must be"):
+        apart("gradient")
+
+
 def test_on_one_batch_no_gradient_is_taken_that_the_next_throws_away():
     fit, pairs, start = batches(lg.load("numpy"))
     calls = []

@@ -6,10 +6,10 @@ from .damping import ConstantDamping, Marquardt, Nielsen
 from .least_squares import LeastSquares
 from .levenberg_marquardt import LevenbergMarquardt
 from .named import EGN, SGN, GaussNewton, HessianFree, Newton, NewtonCG, TrustRegion
-from .problem import MinimizeProblem
+from .problem import MinimizeProblem, StepData
 from .second_order import SecondOrder
 from .stopping import Facts
 
 __all__ = ["ConstantDamping", "LeastSquares", "LevenbergMarquardt", "Marquardt", "Method", "MinimizeProblem", "Nielsen"]
 __all__ += ["EGN", "SGN", "GaussNewton", "HessianFree", "Newton", "NewtonCG", "SecondOrder", "TrustRegion"]
-__all__ += ["Facts", "controls", "descents", "searches"]
+__all__ += ["Facts", "StepData", "controls", "descents", "searches"]

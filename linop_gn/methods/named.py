@@ -154,6 +154,8 @@ def HessianFree(damping: Scalar = 1.0, max_steps: int = 250, preconditioner: Any
     damping. Then back through the iterates ceil(1.3^j) while the value falls, and Armijo's rule along the best of them,
     c = .01, times .8. Warm start and lambda move also where the step is refused.
 
+    Where the curvature has data of its own, usually fewer, the gain ratio is on these, with the gradient's linear term.
+
     ``preconditioner`` is another recipe than ``lg.preconditioners.EmpiricalFisher()``.
 
     >>> import numpy as np, linop_gn as lg
@@ -169,6 +171,7 @@ def HessianFree(damping: Scalar = 1.0, max_steps: int = 250, preconditioner: Any
         "control": Marquardt(),
         "level": damping,
         "search": searches.Iterates(searches.Armijo(c=1e-2, shrink=0.8, most=60)),
+        "judged_on": "curvature",
     }
     return SecondOrder(name="HessianFree", **{**recipe, **parts})
 

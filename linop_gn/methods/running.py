@@ -75,7 +75,7 @@ class Run:
     def state(self) -> State:
         """The latest state."""
         made = State(self.own, self.problem.start, self.served.method, self.problem.space)
-        memo(made).terms = None if self.problem.once else self.problem.objective
+        memo(made).terms = None if self.problem.once else self.problem.terms
         return made
 
     @property

@@ -51,11 +51,11 @@ class Line:
 
     def value(self, ops: Backend, length: Scalar) -> Scalar:
         """The value at x + t d."""
-        return ops.item(self._problem.at(self.at(ops, length)).value)
+        return ops.item(self._problem.for_acceptance(self._problem.at(self.at(ops, length))).value)
 
     def value_and_slope(self, ops: Backend, length: Scalar) -> tuple[Scalar, Scalar]:
         """The value and its derivative in t."""
-        point = self._problem.at(self.at(ops, length))
+        point = self._problem.for_acceptance(self._problem.at(self.at(ops, length)))
         gradient = point.gradient
         return ops.item(point.value), ops.dot(gradient, self.direction)
 
@@ -64,9 +64,9 @@ class Line:
         bend = -2.0 * (self.trial.predicted + self.slope)  # d.G d
         return -length * (self.slope + 0.5 * length * bend)
 
-    def ratio(self, ops: Backend, value: Scalar, predicted: Scalar) -> Scalar:
+    def ratio(self, ops: Backend, value: Scalar, predicted: Scalar, start: Scalar = None) -> Scalar:
         """Actual over predicted decrease; minus infinity unless that is positive and the value finite."""
-        actual = self.start - value
+        actual = (self.start if start is None else start) - value
         return ops.where((predicted > 0) & ops.isfinite(actual), ops.divide(actual, predicted), -math.inf)
 
 

@@ -102,6 +102,11 @@ class SecondOrder(Method):
         ``"undamped"`` or ``"damped"``: which predicted decrease the gain ratio divides by.
     name
         What results call the method.
+    judged_on
+        Where curvature, acceptance and gradient have different data: whether the gain ratio is of the values on the
+        data of the ``"acceptance"``, like the search, or on those of the ``"curvature"`` (as in Martens' code).
+
+    Where the acceptance has data of its own, ``value`` is on these.
 
     The history has ``value``, ``gradient_norm``, ``damping`` or ``radius``, ``ratio``, ``length``, and what was spent:
     ``products``, ``evaluations``, ``linearisations``, ``refused``.
@@ -132,10 +137,15 @@ class SecondOrder(Method):
     most: Scalar = math.inf
     model: str = static(default="undamped")
     name: str = static(default="SecondOrder")
+    judged_on: str = static(default="acceptance")
+
+    supports = frozenset({"curvature", "acceptance"})
 
     def __post_init__(self) -> None:
         if self.model not in ("undamped", "damped"):
             raise ValueError(f"{self.name}: model must be 'undamped' or 'damped', got {self.model!r}.")
+        if self.judged_on not in ("acceptance", "curvature"):
+            raise ValueError(f"{self.name}: judged_on must be 'acceptance' or 'curvature', got {self.judged_on!r}.")
         if not callable(self.curvature):
             raise TypeError(f"{self.name}: curvature must be a function of a point, got {self.curvature!r}.")
         parts = (
@@ -165,8 +175,8 @@ class SecondOrder(Method):
 
     def init(self, ops: Backend, problem: MinimizeProblem) -> SecondOrderState:
         point = problem.at(problem.start)
-        self.descent.check(self.curvature(point), self.level)
-        model, raw = self._model(ops, point)
+        self.descent.check(self.curvature(problem.for_curvature(point)), self.level)
+        model, raw = self._model(ops, problem, point)
         kept, products = self.descent.query(ops, model._replace(operator=raw), None)
         zero, count = ops.scalar(0.0, point.x), ops.scalar(0, point.x)
         sound = ops.isfinite(model.value) & ops.isfinite(model.gradient_norm)
@@ -193,12 +203,12 @@ class SecondOrder(Method):
         trial = self.descent.step(ops, model, s.kept, s.level)
         line = Line(ops, problem, model, trial)
         found = self.search.search(ops, line)
-        ratio, finite, equal = self._judged(ops, model, line, found)
+        ratio, finite, equal, asked = self._judged(ops, problem, model, line, found)
         equal = equal & (s.doubt <= rounding(ops, model)[1])
         ratio = ops.where(equal, 1.0, ratio)
         taken = running & ops.isfinite(found.value) & (found.accepted | (equal & (found.value <= here.value)))
         target = found.line.at(ops, found.length)
-        moved, here, kept, spent = self._moved(ops, problem, here, trial.kept, taken, target)
+        moved, here, kept, spent = self._moved(ops, problem, here, trial.kept, taken, target, found.value)
         here = here._replace(value=ops.where(moved, found.value, here.value))
 
         refused = running & no(moved) & (no(equal) | taken)
@@ -220,26 +230,35 @@ class SecondOrder(Method):
             **where_new(ops, running, s, level=level, growth=growth, ratio=ratio, length=found.length, doubt=doubt),
             status=verdict(ops, s.status, *claims),
             products=s.products + ops.where(running, trial.products + spent, 0),
-            evaluations=s.evaluations + ops.where(running, found.evaluations, 0),
+            evaluations=s.evaluations + ops.where(running, found.evaluations + asked, 0),
             linearisations=s.linearisations + ops.where(taken, 1, 0),
             refused=s.refused + ops.where(refused, 1, 0),
         )
 
     def renew(self, ops: Backend, problem: MinimizeProblem, state: SecondOrderState) -> SecondOrderState:
         """The state at the same x for the problem's data; level, averages and counts are kept."""
-        model, raw = self._model(ops, problem.at(state.x))
+        model, raw = self._model(ops, problem, problem.at(state.x))
         kept, _ = self.descent.query(ops, model._replace(operator=raw), state.kept)
         return state._replace(**model._asdict(), kept=kept, doubt=0.0 * state.doubt)
 
-    def _model(self, ops: Backend, point: Point) -> tuple[Model, LinearOperator]:
+    def _model(
+        self, ops: Backend, problem: MinimizeProblem, point: Point, value: Scalar = None
+    ) -> tuple[Model, LinearOperator]:
         """The model at a point, and the curvature as it was made, which knows the point."""
-        curvature = self.curvature(point)
+        curvature = self.curvature(problem.for_curvature(point))
         operator, gradient = curvature.prepare(), point.gradient
-        norm = ops.sqrt(ops.dot(gradient, gradient))
-        return Model(point.x, gradient, norm, ops.item(point.value), operator), curvature
+        value = ops.item(problem.for_acceptance(point).value) if value is None else value
+        return Model(point.x, gradient, ops.sqrt(ops.dot(gradient, gradient)), value, operator), curvature
 
     def _moved(
-        self, ops: Backend, problem: MinimizeProblem, here: Model, kept: Any, taken: Scalar, target: Vector
+        self,
+        ops: Backend,
+        problem: MinimizeProblem,
+        here: Model,
+        kept: Any,
+        taken: Scalar,
+        target: Vector,
+        value: Scalar,
     ) -> tuple[Scalar, Model, Any, Scalar]:
         """Whether the target is the new point, the model there or here, what is kept of it, and the products taken."""
         if problem.once:
@@ -251,7 +270,7 @@ class SecondOrder(Method):
             return False, here, kept, none
 
         def move(target: Vector) -> tuple[Any, ...]:
-            there, raw = self._model(ops, problem.at(target))
+            there, raw = self._model(ops, problem, problem.at(target), value)
 
             def settle(target: Vector) -> tuple[Any, ...]:
                 new, products = self.descent.query(ops, there._replace(operator=raw), kept)
@@ -261,8 +280,13 @@ class SecondOrder(Method):
 
         return ops.branch(taken, move, stay, target)
 
-    def _judged(self, ops: Backend, model: Model, line: Line, found: Found) -> tuple[Scalar, Scalar, Scalar]:
-        """The gain ratio, whether there is one, and whether the two values are equal as far as rounding can tell."""
+    def _judged(
+        self, ops: Backend, problem: MinimizeProblem, model: Model, line: Line, found: Found
+    ) -> tuple[Scalar, Scalar, Scalar, Scalar]:
+        """The gain ratio, whether there is one, whether the two values are equal as far as rounding can tell.
+
+        And how many evaluations that took.
+        """
         length = found.length if found.whole is None else line.one
         value = found.value if found.whole is None else found.whole
         predicted = line.trial.predicted if found.whole is not None else line.predicted(length)
@@ -270,8 +294,11 @@ class SecondOrder(Method):
         equal = (predicted > 0) & (predicted <= noise) & (actual <= noise) & (actual >= -noise)
         if self.model == "damped":
             predicted = predicted - length * length * line.trial.damping_term
-        ratio = line.ratio(ops, value, predicted)
-        return ratio, ops.isfinite(value), equal
+        if self.judged_on == "acceptance" or problem.curvature is None:
+            return line.ratio(ops, value, predicted), ops.isfinite(value), equal, 0
+        ends = (problem.for_curvature(problem.at(x)) for x in (model.x, line.at(ops, length)))
+        before, after = (ops.item(point.value) for point in ends)
+        return line.ratio(ops, after, predicted, before), ops.isfinite(after), equal, 2
 
     def _bounded(self, ops: Backend, level: Scalar, like: Scalar) -> Scalar:
         """The level within its bounds, and finite."""
