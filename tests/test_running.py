@@ -206,6 +206,22 @@ def test_other_data_for_the_curvature_and_the_acceptance(ops, judged_on):
         assert compilations() == before
 
 
+def test_several_minibatches_a_step(ops):
+    fit, pairs, start = batches(ops)
+    xp = ops.namespace()
+    join = xp.cat if ops.name == "torch" else xp.concatenate
+    joined = [tuple(join(parts) for parts in zip(*pairs[i : i + 3], strict=True)) for i in (0, 3)]
+    whole = lg.minimize(fit, start, METHOD, batches=joined)
+    run = lg.minimize(fit, start, METHOD, batches=[pairs[:3], pairs[3:]])
+    assert int(run.steps) == 2
+    np.testing.assert_allclose(np.asarray(run.params), np.asarray(whole.params), rtol=1e-9)
+    if ops.name != "jax":  # another program
+        data = [lg.StepData(pairs[:3], pairs[:2], pairs[3:])]
+        assert int(lg.minimize(fit, start, apart(), batches=data, passes=2).steps) == 2
+    with pytest.raises(TypeError, match="one-shot generator"):
+        lg.minimize(fit, start, METHOD, batches=[(pair for pair in pairs)])
+
+
 def test_other_data_all_along(tmp_path):
     fit, pairs, start = batches(lg.load("numpy"))
     ours, bent, judge = (fit.with_data(pair) for pair in pairs[:3])
