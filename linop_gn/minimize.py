@@ -18,7 +18,7 @@ from .methods.levenberg_marquardt import LevenbergMarquardt
 from .methods.problem import MinimizeProblem, StepData
 from .methods.running import NO_LIMIT, Run, began, stretched
 from .methods.state import State
-from .protocols import Scalar, Tree, Vector
+from .protocols import Carry, Scalar, Tree, Vector
 from .records import memo, replace
 from .run.loop import Watcher, drive, watchers_of
 from .run.solution import Result
@@ -122,22 +122,25 @@ def minimize(
                     "minimize: inside a compiled program there is no batches= and no checkpoint=; scan lg.advance."
                 )
             return _in_a_program(served, problem, steps, watch, every)
-        carry = began(served, problem)
     else:
         problem = _gone_on("minimize", asked, state)
         if not problem.backend.is_concrete((state.own, problem.objective)):
             raise TypeError("minimize: inside a compiled program a run goes on by lg.advance, which may be scanned.")
         problem = replace(problem, max_steps=min(NO_LIMIT, int(state.steps) + steps))
-        carry = stretched(served, problem, state.own, _is_other(problem, state), 0)
+    renew = state is not None and _is_other(problem, state)
     if resumed:
-        state = restored(checkpoint, served, problem, carry.state.own)
-        problem = replace(problem, start=state.start)
-        carry = stretched(served, problem, state.own, cursor is not None, 0)
+        state = restored(checkpoint, served, problem, began(served, problem).state.own)
+        problem, renew = replace(problem, start=state.start), cursor is not None
     plan = itertools.repeat((problem, False)) if cursor is None else _each(cursor, served, asked, problem)
+    own = None if state is None else state.own
+
+    def begin() -> Carry:
+        return began(served, problem) if own is None else stretched(served, problem, own, renew, 0)
+
     run = Run(
-        served, problem, carry, plan, cursor is not None, lambda run: None if kept is None else kept.keep(run, cursor)
+        served, problem, begin, plan, cursor is not None, lambda run: None if kept is None else kept.keep(run, cursor)
     )
-    del carry, state  # what the first state holds goes with its successor
+    del begin, own, state  # what the first state holds goes with its successor
     try:
         run.watched(watch, every or (1 if watch else None))
     except BaseException as error:

@@ -1,7 +1,8 @@
 """A run outside of any compiled program: stretch after stretch, shown to watchers, written to files.
 
 Between two stretches the latest state is at hand, whatever happens in the next. On an eager backend a
-stretch is one step; a compiled one takes as many steps as fit in a quarter of a second, 63 at most.
+stretch is one step; a compiled one takes as many steps as fit in a quarter of a second, 63 at most. What it leaves is
+read in one transfer.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ __all__ = ["NO_LIMIT", "Run", "began", "stretched"]
 NO_LIMIT = 2**31 - 1
 ROWS = 63
 """Steps of a stretch at most."""
-FIRST = 8
 QUARTER = 0.25
+GUESS = 40
+"""What a step takes, in units of the first look, until it is known."""
 _FAILED = Code.NONFINITE, Code.NONFINITE_INPUT
 
 
@@ -42,7 +44,7 @@ def stretched(served: ServedMethod, problem: MinimizeProblem, own: Any, renew: b
 
 
 class Run:
-    """A run that goes on from ``carry``, with its history from there.
+    """A run that goes on from the carry that ``begin`` returns, with its history from there.
 
     ``plan`` gives the problem of each stretch and whether its data are other ones than the state's; for ``batches`` one
     for each step, where what a test says of a batch ends nothing. ``keep`` is told of every new state.
@@ -52,7 +54,7 @@ class Run:
         self,
         served: ServedMethod,
         problem: MinimizeProblem,
-        carry: Carry,
+        begin: Callable[[], Carry],
         plan: Iterable[tuple[MinimizeProblem, bool]],
         batches: bool,
         keep: Callable[[Run], Any],
@@ -60,15 +62,18 @@ class Run:
         self.served, self.plan, self.batches, self.keep = served, plan, batches, keep
         self.ops: Backend = problem.backend
         self.rows: list[Any] = []
+        clock, carry = time.perf_counter(), begin()
+        self.steps = int(self.ops.read(carry.state.own.steps))
         self._look_at(problem, carry)
-        self.first = self.steps
+        self.first, self._begun = self.steps, time.perf_counter() - clock
 
     def _look_at(self, problem: MinimizeProblem, carry: Carry) -> None:
-        state, known = carry.state, bool(self.rows)
-        status, taken, steps = map(int, self.ops.read((state.own.status, state.steps, state.own.steps)))
-        self.rows.extend(self.ops.rows(carry, 0, ROWS + 1)[known : taken + 1])
-        self.own, self.steps, self.problem = state.own, steps, problem
-        late = self.batches and steps >= int(problem.max_steps)
+        rows = self.ops.rows(carry, 0, ROWS + 1)
+        taken = int(rows[:, -1].max())
+        status, known = int(rows[taken, -2]), bool(self.rows)
+        self.rows.extend(rows[known : taken + 1, :-2])
+        self.own, self.steps, self.problem = carry.state.own, self.steps + taken, problem
+        late = self.batches and self.steps >= int(problem.max_steps)
         self.code = Code.MAX_STEPS if late and status not in _FAILED else status
 
     @property
@@ -90,7 +95,9 @@ class Run:
 
     def _looks(self, every: int | None, shown_to: bool) -> Iterator[tuple[Look, Any]]:
         yield self._look(0, shown_to), None
-        seen, shown, most = len(self.rows), self.steps, FIRST if "compiled" in self.ops.capabilities else 1
+        seen, shown, most = len(self.rows), self.steps, 1
+        if "compiled" in self.ops.capabilities:
+            most = max(8, min(ROWS, int(QUARTER / GUESS / self._begun)))
         plan = iter(self.plan)
         while not self.ended:  # a batch is taken when it is needed
             problem, renew = next(plan, (None, False))

@@ -125,9 +125,9 @@ class Stretch:
         done = (own.status == Code.RUNNING) & (steps >= self.most)
         return StretchState(own, verdict(ops, own.status, (done, Code.COMPLETED)), steps)
 
-    def observe(self, state: StretchState) -> NamedTuple:
-        """The method's row."""
-        return self.served.observe(state.own)
+    def observe(self, state: StretchState) -> tuple[Scalar, ...]:
+        """The method's row, and behind it its status and the steps of this stretch: a look reads one array."""
+        return (*self.served.observe(state.own), state.own.status, state.steps)
 
     def answer(self, ops: Backend, problem: MinimizeProblem, state: StretchState) -> Vector:
         """The method's answer."""
