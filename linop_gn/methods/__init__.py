@@ -1,8 +1,10 @@
 """Methods that minimise an objective: pure functions without a loop, run by :func:`linop_gn.minimize`."""
 
-from . import controls, descents, searches
+from . import controls, descents, optimisers, searches
+from .averaging import averaged
 from .base import Method
 from .damping import ConstantDamping, Marquardt, Nielsen
+from .first_order import FirstOrder
 from .least_squares import LeastSquares
 from .levenberg_marquardt import LevenbergMarquardt
 from .named import EGN, SGN, GaussNewton, HessianFree, Newton, NewtonCG, TrustRegion
@@ -12,4 +14,4 @@ from .stopping import Facts
 
 __all__ = ["ConstantDamping", "LeastSquares", "LevenbergMarquardt", "Marquardt", "Method", "MinimizeProblem", "Nielsen"]
 __all__ += ["EGN", "SGN", "GaussNewton", "HessianFree", "Newton", "NewtonCG", "SecondOrder", "TrustRegion"]
-__all__ += ["Facts", "StepData", "controls", "descents", "searches"]
+__all__ += ["Facts", "FirstOrder", "StepData", "averaged", "controls", "descents", "optimisers", "searches"]

@@ -76,6 +76,9 @@ class Method(ABC):
     """Which data of their own a step may have, ``"curvature"``, ``"acceptance"``: the method asks for the points
     ``problem.for_curvature(point)``, ``problem.for_acceptance(point)``. Others are refused."""
 
+    told_before: ClassVar[bool] = False
+    """Whether, on data for one step (``problem.once``), ``value`` is that before the step, which came with it."""
+
     @property
     def title(self) -> str:
         """How a result names the method."""

@@ -283,6 +283,8 @@ def _said(ops: Backend, name: str, value: Any) -> dict[str, str]:
         of = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         inner = {k: v for key, child in of.items() for k, v in _said(ops, f"{name}.{key}", child).items()}
         return {name: type(value).__qualname__, **inner}
+    if isinstance(value, dict):
+        return {k: v for key, child in value.items() for k, v in _said(ops, f"{name}.{key}", child).items()}
     if callable(value):
         return {name: getattr(value, "__qualname__", type(value).__qualname__)}
     if ops.is_array(value):

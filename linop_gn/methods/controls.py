@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ..protocols import Backend, Scalar
 from ..records import record
 
-__all__ = ["Control", "Cosine", "Exponential", "Linear", "Radius", "Seen"]
+__all__ = ["Control", "Cosine", "Exponential", "Linear", "Radius", "Ramp", "Schedule", "Seen", "WarmUp"]
 
 
 class Seen(NamedTuple):
@@ -75,7 +75,20 @@ class Radius(Control):
 
 @record
 class Schedule(Control):
-    """Base of levels that are a function of the step: from the first one to ``last`` after ``steps`` steps."""
+    """Base of levels that are a function of the step: dampings, radii, and the rates of ``lg.FirstOrder``."""
+
+    def at(self, ops: Backend, step: Scalar, first: Scalar) -> Scalar:
+        """The level after ``step`` steps, ``first`` being that of none; both are scalars, which may be traced."""
+        raise NotImplementedError(f"{type(self).__name__} does not define at.")
+
+    def follow(self, ops: Backend, level: Scalar, growth: Scalar, seen: Seen) -> tuple[Scalar, Scalar]:
+        """The level of the next step."""
+        return self.at(ops, seen.step, seen.first), growth
+
+
+@record
+class Ramp(Schedule):
+    """Base of schedules from the first level to ``last`` after ``steps`` steps, where they stay."""
 
     last: Scalar = 0.0
     steps: Scalar = 100
@@ -84,14 +97,14 @@ class Schedule(Control):
         """The part of the way that is made, from 0 to 1, when the part ``done`` of the steps is."""
         raise NotImplementedError(f"{type(self).__name__} does not define share.")
 
-    def follow(self, ops: Backend, level: Scalar, growth: Scalar, seen: Seen) -> tuple[Scalar, Scalar]:
-        """The level of the next step."""
-        share = self.share(ops, ops.minimum((seen.step + 0.0 * level) / self.steps, 1.0))
-        return seen.first + share * (self.last - seen.first), growth
+    def at(self, ops: Backend, step: Scalar, first: Scalar) -> Scalar:
+        """first + share (last - first)."""
+        share = self.share(ops, ops.minimum((step + 0.0 * first) / self.steps, 1.0))
+        return first + share * (self.last - first)
 
 
 @record
-class Linear(Schedule):
+class Linear(Ramp):
     """In a straight line from the first level to ``last``."""
 
     def share(self, ops: Backend, done: Scalar) -> Scalar:
@@ -100,12 +113,34 @@ class Linear(Schedule):
 
 
 @record
-class Cosine(Schedule):
+class Cosine(Ramp):
     """Half a wave of the cosine from the first level to ``last``."""
 
     def share(self, ops: Backend, done: Scalar) -> Scalar:
         """(1 - cos(pi done)) / 2."""
         return 0.5 - 0.5 * _cosine(ops, math.pi * done)
+
+
+@record
+class WarmUp(Schedule):
+    """In a straight line from ``begin`` to the first level in ``steps`` steps, and from there as ``then`` says.
+
+    >>> import linop_gn as lg
+    >>> rule = lg.controls.WarmUp(4, then=lg.controls.Linear(steps=2))
+    >>> [rule.at(lg.load("numpy"), step, 1.0) for step in range(7)]
+    [0.0, 0.25, 0.5, 0.75, 1.0, 0.5, 0.0]
+    """
+
+    steps: Scalar
+    begin: Scalar = 0.0
+    then: Schedule | None = None
+
+    def at(self, ops: Backend, step: Scalar, first: Scalar) -> Scalar:
+        """The level, rising and then."""
+        done = step + 0.0 * first
+        rising = self.begin + done / self.steps * (first - self.begin)
+        after = first if self.then is None else self.then.at(ops, ops.maximum(done - self.steps, 0.0), first)
+        return ops.where(done < self.steps, rising, after)
 
 
 @record
