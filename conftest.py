@@ -5,3 +5,4 @@ from importlib.util import find_spec
 FRAMEWORKS = ("autograd", "cupy", "jax", "torch")
 
 collect_ignore = [f"backends/linop_gn_{name}" for name in FRAMEWORKS if find_spec(name) is None]
+collect_ignore += ["backends/linop_gn_jax/optimisers.py"] if find_spec("optax") is None else []

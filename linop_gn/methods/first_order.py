@@ -61,7 +61,7 @@ class FirstOrder(Method):
 
     >>> import numpy as np, linop_gn as lg
     >>> bowl = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
-    >>> run = lg.minimize(bowl, np.zeros(2), lg.FirstOrder(lg.optimisers.SGD(momentum=0.5), 0.4), max_steps=20)
+    >>> run = lg.minimize(bowl, np.zeros(2), lg.FirstOrder(lg.optimisers.SGD(momentum=0.5), 0.4), max_steps=30)
     >>> run.params.round(3)
     array([3., 3.])
 
@@ -98,7 +98,9 @@ class FirstOrder(Method):
         return FirstOrderState(x, gradient, norm, value, kept, average, zero + self.rate, status, count)
 
     def step(self, ops: Backend, problem: MinimizeProblem, s: FirstOrderState) -> FirstOrderState:
-        return ops.branch(s.status == Code.RUNNING, Partial(self._stepped, ops, problem), lambda s: s, s)
+        running = s.status == Code.RUNNING
+        made: FirstOrderState = ops.branch(running, Partial(self._stepped, ops, problem), lambda s: s, s)
+        return made
 
     def renew(self, ops: Backend, problem: MinimizeProblem, state: FirstOrderState) -> FirstOrderState:
         """The state at the same x, with value and gradient on the problem's data."""

@@ -170,7 +170,7 @@ class Groups(Optimiser):
     groups
         A dict from the name of a group to patterns of leaf names, where the first that fits a leaf has it: ``{"adamw":
         ["embed*", "head*"], "muon": "*"}``. ``"matrices"``: the group ``"matrices"`` of the leaves with two axes, and
-        ``"others"``. Or what ``lg.BlockGGN`` takes as blocks: ``"layer"``, ``"leaf"``, a regular expression, a function.
+        ``"others"``. Or what ``lg.BlockGGN`` takes: ``"layer"``, ``"leaf"``, a regular expression, a function.
     optimisers
         One for all groups, each with a state of its own; or a dict from the name of a group to its optimiser.
 
@@ -231,7 +231,9 @@ def _groups(space: Space, groups: Any) -> tuple[LeafBlock, ...]:
     found = partition(space, lambda leaf: next((n for n, ps in groups if any(fnmatchcase(leaf, p) for p in ps)), None))  # type: ignore[arg-type, return-value]
     empty = [name for name, _ in groups if name not in {block.name for block in found}]
     if empty:
-        raise ValueError(f"Groups: no leaf is left for {empty}; there are {list(space.names)}, and the first fit counts.")
+        raise ValueError(
+            f"Groups: no leaf is left for {empty}; there are {list(space.names)}, and the first fit counts."
+        )
     return found
 
 
