@@ -18,7 +18,7 @@ from .losses import Loss, OutputHessian
 from .supplied import Supplied
 
 __all__ = ["Curve", "Differentiated", "Piece", "each_block", "flat_outputs", "ggn", "hessian", "jvp", "like_outputs"]
-__all__ += ["loss_hessian", "multiple", "of_batch", "one_block", "vjp"]
+__all__ += ["linearised_gradient", "loss_hessian", "multiple", "of_batch", "one_block", "vjp"]
 
 
 class OfOneBatch:
@@ -64,6 +64,14 @@ class Piece(OfOneBatch):
     def loss_hessian(self, v: Array) -> Array:
         """H_L v."""
         return self.hessian.product(self.space.backend.namespace(), v)
+
+    def slope(self, z: Array) -> Array:
+        """dL/dz at outputs z, which need not be ``outputs``."""
+        ops, data = self.space.backend, (self.targets, self.weights)
+        if not self.loss.autodiff:
+            return self.loss.gradient(ops.namespace(), z, *data)
+        assert ops.calculus is not None
+        return ops.calculus.gradient(lambda z: self.loss.total(ops.namespace(), *z, *data), [z])[1][0]
 
     def ggn(self, v: list[Array], only: tuple[int, ...] | None = None) -> list[Array]:
         """J^T H_L J v; with ``only`` J has the columns of these leaves, and ``v`` their tangents."""
@@ -144,12 +152,37 @@ def hessian(curve: Curve, v: Vector) -> Vector:
 
 def each_block(blocks: tuple[tuple[int, ...], ...], piece: Piece, v: Vector) -> Vector:
     """blockdiag(J_l^T H_L J_l) v, flat; ``blocks`` holds the leaves of each block l."""
-    leaves = piece.space.split(v)
-    product: list[Any] = [None] * len(leaves)
+    return _by_block(blocks, piece.ggn, piece.space, v)
+
+
+def linearised_gradient(blocks: tuple[tuple[int, ...], ...] | None, whole: bool, piece: Piece, v: Vector) -> Vector:
+    """The gradient in v of the loss of the model linearised, L(z + J v), or of its expansion to the second order.
+
+    J^T dL/dz(z + J v) where the ``whole`` loss is meant, else J^T (dL/dz(z) + H_L J v), flat. With ``blocks``, for each
+    block l with J_l for J and the others' v zero.
+    """
+    z = piece.outputs
+
+    def gradient(v: list[Array], only: tuple[int, ...] | None = None) -> list[Array]:
+        Jv = piece.linearization.jvp(v, only)
+        u = piece.slope(z + Jv) if whole else piece.slope(z) + piece.loss_hessian(Jv)
+        return piece.linearization.vjp(u, only)
+
+    if blocks is None:
+        return piece.space.join(gradient(piece.space.split(v)))
+    return _by_block(blocks, gradient, piece.space, v)
+
+
+def _by_block(
+    blocks: tuple[tuple[int, ...], ...], function: Callable[..., list[Array]], space: Space, v: Vector
+) -> Any:
+    """``function(leaves of v in the block, block)`` of each block, put together."""
+    leaves = space.split(v)
+    made: list[Any] = [None] * len(leaves)
     for block in blocks:
-        for i, leaf in zip(block, piece.ggn([leaves[i] for i in block], block), strict=True):
-            product[i] = leaf
-    return piece.space.join(product)
+        for i, leaf in zip(block, function([leaves[i] for i in block], block), strict=True):
+            made[i] = leaf
+    return space.join(made)
 
 
 def one_block(leaves: tuple[int, ...], piece: Piece, v: Vector) -> Vector:

@@ -5,6 +5,7 @@ from .averaging import averaged
 from .base import Method
 from .damping import ConstantDamping, Marquardt, Nielsen
 from .first_order import FirstOrder
+from .inner import InnerGaussNewton, Linearised, ProxLinear
 from .least_squares import LeastSquares
 from .levenberg_marquardt import LevenbergMarquardt
 from .named import EGN, SGN, GaussNewton, HessianFree, Newton, NewtonCG, TrustRegion
@@ -14,4 +15,4 @@ from .stopping import Facts
 
 __all__ = ["ConstantDamping", "LeastSquares", "LevenbergMarquardt", "Marquardt", "Method", "MinimizeProblem", "Nielsen"]
 __all__ += ["EGN", "SGN", "GaussNewton", "HessianFree", "Newton", "NewtonCG", "SecondOrder", "TrustRegion"]
-__all__ += ["Facts", "FirstOrder", "StepData", "averaged", "controls", "descents", "optimisers", "searches"]
+__all__ += ["Facts", "FirstOrder", "InnerGaussNewton", "Linearised", "ProxLinear", "StepData", "averaged", "controls", "descents", "optimisers", "searches"]

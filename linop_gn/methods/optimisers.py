@@ -29,7 +29,7 @@ from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
 from ..spaces import Space
 
-__all__ = ["SGD", "Adam", "Clip", "Groups", "Optimiser", "require_optimiser"]
+__all__ = ["SGD", "Adam", "Clip", "Groups", "Optimiser", "groups_of", "hashable", "require_optimiser"]
 
 
 @record
@@ -184,9 +184,7 @@ class Groups(Optimiser):
     optimisers: Any
 
     def __post_init__(self) -> None:
-        if isinstance(self.groups, Mapping):  # static fields are hashed
-            pairs = tuple((name, (p,) if isinstance(p, str) else tuple(p)) for name, p in self.groups.items())
-            object.__setattr__(self, "groups", pairs)
+        object.__setattr__(self, "groups", hashable(self.groups))
         for optimiser in self.optimisers.values() if isinstance(self.optimisers, Mapping) else (self.optimisers,):
             require_optimiser("Groups", optimiser)
 
@@ -199,14 +197,14 @@ class Groups(Optimiser):
 
     def init(self, ops: Backend, space: Space, x: Vector) -> tuple[Any, ...]:
         """Each group's."""
-        found = _groups(space, self.groups)
+        found = groups_of(space, self.groups)
         return tuple(self._of(b.name).init(ops, b.space, part) for b, (part,) in _cut(space, found, x))
 
     def update(
         self, ops: Backend, space: Space, gradient: Vector, kept: Any, x: Vector, rate: Scalar
     ) -> tuple[Vector, Any]:
         """Each group's, side by side."""
-        found, made, new = _groups(space, self.groups), [None] * len(space.names), []
+        found, made, new = groups_of(space, self.groups), [None] * len(space.names), []
         for (b, (g, part)), before in zip(_cut(space, found, gradient, x), kept, strict=True):
             step, after = self._of(b.name).update(ops, b.space, g, before, part, rate)
             new.append(after)
@@ -221,8 +219,18 @@ def require_optimiser(owner: str, given: Any) -> None:
     require_instance(owner, given, Optimiser, "an optimiser such as lg.optimisers.Adam()", advice)
 
 
+def hashable(groups: Any) -> Any:
+    """The same groups as a static field can hold them."""
+    if not isinstance(groups, Mapping):
+        return groups
+    return tuple(
+        (name, (patterns,) if isinstance(patterns, str) else tuple(patterns)) for name, patterns in groups.items()
+    )
+
+
 @lru_cache(maxsize=64)
-def _groups(space: Space, groups: Any) -> tuple[LeafBlock, ...]:
+def groups_of(space: Space, groups: Any) -> tuple[LeafBlock, ...]:
+    """The leaves of ``space`` by groups, ``hashable`` ones."""
     if groups == "matrices":
         axes = {name: len(shape) for name, shape in zip(space.names, space.shapes, strict=True)}
         return partition(space, lambda name: "matrices" if axes[name] == 2 else "others")
