@@ -15,4 +15,5 @@ from .stopping import Facts
 
 __all__ = ["ConstantDamping", "LeastSquares", "LevenbergMarquardt", "Marquardt", "Method", "MinimizeProblem", "Nielsen"]
 __all__ += ["EGN", "SGN", "GaussNewton", "HessianFree", "Newton", "NewtonCG", "SecondOrder", "TrustRegion"]
-__all__ += ["Facts", "FirstOrder", "InnerGaussNewton", "Linearised", "ProxLinear", "StepData", "averaged", "controls", "descents", "optimisers", "searches"]
+__all__ += ["Facts", "FirstOrder", "InnerGaussNewton", "Linearised", "ProxLinear", "StepData", "averaged"]
+__all__ += ["controls", "descents", "optimisers", "searches"]

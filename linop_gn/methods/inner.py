@@ -263,7 +263,8 @@ def InnerGaussNewton(optimiser: Optimiser | None = None, rate: Scalar = 1e-3, **
     Parameters
     ----------
     optimiser
-        Of ``lg.optimisers``, or of optax or torch by their adapters; ``Adam()`` by default. Published was Muon for matrices.
+        Of ``lg.optimisers``, or of optax or torch by their adapters; ``Adam()`` by default. Muon on matrices
+        is what was published.
     rate
         Its rate.
     schedule
