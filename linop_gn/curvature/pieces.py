@@ -71,7 +71,7 @@ class Piece(OfOneBatch):
         if not self.loss.autodiff:
             return self.loss.gradient(ops.namespace(), z, *data)
         assert ops.calculus is not None
-        return ops.calculus.gradient(lambda z: self.loss.total(ops.namespace(), *z, *data), [z])[1][0]
+        return ops.calculus.gradient(lambda z: self.loss.total(ops.namespace(), z[0], *data), [z])[1][0]
 
     def ggn(self, v: list[Array], only: tuple[int, ...] | None = None) -> list[Array]:
         """J^T H_L J v; with ``only`` J has the columns of these leaves, and ``v`` their tangents."""

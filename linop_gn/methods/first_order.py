@@ -9,11 +9,12 @@ value told is that *before* the step, as training curves have it, since the valu
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..arguments import require_instance, require_number
 from ..protocols import Backend, Scalar, Vector
-from ..records import Partial, record
+from ..records import record
 from ..run.status import Code
 from .averaging import Average, begin_average, go_on_average
 from .base import Method
@@ -99,7 +100,7 @@ class FirstOrder(Method):
 
     def step(self, ops: Backend, problem: MinimizeProblem, s: FirstOrderState) -> FirstOrderState:
         running = s.status == Code.RUNNING
-        made: FirstOrderState = ops.branch(running, Partial(self._stepped, ops, problem), lambda s: s, s)
+        made: FirstOrderState = ops.branch(running, partial(self._stepped, ops, problem), lambda s: s, s)
         return made
 
     def renew(self, ops: Backend, problem: MinimizeProblem, state: FirstOrderState) -> FirstOrderState:

@@ -19,6 +19,7 @@ inner optimiser on the true loss (``lg.FirstOrder``) are what it is to be compar
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..arguments import require_instance, require_number
@@ -154,7 +155,7 @@ class Linearised(Method):
 
     def step(self, ops: Backend, problem: MinimizeProblem, s: InnerState) -> InnerState:
         running = s.status == Code.RUNNING
-        made: InnerState = ops.branch(running, Partial(self._stepped, ops, problem), lambda s: s, s)
+        made: InnerState = ops.branch(running, partial(self._stepped, ops, problem), lambda s: s, s)
         return made
 
     def _stepped(self, ops: Backend, problem: MinimizeProblem, s: InnerState) -> InnerState:
@@ -195,7 +196,7 @@ class Linearised(Method):
         for term in terms.streamed(problem.space, s.x) if terms.host else terms.in_memory(problem.space):
             if term.batch.stacked:
                 _, leaves, _ = ops.flatten((term.batch.inputs, term.batch.targets, term.batch.weights))
-                run = ops.repeat(leaves[0].shape[0], Partial(self._of_slice, ops, term, s), run)
+                run = ops.repeat(leaves[0].shape[0], partial(self._of_slice, ops, term, s), run)
             else:
                 run = self._inner_step(ops, term, s, run)
         return run
