@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.sparse
+import scipy.stats
+from systems import in_full
 
 import linop_gn as lg
 
@@ -268,6 +270,89 @@ def test_covariance_is_that_of_curve_fit():
         np.testing.assert_allclose(fit.covariance(absolute), expected, rtol=1e-6)
     C = fit.covariance()
     np.testing.assert_allclose(fit.correlations(), C / np.sqrt(np.outer(np.diag(C), np.diag(C))), rtol=1e-12)
+
+
+def test_bands_of_a_line_are_the_textbook_s(ops):
+    """b +- t s sqrt(1 / Sxx), and at new inputs s sqrt(1 / m + (t - mean)^2 / Sxx), with 1 + under the root of data."""
+    t, new = ops.asarray(T, "float64"), np.array([0.5, 2.0, 9.0])
+    y = ops.asarray(1 + 2 * T + 0.1 * np.cos(9 * T), "float64")
+    start = {"a": ops.asarray(1.0, "float64"), "b": ops.asarray([1.0], "float64")}
+
+    def line(p, t):
+        return p["a"] + p["b"] * t
+
+    jac = {"jac": lambda p: {"a": np.ones((15, 1))[:, 0], "b": T[:, None]}} if ops.calculus is None else {}
+    fit = lg.least_squares(lambda p: line(p, t) - y, start, **jac)
+    b = np.polynomial.polynomial.polyfit(T, ops.to_numpy(y), 1)
+    s2 = np.sum((ops.to_numpy(y) - b[0] - b[1] * T) ** 2) / 13
+    spread = np.sum((T - T.mean()) ** 2)
+    quantile = scipy.stats.t.ppf(0.95, 13)
+    errors = np.sqrt(s2 * np.array([1 / 15 + T.mean() ** 2 / spread, 1 / spread]))
+    ends = fit.confidence_intervals(0.9)
+    for end, sign in zip(ends, (-1, 1), strict=True):
+        found = [float(end["a"]), float(end["b"][0])]
+        np.testing.assert_allclose(found, b + sign * quantile * errors, rtol=1e-6)
+    for kind, own in (("confidence", 0.0), ("prediction", 4.0)):
+        band = fit.predict(line, ops.asarray(new, "float64"), level=0.9, kind=kind, sigma=2.0)
+        error = np.sqrt(s2 * (own + 1 / 15 + (new - T.mean()) ** 2 / spread))
+        np.testing.assert_allclose(ops.to_numpy(band.value), b[0] + b[1] * new, rtol=1e-6)
+        np.testing.assert_allclose(ops.to_numpy(band.error), error, rtol=1e-6)
+        np.testing.assert_allclose(ops.to_numpy(band.lower), b[0] + b[1] * new - quantile * error, rtol=1e-6)
+        np.testing.assert_allclose(ops.to_numpy(band.upper), b[0] + b[1] * new + quantile * error, rtol=1e-6)
+
+
+def test_bands_know_bounds_units_and_what_is_not_determined():
+    fit = lg.least_squares(residuals, [1.2, 0.8, 0.3], slope, bounds=([0, 0, 0.1], [9, 9, 9]))
+    assert fit.active_mask.tolist() == [0, 0, -1]
+
+    def model(p, t):
+        return p[0] * np.exp(-p[1] * t) + p[2]
+
+    J = slope(fit.x)[:, :2]
+    C = 2 * fit.cost / 13 * np.linalg.inv(J.T @ J)  # the third parameter counts as known
+    np.testing.assert_allclose(fit.predict(model, T).error, np.sqrt(np.einsum("ij,jk,ik->i", J, C, J)), rtol=1e-6)
+    low, high = fit.confidence_intervals(absolute_sigma=True)
+    assert low[2] == high[2] == 0.1
+    wide = scipy.stats.norm.ppf(0.975) * np.sqrt(np.diag(np.linalg.inv(J.T @ J)))
+    np.testing.assert_allclose(high[:2] - low[:2], 2 * wide, rtol=1e-6)
+    assert "held by a bound" in fit.summary()
+    given = fit.predict(lambda p, t: np.outer(model(p, t), [1, 2]), T, jac=lambda p, t: np.kron(slope(p), [[1], [2]]))
+    np.testing.assert_allclose(given.error[:, 0] * 2, given.error[:, 1], rtol=1e-12)
+    np.testing.assert_allclose(given.error[:, 0], fit.predict(model, T).error, rtol=1e-8)
+
+    loose = lg.least_squares(lambda p: (p[0] - 1) * T + 0 * p[1] - 1, [3.0, 2.0])
+    assert np.isfinite(loose.predict(lambda p, t: p[0] * t, T).error).all()
+    with pytest.warns(UserWarning, match="do not determine 1 of the values"):
+        assert np.isinf(loose.predict(lambda p, t: p[0] + p[1] * t, np.array([0.0, 1.0])).error).tolist() == [0, 1]
+    exact = lg.least_squares(lambda p: p - np.array([1.0, 2.0]), [3.0, 3.0])
+    with pytest.warns(UserWarning, match="not more residuals than parameters"):
+        assert np.isinf(exact.predict(lambda p: p).error).all()
+    np.testing.assert_allclose(exact.predict(lambda p: p, absolute_sigma=True).error, 1.0, rtol=1e-6)
+    with pytest.raises(ValueError, match="'prediction'"):
+        fit.predict(model, T, kind="both")
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        fit.confidence_intervals(95)
+
+
+@in_full
+def test_bands_hold_what_they_say():
+    """Of 1000 data sets with normal errors, each interval and each band has the truth as often as it says."""
+    rng, truth, new = np.random.default_rng(0), np.array([2.0, 0.5, 0.1]), np.array([0.3, 2.0, 5.0])
+    exact, inside = residuals(truth) + Y, np.zeros((3, 3))
+
+    def model(p, t):
+        return p[0] * np.exp(-p[1] * t) + p[2]
+
+    for _ in range(1000):
+        y = exact + 0.02 * rng.standard_normal(15)
+        fit = lg.least_squares(lambda p, y=y: residuals(p) + Y - y, [1.5, 1.0, 0.0], slope)
+        low, high = fit.confidence_intervals(0.9)
+        inside[0] += (low <= truth) & (truth <= high)
+        seen = model(truth, new) + 0.02 * rng.standard_normal(3)
+        for row, (kind, at) in enumerate({"confidence": model(truth, new), "prediction": seen}.items(), 1):
+            band = fit.predict(model, new, level=0.9, kind=kind)
+            inside[row] += (band.lower <= at) & (at <= band.upper)
+    assert (abs(inside / 1000 - 0.9) < 4 * np.sqrt(0.09 / 1000)).all(), inside
 
 
 def test_trees_come_back_as_they_are(ops):

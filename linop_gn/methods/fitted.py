@@ -1,26 +1,43 @@
 """What a fit tells: the parameters, how certain they are, and why the run ended.
 
 Linearised at x, with s^2 = 2 cost / (m - n) and the Gauss-Newton matrix J^T H J = R^T R, the covariance of the
-parameters is s^2 (R^T R)^-1, of which the factor R is all that is kept.
+parameters is C = s^2 (R^T R)^-1, of which the factor R is all that is kept. A function z of the parameters, linearised
+there too, has the covariance Z C Z^T (the delta method), and an observation of it s^2 sigma^2 more. Intervals are
+these errors times the quantile of Student's t of m - n degrees of freedom; each holds for itself, not all at once.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import ndtri, stdtrit
 
+from ..curvature.at_point import Jacobian
+from ..curvature.differences import Differences
+from ..curvature.objective import Objective
 from ..protocols import Array, Scalar, Tree, Vector
-from ..records import record, static
+from ..records import Partial, record, static
 from ..run.solution import Outcome
 from ..run.status import Status
 from ..spaces import Space
 
-__all__ = ["LeastSquaresResult"]
+__all__ = ["LeastSquaresResult", "Prediction"]
 
 _SCIPY = {"GRADIENT_SMALL": 1, "DECREASE_SMALL": 2, "AT_PRECISION": 2, "STEP_SMALL": 3, "NONFINITE_INPUT": -1}
+
+
+class Prediction(NamedTuple):
+    """Of a model at the fitted parameters; arrays of the shape of its values."""
+
+    value: Array
+    error: Array
+    """The standard error."""
+    lower: Array
+    upper: Array
 
 
 @record
@@ -82,25 +99,14 @@ class LeastSquaresResult(Outcome):
         measures the loss.
         Where the residuals do not determine a parameter its rows are infinite, with a warning.
         """
-        ops, xp = self.space.backend, self.space.backend.namespace()
-        R = xp.concat([self.factor, ops.identity(self.free.shape[0], self.free) * (1.0 - self.free)], axis=0)
-        _, S, Vt = xp.linalg.svd(R, full_matrices=False)
-        kept = R.shape[1] * ops.eps(self.free) * xp.max(S) < S
-        lengths = xp.where(kept, 1.0 / xp.where(kept, S, xp.ones_like(S)), xp.zeros_like(S))
-        half = Vt.T * lengths * (self.sizes * self.free)[:, None]
-        left = xp.sum(xp.where(kept[:, None], 0.0 * Vt, Vt * Vt), axis=0)  # what of each cannot be seen
-        lost = left > math.sqrt(ops.eps(self.free))
-        freedom = _entries(self.fun) - xp.sum(self.free)
-        if ops.is_concrete(lost) and (bool(xp.any(lost)) or (not absolute_sigma and float(freedom) <= 0)):
-            names = ", ".join(self._names_of(ops.to_numpy(lost)))
-            warnings.warn(
-                f"the residuals do not determine {names}: their covariance is infinite. Fix them, or fit more data."
-                if names
-                else "there are not more residuals than parameters: their covariance is infinite.",
-                stacklevel=2,
-            )
-        few = (freedom <= 0) & (not absolute_sigma)
-        size = 1.0 if absolute_sigma else 2.0 * self.cost / xp.where(freedom > 0, freedom, xp.ones_like(freedom))
+        xp, (kept, lengths, V) = self.space.backend.namespace(), self._directions()
+        half = V * lengths
+        unseen = xp.sum(xp.where(kept, 0.0 * V, V * V), axis=1)  # what of each cannot be seen
+        lost = unseen > math.sqrt(self.space.backend.eps(self.free))
+        size, few = self._variance(absolute_sigma)
+        names = self._names_of(self._told(lost))
+        self._warn(few, f"{', '.join(names)}: their covariance is" if names else "", "fit more data")
+        half = half * (self.sizes * self.free)[:, None]
         found = size * (half @ half.T)
         return xp.where(lost[:, None] | lost[None, :] | few, xp.zeros_like(found) + math.inf, found)
 
@@ -116,27 +122,146 @@ class LeastSquaresResult(Outcome):
         with np.errstate(invalid="ignore"):
             return C / (size[:, None] * size[None, :])
 
-    def summary(self, level: float = 0.95) -> str:
-        """A table of the parameters with standard errors and confidence intervals, and how the run ended."""
-        from scipy.stats import t as student
+    def confidence_intervals(self, level: float = 0.95, absolute_sigma: bool = False) -> tuple[Tree, Tree]:
+        """Lower and upper ends like x, between which each parameter lies with the probability ``level``.
 
-        ops = self.space.backend
+        Student's t of m - n degrees of freedom times the standard errors; the normal distribution's quantile with
+        ``absolute_sigma``. Bounds don't cut an interval, and what a bound holds has none: both ends are its value.
+        """
+        x, error = self.space.pack(self.x), self.space.pack(self.standard_errors(absolute_sigma))
+        wide = self._quantile(level, absolute_sigma) * error
+        return self.space.unpack(x - wide), self.space.unpack(x + wide)
+
+    def predict(
+        self,
+        model: Callable[..., Array],
+        *args: Any,
+        level: float = 0.95,
+        kind: str = "confidence",
+        sigma: Any = 1.0,
+        jac: Callable[..., Any] | None = None,
+        absolute_sigma: bool = False,
+    ) -> Prediction:
+        """``model(x, *args)`` at the fitted parameters, with a band for each of its values, by the delta method.
+
+        Parameters
+        ----------
+        model
+            A function of parameters like x, and of new inputs: one array of any shape.
+        level
+            Probability that a value lies in its band; each for itself.
+        kind
+            ``"confidence"``: of the model's value; ``"prediction"``: of an observation of it, with an error of its own.
+        sigma
+            Standard deviation of these observations, where the residuals fitted were divided by those of theirs.
+        jac
+            ``jac(x, *args)``: the derivative of model, as for :func:`linop_gn.least_squares`. None: the framework's;
+            for NumPy and CuPy ``"3-point"`` differences.
+        absolute_sigma
+            As for :meth:`covariance`, whose remarks on bounds and robust losses hold here too. For a robust loss the
+            band is that of observations that are no outliers, as far as the loss measures their spread.
+
+        >>> import numpy as np, linop_gn as lg
+        >>> t = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
+        >>> line = lambda p, t: p[0] + p[1] * t
+        >>> fit = lg.least_squares(lambda p: line(p, t) - np.array([0.1, 0.9, 2.2, 2.8, 4.0]), [1.0, 1.0])
+        >>> band = fit.predict(line, np.array([2.0, 9.0]))
+        >>> band.value.round(3), band.lower.round(3), band.upper.round(3)
+        (array([2.  , 8.79]), array([1.766, 7.603]), array([2.234, 9.977]))
+
+        Raises
+        ------
+        TypeError, ValueError
+            For another kind or level, and inside a compiled program, where the degrees of freedom are not known.
+        """
+        if kind not in ("confidence", "prediction"):
+            raise ValueError(f"predict: kind must be 'confidence' or 'prediction', got {kind!r}.")
+        quantile = self._quantile(level, absolute_sigma)
+        ops, space, xp = self.space.backend, self.space, self.space.backend.namespace()
+        function: Any = Partial(_at_inputs, model)
+        if jac is not None:
+            jac = Partial(_at_inputs, jac)
+        elif ops.calculus is None:
+            jac = Differences(space, function, True, None, (space.pack(self.x), None, None))
+        point = Objective.from_residuals(function, args, jacobian=jac).at(self.x)
+        value = point.outputs
+        kept, lengths, V = self._directions()
+        P = Jacobian(point).prepare().apply(V * (self.sizes * self.free)[:, None])
+        squares, weights = xp.sum(xp.where(kept, 0.0 * P, P * P), axis=1), xp.sum(P * P, axis=1)
+        lost = squares > ops.eps(self.free) * weights
+        size, few = self._variance(absolute_sigma)
+        which = int(np.sum(self._told(lost)))
+        self._warn(few, f"{which} of the values: their bands are" if which else "", "predict others, or fit more data")
+        variance = xp.reshape(
+            xp.where(lost | few, weights + math.inf, size * xp.sum((P * lengths) ** 2, axis=1)), value.shape
+        )
+        if kind == "prediction":
+            variance = variance + size * sigma * sigma
+        error = xp.sqrt(variance)
+        return Prediction(ops.copy(value), error, value - quantile * error, value + quantile * error)
+
+    def summary(self, level: float = 0.95, absolute_sigma: bool = False) -> str:
+        """A table of the parameters with standard errors and confidence intervals, and how the run ended."""
+        ops, space = self.space.backend, self.space
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            x, error = (
-                np.asarray(ops.to_numpy(self.space.pack(tree)), float) for tree in (self.x, self.standard_errors())
-            )
-        freedom = _entries(self.fun) - float(np.sum(ops.to_numpy(self.free)))
-        wide = error * student.ppf(0.5 + level / 2, freedom) if freedom > 0 else np.full_like(error, np.inf)
-        names = self._names_of(np.ones(len(x), bool))
+            trees = self.x, self.standard_errors(absolute_sigma), *self.confidence_intervals(level, absolute_sigma)
+        columns = [np.asarray(ops.to_numpy(space.pack(tree)), float) for tree in trees]
+        names = self._names_of(np.ones(len(columns[0]), bool))
         width = max(map(len, names))
         head = f"{'':{width}}  {'value':>13}  {'std. error':>13}  {f'{100 * level:g} % interval':>29}"
         rows = [
-            f"{name:{width}}  {v:13.6g}  {e:13.6g}  {v - w:13.6g} .. {v + w:<13.6g}".rstrip()
-            for name, v, e, w in zip(names, x, error, wide, strict=True)
+            f"{name:{width}}  {v:13.6g}  {e:13.6g}  {low:13.6g} .. {high:<13.6g}".rstrip()
+            if free
+            else f"{name:{width}}  {v:13.6g}  {'held by a bound':>15}"
+            for name, free, v, e, low, high in zip(names, ops.to_numpy(self.free), *columns, strict=True)
         ]
         total = f"{_entries(self.fun)} residuals, cost {float(self.cost):.6g}, {int(self.nfev)} evaluations"
         return "\n".join([self._headline(), head, *rows, total, self.message])
+
+    def _directions(self) -> tuple[Array, Array, Array]:
+        """Of R V = U S, in scaled parameters: which of S are seen, 1 / S of these and 0 of others, and V."""
+        ops, xp = self.space.backend, self.space.backend.namespace()
+        R = xp.concat([self.factor, ops.identity(self.free.shape[0], self.free) * (1.0 - self.free)], axis=0)
+        _, S, Vt = xp.linalg.svd(R, full_matrices=False)
+        kept = R.shape[1] * ops.eps(self.free) * xp.max(S) < S
+        return kept, xp.where(kept, 1.0 / xp.where(kept, S, xp.ones_like(S)), xp.zeros_like(S)), Vt.T
+
+    def _variance(self, absolute_sigma: bool) -> tuple[Scalar, Any]:
+        """s^2, and whether there are too few residuals to tell."""
+        xp = self.space.backend.namespace()
+        freedom = _entries(self.fun) - xp.sum(self.free)
+        size = 2.0 * self.cost / xp.where(freedom > 0, freedom, xp.ones_like(freedom))
+        return (1.0 if absolute_sigma else size), (freedom <= 0) & (not absolute_sigma)
+
+    def _quantile(self, level: float, absolute_sigma: bool) -> float:
+        if not 0 < level < 1:
+            raise ValueError(f"level must lie between 0 and 1, got {level!r}.")
+        if not self.space.backend.is_concrete(self.free):
+            raise TypeError(
+                "intervals take the degrees of freedom, which are not known while a program is being traced: take "
+                "standard_errors() there, and intervals of what the program returns."
+            )
+        freedom = _entries(self.fun) - float(np.sum(self.space.backend.to_numpy(self.free)))
+        if absolute_sigma or freedom <= 0:  # then errors are infinite
+            return float(ndtri(0.5 + level / 2))
+        return float(stdtrit(freedom, 0.5 + level / 2))
+
+    def _told(self, lost: Array) -> Any:
+        """``lost`` on the host; nothing where a program is being traced."""
+        ops = self.space.backend
+        return ops.to_numpy(lost) if ops.is_concrete(lost) else np.zeros(lost.shape, bool)
+
+    def _warn(self, few: Any, lost: str, advice: str) -> None:
+        """Say what is infinite."""
+        ops = self.space.backend
+        if lost:
+            warnings.warn(f"the residuals do not determine {lost} infinite. Fix parameters, or {advice}.", stacklevel=3)
+        elif ops.is_concrete(few) and bool(few):
+            warnings.warn(
+                "there are not more residuals than parameters: what follows from their spread is infinite.",
+                stacklevel=3,
+            )
 
     def _names_of(self, chosen: Any) -> list[str]:
         """The names of the entries of x that are chosen."""
@@ -159,6 +284,10 @@ class LeastSquaresResult(Outcome):
 
     def __repr__(self) -> str:
         return "\n".join([self._headline(), *self._sentences(), *self._remarks()])
+
+
+def _at_inputs(function: Callable[..., Any], x: Tree, args: tuple[Any, ...]) -> Any:
+    return function(x, *args)
 
 
 def _entries(x: Array) -> int:
