@@ -4,8 +4,7 @@ from . import controls, descents, searches
 from .base import Method
 from .damping import ConstantDamping, Marquardt, Nielsen
 from .least_squares import LeastSquares
-from .levenberg_marquardt import LevenbergMarquardt
-from .named import EGN, SGN, GaussNewton, HessianFree, Newton, NewtonCG, TrustRegion
+from .named import EGN, SGN, GaussNewton, HessianFree, LevenbergMarquardt, Newton, NewtonCG, TrustRegion
 from .problem import MinimizeProblem
 from .second_order import SecondOrder
 from .stopping import Facts

@@ -174,7 +174,7 @@ def test_a_state_that_went_to_the_host_and_back_goes_on(name):
     else:
         carry = copy.deepcopy(carry)
     gone_on = ops.advance(method, problem, carry, 3).state
-    for field in ("x", "value", "damping", "steps"):
+    for field in ("x", "value", "level", "steps"):
         np.testing.assert_array_equal(np.asarray(getattr(gone_on, field)), np.asarray(getattr(whole, field)))
 
 

@@ -295,7 +295,7 @@ def test_a_gradient_that_does_not_belong_is_told():
         ({"search": lg.Nielsen()}, "search needs one such as"),
         ({"control": 1e-3}, "control needs one such as lg.Nielsen"),
         ({"curvature": 3.0}, "curvature must be a function of a point"),
-        ({"level": -1.0}, "level must be"),
+        ({"level": -1.0}, "damping must be"),
         ({"model": "both"}, "'undamped' or 'damped'"),
     ],
 )
