@@ -12,8 +12,8 @@ method                 curvature    descent                     level           
 :func:`EGN`            GGN          Cholesky in output space    damping, constant      fixed length
 =====================  ===========  ==========================  =====================  ===============================
 
-:func:`LevenbergMarquardt` is the Gauss-Newton curvature, CG or another solver, damping by the ratio, and the whole step or
-none. Every part can be given as another one: ``lg.NewtonCG(search=lg.searches.Wolfe())``.
+:func:`LevenbergMarquardt` is the GGN, CG or another solver, damping by the ratio, and the whole step or none. Every
+part can be given as another one: ``lg.NewtonCG(search=lg.searches.Wolfe())``.
 """
 
 from __future__ import annotations
@@ -36,12 +36,14 @@ from .stopping import Facts
 
 __all__ = ["EGN", "SGN", "GaussNewton", "HessianFree", "LevenbergMarquardt", "Newton", "NewtonCG", "TrustRegion"]
 
+_CG, _NIELSEN = CG(rtol=1e-2, max_steps=50), Nielsen()
+
 
 def LevenbergMarquardt(
     curvature: Callable[..., Any] = GGN,
-    solver: Any = CG(rtol=1e-2, max_steps=50),
+    solver: Any = _CG,
     damping: Scalar = 1.0,
-    rule: Any = Nielsen(),
+    rule: Any = _NIELSEN,
     model: str = "undamped",
     accept: Scalar = 1e-4,
     rtol: Scalar = 0.0,

@@ -1,9 +1,9 @@
 """What ends a run is a fact about the point, free of scale.
 
 The undamped model's promise m = -(g.d + 1/2 d.G d) is compared with the value, and each entry of d with that of the
-parameters. Neither says anything where damping or radius is what makes d small, that is where damping d.d > d.G d; where
-the inner solve failed or left too much; or where the same model promises more along D^2 g, D the magnitudes of the
-parameters: one product, at the end, that sees what the choice of units hides.
+parameters. Neither says anything where damping or radius is what makes d small (damping d.d > d.G d); where the inner
+solve failed or left too much; or where the same model promises more along D^2 g, D the magnitudes of the parameters:
+one product, at the end, that sees what the choice of units hides.
 
 Where the curvature is not known to be positive semi-definite, and the descent did not look at all of it, the success is
 ``UNEXPLORED``. A row of refused trials ends a run as low as this precision allows where all that was promised in them
