@@ -217,7 +217,7 @@ class SecondOrder(Method):
         here = here._replace(value=ops.where(moved, found.value, here.value))
 
         refused = running & no(moved) & (no(equal) | taken)
-        ratio, finite = ops.where(refused, -math.inf, ratio), finite & (moved | no(taken)) & (trial.predicted >= 0)
+        ratio, finite = ops.where(refused, -math.inf, ratio), finite & (moved | no(taken)) & (trial.predicted > 0)
         seen = Seen(s.steps + 1, self.level + 0.0 * s.level, ratio, ops.sqrt(square))
         level, growth = self.control.follow(ops, s.level, s.growth, seen)
         level = clip(ops, level, self.least * unit, self.most * unit)

@@ -121,8 +121,8 @@ class Facts:
         model, trial, noise, running = judged.model, judged.trial, judged.noise, judged.running
         few, eps, square, psd = self.few(ops, model), ops.eps(model.x), judged.square, model.operator.psd
         units, left, predicted = _units(ops, model, judged.start), trial.left, trial.predicted
-        short = ops.max_abs(trial.direction / ops.namespace().where(units > 0, units, 1e-30))
-        short = short <= (4.0 * eps if self.xtol is None else self.xtol)
+        largest = ops.max_abs(trial.direction / ops.namespace().where(units > 0, units, 1e-30))
+        short = largest <= (4.0 * eps if self.xtol is None else self.xtol)
         # What the inner solve left of its residual may hide a decrease of |left|^2 / (2 lambda); without a damping the
         # curvature along d takes the place of lambda.
         damped = 2.0 * trial.damping_term
@@ -138,7 +138,7 @@ class Facts:
         # A direction of zero is one that was not found, unless the gradient is zero.
         still = model.gradient_norm == 0
         hopeless = (length > 0) | still
-        hopeless = hopeless & ((length <= eps * reach) | (lower & (predicted <= noise.value)))
+        hopeless = hopeless & ((largest <= eps) | (lower & (predicted <= noise.value)))
         hopeless = judged.refused & (judged.stuck | hopeless)
         low = lower & (judged.doubt <= noise.promised) & (judged.hidden <= noise.promised) & ops.logical_not(bent)
         told = (small, Code.DECREASE_SMALL), (whole & short, Code.STEP_SMALL)
