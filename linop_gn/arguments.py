@@ -17,8 +17,9 @@ __all__ = ["known", "require_instance", "require_number", "whole"]
 
 def require_instance(function: str, given: Any, kind: type, wanted: str, advice: str) -> None:
     """Raise unless ``given`` is an instance of ``kind``, and a record; ``wanted`` says what would be one."""
-    if isinstance(given, type):
-        raise TypeError(f"{function} needs {wanted}, got the class {given.__qualname__} itself: call it first.")
+    if isinstance(given, type) or getattr(given, "__module__", "").startswith("linop_gn.methods.named"):
+        what = "class" if isinstance(given, type) else "function"
+        raise TypeError(f"{function} needs {wanted}, got the {what} {given.__qualname__} itself: call it first.")
     if not isinstance(given, kind):
         what = repr(given) if isinstance(given, str) else f"a {type(given).__qualname__}"
         raise TypeError(f"{function} needs {wanted}, got {what}. {advice}")

@@ -14,7 +14,7 @@ from .curvature.objective import Objective
 from .curvature.point import Point
 from .methods.base import Method, ServedMethod
 from .methods.checkpoint import Checkpoint, Cursor, restored
-from .methods.levenberg_marquardt import LevenbergMarquardt
+from .methods.named import LevenbergMarquardt
 from .methods.problem import MinimizeProblem, StepData
 from .methods.running import NO_LIMIT, Run, began, stretched
 from .methods.state import State

@@ -104,7 +104,7 @@ def test_what_is_no_method_is_refused_with_advice():
     objective = lg.Objective.from_residuals(lambda p: p - 1.0, jacobian=lambda p: np.eye(3))
     with pytest.raises(TypeError, match=r"write lg.LevenbergMarquardt\(solver=lg.CG\(...\)\)"):
         lg.minimize(objective, np.ones(3), lg.CG())
-    with pytest.raises(TypeError, match="the class LevenbergMarquardt itself: call it first"):
+    with pytest.raises(TypeError, match="the function LevenbergMarquardt itself: call it first"):
         lg.minimize(objective, np.ones(3), lg.LevenbergMarquardt)
 
 

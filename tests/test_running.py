@@ -338,9 +338,9 @@ def test_what_differs_is_named(tmp_path):
     objective, start = valley(lg.load("numpy"))
     path = tmp_path / "run"
     lg.minimize(objective, start, METHOD, max_steps=3, checkpoint=path)
-    with pytest.raises(ValueError, match=r"method.damping was 0.001, is 2.0"):
+    with pytest.raises(ValueError, match=r"method.level was 0.001, is 2.0"):
         lg.minimize(objective, start, lg.LevenbergMarquardt(damping=2.0), checkpoint=path)
-    with pytest.raises(ValueError, match=r"method.solver.rtol was 0.01, is 0.5"):
+    with pytest.raises(ValueError, match=r"method.descent.solver.rtol was 0.01, is 0.5"):
         lg.load_state(path, lg.LevenbergMarquardt(damping=1e-3, solver=lg.CG(rtol=0.5, max_steps=50)), objective, start)
     with pytest.raises(ValueError, match=r"parameter array was float64\[2\], is float32\[2\]"):
         lg.load_state(path, METHOD, objective, start.astype(np.float32))

@@ -7,8 +7,7 @@ from .damping import ConstantDamping, Marquardt, Nielsen
 from .first_order import FirstOrder
 from .inner import InnerGaussNewton, Linearised, ProxLinear
 from .least_squares import LeastSquares
-from .levenberg_marquardt import LevenbergMarquardt
-from .named import EGN, SGN, GaussNewton, HessianFree, Newton, NewtonCG, TrustRegion
+from .named import EGN, SGN, GaussNewton, HessianFree, LevenbergMarquardt, Newton, NewtonCG, TrustRegion
 from .problem import MinimizeProblem, StepData
 from .second_order import SecondOrder
 from .stopping import Facts

@@ -20,19 +20,21 @@ __all__ = ["ConstantDamping", "Marquardt", "Nielsen"]
 class Marquardt(Control):
     """Two thresholds, two factors (Marquardt, 1963; these values as in Martens, 2010).
 
-    rho < low: damping times ``increase``; rho > high: damping times ``decrease``; between them no change.
+    rho < low: damping times ``increase``; rho > high: damping times ``decrease``; between them no change. It never
+    falls below ``floor``.
     """
 
     low: Scalar = 0.25
     high: Scalar = 0.75
     increase: Scalar = 1.5
     decrease: Scalar = 2.0 / 3.0
+    floor: Scalar = 0.0
 
     def update(self, ops: Backend, damping: Scalar, growth: Scalar, ratio: Scalar) -> tuple[Scalar, Scalar]:
         """The next damping, and the growth to apply at the next failure (not used here)."""
         failed = ops.logical_not(ratio >= self.low)  # NaN counts as failure
         change = ops.where(failed, self.increase, ops.where(ratio > self.high, self.decrease, 1.0))
-        return damping * change, growth
+        return ops.maximum(damping * change, self.floor), growth
 
 
 @record

@@ -12,11 +12,13 @@ method                 curvature    descent                     level           
 :func:`EGN`            GGN          Cholesky in output space    damping, constant      fixed length
 =====================  ===========  ==========================  =====================  ===============================
 
-Every part can be given as another one: ``lg.NewtonCG(search=lg.searches.Wolfe())``.
+:func:`LevenbergMarquardt` is the GGN, CG or another solver, damping by the ratio, and the whole step or none. Every
+part can be given as another one: ``lg.NewtonCG(search=lg.searches.Wolfe())``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..curvature.at_point import GGN, Hessian
@@ -28,10 +30,78 @@ from ..solvers.gram import GramSolve
 from ..solvers.stopping import MaxResidual, RelativeProgress
 from . import descents, searches
 from .controls import Radius
-from .damping import ConstantDamping, Marquardt
+from .damping import ConstantDamping, Marquardt, Nielsen
 from .second_order import SecondOrder
+from .stopping import Facts
 
-__all__ = ["EGN", "SGN", "GaussNewton", "HessianFree", "Newton", "NewtonCG", "TrustRegion"]
+__all__ = ["EGN", "SGN", "GaussNewton", "HessianFree", "LevenbergMarquardt", "Newton", "NewtonCG", "TrustRegion"]
+
+_CG, _NIELSEN = CG(rtol=1e-2, max_steps=50), Nielsen()
+
+
+def LevenbergMarquardt(
+    curvature: Callable[..., Any] = GGN,
+    solver: Any = _CG,
+    damping: Scalar = 1.0,
+    rule: Any = _NIELSEN,
+    model: str = "undamped",
+    accept: Scalar = 1e-4,
+    rtol: Scalar = 0.0,
+    atol: Scalar = 0.0,
+    ftol: Scalar | None = None,
+    xtol: Scalar | None = None,
+    least: Scalar = 1e-30,
+    most: Scalar = 1e12,
+    forcing: Any = None,
+    **parts: Any,
+) -> SecondOrder:
+    """Levenberg-Marquardt with any curvature and any solver: (G + lambda I) s = -g, taken if its gain ratio is enough.
+
+    Levenberg (1944), Marquardt (1963); as a truncated Gauss-Newton method for networks, Martens (2010).
+    ``scipy.optimize.least_squares(method="lm")`` forms and factors the Jacobian; this one needs products only, and
+    takes losses other than squares.
+
+    Parameters
+    ----------
+    curvature
+        ``lg.GGN``, ``lg.Hessian``, ``lg.BlockGGN``, or any function from a point to an operator: data, whose own
+        functions, if it holds any, are the same objects at each call.
+    solver
+        Inner solver; what it returns when it stops early (negative curvature, limit) is used. For a curvature
+        with blocks ``lg.Blockwise(lg.CG(...))`` solves with each by itself.
+    damping
+        Initial lambda. Data: a new value is the same compiled program.
+    rule
+        How lambda follows the gain ratio: ``Nielsen()`` (default), ``Marquardt()``, ``ConstantDamping()``.
+    model
+        ``"undamped"`` or ``"damped"``: which predicted decrease the gain ratio divides by.
+    accept
+        A step is taken when its gain ratio is above this.
+    rtol, atol, ftol, xtol
+        When a run ends: see :class:`~linop_gn.methods.Facts`.
+    least, most
+        Bounds on lambda, in units of the largest s.G s / s.s that there was (at first: of the initial lambda).
+    forcing
+        ``lg.EisenstatWalker()`` to choose the solver's ``rtol`` at each point; None keeps it.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> bowl = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
+    >>> fit = lg.minimize(bowl, np.zeros(2), lg.LevenbergMarquardt(damping=1e-3))
+    >>> fit.status.name, fit.params.round(6)
+    ('DECREASE_SMALL', array([3., 3.]))
+    """
+    recipe = {
+        "curvature": curvature,
+        "descent": descents.Solve(solver, forcing=forcing),
+        "control": rule,
+        "search": searches.Accept(accept),
+        "stopping": Facts(rtol, atol, ftol, xtol),
+        "level": damping,
+        "least": least,
+        "most": most,
+        "model": model,
+    }
+    return SecondOrder(name="LevenbergMarquardt", **{**recipe, **parts})
 
 
 def Newton(damping: Scalar = 0.0, length: Scalar = 1.0, **parts: Any) -> SecondOrder:
@@ -137,9 +207,8 @@ def SGN(steps: int = 10, damping: Scalar = 1e-4, preconditioner: Any = None, **p
     recipe = {
         "curvature": GGN,
         "descent": descents.Solve(CG(stop=MaxResidual(1e-6), max_steps=steps, preconditioner=preconditioner)),
-        "control": Marquardt(),
+        "control": Marquardt(floor=1e-6),
         "level": damping,
-        "least": 1e-6,
         "model": "damped",
         "search": searches.Armijo(c=1e-4, shrink=0.5, most=11, fixed=True, last=True),
     }

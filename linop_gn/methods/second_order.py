@@ -41,7 +41,7 @@ from .descents.base import Descent, Model
 from .descents.solve import Solve
 from .problem import MinimizeProblem
 from .searches import Accept, Found, Line, Search
-from .stopping import Facts, Judged, rounding
+from .stopping import Facts, Judged, Noise
 
 __all__ = ["SecondOrder", "SecondOrderState"]
 
@@ -63,10 +63,14 @@ class SecondOrderState(NamedTuple):
     """The gradient norm at the start."""
     level: Scalar
     """Damping or radius."""
+    unit: Scalar
+    """Of the bounds on the level: the largest d.G d / d.d, or damping at the start; of a radius, the first one."""
     growth: Scalar
     """What the control remembers."""
     ratio: Scalar
     length: Scalar
+    inner_steps: Scalar
+    """Of the descent's solver."""
     doubt: Scalar
     """The largest decrease that was promised by a refused trial since a step was taken."""
     status: Scalar
@@ -97,7 +101,8 @@ class SecondOrder(Method):
     level
         The damping, or the radius, at the start.
     least, most
-        Its bounds.
+        Its bounds: of a damping, in units of the largest d.G d / d.d that there was (at first: of the level); of a
+        radius, in units of the first one.
     model
         ``"undamped"`` or ``"damped"``: which predicted decrease the gain ratio divides by.
     name
@@ -108,8 +113,8 @@ class SecondOrder(Method):
 
     Where the acceptance has data of its own, ``value`` is on these.
 
-    The history has ``value``, ``gradient_norm``, ``damping`` or ``radius``, ``ratio``, ``length``, and what was spent:
-    ``products``, ``evaluations``, ``linearisations``, ``refused``.
+    The history has ``value``, ``gradient_norm``, ``damping`` or ``radius``, ``ratio``, ``length``,
+    ``inner_steps``, and what was spent: ``products``, ``evaluations``, ``linearisations``, ``refused``.
 
     >>> import numpy as np, linop_gn as lg
     >>> t = np.array([0.0, 1.0, 2.0, 3.0])
@@ -134,7 +139,7 @@ class SecondOrder(Method):
     stopping: Any = Facts()
     level: Scalar = 1.0
     least: Scalar = 0.0
-    most: Scalar = math.inf
+    most: Scalar = 1e12
     model: str = static(default="undamped")
     name: str = static(default="SecondOrder")
     judged_on: str = static(default="acceptance")
@@ -160,17 +165,17 @@ class SecondOrder(Method):
         )
         for part, kind, example, advice in parts:
             require_instance(f"{self.name}: {part}", getattr(self, part), kind, f"one such as {example}", advice)
-        for number in ("level", "least", "most"):
-            require_number(self.name, number, getattr(self, number), infinite=True)
+        for name, number in ((self.descent.level, self.level), ("least", self.least), ("most", self.most)):
+            require_number(self.name, name, number)
 
     @property
     def title(self) -> str:
         return self.name
 
-    columns = ("value", "gradient_norm", "level", "ratio", "length", *_SPENT)
+    columns = ("value", "gradient_norm", "level", "ratio", "length", "inner_steps", *_SPENT)
 
     def observe(self, state: SecondOrderState) -> NamedTuple:
-        names = ("value", "gradient_norm", self.descent.level, "ratio", "length", *_SPENT)
+        names = tuple(self.descent.level if name == "level" else name for name in self.columns)
         return row_type("SecondOrderRow", names)(*(getattr(state, name) for name in self.columns))
 
     def init(self, ops: Backend, problem: MinimizeProblem) -> SecondOrderState:
@@ -179,17 +184,20 @@ class SecondOrder(Method):
         model, raw = self._model(ops, problem, point)
         kept, products = self.descent.query(ops, model._replace(operator=raw), None)
         zero, count = ops.scalar(0.0, point.x), ops.scalar(0, point.x)
-        sound = ops.isfinite(model.value) & ops.isfinite(model.gradient_norm)
+        level = zero + self.level
+        lost = ops.logical_not(ops.isfinite(model.value) & ops.isfinite(model.gradient_norm))
+        begun = () if self.stopping is None else self.stopping.begun(ops, model)
         return SecondOrderState(
             **model._asdict(),
             kept=kept,
             first=model.gradient_norm + 0.0,
-            level=self._bounded(ops, zero + self.level, zero),
+            level=level,
+            unit=level + 0.0,
             growth=zero + 2.0,
             ratio=zero + math.nan,
             **alike("length doubt", zero),
-            status=ops.where(sound, Code.RUNNING, Code.NONFINITE_INPUT) + count,
-            **alike("steps refused", count),
+            status=verdict(ops, count + Code.RUNNING, (lost, Code.NONFINITE_INPUT), *begun),
+            **alike("steps refused inner_steps", count),
             products=count + products,
             **alike("evaluations linearisations", count + 1),
         )
@@ -201,36 +209,43 @@ class SecondOrder(Method):
         masked = ops.mask(running, ops.copy(s.gradient))
         model = here._replace(gradient=masked, gradient_norm=ops.where(running, s.gradient_norm, 0.0))
         trial = self.descent.step(ops, model, s.kept, s.level)
-        line = Line(ops, problem, model, trial)
+        line, noise = Line(ops, problem, model, trial), Noise.of(ops, model)
+        square, bent = ops.dot(trial.direction, trial.direction), -2.0 * (trial.predicted + line.slope)
+        unit, hidden, asked = s.unit, 0.0 * square, 0
+        if self.descent.level == "damping":
+            unit = ops.maximum(unit, ops.where(running & (square > 0), ops.divide(bent, square), 0.0))
+        if self.stopping is not None:
+            near = running & (trial.predicted <= ops.maximum(self.stopping.few(ops, model), noise.value))
+            hidden, asked = self.stopping.hidden(ops, model, problem.start, near, noise)
         found = self.search.search(ops, line)
-        ratio, finite, equal, asked = self._judged(ops, problem, model, line, found)
-        equal = equal & (s.doubt <= rounding(ops, model)[1])
-        ratio = ops.where(equal, 1.0, ratio)
+        ratio, finite, equal, more = self._judged(ops, problem, line, found, noise, hidden)
+        equal = equal & (s.doubt <= noise.promised)
+        ratio = ops.where(equal, 1.0, ratio)  # as far as rounding can tell
         taken = running & ops.isfinite(found.value) & (found.accepted | (equal & (found.value <= here.value)))
         target = found.line.at(ops, found.length)
         moved, here, kept, spent = self._moved(ops, problem, here, trial.kept, taken, target, found.value)
         here = here._replace(value=ops.where(moved, found.value, here.value))
 
         refused = running & no(moved) & (no(equal) | taken)
-        ratio, finite = ops.where(refused, -math.inf, ratio), finite & (moved | no(taken))
-        norm = ops.sqrt(ops.dot(trial.direction, trial.direction))
-        seen = Seen(s.steps + 1, self.level + 0.0 * s.level, ratio, norm)
+        ratio, finite = ops.where(refused, -math.inf, ratio), finite & (moved | no(taken)) & (trial.predicted > 0)
+        seen = Seen(s.steps + 1, self.level + 0.0 * s.level, ratio, ops.sqrt(square))
         level, growth = self.control.follow(ops, s.level, s.growth, seen)
-        level = self._bounded(ops, level, s.level)
+        level = clip(ops, level, self.least * unit, self.most * unit)
         doubt = ops.where(refused, ops.maximum(s.doubt, ops.where(finite, trial.predicted, math.inf)), 0.0)
         claims: tuple[tuple[Scalar, Any], ...] = ()
         if self.stopping is not None:
-            stuck = refused & (level == s.level)
-            origin = ops.sqrt(ops.dot(problem.start, problem.start))
-            judged = Judged(model, trial, running, refused, doubt, stuck, s.first, here.gradient_norm, origin)
-            claims = self.stopping.claims(ops, judged)
+            stuck, sizes = refused & (level == s.level), (square, bent)
+            told = (noise, hidden, *sizes, running, refused, doubt, stuck, s.first, here.gradient_norm)
+            claims = self.stopping.claims(ops, Judged(model, trial, problem.start, *told))
+        news = {"level": level, "growth": growth, "ratio": ratio, "length": found.length, "doubt": doubt}
         return s._replace(
             **here._asdict(),
             kept=kept,
-            **where_new(ops, running, s, level=level, growth=growth, ratio=ratio, length=found.length, doubt=doubt),
+            unit=unit,
+            **where_new(ops, running, s, **news, inner_steps=trial.steps),
             status=verdict(ops, s.status, *claims),
-            products=s.products + ops.where(running, trial.products + spent, 0),
-            evaluations=s.evaluations + ops.where(running, found.evaluations + asked, 0),
+            products=s.products + ops.where(running, trial.products + spent + asked, 0),
+            evaluations=s.evaluations + ops.where(running, found.evaluations + more, 0),
             linearisations=s.linearisations + ops.where(taken, 1, 0),
             refused=s.refused + ops.where(refused, 1, 0),
         )
@@ -281,7 +296,7 @@ class SecondOrder(Method):
         return ops.branch(taken, move, stay, target)
 
     def _judged(
-        self, ops: Backend, problem: MinimizeProblem, model: Model, line: Line, found: Found
+        self, ops: Backend, problem: MinimizeProblem, line: Line, found: Found, noise: Noise, hidden: Scalar
     ) -> tuple[Scalar, Scalar, Scalar, Scalar]:
         """The gain ratio, whether there is one, whether the two values are equal as far as rounding can tell.
 
@@ -290,16 +305,13 @@ class SecondOrder(Method):
         length = found.length if found.whole is None else line.one
         value = found.value if found.whole is None else found.whole
         predicted = line.trial.predicted if found.whole is not None else line.predicted(length)
-        actual, noise = line.start - value, rounding(ops, model)[0]
-        equal = (predicted > 0) & (predicted <= noise) & (actual <= noise) & (actual >= -noise)
+        actual = line.start - value
+        equal = (predicted > 0) & (predicted <= noise.value) & (actual <= noise.value)
+        equal = equal & ((actual >= 0) | (actual >= -noise.value) & (hidden > noise.promised))
         if self.model == "damped":
             predicted = predicted - length * length * line.trial.damping_term
         if self.judged_on == "acceptance" or problem.curvature is None:
             return line.ratio(ops, value, predicted), ops.isfinite(value), equal, 0
-        ends = (problem.for_curvature(problem.at(x)) for x in (model.x, line.at(ops, length)))
+        ends = (problem.for_curvature(problem.at(x)) for x in (line.at(ops, 0.0), line.at(ops, length)))
         before, after = (ops.item(point.value) for point in ends)
         return line.ratio(ops, after, predicted, before), ops.isfinite(after), equal, 2
-
-    def _bounded(self, ops: Backend, level: Scalar, like: Scalar) -> Scalar:
-        """The level within its bounds, and finite."""
-        return clip(ops, level, self.least, ops.minimum(self.most, 1e27 + 0.0 * like))

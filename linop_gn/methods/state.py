@@ -34,7 +34,7 @@ class State:
     """
 
     own: Any
-    """The method's own state, a NamedTuple: ``state.own.damping``."""
+    """The method's own state, a NamedTuple: ``state.own.level``."""
     start: Vector
     """Where the run began, flat."""
     method: Method

@@ -174,7 +174,7 @@ def test_a_state_that_went_to_the_host_and_back_goes_on(name):
     else:
         carry = copy.deepcopy(carry)
     gone_on = ops.advance(method, problem, carry, 3).state
-    for field in ("x", "value", "damping", "steps"):
+    for field in ("x", "value", "level", "steps"):
         np.testing.assert_array_equal(np.asarray(getattr(gone_on, field)), np.asarray(getattr(whole, field)))
 
 
@@ -247,7 +247,7 @@ def test_indefinite_hessians_are_damped_until_they_descend(name):
     start = ops.asarray(np.array([0.01, -0.02, 0.03]), "float64")
     method = lg.LevenbergMarquardt(curvature=lg.Hessian, damping=1e-3, rtol=1e-8)
     fit = lg.minimize(saddle, start, method)
-    assert fit.status is lg.Status.DECREASE_SMALL
+    assert fit.status is lg.Status.UNEXPLORED  # conjugate gradients saw positive curvature, not all of it
     assert float(fit.value) < -0.7
     H = ops.to_numpy(lg.Hessian(saddle, fit.params).to_dense())
     assert np.linalg.eigvalsh(H).min() > 0

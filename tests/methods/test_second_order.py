@@ -295,7 +295,7 @@ def test_a_gradient_that_does_not_belong_is_told():
         ({"search": lg.Nielsen()}, "search needs one such as"),
         ({"control": 1e-3}, "control needs one such as lg.Nielsen"),
         ({"curvature": 3.0}, "curvature must be a function of a point"),
-        ({"level": -1.0}, "level must be"),
+        ({"level": -1.0}, "damping must be"),
         ({"model": "both"}, "'undamped' or 'damped'"),
     ],
 )
@@ -328,3 +328,28 @@ def test_parts_that_do_not_fit_say_so():
         lg.minimize(bowl, np.zeros(2), lg.SecondOrder(search=S.Iterates()))
     with pytest.raises(ValueError, match="symmetric"):
         lg.minimize(bowl, np.zeros(2), lg.SecondOrder(curvature=lg.Jacobian, descent=D.Gradient()))
+
+
+@pytest.mark.parametrize("seed", [4, 6, 16])
+def test_a_solve_that_left_much_or_units_that_hide_a_decrease_end_nothing(seed):
+    """Saturated fits that SGN, CG of ten steps, ended as DECREASE_SMALL far above their minimum."""
+    rng = np.random.default_rng(seed)
+    m, n = rng.integers(5, 25), rng.integers(2, 8)
+    X = rng.standard_normal((m, n)) * 10.0 ** rng.uniform(-2, 2, n)
+    y = np.tanh(X @ rng.standard_normal(n))
+    fit = lg.Objective.from_residuals(
+        lambda p: np.tanh(X @ p) - y, jacobian=lambda p: (1 - np.tanh(X @ p) ** 2)[:, None] * X
+    )
+    run = lg.minimize(fit, rng.standard_normal(n), lg.SGN(), max_steps=100)
+    assert not run.succeeded or run.value < 1e-20
+
+
+def test_a_forcing_term_within_levenberg_marquardt():
+    t = np.linspace(0, 2, 12)
+    fit = curves.exponential(numpy, t, 2 * np.exp(-0.7 * t) + 0.1 * np.cos(9 * t))
+    exact, forced = (
+        lg.minimize(fit, np.array([1.0, 0.2]), lg.LevenbergMarquardt(solver=lg.CG(rtol=1e-12), forcing=forcing))
+        for forcing in (None, lg.EisenstatWalker())
+    )
+    assert forced.succeeded
+    np.testing.assert_allclose(forced.params, exact.params, rtol=1e-6)

@@ -21,7 +21,7 @@ import numpy as np
 
 from ...curvature.at_point import GGN
 from ...curvature.objective import Objective
-from ...methods.levenberg_marquardt import LevenbergMarquardt
+from ...methods.named import LevenbergMarquardt
 from ...minimize import minimize
 from ...run.loop import Look
 from ...solvers.cg import CG

@@ -48,6 +48,10 @@ class Trial(NamedTuple):
     """1/2 damping d.d, by which the damped model promises less."""
     free: Scalar = False
     """Whether neither damping nor radius makes the direction shorter than the model's minimum by much."""
+    left: Scalar = 0.0
+    """||g + (G + damping I) d||, what a truncated solve left."""
+    steps: Scalar = 0
+    """Of the solver."""
     iterates: Any = None
     """Earlier and shorter directions, with their steps, the last of them d; see :class:`~linop_gn.searches.Iterates`"""
 

@@ -106,7 +106,8 @@ class TrustRegion(Descent):
         row = solver.observe(state)
         d = solver.answer(ops, problem, state)
         free = is_one_of(state.status, _INSIDE) & (row.norm < level)
-        return Trial(d, -row.model, state.status, kept._replace(run=state), state.products - before, free=free)
+        kept, spent = kept._replace(run=state), state.products - before
+        return Trial(d, -row.model, state.status, kept, spent, free=free, left=row.residual, steps=state.steps)
 
 
 _OPTIONS = ("atol", "max_steps", "steps", "explore", "reorthogonalise", "seed")
@@ -132,7 +133,8 @@ class Steihaug(Descent):
         found = inner_solve(ops, replace(self.solver, radius=level), _system(ops, model))
         free = found.status == Code.CONVERGED
         status = ops.where(free, solved_as(model), found.status)
-        return Trial(found.x, -found.model, status, kept, found.products, free=free)
+        spent = {"left": found.residual, "steps": found.steps}
+        return Trial(found.x, -found.model, status, kept, found.products, free=free, **spent)
 
 
 class _Space(NamedTuple):
@@ -195,7 +197,8 @@ class Krylov(Descent):
         predicted = damping_term - ops.item(found.model[0])
         bent = -2.0 * (predicted + ops.dot(model.gradient, d))
         free = is_one_of(code, _INSIDE) & (2.0 * damping_term <= bent)
-        return Trial(d, predicted, code, kept, 0, damping_term, free)
+        left = ops.item(found.residual[0])
+        return Trial(d, predicted, code, kept, 0, damping_term, free, left)
 
 
 def _basis(ops: Backend, model: Model) -> BasisProblem:

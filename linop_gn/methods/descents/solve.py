@@ -150,7 +150,9 @@ class Solve(Descent):
             useful, square = ops.isfinite(predicted) & (predicted > 0), model.gradient_norm * model.gradient_norm
             (d,) = ops.branch(useful, lambda d: (d,), lambda d: (ops.scale(-1.0, ops.copy(model.gradient)),), d)
             predicted, free = ops.where(useful, predicted, square), free & (useful | (square == 0))
-        return Trial(d, predicted, status, kept, found.products, damping_term, free, iterates)
+        spent = {"left": found.residual, "steps": found.steps}
+        return Trial(d, predicted, status, kept, found.products, damping_term, free, **spent, iterates=iterates)
 
 
 _SOLVED = [Code.CONVERGED, Code.COMPLETED, Code.STAGNATED, Code.SATISFIED, Code.LEVELLED_OFF, Code.LEAST_SQUARES]
+_SOLVED += [Code.INVARIANT, Code.UNEXPLORED]
