@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from .methods.named import LevenbergMarquardt
 from .methods.problem import MinimizeProblem, StepData
 from .methods.running import NO_LIMIT, Run, began, stretched
 from .methods.state import State
-from .protocols import Carry, Scalar, Tree, Vector
+from .protocols import Scalar, Tree, Vector
 from .records import memo, replace
 from .run.loop import Watcher, drive, watchers_of
 from .run.solution import Result
@@ -132,15 +133,13 @@ def minimize(
         state = restored(checkpoint, served, problem, began(served, problem).state.own)
         problem, renew = replace(problem, start=state.start), cursor is not None
     plan = itertools.repeat((problem, False)) if cursor is None else _each(cursor, served, asked, problem)
-    own = None if state is None else state.own
-
-    def begin() -> Carry:
-        return began(served, problem) if own is None else stretched(served, problem, own, renew, 0)
-
+    begin = partial(began, served, problem)
+    if state is not None:
+        begin = partial(stretched, served, problem, state.own, renew, 0)
     run = Run(
         served, problem, begin, plan, cursor is not None, lambda run: None if kept is None else kept.keep(run, cursor)
     )
-    del begin, own, state  # what the first state holds goes with its successor
+    del begin, state  # what the first state holds goes with its successor
     try:
         run.watched(watch, every or (1 if watch else None))
     except BaseException as error:
