@@ -150,6 +150,11 @@ class Point:
             return self._once("sums", _differentiate)
         return self.linearized()
 
+    def slope(self) -> Summary:
+        """Value and gradient, by a gradient alone where nothing has been linearised: for methods that want no more."""
+        made = self._made
+        return made.curved or made.linearized or self._once("sums", _differentiate)
+
     def _once(self, slot: str, visit: Visit) -> Summary:
         made: Summary | None = getattr(self._made, slot)
         if made is None:
@@ -197,7 +202,7 @@ def _curve(term: Term, x: Vector) -> tuple[Sums, Any]:
 
 
 def _differentiate(term: Term, x: Vector) -> tuple[Sums, Any]:
-    return (*term.value_and_gradient(x), None), None
+    return term.value_and_gradient(x), None
 
 
 def _evaluate(term: Term, x: Vector) -> tuple[Sums, Any]:

@@ -9,6 +9,7 @@ and gradient need.
 from __future__ import annotations
 
 import numbers
+from collections.abc import Callable
 from typing import Any
 
 from ..protocols import Array, Backend, Calculus, Vector
@@ -184,8 +185,30 @@ class Term:
         """The gradient of the loss linearised at x."""
         leaves = self.space.split(x)
         if self.supplied is not None and self.supplied.hvp is not None:
-            value, flat = self.value_and_gradient(x)
+            value, flat, _ = self.value_and_gradient(x)
             return Curve(None, self.arguments(leaves), value, flat, None, self.supplied, self.space)
+        value_of, weight_of = self._valued()
+        ways = _SCALAR if self.loss is None else _HESSIAN
+        curve = self._require("a Hessian", ways).linearize_gradient(value_of, leaves)
+        weight = weight_of()
+        return Curve(curve, (), self.ops.detach(curve.value), self.space.join(curve.gradient), weight, None, self.space)
+
+    def value_and_gradient(self, x: Vector) -> tuple[Array, Vector, Array | None]:
+        """Unnormalised value, gradient and normaliser; nothing is linearised, unless products with J are given."""
+        leaves, supplied = self.space.split(x), self.supplied
+        if supplied is not None and supplied.first_order:
+            piece = self.linearize(x)
+            return piece.value, piece.gradient, piece.weight
+        if supplied is not None and supplied.gradient is not None:
+            flat = self.space.pack(supplied.gradient(*self.arguments(leaves)), "result of the supplied gradient")
+            return self._evaluate(self.value, leaves), self.ops.detach(flat), None
+        value_of, weight_of = self._valued()
+        ways = _SCALAR if self.loss is None else _MODEL
+        value, gradient = self._require("a gradient", ways).gradient(value_of, leaves)
+        return value, self.space.join(gradient), weight_of()
+
+    def _valued(self) -> tuple[Callable[[list[Array]], Array], Callable[[], Array | None]]:
+        """:meth:`value`, and the normaliser once that was called: the values of the outputs play no part in it."""
         seen: list[tuple[Any, ...]] = []
 
         def value_of(leaves: list[Array]) -> Array:
@@ -193,25 +216,14 @@ class Term:
             seen[:] = [self.ops.describe(z)]
             return self._value_of(z)
 
-        ways = _SCALAR if self.loss is None else _HESSIAN
-        curve = self._require("a Hessian", ways).linearize_gradient(value_of, leaves)
-        weight = None if self.loss is None else self._weight_of(*seen[0])
-        return Curve(curve, (), self.ops.detach(curve.value), self.space.join(curve.gradient), weight, None, self.space)
+        def weight_of() -> Array | None:
+            if self.loss is None:
+                return None
+            (shape, dtype, device), ops = seen[0], self.ops
+            zero = ops.asarray(0.0, dtype, self.space.device if device is None else device)
+            return self.weight(ops.namespace().broadcast_to(zero, shape))
 
-    def _weight_of(self, shape: tuple[int, ...], dtype: str, device: Any) -> Array:
-        """The normaliser for outputs of this shape: their values play no part in it."""
-        zero = self.ops.asarray(0.0, dtype, self.space.device if device is None else device)
-        return self.weight(self.ops.namespace().broadcast_to(zero, shape))
-
-    def value_and_gradient(self, x: Vector) -> tuple[Array, Vector]:
-        """Value and gradient of a plain scalar function at x; nothing is linearised."""
-        leaves = self.space.split(x)
-        supplied = self.supplied
-        if supplied is not None and supplied.gradient is not None:
-            flat = self.space.pack(supplied.gradient(*self.arguments(leaves)), "result of the supplied gradient")
-            return self._evaluate(self.value, leaves), self.ops.detach(flat)
-        value, gradient = self._require("a gradient", _SCALAR).gradient(self.value, leaves)
-        return value, self.space.join(gradient)
+        return value_of, weight_of
 
 
 def outputs_of(term: Any, x: Vector) -> Array:

@@ -136,8 +136,9 @@ class FirstOrder(Method):
     def _at(self, ops: Backend, problem: MinimizeProblem, x: Vector) -> tuple[Vector, Vector, Scalar, Scalar]:
         """A copy of x; gradient, its norm and value there."""
         point = problem.at(x)
-        gradient = point.gradient
-        return point.x, gradient, ops.sqrt(ops.dot(gradient, gradient)), ops.item(point.value)
+        made = point.slope()
+        gradient = ops.copy(made.gradient)
+        return point.x, gradient, ops.sqrt(ops.dot(gradient, gradient)), ops.item(made.value)
 
 
 def require_schedule(owner: str, given: Any) -> None:
