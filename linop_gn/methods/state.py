@@ -13,6 +13,7 @@ import numpy as np
 
 from ..protocols import Backend, Scalar, Tree, Vector
 from ..records import record, static
+from ..run.returned import row_type
 from ..run.status import Code, Status, verdict
 from ..spaces import Space
 from .base import Method, ServedMethod
@@ -125,9 +126,11 @@ class Stretch:
         done = (own.status == Code.RUNNING) & (steps >= self.most)
         return StretchState(own, verdict(ops, own.status, (done, Code.COMPLETED)), steps)
 
-    def observe(self, state: StretchState) -> tuple[Scalar, ...]:
+    def observe(self, state: StretchState) -> NamedTuple:
         """The method's row, and behind it its status and the steps of this stretch: a look reads one array."""
-        return (*self.served.observe(state.own), state.own.status, state.steps)
+        row = self.served.observe(state.own)
+        names = (*row._fields, "status_of_method", "steps_of_stretch")
+        return row_type("StretchRow", names)(*row, state.own.status, state.steps)
 
     def answer(self, ops: Backend, problem: MinimizeProblem, state: StretchState) -> Vector:
         """The method's answer."""
