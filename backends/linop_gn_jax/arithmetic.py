@@ -31,12 +31,15 @@ def scalar_dtype(dtype: Any) -> Any:
 
 def floats_like(tree: Any, like: Any) -> Any:
     """``tree`` with its Python floats as scalars that belong to the floating arrays in ``like``, if there are any."""
+    leaves, structure = tree_util.tree_flatten(tree)
+    if not any(isinstance(leaf, float) for leaf in leaves):
+        return tree
     arrays = [leaf for leaf in tree_util.tree_leaves(like) if isinstance(leaf, jax.Array)]
     dtypes = [scalar_dtype(x.dtype) for x in arrays if jnp.issubdtype(x.dtype, jnp.floating)]
-    dtype = jnp.result_type(*dtypes) if dtypes else None
-    return tree_util.tree_map(
-        lambda leaf: np.asarray(leaf, dtype) if dtypes and isinstance(leaf, float) else leaf, tree
-    )
+    if not dtypes:
+        return tree
+    dtype = jnp.result_type(*dtypes)
+    return structure.unflatten(np.asarray(leaf, dtype) if isinstance(leaf, float) else leaf for leaf in leaves)
 
 
 class JaxArithmetic:

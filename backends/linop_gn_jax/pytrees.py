@@ -10,6 +10,8 @@ which no validation could accept. Whatever a record keeps besides its fields
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 from jax.tree_util import GetAttrKey, register_pytree_with_keys
@@ -22,15 +24,15 @@ __all__ = ["register_record"]
 def register_record(cls: type) -> None:
     """Make one record type known to JAX."""
     data, static = data_fields(cls), static_fields(cls)
-    keys = tuple(map(GetAttrKey, data))
+    keys, children_of, values_of = tuple(map(GetAttrKey, data)), _getter(data), _getter(static)
 
     def flatten(instance: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        values = tuple(getattr(instance, name) for name in static)
+        values = values_of(instance)
         try:
             hash(values)
         except TypeError:
             _refuse_unhashable(cls, static, values)
-        return tuple(getattr(instance, name) for name in data), values
+        return children_of(instance), values
 
     def flatten_with_keys(instance: Any) -> tuple[tuple[tuple[GetAttrKey, Any], ...], tuple[Any, ...]]:
         children, values = flatten(instance)
@@ -40,6 +42,13 @@ def register_record(cls: type) -> None:
         return rebuild(cls, dict(zip((*data, *static), (*children, *values), strict=True)))
 
     register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+
+
+def _getter(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    """The function that returns these attributes; it is called for each record at each call of a program."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda instance: tuple(getattr(instance, name) for name in names)
 
 
 def _refuse_unhashable(cls: type, names: tuple[str, ...], values: tuple[Any, ...]) -> None:

@@ -28,8 +28,8 @@ NO_LIMIT = 2**31 - 1
 ROWS = 63
 """Steps of a stretch at most."""
 QUARTER = 0.25
-GUESS = 40
-"""What a step takes, in units of the first look, until it is known."""
+GUESS = 10
+"""What a step takes, in units of the first look, until that is known."""
 _FAILED = Code.NONFINITE, Code.NONFINITE_INPUT
 
 

@@ -129,7 +129,8 @@ class Stretch:
     def observe(self, state: StretchState) -> NamedTuple:
         """The method's row, and behind it its status and the steps of this stretch: a look reads one array."""
         row = self.served.observe(state.own)
-        return row_type("StretchRow", (*row._fields, "own_status", "of_stretch"))(*row, state.own.status, state.steps)
+        names = (*row._fields, "status_of_method", "steps_of_stretch")
+        return row_type("StretchRow", names)(*row, state.own.status, state.steps)
 
     def answer(self, ops: Backend, problem: MinimizeProblem, state: StretchState) -> Vector:
         """The method's answer."""
