@@ -154,7 +154,7 @@ class TellsTheValueBefore(Sound):
 
 @fault("consumed_buffers")
 class RemembersItsPointByIdentity(Sound):
-    """What the problem itself did once: x is a buffer that axpy writes over."""
+    """What the problem itself did once: x is a buffer that axpy writes over. What it remembers stays alive."""
 
     def begins(self, ops, problem, point):
         self.__dict__["seen"] = {}
@@ -162,7 +162,7 @@ class RemembersItsPointByIdentity(Sound):
 
     def step(self, ops, problem, s):
         x = ops.axpy(-self.rate, s.gradient, s.x)
-        point = self.seen.setdefault(id(x), problem.at(x))
+        _, point = self.seen.setdefault(id(x), (x, problem.at(x)))
         steps = s.steps + 1
         value, gradient = ops.item(point.value), point.gradient
         return State(x, s.velocity, gradient, value, self.ended(ops, problem, s, steps, True), steps)
