@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
 
 from ..curvature.at_point import Jacobian
 from ..curvature.differences import Differences
@@ -167,7 +166,7 @@ class LeastSquaresResult(Outcome):
         >>> fit = lg.least_squares(lambda p: line(p, t) - np.array([0.1, 0.9, 2.2, 2.8, 4.0]), [1.0, 1.0])
         >>> band = fit.predict(line, np.array([2.0, 9.0]))
         >>> band.value.round(3), band.lower.round(3), band.upper.round(3)
-        (array([2.  , 8.79]), array([1.766, 7.603]), array([2.234, 9.977]))
+        (array([2.  , 8.79]), array([1.752, 7.538]), array([ 2.248, 10.042]))
 
         Raises
         ------

@@ -88,7 +88,7 @@ def LevenbergMarquardt(
     >>> bowl = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
     >>> fit = lg.minimize(bowl, np.zeros(2), lg.LevenbergMarquardt(damping=1e-3))
     >>> fit.status.name, fit.params.round(6)
-    ('DECREASE_SMALL', array([3., 3.]))
+    ('GRADIENT_SMALL', array([3., 3.]))
     """
     recipe = {
         "curvature": curvature,

@@ -411,7 +411,7 @@ def check_method(
     'LevenbergMarquardt on numpy: 23 laws passed, 2 skipped'
     """
     bound = type(kit.__name__, (kit,), {"backend": backend, "method": method})
-    return report_of(f"{type(method).__name__} on {backend.name}", bound, only=only, stop=stop)
+    return report_of(f"{method.title} on {backend.name}", bound, only=only, stop=stop)
 
 
 class _Again:
