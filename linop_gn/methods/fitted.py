@@ -229,11 +229,14 @@ class LeastSquaresResult(Outcome):
     def _variance(self, absolute_sigma: bool) -> tuple[Scalar, Any]:
         """s^2, and whether there are too few residuals to tell."""
         xp = self.space.backend.namespace()
+
         freedom = _entries(self.fun) - xp.sum(self.free)
         size = 2.0 * self.cost / xp.where(freedom > 0, freedom, xp.ones_like(freedom))
         return (1.0 if absolute_sigma else size), (freedom <= 0) & (not absolute_sigma)
 
     def _quantile(self, level: float, absolute_sigma: bool) -> float:
+        from scipy.special import ndtri, stdtrit  # here, since it takes longer to import than linop_gn
+
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1, got {level!r}.")
         if not self.space.backend.is_concrete(self.free):
