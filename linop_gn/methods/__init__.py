@@ -7,7 +7,17 @@ from .damping import ConstantDamping, Marquardt, Nielsen
 from .first_order import FirstOrder
 from .inner import InnerGaussNewton, Linearised, ProxLinear
 from .least_squares import LeastSquares
-from .named import EGN, SGN, GaussNewton, HessianFree, LevenbergMarquardt, Newton, NewtonCG, TrustRegion
+from .named import (
+    EGN,
+    SGN,
+    GaussNewton,
+    HessianFree,
+    LayerwiseGaussNewton,
+    LevenbergMarquardt,
+    Newton,
+    NewtonCG,
+    TrustRegion,
+)
 from .problem import MinimizeProblem, StepData
 from .second_order import SecondOrder
 from .stopping import Facts
@@ -15,4 +25,4 @@ from .stopping import Facts
 __all__ = ["ConstantDamping", "LeastSquares", "LevenbergMarquardt", "Marquardt", "Method", "MinimizeProblem", "Nielsen"]
 __all__ += ["EGN", "SGN", "GaussNewton", "HessianFree", "Newton", "NewtonCG", "SecondOrder", "TrustRegion"]
 __all__ += ["Facts", "FirstOrder", "InnerGaussNewton", "Linearised", "ProxLinear", "StepData", "averaged"]
-__all__ += ["controls", "descents", "optimisers", "searches"]
+__all__ += ["LayerwiseGaussNewton", "controls", "descents", "optimisers", "searches"]

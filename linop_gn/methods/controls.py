@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ..protocols import Backend, Scalar
 from ..records import record
 
-__all__ = ["Control", "Cosine", "Exponential", "Linear", "Radius", "Ramp", "Schedule", "Seen", "WarmUp"]
+__all__ = ["Control", "Cosine", "Exponential", "Linear", "Radius", "Ramp", "Schedule", "Seen", "Stages", "WarmUp"]
 
 
 class Seen(NamedTuple):
@@ -84,6 +84,20 @@ class Schedule(Control):
     def follow(self, ops: Backend, level: Scalar, growth: Scalar, seen: Seen) -> tuple[Scalar, Scalar]:
         """The level of the next step."""
         return self.at(ops, seen.step, seen.first), growth
+
+
+@record
+class Stages(Schedule):
+    """``early`` for the first ``steps`` steps, then ``then``; None: the first level."""
+
+    early: Scalar
+    steps: Scalar
+    then: Scalar | None = None
+
+    def at(self, ops: Backend, step: Scalar, first: Scalar) -> Scalar:
+        """The one or the other."""
+        late = first if self.then is None else self.then
+        return ops.where(step + 0.0 * first < self.steps, self.early, late) + 0.0 * first
 
 
 @record

@@ -31,8 +31,10 @@ __all__ = ["Accept", "Armijo", "FixedLength", "Found", "Goldstein", "Grid", "Ite
 class Line:
     """The objective along x + t d: what a search may ask."""
 
-    def __init__(self, ops: Backend, problem: MinimizeProblem, model: Model, trial: Trial) -> None:
+    def __init__(self, ops: Backend, problem: MinimizeProblem, model: Model, trial: Trial, last: Scalar = 0.0) -> None:
         self._problem, self._model, self.trial = problem, model, trial
+        self.last: Scalar = last
+        """The length that the search of the step before came to; 0 at the first."""
         self.direction: Vector = trial.direction
         self.start: Scalar = model.value
         """The value at t = 0."""
@@ -43,7 +45,7 @@ class Line:
 
     def along(self, ops: Backend, direction: Vector) -> Line:
         """The line along another direction."""
-        return Line(ops, self._problem, self._model, self.trial._replace(direction=direction))
+        return Line(ops, self._problem, self._model, self.trial._replace(direction=direction), self.last)
 
     def at(self, ops: Backend, length: Scalar) -> Vector:
         """x + t d, a new vector."""
@@ -81,6 +83,8 @@ class Found(NamedTuple):
     evaluations: Scalar
     whole: Scalar | None = None
     """The value at t = 1 of the line given, by which the step is judged; None: it is judged at ``length``."""
+    at: Scalar | None = None
+    """Another t than 1 that ``whole`` is the value at."""
 
 
 @record
@@ -147,6 +151,8 @@ class Armijo(Search):
         Whether the bound is that of t = first for all (as in SGN's code).
     last
         Whether the last trial is taken where all failed, if its value is finite (as in SGN's code).
+    grow
+        The first trial is at most ``grow`` times the length that the step before came to (1.5 in EGN's code).
     """
 
     c: Scalar = 1e-4
@@ -155,17 +161,21 @@ class Armijo(Search):
     most: int = static(default=30)
     fixed: bool = static(default=False)
     last: bool = static(default=False)
+    grow: Scalar | None = None
 
     def __post_init__(self) -> None:
-        for name in ("c", "shrink", "first"):
+        for name in ("c", "shrink", "first", "grow"):
             require_number("Armijo", name, getattr(self, name), positive=True)
         object.__setattr__(self, "most", whole("Armijo", "most", self.most, 1))
 
     def search(self, ops: Backend, line: Line) -> Found:
         """The first length that does."""
+        longest = self.first * line.one
+        if self.grow is not None:
+            longest = ops.minimum(longest, ops.where(line.last > 0, self.grow * line.last, math.inf))
 
         def enough(length: Scalar, value: Scalar) -> Scalar:
-            promised = self.first * line.slope if self.fixed else length * line.slope
+            promised = (longest if self.fixed else length) * line.slope
             return value <= line.start + self.c * promised
 
         def trial(i: Scalar, s: Any) -> Any:
@@ -177,14 +187,13 @@ class Armijo(Search):
             return ops.branch(enough(s[0], s[1]), lambda *s: s, shorter, *s)
 
         nothing = 0.0 * line.one + math.inf
-        first = self.first * line.one, nothing, nothing, line.count
+        first = longest, nothing, nothing, line.count
         length, value, whole, count = ops.repeat(self.most, trial, first)
         accepted = ops.isfinite(value) & (enough(length, value) | self.last)
-        return Found(line, length, value, accepted, count, whole if self._is_whole() else None)
-
-    def _is_whole(self) -> bool:
-        """Whether the first trial is known to be of t = 1."""
-        return isinstance(self.first, (int, float)) and self.first == 1.0
+        unit = longest == 1.0
+        return Found(
+            line, length, value, accepted, count, ops.where(unit, whole, value), ops.where(unit, longest, length)
+        )
 
 
 @record
@@ -339,4 +348,4 @@ class Iterates(Search):
         begun = line.count + last, whole, line.count == 0, line.count + 1
         best, _, _, count = ops.repeat(last, trial, begun)
         found = self.then.search(ops, line.along(ops, ops.copy(ops.row(shelf, best))))
-        return found._replace(evaluations=found.evaluations + count, whole=whole)
+        return found._replace(evaluations=found.evaluations + count, whole=whole, at=None)

@@ -209,7 +209,7 @@ class SecondOrder(Method):
         masked = ops.mask(running, ops.copy(s.gradient))
         model = here._replace(gradient=masked, gradient_norm=ops.where(running, s.gradient_norm, 0.0))
         trial = self.descent.step(ops, model, s.kept, s.level)
-        line, noise = Line(ops, problem, model, trial), Noise.of(ops, model)
+        line, noise = Line(ops, problem, model, trial, s.length), Noise.of(ops, model)
         square, bent = ops.dot(trial.direction, trial.direction), -2.0 * (trial.predicted + line.slope)
         unit, hidden, asked = s.unit, 0.0 * square, 0
         if self.descent.level == "damping":
@@ -302,9 +302,12 @@ class SecondOrder(Method):
 
         And how many evaluations that took.
         """
-        length = found.length if found.whole is None else line.one
-        value = found.value if found.whole is None else found.whole
-        predicted = line.trial.predicted if found.whole is not None else line.predicted(length)
+        whole = found.whole is not None
+        length, value = (line.one, found.whole) if whole else (found.length, found.value)
+        predicted = line.trial.predicted
+        if found.at is not None or not whole:
+            length = length if found.at is None else found.at
+            predicted = ops.where(length == 1.0, predicted, line.predicted(length))
         actual = line.start - value
         equal = (predicted > 0) & (predicted <= noise.value) & (actual <= noise.value)
         equal = equal & ((actual >= 0) | (actual >= -noise.value) & (hidden > noise.promised))

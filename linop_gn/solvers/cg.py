@@ -142,8 +142,8 @@ class CG(ResidualSolver):
         super().__post_init__()
         if self.stop is not None:
             require_rule(self.stop, "CG")
-            told = [value for value in (self.rtol, self.atol) if isinstance(value, (int, float))]
-            if self.steps is not None or told != [1e-5, 0.0]:
+            given = (self.rtol, 1e-5), (self.atol, 0.0)  # which may be traced
+            if self.steps is not None or any(isinstance(a, (int, float)) and a != b for a, b in given):
                 raise ValueError(
                     "CG: stop= takes the place of rtol, atol and steps. For several conditions give "
                     "stop=lg.AnyOf(lg.RelativeResidual(rtol, atol), ...), and max_steps for a limit."

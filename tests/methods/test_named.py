@@ -69,15 +69,20 @@ def test_trust_region(ops, descent, radius):
     assert result.history["products"][-1] <= 3 * result.history["linearisations"][-1]
 
 
-@pytest.mark.parametrize("preconditioned", [None, 0.75])
-def test_sgn(ops, preconditioned):
-    systems.spare(ops, preconditioned is None)
+@pytest.mark.parametrize(
+    ("preconditioned", "momentum", "early"), [(None, None, None), (0.75, None, None), (0.75, 0.3, 7)]
+)
+def test_sgn(ops, preconditioned, momentum, early):
+    systems.spare(ops, momentum is not None)
     f = published.Tanh(seed=1, n=12)
     recipe = None if preconditioned is None else lg.preconditioners.SquaredGradient(preconditioned)
-    result = run(ops, f, lg.SGN(4, 1e-3, recipe), 8)
-    values, dampings, p = published.sgn(f, 8, 4, 1e-3, preconditioned)
+    steps = 8 if early is None else 11
+    result = run(ops, f, lg.SGN(4, 1e-3, recipe, momentum, early, stopping=None), steps)
+    values, dampings, p = published.sgn(f, steps, 4, 1e-3, preconditioned, momentum or 0.0, early)
     agree(ops, result, values, p)
     np.testing.assert_allclose(result.history["damping"], dampings, rtol=1e-12)
+    if early is not None:
+        assert result.history["inner_steps"].tolist()[1:] == [7] * 9 + [4, 4]
 
 
 def test_hessian_free(ops):
@@ -96,3 +101,57 @@ def test_egn(ops, momentum):
     f = published.Tanh()
     method = lg.EGN(0.5, 0.8, momentum)
     agree(ops, run(ops, f, method, 8), *published.egn(f, 8, 0.5, 0.8, momentum or 0.0))
+
+
+def test_egn_with_its_search_and_adaptive_damping():
+    ops, f = lg.load("numpy"), published.Tanh()
+    search = lg.searches.Armijo(c=0.1, shrink=0.8, first=0.9, most=15, grow=1.5)
+    method = lg.EGN(1e-3, search=search, control=lg.Marquardt(increase=1.01, decrease=0.99))
+    result = run(ops, f, method, 8)
+    values, dampings, p = published.egn_searched(f, 8, 1e-3, 0.9)
+    agree(ops, result, values, p)
+    np.testing.assert_allclose(result.history["damping"][: len(dampings)], dampings, rtol=1e-12)
+
+
+def test_a_search_begins_near_where_the_last_one_ended():
+    """f = 9/2 p^2 along d = -9 p: no length above 2/9 lowers it."""
+    search = lg.searches.Armijo(first=1.0, grow=1.5, shrink=0.5)
+    method = lg.SecondOrder(descent=lg.descents.Gradient(), control=lg.ConstantDamping(), search=search, level=1.0)
+    stiff = lg.Objective.from_residuals(lambda p: 3.0 * p, jacobian=lambda p: 3.0 * np.eye(1))
+    lengths = lg.minimize(stiff, np.ones(1), method, max_steps=3).history["length"]
+    np.testing.assert_allclose(lengths[1:], [1 / 8, 1.5 / 8, 1.5**2 / 16])
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.1])
+def test_layerwise_gauss_newton(ops, damping):
+    systems.spare(ops, damping == 0.1)
+    f = published.Tanh(n=6)
+    params = {"one": ops.asarray(f.start[:2], "float64"), "two": ops.asarray(f.start[2:], "float64")}
+
+    def model(p, x):
+        return lg.namespace(p["one"]).tanh(x[:, :2] @ p["one"] + x[:, 2:] @ p["two"])
+
+    def jacobian(p, x):
+        slopes = (1 - np.tanh(x[:, :2] @ p["one"] + x[:, 2:] @ p["two"]) ** 2)[:, None] * x
+        return {"one": slopes[:, :2], "two": slopes[:, 2:]}
+
+    data = ops.asarray(f.x, "float64"), ops.asarray(f.y, "float64")
+    supplied = {"jacobian": jacobian} if ops.calculus is None else {}
+    objective = lg.Objective(model, lg.losses.SquaredError(), data, **supplied)
+    method = lg.LayerwiseGaussNewton(damping, lg.Blockwise(lg.CG(rtol=1e-12, max_steps=30)))
+    result = lg.minimize(objective, params, method, max_steps=8)
+    values, p = published.layerwise(f, 8, damping, [slice(0, 2), slice(2, 6)])
+    np.testing.assert_allclose(result.history["value"], values[: len(result.history["value"])], rtol=1e-9)
+    np.testing.assert_allclose(ops.to_numpy(result.params["one"]), p[:2], rtol=1e-5)
+
+
+def test_a_gradient_is_averaged_once_however_often_its_point_is_queried_and_tried():
+    ops, g = lg.load("numpy"), np.array([1.0, -2.0])
+    model = lg.descents.Model(np.zeros(2), g, np.sqrt(5.0), 1.0, lg.Identity(lg.Space.of(g)))
+    descent = lg.descents.Momentum(lg.descents.Gradient(), 0.5, of="gradient")
+    kept, _ = descent.query(ops, model, None)
+    kept, _ = descent.query(ops, model, kept)  # as for a batch that the run was begun with
+    kept = descent.step(ops, model, descent.step(ops, model, kept, 1.0).kept, 1.0).kept
+    kept, _ = descent.query(ops, model._replace(gradient=4.0 * g), kept)
+    trial = descent.step(ops, model._replace(gradient=4.0 * g), kept, 1.0)
+    np.testing.assert_allclose(trial.direction, -3.0 * g)  # (1/4 1 + 1/2 4) / (3/4)

@@ -28,4 +28,5 @@ NAMED = {
     "SGN": lg.SGN(),
     "HessianFree": lg.HessianFree(max_steps=20),
     "EGN": lg.EGN(1e-2),
+    "layerwise": lg.LayerwiseGaussNewton(1e-2),
 }

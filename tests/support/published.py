@@ -182,15 +182,19 @@ def marquardt(damping, ratio):
     return damping * (1.5 if not ratio >= 0.25 else 2 / 3 if ratio > 0.75 else 1.0)
 
 
-def sgn(f, steps, k, damping, preconditioned=None):
-    p, values, dampings = f.start, [f.value(f.start)], [damping]
-    for _ in range(steps):
+def sgn(f, steps, k, damping, preconditioned=None, momentum=0.0, early=None):
+    p, values, dampings, mean = f.start, [f.value(f.start)], [damping], 0.0
+    for step in range(1, steps + 1):
         g = f.gradient(p)
         A = f.curvature(p) + damping * np.eye(len(p))
-        M = None if preconditioned is None else (g * g + damping) ** -preconditioned
-        d = cg(A, -g, np.zeros_like(p), lambda xs, r: np.abs(r).max() <= 1e-6, k, M)[-1]
+        mean = momentum * mean + (1 - momentum) * g
+        m = mean / (1 - momentum**step)
+        M = None if preconditioned is None else (m * m + damping) ** -preconditioned
+        limit = k if early is None or step > 9 else early
+        d = cg(A, -m, np.zeros_like(p), lambda xs, r: np.abs(r).max() <= 1e-6, limit, M)[-1]
         r = A @ d + g
         ratio = (f.value(p + d) - f.value(p)) / (0.5 * (r + g) @ d)
+        ratio = ratio if (r + g) @ d < 0 else -math.inf  # ours: with momentum nothing may be promised, and nothing kept
         t, value, _ = armijo(f, p, d, 1e-4, 0.5, 11, fixed=True)
         p = p + t * d
         damping = max(marquardt(damping, ratio), 1e-6)
@@ -242,5 +246,34 @@ def egn(f, steps, damping, length, momentum=0.0):
         d = -np.linalg.solve(f.curvature(p) + damping * np.eye(len(p)), f.gradient(p))
         m = momentum * m + (1 - momentum) * d
         p = p + length * m / (1 - momentum**t)
+        values.append(f.value(p))
+    return np.array(values), p
+
+
+def egn_searched(f, steps, damping, lr):
+    """With Armijo's rule from 1.5 times the last length, and adaptive damping."""
+    p, values, last, dampings = f.start, [f.value(f.start)], math.inf, [damping]
+    for _ in range(steps):
+        g, G = f.gradient(p), f.curvature(p)
+        d = -np.linalg.solve(G + damping * np.eye(len(p)), g)
+        first = min(1.5 * last, lr)
+        t, value, _ = armijo(f, p, first * d, 0.1, 0.8, 15)
+        last = first * t
+        ratio = (f.value(p) - value) / -(last * g @ d + 0.5 * last**2 * d @ G @ d)
+        damping = damping * (1.01 if ratio < 0.25 else 0.99 if ratio > 0.75 else 1.0)
+        p = p + last * d
+        values.append(value)
+        dampings.append(damping)
+    return np.array(values), np.array(dampings), p
+
+
+def layerwise(f, steps, damping, blocks):
+    p, values = f.start, [f.value(f.start)]
+    for _ in range(steps):
+        G, g, d = f.curvature(p) + damping * np.eye(len(p)), f.gradient(p), np.zeros_like(p)
+        for block in blocks:
+            d[block] = -np.linalg.solve(G[block, block], g[block])
+        lengths = 2.0 ** (-0.5 * np.arange(5))
+        p = p + lengths[np.argmin([f.value(p + t * d) for t in lengths])] * d
         values.append(f.value(p))
     return np.array(values), p

@@ -21,6 +21,8 @@ class Averaged(NamedTuple):
 
     mean: Vector
     power: Scalar
+    fresh: Scalar
+    """Whether the gradient at the point is not in it yet."""
     inner: Any
     """What the descent itself keeps."""
 
@@ -59,16 +61,19 @@ class Momentum(Descent):
     def query(self, ops: Backend, model: Model, before: Averaged | None) -> tuple[Averaged, Scalar]:
         """What the descent keeps, and the averages."""
         if before is None:
-            before = Averaged(ops.zeros_like(model.x), ops.scalar(1.0, model.x), None)
+            before = Averaged(ops.zeros_like(model.x), ops.scalar(1.0, model.x), ops.scalar(1.0, model.x), None)
+        before = before._replace(fresh=0.0 * before.fresh + 1.0)
         if self.of == "gradient":
-            before = self._averaged(ops, before, model.gradient)
-            model = self._averaging(ops, model, before)
+            model = self._averaging(ops, model, self._averaged(ops, before, model.gradient))
         inner, products = self.descent.query(ops, model, before.inner)
         return before._replace(inner=inner), products
 
     def step(self, ops: Backend, model: Model, kept: Averaged, level: Scalar) -> Trial:
         """The average of the directions, or the direction for the average of the gradients."""
-        seen = self._averaging(ops, model, kept) if self.of == "gradient" else model
+        seen = model
+        if self.of == "gradient":  # in which a point counts once, however many trials are made from it
+            kept = self._averaged(ops, kept, model.gradient, kept.fresh)._replace(fresh=0.0 * kept.fresh)
+            seen = self._averaging(ops, model, kept)
         trial = self.descent.step(ops, seen, kept.inner, level)
         kept = kept._replace(inner=trial.kept)
         if self.of == "gradient":
@@ -84,9 +89,10 @@ class Momentum(Descent):
         free = ops.isfinite(predicted) & False  # it is short, or long, for what it was
         return Trial(d, predicted, trial.status, kept, trial.products + 1, damping_term, free)
 
-    def _averaged(self, ops: Backend, kept: Averaged, v: Vector) -> Averaged:
-        mean = ops.axpby(1.0 - self.beta, v, self.beta, ops.copy(kept.mean))
-        return kept._replace(mean=mean, power=kept.power * self.beta)
+    def _averaged(self, ops: Backend, kept: Averaged, v: Vector, fresh: Scalar = 1.0) -> Averaged:
+        share = fresh * (1.0 - self.beta)
+        mean = ops.axpby(share, v, 1.0 - share, ops.copy(kept.mean))
+        return kept._replace(mean=mean, power=kept.power * (1.0 - share))
 
     def _mean(self, ops: Backend, kept: Averaged) -> Vector:
         return ops.scale(ops.divide(1.0, 1.0 - kept.power), ops.copy(kept.mean))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ...arguments import require_instance, require_number, whole
 from ...operators.base import LinearOperator
 from ...operators.damped import Damped
+from ...preconditioners.empirical_fisher import SquaredGradient
 from ...protocols import Backend, Scalar, Vector
 from ...records import record, replace, static
 from ...run.status import Code, is_one_of
@@ -20,6 +21,8 @@ from ...solvers.forcing import EisenstatWalker
 from ...solvers.options import require_inner
 from ...solvers.problem import LinearProblem, Recipe, require_fit
 from ...solvers.served import inner_run
+from ...solvers.stopping import AnyOf, Progress, require_rule
+from ..controls import Schedule
 from .base import Descent, Model, Trial, solved_as
 
 __all__ = ["Forced", "Solve", "forced"]
@@ -52,6 +55,19 @@ def require_forcing(owner: str, rule: Any) -> None:
         raise ValueError(f"{owner}: forcing needs lg.EisenstatWalker(choice=2), which compares gradient norms.")
 
 
+@record
+class AtMost:
+    """A stopping rule: the limit has been reached after ``most`` steps, which is data."""
+
+    most: Scalar
+
+    def begin(self, ops: Backend, start: Progress, limit: int) -> Any:
+        return None
+
+    def look(self, ops: Backend, memory: Any, now: Progress) -> tuple[Scalar, Any]:
+        return ops.where(now.step >= self.most, Code.MAX_STEPS, Code.RUNNING), memory
+
+
 class Solved(NamedTuple):
     """Of a point."""
 
@@ -61,7 +77,9 @@ class Solved(NamedTuple):
     """The last solution, times the decay; None without warm starts."""
     forced: Forced | None
     age: Any
-    """Points since the recipe prepared; None where it prepares at each."""
+    """Points before this one that steps were made from; None where nobody asks."""
+    asked: Any
+    """Whether a step was made from this one."""
 
 
 @record
@@ -79,6 +97,9 @@ class Solve(Descent):
         The last solution times ``warm`` is the solver's start; None: zero.
     every
         The recipe prepares at the first of so many points, and at the others what it made there is used again.
+    most
+        A schedule, such as ``lg.controls.Stages(10, 9, then=5)``, of the most steps that the solver takes, by the
+        number of points before this one. The solver is one with ``stop=``, whose ``max_steps`` is the largest of them.
     fallback
         Whether the direction is -g where the solver finds none that lowers the model: for a search, which asks for
         nothing but descent (Nocedal and Wright, 2006, algorithm 7.1). Otherwise the trial is refused.
@@ -93,9 +114,14 @@ class Solve(Descent):
     warm: Scalar | None = None
     every: int = static(default=1)
     fallback: bool = static(default=False)
+    most: Schedule | None = None
 
     def __post_init__(self) -> None:
         require_inner(self, self.solver)
+        if self.most is not None:
+            advice = "None keeps the solver's own limit."
+            require_instance("Solve: most", self.most, Schedule, "lg.controls.Stages(10, 9, then=5)", advice)
+            require_rule(getattr(self.solver, "stop", None), "Solve with most=")
         require_forcing("Solve", self.forcing)
         require_number("Solve", "warm", self.warm)
         object.__setattr__(self, "every", whole("Solve", "every", self.every, 1))
@@ -114,26 +140,34 @@ class Solve(Descent):
         start, eta = None, forced(ops, self.forcing, model, None if before is None else before.forced)
         if self.warm is not None:
             start = ops.zeros_like(model.x) if before is None else before.start
-        return Solved(self._prepared(ops, model, before), start, eta, self._age(ops, model, before)), 0
+        age = asked = None
+        if self.every > 1 or self.most is not None:
+            asked = ops.scalar(0, model.x)
+            age = asked + 0 if before is None else before.age + before.asked
+        return Solved(self._prepared(ops, model, before, age), start, eta, age, asked), 0
 
-    def _age(self, ops: Backend, model: Model, before: Solved | None) -> Any:
-        if self.every == 1:
-            return None
-        return ops.scalar(0, model.x) if before is None else (before.age + 1) % self.every
-
-    def _prepared(self, ops: Backend, model: Model, before: Solved | None) -> Any:
+    def _prepared(self, ops: Backend, model: Model, before: Solved | None, age: Scalar) -> Any:
         given = self.solver.preconditioner
         if not isinstance(given, Recipe):
             return None
+
+        def prepare(gradient: Vector) -> tuple[Any]:
+            # That of the gradient is known already, or an average of it.
+            return (gradient * gradient if isinstance(given, SquaredGradient) else given.prepare(model.operator),)
+
         if self.every == 1 or before is None:
-            return given.prepare(model.operator)
-        due = self._age(ops, model, before) == 0
-        return ops.branch(due, lambda x: (given.prepare(model.operator),), lambda x: (before.prepared,), model.x)[0]
+            return prepare(model.gradient)[0]
+        return ops.branch(age % self.every == 0, prepare, lambda x: (before.prepared,), model.gradient)[0]
 
     def step(self, ops: Backend, model: Model, kept: Solved, level: Scalar) -> Trial:
         """The solution at this damping."""
         A, given = Damped(model.operator, level), self.solver.preconditioner
         solver: Any = self.solver if kept.forced is None else replace(self.solver, rtol=kept.forced.eta)
+        if self.most is not None:
+            limit = self.most.at(ops, kept.age, 0.0 * level + solver.max_steps)
+            solver = replace(solver, stop=AnyOf(solver.stop, AtMost(limit)))
+        if kept.age is not None:
+            kept = kept._replace(asked=0 * kept.asked + 1)
         M = given.finish(kept.prepared, A) if isinstance(given, Recipe) else given
         rhs = ops.scale(-1.0, ops.copy(model.gradient))
         found, iterates = inner_run(ops, solver, LinearProblem(A, rhs, kept.start, M))
