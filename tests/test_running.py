@@ -403,6 +403,52 @@ def test_the_place_in_the_batches_is_kept(ops, make, tmp_path):
         lg.minimize(fit, start, METHOD, batches=iter(pairs), checkpoint=tmp_path / "run")
 
 
+class Shuffled:
+    """A loader that draws its order and its noise from the process's generators and from its own."""
+
+    def __init__(self, pairs, rng, drawn):
+        self.pairs, self.rng, self.drawn = pairs, rng, drawn
+
+    def __iter__(self):
+        for i in np.random.permutation(len(self.pairs))[self.rng.permutation(len(self.pairs))]:  # noqa: NPY002
+            x, y = self.pairs[i]
+            yield x + 0.1 * (random.random() + self.rng.random() + self.drawn()), y
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+def test_random_numbers_go_on_where_they_were(name, tmp_path):
+    pytest.importorskip(name)
+    ops = lg.load(name)
+    fit, pairs, start = batches(ops, 3)
+
+    def run(limit, path):
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        rng = np.random.default_rng(0)
+        drawn, given, dropped = np.random.rand, [rng], lambda x: x + 0.1 * rng.random()
+        if name == "torch":
+            torch = pytest.importorskip("torch")
+            torch.manual_seed(0)
+            drawn, dropped = (lambda: float(torch.rand(()))), torch.nn.functional.dropout
+            given.append(torch.Generator().manual_seed(0))
+        supplied = {} if fit.supplied is None else {"jacobian": fit.supplied.jacobian}
+        noisy = lg.Objective(lambda p, x: fit.model(p, dropped(x)), fit.loss, None, **supplied)
+        options = {"batches": Shuffled(pairs, rng, drawn), "passes": 3, "max_steps": limit, "generators": given}
+        return lg.minimize(noisy, start, METHOD, checkpoint=tmp_path / path, every=1, **options)
+
+    whole = run(None, "whole")
+    for limit in (2, 3, 7, None):
+        again = run(limit, "run")
+    assert int(again.steps) == 9
+    assert same(again, whole)
+    with pytest.raises(ValueError, match=r"generators, and generators= has 0: give the same"):
+        lg.minimize(fit, start, METHOD, batches=pairs, passes=3, checkpoint=tmp_path / "run")
+    lg.save_state(tmp_path / "state", again.state)
+    before = random.random()
+    lg.load_state(tmp_path / "state", METHOD, fit.with_data(pairs[0]), start)
+    assert random.random() == before
+
+
 @pytest.mark.parametrize("name", ["torch", "jax"])
 def test_half_precision_in_a_file(name, tmp_path):
     pytest.importorskip(name)
