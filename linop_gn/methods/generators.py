@@ -67,7 +67,7 @@ def _state(generator: Any) -> Any:
         return [version, np.asarray(numbers, np.uint32), spare]
     if hasattr(generator, "get_state"):
         state = generator.get_state()
-        return state if isinstance(state, (tuple, dict)) else np.array(state)  # NumPy's; torch's tensor
+        return state if isinstance(state, (tuple, dict)) else backend_of(state).to_numpy(state)
     return generator.bit_generator.state
 
 
