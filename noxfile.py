@@ -4,6 +4,7 @@
     tests     the test suite and the doctests, with every CPU framework
     tests_full  the same with every draw on every framework: the full cross product (an hour)
     processors  the solvers' tests under each kernel of BLAS, torch and XLA that this host can run
+    kills     runs with checkpoints are killed a hundred times, in both kinds of files
     lint      ruff
     types     mypy --strict on linop_gn
     wheel     the test suite against the built wheel
@@ -150,6 +151,17 @@ def tests(session: nox.Session) -> None:
 def tests_full(session: nox.Session) -> None:
     """Run the tests with every draw on every framework."""
     run_tests(session, cpu(session), *session.posargs, HYPOTHESIS_PROFILE="full", XLA_FLAGS=XLA_FLAGS)
+
+
+@nox.session(venv_backend="none")
+def kills(session: nox.Session) -> None:
+    """Kill runs with checkpoints a hundred times (``-- --kills 20``: fewer); ``-- --save`` keeps what came of it."""
+    python, folder = cpu(session), SHARED / "kills"
+    if not folder.exists():
+        pip(session, python, "--no-deps", "--target", str(folder), "safetensors==0.8.0")
+    env = environ(OMP_NUM_THREADS="1", XLA_FLAGS=" ".join((XLA_FLAGS, *QUICK_TO_COMPILE)))
+    arguments = ["--safetensors", str(folder), *session.posargs]
+    session.run(str(python), "benchmarks/kills.py", *arguments, env=env, external=True)
 
 
 BLAS_KERNELS = ("Haswell", "Zen", "SkylakeX", "Nehalem", "Sandybridge", "Prescott")

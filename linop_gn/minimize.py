@@ -15,6 +15,7 @@ from .curvature.objective import Objective
 from .curvature.point import Point
 from .methods.base import Method, ServedMethod
 from .methods.checkpoint import Checkpoint, Cursor, restored
+from .methods.generators import Generators
 from .methods.named import LevenbergMarquardt
 from .methods.problem import MinimizeProblem, StepData
 from .methods.running import NO_LIMIT, Run, began, stretched
@@ -41,6 +42,7 @@ def minimize(
     batches: Iterable[Any] | None = None,
     passes: int | None = None,
     checkpoint: Any = None,
+    generators: Iterable[Any] = (),
     curvature: Objective | None = None,
     acceptance: Objective | None = None,
 ) -> Result:
@@ -71,6 +73,9 @@ def minimize(
     checkpoint
         A path. The state is written there on the way; where there is one already, the run goes on from it, and
         ``max_steps`` and ``passes`` count from the start of the whole run.
+    generators
+        Random generators that the model or the loader draws from: their states go into the checkpoint, as do those of
+        the process's (Python's, NumPy's and torch's).
     curvature, acceptance
         Objectives that the method takes the curvature, and the values of trials, of: other data, another loss.
         ``objective`` by default.
@@ -104,16 +109,22 @@ def minimize(
     watch = watchers_of(watch)
     if batches is None and passes is not None:
         raise ValueError("minimize: passes= says how often to go through batches=, and there are none.")
-    kept = None if checkpoint is None else Checkpoint(checkpoint, every)
+    drawn = Generators(generators)
+    kept = None if checkpoint is None else Checkpoint(checkpoint, every, drawn)
     resumed = kept is not None and kept.exists()
     if resumed and state is not None:
         raise ValueError(f"minimize: {checkpoint} holds a state to go on from, and state= gives another: choose one.")
     cursor = None
     if batches is not None:
         endless = passes is None and max_steps is not None and not isinstance(batches, Iterator)
-        cursor = Cursor(batches, None if endless else whole("minimize", "passes", 1 if passes is None else passes))
-        if resumed:
-            cursor.go_to(kept.place())  # type: ignore[union-attr, arg-type]
+        passes = None if endless else whole("minimize", "passes", 1 if passes is None else passes)
+        cursor = Cursor(batches, passes, None if kept is None else drawn)
+    if kept is not None and resumed:
+        place, states = kept.place()
+        if cursor is not None:
+            cursor.go_to(place)
+        drawn.put_back(states)
+    if cursor is not None:
         asked = asked.on(served, cursor.peek())
     if state is None:
         problem = replace(_begun(asked, params), max_steps=steps)
@@ -130,7 +141,9 @@ def minimize(
         problem = replace(problem, max_steps=min(NO_LIMIT, int(state.steps) + steps))
     renew = state is not None and _is_other(problem, state)
     if resumed:
+        states = drawn.states()
         state = restored(checkpoint, served, problem, began(served, problem).state.own)
+        drawn.put_back(states)
         problem, renew = replace(problem, start=state.start), cursor is not None
     plan = itertools.repeat((problem, False)) if cursor is None else _each(cursor, served, asked, problem)
     begin = partial(began, served, problem)
@@ -233,12 +246,14 @@ def load_state(
     objective: Objective,
     params: Tree,
     *,
+    generators: Iterable[Any] = (),
     curvature: Objective | None = None,
     acceptance: Objective | None = None,
 ) -> State:
     """The state that ``lg.save_state`` wrote to ``path``, of a run of ``method`` on ``objective``.
 
-    ``params`` gives the format, and may hold any numbers.
+    ``params`` gives the format, and may hold any numbers. The process's random generators, and those given, are put
+    back to where they were.
 
     Raises
     ------
@@ -247,7 +262,7 @@ def load_state(
     """
     served, asked = _served("load_state", objective, method, curvature, acceptance)
     problem = _begun(asked, params)
-    found = restored(path, served, problem, began(served, problem).state.own)
+    found = restored(path, served, problem, began(served, problem).state.own, Generators(generators))
     memo(found).terms = problem.terms
     return found
 

@@ -29,6 +29,9 @@ class NumpyBackend(NumpyArithmetic, NumpyFactors, NumpyOwnership, ArrayApiBacken
     def __init__(self) -> None:
         super().__init__("numpy", np, (np.ndarray, np.number, np.bool_))
 
+    def generators(self) -> tuple[Any, ...]:
+        return (np.random,)
+
     def _inner(self, x: Any, y: Any) -> Any:
         return np.dot(x, y)
 

@@ -30,6 +30,9 @@ class TorchArrays:
         kind = torch.accelerator.current_accelerator()
         return ["cpu", *(f"{kind}:{i}" for i in range(torch.accelerator.device_count()))]
 
+    def generators(self) -> tuple[torch.Generator, ...]:
+        return torch.default_generator, *torch.cuda.default_generators
+
     def is_concrete(self, tree: Any) -> bool:
         return not torch.compiler.is_compiling()
 

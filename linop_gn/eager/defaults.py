@@ -40,6 +40,9 @@ class BackendDefaults:
     def alone(self, make: Callable[[], R]) -> tuple[R, bool]:
         return make(), False
 
+    def generators(self) -> Sequence[Any]:
+        return ()
+
     def operator_of(self, obj: Any, like: Array | None, symmetric: bool | None, psd: bool) -> Any:
         return None
 

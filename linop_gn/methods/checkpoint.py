@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,7 @@ import numpy as np
 from ..dispatch import load
 from ..protocols import Backend
 from .base import ServedMethod
+from .generators import Generators
 from .problem import MinimizeProblem
 from .running import Run
 from .state import State
@@ -34,8 +36,10 @@ __all__ = ["Checkpoint", "Cursor", "restored", "save_state"]
 _FORMAT = 1
 
 
-def save_state(path: Any, state: State) -> None:
+def save_state(path: Any, state: State, generators: Iterable[Any] = ()) -> None:
     """Write ``state`` to the file ``path``; what was there is kept as ``<path>.before``.
+
+    With it go the states of the process's random generators, and of those given, as in :func:`minimize`.
 
     >>> import pathlib, tempfile, numpy as np, linop_gn as lg
     >>> line = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
@@ -49,14 +53,14 @@ def save_state(path: Any, state: State) -> None:
     TypeError
         For a state that holds something that is neither an array nor a number, outside of ``method.of_data``.
     """
-    _write(Path(path), state, None)
+    _write(Path(path), state, None, Generators(generators).states())
 
 
 class Cursor:
     """The place of a run in its batches, which it goes through ``passes`` times (None: as often as asked)."""
 
-    def __init__(self, batches: Iterable[Any], passes: int | None) -> None:
-        self.batches, self.passes = batches, passes
+    def __init__(self, batches: Iterable[Any], passes: int | None, generators: Generators | None) -> None:
+        self.batches, self.passes, self.generators = batches, passes, generators
         self.one_shot = isinstance(batches, Iterator)
         if self.one_shot and passes != 1:
             raise ValueError(
@@ -65,6 +69,7 @@ class Cursor:
             )
         self.past = self.taken = 0
         self._rest: Iterator[Any] | None = None
+        self._drawn: Any = None  # where the generators were when the pass began
         self._next: tuple[Any, ...] = ()
 
     def __iter__(self) -> Iterator[Any]:
@@ -79,7 +84,9 @@ class Cursor:
 
     def _is_left(self) -> bool:
         while not self._next and (self.passes is None or self.past < self.passes):
-            self._rest = iter(self.batches) if self._rest is None else self._rest
+            if self._rest is None:
+                self._drawn = None if self.generators is None else self.generators.states()
+                self._rest = iter(self.batches)
             self._next = tuple(itertools.islice(self._rest, 1))
             if not self._next and not self.taken:
                 raise ValueError("minimize: the batches gave none on this pass; give a list, or a loader.")
@@ -90,7 +97,7 @@ class Cursor:
     def place(self) -> dict[str, Any]:
         """Where the run is, to be written."""
         loader = self.batches.state_dict() if hasattr(self.batches, "state_dict") else None
-        return {"past": self.past, "taken": self.taken, "loader": loader}
+        return {"past": self.past, "taken": self.taken, "loader": loader, "drawn": self._drawn}
 
     def go_to(self, place: dict[str, Any]) -> None:
         """Go on from a place: by the loader's ``load_state_dict``, else by passing over what was taken."""
@@ -100,50 +107,59 @@ class Cursor:
             self.batches.load_state_dict(place["loader"])  # type: ignore[attr-defined]
             self.past, self.taken = place["past"], place["taken"]
             return
-        there = place["past"], place["taken"]
-        while self._is_left() and (self.past, self.taken) < there:
-            self._next, self.taken = (), self.taken + 1
+        for _ in range(place["past"]):  # a loader may know how often it was gone through
+            deque(self.batches, maxlen=0)
+        if self.generators is not None:
+            self.generators.put_back(place["drawn"])
+        self._drawn, self._rest = place["drawn"], iter(self.batches)
+        self.past, self.taken = place["past"], place["taken"]
+        if sum(1 for _ in itertools.islice(self._rest, self.taken)) < self.taken:
+            raise ValueError(
+                f"minimize: the run that is gone on from took {self.taken} batches of this pass, and there are fewer "
+                "now: give the loader that it had, or another path."
+            )
 
 
 class Checkpoint:
     """The file that a run is written to, ``every`` so many steps, or so that it takes at most 5 % of the time."""
 
-    def __init__(self, path: Any, every: int | None) -> None:
-        self.path, self.every = Path(path), every
+    def __init__(self, path: Any, every: int | None, generators: Generators) -> None:
+        self.path, self.every, self.generators = Path(path), every, generators
         self._saved, self._ended, self._cost = -1, 0.0, 0.0
-        self._place: Any = ...  # no step was taken
+        self._place: tuple[Any, ...] | None = None  # no step was taken
 
     def exists(self) -> bool:
         """Whether there is a state to go on from."""
         return _newest(self.path) is not None
 
-    def place(self) -> dict[str, Any] | None:
-        """The place in the batches of the run that is there."""
-        header, arrays = _newest(self.path) or ({}, {})
-        return _again(load(header["settings"]["framework"]), arrays, header["batches"]) if header else None
+    def place(self) -> tuple[Any, Any]:
+        """The place in the batches of the run that is there, and the states of its generators."""
+        return _place(*_found(self.path))
 
     def keep(self, run: Run, cursor: Cursor | None) -> None:
         """Write the run's state if it is time to."""
-        self._place = None if cursor is None else cursor.place()
+        self._place = None if cursor is None else cursor.place(), self.generators.states()
         clock = time.perf_counter() - self._ended
         if clock >= 19 * self._cost if self.every is None else run.steps - self._saved >= self.every:
             self.save(run)
 
     def save(self, run: Run) -> None:
         """Write the run's state, unless it is there already."""
-        if run.steps != self._saved and self._place is not ...:
+        if run.steps != self._saved and self._place is not None:
             clock = time.perf_counter()
-            _write(self.path, run.state, self._place)
+            _write(self.path, run.state, *self._place)
             self._saved, self._ended = run.steps, time.perf_counter()
             self._cost = self._ended - clock
 
 
-def restored(path: Any, served: ServedMethod, problem: MinimizeProblem, own: Any) -> State:
-    """The state in the file, structured like ``own``; what the file could not hold is made again at x."""
-    found = _newest(Path(path))
-    if found is None:
-        raise FileNotFoundError(f"there is no state in {path}.")
-    header, arrays = found
+def restored(
+    path: Any, served: ServedMethod, problem: MinimizeProblem, own: Any, generators: Generators | None = None
+) -> State:
+    """The state in the file, structured like ``own``; what the file could not hold is made again at x.
+
+    The generators, where they are given, are then where they were.
+    """
+    header, arrays = _found(Path(path))
     ops, space = problem.backend, problem.space
     told = _settings(State(own, problem.start, served.method, space))
     differ = [
@@ -168,13 +184,15 @@ def restored(path: Any, served: ServedMethod, problem: MinimizeProblem, own: Any
     if anew:
         made = served.method.renew(ops, problem, state)
         state = state._replace(**{name: getattr(made, name) for name in anew})
+    if generators is not None:
+        generators.put_back(_place(header, arrays)[1])
     return State(state, start, served.method, space)
 
 
 # writing
 
 
-def _write(path: Path, state: State, batches: Any) -> None:
+def _write(path: Path, state: State, batches: Any, drawn: Any) -> None:
     ops, own = state.space.backend, state.own
     arrays: dict[str, Any] = {}
     fields = {}
@@ -194,6 +212,7 @@ def _write(path: Path, state: State, batches: Any) -> None:
         "fields": fields,
         "start": _kept(ops, arrays, "", state.start),
         "batches": _plain(ops, arrays, batches),
+        "drawn": _plain(ops, arrays, drawn),
     }
     before, beside = path.with_name(path.name + ".before"), path.with_name(path.name + ".new")
     with beside.open("wb") as file:
@@ -299,6 +318,18 @@ def _dump(file: Any, arrays: dict[str, Any], header: str) -> None:
         file.write(save(arrays, {"linop_gn": header}))
     else:
         np.savez(file, allow_pickle=False, **{"": np.frombuffer(header.encode(), np.uint8), **arrays})
+
+
+def _found(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    found = _newest(path)
+    if found is None:
+        raise FileNotFoundError(f"there is no state in {path}.")
+    return found
+
+
+def _place(header: dict[str, Any], arrays: dict[str, Any]) -> tuple[Any, Any]:
+    ops = load(header["settings"]["framework"])
+    return _again(ops, arrays, header["batches"]), _again(ops, arrays, header["drawn"])
 
 
 def _newest(path: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:

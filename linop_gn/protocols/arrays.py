@@ -83,6 +83,9 @@ class Arrays(Protocol):
     def to_numpy(self, x: Array) -> Any:
         """A NumPy array (detached, on the host)."""
 
+    def generators(self) -> Sequence[Any]:
+        """The random generators of the process, with ``get_state`` and ``set_state``, if there are any."""
+
     def operator_of(self, obj: Any, like: Array | None, symmetric: bool | None, psd: bool) -> Any:
         """An operator from a sparse matrix or an operator of the framework's own library; None for anything else.
 
