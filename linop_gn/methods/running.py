@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from .problem import MinimizeProblem
 from .state import State, Stretch
 
 __all__ = ["NO_LIMIT", "Run", "began", "stretched"]
+
+T = TypeVar("T")
 
 NO_LIMIT = 2**31 - 1
 ROWS = 63
@@ -88,10 +91,22 @@ class Run:
         """Whether the run is over, for all that the latest state says."""
         return self.code in (Code.MAX_STEPS, Code.COMPLETED, *_FAILED) if self.batches else self.code != Code.RUNNING
 
-    def watched(self, watch: Sequence[Watcher], every: int | None) -> None:
-        """Run to the end, shown to the watchers every ``every`` steps (None: at both ends)."""
-        _, stopped = watched(self._looks(every, bool(watch)), watch)
+    def watched(self, watch: Sequence[Watcher], every: int | None, result: Callable[[Run], T], door: str) -> T:
+        """The result at the end, shown to the watchers every ``every`` steps (None: at both ends).
+
+        What is raised on the way leaves with ``state`` and ``result``, for ``lg.<door>(..., state=)``.
+        """
+        try:
+            _, stopped = watched(self._looks(every, bool(watch)), watch)
+        except BaseException as error:
+            with suppress(AttributeError):
+                error.state, error.result = self.state, result(self)  # type: ignore[attr-defined]
+            error.add_note(
+                f"{self.steps} steps were done: error.state is where to go on from, lg.{door}(..., state=error.state)."
+            )
+            raise
         self.code = Code.STOPPED if stopped else self.code
+        return result(self)
 
     def _looks(self, every: int | None, shown_to: bool) -> Iterator[tuple[Look, Any]]:
         yield self._look(0, shown_to), None
