@@ -288,9 +288,9 @@ def _first_guess(f: Callable[..., Any], p0: Any, bounds: Any) -> Any:
 
 
 def _went_to(state: Any) -> Tree:
-    """The parameters of a state to go on from."""
+    """Where a state's run began."""
     if isinstance(state, State) and isinstance(state.method, LeastSquares):
-        return state.params
+        return state.space.unpack(state.space.backend.copy(state.start))
     of = f"a state of {type(state.method).__name__}" if isinstance(state, State) else type(state).__qualname__
     raise TypeError(f"least_squares: state= is what fit.state or error.state gave, got {of}.")
 
