@@ -34,11 +34,11 @@ from .methods.checkpoint import Checkpoint, restored
 from .methods.fitted import LeastSquaresResult
 from .methods.least_squares import LeastSquares
 from .methods.problem import MinimizeProblem
-from .methods.running import Run, began, stretched
+from .methods.running import Run, began, in_a_program, stretched
 from .methods.state import State
 from .protocols import Array, Backend, Scalar, Tree, Vector
 from .records import Partial, fields, rebuild, replace
-from .run.loop import Look, Watcher, drive, watchers_of
+from .run.loop import Look, Watcher, watchers_of
 from .spaces import Space
 
 __all__ = ["LeastSquaresResult", "curve_fit", "least_squares"]
@@ -310,7 +310,8 @@ def _fitted(
     if not known or (alone and "compiled" in ops.capabilities):
         if state is not None or checkpoint is not None:
             raise TypeError("least_squares: inside a compiled program there is no state= and no checkpoint=.")
-        carry = drive(ops, served, problem, int(problem.max_steps), watch, every, "least_squares")
+        carry = in_a_program("least_squares", served, problem, int(problem.max_steps), watch, every)
+        known = known and ops.is_concrete(carry.state)
         ended = State(carry.state, problem.start, served.method, problem.space)
         rows = ops.rows(carry, 0, len(carry.rows)) if isinstance(carry.rows, list) else carry.rows
         made = _result(problem, ended, carry.state.status, rows, 0, how)

@@ -16,11 +16,11 @@ from .methods.base import Method, ServedMethod
 from .methods.checkpoint import Checkpoint, Cursor, restored
 from .methods.named import LevenbergMarquardt
 from .methods.problem import MinimizeProblem, StepData
-from .methods.running import NO_LIMIT, Run, began, stretched
+from .methods.running import NO_LIMIT, Run, began, in_a_program, stretched
 from .methods.state import State
 from .protocols import Scalar, Tree, Vector
 from .records import memo, replace
-from .run.loop import Watcher, drive, watchers_of
+from .run.loop import Watcher, watchers_of
 from .run.solution import Result
 from .solvers.base import Solver
 from .spaces import Space
@@ -333,7 +333,7 @@ def _each(
 
 def _in_a_program(served: ServedMethod, problem: MinimizeProblem, steps: int, watch: Any, every: int | None) -> Result:
     """The run as a part of a program that somebody else compiles."""
-    own, rows = drive(problem.backend, served, problem, steps, watch, every, served.title)
+    own, rows = in_a_program("minimize", served, problem, steps, watch, every)
     made = _result(State(own, problem.start, served.method, problem.space), own.status, rows, 0)
     return replace(made, state=None)
 

@@ -16,16 +16,22 @@ import numpy as np
 
 from ..protocols import Backend, Carry
 from ..records import memo
-from ..run.loop import Look, Watcher, watched
+from ..run.loop import Look, Watcher, drive, watched
 from ..run.solution import History
 from ..run.status import Code
 from .base import ServedMethod
 from .problem import MinimizeProblem
 from .state import State, Stretch
 
-__all__ = ["NO_LIMIT", "Run", "began", "stretched"]
+__all__ = ["NO_LIMIT", "Run", "began", "in_a_program", "stretched"]
 
 T = TypeVar("T")
+
+_ADVICE = (
+    "{}: a run has no derivative. Cut what goes in off (jax.lax.stop_gradient), and differentiate one step of Newton's "
+    "method at the solution, x - lg.solve(lg.Hessian(objective, x), objective.gradient(x)).x: see "
+    "docs/differentiating_solves.md."
+)
 
 NO_LIMIT = 2**31 - 1
 ROWS = 63
@@ -44,6 +50,15 @@ def began(served: ServedMethod, problem: MinimizeProblem) -> Carry:
 def stretched(served: ServedMethod, problem: MinimizeProblem, own: Any, renew: bool, steps: int) -> Carry:
     """The carry ``steps`` steps on from the state ``own``, which stays as it is: one program, whatever the steps."""
     return problem.backend.run(Stretch(served, own, steps, renew), problem, ROWS)
+
+
+def in_a_program(
+    door: str, served: ServedMethod, problem: MinimizeProblem, limit: int, watch: Sequence[Watcher], every: int | None
+) -> Carry:
+    """The last carry of a run in one program, which may be a part of what somebody else compiles."""
+    ops, advice = problem.backend, _ADVICE.format(door)
+    served, problem = ops.constant((served, problem), advice)
+    return ops.constant(drive(ops, served, problem, limit, watch, every, served.title), advice)
 
 
 class Run:
@@ -66,6 +81,12 @@ class Run:
         self.ops: Backend = problem.backend
         self.rows: list[Any] = []
         clock, carry = time.perf_counter(), begin()
+        if not self.ops.is_concrete(carry.state):
+            self.ops.constant(carry.state, _ADVICE.format(served.title))
+            raise TypeError(
+                f"{served.title}: the objective closes over arrays of a program that is being traced. Hand them over "
+                "as data, or start from parameters that are traced too."
+            )
         self.steps = int(self.ops.read(carry.state.own.steps))
         self._look_at(problem, carry)
         self.first, self._begun = self.steps, time.perf_counter() - clock
