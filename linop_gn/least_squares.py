@@ -16,9 +16,11 @@ differs:
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 
@@ -26,16 +28,17 @@ from .arguments import require_number, whole
 from .curvature.differences import Differences
 from .curvature.losses import Arctan, Cauchy, Huber, Robust, SoftL1, SquaredError
 from .curvature.objective import Objective
-from .curvature.point import Point
-from .curvature.terms import Terms
 from .dispatch import backend_of
 from .methods.base import ServedMethod
+from .methods.checkpoint import Checkpoint, restored
 from .methods.fitted import LeastSquaresResult
 from .methods.least_squares import LeastSquares
 from .methods.problem import MinimizeProblem
-from .protocols import Array, Backend, Carry, Scalar, Tree, Vector
+from .methods.running import Run, began, in_a_program, stretched
+from .methods.state import State
+from .protocols import Array, Backend, Scalar, Tree, Vector
 from .records import Partial, fields, rebuild, replace
-from .run.loop import Look, Watcher, drive
+from .run.loop import Look, Watcher, watchers_of
 from .spaces import Space
 
 __all__ = ["LeastSquaresResult", "curve_fit", "least_squares"]
@@ -66,7 +69,9 @@ def least_squares(
     derivatives: str | None = None,
     method: LeastSquares | None = None,
     watch: Sequence[Watcher] = (),
-    every: int = 1,
+    every: int | None = None,
+    state: State | None = None,
+    checkpoint: Any = None,
 ) -> LeastSquaresResult:
     """Minimise the squares of the residuals ``fun(x, *args, **kwargs)``, or a robust loss of them, from ``x0``.
 
@@ -102,8 +107,11 @@ def least_squares(
         The framework that ``fun`` is written in, where it is not that of x: as for :class:`linop_gn.Objective`.
     method
         A ``lg.methods.LeastSquares`` whose other settings are used.
-    watch, every
+    watch, every, checkpoint
         As for :func:`linop_gn.minimize`.
+    state
+        ``fit.state``, or what an interrupted fit left as ``error.state``: where to go on from, on these data or others.
+        x0 is then not looked at; ``max_steps`` limits what comes now, ``max_nfev`` all since the start.
 
     >>> import numpy as np, linop_gn as lg
     >>> t, y = np.array([0.0, 1.0, 2.0, 3.0, 4.0]), np.array([2.1, 1.2, 0.8, 0.4, 0.3])
@@ -121,7 +129,7 @@ def least_squares(
     """
     if not callable(fun):
         raise TypeError(f"least_squares: fun must be a function of x, got {type(fun).__qualname__}.")
-    x0 = _as_start(x0)
+    x0 = _as_start(x0) if state is None else _went_to(state)
     ops, space = backend_of(x0), Space.of(x0, "start")
     residuals, data = _residuals(ops, fun, tuple(args), dict(kwargs or {}))
     jacobian, how = _jacobian(ops, space, residuals, jac, x0, bounds, diff_step, derivatives, data)
@@ -142,13 +150,12 @@ def least_squares(
         upper=upper,
     )
     max_steps = whole("least_squares", "max_steps", max_steps)
+    every = every if every is None else whole("least_squares", "every", every, 1)
     point = objective.at(x0)
     point.check_data()
     problem = MinimizeProblem(point.objective, point.x, point.space, max_steps)
-    watch = [*watch] if callback is None else [*watch, _called(callback, space)]
-    served = ServedMethod(method)
-    state, rows = drive(ops, served, problem, max_steps, watch + [_printed] * (verbose > 1), every, "least_squares")
-    made = _result(ops, point.objective, space, method, state, rows, how)
+    watch = watchers_of(watch) + ([] if callback is None else [_called(callback, space)]) + [_printed] * (verbose > 1)
+    made = _fitted(ServedMethod(method), problem, watch, every, state, checkpoint, how)
     if verbose:
         print(made)
     return made
@@ -280,34 +287,94 @@ def _first_guess(f: Callable[..., Any], p0: Any, bounds: Any) -> Any:
     return np.where(np.isfinite(high) & ~np.isfinite(low), high - 1.0, guess)
 
 
+def _went_to(state: Any) -> Tree:
+    """Where a state's run began."""
+    if isinstance(state, State) and isinstance(state.method, LeastSquares):
+        return state.space.unpack(state.space.backend.copy(state.start))
+    of = f"a state of {type(state.method).__name__}" if isinstance(state, State) else type(state).__qualname__
+    raise TypeError(f"least_squares: state= is what fit.state or error.state gave, got {of}.")
+
+
+def _fitted(
+    served: ServedMethod,
+    problem: MinimizeProblem,
+    watch: list[Watcher],
+    every: int | None,
+    state: State | None,
+    checkpoint: Any,
+    how: str,
+) -> LeastSquaresResult:
+    """The fit, as one program where nothing has to be looked at on the way."""
+    ops, alone = problem.backend, not watch and state is None and checkpoint is None
+    known = ops.is_concrete((problem.start, problem.objective))
+    if not known or (alone and "compiled" in ops.capabilities):
+        if state is not None or checkpoint is not None:
+            raise TypeError("least_squares: inside a compiled program there is no state= and no checkpoint=.")
+        carry = in_a_program("least_squares", served, problem, int(problem.max_steps), watch, every)
+        known = known and ops.is_concrete(carry.state)
+        ended = State(carry.state, problem.start, served.method, problem.space)
+        rows = ops.rows(carry, 0, len(carry.rows)) if isinstance(carry.rows, list) else carry.rows
+        made = _result(problem, ended, carry.state.status, rows, 0, how)
+        return made if known else replace(made, state=None)
+    kept = None if checkpoint is None else Checkpoint(checkpoint, every)
+    resumed = kept is not None and kept.exists()
+    if resumed and state is not None:
+        raise ValueError(f"least_squares: {checkpoint} holds a state to go on from, and state= another: choose one.")
+    if state is not None:
+        problem = replace(problem, start=state.start, max_steps=int(state.steps) + int(problem.max_steps))
+    renew = state is not None
+    if resumed:
+        state = restored(checkpoint, served, problem, began(served, problem).state.own)
+        problem = replace(problem, start=state.start)
+    begin = partial(began, served, problem)
+    if state is not None:
+        begin = partial(stretched, served, problem, state.own, renew, 0)
+    plan = itertools.repeat((problem, False))
+    run = Run(served, problem, begin, plan, False, lambda run: None if kept is None else kept.keep(run, None))
+    del begin, state
+
+    def result(run: Run) -> LeastSquaresResult:
+        return _result(problem, run.state, run.code, np.asarray(run.rows), run.first, how)
+
+    try:
+        return run.watched(watch, every or (1 if watch else None), result, "least_squares")
+    finally:
+        if kept is not None:
+            kept.save(run)
+
+
 def _result(
-    ops: Backend, terms: Terms, space: Space, method: LeastSquares, state: Any, rows: Any, how: str
+    problem: MinimizeProblem, state: State, code: Scalar, rows: Any, first: Scalar, how: str
 ) -> LeastSquaresResult:
     """What the last state says."""
-    xp, here = ops.namespace(), state.here
+    ops, space, method, own = problem.backend, problem.space, cast(LeastSquares, state.method), state.own
+    xp, here = ops.namespace(), own.here
     free = method.free(ops, here.x, here.gradient)
     free = xp.ones_like(here.x) if free is None else free
     mask = xp.zeros_like(here.x)
     if method.lower is not None:
         mask = xp.where(here.x <= method.lower, mask - 1.0, xp.where(here.x >= method.upper, mask + 1.0, mask))
-    fun = here.outputs if here.outputs is not None else Point(terms, ops.copy(here.x), space).outputs
+    fun = here.outputs if here.outputs is not None else problem.at(here.x).outputs
     units, size = xp.where(abs(here.x) > here.sizes, abs(here.x), here.sizes), xp.sqrt(xp.sum(here.q * here.q))
     effects = xp.sqrt(xp.sum(here.R * here.R, axis=0)) * here.D * units
     return LeastSquaresResult(
-        code=state.status,
-        steps=state.steps,
+        code=code,
+        steps=own.steps,
         products=0,
-        rows=rows if not isinstance(rows, list) else ops.rows(Carry(state, rows), 0, len(rows)),
+        rows=rows,
         names=method.columns,
         method="least_squares",
-        x=space.unpack(ops.copy(here.x)),
-        cost=state.value,
+        params=space.unpack(ops.copy(here.x)),
+        value=own.value,
+        gradient_norm=own.gradient_norm,
+        damping=own.damping,
+        state=state,
+        first=first,
         fun=ops.copy(fun),
         grad=space.unpack(ops.copy(here.gradient)),
-        optimality=state.gradient_norm,
         active_mask=space.unpack(mask),
-        nfev=state.evaluations,
-        njev=state.linearisations,
+        nfev=own.evaluations,
+        njev=own.linearisations,
         factor=here.R * (here.D * here.sizes * free),
         sizes=here.sizes,
         free=free,

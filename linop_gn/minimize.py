@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,11 +17,11 @@ from .methods.checkpoint import Checkpoint, Cursor, restored
 from .methods.generators import Generators
 from .methods.named import LevenbergMarquardt
 from .methods.problem import MinimizeProblem, StepData
-from .methods.running import NO_LIMIT, Run, began, stretched
+from .methods.running import NO_LIMIT, Run, began, in_a_program, stretched
 from .methods.state import State
 from .protocols import Scalar, Tree, Vector
 from .records import memo, replace
-from .run.loop import Watcher, drive, watchers_of
+from .run.loop import Watcher, watchers_of
 from .run.solution import Result
 from .solvers.base import Solver
 from .spaces import Space
@@ -154,18 +153,10 @@ def minimize(
     )
     del begin, state  # what the first state holds goes with its successor
     try:
-        run.watched(watch, every or (1 if watch else None))
-    except BaseException as error:
-        with suppress(AttributeError):
-            error.state, error.result = run.state, _result(run.state, run.code, run.rows, run.first)  # type: ignore[attr-defined]
-        error.add_note(
-            f"{run.steps} steps were done: error.state is where to go on from, lg.minimize(..., state=error.state)."
-        )
-        raise
+        return run.watched(watch, every or (1 if watch else None), _result_of, "minimize")
     finally:
         if kept is not None:
             kept.save(run)
-    return _result(run.state, run.code, run.rows, run.first)
 
 
 def start(
@@ -357,9 +348,13 @@ def _each(
 
 def _in_a_program(served: ServedMethod, problem: MinimizeProblem, steps: int, watch: Any, every: int | None) -> Result:
     """The run as a part of a program that somebody else compiles."""
-    own, rows = drive(problem.backend, served, problem, steps, watch, every, served.title)
+    own, rows = in_a_program("minimize", served, problem, steps, watch, every)
     made = _result(State(own, problem.start, served.method, problem.space), own.status, rows, 0)
     return replace(made, state=None)
+
+
+def _result_of(run: Run) -> Result:
+    return _result(run.state, run.code, run.rows, run.first)
 
 
 def _result(state: State, code: Scalar, rows: Any, first: Scalar) -> Result:

@@ -385,6 +385,32 @@ def test_many_fits_at_once():
     assert bool(jax.jit(fit)(2 * jnp.exp(-t)).succeeded)
 
 
+def test_a_derivative_of_a_run_is_refused_and_no_other():
+    jax = pytest.importorskip("jax")
+    load("jax")
+    jnp, t = jax.numpy, jax.numpy.asarray(T)
+
+    def fit(y):
+        return lg.least_squares(lambda p, y: p[0] * jnp.exp(-p[1] * t) - y, jnp.ones(2), args=(y,)).x
+
+    def found(y):
+        objective = lg.Objective.from_residuals(lambda p: p[0] * jnp.exp(-p[1] * t) - y)
+        return lg.minimize(objective, jnp.ones(2)).params
+
+    def from_y(y):
+        return lg.minimize(lg.Objective.from_residuals(lambda p: p - 1.0), y).params
+
+    y, wrong = jnp.exp(-t), pytest.raises(NotImplementedError, match="one step of Newton's method at the solution")
+    for transform in jax.jacrev, jax.jacfwd, lambda f: jax.jit(jax.jacrev(f)), lambda f: jax.jacfwd(jax.jit(f)):
+        for function in fit, from_y:
+            with wrong:
+                transform(function)(y)
+    with wrong:
+        jax.jacfwd(found)(y)  # what a function closes over is seen in the answer
+    slopes = jax.grad(lambda y: jnp.sum(y * fit(jax.lax.stop_gradient(y))[0]))(y)
+    np.testing.assert_allclose(slopes, 1.0)
+
+
 def test_other_data_and_starts_compile_nothing():
     pytest.importorskip("jax")
     from linop_gn_jax import compilations
@@ -401,6 +427,54 @@ def test_other_data_and_starts_compile_nothing():
         lg.least_squares(fun, ops.asarray([1.0 + i, 1.0], "float64"), args=(y,), ftol=10.0 ** -(9 + i))
         counts.append(sum(compilations().values()))
     assert counts[0] == counts[-1]
+
+
+def test_a_fit_goes_on_from_a_state_or_a_file(ops, tmp_path):
+    xp, t, y = ops.namespace(), ops.asarray(T, "float64"), ops.asarray(Y, "float64")
+    start = ops.asarray([9.0, 9.0], "float64")  # half of the steps are refused
+
+    def fun(p):
+        return p[0] * xp.exp(-p[1] * t) - y
+
+    whole = lg.least_squares(fun, start)
+    begun = lg.least_squares(fun, start, max_steps=3, checkpoint=tmp_path / "fit")
+    assert begun.status is lg.Status.MAX_STEPS
+    state = begun.state
+    ended = lg.least_squares(fun, None, state=state, max_steps=100)
+    assert ended.success
+    assert (int(ended.first), int(ended.steps)) == (3, int(whole.steps))
+    np.testing.assert_allclose(ops.to_numpy(ended.x), ops.to_numpy(whole.x), rtol=1e-12)
+    read = lg.least_squares(fun, start, checkpoint=tmp_path / "fit")
+    for fit in (ended, read):
+        assert np.array_equal(ops.to_numpy(fit.x), ops.to_numpy(whole.x)) or "compiled" in ops.capabilities
+        np.testing.assert_allclose(fit.history["value"], whole.history["value"][3:], rtol=1e-6)
+        np.testing.assert_allclose(
+            ops.to_numpy(fit.standard_errors()), ops.to_numpy(whole.standard_errors()), rtol=1e-6
+        )
+    assert int(state.steps) == 3  # as it was
+    again = lg.least_squares(fun, None, state=ended.state)
+    assert again.success
+    assert int(again.steps) <= int(ended.steps) + 1
+
+
+def test_what_is_raised_leaves_with_the_state():
+    def broken(look):
+        if look.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        lg.least_squares(residuals, [1.0, 1.0, 0.1], slope, watch=[broken])
+    error = caught.value
+    assert "lg.least_squares(..., state=error.state)" in error.__notes__[0]
+    assert isinstance(error.result, lg.LeastSquaresResult)
+    assert error.result.steps == 2
+    went_on = lg.least_squares(residuals, None, slope, state=error.state)
+    assert went_on.success
+    assert np.array_equal(went_on.x, lg.least_squares(residuals, [1.0, 1.0, 0.1], slope).x)
+    state = lg.start(lg.LevenbergMarquardt(), lg.Objective.from_residuals(residuals, jacobian=slope), np.ones(3))
+    for other in (state, 3):
+        with pytest.raises(TypeError, match=r"state= is what fit\.state or error\.state gave"):
+            lg.least_squares(residuals, None, slope, state=other)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,9 @@ from linop_gn.operators.base import LinearOperator
 from linop_gn.operators.function import FunctionOperator
 from linop_gn.run.solution import Solution
 
-__all__ = ["implicit"]
+__all__ = ["constant", "implicit"]
+
+T = TypeVar("T")
 
 Run = Callable[[Any, Any], tuple[Vector, Solution]]
 
@@ -60,6 +62,27 @@ def implicit(
 
     solved.defjvp(rule, symbolic_zeros=True)
     return solved(*data)
+
+
+def constant(tree: T, advice: str) -> T:
+    """See :meth:`linop_gn.protocols.Loops.constant`."""
+    leaves, structure = tree_util.tree_flatten(tree)
+    traced = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.core.Tracer)]
+
+    if not traced:
+        return tree
+
+    @jax.custom_jvp
+    def same(*values: Any) -> tuple[Any, ...]:
+        return values
+
+    def rule(primals: Any, tangents: Any) -> Any:
+        raise NotImplementedError(advice)
+
+    same.defjvp(rule)
+    for i, value in zip(traced, same(*(leaves[i] for i in traced)), strict=True):
+        leaves[i] = value
+    return tree_util.tree_unflatten(structure, leaves)  # type: ignore[no-any-return]
 
 
 def _defect_tangent(method: Any, problem: Any, tangents: tuple[Any, Any], x: Vector) -> Vector | None:

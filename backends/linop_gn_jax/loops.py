@@ -27,13 +27,14 @@ from linop_gn.backend import Array, Carry, EagerLoops, Iteration, Vector
 from linop_gn.run.status import Code
 
 from .compiled import compiled, tracing
-from .implicit import implicit
+from .implicit import constant, implicit
 from .scanning import scan_over
 from .states import like, numbers_as_arrays, observed, row_dtype, settle
 
 __all__ = ["JaxLoops"]
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 def _is_running(state: Any) -> Array:
@@ -139,6 +140,9 @@ class JaxLoops(EagerLoops):
         if _streams(problem) or self.is_concrete((method, problem)):  # type: ignore[attr-defined]
             return run(method, problem)
         return implicit(self, run, method, problem)  # type: ignore[arg-type, return-value]
+
+    def constant(self, tree: T, advice: str) -> T:
+        return constant(tree, advice)
 
     def rows(self, carry: Carry, start: int, stop: int) -> Any:
         if isinstance(carry.rows, list):

@@ -25,6 +25,7 @@ from ..run.status import Code
 __all__ = ["EagerLoops"]
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 def _is_running(state: Any) -> bool:
@@ -92,6 +93,9 @@ class EagerLoops:
         self, run: Callable[[Any, Any], tuple[Vector, R]], method: Any, problem: Any, operator: Any
     ) -> tuple[Vector, R]:
         return run(method, problem)
+
+    def constant(self, tree: T, advice: str) -> T:
+        return tree
 
     def rows(self, carry: Carry, start: int, stop: int) -> Any:
         wanted = carry.rows[start:stop]

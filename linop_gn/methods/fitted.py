@@ -20,7 +20,7 @@ from ..curvature.differences import Differences
 from ..curvature.objective import Objective
 from ..protocols import Array, Scalar, Tree, Vector
 from ..records import Partial, record, static
-from ..run.solution import Outcome
+from ..run.solution import Result
 from ..run.status import Status
 from ..spaces import Space
 
@@ -40,22 +40,17 @@ class Prediction(NamedTuple):
 
 
 @record
-class LeastSquaresResult(Outcome):
+class LeastSquaresResult(Result):
     """Of :func:`linop_gn.least_squares`: ``x`` in the user's format, and what the fit knows of it.
 
     Inside a compiled program ``code`` stands for the status; ``covariance`` and what follows from it are arrays of the
-    framework of x.
+    framework of x. ``state`` is what ``lg.least_squares(..., state=)`` goes on from.
     """
 
-    x: Any = None
-    cost: Scalar = None
-    """The objective at x."""
     fun: Array = None
     """The residuals at x, as the function returns them."""
     grad: Any = None
     """The gradient of the cost, like x."""
-    optimality: Scalar = None
-    """Largest entry of the gradient, of parameters that no bound holds."""
     active_mask: Any = None
     """Like x: -1 at a lower bound, 1 at an upper one, 0 between."""
     nfev: Scalar = None
@@ -73,6 +68,21 @@ class LeastSquaresResult(Outcome):
     space: Space = static(default=None)
     derivatives: str = static(default="")
     """How the Jacobian came about, where it was by finite differences."""
+
+    @property
+    def x(self) -> Any:
+        """The parameters, like x0."""
+        return self.params
+
+    @property
+    def cost(self) -> Scalar:
+        """The objective at x."""
+        return self.value
+
+    @property
+    def optimality(self) -> Scalar:
+        """Largest entry of the gradient, of parameters that no bound holds."""
+        return self.gradient_norm
 
     @property
     def success(self) -> Any:

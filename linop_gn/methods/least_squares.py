@@ -313,10 +313,13 @@ class LeastSquares(Method):
         )
 
     def renew(self, ops: Backend, problem: MinimizeProblem, state: LeastSquaresState) -> LeastSquaresState:
-        """The state at the same x for the problem's data; what an earlier run reached on others is no end for these."""
+        """The state at the same x for the problem's data; what was reached on others is no end for these."""
         here = self._at(ops, problem, state.x, state.run == 1, state.here)
+        same = (here.value == state.value) & (here.gradient_norm == state.gradient_norm)
+        (first,) = ops.branch(same, lambda now, first: (first,), lambda now, first: (now,), here, state.first)
+        newton = ops.where(same, state.newton, -1.0)
         told = {"value": here.value, "gradient_norm": here.gradient_norm, "optimality": here.cosine}
-        return state._replace(here=here, first=here, newton=0.0 * state.newton - 1.0, **told)
+        return state._replace(here=here, first=first, newton=newton, **told)
 
     def _sent(self, ops: Backend, s: LeastSquaresState, running: Scalar, last: Scalar) -> LeastSquaresState:
         """The state; where a run ends: sent back to the start if it was the first and failed, else the better end."""

@@ -9,20 +9,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..protocols import Backend, Carry
 from ..records import memo
-from ..run.loop import Look, Watcher, watched
+from ..run.loop import Look, Watcher, drive, watched
 from ..run.solution import History
 from ..run.status import Code
 from .base import ServedMethod
 from .problem import MinimizeProblem
 from .state import State, Stretch
 
-__all__ = ["NO_LIMIT", "Run", "began", "stretched"]
+__all__ = ["NO_LIMIT", "Run", "began", "in_a_program", "stretched"]
+
+T = TypeVar("T")
+
+_ADVICE = (
+    "{}: a run has no derivative. Cut what goes in off (jax.lax.stop_gradient), and differentiate one step of Newton's "
+    "method at the solution, x - lg.solve(lg.Hessian(objective, x), objective.gradient(x)).x: see "
+    "docs/differentiating_solves.md."
+)
 
 NO_LIMIT = 2**31 - 1
 ROWS = 63
@@ -41,6 +50,15 @@ def began(served: ServedMethod, problem: MinimizeProblem) -> Carry:
 def stretched(served: ServedMethod, problem: MinimizeProblem, own: Any, renew: bool, steps: int) -> Carry:
     """The carry ``steps`` steps on from the state ``own``, which stays as it is: one program, whatever the steps."""
     return problem.backend.run(Stretch(served, own, steps, renew), problem, ROWS)
+
+
+def in_a_program(
+    door: str, served: ServedMethod, problem: MinimizeProblem, limit: int, watch: Sequence[Watcher], every: int | None
+) -> Carry:
+    """The last carry of a run in one program, which may be a part of what somebody else compiles."""
+    ops, advice = problem.backend, _ADVICE.format(door)
+    served, problem = ops.constant((served, problem), advice)
+    return ops.constant(drive(ops, served, problem, limit, watch, every, served.title), advice)
 
 
 class Run:
@@ -63,6 +81,12 @@ class Run:
         self.ops: Backend = problem.backend
         self.rows: list[Any] = []
         clock, carry = time.perf_counter(), begin()
+        if not self.ops.is_concrete(carry.state):
+            self.ops.constant(carry.state, _ADVICE.format(served.title))
+            raise TypeError(
+                f"{served.title}: the objective closes over arrays of a program that is being traced. Hand them over "
+                "as data, or start from parameters that are traced too."
+            )
         self.steps = int(self.ops.read(carry.state.own.steps))
         self._look_at(problem, carry)
         self.first, self._begun = self.steps, time.perf_counter() - clock
@@ -88,10 +112,22 @@ class Run:
         """Whether the run is over, for all that the latest state says."""
         return self.code in (Code.MAX_STEPS, Code.COMPLETED, *_FAILED) if self.batches else self.code != Code.RUNNING
 
-    def watched(self, watch: Sequence[Watcher], every: int | None) -> None:
-        """Run to the end, shown to the watchers every ``every`` steps (None: at both ends)."""
-        _, stopped = watched(self._looks(every, bool(watch)), watch)
+    def watched(self, watch: Sequence[Watcher], every: int | None, result: Callable[[Run], T], door: str) -> T:
+        """The result at the end, shown to the watchers every ``every`` steps (None: at both ends).
+
+        What is raised on the way leaves with ``state`` and ``result``, for ``lg.<door>(..., state=)``.
+        """
+        try:
+            _, stopped = watched(self._looks(every, bool(watch)), watch)
+        except BaseException as error:
+            with suppress(AttributeError):
+                error.state, error.result = self.state, result(self)  # type: ignore[attr-defined]
+            error.add_note(
+                f"{self.steps} steps were done: error.state is where to go on from, lg.{door}(..., state=error.state)."
+            )
+            raise
         self.code = Code.STOPPED if stopped else self.code
+        return result(self)
 
     def _looks(self, every: int | None, shown_to: bool) -> Iterator[tuple[Look, Any]]:
         yield self._look(0, shown_to), None

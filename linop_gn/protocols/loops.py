@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["Carry", "Iteration", "Loops"]
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class Iteration(Protocol):
@@ -74,6 +75,12 @@ class Loops(Protocol):
         Where the framework is recording derivatives, those of the answer follow from the system that it solves
         (:mod:`linop_gn.implicit`), not from the run; nothing else in the result has any. ``operator`` is the
         problem's as the user gave it, before its per-point work was done.
+        """
+
+    def constant(self, tree: T, advice: str) -> T:
+        """The tree; a derivative that is taken through it raises NotImplementedError with the advice.
+
+        Frameworks whose results carry no graph, or that record none, return it as it is.
         """
 
     def read(self, tree: Any) -> Any:
