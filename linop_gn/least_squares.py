@@ -32,6 +32,7 @@ from .dispatch import backend_of
 from .methods.base import ServedMethod
 from .methods.fitted import LeastSquaresResult
 from .methods.least_squares import LeastSquares
+from .methods.linear_model import Triangle
 from .methods.problem import MinimizeProblem
 from .protocols import Array, Backend, Carry, Scalar, Tree, Vector
 from .records import Partial, fields, rebuild, replace
@@ -292,11 +293,11 @@ def _result(
         mask = xp.where(here.x <= method.lower, mask - 1.0, xp.where(here.x >= method.upper, mask + 1.0, mask))
     fun = here.outputs if here.outputs is not None else Point(terms, ops.copy(here.x), space).outputs
     units, size = xp.where(abs(here.x) > here.sizes, abs(here.x), here.sizes), xp.sqrt(xp.sum(here.q * here.q))
-    effects = xp.sqrt(xp.sum(here.R * here.R, axis=0)) * here.D * units
+    effects = xp.sqrt(here.squares) * here.D * units
     return LeastSquaresResult(
         code=state.status,
         steps=state.steps,
-        products=0,
+        products=state.products,
         rows=rows if not isinstance(rows, list) else ops.rows(Carry(state, rows), 0, len(rows)),
         names=method.columns,
         method="least_squares",
@@ -308,7 +309,7 @@ def _result(
         active_mask=space.unpack(mask),
         nfev=state.evaluations,
         njev=state.linearisations,
-        factor=here.R * (here.D * here.sizes * free),
+        factor=here.linear.R * (here.D * here.sizes * free) if isinstance(here.linear, Triangle) else None,
         sizes=here.sizes,
         free=free,
         effects=xp.where(size > 0, effects / xp.where(size > 0, size, xp.ones_like(size)), xp.ones_like(effects)),

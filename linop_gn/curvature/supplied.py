@@ -137,6 +137,14 @@ class SuppliedLinearization:
             leaves = space.leaves(made, "result of the supplied vjp")
         return leaves if only is None else [leaves[i] for i in only]
 
+    def squares(self, weights: Array) -> Array | None:
+        """sum_i w_i J_ij^2 for each column j, where the Jacobian is an array or a sparse matrix; None where it is not."""
+        J, space = self.matrix, self.space
+        if J is None or not (space.backend.is_array(J) or hasattr(J, "power")):
+            return None
+        squared = J * J if space.backend.is_array(J) else J.power(2)
+        return space.backend.cast(self._multiplied(squared.T, weights, space.size), space.dtype)
+
     def _multiplied(self, matrix: Any, v: Array, rows: int) -> Array:
         product, ops = matrix @ v, self.space.backend
         shape = tuple(getattr(product, "shape", ()))
