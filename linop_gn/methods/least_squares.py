@@ -59,8 +59,10 @@ __all__ = ["LeastSquares"]
 
 _BEND = 0.3
 """The part of a step over which its second derivative is taken."""
-_INNER = CG(rtol=0.1, max_steps=1000)
+_INNER = CG(rtol=0.01, max_steps=1000)
 """By products, where no solver is given."""
+_RULE, _QUICK = Nielsen(), Nielsen(least=0.1)
+"""Of lambda: for W factored, and by products, where each trial is dear."""
 _MANY, _LARGE, _SMALL = 1000, 10_000_000, 10_000
 """W is factored with up to so many columns, and entries; a sparse one with so many entries."""
 _LOST = 1e-6
@@ -78,7 +80,7 @@ class Here(NamedTuple):
     """The squared norms of the columns of W D^-1."""
     D: Vector
     sizes: Vector
-    """Of the parameters: 1 / D, of the first run."""
+    """Of the parameters: 1 / D of the first run, but where that is scaled by column norms."""
     q: Any
     outputs: Any
     weight: Any
@@ -179,8 +181,8 @@ class LeastSquares(Method):
         For a loss without a root in closed form.
     """
 
-    damping: Scalar = 1e-2
-    rule: Any = Nielsen()
+    damping: Scalar | None = None
+    rule: Any = None
     accept: Scalar = 1e-4
     ftol: Scalar | None = None
     xtol: Scalar | None = None
@@ -189,7 +191,7 @@ class LeastSquares(Method):
     lower: Any = None
     upper: Any = None
     max_nfev: Scalar | None = None
-    column_norms: bool = static(default=False)
+    column_norms: bool | None = static(default=None)
     solver: Any = None
     acceleration: bool | None = static(default=None)
     again: bool = static(default=True)
@@ -220,7 +222,7 @@ class LeastSquares(Method):
             x=ops.copy(here.x),
             value=here.value,
             unit=unit,
-            damping=self.damping * unit,
+            damping=self._first(here) * unit,
             growth=zero + 2.0,
             ratio=zero + math.nan,
             newton=zero - 1.0,
@@ -286,8 +288,9 @@ class LeastSquares(Method):
         refused = running & ops.logical_not(moved)
         ratio = ops.where(taken & refused, -math.inf, ratio)  # there the gradient is not finite
         unit = ops.where(going, self._unit(ops, here), s.unit)
-        damping, growth = self.rule.update(ops, s.damping, s.growth, ops.where(refused, -math.inf, ratio))
-        damping = ops.where(going, self.damping * unit, clip(ops, damping, eps * eps * unit, unit / (eps * eps)))
+        rule = self.rule or (_RULE if isinstance(here.linear, Triangle) else _QUICK)
+        damping, growth = rule.update(ops, s.damping, s.growth, ops.where(refused, -math.inf, ratio))
+        damping = ops.where(going, self._first(here) * unit, clip(ops, damping, eps * eps * unit, unit / (eps * eps)))
         evaluations = s.evaluations + ops.where(running, 1 + bent, 0)
         size = here.value
         hopeless = refused & ((predicted <= 4.0 * eps * size) & (predicted > 0) | (s.damping >= unit / (eps * eps)))
@@ -360,6 +363,11 @@ class LeastSquares(Method):
 
     # parts
 
+    def _first(self, here: Here) -> Scalar:
+        """lambda of the first trial, in multiples of the unit."""
+        own = 1e-2 if isinstance(here.linear, Triangle) else 1e-3
+        return own if self.damping is None else self.damping
+
     @property
     def _solver(self) -> Solver:
         return _INNER if self.solver is None else self.solver
@@ -426,8 +434,8 @@ class LeastSquares(Method):
     def _tolerances(self, ops: Backend, here: Here) -> tuple[Scalar, Scalar, Scalar]:
         """ftol, xtol, gtol."""
         eps = ops.eps(here.x)
-        least = min(4.0 * eps, 1e-12) if isinstance(here.linear, Triangle) else _slack(ops, here.x)
-        given = (self.ftol, least), (self.xtol, 4.0 * eps), (self.gtol, 50.0 * eps)
+        least = 4.0 * eps if isinstance(here.linear, Triangle) else math.inf
+        given = (self.ftol, min(least, 1e-12)), (self.xtol, 4.0 * eps), (self.gtol, 50.0 * eps)
         ftol, xtol, gtol = (own if value is None else value for value, own in given)
         return ftol, xtol, gtol
 
@@ -475,15 +483,18 @@ class LeastSquares(Method):
         bends, norms = self._bends(problem, linear), xp.sqrt(linear.squares_of(ops))
         one = xp.ones_like(x)
         felt = xp.where(norms > 0, norms, one)
-        if self.column_norms:
-            sizes = one / felt if before is None else xp.where(one / felt < before.sizes, one / felt, before.sizes)
-        elif before is not None:
+        by_norms = not isinstance(linear, Triangle) and self.scale is None
+        by_norms = by_norms if self.column_norms is None else self.column_norms
+        if before is not None:
             sizes = before.sizes
         elif self.scale is not None:
             sizes = one * self.scale
         else:
             sizes = xp.where(start != 0, abs(start), ops.where(size > 0, size, 1.0) / felt)
-        D = ops.select(equal, one, one / sizes)
+        D = one / sizes
+        if by_norms:
+            D = felt if before is None else xp.where(felt > before.D, felt, before.D)
+        D = ops.select(equal, one, D)
         value, eps = ops.item(point.value), ops.eps(x)
         sound = ops.isfinite(value) & ops.isfinite(ops.max_abs(norms)) & ops.isfinite(size)
         linear = linear.over(ops, D, sound)

@@ -153,7 +153,8 @@ class MatrixFree:
         self, ops: Backend, free: Vector | None, unit: Scalar, target: Scalar, solver: Any
     ) -> tuple[Scalar, Vector, Scalar]:
         """At most this is gained by an undamped step, if the solver gets ``target`` near it; the step; products."""
-        xp, tau = ops.namespace(), max(ops.eps(self.offset), ops.eps(self.D))
+        xp, eps = ops.namespace(), max(ops.eps(self.offset), ops.eps(self.D))
+        tau = eps if eps < 1e-10 else eps**1.5  # in single precision more would stay unseen than 1e-4 of the value
         size = self._sizes(ops, 0.0)
         weights = size / self.D if free is None else size / self.D * free
         shifts, least = tau * xp.ones_like(size), ops.sqrt(2.0 * tau * target)
