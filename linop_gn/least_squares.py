@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from .arguments import require_number, whole
-from .curvature.differences import Differences
+from .curvature.differences import Differences, sparsity
 from .curvature.losses import Arctan, Cauchy, Huber, Robust, SoftL1, SquaredError
 from .curvature.objective import Objective
 from .curvature.point import Point
@@ -32,7 +32,6 @@ from .dispatch import backend_of
 from .methods.base import ServedMethod
 from .methods.fitted import LeastSquaresResult
 from .methods.least_squares import LeastSquares
-from .methods.linear_model import Triangle
 from .methods.problem import MinimizeProblem
 from .protocols import Array, Backend, Carry, Scalar, Tree, Vector
 from .records import Partial, fields, rebuild, replace
@@ -58,6 +57,8 @@ def least_squares(
     loss: Any = "linear",
     f_scale: Scalar = 1.0,
     diff_step: float | None = None,
+    jac_sparsity: Any = None,
+    solver: Any = None,
     max_nfev: Scalar | None = None,
     max_steps: int = 500,
     args: Sequence[Any] = (),
@@ -93,6 +94,11 @@ def least_squares(
         C, where outliers begin; of no effect for ``"linear"``.
     diff_step
         Relative step of finite differences.
+    jac_sparsity
+        Of finite differences: an array or sparse matrix (m, n), not zero where the Jacobian may not be.
+    solver
+        ``lg.CG(...)`` or ``lg.LSMR(...)`` to take products with the Jacobian instead of factoring it. None: factored
+        for few parameters, else by products; a sparse Jacobian and a linear operator are never made dense.
     max_nfev, max_steps
         Limits on evaluations and on steps. ``max_steps`` is a size of the program, not data.
     callback
@@ -125,13 +131,13 @@ def least_squares(
     x0 = _as_start(x0)
     ops, space = backend_of(x0), Space.of(x0, "start")
     residuals, data = _residuals(ops, fun, tuple(args), dict(kwargs or {}))
-    jacobian, how = _jacobian(ops, space, residuals, jac, x0, bounds, diff_step, derivatives, data)
+    jacobian, how = _jacobian(ops, space, residuals, jac, x0, bounds, diff_step, derivatives, data, jac_sparsity)
     if ops.calculus is None and derivatives is None:
         residuals = _Remembered(ops, residuals)
     objective = Objective.from_residuals(residuals, data, jacobian=jacobian, derivatives=derivatives)
     objective = rebuild(Objective, fields(objective) | {"loss": _loss(loss, f_scale)})
     lower, upper = _bounds(ops, space, bounds, x0)
-    settings = {"ftol": ftol, "xtol": xtol, "gtol": gtol, "max_nfev": max_nfev}
+    settings = {"ftol": ftol, "xtol": xtol, "gtol": gtol, "max_nfev": max_nfev, "solver": solver}
     scale = None if x_scale is None or isinstance(x_scale, str) else _vector(ops, space, x_scale, "x_scale")
     if isinstance(x_scale, str) and x_scale != "jac":
         raise ValueError(f"least_squares: x_scale must be 'jac', numbers or None, got {x_scale!r}.")
@@ -309,7 +315,7 @@ def _result(
         active_mask=space.unpack(mask),
         nfev=state.evaluations,
         njev=state.linearisations,
-        factor=here.linear.R * (here.D * here.sizes * free) if isinstance(here.linear, Triangle) else None,
+        factor=here.linear.factor(here.D, here.sizes * free),
         sizes=here.sizes,
         free=free,
         effects=xp.where(size > 0, effects / xp.where(size > 0, size, xp.ones_like(size)), xp.ones_like(effects)),
@@ -388,6 +394,7 @@ def _jacobian(
     step: float | None,
     derivatives: str | None,
     data: Any,
+    structure: Any,
 ) -> tuple[Callable[..., Any] | None, str]:
     """The Jacobian as the objective takes it, and how differences are taken where it is made of them."""
     if callable(jac):
@@ -405,7 +412,8 @@ def _jacobian(
     if step is not None:
         require_number("least_squares", "diff_step", step, positive=True)
     box = space.pack(x0), *_bounds(ops, space, bounds, x0)
-    return Differences(space, residuals, jac == "3-point", step, box), jac
+    structure = None if structure is None else sparsity(structure, space)
+    return Differences(space, residuals, jac == "3-point", step, box, structure), jac
 
 
 def _with_arguments(jac: Callable[..., Any], x: Tree, data: Any) -> Any:

@@ -46,6 +46,8 @@ __all__ = ["MatrixFree", "Triangle", "matrix_free"]
 _FEW = 256
 """Columns whose norms take a product each."""
 _PROBES = 16
+_MOST = 50_000_000
+"""Entries of W, where the covariance takes all of it."""
 _STEPS = 10_000
 """At most, of a solve for what is promised."""
 
@@ -73,6 +75,10 @@ class Triangle:
     def over(self, ops: Backend, D: Vector, sound: Scalar) -> Triangle:
         """A D^-1; ones where not ``sound``."""
         return replace(self, R=ops.select(sound, self.R / D, ops.namespace().ones_like(self.R)))
+
+    def factor(self, D: Vector, weights: Vector) -> Array:
+        """The triangle of W diag(weights)."""
+        return self.R * (D * weights)
 
     def push(self, ops: Backend, y: Vector) -> Vector:
         """A y, among the columns of Q."""
@@ -125,6 +131,10 @@ class MatrixFree:
         """A D^-1."""
         squares = ops.select(sound, self.squares / (D * D), ops.namespace().ones_like(D))
         return replace(self, squares=squares, D=self.D * D)
+
+    def factor(self, D: Vector, weights: Vector) -> LinearOperator:
+        """diag(weights) W^T W diag(weights)."""
+        return Normal(self.root, weights, 0.0 * weights)
 
     def push(self, ops: Backend, y: Vector) -> Vector:
         """A y."""
@@ -200,6 +210,22 @@ class Normal(LinearOperator):
     @property
     def domain(self) -> Space:
         return self.root.domain
+
+    def triangle(self) -> Array:
+        """The triangle of W C, for which W is formed, n products with it.
+
+        Raises
+        ------
+        ValueError
+            Where that would take too much memory.
+        """
+        ops, (m, n) = self.backend, self.root.shape
+        if m * n > _MOST:
+            raise ValueError(
+                f"the covariance of {n} parameters would need the Jacobian ({m}, {n}) as an array. Solve for the "
+                "columns that you want: lg.solve(lg.GGN(objective, x), unit vector, lg.CG()), times 2 cost / (m - n)."
+            )
+        return ops.namespace().linalg.qr(self.root.apply(ops.identity(n, self.weights)) * self.weights)[1]
 
     def matvec(self, v: Vector) -> Vector:
         return self.weights * self.root.rapply(self.root.apply(self.weights * v)) + self.shifts * v
