@@ -32,7 +32,8 @@ class Differences:
         structure: Any = None,
     ) -> None:
         self.space, self.function, self.central, self.step = space, function, central, step
-        self.structure, self.groups = structure, None if structure is None else _groups(structure)
+        self.structure = structure
+        self.groups: Any = None if structure is None else _groups(structure)
         self.start, self.lower, self.upper = box
 
     def __call__(self, x: Tree, *data: Any) -> Any:
@@ -95,7 +96,9 @@ def sparsity(structure: Any, space: Space) -> Any:
         For another number of columns than of parameters, or arrays that are not NumPy's.
     """
     if space.backend.name != "numpy":
-        raise ValueError(f"least_squares: jac_sparsity is for finite differences of NumPy arrays, got {space.backend.name}.")
+        raise ValueError(
+            f"least_squares: jac_sparsity is for finite differences of NumPy arrays, got {space.backend.name}."
+        )
     made = scipy.sparse.csc_array(structure)
     if made.ndim != 2 or made.shape[1] != space.size:
         raise ValueError(

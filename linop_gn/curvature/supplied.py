@@ -138,7 +138,7 @@ class SuppliedLinearization:
         return leaves if only is None else [leaves[i] for i in only]
 
     def squares(self, weights: Array) -> Array | None:
-        """sum_i w_i J_ij^2 for each column j, where the Jacobian is an array or a sparse matrix; None where it is not."""
+        """sum_i w_i J_ij^2 for each j, where the Jacobian is an array or a sparse matrix; else None."""
         J, space = self.matrix, self.space
         if J is None or not (space.backend.is_array(J) or hasattr(J, "power")):
             return None

@@ -39,7 +39,6 @@ is compared is undamped, and the tolerances are rounding unless given.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..arguments import require_number
@@ -471,7 +470,10 @@ class LeastSquares(Method):
         if problem.host:
             q, weight, T = None, None, _streamed(ops, point)
             T, n = T * xp.sqrt(xp.zeros_like(T[0, 0]) + made.scale), T.shape[1] - 1
-            linear, size = Triangle(None, T[:, :n], ops.scale(-1.0, ops.copy(T[:, n]))), ops.sqrt(ops.dot(T[:, n], T[:, n]))
+            linear, size = (
+                Triangle(None, T[:, :n], ops.scale(-1.0, ops.copy(T[:, n]))),
+                ops.sqrt(ops.dot(T[:, n], T[:, n])),
+            )
         else:
             root = root_of(made.pieces, made.scale, problem.space)
             q, weight = ops.scale(root.scale, ops.copy(root_gradient(root))), root.scale
