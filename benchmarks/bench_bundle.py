@@ -164,7 +164,10 @@ def main() -> None:
     best = min(cost for many in runs.values() for trace, _, _ in many for _, cost in trace)
     print(f"load {os.getloadavg()[0]:.2f}; minimum {best:.6f}; {problem.truth.size} parameters")
     for name, many in runs.items():
-        to, whole = (np.median(list(map(float, v))) for v in zip(*((reached(t, best * 1.0001), w) for t, w, _ in many), strict=True))
+        to, whole = (
+            np.median(list(map(float, v)))
+            for v in zip(*((reached(t, best * 1.0001), w) for t, w, _ in many), strict=True)
+        )
         found = many[-1][2]
         print(f"{name:9} to 1.0001: {to:7.2f} s; whole {whole:7.2f} s; cost {found.cost:.6f}; {found.message[:70]}")
 

@@ -111,6 +111,8 @@ class LeastSquaresState(NamedTuple):
     here: Here
     x: Vector
     value: Scalar
+    D: Vector
+    """That of ``here``."""
     unit: Scalar
     """The damping is in multiples of it."""
     damping: Scalar
@@ -201,6 +203,8 @@ class LeastSquares(Method):
         if self.solver is not None:
             require_solver("LeastSquares", self.solver, "a solver such as lg.CG() or lg.LSMR()")
 
+    of_data = ("here", "first")
+
     columns = ("value", "gradient_norm", "optimality", "damping", "ratio", "evaluations", "linearisations", "refused")
 
     def init(self, ops: Backend, problem: MinimizeProblem) -> LeastSquaresState:
@@ -220,6 +224,7 @@ class LeastSquares(Method):
             here=here,
             x=ops.copy(here.x),
             value=here.value,
+            D=ops.copy(here.D),
             unit=unit,
             damping=self._first(here) * unit,
             growth=zero + 2.0,
@@ -315,6 +320,7 @@ class LeastSquares(Method):
             here=here,
             x=ops.copy(here.x),
             value=here.value,
+            D=ops.copy(here.D),
             unit=unit,
             damping=ops.where(running, damping, s.damping),
             growth=ops.where(running, ops.where(going, 2.0, growth), s.growth),
@@ -335,7 +341,7 @@ class LeastSquares(Method):
 
     def renew(self, ops: Backend, problem: MinimizeProblem, state: LeastSquaresState) -> LeastSquaresState:
         """The state at the same x for the problem's data; what an earlier run reached on others is no end for these."""
-        here = self._at(ops, problem, state.x, state.run == 1, state.here)
+        here = self._at(ops, problem, state.x, state.run == 1, state.here._replace(D=state.D))
         told = {"value": here.value, "gradient_norm": here.gradient_norm, "optimality": here.cosine}
         return state._replace(here=here, first=here, newton=0.0 * state.newton - 1.0, **told)
 
@@ -351,6 +357,7 @@ class LeastSquares(Method):
             here=here,
             x=ops.copy(here.x),
             value=here.value,
+            D=ops.copy(here.D),
             gradient_norm=here.gradient_norm,
             optimality=here.cosine,
             first=first,

@@ -26,14 +26,14 @@ above |g_j| / |q|, which no norm is below.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..curvature.gram import Root
 from ..curvature.losses.hessians import Diagonal, Weighted
 from ..draws import counter, signs
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
-from ..records import record, replace
+from ..records import record
 from ..solvers.base import Solver
 from ..solvers.cg import CG
 from ..solvers.lsmr import LSMR
@@ -52,8 +52,7 @@ _STEPS = 10_000
 """At most, of a solve for what is promised."""
 
 
-@record
-class Triangle:
+class Triangle(NamedTuple):
     """A = Q R, with ``offset`` -Q^T q; Q is None for streamed data."""
 
     Q: Any
@@ -74,7 +73,7 @@ class Triangle:
 
     def over(self, ops: Backend, D: Vector, sound: Scalar) -> Triangle:
         """A D^-1; ones where not ``sound``."""
-        return replace(self, R=ops.select(sound, self.R / D, ops.namespace().ones_like(self.R)))
+        return self._replace(R=ops.select(sound, self.R / D, ops.namespace().ones_like(self.R)))
 
     def factor(self, D: Vector, weights: Vector) -> Array:
         """The triangle of W diag(weights)."""
@@ -114,8 +113,7 @@ class Triangle:
         return self.R if free is None else self.R * free
 
 
-@record
-class MatrixFree:
+class MatrixFree(NamedTuple):
     """A = W D^-1 by products; ``offset`` is -q, ``squares`` the squared norms of A's columns."""
 
     root: Root
@@ -130,7 +128,7 @@ class MatrixFree:
     def over(self, ops: Backend, D: Vector, sound: Scalar) -> MatrixFree:
         """A D^-1."""
         squares = ops.select(sound, self.squares / (D * D), ops.namespace().ones_like(D))
-        return replace(self, squares=squares, D=self.D * D)
+        return self._replace(squares=squares, D=self.D * D)
 
     def factor(self, D: Vector, weights: Vector) -> LinearOperator:
         """diag(weights) W^T W diag(weights)."""
