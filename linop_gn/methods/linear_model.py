@@ -142,7 +142,9 @@ class MatrixFree(NamedTuple):
         """v."""
         return v
 
-    inward = outward
+    def inward(self, u: Vector) -> Vector:
+        """u."""
+        return u
 
     def solving(
         self, ops: Backend, free: Vector | None, damping: Scalar, solver: Any
