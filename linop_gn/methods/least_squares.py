@@ -61,9 +61,14 @@ _BEND = 0.3
 _INNER = CG(rtol=0.01, max_steps=1000)
 """By products, where no solver is given."""
 _RULE, _QUICK = Nielsen(), Nielsen(least=0.1)
-"""Of lambda: for W factored, and by products, where each trial is dear."""
+"""Of lambda: for few parameters, and for many, where each trial is dear."""
 _MANY, _LARGE, _SMALL = 1000, 10_000_000, 10_000
 """W is factored with up to so many columns, and entries; a sparse one with so many entries."""
+
+
+def _few(x: Vector) -> bool:
+    """Whether a trial may cost a second solve, and the parameters are scaled one by one."""
+    return x.shape[0] <= _MANY
 _LOST = 1e-6
 """A parameter whose effect on the residuals, relative to these, is less than that has lost it."""
 
@@ -256,7 +261,7 @@ class LeastSquares(Method):
         here, spent = self._judged(ops, here, predicted, delta, s)
         products = products + spent
         going_on = running & self._open(ops, here)
-        bent, newton = self._bends(problem, here.linear), -1.0
+        bent, newton = self._bends(problem), -1.0
         if bent:
             there = problem.at(ops.axpy(_BEND, delta, ops.copy(here.x))).outputs
             root = _root_at(problem, here.outputs)
@@ -292,7 +297,7 @@ class LeastSquares(Method):
         refused = running & ops.logical_not(moved)
         ratio = ops.where(taken & refused, -math.inf, ratio)  # there the gradient is not finite
         unit = ops.where(going, self._unit(ops, here), s.unit)
-        rule = self.rule or (_RULE if isinstance(here.linear, Triangle) else _QUICK)
+        rule = self.rule or (_RULE if _few(s.x) else _QUICK)
         damping, growth = rule.update(ops, s.damping, s.growth, ops.where(refused, -math.inf, ratio))
         damping = ops.where(going, self._first(here) * unit, clip(ops, damping, eps * eps * unit, unit / (eps * eps)))
         evaluations = s.evaluations + ops.where(running, 1 + bent, 0)
@@ -301,7 +306,8 @@ class LeastSquares(Method):
         newton = ops.where(refused, ops.where(s.newton >= 0, s.newton, newton), -1.0)
         settled, slight = here.reach <= 0.01, (here.cosine <= 1e-6) | (here.effect < _LOST)
         precise = here.known & settled & (here.promise <= ops.minimum(here.rounding, 1e-5 * size)) | here.exact
-        singular = here.reach >= 0.01 / math.sqrt(eps)  # W is, as far as can be told so near a minimum
+        # W is singular, as far as can be told so near a minimum; a truncated solve does not tell
+        singular = isinstance(here.linear, Triangle) and here.reach >= 0.01 / math.sqrt(eps)
         bottom = slight & singular & (newton >= 0) & (newton <= math.sqrt(eps) * size)
         level = (settled | slight) & (here.promise <= min(math.sqrt(eps), 1e-5) * size) | bottom
         doubtful = here.promise <= ops.maximum(here.rounding, math.sqrt(eps) * size)
@@ -371,7 +377,7 @@ class LeastSquares(Method):
 
     def _first(self, here: Here) -> Scalar:
         """lambda of the first trial, in multiples of the unit."""
-        own = 1e-2 if isinstance(here.linear, Triangle) else 1e-3
+        own = 1e-2 if _few(here.x) else 1e-3
         return own if self.damping is None else self.damping
 
     @property
@@ -385,9 +391,9 @@ class LeastSquares(Method):
         dense = all(matrix is None or root.backend.is_array(matrix) for matrix in kept)
         return self.solver is None and ((n <= _MANY and m * n <= _LARGE) if dense else m * n <= _SMALL)
 
-    def _bends(self, problem: MinimizeProblem, linear: Any) -> bool:
+    def _bends(self, problem: MinimizeProblem) -> bool:
         batches, wanted = problem.objective.batches, self.acceleration
-        wanted = isinstance(linear, Triangle) if wanted is None else wanted
+        wanted = _few(problem.start) if wanted is None else wanted
         return wanted and not problem.host and len(batches) == 1 and not batches[0].stacked
 
     def _inside(self, ops: Backend, x: Vector) -> Vector:
@@ -489,10 +495,10 @@ class LeastSquares(Method):
                 linear = Triangle.of(ops, root.apply(ops.identity(problem.space.size, x)), q)
             else:
                 linear = matrix_free(ops, root, q, gradient, size)
-        bends, norms = self._bends(problem, linear), xp.sqrt(linear.squares_of(ops))
+        bends, norms = self._bends(problem), xp.sqrt(linear.squares_of(ops))
         one = xp.ones_like(x)
         felt = xp.where(norms > 0, norms, one)
-        by_norms = not isinstance(linear, Triangle) and self.scale is None
+        by_norms = self.scale is None and not _few(x)
         by_norms = by_norms if self.column_norms is None else self.column_norms
         if before is not None:
             sizes = before.sizes

@@ -33,9 +33,10 @@ from ..curvature.losses.hessians import Diagonal, Weighted
 from ..draws import counter, signs
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
-from ..records import record
+from ..records import record, replace
 from ..solvers.base import Solver
 from ..solvers.cg import CG
+from ..solvers.least_squares import LeastSquares
 from ..solvers.lsmr import LSMR
 from ..solvers.problem import LinearProblem, Recipe
 from ..solvers.served import inner_solve
@@ -154,8 +155,13 @@ class MatrixFree(NamedTuple):
         weights = size / self.D if free is None else size / self.D * free
 
         def solve(b: Vector) -> tuple[Vector, Scalar]:
-            z, products = self._solved(ops, solver, weights, damping * size * size, b)
-            return size * z, products
+            inner = solver
+            if isinstance(inner, LeastSquares):  # relative to W^T b: W and b are nearly orthogonal at an end
+                g = weights * self.root.rapply(b)
+                cosine = ops.divide(ops.sqrt(ops.dot(g, g)), ops.sqrt(ops.dot(b, b)))
+                inner = replace(inner, atol=inner.atol * ops.where(ops.isfinite(cosine), cosine, 1.0), btol=0.0)
+            z, products = self._solved(ops, inner, weights, damping * size * size, b)
+            return size * z, products + (inner is not solver)
 
         return solve
 
