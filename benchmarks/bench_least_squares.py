@@ -5,7 +5,8 @@
 NIST: solved is the certified sum of squares to six digits and each parameter to four (in float32: parameters to two),
 of 54. Moré-Garbow-Hillstrom: within 1e-4 of a listed minimum, or 1e-12 of zero, of 75. False is a success that is not:
 above the certified sum by 1e-4 of it, or where MINPACK or trf lower the sum by that much from there. ``--all`` prints
-each run, ``--inner`` takes products with the Jacobian instead of factoring it. JAX compiles a program for each problem, which takes most of its time. The problems are in tests/support.
+each run, ``--inner`` takes products with the Jacobian instead of factoring it. JAX compiles a program for each problem,
+which takes most of its time. The problems are in tests/support.
 """
 
 from __future__ import annotations
