@@ -69,6 +69,8 @@ _MANY, _LARGE, _SMALL = 1000, 10_000_000, 10_000
 def _few(x: Vector) -> bool:
     """Whether a trial may cost a second solve, and the parameters are scaled one by one."""
     return x.shape[0] <= _MANY
+
+
 _LOST = 1e-6
 """A parameter whose effect on the residuals, relative to these, is less than that has lost it."""
 
