@@ -168,12 +168,10 @@ def _as_matrix(space: Space, jacobian: Any, outputs: tuple[int, ...]) -> Any:
         accepted += [outputs + space.shapes[0]] if len(space.shapes) == 1 else []
         _require_jacobian(space, "the supplied jacobian", jacobian, accepted)
         return ops.copy(xp.reshape(jacobian, (rows, space.size)))
-    if len(shape := tuple(getattr(jacobian, "shape", ()))) == 2 and hasattr(jacobian, "T"):
-        if shape != (rows, space.size):
-            raise ValueError(f"the supplied jacobian has shape {shape}; expected {(rows, space.size)}.")
+    if tuple(getattr(jacobian, "shape", ())) == (rows, space.size) and hasattr(jacobian, "T"):
         return jacobian
     names, leaves, _ = ops.flatten(jacobian)
-    if set(names) != set(space.names):
+    if set(names) != set(space.names) or hasattr(jacobian, "T"):
         got = f"leaves {names}" if names != [""] else f"a {type(jacobian).__qualname__}"
         got += f" of shape {tuple(jacobian.shape)}" if hasattr(jacobian, "shape") else ""
         raise ValueError(
