@@ -1,11 +1,12 @@
 """Least squares on the sets of NIST and of Moré, Garbow and Hillstrom, from all starts, with defaults, beside SciPy.
 
-    python benchmarks/bench_least_squares.py [--framework numpy torch jax] [--dtype float64] [--all]
+    python benchmarks/bench_least_squares.py [--framework numpy torch jax] [--dtype float64] [--inner cg] [--all]
 
 NIST: solved is the certified sum of squares to six digits and each parameter to four (in float32: parameters to two),
 of 54. Moré-Garbow-Hillstrom: within 1e-4 of a listed minimum, or 1e-12 of zero, of 75. False is a success that is not:
 above the certified sum by 1e-4 of it, or where MINPACK or trf lower the sum by that much from there. ``--all`` prints
-each run. JAX compiles a program for each problem, which takes most of its time. The problems are in tests/support.
+each run, ``--inner`` takes products with the Jacobian instead of factoring it. JAX compiles a program for each problem,
+which takes most of its time. The problems are in tests/support.
 """
 
 from __future__ import annotations
@@ -33,16 +34,17 @@ import mgh  # isort: skip
 import nist  # isort: skip
 
 LIMIT = 500
+INNER = {"qr": None, "cg": lg.CG(), "lsmr": lg.LSMR()}
 
 
-def nist_of_ours(framework: str, dtype: str, told: Any) -> dict[str, Any]:
+def nist_of_ours(framework: str, dtype: str, inner: str, told: Any) -> dict[str, Any]:
     """Our fits of NIST's sets."""
     ops, rows = lg.load(framework), []
     loose = dtype == "float32"
     for name in nist.MODELS:
         made = nist.problem(name)
         for i, start in enumerate(made.starts):
-            fit = nist.fit(ops, made, start, dtype, max_steps=LIMIT)
+            fit = nist.fit(ops, made, start, dtype, max_steps=LIMIT, solver=INNER[inner])
             b = np.asarray(ops.to_numpy(fit.x), float)
             total = nist.sum_at(made, b)
             close = total < 1e-20 if nist.is_exact(made) else abs(total / made.sum_of_squares - 1) < 1e-6
@@ -110,7 +112,7 @@ def on_host(problem: Any) -> tuple[Any, Any]:
     return fun, slope
 
 
-def mgh_of(solver: str, told: Any) -> dict[str, Any]:
+def mgh_of(solver: str, inner: str, told: Any) -> dict[str, Any]:
     """The set of Moré, Garbow and Hillstrom, solved by us on a framework or by one of SciPy's methods."""
     ops = lg.load(solver if solver in ("numpy", "torch", "jax") else "numpy")
     xp, rows = ops.namespace(), []
@@ -124,7 +126,9 @@ def mgh_of(solver: str, told: Any) -> dict[str, Any]:
                 else:
                     jac = slope if ops.calculus is None else None
                     given = fun if jac is not None else lambda x, p=problem: p.fun(xp, x)
-                    fit = lg.least_squares(given, ops.asarray(start, "float64"), jac, max_steps=LIMIT)
+                    fit = lg.least_squares(
+                        given, ops.asarray(start, "float64"), jac, max_steps=LIMIT, solver=INNER[inner]
+                    )
                     x, steps, success, status = ops.to_numpy(fit.x), int(fit.steps), fit.success, fit.status.name
                 r = fun(x)
                 total = float(r @ r)
@@ -147,6 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--framework", nargs="+", default=["numpy", "torch"], choices=["numpy", "torch", "jax"])
     parser.add_argument("--dtype", default="float64", choices=["float64", "float32"])
+    parser.add_argument("--inner", default="qr", choices=list(INNER), help="the solver of the damped linear problems")
     parser.add_argument("--all", action="store_true", help="print each run")
     options = parser.parse_args()
     if "jax" in options.framework:
@@ -162,11 +167,14 @@ def main() -> None:
             word = "FALSE" if false else "" if solved else "not solved"
             console.print(f"  {name:26} {steps:4d} steps  {status:15} {word}", highlight=False)
 
-    runs = [(f"linop_gn, {f}", lambda f=f: nist_of_ours(f, options.dtype, told), "NIST") for f in options.framework]
+    runs = [
+        (f"linop_gn, {f}", lambda f=f: nist_of_ours(f, options.dtype, options.inner, told), "NIST")
+        for f in options.framework
+    ]
     if options.dtype == "float64":
         runs += [(f"SciPy {m}", lambda m=m: nist_of_scipy(m, told), "NIST") for m in ("trf", "lm")]
-        runs += [(f"linop_gn, {f}", lambda f=f: mgh_of(f, told), "MGH") for f in options.framework]
-        runs += [(f"SciPy {m}", lambda m=m: mgh_of(m, told), "MGH") for m in ("trf", "lm")]
+        runs += [(f"linop_gn, {f}", lambda f=f: mgh_of(f, options.inner, told), "MGH") for f in options.framework]
+        runs += [(f"SciPy {m}", lambda m=m: mgh_of(m, options.inner, told), "MGH") for m in ("trf", "lm")]
     table = Table("set", "solver", "solved", "false", "median steps", "most", "seconds")
     for who, run, which in runs:
         console.print(f"{which}: {who}")

@@ -25,13 +25,14 @@ from typing import Any, cast
 import numpy as np
 
 from .arguments import require_number, whole
-from .curvature.differences import Differences
+from .curvature.differences import Differences, sparsity
 from .curvature.losses import Arctan, Cauchy, Huber, Robust, SoftL1, SquaredError
 from .curvature.objective import Objective
 from .dispatch import backend_of
 from .methods.base import ServedMethod
 from .methods.checkpoint import Checkpoint, restored
 from .methods.fitted import LeastSquaresResult
+from .methods.generators import Generators
 from .methods.least_squares import LeastSquares
 from .methods.problem import MinimizeProblem
 from .methods.running import Run, began, in_a_program, stretched
@@ -60,6 +61,8 @@ def least_squares(
     loss: Any = "linear",
     f_scale: Scalar = 1.0,
     diff_step: float | None = None,
+    jac_sparsity: Any = None,
+    solver: Any = None,
     max_nfev: Scalar | None = None,
     max_steps: int = 500,
     args: Sequence[Any] = (),
@@ -97,6 +100,11 @@ def least_squares(
         C, where outliers begin; of no effect for ``"linear"``.
     diff_step
         Relative step of finite differences.
+    jac_sparsity
+        Of finite differences: an array or sparse matrix (m, n), not zero where the Jacobian may not be.
+    solver
+        ``lg.CG(...)`` or ``lg.LSMR(...)`` to take products with the Jacobian instead of factoring it. None: factored
+        for few parameters, else by products; a sparse Jacobian and a linear operator are never made dense.
     max_nfev, max_steps
         Limits on evaluations and on steps. ``max_steps`` is a size of the program, not data.
     callback
@@ -132,13 +140,13 @@ def least_squares(
     x0 = _as_start(x0) if state is None else _went_to(state)
     ops, space = backend_of(x0), Space.of(x0, "start")
     residuals, data = _residuals(ops, fun, tuple(args), dict(kwargs or {}))
-    jacobian, how = _jacobian(ops, space, residuals, jac, x0, bounds, diff_step, derivatives, data)
+    jacobian, how = _jacobian(ops, space, residuals, jac, x0, bounds, diff_step, derivatives, data, jac_sparsity)
     if ops.calculus is None and derivatives is None:
         residuals = _Remembered(ops, residuals)
     objective = Objective.from_residuals(residuals, data, jacobian=jacobian, derivatives=derivatives)
     objective = rebuild(Objective, fields(objective) | {"loss": _loss(loss, f_scale)})
     lower, upper = _bounds(ops, space, bounds, x0)
-    settings = {"ftol": ftol, "xtol": xtol, "gtol": gtol, "max_nfev": max_nfev}
+    settings = {"ftol": ftol, "xtol": xtol, "gtol": gtol, "max_nfev": max_nfev, "solver": solver}
     scale = None if x_scale is None or isinstance(x_scale, str) else _vector(ops, space, x_scale, "x_scale")
     if isinstance(x_scale, str) and x_scale != "jac":
         raise ValueError(f"least_squares: x_scale must be 'jac', numbers or None, got {x_scale!r}.")
@@ -316,7 +324,8 @@ def _fitted(
         rows = ops.rows(carry, 0, len(carry.rows)) if isinstance(carry.rows, list) else carry.rows
         made = _result(problem, ended, carry.state.status, rows, 0, how)
         return made if known else replace(made, state=None)
-    kept = None if checkpoint is None else Checkpoint(checkpoint, every)
+    drawn = Generators()
+    kept = None if checkpoint is None else Checkpoint(checkpoint, every, drawn)
     resumed = kept is not None and kept.exists()
     if resumed and state is not None:
         raise ValueError(f"least_squares: {checkpoint} holds a state to go on from, and state= another: choose one.")
@@ -324,7 +333,7 @@ def _fitted(
         problem = replace(problem, start=state.start, max_steps=int(state.steps) + int(problem.max_steps))
     renew = state is not None
     if resumed:
-        state = restored(checkpoint, served, problem, began(served, problem).state.own)
+        state = restored(checkpoint, served, problem, began(served, problem).state.own, drawn)
         problem = replace(problem, start=state.start)
     begin = partial(began, served, problem)
     if state is not None:
@@ -356,11 +365,11 @@ def _result(
         mask = xp.where(here.x <= method.lower, mask - 1.0, xp.where(here.x >= method.upper, mask + 1.0, mask))
     fun = here.outputs if here.outputs is not None else problem.at(here.x).outputs
     units, size = xp.where(abs(here.x) > here.sizes, abs(here.x), here.sizes), xp.sqrt(xp.sum(here.q * here.q))
-    effects = xp.sqrt(xp.sum(here.R * here.R, axis=0)) * here.D * units
+    effects = xp.sqrt(here.squares) * here.D * units
     return LeastSquaresResult(
         code=code,
         steps=own.steps,
-        products=0,
+        products=own.products,
         rows=rows,
         names=method.columns,
         method="least_squares",
@@ -375,7 +384,7 @@ def _result(
         active_mask=space.unpack(mask),
         nfev=own.evaluations,
         njev=own.linearisations,
-        factor=here.R * (here.D * here.sizes * free),
+        factor=here.linear.factor(here.D, here.sizes * free),
         sizes=here.sizes,
         free=free,
         effects=xp.where(size > 0, effects / xp.where(size > 0, size, xp.ones_like(size)), xp.ones_like(effects)),
@@ -454,6 +463,7 @@ def _jacobian(
     step: float | None,
     derivatives: str | None,
     data: Any,
+    structure: Any,
 ) -> tuple[Callable[..., Any] | None, str]:
     """The Jacobian as the objective takes it, and how differences are taken where it is made of them."""
     if callable(jac):
@@ -471,7 +481,8 @@ def _jacobian(
     if step is not None:
         require_number("least_squares", "diff_step", step, positive=True)
     box = space.pack(x0), *_bounds(ops, space, bounds, x0)
-    return Differences(space, residuals, jac == "3-point", step, box), jac
+    structure = None if structure is None else sparsity(structure, space)
+    return Differences(space, residuals, jac == "3-point", step, box, structure), jac
 
 
 def _with_arguments(jac: Callable[..., Any], x: Tree, data: Any) -> Any:

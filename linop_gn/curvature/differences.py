@@ -5,25 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import scipy.sparse
+
 from ..protocols import Array, Tree, Vector
 from ..spaces import Space
 
-__all__ = ["Differences"]
+__all__ = ["Differences", "sparsity"]
 
 
 class Differences:
     """The Jacobian by finite differences, forward or central, with steps relative to x, or to x0 where that is larger.
 
     Where a bound is in the way both look inwards: (f(x + h) - f(x)) / h, and (4 f(x + h) - f(x + 2 h) - 3 f(x)) / 2 h.
+    With ``structure``, a csc_array of what may differ from zero, columns that share no row are moved at once (Curtis,
+    Powell and Reid, 1974): so many evaluations as groups, and a sparse Jacobian.
     """
 
     def __init__(
-        self, space: Space, function: Callable[..., Array], central: bool, step: float | None, box: Any
+        self,
+        space: Space,
+        function: Callable[..., Array],
+        central: bool,
+        step: float | None,
+        box: Any,
+        structure: Any = None,
     ) -> None:
         self.space, self.function, self.central, self.step = space, function, central, step
+        self.structure = structure
+        self.groups: Any = None if structure is None else _groups(structure)
         self.start, self.lower, self.upper = box
 
-    def __call__(self, x: Tree, *data: Any) -> Array:
+    def __call__(self, x: Tree, *data: Any) -> Any:
         space, ops = self.space, self.space.backend
         xp, flat = ops.namespace(), space.pack(x)
         one, zero = xp.ones_like(flat), xp.zeros_like(flat)
@@ -41,6 +54,8 @@ class Differences:
             return xp.reshape(self.function(space.unpack(flat + step), *data), (-1,))
 
         base = at(zero)
+        if self.groups is not None:
+            return self._grouped(at, base, flat, h, inward)
         for j in range(space.size):
             step = eye[j, :] * h
             taken = float(xp.sum((flat + step) - flat))  # what is left of it once it is added
@@ -53,3 +68,59 @@ class Differences:
             else:
                 columns.append((at(step) - at(-step)) / (2.0 * taken))
         return xp.stack(columns, axis=1)
+
+    def _grouped(self, at: Callable[[Vector], Vector], base: Array, flat: Array, h: Array, inward: Array) -> Any:
+        S, made = self.structure, np.empty(len(self.structure.indices))
+        if len(base) != S.shape[0]:
+            raise ValueError(f"least_squares: jac_sparsity has {S.shape[0]} rows for {len(base)} residuals.")
+        columns = np.repeat(np.arange(S.shape[1]), np.diff(S.indptr))
+        taken = (flat + h) - flat  # what is left of it once it is added
+        for group in range(self.groups.max() + 1):
+            here = self.groups[columns] == group
+            i, j, step = S.indices[here], columns[here], np.where(self.groups == group, h, 0.0)
+            if self.central:
+                one, two = at(step), at(np.where(inward, 2.0, -1.0) * step)
+                change = 0.5 * np.where(inward[j], (4.0 * one - 3.0 * base)[i] - two[i], one[i] - two[i])
+            else:
+                change = (at(step) - base)[i]
+            made[here] = np.where(taken[j] != 0, change / np.where(taken[j] != 0, taken[j], 1.0), 0.0)
+        return scipy.sparse.csc_array((made, S.indices, S.indptr), shape=S.shape).tocsr()
+
+
+def sparsity(structure: Any, space: Space) -> Any:
+    """``structure`` (m, n), an array or a sparse matrix, as a csc_array.
+
+    Raises
+    ------
+    ValueError
+        For another number of columns than of parameters, or arrays that are not NumPy's.
+    """
+    if space.backend.name != "numpy":
+        raise ValueError(
+            f"least_squares: jac_sparsity is for finite differences of NumPy arrays, got {space.backend.name}."
+        )
+    made = scipy.sparse.csc_array(structure)
+    if made.ndim != 2 or made.shape[1] != space.size:
+        raise ValueError(
+            f"least_squares: jac_sparsity has shape {made.shape}; expected (residuals, {space.size}): a row for each "
+            "residual and a column for each parameter."
+        )
+    made.sum_duplicates()
+    made.eliminate_zeros()
+    return made
+
+
+def _groups(structure: Any) -> Any:
+    """A group for each column, so that no two of a group share a row: greedily, fullest columns first."""
+    counts = np.diff(structure.indptr)
+    groups, left = np.full(len(counts), -1), np.argsort(-counts, kind="stable").tolist()
+    while left:
+        used, later, group = np.zeros(structure.shape[0], bool), [], groups.max() + 1
+        for j in left:
+            rows = structure.indices[structure.indptr[j] : structure.indptr[j + 1]]
+            if used[rows].any():
+                later.append(j)
+            else:
+                used[rows], groups[j] = True, group
+        left = later
+    return groups

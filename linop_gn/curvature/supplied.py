@@ -137,6 +137,14 @@ class SuppliedLinearization:
             leaves = space.leaves(made, "result of the supplied vjp")
         return leaves if only is None else [leaves[i] for i in only]
 
+    def squares(self, weights: Array) -> Array | None:
+        """sum_i w_i J_ij^2 for each j, where the Jacobian is an array or a sparse matrix; else None."""
+        J, space = self.matrix, self.space
+        if J is None or not (space.backend.is_array(J) or hasattr(J, "power")):
+            return None
+        squared = J * J if space.backend.is_array(J) else J.power(2)
+        return space.backend.cast(self._multiplied(squared.T, weights, space.size), space.dtype)
+
     def _multiplied(self, matrix: Any, v: Array, rows: int) -> Array:
         product, ops = matrix @ v, self.space.backend
         shape = tuple(getattr(product, "shape", ()))
@@ -163,7 +171,7 @@ def _as_matrix(space: Space, jacobian: Any, outputs: tuple[int, ...]) -> Any:
     if tuple(getattr(jacobian, "shape", ())) == (rows, space.size) and hasattr(jacobian, "T"):
         return jacobian
     names, leaves, _ = ops.flatten(jacobian)
-    if set(names) != set(space.names):
+    if set(names) != set(space.names) or hasattr(jacobian, "T"):
         got = f"leaves {names}" if names != [""] else f"a {type(jacobian).__qualname__}"
         got += f" of shape {tuple(jacobian.shape)}" if hasattr(jacobian, "shape") else ""
         raise ValueError(

@@ -134,7 +134,8 @@ class Checkpoint:
 
     def place(self) -> tuple[Any, Any]:
         """The place in the batches of the run that is there, and the states of its generators."""
-        return _place(*_found(self.path))
+        header, arrays = _found(self.path)
+        return _place(load(header["settings"]["framework"]), header, arrays)
 
     def keep(self, run: Run, cursor: Cursor | None) -> None:
         """Write the run's state if it is time to."""
@@ -185,7 +186,7 @@ def restored(
         made = served.method.renew(ops, problem, state)
         state = state._replace(**{name: getattr(made, name) for name in anew})
     if generators is not None:
-        generators.put_back(_place(header, arrays)[1])
+        generators.put_back(_place(ops, header, arrays)[1])
     return State(state, start, served.method, space)
 
 
@@ -327,8 +328,7 @@ def _found(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return found
 
 
-def _place(header: dict[str, Any], arrays: dict[str, Any]) -> tuple[Any, Any]:
-    ops = load(header["settings"]["framework"])
+def _place(ops: Backend, header: dict[str, Any], arrays: dict[str, Any]) -> tuple[Any, Any]:
     return _again(ops, arrays, header["batches"]), _again(ops, arrays, header["drawn"])
 
 

@@ -57,8 +57,8 @@ class LeastSquaresResult(Result):
     """Evaluations of the residuals at trials, without those that derivatives take."""
     njev: Scalar = None
     """Linearisations."""
-    factor: Array = None
-    """R with R^T R = J^T H J in scaled parameters, of those that no bound holds."""
+    factor: Any = None
+    """R with R^T R = J^T H J in scaled parameters, of those that no bound holds; or the operator R^T R, by products."""
     sizes: Vector = None
     """Of the parameters, by which R is scaled."""
     free: Vector = None
@@ -231,7 +231,8 @@ class LeastSquaresResult(Result):
     def _directions(self) -> tuple[Array, Array, Array]:
         """Of R V = U S, in scaled parameters: which of S are seen, 1 / S of these and 0 of others, and V."""
         ops, xp = self.space.backend, self.space.backend.namespace()
-        R = xp.concat([self.factor, ops.identity(self.free.shape[0], self.free) * (1.0 - self.free)], axis=0)
+        R = self.factor if ops.is_array(self.factor) else self.factor.triangle()
+        R = xp.concat([R, ops.identity(self.free.shape[0], self.free) * (1.0 - self.free)], axis=0)
         _, S, Vt = xp.linalg.svd(R, full_matrices=False)
         kept = R.shape[1] * ops.eps(self.free) * xp.max(S) < S
         return kept, xp.where(kept, 1.0 / xp.where(kept, S, xp.ones_like(S)), xp.zeros_like(S)), Vt.T

@@ -39,23 +39,38 @@ is compared is undamped, and the tolerances are rounding unless given.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..arguments import require_number
-from ..curvature.gram import require_root, root_gradient, root_of
+from ..curvature.gram import Root, require_root, root_gradient, root_of
 from ..curvature.point import Point
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
 from ..run.status import Code, verdict
+from ..solvers.base import Solver, require_solver
+from ..solvers.cg import CG
 from .base import Method
 from .damping import Nielsen, clip
+from .linear_model import Triangle, matrix_free
 from .problem import MinimizeProblem
 
 __all__ = ["LeastSquares"]
 
 _BEND = 0.3
 """The part of a step over which its second derivative is taken."""
+_INNER = CG(rtol=0.01, max_steps=1000)
+"""By products, where no solver is given."""
+_RULE, _QUICK = Nielsen(), Nielsen(least=0.1)
+"""Of lambda: for few parameters, and for many, where each trial is dear."""
+_MANY, _LARGE, _SMALL = 1000, 10_000_000, 10_000
+"""W is factored with up to so many columns, and entries; a sparse one with so many entries."""
+
+
+def _few(x: Vector) -> bool:
+    """Whether a trial may cost a second solve, and the parameters are scaled one by one."""
+    return bool(x.shape[0] <= _MANY)
+
+
 _LOST = 1e-6
 """A parameter whose effect on the residuals, relative to these, is less than that has lost it."""
 
@@ -65,14 +80,13 @@ class Here(NamedTuple):
 
     x: Vector
     gradient: Vector
-    Q: Any
-    """Of W D^-1 = Q R."""
-    R: Array
-    offset: Vector
-    """-Q^T q."""
+    linear: Any
+    """W D^-1 and -q: a ``Triangle`` or ``MatrixFree``."""
+    squares: Vector
+    """The squared norms of the columns of W D^-1."""
     D: Vector
     sizes: Vector
-    """Of the parameters: 1 / D, of the first run."""
+    """Of the parameters: 1 / D of the first run, but where that is scaled by column norms."""
     q: Any
     outputs: Any
     weight: Any
@@ -104,6 +118,8 @@ class LeastSquaresState(NamedTuple):
     here: Here
     x: Vector
     value: Scalar
+    D: Vector
+    """That of ``here``."""
     unit: Scalar
     """The damping is in multiples of it."""
     damping: Scalar
@@ -124,6 +140,8 @@ class LeastSquaresState(NamedTuple):
     steps: Scalar
     evaluations: Scalar
     linearisations: Scalar
+    products: Scalar
+    """With W and W^T, a pair counting as one in CG."""
     refused: Scalar
     gradient_norm: Scalar
     optimality: Scalar
@@ -171,8 +189,8 @@ class LeastSquares(Method):
         For a loss without a root in closed form.
     """
 
-    damping: Scalar = 1e-2
-    rule: Any = Nielsen()
+    damping: Scalar | None = None
+    rule: Any = None
     accept: Scalar = 1e-4
     ftol: Scalar | None = None
     xtol: Scalar | None = None
@@ -181,13 +199,18 @@ class LeastSquares(Method):
     lower: Any = None
     upper: Any = None
     max_nfev: Scalar | None = None
-    column_norms: bool = static(default=False)
-    acceleration: bool = static(default=True)
+    column_norms: bool | None = static(default=None)
+    solver: Any = None
+    acceleration: bool | None = static(default=None)
     again: bool = static(default=True)
 
     def __post_init__(self) -> None:
         for name in ("damping", "accept", "ftol", "xtol", "gtol", "max_nfev"):
             require_number("LeastSquares", name, getattr(self, name))
+        if self.solver is not None:
+            require_solver("LeastSquares", self.solver, "a solver such as lg.CG() or lg.LSMR()")
+
+    of_data = ("here", "first")
 
     columns = ("value", "gradient_norm", "optimality", "damping", "ratio", "evaluations", "linearisations", "refused")
 
@@ -208,8 +231,9 @@ class LeastSquares(Method):
             here=here,
             x=ops.copy(here.x),
             value=here.value,
+            D=ops.copy(here.D),
             unit=unit,
-            damping=self.damping * unit,
+            damping=self._first(here) * unit,
             growth=zero + 2.0,
             ratio=zero + math.nan,
             newton=zero - 1.0,
@@ -221,6 +245,7 @@ class LeastSquares(Method):
             steps=count,
             evaluations=count + 1,
             linearisations=count + 1,
+            products=count,
             refused=count,
             gradient_norm=here.gradient_norm,
             optimality=here.cosine,
@@ -229,24 +254,30 @@ class LeastSquares(Method):
     def step(self, ops: Backend, problem: MinimizeProblem, s: LeastSquaresState) -> LeastSquaresState:
         xp, here, running = ops.namespace(), s.here, s.status == Code.RUNNING
         going, eps = running & (s.going == 1), ops.eps(s.x)
-        solve = _factored(ops, self._freed(ops, here), s.damping)
-        y = solve(here.offset)
+        solver, free = self._solver, self.free(ops, here.x, here.gradient)
+        solve = here.linear.solving(ops, free, s.damping, solver)
+        offset = here.linear.offset
+        y, products = solve(offset)
         delta, v = self._projected(ops, here, y)
-        predicted = ops.dot(here.offset, v) - 0.5 * ops.dot(v, v)
+        predicted = ops.dot(offset, v) - 0.5 * ops.dot(v, v)
+        here, spent = self._judged(ops, here, predicted, delta, s)
+        products = products + spent
+        going_on = running & self._open(ops, here)
         bent, newton = self._bends(problem), -1.0
         if bent:
             there = problem.at(ops.axpy(_BEND, delta, ops.copy(here.x))).outputs
             root = _root_at(problem, here.outputs)
             change = here.weight * root.transposed(xp, xp.reshape(there, here.outputs.shape) - here.outputs)
-            curve = (2.0 / _BEND) * (xp.reshape(change, (-1,)) / _BEND - here.Q @ v)
+            curve = (2.0 / _BEND) * (xp.reshape(change, (-1,)) / _BEND - here.linear.outward(v))
             sound = ops.isfinite(ops.max_abs(curve))
             curve = ops.mask(sound, curve)
             bend = ops.dot(v, v) + ops.dot(here.q, curve)  # all of the second derivative of the value along delta
-            length, slope = ops.max_abs(delta / here.sizes), ops.dot(here.offset, v)
+            length, slope = ops.max_abs(delta / here.sizes), ops.dot(offset, v)
             sound, steep = sound & (length <= 1), bend >= 1e-3 * length * length * here.value
             newton = ops.where(steep, 0.5 * slope * ops.divide(slope, bend), math.inf)
             newton = ops.where(sound, newton, -1.0)
-            a = solve(ops.scale(-1.0, here.Q.T @ curve))
+            a, spent = solve(ops.scale(-1.0, here.linear.inward(curve)))
+            products = products + spent
             small = 2.0 * ops.sqrt(ops.dot(a, a)) <= 0.75 * ops.sqrt(ops.dot(y, y))
             y = y + ops.mask(small, 0.5 * a)
             delta, _ = self._projected(ops, here, y)
@@ -254,7 +285,7 @@ class LeastSquares(Method):
         value = ops.item(problem.at(trial).value)
         actual = s.value - value
         ratio = ops.where(ops.isfinite(actual) & (predicted > 0), ops.divide(actual, predicted), -math.inf)
-        taken = running & ((ratio > self.accept) | going)
+        taken = going_on & (ratio > self.accept) | going
 
         def move(trial: Vector) -> tuple[Scalar, Here]:
             found = self._at(ops, problem, trial, s.run == 1, here)
@@ -268,15 +299,17 @@ class LeastSquares(Method):
         refused = running & ops.logical_not(moved)
         ratio = ops.where(taken & refused, -math.inf, ratio)  # there the gradient is not finite
         unit = ops.where(going, self._unit(ops, here), s.unit)
-        damping, growth = self.rule.update(ops, s.damping, s.growth, ops.where(refused, -math.inf, ratio))
-        damping = ops.where(going, self.damping * unit, clip(ops, damping, eps * eps * unit, unit / (eps * eps)))
+        rule = self.rule or (_RULE if _few(s.x) else _QUICK)
+        damping, growth = rule.update(ops, s.damping, s.growth, ops.where(refused, -math.inf, ratio))
+        damping = ops.where(going, self._first(here) * unit, clip(ops, damping, eps * eps * unit, unit / (eps * eps)))
         evaluations = s.evaluations + ops.where(running, 1 + bent, 0)
         size = here.value
         hopeless = refused & ((predicted <= 4.0 * eps * size) & (predicted > 0) | (s.damping >= unit / (eps * eps)))
         newton = ops.where(refused, ops.where(s.newton >= 0, s.newton, newton), -1.0)
         settled, slight = here.reach <= 0.01, (here.cosine <= 1e-6) | (here.effect < _LOST)
         precise = here.known & settled & (here.promise <= ops.minimum(here.rounding, 1e-5 * size)) | here.exact
-        singular = here.reach >= 0.01 / math.sqrt(eps)  # W is, as far as can be told so near a minimum
+        # W is singular, as far as can be told so near a minimum; a truncated solve does not tell
+        singular = isinstance(here.linear, Triangle) and here.reach >= 0.01 / math.sqrt(eps)
         bottom = slight & singular & (newton >= 0) & (newton <= math.sqrt(eps) * size)
         level = (settled | slight) & (here.promise <= min(math.sqrt(eps), 1e-5) * size) | bottom
         doubtful = here.promise <= ops.maximum(here.rounding, math.sqrt(eps) * size)
@@ -295,6 +328,7 @@ class LeastSquares(Method):
             here=here,
             x=ops.copy(here.x),
             value=here.value,
+            D=ops.copy(here.D),
             unit=unit,
             damping=ops.where(running, damping, s.damping),
             growth=ops.where(running, ops.where(going, 2.0, growth), s.growth),
@@ -304,6 +338,7 @@ class LeastSquares(Method):
             status=status,
             evaluations=evaluations,
             linearisations=s.linearisations + ops.where(taken, 1, 0),
+            products=s.products + ops.where(running, products, 0),
             refused=s.refused + ops.where(refused, 1, 0),
             gradient_norm=here.gradient_norm,
             optimality=here.cosine,
@@ -314,7 +349,7 @@ class LeastSquares(Method):
 
     def renew(self, ops: Backend, problem: MinimizeProblem, state: LeastSquaresState) -> LeastSquaresState:
         """The state at the same x for the problem's data; what was reached on others is no end for these."""
-        here = self._at(ops, problem, state.x, state.run == 1, state.here)
+        here = self._at(ops, problem, state.x, state.run == 1, state.here._replace(D=state.D))
         same = (here.value == state.value) & (here.gradient_norm == state.gradient_norm)
         (first,) = ops.branch(same, lambda now, first: (first,), lambda now, first: (now,), here, state.first)
         newton = ops.where(same, state.newton, -1.0)
@@ -333,6 +368,7 @@ class LeastSquares(Method):
             here=here,
             x=ops.copy(here.x),
             value=here.value,
+            D=ops.copy(here.D),
             gradient_norm=here.gradient_norm,
             optimality=here.cosine,
             first=first,
@@ -344,9 +380,26 @@ class LeastSquares(Method):
 
     # parts
 
+    def _first(self, here: Here) -> Scalar:
+        """lambda of the first trial, in multiples of the unit."""
+        own = 1e-2 if _few(here.x) else 1e-3
+        return own if self.damping is None else self.damping
+
+    @property
+    def _solver(self) -> Solver:
+        return _INNER if self.solver is None else self.solver
+
+    def _factors(self, root: Root) -> bool:
+        """Whether W is factored: where it has few columns and entries, and is no sparse matrix of more than that."""
+        m, n = root.shape
+        kept = [getattr(piece.linearization, "matrix", None) for piece in root.pieces]
+        dense = all(matrix is None or root.backend.is_array(matrix) for matrix in kept)
+        return self.solver is None and ((n <= _MANY and m * n <= _LARGE) if dense else m * n <= _SMALL)
+
     def _bends(self, problem: MinimizeProblem) -> bool:
-        batches = problem.objective.batches
-        return self.acceleration and not problem.host and len(batches) == 1 and not batches[0].stacked
+        batches, wanted = problem.objective.batches, self.acceleration
+        wanted = _few(problem.start) if wanted is None else wanted
+        return wanted and not problem.host and len(batches) == 1 and not batches[0].stacked
 
     def _inside(self, ops: Backend, x: Vector) -> Vector:
         """The nearest point within the bounds."""
@@ -362,10 +415,46 @@ class LeastSquares(Method):
         held = ((x <= self.lower) & (gradient >= 0)) | ((x >= self.upper) & (gradient <= 0))
         return xp.where(held, xp.zeros_like(x), xp.ones_like(x))
 
-    def _freed(self, ops: Backend, here: Here) -> Array:
-        """R without the columns of parameters that a bound holds."""
-        free = self.free(ops, here.x, here.gradient)
-        return here.R if free is None else here.R * free
+    def _open(self, ops: Backend, here: Here) -> Scalar:
+        """Whether nothing is known yet of a point that ends the run there: only products may have to be taken first."""
+        if isinstance(here.linear, Triangle):
+            return True
+        return verdict(ops, Code.RUNNING, *self._claims(ops, here, True)) == Code.RUNNING
+
+    def _judged(
+        self, ops: Backend, here: Here, predicted: Scalar, delta: Vector, s: LeastSquaresState
+    ) -> tuple[Here, Scalar]:
+        """With promise and reach of the undamped step, where those of the damped one do not rule out an end."""
+        if isinstance(here.linear, Triangle):
+            return here, 0
+        eps, units = ops.eps(here.x), self._units(ops, here.x, here.sizes)
+        ftol, xtol = self._tolerances(ops, here)[:2]
+        end = predicted <= ops.maximum(ftol * here.value, here.rounding)
+        end = end | (s.damping >= s.unit / (eps * eps)) | (ops.max_abs(delta / units) <= xtol)
+        due = (s.status == Code.RUNNING) & (s.going == 0) & (here.promise == math.inf) & end
+
+        def judge(x: Vector) -> tuple[Scalar, Scalar, Scalar]:
+            free, target = self.free(ops, x, here.gradient), 0.5 * ops.maximum(ftol, _slack(ops, x)) * here.value
+            promise, y, products = here.linear.promise(ops, free, s.unit, target, self._solver)
+            far = ops.max_abs(y / here.D / units)
+            return promise, ops.where(promise <= 1e-5 * here.value, far, math.inf), products
+
+        def leave(x: Vector) -> tuple[Scalar, Scalar, Scalar]:
+            return here.promise, here.reach, ops.scalar(0, x)
+
+        promise, reach, products = ops.branch(due, judge, leave, here.x)
+        return here._replace(promise=promise, reach=reach), products
+
+    def _units(self, ops: Backend, x: Vector, sizes: Vector) -> Vector:
+        return ops.namespace().where(abs(x) > sizes, abs(x), sizes)
+
+    def _tolerances(self, ops: Backend, here: Here) -> tuple[Scalar, Scalar, Scalar]:
+        """ftol, xtol, gtol."""
+        eps = ops.eps(here.x)
+        least = 4.0 * eps if isinstance(here.linear, Triangle) else math.inf
+        given = (self.ftol, min(least, 1e-12)), (self.xtol, 4.0 * eps), (self.gtol, 50.0 * eps)
+        ftol, xtol, gtol = (own if value is None else value for value, own in given)
+        return ftol, xtol, gtol
 
     def _projected(self, ops: Backend, here: Here, y: Vector) -> tuple[Vector, Vector]:
         """The step y / D within the bounds, and R D times it."""
@@ -373,19 +462,16 @@ class LeastSquares(Method):
         if self.lower is not None:
             delta = self._inside(ops, here.x + delta) - here.x
             y = here.D * delta
-        return delta, here.R @ y
+        return delta, here.linear.push(ops, y)
 
     def _unit(self, ops: Backend, here: Here) -> Scalar:
-        """The largest squared column of R."""
-        largest = ops.item(ops.namespace().max(ops.namespace().sum(here.R * here.R, axis=0)))
+        """The largest squared column of W D^-1."""
+        largest = ops.item(ops.namespace().max(here.squares))
         return ops.where(largest > 0, largest, 1.0)
 
     def _claims(self, ops: Backend, here: Here, running: Scalar) -> list[tuple[Scalar, Scalar]]:
         """What can be said of a point."""
-        eps = ops.eps(here.x)
-        xtol = 4.0 * eps if self.xtol is None else self.xtol
-        ftol = min(4.0 * eps, 1e-12) if self.ftol is None else self.ftol
-        gtol = 50.0 * eps if self.gtol is None else self.gtol
+        ftol, xtol, gtol = self._tolerances(ops, here)
         return [
             (running & (here.effect < _LOST) & (here.promise <= ftol * here.value), Code.DIVERGING),
             (running & (here.cosine <= gtol), Code.GRADIENT_SMALL),
@@ -395,48 +481,55 @@ class LeastSquares(Method):
 
     def _at(self, ops: Backend, problem: MinimizeProblem, x: Vector, equal: Scalar, before: Here | None) -> Here:
         """What is known of a point, from one linearisation."""
-        xp, start, bends = ops.namespace(), problem.start, self._bends(problem)
+        xp, start = ops.namespace(), problem.start
         point = problem.at(x)
         made, gradient = point.summary(), point.gradient
+        linear: Any
         if problem.host:
-            Q, T, q = None, _streamed(ops, point), None
+            q, weight, T = None, None, _streamed(ops, point)
             T, n = T * xp.sqrt(xp.zeros_like(T[0, 0]) + made.scale), T.shape[1] - 1
-            R, size, offset = T[:, :n], ops.sqrt(ops.dot(T[:, n], T[:, n])), ops.scale(-1.0, ops.copy(T[:, n]))
+            linear, size = (
+                Triangle(None, T[:, :n], ops.scale(-1.0, ops.copy(T[:, n]))),
+                ops.sqrt(ops.dot(T[:, n], T[:, n])),
+            )
         else:
             root = root_of(made.pieces, made.scale, problem.space)
-            W = root.apply(ops.identity(problem.space.size, x))
-            q = ops.scale(root.scale, ops.copy(root_gradient(root)))
-            size, known = ops.sqrt(ops.dot(q, q)), ops.isfinite(ops.max_abs(xp.reshape(W, (-1,))))
-            Q, R = xp.linalg.qr(ops.select(known, W, xp.ones_like(W)))
-            R, offset = ops.select(known, R, R + math.nan), ops.scale(-1.0, Q.T @ q)
-        norms = xp.sqrt(xp.sum(R * R, axis=0))
+            q, weight = ops.scale(root.scale, ops.copy(root_gradient(root))), root.scale
+            size = ops.sqrt(ops.dot(q, q))
+            if self._factors(root):
+                linear = Triangle.of(ops, root.apply(ops.identity(problem.space.size, x)), q)
+            else:
+                linear = matrix_free(ops, root, q, gradient, size)
+        bends, norms = self._bends(problem), xp.sqrt(linear.squares_of(ops))
         one = xp.ones_like(x)
         felt = xp.where(norms > 0, norms, one)
-        if self.column_norms:
-            sizes = one / felt if before is None else xp.where(one / felt < before.sizes, one / felt, before.sizes)
-        elif before is not None:
+        by_norms = self.scale is None and not _few(x)
+        by_norms = by_norms if self.column_norms is None else self.column_norms
+        if before is not None:
             sizes = before.sizes
         elif self.scale is not None:
             sizes = one * self.scale
         else:
             sizes = xp.where(start != 0, abs(start), ops.where(size > 0, size, 1.0) / felt)
-        D = ops.select(equal, one, one / sizes)
+        D = one / sizes
+        if by_norms:
+            D = felt if before is None else xp.where(felt > before.D, felt, before.D)
+        D = ops.select(equal, one, D)
         value, eps = ops.item(point.value), ops.eps(x)
         sound = ops.isfinite(value) & ops.isfinite(ops.max_abs(norms)) & ops.isfinite(size)
-        R = ops.select(sound, R / D, xp.ones_like(R))
+        linear = linear.over(ops, D, sound)
         free = self.free(ops, point.x, gradient)
         free = one if free is None else free
         here = Here(
             x=point.x,
             gradient=gradient,
-            Q=Q,
-            R=R,
-            offset=offset,
+            linear=linear,
+            squares=linear.squares_of(ops),
             D=D,
             q=q,
             sizes=ops.copy(sizes),
             outputs=ops.copy(made.pieces[0].outputs) if bends else None,
-            weight=root.scale + 0.0 * size if bends else None,
+            weight=weight + 0.0 * size if bends else None,
             value=value,
             gradient_norm=ops.where(sound, ops.max_abs(gradient * free), math.nan),
             cosine=value,
@@ -448,18 +541,19 @@ class LeastSquares(Method):
             effect=value,
             idle=ops.copy(xp.where(norms > 0, xp.zeros_like(x), one) if before is None else before.idle),
         )
-        y = _factored(ops, self._freed(ops, here), eps**1.5 * self._unit(ops, here))(here.offset)
-        delta, v = y / D, self._freed(ops, here) @ y  # on the face of the box: at most this can be gained
-        units = xp.where(abs(point.x) > sizes, abs(point.x), sizes)
-        far = ops.max_abs(delta / units)
+        units = self._units(ops, point.x, sizes)
+        promise = far = 0.0 * value + math.inf  # not known: see _judged
+        if isinstance(linear, Triangle):  # on the face of the box: at most this can be gained
+            promise, y, _ = linear.promise(ops, self.free(ops, here.x, gradient), self._unit(ops, here), 0.0, None)
+            far = ops.max_abs(y / D / units)
         along = xp.where(norms > 0, abs(gradient) / xp.where(norms > 0, norms, one), xp.zeros_like(norms))
         blurred = eps * ops.dot(norms, abs(point.x))
-        effects = norms * units
+        effects, hidden = norms * units, 4.0 * eps if isinstance(linear, Triangle) else _slack(ops, x)
         return here._replace(
             cosine=ops.divide(ops.max_abs(along * free), size),
-            promise=ops.dot(here.offset, v) - 0.5 * ops.dot(v, v),
+            promise=promise,
             reach=far,
-            rounding=ops.maximum(4.0 * eps * value, size * blurred + 0.5 * blurred * blurred),
+            rounding=ops.maximum(hidden * value, size * blurred + 0.5 * blurred * blurred),
             exact=size <= blurred,
             known=(size <= blurred) | (blurred * blurred <= 5e-5 * size * size),
             effect=ops.divide(ops.item(xp.min(xp.where(here.idle > 0, effects + size, effects))), size)
@@ -467,13 +561,9 @@ class LeastSquares(Method):
         )
 
 
-def _factored(ops: Backend, R: Array, damping: Scalar) -> Callable[[Vector], Vector]:
-    """The solution y of min |R y - b|^2 + damping |y|^2, as a function of b."""
-    xp, rows = ops.namespace(), R.shape[0]
-    eye = ops.scale(ops.sqrt(damping), ops.identity(R.shape[1], R))
-    Q, upper = xp.linalg.qr(xp.concat([R, eye], axis=0))
-    factor, _ = ops.lu(upper)
-    return lambda b: ops.lu_solve(factor, Q[:rows, :].T @ b)
+def _slack(ops: Backend, x: Vector) -> float:
+    """What a solve by products leaves open of the value, relative to it."""
+    return max(1e-12, 50.0 * ops.eps(x))
 
 
 def _streamed(ops: Backend, point: Point) -> Array:
