@@ -392,7 +392,9 @@ class LeastSquares(Method):
     def _factors(self, root: Root) -> bool:
         """Whether W is factored: where it has few columns and entries, and is no sparse matrix of more than that."""
         m, n = root.shape
-        kept = [getattr(piece.linearization, "matrix", None) for piece in root.pieces]
+        kept = [
+            getattr(getattr(piece, "linearization", None), "matrix", None) for piece in root.pieces
+        ]  # bridged: None
         dense = all(matrix is None or root.backend.is_array(matrix) for matrix in kept)
         return self.solver is None and ((n <= _MANY and m * n <= _LARGE) if dense else m * n <= _SMALL)
 
