@@ -53,6 +53,7 @@ from .minimize import advance, load_state, minimize, result, start
 from .operators import BlockDiagonal, Damped, Dense, Diagonal, FunctionOperator, Identity, LinearOperator, LowRank
 from .records import record, replace, static
 from .run.loop import Look
+from .run.plot import plot_runs
 from .run.solution import History, Result, Solution
 from .run.status import Status
 from .run.watch import Budget, ProgressBar, Recorder, stop_when
@@ -163,6 +164,7 @@ __all__ = [
     "minimize",
     "namespace",
     "optimisers",
+    "plot_runs",
     "preconditioners",
     "record",
     "register",
