@@ -15,12 +15,13 @@ from . import moved as _moved
 from . import preconditioners, tree
 from .cost import Costs, cost
 from .curvature import GGN, BlockGGN, Gram, Hessian, Jacobian, LossHessian, MissingDerivativeError, Objective, losses
+from .curve_fit import curve_fit
 from .dispatch import available, backend_of, load, namespace, register
 from .interop import from_scipy, to_scipy
 from .lanczos.basis import Krylov, krylov
 from .lanczos.gltr import GLTR
 from .lanczos.process import Lanczos
-from .least_squares import LeastSquaresResult, curve_fit, least_squares
+from .least_squares import LeastSquaresResult, least_squares
 from .methods import (
     EGN,
     SGN,
