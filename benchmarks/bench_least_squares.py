@@ -1,12 +1,12 @@
 """Least squares on the sets of NIST and of Moré, Garbow and Hillstrom, from all starts, with defaults, beside SciPy.
 
-    python benchmarks/bench_least_squares.py [--framework numpy torch jax] [--dtype float64] [--inner cg] [--all]
+    python benchmarks/bench_least_squares.py [--backend numpy torch jax] [--set NIST MGH] [--inner cg] [--save]
 
 NIST: solved is the certified sum of squares to six digits and each parameter to four (in float32: parameters to two),
 of 54. Moré-Garbow-Hillstrom: within 1e-4 of a listed minimum, or 1e-12 of zero, of 75. False is a success that is not:
 above the certified sum by 1e-4 of it, or where MINPACK or trf lower the sum by that much from there. ``--all`` prints
-each run, ``--inner`` takes products with the Jacobian instead of factoring it. JAX compiles a program for each problem,
-which takes most of its time. The problems are in tests/support.
+each run, ``--inner`` takes products with the Jacobian instead of factoring it, ``--no-peers`` leaves SciPy out. JAX
+compiles a program for each problem, which takes most of its time. The problems are in tests/support.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from rich.table import Table
 import linop_gn as lg
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+
+from timing import save
 
 import mgh  # isort: skip
 import nist  # isort: skip
@@ -149,9 +151,14 @@ def summary(rows: list[tuple[str, bool, bool, int, str]]) -> dict[str, Any]:
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--framework", nargs="+", default=["numpy", "torch"], choices=["numpy", "torch", "jax"])
+    parser.add_argument(
+        "--backend", dest="framework", nargs="+", default=["numpy", "torch"], choices=["numpy", "torch", "jax"]
+    )
     parser.add_argument("--dtype", default="float64", choices=["float64", "float32"])
     parser.add_argument("--inner", default="qr", choices=list(INNER), help="the solver of the damped linear problems")
+    parser.add_argument("--set", nargs="+", default=["NIST", "MGH"], choices=["NIST", "MGH"])
+    parser.add_argument("--no-peers", action="store_true", help="leave SciPy out")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/least_squares_*.json")
     parser.add_argument("--all", action="store_true", help="print each run")
     options = parser.parse_args()
     if "jax" in options.framework:
@@ -176,12 +183,23 @@ def main() -> None:
         runs += [(f"linop_gn, {f}", lambda f=f: mgh_of(f, options.inner, told), "MGH") for f in options.framework]
         runs += [(f"SciPy {m}", lambda m=m: mgh_of(m, options.inner, told), "MGH") for m in ("trf", "lm")]
     table = Table("set", "solver", "solved", "false", "median steps", "most", "seconds")
+    results = []
     for who, run, which in runs:
+        if which not in options.set or (options.no_peers and "SciPy" in who):
+            continue
         console.print(f"{which}: {who}")
         begin = time.perf_counter()
         found = run()
         table.add_row(which, who, *map(str, found.values()), f"{time.perf_counter() - begin:.1f}")
+        results.append({"set": which, "solver": who, **{name: _plain(value) for name, value in found.items()}})
     console.print(table)
+    if options.save:
+        name = "_".join(["least_squares", *options.set, *options.framework]).lower()
+        console.print(f"saved to {save(name, {'dtype': options.dtype, 'cases': results})}")
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (str, int)) else float(value)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,13 @@ from . import moved as _moved
 from . import preconditioners, tree
 from .cost import Costs, cost
 from .curvature import GGN, BlockGGN, Gram, Hessian, Jacobian, LossHessian, MissingDerivativeError, Objective, losses
+from .curve_fit import curve_fit
 from .dispatch import available, backend_of, load, namespace, register
 from .interop import from_scipy, to_scipy
 from .lanczos.basis import Krylov, krylov
 from .lanczos.gltr import GLTR
 from .lanczos.process import Lanczos
-from .least_squares import LeastSquaresResult, curve_fit, least_squares
+from .least_squares import LeastSquaresResult, least_squares
 from .methods import (
     EGN,
     SGN,
@@ -53,6 +54,7 @@ from .minimize import advance, load_state, minimize, result, start
 from .operators import BlockDiagonal, Damped, Dense, Diagonal, FunctionOperator, Identity, LinearOperator, LowRank
 from .records import record, replace, static
 from .run.loop import Look
+from .run.plot import plot_runs
 from .run.solution import History, Result, Solution
 from .run.status import Status
 from .run.watch import Budget, ProgressBar, Recorder, stop_when
@@ -163,6 +165,7 @@ __all__ = [
     "minimize",
     "namespace",
     "optimisers",
+    "plot_runs",
     "preconditioners",
     "record",
     "register",

@@ -42,7 +42,7 @@ from .records import Partial, fields, rebuild, replace
 from .run.loop import Look, Watcher, watchers_of
 from .spaces import Space
 
-__all__ = ["LeastSquaresResult", "curve_fit", "least_squares"]
+__all__ = ["LeastSquaresResult", "least_squares"]
 
 _LOSSES: dict[str, type[Robust]] = {"huber": Huber, "soft_l1": SoftL1, "cauchy": Cauchy, "arctan": Arctan}
 _DIFFERENCES = ("2-point", "3-point")
@@ -167,132 +167,6 @@ def least_squares(
     if verbose:
         print(made)
     return made
-
-
-def curve_fit(
-    f: Callable[..., Any],
-    xdata: Any,
-    ydata: Any,
-    p0: Any = None,
-    sigma: Any = None,
-    absolute_sigma: bool = False,
-    check_finite: bool = True,
-    bounds: Any = (-math.inf, math.inf),
-    jac: Any = None,
-    *,
-    full_output: bool = False,
-    nan_policy: str | None = None,
-    **options: Any,
-) -> tuple[Any, ...]:
-    """Fit ``f(xdata, *params)`` to ``ydata``: the parameters and their covariance, as ``scipy.optimize.curve_fit``.
-
-    Parameters
-    ----------
-    f
-        The model, whose parameters are separate arguments.
-    xdata
-        Whatever f takes first.
-    ydata
-        An array (m,) of any framework, or a list of numbers.
-    p0
-        Start; None: ones, or the middle of bounds that are finite.
-    sigma
-        Standard deviations (m,) of ydata, or their covariance (m, m).
-    absolute_sigma
-        Whether sigma is in the units of ydata, rather than known up to a factor, which is then estimated.
-    check_finite, nan_policy
-        ``"omit"`` leaves out data that are not finite; otherwise they raise, unless ``check_finite=False``.
-    bounds, jac, options
-        As for :func:`least_squares`; ``jac(xdata, *params)`` is the derivative of f, an array (m, n).
-    full_output
-        Also return a dict (``nfev``, ``fvec``, ``result``), the message, and SciPy's number for the status.
-
-    >>> import numpy as np, linop_gn as lg
-    >>> t, y = np.array([0.0, 1.0, 2.0, 3.0, 4.0]), np.array([2.1, 1.2, 0.8, 0.4, 0.3])
-    >>> popt, pcov = lg.curve_fit(lambda t, a, k: a * np.exp(-k * t), t, y)
-    >>> popt.round(3), np.sqrt(np.diag(pcov)).round(3)
-    (array([2.087, 0.515]), array([0.051, 0.024]))
-
-    Raises
-    ------
-    RuntimeError
-        If the fit is no success; the message says why.
-    ValueError
-        For data that are not finite or do not fit each other.
-    """
-    if nan_policy not in (None, "raise", "omit"):
-        raise ValueError(f"curve_fit: nan_policy must be 'raise', 'omit' or None, got {nan_policy!r}.")
-    y = ydata if hasattr(ydata, "shape") and hasattr(ydata, "dtype") else np.asarray(ydata, dtype=np.float64)
-    ops = backend_of(y)
-    if "float" not in ops.describe(y)[1]:
-        y = ops.cast(y, "float64")
-    _, dtype, device = ops.describe(y)
-    xp, m = ops.namespace(), math.prod(tuple(y.shape))
-
-    def like_y(x: Any, what: str) -> Array:
-        if not ops.is_array(x):
-            x = ops.asarray(np.asarray(x, dtype=np.float64), dtype, device)
-        if tuple(x.shape)[:1] != (m,):
-            raise ValueError(f"curve_fit: {what} has shape {tuple(x.shape)} for {m} data.")
-        return x
-
-    weights = None if sigma is None else like_y(sigma, "sigma")
-    if ops.is_concrete(y):
-        finite = np.isfinite(np.asarray(ops.to_numpy(y)))
-        if isinstance(xdata, np.ndarray) or ops.is_array(xdata):
-            here = np.isfinite(np.asarray(xdata if isinstance(xdata, np.ndarray) else ops.to_numpy(xdata)))
-            finite = finite & (here if here.ndim == 1 else here.all(axis=0)) if here.shape[-1:] == (m,) else finite
-        if nan_policy == "omit" and not finite.all():
-            kept = np.flatnonzero(finite)
-            xdata, y = xdata[..., kept], y[kept]
-            if weights is not None:
-                weights = weights[kept] if len(weights.shape) == 1 else weights[kept][:, kept]
-        elif check_finite and not finite.all():
-            raise ValueError("curve_fit: xdata or ydata hold NaN or infinity; nan_policy='omit' leaves these out.")
-
-    def weigh(r: Array) -> Array:
-        if weights is None:
-            return r
-        if len(weights.shape) == 1:
-            return r / (weights if len(r.shape) == 1 else weights[:, None])
-        return xp.linalg.solve(lower, r if len(r.shape) == 2 else r[:, None]).reshape(r.shape)
-
-    lower = xp.linalg.cholesky(weights) if weights is not None and len(weights.shape) == 2 else None
-
-    def residuals(p: Vector) -> Array:
-        return weigh(f(xdata, *(p[i] for i in range(p.shape[0]))) - y)
-
-    def slope(p: Vector) -> Array:
-        return weigh(like_y(jac(xdata, *(p[i] for i in range(p.shape[0]))), "the result of jac"))
-
-    start = _first_guess(f, p0, bounds)
-    start = start if ops.is_array(start) else ops.asarray(np.atleast_1d(np.asarray(start, float)), dtype, device)
-    if "maxfev" in options:
-        options["max_nfev"] = options.pop("maxfev")
-    fit = least_squares(residuals, start, slope if callable(jac) else jac, bounds, **options)
-    if not fit.success:
-        raise RuntimeError(f"curve_fit: no optimal parameters were found. {fit.message}")
-    found = fit.x, fit.covariance(absolute_sigma)
-    told = {"nfev": fit.nfev, "fvec": fit.fun, "result": fit}
-    return (*found, told, fit.message, fit.scipy_status) if full_output else found
-
-
-def _first_guess(f: Callable[..., Any], p0: Any, bounds: Any) -> Any:
-    """p0, or ones for the parameters that the signature tells, moved within the bounds."""
-    if p0 is not None:
-        return p0
-    kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
-    parameters = inspect.signature(f).parameters.values()
-    count = sum(p.kind in kinds for p in parameters) - 1
-    if count < 1 or any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
-        raise ValueError("curve_fit: the number of parameters cannot be told from f: give p0.")
-    pair = (bounds.lb, bounds.ub) if hasattr(bounds, "lb") else bounds
-    low, high = (np.broadcast_to(np.asarray(b, float), (count,)) for b in pair)
-    with np.errstate(invalid="ignore"):
-        middle = 0.5 * (low + high)
-    guess = np.where(np.isfinite(middle), middle, 1.0)
-    guess = np.where(np.isfinite(low) & ~np.isfinite(high), low + 1.0, guess)
-    return np.where(np.isfinite(high) & ~np.isfinite(low), high - 1.0, guess)
 
 
 def _went_to(state: Any) -> Tree:

@@ -296,7 +296,7 @@ class LeastSquaresResult(Result):
         return f"least_squares: {self.status.name.lower()} after {int(self.steps)} steps; cost {float(self.cost):.6g}"
 
     def __repr__(self) -> str:
-        return "\n".join([self._headline(), *self._sentences(), *self._remarks()])
+        return "\n".join([self._headline(), *self._table(), *self._sentences(), *self._remarks()])
 
 
 def _at_inputs(function: Callable[..., Any], x: Tree, args: tuple[Any, ...]) -> Any:

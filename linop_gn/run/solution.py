@@ -13,12 +13,14 @@ import numpy as np
 
 from ..protocols import Scalar
 from ..records import record, static
+from .plot import plot_runs
 from .status import Status, succeeded
 
 __all__ = ["History", "Outcome", "Result", "Solution"]
 
 
 _BLOCKS_SHOWN = 20
+_COUNTS = ("evaluations", "gradients", "linearisations", "refused")
 
 
 class History(dict[str, Any]):
@@ -179,7 +181,19 @@ class Result(Outcome):
         module.load_state_dict(self.params, strict=False)
         return module
 
+    def plot(self, figure: Any = None) -> Any:
+        """A picture of the run, by :func:`linop_gn.plot_runs`: a matplotlib figure."""
+        return plot_runs({self.method: self}, figure)
+
+    def _table(self) -> list[str]:
+        """What counts, a line each."""
+        told = {"value": self.value, "gradient norm": self.gradient_norm, "damping": self.damping}
+        rows = [(name, _brief(value)) for name, value in told.items() if value is not None]
+        if np.ndim(self.code) == 0 and len(self.rows):
+            last = {name: column[-1] for name, column in self.history.items()}
+            rows += [(name.replace("_", " "), f"{int(last[name])}") for name in _COUNTS if name in last]
+        width = max(len(name) for name, _ in rows)
+        return [f"  {name:{width}}  {value}" for name, value in rows]
+
     def __repr__(self) -> str:
-        norm = "" if self.gradient_norm is None else f", gradient norm {_brief(self.gradient_norm)}"
-        line = f"{self._headline()}; value {_brief(self.value)}{norm}"
-        return "\n".join([line, *self._sentences()])
+        return "\n".join([self._headline(), *self._table(), *self._sentences()])

@@ -1,5 +1,7 @@
 """What a run gives back, and how it reads."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -68,3 +70,31 @@ def test_success_is_told_inside_a_compiled_program(jax):
     good, bad = program(jnp.array([1.0, 2.0, 3.0])), program(jnp.array([-1.0, 2.0, 3.0]))
     assert (bool(good[0]), Status(int(good[1]))) == (True, Status.CONVERGED)
     assert (bool(bad[0]), Status(int(bad[1]))) == (False, Status.NEGATIVE_CURVATURE)
+
+
+def test_a_plot_of_runs_shows_what_was_observed():
+    pytest.importorskip("matplotlib")
+    t = np.arange(5.0)
+    fit = lg.least_squares(lambda p: p[0] * np.exp(-p[1] * t) - 2.0 * np.exp(-0.5 * t), [9.0, 9.0])
+    objective = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
+    run = lg.minimize(objective, np.zeros(2), lg.LevenbergMarquardt())
+    axes = fit.plot().axes
+    assert [panel.get_title() for panel in axes] == ["value", "gradient norm", "damping or radius", "gain ratio"]
+    lines = axes[2].get_lines()
+    np.testing.assert_array_equal(lines[0].get_xdata(), np.arange(fit.steps + 1))
+    np.testing.assert_array_equal(lines[0].get_ydata(), fit.history["damping"])
+    refused = 1 + np.flatnonzero(np.diff(fit.history["refused"]))
+    assert len(refused)
+    np.testing.assert_array_equal(lines[1].get_xdata(), refused)
+    assert axes[2].get_yscale() == "log"
+    together = lg.plot_runs({"fit": fit, "run": run}).axes[0]
+    assert [text.get_text() for text in together.get_legend().get_texts()] == ["fit", "run"]
+    for made in fit, run:
+        assert "refused" in repr(made)
+        assert len({line.index(line.split()[-1]) for line in repr(made).splitlines()[1:] if line[:3] == "  v"}) == 1
+
+
+def test_a_plot_without_matplotlib_is_advice(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install 'linop-gn\[studies\]'"):
+        lg.plot_runs({})
