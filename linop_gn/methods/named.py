@@ -45,7 +45,7 @@ _CG, _NIELSEN = CG(rtol=1e-2, max_steps=50), Nielsen()
 def LevenbergMarquardt(
     curvature: Callable[..., Any] = GGN,
     solver: Any = _CG,
-    damping: Scalar = 1.0,
+    damping: Scalar | None = None,
     rule: Any = _NIELSEN,
     model: str = "undamped",
     accept: Scalar = 1e-4,
@@ -73,7 +73,8 @@ def LevenbergMarquardt(
         Inner solver; what it returns when it stops early (negative curvature, limit) is used. For a curvature
         with blocks ``lg.Blockwise(lg.CG(...))`` solves with each by itself.
     damping
-        Initial lambda. Data: a new value is the same compiled program.
+        Initial lambda. Data: a new value is the same compiled program. None: relative to the curvature at the start,
+        0.01 g.G g / g.g, by one product.
     rule
         How lambda follows the gain ratio: ``Nielsen()`` (default), ``Marquardt()``, ``ConstantDamping()``.
     model

@@ -46,6 +46,8 @@ from .stopping import Facts, Judged, Noise
 __all__ = ["SecondOrder", "SecondOrderState"]
 
 
+RELATIVE = 1e-2
+"""The damping at the start where none is given, in units of the curvature along the gradient."""
 _SPENT = ("products", "evaluations", "linearisations", "refused")
 
 
@@ -63,6 +65,8 @@ class SecondOrderState(NamedTuple):
     """The gradient norm at the start."""
     level: Scalar
     """Damping or radius."""
+    begun: Scalar
+    """The level at the start."""
     unit: Scalar
     """Of the bounds on the level: the largest d.G d / d.d, or damping at the start; of a radius, the first one."""
     growth: Scalar
@@ -99,7 +103,7 @@ class SecondOrder(Method):
     stopping
         ``lg.methods.Facts(...)``; None for none, where each step sees other data.
     level
-        The damping, or the radius, at the start.
+        The damping, or the radius, at the start. None, of a damping: 0.01 g.G g / g.g there, by one product.
     least, most
         Its bounds: of a damping, in units of the largest d.G d / d.d that there was (at first: of the level); of a
         radius, in units of the first one.
@@ -137,7 +141,7 @@ class SecondOrder(Method):
     control: Control = Nielsen()
     search: Search = Accept()
     stopping: Any = Facts()
-    level: Scalar = 1.0
+    level: Scalar | None = 1.0
     least: Scalar = 0.0
     most: Scalar = 1e12
     model: str = static(default="undamped")
@@ -167,6 +171,8 @@ class SecondOrder(Method):
             require_instance(f"{self.name}: {part}", getattr(self, part), kind, f"one such as {example}", advice)
         for name, number in ((self.descent.level, self.level), ("least", self.least), ("most", self.most)):
             require_number(self.name, name, number)
+        if self.level is None and self.descent.level != "damping":
+            raise ValueError(f"{self.name}: level=None is for dampings; a radius is a number, such as level=1.0.")
 
     @property
     def title(self) -> str:
@@ -180,18 +186,31 @@ class SecondOrder(Method):
 
     def init(self, ops: Backend, problem: MinimizeProblem) -> SecondOrderState:
         point = problem.at(problem.start)
-        self.descent.check(self.curvature(problem.for_curvature(point)), self.level)
+        self.descent.check(self.curvature(problem.for_curvature(point)), 1.0 if self.level is None else self.level)
         model, raw = self._model(ops, problem, point)
         kept, products = self.descent.query(ops, model._replace(operator=raw), None)
         zero, count = ops.scalar(0.0, point.x), ops.scalar(0, point.x)
-        level = zero + self.level
-        lost = ops.logical_not(ops.isfinite(model.value) & ops.isfinite(model.gradient_norm))
+        sound = ops.isfinite(model.value) & ops.isfinite(model.gradient_norm)
+        lost = ops.logical_not(sound)
+        if self.level is None:
+
+            def measured(g: Vector) -> tuple[Scalar, Scalar]:
+                bent = ops.divide(ops.dot(g, model.operator.apply(g)), model.gradient_norm * model.gradient_norm)
+                stiff = ops.maximum(bent, -bent)
+                return RELATIVE * ops.where((stiff > 0) & ops.isfinite(stiff), stiff, 1.0), count + 1
+
+            asked = sound & (model.gradient_norm > 0)
+            level, more = ops.branch(asked, measured, lambda g: (zero + RELATIVE, count), model.gradient)
+            products = products + more
+        else:
+            level = zero + self.level
         begun = () if self.stopping is None else self.stopping.begun(ops, model)
         return SecondOrderState(
             **model._asdict(),
             kept=kept,
             first=model.gradient_norm + 0.0,
             level=level,
+            begun=level + 0.0,
             unit=level + 0.0,
             growth=zero + 2.0,
             ratio=zero + math.nan,
@@ -228,7 +247,7 @@ class SecondOrder(Method):
 
         refused = running & no(moved) & (no(equal) | taken)
         ratio, finite = ops.where(refused, -math.inf, ratio), finite & (moved | no(taken)) & (trial.predicted > 0)
-        seen = Seen(s.steps + 1, self.level + 0.0 * s.level, ratio, ops.sqrt(square))
+        seen = Seen(s.steps + 1, s.begun, ratio, ops.sqrt(square))
         level, growth = self.control.follow(ops, s.level, s.growth, seen)
         level = clip(ops, level, self.least * unit, self.most * unit)
         doubt = ops.where(refused, ops.maximum(s.doubt, ops.where(finite, trial.predicted, math.inf)), 0.0)

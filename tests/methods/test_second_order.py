@@ -353,3 +353,23 @@ def test_a_forcing_term_within_levenberg_marquardt():
     )
     assert forced.succeeded
     np.testing.assert_allclose(forced.params, exact.params, rtol=1e-6)
+
+
+@pytest.mark.parametrize("units", [1.0, 1e6, 1e-6])
+def test_a_damping_that_is_not_given_is_in_units_of_the_curvature(units):
+    f = published.Tanh(n=4)
+
+    def of(scale):
+        residuals = lambda p: scale * (np.tanh(f.x @ p) - f.y)  # noqa: E731
+        objective = lg.Objective.from_residuals(residuals, jacobian=lambda p: scale * f.slopes(p))
+        return lg.minimize(objective, f.start, lg.LevenbergMarquardt(solver=lg.Cholesky()), max_steps=4)
+
+    g, G = 20 * f.gradient(f.start), 20 * f.curvature(f.start)
+    run = of(units)
+    np.testing.assert_allclose(run.history["damping"][0], 0.01 * units**2 * (g @ G @ g) / (g @ g), rtol=1e-12)
+    np.testing.assert_allclose(run.params, of(1.0).params, rtol=1e-9)
+
+
+def test_a_radius_is_given():
+    with pytest.raises(ValueError, match=r"level=None is for dampings; a radius is a number"):
+        lg.TrustRegion(radius=None)
