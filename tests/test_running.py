@@ -482,7 +482,7 @@ def test_parameters_of_a_module_are_loaded_into_it():
 def test_a_run_that_is_killed_goes_on_to_the_same_bits(name, kills, events, tmp_path):
     """NumPy's at a random one of the calls that a step and its file take; whoever falls behind the log is told."""
     pytest.importorskip(name)
-    command = [sys.executable, killed.__file__, name, tmp_path, kills, 0, 100, events]
+    command = [sys.executable, killed.__file__, name, tmp_path, kills, 0, 60, events]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
     told = json.loads(done.stdout)
     assert told["same bits"]
