@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -120,6 +121,11 @@ def minimize(
         cursor = Cursor(batches, passes, None if kept is None else drawn)
     if kept is not None and resumed:
         place, states = kept.place()
+        if (place is None) != (cursor is None):
+            was, now = ("had no batches=", "has some") if place is None else ("had batches=", "has none")
+            raise ValueError(
+                f"minimize: the run in {checkpoint} {was}, and this one {now}: give the same, or another path."
+            )
         if cursor is not None:
             cursor.go_to(place)
         drawn.put_back(states)
@@ -134,7 +140,7 @@ def minimize(
                 )
             return _in_a_program(served, problem, steps, watch, every)
     else:
-        problem = _gone_on("minimize", asked, state)
+        problem = _gone_on("minimize", served, asked, state)
         if not problem.backend.is_concrete((state.own, problem.objective)):
             raise TypeError("minimize: inside a compiled program a run goes on by lg.advance, which may be scanned.")
         problem = replace(problem, max_steps=min(NO_LIMIT, int(state.steps) + steps))
@@ -153,10 +159,17 @@ def minimize(
     )
     del begin, state  # what the first state holds goes with its successor
     try:
-        return run.watched(watch, every or (1 if watch else None), _result_of, "minimize")
-    finally:
+        returned = run.watched(watch, every or (1 if watch else None), _result_of, "minimize")
+    except BaseException as error:
+        if cursor is not None:
+            error.add_note(f"The latest batch was number {cursor.taken} of pass {cursor.past + 1}.")
         if kept is not None:
-            kept.save(run)
+            with suppress(OSError):  # what broke the run off is what is told
+                kept.save(run)
+        raise
+    if kept is not None:
+        kept.save(run)
+    return returned
 
 
 def start(
@@ -214,9 +227,7 @@ def advance(
         For a state of another method or of arrays of another framework.
     """
     served, asked = _served("advance", objective, method, curvature, acceptance)
-    problem = _gone_on("advance", asked, state)
-    if type(state.method) is not type(method):
-        raise TypeError(f"advance: a state of {type(state.method).__name__} was given to {type(method).__name__}.")
+    problem = _gone_on("advance", served, asked, state)
     fresh = _is_other(problem, state) if fresh is None else fresh
     problem = replace(problem, once=fresh)
     own = stretched(served, problem, state.own, fresh, 1).state.own
@@ -323,12 +334,15 @@ def _is_other(problem: MinimizeProblem, state: State) -> bool:
     return latest is None or any(a is not b for a, b in zip(problem.terms, latest, strict=True))
 
 
-def _gone_on(door: str, asked: _Asked, state: Any) -> MinimizeProblem:
+def _gone_on(door: str, served: ServedMethod, asked: _Asked, state: Any) -> MinimizeProblem:
     """The problem of a run that goes on from ``state``."""
     if not isinstance(state, State):
         raise TypeError(
             f"{door}: state= is what lg.start, lg.advance or result.state gave, got {type(state).__qualname__}."
         )
+    if type(state.method) is not type(served.method):
+        had, title = ServedMethod(state.method).title, served.title
+        raise TypeError(f"{door}: a state of {had} was given to {title}, which has another: begin at state.params.")
     now = asked.now(state.space, state.own.x)
     return MinimizeProblem(start=state.start, space=state.space, max_steps=NO_LIMIT, **now)
 

@@ -358,8 +358,42 @@ def test_a_torn_file_gives_way_to_the_one_before(tmp_path):
     path.unlink()  # killed between two renames
     assert lg.load_state(path, METHOD, objective, start).steps == 5
     (tmp_path / "run.before").write_bytes(b"PK")
-    with pytest.raises(ValueError, match="no state, or only a part"):
+    with pytest.raises(ValueError, match=r"nor run\.before beside it holds a whole state \(it is neither"):
         lg.load_state(path, METHOD, objective, start)
+
+
+def test_where_no_checkpoint_can_be(tmp_path):
+    objective, start = valley(lg.load("numpy"))
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere to write run to: make it first"):
+        lg.minimize(objective, start, METHOD, checkpoint=tmp_path / "nowhere" / "run")
+    with pytest.raises(IsADirectoryError, match="is a folder; give the path of a file in it"):
+        lg.save_state(tmp_path, lg.start(METHOD, objective, start))
+    with pytest.raises(TypeError, match=r"result\.state, got a Result"):
+        lg.save_state(tmp_path / "run", lg.minimize(objective, start, METHOD, max_steps=1))
+    for held, why in (
+        (b"", "it is empty"),
+        (b"P", "neither an npz"),
+        (8 * b"0" + b"{", "pip install|holds a"),
+    ):
+        (tmp_path / "run").write_bytes(held)
+        with pytest.raises(ValueError, match=why):
+            lg.minimize(objective, start, METHOD, checkpoint=tmp_path / "run")
+
+
+def test_other_batches_than_those_of_the_checkpoint(tmp_path):
+    fit, pairs, start = batches(lg.load("numpy"))
+    options = {"passes": 3, "checkpoint": tmp_path / "run"}
+    wrong = tuple(part[:, :2] for part in pairs[0])
+    with pytest.raises(ValueError, match="matmul") as caught:
+        lg.minimize(fit, start, METHOD, batches=[*pairs[:3], wrong], **options)
+    assert "The latest batch was number 4 of pass 1." in caught.value.__notes__[1]
+    for given, why in ((pairs[:2], "there are fewer now"), (Loader(pairs), "had no state_dict"), (5, "got a int")):
+        with pytest.raises((ValueError, TypeError), match=why):
+            lg.minimize(fit, start, METHOD, batches=given, **options)
+    with pytest.raises(ValueError, match="had batches=, and this one has none"):
+        lg.minimize(fit.with_data(pairs[0]), start, METHOD, checkpoint=tmp_path / "run")
+    whole = lg.minimize(fit, start, METHOD, batches=pairs, passes=3)
+    assert same(lg.minimize(fit, start, METHOD, batches=pairs, **options), whole)  # nothing was lost
 
 
 class Loader:

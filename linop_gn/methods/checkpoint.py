@@ -53,13 +53,21 @@ def save_state(path: Any, state: State, generators: Iterable[Any] = ()) -> None:
     TypeError
         For a state that holds something that is neither an array nor a number, outside of ``method.of_data``.
     """
-    _write(Path(path), state, None, Generators(generators).states())
+    if not isinstance(state, State):
+        raise TypeError(
+            f"save_state takes what lg.start or lg.advance returned, or result.state, got a {type(state).__qualname__}."
+        )
+    _write(_place_for(path), state, None, Generators(generators).states())
 
 
 class Cursor:
     """The place of a run in its batches, which it goes through ``passes`` times (None: as often as asked)."""
 
     def __init__(self, batches: Iterable[Any], passes: int | None, generators: Generators | None) -> None:
+        if not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
+            raise TypeError(
+                f"minimize: batches= is a list, loader or generator of batches, got a {type(batches).__qualname__}."
+            )
         self.batches, self.passes, self.generators = batches, passes, generators
         self.one_shot = isinstance(batches, Iterator)
         if self.one_shot and passes != 1:
@@ -103,7 +111,13 @@ class Cursor:
         """Go on from a place: by the loader's ``load_state_dict``, else by passing over what was taken."""
         if self.one_shot:
             raise ValueError("minimize: a one-shot stream of batches cannot be resumed: give a list, or a loader.")
-        if place["loader"] is not None:
+        had, has = place["loader"] is not None, hasattr(self.batches, "load_state_dict")
+        if had != has:
+            raise ValueError(
+                f"minimize: the loader of the run that is gone on from had {'a' if had else 'no'} state_dict, and "
+                f"this one has {'a' if has else 'no'} load_state_dict: give the same loader, or another path."
+            )
+        if had:
             self.batches.load_state_dict(place["loader"])  # type: ignore[attr-defined]
             self.past, self.taken = place["past"], place["taken"]
             return
@@ -124,7 +138,7 @@ class Checkpoint:
     """The file that a run is written to, ``every`` so many steps, or so that it takes at most 5 % of the time."""
 
     def __init__(self, path: Any, every: int | None, generators: Generators) -> None:
-        self.path, self.every, self.generators = Path(path), every, generators
+        self.path, self.every, self.generators = _place_for(path), every, generators
         self._saved, self._ended, self._cost = -1, 0.0, 0.0
         self._place: tuple[Any, ...] | None = None  # no step was taken
 
@@ -170,7 +184,10 @@ def restored(
     ]
     differ += [f"{name} was {value}, is gone" for name, value in header["settings"].items() if name not in told]
     if differ:
-        raise ValueError(f"the state in {path} is of another run: {'; '.join(differ)}. Give the same, or another path.")
+        more = f"; and {len(differ) - 8} more" if len(differ) > 8 else ""
+        raise ValueError(
+            f"the state in {path} is of another run: {'; '.join(differ[:8])}{more}. Give the same, or another path."
+        )
     values = {}
     for name, kept in header["fields"].items():
         names, leaves, structure = ops.flatten(getattr(own, name))
@@ -191,6 +208,20 @@ def restored(
 
 
 # writing
+
+
+def _place_for(given: Any) -> Path:
+    """The path, if a file can be written there: known before a step is taken, rather than when it would be lost."""
+    path: Path = Path(given)
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"checkpoint: {path} is a folder; give the path of a file in it, such as {path / 'run'}."
+        )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"checkpoint: there is no folder {path.parent} to write {path.name} to: make it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"checkpoint: nothing can be written to the folder {path.parent}: give another path.")
+    return path
 
 
 def _write(path: Path, state: State, batches: Any, drawn: Any) -> None:
@@ -334,25 +365,34 @@ def _place(ops: Backend, header: dict[str, Any], arrays: dict[str, Any]) -> tupl
 
 def _newest(path: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Header and arrays of the newest of two files that can be read."""
-    broken = None
-    for file in (path, path.with_name(path.name + ".before")):
+    broken, before = None, path.with_name(path.name + ".before")
+    for file in (path, before):
         if file.exists():
             try:
                 return _load(file)
             except Exception as error:  # each reader has its own way to fail on half a file
                 broken = error
     if broken is not None:
-        raise ValueError(f"what is in {path} is no state, or only a part of one: {broken}") from broken
+        raise ValueError(
+            f"neither {path} nor {before.name} beside it holds a whole state ({broken}). To begin anew, delete them "
+            "or give another path."
+        ) from broken
     return None
 
 
 def _load(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     raw = file.read_bytes()
-    if raw[:2] == b"PK":  # a zip archive
+    if raw[:4] == b"PK\3\4":  # a zip archive
         with np.load(io.BytesIO(raw), allow_pickle=False) as held:
             arrays = dict(held)
+        if "" not in arrays:
+            raise ValueError("it is an npz file of something else")
         header = json.loads(arrays.pop("").tobytes())
+    elif raw[8:9] != b"{":
+        raise ValueError("it is neither an npz nor a safetensors file" if raw else "it is empty")
     else:
+        if find_spec("safetensors") is None:
+            raise ImportError("it is a safetensors file: pip install safetensors")
         from safetensors.numpy import load as arrays_of
 
         arrays, size = arrays_of(raw), int.from_bytes(raw[:8], "little")

@@ -31,7 +31,7 @@ class Generators:
     """
 
     def __init__(self, given: Iterable[Any] = ()) -> None:
-        self.given = list(given)
+        self.given = list(given) if isinstance(given, Iterable) else [given]
         for generator in self.given:
             if not any(hasattr(generator, name) for name in ("getstate", "get_state", "bit_generator")):
                 raise TypeError(
