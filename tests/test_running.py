@@ -366,7 +366,7 @@ def test_where_no_checkpoint_can_be(tmp_path):
     objective, start = valley(lg.load("numpy"))
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere to write run to: make it first"):
         lg.minimize(objective, start, METHOD, checkpoint=tmp_path / "nowhere" / "run")
-    with pytest.raises(IsADirectoryError, match="is a folder; give the path of a file in it"):
+    with pytest.raises(IsADirectoryError, match="is a folder; give a file in it"):
         lg.save_state(tmp_path, lg.start(METHOD, objective, start))
     with pytest.raises(TypeError, match=r"result\.state, got a Result"):
         lg.save_state(tmp_path / "run", lg.minimize(objective, start, METHOD, max_steps=1))

@@ -43,7 +43,7 @@ def save_state(path: Any, state: State, generators: Iterable[Any] = ()) -> None:
 
     >>> import pathlib, tempfile, numpy as np, linop_gn as lg
     >>> line = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
-    >>> method, path = lg.LevenbergMarquardt(), pathlib.Path(tempfile.mkdtemp()) / "fit"
+    >>> method, path = lg.LevenbergMarquardt(damping=1.0), pathlib.Path(tempfile.mkdtemp()) / "fit"
     >>> lg.save_state(path, lg.advance(method, line, lg.start(method, line, np.zeros(2))))
     >>> lg.load_state(path, method, line, np.zeros(2))
     State of LevenbergMarquardt after 1 steps: running, value 2.25
@@ -214,9 +214,7 @@ def _place_for(given: Any) -> Path:
     """The path, if a file can be written there: known before a step is taken, rather than when it would be lost."""
     path: Path = Path(given)
     if path.is_dir():
-        raise IsADirectoryError(
-            f"checkpoint: {path} is a folder; give the path of a file in it, such as {path / 'run'}."
-        )
+        raise IsADirectoryError(f"checkpoint: {path} is a folder; give a file in it, such as {path / 'run'}.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"checkpoint: there is no folder {path.parent} to write {path.name} to: make it first.")
     if not os.access(path.parent, os.W_OK):
