@@ -474,11 +474,12 @@ class LeastSquares(Method):
     def _claims(self, ops: Backend, here: Here, running: Scalar) -> list[tuple[Scalar, Scalar]]:
         """What can be said of a point."""
         ftol, xtol, gtol = self._tolerances(ops, here)
+        coarse = self.xtol is None and not isinstance(here.linear, Triangle)  # a truncated solve knows no step so well
         return [
             (running & (here.effect < _LOST) & (here.promise <= ftol * here.value), Code.DIVERGING),
             (running & (here.cosine <= gtol), Code.GRADIENT_SMALL),
             (running & (here.promise <= ftol * here.value), Code.DECREASE_SMALL),
-            (running & (here.reach <= xtol) & here.known, Code.STEP_SMALL),
+            (running & (here.reach <= (0.0 if coarse else xtol)) & here.known, Code.STEP_SMALL),
         ]
 
     def _at(self, ops: Backend, problem: MinimizeProblem, x: Vector, equal: Scalar, before: Here | None) -> Here:
