@@ -1,4 +1,4 @@
-r"""Levenberg-Marquardt for few parameters, by orthogonal factorisation, with scaling and geodesic acceleration.
+r"""Levenberg-Marquardt by orthogonal factorisation, or by products, with scaling and geodesic acceleration.
 
 With W = S^T J the root of the Gauss-Newton operator, G = W^T W (:mod:`linop_gn.curvature.gram`), q the gradient on
 its side, g = W^T q, and a diagonal D, a step solves
@@ -7,7 +7,7 @@ its side, g = W^T q, and a diagonal D, a step solves
 
 for residuals r: W = J and q = r. Once for each point W D^-1 = Q R is factored; each trial then factors
 [R; sqrt(lambda) I], which takes no product and is small. The normal equations, which lose half the digits, are never
-formed.
+formed. For many parameters W is not formed at all: :mod:`linop_gn.methods.linear_model`.
 
 * D is one over the magnitudes of the start: then units change nothing but rounding. (Marquardt, 1963, and MINPACK
   take the norms of the columns.) Where a parameter has lost all effect on the residuals, or no step is taken any more,
@@ -24,7 +24,7 @@ small as rounding allows) and what it promises, m = 1/2 |q|^2 - 1/2 |W s + q|^2,
 =================== ===========================================================================================
 ``GRADIENT_SMALL``   each column's cosine with q is at most gtol (MINPACK's test)
 ``DECREASE_SMALL``   m <= ftol value: m / value is the relative offset of Bates and Watts (1981), squared
-``STEP_SMALL``       each entry of s is at most xtol of that of x
+``STEP_SMALL``       each entry of s is at most xtol of that of x; by products only where xtol is given
 ``AT_PRECISION``     a trial was refused, and m is less than what rounding x changes in the value; or none is taken
                     any more, and all of the second derivative, or the cosine, says that this is the bottom
 ``STAGNATED``        the same, but what rounding hides is above the fifth digit, or leaves a parameter open
@@ -149,10 +149,10 @@ class LeastSquaresState(NamedTuple):
 
 @record
 class LeastSquares(Method):
-    """Levenberg-Marquardt with the dense root of the Gauss-Newton operator; ``lg.least_squares`` runs it.
+    """Levenberg-Marquardt with the root of the Gauss-Newton operator, factored or by products.
 
-    For objectives with a convex loss in closed form (``lg.Objective.from_residuals``, ``lg.losses``), few parameters:
-    an array (m, n) of outputs by parameters is held twice, for data that are streamed one for each batch in turn.
+    For objectives with a convex loss in closed form (``lg.Objective.from_residuals``, ``lg.losses``). For few
+    parameters an array (m, n) of outputs by parameters is held twice, for streamed data one for each batch in turn.
 
     Parameters
     ----------
@@ -165,13 +165,17 @@ class LeastSquares(Method):
     ftol, xtol, gtol
         See :mod:`linop_gn.methods.least_squares`; None: 4 round-offs (ftol: at most 1e-12), 4, and 50.
     scale
-        1 / D: an array (n,), or ``"jac"`` for the largest column norms that there were; None: the start's magnitudes.
+        1 / D: an array (n,); None: the start's magnitudes.
     lower, upper
         Bounds: arrays (n,), or None.
     max_nfev
         Limit on evaluations of the residuals; None: none.
+    column_norms
+        Whether D is the largest column norms that there were; None: for more than 1000 parameters.
+    solver
+        ``lg.CG(...)`` or ``lg.LSMR(...)``, by products; None: see :func:`linop_gn.least_squares`.
     acceleration
-        Whether steps are bent, for data of one batch.
+        Whether steps are bent, for data of one batch; None: for at most 1000 parameters.
     again
         Whether a run in which a parameter has lost its effect, or that is stuck, is made once more with D = I.
 
@@ -474,11 +478,12 @@ class LeastSquares(Method):
     def _claims(self, ops: Backend, here: Here, running: Scalar) -> list[tuple[Scalar, Scalar]]:
         """What can be said of a point."""
         ftol, xtol, gtol = self._tolerances(ops, here)
+        coarse = self.xtol is None and not isinstance(here.linear, Triangle)  # a truncated solve knows no step so well
         return [
             (running & (here.effect < _LOST) & (here.promise <= ftol * here.value), Code.DIVERGING),
             (running & (here.cosine <= gtol), Code.GRADIENT_SMALL),
             (running & (here.promise <= ftol * here.value), Code.DECREASE_SMALL),
-            (running & (here.reach <= xtol) & here.known, Code.STEP_SMALL),
+            (running & (here.reach <= (0.0 if coarse else xtol)) & here.known, Code.STEP_SMALL),
         ]
 
     def _at(self, ops: Backend, problem: MinimizeProblem, x: Vector, equal: Scalar, before: Here | None) -> Here:
@@ -518,7 +523,8 @@ class LeastSquares(Method):
             D = felt if before is None else xp.where(felt > before.D, felt, before.D)
         D = ops.select(equal, one, D)
         value, eps = ops.item(point.value), ops.eps(x)
-        sound = ops.isfinite(value) & ops.isfinite(ops.max_abs(norms)) & ops.isfinite(size)
+        columns = norms / D  # whose squares may overflow where norms do not: that parameter would be left out
+        sound = ops.isfinite(value) & ops.isfinite(ops.max_abs(columns * columns)) & ops.isfinite(size)
         linear = linear.over(ops, D, sound)
         free = self.free(ops, point.x, gradient)
         free = one if free is None else free
