@@ -99,8 +99,8 @@ def minimize(
     ...     lambda p: p[0] * np.exp(p[1] * t) - y,
     ...     jacobian=lambda p: np.stack([np.exp(p[1] * t), p[0] * t * np.exp(p[1] * t)], axis=1))
     >>> fit = lg.minimize(decay, np.array([1.0, 0.0]), max_steps=50)
-    >>> fit.status.name, fit.params.round(4)
-    ('GRADIENT_SMALL', array([ 2. , -0.5]))
+    >>> fit.succeeded, fit.params.round(4)
+    (True, array([ 2. , -0.5]))
     """
     served, asked = _served("minimize", objective, method, curvature, acceptance)
     steps = NO_LIMIT if batches is not None else 100

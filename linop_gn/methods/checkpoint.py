@@ -33,7 +33,7 @@ from .state import State
 
 __all__ = ["Checkpoint", "Cursor", "restored", "save_state"]
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def save_state(path: Any, state: State, generators: Iterable[Any] = ()) -> None:
