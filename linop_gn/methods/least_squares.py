@@ -39,11 +39,10 @@ is compared is undamped, and the tolerances are rounding unless given.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..arguments import require_number
-from ..curvature.gram import Root, require_root, root_gradient, root_of
-from ..curvature.point import Point
+from ..curvature.gram import require_root
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
 from ..run.status import Code, verdict
@@ -51,7 +50,8 @@ from ..solvers.base import Solver, require_solver
 from ..solvers.cg import CG
 from .base import Method
 from .damping import Nielsen, clip
-from .linear_model import Triangle, matrix_free
+from .fit_state import Here, LeastSquaresState
+from .linear_model import Triangle, few, linear_at
 from .problem import MinimizeProblem
 
 __all__ = ["LeastSquares"]
@@ -62,89 +62,8 @@ _INNER = CG(rtol=0.01, max_steps=1000)
 """By products, where no solver is given."""
 _RULE, _QUICK = Nielsen(), Nielsen(least=0.1)
 """Of lambda: for few parameters, and for many, where each trial is dear."""
-_MANY, _LARGE, _SMALL = 1000, 10_000_000, 10_000
-"""W is factored with up to so many columns, and entries; a sparse one with so many entries."""
-
-
-def _few(x: Vector) -> bool:
-    """Whether a trial may cost a second solve, and the parameters are scaled one by one."""
-    return bool(x.shape[0] <= _MANY)
-
-
 _LOST = 1e-6
 """A parameter whose effect on the residuals, relative to these, is less than that has lost it."""
-
-
-class Here(NamedTuple):
-    """What is known of the accepted point."""
-
-    x: Vector
-    gradient: Vector
-    linear: Any
-    """W D^-1 and -q: a ``Triangle`` or ``MatrixFree``."""
-    squares: Vector
-    """The squared norms of the columns of W D^-1."""
-    D: Vector
-    sizes: Vector
-    """Of the parameters: 1 / D of the first run, but where that is scaled by column norms."""
-    q: Any
-    outputs: Any
-    weight: Any
-    """The factor of S, that of the objective's normaliser, for the acceleration."""
-    value: Scalar
-    gradient_norm: Scalar
-    """Largest entry of the gradient, of parameters that are not held at a bound."""
-    cosine: Scalar
-    """Largest cosine between q and a column of W."""
-    promise: Scalar
-    """m, the decrease that the undamped step promises."""
-    reach: Scalar
-    """Largest entry of the undamped step, relative to that of x."""
-    rounding: Scalar
-    """What rounding x changes in the value."""
-    exact: Scalar
-    """Whether q itself is no more than what rounding x changes in it."""
-    known: Scalar
-    """Whether rounding x leaves the fourth digit of the value alone, or q is exact."""
-    effect: Scalar
-    """The least that a parameter changes in q, relative to it, of those that had an effect at the start."""
-    idle: Vector
-    """1 for parameters that had none."""
-
-
-class LeastSquaresState(NamedTuple):
-    """The accepted point, and the damping for the next trial."""
-
-    here: Here
-    x: Vector
-    value: Scalar
-    D: Vector
-    """That of ``here``."""
-    unit: Scalar
-    """The damping is in multiples of it."""
-    damping: Scalar
-    growth: Scalar
-    ratio: Scalar
-    newton: Scalar
-    """What all of the second derivative promises along the first step, no longer than x, that was refused since one was
-    taken; -1 where there was none."""
-    first: Here
-    """The end of the first run, while the second one goes on."""
-    going: Scalar
-    """Whether the next step goes back to the start."""
-    run: Scalar
-    """0; 1 with D = I; 2 once that is done."""
-    verdict: Scalar
-    """The first run's status, while the second one goes on."""
-    status: Scalar
-    steps: Scalar
-    evaluations: Scalar
-    linearisations: Scalar
-    products: Scalar
-    """With W and W^T, a pair counting as one in CG."""
-    refused: Scalar
-    gradient_norm: Scalar
-    optimality: Scalar
 
 
 @record
@@ -303,7 +222,7 @@ class LeastSquares(Method):
         refused = running & ops.logical_not(moved)
         ratio = ops.where(taken & refused, -math.inf, ratio)  # there the gradient is not finite
         unit = ops.where(going, self._unit(ops, here), s.unit)
-        rule = self.rule or (_RULE if _few(s.x) else _QUICK)
+        rule = self.rule or (_RULE if few(s.x) else _QUICK)
         damping, growth = rule.update(ops, s.damping, s.growth, ops.where(refused, -math.inf, ratio))
         damping = ops.where(going, self._first(here) * unit, clip(ops, damping, eps * eps * unit, unit / (eps * eps)))
         evaluations = s.evaluations + ops.where(running, 1 + bent, 0)
@@ -386,25 +305,16 @@ class LeastSquares(Method):
 
     def _first(self, here: Here) -> Scalar:
         """lambda of the first trial, in multiples of the unit."""
-        own = 1e-2 if _few(here.x) else 1e-3
+        own = 1e-2 if few(here.x) else 1e-3
         return own if self.damping is None else self.damping
 
     @property
     def _solver(self) -> Solver:
         return _INNER if self.solver is None else self.solver
 
-    def _factors(self, root: Root) -> bool:
-        """Whether W is factored: where it has few columns and entries, and is no sparse matrix of more than that."""
-        m, n = root.shape
-        kept = [
-            getattr(getattr(piece, "linearization", None), "matrix", None) for piece in root.pieces
-        ]  # bridged: None
-        dense = all(matrix is None or root.backend.is_array(matrix) for matrix in kept)
-        return self.solver is None and ((n <= _MANY and m * n <= _LARGE) if dense else m * n <= _SMALL)
-
     def _bends(self, problem: MinimizeProblem) -> bool:
         batches, wanted = problem.objective.batches, self.acceleration
-        wanted = _few(problem.start) if wanted is None else wanted
+        wanted = few(problem.start) if wanted is None else wanted
         return wanted and not problem.host and len(batches) == 1 and not batches[0].stacked
 
     def _inside(self, ops: Backend, x: Vector) -> Vector:
@@ -490,27 +400,12 @@ class LeastSquares(Method):
         """What is known of a point, from one linearisation."""
         xp, start = ops.namespace(), problem.start
         point = problem.at(x)
-        made, gradient = point.summary(), point.gradient
-        linear: Any
-        if problem.host:
-            q, weight, T = None, None, _streamed(ops, point)
-            T, n = T * xp.sqrt(xp.zeros_like(T[0, 0]) + made.scale), T.shape[1] - 1
-            linear, size = (
-                Triangle(None, T[:, :n], ops.scale(-1.0, ops.copy(T[:, n]))),
-                ops.sqrt(ops.dot(T[:, n], T[:, n])),
-            )
-        else:
-            root = root_of(made.pieces, made.scale, problem.space)
-            q, weight = ops.scale(root.scale, ops.copy(root_gradient(root))), root.scale
-            size = ops.sqrt(ops.dot(q, q))
-            if self._factors(root):
-                linear = Triangle.of(ops, root.apply(ops.identity(problem.space.size, x)), q)
-            else:
-                linear = matrix_free(ops, root, q, gradient, size)
+        gradient = point.gradient
+        linear, q, weight, size = linear_at(ops, problem, point, self.solver)
         bends, norms = self._bends(problem), xp.sqrt(linear.squares_of(ops))
         one = xp.ones_like(x)
         felt = xp.where(norms > 0, norms, one)
-        by_norms = self.scale is None and not _few(x)
+        by_norms = self.scale is None and not few(x)
         by_norms = by_norms if self.column_norms is None else self.column_norms
         if before is not None:
             sizes = before.sizes
@@ -536,7 +431,7 @@ class LeastSquares(Method):
             D=D,
             q=q,
             sizes=ops.copy(sizes),
-            outputs=ops.copy(made.pieces[0].outputs) if bends else None,
+            outputs=ops.copy(point.summary().pieces[0].outputs) if bends else None,
             weight=weight + 0.0 * size if bends else None,
             value=value,
             gradient_norm=ops.where(sound, ops.max_abs(gradient * free), math.nan),
@@ -572,23 +467,6 @@ class LeastSquares(Method):
 def _slack(ops: Backend, x: Vector) -> float:
     """What a solve by products leaves open of the value, relative to it."""
     return max(1e-12, 50.0 * ops.eps(x))
-
-
-def _streamed(ops: Backend, point: Point) -> Array:
-    """The triangle of [W, q] over streamed batches, each factored with what those before it left; unnormalised."""
-    T, xp = None, ops.namespace()
-    for term in point.objective.streamed(point.space, point.x):
-        rows = ops.call(_rows, term, point.x)
-        T = xp.linalg.qr(rows if T is None else xp.concat([T, rows], axis=0))[1]
-    return T
-
-
-def _rows(term: Any, x: Vector) -> Array:
-    """[W, q] of one batch, unnormalised."""
-    ops = term.space.backend
-    root = root_of((term.linearize(x),), 1.0, term.space)
-    W, q = root.apply(ops.identity(term.space.size, x)), root_gradient(root)
-    return ops.namespace().concat([W, q[:, None]], axis=1)
 
 
 def _root_at(problem: MinimizeProblem, outputs: Array) -> Any:

@@ -28,8 +28,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ..curvature.gram import Root
+from ..curvature.gram import Root, root_gradient, root_of
 from ..curvature.losses.hessians import Diagonal, Weighted
+from ..curvature.point import Point
 from ..draws import counter, signs
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
@@ -41,14 +42,17 @@ from ..solvers.lsmr import LSMR
 from ..solvers.problem import LinearProblem, Recipe
 from ..solvers.served import inner_solve
 from ..spaces import Space
+from .problem import MinimizeProblem
 
-__all__ = ["MatrixFree", "Triangle", "matrix_free"]
+__all__ = ["MatrixFree", "Triangle", "few", "linear_at", "matrix_free"]
 
 _FEW = 256
 """Columns whose norms take a product each."""
 _PROBES = 16
 _MOST = 50_000_000
 """Entries of W, where the covariance takes all of it."""
+_MANY, _LARGE, _SMALL = 1000, 10_000_000, 10_000
+"""W is factored with up to so many columns, and entries; a sparse one with so many entries."""
 _STEPS = 10_000
 """At most, of a solve for what is promised."""
 
@@ -305,3 +309,52 @@ def _of_column(index: Scalar, root: Root) -> Vector:
 def _of_signs(index: Scalar, root: Root) -> Vector:
     g = root.rapply(signs(root.codomain, 0, index))
     return g * g
+
+
+def few(x: Vector) -> bool:
+    """Whether a trial may cost a second solve, and the parameters are scaled one by one."""
+    return bool(x.shape[0] <= _MANY)
+
+
+def linear_at(
+    ops: Backend, problem: MinimizeProblem, point: Point, solver: Any
+) -> tuple[Triangle | MatrixFree, Any, Any, Scalar]:
+    """W and -q at the point, unscaled; q and the factor of S, None where data are streamed; ||q||."""
+    made, xp = point.summary(), ops.namespace()
+    if problem.host:
+        T = _streamed(ops, point)
+        T, n = T * xp.sqrt(xp.zeros_like(T[0, 0]) + made.scale), T.shape[1] - 1
+        size = ops.sqrt(ops.dot(T[:, n], T[:, n]))
+        return Triangle(None, T[:, :n], ops.scale(-1.0, ops.copy(T[:, n]))), None, None, size
+    root = root_of(made.pieces, made.scale, problem.space)
+    q = ops.scale(root.scale, ops.copy(root_gradient(root)))
+    size = ops.sqrt(ops.dot(q, q))
+    if solver is None and _is_factored(root):
+        return Triangle.of(ops, root.apply(ops.identity(problem.space.size, point.x)), q), q, root.scale, size
+    return matrix_free(ops, root, q, point.gradient, size), q, root.scale, size
+
+
+def _is_factored(root: Root) -> bool:
+    """Whether W has few columns and entries, and is no sparse matrix of more than some."""
+    m, n = root.shape
+    linear = [getattr(piece, "linearization", None) for piece in root.pieces]  # another framework's has none
+    matrices = [getattr(one, "matrix", None) for one in linear]
+    dense = all(matrix is None or root.backend.is_array(matrix) for matrix in matrices)
+    return (n <= _MANY and m * n <= _LARGE) if dense else m * n <= _SMALL
+
+
+def _streamed(ops: Backend, point: Point) -> Array:
+    """The triangle of [W, q] over streamed batches, each factored with what those before it left; unnormalised."""
+    T, xp = None, ops.namespace()
+    for term in point.objective.streamed(point.space, point.x):
+        rows = ops.call(_rows, term, point.x)
+        T = xp.linalg.qr(rows if T is None else xp.concat([T, rows], axis=0))[1]
+    return T
+
+
+def _rows(term: Any, x: Vector) -> Array:
+    """[W, q] of one batch, unnormalised."""
+    ops = term.space.backend
+    root = root_of((term.linearize(x),), 1.0, term.space)
+    W, q = root.apply(ops.identity(term.space.size, x)), root_gradient(root)
+    return ops.namespace().concat([W, q[:, None]], axis=1)
