@@ -31,8 +31,11 @@ __all__ = ["Accept", "Armijo", "FixedLength", "Found", "Goldstein", "Grid", "Ite
 class Line:
     """The objective along x + t d: what a search may ask."""
 
-    def __init__(self, ops: Backend, problem: MinimizeProblem, model: Model, trial: Trial, last: Scalar = 0.0) -> None:
-        self._problem, self._model, self.trial = problem, model, trial
+    def __init__(
+        self, ops: Backend, problem: MinimizeProblem, model: Model, trial: Trial, last: Scalar = 0.0, units: Any = None
+    ) -> None:
+        self._problem, self._model, self.trial, self._units = problem, model, trial, units
+        self._way: Vector = trial.direction if units is None else units * trial.direction
         self.last: Scalar = last
         """The length that the search of the step before came to; 0 at the first."""
         self.direction: Vector = trial.direction
@@ -45,11 +48,11 @@ class Line:
 
     def along(self, ops: Backend, direction: Vector) -> Line:
         """The line along another direction."""
-        return Line(ops, self._problem, self._model, self.trial._replace(direction=direction), self.last)
+        return Line(ops, self._problem, self._model, self.trial._replace(direction=direction), self.last, self._units)
 
     def at(self, ops: Backend, length: Scalar) -> Vector:
         """x + t d, a new vector."""
-        return ops.axpy(length, self.direction, ops.copy(self._model.x))
+        return ops.axpy(length, self._way, ops.copy(self._model.x))
 
     def value(self, ops: Backend, length: Scalar) -> Scalar:
         """The value at x + t d."""
@@ -59,7 +62,7 @@ class Line:
         """The value and its derivative in t."""
         point = self._problem.for_acceptance(self._problem.at(self.at(ops, length)))
         gradient = point.gradient
-        return ops.item(point.value), ops.dot(gradient, self.direction)
+        return ops.item(point.value), ops.dot(gradient, self._way)
 
     def predicted(self, length: Scalar) -> Scalar:
         """The decrease that the model promises at t, undamped; no product is needed."""

@@ -40,6 +40,7 @@ from .damping import Nielsen, clip
 from .descents.base import Descent, Model
 from .descents.solve import Solve
 from .problem import MinimizeProblem
+from .scaling import in_units, require_x_scale, units_of
 from .searches import Accept, Found, Line, Search
 from .stopping import Facts, Judged, Noise
 
@@ -83,6 +84,8 @@ class SecondOrderState(NamedTuple):
     evaluations: Scalar
     linearisations: Scalar
     refused: Scalar
+    units: Vector | None = None
+    """S of x = S z; None without ``x_scale``."""
 
 
 @record
@@ -114,6 +117,11 @@ class SecondOrder(Method):
     judged_on
         Where curvature, acceptance and gradient have different data: whether the gain ratio is of the values on the
         data of the ``"acceptance"``, like the search, or on those of the ``"curvature"`` (as in Martens' code).
+
+    x_scale
+        Sizes s of the parameters, an array or a tree like them, or ``"start"``: the magnitudes of the start (their
+        mean where one is zero). All is done for z = x / s: the damping is lambda / s^2, the region ||d / s|| <= radius,
+        and the promise that ends a run is free of units. ``gradient_norm`` stays that of x. None: 1, at no cost.
 
     Where the acceptance has data of its own, ``value`` is on these.
 
@@ -147,6 +155,7 @@ class SecondOrder(Method):
     model: str = static(default="undamped")
     name: str = static(default="SecondOrder")
     judged_on: str = static(default="acceptance")
+    x_scale: Any = None
 
     supports = frozenset({"curvature", "acceptance"})
 
@@ -171,6 +180,7 @@ class SecondOrder(Method):
             require_instance(f"{self.name}: {part}", getattr(self, part), kind, f"one such as {example}", advice)
         for name, number in ((self.descent.level, self.level), ("least", self.least), ("most", self.most)):
             require_number(self.name, name, number)
+        object.__setattr__(self, "x_scale", require_x_scale(self.name, self.x_scale))
         if self.level is None and self.descent.level != "damping":
             raise ValueError(f"{self.name}: level=None is for dampings; a radius is a number, such as level=1.0.")
 
@@ -186,9 +196,11 @@ class SecondOrder(Method):
 
     def init(self, ops: Backend, problem: MinimizeProblem) -> SecondOrderState:
         point = problem.at(problem.start)
-        self.descent.check(self.curvature(problem.for_curvature(point)), 1.0 if self.level is None else self.level)
-        model, raw = self._model(ops, problem, point)
-        kept, products = self.descent.query(ops, model._replace(operator=raw), None)
+        units = units_of(ops, self.name, self.x_scale, problem)
+        here, raw = self._model(ops, problem, point)
+        model, seen = in_units(ops, here, units), in_units(ops, here._replace(operator=raw), units)
+        self.descent.check(seen.operator, 1.0 if self.level is None else self.level)
+        kept, products = self.descent.query(ops, seen, None)
         zero, count = ops.scalar(0.0, point.x), ops.scalar(0, point.x)
         sound = ops.isfinite(model.value) & ops.isfinite(model.gradient_norm)
         lost = ops.logical_not(sound)
@@ -204,11 +216,11 @@ class SecondOrder(Method):
             products = products + more
         else:
             level = zero + self.level
-        begun = () if self.stopping is None else self.stopping.begun(ops, model)
+        begun = () if self.stopping is None else self.stopping.begun(ops, here)
         return SecondOrderState(
-            **model._asdict(),
+            **here._asdict(),
             kept=kept,
-            first=model.gradient_norm + 0.0,
+            first=here.gradient_norm + 0.0,
             level=level,
             begun=level + 0.0,
             unit=level + 0.0,
@@ -219,6 +231,7 @@ class SecondOrder(Method):
             **alike("steps refused inner_steps", count),
             products=count + products,
             **alike("evaluations linearisations", count + 1),
+            units=units,
         )
 
     def step(self, ops: Backend, problem: MinimizeProblem, s: SecondOrderState) -> SecondOrderState:
@@ -227,22 +240,23 @@ class SecondOrder(Method):
         # Of a zero gradient no solver takes a product: that is how a finished run stays where it is.
         masked = ops.mask(running, ops.copy(s.gradient))
         model = here._replace(gradient=masked, gradient_norm=ops.where(running, s.gradient_norm, 0.0))
+        model, start = in_units(ops, model, s.units), problem.start if s.units is None else problem.start / s.units
         trial = self.descent.step(ops, model, s.kept, s.level)
-        line, noise = Line(ops, problem, model, trial, s.length), Noise.of(ops, model)
+        line, noise = Line(ops, problem, model._replace(x=here.x), trial, s.length, s.units), Noise.of(ops, model)
         square, bent = ops.dot(trial.direction, trial.direction), -2.0 * (trial.predicted + line.slope)
         unit, hidden, asked = s.unit, 0.0 * square, 0
         if self.descent.level == "damping":
             unit = ops.maximum(unit, ops.where(running & (square > 0), ops.divide(bent, square), 0.0))
         if self.stopping is not None:
             near = running & (trial.predicted <= ops.maximum(self.stopping.few(ops, model), noise.value))
-            hidden, asked = self.stopping.hidden(ops, model, problem.start, near, noise)
+            hidden, asked = self.stopping.hidden(ops, model, start, near, noise)
         found = self.search.search(ops, line)
         ratio, finite, equal, more = self._judged(ops, problem, line, found, noise, hidden)
         equal = equal & (s.doubt <= noise.promised)
         ratio = ops.where(equal, 1.0, ratio)  # as far as rounding can tell
         taken = running & ops.isfinite(found.value) & (found.accepted | (equal & (found.value <= here.value)))
         target = found.line.at(ops, found.length)
-        moved, here, kept, spent = self._moved(ops, problem, here, trial.kept, taken, target, found.value)
+        moved, here, kept, spent = self._moved(ops, problem, here, trial.kept, taken, target, found.value, s.units)
         here = here._replace(value=ops.where(moved, found.value, here.value))
 
         refused = running & no(moved) & (no(equal) | taken)
@@ -255,7 +269,7 @@ class SecondOrder(Method):
         if self.stopping is not None:
             stuck, sizes = refused & (level == s.level), (square, bent)
             told = (noise, hidden, *sizes, running, refused, doubt, stuck, s.first, here.gradient_norm)
-            claims = self.stopping.claims(ops, Judged(model, trial, problem.start, *told))
+            claims = self.stopping.claims(ops, Judged(model, trial, start, *told))
         news = {"level": level, "growth": growth, "ratio": ratio, "length": found.length, "doubt": doubt}
         return s._replace(
             **here._asdict(),
@@ -272,7 +286,7 @@ class SecondOrder(Method):
     def renew(self, ops: Backend, problem: MinimizeProblem, state: SecondOrderState) -> SecondOrderState:
         """The state at the same x for the problem's data; level, averages and counts are kept."""
         model, raw = self._model(ops, problem, problem.at(state.x))
-        kept, _ = self.descent.query(ops, model._replace(operator=raw), state.kept)
+        kept, _ = self.descent.query(ops, in_units(ops, model._replace(operator=raw), state.units), state.kept)
         return state._replace(**model._asdict(), kept=kept, doubt=0.0 * state.doubt)
 
     def _model(
@@ -293,6 +307,7 @@ class SecondOrder(Method):
         taken: Scalar,
         target: Vector,
         value: Scalar,
+        units: Vector | None,
     ) -> tuple[Scalar, Model, Any, Scalar]:
         """Whether the target is the new point, the model there or here, what is kept of it, and the products taken."""
         if problem.once:
@@ -307,7 +322,7 @@ class SecondOrder(Method):
             there, raw = self._model(ops, problem, problem.at(target), value)
 
             def settle(target: Vector) -> tuple[Any, ...]:
-                new, products = self.descent.query(ops, there._replace(operator=raw), kept)
+                new, products = self.descent.query(ops, in_units(ops, there._replace(operator=raw), units), kept)
                 return True, there, new, none + products
 
             return ops.branch(ops.isfinite(there.gradient_norm), settle, stay, target)

@@ -7,12 +7,14 @@ from typing import Any
 
 from ..curvature.point import Point
 from ..operators.base import LinearOperator
+from ..operators.congruence import Congruence
+from ..operators.damped import undamped
 from ..protocols import Array, Backend, Scalar
 from ..records import data_fields, record
 from ..solvers.problem import Recipe
 from ..spaces import Space
 
-__all__ = ["Checked", "damped_by", "point_of"]
+__all__ = ["Checked", "damped_by", "in_units_of", "point_of"]
 
 
 @record
@@ -66,3 +68,9 @@ def point_of(operator: LinearOperator, recipe: str) -> Point:
         f"{recipe} needs the model's gradients, and {operator!r} was not made from an objective. Use it with "
         "lg.GGN, lg.BlockGGN or lg.Hessian (damped or not), or use Jacobi, which needs products only."
     )
+
+
+def in_units_of(operator: LinearOperator, squares: Array) -> Array:
+    """Squares of gradients in the units of the operator, S^2 of a damped S A S."""
+    inner, _ = undamped(operator)
+    return inner.units * inner.units * squares if isinstance(inner, Congruence) else squares

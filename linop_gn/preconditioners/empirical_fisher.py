@@ -17,7 +17,7 @@ from ..draws import check_seed
 from ..operators.base import LinearOperator
 from ..protocols import Scalar
 from ..records import record, static
-from .base import point_of
+from .base import in_units_of, point_of
 from .diagonal import DiagonalRecipe
 
 __all__ = ["EmpiricalFisher", "SquaredGradient"]
@@ -66,7 +66,7 @@ class EmpiricalFisher(DiagonalRecipe):
                 "EmpiricalFisher needs the examples of a loss, and this objective is a plain scalar function. Make it "
                 "with lg.Objective(model, loss, data), or use SquaredGradient or Jacobi."
             )
-        return squared_gradients(point, self.probes, self.seed)
+        return in_units_of(operator, squared_gradients(point, self.probes, self.seed))
 
     def cost(self, operator: LinearOperator) -> tuple[int, int]:
         """Products (with J^T alone), and numbers held at a time, that :meth:`prepare` takes."""
@@ -102,7 +102,7 @@ class SquaredGradient(DiagonalRecipe):
 
     def prepare(self, operator: LinearOperator) -> Any:
         gradient = point_of(operator, "SquaredGradient").gradient
-        return gradient * gradient
+        return in_units_of(operator, gradient * gradient)
 
     def cost(self, operator: LinearOperator) -> tuple[int, int]:
         """Products, and numbers held at a time, that :meth:`prepare` takes."""

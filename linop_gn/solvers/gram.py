@@ -142,7 +142,7 @@ class GramSolve(Solver):
         if not isinstance(inner, (GGN, Products)) or inner.product is not ggn:
             raise ValueError(
                 f"GramSolve needs lg.Damped(lg.GGN(objective, params), damping), got {operator!r}: other operators "
-                "have no Gram form. Use lg.CG."
+                "have no Gram form, nor has one in other units (x_scale=). Use lg.CG."
             )
         if inner.host:
             raise ValueError("GramSolve needs all outputs at once, and the data are streamed: hold them in a list.")

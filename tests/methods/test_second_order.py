@@ -6,7 +6,7 @@ import curves
 import numpy as np
 import published
 import pytest
-from composed import COMPOSED
+from composed import COMPOSED, NAMED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -373,3 +373,67 @@ def test_a_damping_that_is_not_given_is_in_units_of_the_curvature(units):
 def test_a_radius_is_given():
     with pytest.raises(ValueError, match=r"level=None is for dampings; a radius is a number"):
         lg.TrustRegion(radius=None)
+
+
+def decay_in(units, weight=1.0):
+    """2 exp(-t / 2) fitted with parameters, and residuals, in other units."""
+    t = np.linspace(0, 2, 20)
+    y = 2.0 * np.exp(-0.5 * t) + 0.01 * np.cos(9.0 * t)
+
+    def jacobian(p):
+        a, b = p / units
+        return weight * np.stack([np.exp(b * t) / units[0], a * t * np.exp(b * t) / units[1]], axis=1)
+
+    return lg.Objective.from_residuals(
+        lambda p: weight * (p[0] / units[0] * np.exp(p[1] / units[1] * t) - y), jacobian=jacobian
+    )
+
+
+SCALED = {k: m for k, m in (COMPOSED | NAMED).items() if k not in ("momentum", "EGN")}  # no Gram form in other units
+SCALED |= {"LM": lg.LevenbergMarquardt(), "LM, Cholesky": lg.LevenbergMarquardt(solver=lg.Cholesky())}
+RECIPES = lg.preconditioners.Jacobi(), lg.preconditioners.SquaredGradient(), lg.preconditioners.EmpiricalFisher()
+SCALED |= {f"LM, {type(M).__name__}": lg.LevenbergMarquardt(solver=lg.CG(preconditioner=M)) for M in RECIPES}
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_units_that_the_start_carries_change_nothing(name):
+    method, runs = lg.records.replace(SCALED[name], x_scale="start"), []
+    for exponents in ([0, 0], [30, -30], [-30, 30]):  # 2^30 = 1e9: with powers of two not even rounding
+        units = 2.0 ** np.array(exponents)
+        fit = lg.minimize(decay_in(units), np.array([1.0, -0.2]) * units, method, max_steps=15)
+        runs.append((fit.params / units, fit.value, fit.status, fit.steps))
+    for run in runs[1:]:
+        np.testing.assert_allclose(run[0], runs[0][0], rtol=1e-12)
+        assert run[1:] == runs[0][1:]
+
+
+@pytest.mark.parametrize("weight", [2.0**-30, 2.0**30])
+def test_units_of_the_values_change_nothing_either(weight):
+    method, start = lg.LevenbergMarquardt(x_scale="start"), np.array([1.0, -0.2])
+    one, other = (lg.minimize(decay_in(np.ones(2), w), start, method) for w in (1.0, weight))
+    np.testing.assert_array_equal(one.params, other.params)
+    assert (one.steps, one.status) == (other.steps, other.status)
+
+
+def test_the_damping_and_the_region_are_in_units_of_x_scale():
+    s, G, b = np.array([1.0, 10.0]), np.array([[2.0, 1.0], [1.0, 3.0]]), np.array([3.0, -4.0])
+    R = np.linalg.cholesky(G).T
+    fit = lg.Objective.from_residuals(lambda p: R @ p - np.linalg.solve(R.T, b), jacobian=lambda p: R)
+    curvature = lg.GGN(fit, np.zeros(2)).to_dense()
+    g = fit.gradient(np.zeros(2))
+    damped = lg.LevenbergMarquardt(solver=lg.Cholesky(), damping=0.5, accept=0.0, x_scale=[1.0, 10.0])
+    run = lg.minimize(fit, np.zeros(2), damped, max_steps=1)
+    np.testing.assert_allclose(run.params, -np.linalg.solve(curvature + 0.5 * np.diag(s**-2), g), rtol=1e-12)
+    region = lg.TrustRegion(radius=0.1, curvature=lg.GGN, x_scale=s)
+    run = lg.minimize(fit, np.zeros(2), region, max_steps=1)
+    assert np.linalg.norm(run.params / s) == pytest.approx(0.1, rel=1e-6)
+    # and gradient_norm is that of x
+    assert run.history["gradient_norm"][0] == pytest.approx(np.linalg.norm(g))
+
+
+def test_an_x_scale_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="x_scale must be 'start'"):
+        lg.LevenbergMarquardt(x_scale="jac")
+    for wrong, words in (([1.0, 0.0], "finite and > 0"), ([1.0, 2.0, 3.0], "shape")):
+        with pytest.raises(ValueError, match=words):
+            lg.minimize(decay_in(np.ones(2)), np.ones(2), lg.LevenbergMarquardt(x_scale=wrong))
