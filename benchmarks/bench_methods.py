@@ -158,14 +158,11 @@ def with_torch() -> Cases:
         with torch.no_grad():
             return loss(model(split(flat)), y).item()
 
+    def axpby(a: float, x: Any, b: float, y: Any) -> Any:
+        return y.mul_(b).add_(x, alpha=a)
+
     def hand() -> list[float]:
-        return by_hand(
-            start,
-            value_of,
-            linearised,
-            lambda a, x, y: y.add_(x, alpha=a),
-            lambda a, x, b, y: y.mul_(b).add_(x, alpha=a),
-        )
+        return by_hand(start, value_of, linearised, lambda a, x, y: y.add_(x, alpha=a), axpby)
 
     objective = lg.Objective(net, lg.losses.CrossEntropy(), (x, y))
     ours = lg.minimize(objective, params, METHOD, max_steps=STEPS)
