@@ -3,8 +3,8 @@
     python benchmarks/bench_methods.py [--only torch numpy jax] [--rounds 15] [--quick] [--save]
 
 A Gauss-Newton step is ten iterations of CG on G + damping I, one trial, Nielsen's rule, and value, gradient and
-linearisation at the new point; an Adam step is a gradient on the next batch and AdamW's update. Each run is of STEPS
-or BATCHES steps from the same start, its first point included. Ours keeps a history of each step; what is written by hand reads
+linearisation at the new point: STEPS of them from the same start, its first point included. An Adam step is a gradient
+on the next batch and AdamW's update: BATCHES of them. Ours keeps a history of each step; what is written by hand reads
 the loss of each step, and nothing else that it doesn't need.
 """
 
