@@ -166,10 +166,16 @@ class AutogradCalculus(CalculusDefaults):
     linearize = AutogradLinearization
     linearize_gradient = AutogradGradientLinearization
 
-    def gradient(self, function: Callable[[list[Any]], Any], params: Leaves) -> tuple[Any, list[Any]]:
+    def gradient(
+        self,
+        function: Callable[[list[Any]], Any],
+        params: Leaves,
+        cotangent: Callable[[Any], Any] | None = None,
+    ) -> tuple[Any, list[Any]]:
         record = _Record(function, _leaves(params))
-        value = _array(record.values[0], scalar=True)
-        return value, _plain(record.pull([np.ones_like(value)]), record.leaves)
+        value = _array(record.values[0], scalar=cotangent is None)
+        u = np.ones_like(value) if cotangent is None else cotangent(value)
+        return value, _plain(record.pull([u]), record.leaves)
 
     def jacobian_rows(
         self, function: Callable[[list[Any]], Any], params: Leaves, rows: Sequence[int]

@@ -192,8 +192,17 @@ class JaxCalculus(CalculusDefaults):
         program, residuals = _linear_part(pushforward, leaves)
         return JaxGradientLinearization(value, gradient, residuals, program)
 
-    def gradient(self, function: Callable[[list[Array]], Array], params: Sequence[Array]) -> tuple[Array, list[Array]]:
-        return jax.value_and_grad(_scalar_valued(function))(_differentiable(params))
+    def gradient(
+        self,
+        function: Callable[[list[Array]], Array],
+        params: Sequence[Array],
+        cotangent: Callable[[Array], Array] | None = None,
+    ) -> tuple[Array, list[Array]]:
+        leaves = _differentiable(params)
+        if cotangent is None:
+            return jax.value_and_grad(_scalar_valued(function))(leaves)
+        outputs, pullback = jax.vjp(lambda p: _one_real_array(function(p), "the model"), leaves)
+        return outputs, pullback(cotangent(outputs))[0]
 
     def jacobian_rows(
         self, function: Callable[[list[Array]], Array], params: Sequence[Array], rows: Sequence[int]

@@ -174,10 +174,17 @@ class TorchCalculus(CalculusDefaults):
         with torch.enable_grad(), twice_differentiable(), explained():
             return map_tree(constant, function([constant(p) for p in params]))
 
-    def gradient(self, function: Callable[[list[Tensor]], Tensor], params: Leaves) -> tuple[Tensor, list[Tensor]]:
-        recording, leaves, value = _record(function, params, scalar=True)
-        with torch.enable_grad(), explained():
-            gradient = recording.resume(lambda: _backward([value], leaves, [None]))
+    def gradient(
+        self,
+        function: Callable[[list[Tensor]], Tensor],
+        params: Leaves,
+        cotangent: Callable[[Tensor], Tensor] | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        # Kernels that are differentiated once may be any; those of attention draw the numbers that evaluations draw.
+        with explained():
+            recording, leaves, value = _record(function, params, cotangent is None, kernels=lambda: math_attention)
+            u = None if cotangent is None else cotangent(value.detach())
+            gradient = recording.resume(lambda: _backward([value], leaves, [u]))
         return value.detach(), _filled(gradient, leaves)
 
     def jacobian_rows(

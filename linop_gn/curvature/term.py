@@ -9,7 +9,6 @@ and gradient need.
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable
 from typing import Any
 
 from ..protocols import Array, Backend, Calculus, Vector
@@ -187,10 +186,19 @@ class Term:
         if self.supplied is not None and self.supplied.hvp is not None:
             value, flat, _ = self.value_and_gradient(x)
             return Curve(None, self.arguments(leaves), value, flat, None, self.supplied, self.space)
-        value_of, weight_of = self._valued()
+        seen: list[tuple[Any, ...]] = []  # the normaliser needs to know of the outputs what they are, not their values
+
+        def value_of(leaves: list[Array]) -> Array:
+            z = self.outputs(leaves)
+            seen[:] = [self.ops.describe(z)]
+            return self._value_of(z)
+
         ways = _SCALAR if self.loss is None else _HESSIAN
-        curve = self._require("a Hessian", ways).linearize_gradient(value_of, leaves)
-        weight = weight_of()
+        curve, weight = self._require("a Hessian", ways).linearize_gradient(value_of, leaves), None
+        if self.loss is not None:
+            (shape, dtype, device), ops = seen[0], self.ops
+            zero = ops.asarray(0.0, dtype, self.space.device if device is None else device)
+            weight = self.weight(ops.namespace().broadcast_to(zero, shape))
         return Curve(curve, (), self.ops.detach(curve.value), self.space.join(curve.gradient), weight, None, self.space)
 
     def value_and_gradient(self, x: Vector) -> tuple[Array, Vector, Array | None]:
@@ -202,28 +210,12 @@ class Term:
         if supplied is not None and supplied.gradient is not None:
             flat = self.space.pack(supplied.gradient(*self.arguments(leaves)), "result of the supplied gradient")
             return self._evaluate(self.value, leaves), self.ops.detach(flat), None
-        value_of, weight_of = self._valued()
-        ways = _SCALAR if self.loss is None else _MODEL
-        value, gradient = self._require("a gradient", ways).gradient(value_of, leaves)
-        return value, self.space.join(gradient), weight_of()
-
-    def _valued(self) -> tuple[Callable[[list[Array]], Array], Callable[[], Array | None]]:
-        """:meth:`value`, and the normaliser once that was called: the values of the outputs play no part in it."""
-        seen: list[tuple[Any, ...]] = []
-
-        def value_of(leaves: list[Array]) -> Array:
-            z = self.outputs(leaves)
-            seen[:] = [self.ops.describe(z)]
-            return self._value_of(z)
-
-        def weight_of() -> Array | None:
-            if self.loss is None:
-                return None
-            (shape, dtype, device), ops = seen[0], self.ops
-            zero = ops.asarray(0.0, dtype, self.space.device if device is None else device)
-            return self.weight(ops.namespace().broadcast_to(zero, shape))
-
-        return value_of, weight_of
+        calculus = self._require("a gradient", _SCALAR if self.loss is None else _MODEL)
+        if self.loss is None:
+            value, gradient = calculus.gradient(self.value, leaves)
+            return value, self.space.join(gradient), None
+        z, gradient = calculus.gradient(self.outputs, leaves, self.cotangent)
+        return self.total(z), self.space.join(gradient), self.weight(z)
 
 
 def outputs_of(term: Any, x: Vector) -> Array:

@@ -73,8 +73,13 @@ class Calculus(Protocol):
     ) -> GradientLinearization:
         """Linearise the gradient of a scalar function at ``params``."""
 
-    def gradient(self, function: Callable[[list[Array]], Array], params: Sequence[Array]) -> tuple[Array, list[Array]]:
-        """Value and gradient of a scalar function; nothing is linearised."""
+    def gradient(
+        self,
+        function: Callable[[list[Array]], Array],
+        params: Sequence[Array],
+        cotangent: Callable[[Array], Array] | None = None,
+    ) -> tuple[Array, list[Array]]:
+        """Value and gradient of a scalar function, or J^T ``cotangent(value)`` of any; nothing is linearised."""
 
     def jacobian_rows(
         self, function: Callable[[list[Array]], Array], params: Sequence[Array], rows: Sequence[int]

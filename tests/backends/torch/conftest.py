@@ -130,7 +130,7 @@ def check_hessian(case: Callable[[], tuple[nn.Module, Any]], tolerance: float = 
     expected = hessian_product(at.model, x, at.inputs, loss, v)
     assert relative(flat(curved.hvp(split(v, at.leaves))), expected) < 1e-7
     value, plain = calculus.gradient(lambda p: loss(at.function(p)), at.leaves)
-    assert float(value) == float(curved.value)
+    assert relative(value, curved.value) < 1e-14  # other kernels: each is asked for what it can
     assert relative(flat(plain), flat(curved.gradient)) < 1e-12
 
 
