@@ -26,7 +26,7 @@ import numpy as np
 
 from .arguments import require_number, whole
 from .curvature.differences import Differences, sparsity
-from .curvature.losses import Arctan, Cauchy, Huber, Robust, SoftL1, SquaredError
+from .curvature.losses import Arctan, Cauchy, Huber, Loss, Robust, SoftL1, SquaredError
 from .curvature.objective import Objective
 from .dispatch import backend_of
 from .methods.base import ServedMethod
@@ -137,9 +137,11 @@ def least_squares(
     """
     if not callable(fun):
         raise TypeError(f"least_squares: fun must be a function of x, got {type(fun).__qualname__}.")
+    if x0 is None and state is None:
+        raise TypeError("least_squares: x0 is None: give a start, or state= to go on from.")
     x0 = _as_start(x0) if state is None else _went_to(state)
     ops, space = backend_of(x0), Space.of(x0, "start")
-    residuals, data = _residuals(ops, fun, tuple(args), dict(kwargs or {}))
+    residuals, data = _residuals(ops, None if derivatives else ops, fun, tuple(args), dict(kwargs or {}))
     jacobian, how = _jacobian(ops, space, residuals, jac, x0, bounds, diff_step, derivatives, data, jac_sparsity)
     if ops.calculus is None and derivatives is None:
         residuals = _Remembered(ops, residuals)
@@ -150,6 +152,11 @@ def least_squares(
     scale = None if x_scale is None or isinstance(x_scale, str) else _vector(ops, space, x_scale, "x_scale")
     if isinstance(x_scale, str) and x_scale != "jac":
         raise ValueError(f"least_squares: x_scale must be 'jac', numbers or None, got {x_scale!r}.")
+    if not isinstance(method, LeastSquares | None):
+        raise TypeError(
+            f"least_squares: method= is an lg.methods.LeastSquares, got {method!r}: leave SciPy's 'trf', 'dogbox' and "
+            "'lm' out (there is one method, with bounds and without), and run others by lg.minimize."
+        )
     method = replace(
         LeastSquares() if method is None else method,
         **{name: value for name, value in settings.items() if value is not None},
@@ -207,7 +214,7 @@ def _fitted(
         problem = replace(problem, start=state.start, max_steps=int(state.steps) + int(problem.max_steps))
     renew = state is not None
     if resumed:
-        state = restored(checkpoint, served, problem, began(served, problem).state.own, drawn)
+        state = restored(checkpoint, served, problem, began(served, problem).state.own, drawn, same_data=True)
         problem = replace(problem, start=state.start)
     begin = partial(began, served, problem)
     if state is not None:
@@ -280,29 +287,38 @@ def _as_start(x0: Any) -> Tree:
     return np.atleast_1d(np.asarray(x0, dtype=np.float64)) if numbers else x0
 
 
-def _residuals(ops: Backend, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    """The residuals as a function of x, or of x and data: arguments that are arrays are no part of the program."""
+def _residuals(
+    ops: Backend, own: Backend | None, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, Any]:
+    """The residuals as a function of x, or of x and data: arguments that are arrays are no part of the program.
+
+    ``own`` is None for a function that is written in another framework.
+    """
     leaves = ops.flatten((args, kwargs))[1]
     if leaves and all(ops.is_array(leaf) for leaf in leaves):
-        return Partial(_with_data, ops, fun), (args, kwargs)
-    return Partial(_plain, ops, fun, args, tuple(kwargs.items())) if args or kwargs else Partial(_alone, ops, fun), None
+        return Partial(_with_data, own, fun), (args, kwargs)
+    return Partial(_plain, own, fun, args, tuple(kwargs.items())) if args or kwargs else Partial(_alone, own, fun), None
 
 
-def _alone(ops: Backend, fun: Callable[..., Any], x: Tree) -> Array:
+def _alone(ops: Backend | None, fun: Callable[..., Any], x: Tree) -> Array:
     return _array(ops, fun(x), x)
 
 
-def _plain(ops: Backend, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: tuple[Any, ...], x: Tree) -> Array:
+def _plain(
+    ops: Backend | None, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: tuple[Any, ...], x: Tree
+) -> Array:
     return _array(ops, fun(x, *args, **dict(kwargs)), x)
 
 
-def _with_data(ops: Backend, fun: Callable[..., Any], x: Tree, data: Any) -> Array:
+def _with_data(ops: Backend | None, fun: Callable[..., Any], x: Tree, data: Any) -> Array:
     args, kwargs = data
     return _array(ops, fun(x, *args, **kwargs), x)
 
 
-def _array(ops: Backend, z: Any, x: Tree) -> Any:
+def _array(ops: Backend | None, z: Any, x: Tree) -> Any:
     """Residuals as an array of at least one axis; lists and numbers are taken where nothing has to follow them."""
+    if ops is None:
+        return z
     if ops.calculus is None and not ops.is_array(z):
         like = ops.flatten(x)[1][0]
         z = ops.asarray(np.asarray(z, dtype=float), *ops.describe(like)[1:])
@@ -372,13 +388,16 @@ def _called_with(jac: Callable[..., Any], residuals: Any, x: Tree) -> Any:
 
 def _loss(loss: Any, f_scale: Scalar) -> Any:
     require_number("least_squares", "f_scale", f_scale, positive=True)
-    if not isinstance(loss, str):
+    if isinstance(loss, Loss):
+        if not (isinstance(f_scale, (int, float)) and f_scale == 1.0):
+            raise ValueError("least_squares: f_scale is for losses by name; write lg.losses.Huber(width=f_scale).")
         return loss
-    if loss == "linear":
+    if isinstance(loss, str) and loss == "linear":
         return SquaredError(reduction="sum")
-    if loss not in _LOSSES:
+    if not isinstance(loss, str) or loss not in _LOSSES:
         raise ValueError(
-            f"least_squares: loss must be 'linear', {', '.join(map(repr, _LOSSES))} or a loss, got {loss!r}."
+            f"least_squares: loss must be 'linear', {', '.join(map(repr, _LOSSES))} or one of lg.losses, such as "
+            f"lg.losses.Huber(width=0.1, reduction='sum'), got {loss!r}."
         )
     return _LOSSES[loss](width=f_scale, reduction="sum")
 
@@ -409,7 +428,12 @@ def _bounds(ops: Backend, space: Space, bounds: Any, x0: Tree) -> tuple[Vector |
         if not bool(xp.all(lower <= upper)):
             raise ValueError("least_squares: each lower bound must be at most the upper one.")
         if not bool(xp.all((lower <= x) & (x <= upper))):
-            raise ValueError("least_squares: x0 lies outside of the bounds.")
+            outside = [i for i in range(space.size) if not bool(lower[i] <= x[i]) or not bool(x[i] <= upper[i])]
+            i, more = outside[0], f" (and {len(outside) - 1} more)" if len(outside) > 1 else ""
+            raise ValueError(
+                f"least_squares: x0 lies outside of the bounds: number {i} is {float(x[i]):.6g}, and its bounds are "
+                f"{float(lower[i]):.6g} and {float(upper[i]):.6g}{more}."
+            )
     return lower, upper
 
 

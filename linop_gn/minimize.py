@@ -147,7 +147,8 @@ def minimize(
     renew = state is not None and _is_other(problem, state)
     if resumed:
         states = drawn.states()
-        state = restored(checkpoint, served, problem, began(served, problem).state.own)
+        own = began(served, problem).state.own
+        state = restored(checkpoint, served, problem, own, same_data=cursor is None)
         drawn.put_back(states)
         problem, renew = replace(problem, start=state.start), cursor is not None
     plan = itertools.repeat((problem, False)) if cursor is None else _each(cursor, served, asked, problem)
@@ -301,7 +302,10 @@ def _served(
     """The method as it is run, and what it asks; all are looked at."""
     for given in (objective, curvature, acceptance):
         if not isinstance(given, Objective) and (given is not None or given is objective):
-            raise TypeError(f"{door} needs an lg.Objective, got {type(given).__qualname__}.")
+            raise TypeError(
+                f"{door} needs an lg.Objective, got {type(given).__qualname__}. Another batch of an objective is "
+                "objective.with_data(batch)."
+            )
     method = LevenbergMarquardt() if method is None else method
     wrap = f"It solves linear systems: write lg.LevenbergMarquardt(solver=lg.{type(method).__name__}(...))."
     advice = wrap if isinstance(method, Solver) else "A method of your own derives from lg.Method."

@@ -556,3 +556,54 @@ def test_curve_fit_on_frameworks(ops):
     assert ops.is_array(popt)
     np.testing.assert_allclose(ops.to_numpy(popt), best, rtol=1e-6)
     np.testing.assert_allclose(ops.to_numpy(pcov), expected, rtol=1e-4)
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path):
+    # It was taken for this run's: the old parameters came back, with the old cost, as a success.
+    t = np.linspace(0.0, 3.0, 12)
+    first, second = 2.0 * np.exp(-t) + 0.01 * np.sin(9 * t), 5.0 * np.exp(-0.2 * t)
+
+    def fit(y):
+        return lg.least_squares(lambda p: p[0] * np.exp(-p[1] * t) - y, [1.0, 1.0], checkpoint=tmp_path / "fit")
+
+    cost = fit(first).cost
+    assert fit(first).cost == cost
+    with pytest.raises(ValueError, match="of another run: at its parameters the value was .*state= goes on on other data"):
+        fit(second)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"method": "trf"}, TypeError, "got 'trf': leave SciPy's"),
+        ({"loss": abs}, ValueError, "or one of lg.losses, such as"),
+        ({"loss": lg.losses.Huber(), "f_scale": 0.1}, ValueError, "f_scale is for losses by name"),
+        ({"bounds": ([0.0, 2.0], [3.0, 3.0])}, ValueError, "number 1 is 1, and its bounds are 2 and 3"),
+    ],
+)
+def test_what_cannot_be_used_is_named(options, error, says):
+    with pytest.raises(error, match=says):
+        lg.least_squares(lambda p: p - 1.0, [1.0, 1.0], **options)
+
+
+def test_without_a_start():
+    with pytest.raises(TypeError, match="give a start, or state="):
+        lg.least_squares(lambda p: p - 1.0, None)
+
+
+def test_a_loss_with_a_sum_is_the_one_by_its_name():
+    t = np.linspace(0.0, 3.0, 12)
+    y = 2.0 * t + np.where(t > 2.9, 5.0, 0.0)
+    named, given = (
+        lg.least_squares(lambda p: p[0] * t + p[1] - y, [1.0, 1.0], loss=loss, f_scale=scale)
+        for loss, scale in (("huber", 0.1), (lg.losses.Huber(width=0.1, reduction="sum"), 1.0))
+    )
+    assert named.cost == given.cost
+
+
+def test_arrays_of_numpy_and_a_function_of_torch():
+    torch = pytest.importorskip("torch")
+    t = torch.linspace(0.0, 3.0, 12, dtype=torch.float64)
+    fit = lg.least_squares(lambda p: p[0] * torch.exp(-p[1] * t) - 2 * torch.exp(-t), [1.0, 0.5], derivatives="torch")
+    assert fit.success
+    assert np.allclose(fit.x, [2.0, 1.0])

@@ -54,9 +54,15 @@ def as_batch(item: Any) -> Batch:
         return item
     if not isinstance(item, (tuple, list)) or len(item) not in (2, 3):
         length = f" of {len(item)}" if isinstance(item, (tuple, list)) else ""
+        advice = "Use targets None for a model whose outputs are residuals."
+        if hasattr(item, "shape"):
+            advice = (
+                "A list is one of batches: where a loader gives lists [inputs, targets], as torch's DataLoader does, make "
+                "tuples of them (collate_fn=lambda items: tuple(default_collate(items)))."
+            )
         raise TypeError(
             "a batch is a tuple (inputs, targets) or (inputs, targets, weights), got "
-            f"{type(item).__qualname__}{length}. Use targets None for a model whose outputs are residuals."
+            f"{type(item).__qualname__}{length}. {advice}"
         )
     return Batch(*item)
 

@@ -168,11 +168,16 @@ class Checkpoint:
 
 
 def restored(
-    path: Any, served: ServedMethod, problem: MinimizeProblem, own: Any, generators: Generators | None = None
+    path: Any,
+    served: ServedMethod,
+    problem: MinimizeProblem,
+    own: Any,
+    generators: Generators | None = None,
+    same_data: bool = False,
 ) -> State:
     """The state in the file, structured like ``own``; what the file could not hold is made again at x.
 
-    The generators, where they are given, are then where they were.
+    The generators, where they are given, are then where they were. ``same_data`` asks for a state of the problem's data.
     """
     header, arrays = _found(Path(path))
     ops, space = problem.backend, problem.space
@@ -202,9 +207,23 @@ def restored(
     if anew:
         made = served.method.renew(ops, problem, state)
         state = state._replace(**{name: getattr(made, name) for name in anew})
+    if same_data:
+        _require_same_data(path, problem, state)
     if generators is not None:
         generators.put_back(_place(ops, header, arrays)[1])
     return State(state, start, served.method, space)
+
+
+def _require_same_data(path: Any, problem: MinimizeProblem, state: Any) -> None:
+    """Raise unless the value of the state is the objective's at its x, to half of the digits of that at the start."""
+    ops = problem.backend
+    begun, now = (float(ops.read(problem.for_acceptance(problem.at(x)).value)) for x in (problem.start, state.x))
+    was = float(ops.read(state.value))
+    if abs(now - was) > ops.eps(problem.start) ** 0.5 * (abs(was) + abs(begun)):
+        raise ValueError(
+            f"the state in {path} is of another run: at its parameters the value was {was:.6g}, and of the objective "
+            f"given now it is {now:.6g}. Give the same function and data, or another path; state= goes on on other data."
+        )
 
 
 # writing

@@ -7,7 +7,7 @@ ratio is needed. Levels are scalars of the backend, data of the compiled program
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from ..protocols import Backend, Scalar
 from ..records import record
@@ -44,6 +44,9 @@ class Control:
     (10.0, 2.0)
     """
 
+    level: ClassVar[str | None] = None
+    """What the rule is for, ``"damping"`` or ``"radius"``, where it would do harm to the other; None: for both."""
+
     def update(self, ops: Backend, level: Scalar, growth: Scalar, ratio: Scalar) -> tuple[Scalar, Scalar]:
         """The next level, and the number to remember, from the gain ratio."""
         raise NotImplementedError(f"{type(self).__name__} defines neither update nor follow.")
@@ -64,6 +67,7 @@ class Radius(Control):
     high: Scalar = 0.75
     shrink: Scalar = 0.25
     grow: Scalar = 2.0
+    level = "radius"
 
     def follow(self, ops: Backend, level: Scalar, growth: Scalar, seen: Seen) -> tuple[Scalar, Scalar]:
         """The next radius."""

@@ -215,7 +215,10 @@ class Groups(Optimiser):
 
 def require_optimiser(owner: str, given: Any) -> None:
     """Raise unless ``given`` is an optimiser."""
-    advice = "One of your own derives from lg.optimisers.Optimiser; see linop_gn_jax.optimisers for those of optax."
+    advice = (
+        "Those of torch.optim are linop_gn_torch.optimisers.TorchOptimiser(torch.optim.AdamW, ...), those of optax "
+        "linop_gn_jax.optimisers.Optax(...); one of your own derives from lg.optimisers.Optimiser."
+    )
     require_instance(owner, given, Optimiser, "an optimiser such as lg.optimisers.Adam()", advice)
 
 

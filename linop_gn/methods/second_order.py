@@ -181,6 +181,12 @@ class SecondOrder(Method):
         for name, number in ((self.descent.level, self.level), ("least", self.least), ("most", self.most)):
             require_number(self.name, name, number)
         object.__setattr__(self, "x_scale", require_x_scale(self.name, self.x_scale))
+        if self.control.level not in (None, self.descent.level):
+            fit = "lg.controls.Radius()" if self.descent.level == "radius" else "lg.Nielsen()"
+            raise ValueError(
+                f"{self.name}: control {type(self.control).__name__} is for a {self.control.level}, and descent "
+                f"{type(self.descent).__name__} goes by a {self.descent.level}: take another such as control={fit}."
+            )
         if self.level is None and self.descent.level != "damping":
             raise ValueError(f"{self.name}: level=None is for dampings; a radius is a number, such as level=1.0.")
 
@@ -286,8 +292,10 @@ class SecondOrder(Method):
     def renew(self, ops: Backend, problem: MinimizeProblem, state: SecondOrderState) -> SecondOrderState:
         """The state at the same x for the problem's data; level, averages and counts are kept."""
         model, raw = self._model(ops, problem, problem.at(state.x))
-        kept, _ = self.descent.query(ops, in_units(ops, model._replace(operator=raw), state.units), state.kept)
-        return state._replace(**model._asdict(), kept=kept, doubt=0.0 * state.doubt)
+        kept, products = self.descent.query(ops, in_units(ops, model._replace(operator=raw), state.units), state.kept)
+        return state._replace(
+            **model._asdict(), kept=kept, doubt=0.0 * state.doubt, products=state.products + products
+        )
 
     def _model(
         self, ops: Backend, problem: MinimizeProblem, point: Point, value: Scalar = None
