@@ -34,6 +34,7 @@ from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..run.returned import row_type
 from ..run.status import Code, alike, verdict, where_new
+from .averaging import Average, begin_average, go_on_average
 from .base import Method
 from .controls import Control, Seen
 from .damping import Nielsen, clip
@@ -86,6 +87,7 @@ class SecondOrderState(NamedTuple):
     refused: Scalar
     units: Vector | None = None
     """S of x = S z; None without ``x_scale``."""
+    average: Average | None = None
 
 
 @record
@@ -122,6 +124,8 @@ class SecondOrder(Method):
         Sizes s of the parameters, an array or a tree like them, or ``"start"``: the magnitudes of the start (their
         mean where one is zero). All is done for z = x / s: the damping is lambda / s^2, the region ||d / s|| <= radius,
         and the promise that ends a run is free of units. ``gradient_norm`` stays that of x. None: 1, at no cost.
+    average
+        beta of an average of x over the steps, which :func:`linop_gn.averaged` tells and no step looks at; None: none.
 
     Where the acceptance has data of its own, ``value`` is on these.
 
@@ -156,6 +160,7 @@ class SecondOrder(Method):
     name: str = static(default="SecondOrder")
     judged_on: str = static(default="acceptance")
     x_scale: Any = None
+    average: Scalar | None = None
 
     supports = frozenset({"curvature", "acceptance"})
 
@@ -178,7 +183,12 @@ class SecondOrder(Method):
         )
         for part, kind, example, advice in parts:
             require_instance(f"{self.name}: {part}", getattr(self, part), kind, f"one such as {example}", advice)
-        for name, number in ((self.descent.level, self.level), ("least", self.least), ("most", self.most)):
+        for name, number in (
+            (self.descent.level, self.level),
+            ("average", self.average),
+            ("least", self.least),
+            ("most", self.most),
+        ):
             require_number(self.name, name, number)
         object.__setattr__(self, "x_scale", require_x_scale(self.name, self.x_scale))
         if self.control.level not in (None, self.descent.level):
@@ -238,6 +248,7 @@ class SecondOrder(Method):
             products=count + products,
             **alike("evaluations linearisations", count + 1),
             units=units,
+            average=begin_average(ops, self.average, here.x),
         )
 
     def step(self, ops: Backend, problem: MinimizeProblem, s: SecondOrderState) -> SecondOrderState:
@@ -277,9 +288,17 @@ class SecondOrder(Method):
             told = (noise, hidden, *sizes, running, refused, doubt, stuck, s.first, here.gradient_norm)
             claims = self.stopping.claims(ops, Judged(model, trial, start, *told))
         news = {"level": level, "growth": growth, "ratio": ratio, "length": found.length, "doubt": doubt}
+        average = s.average
+        if average is not None:
+
+            def go_on(x: Vector) -> Average | None:
+                return go_on_average(ops, self.average, average, x)
+
+            average = ops.branch(running, go_on, lambda x: s.average, here.x)
         return s._replace(
             **here._asdict(),
             kept=kept,
+            average=average,
             unit=unit,
             **where_new(ops, running, s, **news, inner_steps=trial.steps),
             status=verdict(ops, s.status, *claims),

@@ -437,3 +437,12 @@ def test_an_x_scale_that_is_none_is_refused():
     for wrong, words in (([1.0, 0.0], "finite and > 0"), ([1.0, 2.0, 3.0], "shape")):
         with pytest.raises(ValueError, match=words):
             lg.minimize(decay_in(np.ones(2)), np.ones(2), lg.LevenbergMarquardt(x_scale=wrong))
+
+
+def test_the_average_of_the_parameters_is_beside_the_run_and_changes_nothing():
+    plain, kept = lg.EGN(1e-2), lg.EGN(1e-2, average=0.5)
+    fit, start = decay_in(np.ones(2)), np.array([1.0, -0.2])
+    path = [lg.minimize(fit, start, plain, max_steps=k).params for k in (1, 2, 3)]
+    run = lg.minimize(fit, start, kept, max_steps=3)
+    np.testing.assert_array_equal(run.params, path[-1])
+    np.testing.assert_allclose(lg.averaged(run.state), (path[0] + 2.0 * path[1] + 4.0 * path[2]) / 7.0, rtol=1e-14)

@@ -19,7 +19,7 @@ COMPOSED = {
     "grid": lg.Newton(curvature=lg.GGN, search=S.Grid(count=9, decrease=True)),
     "iterates": lg.SecondOrder(descent=D.Solve(KEEPING, warm=0.95), search=S.Iterates(), level=1e-2),
     "momentum": lg.EGN(1e-2, momentum=0.1),
-    "scaled": lg.SecondOrder(level=1e-2, x_scale="start"),
+    "scaled": lg.SecondOrder(level=1e-2, x_scale="start", average=0.9),
 }
 NAMED = {
     "Newton": lg.Newton(curvature=lg.GGN),

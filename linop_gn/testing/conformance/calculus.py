@@ -171,11 +171,14 @@ class FirstOrder(Calculus):
 
     @drawn(10)
     def test_gradient(self, data: Draws) -> None:
-        """Gradient is the one by the complex step, and leaves like the parameters; so is linearize_gradient's."""
+        """Gradients are those by the complex step, and leaves like the parameters; so are linearize_gradient's."""
         at = self.place(data)
         with self.untouched("gradient", *at.params):
             value, gradient = self.calculus.gradient(at.objective, at.params)
             second = self.calculus.linearize_gradient(at.objective, at.params)
+            outputs, sums = self.calculus.gradient(at.model, at.params, self.xp.ones_like)
+        self.near(self.host(outputs), at.truth.outputs, at, "outputs beside a gradient")
+        self.near(self.flat(sums), at.truth.jacobian.sum(axis=0), at, "J^T 1 alone")
         for name, number, leaves in (
             ("gradient", value, gradient),
             ("linearize_gradient", second.value, second.gradient),
