@@ -83,6 +83,8 @@ def curve_fit(
             raise ValueError(f"curve_fit: {what} has shape {tuple(x.shape)} for {m} data.")
         return x
 
+    if isinstance(sigma, (int, float)) or getattr(sigma, "shape", None) == ():
+        sigma = xp.ones_like(y) * sigma  # one for all data
     weights = None if sigma is None else like_y(sigma, "sigma")
     if ops.is_concrete(y):
         finite = np.isfinite(np.asarray(ops.to_numpy(y)))
@@ -104,7 +106,17 @@ def curve_fit(
             return r / (weights if len(r.shape) == 1 else weights[:, None])
         return xp.linalg.solve(lower, r if len(r.shape) == 2 else r[:, None]).reshape(r.shape)
 
-    lower = xp.linalg.cholesky(weights) if weights is not None and len(weights.shape) == 2 else None
+    lower = None
+    if weights is not None and ops.is_concrete(weights):
+        given, text = np.asarray(ops.to_numpy(weights)), "a symmetric positive definite covariance"
+        text = text if given.ndim == 2 else "numbers that are not zero"
+        good = not np.isnan(given).any() and given.all()
+        if given.ndim == 2:
+            good = np.isfinite(given).all() and np.linalg.eigvalsh(given)[0] > 0
+        if not good:
+            raise ValueError(f"curve_fit: sigma must be {text}; leave out data without one.")
+    if weights is not None and len(weights.shape) == 2:
+        lower = xp.linalg.cholesky(weights)
 
     def residuals(p: Vector) -> Array:
         return weigh(f(xdata, *(p[i] for i in range(p.shape[0]))) - y)

@@ -150,6 +150,8 @@ def least_squares(
     lower, upper = _bounds(ops, space, bounds, x0)
     settings = {"ftol": ftol, "xtol": xtol, "gtol": gtol, "max_nfev": max_nfev, "solver": solver}
     scale = None if x_scale is None or isinstance(x_scale, str) else _vector(ops, space, x_scale, "x_scale")
+    if scale is not None and ops.is_concrete(scale) and not bool(ops.namespace().all((scale > 0) & (scale < math.inf))):
+        raise ValueError(f"least_squares: x_scale must be positive and finite, got {x_scale!r}.")
     if isinstance(x_scale, str) and x_scale != "jac":
         raise ValueError(f"least_squares: x_scale must be 'jac', numbers or None, got {x_scale!r}.")
     if not isinstance(method, LeastSquares | None):
@@ -420,7 +422,7 @@ def _bounds(ops: Backend, space: Space, bounds: Any, x0: Tree) -> tuple[Vector |
         bounds = bounds.lb, bounds.ub
     if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
         raise ValueError("least_squares: bounds are a pair (lower, upper) of numbers, or of arrays or trees like x0.")
-    if all(isinstance(b, (int, float)) and math.isinf(b) for b in bounds):
+    if all(isinstance(b, (int, float)) for b in bounds) and tuple(bounds) == (-math.inf, math.inf):
         return None, None
     lower, upper = (_vector(ops, space, b, "a bound") for b in bounds)
     x, xp = space.pack(x0), ops.namespace()

@@ -488,6 +488,8 @@ def test_what_is_raised_leaves_with_the_state():
         ({"bounds": 3.0}, "a pair"),
         ({"x_scale": "start"}, "x_scale"),
         ({"x_scale": [1.0, 2.0]}, "2 numbers for 3 parameters"),
+        ({"x_scale": 0.0}, "positive and finite"),
+        ({"bounds": (np.inf, -np.inf)}, "at most the upper"),
         ({"max_steps": 1.5}, "whole number"),
         ({"diff_step": -1.0}, "diff_step"),
     ],
@@ -497,6 +499,24 @@ def test_errors_are_advice(arguments, words):
         lg.least_squares(residuals, [1.0, 1.0, 0.1], **arguments)
     with pytest.raises(TypeError, match="function of x"):
         lg.least_squares(np.ones(3), [1.0])
+
+
+@pytest.mark.parametrize("start", [1e2, 1e6, 1e8, 1e9])
+def test_a_step_that_is_small_beside_a_far_start_is_no_end(start):
+    fit = lg.least_squares(lambda x: np.log(x) + 18.0, [start], lambda x: 1 / x[:, None])
+    assert not fit.success or fit.cost <= 1e-9  # from 1e8 it was 3.4
+
+
+def test_a_column_too_small_to_be_factored_still_has_a_gain():
+    J = np.array([[1e6, 0.0], [1e6, 0.0], [0.0, 1.0]])
+    fit = lg.least_squares(lambda p: J @ p - [1.0, 2.0, 0.0], [1e12, 1.0], lambda p: J)
+    assert fit.success
+    np.testing.assert_allclose(fit.cost, 0.25, rtol=1e-9)
+
+
+def test_differences_of_residuals_in_single_precision():
+    fit = lg.least_squares(lambda x: (x - 1).astype(np.float32), [3.0, 3.0])
+    np.testing.assert_allclose(fit.x, 1.0, rtol=1e-6)
 
 
 def test_a_success_warns_of_nothing():
@@ -541,6 +561,11 @@ def test_curve_fit_bounds_and_what_is_left_out():
     assert message == told["result"].message
     with pytest.raises(RuntimeError, match="no optimal parameters"):
         lg.curve_fit(decay, T, Y, max_nfev=2)
+    for sigma, words in ((0.0 * T, "not zero"), (-np.eye(15), "positive definite"), (np.ones((15, 15)), "definite")):
+        with pytest.raises(ValueError, match=words):
+            lg.curve_fit(decay, T, Y, sigma=sigma)
+    pcov = [lg.curve_fit(decay, T, Y, sigma=sigma, absolute_sigma=True)[1] for sigma in (0.5, 0.5 + 0 * T)]
+    np.testing.assert_array_equal(*pcov)
     with pytest.raises(ValueError, match="give p0"):
         lg.curve_fit(lambda t, *p: p[0] * t, T, Y)
 
@@ -568,7 +593,7 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path):
 
     cost = fit(first).cost
     assert fit(first).cost == cost
-    with pytest.raises(ValueError, match="of another run: at its parameters the value was .*state= goes on on other data"):
+    with pytest.raises(ValueError, match=r"of another run: at its parameters the value was .*other data"):
         fit(second)
 
 

@@ -57,8 +57,8 @@ def as_batch(item: Any) -> Batch:
         advice = "Use targets None for a model whose outputs are residuals."
         if hasattr(item, "shape"):
             advice = (
-                "A list is one of batches: where a loader gives lists [inputs, targets], as torch's DataLoader does, make "
-                "tuples of them (collate_fn=lambda items: tuple(default_collate(items)))."
+                "A list is one of batches: where a loader gives lists [inputs, targets], as torch's DataLoader does, "
+                "make tuples of them (collate_fn=lambda items: tuple(default_collate(items)))."
             )
         raise TypeError(
             "a batch is a tuple (inputs, targets) or (inputs, targets, weights), got "

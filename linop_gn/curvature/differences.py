@@ -40,7 +40,9 @@ class Differences:
         space, ops = self.space, self.space.backend
         xp, flat = ops.namespace(), space.pack(x)
         one, zero = xp.ones_like(flat), xp.zeros_like(flat)
-        relative = self.step or ops.eps(flat) ** (1 / 3 if self.central else 1 / 2)
+        base = xp.reshape(self.function(space.unpack(flat + zero), *data), (-1,))
+        # In float32 a function of a float64 x does not see steps of float64.
+        relative = self.step or max(ops.eps(flat), ops.eps(base)) ** (1 / 3 if self.central else 1 / 2)
         size = xp.where(abs(flat) > abs(self.start), abs(flat), abs(self.start))
         h, inward = relative * xp.where(size > 0, size, one), zero != zero
         if self.lower is not None:
@@ -53,7 +55,6 @@ class Differences:
         def at(step: Vector) -> Vector:
             return xp.reshape(self.function(space.unpack(flat + step), *data), (-1,))
 
-        base = at(zero)
         if self.groups is not None:
             return self._grouped(at, base, flat, h, inward)
         for j in range(space.size):

@@ -177,7 +177,7 @@ def restored(
 ) -> State:
     """The state in the file, structured like ``own``; what the file could not hold is made again at x.
 
-    The generators, where they are given, are then where they were. ``same_data`` asks for a state of the problem's data.
+    The generators, where they are given, are then where they were. ``same_data`` asks for a state of the same data.
     """
     header, arrays = _found(Path(path))
     ops, space = problem.backend, problem.space
@@ -222,7 +222,7 @@ def _require_same_data(path: Any, problem: MinimizeProblem, state: Any) -> None:
     if abs(now - was) > ops.eps(problem.start) ** 0.5 * (abs(was) + abs(begun)):
         raise ValueError(
             f"the state in {path} is of another run: at its parameters the value was {was:.6g}, and of the objective "
-            f"given now it is {now:.6g}. Give the same function and data, or another path; state= goes on on other data."
+            f"given now it is {now:.6g}. Give the same function and data, or another path; state= takes other data."
         )
 
 

@@ -24,7 +24,8 @@ small as rounding allows) and what it promises, m = 1/2 |q|^2 - 1/2 |W s + q|^2,
 =================== ===========================================================================================
 ``GRADIENT_SMALL``   each column's cosine with q is at most gtol (MINPACK's test)
 ``DECREASE_SMALL``   m <= ftol value: m / value is the relative offset of Bates and Watts (1981), squared
-``STEP_SMALL``       each entry of s is at most xtol of that of x; by products only where xtol is given
+``STEP_SMALL``       each entry of s is at most xtol of that of x, or of the start. Without an xtol m, or the value,
+                    must be small as well, and a run by products does not end so
 ``AT_PRECISION``     a trial was refused, and m is less than what rounding x changes in the value; or none is taken
                     any more, and all of the second derivative, or the cosine, says that this is the bottom
 ``STAGNATED``        the same, but what rounding hides is above the fifth digit, or leaves a parameter open
@@ -240,7 +241,7 @@ class LeastSquares(Method):
         status = verdict(
             ops,
             s.status,
-            *self._claims(ops, here, running),
+            *self._claims(ops, here, running, s.first.value),
             (refused & precise & (here.effect < _LOST), Code.DIVERGING),
             (refused & precise | hopeless & level & here.known, Code.AT_PRECISION),
             (hopeless & doubtful, Code.STAGNATED),
@@ -385,15 +386,18 @@ class LeastSquares(Method):
         largest = ops.item(ops.namespace().max(here.squares))
         return ops.where(largest > 0, largest, 1.0)
 
-    def _claims(self, ops: Backend, here: Here, running: Scalar) -> list[tuple[Scalar, Scalar]]:
-        """What can be said of a point."""
-        ftol, xtol, gtol = self._tolerances(ops, here)
+    def _claims(self, ops: Backend, here: Here, running: Scalar, first: Scalar = 0.0) -> list[tuple[Scalar, Scalar]]:
+        """What can be said of a point; ``first`` is the value at the start."""
+        (ftol, xtol, gtol), eps = self._tolerances(ops, here), ops.eps(here.x)
+        # A step that is small beside a far start may still change the value, unless that is small beside the first.
+        slight = (here.promise <= 1e-5 * here.value) | here.exact | (here.value <= eps * eps * first)
+        slight = slight if self.xtol is None else True
         coarse = self.xtol is None and not isinstance(here.linear, Triangle)  # a truncated solve knows no step so well
         return [
             (running & (here.effect < _LOST) & (here.promise <= ftol * here.value), Code.DIVERGING),
             (running & (here.cosine <= gtol), Code.GRADIENT_SMALL),
             (running & (here.promise <= ftol * here.value), Code.DECREASE_SMALL),
-            (running & (here.reach <= (0.0 if coarse else xtol)) & here.known, Code.STEP_SMALL),
+            (running & (here.reach <= (0.0 if coarse else xtol)) & here.known & slight, Code.STEP_SMALL),
         ]
 
     def _at(self, ops: Backend, problem: MinimizeProblem, x: Vector, equal: Scalar, before: Here | None) -> Here:
@@ -450,10 +454,13 @@ class LeastSquares(Method):
             promise, y, _ = linear.promise(ops, self.free(ops, here.x, gradient), self._unit(ops, here), 0.0, None)
             far = ops.max_abs(y / D / units)
         along = xp.where(norms > 0, abs(gradient) / xp.where(norms > 0, norms, one), xp.zeros_like(norms))
+        # What the best column gains alone, which the least damping may hide: unless all columns are orthogonal to q.
+        alone = ops.max_abs(along * free)
+        promise = ops.maximum(promise, 0.5 * alone * alone)
         blurred = eps * ops.dot(norms, abs(point.x))
         effects, hidden = norms * units, 4.0 * eps if isinstance(linear, Triangle) else _slack(ops, x)
         return here._replace(
-            cosine=ops.divide(ops.max_abs(along * free), size),
+            cosine=ops.divide(alone, size),
             promise=promise,
             reach=far,
             rounding=ops.maximum(hidden * value, size * blurred + 0.5 * blurred * blurred),

@@ -312,9 +312,7 @@ class SecondOrder(Method):
         """The state at the same x for the problem's data; level, averages and counts are kept."""
         model, raw = self._model(ops, problem, problem.at(state.x))
         kept, products = self.descent.query(ops, in_units(ops, model._replace(operator=raw), state.units), state.kept)
-        return state._replace(
-            **model._asdict(), kept=kept, doubt=0.0 * state.doubt, products=state.products + products
-        )
+        return state._replace(**model._asdict(), kept=kept, doubt=0.0 * state.doubt, products=state.products + products)
 
     def _model(
         self, ops: Backend, problem: MinimizeProblem, point: Point, value: Scalar = None

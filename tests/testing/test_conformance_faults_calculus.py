@@ -152,10 +152,16 @@ class AdaptWrapsAnew(Calculus):
 
 @fault("packing_is_differentiable")
 class GradientsOfSeveralLeavesAreOfTheFirst(Calculus):
-    def gradient(self, function, params):
-        value, gradient = super().gradient(function, params)
+    def gradient(self, function, params, cotangent=None):
+        value, gradient = super().gradient(function, params, cotangent)
         lost = len(gradient) == 3 and gradient[1].ndim == 0
         return value, [gradient[0], *(0 * leaf for leaf in gradient[1:])] if lost else gradient
+
+
+@fault("gradient")
+class CotangentsAreOnes(Calculus):
+    def gradient(self, function, params, cotangent=None):
+        return super().gradient(function, params, cotangent and torch.ones_like)
 
 
 @fault("jacobian_rows")
@@ -172,8 +178,8 @@ class HessianRowsAreSorted(Calculus):
 
 @fault("only_scalars_have_a_gradient")
 class SumsWhatIsNotScalar(Calculus):
-    def gradient(self, function, params):
-        return super().gradient(lambda p: function(p).sum(), params)
+    def gradient(self, function, params, cotangent=None):
+        return super().gradient((lambda p: function(p).sum()) if cotangent is None else function, params, cotangent)
 
 
 class Second:

@@ -176,9 +176,10 @@ class FirstOrder(Calculus):
         with self.untouched("gradient", *at.params):
             value, gradient = self.calculus.gradient(at.objective, at.params)
             second = self.calculus.linearize_gradient(at.objective, at.params)
-            outputs, sums = self.calculus.gradient(at.model, at.params, self.xp.ones_like)
-        self.near(self.host(outputs), at.truth.outputs, at, "outputs beside a gradient")
-        self.near(self.flat(sums), at.truth.jacobian.sum(axis=0), at, "J^T 1 alone")
+            outputs, pulled = self.calculus.gradient(at.model, at.params, lambda z: 2 * z)
+        z, J = at.truth.outputs, at.truth.jacobian
+        self.near(self.host(outputs), z, at, "outputs beside a gradient")
+        self.near(self.flat(pulled), 2 * J.T @ z.reshape(-1), at, "J^T cotangent(outputs) by gradient")
         for name, number, leaves in (
             ("gradient", value, gradient),
             ("linearize_gradient", second.value, second.gradient),

@@ -86,9 +86,12 @@ class SlateCalculus(CalculusDefaults):
     linearize = Linearization
     linearize_gradient = GradientLinearization
 
-    def gradient(self, function, params):
-        """Value and gradient."""
+    def gradient(self, function, params, cotangent=None):
+        """Value and gradient, or outputs and J^T ``cotangent(outputs)``."""
         leaves = _recorded(params)
+        if cotangent is not None:
+            out = function(leaves)
+            return _plain(out), _pulled([(out, cotangent(_plain(out)))], leaves)
         value, slopes = _slopes(function, leaves)
         return value, _own(slopes, leaves)
 
