@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 
 from ..protocols import Array, Tree, Vector
 from ..spaces import Space
@@ -85,7 +84,7 @@ class Differences:
             else:
                 change = (at(step) - base)[i]
             made[here] = np.where(taken[j] != 0, change / np.where(taken[j] != 0, taken[j], 1.0), 0.0)
-        return scipy.sparse.csc_array((made, S.indices, S.indptr), shape=S.shape).tocsr()
+        return type(S)((made, S.indices, S.indptr), shape=S.shape).tocsr()
 
 
 def sparsity(structure: Any, space: Space) -> Any:
@@ -100,7 +99,9 @@ def sparsity(structure: Any, space: Space) -> Any:
         raise ValueError(
             f"least_squares: jac_sparsity is for finite differences of NumPy arrays, got {space.backend.name}."
         )
-    made = scipy.sparse.csc_array(structure)
+    from scipy.sparse import csc_array  # here, since it takes longer to import than linop_gn
+
+    made = csc_array(structure)
     if made.ndim != 2 or made.shape[1] != space.size:
         raise ValueError(
             f"least_squares: jac_sparsity has shape {made.shape}; expected (residuals, {space.size}): a row for each "
