@@ -36,4 +36,4 @@ class TorchFactors:
             values, vectors = torch.linalg.eigh(matrix.detach())
         except torch.linalg.LinAlgError:
             return matrix[:, 0], matrix, False
-        return values, vectors, bool(vectors.isfinite().all())
+        return values, vectors.contiguous(), bool(vectors.isfinite().all())  # laid out as a file gives them back

@@ -108,11 +108,12 @@ def LevenbergMarquardt(
     return SecondOrder(name="LevenbergMarquardt", **{**recipe, **parts})
 
 
-def Newton(damping: Scalar = 0.0, length: Scalar = 1.0, **parts: Any) -> SecondOrder:
+def Newton(damping: Scalar = 0.0, length: Scalar = 1.0, every: int = 1, **parts: Any) -> SecondOrder:
     """Newton's method, dense: x <- x - length (H + damping I)^+ g.
 
     H takes n products and an eigendecomposition at each step. At damping 0 the pseudo-inverse leaves out eigenvalues
     of at most n round-offs of the largest. It goes to stationary points of any kind; ``lg.TrustRegion`` to minima.
+    ``every``: one eigendecomposition may serve so many points (Shamanskii, 1967); see ``lg.descents.Eigen``.
 
     >>> import numpy as np, linop_gn as lg
     >>> bowl = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
@@ -122,7 +123,7 @@ def Newton(damping: Scalar = 0.0, length: Scalar = 1.0, **parts: Any) -> SecondO
     """
     recipe = {
         "curvature": Hessian,
-        "descent": descents.Eigen(),
+        "descent": descents.Eigen(every=every),
         "control": ConstantDamping(),
         "level": damping,
         "search": searches.FixedLength(length),

@@ -284,7 +284,7 @@ class SecondOrder(Method):
         doubt = ops.where(refused, ops.maximum(s.doubt, ops.where(finite, trial.predicted, math.inf)), 0.0)
         claims: tuple[tuple[Scalar, Any], ...] = ()
         if self.stopping is not None:
-            stuck, sizes = refused & (level == s.level), (square, bent)
+            stuck, sizes = refused & (level == s.level) & no(trial.other), (square, bent)
             told = (noise, hidden, *sizes, running, refused, doubt, stuck, s.first, here.gradient_norm)
             claims = self.stopping.claims(ops, Judged(model, trial, start, *told))
         news = {"level": level, "growth": growth, "ratio": ratio, "length": found.length, "doubt": doubt}

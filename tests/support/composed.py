@@ -14,6 +14,7 @@ COMPOSED = {
     "Krylov, damped": lg.SecondOrder(descent=D.Krylov(6, of="damping"), level=1e-2),
     "dogleg": lg.SecondOrder(descent=D.Dogleg(), **RADIUS),
     "eigen": lg.SecondOrder(descent=D.Eigen(), level=1e-2),
+    "eigen, every": lg.SecondOrder(descent=D.Eigen(every=3), level=1e-2),
     "Goldstein": lg.Newton(curvature=lg.GGN, search=S.Goldstein()),
     "Wolfe": lg.Newton(curvature=lg.GGN, search=S.Wolfe()),
     "grid": lg.Newton(curvature=lg.GGN, search=S.Grid(count=9, decrease=True)),

@@ -52,6 +52,8 @@ class Trial(NamedTuple):
     """||g + (G + damping I) d||, what a truncated solve left."""
     steps: Scalar = 0
     """Of the solver."""
+    other: Scalar = False
+    """Whether the next trial from this point is another direction, at the same level too."""
     iterates: Any = None
     """Earlier and shorter directions, with their steps, the last of them d; see :class:`~linop_gn.searches.Iterates`"""
 
