@@ -126,6 +126,10 @@ class SecondOrder(Method):
         and the promise that ends a run is free of units. ``gradient_norm`` stays that of x. None: 1, at no cost.
     average
         beta of an average of x over the steps, which :func:`linop_gn.averaged` tells and no step looks at; None: none.
+    weight_decay
+        x <- x + t (d - weight_decay x) where a step is taken, decoupled from gradient and model, as AdamW's with the
+        length t for its rate: t and the gain ratio are those of d alone. Where a run then comes to rest is no
+        stationary point of the objective, so that none is claimed: ``stopping=None``.
 
     Where the acceptance has data of its own, ``value`` is on these.
 
@@ -161,6 +165,7 @@ class SecondOrder(Method):
     judged_on: str = static(default="acceptance")
     x_scale: Any = None
     average: Scalar | None = None
+    weight_decay: Scalar | None = None
 
     supports = frozenset({"curvature", "acceptance"})
 
@@ -186,6 +191,7 @@ class SecondOrder(Method):
         for name, number in (
             (self.descent.level, self.level),
             ("average", self.average),
+            ("weight_decay", self.weight_decay),
             ("least", self.least),
             ("most", self.most),
         ):
@@ -196,6 +202,11 @@ class SecondOrder(Method):
             raise ValueError(
                 f"{self.name}: control {type(self.control).__name__} is for a {self.control.level}, and descent "
                 f"{type(self.descent).__name__} goes by a {self.descent.level}: take another such as control={fit}."
+            )
+        if self.weight_decay is not None and self.stopping is not None:
+            raise ValueError(
+                f"{self.name}: weight_decay= pulls away from the objective's stationary points, so that no test of them "
+                "ends a run: pass stopping=None beside it. For a minimum, make the penalty a part of the objective."
             )
         if self.level is None and self.descent.level != "damping":
             raise ValueError(f"{self.name}: level=None is for dampings; a radius is a number, such as level=1.0.")
@@ -273,8 +284,14 @@ class SecondOrder(Method):
         ratio = ops.where(equal, 1.0, ratio)  # as far as rounding can tell
         taken = running & ops.isfinite(found.value) & (found.accepted | (equal & (found.value <= here.value)))
         target = found.line.at(ops, found.length)
-        moved, here, kept, spent = self._moved(ops, problem, here, trial.kept, taken, target, found.value, s.units)
-        here = here._replace(value=ops.where(moved, found.value, here.value))
+        value = found.value
+        if self.weight_decay is not None:
+            target, value = ops.axpy(-self.weight_decay * found.length, here.x, target), None
+        moved, here, kept, spent = self._moved(ops, problem, here, trial.kept, taken, target, value, s.units)
+        if value is not None or problem.once:
+            here = here._replace(value=ops.where(moved, found.value, here.value))
+        elif problem.acceptance is not None:
+            more = more + ops.where(taken, 1, 0)
 
         refused = running & no(moved) & (no(equal) | taken)
         ratio, finite = ops.where(refused, -math.inf, ratio), finite & (moved | no(taken)) & (trial.predicted > 0)

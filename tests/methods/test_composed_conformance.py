@@ -28,6 +28,13 @@ def test_eager(name, backend):
     conformance.check_method(ALL[name], load(backend), only=laws(ALL[name])).raise_if_failed()
 
 
+@pytest.mark.parametrize("backend", ["numpy", "poison"])
+def test_weight_decay(backend):
+    method = lg.SecondOrder(level=1e-2, weight_decay=1e-3, stopping=None)
+    own = [name for name in laws(method) if name != "other_data"]  # where slopes are reversed, the decay is not
+    conformance.check_method(method, load(backend), only=own).raise_if_failed()
+
+
 @in_full
 @pytest.mark.parametrize("name", ALL)
 def test_compiled(name):

@@ -156,6 +156,58 @@ def test_a_preconditioner_is_prepared_at_one_point_of_so_many(every):
     assert len(noted) == -(-int(fit.history["linearisations"][-1]) // every)
 
 
+def turned(angle):
+    """A model whose curvature is turned a little further by each angle."""
+    c, s = math.cos(angle), math.sin(angle)
+    R = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    g, G = np.array([1.0, -2.0, 0.5]), R @ np.diag([1.0, 3.0, 9.0]) @ R.T
+    return D.Model(np.zeros(3), g, float(np.linalg.norm(g)), 1.0, lg.Dense(G, symmetric=True, psd=True)), g, G
+
+
+def test_a_spectrum_of_an_earlier_point_is_judged_at_this_one():
+    eigen, (first, *_) = D.Eigen(every=3), turned(0.0)
+    trial = eigen.step(numpy, first, eigen.query(numpy, first, None)[0], 0.1)
+    assert trial.products == 0
+    assert not trial.other
+    for angle, old in ((0.02, True), (0.04, True), (0.06, False)):  # the third point has its own again
+        model, g, G = turned(angle)
+        kept, products = eigen.query(numpy, model, trial.kept)
+        trial = eigen.step(numpy, model, kept, 0.1)
+        d, exact = trial.direction, -np.linalg.solve(G + 0.1 * np.eye(3), g)
+        assert (products, trial.products, trial.other, trial.free) == (0, 1 if old else 3, old, not old)
+        assert trial.predicted == pytest.approx(-(g @ d + 0.5 * d @ G @ d), rel=1e-13)
+        assert trial.left == pytest.approx(np.linalg.norm(g + G @ d + 0.1 * d) if old else 0.0, rel=1e-9)
+        assert (np.linalg.norm(d - exact) < 1e-12) != old
+    model, g, G = turned(0.1)
+    trial = eigen.step(numpy, model, eigen.query(numpy, model, trial.kept)[0], 0.1)
+    trial = eigen.step(numpy, model, trial.kept, 0.5)  # the old one was refused
+    assert (trial.products, trial.other) == (3, False)
+    np.testing.assert_allclose(trial.direction, -np.linalg.solve(G + 0.5 * np.eye(3), g), rtol=1e-12)
+    model, g, G = turned(1.5)  # what leaves more than half of the gradient is not taken
+    trial = eigen.step(numpy, model, eigen.query(numpy, model, trial.kept)[0], 0.0)
+    assert (trial.products, trial.other) == (4, False)
+    np.testing.assert_allclose(trial.direction, -np.linalg.solve(G, g), rtol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_a_run_with_fewer_spectra_than_points(backend, tmp_path):
+    ops, f = lg.load(backend), published.Tanh(seed=2)
+    objective, start, n = f.objective(ops), ops.asarray(f.start, "float64"), len(f.start)
+    each, some = (lg.minimize(objective, start, lg.Newton(1e-2, every=k, curvature=lg.GGN)) for k in (1, 4))
+    assert some.succeeded
+    np.testing.assert_allclose(some.params, each.params, rtol=1e-6)
+    taken = np.diff(some.history["products"])
+    assert 1 in taken
+    assert taken[-1] >= n  # no success is one of an old spectrum
+    assert (np.diff(some.history["linearisations"]) == 1).all()
+    method, path = lg.Newton(1e-2, every=4, curvature=lg.GGN), tmp_path / "run"
+    for steps in (2, 3, 5):  # a file between an old spectrum and its next use
+        run = lg.minimize(objective, start, method, max_steps=steps, checkpoint=path)
+        whole = lg.minimize(objective, start, method, max_steps=steps)
+        np.testing.assert_array_equal(run.params, whole.params)
+        assert run.products == whole.products
+
+
 def line(f, p):
     """The line of steepest descent from p."""
     at = f.objective(numpy).at(p)
@@ -446,3 +498,23 @@ def test_the_average_of_the_parameters_is_beside_the_run_and_changes_nothing():
     run = lg.minimize(fit, start, kept, max_steps=3)
     np.testing.assert_array_equal(run.params, path[-1])
     np.testing.assert_allclose(lg.averaged(run.state), (path[0] + 2.0 * path[1] + 4.0 * path[2]) / 7.0, rtol=1e-14)
+
+
+def test_weight_decay_is_beside_the_model_and_what_is_told_is_of_where_the_step_ends():
+    fit, x = decay_in(np.ones(2)), np.array([1.0, -0.2])
+    method = lg.SecondOrder(descent=D.Eigen(), level=1e-2, search=S.Armijo(), weight_decay=0.03, stopping=None)
+    run = lg.minimize(fit, x, method, max_steps=4)
+    for k in range(4):
+        plain = lg.SecondOrder(descent=D.Eigen(), level=run.history["damping"][k], search=S.Armijo())
+        step = lg.minimize(fit, x, plain, max_steps=1)
+        length, ratio = (step.history[name][1] for name in ("length", "ratio"))
+        assert run.history["ratio"][k + 1] == pytest.approx(ratio, rel=1e-9)
+        x = step.params - 0.03 * length * x
+        assert run.history["value"][k + 1] == pytest.approx(fit.value(x), rel=1e-12)
+    np.testing.assert_allclose(run.params, x, rtol=1e-12)
+    stuck = lg.replace(method, search=S.Accept(1e9), control=lg.ConstantDamping())  # no step is taken, nothing decays
+    np.testing.assert_array_equal(lg.minimize(fit, x, stuck, max_steps=2).params, x)
+    with pytest.raises(ValueError, match="stopping=None"):
+        lg.EGN(weight_decay=1e-3)
+    with pytest.raises(ValueError, match="weight_decay must"):
+        lg.EGN(weight_decay=-1e-3, stopping=None)
