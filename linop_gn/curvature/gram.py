@@ -38,8 +38,11 @@ class Root(LinearOperator):
     """sqrt(c)."""
     domain: Space = static(default=None)
     codomain: Space = static(default=None)
+    units: Vector | None = None
+    """S of W S, where the parameters are in other units."""
 
     def matvec(self, v: Vector) -> Vector:
+        v = v if self.units is None else self.units * v
         return self.backend.scale(self.scale, over_pieces(self, _push, v))
 
     def rmatvec(self, u: Vector) -> Vector:
@@ -54,7 +57,8 @@ class Root(LinearOperator):
                 product = piece.apply(_pull, part)
             total = product if total is None else ops.axpy(1.0, product, total)
             start = stop
-        return ops.scale(self.scale, total)
+        total = ops.scale(self.scale, total)
+        return total if self.units is None else self.units * total
 
     def rows(self) -> Array:
         """W as an array (m, n): m products with J^T."""

@@ -31,9 +31,10 @@ from ..curvature.at_point import GGN, Products
 from ..curvature.gram import Gram, Root, require_root, root_gradient, root_of
 from ..curvature.pieces import ggn
 from ..operators.base import LinearOperator
+from ..operators.congruence import Congruence
 from ..operators.damped import Damped, undamped
 from ..protocols import Array, Backend, Scalar, Vector
-from ..records import record, static
+from ..records import record, replace, static
 from ..run.status import Code, verdict
 from .base import Cost, Solver, bytes_each
 from .options import check_tolerances, require_inner, scaled_rhs
@@ -138,11 +139,11 @@ class GramSolve(Solver):
 
     def check(self, operator: LinearOperator) -> None:
         """Raise unless the operator is a damped GGN that has a Gram form."""
-        inner, damping = undamped(operator)
+        (inner, _), damping = _inner(operator), undamped(operator)[1]
         if not isinstance(inner, (GGN, Products)) or inner.product is not ggn:
             raise ValueError(
                 f"GramSolve needs lg.Damped(lg.GGN(objective, params), damping), got {operator!r}: other operators "
-                "have no Gram form, nor has one in other units (x_scale=). Use lg.CG."
+                "have no Gram form. Use lg.CG."
             )
         if inner.host:
             raise ValueError("GramSolve needs all outputs at once, and the data are streamed: hold them in a list.")
@@ -154,7 +155,7 @@ class GramSolve(Solver):
         require_root(inner.point.objective.loss if isinstance(inner, GGN) else inner.pieces[0].loss, "GramSolve")
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
-        ready: Any = undamped(operator)[0].prepare()
+        ready: Any = _inner(operator)[0].prepare()
         m, n, width = sum(math.prod(p.outputs.shape) for p in ready.pieces), operator.domain.size, bytes_each(operator)
         if self.solver is not None:
             k = self.solver.planned(steps)
@@ -292,10 +293,16 @@ def _solve_with(ops: Backend, operator: LinearOperator, f: Factored, solver: Any
     return ops.axpy(inverse, e, _pull(root, f.rows, y)), spent
 
 
+def _inner(operator: LinearOperator) -> tuple[LinearOperator, Vector | None]:
+    """G of a damped G or S G S, and the units S."""
+    inner, _ = undamped(operator)
+    return (inner.operator, inner.units) if isinstance(inner, Congruence) else (inner, None)
+
+
 def _root(operator: LinearOperator) -> tuple[Root, Scalar]:
-    inner, damping = undamped(operator)
+    inner, units = _inner(operator)
     made: Any = inner.prepare()
-    return root_of(made.pieces, made.scale, made.domain), damping
+    return replace(root_of(made.pieces, made.scale, made.domain), units=units), undamped(operator)[1]
 
 
 def _push(root: Root, rows: Array | None, v: Vector) -> Vector:

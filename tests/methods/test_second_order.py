@@ -441,7 +441,7 @@ def decay_in(units, weight=1.0):
     )
 
 
-SCALED = {k: m for k, m in (COMPOSED | NAMED).items() if k not in ("momentum", "EGN")}  # no Gram form in other units
+SCALED = COMPOSED | NAMED
 SCALED |= {"LM": lg.LevenbergMarquardt(), "LM, Cholesky": lg.LevenbergMarquardt(solver=lg.Cholesky())}
 RECIPES = lg.preconditioners.Jacobi(), lg.preconditioners.SquaredGradient(), lg.preconditioners.EmpiricalFisher()
 SCALED |= {f"LM, {type(M).__name__}": lg.LevenbergMarquardt(solver=lg.CG(preconditioner=M)) for M in RECIPES}
@@ -476,6 +476,8 @@ def test_the_damping_and_the_region_are_in_units_of_x_scale():
     damped = lg.LevenbergMarquardt(solver=lg.Cholesky(), damping=0.5, accept=0.0, x_scale=[1.0, 10.0])
     run = lg.minimize(fit, np.zeros(2), damped, max_steps=1)
     np.testing.assert_allclose(run.params, -np.linalg.solve(curvature + 0.5 * np.diag(s**-2), g), rtol=1e-12)
+    outputs = lg.minimize(fit, np.zeros(2), lg.EGN(0.5, x_scale=s), max_steps=1)
+    np.testing.assert_allclose(outputs.params, run.params, rtol=1e-12)
     region = lg.TrustRegion(radius=0.1, curvature=lg.GGN, x_scale=s)
     run = lg.minimize(fit, np.zeros(2), region, max_steps=1)
     assert np.linalg.norm(run.params / s) == pytest.approx(0.1, rel=1e-6)
