@@ -19,7 +19,7 @@ from .methods.generators import Generators
 from .methods.named import LevenbergMarquardt
 from .methods.problem import MinimizeProblem, StepData
 from .methods.running import NO_LIMIT, Run, began, in_a_program, stretched
-from .methods.state import State
+from .methods.state import State, unlike
 from .protocols import Scalar, Tree, Vector
 from .records import memo, replace
 from .run.loop import Watcher, watchers_of
@@ -347,6 +347,11 @@ def _gone_on(door: str, served: ServedMethod, asked: _Asked, state: Any) -> Mini
     if type(state.method) is not type(served.method):
         had, title = ServedMethod(state.method).title, served.title
         raise TypeError(f"{door}: a state of {had} was given to {title}, which has another: begin at state.params.")
+    if differ := unlike(state.method, served.method):
+        raise ValueError(
+            f"{door}: the state is of other parts: {'; '.join(differ[:3])}. Numbers may differ, these may not: give "
+            "the parts that the run began with, or begin at state.params."
+        )
     now = asked.now(state.space, state.own.x)
     return MinimizeProblem(start=state.start, space=state.space, max_steps=NO_LIMIT, **now)
 

@@ -93,6 +93,8 @@ def test_inside_the_users_own_scan():
 
     with pytest.raises(TypeError, match=r"goes on by lg\.advance"):
         jax.jit(lambda s: lg.minimize(objective, None, METHOD, state=s).params)(lg.start(METHOD, objective, start))
+    with pytest.raises(ValueError, match="descent was Solve, is Eigen"):
+        jax.jit(lambda s: lg.advance(lg.Newton(curvature=lg.GGN), objective, s))(lg.start(METHOD, objective, start))
     state, values = jax.jit(run)(lg.start(METHOD, objective, start))
     whole = lg.minimize(objective, start, METHOD, max_steps=17)
     np.testing.assert_allclose(state.params, whole.params, rtol=1e-9)
@@ -105,6 +107,45 @@ def test_inside_the_users_own_scan():
     )
     by_minimize = lg.minimize(fit, start, METHOD, batches=pairs)
     np.testing.assert_allclose(state.params, by_minimize.params, rtol=1e-9)
+
+
+LM, SO, D, JACOBI = lg.LevenbergMarquardt, lg.SecondOrder, lg.descents, lg.preconditioners.Jacobi()
+
+
+@pytest.mark.parametrize(
+    ("had", "has", "words"),
+    [
+        (LM(), lg.Newton(curvature=lg.GGN), "descent was Solve, is Eigen"),
+        (LM(), LM(solver=lg.CG(preconditioner=JACOBI)), "descent.solver.preconditioner was None, is Jacobi"),
+        (
+            lg.TrustRegion(descent=D.Krylov(3)),
+            lg.TrustRegion(descent=D.Krylov(4), curvature=lg.GGN),
+            "descent.k was 3, is 4",
+        ),
+        (LM(), LM(curvature=lg.Hessian), "curvature was GGN, is Hessian"),
+        (LM(), LM(x_scale="start"), "x_scale was None, is FromStart"),
+        (LM(), LM(average=0.9), "average was None, is given"),
+        (lg.EGN(), lg.EGN(momentum=0.9), "descent was Solve, is Momentum"),
+        (lg.Newton(every=2), lg.Newton(curvature=lg.GGN), "descent.every was 2, is 1"),
+        (LM(), LM(forcing=lg.EisenstatWalker()), "descent.forcing was None, is EisenstatWalker"),
+        (lg.FirstOrder(), lg.FirstOrder(lg.optimisers.SGD()), "optimiser was Adam, is SGD"),
+    ],
+)
+def test_a_state_of_other_parts_is_refused_by_name(had, has, words):
+    objective, start = valley(lg.load("numpy"))
+    begun = lg.replace(had, curvature=lg.GGN) if isinstance(had, lg.SecondOrder) else had
+    state = lg.start(begun, objective, start)
+    for go_on in (lambda: lg.advance(has, objective, state), lambda: lg.minimize(objective, None, has, state=state)):
+        with pytest.raises(ValueError, match=rf"the state is of other parts: {words}\. Numbers may differ") as error:
+            go_on()
+        assert "begin at state.params" in str(error.value)
+
+
+def test_a_state_goes_on_with_other_numbers_and_parts_that_keep_nothing():
+    objective, start = valley(lg.load("numpy"))
+    state = lg.minimize(objective, start, METHOD, max_steps=3).state
+    other = LM(solver=lg.CG(rtol=1e-8, max_steps=7), damping=1.0, rule=lg.Marquardt(), search=lg.searches.Armijo())
+    assert lg.advance(other, objective, state).steps == 4
 
 
 def test_a_step_for_each_batch(ops):

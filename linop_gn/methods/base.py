@@ -72,6 +72,10 @@ class Method(ABC):
     """Fields of the state, where it has them, that say what the objective is at ``x``. They are made anew where a run
     goes on with other data, or comes back from a file that could not hold them."""
 
+    kept_by: ClassVar[tuple[str, ...]] = ()
+    """Fields that say what the state holds: a run goes on from no state of others, numbers apart. In a part: all of its
+    fields, unless it has a ``kept_by`` too."""
+
     supports: ClassVar[frozenset[str]] = frozenset()
     """Which data of their own a step may have, ``"curvature"``, ``"acceptance"``: the method asks for the points
     ``problem.for_curvature(point)``, ``problem.for_acceptance(point)``. Others are refused."""

@@ -78,6 +78,7 @@ class FirstOrder(Method):
     average: Scalar | None = None
 
     columns = ("value", "gradient_norm", "rate")
+    kept_by = ("optimiser", "average")
     told_before = True
 
     def __post_init__(self) -> None:

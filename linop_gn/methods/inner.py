@@ -96,6 +96,7 @@ class Linearised(Method):
     name: str = static(default="Linearised")
 
     of_data = ()
+    kept_by = ("optimiser", "average", "search")
     supports = frozenset({"acceptance"})
 
     def __post_init__(self) -> None:

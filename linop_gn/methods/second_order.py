@@ -167,6 +167,7 @@ class SecondOrder(Method):
     average: Scalar | None = None
     weight_decay: Scalar | None = None
 
+    kept_by = ("curvature", "descent", "x_scale", "average")
     supports = frozenset({"curvature", "acceptance"})
 
     def __post_init__(self) -> None:
@@ -205,8 +206,8 @@ class SecondOrder(Method):
             )
         if self.weight_decay is not None and self.stopping is not None:
             raise ValueError(
-                f"{self.name}: weight_decay= pulls away from the objective's stationary points, so that no test of them "
-                "ends a run: pass stopping=None beside it. For a minimum, make the penalty a part of the objective."
+                f"{self.name}: weight_decay= pulls away from the objective's stationary points, so that no test of "
+                "them ends a run: pass stopping=None. For a minimum, make the penalty a part of the objective."
             )
         if self.level is None and self.descent.level != "damping":
             raise ValueError(f"{self.name}: level=None is for dampings; a radius is a number, such as level=1.0.")

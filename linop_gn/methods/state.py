@@ -7,19 +7,21 @@ program, so that 17 steps are the same 17 steps however they are taken.
 
 from __future__ import annotations
 
+from dataclasses import is_dataclass
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..protocols import Backend, Scalar, Tree, Vector
-from ..records import record, static
+from ..records import data_fields, record, static, static_fields
 from ..run.returned import row_type
 from ..run.status import Code, Status, verdict
 from ..spaces import Space
 from .base import Method, ServedMethod
 from .problem import MinimizeProblem
 
-__all__ = ["State", "Stretch", "StretchState", "is_at_rest"]
+__all__ = ["State", "Stretch", "StretchState", "is_at_rest", "unlike"]
 
 
 @record
@@ -135,6 +137,32 @@ class Stretch:
     def answer(self, ops: Backend, problem: MinimizeProblem, state: StretchState) -> Vector:
         """The method's answer."""
         return self.served.answer(ops, problem, state.own)
+
+
+def unlike(had: Method, has: Method) -> list[str]:
+    """What the one's state holds and the other's does not, in words: the parts named in ``kept_by``, numbers apart."""
+    if had is has:
+        return []
+    was, now = ({k: v for f in m.kept_by for k, v in _kinds(f, attrgetter(f)(m)).items()} for m in (had, has))
+    found: list[str] = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    # Not what is in a part that is another.
+    whole = [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
+    return [f"{name} was {was.get(name)}, is {now.get(name)}" for name in whole]
+
+
+def _kinds(name: str, value: Any, fixed: bool = False) -> dict[str, str]:
+    """Of a tree of records the types, what is static (``fixed``), and what is None."""
+    if isinstance(value, dict):
+        return {k: v for key, child in value.items() for k, v in _kinds(f"{name}.{key}", child).items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        found, statics = {name: type(value).__qualname__}, static_fields(value)
+        for f in getattr(value, "kept_by", (*statics, *data_fields(value))):
+            found |= _kinds(f"{name}.{f}", attrgetter(f)(value), f in statics)
+        return found
+    if callable(value):
+        return {name: getattr(value, "__qualname__", type(value).__qualname__)}
+    plain = value is None or (fixed and isinstance(value, (bool, int, str, tuple)))
+    return {name: repr(value) if plain else "given"}
 
 
 def is_at_rest(status: Scalar) -> Scalar:

@@ -6,7 +6,7 @@ point, the last solution (a warm start, as of Martens, 2010) and the forcing ter
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from ...arguments import require_instance, require_number, whole
 from ...operators.base import LinearOperator
@@ -115,6 +115,8 @@ class Solve(Descent):
     every: int = static(default=1)
     fallback: bool = static(default=False)
     most: Schedule | None = None
+
+    kept_by: ClassVar[tuple[str, ...]] = ("solver.preconditioner", "forcing", "warm", "every", "most")
 
     def __post_init__(self) -> None:
         require_inner(self, self.solver)
