@@ -87,7 +87,7 @@ class Momentum(Descent):
         if self.level == "damping":
             damping_term = 0.5 * level * ops.dot(d, d)
         free = ops.isfinite(predicted) & False  # it is short, or long, for what it was
-        return Trial(d, predicted, trial.status, kept, trial.products + 1, damping_term, free)
+        return Trial(d, predicted, trial.status, kept, trial.products + 1, damping_term, free, other=trial.other)
 
     def _averaged(self, ops: Backend, kept: Averaged, v: Vector, fresh: Scalar = 1.0) -> Averaged:
         share = fresh * (1.0 - self.beta)
