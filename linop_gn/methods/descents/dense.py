@@ -115,8 +115,10 @@ class Eigen(Descent):
 
         first = old & (kept.age < self.every) & (kept.asked == 0)
         left, promised, spent = ops.branch(first, tried, lambda g: (zero, zero, count), model.gradient)
-        size = ops.maximum(model.value, -model.value)
-        good = (left <= 0.5 * model.gradient_norm) & (promised > math.sqrt(ops.eps(model.x)) * size)
+        eps, size = ops.eps(model.x), ops.maximum(model.value, -model.value)
+        reach = model.gradient_norm * ops.sqrt(ops.dot(model.x, model.x))
+        # So far above rounding that no test of the end is met.
+        good = (left <= 0.5 * model.gradient_norm) & (promised > ops.maximum(math.sqrt(eps) * size, 16.0 * eps * reach))
         # Of a zero gradient nothing is asked.
         due = old & ops.logical_not(good) & (model.gradient_norm > 0)
 
