@@ -40,6 +40,7 @@ from linop_gn.backend import CalculusDefaults, LinearizationDefaults
 
 from .advice import custom_functions, explained, require_differentiable, require_linear, snapshot
 from .modules import adapt
+from .nan import operation_of_nan, tell_of_nan
 from .precision import as_double
 from .recording import Recording
 from .safe_ops import math_attention, twice_differentiable
@@ -103,17 +104,47 @@ class TorchLinearization(LinearizationDefaults):
             custom = custom_functions(self._outputs)
             self._recording.resume(lambda: require_linear(self._recorded, self._u, custom))
         self.gradient: list[Tensor] | None = _filled(self._recorded, self._leaves)
+        self._function, self._looked, self._forward = function, False, False
 
     def jvp(self, tangents: Sequence[Tensor], only: tuple[int, ...] | None = None) -> Tensor:
         """J v, as the derivative of the recorded ``J^T u`` along u."""
         chosen = range(len(self._leaves)) if only is None else only
         pairs = [(r, v) for i, v in zip(chosen, tangents, strict=True) if (r := self._recorded[i]) is not None]
-        recorded = [r for r, _ in pairs]
+        if self._forward:
+            return self._pushed(tangents, chosen)
+        recorded, given = [r for r, _ in pairs], [v for _, v in pairs]
         with explained():
             (result,) = self._recording.resume(
-                lambda: _backward(recorded, [self._u], [v for _, v in pairs], **_keeping()), records=tracking.get()
+                lambda: _backward(recorded, [self._u], given, **_keeping()), records=tracking.get()
             )
-        return _filled([result], [self._u])[0]
+        made = _filled([result], [self._u])[0]
+        if not self._looked and not tracking.get():  # what is NaN at a point is so along all directions
+            self._looked = True
+            if made.isnan().any() and not any(v.isnan().any() for v in given):
+                return self._instead(made, partial(_backward, recorded, [self._u], given), tangents, chosen)
+        return made
+
+    def _instead(
+        self, made: Tensor, product: Callable[..., Any], tangents: Sequence[Tensor], chosen: Sequence[int]
+    ) -> Tensor:
+        """J v by forward mode, from now on, if that is a number where ``made`` is NaN; told once."""
+        name = self._recording.resume(lambda: operation_of_nan(product, retain_graph=True))
+        try:
+            pushed = self._pushed(tangents, chosen)
+        except RuntimeError:  # no forward mode
+            return tell_of_nan(name, "J v", made)
+        self._forward = not pushed.isnan().any()
+        if not self._forward:
+            return tell_of_nan(name, "J v", made)
+        return tell_of_nan(name, "J v by backward mode", pushed, "J v is taken by forward mode, at twice the cost.")
+
+    def _pushed(self, tangents: Sequence[Tensor], chosen: Sequence[int]) -> Tensor:
+        with torch.autograd.forward_ad.dual_level() as level, self._recording.kernels():
+            leaves = [constant(leaf) for leaf in self._leaves]
+            for i, v in zip(chosen, tangents, strict=True):
+                leaves[i] = torch.autograd.forward_ad.make_dual(leaves[i], v)
+            made = torch.autograd.forward_ad.unpack_dual(self._function(leaves), level=level).tangent
+        return torch.zeros_like(self.outputs) if made is None else constant(made)
 
     def vjp(self, cotangent: Tensor, only: tuple[int, ...] | None = None) -> list[Tensor]:
         """J^T u, for the leaves in ``only`` alone where that is given."""
@@ -142,6 +173,7 @@ class TorchGradientLinearization:
             )
             self._recording.resume(lambda: require_linear(self._recorded, seed, custom_functions(value)))
         self.gradient = _filled(self._recorded, self._leaves)
+        self._told = False
 
     def hvp(self, tangents: Sequence[Tensor]) -> list[Tensor]:
         """H v, by one backward through the gradient's graph."""
@@ -151,7 +183,13 @@ class TorchGradientLinearization:
                 lambda: _backward([r for r, _ in pairs], self._leaves, [v for _, v in pairs], **_keeping()),
                 records=tracking.get(),
             )
-        return _filled(result, self._leaves)
+        made = _filled(result, self._leaves)
+        if not self._told and not tracking.get():
+            self._told = True
+            if any(h.isnan().any() for h in made) and not any(x.isnan().any() for x in (*self.gradient, *tangents)):
+                again = partial(_backward, [r for r, _ in pairs], self._leaves, [v for _, v in pairs])
+                tell_of_nan(self._recording.resume(lambda: operation_of_nan(again, retain_graph=True)), "H v", None)
+        return made
 
 
 class TorchCalculus(CalculusDefaults):

@@ -1,6 +1,6 @@
 """Kernels that can be differentiated twice, and rightly, put in place of those that cannot.
 
-A curvature product differentiates a backward pass. Five things that torch runs
+A curvature product differentiates a backward pass. Some things that torch runs
 by default do not survive that, and :func:`twice_differentiable` replaces them
 while a model's forward runs (the forward is what picks the kernel):
 
@@ -13,6 +13,10 @@ while a model's forward runs (the forward is what picks the kernel):
   loses the terms through it. The explicit formula is used.
 * cuDNN's recurrent layers have no double backward: torch's own are used.
 * ``hardsigmoid`` has no double backward either; ``relu6(x + 3) / 6`` is the same.
+* ``cdist`` has none for most shapes: the norms of the differences are taken.
+* ``sinc`` at 0, ``mish`` of large arguments and ``logaddexp`` of distant ones
+  have a NaN for their second derivative, the first also for J v: they are
+  written so that each part of each derivative is finite.
 * A convolution's double backward computes all three of its terms whichever are
   asked for, which doubles what a linearised J v costs: see
   :mod:`linop_gn_torch.convolution`.
@@ -22,6 +26,7 @@ Entering costs about 5 microseconds, and 2 for each torch call inside.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ContextDecorator, ExitStack, contextmanager
 from threading import Lock
@@ -45,6 +50,46 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002  (torch's name for it)
     """``relu6(x + 3) / 6``."""
     return nn.functional.relu6(input + 3) / 6
+
+
+def sinc(input: Tensor) -> Tensor:  # noqa: A002
+    """sin(y) / y, y = pi x; by its series where |y| < 1, which leaves nothing to divide by."""
+    y = torch.pi * input
+    near = y.abs() < 1
+    square, far = torch.where(near, y, 0.5) ** 2, torch.where(near, 1.0, y)
+    series = torch.ones_like(square)
+    for k in range(10, 0, -1):  # 1 - y^2 / (2 3) (1 - y^2 / (4 5) (...))
+        series = 1 - square / (2 * k * (2 * k + 1)) * series
+    return torch.where(near, series, far.sin() / far)
+
+
+def mish(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002
+    """``x tanh(softplus(x))``."""
+    return input * nn.functional.softplus(input).tanh()
+
+
+def _apart(input: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:  # noqa: A002
+    """The larger one, and how much it is larger by; branches, not abs, for the derivatives at a tie."""
+    first = input >= other
+    gap = torch.where(first, input - other, other - input)
+    return torch.where(first, input, other), torch.where((input == other) & input.isinf(), 0.0, gap)
+
+
+def logaddexp(input: Tensor, other: Tensor) -> Tensor:  # noqa: A002
+    """``a + log1p(exp(b - a))``, a the larger."""
+    top, gap = _apart(input, other)
+    return top + (-gap).exp().log1p()
+
+
+def logaddexp2(input: Tensor, other: Tensor) -> Tensor:  # noqa: A002
+    """The same of powers of 2."""
+    top, gap = _apart(input, other)
+    return top + (-gap).exp2().log1p() / math.log(2)
+
+
+def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = None) -> Tensor:
+    """The norms of all differences of rows."""
+    return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, dim=-1)
 
 
 class _Switch(ContextDecorator):
@@ -91,6 +136,11 @@ _REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     torch._weight_norm: weight_norm,
     nn.functional.scaled_dot_product_attention: _attention,
     nn.functional.hardsigmoid: hardsigmoid,
+    nn.functional.mish: mish,
+    torch.cdist: cdist,
+    **dict.fromkeys((torch.sinc, torch.special.sinc, Tensor.sinc), sinc),
+    **dict.fromkeys((torch.logaddexp, Tensor.logaddexp), logaddexp),
+    **dict.fromkeys((torch.logaddexp2, Tensor.logaddexp2), logaddexp2),
     **{layer: _without_cudnn(layer) for layer in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
     **convolution.REPLACEMENTS,
 }

@@ -219,3 +219,47 @@ def test_cross_entropy_is_that_of_torch(torch, smoothing):
     soft = torch.array(draw("softmax of probabilities", 4, (3, 5, 7), 1.0, "float64")[1])
     want = F.cross_entropy(flat[0], soft.reshape(-1, 7), label_smoothing=smoothing, reduction="sum")
     same(CrossEntropy(label_smoothing=smoothing).total(xp, z, soft, None), want)
+
+
+ENDS = {"float16": 6e4, "bfloat16": 3e38, "float32": 3e38, "float64": 1.7e308}
+AT_THE_END = [SquaredError(), CrossEntropy(), CrossEntropy(label_smoothing=0.1), BinaryCrossEntropy()]
+AT_THE_END += [lg.losses.Huber(), lg.losses.SoftL1(), lg.losses.Cauchy(), lg.losses.Arctan()]
+
+
+def hessians(library, loss, dtype, size):
+    """Value, gradient, G 1 and H 1 of a loss of outputs as large as ``size``."""
+    xp = library.xp
+    z = xp.asarray([[size, -size, 1.0], [-size, size, 0.0]], dtype=getattr(xp, dtype))
+    y, ones = xp.asarray([0, 2]) if isinstance(loss, CrossEntropy) else 0 * z + 0.5, xp.ones_like(z)
+    objective = lg.Objective(lambda w, x: w * x, loss, (ones, y))
+    products = [(curvature(objective, z) @ ones) for curvature in (lg.GGN, lg.Hessian)]
+    return [np.asarray(x.tolist()) for x in (objective.value(z), objective.gradient(z), *products)]
+
+
+@pytest.mark.parametrize("loss", AT_THE_END, ids=lambda loss: type(loss).__name__)
+@pytest.mark.parametrize("dtype", ENDS)
+def test_nothing_is_nan_up_to_the_end_of_the_range(torch, loss, dtype):
+    for size in (0.0, 12.0, 89.0, 1e4, 0.4 * ENDS[dtype] ** 0.5, 0.2 * ENDS[dtype]):
+        value, *found = hessians(torch, loss, dtype, size)
+        assert not np.isnan(value), size
+        assert all(np.isfinite(x).all() for x in found), (size, found)
+
+
+@pytest.mark.parametrize("loss", AT_THE_END[3:], ids=lambda loss: type(loss).__name__)
+def test_nothing_is_nan_in_jax_either(jax, loss):
+    found = hessians(Library("jax"), loss, "float32", 1e19)
+    assert all(np.isfinite(x).all() for x in found), found
+
+
+@pytest.mark.parametrize("loss", AT_THE_END[4:], ids=lambda loss: type(loss).__name__)
+@pytest.mark.parametrize("u", [0.0, 1e-2, 0.3, 1.0, 1.5, 20.0, 1e3, 1e9, 1e30])
+def test_robust_losses_are_scipys_functions(loss, u):
+    name = {"Huber": "huber", "SoftL1": "soft_l1", "Cauchy": "cauchy", "Arctan": "arctan"}[type(loss).__name__]
+    least_squares = importlib.import_module("scipy.optimize._lsq.least_squares")
+    z = np.array([u])
+    rho = np.empty((3, 1))
+    least_squares.IMPLEMENTED_LOSSES[name](z**2, rho, cost_only=False)
+    np.testing.assert_allclose(loss.total(np, z, None, None), 0.5 * rho[0, 0], rtol=1e-7)
+    np.testing.assert_allclose(loss.gradient(np, z, None, None), rho[1] * z, rtol=1e-14)
+    bent = np.maximum(rho[1] + 2 * z**2 * rho[2], 0.1 * rho[1])
+    np.testing.assert_allclose(loss.hessian_product(np, z, None, None, np.ones(1)), bent, rtol=1e-6, atol=1e-300)

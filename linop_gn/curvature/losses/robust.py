@@ -12,12 +12,14 @@ loss              rho(s)                convex
 :class:`Arctan`   arctan(s)             no
 ================= ===================== ==============
 
-The second derivative, rho' + 2 s rho'', is zero or negative for outliers. What is used for it is
+With u = r / C and f(u) = rho(u^2) / 2 the slope is C f' and the second derivative f'', which is zero or negative for
+outliers. What is used for it is
 
-    max(rho' + 2 s rho'', rho' / 10) > 0,
+    max(f'', f' / 10 u) > 0,
 
-so that J^T H_L J stays positive semi-definite for all four, and every residual keeps a part in it: the second term
-alone, rho', would be iteratively reweighted least squares, which is safe and slow (Triggs et al., 2000).
+so that J^T H_L J stays positive semi-definite for all four, and every residual keeps a part in it: f' / u alone would
+be iteratively reweighted least squares, which is safe and slow (Triggs et al., 2000). Where powers of u could overflow,
+f is its expansion at infinity.
 """
 
 from __future__ import annotations
@@ -36,9 +38,9 @@ __all__ = ["Arctan", "Cauchy", "Huber", "Robust", "SoftL1"]
 
 @record
 class Robust(Elementwise):
-    """C^2 rho((z - y)^2 / C^2) / 2 for each output; targets None stand for zeros.
+    """C^2 f((z - y) / C) for each output; targets None stand for zeros.
 
-    A subclass has :meth:`rho`.
+    A subclass has :meth:`parts`.
 
     Parameters
     ----------
@@ -51,27 +53,36 @@ class Robust(Elementwise):
 
     width: float | Array = 1.0
 
-    def rho(self, xp: Any, s: Array) -> tuple[Array, Array, Array]:
-        """rho, its derivative, and its second derivative at s >= 0."""
-        raise NotImplementedError(f"{type(self).__name__} does not define rho")
+    def parts(self, xp: Any, u: Array) -> tuple[Array, Array, Array]:
+        """f, f' / u, which is even, and f'' at u; f can be differentiated twice."""
+        raise NotImplementedError(f"{type(self).__name__} does not define parts")
 
     def _at(self, xp: Any, z: Array, y: Array | None) -> tuple[Array, Array, tuple[Array, Array, Array]]:
         c, r = number(xp, self.width, z), z if y is None else z - y
-        s = (r / c) ** 2
-        return r, s, self.rho(xp, s)
+        return c, r, self.parts(xp, r / c)
 
     def value(self, xp: Any, z: Array, y: Array) -> Array:
-        c = number(xp, self.width, z)
-        return 0.5 * c * c * self._at(xp, z, y)[2][0]
+        c, _, (f, _, _) = self._at(xp, z, y)
+        return c * c * f
 
     def slope(self, xp: Any, z: Array, y: Array) -> Array:
-        r, _, (_, first, _) = self._at(xp, z, y)
-        return first * r
+        _, r, (_, weight, _) = self._at(xp, z, y)
+        return weight * r
 
     def curvature(self, xp: Any, z: Array, y: Array) -> Any:
-        _, s, (_, first, second) = self._at(xp, z, y)
-        bent, least = first + 2.0 * s * second, 0.1 * first
-        return xp.where(bent > least, bent, least)
+        _, _, (_, weight, bent) = self._at(xp, z, y)
+        return xp.where(bent > 0.1 * weight, bent, 0.1 * weight)
+
+
+def _near(xp: Any, u: Array, bound: Any) -> tuple[Array, Array, Array]:
+    """Where |u| is at most ``bound``, the square of u there, and |u| elsewhere."""
+    near, one = abs(u) <= bound, xp.ones_like(u)
+    return near, xp.where(near, u, 0 * one) ** 2, xp.where(near, one, abs(u))
+
+
+def _root_of_precision(xp: Any, u: Array, n: int) -> float:
+    """eps^(-1/n): beyond it u^-n is lost beside 1."""
+    return math.pow(float(xp.finfo(u.dtype).eps), -1 / n)
 
 
 @record
@@ -85,13 +96,12 @@ class Huber(Robust):
 
     name: ClassVar[str] = "Huber"
 
-    def rho(self, xp: Any, s: Array) -> tuple[Array, Array, Array]:
-        inside, one = s <= 1, xp.ones_like(s)
-        root = xp.sqrt(xp.where(inside, one, s))
+    def parts(self, xp: Any, u: Array) -> tuple[Array, Array, Array]:
+        near, square, far = _near(xp, u, 1.0)
         return (
-            xp.where(inside, s, 2.0 * root - 1.0),
-            1.0 / root,
-            xp.where(inside, xp.zeros_like(s), -0.5 / root**3),
+            xp.where(near, 0.5 * square, far - 0.5),
+            1.0 / far,
+            xp.where(near, xp.ones_like(u), xp.zeros_like(u)),
         )
 
 
@@ -106,9 +116,11 @@ class SoftL1(Robust):
 
     name: ClassVar[str] = "soft L1"
 
-    def rho(self, xp: Any, s: Array) -> tuple[Array, Array, Array]:
-        root = xp.sqrt(1.0 + s)
-        return 2.0 * s / (root + 1.0), 1.0 / root, -0.5 / root**3
+    def parts(self, xp: Any, u: Array) -> tuple[Array, Array, Array]:
+        near, square, far = _near(xp, u, 4.0 * _root_of_precision(xp, u, 2))
+        root = xp.sqrt(1.0 + square)
+        weight = xp.where(near, 1.0 / root, 1.0 / far)
+        return xp.where(near, square / (root + 1.0), far - 1.0 + 0.5 / far), weight, weight**3
 
 
 @record
@@ -122,9 +134,11 @@ class Cauchy(Robust):
 
     name: ClassVar[str] = "Cauchy"
 
-    def rho(self, xp: Any, s: Array) -> tuple[Array, Array, Array]:
-        first = 1.0 / (1.0 + s)
-        return xp.log1p(s), first, -(first**2)
+    def parts(self, xp: Any, u: Array) -> tuple[Array, Array, Array]:
+        near, square, far = _near(xp, u, 4.0 * _root_of_precision(xp, u, 2))
+        weight = xp.where(near, 1.0 / (1.0 + square), (1.0 / far) ** 2)
+        f = xp.where(near, 0.5 * xp.log1p(square), xp.log(far) + 0.5 * (1.0 / far) ** 2)
+        return f, weight, weight * (2.0 * weight - 1.0)
 
 
 @record
@@ -138,6 +152,8 @@ class Arctan(Robust):
 
     name: ClassVar[str] = "arctan"
 
-    def rho(self, xp: Any, s: Array) -> tuple[Array, Array, Array]:
-        first = 1.0 / (1.0 + s * s)
-        return xp.atan(s), first, -2.0 * s * first**2
+    def parts(self, xp: Any, u: Array) -> tuple[Array, Array, Array]:
+        near, square, far = _near(xp, u, 4.0 * _root_of_precision(xp, u, 6))
+        weight = xp.where(near, 1.0 / (1.0 + square**2), (1.0 / far) ** 4)
+        f = xp.where(near, 0.5 * xp.atan(square), 0.25 * math.pi - 0.5 * (1.0 / far) ** 2)
+        return f, weight, weight * (4.0 * weight - 3.0)
