@@ -75,7 +75,10 @@ def _record(
 
 
 def _filled(gradients: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
-    return [torch.zeros_like(x) if g is None else constant(g) for g, x in zip(gradients, like, strict=True)]
+    return [
+        torch.zeros_like(x) if g is None else constant(g.to_dense() if g.is_sparse else g)
+        for g, x in zip(gradients, like, strict=True)
+    ]
 
 
 def _keeping() -> dict[str, bool]:

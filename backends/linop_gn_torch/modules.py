@@ -106,6 +106,13 @@ class AdaptedModule:
 
     def __init__(self, source: nn.Module, names: Sequence[str] | None = None, seed: int = 0) -> None:
         self.source, self.names, self.seed = source, names, seed
+        for name, m in source.named_modules():
+            if getattr(m, "max_norm", None) is not None and isinstance(m, (nn.Embedding, nn.EmbeddingBag)):
+                raise ValueError(
+                    f"{name or 'the model'} is a {type(m).__name__}(max_norm={m.max_norm}), which writes to its "
+                    "weights as it runs, so that no derivative belongs to them: set its max_norm to None, and scale "
+                    "the rows yourself between steps, or in the model."
+                )
         self._seen = [(m, _frozen(vars(m)), [dict(getattr(m, kind)) for kind in MEMBERS]) for m in source.modules()]
         own = _named(source, remove_duplicate=False)
         given = [n for n, p in own.items() if p.requires_grad] if names is None else self._own_names(own, names)

@@ -17,6 +17,9 @@ while a model's forward runs (the forward is what picks the kernel):
 * ``sinc`` at 0, ``mish`` of large arguments and ``logaddexp`` of distant ones
   have a NaN for their second derivative, the first also for J v: they are
   written so that each part of each derivative is finite.
+* Embeddings with ``sparse=True`` have sparse gradients, which nothing here adds
+  or packs: they are dense. ``embedding_bag`` has no double backward: rows are
+  looked up and added.
 * A convolution's double backward computes all three of its terms whichever are
   asked for, which doubles what a linearised J v costs: see
   :mod:`linop_gn_torch.convolution`.
@@ -92,6 +95,43 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = Non
     return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, dim=-1)
 
 
+def embedding(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: A002
+    """With ``sparse=False``, whatever is given: the last of its arguments."""
+    return nn.functional.embedding(input, weight, *args[:4], **{**kwargs, "sparse": False})
+
+
+def embedding_bag(
+    input: Tensor,  # noqa: A002
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Tensor:
+    """Rows of ``weight`` added up bag by bag; the largest of each bag, and offsets that are none, are torch's."""
+    given = mode, False, per_sample_weights, include_last_offset, padding_idx
+    if mode == "max" or (input.dim() != 2 and offsets is None):
+        return nn.functional.embedding_bag(input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, *given)
+    indices, n = input.reshape(-1), len(input)
+    if offsets is None:
+        bags = torch.arange(n, device=input.device).repeat_interleave(input.shape[1])
+    else:
+        n = len(offsets) - include_last_offset
+        bags = torch.searchsorted(offsets[:n], torch.arange(len(indices), device=input.device), right=True) - 1
+    counted = (indices != (-1 if padding_idx is None else padding_idx % len(weight))).to(weight.dtype)
+    each = counted if per_sample_weights is None else counted * per_sample_weights.reshape(-1)
+    rows = nn.functional.embedding(indices, weight) * each[:, None]
+    sums = weight.new_zeros(n, weight.shape[1]).index_add(0, bags, rows)
+    if mode == "sum":
+        return sums
+    return sums / weight.new_zeros(n).index_add(0, bags, counted).clamp(min=1)[:, None]
+
+
 class _Switch(ContextDecorator):
     """Settings of the whole process, as ``enter`` makes them while any thread is inside."""
 
@@ -138,6 +178,8 @@ _REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     nn.functional.hardsigmoid: hardsigmoid,
     nn.functional.mish: mish,
     torch.cdist: cdist,
+    nn.functional.embedding: embedding,
+    nn.functional.embedding_bag: embedding_bag,
     **dict.fromkeys((torch.sinc, torch.special.sinc, Tensor.sinc), sinc),
     **dict.fromkeys((torch.logaddexp, Tensor.logaddexp), logaddexp),
     **dict.fromkeys((torch.logaddexp2, Tensor.logaddexp2), logaddexp2),

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import linop_gn as lg
+
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 
 
@@ -115,3 +117,49 @@ def test_hessian_products(name, check):
 @pytest.mark.parametrize("name", CASES)
 def test_single_precision(name, check):
     check.single_precision(CASES[name])
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_sparse_embeddings_have_dense_derivatives(kind):
+    torch.manual_seed(0)
+    tokens, y = torch.randint(6, (5, 4)), torch.randn(5, 2, dtype=torch.float64)
+    size = 12 if kind is nn.Embedding else 3
+    model = nn.Sequential(kind(6, 3, sparse=True), nn.Flatten(), nn.Tanh(), nn.Linear(size, 2)).double()
+    found = []
+    for sparse in (True, False):
+        model[0].sparse = sparse
+        objective = lg.Objective(model, lg.losses.SquaredError(), (tokens, y))
+        g = objective.gradient(model)
+        found += [(g, lg.GGN(objective, model) @ g, lg.Hessian(objective, model) @ g)]
+    for one, other in zip(*found, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+class Bags(nn.Module):
+    """Bags of several lengths, one of them empty, of which some entries are padding."""
+
+    def __init__(self, mode: str, last: bool, weighted: bool) -> None:
+        super().__init__()
+        self.rows = nn.EmbeddingBag(6, 3, mode=mode, include_last_offset=last, padding_idx=-1)
+        self.weights = nn.Parameter(torch.randn(9)) if weighted else None
+        self.offsets = torch.tensor([0, 2, 2, 7, 9][: 5 if last else 4])
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return torch.tanh(self.rows(tokens.reshape(-1), self.offsets, self.weights))
+
+
+@pytest.mark.parametrize(("mode", "weighted"), [("sum", True), ("sum", False), ("mean", False)])
+@pytest.mark.parametrize("last", [False, True])
+def test_bags_of_embeddings(mode, weighted, last, check):
+    def case():
+        return Bags(mode, last, weighted), torch.tensor([[1, 5, 2], [2, 3, 5], [0, 4, 1]])
+
+    check.linearisation(case)
+    check.hessian(case)
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_an_embedding_that_writes_to_its_weights_is_refused(kind):
+    model = nn.Sequential(kind(6, 3, max_norm=1.0), nn.Flatten())
+    with pytest.raises(ValueError, match=rf"0 is a {kind.__name__}\(max_norm=1.0\), which writes .* max_norm to None"):
+        lg.Objective(model, lg.losses.SquaredError(), (torch.zeros(2, 2, dtype=int), torch.zeros(2, 6))).value(model)
