@@ -190,6 +190,7 @@ def TrustRegion(radius: Scalar = 1.0, **parts: Any) -> SecondOrder:
         "descent": descents.TrustRegion(),
         "control": Radius(),
         "level": radius,
+        "least": 1e-30,
         "search": searches.Accept(),
     }
     return SecondOrder(name="TrustRegion", **{**recipe, **parts})

@@ -127,7 +127,7 @@ class Facts:
         # curvature along d takes the place of lambda.
         damped = 2.0 * trial.damping_term
         stiff = ops.where(damped > 0, damped, judged.bent)
-        solved = (left <= 1e3 * eps * model.gradient_norm) | (left * left * square <= 2.0 * stiff * few)
+        solved = (left <= 1e3 * eps * model.gradient_norm) | (left * left * square <= 2.0 * stiff * ops.maximum(few, noise.value))
         lower = predicted >= 0
         whole = running & trial.free & solved & lower & (judged.hidden <= ops.maximum(few, noise.value))
         small = whole & (predicted <= few)
