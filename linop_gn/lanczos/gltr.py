@@ -159,7 +159,7 @@ class GLTR(Solver):
         inner = process.init(ops, problem)
         zero = ops.scalar(0.0, problem.rhs)
         running, nothing = inner.status == Code.RUNNING, inner.status == Code.CONVERGED
-        small = running & (inner.norm <= self._threshold(ops, inner, 0.0)) & self._unasked(process)
+        small = running & (inner.norm <= self._threshold(ops, inner, 0.0, 0.0)) & self._unasked(process)
         status = verdict(
             ops,
             inner.status,
@@ -179,7 +179,7 @@ class GLTR(Solver):
             products=inner.products,
         )
 
-    def _threshold(self, ops: Backend, inner: LanczosState, length: Scalar) -> Scalar:
+    def _threshold(self, ops: Backend, inner: LanczosState, length: Scalar, rate: Scalar) -> Scalar:
         if self.steps is not None:
             return -1.0 + 0.0 * inner.norm
         size = ops.where(inner.norm > 0, inner.norm, inner.size * length)
@@ -253,7 +253,7 @@ class GLTR(Solver):
         process, closed = self._process(problem), inner.status == Code.INVARIANT
         known = process.explored(ops, inner, S, found.multiplier, self.rtol)
         explored = problem.operator.psd | (ops.item(known[0]) > 0)
-        threshold = self._threshold(ops, inner, length)
+        threshold = self._threshold(ops, inner, length, rate)
         going = (inner.status == Code.RUNNING) | (inner.status == Code.COMPLETED)
         ended = (closed | ((residual <= threshold) & going)) & (explored | self._unasked(process))
         # Rounding comes on top of the residual: of a singular system it may be all there is. Without a tolerance the

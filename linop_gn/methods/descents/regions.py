@@ -31,7 +31,7 @@ from .solve import Forced, forced, require_forcing
 
 __all__ = ["Dogleg", "Krylov", "Steihaug", "TrustRegion"]
 
-_INSIDE = [Code.CONVERGED, Code.INVARIANT, Code.UNEXPLORED]
+_INSIDE = [Code.CONVERGED, Code.INVARIANT, Code.UNEXPLORED, Code.STAGNATED]
 
 
 def _system(ops: Backend, model: Model) -> LinearProblem:
@@ -47,7 +47,19 @@ class _Begun(LinearProblem):
 
 @record
 class _Again(GLTR):
-    """GLTR that goes on from the run of another radius."""
+    """GLTR that goes on from the run of another radius, and further where rounding may hide what is promised.
+
+    A step along the stiff directions alone may meet the tolerance, and promise so little that nobody can tell whether
+    it is kept: all that the others promise would be lost with it.
+    """
+
+    little: Scalar = 0.0
+    """A decrease that rounding may hide."""
+
+    def _threshold(self, ops: Backend, inner: LanczosState, length: Scalar, rate: Scalar) -> Scalar:
+        threshold = super()._threshold(ops, inner, length, rate)
+        promised = -(rate * inner.scale) * (length * ops.divide(inner.scale, inner.ascale))
+        return ops.where(promised > self.little, 1.0, ops.eps(inner.basis) ** 0.5) * threshold
 
     def init(self, ops: Backend, problem: LinearProblem) -> GLTRState:
         state: GLTRState = problem.begun  # type: ignore[attr-defined]
@@ -98,7 +110,8 @@ class TrustRegion(Descent):
         """The minimum within this radius."""
         rtol = self.solver.rtol if kept.forced is None else kept.forced.eta
         options = {name: getattr(self.solver, name) for name in _OPTIONS}
-        solver = _Again(radius=level, rtol=rtol, **options)
+        little = ops.eps(model.x) ** 0.5 * ops.maximum(model.value, -model.value)
+        solver = _Again(radius=level, rtol=rtol, little=little, **options)
         system = _system(ops, model)
         problem = _Begun(system.operator, system.rhs, None, None, begun=kept.run)
         before = kept.run.products
@@ -106,8 +119,9 @@ class TrustRegion(Descent):
         row = solver.observe(state)
         d = solver.answer(ops, problem, state)
         free = is_one_of(state.status, _INSIDE) & (row.norm < level)
+        status = ops.where(free & (state.status == Code.STAGNATED), solved_as(model), state.status)
         kept, spent = kept._replace(run=state), state.products - before
-        return Trial(d, -row.model, state.status, kept, spent, free=free, left=row.residual, steps=state.steps)
+        return Trial(d, -row.model, status, kept, spent, free=free, left=row.residual, steps=state.steps)
 
 
 _OPTIONS = ("atol", "max_steps", "steps", "explore", "reorthogonalise", "seed")
