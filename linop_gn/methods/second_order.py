@@ -285,6 +285,9 @@ class SecondOrder(Method):
         ratio = ops.where(equal, 1.0, ratio)  # as far as rounding can tell
         taken = running & ops.isfinite(found.value) & (found.accepted | (equal & (found.value <= here.value)))
         target = found.line.at(ops, found.length)
+        if self.stopping is not None:  # a step that rounding swallows would be taken for ever
+            changed = ops.max_abs(target - here.x) != 0
+            taken, equal = taken & changed, equal & changed
         value = found.value
         if self.weight_decay is not None:
             target, value = ops.axpy(-self.weight_decay * found.length, here.x, target), None
