@@ -159,7 +159,7 @@ class GLTR(Solver):
         inner = process.init(ops, problem)
         zero = ops.scalar(0.0, problem.rhs)
         running, nothing = inner.status == Code.RUNNING, inner.status == Code.CONVERGED
-        small = running & (inner.norm <= self._threshold(ops, inner, 0.0, 0.0)) & self._unasked(process)
+        small = running & (inner.norm <= self._threshold(ops, inner, 0.0, 0.0)) & self._unasked(process, 0.0)
         status = verdict(
             ops,
             inner.status,
@@ -179,7 +179,7 @@ class GLTR(Solver):
             products=inner.products,
         )
 
-    def _threshold(self, ops: Backend, inner: LanczosState, length: Scalar, rate: Scalar) -> Scalar:
+    def _threshold(self, ops: Backend, inner: LanczosState, length: Scalar, promised: Scalar) -> Scalar:
         if self.steps is not None:
             return -1.0 + 0.0 * inner.norm
         size = ops.where(inner.norm > 0, inner.norm, inner.size * length)
@@ -189,7 +189,7 @@ class GLTR(Solver):
         """Whether there is a tolerance."""
         return self.steps is None and (self.rtol > 0) | (self.atol > 0)
 
-    def _unasked(self, process: Lanczos) -> Any:
+    def _unasked(self, process: Lanczos, promised: Scalar) -> Any:
         """Whether a run may end before it has explored."""
         return not process.restart or (self.explore is None and self._tolerant())
 
@@ -253,9 +253,10 @@ class GLTR(Solver):
         process, closed = self._process(problem), inner.status == Code.INVARIANT
         known = process.explored(ops, inner, S, found.multiplier, self.rtol)
         explored = problem.operator.psd | (ops.item(known[0]) > 0)
-        threshold = self._threshold(ops, inner, length, rate)
+        promised = -(rate * inner.scale) * (length * ops.divide(inner.scale, inner.ascale))
+        threshold = self._threshold(ops, inner, length, promised)
         going = (inner.status == Code.RUNNING) | (inner.status == Code.COMPLETED)
-        ended = (closed | ((residual <= threshold) & going)) & (explored | self._unasked(process))
+        ended = (closed | ((residual <= threshold) & going)) & (explored | self._unasked(process, promised))
         # Rounding comes on top of the residual: of a singular system it may be all there is. Without a tolerance the
         # space has to be exhausted, and rounding to be no large part of b.
         goal = ops.where(threshold > 0, threshold, eps**0.5 * inner.norm)

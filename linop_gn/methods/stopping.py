@@ -143,7 +143,7 @@ class Facts:
         low = lower & (judged.doubt <= noise.promised) & (judged.hidden <= noise.promised) & ops.logical_not(bent)
         told = (small, Code.DECREASE_SMALL), (whole & short, Code.STEP_SMALL)
         precise = whole & (predicted <= noise.blurred)
-        ended = Code.GRADIENT_SMALL if psd else Code.UNEXPLORED
+        ended = ops.where(psd | (trial.status == Code.CONVERGED), Code.GRADIENT_SMALL, Code.UNEXPLORED)
         return (
             (running & (judged.gradient_norm <= self.atol) & (psd | (self.atol > 0)), Code.GRADIENT_SMALL),
             (running & (self.rtol > 0) & (judged.gradient_norm <= self.rtol * judged.first), Code.REDUCED),

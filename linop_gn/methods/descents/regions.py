@@ -50,20 +50,24 @@ class _Again(GLTR):
     """GLTR that goes on from the run of another radius, and further where rounding may hide what is promised.
 
     A step along the stiff directions alone may meet the tolerance, and promise so little that nobody can tell whether
-    it is kept: all that the others promise would be lost with it.
+    it is kept: all that the others promise would be lost with it. Where nothing is promised, the curvature is explored.
     """
 
     little: Scalar = 0.0
     """A decrease that rounding may hide."""
-
-    def _threshold(self, ops: Backend, inner: LanczosState, length: Scalar, rate: Scalar) -> Scalar:
-        threshold = super()._threshold(ops, inner, length, rate)
-        promised = -(rate * inner.scale) * (length * ops.divide(inner.scale, inner.ascale))
-        return ops.where(promised > self.little, 1.0, ops.eps(inner.basis) ** 0.5) * threshold
+    nothing: Scalar = 0.0
+    """A decrease that it does hide."""
 
     def init(self, ops: Backend, problem: LinearProblem) -> GLTRState:
-        state: GLTRState = problem.begun  # type: ignore[attr-defined]
-        return self.again(ops, problem, state)
+        state: GLTRState | None = problem.begun  # type: ignore[attr-defined]
+        return super().init(ops, problem) if state is None else self.again(ops, problem, state)
+
+    def _threshold(self, ops: Backend, inner: LanczosState, length: Scalar, promised: Scalar) -> Scalar:
+        threshold = super()._threshold(ops, inner, length, promised)
+        return ops.where(promised > self.little, 1.0, ops.eps(inner.basis) ** 0.5) * threshold
+
+    def _unasked(self, process: Lanczos, promised: Scalar) -> Any:
+        return not process.restart or super()._unasked(process, promised) & (promised > self.nothing)
 
 
 class Explored(NamedTuple):
@@ -101,25 +105,33 @@ class TrustRegion(Descent):
         """Raise unless the curvature is symmetric, and the radius positive."""
         replace(self.solver, radius=level).check(operator)
 
+    def _served(self, ops: Backend, model: Model, level: Scalar, run: Any, eta: Forced | None) -> tuple[_Again, _Begun]:
+        eps, size, system = ops.eps(model.x), ops.maximum(model.value, -model.value), _system(ops, model)
+        little = eps**0.5 * size
+        nothing = ops.maximum(4.0 * eps * size, eps * ops.dot(abs(model.gradient), abs(model.x)))
+        options = {name: getattr(self.solver, name) for name in _OPTIONS}
+        rtol = self.solver.rtol if eta is None else eta.eta
+        solver = _Again(radius=level, rtol=rtol, little=little, nothing=nothing, **options)
+        return solver, _Begun(system.operator, system.rhs, None, None, begun=run)
+
     def query(self, ops: Backend, model: Model, before: Explored | None) -> tuple[Explored, Scalar]:
         """A run without a product."""
         eta = forced(ops, self.forcing, model, None if before is None else before.forced)
-        return Explored(self.solver.init(ops, _system(ops, model)), eta), 0
+        solver, problem = self._served(ops, model, 1.0, None, eta)
+        return Explored(solver.init(ops, problem), eta), 0
 
     def step(self, ops: Backend, model: Model, kept: Explored, level: Scalar) -> Trial:
         """The minimum within this radius."""
-        rtol = self.solver.rtol if kept.forced is None else kept.forced.eta
-        options = {name: getattr(self.solver, name) for name in _OPTIONS}
-        little = ops.eps(model.x) ** 0.5 * ops.maximum(model.value, -model.value)
-        solver = _Again(radius=level, rtol=rtol, little=little, **options)
-        system = _system(ops, model)
-        problem = _Begun(system.operator, system.rhs, None, None, begun=kept.run)
+        solver, problem = self._served(ops, model, level, kept.run, kept.forced)
         before = kept.run.products
         state = ops.iterate(solver, problem)
         row = solver.observe(state)
         d = solver.answer(ops, problem, state)
-        free = is_one_of(state.status, _INSIDE) & (row.norm < level)
-        status = ops.where(free & (state.status == Code.STAGNATED), solved_as(model), state.status)
+        # At its limit it may have met the tolerance, and not have explored all.
+        met = (state.status == Code.MAX_STEPS) & (row.residual <= solver.rtol * model.gradient_norm)
+        free = (met | is_one_of(state.status, _INSIDE)) & (row.norm < level)
+        unknown = free & (met | (state.status == Code.STAGNATED))
+        status = ops.where(unknown, solved_as(model), state.status)
         kept, spent = kept._replace(run=state), state.products - before
         return Trial(d, -row.model, status, kept, spent, free=free, left=row.residual, steps=state.steps)
 
