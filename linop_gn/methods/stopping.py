@@ -127,7 +127,8 @@ class Facts:
         # curvature along d takes the place of lambda.
         damped = 2.0 * trial.damping_term
         stiff = ops.where(damped > 0, damped, judged.bent)
-        solved = (left <= 1e3 * eps * model.gradient_norm) | (left * left * square <= 2.0 * stiff * ops.maximum(few, noise.value))
+        below = ops.maximum(few, noise.value)
+        solved = (left <= 1e3 * eps * model.gradient_norm) | (left * left * square <= 2.0 * stiff * below)
         lower = predicted >= 0
         whole = running & trial.free & solved & lower & (judged.hidden <= ops.maximum(few, noise.value))
         small = whole & (predicted <= few)

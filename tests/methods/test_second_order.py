@@ -331,7 +331,8 @@ def test_from_a_maximum_nothing_is_claimed_of_the_curvature(name):
     assert fit.status is lg.Status.UNEXPLORED
     assert lg.minimize(ring, np.zeros(3), lg.Newton()).status is lg.Status.NEGATIVE_CURVATURE
     fit = lg.minimize(ring, np.zeros(3), lg.TrustRegion())  # looks where its model promises nothing
-    assert fit.succeeded and fit.value == pytest.approx(-0.25)
+    assert fit.succeeded
+    assert fit.value == pytest.approx(-0.25)
 
 
 def test_a_gradient_that_does_not_belong_is_told():

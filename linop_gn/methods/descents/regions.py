@@ -130,8 +130,7 @@ class TrustRegion(Descent):
         # At its limit it may have met the tolerance, and not have explored all.
         met = (state.status == Code.MAX_STEPS) & (row.residual <= solver.rtol * model.gradient_norm)
         free = (met | is_one_of(state.status, _INSIDE)) & (row.norm < level)
-        unknown = free & (met | (state.status == Code.STAGNATED))
-        status = ops.where(unknown, solved_as(model), state.status)
+        status = ops.where(free & (met | (state.status == Code.STAGNATED)), state.good, state.status)
         kept, spent = kept._replace(run=state), state.products - before
         return Trial(d, -row.model, status, kept, spent, free=free, left=row.residual, steps=state.steps)
 
