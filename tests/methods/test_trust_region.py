@@ -8,7 +8,7 @@ import scipy.optimize
 import linop_gn as lg
 
 D = lg.descents
-NAMES = ("Rosenbrock", "Beale", "Bard", "Kowalik-Osborne", "Wood")
+NAMES = ("Rosenbrock", "Beale", "Kowalik-Osborne")
 PROBLEMS = {problem.name: problem for problem in mgh.problems() if problem.name in NAMES}
 
 
@@ -53,16 +53,20 @@ def test_products_to_a_minimum_are_no_more_than_those_of_trust_krylov():
         assert fit.status is not lg.Status.UNEXPLORED  # it has looked at the curvature
         ours.append(until_solved(case, fit.history["value"], fit.history["products"]))
         peer, seen = Scalar(problem), []
-        scipy.optimize.minimize(
-            peer.value, problem.start, jac=peer.gradient, hessp=peer.hvp, method="trust-krylov",
-            options={"gtol": 1e-6, "maxiter": 100}, callback=lambda x, p=peer, s=seen: s.append((p.value(x), p.products)),
-        )  # fmt: skip
+
+        def look(x, peer=peer, seen=seen):
+            seen.append((peer.value(x), peer.products))
+
+        given = {"jac": peer.gradient, "hessp": peer.hvp, "method": "trust-krylov", "callback": look}
+        scipy.optimize.minimize(peer.value, problem.start, options={"gtol": 1e-6, "maxiter": 100}, **given)
         theirs.append(until_solved(peer, *zip(*seen, strict=True)))
     assert np.median(ours) <= np.median(theirs)
     assert sum(ours) <= sum(theirs)
 
 
-@pytest.mark.parametrize("method", [lg.TrustRegion(x_scale="start"), lg.NewtonCG(x_scale="start")], ids=["TrustRegion", "NewtonCG"])
+@pytest.mark.parametrize(
+    "method", [lg.TrustRegion(x_scale="start"), lg.NewtonCG(x_scale="start")], ids=["TrustRegion", "NewtonCG"]
+)
 def test_units_from_1e_minus_9_to_1e9_change_nothing(method):
     problem, k = PROBLEMS["Kowalik-Osborne"], 2.0**30
     runs = []
@@ -100,7 +104,8 @@ def test_a_step_that_rounding_swallows_ends_the_run():
 
 
 def test_a_region_never_shrinks_to_nothing():
-    wrong = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: -np.eye(1))
-    fit = lg.minimize(wrong, np.zeros(1), lg.TrustRegion(curvature=lg.GGN, stopping=None), max_steps=600)
+    wrong = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: -np.eye(1, dtype=p.dtype))
+    method = lg.TrustRegion(curvature=lg.GGN, stopping=None)
+    fit = lg.minimize(wrong, np.zeros(1, np.float32), method, max_steps=90)  # 4^-75 is none in float32
     assert fit.status is lg.Status.MAX_STEPS
     assert 0 < fit.history["radius"][-1] <= 1e-29
