@@ -95,17 +95,17 @@ def test_a_promise_that_rounding_may_hide_is_asked_for_in_full():
 def test_a_step_that_rounding_swallows_ends_the_run():
     """1 + |p - 1| from its minimum, with a gradient of rounding: only a length of nothing is no worse."""
     sharp = lg.Objective.from_function(
-        lambda p: 1.0 + float(abs(p - 1.0).sum()), gradient=lambda p: np.array([4.6e-8]), hvp=lambda p, v: 1.0 * v
+        lambda p: 1.0 + float(abs(p - 1.0).sum()), gradient=lambda p: np.array([1.5e-7]), hvp=lambda p, v: 10.0 * v
     )
-    for method in (lg.NewtonCG(), lg.TrustRegion()):
-        fit = lg.minimize(sharp, np.ones(1), method, max_steps=60)
-        assert fit.steps < 60
-        assert fit.value == 1.0
+    fit = lg.minimize(sharp, np.ones(1), lg.NewtonCG(), max_steps=20)
+    assert fit.steps < 20
+    assert fit.value == 1.0
 
 
 def test_a_region_never_shrinks_to_nothing():
-    wrong = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: -np.eye(1, dtype=p.dtype))
-    method = lg.TrustRegion(curvature=lg.GGN, stopping=None)
-    fit = lg.minimize(wrong, np.zeros(1, np.float32), method, max_steps=90)  # 4^-75 is none in float32
-    assert fit.status is lg.Status.MAX_STEPS
-    assert 0 < fit.history["radius"][-1] <= 1e-29
+    wall = lg.Objective.from_function(
+        lambda p: 0.0 if p[0] == 0 else np.inf, gradient=lambda p: np.ones(1), hvp=lambda p, v: 1.0 * v
+    )
+    fit = lg.minimize(wall, np.zeros(1), lg.TrustRegion(radius=1e-200, stopping=None), max_steps=220)
+    assert fit.history["refused"][-1] == 220
+    assert fit.history["radius"][-1] == pytest.approx(1e-230)
