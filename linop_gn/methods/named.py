@@ -177,7 +177,11 @@ def TrustRegion(radius: Scalar = 1.0, **parts: Any) -> SecondOrder:
     """Newton's method in a trust region: the minimum of g.d + 1/2 d.H d over ||d|| <= radius, H of any sign.
 
     By default by GLTR, which keeps its Lanczos basis while steps are refused (Gould, Lucidi, Roberts and Toint, 1999);
-    ``descent=lg.descents.Steihaug()``, ``Krylov()`` or ``Dogleg()`` are others.
+    ``descent=lg.descents.Steihaug()``, ``Krylov()`` or ``Dogleg()`` are others. Where the model promises nothing, GLTR
+    looks for curvature below zero that the gradient does not show, so that the run ends in a minimum.
+
+    ``radius`` is in the units of the parameters, or with ``x_scale="start"`` in multiples of the start's magnitudes:
+    then no choice of units changes anything but rounding. The radius is never below 1e-30 of the first one.
 
     >>> import numpy as np, linop_gn as lg
     >>> bowl = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
