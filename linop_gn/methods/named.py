@@ -6,7 +6,7 @@ method                 curvature    descent                     level           
 :func:`Newton`         Hessian      dense eigendecomposition    damping, constant      fixed length
 :func:`NewtonCG`       Hessian      CG, forcing terms           damping, constant      Armijo
 :func:`GaussNewton`    GGN          CG                          damping, constant      Armijo
-:func:`TrustRegion`    Hessian      GLTR, or another            radius by the ratio    the whole step, or none
+:func:`TrustRegion`    Hessian      GLTR, forcing terms         radius by the ratio    the whole step, or none
 :func:`SGN`            GGN          CG, k steps                 damping by the ratio   Armijo, its last length taken
 :func:`HessianFree`    GGN          CG, preconditioned, warm    damping by the ratio   CG's iterates, then Armijo
 :func:`EGN`            GGN          Cholesky in output space    damping, constant      fixed length
@@ -176,7 +176,8 @@ def GaussNewton(damping: Scalar = 0.0, solver: Any = None, **parts: Any) -> Seco
 def TrustRegion(radius: Scalar = 1.0, **parts: Any) -> SecondOrder:
     """Newton's method in a trust region: the minimum of g.d + 1/2 d.H d over ||d|| <= radius, H of any sign.
 
-    By default by GLTR, which keeps its Lanczos basis while steps are refused (Gould, Lucidi, Roberts and Toint, 1999);
+    By default by GLTR, which keeps its Lanczos basis while steps are refused (Gould, Lucidi, Roberts and Toint, 1999),
+    to a residual of at most a tenth of the gradient, and less where the last step made it fall by more;
     ``descent=lg.descents.Steihaug()``, ``Krylov()`` or ``Dogleg()`` are others. Where the model promises nothing, GLTR
     looks for curvature below zero that the gradient does not show, so that the run ends in a minimum.
 
@@ -191,7 +192,7 @@ def TrustRegion(radius: Scalar = 1.0, **parts: Any) -> SecondOrder:
     """
     recipe = {
         "curvature": Hessian,
-        "descent": descents.TrustRegion(),
+        "descent": descents.TrustRegion(forcing=EisenstatWalker(first=0.1, most=0.1, alpha=1.5)),
         "control": Radius(),
         "level": radius,
         "least": 1e-30,

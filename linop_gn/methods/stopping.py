@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from ..arguments import require_number
 from ..protocols import Backend, Scalar, Vector
 from ..records import record
-from ..run.status import Code
+from ..run.status import Code, is_one_of
 from .descents.base import Model, Trial
 
 __all__ = ["Facts", "Judged", "Noise"]
@@ -144,7 +144,8 @@ class Facts:
         low = lower & (judged.doubt <= noise.promised) & (judged.hidden <= noise.promised) & ops.logical_not(bent)
         told = (small, Code.DECREASE_SMALL), (whole & short, Code.STEP_SMALL)
         precise = whole & (predicted <= noise.blurred)
-        ended = ops.where(psd | (trial.status == Code.CONVERGED), Code.GRADIENT_SMALL, Code.UNEXPLORED)
+        explored = psd | is_one_of(trial.status, [Code.CONVERGED, Code.INVARIANT])
+        ended = ops.where(explored, Code.GRADIENT_SMALL, Code.UNEXPLORED)
         return (
             (running & (judged.gradient_norm <= self.atol) & (psd | (self.atol > 0)), Code.GRADIENT_SMALL),
             (running & (self.rtol > 0) & (judged.gradient_norm <= self.rtol * judged.first), Code.REDUCED),
