@@ -82,8 +82,8 @@ class TrustRegion(Descent):
     """The minimum of the model over ||d|| <= radius, for curvature of any sign, by :class:`~linop_gn.GLTR`.
 
     The basis of the point is kept: another radius is asked of it first, and more products are taken only where it does
-    not hold the answer to the tolerance. Where what is promised is less than sqrt(eps) |f|, which rounding may hide, the
-    tolerance is sqrt(eps) times as large; where nothing is, by 4 round-offs, the curvature is explored, unless the
+    not hold the answer to the tolerance. Where less is promised than sqrt(eps) |f|, which rounding may hide, the
+    tolerance is sqrt(eps) times as large. Where nothing is, to 4 round-offs, the curvature is explored, unless the
     solver has ``explore=False``: a saddle is left, and a success is a minimum as far as the solver's steps reach.
 
     Parameters
