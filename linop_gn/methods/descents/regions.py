@@ -119,7 +119,7 @@ class TrustRegion(Descent):
     def query(self, ops: Backend, model: Model, before: Explored | None) -> tuple[Explored, Scalar]:
         """A run without a product."""
         eta = forced(ops, self.forcing, model, None if before is None else before.forced)
-        solver, problem = self._served(ops, model, 1.0, None, eta)
+        solver, problem = self._served(ops, model, 1.0, None, None)
         return Explored(solver.init(ops, problem), eta), 0
 
     def step(self, ops: Backend, model: Model, kept: Explored, level: Scalar) -> Trial:
