@@ -128,6 +128,13 @@ def judged(
     return {"problem": case.problem.name, "value": float(case(x)[0]), **facts, "status": status}
 
 
+def told(row: dict[str, Any]) -> str:
+    """A run in a line."""
+    word = "FALSE" if row["false"] else "solved" if row["solved"] else "not solved"
+    products = f"{row['until'] or '-'} of {row['products']} products"
+    return f"{word}: {row['value']:.6g} after {row['steps']} steps, {products}; {row['status']}"
+
+
 def main() -> None:
     """Run and print."""
     import jax
@@ -151,9 +158,7 @@ def main() -> None:
                 row = ours(case, DESCENTS[name]) if name in DESCENTS else scipys(case, name)
             rows[name].append(row)
             if options.all or row["false"]:
-                word = "FALSE" if row["false"] else "" if row["solved"] else "not solved"
-                told = f"{row['steps']:5d} steps {row['until'] or '':5} {row['products']:6d} products  {row['status']}"
-                console.print(f"{problem.name:22} {name:12} {told} {word} {row['value']:.6g}", highlight=False)
+                console.print(f"{problem.name:22} {name:22} {told(row)}", highlight=False)
     table = Table("method", "solved", "told", "false", "steps", "products to a minimum", "products in all")
     peers = {name: rows[name] for name in ("trust-krylov", OWN) if name in rows}
     results = {name: summary(runs, peers) for name, runs in rows.items()}
@@ -161,7 +166,8 @@ def main() -> None:
         table.add_row(name, *map(str, found.values()))
     console.print(table)
     if options.save:
-        console.print(f"saved to {save('trust_region', {'methods': results, 'runs': rows})}")
+        runs = {name: {row["problem"]: told(row) for row in made} for name, made in rows.items()}
+        console.print(f"saved to {save('trust_region', {'methods': results, 'runs': runs})}")
 
 
 def summary(runs: list[dict[str, Any]], peers: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
