@@ -140,6 +140,8 @@ class LeastSquares(Method):
 
     def init(self, ops: Backend, problem: MinimizeProblem) -> LeastSquaresState:
         require_root(problem.objective.loss, "LeastSquares")
+        if problem.space.dtype in ("float16", "bfloat16"):
+            raise TypeError(f"LeastSquares: {problem.space.dtype} cannot be factored; use float32 or float64.")
         x = self._inside(ops, ops.copy(problem.start))
         here = self._at(ops, problem, x, False, None)
         zero, count = ops.scalar(0.0, x), ops.scalar(0, x)
