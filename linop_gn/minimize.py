@@ -239,6 +239,7 @@ def advance(
 
 def result(state: State) -> Result:
     """What ``lg.minimize`` would return for a run that has come to ``state``; its history is the latest row."""
+    _require_state("result", state)
     row = tuple(map(state.space.backend.read, ServedMethod(state.method).observe(state.own)))
     return _result(state, state.code, [row], state.steps)
 
@@ -338,12 +339,16 @@ def _is_other(problem: MinimizeProblem, state: State) -> bool:
     return latest is None or any(a is not b for a, b in zip(problem.terms, latest, strict=True))
 
 
-def _gone_on(door: str, served: ServedMethod, asked: _Asked, state: Any) -> MinimizeProblem:
-    """The problem of a run that goes on from ``state``."""
+def _require_state(door: str, state: Any) -> None:
     if not isinstance(state, State):
         raise TypeError(
             f"{door}: state= is what lg.start, lg.advance or result.state gave, got {type(state).__qualname__}."
         )
+
+
+def _gone_on(door: str, served: ServedMethod, asked: _Asked, state: Any) -> MinimizeProblem:
+    """The problem of a run that goes on from ``state``."""
+    _require_state(door, state)
     if type(state.method) is not type(served.method):
         had, title = ServedMethod(state.method).title, served.title
         raise TypeError(f"{door}: a state of {had} was given to {title}, which has another: begin at state.params.")

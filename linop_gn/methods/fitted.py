@@ -295,7 +295,7 @@ class LeastSquaresResult(Result):
         return [name for name, wanted in zip(names, chosen, strict=True) if wanted]
 
     def _remarks(self) -> list[str]:
-        lost = np.asarray(self.space.backend.to_numpy(self.effects)) < 1e-6
+        lost: Any = np.asarray(self.space.backend.to_numpy(self.effects)) < 1e-6
         lost = np.atleast_2d(lost).any(axis=0)  # of many fits: in any of them
         remarks = [f"Without effect on the residuals: {', '.join(self._names_of(lost))}."] if lost.any() else []
         if self.derivatives:

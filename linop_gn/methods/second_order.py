@@ -175,8 +175,8 @@ class SecondOrder(Method):
             raise ValueError(f"{self.name}: model must be 'undamped' or 'damped', got {self.model!r}.")
         if self.judged_on not in ("acceptance", "curvature"):
             raise ValueError(f"{self.name}: judged_on must be 'acceptance' or 'curvature', got {self.judged_on!r}.")
-        if not callable(self.curvature):
-            raise TypeError(f"{self.name}: curvature must be a function of a point, got {self.curvature!r}.")
+        if not callable(self.curvature) or isinstance(self.curvature, LinearOperator):
+            raise TypeError(f"{self.name}: curvature must be a function of a point, as lg.GGN, got {self.curvature!r}.")
         parts = (
             (
                 "descent",
@@ -340,6 +340,8 @@ class SecondOrder(Method):
     ) -> tuple[Model, LinearOperator]:
         """The model at a point, and the curvature as it was made, which knows the point."""
         curvature = self.curvature(problem.for_curvature(point))
+        if not isinstance(curvature, LinearOperator):
+            raise TypeError(f"{self.name}: curvature(point) must give a linear operator, got {curvature!r:.100}.")
         operator, gradient = curvature.prepare(), point.gradient
         value = ops.item(problem.for_acceptance(point).value) if value is None else value
         return Model(point.x, gradient, ops.sqrt(ops.dot(gradient, gradient)), value, operator), curvature

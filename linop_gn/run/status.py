@@ -23,8 +23,8 @@ class Status(IntEnum):
 
     >>> Status.CONVERGED.succeeded, Status.NEGATIVE_CURVATURE.succeeded
     (True, False)
-    >>> print(Status.MAX_STEPS.sentence)
-    The limit on steps was reached before the tolerance was met; raise max_steps or loosen the tolerance.
+    >>> print(f"{Status.MAX_STEPS}: {Status.MAX_STEPS.sentence}")
+    MAX_STEPS: The limit on steps was reached before the tolerance was met; raise max_steps or loosen the tolerance.
     """
 
     sentence: str
@@ -36,6 +36,12 @@ class Status(IntEnum):
         made = int.__new__(cls, code)
         made._value_, made.sentence, made.succeeded = code, sentence, succeeded
         return made
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __format__(self, spec: str) -> str:
+        return format(self.name, spec)
 
     RUNNING = 0, "Still running."
     CONVERGED = 1, "The tolerance was met.", True

@@ -350,6 +350,7 @@ def test_a_gradient_that_does_not_belong_is_told():
         ({"search": lg.Nielsen()}, "search needs one such as"),
         ({"control": 1e-3}, "control needs one such as lg.Nielsen"),
         ({"curvature": 3.0}, "curvature must be a function of a point"),
+        ({"curvature": lg.Dense(np.eye(2))}, "curvature must be a function of a point"),
         ({"level": -1.0}, "damping must be"),
         ({"model": "both"}, "'undamped' or 'damped'"),
     ],
@@ -381,6 +382,8 @@ def test_parts_that_do_not_fit_say_so():
     bowl = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
     with pytest.raises(ValueError, match="keeps none"):
         lg.minimize(bowl, np.zeros(2), lg.SecondOrder(search=S.Iterates()))
+    with pytest.raises(TypeError, match="must give a linear operator, got 3"):
+        lg.minimize(bowl, np.zeros(2), lg.SecondOrder(curvature=lambda point: 3))
     with pytest.raises(ValueError, match="symmetric"):
         lg.minimize(bowl, np.zeros(2), lg.SecondOrder(curvature=lg.Jacobian, descent=D.Gradient()))
 
