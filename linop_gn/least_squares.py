@@ -286,8 +286,10 @@ def _as_start(x0: Any) -> Tree:
     )
     if isinstance(x0, (np.ndarray, np.number)) and np.asarray(x0).dtype.kind in "biu":
         numbers = True
-    if isinstance(x0, dict) and x0 and all(isinstance(x, (int, float, np.number)) for x in x0.values()):
-        return {name: np.asarray(x, dtype=np.float64) for name, x in x0.items()}
+    named = x0 if isinstance(x0, dict) else x0._asdict() if hasattr(x0, "_asdict") else {}
+    if named and all(isinstance(x, (int, float, np.number)) for x in named.values()):
+        made = {name: np.asarray(x, dtype=np.float64) for name, x in named.items()}
+        return made if isinstance(x0, dict) else type(x0)(**made)
     return np.atleast_1d(np.asarray(x0, dtype=np.float64)) if numbers else x0
 
 
@@ -378,6 +380,10 @@ def _jacobian(
         )
     if step is not None:
         require_number("least_squares", "diff_step", step, positive=True)
+        if step < np.finfo(space.dtype).eps:
+            raise ValueError(
+                f"least_squares: diff_step={step!r} is lost in rounding beside x: leave it out, or take 1e-8."
+            )
     box = space.pack(x0), *_bounds(ops, space, bounds, x0)
     structure = None if structure is None else sparsity(structure, space)
     return Differences(space, residuals, jac == "3-point", step, box, structure), jac

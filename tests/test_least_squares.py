@@ -635,6 +635,8 @@ def test_curve_fit_cannot_raise_within_a_program():
         ({"fun": lambda p: None}, TypeError, "fun must return an array of residuals, got None"),
         ({"fun": lambda p: "ab"}, TypeError, "fun must return an array of residuals, got .* dtype <U2"),
         ({"x0": np.ones(2, np.float16)}, TypeError, "float16 cannot be factored; use float32"),
+        ({"fun": lambda p: p.astype(np.longdouble)}, TypeError, "float64 at most"),
+        ({"diff_step": 1e-30}, ValueError, "lost in rounding beside x"),
     ],
 )
 def test_what_cannot_be_used_is_named(options, error, says):
@@ -660,6 +662,41 @@ def test_dicts_of_numbers_are_starts_bounds_and_sizes(name):
         assert (float(fit.x["a"]), float(fit.active_mask["a"])) == (2.0, 1.0)
     with pytest.raises(ValueError, match=r"the upper bound is not a tree like .* missing \['b'\]"):
         lg.least_squares(residuals, start, bounds=(numbers(0.0, 0.0), {"a": 2.0}))
+
+
+@pytest.mark.parametrize(
+    ("fun", "x0", "status"),
+    [
+        (lambda p: p[0] * p[1] * T - 1.0, [0.0, 0.0], "DIVERGING"),  # a maximum, or a function without its parameters
+        (lambda p: np.floor(p) + 0.5, [3.3], "DIVERGING"),
+        (lambda p: 1e-170 * (p - 1.0), [3.0], "NONFINITE_INPUT"),  # the squares are zero
+        (lambda p: np.float32(1e-25) * (p - 1), np.full(1, 3, np.float32), "NONFINITE_INPUT"),
+        (lambda p: 1e170 * (p - 1.0), [3.0], "NONFINITE_INPUT"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_a_start_that_tells_nothing_is_no_success(fun, x0, status):
+    fit = lg.least_squares(fun, x0)
+    assert (fit.status.name, fit.success, int(fit.steps)) == (status, False, 0)
+    assert ("scale these" in fit.message) is (status == "NONFINITE_INPUT")
+
+
+@pytest.mark.parametrize("jac", [None, "3-point"])
+def test_a_function_may_return_one_buffer_each_time(jac):
+    buffer = np.zeros(len(T))
+
+    def fun(p):
+        buffer[:] = residuals(p)
+        return buffer
+
+    fit = lg.least_squares(fun, [1.0, 1.0, 0.1], jac)
+    np.testing.assert_array_equal(fit.x, lg.least_squares(residuals, [1.0, 1.0, 0.1], jac).x)
+
+
+def test_what_a_bound_holds_is_not_called_without_effect():
+    fit = lg.least_squares(residuals, [1.0, 1.0, 0.1], bounds=([-9, 1, -9], [9, 1, 9]))
+    assert "Without effect" not in fit.message
+    assert "max_nfev" in lg.least_squares(residuals, [1.0, 1.0, 0.1], max_nfev=2).message
 
 
 def test_without_a_start():

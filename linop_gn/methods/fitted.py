@@ -21,6 +21,7 @@ from ..curvature.objective import Objective
 from ..protocols import Array, Scalar, Tree, Vector
 from ..records import Partial, record, static
 from ..run.solution import Result, brief
+from ..run.status import Status
 from ..spaces import Space
 
 __all__ = ["LeastSquaresResult", "Prediction"]
@@ -295,9 +296,15 @@ class LeastSquaresResult(Result):
         return [name for name, wanted in zip(names, chosen, strict=True) if wanted]
 
     def _remarks(self) -> list[str]:
-        lost: Any = np.asarray(self.space.backend.to_numpy(self.effects)) < 1e-6
+        ops = self.space.backend
+        lost: Any = (np.asarray(ops.to_numpy(self.effects)) < 1e-6) & (np.asarray(ops.to_numpy(self.free)) > 0)
         lost = np.atleast_2d(lost).any(axis=0)  # of many fits: in any of them
         remarks = [f"Without effect on the residuals: {', '.join(self._names_of(lost))}."] if lost.any() else []
+        if self.status is Status.NONFINITE_INPUT and not 1e-300 < float(self.cost) < math.inf:
+            remarks.append("Squares of the residuals overflow or vanish: scale these.")
+        limit = getattr(getattr(self.state, "method", None), "max_nfev", None)
+        if self.status is Status.MAX_STEPS and limit is not None and int(self.nfev) >= limit:
+            remarks.append("The limit was max_nfev.")
         if self.derivatives:
             remarks.append(f"Derivatives are finite differences ({self.derivatives}); jac= is more accurate.")
         return remarks

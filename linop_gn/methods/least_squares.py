@@ -147,10 +147,16 @@ class LeastSquares(Method):
         zero, count = ops.scalar(0.0, x), ops.scalar(0, x)
         unit = self._unit(ops, here)
         sound = ops.isfinite(here.value) & ops.isfinite(here.gradient_norm)
+        size = 0.0 if here.q is None else ops.max_abs(here.q)
+        vanished = (size > 0) & (here.value * ops.eps(x) == 0)  # digits of the value are lost
+        free = self.free(ops, here.x, here.gradient)
+        flat = (size > 0) & (ops.max_abs(here.squares if free is None else here.squares * free) == 0)
+        flat = flat if free is None else flat & (ops.max_abs(free) > 0)
         status = verdict(
             ops,
             count + Code.RUNNING,
-            (ops.logical_not(sound), Code.NONFINITE_INPUT),
+            (ops.logical_not(sound) | vanished, Code.NONFINITE_INPUT),
+            (flat, Code.DIVERGING),
             *self._claims(ops, here, True),
         )
         return LeastSquaresState(
