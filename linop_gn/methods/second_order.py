@@ -244,7 +244,9 @@ class SecondOrder(Method):
             products = products + more
         else:
             level = zero + self.level
-        begun = () if self.stopping is None else self.stopping.begun(ops, here)
+        begun: tuple[tuple[Scalar, Any], ...] = ()
+        if self.stopping is not None:
+            begun = (_vanished(ops, here.gradient, here.gradient_norm, 0.0), *self.stopping.begun(ops, here))
         return SecondOrderState(
             **here._asdict(),
             kept=kept,
@@ -307,7 +309,8 @@ class SecondOrder(Method):
         if self.stopping is not None:
             stuck, sizes = refused & (level == s.level) & no(trial.other), (square, bent)
             told = (noise, hidden, *sizes, running, refused, doubt, stuck, s.first, here.gradient_norm)
-            claims = self.stopping.claims(ops, Judged(model, trial, start, *told))
+            ended, status = _vanished(ops, here.gradient, here.gradient_norm, s.first)
+            claims = ((running & ended, status), *self.stopping.claims(ops, Judged(model, trial, start, *told)))
         news = {"level": level, "growth": growth, "ratio": ratio, "length": found.length, "doubt": doubt}
         average = s.average
         if average is not None:
@@ -400,3 +403,9 @@ class SecondOrder(Method):
         ends = (problem.for_curvature(problem.at(x)) for x in (line.at(ops, 0.0), line.at(ops, length)))
         before, after = (ops.item(point.value) for point in ends)
         return line.ratio(ops, after, predicted, before), ops.isfinite(after), equal, 2
+
+
+def _vanished(ops: Backend, gradient: Vector, norm: Scalar, first: Scalar) -> tuple[Scalar, Any]:
+    """Whether g^T g is zero for want of range, of a g that has not come down by the round-off; and the code for it."""
+    (largest,) = ops.branch(norm == 0, lambda g: (ops.max_abs(g),), lambda g: (0.0 * norm,), gradient)
+    return largest > ops.eps(gradient) * first, Code.BREAKDOWN

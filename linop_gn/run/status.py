@@ -65,7 +65,11 @@ class Status(IntEnum):
         7,
         "The preconditioner gave r^T M r <= 0 for a nonzero residual: it is not positive definite.",
     )
-    BREAKDOWN = 8, "The recurrence broke down: a quantity that it divides by is zero to working precision."
+    BREAKDOWN = (
+        8,
+        "The recurrence broke down: a quantity that it divides by is zero to working precision. Scale the problem, or "
+        "use float64.",
+    )
     NONFINITE = (
         9,
         "A product or an inner product was not finite; the last finite iterate is returned. Check the operator at this "

@@ -342,6 +342,19 @@ def test_a_gradient_that_does_not_belong_is_told():
         assert fit.status is lg.Status.NO_DECREASE
 
 
+@pytest.mark.parametrize("unit", [1e-11, 1e-13])
+def test_a_gradient_whose_square_vanishes_is_not_small(unit):
+    t, unit = np.linspace(0, 4, 30, dtype=np.float32), np.float32(unit)
+    fit = lg.Objective.from_residuals(
+        lambda p: unit * (p[0] * np.exp(-p[1] * t) - 2.5 * np.exp(np.float32(-1.3) * t)),
+        jacobian=lambda p: unit * np.stack([np.exp(-p[1] * t), -p[0] * t * np.exp(-p[1] * t)], axis=1),
+    )
+    for method in (lg.LevenbergMarquardt(), lg.TrustRegion(curvature=lg.GGN)):
+        run = lg.minimize(fit, np.ones(2, np.float32), method)
+        assert run.status is lg.Status.BREAKDOWN or np.allclose(run.params, [2.5, 1.3], rtol=1e-3), run
+        assert run.status is lg.Status.BREAKDOWN or unit > 1e-12
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
