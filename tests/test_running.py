@@ -353,6 +353,11 @@ def test_budgets():
     assert run.status is lg.Status.STOPPED
     assert 10 <= run.products < 20
     assert lg.minimize(objective, start, METHOD, watch=[lg.Budget(seconds=0.0)]).steps == 0
+    for limits in ({}, {"seconds": -1.0}, {"products": float("nan")}):
+        with pytest.raises(ValueError, match="Budget: "):
+            lg.Budget(**limits)
+    with pytest.raises(TypeError, match=r"result: state= is what lg\.start"):
+        lg.result(start)
 
 
 # files

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import require_number
 from .loop import Look
 from .solution import History
 
@@ -112,6 +113,10 @@ class Budget:
     """
 
     def __init__(self, *, seconds: float = math.inf, products: float = math.inf) -> None:
+        if seconds == products == math.inf:
+            raise ValueError("Budget: give seconds=, products= or both; passes= and max_steps= are minimize's.")
+        for name, limit in (("seconds", seconds), ("products", products)):
+            require_number("Budget", name, limit, infinite=True)
         self.seconds, self.products = seconds, products
         self._start, self._before = time.perf_counter(), 0.0
 
