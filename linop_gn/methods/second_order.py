@@ -191,12 +191,18 @@ class SecondOrder(Method):
             require_instance(f"{self.name}: {part}", getattr(self, part), kind, f"one such as {example}", advice)
         for name, number in (
             (self.descent.level, self.level),
-            ("average", self.average),
             ("weight_decay", self.weight_decay),
             ("least", self.least),
             ("most", self.most),
         ):
             require_number(self.name, name, number)
+        require_number(self.name, "average", self.average, below=1.0)
+        if (self.least > self.most) is True:
+            raise ValueError(f"{self.name}: least must be at most most, got {self.least} and {self.most}.")
+        if self.stopping is not None and not hasattr(self.stopping, "claims"):
+            raise TypeError(
+                f"{self.name}: stopping must be such as lg.methods.Facts(), or None; got {self.stopping!r}."
+            )
         object.__setattr__(self, "x_scale", require_x_scale(self.name, self.x_scale))
         if self.control.level not in (None, self.descent.level):
             fit = "lg.controls.Radius()" if self.descent.level == "radius" else "lg.Nielsen()"

@@ -384,6 +384,18 @@ def test_a_malformed_part_is_refused_at_the_door(parts, message):
         (lambda: D.Momentum(D.Solve(), of="both"), "'direction' or 'gradient'"),
         (lambda: S.Iterates(then=1.0), "lg.searches.Armijo"),
         (lambda: S.Armijo(most=0), "most"),
+        (lambda: S.Armijo(shrink=1.0), "shrink must be .* > 0 and < 1"),
+        (lambda: S.Goldstein(c=0.5), "c must be .* > 0 and < 0.5"),
+        (lambda: S.Wolfe(c1=0.9, c2=0.1), "c1 must be less than c2"),
+        (lambda: D.Momentum(D.Solve(), 1.0), "beta must be .* < 1"),
+        (lambda: lg.Nielsen(least=2.0), "least must be .* < 1"),
+        (lambda: lg.Marquardt(increase=0.5), "increase must be at least 1"),
+        (lambda: lg.controls.Cosine(steps=0), "steps must be .* > 0"),
+        (lambda: lg.controls.WarmUp(0), "steps must be .* > 0"),
+        (lambda: lg.SGN(average=1.0), "SGN: average must be .* < 1"),
+        (lambda: lg.SecondOrder(least=10.0, most=1.0), "least must be at most most"),
+        (lambda: lg.SecondOrder(stopping=1e-6), "stopping must be such as lg.methods.Facts"),
+        (lambda: lg.optimisers.Adam(b1=1.0), "b1 must be .* < 1"),
     ],
 )
 def test_malformed_options_of_parts(make, message):
