@@ -20,6 +20,9 @@ from .solution import History
 
 __all__ = ["Budget", "ProgressBar", "Recorder", "stop_when"]
 
+_FIRST = ("value", "residual", "damping", "radius", "rate", "ratio")
+"""What a narrow terminal shows."""
+
 
 class ProgressBar:
     """A progress bar (rich) with the newest row of the history beside it.
@@ -47,7 +50,9 @@ class ProgressBar:
         """Move the bar."""
         if self._progress is None:
             self.begin(look)
-        newest = "  ".join(f"{name} {_worst(column[-1]):.3g}" for name, column in look.rows.items() if len(column))
+        columns = [(name, column) for name, column in look.rows.items() if len(column)]
+        columns.sort(key=lambda named: _FIRST.index(named[0]) if named[0] in _FIRST else len(_FIRST))
+        newest = "  ".join(f"{name} {_worst(column[-1]):.3g}" for name, column in columns)
         self._progress.update(self._progress.task_ids[0], completed=look.step, newest=newest)
 
     def end(self, look: Look) -> None:
