@@ -150,7 +150,9 @@ def minimize(
         own = began(served, problem).state.own
         state = restored(checkpoint, served, problem, own, same_data=cursor is None)
         drawn.put_back(states)
-        problem, renew = replace(problem, start=state.start), cursor is not None
+        problem = replace(problem, start=state.start)
+        # A run that is over keeps the value that it came to: there is no other batch to tell of.
+        renew = cursor is not None and cursor.is_left() and int(state.steps) < int(problem.max_steps)
     plan = itertools.repeat((problem, False)) if cursor is None else _each(cursor, served, asked, problem)
     begin = partial(began, served, problem)
     if state is not None:
