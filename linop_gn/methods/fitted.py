@@ -314,8 +314,8 @@ class LeastSquaresResult(Result):
             return f"{super()._headline()}; cost {brief(self.cost)}"
         return f"least_squares: {self.status.name.lower()} after {int(self.steps)} steps; cost {float(self.cost):.6g}"
 
-    def __repr__(self) -> str:
-        return "\n".join([self._headline(), *self._table(), *self._sentences(), *self._remarks()])
+    def _lines(self) -> list[str]:
+        return [self._headline(), *self._table(), *self._sentences(), *self._remarks()]
 
 
 def _at_inputs(function: Callable[..., Any], x: Tree, args: tuple[Any, ...]) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 from ..protocols import Scalar
 from ..records import record, static
 from .plot import plot_runs
-from .status import Status, succeeded
+from .status import Status, status_of, succeeded
 
 __all__ = ["History", "Outcome", "Result", "Solution", "brief"]
 
@@ -63,23 +63,22 @@ class Outcome:
     @property
     def status(self) -> Any:
         """Why the run stopped: a :class:`~linop_gn.Status`, or a list of them for columns."""
-        try:
-            codes = np.asarray(self.code)
-        except TypeError as error:
-            raise TypeError(
-                "the status is not known while a program is being traced; there, `code` is the number of a "
-                "linop_gn.Status, and `succeeded` tells whether it is a success."
-            ) from error
-        return Status(int(codes)) if codes.ndim == 0 else [Status(int(code)) for code in codes]
+        return status_of(self.code)
 
     @property
     def succeeded(self) -> Any:
         """Whether every column's status is a success: a bool, or a traced one inside a compiled program."""
+        if self._traced:
+            return succeeded(self.code).all()
+        return all(status.succeeded for status in self._statuses())
+
+    @property
+    def _traced(self) -> bool:
         try:
             np.asarray(self.code)
         except TypeError:
-            return succeeded(self.code).all()
-        return all(status.succeeded for status in self._statuses())
+            return True
+        return False
 
     @property
     def history(self) -> History:
@@ -95,6 +94,12 @@ class Outcome:
                 f"{what} is of one run, and these are {len(self.code)}. Choose one, jax.tree.map(lambda leaf: leaf[0], "
                 "results), or ask each, inside the function that is mapped or by jax.vmap(lambda one: ...)(results)."
             )
+
+    def __repr__(self) -> str:
+        return f"{self.method} in a program that is being traced" if self._traced else "\n".join(self._lines())
+
+    def _lines(self) -> list[str]:
+        return [self._headline(), *self._sentences()]
 
     def _headline(self) -> str:
         steps, products = np.asarray(self.steps), np.asarray(self.products)
@@ -151,9 +156,9 @@ class Solution(Outcome):
         left = len(lines) - _BLOCKS_SHOWN
         return lines if left <= 0 else [*lines[:_BLOCKS_SHOWN], f"  and {left} more"]
 
-    def __repr__(self) -> str:
+    def _lines(self) -> list[str]:
         iterates = [] if self.iterates is None else [f"Kept: {self.iterates!r}."]
-        return "\n".join([self._headline(), *self._of_blocks(), *self._sentences(), *iterates])
+        return [self._headline(), *self._of_blocks(), *self._sentences(), *iterates]
 
 
 @record
@@ -209,5 +214,5 @@ class Result(Outcome):
         width = max(len(name) for name, _ in rows)
         return [f"  {name:{width}}  {value}" for name, value in rows]
 
-    def __repr__(self) -> str:
-        return "\n".join([self._headline(), *self._table(), *self._sentences()])
+    def _lines(self) -> list[str]:
+        return [self._headline(), *self._table(), *self._sentences()]

@@ -12,10 +12,12 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from ..protocols import Backend, Scalar
 
-__all__ = ["Code", "Status", "alike", "is_one_of", "succeeded", "verdict", "where_new"]
+__all__ = ["Code", "Status", "alike", "is_one_of", "status_of", "succeeded", "verdict", "where_new"]
 
 
 class Status(IntEnum):
@@ -169,6 +171,27 @@ def succeeded(code: Scalar) -> Any:
     (True, False)
     """
     return is_one_of(code, [int(status) for status in Status if status.succeeded])
+
+
+def status_of(code: Any) -> Any:
+    """The status of a code, or a list of them for many.
+
+    >>> status_of(1), status_of([0, 4])
+    (<Status.CONVERGED: 1>, [<Status.RUNNING: 0>, <Status.MAX_STEPS: 4>])
+
+    Raises
+    ------
+    TypeError
+        Inside a compiled program, where it is not known.
+    """
+    try:
+        codes = np.asarray(code)
+    except TypeError as error:
+        raise TypeError(
+            "the status is not known while a program is being traced; there, `code` is the number of a "
+            "linop_gn.Status, and a result's `succeeded` tells whether it is a success."
+        ) from error
+    return Status(int(codes)) if codes.ndim == 0 else [Status(int(code)) for code in codes]
 
 
 def is_one_of(code: Scalar, codes: Iterable[Any]) -> Any:
