@@ -217,6 +217,10 @@ class LeastSquares(Method):
         value = ops.item(problem.at(trial).value)
         actual = s.value - value
         ratio = ops.where(ops.isfinite(actual) & (predicted > 0), ops.divide(actual, predicted), -math.inf)
+        # Under this damping less is promised than rounding of the value, without it much more: the damping is too large.
+        noise = 4.0 * eps * s.value
+        even = (predicted > 0) & (predicted <= noise) & (abs(actual) <= noise) & (s.growth == 2.0)
+        ratio = ops.where(even & (here.promise > math.sqrt(eps) * s.value), 1.0, ratio)
         taken = going_on & (ratio > self.accept) | going
 
         def move(trial: Vector) -> tuple[Scalar, Here]:
