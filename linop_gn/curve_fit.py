@@ -78,6 +78,8 @@ def curve_fit(
         )
     y = ydata if hasattr(ydata, "shape") and hasattr(ydata, "dtype") else np.asarray(ydata, dtype=np.float64)
     ops = backend_of(y)
+    if "complex" in ops.describe(y)[1]:
+        raise TypeError("curve_fit: ydata are complex; fit real and imaginary parts side by side, as one real array.")
     if "float" not in ops.describe(y)[1]:
         y = ops.cast(y, "float64")
     _, dtype, device = ops.describe(y)
@@ -125,7 +127,7 @@ def curve_fit(
         text = text if given.ndim == 2 else "numbers that are not zero"
         good = not np.isnan(given).any() and given.all()
         if given.ndim == 2:
-            good = np.isfinite(given).all() and np.linalg.eigvalsh(given)[0] > 0
+            good = np.isfinite(given).all() and np.allclose(given, given.T) and np.linalg.eigvalsh(given)[0] > 0
         if not good:
             raise ValueError(f"curve_fit: sigma must be {text}; leave out data without one.")
     if weights is not None and len(weights.shape) == 2:

@@ -512,6 +512,16 @@ def test_a_step_that_is_small_beside_a_far_start_is_no_end(start):
     assert not fit.success or fit.cost <= 1e-9  # from 1e8 it was 3.4
 
 
+@pytest.mark.parametrize("offset", [1e5, 1e7, 1e8])
+def test_a_line_far_from_its_origin(offset):
+    # Of two columns that are nearly one, what the damping allows was hidden by rounding of the value: an end, at 3.7.
+    t = np.linspace(0.0, 1.0, 20)
+    J = np.stack([t + offset, np.ones(20)], axis=1)
+    fit = lg.least_squares(lambda p: J @ p - 2 * t, [1.0, 1.0], lambda p: J)
+    assert fit.success is (offset < 1e8)
+    assert fit.cost < 1e-15 or not fit.success
+
+
 def test_a_column_too_small_to_be_factored_still_has_a_gain():
     J = np.array([[1e6, 0.0], [1e6, 0.0], [0.0, 1.0]])
     fit = lg.least_squares(lambda p: J @ p - [1.0, 2.0, 0.0], [1e12, 1.0], lambda p: J)
@@ -608,6 +618,8 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path):
         ((lambda t, a: a * t, T, None), TypeError, "ydata an array"),
         ((None, T, T), TypeError, "f must be a function"),
         ((lambda t, a: a * t, [], []), ValueError, "there are no data"),
+        ((lambda t, a: a * t, T, T + 0j), TypeError, "ydata are complex"),
+        ((lambda t, a: a * t, T, T, None, np.eye(len(T)) + np.eye(len(T), k=1)), ValueError, "symmetric positive"),
         ((lambda t, a: a * t[:, None], T, T), ValueError, r"has shape \((\d+), \1\), and ydata"),
     ],
 )
@@ -679,6 +691,7 @@ def test_a_start_that_tells_nothing_is_no_success(fun, x0, status):
     fit = lg.least_squares(fun, x0)
     assert (fit.status.name, fit.success, int(fit.steps)) == (status, False, 0)
     assert ("scale these" in fit.message) is (status == "NONFINITE_INPUT")
+    assert ("Without effect" in fit.message) is (status != "NONFINITE_INPUT")
 
 
 @pytest.mark.parametrize("jac", [None, "3-point"])

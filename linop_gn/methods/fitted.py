@@ -299,6 +299,7 @@ class LeastSquaresResult(Result):
         ops = self.space.backend
         lost: Any = (np.asarray(ops.to_numpy(self.effects)) < 1e-6) & (np.asarray(ops.to_numpy(self.free)) > 0)
         lost = np.atleast_2d(lost).any(axis=0)  # of many fits: in any of them
+        lost &= self.status is not Status.NONFINITE_INPUT  # nothing is known then
         remarks = [f"Without effect on the residuals: {', '.join(self._names_of(lost))}."] if lost.any() else []
         if self.status is Status.NONFINITE_INPUT and (float(self.cost) < 1e-300 or float(self.cost) == math.inf):
             remarks.append("Squares of the residuals overflow or vanish: scale these.")

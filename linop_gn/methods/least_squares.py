@@ -217,10 +217,12 @@ class LeastSquares(Method):
         value = ops.item(problem.at(trial).value)
         actual = s.value - value
         ratio = ops.where(ops.isfinite(actual) & (predicted > 0), ops.divide(actual, predicted), -math.inf)
-        # Under this damping less is promised than rounding of the value, without it much more: the damping is too large.
+        # Under this damping less is promised than rounding of the value, without it much more: let the damping fall.
         noise = 4.0 * eps * s.value
         even = (predicted > 0) & (predicted <= noise) & (abs(actual) <= noise) & (s.growth == 2.0)
         ratio = ops.where(even & (here.promise > math.sqrt(eps) * s.value), 1.0, ratio)
+        # The least damping there is holds back what is promised.
+        held = running & (s.damping <= eps * eps * s.unit) & (predicted <= 1e-3 * here.promise)
         taken = going_on & (ratio > self.accept) | going
 
         def move(trial: Vector) -> tuple[Scalar, Here]:
@@ -257,7 +259,7 @@ class LeastSquares(Method):
             (refused & precise & (here.effect < _LOST), Code.DIVERGING),
             (refused & precise | hopeless & level & here.known, Code.AT_PRECISION),
             (hopeless & doubtful, Code.STAGNATED),
-            (hopeless, Code.NO_DECREASE),
+            (hopeless | held & (here.promise < math.inf) & (s.going == 0), Code.NO_DECREASE),
             (spent, Code.MAX_STEPS),
         )
         new = s._replace(
