@@ -71,8 +71,10 @@ def known(owner: str, name: str, value: Any) -> np.ndarray | None:
     raise TypeError(f"{owner}: {name} must be a number, got {value!r}.")
 
 
-def require_number(owner: str, name: str, value: Any, *, positive: bool = False, infinite: bool = False) -> None:
-    """Raise for known numbers that are negative (or not ``positive``), NaN, or infinite unless they may be.
+def require_number(
+    owner: str, name: str, value: Any, *, positive: bool = False, infinite: bool = False, below: float = math.inf
+) -> None:
+    """Raise for known numbers that are negative (or not ``positive``), not ``below``, NaN, or infinite unless allowed.
 
     >>> require_number("CG", "rtol", np.float32(-1.0))
     Traceback (most recent call last):
@@ -83,7 +85,8 @@ def require_number(owner: str, name: str, value: Any, *, positive: bool = False,
     if found is None:
         return
     low = found > 0 if positive else found >= 0
-    if not (low & (found < math.inf if not infinite else ~np.isnan(found))).all():
+    if not (low & (found < below if not infinite else ~np.isnan(found))).all():
         kind = "number" if infinite else "finite number"
         bound = "> 0 (infinity is one)" if positive and infinite else "> 0" if positive else ">= 0"
+        bound += "" if below == math.inf else f" and < {below:g}"
         raise ValueError(f"{owner}: {name} must be a {kind} {bound}, got {found.tolist()}.")

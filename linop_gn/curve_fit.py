@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from .least_squares import least_squares
 from .protocols import Array, Vector
 
 __all__ = ["curve_fit"]
+
+_NUMPY = np.ndarray, np.generic
 
 
 def curve_fit(
@@ -38,7 +41,7 @@ def curve_fit(
     f
         The model, whose parameters are separate arguments.
     xdata
-        Whatever f takes first.
+        Whatever f takes first; a list or tuple of numbers as an array.
     ydata
         An array (m,) of any framework, or a list of numbers.
     p0
@@ -69,12 +72,21 @@ def curve_fit(
     """
     if nan_policy not in (None, "raise", "omit"):
         raise ValueError(f"curve_fit: nan_policy must be 'raise', 'omit' or None, got {nan_policy!r}.")
+    if not callable(f) or ydata is None:
+        raise TypeError(
+            f"curve_fit(f, xdata, ydata): f must be a function and ydata an array, got {f!r} and {ydata!r}."
+        )
     y = ydata if hasattr(ydata, "shape") and hasattr(ydata, "dtype") else np.asarray(ydata, dtype=np.float64)
     ops = backend_of(y)
+    if "complex" in ops.describe(y)[1]:
+        raise TypeError("curve_fit: ydata are complex; fit real and imaginary parts side by side, as one real array.")
     if "float" not in ops.describe(y)[1]:
         y = ops.cast(y, "float64")
     _, dtype, device = ops.describe(y)
     xp, m = ops.namespace(), math.prod(tuple(y.shape))
+    if isinstance(xdata, (list, tuple)) and not any(hasattr(x, "shape") and not isinstance(x, _NUMPY) for x in xdata):
+        with suppress(TypeError, ValueError):  # what is no array of numbers f takes as it is
+            xdata = ops.asarray(np.asarray(xdata, dtype=np.float64), dtype, device)
 
     def like_y(x: Any, what: str) -> Array:
         if not ops.is_array(x):
@@ -99,6 +111,9 @@ def curve_fit(
         elif check_finite and not finite.all():
             raise ValueError("curve_fit: xdata or ydata hold NaN or infinity; nan_policy='omit' leaves these out.")
 
+    if 0 in tuple(y.shape):
+        raise ValueError("curve_fit: there are no data: ydata are empty, or none of them is finite.")
+
     def weigh(r: Array) -> Array:
         if weights is None:
             return r
@@ -112,14 +127,19 @@ def curve_fit(
         text = text if given.ndim == 2 else "numbers that are not zero"
         good = not np.isnan(given).any() and given.all()
         if given.ndim == 2:
-            good = np.isfinite(given).all() and np.linalg.eigvalsh(given)[0] > 0
+            good = np.isfinite(given).all() and np.allclose(given, given.T) and np.linalg.eigvalsh(given)[0] > 0
         if not good:
             raise ValueError(f"curve_fit: sigma must be {text}; leave out data without one.")
     if weights is not None and len(weights.shape) == 2:
         lower = xp.linalg.cholesky(weights)
 
     def residuals(p: Vector) -> Array:
-        return weigh(f(xdata, *(p[i] for i in range(p.shape[0]))) - y)
+        r = f(xdata, *(p[i] for i in range(p.shape[0]))) - y
+        if tuple(r.shape) != tuple(y.shape):  # (m, 1) less (m,) is (m, m)
+            raise ValueError(
+                f"curve_fit: f(xdata, *params) - ydata has shape {tuple(r.shape)}, and ydata {tuple(y.shape)}."
+            )
+        return weigh(r)
 
     def slope(p: Vector) -> Array:
         return weigh(like_y(jac(xdata, *(p[i] for i in range(p.shape[0]))), "the result of jac"))
@@ -129,6 +149,11 @@ def curve_fit(
     if "maxfev" in options:
         options["max_nfev"] = options.pop("maxfev")
     fit = least_squares(residuals, start, slope if callable(jac) else jac, bounds, **options)
+    if not ops.is_concrete(fit.code):
+        raise TypeError(
+            "curve_fit raises where a fit fails, which a compiled program cannot: call lg.least_squares there, whose "
+            "result has .x, .covariance() and .succeeded."
+        )
     if not fit.success:
         raise RuntimeError(f"curve_fit: no optimal parameters were found. {fit.message}")
     found = fit.x, fit.covariance(absolute_sigma)

@@ -83,7 +83,7 @@ def least_squares(
     fun
         Residuals: one array of any shape, of the framework of x.
     x0
-        Start: an array or a tree of arrays, which are not changed; a number or a list of numbers is a NumPy array.
+        Start: an array or a tree of arrays, which are not changed; a number, or a list or dict of numbers, is NumPy's.
     jac
         ``jac(x, *args, **kwargs)``: the Jacobian (m, n), dense or scipy.sparse, or a tree of arrays. None: the
         framework's own derivatives, and where there are none ``"2-point"`` differences; ``"3-point"`` ones are more
@@ -280,12 +280,16 @@ def _result(
 
 
 def _as_start(x0: Any) -> Tree:
-    """x0, or the array of float64 that a number or a list of numbers stands for."""
+    """x0, or the arrays of float64 that a number, a list of numbers or a dict of them stand for."""
     numbers = isinstance(x0, (int, float)) or (
         isinstance(x0, (list, tuple)) and len(x0) > 0 and all(isinstance(x, (int, float, np.number)) for x in x0)
     )
     if isinstance(x0, (np.ndarray, np.number)) and np.asarray(x0).dtype.kind in "biu":
         numbers = True
+    named = x0 if isinstance(x0, dict) else x0._asdict() if hasattr(x0, "_asdict") else {}
+    if named and all(isinstance(x, (int, float, np.number)) for x in named.values()):
+        made = {name: np.asarray(x, dtype=np.float64) for name, x in named.items()}
+        return made if isinstance(x0, dict) else type(x0)(**made)
     return np.atleast_1d(np.asarray(x0, dtype=np.float64)) if numbers else x0
 
 
@@ -322,8 +326,11 @@ def _array(ops: Backend | None, z: Any, x: Tree) -> Any:
     if ops is None:
         return z
     if ops.calculus is None and not ops.is_array(z):
-        like = ops.flatten(x)[1][0]
-        z = ops.asarray(np.asarray(z, dtype=float), *ops.describe(like)[1:])
+        like, z = ops.flatten(x)[1][0], None if z is None else np.asarray(z)
+        if z is None or z.dtype.kind not in "biuf":
+            got = "None" if z is None else f"what NumPy takes for an array of dtype {z.dtype}"
+            raise TypeError(f"least_squares: fun must return an array of residuals, got {got}.")
+        z = ops.asarray(z.astype(float), *ops.describe(like)[1:])
     return ops.namespace().reshape(z, (1,)) if ops.is_array(z) and tuple(z.shape) == () else z
 
 
@@ -363,8 +370,9 @@ def _jacobian(
     if jac is None and (ops.calculus is not None or derivatives is not None):
         return None, ""
     jac = "2-point" if jac is None else jac
-    if jac not in _DIFFERENCES:
-        raise ValueError(f"least_squares: jac must be a function, '2-point', '3-point' or None, got {jac!r}.")
+    if not isinstance(jac, str) or jac not in _DIFFERENCES:
+        got = repr(jac) if isinstance(jac, str) else f"a {type(jac).__qualname__}; if it is constant, lambda x: jac"
+        raise ValueError(f"least_squares: jac must be a function, '2-point', '3-point' or None, got {got}.")
     if ops.calculus is not None or derivatives is not None:
         name = derivatives or ops.name
         raise ValueError(
@@ -372,6 +380,10 @@ def _jacobian(
         )
     if step is not None:
         require_number("least_squares", "diff_step", step, positive=True)
+        if step < np.finfo(space.dtype).eps:
+            raise ValueError(
+                f"least_squares: diff_step={step!r} is lost in rounding beside x: leave it out, or take 1e-8."
+            )
     box = space.pack(x0), *_bounds(ops, space, bounds, x0)
     structure = None if structure is None else sparsity(structure, space)
     return Differences(space, residuals, jac == "3-point", step, box, structure), jac
@@ -390,6 +402,11 @@ def _called_with(jac: Callable[..., Any], residuals: Any, x: Tree) -> Any:
 
 def _loss(loss: Any, f_scale: Scalar) -> Any:
     require_number("least_squares", "f_scale", f_scale, positive=True)
+    if getattr(f_scale, "shape", ()) != ():
+        raise ValueError(
+            f"least_squares: f_scale is one number, got an array of shape {tuple(f_scale.shape)}: divide the residuals "
+            "by theirs, and leave f_scale out."
+        )
     if isinstance(loss, Loss):
         if not (isinstance(f_scale, (int, float)) and f_scale == 1.0):
             raise ValueError("least_squares: f_scale is for losses by name; write lg.losses.Huber(width=f_scale).")
@@ -405,15 +422,21 @@ def _loss(loss: Any, f_scale: Scalar) -> Any:
 
 
 def _vector(ops: Backend, space: Space, given: Any, what: str) -> Vector:
-    """A flat vector from a number, an array, a list or a tree like x0."""
+    """A flat vector from a number, an array, a list or a tree like x0, of arrays and numbers."""
     if isinstance(given, (int, float, list, tuple, np.ndarray, np.number)) and not (
         isinstance(given, (list, tuple)) and any(map(ops.is_array, given))
     ):
         values = np.asarray(given, dtype=np.float64)
         if values.size not in (1, space.size):
-            raise ValueError(f"least_squares: {what} has {values.size} numbers for {space.size} parameters.")
+            raise ValueError(f"least_squares: the {what} has {values.size} numbers for {space.size} parameters.")
         return ops.asarray(np.broadcast_to(values.reshape(-1), (space.size,)), space.dtype, space.device)
-    return space.pack(given, what)
+    names, leaves, structure = ops.flatten(given)
+    shapes = dict(zip(space.names, zip(space.shapes, space.dtypes, strict=True), strict=True))
+    for i, (name, leaf) in enumerate(zip(names, leaves, strict=True)):
+        if isinstance(leaf, (int, float, np.number)) and name in shapes:
+            shape, dtype = shapes[name]
+            leaves[i] = ops.asarray(np.full(shape, leaf, np.float64), dtype, space.device)
+    return space.pack(ops.unflatten(structure, leaves), what)
 
 
 def _bounds(ops: Backend, space: Space, bounds: Any, x0: Tree) -> tuple[Vector | None, Vector | None]:
@@ -424,7 +447,9 @@ def _bounds(ops: Backend, space: Space, bounds: Any, x0: Tree) -> tuple[Vector |
         raise ValueError("least_squares: bounds are a pair (lower, upper) of numbers, or of arrays or trees like x0.")
     if all(isinstance(b, (int, float)) for b in bounds) and tuple(bounds) == (-math.inf, math.inf):
         return None, None
-    lower, upper = (_vector(ops, space, b, "a bound") for b in bounds)
+    lower, upper = (
+        _vector(ops, space, b, what) for b, what in zip(bounds, ("lower bound", "upper bound"), strict=True)
+    )
     x, xp = space.pack(x0), ops.namespace()
     if ops.is_concrete((x, lower, upper)):
         if not bool(xp.all(lower <= upper)):

@@ -150,7 +150,9 @@ def minimize(
         own = began(served, problem).state.own
         state = restored(checkpoint, served, problem, own, same_data=cursor is None)
         drawn.put_back(states)
-        problem, renew = replace(problem, start=state.start), cursor is not None
+        problem = replace(problem, start=state.start)
+        # A run that is over keeps the value that it came to: there is no other batch to tell of.
+        renew = cursor is not None and cursor.is_left() and int(state.steps) < int(problem.max_steps)
     plan = itertools.repeat((problem, False)) if cursor is None else _each(cursor, served, asked, problem)
     begin = partial(began, served, problem)
     if state is not None:
@@ -239,6 +241,7 @@ def advance(
 
 def result(state: State) -> Result:
     """What ``lg.minimize`` would return for a run that has come to ``state``; its history is the latest row."""
+    _require_state("result", state)
     row = tuple(map(state.space.backend.read, ServedMethod(state.method).observe(state.own)))
     return _result(state, state.code, [row], state.steps)
 
@@ -338,12 +341,16 @@ def _is_other(problem: MinimizeProblem, state: State) -> bool:
     return latest is None or any(a is not b for a, b in zip(problem.terms, latest, strict=True))
 
 
-def _gone_on(door: str, served: ServedMethod, asked: _Asked, state: Any) -> MinimizeProblem:
-    """The problem of a run that goes on from ``state``."""
+def _require_state(door: str, state: Any) -> None:
     if not isinstance(state, State):
         raise TypeError(
             f"{door}: state= is what lg.start, lg.advance or result.state gave, got {type(state).__qualname__}."
         )
+
+
+def _gone_on(door: str, served: ServedMethod, asked: _Asked, state: Any) -> MinimizeProblem:
+    """The problem of a run that goes on from ``state``."""
+    _require_state(door, state)
     if type(state.method) is not type(served.method):
         had, title = ServedMethod(state.method).title, served.title
         raise TypeError(f"{door}: a state of {had} was given to {title}, which has another: begin at state.params.")

@@ -22,9 +22,9 @@ import numpy as np
 from .dispatch import backend_of
 from .protocols import Array, Backend, Tree, Vector
 
-__all__ = ["Space"]
+__all__ = ["REAL", "Space"]
 
-_REAL = frozenset({"float16", "bfloat16", "float32", "float64"})
+REAL = frozenset({"float16", "bfloat16", "float32", "float64"})
 _WIDTH = {"float16": 1, "bfloat16": 1, "float32": 2, "float64": 3}
 
 
@@ -74,10 +74,11 @@ class Space:
                     "in the model if it is not a variable."
                 )
             shape, dtype, device = backend.describe(leaf)
-            if dtype not in _REAL:
+            if dtype not in REAL:
                 raise TypeError(
-                    f"{where} has dtype {dtype}; vectors are real floating point. Keep integers, booleans and complex "
-                    "numbers out of the tree (close over them in the model, or split complex ones in two)."
+                    f"{where} has dtype {dtype}; vectors are real floating point, of float64 at most. Cast it, or keep "
+                    "integers, booleans and complex numbers out of the tree (close over them in the model, or split "
+                    "complex ones in two)."
                 )
             shapes.append(shape)
             dtypes.append(dtype)
@@ -99,7 +100,7 @@ class Space:
         """Plain vectors ``(size,)`` of the framework, dtype and device of ``like``."""
         backend = backend_of(like)
         _, dtype, device = backend.describe(like)
-        if dtype not in _REAL:
+        if dtype not in REAL:
             raise TypeError(f"vectors are real floating point, but the array has dtype {dtype}; convert it first.")
         _, _, structure = backend.flatten(like)
         return cls(backend, structure, ("",), ((size,),), (dtype,), dtype, device)

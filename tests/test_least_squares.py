@@ -382,6 +382,11 @@ def test_many_fits_at_once():
     found = jax.jit(jax.vmap(fit))(2 * jnp.exp(-rates[:, None] * t))
     np.testing.assert_allclose(found.x[:2], [[2, 0.5], [2, 1]], rtol=1e-6)
     assert [status.succeeded for status in found.status] == [True, True, False]
+    assert (found.scipy_status[2], found.success) == (-1, False)
+    assert "1 nonfinite_input" in repr(found)
+    for ask in (found.covariance, found.confidence_intervals, found.summary, found.plot):
+        with pytest.raises(TypeError, match=r"of one run, and these are 3. Choose one, jax.tree.map"):
+            ask()
     assert bool(jax.jit(fit)(2 * jnp.exp(-t)).succeeded)
 
 
@@ -507,6 +512,16 @@ def test_a_step_that_is_small_beside_a_far_start_is_no_end(start):
     assert not fit.success or fit.cost <= 1e-9  # from 1e8 it was 3.4
 
 
+@pytest.mark.parametrize("offset", [1e5, 1e7, 1e8])
+def test_a_line_far_from_its_origin(offset):
+    # Of two columns that are nearly one, what the damping allows was hidden by rounding of the value: an end, at 3.7.
+    t = np.linspace(0.0, 1.0, 20)
+    J = np.stack([t + offset, np.ones(20)], axis=1)
+    fit = lg.least_squares(lambda p: J @ p - 2 * t, [1.0, 1.0], lambda p: J)
+    assert fit.success is (offset < 1e8)
+    assert fit.cost < 1e-15 or not fit.success
+
+
 def test_a_column_too_small_to_be_factored_still_has_a_gain():
     J = np.array([[1e6, 0.0], [1e6, 0.0], [0.0, 1.0]])
     fit = lg.least_squares(lambda p: J @ p - [1.0, 2.0, 0.0], [1e12, 1.0], lambda p: J)
@@ -598,17 +613,103 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ((lambda t, a: a * t, T, None), TypeError, "ydata an array"),
+        ((None, T, T), TypeError, "f must be a function"),
+        ((lambda t, a: a * t, [], []), ValueError, "there are no data"),
+        ((lambda t, a: a * t, T, T + 0j), TypeError, "ydata are complex"),
+        ((lambda t, a: a * t, T, T, None, np.eye(len(T)) + np.eye(len(T), k=1)), ValueError, "symmetric positive"),
+        ((lambda t, a: a * t[:, None], T, T), ValueError, r"has shape \((\d+), \1\), and ydata"),
+    ],
+)
+def test_curve_fit_names_what_it_cannot_use(arguments, error, says):
+    with pytest.raises(error, match=says):
+        lg.curve_fit(*arguments)
+    assert np.allclose(lg.curve_fit(lambda t, a: a * t, list(T), list(2 * T))[0], 2.0)
+
+
+def test_curve_fit_cannot_raise_within_a_program():
+    jax = pytest.importorskip("jax")
+    with pytest.raises(TypeError, match=r"call lg\.least_squares there"):
+        jax.jit(lambda y: lg.curve_fit(lambda t, a: a * t, y, y))(jax.numpy.arange(4.0))
+
+
+@pytest.mark.parametrize(
     ("options", "error", "says"),
     [
         ({"method": "trf"}, TypeError, "got 'trf': leave SciPy's"),
         ({"loss": abs}, ValueError, "or one of lg.losses, such as"),
         ({"loss": lg.losses.Huber(), "f_scale": 0.1}, ValueError, "f_scale is for losses by name"),
         ({"bounds": ([0.0, 2.0], [3.0, 3.0])}, ValueError, "number 1 is 1, and its bounds are 2 and 3"),
+        ({"jac": np.eye(2)}, ValueError, "got a ndarray; if it is constant, lambda x: jac"),
+        ({"loss": "huber", "f_scale": np.ones(2)}, ValueError, "f_scale is one number, .* divide the residuals"),
+        ({"fun": lambda p: None}, TypeError, "fun must return an array of residuals, got None"),
+        ({"fun": lambda p: "ab"}, TypeError, "fun must return an array of residuals, got .* dtype <U2"),
+        ({"x0": np.ones(2, np.float16)}, TypeError, "float16 cannot be factored; use float32"),
+        ({"fun": lambda p: p.astype(np.longdouble)}, TypeError, "float64 at most"),
+        ({"diff_step": 1e-30}, ValueError, "lost in rounding beside x"),
     ],
 )
 def test_what_cannot_be_used_is_named(options, error, says):
     with pytest.raises(error, match=says):
-        lg.least_squares(lambda p: p - 1.0, [1.0, 1.0], **options)
+        lg.least_squares(**{"fun": lambda p: p - 1.0, "x0": [1.0, 1.0], **options})
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+def test_dicts_of_numbers_are_starts_bounds_and_sizes(name):
+    ops = load(name)
+
+    def residuals(p):
+        return ops.namespace().stack([p["a"] - 3.0, p["b"] - p["a"]])
+
+    def numbers(a, b):
+        return {"a": a, "b": b}
+
+    start = {name: ops.asarray(np.asarray(1.0), "float64") for name in "ab"}
+    for x0 in (start, numbers(1.0, 1)) if ops.name == "numpy" else (start,):
+        fit = lg.least_squares(
+            residuals, x0, bounds=(numbers(0.0, -np.inf), numbers(2, 9.0)), x_scale=numbers(1.0, 2.0)
+        )
+        assert (float(fit.x["a"]), float(fit.active_mask["a"])) == (2.0, 1.0)
+    with pytest.raises(ValueError, match=r"the upper bound is not a tree like .* missing \['b'\]"):
+        lg.least_squares(residuals, start, bounds=(numbers(0.0, 0.0), {"a": 2.0}))
+
+
+@pytest.mark.parametrize(
+    ("fun", "x0", "status"),
+    [
+        (lambda p: p[0] * p[1] * T - 1.0, [0.0, 0.0], "DIVERGING"),  # a maximum, or a function without its parameters
+        (lambda p: np.floor(p) + 0.5, [3.3], "DIVERGING"),
+        (lambda p: 1e-170 * (p - 1.0), [3.0], "NONFINITE_INPUT"),  # the squares are zero
+        (lambda p: np.float32(1e-25) * (p - 1), np.full(1, 3, np.float32), "NONFINITE_INPUT"),
+        (lambda p: 1e170 * (p - 1.0), [3.0], "NONFINITE_INPUT"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_a_start_that_tells_nothing_is_no_success(fun, x0, status):
+    fit = lg.least_squares(fun, x0)
+    assert (fit.status.name, fit.success, int(fit.steps)) == (status, False, 0)
+    assert ("scale these" in fit.message) is (status == "NONFINITE_INPUT")
+    assert ("Without effect" in fit.message) is (status != "NONFINITE_INPUT")
+
+
+@pytest.mark.parametrize("jac", [None, "3-point"])
+def test_a_function_may_return_one_buffer_each_time(jac):
+    buffer = np.zeros(len(T))
+
+    def fun(p):
+        buffer[:] = residuals(p)
+        return buffer
+
+    fit = lg.least_squares(fun, [1.0, 1.0, 0.1], jac)
+    np.testing.assert_array_equal(fit.x, lg.least_squares(residuals, [1.0, 1.0, 0.1], jac).x)
+
+
+def test_what_a_bound_holds_is_not_called_without_effect():
+    fit = lg.least_squares(residuals, [1.0, 1.0, 0.1], bounds=([-9, 1, -9], [9, 1, 9]))
+    assert "Without effect" not in fit.message
+    assert "max_nfev" in lg.least_squares(residuals, [1.0, 1.0, 0.1], max_nfev=2).message
 
 
 def test_without_a_start():

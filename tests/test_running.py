@@ -353,6 +353,11 @@ def test_budgets():
     assert run.status is lg.Status.STOPPED
     assert 10 <= run.products < 20
     assert lg.minimize(objective, start, METHOD, watch=[lg.Budget(seconds=0.0)]).steps == 0
+    for limits in ({}, {"seconds": -1.0}, {"products": float("nan")}):
+        with pytest.raises(ValueError, match="Budget: "):
+            lg.Budget(**limits)
+    with pytest.raises(TypeError, match=r"result: state= is what lg\.start"):
+        lg.result(start)
 
 
 # files
@@ -472,6 +477,9 @@ def test_the_place_in_the_batches_is_kept(ops, make, tmp_path):
     assert (int(run.steps), run.status) == (18, lg.Status.COMPLETED)
     if make is Loader:
         assert given.given == [5, *range(6)]
+    over = lg.minimize(fit, start, METHOD, batches=make(pairs), passes=3, checkpoint=tmp_path / "run")
+    assert same(over, whole)
+    assert float(over.value) == float(whole.value)  # of the last batch, still
     with pytest.raises(ValueError, match="one-shot stream of batches cannot be resumed"):
         lg.minimize(fit, start, METHOD, batches=iter(pairs), checkpoint=tmp_path / "run")
 

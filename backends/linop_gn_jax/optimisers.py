@@ -39,6 +39,8 @@ class Optax(Optimiser):
         fill(self, begin=transformation.init, transform=transformation.update)
 
     def init(self, ops: Backend, space: Space, x: Vector) -> Any:
+        if ops.name != "jax":
+            raise TypeError(f"Optax moves JAX's arrays, and these parameters are {ops.name}'s.")
         return self.begin(space.unpack(x))
 
     def update(

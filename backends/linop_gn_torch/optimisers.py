@@ -9,6 +9,7 @@ tensor([2.2500, 2.2500])
 
 from __future__ import annotations
 
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from linop_gn.spaces import Space
 
 __all__ = ["TorchOptimiser"]
 
+_CLOSURE = Parameter("closure", Parameter.KEYWORD_ONLY, default=None)
+
 
 @record
 class TorchOptimiser(Optimiser):
@@ -29,7 +32,7 @@ class TorchOptimiser(Optimiser):
     takes matrices, goes into ``lg.optimisers.Groups``.
 
     Each step makes an optimiser on copies of the leaves and hands it its state, so that what is kept is a tree of
-    tensors that no step writes over. One that calls a closure again, as ``LBFGS`` does, is refused by torch.
+    tensors that no step writes over. One that calls a closure again, as ``LBFGS`` does, is refused.
     """
 
     kind: Any = static()
@@ -40,10 +43,14 @@ class TorchOptimiser(Optimiser):
             raise TypeError(f"TorchOptimiser needs a class such as torch.optim.AdamW, got {kind!r:.100}.")
         if "lr" in options:
             raise TypeError("TorchOptimiser: the rate is the method's, lg.FirstOrder(..., rate=1e-3): leave lr= out.")
+        if signature(kind.step).parameters.get("closure", _CLOSURE).default is Parameter.empty:
+            raise TypeError(f"TorchOptimiser: {kind.__name__} evaluates a closure several times a step: take another.")
         fill(self, kind=kind, options=tuple(sorted(options.items())))
 
     def init(self, ops: Backend, space: Space, x: Vector) -> tuple[int, Any]:
         """0 steps, and a state of the structure that the first step will leave, whose numbers mean nothing."""
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"TorchOptimiser moves torch's tensors, and these parameters are {ops.name}'s.")
         return 0, self._stepped(space, torch.zeros_like(x), (0, ()), x, 0.0)[1]
 
     def update(

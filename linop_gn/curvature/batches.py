@@ -3,6 +3,7 @@
 * ``None``: the model is a function of the parameters alone.
 * a tuple ``(inputs, targets)`` or ``(inputs, targets, weights)``: one batch;
   inputs may be any tree, weights are per example (a boolean mask is a weight).
+  A list whose second entry is an array is one too: torch's ``DataLoader`` gives such.
 * any other iterable of such tuples: many batches. A list or tuple of them is
   held in memory; anything else (a data loader) is streamed from the host on
   every pass, and therefore has to be iterable again and again. It may give its
@@ -54,15 +55,9 @@ def as_batch(item: Any) -> Batch:
         return item
     if not isinstance(item, (tuple, list)) or len(item) not in (2, 3):
         length = f" of {len(item)}" if isinstance(item, (tuple, list)) else ""
-        advice = "Use targets None for a model whose outputs are residuals."
-        if hasattr(item, "shape"):
-            advice = (
-                "A list is one of batches: where a loader gives lists [inputs, targets], as torch's DataLoader does, "
-                "make tuples of them (collate_fn=lambda items: tuple(default_collate(items)))."
-            )
         raise TypeError(
             "a batch is a tuple (inputs, targets) or (inputs, targets, weights), got "
-            f"{type(item).__qualname__}{length}. {advice}"
+            f"{type(item).__qualname__}{length}. Use targets None for a model whose outputs are residuals."
         )
     return Batch(*item)
 
@@ -82,7 +77,8 @@ def as_batches(data: Any) -> tuple[Batch, ...] | Stream:
     """
     if data is None:
         return (Batch(),)
-    if isinstance(data, Batch) or (isinstance(data, tuple) and data and not all(map(_is_batch, data))):
+    one = isinstance(data, list) and len(data) in (2, 3) and hasattr(data[1], "shape")
+    if one or isinstance(data, Batch) or (isinstance(data, tuple) and data and not all(map(_is_batch, data))):
         return (as_batch(data),)
     if isinstance(data, (list, tuple)):
         if not data:

@@ -39,7 +39,11 @@ class Differences:
         space, ops = self.space, self.space.backend
         xp, flat = ops.namespace(), space.pack(x)
         one, zero = xp.ones_like(flat), xp.zeros_like(flat)
-        base = xp.reshape(self.function(space.unpack(flat + zero), *data), (-1,))
+
+        def at(step: Vector) -> Vector:  # a copy: the function may write all that it returns into one buffer
+            return ops.copy(xp.reshape(self.function(space.unpack(flat + step), *data), (-1,)))
+
+        base = at(zero)
         # In float32 a function of a float64 x does not see steps of float64.
         relative = self.step or max(ops.eps(flat), ops.eps(base)) ** (1 / 3 if self.central else 1 / 2)
         size = xp.where(abs(flat) > abs(self.start), abs(flat), abs(self.start))
@@ -50,10 +54,6 @@ class Differences:
             room = xp.where(above > below, above, below) * (0.5 if self.central else 1.0)
             h = xp.where(h > room, room, h) * xp.where(above < below, -one, one)
         eye, columns = ops.identity(space.size, flat), []
-
-        def at(step: Vector) -> Vector:
-            return xp.reshape(self.function(space.unpack(flat + step), *data), (-1,))
-
         if self.groups is not None:
             return self._grouped(at, base, flat, h, inward)
         for j in range(space.size):

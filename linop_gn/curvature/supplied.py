@@ -24,7 +24,7 @@ from typing import Any
 from ..dispatch import available
 from ..protocols import Array
 from ..records import record, replace, static
-from ..spaces import Space
+from ..spaces import REAL, Space
 
 __all__ = ["MissingDerivativeError", "Supplied"]
 
@@ -191,5 +191,5 @@ def _require_jacobian(space: Space, where: str, part: Any, shapes: list[tuple[in
     shape, dtype, _ = ops.describe(part)
     if shape not in shapes:
         raise ValueError(f"{where} has shape {shape}; expected {shapes[0]}.")
-    if "float" not in dtype:
+    if dtype not in REAL:
         raise TypeError(f"{where} has dtype {dtype}; derivatives are real floating point: cast it.")

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..protocols import Array, Backend, Calculus, Vector
 from ..records import memo, record, static
-from ..spaces import Space
+from ..spaces import REAL, Space
 from .batches import Batch
 from .checks import require_finite_inputs
 from .losses import Loss
@@ -65,10 +65,10 @@ class Term:
                 "lambda params, x: model(params, x)['logits']."
             )
         dtype = self.ops.describe(z)[1]
-        if "float" not in dtype:
+        if dtype not in REAL:
             raise TypeError(
                 f"the model returned an array of dtype {dtype}; derivatives need real floating-point outputs (scores "
-                "rather than classes; complex ones as two real arrays)."
+                "rather than classes; complex ones as two real arrays; float64 at most)."
             )
         return z
 

@@ -81,16 +81,17 @@ class Cursor:
         self._next: tuple[Any, ...] = ()
 
     def __iter__(self) -> Iterator[Any]:
-        while self._is_left():
+        while self.is_left():
             (batch,), self._next = self._next, ()
             self.taken += 1
             yield batch
 
     def peek(self) -> Any:
         """The batch that comes next; where none is left, the first one."""
-        return self._next[0] if self._is_left() else next(iter(self.batches))
+        return self._next[0] if self.is_left() else next(iter(self.batches))
 
-    def _is_left(self) -> bool:
+    def is_left(self) -> bool:
+        """Whether a batch comes next."""
         while not self._next and (self.passes is None or self.past < self.passes):
             if self._rest is None:
                 self._drawn = None if self.generators is None else self.generators.states()

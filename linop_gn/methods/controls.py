@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar, NamedTuple
 
+from ..arguments import require_number
 from ..protocols import Backend, Scalar
 from ..records import record
 
@@ -111,6 +112,10 @@ class Ramp(Schedule):
     last: Scalar = 0.0
     steps: Scalar = 100
 
+    def __post_init__(self) -> None:
+        require_number(type(self).__name__, "steps", self.steps, positive=True)
+        require_number(type(self).__name__, "last", self.last)
+
     def share(self, ops: Backend, done: Scalar) -> Scalar:
         """The part of the way that is made, from 0 to 1, when the part ``done`` of the steps is."""
         raise NotImplementedError(f"{type(self).__name__} does not define share.")
@@ -153,6 +158,10 @@ class WarmUp(Schedule):
     begin: Scalar = 0.0
     then: Schedule | None = None
 
+    def __post_init__(self) -> None:
+        require_number("WarmUp", "steps", self.steps, positive=True)
+        require_number("WarmUp", "begin", self.begin)
+
     def at(self, ops: Backend, step: Scalar, first: Scalar) -> Scalar:
         """The level, rising and then."""
         done = step + 0.0 * first
@@ -166,6 +175,9 @@ class Exponential(Control):
     """``factor`` times the level at each step."""
 
     factor: Scalar = 0.99
+
+    def __post_init__(self) -> None:
+        require_number("Exponential", "factor", self.factor, positive=True)
 
     def follow(self, ops: Backend, level: Scalar, growth: Scalar, seen: Seen) -> tuple[Scalar, Scalar]:
         """The level of the next step."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arguments import require_number
 from ..protocols import Backend, Scalar
 from ..records import record
 from .controls import Control
@@ -30,6 +31,15 @@ class Marquardt(Control):
     decrease: Scalar = 2.0 / 3.0
     floor: Scalar = 0.0
 
+    def __post_init__(self) -> None:
+        for name in ("low", "high", "increase", "decrease", "floor"):
+            require_number("Marquardt", name, getattr(self, name))
+        if (self.increase < 1) is True or (self.decrease > 1) is True or (self.low > self.high) is True:
+            raise ValueError(
+                "Marquardt: increase must be at least 1, decrease at most 1, and low at most high, got "
+                f"{self.increase}, {self.decrease}, {self.low} and {self.high}."
+            )
+
     def update(self, ops: Backend, damping: Scalar, growth: Scalar, ratio: Scalar) -> tuple[Scalar, Scalar]:
         """The next damping, and the growth to apply at the next failure (not used here)."""
         failed = ops.logical_not(ratio >= self.low)  # NaN counts as failure
@@ -47,6 +57,9 @@ class Nielsen(Control):
     """
 
     least: Scalar = 1.0 / 3.0
+
+    def __post_init__(self) -> None:
+        require_number("Nielsen", "least", self.least, below=1.0)
 
     def update(self, ops: Backend, damping: Scalar, growth: Scalar, ratio: Scalar) -> tuple[Scalar, Scalar]:
         """The next damping, and the growth to apply at the next failure."""

@@ -20,13 +20,20 @@ from ..curvature.differences import Differences
 from ..curvature.objective import Objective
 from ..protocols import Array, Scalar, Tree, Vector
 from ..records import Partial, record, static
-from ..run.solution import Result
+from ..run.solution import Result, brief
 from ..run.status import Status
 from ..spaces import Space
 
 __all__ = ["LeastSquaresResult", "Prediction"]
 
-_SCIPY = {"GRADIENT_SMALL": 1, "DECREASE_SMALL": 2, "AT_PRECISION": 2, "STEP_SMALL": 3, "NONFINITE_INPUT": -1}
+_SCIPY = {
+    "GRADIENT_SMALL": 1,
+    "DECREASE_SMALL": 2,
+    "AT_PRECISION": 2,
+    "STEP_SMALL": 3,
+    "NONFINITE_INPUT": -1,
+    "STOPPED": -2,
+}
 
 
 class Prediction(NamedTuple):
@@ -86,7 +93,7 @@ class LeastSquaresResult(Result):
 
     @property
     def success(self) -> Any:
-        """Whether the status is a success."""
+        """Whether the status is a success; of many fits, whether all are."""
         return self.succeeded
 
     @property
@@ -95,9 +102,10 @@ class LeastSquaresResult(Result):
         return " ".join([*self._sentences(), *self._remarks()])
 
     @property
-    def scipy_status(self) -> int:
+    def scipy_status(self) -> Any:
         """SciPy's number for the status: 1 to 3 for its tests, 0 for a limit, -1 for input, -2 for a stop, else 0."""
-        return -2 if self.status is Status.STOPPED else _SCIPY.get(self.status.name, 0)
+        numbers = [_SCIPY.get(status.name, 0) for status in self._statuses()]
+        return numbers if np.ndim(self.code) else numbers[0]
 
     def covariance(self, absolute_sigma: bool = False) -> Array:
         """The covariance (n, n) of the parameters, linearised at x: s^2 (J^T H J)^-1, as a flat array.
@@ -137,7 +145,7 @@ class LeastSquaresResult(Result):
         Student's t of m - n degrees of freedom times the standard errors; the normal distribution's quantile with
         ``absolute_sigma``. Bounds don't cut an interval, and what a bound holds has none: both ends are its value.
         """
-        x, error = self.space.pack(self.x), self.space.pack(self.standard_errors(absolute_sigma))
+        error, x = self.space.pack(self.standard_errors(absolute_sigma)), self.space.pack(self.x)
         wide = self._quantile(level, absolute_sigma) * error
         return self.space.unpack(x - wide), self.space.unpack(x + wide)
 
@@ -230,6 +238,7 @@ class LeastSquaresResult(Result):
 
     def _directions(self) -> tuple[Array, Array, Array]:
         """Of R V = U S, in scaled parameters: which of S are seen, 1 / S of these and 0 of others, and V."""
+        self._require_one("a covariance, or what follows from it,")
         ops, xp = self.space.backend, self.space.backend.namespace()
         R = self.factor if ops.is_array(self.factor) else self.factor.triangle()
         R = xp.concat([R, ops.identity(self.free.shape[0], self.free) * (1.0 - self.free)], axis=0)
@@ -248,6 +257,7 @@ class LeastSquaresResult(Result):
     def _quantile(self, level: float, absolute_sigma: bool) -> float:
         from scipy.special import ndtri, stdtrit  # here, since it takes longer to import than linop_gn
 
+        self._require_one("an interval")
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1, got {level!r}.")
         if not self.space.backend.is_concrete(self.free):
@@ -286,17 +296,27 @@ class LeastSquaresResult(Result):
         return [name for name, wanted in zip(names, chosen, strict=True) if wanted]
 
     def _remarks(self) -> list[str]:
-        lost = np.asarray(self.space.backend.to_numpy(self.effects)) < 1e-6
+        ops = self.space.backend
+        lost: Any = (np.asarray(ops.to_numpy(self.effects)) < 1e-6) & (np.asarray(ops.to_numpy(self.free)) > 0)
+        lost = np.atleast_2d(lost).any(axis=0)  # of many fits: in any of them
+        lost &= self.status is not Status.NONFINITE_INPUT  # nothing is known then
         remarks = [f"Without effect on the residuals: {', '.join(self._names_of(lost))}."] if lost.any() else []
+        if self.status is Status.NONFINITE_INPUT and (float(self.cost) < 1e-300 or float(self.cost) == math.inf):
+            remarks.append("Squares of the residuals overflow or vanish: scale these.")
+        limit = getattr(getattr(self.state, "method", None), "max_nfev", None)
+        if self.status is Status.MAX_STEPS and limit is not None and int(self.nfev) >= limit:
+            remarks.append("The limit was max_nfev.")
         if self.derivatives:
             remarks.append(f"Derivatives are finite differences ({self.derivatives}); jac= is more accurate.")
         return remarks
 
     def _headline(self) -> str:
+        if np.ndim(self.code):
+            return f"{super()._headline()}; cost {brief(self.cost)}"
         return f"least_squares: {self.status.name.lower()} after {int(self.steps)} steps; cost {float(self.cost):.6g}"
 
-    def __repr__(self) -> str:
-        return "\n".join([self._headline(), *self._table(), *self._sentences(), *self._remarks()])
+    def _lines(self) -> list[str]:
+        return [self._headline(), *self._table(), *self._sentences(), *self._remarks()]
 
 
 def _at_inputs(function: Callable[..., Any], x: Tree, args: tuple[Any, ...]) -> Any:

@@ -140,15 +140,23 @@ class LeastSquares(Method):
 
     def init(self, ops: Backend, problem: MinimizeProblem) -> LeastSquaresState:
         require_root(problem.objective.loss, "LeastSquares")
+        if problem.space.dtype in ("float16", "bfloat16"):
+            raise TypeError(f"LeastSquares: {problem.space.dtype} cannot be factored; use float32 or float64.")
         x = self._inside(ops, ops.copy(problem.start))
         here = self._at(ops, problem, x, False, None)
         zero, count = ops.scalar(0.0, x), ops.scalar(0, x)
         unit = self._unit(ops, here)
         sound = ops.isfinite(here.value) & ops.isfinite(here.gradient_norm)
+        size = 0.0 if here.q is None else ops.max_abs(here.q)
+        vanished = (size > 0) & (here.value * ops.eps(x) == 0)  # digits of the value are lost
+        free = self.free(ops, here.x, here.gradient)
+        flat = (size > 0) & (ops.max_abs(here.squares if free is None else here.squares * free) == 0)
+        flat = flat if free is None else flat & (ops.max_abs(free) > 0)
         status = verdict(
             ops,
             count + Code.RUNNING,
-            (ops.logical_not(sound), Code.NONFINITE_INPUT),
+            (ops.logical_not(sound) | vanished, Code.NONFINITE_INPUT),
+            (flat, Code.DIVERGING),
             *self._claims(ops, here, True),
         )
         return LeastSquaresState(
@@ -209,6 +217,12 @@ class LeastSquares(Method):
         value = ops.item(problem.at(trial).value)
         actual = s.value - value
         ratio = ops.where(ops.isfinite(actual) & (predicted > 0), ops.divide(actual, predicted), -math.inf)
+        # Under this damping less is promised than rounding of the value, without it much more: let the damping fall.
+        noise = 4.0 * eps * s.value
+        even = (predicted > 0) & (predicted <= noise) & (abs(actual) <= noise) & (s.growth == 2.0)
+        ratio = ops.where(even & (here.promise > math.sqrt(eps) * s.value), 1.0, ratio)
+        # The least damping there is holds back what is promised.
+        held = running & (s.damping <= eps * eps * s.unit) & (predicted <= 1e-3 * here.promise)
         taken = going_on & (ratio > self.accept) | going
 
         def move(trial: Vector) -> tuple[Scalar, Here]:
@@ -245,7 +259,7 @@ class LeastSquares(Method):
             (refused & precise & (here.effect < _LOST), Code.DIVERGING),
             (refused & precise | hopeless & level & here.known, Code.AT_PRECISION),
             (hopeless & doubtful, Code.STAGNATED),
-            (hopeless, Code.NO_DECREASE),
+            (hopeless | held & (here.promise < math.inf) & (s.going == 0), Code.NO_DECREASE),
             (spent, Code.MAX_STEPS),
         )
         new = s._replace(

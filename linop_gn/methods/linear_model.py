@@ -110,9 +110,12 @@ class Triangle(NamedTuple):
         self, ops: Backend, free: Vector | None, unit: Scalar, target: Scalar, solver: Any
     ) -> tuple[Scalar, Vector, Scalar]:
         """What an undamped step gains on the free parameters; the step; products."""
-        y, _ = self.solving(ops, free, ops.eps(self.offset) ** 1.5 * unit, None)(self.offset)
-        v = self._freed(free) @ y
-        return ops.dot(self.offset, v) - 0.5 * ops.dot(v, v), y, 0
+        xp, squares = ops.namespace(), self.squares_of(ops)
+        norms = xp.sqrt(xp.where(squares > 0, squares, xp.ones_like(squares)))
+        even = self._replace(R=self.R / norms)  # whatever the units, nearly the best condition there is
+        y, _ = even.solving(ops, free, ops.eps(self.offset) ** 1.5, None)(self.offset)
+        v = even._freed(free) @ y
+        return ops.dot(self.offset, v) - 0.5 * ops.dot(v, v), y / norms, 0
 
     def _freed(self, free: Vector | None) -> Array:
         return self.R if free is None else self.R * free

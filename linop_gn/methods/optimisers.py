@@ -17,6 +17,7 @@ Averages are divided by what their weights sum to, a running sum: 1 - b^t, witho
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -71,7 +72,7 @@ class SGD(Optimiser):
     weight_decay: Scalar | None = None
 
     def __post_init__(self) -> None:
-        require_number("SGD", "momentum", self.momentum)
+        require_number("SGD", "momentum", self.momentum, below=1.0)
         require_number("SGD", "weight_decay", self.weight_decay)
         if self.nesterov and self.momentum is None:
             raise ValueError("SGD: nesterov=True looks ahead along the momentum: give momentum=0.9 beside it.")
@@ -112,8 +113,8 @@ class Adam(Optimiser):
     weight_decay: Scalar | None = None
 
     def __post_init__(self) -> None:
-        for name in ("b1", "b2", "eps", "weight_decay"):
-            require_number("Adam", name, getattr(self, name))
+        for name, below in (("b1", 1.0), ("b2", 1.0), ("eps", math.inf), ("weight_decay", math.inf)):
+            require_number("Adam", name, getattr(self, name), below=below)
 
     def init(self, ops: Backend, space: Space, x: Vector) -> Moments:
         """m = v = 0."""

@@ -115,7 +115,7 @@ class Accept(Search):
     threshold: Scalar = 1e-4
 
     def __post_init__(self) -> None:
-        require_number("Accept", "threshold", self.threshold)
+        require_number("Accept", "threshold", self.threshold, below=1.0)
 
     def search(self, ops: Backend, line: Line) -> Found:
         """t = 1."""
@@ -167,8 +167,10 @@ class Armijo(Search):
     grow: Scalar | None = None
 
     def __post_init__(self) -> None:
-        for name in ("c", "shrink", "first", "grow"):
+        for name in ("first", "grow"):
             require_number("Armijo", name, getattr(self, name), positive=True)
+        for name in ("c", "shrink"):
+            require_number("Armijo", name, getattr(self, name), positive=True, below=1.0)
         object.__setattr__(self, "most", whole("Armijo", "most", self.most, 1))
 
     def search(self, ops: Backend, line: Line) -> Found:
@@ -208,8 +210,8 @@ class Goldstein(Search):
     most: int = static(default=30)
 
     def __post_init__(self) -> None:
-        for name in ("c", "first"):
-            require_number("Goldstein", name, getattr(self, name), positive=True)
+        require_number("Goldstein", "c", self.c, positive=True, below=0.5)
+        require_number("Goldstein", "first", self.first, positive=True)
         object.__setattr__(self, "most", whole("Goldstein", "most", self.most, 1))
 
     def search(self, ops: Backend, line: Line) -> Found:
@@ -248,8 +250,10 @@ class Wolfe(Search):
     most: int = static(default=30)
 
     def __post_init__(self) -> None:
-        for name in ("c1", "c2", "first"):
-            require_number("Wolfe", name, getattr(self, name), positive=True)
+        for name, below in (("c1", 1.0), ("c2", 1.0), ("first", math.inf)):
+            require_number("Wolfe", name, getattr(self, name), positive=True, below=below)
+        if (self.c1 >= self.c2) is True:
+            raise ValueError(f"Wolfe: c1 must be less than c2, got {self.c1} and {self.c2}: no length satisfies both.")
         object.__setattr__(self, "most", whole("Wolfe", "most", self.most, 1))
 
     def search(self, ops: Backend, line: Line) -> Found:
@@ -288,7 +292,7 @@ class Grid(Search):
     decrease: bool = static(default=False)
 
     def __post_init__(self) -> None:
-        require_number("Grid", "shrink", self.shrink, positive=True)
+        require_number("Grid", "shrink", self.shrink, positive=True, below=1.0)
         object.__setattr__(self, "count", whole("Grid", "count", self.count, 1))
 
     def search(self, ops: Backend, line: Line) -> Found:

@@ -175,8 +175,8 @@ class SecondOrder(Method):
             raise ValueError(f"{self.name}: model must be 'undamped' or 'damped', got {self.model!r}.")
         if self.judged_on not in ("acceptance", "curvature"):
             raise ValueError(f"{self.name}: judged_on must be 'acceptance' or 'curvature', got {self.judged_on!r}.")
-        if not callable(self.curvature):
-            raise TypeError(f"{self.name}: curvature must be a function of a point, got {self.curvature!r}.")
+        if not callable(self.curvature) or isinstance(self.curvature, LinearOperator):
+            raise TypeError(f"{self.name}: curvature must be a function of a point, as lg.GGN, got {self.curvature!r}.")
         parts = (
             (
                 "descent",
@@ -191,12 +191,18 @@ class SecondOrder(Method):
             require_instance(f"{self.name}: {part}", getattr(self, part), kind, f"one such as {example}", advice)
         for name, number in (
             (self.descent.level, self.level),
-            ("average", self.average),
             ("weight_decay", self.weight_decay),
             ("least", self.least),
             ("most", self.most),
         ):
             require_number(self.name, name, number)
+        require_number(self.name, "average", self.average, below=1.0)
+        if (self.least > self.most) is True:
+            raise ValueError(f"{self.name}: least must be at most most, got {self.least} and {self.most}.")
+        if self.stopping is not None and not hasattr(self.stopping, "claims"):
+            raise TypeError(
+                f"{self.name}: stopping must be such as lg.methods.Facts(), or None; got {self.stopping!r}."
+            )
         object.__setattr__(self, "x_scale", require_x_scale(self.name, self.x_scale))
         if self.control.level not in (None, self.descent.level):
             fit = "lg.controls.Radius()" if self.descent.level == "radius" else "lg.Nielsen()"
@@ -244,7 +250,9 @@ class SecondOrder(Method):
             products = products + more
         else:
             level = zero + self.level
-        begun = () if self.stopping is None else self.stopping.begun(ops, here)
+        begun: tuple[tuple[Scalar, Any], ...] = ()
+        if self.stopping is not None:
+            begun = (_vanished(ops, here.gradient, here.gradient_norm, 0.0), *self.stopping.begun(ops, here))
         return SecondOrderState(
             **here._asdict(),
             kept=kept,
@@ -307,7 +315,8 @@ class SecondOrder(Method):
         if self.stopping is not None:
             stuck, sizes = refused & (level == s.level) & no(trial.other), (square, bent)
             told = (noise, hidden, *sizes, running, refused, doubt, stuck, s.first, here.gradient_norm)
-            claims = self.stopping.claims(ops, Judged(model, trial, start, *told))
+            ended, status = _vanished(ops, here.gradient, here.gradient_norm, s.first)
+            claims = ((running & ended, status), *self.stopping.claims(ops, Judged(model, trial, start, *told)))
         news = {"level": level, "growth": growth, "ratio": ratio, "length": found.length, "doubt": doubt}
         average = s.average
         if average is not None:
@@ -340,6 +349,8 @@ class SecondOrder(Method):
     ) -> tuple[Model, LinearOperator]:
         """The model at a point, and the curvature as it was made, which knows the point."""
         curvature = self.curvature(problem.for_curvature(point))
+        if not isinstance(curvature, LinearOperator):
+            raise TypeError(f"{self.name}: curvature(point) must give a linear operator, got {curvature!r:.100}.")
         operator, gradient = curvature.prepare(), point.gradient
         value = ops.item(problem.for_acceptance(point).value) if value is None else value
         return Model(point.x, gradient, ops.sqrt(ops.dot(gradient, gradient)), value, operator), curvature
@@ -398,3 +409,9 @@ class SecondOrder(Method):
         ends = (problem.for_curvature(problem.at(x)) for x in (line.at(ops, 0.0), line.at(ops, length)))
         before, after = (ops.item(point.value) for point in ends)
         return line.ratio(ops, after, predicted, before), ops.isfinite(after), equal, 2
+
+
+def _vanished(ops: Backend, gradient: Vector, norm: Scalar, first: Scalar) -> tuple[Scalar, Any]:
+    """Whether g^T g is zero for want of range, of a g that has not come down by the round-off; and the code for it."""
+    (largest,) = ops.branch(norm == 0, lambda g: (ops.max_abs(g),), lambda g: (0.0 * norm,), gradient)
+    return largest > ops.eps(gradient) * first, Code.BREAKDOWN

@@ -16,7 +16,7 @@ import numpy as np
 from ..protocols import Backend, Scalar, Tree, Vector
 from ..records import data_fields, record, static, static_fields
 from ..run.returned import row_type
-from ..run.status import Code, Status, verdict
+from ..run.status import Code, status_of, verdict
 from ..spaces import Space
 from .base import Method, ServedMethod
 from .problem import MinimizeProblem
@@ -62,9 +62,9 @@ class State:
         return self.own.status
 
     @property
-    def status(self) -> Status:
-        """Whether the run goes on, or why it ended."""
-        return Status(int(np.asarray(self.own.status)))
+    def status(self) -> Any:
+        """Whether the run goes on, or why it ended: a :class:`~linop_gn.Status`, or a list of them of many runs."""
+        return status_of(self.own.status)
 
     @property
     def steps(self) -> Scalar:
@@ -75,6 +75,8 @@ class State:
         name = f"State of {ServedMethod(self.method).title}"
         if not self.space.backend.is_concrete(self.own):
             return f"{name} in a program that is being traced"
+        if np.ndim(self.code):
+            return f"{len(self.code)} states of {ServedMethod(self.method).title}"
         steps, value = int(np.asarray(self.steps)), float(np.asarray(self.space.backend.read(self.value)))
         return f"{name} after {steps} steps: {self.status.name.lower()}, value {value:.6g}"
 

@@ -14,9 +14,9 @@ import numpy as np
 from ..protocols import Scalar
 from ..records import record, static
 from .plot import plot_runs
-from .status import Status, succeeded
+from .status import Status, status_of, succeeded
 
-__all__ = ["History", "Outcome", "Result", "Solution"]
+__all__ = ["History", "Outcome", "Result", "Solution", "brief"]
 
 
 _BLOCKS_SHOWN = 20
@@ -32,13 +32,18 @@ class History(dict[str, Any]):
 
     def __repr__(self) -> str:
         rows = len(next(iter(self.values()), ()))
-        ends = ", ".join(f"{name} {_brief(column[0])} .. {_brief(column[-1])}" for name, column in self.items() if rows)
+        ends = ", ".join(f"{name} {brief(column[0])} .. {brief(column[-1])}" for name, column in self.items() if rows)
         return f"History of {rows} rows: {ends}"
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
+    """A number, or the first four of an array, as a table shows them."""
     array = np.asarray(value)
-    return f"{float(array):.6g}" if array.ndim == 0 else "[" + ", ".join(f"{v:.3g}" for v in array[:4]) + "]"
+    return (
+        f"{float(array):.6g}"
+        if array.ndim == 0
+        else "[" + ", ".join(f"{v:.3g}" for v in array[:4]) + ", ..." * (len(array) > 4) + "]"
+    )
 
 
 @record
@@ -58,23 +63,22 @@ class Outcome:
     @property
     def status(self) -> Any:
         """Why the run stopped: a :class:`~linop_gn.Status`, or a list of them for columns."""
-        try:
-            codes = np.asarray(self.code)
-        except TypeError as error:
-            raise TypeError(
-                "the status is not known while a program is being traced; there, `code` is the number of a "
-                "linop_gn.Status, and `succeeded` tells whether it is a success."
-            ) from error
-        return Status(int(codes)) if codes.ndim == 0 else [Status(int(code)) for code in codes]
+        return status_of(self.code)
 
     @property
     def succeeded(self) -> Any:
         """Whether every column's status is a success: a bool, or a traced one inside a compiled program."""
+        if self._traced:
+            return succeeded(self.code).all()
+        return all(status.succeeded for status in self._statuses())
+
+    @property
+    def _traced(self) -> bool:
         try:
             np.asarray(self.code)
         except TypeError:
-            return succeeded(self.code).all()
-        return all(status.succeeded for status in self._statuses())
+            return True
+        return False
 
     @property
     def history(self) -> History:
@@ -82,6 +86,20 @@ class Outcome:
         last = int(np.max(np.asarray(self.steps)))
         rows = np.asarray(self.rows)[: last + 1]
         return History({name: rows[:, i] for i, name in enumerate(self.names)})
+
+    def _require_one(self, what: str) -> None:
+        """Raise where the fields are those of many runs, as ``jax.vmap`` returns them."""
+        if np.ndim(self.code):
+            raise TypeError(
+                f"{what} is of one run, and these are {len(self.code)}. Choose one, jax.tree.map(lambda leaf: leaf[0], "
+                "results), or ask each, inside the function that is mapped or by jax.vmap(lambda one: ...)(results)."
+            )
+
+    def __repr__(self) -> str:
+        return f"{self.method} in a program that is being traced" if self._traced else "\n".join(self._lines())
+
+    def _lines(self) -> list[str]:
+        return [self._headline(), *self._sentences()]
 
     def _headline(self) -> str:
         steps, products = np.asarray(self.steps), np.asarray(self.products)
@@ -121,7 +139,7 @@ class Solution(Outcome):
 
     def _headline(self) -> str:
         if self.blocks is None:
-            return f"{super()._headline()}; residual {_brief(self.residual)}"
+            return f"{super()._headline()}; residual {brief(self.residual)}"
         most = f"at most {np.asarray(self.steps).max()} steps, {np.asarray(self.products).max()} products"
         return f"{self.method}, {len(self.blocks)} blocks: {self._tally()}; {most}"
 
@@ -132,15 +150,15 @@ class Solution(Outcome):
         rows = zip(self.blocks, self.status, np.asarray(self.steps), np.asarray(self.residual), strict=True)
         width = max(map(len, self.blocks))
         lines = [
-            f"  {name:{width}}  {status.name.lower()} after {steps} steps; residual {_brief(residual)}"
+            f"  {name:{width}}  {status.name.lower()} after {steps} steps; residual {brief(residual)}"
             for name, status, steps, residual in rows
         ]
         left = len(lines) - _BLOCKS_SHOWN
         return lines if left <= 0 else [*lines[:_BLOCKS_SHOWN], f"  and {left} more"]
 
-    def __repr__(self) -> str:
+    def _lines(self) -> list[str]:
         iterates = [] if self.iterates is None else [f"Kept: {self.iterates!r}."]
-        return "\n".join([self._headline(), *self._of_blocks(), *self._sentences(), *iterates])
+        return [self._headline(), *self._of_blocks(), *self._sentences(), *iterates]
 
 
 @record
@@ -163,6 +181,7 @@ class Result(Outcome):
     @property
     def history(self) -> History:
         """What was observed at the steps ``first``, ``first`` + 1, ..., by name."""
+        self._require_one("a history")
         rows = np.asarray(self.rows)[: int(np.asarray(self.steps)) - int(np.asarray(self.first)) + 1]
         return History({name: rows[:, i] for i, name in enumerate(self.names)})
 
@@ -188,12 +207,12 @@ class Result(Outcome):
     def _table(self) -> list[str]:
         """What counts, a line each."""
         told = {"value": self.value, "gradient norm": self.gradient_norm, "damping": self.damping}
-        rows = [(name, _brief(value)) for name, value in told.items() if value is not None]
+        rows = [(name, brief(value)) for name, value in told.items() if value is not None]
         if np.ndim(self.code) == 0 and len(self.rows):
             last = {name: column[-1] for name, column in self.history.items()}
             rows += [(name.replace("_", " "), f"{int(last[name])}") for name in _COUNTS if name in last]
         width = max(len(name) for name, _ in rows)
         return [f"  {name:{width}}  {value}" for name, value in rows]
 
-    def __repr__(self) -> str:
-        return "\n".join([self._headline(), *self._table(), *self._sentences()])
+    def _lines(self) -> list[str]:
+        return [self._headline(), *self._table(), *self._sentences()]

@@ -12,10 +12,12 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from ..protocols import Backend, Scalar
 
-__all__ = ["Code", "Status", "alike", "is_one_of", "succeeded", "verdict", "where_new"]
+__all__ = ["Code", "Status", "alike", "is_one_of", "status_of", "succeeded", "verdict", "where_new"]
 
 
 class Status(IntEnum):
@@ -23,8 +25,8 @@ class Status(IntEnum):
 
     >>> Status.CONVERGED.succeeded, Status.NEGATIVE_CURVATURE.succeeded
     (True, False)
-    >>> print(Status.MAX_STEPS.sentence)
-    The limit on steps was reached before the tolerance was met; raise max_steps or loosen the tolerance.
+    >>> print(f"{Status.MAX_STEPS}: {Status.MAX_STEPS.sentence}")
+    MAX_STEPS: The limit on steps was reached before the tolerance was met; raise max_steps or loosen the tolerance.
     """
 
     sentence: str
@@ -36,6 +38,12 @@ class Status(IntEnum):
         made = int.__new__(cls, code)
         made._value_, made.sentence, made.succeeded = code, sentence, succeeded
         return made
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __format__(self, spec: str) -> str:
+        return format(self.name, spec)
 
     RUNNING = 0, "Still running."
     CONVERGED = 1, "The tolerance was met.", True
@@ -59,7 +67,11 @@ class Status(IntEnum):
         7,
         "The preconditioner gave r^T M r <= 0 for a nonzero residual: it is not positive definite.",
     )
-    BREAKDOWN = 8, "The recurrence broke down: a quantity that it divides by is zero to working precision."
+    BREAKDOWN = (
+        8,
+        "The recurrence broke down: a quantity that it divides by is zero to working precision. Scale the problem, or "
+        "use float64.",
+    )
     NONFINITE = (
         9,
         "A product or an inner product was not finite; the last finite iterate is returned. Check the operator at this "
@@ -159,6 +171,27 @@ def succeeded(code: Scalar) -> Any:
     (True, False)
     """
     return is_one_of(code, [int(status) for status in Status if status.succeeded])
+
+
+def status_of(code: Any) -> Any:
+    """The status of a code, or a list of them for many.
+
+    >>> status_of(1), status_of([0, 4])
+    (<Status.CONVERGED: 1>, [<Status.RUNNING: 0>, <Status.MAX_STEPS: 4>])
+
+    Raises
+    ------
+    TypeError
+        Inside a compiled program, where it is not known.
+    """
+    try:
+        codes = np.asarray(code)
+    except TypeError as error:
+        raise TypeError(
+            "the status is not known while a program is being traced; there, `code` is the number of a "
+            "linop_gn.Status, and a result's `succeeded` tells whether it is a success."
+        ) from error
+    return Status(int(codes)) if codes.ndim == 0 else [Status(int(code)) for code in codes]
 
 
 def is_one_of(code: Scalar, codes: Iterable[Any]) -> Any:

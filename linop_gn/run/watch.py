@@ -14,10 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import require_number
 from .loop import Look
 from .solution import History
 
 __all__ = ["Budget", "ProgressBar", "Recorder", "stop_when"]
+
+_FIRST = ("value", "residual", "damping", "radius", "rate", "ratio")
+"""What a narrow terminal shows."""
 
 
 class ProgressBar:
@@ -46,7 +50,9 @@ class ProgressBar:
         """Move the bar."""
         if self._progress is None:
             self.begin(look)
-        newest = "  ".join(f"{name} {_worst(column[-1]):.3g}" for name, column in look.rows.items() if len(column))
+        columns = [(name, column) for name, column in look.rows.items() if len(column)]
+        columns.sort(key=lambda named: _FIRST.index(named[0]) if named[0] in _FIRST else len(_FIRST))
+        newest = "  ".join(f"{name} {_worst(column[-1]):.3g}" for name, column in columns)
         self._progress.update(self._progress.task_ids[0], completed=look.step, newest=newest)
 
     def end(self, look: Look) -> None:
@@ -112,6 +118,10 @@ class Budget:
     """
 
     def __init__(self, *, seconds: float = math.inf, products: float = math.inf) -> None:
+        if seconds == products == math.inf:
+            raise ValueError("Budget: give seconds=, products= or both; passes= and max_steps= are minimize's.")
+        for name, limit in (("seconds", seconds), ("products", products)):
+            require_number("Budget", name, limit, infinite=True)
         self.seconds, self.products = seconds, products
         self._start, self._before = time.perf_counter(), 0.0
 

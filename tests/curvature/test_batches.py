@@ -100,7 +100,7 @@ def test_a_batch_in_which_nothing_counts_is_harmless_beside_others(request, name
 def test_what_is_one_batch_and_what_are_many():
     x, y, w = np.ones((2, 3)), np.ones(2), np.ones(2)
     assert as_batches(None)[0].inputs is None
-    for one in ((x, y), (x, y, w), ((x, x), y), ([x, x], y), ({"x": x}, y), (x, None)):
+    for one in ((x, y), (x, y, w), ((x, x), y), ([x, x], y), ({"x": x}, y), (x, None), [x, y], [[x, x], y, w]):
         (batch,) = as_batches(one)
         assert batch.inputs is one[0]
     for many in ([(x, y)] * 3, ((x, y), (x, y, w), (x, y)), [[x, y]] * 3, [Batch(x, y)] * 3):
@@ -118,7 +118,7 @@ def test_what_is_one_batch_and_what_are_many():
         (np.ones((2, 3)), TypeError, r"data must be a tuple \(inputs, targets\[, weights\]\) or .*got ndarray"),
         ({"x": 1, "y": 2}, TypeError, "data must be a tuple .*got dict"),
         (3, TypeError, "data must be a tuple .*got int"),
-        ([np.ones(2), np.ones(2)], TypeError, r"a batch is a tuple \(inputs, targets\).*got ndarray"),
+        ([np.ones(2)] * 4, TypeError, r"a batch is a tuple \(inputs, targets\).*got ndarray"),
         ([(np.ones(2),)], TypeError, "a batch is a tuple .*got tuple of 1"),
         ((np.ones(2),), TypeError, "a batch is a tuple .*got tuple of 1"),
         ((1, 2, 3, 4), TypeError, "a batch is a tuple .*got tuple of 4"),

@@ -113,6 +113,21 @@ def test_ours_step_as_theirs(name, rule):
 
 
 @pytest.mark.parametrize("name", OTHERS)
+def test_theirs_move_arrays_of_their_own(name):
+    for theirs in (pair[1] for pair in peers(name)[1].values()):
+        with pytest.raises(TypeError, match="these parameters are numpy's"):
+            trajectory(lg.load("numpy"), theirs, steps=1)
+
+
+def test_an_optimiser_with_a_closure_is_refused():
+    torch = pytest.importorskip("torch")
+    from linop_gn_torch.optimisers import TorchOptimiser
+
+    with pytest.raises(TypeError, match="LBFGS evaluates a closure"):
+        TorchOptimiser(torch.optim.LBFGS)
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_what_is_kept_is_not_written_over(name):
     ops, found = peers(name)
     for optimiser in (pair[1] for pair in found.values()):

@@ -342,6 +342,19 @@ def test_a_gradient_that_does_not_belong_is_told():
         assert fit.status is lg.Status.NO_DECREASE
 
 
+@pytest.mark.parametrize("unit", [1e-11, 1e-13])
+def test_a_gradient_whose_square_vanishes_is_not_small(unit):
+    t, unit = np.linspace(0, 4, 30, dtype=np.float32), np.float32(unit)
+    fit = lg.Objective.from_residuals(
+        lambda p: unit * (p[0] * np.exp(-p[1] * t) - 2.5 * np.exp(np.float32(-1.3) * t)),
+        jacobian=lambda p: unit * np.stack([np.exp(-p[1] * t), -p[0] * t * np.exp(-p[1] * t)], axis=1),
+    )
+    for method in (lg.LevenbergMarquardt(), lg.TrustRegion(curvature=lg.GGN)):
+        run = lg.minimize(fit, np.ones(2, np.float32), method)
+        assert not run.succeeded or np.allclose(run.params, [2.5, 1.3], rtol=1e-3), run
+        assert run.status is lg.Status.BREAKDOWN or unit > 1e-12
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
@@ -350,6 +363,7 @@ def test_a_gradient_that_does_not_belong_is_told():
         ({"search": lg.Nielsen()}, "search needs one such as"),
         ({"control": 1e-3}, "control needs one such as lg.Nielsen"),
         ({"curvature": 3.0}, "curvature must be a function of a point"),
+        ({"curvature": lg.Dense(np.eye(2))}, "curvature must be a function of a point"),
         ({"level": -1.0}, "damping must be"),
         ({"model": "both"}, "'undamped' or 'damped'"),
     ],
@@ -370,6 +384,18 @@ def test_a_malformed_part_is_refused_at_the_door(parts, message):
         (lambda: D.Momentum(D.Solve(), of="both"), "'direction' or 'gradient'"),
         (lambda: S.Iterates(then=1.0), "lg.searches.Armijo"),
         (lambda: S.Armijo(most=0), "most"),
+        (lambda: S.Armijo(shrink=1.0), "shrink must be .* > 0 and < 1"),
+        (lambda: S.Goldstein(c=0.5), "c must be .* > 0 and < 0.5"),
+        (lambda: S.Wolfe(c1=0.9, c2=0.1), "c1 must be less than c2"),
+        (lambda: D.Momentum(D.Solve(), 1.0), "beta must be .* < 1"),
+        (lambda: lg.Nielsen(least=2.0), "least must be .* < 1"),
+        (lambda: lg.Marquardt(increase=0.5), "increase must be at least 1"),
+        (lambda: lg.controls.Cosine(steps=0), "steps must be .* > 0"),
+        (lambda: lg.controls.WarmUp(0), "steps must be .* > 0"),
+        (lambda: lg.SGN(average=1.0), "SGN: average must be .* < 1"),
+        (lambda: lg.SecondOrder(least=10.0, most=1.0), "least must be at most most"),
+        (lambda: lg.SecondOrder(stopping=1e-6), "stopping must be such as lg.methods.Facts"),
+        (lambda: lg.optimisers.Adam(b1=1.0), "b1 must be .* < 1"),
     ],
 )
 def test_malformed_options_of_parts(make, message):
@@ -381,6 +407,8 @@ def test_parts_that_do_not_fit_say_so():
     bowl = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
     with pytest.raises(ValueError, match="keeps none"):
         lg.minimize(bowl, np.zeros(2), lg.SecondOrder(search=S.Iterates()))
+    with pytest.raises(TypeError, match="must give a linear operator, got 3"):
+        lg.minimize(bowl, np.zeros(2), lg.SecondOrder(curvature=lambda point: 3))
     with pytest.raises(ValueError, match="symmetric"):
         lg.minimize(bowl, np.zeros(2), lg.SecondOrder(curvature=lg.Jacobian, descent=D.Gradient()))
 

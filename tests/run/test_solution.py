@@ -64,6 +64,7 @@ def test_success_is_told_inside_a_compiled_program(jax):
         solution = lg.solve(lg.Diagonal(d), jnp.ones(3))
         with pytest.raises(TypeError, match="`succeeded` tells"):
             solution.status  # noqa: B018
+        assert repr(solution) == "CG in a program that is being traced"
         return solution.succeeded, solution.code
 
     program = framework.jit(solved)

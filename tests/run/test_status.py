@@ -17,6 +17,7 @@ def test_codes_survive_an_array_of_small_integers():
     codes = np.array([int(status) for status in Status], dtype=np.int8)
     assert [Status(int(code)) for code in codes] == list(Status)
     assert int(Status.RUNNING) == 0
+    assert f"{Status.RUNNING}" == str(Status(0)) == "RUNNING"
 
 
 def test_only_what_was_asked_for_is_a_success():

@@ -1,6 +1,7 @@
 """Watchers: what they show, keep and stop."""
 
 import io
+import re
 import time
 
 import numpy as np
@@ -35,6 +36,13 @@ def test_the_progress_bar_is_named_after_the_method_and_shows_the_worst_column()
     text = screen.file.getvalue()
     assert "CG" in text
     assert f"residual {solution.history['residual'][-1, 1]:.3g}" in text
+
+
+def test_a_narrow_bar_shows_value_damping_and_ratio():
+    screen = Console(file=io.StringIO(), force_terminal=True, width=80)
+    bowl = lg.Objective.from_residuals(lambda p: p - B, jacobian=lambda p: np.eye(len(B)))
+    run = lg.minimize(bowl, np.zeros_like(B), max_steps=2, watch=[lg.ProgressBar("", console=screen)])
+    assert re.search(rf"value {run.value:.3g}  damping {run.damping:.3g}  ratio 1", screen.file.getvalue())
 
 
 def test_a_progress_bar_can_be_used_again_and_is_closed_after_an_error():

@@ -45,7 +45,7 @@ class Momentum(Descent):
 
     def __post_init__(self) -> None:
         require_instance("Momentum", self.descent, Descent, "a descent such as lg.descents.Solve()", "See lg.descents.")
-        require_number("Momentum", "beta", self.beta)
+        require_number("Momentum", "beta", self.beta, below=1.0)
         if self.of not in ("direction", "gradient"):
             raise ValueError(f"Momentum: of must be 'direction' or 'gradient', got {self.of!r}.")
 
