@@ -1,5 +1,6 @@
 """Runs that go on: in one call, a step at a time, from a state, from a file, over batches, after an interrupt."""
 
+import functools
 import json
 import os
 import random
@@ -28,6 +29,7 @@ def valley(ops):
     return curves.rosenbrock(ops), ops.asarray(np.array([-1.2, 1.0]), "float64")
 
 
+@functools.cache  # compiled once for all tests
 def batches(ops, count=6):
     """A fit of tanh(x.p), its batches, and a start."""
     rng, xp = np.random.default_rng(0), ops.namespace()
