@@ -16,7 +16,7 @@ import linop_gn as lg
 
 STARTS = [(name, i) for name in nist.MODELS for i in (0, 1)]
 NEAR = [pytest.param(name, i, marks=in_full if i == 0 else ()) for name, i in STARTS]
-COMPILED = {("Misra1a", 0), ("MGH10", 1), ("Nelson", 0)}
+COMPILED = {("Misra1a", 0), ("MGH10", 1)}
 FEW = [pytest.param(*start, marks=() if start in COMPILED else in_full) for start in STARTS]
 
 
@@ -392,7 +392,8 @@ def test_many_fits_at_once():
     found = jax.jit(jax.vmap(fit))(2 * jnp.exp(-rates[:, None] * t))
     np.testing.assert_allclose(found.x[:2], [[2, 0.5], [2, 1]], rtol=1e-6)
     assert [status.succeeded for status in found.status] == [True, True, False]
-    assert bool(jax.jit(fit)(2 * jnp.exp(-t)).succeeded)
+    if FULL:
+        assert bool(jax.jit(fit)(2 * jnp.exp(-t)).succeeded)
 
 
 def test_a_derivative_of_a_run_is_refused_and_no_other():
