@@ -40,7 +40,7 @@ def pytest_runtest_call(item):
     drawn = getattr(item, "obj", None)
     kept = getattr(drawn, "_hypothesis_internal_use_settings", None)
     given = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    named = {name for name in (*given, *item.path.parts) if isinstance(name, str)}
+    named = {name for name in (*given, *item.path.parts, *item.fixturenames) if isinstance(name, str)}
     few = min((FEW_DRAWS[name] for name in named & FEW_DRAWS.keys()), default=None)
     if kept is None or few is None or kept.max_examples <= few:
         return (yield)

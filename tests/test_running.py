@@ -1,5 +1,6 @@
 """Runs that go on: in one call, a step at a time, from a state, from a file, over batches, after an interrupt."""
 
+import functools
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import curves
 import killed
 import numpy as np
 import pytest
+from systems import FULL, in_full, spare
 
 import linop_gn as lg
 from linop_gn.methods.checkpoint import _newest
@@ -28,6 +30,7 @@ def valley(ops):
     return curves.rosenbrock(ops), ops.asarray(np.array([-1.2, 1.0]), "float64")
 
 
+@functools.cache  # compiled once for all tests
 def batches(ops, count=6):
     """A fit of tanh(x.p), its batches, and a start."""
     rng, xp = np.random.default_rng(0), ops.namespace()
@@ -220,6 +223,7 @@ def apart(judged_on="acceptance"):
 
 @pytest.mark.parametrize("judged_on", ["acceptance", "curvature"])
 def test_other_data_for_the_curvature_and_the_acceptance(ops, judged_on):
+    spare(ops, judged_on == "acceptance")
     fit, pairs, start = batches(ops, 18)
     method = apart(judged_on)
     p, damping, values = by_hand(pairs, np.zeros(3), judged_on, 6)
@@ -312,6 +316,7 @@ def test_on_one_batch_no_gradient_is_taken_that_the_next_throws_away():
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, FloatingPointError])
 def test_what_breaks_a_run_off_carries_its_state(ops, error):
+    spare(ops, error is KeyboardInterrupt)
     objective, start = valley(ops)
 
     def break_off(look):
@@ -466,6 +471,7 @@ class Loader:
 
 @pytest.mark.parametrize("make", [list, Loader])
 def test_the_place_in_the_batches_is_kept(ops, make, tmp_path):
+    spare(ops, make is Loader)
     fit, pairs, start = batches(ops)
     whole = lg.minimize(fit, start, METHOD, batches=pairs, passes=3)
     for limit in (4, 6, 11, None):
@@ -561,9 +567,16 @@ def test_parameters_of_a_module_are_loaded_into_it():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-@pytest.mark.parametrize(("name", "kills", "events"), [("numpy", 25, 5000), ("torch", 1, 0), ("jax", 1, 0)])
+@pytest.mark.parametrize(
+    ("name", "kills", "events"),
+    [
+        ("numpy", 25 if FULL else 6, 5000),
+        pytest.param("torch", 1, 0, marks=in_full),
+        pytest.param("jax", 1, 0, marks=in_full),
+    ],
+)
 def test_a_run_that_is_killed_goes_on_to_the_same_bits(name, kills, events, tmp_path):
-    """NumPy's at a random one of the calls that a step and its file take; whoever falls behind the log is told."""
+    """NumPy's at a random one of the calls that a step and its file take; ``nox -s kills`` has a hundred of each."""
     pytest.importorskip(name)
     command = [sys.executable, killed.__file__, name, tmp_path, kills, 0, 60, events]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)

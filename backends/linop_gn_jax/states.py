@@ -41,9 +41,14 @@ def _cast(leaf: Any, dtype: Any) -> Array:
 
 
 def settle(state: Any, problem: Any) -> Any:
-    """Every leaf of an initial state an array of its own, so that it can be donated."""
-    state = floats_like(state, getattr(problem, "like", None))
-    return tree_util.tree_map(lambda leaf: jnp.copy(_cast(leaf, jnp.result_type(leaf))), state)
+    """Every leaf of an initial state an array of its own, so that it can be donated; Python's integers are int32."""
+
+    def settled(leaf: Any) -> Array:
+        dtype = jnp.result_type(leaf)
+        counts = jnp.issubdtype(dtype, jnp.integer) and getattr(leaf, "weak_type", isinstance(leaf, int))
+        return jnp.copy(_cast(leaf, jnp.int32 if counts else dtype))
+
+    return tree_util.tree_map(settled, floats_like(state, getattr(problem, "like", None)))
 
 
 def like(before: Any, after: Any, method: Iteration) -> Any:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from systems import FULL
 
 import linop_gn as lg
 from linop_gn.curvature.batches import Batch, Stream, as_batch, as_batches
@@ -32,7 +33,7 @@ def test_any_split_is_the_union(request, name, reduction):
     backend = lg.load(name)
     case = Case("mlp", "softmax", reduction, 4, "weights", sizes=(7,), ignore=True)
     whole = operators(case, backend)
-    for sizes in ((1, 4, 2), (2, 2, 2, 1)):
+    for sizes in ((1, 4, 2), (2, 2, 2, 1)) if name != "jax" or FULL else ((1, 4, 2),):
         for hold in (list, Streamed):
             for got, want in zip(operators(case._replace(sizes=sizes), backend, hold), whole, strict=True):
                 close(got, want, 1e-13)

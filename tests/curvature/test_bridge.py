@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from systems import FULL
 
 import linop_gn as lg
 from linop_gn.testing import poison
@@ -309,7 +310,7 @@ def test_data_that_do_not_fit_are_refused_as_natively(guest):
 def test_validate_finds_bridged_operators_right(guest, numpy_backend):
     case = Case("mlp", "softmax", "mean", 5, sizes=(3, 2))
     made, params = objective(case, numpy_backend, derivatives=guest), put(numpy_backend, case.params())
-    for curvature in (lg.GGN, lg.Hessian):
+    for curvature in (lg.GGN, lg.Hessian) if guest != "jax" or FULL else (lg.Hessian,):
         report = lg.validate(curvature(made, params))
         assert report.passed, report
         assert {check.name for check in report.checks if check.status == "passed"} >= {"dense", "differences"}

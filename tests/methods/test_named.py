@@ -1,4 +1,7 @@
-"""The named methods follow the published rules, written out in NumPy on their own, step by step."""
+"""The named methods follow the published rules, written out in NumPy on their own, step by step.
+
+In JAX each is one program for all steps, other data, another start and another damping or radius.
+"""
 
 import numpy as np
 import published
@@ -15,7 +18,21 @@ def ops(request):
 
 
 def run(ops, f, method, steps):
-    return lg.minimize(f.objective(ops), ops.asarray(f.start, "float64"), method, max_steps=steps)
+    data = (ops.asarray(f.x, "float64"), ops.asarray(-f.y, "float64")) if isinstance(f, published.Tanh) else None
+    return minimized(ops, f.objective(ops), ops.asarray(f.start, "float64"), method, steps, data)
+
+
+def minimized(ops, objective, start, method, steps, data):
+    """A run, which compiles all that a run on other data from elsewhere needs."""
+    result = lg.minimize(objective, start, method, max_steps=steps)
+    if ops.name == "jax":
+        from linop_gn_jax import compilations
+
+        other, once = objective if data is None else objective.with_data(data), compilations()
+        elsewhere = lg.replace(method, level=0.5 * method.level + 1e-3)
+        assert np.isfinite(lg.minimize(other, result.params, elsewhere, max_steps=steps).value.item())
+        assert compilations() == once
+    return result
 
 
 def agree(ops, result, values, p, rtol=1e-9):
@@ -139,7 +156,7 @@ def test_layerwise_gauss_newton(ops, damping):
     supplied = {"jacobian": jacobian} if ops.calculus is None else {}
     objective = lg.Objective(model, lg.losses.SquaredError(), data, **supplied)
     method = lg.LayerwiseGaussNewton(damping, lg.Blockwise(lg.CG(rtol=1e-12, max_steps=30)))
-    result = lg.minimize(objective, params, method, max_steps=8)
+    result = minimized(ops, objective, params, method, 8, (data[0], -data[1]))
     values, p = published.layerwise(f, 8, damping, [slice(0, 2), slice(2, 6)])
     np.testing.assert_allclose(result.history["value"], values[: len(result.history["value"])], rtol=1e-9)
     np.testing.assert_allclose(ops.to_numpy(result.params["one"]), p[:2], rtol=1e-5)

@@ -194,6 +194,7 @@ def scattered(backend):
 
 @pytest.mark.parametrize("damping", [0.0, 0.3])
 def test_blocks_that_do_not_lie_side_by_side(backend, damping):
+    spare(backend, damping > 0)
     A, space = scattered(backend)
     assert A.partition == (Block("head+fc1.weight+fc1.bias", ((0, 6), (9, 10))), Block("fc2", ((6, 9),)))
     damped = [A] if damping == 0 else [lg.Damped(A, damping), A + damping * lg.Identity(space)]
@@ -233,6 +234,7 @@ def test_rules_and_kept_iterates_hold_for_each_block(backend):
 
 
 def test_preconditioners_must_keep_the_blocks_apart(backend):
+    spare(backend, FULL)
     matrices = matrices_of(0)
     A, b = block_operator(backend, matrices), array(backend, gaussian(0, N))
     inverse = np.concatenate([1 / np.diag(m) for m in matrices])
@@ -390,6 +392,7 @@ def plane(backend):
 
 
 def test_levenberg_marquardt_goes_block_by_block(backend):
+    spare(backend, FULL)
     objective, start = plane(backend), {"a": {"w": array(backend, np.ones(3))}, "b": {"w": array(backend, np.ones(4))}}
     tight, found = lg.CG(rtol=1e-10, max_steps=30), []
     for solver in (tight, lg.Blockwise(tight)):
@@ -404,6 +407,7 @@ def test_levenberg_marquardt_goes_block_by_block(backend):
 
 def test_a_block_out_of_range_is_told_from_the_others(backend):
     """Its answer is zero, with the residual of zero; what it kept on the way is zero where it was out of range too."""
+    spare(backend, FULL)
     values = (np.array([1e-26, 1e-20]), np.array([1.0, 2.0]))
     A = lg.BlockDiagonal(tuple(lg.Diagonal(array(backend, part, "float32"), psd=True) for part in values))
     b = array(backend, np.array([1e15, 0.0, 1.0, 1.0]), "float32")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from systems import EPS, N, benign, counted, finished, gaussian, host, operator, rounded, spare, with_spectrum
+from systems import EPS, FULL, N, benign, counted, finished, gaussian, host, operator, rounded, spare, with_spectrum
 
 import linop_gn as lg
 from linop_gn import Status
@@ -293,6 +293,7 @@ def test_an_answer_that_underflows_is_no_success(backend, method):
 @each
 def test_a_matrix_near_the_largest_number(backend, method):
     """The sum of its two halves is out of range; it is regular, and no least-squares problem."""
+    spare(backend, FULL or not isinstance(method, lg.Eigh))
     matrix = 5e307 * np.diag([1.0, 2.0, 3.0])
     solution = lg.solve(operator(backend, matrix, "float64"), array(backend, [1e300, 2e300, 3e300]), method)
     if backend.name == "jax":  # 1 / 1.5e308 is subnormal, which XLA makes zero

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from systems import N, benign, counted, finished, gaussian, host, operator, section, tridiagonal, unit
+from systems import FULL, N, benign, counted, finished, gaussian, host, operator, section, spare, tridiagonal, unit
 
 import linop_gn as lg
 from linop_gn.solvers.iterates import plan
@@ -26,6 +26,7 @@ def scheduled(keep, last):
 
 @pytest.mark.parametrize("keep", ["every", 1.3, (0, 2, 3, 99), ()])
 def test_the_iterates_of_the_schedule_and_the_last_one(backend, keep):
+    spare(backend, FULL or keep == 1.3)
     A, counter = counted(backend, T)
     b = array(backend, unit())
     for limits in ({"max_steps": 12}, {"steps": 5}):

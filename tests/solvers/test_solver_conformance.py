@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from systems import FULL
 from written import Richardson
 
 import linop_gn as lg
@@ -85,6 +86,8 @@ SOLVERS = {
     "Richardson": (lambda rtol: Richardson(rtol=rtol), {"powers": 40}),
 }
 COMPILED = ("CG", "Richardson")
+OF_A_BACKEND = ("ends", "solves", "zero_right_hand_side", "columns", "a_start", "scale", "nothing_is_written_to")
+"""What another library may spoil of a solver that keeps every law on NumPy."""
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -93,5 +96,6 @@ def test_every_law(backend, name):
     if "compiled" in backend.capabilities and name not in COMPILED:
         pytest.skip("each law is a program; these solvers have all there is to compile")
     make, options = SOLVERS[name]
-    report = check_solver(make, backend, **options)
+    few = backend.name in ("array_api_strict", "torch") and name != "CG" and not FULL
+    report = check_solver(make, backend, only=OF_A_BACKEND if few else None, **options)
     assert report.passed, report

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from regions import model, smallest_model
-from systems import EPS, N, benign, counted, finished, gaussian, host, operator, rounded, with_spectrum
+from systems import EPS, FULL, N, benign, counted, finished, gaussian, host, operator, rounded, spare, with_spectrum
 
 import linop_gn as lg
 from linop_gn import Status
@@ -127,6 +127,7 @@ def test_radii_of_any_size_in_single_precision(backend, radius):
 
 
 def test_degenerate_input(backend):
+    spare(backend, FULL)
     A, zero = operator(backend, benign(0)), array(backend, np.zeros(N))
     solution = lg.solve(A, zero, lg.Steihaug())
     assert (solution.status, int(solution.products)) == (Status.CONVERGED, 0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from systems import N, benign, counted, finished, gaussian, host, operator, rounded, with_spectrum
+from systems import FULL, N, benign, counted, finished, gaussian, host, operator, rounded, spare, with_spectrum
 
 import linop_gn as lg
 from linop_gn import Status
@@ -21,6 +21,7 @@ def outcome(solution):
 
 @given(data=st.data(), seed=seeds(), exponent=st.floats(-6, -1))
 def test_the_rule_of_the_tolerance_is_the_tolerance(backend, data, seed, exponent):
+    spare(backend, FULL)
     dtype = data.draw(dtypes(backend))
     matrix, b, rtol = benign(seed), gaussian(seed), 10.0**exponent
     A, B = operator(backend, matrix, dtype), array(backend, b, dtype)
@@ -127,6 +128,7 @@ def test_relative_progress_on_every_backend(backend, warm):
 
 
 def test_relative_progress_in_columns_is_each_alone(backend):
+    spare(backend, FULL)
     rng = np.random.default_rng(0)
     matrix = with_spectrum(10.0 ** rng.uniform(-1.5, 1, LARGE), 0)
     b = rng.standard_normal((LARGE, 3)) * [1.0, 1e-9, 1e9]
@@ -159,6 +161,7 @@ def test_a_long_run_looks_back_as_far_as_it_must(numpy_backend):
 
 
 def test_a_million_unknowns_level_off_as_they_do_in_double_precision(backend):
+    spare(backend, FULL)
     if backend.name in ("array_api_strict", "poison"):
         pytest.skip("the same arithmetic as NumPy's, slower")
     d, b = np.linspace(1.0, 300.0, 1_000_000), np.random.default_rng(0).standard_normal(1_000_000)

@@ -1,5 +1,7 @@
 """Least-squares problems written once for every backend, with NumPy's Jacobians supplied, and a dense LM in NumPy."""
 
+import functools
+
 import numpy as np
 
 import linop_gn as lg
@@ -25,6 +27,7 @@ def exponential(ops, t, y, dtype="float64"):
     return lg.Objective.from_residuals(residuals, jacobian=jacobian if ops.calculus is None else None)
 
 
+@functools.cache  # compiled once for all tests
 def misra(ops):
     """Misra1a in the parameters (b1 / 100, 1000 b2), so that both are near one."""
     xp = ops.namespace()
@@ -40,6 +43,7 @@ def misra(ops):
     return lg.Objective.from_residuals(residuals, jacobian=jacobian if ops.calculus is None else None)
 
 
+@functools.cache  # compiled once for all tests
 def rosenbrock(ops, dtype="float64"):
     """Residuals (10 (p1 - p0^2), 1 - p0)."""
     xp = ops.namespace()

@@ -87,6 +87,17 @@ FULL = os.environ.get("HYPOTHESIS_PROFILE") == "full"
 in_full = pytest.mark.skipif(not FULL, reason="in nox -s tests_full")
 """For kits whose programs take long to compile, of methods that other tests compile too."""
 
+OF_A_BACKEND = (
+    "goes_down",
+    "the_start_is_not_written_to",
+    "a_trial_without_a_gradient_is_refused",
+    "a_start_without_numbers",
+    "streamed_data",
+    "other_data_keep_the_rest",
+    "comes_back_from_a_file",
+)
+"""What a backend may spoil of a method that keeps every law on NumPy: arithmetic, writing, NaN, batches, files."""
+
 
 def load(name):
     """The backend called ``name``; a skip where its framework is not installed."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from systems import FULL, in_full
 
 import linop_gn as lg
 from linop_gn.testing import device_of
@@ -60,7 +61,7 @@ def test_every_curvature_operator_passes(request, name, dtype):
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("name", ["numpy", "torch"])
-@settings(max_examples=12)
+@settings(max_examples=12 if FULL else 3)
 @given(data=st.data())
 def test_drawn_objectives_pass(request, name, dtype, data):
     if name != "numpy":
@@ -76,7 +77,7 @@ def test_drawn_objectives_pass(request, name, dtype, data):
     assert report["batches"].skipped == (len(case.sizes) == 1 and not streamed)
 
 
-@pytest.mark.parametrize(("hold", "kind"), [(list, lg.GGN), (Streamed, lg.Hessian)])
+@pytest.mark.parametrize(("hold", "kind"), [pytest.param(list, lg.GGN, marks=in_full), (Streamed, lg.Hessian)])
 def test_batches_in_jax_pass(jax, hold, kind):
     case = Case("mlp", "softmax", "mean", 1, "weights", sizes=(2, 2, 1))
     fit, params = made(case, lg.load("jax"), "float64", hold)

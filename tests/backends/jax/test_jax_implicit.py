@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
 from linop_gn_jax.linear import inner_jaxprs
-from systems import N, gaussian, with_spectrum
+from systems import N, gaussian, in_full, with_spectrum
 
 import linop_gn as lg
 from linop_gn import Status
@@ -100,6 +100,7 @@ def test_second_derivatives_in_every_nesting():
         np.testing.assert_allclose(*second, rtol=1e-9)
 
 
+@in_full  # the dense derivatives hold more
 def test_first_derivatives_against_differences():
     matrix, b = jnp.asarray(with_spectrum(spectrum("benign", 2), 2)), jnp.asarray(gaussian(2))
     check_grads(jax.jit(solve), (matrix, b, 0.5), order=1, modes=["fwd", "rev"])
@@ -163,7 +164,10 @@ OPERATORS = {
 }
 
 
-@pytest.mark.parametrize("name", OPERATORS)
+SIMPLE = ("diagonal", "low rank")  # the sum has both
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=in_full if name in SIMPLE else ()) for name in OPERATORS])
 def test_the_data_of_every_operator(name):
     make, matrix, data = OPERATORS[name]
     data = [jnp.asarray(x) for x in data]
@@ -195,7 +199,7 @@ def curvature_matrix(kind, p):
     return J.T @ jax.scipy.linalg.block_diag(*blocks) @ J
 
 
-@pytest.mark.parametrize("kind", [lg.GGN, lg.Hessian], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [lg.GGN, pytest.param(lg.Hessian, marks=in_full)], ids=lambda kind: kind.__name__)
 def test_curvature_at_parameters_that_are_differentiated(kind):
     p = {"v": jnp.asarray(gaussian(12, 4, 2)), "w": jnp.asarray(gaussian(13, 3, 4))}
     damping, g = 3.0 if kind is lg.Hessian else 0.1, jax.tree.map(jnp.ones_like, p)
@@ -250,7 +254,10 @@ SOLVERS = {
 }
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+DIRECT = ("Cholesky", "Eigh")  # as LU
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=in_full if name in DIRECT else ()) for name in SOLVERS])
 def test_every_solver_of_systems(name):
     make, method = SOLVERS[name]
     matrix, b = jnp.asarray(gaussian(28, N, N) + 4 * np.eye(N)), jnp.asarray(gaussian(29))

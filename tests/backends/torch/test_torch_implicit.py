@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from systems import N, gaussian, with_spectrum
+from systems import N, gaussian, in_full, with_spectrum
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -283,7 +283,10 @@ SOLVERS = {
 }
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+DIRECT = ("Cholesky", "Eigh")  # as LU
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=in_full if name in DIRECT else ()) for name in SOLVERS])
 def test_every_solver_of_systems(name):
     make, method = SOLVERS[name]
     data = leaf(gaussian(28, N, N) + 4 * np.eye(N)), leaf(gaussian(29))
