@@ -277,8 +277,7 @@ class SecondOrder(Method):
         if self.descent.level == "damping":
             unit = ops.maximum(unit, ops.where(running & (square > 0), ops.divide(bent, square), 0.0))
         if self.stopping is not None:
-            near = running & (trial.predicted <= ops.maximum(self.stopping.few(ops, model), noise.value))
-            hidden, asked = self.stopping.hidden(ops, model, start, near, noise)
+            hidden, asked = self.stopping.hidden(ops, model, trial, start, noise, running)
         found = self.search.search(ops, line)
         ratio, finite, equal, more = self._judged(ops, problem, line, found, noise, hidden)
         equal = equal & (s.doubt <= noise.promised)

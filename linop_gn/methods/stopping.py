@@ -23,6 +23,9 @@ from .descents.base import Model, Trial
 
 __all__ = ["Facts", "Judged", "Noise"]
 
+_FEW = 32
+"""Parameters for which a product each is spent before a run is called a success."""
+
 
 class Noise(NamedTuple):
     """What rounding does at a point."""
@@ -98,11 +101,20 @@ class Facts:
         """Conditions and codes at the start."""
         return ((model.gradient_norm <= self.atol, Code.GRADIENT_SMALL),) if model.operator.psd else ()
 
-    def hidden(self, ops: Backend, model: Model, start: Vector, near: Scalar, noise: Noise) -> tuple[Scalar, Scalar]:
-        """What the model promises along the gradient in units of the parameters, and the products taken.
+    def hidden(
+        self, ops: Backend, model: Model, trial: Trial, start: Vector, noise: Noise, running: Scalar
+    ) -> tuple[Scalar, Scalar]:
+        """What the undamped model promises, as far as it can be known at this price, and the products taken.
 
-        Asked where what the trial promises is ``near`` nothing.
+        Of few parameters, G positive semi-definite: all of it; otherwise that along the gradient in units of the
+        parameters. Asked where the trial is short, or what it promises is near nothing.
         """
+        near = trial.predicted <= ops.maximum(self.few(ops, model), noise.value)
+        near = running & (near | self._short(ops, model, trial, start)[1])
+        n = model.x.shape[0]
+
+        def in_all(units: Vector) -> tuple[Scalar, Scalar]:
+            return _promise(ops, model), n
 
         def along_gradient(units: Vector) -> tuple[Scalar, Scalar]:
             xp = ops.namespace()
@@ -110,19 +122,25 @@ class Facts:
             slope, curve = ops.dot(model.gradient, v), ops.dot(v, model.operator.apply(v))
             return slope * ops.where(curve > 0, 0.5 * ops.divide(slope, curve), math.inf), 1
 
-        return ops.branch(near, along_gradient, lambda units: (0.0 * noise.value, 0), _units(ops, model, start))
+        ask = in_all if model.operator.psd and n <= _FEW else along_gradient
+        return ops.branch(near, ask, lambda units: (0.0 * noise.value, 0), _units(ops, model, start))
 
     def few(self, ops: Backend, model: Model) -> Scalar:
         """What is too little to go on for."""
         return (4.0 * ops.eps(model.x) if self.ftol is None else self.ftol) * ops.maximum(model.value, -model.value)
 
+    def _short(self, ops: Backend, model: Model, trial: Trial, start: Vector) -> tuple[Scalar, Scalar]:
+        """The largest entry of d in units of the parameters, and whether that is small."""
+        units = _units(ops, model, start)
+        largest = ops.max_abs(trial.direction / ops.namespace().where(units > 0, units, 1e-30))
+        return largest, largest <= (4.0 * ops.eps(model.x) if self.xtol is None else self.xtol)
+
     def claims(self, ops: Backend, judged: Judged) -> tuple[tuple[Scalar, Any], ...]:
         """Conditions and codes, the first that holds to be believed."""
         model, trial, noise, running = judged.model, judged.trial, judged.noise, judged.running
         few, eps, square, psd = self.few(ops, model), ops.eps(model.x), judged.square, model.operator.psd
-        units, left, predicted = _units(ops, model, judged.start), trial.left, trial.predicted
-        largest = ops.max_abs(trial.direction / ops.namespace().where(units > 0, units, 1e-30))
-        short = largest <= (4.0 * eps if self.xtol is None else self.xtol)
+        left, predicted = trial.left, trial.predicted
+        largest, short = self._short(ops, model, trial, judged.start)
         # What the inner solve left of its residual may hide a decrease of |left|^2 / (2 lambda); without a damping the
         # curvature along d takes the place of lambda.
         damped = 2.0 * trial.damping_term
@@ -130,7 +148,8 @@ class Facts:
         below = ops.maximum(few, noise.value)
         solved = (left <= 1e3 * eps * model.gradient_norm) | (left * left * square <= 2.0 * stiff * below)
         lower = predicted >= 0
-        whole = running & trial.free & solved & lower & (judged.hidden <= ops.maximum(few, noise.value))
+        seen = judged.hidden <= ops.maximum(ops.maximum(few, noise.value), 2.0 * predicted)
+        whole = running & trial.free & solved & lower & seen
         small = whole & (predicted <= few)
         # Where x is far from the start, and d long, a small promise is that of a minimum at infinity.
         length, reach = ops.sqrt(square), ops.sqrt(ops.dot(model.x, model.x))
@@ -141,7 +160,8 @@ class Facts:
         hopeless = (length > 0) | still
         hopeless = hopeless & ((largest <= eps) | (lower & (predicted <= noise.value)))
         hopeless = judged.refused & (judged.stuck | hopeless)
-        low = lower & (judged.doubt <= noise.promised) & (judged.hidden <= noise.promised) & ops.logical_not(bent)
+        blind = lower & (judged.doubt <= noise.promised) & ops.logical_not(bent)
+        low = blind & (judged.hidden <= ops.maximum(noise.promised, 1e-5 * model.value))
         told = (small, Code.DECREASE_SMALL), (whole & short, Code.STEP_SMALL)
         precise = whole & (predicted <= noise.blurred)
         explored = psd | is_one_of(trial.status, [Code.CONVERGED, Code.INVARIANT])
@@ -154,8 +174,27 @@ class Facts:
             *told,
             (running & (length == 0) & still, ops.where(bent, trial.status, ended)),
             (precise | (hopeless & low), Code.AT_PRECISION),
+            (hopeless & blind, Code.STAGNATED),
             (hopeless, Code.NO_DECREASE),
         )
+
+
+def _promise(ops: Backend, model: Model) -> Scalar:
+    """1/2 g.G^+ g by n products, G divided by its diagonal on both sides: what hides in no choice of units."""
+    xp, n = ops.namespace(), model.x.shape[0]
+    eye = ops.identity(n, model.x)
+    G = model.operator.apply(eye)
+    dtype = "float64" if ops.describe(G)[1] == "float64" else "float32"
+    G, g, eye = (ops.cast(a, dtype) for a in (G, model.gradient, eye))
+    squares = xp.sum(G * eye, axis=0)
+    felt = squares > 0
+    s = xp.where(felt, 1.0 / xp.sqrt(xp.where(felt, squares, xp.ones_like(squares))), xp.zeros_like(squares))
+    C = 0.5 * (G + G.T) * s * xp.reshape(s, (-1, 1))
+    finite = ops.isfinite(ops.max_abs(xp.reshape(C, (-1,))))
+    e, V, sound = ops.eigh(ops.select(finite, C, eye))
+    along, kept = V.T @ (s * g), e > n * ops.eps(model.x) * xp.max(e)
+    promised = xp.where(kept, along * along / xp.where(kept, e, xp.ones_like(e)), xp.zeros_like(e))
+    return ops.where(finite & sound, 0.5 * ops.item(xp.sum(promised)), math.inf)
 
 
 def _units(ops: Backend, model: Model, start: Vector) -> Vector:
