@@ -302,11 +302,19 @@ class SecondOrder(Method):
         level, growth = self.control.follow(ops, s.level, s.growth, seen)
         level = clip(ops, level, self.least * unit, self.most * unit)
         doubt = ops.where(refused, ops.maximum(s.doubt, ops.where(finite, trial.predicted, math.inf)), 0.0)
-        claims: tuple[tuple[Scalar, Any], ...] = ()
+        status, looked = s.status, 0
         if self.stopping is not None:
             stuck, sizes = refused & (level == s.level) & no(trial.other), (square, bent)
             told = (noise, hidden, *sizes, running, refused, doubt, stuck, s.first, here.gradient_norm)
-            claims = self.stopping.claims(ops, Judged(model, trial, start, *told))
+            judged = Judged(model, trial, start, *told)
+            status = verdict(ops, status, *self.stopping.claims(ops, judged))
+
+            def value_at(z: Vector) -> Scalar:
+                x = z if s.units is None else s.units * z
+                return ops.item(problem.for_acceptance(problem.at(x)).value)
+
+            status, more_products, looked = self.stopping.confirmed(ops, judged, status, value_at)
+            asked = asked + more_products
         news = {"level": level, "growth": growth, "ratio": ratio, "length": found.length, "doubt": doubt}
         average = s.average
         if average is not None:
@@ -321,9 +329,9 @@ class SecondOrder(Method):
             average=average,
             unit=unit,
             **where_new(ops, running, s, **news, inner_steps=trial.steps),
-            status=verdict(ops, s.status, *claims),
+            status=status,
             products=s.products + ops.where(running, trial.products + spent + asked, 0),
-            evaluations=s.evaluations + ops.where(running, found.evaluations + more, 0),
+            evaluations=s.evaluations + ops.where(running, found.evaluations + more + looked, 0),
             linearisations=s.linearisations + ops.where(taken, 1, 0),
             refused=s.refused + ops.where(refused, 1, 0),
         )

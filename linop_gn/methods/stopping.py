@@ -13,18 +13,20 @@ is rounding; otherwise it is a fault to be told.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..arguments import require_number
 from ..protocols import Backend, Scalar, Vector
 from ..records import record
-from ..run.status import Code, is_one_of
+from ..run.status import Code, is_one_of, verdict
 from .descents.base import Model, Trial
 
 __all__ = ["Facts", "Judged", "Noise"]
 
 _FEW = 32
 """Parameters for which a product each is spent before a run is called a success."""
+_ENDS = [Code.DECREASE_SMALL, Code.STEP_SMALL, Code.AT_PRECISION]
 
 
 class Noise(NamedTuple):
@@ -104,17 +106,12 @@ class Facts:
     def hidden(
         self, ops: Backend, model: Model, trial: Trial, start: Vector, noise: Noise, running: Scalar
     ) -> tuple[Scalar, Scalar]:
-        """What the undamped model promises, as far as it can be known at this price, and the products taken.
+        """What the model promises along the gradient in units of the parameters, and the products taken.
 
-        Of few parameters, G positive semi-definite: all of it; otherwise that along the gradient in units of the
-        parameters. Asked where the trial is short, or what it promises is near nothing.
+        Asked where the trial is short, or what it promises is near nothing.
         """
         near = trial.predicted <= ops.maximum(self.few(ops, model), noise.value)
         near = running & (near | self._short(ops, model, trial, start)[1])
-        n = model.x.shape[0]
-
-        def in_all(units: Vector) -> tuple[Scalar, Scalar]:
-            return _promise(ops, model), n
 
         def along_gradient(units: Vector) -> tuple[Scalar, Scalar]:
             xp = ops.namespace()
@@ -122,8 +119,7 @@ class Facts:
             slope, curve = ops.dot(model.gradient, v), ops.dot(v, model.operator.apply(v))
             return slope * ops.where(curve > 0, 0.5 * ops.divide(slope, curve), math.inf), 1
 
-        ask = in_all if model.operator.psd and n <= _FEW else along_gradient
-        return ops.branch(near, ask, lambda units: (0.0 * noise.value, 0), _units(ops, model, start))
+        return ops.branch(near, along_gradient, lambda units: (0.0 * noise.value, 0), _units(ops, model, start))
 
     def few(self, ops: Backend, model: Model) -> Scalar:
         """What is too little to go on for."""
@@ -161,7 +157,7 @@ class Facts:
         hopeless = hopeless & ((largest <= eps) | (lower & (predicted <= noise.value)))
         hopeless = judged.refused & (judged.stuck | hopeless)
         blind = lower & (judged.doubt <= noise.promised) & ops.logical_not(bent)
-        low = blind & (judged.hidden <= ops.maximum(noise.promised, 1e-5 * model.value))
+        low = blind & (judged.hidden <= noise.promised)
         told = (small, Code.DECREASE_SMALL), (whole & short, Code.STEP_SMALL)
         precise = whole & (predicted <= noise.blurred)
         explored = psd | is_one_of(trial.status, [Code.CONVERGED, Code.INVARIANT])
@@ -178,23 +174,60 @@ class Facts:
             (hopeless, Code.NO_DECREASE),
         )
 
+    def confirmed(
+        self, ops: Backend, judged: Judged, code: Scalar, value_at: Callable[[Vector], Scalar]
+    ) -> tuple[Scalar, Scalar, Scalar]:
+        """The code, of few parameters once all of G has been asked about a success; products; evaluations."""
+        model, noise, n = judged.model, judged.noise, judged.model.x.shape[0]
+        if n > _FEW or not model.operator.psd:
+            return code, 0, 0
+        size = ops.maximum(model.value, -model.value)
+        open_ = ops.maximum(noise.promised, ops.maximum(1e-5 * size, self.few(ops, model)))
+        open_ = ops.maximum(open_, 2.0 * judged.trial.predicted)
 
-def _promise(ops: Backend, model: Model) -> Scalar:
-    """1/2 g.G^+ g by n products, G divided by its diagonal on both sides: what hides in no choice of units."""
+        def ask(x: Vector) -> tuple[Scalar, Scalar, Scalar]:
+            promise, flat, some = _all_of(ops, model)
+
+            def go(flat: Vector) -> tuple[Scalar, Scalar, Scalar]:
+                near, far = (value_at(x - t * flat) - model.value for t in (0.03, 1.0))
+                return ops.maximum(near, -near), ops.maximum(far, -far), 2
+
+            near, far, evaluations = ops.branch(some, go, lambda flat: (0.0 * size, 0.0 * size, 0), flat)
+            more, known, no = promise > open_, noise.value <= 1e-4 * size, ops.logical_not
+            still, precise = near <= noise.value, code == Code.AT_PRECISION
+            told = verdict(
+                ops,
+                code,
+                (known & still & no(far <= 1e7 * noise.value), Code.DIVERGING),
+                (precise & (more | known & no(still)), Code.STAGNATED),
+                (more, Code.RUNNING),
+            )
+            return told, n, evaluations
+
+        return ops.branch(is_one_of(code, _ENDS), ask, lambda x: (code, 0, 0), model.x)
+
+
+def _all_of(ops: Backend, model: Model) -> tuple[Scalar, Vector, Scalar]:
+    """1/2 g.G^+ g by n products, the part of x that G is flat along, and whether there is any.
+
+    G is divided by its diagonal on both sides, so that nothing hides in units.
+    """
     xp, n = ops.namespace(), model.x.shape[0]
     eye = ops.identity(n, model.x)
     G = model.operator.apply(eye)
     dtype = "float64" if ops.describe(G)[1] == "float64" else "float32"
-    G, g, eye = (ops.cast(a, dtype) for a in (G, model.gradient, eye))
-    squares = xp.sum(G * eye, axis=0)
-    felt = squares > 0
-    s = xp.where(felt, 1.0 / xp.sqrt(xp.where(felt, squares, xp.ones_like(squares))), xp.zeros_like(squares))
+    G, g, x, eye = (ops.cast(a, dtype) for a in (G, model.gradient, model.x, eye))
+    squares, one = xp.sum(G * eye, axis=0), xp.ones_like(x)
+    s = xp.where(squares > 0, 1.0 / xp.sqrt(xp.where(squares > 0, squares, one)), one)
     C = 0.5 * (G + G.T) * s * xp.reshape(s, (-1, 1))
     finite = ops.isfinite(ops.max_abs(xp.reshape(C, (-1,))))
     e, V, sound = ops.eigh(ops.select(finite, C, eye))
     along, kept = V.T @ (s * g), e > n * ops.eps(model.x) * xp.max(e)
-    promised = xp.where(kept, along * along / xp.where(kept, e, xp.ones_like(e)), xp.zeros_like(e))
-    return ops.where(finite & sound, 0.5 * ops.item(xp.sum(promised)), math.inf)
+    promised = xp.where(kept, along * along / xp.where(kept, e, one), 0.0 * e)
+    flat = s * (V @ xp.where(kept, 0.0 * e, V.T @ (x / s)))
+    known = finite & sound
+    promise = ops.where(known, 0.5 * ops.item(xp.sum(promised)), math.inf)
+    return promise, ops.cast(flat, ops.describe(model.x)[1]), known & (ops.max_abs(flat) > 0)
 
 
 def _units(ops: Backend, model: Model, start: Vector) -> Vector:
