@@ -26,7 +26,7 @@ __all__ = ["Facts", "Judged", "Noise"]
 
 _FEW = 32
 """Parameters for which a product each is spent before a run is called a success."""
-_ENDS = [Code.DECREASE_SMALL, Code.STEP_SMALL, Code.AT_PRECISION]
+_ENDS = [Code.DECREASE_SMALL, Code.STEP_SMALL, Code.AT_PRECISION, Code.UNEXPLORED]
 
 
 class Noise(NamedTuple):
@@ -179,7 +179,7 @@ class Facts:
     ) -> tuple[Scalar, Scalar, Scalar]:
         """The code, of few parameters once all of G has been asked about a success; products; evaluations."""
         model, noise, n = judged.model, judged.noise, judged.model.x.shape[0]
-        if n > _FEW or not model.operator.psd:
+        if n > _FEW:
             return code, 0, 0
         size = ops.maximum(model.value, -model.value)
         open_ = ops.maximum(noise.promised, ops.maximum(1e-5 * size, self.few(ops, model)))
@@ -194,11 +194,12 @@ class Facts:
 
             near, far, evaluations = ops.branch(some, go, lambda flat: (0.0 * size, 0.0 * size, 0), flat)
             more, known, no = promise > open_, noise.value <= 1e-4 * size, ops.logical_not
-            still, precise = near <= noise.value, code == Code.AT_PRECISION
+            level = ops.maximum(noise.value, 1e-10 * size)
+            still, precise = near <= level, code == Code.AT_PRECISION
             told = verdict(
                 ops,
                 code,
-                (known & still & no(far <= 1e7 * noise.value), Code.DIVERGING),
+                (known & still & no(far <= 1e7 * level), Code.DIVERGING),
                 (precise & (more | known & no(still)), Code.STAGNATED),
                 (more, Code.RUNNING),
             )
@@ -208,7 +209,7 @@ class Facts:
 
 
 def _all_of(ops: Backend, model: Model) -> tuple[Scalar, Vector, Scalar]:
-    """1/2 g.G^+ g by n products, the part of x that G is flat along, and whether there is any.
+    """1/2 g.|G|^+ g by n products, the part of x that G is flat along, and whether there is any.
 
     G is divided by its diagonal on both sides, so that nothing hides in units.
     """
@@ -217,12 +218,13 @@ def _all_of(ops: Backend, model: Model) -> tuple[Scalar, Vector, Scalar]:
     G = model.operator.apply(eye)
     dtype = "float64" if ops.describe(G)[1] == "float64" else "float32"
     G, g, x, eye = (ops.cast(a, dtype) for a in (G, model.gradient, model.x, eye))
-    squares, one = xp.sum(G * eye, axis=0), xp.ones_like(x)
+    squares, one = abs(xp.sum(G * eye, axis=0)), xp.ones_like(x)
     s = xp.where(squares > 0, 1.0 / xp.sqrt(xp.where(squares > 0, squares, one)), one)
     C = 0.5 * (G + G.T) * s * xp.reshape(s, (-1, 1))
     finite = ops.isfinite(ops.max_abs(xp.reshape(C, (-1,))))
     e, V, sound = ops.eigh(ops.select(finite, C, eye))
-    along, kept = V.T @ (s * g), e > n * ops.eps(model.x) * xp.max(e)
+    along, e = V.T @ (s * g), abs(e)
+    kept = e > n * ops.eps(model.x) * xp.max(e)
     promised = xp.where(kept, along * along / xp.where(kept, e, one), 0.0 * e)
     flat = s * (V @ xp.where(kept, 0.0 * e, V.T @ (x / s)))
     known = finite & sound
