@@ -5,6 +5,13 @@ parameters. Neither says anything where damping or radius is what makes d small 
 solve failed or left too much; or where the same model promises more along D^2 g, D the magnitudes of the parameters:
 one product, at the end, that sees what the choice of units hides.
 
+Of up to 32 parameters a success is confirmed by all of G, n products, divided by its diagonal on both sides:
+
+* What 1/2 g.G^+ g promises must be little too: beside the fifth digit of the value, or twice what the trial promised.
+* Along a part of x in G's null space, to rounding, the value is asked at 97 % of it and at none. If it stays at the
+  first and changes at the second, x lies on a plateau, which ends as ``DIVERGING``; if it falls at the first, this is
+  no minimum, although G knows of no way from here: ``STAGNATED``.
+
 Where the curvature is not known to be positive semi-definite, and the descent did not look at all of it, the success is
 ``UNEXPLORED``. A row of refused trials ends a run as low as this precision allows where all that was promised in them
 is rounding; otherwise it is a fault to be told.
@@ -15,6 +22,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..arguments import require_number
 from ..protocols import Backend, Scalar, Vector
@@ -190,17 +199,17 @@ class Facts:
 
             def go(flat: Vector) -> tuple[Scalar, Scalar, Scalar]:
                 near, far = (value_at(x - t * flat) - model.value for t in (0.03, 1.0))
-                return ops.maximum(near, -near), ops.maximum(far, -far), 2
+                return near, ops.maximum(far, -far), 2
 
             near, far, evaluations = ops.branch(some, go, lambda flat: (0.0 * size, 0.0 * size, 0), flat)
-            more, known, no = promise > open_, noise.value <= 1e-4 * size, ops.logical_not
-            level = ops.maximum(noise.value, 1e-10 * size)
-            still, precise = near <= level, code == Code.AT_PRECISION
+            level, no = ops.maximum(noise.value, 1e-10 * size), ops.logical_not
+            still, falls = ops.maximum(near, -near) <= level, near < -level
+            more, known = (promise > open_) | falls, noise.value <= 1e-4 * size
             told = verdict(
                 ops,
                 code,
                 (known & still & no(far <= 1e7 * level), Code.DIVERGING),
-                (precise & (more | known & no(still)), Code.STAGNATED),
+                (more & (judged.refused | falls), Code.STAGNATED),
                 (more, Code.RUNNING),
             )
             return told, n, evaluations
@@ -209,7 +218,7 @@ class Facts:
 
 
 def _all_of(ops: Backend, model: Model) -> tuple[Scalar, Vector, Scalar]:
-    """1/2 g.|G|^+ g by n products, the part of x that G is flat along, and whether there is any.
+    """1/2 g.|G|^+ g by n products, a part of x that G is flat along, and whether there is any.
 
     G is divided by its diagonal on both sides, so that nothing hides in units.
     """
@@ -224,9 +233,11 @@ def _all_of(ops: Backend, model: Model) -> tuple[Scalar, Vector, Scalar]:
     finite = ops.isfinite(ops.max_abs(xp.reshape(C, (-1,))))
     e, V, sound = ops.eigh(ops.select(finite, C, eye))
     along, e = V.T @ (s * g), abs(e)
-    kept = e > n * ops.eps(model.x) * xp.max(e)
+    kept = e > 10 * n * ops.eps(model.x) * xp.max(e)
     promised = xp.where(kept, along * along / xp.where(kept, e, one), 0.0 * e)
-    flat = s * (V @ xp.where(kept, 0.0 * e, V.T @ (x / s)))
+    # Parameters that are equal, as on a saddle between two that could be exchanged, do not stay so.
+    uneven = ops.asarray(1.0 + 0.5 * np.cos(2.4 * np.arange(n)), dtype, ops.describe(x)[2])
+    flat = s * (V @ xp.where(kept, 0.0 * e, V.T @ (x / s * uneven)))
     known = finite & sound
     promise = ops.where(known, 0.5 * ops.item(xp.sum(promised)), math.inf)
     return promise, ops.cast(flat, ops.describe(model.x)[1]), known & (ops.max_abs(flat) > 0)
