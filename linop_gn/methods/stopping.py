@@ -8,9 +8,9 @@ one product, at the end, that sees what the choice of units hides.
 Of up to 32 parameters a success is confirmed by all of G, n products, divided by its diagonal on both sides:
 
 * What 1/2 g.G^+ g promises must be little too: beside the fifth digit of the value, or twice what the trial promised.
-* Along a part of x in G's null space, to rounding, the value is asked at 97 % of it and at none. If it stays at the
-  first and changes at the second, x lies on a plateau, which ends as ``DIVERGING``; if it falls at the first, this is
-  no minimum, although G knows of no way from here: ``STAGNATED``.
+* Along a part of x in G's null space, to rounding, the value is asked at 97 % and 103 % of it, where a parabola through
+  these has its minimum, and at none of it. If it stays at the first two and changes at the last, x lies on a plateau,
+  which ends as ``DIVERGING``; if it falls, this is no minimum, although G knows of no way from here: ``STAGNATED``.
 
 Where the curvature is not known to be positive semi-definite, and the descent did not look at all of it, the success is
 ``UNEXPLORED``. A row of refused trials ends a run as low as this precision allows where all that was promised in them
@@ -35,6 +35,7 @@ __all__ = ["Facts", "Judged", "Noise"]
 
 _FEW = 32
 """Parameters for which a product each is spent before a run is called a success."""
+_NEAR = 0.03
 _ENDS = [Code.DECREASE_SMALL, Code.STEP_SMALL, Code.AT_PRECISION, Code.UNEXPLORED]
 
 
@@ -197,18 +198,27 @@ class Facts:
         def ask(x: Vector) -> tuple[Scalar, Scalar, Scalar]:
             promise, flat, some = _all_of(ops, model)
 
-            def go(flat: Vector) -> tuple[Scalar, Scalar, Scalar]:
-                near, far = (value_at(x - t * flat) - model.value for t in (0.03, 1.0))
-                return near, ops.maximum(far, -far), 2
+            def look(flat: Vector) -> tuple[Scalar, ...]:
+                def go(i: Scalar, seen: Any) -> Any:
+                    t, _, ahead, behind, before = seen
+                    now = value_at(x - t * flat) - model.value
+                    lowest = ops.divide(-0.5 * _NEAR * (before - now), before + now)  # of the parabola through both
+                    t = ops.where(i == 0, -_NEAR + 0.0 * t, ops.where(i == 1, lowest, 1.0))
+                    return t, ahead, behind, before, now
 
-            near, far, evaluations = ops.branch(some, go, lambda flat: (0.0 * size, 0.0 * size, 0), flat)
+                return *ops.repeat(4, go, (none + _NEAR, none, none, none, none))[1:], 4
+
+            none = 0.0 * size
+            *near, far, evaluations = ops.branch(some, look, lambda flat: (none, none, none, none, 0), flat)
             level, no = ops.maximum(noise.value, 1e-10 * size), ops.logical_not
-            still, falls = ops.maximum(near, -near) <= level, near < -level
+            still = ops.maximum(ops.maximum(near[0], -near[0]), ops.maximum(near[1], -near[1])) <= level
+            falls = (near[0] < -level) | (near[1] < -level) | (near[2] < -level)
+            changes = no(ops.maximum(far, -far) <= 1e7 * level)
             more, known = (promise > open_) | falls, noise.value <= 1e-4 * size
             told = verdict(
                 ops,
                 code,
-                (known & still & no(far <= 1e7 * level), Code.DIVERGING),
+                (known & still & changes, Code.DIVERGING),
                 (more & (judged.refused | falls), Code.STAGNATED),
                 (more, Code.RUNNING),
             )
