@@ -213,7 +213,7 @@ class Facts:
             level, no = ops.maximum(noise.value, 1e-10 * size), ops.logical_not
             still = ops.maximum(ops.maximum(near[0], -near[0]), ops.maximum(near[1], -near[1])) <= level
             falls = (near[0] < -level) | (near[1] < -level) | (near[2] < -level)
-            changes = no(ops.maximum(far, -far) <= 1e7 * level)
+            changes = no(ops.maximum(far, -far) <= 2e6 * level)
             more, known = (promise > open_) | falls, noise.value <= 1e-4 * size
             told = verdict(
                 ops,
@@ -246,7 +246,7 @@ def _all_of(ops: Backend, model: Model) -> tuple[Scalar, Vector, Scalar]:
     kept = e > 10 * n * ops.eps(model.x) * xp.max(e)
     promised = xp.where(kept, along * along / xp.where(kept, e, one), 0.0 * e)
     # Parameters that are equal, as on a saddle between two that could be exchanged, do not stay so.
-    uneven = ops.asarray(1.0 + 0.5 * np.cos(2.4 * np.arange(n)), dtype, ops.describe(x)[2])
+    uneven = ops.asarray(1.0 + 0.1 * np.cos(2.4 * np.arange(n)), dtype, ops.describe(x)[2])
     flat = s * (V @ xp.where(kept, 0.0 * e, V.T @ (x / s * uneven)))
     known = finite & sound
     promise = ops.where(known, 0.5 * ops.item(xp.sum(promised)), math.inf)
