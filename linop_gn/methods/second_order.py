@@ -285,8 +285,7 @@ class SecondOrder(Method):
         if self.descent.level == "damping":
             unit = ops.maximum(unit, ops.where(running & (square > 0), ops.divide(bent, square), 0.0))
         if self.stopping is not None:
-            near = running & (trial.predicted <= ops.maximum(self.stopping.few(ops, model), noise.value))
-            hidden, asked = self.stopping.hidden(ops, model, start, near, noise)
+            hidden, asked = self.stopping.hidden(ops, model, trial, start, noise, running)
         found = self.search.search(ops, line)
         ratio, finite, equal, more = self._judged(ops, problem, line, found, noise, hidden)
         equal = equal & (s.doubt <= noise.promised)
@@ -311,12 +310,20 @@ class SecondOrder(Method):
         level, growth = self.control.follow(ops, s.level, s.growth, seen)
         level = clip(ops, level, self.least * unit, self.most * unit)
         doubt = ops.where(refused, ops.maximum(s.doubt, ops.where(finite, trial.predicted, math.inf)), 0.0)
-        claims: tuple[tuple[Scalar, Any], ...] = ()
+        status, looked = s.status, 0
         if self.stopping is not None:
             stuck, sizes = refused & (level == s.level) & no(trial.other), (square, bent)
             told = (noise, hidden, *sizes, running, refused, doubt, stuck, s.first, here.gradient_norm)
-            ended, status = _vanished(ops, here.gradient, here.gradient_norm, s.first)
-            claims = ((running & ended, status), *self.stopping.claims(ops, Judged(model, trial, start, *told)))
+            judged = Judged(model, trial, start, *told)
+            ended, code = _vanished(ops, here.gradient, here.gradient_norm, s.first)
+            status = verdict(ops, status, (running & ended, code), *self.stopping.claims(ops, judged))
+
+            def value_at(z: Vector) -> Scalar:
+                x = z if s.units is None else s.units * z
+                return ops.item(problem.for_acceptance(problem.at(x)).value)
+
+            status, more_products, looked = self.stopping.confirmed(ops, judged, status, value_at)
+            asked = asked + more_products
         news = {"level": level, "growth": growth, "ratio": ratio, "length": found.length, "doubt": doubt}
         average = s.average
         if average is not None:
@@ -331,9 +338,9 @@ class SecondOrder(Method):
             average=average,
             unit=unit,
             **where_new(ops, running, s, **news, inner_steps=trial.steps),
-            status=verdict(ops, s.status, *claims),
+            status=status,
             products=s.products + ops.where(running, trial.products + spent + asked, 0),
-            evaluations=s.evaluations + ops.where(running, found.evaluations + more, 0),
+            evaluations=s.evaluations + ops.where(running, found.evaluations + more + looked, 0),
             linearisations=s.linearisations + ops.where(taken, 1, 0),
             refused=s.refused + ops.where(refused, 1, 0),
         )

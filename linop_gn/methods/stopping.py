@@ -5,6 +5,13 @@ parameters. Neither says anything where damping or radius is what makes d small 
 solve failed or left too much; or where the same model promises more along D^2 g, D the magnitudes of the parameters:
 one product, at the end, that sees what the choice of units hides.
 
+Of up to 32 parameters a success is confirmed by all of G, n products, divided by its diagonal on both sides:
+
+* What 1/2 g.G^+ g promises must be little too: beside the fifth digit of the value, or twice what the trial promised.
+* Along a part of x in G's null space, to rounding, the value is asked at 97 % and 103 % of it, where a parabola through
+  these has its minimum, and at none of it. If it stays at the first two and changes at the last, x lies on a plateau,
+  which ends as ``DIVERGING``; if it falls, this is no minimum, although G knows of no way from here: ``STAGNATED``.
+
 Where the curvature is not known to be positive semi-definite, and the descent did not look at all of it, the success is
 ``UNEXPLORED``. A row of refused trials ends a run as low as this precision allows where all that was promised in them
 is rounding; otherwise it is a fault to be told.
@@ -13,15 +20,23 @@ is rounding; otherwise it is a fault to be told.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..arguments import require_number
 from ..protocols import Backend, Scalar, Vector
 from ..records import record
-from ..run.status import Code, is_one_of
+from ..run.status import Code, is_one_of, verdict
 from .descents.base import Model, Trial
 
 __all__ = ["Facts", "Judged", "Noise"]
+
+_FEW = 32
+"""Parameters for which a product each is spent before a run is called a success."""
+_NEAR = 0.03
+_ENDS = [Code.DECREASE_SMALL, Code.STEP_SMALL, Code.AT_PRECISION, Code.UNEXPLORED]
 
 
 class Noise(NamedTuple):
@@ -98,11 +113,15 @@ class Facts:
         """Conditions and codes at the start."""
         return ((model.gradient_norm <= self.atol, Code.GRADIENT_SMALL),) if model.operator.psd else ()
 
-    def hidden(self, ops: Backend, model: Model, start: Vector, near: Scalar, noise: Noise) -> tuple[Scalar, Scalar]:
+    def hidden(
+        self, ops: Backend, model: Model, trial: Trial, start: Vector, noise: Noise, running: Scalar
+    ) -> tuple[Scalar, Scalar]:
         """What the model promises along the gradient in units of the parameters, and the products taken.
 
-        Asked where what the trial promises is ``near`` nothing.
+        Asked where the trial is short, or what it promises is near nothing.
         """
+        near = trial.predicted <= ops.maximum(self.few(ops, model), noise.value)
+        near = running & (near | self._short(ops, model, trial, start)[1])
 
         def along_gradient(units: Vector) -> tuple[Scalar, Scalar]:
             xp = ops.namespace()
@@ -116,13 +135,18 @@ class Facts:
         """What is too little to go on for."""
         return (4.0 * ops.eps(model.x) if self.ftol is None else self.ftol) * ops.maximum(model.value, -model.value)
 
+    def _short(self, ops: Backend, model: Model, trial: Trial, start: Vector) -> tuple[Scalar, Scalar]:
+        """The largest entry of d in units of the parameters, and whether that is small."""
+        units = _units(ops, model, start)
+        largest = ops.max_abs(trial.direction / ops.namespace().where(units > 0, units, 1e-30))
+        return largest, largest <= (4.0 * ops.eps(model.x) if self.xtol is None else self.xtol)
+
     def claims(self, ops: Backend, judged: Judged) -> tuple[tuple[Scalar, Any], ...]:
         """Conditions and codes, the first that holds to be believed."""
         model, trial, noise, running = judged.model, judged.trial, judged.noise, judged.running
         few, eps, square, psd = self.few(ops, model), ops.eps(model.x), judged.square, model.operator.psd
-        units, left, predicted = _units(ops, model, judged.start), trial.left, trial.predicted
-        largest = ops.max_abs(trial.direction / ops.namespace().where(units > 0, units, 1e-30))
-        short = largest <= (4.0 * eps if self.xtol is None else self.xtol)
+        left, predicted = trial.left, trial.predicted
+        largest, short = self._short(ops, model, trial, judged.start)
         # What the inner solve left of its residual may hide a decrease of |left|^2 / (2 lambda); without a damping the
         # curvature along d takes the place of lambda.
         damped = 2.0 * trial.damping_term
@@ -130,7 +154,8 @@ class Facts:
         below = ops.maximum(few, noise.value)
         solved = (left <= 1e3 * eps * model.gradient_norm) | (left * left * square <= 2.0 * stiff * below)
         lower = predicted >= 0
-        whole = running & trial.free & solved & lower & (judged.hidden <= ops.maximum(few, noise.value))
+        seen = judged.hidden <= ops.maximum(ops.maximum(few, noise.value), 2.0 * predicted)
+        whole = running & trial.free & solved & lower & seen
         small = whole & (predicted <= few)
         # Where x is far from the start, and d long, a small promise is that of a minimum at infinity.
         length, reach = ops.sqrt(square), ops.sqrt(ops.dot(model.x, model.x))
@@ -141,7 +166,8 @@ class Facts:
         hopeless = (length > 0) | still
         hopeless = hopeless & ((largest <= eps) | (lower & (predicted <= noise.value)))
         hopeless = judged.refused & (judged.stuck | hopeless)
-        low = lower & (judged.doubt <= noise.promised) & (judged.hidden <= noise.promised) & ops.logical_not(bent)
+        blind = lower & (judged.doubt <= noise.promised) & ops.logical_not(bent)
+        low = blind & (judged.hidden <= noise.promised)
         told = (small, Code.DECREASE_SMALL), (whole & short, Code.STEP_SMALL)
         precise = whole & (predicted <= noise.blurred)
         explored = psd | is_one_of(trial.status, [Code.CONVERGED, Code.INVARIANT])
@@ -154,8 +180,77 @@ class Facts:
             *told,
             (running & (length == 0) & still, ops.where(bent, trial.status, ended)),
             (precise | (hopeless & low), Code.AT_PRECISION),
+            (hopeless & blind, Code.STAGNATED),
             (hopeless, Code.NO_DECREASE),
         )
+
+    def confirmed(
+        self, ops: Backend, judged: Judged, code: Scalar, value_at: Callable[[Vector], Scalar]
+    ) -> tuple[Scalar, Scalar, Scalar]:
+        """The code, of few parameters once all of G has been asked about a success; products; evaluations."""
+        model, noise, n = judged.model, judged.noise, judged.model.x.shape[0]
+        if n > _FEW:
+            return code, 0, 0
+        size = ops.maximum(model.value, -model.value)
+        open_ = ops.maximum(noise.promised, ops.maximum(1e-5 * size, self.few(ops, model)))
+        open_ = ops.maximum(open_, 2.0 * judged.trial.predicted)
+
+        def ask(x: Vector) -> tuple[Scalar, Scalar, Scalar]:
+            promise, flat, some = _all_of(ops, model)
+
+            def look(flat: Vector) -> tuple[Scalar, ...]:
+                def go(i: Scalar, seen: Any) -> Any:
+                    t, _, ahead, behind, before = seen
+                    now = value_at(x - t * flat) - model.value
+                    lowest = ops.divide(-0.5 * _NEAR * (before - now), before + now)  # of the parabola through both
+                    t = ops.where(i == 0, -_NEAR + 0.0 * t, ops.where(i == 1, lowest, 1.0))
+                    return t, ahead, behind, before, now
+
+                return *ops.repeat(4, go, (none + _NEAR, none, none, none, none))[1:], 4
+
+            none = 0.0 * size
+            *near, far, evaluations = ops.branch(some, look, lambda flat: (none, none, none, none, 0), flat)
+            level, no = ops.maximum(noise.value, 1e-10 * size), ops.logical_not
+            still = ops.maximum(ops.maximum(near[0], -near[0]), ops.maximum(near[1], -near[1])) <= level
+            falls = (near[0] < -level) | (near[1] < -level) | (near[2] < -level)
+            changes = no(ops.maximum(far, -far) <= 2e6 * level)
+            more, known = (promise > open_) | falls, noise.value <= 1e-4 * size
+            told = verdict(
+                ops,
+                code,
+                (known & still & changes, Code.DIVERGING),
+                (more & (judged.refused | falls), Code.STAGNATED),
+                (more, Code.RUNNING),
+            )
+            return told, n, evaluations
+
+        return ops.branch(is_one_of(code, _ENDS), ask, lambda x: (code, 0, 0), model.x)
+
+
+def _all_of(ops: Backend, model: Model) -> tuple[Scalar, Vector, Scalar]:
+    """1/2 g.|G|^+ g by n products, a part of x that G is flat along, and whether there is any.
+
+    G is divided by its diagonal on both sides, so that nothing hides in units.
+    """
+    xp, n = ops.namespace(), model.x.shape[0]
+    eye = ops.identity(n, model.x)
+    G = model.operator.apply(eye)
+    dtype = "float64" if ops.describe(G)[1] == "float64" else "float32"
+    G, g, x, eye = (ops.cast(a, dtype) for a in (G, model.gradient, model.x, eye))
+    squares, one = abs(xp.sum(G * eye, axis=0)), xp.ones_like(x)
+    s = xp.where(squares > 0, 1.0 / xp.sqrt(xp.where(squares > 0, squares, one)), one)
+    C = 0.5 * (G + G.T) * s * xp.reshape(s, (-1, 1))
+    finite = ops.isfinite(ops.max_abs(xp.reshape(C, (-1,))))
+    e, V, sound = ops.eigh(ops.select(finite, C, eye))
+    along, e = V.T @ (s * g), abs(e)
+    kept = e > 10 * n * ops.eps(model.x) * xp.max(e)
+    promised = xp.where(kept, along * along / xp.where(kept, e, one), 0.0 * e)
+    # Parameters that are equal, as on a saddle between two that could be exchanged, do not stay so.
+    uneven = ops.asarray(1.0 + 0.1 * np.cos(2.4 * np.arange(n)), dtype, ops.describe(x)[2])
+    flat = s * (V @ xp.where(kept, 0.0 * e, V.T @ (x / s * uneven)))
+    known = finite & sound
+    promise = ops.where(known, 0.5 * ops.item(xp.sum(promised)), math.inf)
+    return promise, ops.cast(flat, ops.describe(model.x)[1]), known & (ops.max_abs(flat) > 0)
 
 
 def _units(ops: Backend, model: Model, start: Vector) -> Vector:

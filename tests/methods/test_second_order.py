@@ -3,6 +3,7 @@
 import math
 
 import curves
+import nist
 import numpy as np
 import published
 import pytest
@@ -411,6 +412,72 @@ def test_parts_that_do_not_fit_say_so():
         lg.minimize(bowl, np.zeros(2), lg.SecondOrder(curvature=lambda point: 3))
     with pytest.raises(ValueError, match="symmetric"):
         lg.minimize(bowl, np.zeros(2), lg.SecondOrder(curvature=lg.Jacobian, descent=D.Gradient()))
+
+
+def saturated(seed):
+    """A fit of tanh whose columns differ by orders of magnitude, and a start."""
+    rng = np.random.default_rng(seed)
+    m, n = rng.integers(5, 25), rng.integers(2, 8)
+    X = rng.standard_normal((m, n)) * 10.0 ** rng.uniform(-2, 2, n)
+    w = rng.standard_normal(n)
+    y = np.tanh(X @ w) + rng.choice([0, 1e-3, 0.3]) * rng.standard_normal(m)
+    fit = lg.Objective.from_residuals(
+        lambda p: np.tanh(X @ p) - y, jacobian=lambda p: (1 - np.tanh(X @ p) ** 2)[:, None] * X
+    )
+    return fit, rng.standard_normal(n) * rng.choice([0.1, 1, 5])
+
+
+FALSE = {  # and a value that another method finds from there
+    "plateau, CG": (lg.LevenbergMarquardt(), 4, lg.Status.DIVERGING),
+    "plateau, Cholesky": (lg.LevenbergMarquardt(solver=lg.Cholesky()), 4, lg.Status.DIVERGING),
+    "plateau, region": (lg.TrustRegion(curvature=lg.GGN, descent=D.Krylov(6)), 4, lg.Status.DIVERGING),
+    "plateau, search": (lg.GaussNewton(), 6, lg.Status.DIVERGING),
+    "small radius": (lg.TrustRegion(curvature=lg.GGN, descent=D.Dogleg()), 35, lg.Status.STAGNATED),
+}
+
+
+@pytest.mark.parametrize("name", FALSE)
+def test_a_plateau_and_a_promise_that_rounding_hides_are_no_success(name):
+    method, seed, status = FALSE[name]
+    fit = lg.minimize(*saturated(seed), method, max_steps=200)
+    assert not fit.succeeded
+    assert fit.status is status
+
+
+def test_a_column_that_is_small_beside_others_is_seen():
+    made = nist.problem("MGH17")  # .45 of the value hides in a column of 3e-9, beside 400
+    fit = lg.Objective.from_residuals(lambda b: made.model(np, b, made.x) - made.y, jacobian=nist.jacobian(made))
+    run = lg.minimize(fit, made.starts[0], lg.LevenbergMarquardt(solver=lg.Cholesky(), x_scale="start"))
+    assert not run.succeeded or 2 * run.value < made.sum_of_squares * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("method", [lg.LevenbergMarquardt(), lg.TrustRegion(curvature=lg.GGN)])
+def test_a_short_step_along_a_stiff_direction_is_no_end(method):
+    stiff = lg.Objective.from_residuals(
+        lambda p: np.array([1e12 * (p[0] - 1.0), p[1] - 3.0]), jacobian=lambda p: np.diag([1e12, 1.0])
+    )
+    run = lg.minimize(stiff, np.array([1.0 + 2.0**-52, 0.0]), method)
+    assert run.succeeded
+    assert run.value < 1e-20
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", ["solve", "GLTR", "eigen", "scaled"])
+def test_a_minimum_where_the_curvature_is_singular_is_a_success(name, dtype):
+    one, two = np.ones((3, 1), dtype), np.array([[1.0], [2.0], [4.0]], dtype)
+    cases = {
+        "a direction without effect": (lambda p: p[0] + p[1] - two[:, 0], lambda p: np.hstack([one, one])),
+        "a product": (lambda p: p[0] * p[1] - two[:, 0], lambda p: np.hstack([one * p[1], one * p[0]])),
+        "equal parameters": (  # the rates of Jennrich and Sampson
+            lambda p: two[:, 0] + 1 - np.exp(p[0] * two[:, 0]) - np.exp(p[1] * two[:, 0]),
+            lambda p: np.hstack([-two * np.exp(p[0] * two), -two * np.exp(p[1] * two)]),
+        ),
+    }
+    for residuals, jacobian in cases.values():
+        fit = lg.minimize(
+            lg.Objective.from_residuals(residuals, jacobian=jacobian), np.array([0.5, 0.4], dtype), COMPOSED[name]
+        )
+        assert fit.succeeded, fit.status
 
 
 @pytest.mark.parametrize("seed", [4, 6, 16])
