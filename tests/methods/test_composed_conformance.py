@@ -16,10 +16,12 @@ WHOLE = {"numpy": ALL, "torch": ["Krylov"], "poison": ["iterates"]}
 ELSEWHERE = [*COMPOSED, "HessianFree", "layerwise"]  # the other named ones are made of the same parts
 
 
+EVERY = [law.removeprefix("test_") for law in vars(conformance.MethodConformance) if law.startswith("test_")]
+
+
 def laws(name, backend):
     """Those of a method on a backend, but for streams of solvers that need all outputs at once."""
-    method = ALL[name]
-    names = [law.removeprefix("test_") for law in vars(conformance.MethodConformance) if law.startswith("test_")]
+    method, names = ALL[name], EVERY
     if not FULL and name not in WHOLE[backend]:
         names = OF_A_BACKEND
     gram = isinstance(getattr(method.descent, "solver", None), lg.GramSolve) or isinstance(
@@ -44,7 +46,7 @@ def test_eager(name, backend):
 @pytest.mark.parametrize("backend", ["numpy", "poison"])
 def test_weight_decay(backend):
     method = lg.SecondOrder(level=1e-2, weight_decay=1e-3, stopping=None)
-    own = [name for name in laws(method) if name != "other_data"]  # where slopes are reversed, the decay is not
+    own = [law for law in EVERY if law != "other_data"]  # where slopes are reversed, the decay is not
     conformance.check_method(method, load(backend), only=own).raise_if_failed()
 
 

@@ -612,7 +612,10 @@ def test_weight_decay_is_beside_the_model_and_what_is_told_is_of_where_the_step_
         x = step.params - 0.03 * length * x
         assert run.history["value"][k + 1] == pytest.approx(fit.value(x), rel=1e-12)
     np.testing.assert_allclose(run.params, x, rtol=1e-12)
-    stuck = lg.replace(method, search=S.Accept(1e9), control=lg.ConstantDamping())  # no step is taken, nothing decays
+    x = np.array([1.0, -0.2])
+    stuck = lg.replace(
+        method, search=S.Accept(0.9999), control=lg.ConstantDamping()
+    )  # no step is taken, nothing decays
     np.testing.assert_array_equal(lg.minimize(fit, x, stuck, max_steps=2).params, x)
     with pytest.raises(ValueError, match="stopping=None"):
         lg.EGN(weight_decay=1e-3)
