@@ -70,6 +70,15 @@ class Radius(Control):
     grow: Scalar = 2.0
     level = "radius"
 
+    def __post_init__(self) -> None:
+        for name in ("low", "high", "grow"):
+            require_number("Radius", name, getattr(self, name))
+        require_number("Radius", "shrink", self.shrink, positive=True, below=1.0)
+        if (self.grow < 1) is True or (self.low > self.high) is True:
+            raise ValueError(
+                f"Radius: grow must be at least 1, and low at most high, got {self.grow}, {self.low} and {self.high}."
+            )
+
     def follow(self, ops: Backend, level: Scalar, growth: Scalar, seen: Seen) -> tuple[Scalar, Scalar]:
         """The next radius."""
         norm = ops.where(seen.norm > 0, ops.minimum(seen.norm, level), level)

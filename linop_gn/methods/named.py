@@ -20,11 +20,13 @@ part can be given as another one: ``lg.NewtonCG(search=lg.searches.Wolfe())``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any
 
 from ..curvature.at_point import GGN, BlockGGN, Hessian
 from ..preconditioners import EmpiricalFisher
 from ..protocols import Scalar
+from ..records import data_fields, static_fields
 from ..solvers.blockwise import Blockwise
 from ..solvers.cg import CG
 from ..solvers.forcing import EisenstatWalker
@@ -40,6 +42,17 @@ __all__ = ["EGN", "SGN", "GaussNewton", "HessianFree", "LayerwiseGaussNewton", "
 __all__ += ["NewtonCG", "TrustRegion"]
 
 _CG, _NIELSEN = CG(rtol=1e-2, max_steps=50), Nielsen()
+
+
+def _composed(name: str, recipe: dict[str, Any], parts: dict[str, Any]) -> SecondOrder:
+    """The recipe with these parts in the places of its own."""
+    known = (*data_fields(SecondOrder), *static_fields(SecondOrder))
+    for given in parts:
+        if given not in known:
+            near = get_close_matches(given, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; it takes its own and {', '.join(known)}."
+            raise TypeError(f"{name}: there is no argument {given!r}{hint}")
+    return SecondOrder(**{"name": name, **recipe, **parts})
 
 
 def LevenbergMarquardt(
@@ -105,7 +118,7 @@ def LevenbergMarquardt(
         "most": most,
         "model": model,
     }
-    return SecondOrder(name="LevenbergMarquardt", **{**recipe, **parts})
+    return _composed("LevenbergMarquardt", recipe, parts)
 
 
 def Newton(damping: Scalar = 0.0, length: Scalar = 1.0, every: int = 1, **parts: Any) -> SecondOrder:
@@ -128,7 +141,7 @@ def Newton(damping: Scalar = 0.0, length: Scalar = 1.0, every: int = 1, **parts:
         "level": damping,
         "search": searches.FixedLength(length),
     }
-    return SecondOrder(name="Newton", **{**recipe, **parts})
+    return _composed("Newton", recipe, parts)
 
 
 def NewtonCG(damping: Scalar = 0.0, max_steps: int = 200, **parts: Any) -> SecondOrder:
@@ -149,7 +162,7 @@ def NewtonCG(damping: Scalar = 0.0, max_steps: int = 200, **parts: Any) -> Secon
         "level": damping,
         "search": searches.Armijo(),
     }
-    return SecondOrder(name="NewtonCG", **{**recipe, **parts})
+    return _composed("NewtonCG", recipe, parts)
 
 
 def GaussNewton(damping: Scalar = 0.0, solver: Any = None, **parts: Any) -> SecondOrder:
@@ -170,7 +183,7 @@ def GaussNewton(damping: Scalar = 0.0, solver: Any = None, **parts: Any) -> Seco
         "level": damping,
         "search": searches.Armijo(),
     }
-    return SecondOrder(name="GaussNewton", **{**recipe, **parts})
+    return _composed("GaussNewton", recipe, parts)
 
 
 def TrustRegion(radius: Scalar = 1.0, **parts: Any) -> SecondOrder:
@@ -198,7 +211,7 @@ def TrustRegion(radius: Scalar = 1.0, **parts: Any) -> SecondOrder:
         "least": 1e-30,
         "search": searches.Accept(),
     }
-    return SecondOrder(name="TrustRegion", **{**recipe, **parts})
+    return _composed("TrustRegion", recipe, parts)
 
 
 def SGN(
@@ -242,7 +255,7 @@ def SGN(
         "model": "damped",
         "search": searches.Armijo(c=1e-4, shrink=0.5, most=11, fixed=True, last=True),
     }
-    return SecondOrder(name="SGN", **{**recipe, **parts})
+    return _composed("SGN", recipe, parts)
 
 
 def HessianFree(damping: Scalar = 1.0, max_steps: int = 250, preconditioner: Any = None, **parts: Any) -> SecondOrder:
@@ -272,7 +285,7 @@ def HessianFree(damping: Scalar = 1.0, max_steps: int = 250, preconditioner: Any
         "search": searches.Iterates(searches.Armijo(c=1e-2, shrink=0.8, most=60)),
         "judged_on": "curvature",
     }
-    return SecondOrder(name="HessianFree", **{**recipe, **parts})
+    return _composed("HessianFree", recipe, parts)
 
 
 def EGN(damping: Scalar = 1.0, length: Scalar = 1.0, momentum: Scalar | None = None, **parts: Any) -> SecondOrder:
@@ -296,14 +309,14 @@ def EGN(damping: Scalar = 1.0, length: Scalar = 1.0, momentum: Scalar | None = N
         "level": damping,
         "search": searches.FixedLength(length),
     }
-    return SecondOrder(name="EGN", **{**recipe, **parts})
+    return _composed("EGN", recipe, parts)
 
 
 def LayerwiseGaussNewton(damping: Scalar = 0.0, solver: Any = None, **parts: Any) -> SecondOrder:
     """Gauss-Newton for each layer with the others held fixed, then one line search along all of them.
 
     (G_l + damping I) d_l = -g_l, G_l the block of layer l, all solved side by side by CG or another solver; the best of
-    five lengths 2^(-i/2). Layerwise Gauss-Newton of Abreu et al. (2025, arXiv 2510.09378) solves these systems by an
+    five lengths 2^(-i/2), whether or not it is lower: on small batches give a damping. Layerwise Gauss-Newton of Abreu et al. (2025, arXiv 2510.09378) solves these systems by an
     inner optimiser on a stream of minibatches, which is ``lg.InnerGaussNewton``.
 
     Other blocks: ``curvature=functools.partial(lg.BlockGGN, blocks="leaf")``.
@@ -320,4 +333,4 @@ def LayerwiseGaussNewton(damping: Scalar = 0.0, solver: Any = None, **parts: Any
         "level": damping,
         "search": searches.Grid(),
     }
-    return SecondOrder(name="LayerwiseGaussNewton", **{**recipe, **parts})
+    return _composed("LayerwiseGaussNewton", recipe, parts)

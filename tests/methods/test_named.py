@@ -172,3 +172,16 @@ def test_a_gradient_is_averaged_once_however_often_its_point_is_queried_and_trie
     kept, _ = descent.query(ops, model._replace(gradient=4.0 * g), kept)
     trial = descent.step(ops, model._replace(gradient=4.0 * g), kept, 1.0)
     np.testing.assert_allclose(trial.direction, -3.0 * g)  # (1/4 1 + 1/2 4) / (3/4)
+
+
+def test_a_misspelled_argument_is_named():
+    with pytest.raises(TypeError, match=r"SGN: there is no argument 'serach'; did you mean 'search'\?"):
+        lg.SGN(serach=lg.searches.Armijo())
+    with pytest.raises(TypeError, match=r"TrustRegion: there is no argument 'verbose'; it takes its own and descent"):
+        lg.TrustRegion(verbose=2)
+
+
+@pytest.mark.parametrize("numbers", [{"shrink": 2.0}, {"shrink": 0.0}, {"grow": 0.5}, {"low": 0.9}, {"high": -1.0}])
+def test_a_rule_for_the_radius_that_makes_no_sense_is_refused(numbers):
+    with pytest.raises(ValueError, match="Radius: "):
+        lg.controls.Radius(**numbers)

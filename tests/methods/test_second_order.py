@@ -10,6 +10,7 @@ import pytest
 from composed import COMPOSED, NAMED
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from systems import load
 
 import linop_gn as lg
 
@@ -192,7 +193,7 @@ def test_a_spectrum_of_an_earlier_point_is_judged_at_this_one():
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 def test_a_run_with_fewer_spectra_than_points(backend, tmp_path):
-    ops, f = lg.load(backend), published.Tanh(seed=2)
+    ops, f = load(backend), published.Tanh(seed=2)
     objective, start, n = f.objective(ops), ops.asarray(f.start, "float64"), len(f.start)
     each, some = (lg.minimize(objective, start, lg.Newton(1e-2, every=k, curvature=lg.GGN)) for k in (1, 4))
     assert some.succeeded

@@ -203,7 +203,6 @@ UNSUPPORTED = [
     (lambda x: x.exp() + OnceOnly.apply(x), r"\(OnceOnly\)"),
     (lambda x: x.exp() + LeavesTorch.apply(x), r"\(LeavesTorch\)"),
     (lambda x: x.exp() * ForgetsItsArgument.apply(x), r"\(ForgetsItsArgument\)"),
-    (lambda x: torch.cdist(x, x + 1), "_cdist_backward, has no derivative"),
     (lambda x: nn.functional.multi_margin_loss(x, torch.tensor([0, 1]), p=2), "multi_margin_loss_backward, has no"),
     (lambda x: checkpoint(torch.sin, x, use_reentrant=True), "use_reentrant=False"),
 ]
