@@ -316,8 +316,9 @@ def LayerwiseGaussNewton(damping: Scalar = 0.0, solver: Any = None, **parts: Any
     """Gauss-Newton for each layer with the others held fixed, then one line search along all of them.
 
     (G_l + damping I) d_l = -g_l, G_l the block of layer l, all solved side by side by CG or another solver; the best of
-    five lengths 2^(-i/2), whether or not it is lower: on small batches give a damping. Layerwise Gauss-Newton of Abreu et al. (2025, arXiv 2510.09378) solves these systems by an
-    inner optimiser on a stream of minibatches, which is ``lg.InnerGaussNewton``.
+    five lengths 2^(-i/2) is taken, even where the value rises: on small batches give a damping. Layerwise Gauss-Newton
+    of Abreu et al. (2025, arXiv 2510.09378) solves these systems by an inner optimiser on a stream of minibatches,
+    which is ``lg.InnerGaussNewton``.
 
     Other blocks: ``curvature=functools.partial(lg.BlockGGN, blocks="leaf")``.
 
