@@ -136,9 +136,11 @@ def _directional(subject: Subject, f: Map, x: NDArray, V: NDArray, eps: float, w
     """A v against d/dt f(x + t v); times ``scale``, and counted as known where it is 0, if there is one."""
     found = []
     for v in subject.rounded(subject.operator.domain, V).T:
-        made = along(f, x, v.reshape(x.shape), eps)
-        known = _known(made) if scale else made.relative
-        found.append((relative(subject.product(v), made.value * (scale or 1.0)), known))
+        made, given = along(f, x, v.reshape(x.shape), eps), subject.product(v)
+        # Beside a product that is not zero a difference of zero tells, too.
+        size = max(norm(made.value), norm(given) / (scale or 1.0))
+        known = made.uncertainty / size if size and made.uncertainty else made.relative
+        found.append((relative(given, made.value * (scale or 1.0)), _known(made) if scale else known))
     return _enough(found, what)
 
 

@@ -445,6 +445,33 @@ def test_a_hidden_dependence_in_a_backward(torch):
     assert "custom backward rule" in report["differences"].advice
 
 
+def test_a_hidden_dependence_where_the_gradient_is_constant(torch):
+    """Differences of exactly zero, beside products that are not: 3 is 3 (2 x) / x when the 2 x is saved as a number."""
+
+    class Six(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.twice = 2 * x
+            ctx.save_for_backward(x)
+            return 6 * x
+
+        @staticmethod
+        def backward(ctx, g):
+            return 3 * g * ctx.twice / ctx.saved_tensors[0]
+
+    objective = lg.Objective.from_function(lambda x: Six.apply(x).sum())
+    for x in ([1.0, 2.0], [1e-3, 1e3], [-5.0]):
+        report = lg.validate(lg.Hessian(objective, torch.tensor(x, dtype=torch.float64)))
+        assert report["differences"].failed, report
+    plane = lg.Objective.from_function(lambda x: (6 * x).sum())
+    assert lg.validate(lg.Hessian(plane, torch.ones(3, dtype=torch.float64))).passed
+
+
+def test_a_supplied_hessian_product_where_there_is_none(numpy_backend):
+    plane = lg.Objective.from_function(lambda p: float(p.sum()), gradient=np.ones_like, hvp=lambda p, v: 0.1 * v)
+    assert lg.validate(lg.Hessian(plane, np.ones(3)))["differences"].failed
+
+
 def test_forward_over_reverse_on_layer_norm(torch):
     """What ``torch.func.hessian`` does: silently wrong in torch 2.13, and it looks symmetric."""
     torch.manual_seed(0)
