@@ -744,3 +744,10 @@ def test_arrays_of_numpy_and_a_function_of_torch():
     fit = lg.least_squares(lambda p: p[0] * torch.exp(-p[1] * t) - 2 * torch.exp(-t), [1.0, 0.5], derivatives="torch")
     assert fit.success
     assert np.allclose(fit.x, [2.0, 1.0])
+
+
+def test_two_precisions_in_torch_are_named():
+    torch = pytest.importorskip("torch")
+    t = torch.linspace(0, 1, 20, dtype=torch.float64)
+    with pytest.raises(TypeError, match=r"torch.float64 and torch.float32 meet: .* one dtype"):
+        lg.least_squares(lambda p: p[0] * torch.exp(-p[1] * t) - 1.0, torch.ones(2))

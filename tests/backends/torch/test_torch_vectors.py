@@ -48,5 +48,5 @@ def test_one_factor_may_be_a_number_while_the_other_has_columns(torch):
 
 
 def test_tensors_of_two_precisions_do_not_mix_silently(torch):
-    with pytest.raises(RuntimeError):
+    with pytest.raises(TypeError, match="one dtype"):
         ops.dot(torch.ones(2), torch.ones(2, dtype=torch.float64))
