@@ -45,8 +45,8 @@ class TorchArithmetic:
         if x.ndim == 1 and (x.dtype is _DOUBLE or (x.dtype is _SINGLE and x.numel() <= _BLOCK)):
             if x.dtype is not y.dtype:
                 raise TypeError(
-                    f"vectors of {x.dtype} and {y.dtype} meet: give the parameters and the data one dtype, by .double() "
-                    "or .float() of one of them (what is made from NumPy is float64, and from torch float32)."
+                    f"vectors of {x.dtype} and {y.dtype} meet: give the parameters and the data one dtype, by "
+                    ".double() or .float() of one of them (what is made from NumPy is float64, and from torch float32)."
                 )
             return x.dot(y).item()
         x, y = _plain(x), _plain(y)
