@@ -30,6 +30,7 @@ backward keeps the graph of what it computes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -115,31 +116,28 @@ class TorchLinearization(LinearizationDefaults):
         pairs = [(r, v) for i, v in zip(chosen, tangents, strict=True) if (r := self._recorded[i]) is not None]
         if self._forward:
             return self._pushed(tangents, chosen)
-        recorded, given = [r for r, _ in pairs], [v for _, v in pairs]
+        product = partial(_backward, [r for r, _ in pairs], [self._u], [v for _, v in pairs])
         with explained():
-            (result,) = self._recording.resume(
-                lambda: _backward(recorded, [self._u], given, **_keeping()), records=tracking.get()
-            )
+            (result,) = self._recording.resume(lambda: product(**_keeping()), records=tracking.get())
         made = _filled([result], [self._u])[0]
         if not self._looked and not tracking.get():  # what is NaN at a point is so along all directions
             self._looked = True
-            if made.isnan().any() and not any(v.isnan().any() for v in given):
-                return self._instead(made, partial(_backward, recorded, [self._u], given), tangents, chosen)
+            if made.isnan().any() and not any(v.isnan().any() for _, v in pairs):
+                name = self._recording.resume(lambda: operation_of_nan(product, retain_graph=True))
+                return self._instead(made, name, tangents, chosen)
         return made
 
-    def _instead(
-        self, made: Tensor, product: Callable[..., Any], tangents: Sequence[Tensor], chosen: Sequence[int]
-    ) -> Tensor:
+    def _instead(self, made: Tensor, name: str, tangents: Sequence[Tensor], chosen: Sequence[int]) -> Tensor:
         """J v by forward mode, from now on, if that is a number where ``made`` is NaN; told once."""
-        name = self._recording.resume(lambda: operation_of_nan(product, retain_graph=True))
-        try:
+        pushed = made
+        with suppress(RuntimeError):  # no forward mode
             pushed = self._pushed(tangents, chosen)
-        except RuntimeError:  # no forward mode
-            return tell_of_nan(name, "J v", made)
         self._forward = not pushed.isnan().any()
-        if not self._forward:
-            return tell_of_nan(name, "J v", made)
-        return tell_of_nan(name, "J v by backward mode", pushed, "J v is taken by forward mode, at twice the cost.")
+        if self._forward:
+            tell_of_nan(name, "J v by backward mode", "J v is taken by forward mode, at twice the cost.")
+        else:
+            tell_of_nan(name, "J v")
+        return pushed if self._forward else made
 
     def _pushed(self, tangents: Sequence[Tensor], chosen: Sequence[int]) -> Tensor:
         with torch.autograd.forward_ad.dual_level() as level, self._recording.kernels():
@@ -181,17 +179,14 @@ class TorchGradientLinearization:
     def hvp(self, tangents: Sequence[Tensor]) -> list[Tensor]:
         """H v, by one backward through the gradient's graph."""
         pairs = [(r, v) for r, v in zip(self._recorded, tangents, strict=True) if r is not None]
+        product = partial(_backward, [r for r, _ in pairs], self._leaves, [v for _, v in pairs])
         with explained():
-            result = self._recording.resume(
-                lambda: _backward([r for r, _ in pairs], self._leaves, [v for _, v in pairs], **_keeping()),
-                records=tracking.get(),
-            )
+            result = self._recording.resume(lambda: product(**_keeping()), records=tracking.get())
         made = _filled(result, self._leaves)
         if not self._told and not tracking.get():
             self._told = True
             if any(h.isnan().any() for h in made) and not any(x.isnan().any() for x in (*self.gradient, *tangents)):
-                again = partial(_backward, [r for r, _ in pairs], self._leaves, [v for _, v in pairs])
-                tell_of_nan(self._recording.resume(lambda: operation_of_nan(again, retain_graph=True)), "H v", None)
+                tell_of_nan(self._recording.resume(lambda: operation_of_nan(product, retain_graph=True)), "H v")
         return made
 
 

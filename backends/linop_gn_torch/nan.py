@@ -9,13 +9,11 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 __all__ = ["operation_of_nan", "tell_of_nan"]
-
-T = TypeVar("T")
 
 
 def operation_of_nan(backward: Callable[..., Any], **options: Any) -> str:
@@ -31,13 +29,12 @@ def operation_of_nan(backward: Callable[..., Any], **options: Any) -> str:
     return "an operation of the model"
 
 
-def tell_of_nan(operation: str, what: str, made: T, instead: str | None = None) -> T:
-    """``made``, with a warning that says whose the NaN is."""
-    advice = f"write {operation} in the model so that its second derivative is finite here, or keep away from here."
+def tell_of_nan(operation: str, what: str, instead: str | None = None) -> None:
+    """Warn of a NaN, and say whose it is."""
+    advice = f"Write {operation} in the model so that its second derivative is finite here, or keep away from here."
     warnings.warn(
         f"linop_gn: {what} has NaN at this point, because torch's second derivative of {operation} has, while the "
-        f"gradient is finite. {instead or advice[0].upper() + advice[1:]}",
+        f"gradient is finite. {instead or advice}",
         RuntimeWarning,
         stacklevel=2,
     )
-    return made
