@@ -134,7 +134,7 @@ class Linearised(Method):
                 "make it with lg.Objective(model, loss, data) or lg.Objective.from_residuals(residuals)."
             )
         x = ops.copy(problem.start)
-        zero, count, value = ops.scalar(0.0, x), ops.scalar(0, x), self._value(ops, problem, x)
+        zero, count, value = ops.scalar(0.0, x), ops.scalar(0, x), problem.value_at(x)
         return InnerState(
             x=x,
             value=value,
@@ -229,9 +229,6 @@ class Linearised(Method):
 
     # the search
 
-    def _value(self, ops: Backend, problem: MinimizeProblem, x: Vector) -> Scalar:
-        return ops.item(problem.for_acceptance(problem.at(x)).value)
-
     def _searched(
         self, ops: Backend, problem: MinimizeProblem, x: Vector, d: Vector, run: _Run
     ) -> tuple[Scalar, Scalar, tuple[Scalar, ...], Any]:
@@ -242,16 +239,16 @@ class Linearised(Method):
             assert loss is not None
             if problem.once:
                 return one, run.value if loss.reduction == "sum" else ops.divide(run.value, run.weight), (), 0
-            return one, self._value(ops, problem, ops.axpy(1.0, d, ops.copy(x))), (), 1
+            return one, problem.value_at(ops.axpy(1.0, d, ops.copy(x))), (), 1
 
         def trial(i: Scalar, s: Any) -> Any:
             length, best, lowest, losses = s
-            value = self._value(ops, problem, ops.axpy(length, d, ops.copy(x)))
+            value = problem.value_at(ops.axpy(length, d, ops.copy(x)))
             better = value < lowest
             losses = ops.write(losses, i, value)
             return grid.shrink * length, ops.where(better, length, best), ops.where(better, value, lowest), losses
 
-        bound = self._value(ops, problem, x) if grid.decrease else 0.0 * one + math.inf
+        bound = problem.value_at(x) if grid.decrease else 0.0 * one + math.inf
         begun = one, one, bound, ops.table(grid.count, one)
         _, length, value, table = ops.repeat(grid.count, trial, begun)
         value = ops.where(value < bound, value, math.inf + 0.0 * value)

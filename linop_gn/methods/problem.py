@@ -90,3 +90,7 @@ class MinimizeProblem:
     def for_acceptance(self, point: Point) -> Point:
         """The point whose value is compared: ``point``, or one at the same x on the data of the acceptance."""
         return point if self.acceptance is None else Point(self.acceptance, point.x, self.space)
+
+    def value_at(self, x: Vector) -> Scalar:
+        """The value that is compared, at x."""
+        return self.backend.item(self.for_acceptance(self.at(x)).value)

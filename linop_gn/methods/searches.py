@@ -56,7 +56,7 @@ class Line:
 
     def value(self, ops: Backend, length: Scalar) -> Scalar:
         """The value at x + t d."""
-        return ops.item(self._problem.for_acceptance(self._problem.at(self.at(ops, length))).value)
+        return self._problem.value_at(self.at(ops, length))
 
     def value_and_slope(self, ops: Backend, length: Scalar) -> tuple[Scalar, Scalar]:
         """The value and its derivative in t."""

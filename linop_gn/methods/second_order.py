@@ -38,12 +38,12 @@ from .averaging import Average, begin_average, go_on_average
 from .base import Method
 from .controls import Control, Seen
 from .damping import Nielsen, clip
-from .descents.base import Descent, Model
+from .descents.base import Descent, Model, Noise
 from .descents.solve import Solve
 from .problem import MinimizeProblem
 from .scaling import in_units, require_x_scale, units_of
 from .searches import Accept, Found, Line, Search
-from .stopping import Facts, Judged, Noise
+from .stopping import Facts, Judged
 
 __all__ = ["SecondOrder", "SecondOrderState"]
 
@@ -319,8 +319,7 @@ class SecondOrder(Method):
             status = verdict(ops, status, (running & ended, code), *self.stopping.claims(ops, judged))
 
             def value_at(z: Vector) -> Scalar:
-                x = z if s.units is None else s.units * z
-                return ops.item(problem.for_acceptance(problem.at(x)).value)
+                return problem.value_at(z if s.units is None else s.units * z)
 
             status, more_products, looked = self.stopping.confirmed(ops, judged, status, value_at)
             asked = asked + more_products

@@ -29,34 +29,14 @@ from ..arguments import require_number
 from ..protocols import Backend, Scalar, Vector
 from ..records import record
 from ..run.status import Code, is_one_of, verdict
-from .descents.base import Model, Trial
+from .descents.base import Model, Noise, Trial
 
-__all__ = ["Facts", "Judged", "Noise"]
+__all__ = ["Facts", "Judged"]
 
 _FEW = 32
 """Parameters for which a product each is spent before a run is called a success."""
 _NEAR = 0.03
 _ENDS = [Code.DECREASE_SMALL, Code.STEP_SMALL, Code.AT_PRECISION, Code.UNEXPLORED]
-
-
-class Noise(NamedTuple):
-    """What rounding does at a point."""
-
-    blurred: Scalar
-    """What rounding x changes in the value: eps |g|.|x|."""
-    value: Scalar
-    """What rounding changes in it in all."""
-    promised: Scalar
-    """How much may be promised in a trial that fails because of it."""
-
-    @staticmethod
-    def of(ops: Backend, model: Model) -> Noise:
-        """That of the model's point."""
-        eps, size = ops.eps(model.x), ops.maximum(model.value, -model.value)
-        blurred = eps * ops.dot(abs(model.gradient), abs(model.x))
-        reach = model.gradient_norm * ops.sqrt(ops.dot(model.x, model.x))
-        promised = ops.maximum(math.sqrt(eps) * size, 16.0 * eps * reach)
-        return Noise(blurred, ops.maximum(4.0 * eps * size, blurred), promised)
 
 
 class Judged(NamedTuple):
@@ -154,7 +134,7 @@ class Facts:
         below = ops.maximum(few, noise.value)
         solved = (left <= 1e3 * eps * model.gradient_norm) | (left * left * square <= 2.0 * stiff * below)
         lower = predicted >= 0
-        seen = judged.hidden <= ops.maximum(ops.maximum(few, noise.value), 2.0 * predicted)
+        seen = judged.hidden <= ops.maximum(below, 2.0 * predicted)
         whole = running & trial.free & solved & lower & seen
         small = whole & (predicted <= few)
         # Where x is far from the start, and d long, a small promise is that of a minimum at infinity.

@@ -11,6 +11,7 @@ linearisation and, if it can be, without a product.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,7 +20,7 @@ from ...protocols import Backend, Scalar, Vector
 from ...records import record
 from ...run.status import Code
 
-__all__ = ["Descent", "Gradient", "Model", "Trial"]
+__all__ = ["Descent", "Gradient", "Model", "Noise", "Trial"]
 
 
 class Model(NamedTuple):
@@ -31,6 +32,26 @@ class Model(NamedTuple):
     value: Scalar
     operator: Any
     """The curvature, linearised, undamped. In ``query`` it is what the curvature made, which knows its point."""
+
+
+class Noise(NamedTuple):
+    """What rounding does at a point."""
+
+    blurred: Scalar
+    """What rounding x changes in the value: eps |g|.|x|."""
+    value: Scalar
+    """What rounding changes in it in all."""
+    promised: Scalar
+    """How much may be promised in a trial that fails because of it."""
+
+    @staticmethod
+    def of(ops: Backend, model: Model) -> Noise:
+        """That of the model's point."""
+        eps, size = ops.eps(model.x), ops.maximum(model.value, -model.value)
+        blurred = eps * ops.dot(abs(model.gradient), abs(model.x))
+        reach = model.gradient_norm * ops.sqrt(ops.dot(model.x, model.x))
+        promised = ops.maximum(math.sqrt(eps) * size, 16.0 * eps * reach)
+        return Noise(blurred, ops.maximum(4.0 * eps * size, blurred), promised)
 
 
 class Trial(NamedTuple):

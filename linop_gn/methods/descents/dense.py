@@ -13,7 +13,6 @@ g + (G + damping I) d are taken at the point itself, by one product.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 from ...arguments import require_number, whole
@@ -22,7 +21,7 @@ from ...protocols import Array, Backend, Scalar, Vector
 from ...records import record, static
 from ...run.status import Code, verdict
 from ...solvers.direct import Eigh
-from .base import Descent, Model, Trial, solved_as
+from .base import Descent, Model, Noise, Trial, solved_as
 
 __all__ = ["Eigen"]
 
@@ -115,10 +114,8 @@ class Eigen(Descent):
 
         first = old & (kept.age < self.every) & (kept.asked == 0)
         left, promised, spent = ops.branch(first, tried, lambda g: (zero, zero, count), model.gradient)
-        eps, size = ops.eps(model.x), ops.maximum(model.value, -model.value)
-        reach = model.gradient_norm * ops.sqrt(ops.dot(model.x, model.x))
         # So far above rounding that no test of the end is met.
-        good = (left <= 0.5 * model.gradient_norm) & (promised > ops.maximum(math.sqrt(eps) * size, 16.0 * eps * reach))
+        good = (left <= 0.5 * model.gradient_norm) & (promised > Noise.of(ops, model).promised)
         # Of a zero gradient nothing is asked.
         due = old & ops.logical_not(good) & (model.gradient_norm > 0)
 

@@ -26,7 +26,7 @@ from ...solvers.direct import Cholesky
 from ...solvers.options import require_inner
 from ...solvers.problem import LinearProblem
 from ...solvers.served import inner_solve
-from .base import Descent, Model, Trial, solved_as
+from .base import Descent, Model, Noise, Trial, solved_as
 from .solve import Forced, forced, require_forcing
 
 __all__ = ["Dogleg", "Krylov", "Steihaug", "TrustRegion"]
@@ -110,10 +110,9 @@ class TrustRegion(Descent):
     def _served(self, ops: Backend, model: Model, level: Scalar, run: Any, eta: Forced | None) -> tuple[_Again, _Begun]:
         eps, size, system = ops.eps(model.x), ops.maximum(model.value, -model.value), _system(ops, model)
         little = eps**0.5 * size
-        nothing = ops.maximum(4.0 * eps * size, eps * ops.dot(abs(model.gradient), abs(model.x)))
         options = {name: getattr(self.solver, name) for name in _OPTIONS}
         rtol = self.solver.rtol if eta is None else eta.eta
-        solver = _Again(radius=level, rtol=rtol, little=little, nothing=nothing, **options)
+        solver = _Again(radius=level, rtol=rtol, little=little, nothing=Noise.of(ops, model).value, **options)
         return solver, _Begun(system.operator, system.rhs, None, None, begun=run)
 
     def query(self, ops: Backend, model: Model, before: Explored | None) -> tuple[Explored, Scalar]:
