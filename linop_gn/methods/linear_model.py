@@ -212,10 +212,9 @@ class MatrixFree(NamedTuple):
 
 
 @record
-class Normal(LinearOperator):
-    """C W^T W C + diag(shifts), for C = diag(weights)."""
+class Shifted(LinearOperator):
+    """Base of what is made of W C, C = diag(weights), and diag(shifts)."""
 
-    psd = True
     root: Root
     weights: Vector
     shifts: Vector
@@ -223,6 +222,13 @@ class Normal(LinearOperator):
     @property
     def domain(self) -> Space:
         return self.root.domain
+
+
+@record
+class Normal(Shifted):
+    """C W^T W C + diag(shifts)."""
+
+    psd = True
 
     def triangle(self) -> Array:
         """The triangle of W C, for which W is formed, n products with it.
@@ -245,16 +251,8 @@ class Normal(LinearOperator):
 
 
 @record
-class Stacked(LinearOperator):
-    """[W C; diag(shifts)], for C = diag(weights)."""
-
-    root: Root
-    weights: Vector
-    shifts: Vector
-
-    @property
-    def domain(self) -> Space:
-        return self.root.domain
+class Stacked(Shifted):
+    """[W C; diag(shifts)]."""
 
     @property
     def codomain(self) -> Space:
