@@ -31,6 +31,7 @@ from .curvature.objective import Objective
 from .dispatch import backend_of
 from .methods.base import ServedMethod
 from .methods.checkpoint import Checkpoint, restored
+from .methods.fit_state import Here
 from .methods.fitted import LeastSquaresResult
 from .methods.generators import Generators
 from .methods.least_squares import LeastSquares
@@ -240,7 +241,33 @@ def _result(
 ) -> LeastSquaresResult:
     """What the last state says."""
     ops, space, method, own = problem.backend, problem.space, cast(LeastSquares, state.method), state.own
-    xp, here = ops.namespace(), own.here
+    known = ops.call(_known, method, problem, own.here)
+    for name in ("params", "grad", "active_mask"):
+        known[name] = space.unpack(known[name])
+    return LeastSquaresResult(
+        code=code,
+        steps=own.steps,
+        products=own.products,
+        rows=rows,
+        names=method.columns,
+        method="least_squares",
+        value=own.value,
+        gradient_norm=own.gradient_norm,
+        damping=own.damping,
+        state=state,
+        first=first,
+        nfev=own.evaluations,
+        njev=own.linearisations,
+        sizes=own.here.sizes,
+        space=space,
+        derivatives=how,
+        **known,
+    )
+
+
+def _known(method: LeastSquares, problem: MinimizeProblem, here: Here) -> dict[str, Any]:
+    """What a result says of the accepted point; trees as flat vectors."""
+    ops, xp = problem.backend, problem.backend.namespace()
     free = method.free(ops, here.x, here.gradient)
     free = xp.ones_like(here.x) if free is None else free
     mask = xp.zeros_like(here.x)
@@ -249,31 +276,15 @@ def _result(
     fun = here.outputs if here.outputs is not None else problem.at(here.x).outputs
     units, size = xp.where(abs(here.x) > here.sizes, abs(here.x), here.sizes), xp.sqrt(xp.sum(here.q * here.q))
     effects = xp.sqrt(here.squares) * here.D * units
-    return LeastSquaresResult(
-        code=code,
-        steps=own.steps,
-        products=own.products,
-        rows=rows,
-        names=method.columns,
-        method="least_squares",
-        params=space.unpack(ops.copy(here.x)),
-        value=own.value,
-        gradient_norm=own.gradient_norm,
-        damping=own.damping,
-        state=state,
-        first=first,
-        fun=ops.copy(fun),
-        grad=space.unpack(ops.copy(here.gradient)),
-        active_mask=space.unpack(mask),
-        nfev=own.evaluations,
-        njev=own.linearisations,
-        factor=here.linear.factor(here.D, here.sizes * free),
-        sizes=here.sizes,
-        free=free,
-        effects=xp.where(size > 0, effects / xp.where(size > 0, size, xp.ones_like(size)), xp.ones_like(effects)),
-        space=space,
-        derivatives=how,
-    )
+    return {
+        "params": ops.copy(here.x),
+        "fun": ops.copy(fun),
+        "grad": ops.copy(here.gradient),
+        "active_mask": mask,
+        "factor": here.linear.factor(here.D, here.sizes * free),
+        "free": free,
+        "effects": xp.where(size > 0, effects / xp.where(size > 0, size, xp.ones_like(size)), xp.ones_like(effects)),
+    }
 
 
 # what users hand over

@@ -29,6 +29,11 @@ class CupyFactors:
 
         return solve_triangular(factor, solve_triangular(factor, b, lower=True), trans="T", lower=True)
 
+    def upper_solve(self, R: Array, b: Vector) -> Vector:
+        from cupyx.scipy.linalg import solve_triangular
+
+        return solve_triangular(R, b)
+
     def eigh(self, matrix: Array) -> tuple[Array, Array, Scalar]:
         with cupyx.errstate(linalg="raise"):
             return super().eigh(matrix)  # type: ignore[misc]

@@ -36,6 +36,9 @@ class JaxFactors:
     def lu_solve(self, factor: Any, b: Vector) -> Vector:
         return jax.scipy.linalg.lu_solve(factor, b, check_finite=False)
 
+    def upper_solve(self, R: Array, b: Vector) -> Vector:
+        return jax.scipy.linalg.solve_triangular(R, b, check_finite=False)
+
     def eigh(self, matrix: Array) -> tuple[Array, Array, Scalar]:
         values, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
         return values, vectors, jnp.isfinite(values).all() & jnp.isfinite(vectors).all()

@@ -33,3 +33,7 @@ class NumpyFactors:
 
     def lu_solve(self, factor: Any, b: Vector) -> Vector:
         return np.asarray(_lapack("getrs", factor[0])(*factor, b)[0], order="C")
+
+    def upper_solve(self, R: Array, b: Vector) -> Vector:
+        x, info = _lapack("trtrs", R)(R, b)
+        return np.asarray(x, order="C") if info == 0 else np.full_like(b, np.nan)

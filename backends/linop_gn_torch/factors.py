@@ -31,6 +31,9 @@ class TorchFactors:
     def lu_solve(self, factor: Any, b: Tensor) -> Tensor:
         return torch.linalg.lu_solve(*factor, _columns(b.detach())).reshape(b.shape)
 
+    def upper_solve(self, R: Tensor, b: Tensor) -> Tensor:
+        return torch.linalg.solve_triangular(R.detach(), _columns(b.detach()), upper=True).reshape(b.shape)
+
     def eigh(self, matrix: Tensor) -> tuple[Tensor, Tensor, bool]:
         try:
             values, vectors = torch.linalg.eigh(matrix.detach())

@@ -7,6 +7,7 @@ compiled function of somebody else is given, but those that it closes over.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ def require_finite_parameters(space: Space, x: Vector) -> None:
     ops = space.backend
 
     def finite(part: Vector) -> bool:
-        return bool(ops.isfinite(ops.max_abs(part)))
+        return math.isfinite(ops.read(ops.max_abs(part)))
 
     if not finite(x):
         bad = [name or "the array" for name, where in space.slices.items() if not finite(x[where])]

@@ -47,6 +47,9 @@ class ArrayApiFactors:
     def lu_solve(self, factor: Any, b: Vector) -> Vector:
         return self._solve(factor, b)
 
+    def upper_solve(self, R: Array, b: Vector) -> Vector:
+        return self._solve(R, b)
+
     def eigh(self, matrix: Array) -> tuple[Array, Array, Scalar]:
         try:
             values, vectors = self.xp.linalg.eigh(matrix)

@@ -103,8 +103,7 @@ class Triangle(NamedTuple):
         xp, R = ops.namespace(), self._freed(free)
         eye = ops.scale(ops.sqrt(damping), ops.identity(R.shape[1], R))
         Q, upper = xp.linalg.qr(xp.concat([R, eye], axis=0))
-        factor, _ = ops.lu(upper)
-        return lambda b: (ops.lu_solve(factor, Q[: R.shape[0], :].T @ b), 0)
+        return lambda b: (ops.upper_solve(upper, Q[: R.shape[0], :].T @ b), 0)
 
     def promise(
         self, ops: Backend, free: Vector | None, unit: Scalar, target: Scalar, solver: Any

@@ -37,5 +37,8 @@ class Factors(Protocol):
     def lu_solve(self, factor: Any, b: Vector) -> Vector:
         """x of P L U x = b."""
 
+    def upper_solve(self, R: Array, b: Vector) -> Vector:
+        """x of R x = b for an upper triangle R, whose lower one is zero; not finite where R is singular."""
+
     def eigh(self, matrix: Array) -> tuple[Array, Array, Scalar]:
         """Eigenvalues, ascending, and orthonormal eigenvectors of a symmetric matrix; whether they were found."""

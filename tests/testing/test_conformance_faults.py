@@ -478,6 +478,12 @@ class LUSolvesWithTheTranspose(Sound):
         return super().lu(matrix.T)
 
 
+@fault("upper_solve")
+class SolvesWithTheLowerTriangle(Sound):
+    def upper_solve(self, R, b):
+        return np.linalg.solve(R.T, b)
+
+
 @fault("eigh")
 class EigenvaluesDescend(Sound):
     def eigh(self, matrix):

@@ -65,6 +65,21 @@ class Factors(Kit):
         self._solves(data, "lu", definite=False)
 
     @drawn(6)
+    def test_upper_solve(self, data: Draws) -> None:
+        """upper_solve solves with an upper triangle, for vectors and columns; what is singular has no finite answer."""
+        dtype, general, _ = self._matrix(data)
+        matrix = np.triu(general) + 4 * np.eye(4)
+        b = self.normal(data, 4, *data.draw(st.sampled_from([(), (3,)])))
+        R, B = self.array(matrix, dtype), self.array(b, dtype)
+        with self.untouched("upper_solve", R, B):
+            x = self.ops.upper_solve(R, B)
+        self.same_kind(x, B, "upper_solve")
+        size = 200 * EPS[dtype] * (1 + abs(self.host(x)).max() * np.linalg.norm(matrix))
+        agree(self.host(R) @ self.host(x) - self.host(B), np.zeros_like(b), size, "R x - b after upper_solve")
+        singular = self.ops.upper_solve(self.array(np.triu(general) * [1, 1, 1, 0], dtype), B)
+        claim(not np.isfinite(self.host(singular)).all(), "upper_solve of a singular triangle gives finite numbers")
+
+    @drawn(6)
     def test_eigh(self, data: Draws) -> None:
         """eigh gives eigenvalues in ascending order and orthonormal eigenvectors that make up the matrix."""
         dtype, general, _ = self._matrix(data)
