@@ -279,7 +279,11 @@ def unchecked(function):
 
 
 def solve_triangular(a, b, trans="N", lower=False):
-    return wrap(scipy.linalg.solve_triangular(unwrap(a), unwrap(b), trans=trans, lower=lower, check_finite=False))
+    try:
+        x = scipy.linalg.solve_triangular(unwrap(a), unwrap(b), trans=trans, lower=lower, check_finite=False)
+    except np.linalg.LinAlgError:  # cuBLAS divides by zero, and says nothing
+        x = np.full_like(unwrap(b), np.inf)
+    return wrap(x)
 
 
 class csr_matrix:  # noqa: N801
