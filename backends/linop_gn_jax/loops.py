@@ -168,7 +168,13 @@ class JaxLoops(EagerLoops):
         made = jax.eval_shape(function, *records)
         return tuple(made.shape), str(made.dtype), None
 
-    def over_columns(self, function: Callable[[Vector], Vector], columns: Vector) -> Vector:
+    def over_columns(self, function: Callable[[Vector], Vector], columns: Vector, together: int = 1) -> Vector:
+        count = columns.shape[1]
+        if 1 < count <= together:
+            return jax.vmap(function, 1, 1)(columns)
         if tracing():
-            return lax.map(function, columns.T).T
+            return lax.map(function, columns.T, batch_size=together if together > 1 else None).T
+        if together > 1:
+            parts = [columns[:, i : i + together] for i in range(0, count, together)]
+            return jnp.concatenate([jax.vmap(function, 1, 1)(part) for part in parts], axis=1)
         return super().over_columns(function, columns)

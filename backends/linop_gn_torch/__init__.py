@@ -11,6 +11,7 @@ from .arithmetic import TorchArithmetic
 from .arrays import TorchArrays
 from .bases import TorchBases
 from .calculus import TorchCalculus
+from .columns import TorchColumns
 from .factors import TorchFactors
 from .implicit import TorchImplicit
 from .trees import NAMESPACE
@@ -18,7 +19,9 @@ from .trees import NAMESPACE
 __all__ = ["TorchBackend", "backend"]
 
 
-class TorchBackend(TorchArrays, TorchArithmetic, TorchFactors, TorchBases, TorchImplicit, ArrayApiBackend):
+class TorchBackend(
+    TorchArrays, TorchArithmetic, TorchFactors, TorchBases, TorchColumns, TorchImplicit, ArrayApiBackend
+):
     """See :mod:`linop_gn.protocols`. There is one instance, :data:`backend`."""
 
     contract = 1

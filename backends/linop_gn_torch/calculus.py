@@ -40,6 +40,7 @@ from torch import Tensor
 from linop_gn.backend import CalculusDefaults, LinearizationDefaults
 
 from .advice import custom_functions, explained, require_differentiable, require_linear, snapshot
+from .columns import in_columns
 from .modules import adapt
 from .nan import operation_of_nan, tell_of_nan
 from .precision import as_double
@@ -120,7 +121,9 @@ class TorchLinearization(LinearizationDefaults):
         with explained():
             (result,) = self._recording.resume(lambda: product(**_keeping()), records=tracking.get())
         made = _filled([result], [self._u])[0]
-        if not self._looked and not tracking.get():  # what is NaN at a point is so along all directions
+        if not (
+            self._looked or tracking.get() or in_columns.get()
+        ):  # what is NaN at a point is so along all directions
             self._looked = True
             if made.isnan().any() and not any(v.isnan().any() for _, v in pairs):
                 name = self._recording.resume(lambda: operation_of_nan(product, retain_graph=True))
@@ -183,7 +186,7 @@ class TorchGradientLinearization:
         with explained():
             result = self._recording.resume(lambda: product(**_keeping()), records=tracking.get())
         made = _filled(result, self._leaves)
-        if not self._told and not tracking.get():
+        if not (self._told or tracking.get() or in_columns.get()):
             self._told = True
             if any(h.isnan().any() for h in made) and not any(x.isnan().any() for x in (*self.gradient, *tangents)):
                 tell_of_nan(self._recording.resume(lambda: operation_of_nan(product, retain_graph=True)), "H v")

@@ -34,7 +34,7 @@ from ..records import Partial, fill, record, static
 from ..spaces import Space
 from .objective import Objective
 from .partition import Blocks, LeafBlock, partition
-from .pieces import each_block, ggn, hessian, jvp, loss_hessian, multiple, of_batch, one_block, vjp
+from .pieces import each_block, ggn, hessian, jvp, loss_hessian, multiple, of_batch, one_block, together, vjp
 from .point import Point
 from .term import outputs_of
 
@@ -54,6 +54,10 @@ class Products(LinearOperator):
     psd: bool = static(default=False)
     partition: Partition | None = static(default=None)
     adjoint: Callable[..., Vector] | None = static(default=None)
+
+    @property
+    def together(self) -> int:
+        return together(self.pieces, self.domain)
 
     def matvec(self, v: Vector) -> Vector:
         return self._over_pieces(self.product, v)
@@ -107,6 +111,10 @@ class AtPoint(LinearOperator):
         made = self.point.linearized()
         known = self.domain, self.codomain, self.symmetric, self.psd, self.partition
         return Products(made.pieces, made.scale, self.product, *known)
+
+    @property
+    def together(self) -> int:
+        return 1 if self.host else self.prepare().together
 
     def matvec(self, v: Vector) -> Vector:
         if not self.host:

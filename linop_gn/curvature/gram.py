@@ -23,7 +23,7 @@ from ..spaces import Space
 from .at_point import as_point
 from .losses import Loss
 from .objective import Objective
-from .pieces import Piece, flat_outputs, like_outputs
+from .pieces import Piece, flat_outputs, like_outputs, together
 from .point import Point
 
 __all__ = ["Gram", "Root", "require_root", "root_gradient", "root_of"]
@@ -40,6 +40,10 @@ class Root(LinearOperator):
     codomain: Space = static(default=None)
     units: Vector | None = None
     """S of W S, where the parameters are in other units."""
+
+    @property
+    def together(self) -> int:
+        return together(self.pieces, self.domain)
 
     def matvec(self, v: Vector) -> Vector:
         v = v if self.units is None else self.units * v
@@ -62,10 +66,7 @@ class Root(LinearOperator):
 
     def rows(self) -> Array:
         """W as an array (m, n): m products with J^T."""
-        ops, eye = self.backend, self.backend.identity(self.codomain.size, self.codomain.zeros())
-        if "compiled" in ops.capabilities:
-            return self.rmatmat(eye).T
-        return ops.namespace().stack([self.rmatvec(eye[i, :]) for i in range(eye.shape[0])])  # in the order of memory
+        return self.rmatmat(self.backend.identity(self.codomain.size, self.codomain.zeros())).T
 
 
 @record
@@ -112,6 +113,9 @@ class Gram(LinearOperator):
 
     def matvec(self, v: Vector) -> Vector:
         return self.root.matvec(self.root.rmatvec(v))
+
+    def matmat(self, v: Vector) -> Vector:
+        return self.root.matmat(self.root.rmatmat(v))
 
 
 def root_of(pieces: tuple[Any, ...], scale: Scalar, space: Space) -> Root:

@@ -8,17 +8,27 @@ them on every array.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ..protocols import Array, Linearization, Scalar, Vector
-from ..records import record, replace, static
+from ..records import Partial, record, replace, static
 from ..spaces import Space
 from .losses import Loss, OutputHessian
 from .supplied import Supplied
 
 __all__ = ["Curve", "Differentiated", "Piece", "each_block", "flat_outputs", "ggn", "hessian", "jvp", "like_outputs"]
-__all__ += ["linearised_gradient", "loss_hessian", "multiple", "of_batch", "one_block", "vjp"]
+__all__ += ["linearised_gradient", "loss_hessian", "multiple", "of_batch", "one_block", "together", "vjp"]
+
+
+_COLUMNS, _ENTRIES = 64, 1 << 22
+"""Columns in one pass at most, and entries of their vectors and outputs: what is between these takes more."""
+_MANY = 16
+"""More blocks than that are a loop over all leaves in a compiled program, which would hold a copy of the model for each
+of them, and one pass elsewhere where the vectors are short."""
 
 
 class OfOneBatch:
@@ -113,6 +123,13 @@ class Curve(OfOneBatch):
         return self.space.leaves(ops.detach(made), "result of the supplied hvp")
 
 
+def together(pieces: tuple[Any, ...], space: Space) -> int:
+    """How many columns go through one pass with these pieces: as many as take little memory, 64 at most."""
+    outputs = [getattr(piece, "outputs", None) for piece in pieces]
+    size = space.size + max((math.prod(z.shape) for z in outputs if z is not None), default=0)
+    return max(1, min(_COLUMNS, _ENTRIES // size))
+
+
 def jvp(piece: Piece, v: Vector) -> Vector:
     """J v, flat."""
     return flat_outputs(piece, piece.linearization.jvp(piece.space.split(v)))
@@ -152,7 +169,7 @@ def hessian(curve: Curve, v: Vector) -> Vector:
 
 def each_block(blocks: tuple[tuple[int, ...], ...], piece: Piece, v: Vector) -> Vector:
     """blockdiag(J_l^T H_L J_l) v, flat; ``blocks`` holds the leaves of each block l."""
-    return _by_block(blocks, piece.ggn, piece.space, v)
+    return _by_block(_ggn_of, blocks, piece, v)
 
 
 def linearised_gradient(blocks: tuple[tuple[int, ...], ...] | None, whole: bool, piece: Piece, v: Vector) -> Vector:
@@ -161,28 +178,50 @@ def linearised_gradient(blocks: tuple[tuple[int, ...], ...] | None, whole: bool,
     J^T dL/dz(z + J v) where the ``whole`` loss is meant, else J^T (dL/dz(z) + H_L J v), flat. With ``blocks``, for each
     block l with J_l for J and the others' v zero.
     """
-    z = piece.outputs
-
-    def gradient(v: list[Array], only: tuple[int, ...] | None = None) -> list[Array]:
-        Jv = piece.linearization.jvp(v, only)
-        u = piece.slope(z + Jv) if whole else piece.slope(z) + piece.loss_hessian(Jv)
-        return piece.linearization.vjp(u, only)
-
+    gradient = Partial(_gradient_of, whole)
     if blocks is None:
-        return piece.space.join(gradient(piece.space.split(v)))
-    return _by_block(blocks, gradient, piece.space, v)
+        return piece.space.join(gradient(piece, piece.space.split(v)))
+    return _by_block(gradient, blocks, piece, v)
+
+
+def _ggn_of(piece: Piece, v: list[Array], only: tuple[int, ...] | None = None) -> list[Array]:
+    return piece.ggn(v, only)
+
+
+def _gradient_of(whole: bool, piece: Piece, v: list[Array], only: tuple[int, ...] | None = None) -> list[Array]:
+    Jv, z = piece.linearization.jvp(v, only), piece.outputs
+    u = piece.slope(z + Jv) if whole else piece.slope(z) + piece.loss_hessian(Jv)
+    return piece.linearization.vjp(u, only)
 
 
 def _by_block(
-    blocks: tuple[tuple[int, ...], ...], function: Callable[..., list[Array]], space: Space, v: Vector
+    function: Callable[..., list[Array]], blocks: tuple[tuple[int, ...], ...], piece: Piece, v: Vector
 ) -> Any:
-    """``function(leaves of v in the block, block)`` of each block, put together."""
+    """``function(piece, leaves of v in the block, block)`` of each block, put together."""
+    space, ops, count = piece.space, piece.space.backend, len(blocks)
+    compiled, at_once = "compiled" in ops.capabilities, together((piece,), piece.space)
+    if count > _MANY and (compiled or at_once == _COLUMNS):
+        member = np.array([[i in block for i in range(len(space.names))] for block in blocks], float)
+        shares = ops.asarray(member, space.dtype, space.device)
+        if compiled:
+            return ops.sum_over(Partial(_of_one, function), shares, piece, v)
+        masked = Partial(_of_one, function)
+        parts = (shares[i : i + at_once].T for i in range(0, count, at_once))
+        made = (ops.over_columns(lambda share: masked(share, piece, v), part, at_once) for part in parts)
+        return sum(ops.namespace().sum(part, axis=1) for part in made)
     leaves = space.split(v)
-    made: list[Any] = [None] * len(leaves)
+    found: list[Any] = [None] * len(leaves)
     for block in blocks:
-        for i, leaf in zip(block, function([leaves[i] for i in block], block), strict=True):
-            made[i] = leaf
-    return space.join(made)
+        for i, leaf in zip(block, function(piece, [leaves[i] for i in block], block), strict=True):
+            found[i] = leaf
+    return space.join(found)
+
+
+def _of_one(function: Callable[..., list[Array]], share: Vector, piece: Piece, v: Vector) -> Vector:
+    """``function(piece, leaves of v)`` of the block whose leaves have a ``share`` of 1, by products with all leaves."""
+    space = piece.space
+    made = function(piece, [share[i] * leaf for i, leaf in enumerate(space.split(v))])
+    return space.join([share[i] * leaf for i, leaf in enumerate(made)])
 
 
 def one_block(leaves: tuple[int, ...], piece: Piece, v: Vector) -> Vector:

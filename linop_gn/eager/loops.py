@@ -104,7 +104,7 @@ class EagerLoops:
             return numbers.reshape(len(wanted), -1)
         return np.asarray([np.broadcast_arrays(*(np.asarray(value, dtype=float) for value in row)) for row in wanted])
 
-    def over_columns(self, function: Callable[[Vector], Vector], columns: Vector) -> Vector:
+    def over_columns(self, function: Callable[[Vector], Vector], columns: Vector, together: int = 1) -> Vector:
         results = [function(columns[:, j]) for j in range(columns.shape[1])]
         return self.namespace().stack(results, axis=1)  # type: ignore[attr-defined]
 

@@ -84,6 +84,11 @@ class LinearOperator:
         """Whether products draw data from the host, so that no compiler can trace them."""
         return any(child.host for child in self._children())
 
+    @property
+    def together(self) -> int:
+        """How many columns may be multiplied in one pass of the framework's own batching; 1: each for itself."""
+        return 1
+
     def matvec(self, v: Vector) -> Vector:
         """A v for flat v (n,): a new array, which the caller may overwrite."""
         raise NotImplementedError(f"{type(self).__name__} does not define matvec")
@@ -98,13 +103,13 @@ class LinearOperator:
 
     def matmat(self, v: Vector) -> Vector:
         """A V for columns V (n, k): one product for each unless a subclass knows better."""
-        return self.backend.over_columns(self.matvec, v)
+        return self.backend.over_columns(self.matvec, v, self.together)
 
     def rmatmat(self, u: Vector) -> Vector:
         """A^T U for columns U (m, k)."""
         if self.symmetric:
             return self.matmat(u)
-        return self.backend.over_columns(self.rmatvec, u)
+        return self.backend.over_columns(self.rmatvec, u, self.together)
 
     @property
     def partition(self) -> Partition | None:

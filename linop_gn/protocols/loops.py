@@ -95,8 +95,11 @@ class Loops(Protocol):
         ``stacked`` is a tree of arrays (a record where records are trees to the framework), or ``range(count)``.
         """
 
-    def over_columns(self, function: Callable[[Vector], Vector], columns: Vector) -> Vector:
-        """``function`` of each column (n,) of (n, k), results side by side (m, k); one copy of it in a trace."""
+    def over_columns(self, function: Callable[[Vector], Vector], columns: Vector, together: int = 1) -> Vector:
+        """``function`` of each column (n,) of (n, k), results side by side (m, k); one copy of it in a trace.
+
+        ``together``: as many columns may go through a function of the framework's products in one pass.
+        """
 
     def scan_over(self, function: Callable[..., tuple[Any, Any]], stacked: Any, *shared: Any) -> tuple[Any, Any]:
         """Run ``function(stacked[i], *shared) -> (part, piece)`` over the leading index i, as one loop in a program.

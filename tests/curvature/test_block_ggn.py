@@ -129,6 +129,27 @@ def test_one_pass_over_a_stream_serves_all_blocks(torch):
     assert holders[0].passes == before + 1
 
 
+@pytest.mark.parametrize("name", ["torch", "jax"])
+def test_more_blocks_than_a_program_should_hold_copies_of(request, name):
+    request.getfixturevalue(name)
+    backend = lg.load(name)
+    xp, rng, count = backend.namespace(), np.random.default_rng(0), 20
+
+    def given(*shape):
+        return backend.asarray(rng.standard_normal(shape), "float64")
+
+    params = {f"w{i}": given(3, 2) for i in range(count)}
+    plane = lg.Objective(
+        lambda p, x: sum(xp.tanh(x @ w) for w in p.values()) / count,
+        lg.losses.SquaredError(),
+        (given(4, 3), given(4, 2)),
+    )
+    G, v = lg.GGN(plane, params), given(6 * count)
+    inside = np.kron(np.eye(count), np.ones((6, 6)))
+    want = (backend.to_numpy(G.to_dense()) * inside) @ host(backend, v)
+    close(host(backend, lg.BlockGGN(plane, params, blocks="leaf").prepare().matvec(v)), want, 1e-12)
+
+
 def test_not_of_a_scalar_function(numpy_backend):
     f = lg.Objective.from_function(lambda p: p @ p, gradient=lambda p: 2 * p)
     with pytest.raises(ValueError, match=r"lg\.BlockGGN needs to know the model and the loss apart"):
