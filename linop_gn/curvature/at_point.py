@@ -34,7 +34,20 @@ from ..records import Partial, fill, record, static
 from ..spaces import Space
 from .objective import Objective
 from .partition import Blocks, LeafBlock, partition
-from .pieces import each_block, ggn, hessian, jvp, loss_hessian, multiple, of_batch, one_block, together, vjp
+from .pieces import (
+    added,
+    each_block,
+    ggn,
+    hessian,
+    jvp,
+    loss_hessian,
+    multiple,
+    of_batch,
+    one_block,
+    scaled,
+    together,
+    vjp,
+)
 from .point import Point
 from .term import outputs_of
 
@@ -65,16 +78,20 @@ class Products(LinearOperator):
     def rmatvec(self, u: Vector) -> Vector:
         return self._over_pieces(self.adjoint or self.product, u)
 
+    @property
+    def leafwise(self) -> bool:
+        return all(piece.leafwise for piece in self.pieces)
+
     def _over_pieces(self, product: Callable[..., Vector], v: Vector) -> Vector:
         ops, total = self.backend, None
         for piece in self.pieces:
             if piece.stacked:
-                part = ops.scale(self.scale, ops.sum_over(product, piece, v))
+                part = scaled(ops, self.scale, ops.sum_over(product, piece, v))
             elif self.scale is None:
                 part = piece.apply(product, v)
             else:
                 part = piece.apply(Partial(multiple, product), v, self.scale)
-            total = part if total is None else ops.axpy(1.0, part, total)
+            total = part if total is None else added(ops, part, total)
         return total
 
 

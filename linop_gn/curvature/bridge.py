@@ -127,6 +127,8 @@ class BridgedPiece(OfOneBatch):
         """The piece with the root of H_L, over there."""
         return replace(self, inner=self.crossing.run(type(self.inner).rooted, self.inner))
 
+    leafwise = False
+
     def apply(self, function: Callable[..., Vector], *arguments: Any) -> Vector:
         """``function(piece, *arguments)`` over there, brought home."""
         return self.crossing.bring(self.crossing.run(function, self.inner, *arguments))

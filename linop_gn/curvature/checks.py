@@ -12,16 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from ..protocols import Backend, Vector
+from ..protocols import Array, Backend, Vector
 from ..spaces import Space
 from .batches import Batch
 
 __all__ = ["require_counted", "require_finite_inputs", "require_finite_parameters", "require_fitting"]
 
 
-def require_finite_parameters(space: Space, x: Vector) -> None:
+def require_finite_parameters(space: Space, x: Vector | tuple[Array, ...]) -> None:
     """Raise for NaN or infinity in the parameters, naming the leaves."""
     ops = space.backend
+    if isinstance(x, tuple):
+        sizes = ops.read([ops.max_abs(ops.namespace().reshape(leaf, (-1,))) for leaf in x])
+        bad = [name for name, size in zip(space.names, sizes, strict=True) if not math.isfinite(size)]
+        if bad:
+            raise ValueError(f"the parameters hold NaN or infinity in {bad}; nothing can be computed there.")
+        return
 
     def finite(part: Vector) -> bool:
         return math.isfinite(ops.read(ops.max_abs(part)))

@@ -133,7 +133,8 @@ class Objective(Terms):
         tree = ops.normalize(params)
         space = Space.of(tree)
         leaves = space.leaves(tree, "parameters")
-        packed = space.join(leaves)
+        apart = space.in_leaves and not self.is_bridged(space) and not self.host
+        packed = tuple(leaves) if apart else space.join(leaves)  # nobody can write to a compiled framework's leaves
         x = ops.detach(packed)
         terms = self.now(space, x)
         if not ops.is_concrete(x):
@@ -141,7 +142,7 @@ class Objective(Terms):
         require_finite_parameters(space, x)
         point, latest = Point(terms, x, space), memo(self).latest
         memo(point).origin = None if packed is x else (packed, leaves)
-        if latest is not None and latest.objective is terms and latest.space == space and _equal(ops, latest.x, x):
+        if latest is not None and latest.objective is terms and latest.space == space and _equal(ops, latest.where, x):
             if _same_leaves(memo(latest).origin, memo(point).origin):
                 return latest  # type: ignore[no-any-return]
             point.share(latest)
@@ -175,13 +176,13 @@ class Objective(Terms):
     def gradient(self, params: Tree) -> Tree:
         """The gradient, in the format of ``params``."""
         point = self.at(params)
-        return point.space.unpack(point.gradient)
+        return point.gradient_tree
 
     def value_and_gradient(self, params: Tree) -> tuple[Scalar, Tree]:
         """Both from one pass."""
         point = self.at(params)
         both, ops = point.summary(), point.space.backend
-        return _own(ops, both.value), point.space.unpack(ops.copy(both.gradient))
+        return _own(ops, both.value), point.gradient_tree
 
     def outputs(self, params: Tree) -> Array:
         """The model's outputs, for data of one batch."""
@@ -225,7 +226,9 @@ def _same_leaves(ours: Any, theirs: Any) -> bool:
     return all(a is b for a, b in zip(ours[1], theirs[1], strict=True))
 
 
-def _equal(ops: Backend, x: Vector, y: Vector) -> bool:
+def _equal(ops: Backend, x: Any, y: Any) -> bool:
+    if isinstance(x, tuple):
+        return all(a is b for a, b in zip(x, y, strict=True))
     return bool(ops.max_abs(ops.axpy(-1.0, x, ops.copy(y))) == 0)
 
 

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ..protocols import Array, Linearization, Scalar, Vector
+from ..protocols import Array, Backend, Linearization, Scalar, Vector
 from ..records import Partial, record, replace, static
 from ..spaces import Space
 from .losses import Loss, OutputHessian
 from .supplied import Supplied
 
-__all__ = ["Curve", "Differentiated", "Piece", "each_block", "flat_outputs", "ggn", "hessian", "jvp", "like_outputs"]
-__all__ += ["linearised_gradient", "loss_hessian", "multiple", "of_batch", "one_block", "together", "vjp"]
+__all__ = ["Curve", "Differentiated", "Piece", "added", "each_block", "flat_outputs", "ggn", "hessian", "jvp"]
+__all__ += ["like_outputs", "linearised_gradient", "loss_hessian", "multiple", "of_batch", "one_block", "scaled"]
+__all__ += ["together", "vjp"]
 
 
 _COLUMNS, _ENTRIES = 64, 1 << 22
@@ -34,8 +35,11 @@ of them, and one pass elsewhere where the vectors are short."""
 class OfOneBatch:
     """The base of pieces and curves."""
 
+    leafwise: ClassVar[bool] = True
+    """Whether products take tuples of leaves too."""
+
     value: Array | None
-    gradient: Vector | None
+    gradient: Any
     weight: Array | None
 
     def parted(self) -> tuple[Any, Any]:
@@ -159,12 +163,12 @@ def like_outputs(piece: Piece, u: Vector) -> Array:
 
 def ggn(piece: Piece, v: Vector) -> Vector:
     """J^T H_L J v, flat."""
-    return piece.space.join(piece.ggn(piece.space.split(v)))
+    return piece.space.like(v, piece.ggn(piece.space.split(v)))
 
 
 def hessian(curve: Curve, v: Vector) -> Vector:
     """H v, flat."""
-    return curve.space.join(curve.hessian(curve.space.split(v)))
+    return curve.space.like(v, curve.hessian(curve.space.split(v)))
 
 
 def each_block(blocks: tuple[tuple[int, ...], ...], piece: Piece, v: Vector) -> Vector:
@@ -214,14 +218,14 @@ def _by_block(
     for block in blocks:
         for i, leaf in zip(block, function(piece, [leaves[i] for i in block], block), strict=True):
             found[i] = leaf
-    return space.join(found)
+    return space.like(v, found)
 
 
 def _of_one(function: Callable[..., list[Array]], share: Vector, piece: Piece, v: Vector) -> Vector:
     """``function(piece, leaves of v)`` of the block whose leaves have a ``share`` of 1, by products with all leaves."""
     space = piece.space
     made = function(piece, [share[i] * leaf for i, leaf in enumerate(space.split(v))])
-    return space.join([share[i] * leaf for i, leaf in enumerate(made)])
+    return space.like(v, [share[i] * leaf for i, leaf in enumerate(made)])
 
 
 def one_block(leaves: tuple[int, ...], piece: Piece, v: Vector) -> Vector:
@@ -239,4 +243,16 @@ def of_batch(product: Callable[..., Vector], term: Any, x: Vector, v: Any) -> tu
 
 def multiple(product: Callable[[Any, Vector], Vector], piece: Any, v: Vector, scale: Scalar) -> Vector:
     """scale * product(piece, v): one program, so that the product's last copy is fused with the scaling."""
-    return piece.space.backend.scale(scale, product(piece, v))
+    return scaled(piece.space.backend, scale, product(piece, v))
+
+
+def scaled(ops: Backend, a: Scalar, x: Any) -> Any:
+    """a x of a vector, or of a tuple of leaves; consumes x."""
+    return tuple(ops.scale(a, leaf) for leaf in x) if isinstance(x, tuple) else ops.scale(a, x)
+
+
+def added(ops: Backend, x: Any, y: Any) -> Any:
+    """x + y of vectors, or of tuples of leaves; consumes y."""
+    if isinstance(x, tuple):
+        return tuple(ops.axpy(1.0, a, b) for a, b in zip(x, y, strict=True))
+    return ops.axpy(1.0, x, y)

@@ -18,11 +18,12 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, TypeAlias
 
-from ..protocols import Array, Scalar, Vector
+from ..protocols import Array, Scalar, Tree, Vector
 from ..records import Partial, memo, record, replace, static
 from ..spaces import Space
 from .batches import Batch
 from .checks import require_counted
+from .pieces import added, scaled
 from .term import Term, outputs_of
 from .terms import Terms
 
@@ -69,8 +70,22 @@ class Point:
     """An objective at flat parameters ``x`` (n,) of ``space``. Made by :meth:`Objective.at`."""
 
     objective: Terms
-    x: Vector
+    where: Vector | tuple[Array, ...]
+    """x, or its leaves where a compiled program had better be given these."""
     space: Space = static()
+
+    @property
+    def x(self) -> Vector:
+        """The parameters, flat (n,)."""
+        if not isinstance(self.where, tuple):
+            return self.where
+        slots = memo(self)
+        if slots.packed is None:
+            made = self.space.join(list(self.where))
+            if not self.space.backend.lives_with(made, self.where[0]):
+                return made
+            slots.packed = made
+        return slots.packed
 
     @property
     def host(self) -> bool:
@@ -90,7 +105,7 @@ class Point:
     def anew(self, objective: Terms | None = None, x: Vector | None = None) -> Point:
         """A new point of other terms, or at other parameters."""
         objective = replace(self.objective) if objective is None else objective
-        made = Point(objective, self.x if x is None else x, self.space)
+        made = Point(objective, self.where if x is None else x, self.space)
         return made.expect_hessian() if self._made.hessian else made
 
     # what operators ask
@@ -138,7 +153,7 @@ class Point:
     def check_data(self) -> None:
         """Raise for data in memory that the loss cannot take."""
         for term in self.objective.in_memory(self.space):
-            term.check_ahead(self.x)
+            term.check_ahead(self.where)
 
     def summary(self) -> Summary:
         """Value and gradient, from a linearisation if there is one or will be."""
@@ -159,7 +174,7 @@ class Point:
         made: Summary | None = getattr(self._made, slot)
         if made is None:
             made = self.stream(Partial(_sums_of, visit)) if self.host else self._in_memory(visit)
-            if self.space.backend.lives_with(made, self.x):
+            if self.space.backend.lives_with(made, self.where[0] if isinstance(self.where, tuple) else self.where):
                 setattr(self._made, slot, made)
         return made
 
@@ -182,7 +197,16 @@ class Point:
     @property
     def gradient(self) -> Vector:
         """The gradient, flat (n,): a new array."""
-        return self.space.backend.copy(self.summary().gradient)
+        made = self.summary().gradient
+        return self.space.join(list(made)) if isinstance(made, tuple) else self.space.backend.copy(made)
+
+    @property
+    def gradient_tree(self) -> Tree:
+        """The gradient, in the format of the parameters."""
+        made, space = self.summary().gradient, self.space
+        if isinstance(made, tuple):
+            return space.backend.unflatten(space.structure, made)
+        return space.unpack(space.backend.copy(made))
 
     @property
     def outputs(self) -> Array:
@@ -190,7 +214,7 @@ class Point:
         term = self.objective.single(self.space, "an array of outputs")
         if self.is_linearized:
             return self.linearized().pieces[0].outputs
-        return self.space.backend.call(outputs_of, term, self.x)
+        return self.space.backend.call(outputs_of, term, self.where)
 
 
 def _linearize(term: Term, x: Vector) -> tuple[Sums, Any]:
@@ -220,10 +244,10 @@ def _over_memory(visit: Visit, point: Point) -> Summary:
     totals, pieces = None, []
     for term in point.objective.in_memory(point.space):
         if term.batch.stacked:
-            sums, piece = point.space.backend.scan_over(Partial(_of_slice, visit), term.batch, term, point.x)
+            sums, piece = point.space.backend.scan_over(Partial(_of_slice, visit), term.batch, term, point.where)
             piece = None if piece is None else replace(piece, stacked=True)
         else:
-            sums, piece = visit(term, point.x)
+            sums, piece = visit(term, point.where)
         pieces.append(piece)
         totals = sums if totals is None else _add(point, totals, sums)
     assert totals is not None
@@ -240,7 +264,7 @@ def _add(point: Point, totals: Sums, more: Sums) -> Sums:
     value, vector, weight = totals
     return (
         None if value is None else value + more[0],
-        None if vector is None else point.space.backend.axpy(1.0, more[1], vector),
+        None if vector is None else added(point.space.backend, more[1], vector),
         None if weight is None else weight + more[2],
     )
 
@@ -253,4 +277,4 @@ def _normalised(point: Point, sums: Sums) -> tuple[Any, Any, Any, Any]:
         return value, vector, weight, 1.0
     scale = 1.0 / weight
     value = None if value is None else value * scale
-    return value, None if vector is None else point.space.backend.scale(scale, vector), weight, scale
+    return value, None if vector is None else scaled(point.space.backend, scale, vector), weight, scale

@@ -176,7 +176,7 @@ class Term:
             bent: Any = Differentiated(calculus.linearize_gradient(self._total, [z]))
         else:
             bent = self.loss.hessian(*self._with_data(z))
-        data, gradient = (self.batch.targets, self.batch.weights), self.space.join(lin.gradient)
+        data, gradient = (self.batch.targets, self.batch.weights), self.space.like(x, lin.gradient)
         sums = self.total(z), gradient, self.weight(z)
         return Piece(self.loss, *data, lin.without_gradient(), bent, z, *sums, self.space)
 
@@ -199,7 +199,8 @@ class Term:
             (shape, dtype, device), ops = seen[0], self.ops
             zero = ops.asarray(0.0, dtype, self.space.device if device is None else device)
             weight = self.weight(ops.namespace().broadcast_to(zero, shape))
-        return Curve(curve, (), self.ops.detach(curve.value), self.space.join(curve.gradient), weight, None, self.space)
+        value, gradient = self.ops.detach(curve.value), self.space.like(x, curve.gradient)
+        return Curve(curve, (), value, gradient, weight, None, self.space)
 
     def value_and_gradient(self, x: Vector) -> tuple[Array, Vector, Array | None]:
         """Unnormalised value, gradient and normaliser; nothing is linearised, unless products with J are given."""
@@ -208,14 +209,14 @@ class Term:
             piece = self.linearize(x)
             return piece.value, piece.gradient, piece.weight
         if supplied is not None and supplied.gradient is not None:
-            flat = self.space.pack(supplied.gradient(*self.arguments(leaves)), "result of the supplied gradient")
-            return self._evaluate(self.value, leaves), self.ops.detach(flat), None
+            made = self.space.leaves(supplied.gradient(*self.arguments(leaves)), "result of the supplied gradient")
+            return self._evaluate(self.value, leaves), self.ops.detach(self.space.like(x, made)), None
         calculus = self._require("a gradient", _SCALAR if self.loss is None else _MODEL)
         if self.loss is None:
             value, gradient = calculus.gradient(self.value, leaves)
-            return value, self.space.join(gradient), None
+            return value, self.space.like(x, gradient), None
         z, gradient = calculus.gradient(self.outputs, leaves, self.cotangent)
-        return self.total(z), self.space.join(gradient), self.weight(z)
+        return self.total(z), self.space.like(x, gradient), self.weight(z)
 
 
 def outputs_of(term: Any, x: Vector) -> Array:

@@ -35,6 +35,14 @@ def run(product: Callable[[LinearOperator, Vector], Vector], operator: LinearOpe
     return product(ready, v) if ready.host else ready.backend.call(product, ready, v)
 
 
+def _of_leaves(operator: LinearOperator, v: tuple[Array, ...]) -> list[Array]:
+    """A v for the leaves of v, as leaves."""
+    if operator.leafwise:
+        made = operator.matvec(v)
+        return list(made) if isinstance(made, tuple) else operator.codomain.split(made)
+    return operator.codomain.split(operator.apply(operator.domain.join(list(v))))
+
+
 def _operators_in(value: Any) -> Iterator[LinearOperator]:
     """The operators that a field holds: itself, or those in tuples, lists and dicts."""
     if isinstance(value, LinearOperator):
@@ -83,6 +91,11 @@ class LinearOperator:
     def host(self) -> bool:
         """Whether products draw data from the host, so that no compiler can trace them."""
         return any(child.host for child in self._children())
+
+    @property
+    def leafwise(self) -> bool:
+        """Whether :meth:`matvec` takes a tuple of leaves as well, and returns one where it returns a vector like v."""
+        return False
 
     @property
     def together(self) -> int:
@@ -185,6 +198,9 @@ class LinearOperator:
     def __matmul__(self, other: Any) -> Any:
         if isinstance(other, LinearOperator):
             return self._product(other)
+        if self.domain.in_leaves and not self.backend.is_array(other) and not self.host:
+            made = run(_of_leaves, self, tuple(self.domain.leaves(other)))
+            return self.backend.unflatten(self.codomain.structure, made)
         flat, leave = self.domain.enter(other)
         return leave(run(LinearOperator.apply, self, flat), self.codomain)
 

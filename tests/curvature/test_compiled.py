@@ -238,3 +238,41 @@ def test_no_warning_about_programs_that_are_compiled_here(jax, backend, monkeypa
     assert not warned
     jax.jit(lambda p: lg.solve(lg.GGN(made, p), p, lg.CG(steps=1)).x)(params)
     assert warned
+
+
+def test_many_leaves_are_neither_packed_nor_cut(jax):
+    """Products of trees, value and gradient of models with more than 16 leaves have no program that cuts a vector."""
+    jnp, rng = jax.numpy, np.random.default_rng(0)
+    params = {f"w{i}": jnp.asarray(rng.standard_normal(2)) for i in range(18)}
+    v = {name: jnp.asarray(rng.standard_normal(2)) for name in params}
+    x, t = jnp.asarray(rng.standard_normal((3, 2))), jnp.asarray(rng.standard_normal((3, 2)))
+
+    def model(p, x):
+        return jnp.tanh(sum(p.values()) * x)
+
+    def mean(p):
+        return jnp.sum((model(p, x) - t) ** 2) / 6
+
+    def same(a, b):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-9, atol=1e-12)
+
+    whole = lg.Objective(model, lg.losses.SquaredError(), (x, t))
+    halves = lg.Objective(model, lg.losses.SquaredError(), [(x[:2], t[:2]), (x[2:], t[2:])])
+    same(whole.gradient(params), jax.grad(mean)(params))
+    np.testing.assert_allclose(whole.value(params), mean(params), rtol=1e-12)
+    same(lg.Hessian(whole, params) @ v, jax.jvp(jax.grad(mean), (params,), (v,))[1])
+    _, Jv = jax.jvp(lambda p: model(p, x), (params,), (v,))
+    want = jax.vjp(lambda p: model(p, x), params)[1](Jv / 3)[0]
+    for made in (whole, halves) if FULL else (halves,):
+        G = lg.GGN(made, params)
+        same(G @ v, want)
+    same(lg.Damped(G, 0.5) @ v, {name: want[name] + 0.5 * v[name] for name in v})  # which takes flat vectors
+    np.testing.assert_allclose(lg.Jacobian(whole, params) @ v, Jv, rtol=1e-9, atol=1e-14)
+    made = jax.jit(lambda p, v: (whole.gradient(p), lg.GGN(whole, p) @ v)).lower(params, v).as_text()
+    assert "slice" not in made
+    assert "concatenate" not in made
+    params["w3"] = params["w3"].at[1].set(np.nan)
+    with pytest.raises(ValueError, match=r"NaN or infinity in \['w3'\]"):
+        whole.gradient(params)
