@@ -10,8 +10,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from ..protocols import Array, Backend, Vector
 from ..spaces import Space
 from .batches import Batch
@@ -41,10 +39,10 @@ def require_finite_inputs(ops: Backend, inputs: Any) -> None:
     """Raise for NaN or infinity in floating inputs, those of examples without weight included."""
     for name, leaf in zip(*ops.flatten(inputs)[:2], strict=True):
         if ops.is_array(leaf) and "float" in ops.describe(leaf)[1]:
-            finite = ops.isfinite(ops.max_abs(ops.namespace().reshape(leaf, (-1,))))
-            if not ops.is_concrete(finite):  # inside somebody's compiled function, where constants can still be read
-                finite = np.isfinite(ops.to_numpy(leaf)).all()
-            if not bool(finite):
+            largest = ops.max_abs(leaf if len(leaf.shape) == 1 else ops.namespace().reshape(leaf, (-1,)))
+            if not ops.is_concrete(largest):  # inside somebody's compiled function, where constants can still be read
+                largest = abs(ops.to_numpy(leaf)).max(initial=0.0)
+            if not math.isfinite(ops.read(largest)):
                 raise ValueError(
                     f"the inputs{f' ({name})' if name else ''} hold NaN or infinity; clean the data first (for "
                     "examples that don't count as well: a weight of zero does not stop NaN from spreading)."
