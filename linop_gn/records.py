@@ -71,7 +71,10 @@ def record(cls: type[T]) -> type[T]:
         a value of its own, which it would get as its default.
     """
     _require_free_names(cls)
-    made = dataclasses.dataclass(frozen=True, eq=False, repr=not _has_own_repr(cls))(cls)
+    own = _has_own_repr(cls)
+    made = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+    if not own:
+        made.__repr__ = _text  # type: ignore[method-assign]
     made.__getstate__ = fields  # type: ignore[assignment, method-assign]
     _types.append(made)
     for tell in _subscribers:
@@ -165,10 +168,25 @@ def memo(given: Any) -> Memo:
 
 
 def _has_own_repr(cls: type) -> bool:
-    """Whether the class, or a base, says itself how it reads (rather than by a generated list of fields)."""
-    owner = next(base for base in cls.__mro__ if "__repr__" in base.__dict__)
-    made = owner.__dict__.get("__dataclass_params__")
-    return owner is not object and not (made is not None and made.repr)
+    """Whether the class, or a base, says itself how it reads (rather than by the list of its fields)."""
+    said: Any = cls.__repr__
+    return said is not object.__repr__ and said is not _text
+
+
+def _text(given: Any) -> str:
+    """The call that makes the record: fields that are as by default are left out."""
+    told, held = [], given.__dict__
+    for field in dataclasses.fields(given):
+        if field.repr and field.name in held:
+            text = _word(held[field.name])
+            if field.default is dataclasses.MISSING or text != _word(field.default):
+                told.append(f"{field.name}={text}")
+    return f"{type(given).__qualname__}({', '.join(told)})"
+
+
+def _word(value: Any) -> str:
+    """How a field reads: classes and functions by name."""
+    return getattr(value, "__qualname__", None) or repr(value)
 
 
 def on_new_record(tell: Callable[[type], None]) -> None:

@@ -22,7 +22,7 @@ class StepData:
 
     >>> import linop_gn as lg
     >>> lg.StepData([1.0, 2.0, 3.0, 4.0], curvature=[1.0, 2.0])
-    StepData(gradient=[1.0, 2.0, 3.0, 4.0], curvature=[1.0, 2.0], acceptance=None)
+    StepData(gradient=[1.0, 2.0, 3.0, 4.0], curvature=[1.0, 2.0])
     """
 
     gradient: Any

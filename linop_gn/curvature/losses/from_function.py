@@ -136,7 +136,7 @@ def as_loss(obj: Any) -> Loss:
     --------
     >>> from linop_gn.curvature.losses import SquaredError, as_loss
     >>> as_loss(SquaredError(scale=1.0))
-    SquaredError(reduction='mean', scale=1.0)
+    SquaredError(scale=1.0)
     >>> as_loss(lambda z, y: abs(z - y) ** 3).autodiff
     True
     """
