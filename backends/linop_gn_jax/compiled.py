@@ -25,7 +25,7 @@ import jaxlib
 from jax import lax
 from jax.extend import core
 
-__all__ = ["compilations", "compiled", "tracing"]
+__all__ = ["can_be_quick", "compilations", "compiled", "tracing"]
 
 R = TypeVar("R")
 
@@ -33,6 +33,7 @@ _counts: Counter[str] = Counter()
 _ours: ContextVar[bool] = ContextVar("ours", default=False)  # whether the program being traced is one made here
 
 _YNN_OPTION = "xla_cpu_experimental_ynn_fusion_type"
+_EMITTERS = "xla_cpu_use_fusion_emitters"
 _YNN_IS_WRONG = jaxlib.__version__ == "0.10.2"
 
 
@@ -76,11 +77,13 @@ def compiled(
     static: tuple[int, ...] = (),
     donate: tuple[int, ...] = (),
     loops: bool = False,
+    quick: bool = False,
 ) -> Callable[..., R]:
     """``function`` in ``jax.jit``, or as it is inside another trace.
 
     ``label(*arguments)`` names it in :func:`compilations`; ``static`` and
-    ``donate`` are positions of arguments; ``loops`` tells that it holds a loop.
+    ``donate`` are positions of arguments; ``loops`` tells that it holds a loop; ``quick`` asks for a program that is
+    compiled in half the time, where there is such a thing, and may run slower.
     """
 
     @functools.wraps(function)
@@ -92,7 +95,8 @@ def compiled(
         finally:
             _ours.reset(token)
 
-    options = {_YNN_OPTION: ""} if _YNN_IS_WRONG else None
+    options: dict[str, Any] | None = {_YNN_OPTION: ""} if _YNN_IS_WRONG else None
+    options = {**(options or {}), _EMITTERS: False} if quick else options
     program = jax.jit(traced, static_argnums=static, donate_argnums=donate, compiler_options=options)
     nested = jax.jit(traced, static_argnums=static)
 
@@ -114,6 +118,18 @@ def compiled(
 
     enter.program = program  # type: ignore[attr-defined]
     return enter
+
+
+@functools.cache
+def can_be_quick() -> bool:
+    """Whether there is a compiler for the CPU here that takes its older and quicker ways on request."""
+    if jax.default_backend() != "cpu":
+        return False
+    try:
+        jax.jit(lambda: 0, compiler_options={_EMITTERS: False}).lower().compile()
+    except Exception:  # XLA of another version, whose words for an unknown option are its own
+        return False
+    return True
 
 
 @functools.cache

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ..curvature.point import Point
+from ..curvature.term import outputs_of
 from ..curvature.terms import Terms
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
@@ -74,6 +76,16 @@ class MinimizeProblem:
     def terms(self) -> tuple[Terms | None, ...]:
         """Of the gradient, of the curvature, of the acceptance."""
         return self.objective, self.curvature, self.acceptance
+
+    @property
+    def entries(self) -> float:
+        """How many outputs the model has, by which a program's work is judged: infinite where nothing tells."""
+        if self.objective.loss is None or self.host or self.objective.is_bridged(self.space):
+            return math.inf
+        terms = self.objective.in_memory(self.space)
+        if any(term.batch.stacked for term in terms):
+            return math.inf
+        return sum(math.prod(self.backend.describe_of(outputs_of, term, self.start)[0]) for term in terms)
 
     def at(self, x: Vector) -> Point:
         """The objective at a copy of x, linearised when first asked: value and gradient from one pass.

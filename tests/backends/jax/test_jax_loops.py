@@ -239,3 +239,42 @@ def test_call_is_compiled_once_and_inlined_in_a_trace():
     assert ops.compilations()[name] == 1
     jaxpr = jax.make_jaxpr(lambda x: lax.sin(ops.call(doubled, x)))(jnp.float32(1.0))
     assert [eqn.primitive.name for eqn in jaxpr.eqns] == ["mul", "sin"]
+
+
+def test_small_loops_are_compiled_quickly_and_others_well(monkeypatch):
+    """What a loop is compiled with goes by the sizes of its data and of the model's outputs."""
+    from linop_gn_jax import loops
+
+    import linop_gn as lg
+
+    asked = []
+    pick = loops.JaxLoops._loop
+
+    def spied(self, action, method, problem):
+        made = pick(self, action, method, problem)
+        asked.append(made is self._loops[True][action])
+        return made
+
+    monkeypatch.setattr(loops.JaxLoops, "_loop", spied)
+
+    def solved(n):
+        asked.clear()
+        lg.solve(lg.Diagonal(jnp.arange(1.0, n + 1)), jnp.ones(n), lg.CG(max_steps=2))
+        return set(asked)
+
+    assert solved(10) == {loops.can_be_quick()}
+    assert solved(2_000) == {False}
+    for outputs in (20, 3_000):  # which the residuals close over
+        asked.clear()
+        t = jnp.linspace(0.0, 1.0, outputs)
+        lg.least_squares(lambda p, t=t: p[0] * t - 1.0, jnp.ones(1), max_steps=1)
+        assert set(asked) == {loops.can_be_quick() and outputs == 20}
+
+
+def test_a_compiler_without_the_quick_way_is_no_error(monkeypatch):
+    from linop_gn_jax import compiled
+
+    compiled.can_be_quick.cache_clear()
+    monkeypatch.setattr(compiled, "_EMITTERS", "xla_no_such_option")
+    assert not compiled.can_be_quick()
+    compiled.can_be_quick.cache_clear()
