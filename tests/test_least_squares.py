@@ -540,6 +540,23 @@ def test_a_column_too_small_to_be_factored_still_has_a_gain():
     np.testing.assert_allclose(fit.cost, 0.25, rtol=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(200 if FULL else 40))
+def test_a_success_of_a_line_of_any_condition_is_its_least(seed):
+    """No gradient that is small, nor a Jacobian that looks singular, passes for a minimum from which lstsq goes down."""
+    rng = np.random.default_rng(seed)
+    m, n, dtype = int(rng.integers(6, 25)), int(rng.integers(2, 6)), [np.float64, np.float32][seed % 2]
+    U, V = np.linalg.qr(rng.standard_normal((m, n)))[0], np.linalg.qr(rng.standard_normal((n, n)))[0]
+    J = U * np.geomspace(1, 10 ** -rng.uniform(0, 11 if dtype is np.float64 else 5), n) @ V.T
+    J, true = J * 10 ** rng.uniform(-4, 4, n), rng.standard_normal(n) * 10 ** rng.uniform(-3, 3)
+    y = (J @ true + rng.standard_normal(m) * 10 ** rng.uniform(-4, -1) * np.linalg.norm(J @ true)).astype(dtype)
+    J, x0 = J.astype(dtype), (rng.standard_normal(n) * 10 ** rng.uniform(-2, 2)).astype(dtype)
+    fit = lg.least_squares(lambda p: J @ p - y, x0, lambda p: J)
+    A, wide = J.astype(float), y.astype(float)
+    least, found = (np.sum((A @ x - wide) ** 2) for x in (np.linalg.lstsq(A, wide)[0], fit.x.astype(float)))
+    rounding = np.sum((4 * np.finfo(dtype).eps * (abs(A) @ abs(fit.x.astype(float)))) ** 2)
+    assert not fit.success or found <= least * (1 + 1e-4) + rounding, fit
+
+
 def test_differences_of_residuals_in_single_precision():
     fit = lg.least_squares(lambda x: (x - 1).astype(np.float32), [3.0, 3.0])
     np.testing.assert_allclose(fit.x, 1.0, rtol=1e-6)

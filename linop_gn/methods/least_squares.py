@@ -22,12 +22,13 @@ What ends a run are facts about the point x, not about the step that led there. 
 small as rounding allows) and what it promises, m = 1/2 |q|^2 - 1/2 |W s + q|^2,
 
 =================== ===========================================================================================
-``GRADIENT_SMALL``   each column's cosine with q is at most gtol (MINPACK's test)
+``GRADIENT_SMALL``   each column's cosine with q is at most gtol (MINPACK's test); without a gtol m is small as well
 ``DECREASE_SMALL``   m <= ftol value: m / value is the relative offset of Bates and Watts (1981), squared
 ``STEP_SMALL``       each entry of s is at most xtol of that of x, or of the start. Without an xtol m, or the value,
                     must be small as well, and a run by products does not end so
 ``AT_PRECISION``     a trial was refused, and m is less than what rounding x changes in the value; or none is taken
-                    any more, and all of the second derivative, or the cosine, says that this is the bottom
+                    any more, and all of the second derivative, or the cosine, says that this is the bottom; of
+                    a W that looks singular, after the undamped step was tried
 ``STAGNATED``        the same, but what rounding hides is above the fifth digit, or leaves a parameter open
 ``DIVERGING``        the promise is small, and a parameter that had an effect on q has lost it
 ``NO_DECREASE``      every trial was refused although m is large
@@ -248,8 +249,14 @@ class LeastSquares(Method):
         precise = here.known & settled & (here.promise <= ops.minimum(here.rounding, 1e-5 * size)) | here.exact
         # W is singular, as far as can be told so near a minimum; a truncated solve does not tell
         singular = isinstance(here.linear, Triangle) and here.reach >= 0.01 / math.sqrt(eps)
-        bottom = slight & singular & (newton >= 0) & (newton <= math.sqrt(eps) * size)
-        level = (settled | slight) & (here.promise <= min(math.sqrt(eps), 1e-5) * size) | bottom
+        bottom = slight & singular & (newton >= 0) & (newton <= math.sqrt(eps) * size) & here.known
+        level = (settled | slight) & (here.promise <= min(math.sqrt(eps), 1e-5) * size)
+        # What is promised is then no more than a guess, which the undamped step is tried for: of a linear model it is true.
+        least = eps * eps * unit
+        bare = s.damping <= 2.0 * least
+        last = hopeless & bottom & ops.logical_not(bare | level)
+        hopeless = hopeless & ops.logical_not(last)
+        damping = ops.where(last, least, damping)
         doubtful = here.promise <= ops.maximum(here.rounding, math.sqrt(eps) * size)
         spent = False if self.max_nfev is None else running & (evaluations >= self.max_nfev)
         status = verdict(
@@ -257,7 +264,7 @@ class LeastSquares(Method):
             s.status,
             *self._claims(ops, here, running, s.first.value),
             (refused & precise & (here.effect < _LOST), Code.DIVERGING),
-            (refused & precise | hopeless & level & here.known, Code.AT_PRECISION),
+            (refused & (precise | bare & bottom) | hopeless & level & here.known, Code.AT_PRECISION),
             (hopeless & doubtful, Code.STAGNATED),
             (hopeless | held & (here.promise < math.inf) & (s.going == 0), Code.NO_DECREASE),
             (spent, Code.MAX_STEPS),
@@ -403,13 +410,16 @@ class LeastSquares(Method):
     def _claims(self, ops: Backend, here: Here, running: Scalar, first: Scalar = 0.0) -> list[tuple[Scalar, Scalar]]:
         """What can be said of a point; ``first`` is the value at the start."""
         (ftol, xtol, gtol), eps = self._tolerances(ops, here), ops.eps(here.x)
+        is_factored = isinstance(here.linear, Triangle)
         # A step that is small beside a far start may still change the value, unless that is small beside the first.
         slight = (here.promise <= 1e-5 * here.value) | here.exact | (here.value <= eps * eps * first)
         slight = slight if self.xtol is None else True
-        coarse = self.xtol is None and not isinstance(here.linear, Triangle)  # a truncated solve knows no step so well
+        # Of columns that are nearly dependent, all may be nearly orthogonal to q and q be far from its least.
+        even = (here.promise <= 1e-5 * here.value) | here.exact if self.gtol is None and is_factored else True
+        coarse = self.xtol is None and not is_factored  # a truncated solve knows no step so well
         return [
             (running & (here.effect < _LOST) & (here.promise <= ftol * here.value), Code.DIVERGING),
-            (running & (here.cosine <= gtol), Code.GRADIENT_SMALL),
+            (running & (here.cosine <= gtol) & even, Code.GRADIENT_SMALL),
             (running & (here.promise <= ftol * here.value), Code.DECREASE_SMALL),
             (running & (here.reach <= (0.0 if coarse else xtol)) & here.known & slight, Code.STEP_SMALL),
         ]
