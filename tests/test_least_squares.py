@@ -542,7 +542,7 @@ def test_a_column_too_small_to_be_factored_still_has_a_gain():
 
 @pytest.mark.parametrize("seed", range(200 if FULL else 40))
 def test_a_success_of_a_line_of_any_condition_is_its_least(seed):
-    """No gradient that is small, nor a Jacobian that looks singular, passes for a minimum from which lstsq goes down."""
+    """Neither a small gradient nor a Jacobian that looks singular passes for a minimum where lstsq goes lower."""
     rng = np.random.default_rng(seed)
     m, n, dtype = int(rng.integers(6, 25)), int(rng.integers(2, 6)), [np.float64, np.float32][seed % 2]
     U, V = np.linalg.qr(rng.standard_normal((m, n)))[0], np.linalg.qr(rng.standard_normal((n, n)))[0]

@@ -251,7 +251,7 @@ class LeastSquares(Method):
         singular = isinstance(here.linear, Triangle) and here.reach >= 0.01 / math.sqrt(eps)
         bottom = slight & singular & (newton >= 0) & (newton <= math.sqrt(eps) * size) & here.known
         level = (settled | slight) & (here.promise <= min(math.sqrt(eps), 1e-5) * size)
-        # What is promised is then no more than a guess, which the undamped step is tried for: of a linear model it is true.
+        # What is promised there is a guess, for which the undamped step is tried: of a linear model it is true.
         least = eps * eps * unit
         bare = s.damping <= 2.0 * least
         last = hopeless & bottom & ops.logical_not(bare | level)
