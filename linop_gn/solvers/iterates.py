@@ -59,7 +59,7 @@ class Plan(NamedTuple):
 
     @property
     def capacity(self) -> int:
-        """Vectors to make room for: the scheduled ones, and one that backends may write any other to."""
+        """Vectors to make room for: the scheduled ones, and a place for what comes after the last."""
         return len(self.steps) + 1
 
 
