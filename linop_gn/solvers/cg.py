@@ -358,7 +358,7 @@ class CG(ResidualSolver):
         ))  # fmt: skip
 
     def answer(self, ops: Backend, problem: LinearProblem, state: CGState) -> Vector:
-        return ops.scale(state.scale, ops.copy(ops.select(state.back, ops.get(state.best, 0), state.x)))
+        return ops.scale(state.scale, ops.select(state.back, ops.get(state.best, 0), state.x))
 
     def iterates(self, ops: Backend, problem: LinearProblem, state: CGState, x: Vector) -> Iterates | None:
         """The iterates that were asked for, the last of them being the answer ``x``; consumes what the state kept."""

@@ -60,7 +60,7 @@ class LeastSquaresState(NamedTuple):
     size: Scalar
     scale: Scalar
     verified: Scalar
-    """||r|| at the best point whose residual was recomputed: that of the smallest, or of ||A^T r|| where they are alike."""
+    """||r|| at the best point whose residual was recomputed: by ||r||, or by ||A^T r|| where these are alike."""
     verified_normal: Scalar
     best: Any
     """That point, once there is one."""
@@ -243,5 +243,5 @@ class LeastSquares(Solver):
         return LeastSquaresRow(state.norm * scale, state.normal * scale * ascale, state.model * scale * scale)
 
     def answer(self, ops: Backend, problem: LinearProblem, state: LeastSquaresState) -> Vector:
-        x = ops.copy(ops.select(state.back, ops.get(state.best, 0), state.x))
+        x = ops.select(state.back, ops.get(state.best, 0), state.x)
         return ops.scale(ops.divide(state.scale, state.basis.ascale), x)
