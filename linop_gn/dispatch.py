@@ -79,8 +79,8 @@ def _contracted(backend: Backend, source: str) -> Backend:
     if contract is None:
         warnings.warn(
             f"the backend {getattr(backend, 'name', backend)!r} ({source}) does not say which contract it was written "
-            f"for, and the next release of linop_gn will refuse it: set contract = {CONTRACT} in its class, once it passes "
-            "linop_gn.testing.check_backend.",
+            f"for, and the next release of linop_gn will refuse it: set contract = {CONTRACT} in its class, once it "
+            "passes linop_gn.testing.check_backend.",
             DeprecationWarning,
             stacklevel=3,
         )
