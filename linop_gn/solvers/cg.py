@@ -47,7 +47,7 @@ from ..protocols import Backend, Scalar, Vector
 from ..records import record, replace, static
 from ..run.status import Code, alike, verdict
 from .base import Cost, Solver, bytes_each
-from .iterates import Iterates, as_schedule, collect, plan
+from .iterates import MOST, Iterates, as_schedule, collect, plan
 from .options import ResidualSolver, at_limit, begun_status, scaled_rhs, unfit_status
 from .problem import LinearProblem
 from .stopping import FixedSteps, Progress, RelativeResidual, require_rule
@@ -160,6 +160,11 @@ class CG(ResidualSolver):
         if self.keep is not None and self.steps is self.max_steps is None:
             raise ValueError("CG: keep= needs max_steps= or steps= beside it: they decide how many iterates there are.")
         object.__setattr__(self, "keep", as_schedule(self.keep, "CG"))
+        if self.keep is not None and self.planned(0) > MOST:
+            raise ValueError(
+                f"CG: keep= plans for each step that there may be, and {self.planned(0)} are too many: give max_steps= "
+                f"or steps= of at most {MOST}."
+            )
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         return short_recurrence(self, operator, self.planned(steps), self.steps is not None, 6, 10.0)
