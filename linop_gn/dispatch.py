@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from difflib import get_close_matches
 from functools import cache
@@ -48,10 +48,18 @@ def load(name: str) -> Backend:
     LookupError
         If no installed distribution provides it.
     ImportError
-        If its framework is not installed, or if it was written for another contract.
+        If its framework is not installed, if it raises anything as it is imported, or was written for another contract.
     """
     entry = _entry(name)
-    return _contracted(entry.load(), entry.dist.metadata["Name"] if entry.dist else entry.module)
+    source = entry.dist.metadata["Name"] if entry.dist else entry.module
+    try:
+        made = entry.load()
+    except ImportError:
+        raise
+    except (Exception, SystemExit) as error:
+        told = f"the backend {name!r} ({source}) fails as it is imported: {type(error).__name__}: {error}"
+        raise ImportError(told) from error
+    return _contracted(made, source)
 
 
 def _entry(name: str, told: str = "") -> EntryPoint:
@@ -70,9 +78,9 @@ def _contracted(backend: Backend, source: str) -> Backend:
     contract = getattr(backend, "contract", None)
     if contract is None:
         warnings.warn(
-            f"the backend {backend.name!r} ({source}) does not say which contract it was written for, and the next "
-            f"release of linop_gn will refuse it: set contract = {CONTRACT} in its class, once it passes "
-            "linop_gn.testing.check_backend.",
+            f"the backend {getattr(backend, 'name', backend)!r} ({source}) does not say which contract it was written "
+            f"for, and the next release of linop_gn will refuse it: set contract = {CONTRACT} in its class, once it "
+            "passes linop_gn.testing.check_backend.",
             DeprecationWarning,
             stacklevel=3,
         )
@@ -140,10 +148,11 @@ def _backend_of_type(kind: type) -> Backend | None:
 
 
 def imported() -> Iterator[Backend]:
-    """The backends of frameworks that this process has imported."""
+    """The backends of frameworks that this process has imported; not those that cannot be loaded."""
     for name in _entries():
         if sys.modules.get(name) is not None:
-            yield load(name)
+            with suppress(ImportError):
+                yield load(name)
 
 
 def _leaves(tree: Any) -> Iterator[Any]:

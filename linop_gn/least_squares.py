@@ -167,7 +167,7 @@ def least_squares(
         lower=lower,
         upper=upper,
     )
-    max_steps = whole("least_squares", "max_steps", max_steps)
+    max_steps = min(2**31 - 1, whole("least_squares", "max_steps", max_steps))
     every = every if every is None else whole("least_squares", "every", every, 1)
     point = objective.at(x0)
     point.check_data()

@@ -104,7 +104,7 @@ def minimize(
     """
     served, asked = _served("minimize", objective, method, curvature, acceptance)
     steps = NO_LIMIT if batches is not None else 100
-    steps = steps if max_steps is None else whole("minimize", "max_steps", max_steps)
+    steps = steps if max_steps is None else min(NO_LIMIT, whole("minimize", "max_steps", max_steps))
     every = every if every is None else whole("minimize", "every", every, 1)
     watch = watchers_of(watch)
     if batches is None and passes is not None:

@@ -25,6 +25,7 @@ from typing import Any, TypeVar, dataclass_transform
 __all__ = [
     "Memo",
     "Partial",
+    "bare",
     "data_fields",
     "fields",
     "fill",
@@ -142,7 +143,7 @@ class Memo:
     """What has been worked out from a record's fields. Copies, pickles and compiled programs start without it."""
 
     prepared: Any = None
-    """Of an operator: what :meth:`~linop_gn.LinearOperator.prepare` made."""
+    """Of an operator: what :meth:`~linop_gn.LinearOperator.prepare` made; of a Krylov space, its weak reference."""
     terms: Any = None
     """Of an objective: its :class:`~linop_gn.curvature.terms.Terms` with the model as it was last seen."""
     latest: Any = None
@@ -165,6 +166,15 @@ def memo(given: Any) -> Memo:
     """The memo of a record."""
     found: Memo = given.__dict__.get("_memo") or given.__dict__.setdefault("_memo", Memo())
     return found
+
+
+def bare(tree: Any) -> Any:
+    """The tree with its records as they were made: nothing that has been worked out from their fields is held."""
+    if isinstance(tree, tuple(_types)):
+        return rebuild(type(tree), {name: bare(value) for name, value in fields(tree).items()})
+    if type(tree) is dict:
+        return {key: bare(value) for key, value in tree.items()}
+    return type(tree)(map(bare, tree)) if type(tree) in (tuple, list) else tree
 
 
 def _has_own_repr(cls: type) -> bool:

@@ -14,10 +14,10 @@ from .protocols import Carry
 from .records import replace
 from .run.loop import Look, Watcher, drive, looks
 from .run.solution import Solution
-from .run.status import Code
+from .run.status import Code, is_one_of
 from .solvers import CG, LinearProblem
 from .solvers.base import Solver, require_solver
-from .solvers.options import scaled_rhs
+from .solvers.options import scaled_rhs, unfit_status
 from .solvers.problem import require_fit
 from .solvers.served import served
 
@@ -90,12 +90,17 @@ def solve(
         with np.errstate(over="ignore", invalid="ignore"):  # the status tells
             row = method.observe(state)
             x = method.answer(backend, problem, state)
-            x, code, residual, model = _held_finite(ops, problem.rhs, x, state.status, row.residual, row.model)
+            told = x, state.status, row.residual, row.model
+            x, code, residual, model = _held_finite(ops, problem.rhs, *told)
+            products = state.products
+            if "compiled" not in backend.capabilities:  # there a product more would be one in every program
+                code, residual, looks = _held_small(ops, solver, problem, x, code, residual)
+                products = products + looks
             iterates = method.iterates(backend, problem, state, x)
         return x, Solution(
             code=code,
             steps=state.steps,
-            products=state.products,
+            products=products,
             rows=rows if not isinstance(rows, list) else backend.rows(Carry(state, rows), 0, len(rows)),
             names=tuple(type(row)._fields),
             method=solver.title,
@@ -110,19 +115,47 @@ def solve(
     return replace(solution, x=leave(x, A.domain), iterates=iterates)
 
 
+CLAIMS = (Code.CONVERGED, Code.LEAST_SQUARES, Code.INVARIANT, Code.UNEXPLORED)
+"""Successes that say something of the residual."""
+
+
 def _held_finite(ops: Any, b: Any, x: Any, status: Any, residual: Any, model: Any) -> tuple[Any, ...]:
     """An answer out of its dtype's range is no answer: zero then, the residual there, and a status that says so."""
-    residual = ops.where(status == Code.NONFINITE_INPUT, math.nan, residual)  # nobody knows it
-    finite = ops.isfinite(ops.max_abs(x))
-    if np.shape(finite) != np.shape(status):
-        return x, status, residual, model
+    largest = ops.max_abs(x)
+    plain = (largest > 0) & (largest < math.inf)
+    if np.shape(plain) != np.shape(status):
+        return x, status, ops.where(status == Code.NONFINITE_INPUT, math.nan, residual), model
 
-    def replace(residual: Any) -> tuple[Any]:
+    def replace(status: Any, residual: Any, model: Any) -> tuple[Any, ...]:
         r, scale, *_ = scaled_rhs(ops, b)
-        return (ops.where(finite, residual, scale * ops.sqrt(ops.dot(r, r))),)
+        norm = ops.where(plain, residual, scale * ops.sqrt(ops.dot(r, r)))
+        status = ops.where(is_one_of(status, CLAIMS) & (norm > 1.001 * residual), Code.STAGNATED, status)
+        return ops.where(plain | (largest == 0), status, Code.NONFINITE), norm, ops.where(plain, model, 0.0)
 
-    (residual,) = ops.branch(ops.any(ops.logical_not(finite)), replace, lambda residual: (residual,), residual)
-    return ops.mask(finite, x), ops.where(finite, status, Code.NONFINITE), residual, ops.where(finite, model, 0.0)
+    held = status, residual, model
+    status, residual, model = ops.branch(ops.any(ops.logical_not(plain)), replace, lambda *held: held, *held)
+    unknown = status == Code.NONFINITE_INPUT
+    return ops.mask(plain, x), status, ops.where(unknown, math.nan, residual), model
+
+
+def _held_small(
+    ops: Any, solver: Solver, problem: LinearProblem, x: Any, status: Any, residual: Any
+) -> tuple[Any, ...]:
+    """Of an answer so small that parts of it may have underflown: status, the residual of what is left, products."""
+    b, largest = problem.rhs, ops.max_abs(x)
+    fits, _ = unfit_status(ops, largest, ops.eps(x) ** 3, x)
+    small = ops.logical_not(fits) & (status != Code.NONFINITE_INPUT)
+    if np.shape(largest) != np.shape(status) or x.shape[1:] != b.shape[1:] or not ops.any(small):
+        return status, residual, 0
+    r, scale, inverse, *_ = scaled_rhs(ops, b)
+    norm = scale * ops.sqrt(ops.dot(r, r))
+    r = ops.subtract(r, problem.operator.apply(ops.scale(inverse, ops.copy(x))))
+    left = scale * ops.sqrt(ops.dot(r, r))
+    risky = small if solver.square else small & (left > residual)  # damping may be in the residual that was told
+    tolerance = getattr(solver, "rtol", getattr(solver, "btol", ops.eps(x) ** 0.5))
+    missed = left > ops.maximum(tolerance * norm, ops.maximum(getattr(solver, "atol", 0.0), 1.001 * residual))
+    status = ops.where(risky & missed & is_one_of(status, CLAIMS), Code.STAGNATED, status)
+    return status, ops.where(risky, left, residual), ops.where(small, 1, 0)
 
 
 def _linear(

@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from email.message import Message
 
 import numpy as np
 import pytest
 
 import linop_gn as lg
 from linop_gn import dispatch
+from linop_gn.app import doctor
 from linop_gn.backend import CONTRACT, ArrayApiBackend
 from linop_gn.dispatch import namespace
 from linop_gn.testing.strategies import array
@@ -138,3 +140,50 @@ def test_a_backend_that_names_no_contract_works_for_one_release_more(monkeypatch
     monkeypatch.setattr(dispatch, "_entries", lambda: {"mine": Entry(None)})
     with pytest.warns(DeprecationWarning, match=f"set contract = {CONTRACT} in its class"):
         assert dispatch.load.__wrapped__("mine").name == "mine"
+
+
+class Broken:
+    """The entry point of a stranger's backend, and its distribution."""
+
+    name, value, module = "strange", "linop_gn_strange:backend", "linop_gn_strange"
+
+    def __init__(self, error, requires=()):
+        self.error, self.dist, self.requires = error, self, list(requires)
+        self.metadata = Message()
+        self.metadata["Name"] = "linop-gn-strange"
+        self.metadata["Provides-Extra"] = "fast"
+
+    def load(self):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no licence"), SystemExit(3), OSError("lib")])
+def test_a_strangers_backend_that_raises_leaves_the_others_alone(error, monkeypatch):
+    monkeypatch.setitem(dispatch._entries(), "strange", Broken(error))
+    monkeypatch.setitem(sys.modules, "strange", sys)
+    found = lg.available()
+    assert found["numpy"] is lg.load("numpy")
+    assert isinstance(found["strange"], ImportError)
+    assert f"(linop-gn-strange) fails as it is imported: {type(error).__name__}: {error}" in str(found["strange"])
+    assert lg.backend_of({"a": object(), "b": np.ones(2)}) is lg.load("numpy")
+    with pytest.raises(TypeError, match="no array of a known framework"):
+        lg.backend_of(object())
+
+
+@pytest.mark.parametrize(
+    ("module", "advice"),
+    [
+        ("strange", "pip install strange"),
+        ("some_solver.fast", "pip install linop-gn-strange"),
+        ("quick", "pip install 'linop-gn-strange[fast]'"),
+        ("linop_gn_strange", "pip install --force-reinstall linop-gn-strange"),
+        ("other", "pip install other (imported by linop-gn-strange, which does not say that it requires it)"),
+    ],
+)
+def test_doctor_says_how_to_get_what_a_strangers_backend_misses(module, advice, monkeypatch):
+    requires = ["numpy>=2", "Some.Solver[cpu]>=1; python_version > '3'", "quick>=2 ; extra == 'fast'"]
+    entry = Broken(ModuleNotFoundError(f"No module named {module!r}", name=module), requires)
+    monkeypatch.setitem(dispatch._entries(), "strange", entry)
+    monkeypatch.setattr(doctor, "entry_points", lambda group: [entry])
+    (told,) = doctor.diagnose()["missing"]
+    assert (told["reason"], told["install"]) == (f"{module} is not installed", advice)

@@ -79,7 +79,7 @@ class JaxLinearization(LinearizationDefaults):
 
 @tree_util.register_dataclass
 @dataclass(eq=False)
-class JaxGradientLinearization:
+class JaxGradientLinearization(LinearizationDefaults):
     """A gradient linearised at one point; see :class:`linop_gn.protocols.GradientLinearization`."""
 
     value: Array

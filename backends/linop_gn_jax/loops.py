@@ -46,9 +46,14 @@ def _stepper(ops: Any, method: Iteration, problem: Any) -> Callable[[Any], Any]:
     return lambda state: like(state, method.step(ops, problem, state), method)
 
 
+MOST_ROWS = 2**23
+"""Numbers that a history has room for."""
+
+
 def _begin(ops: Any, method: Iteration, problem: Any, capacity: int) -> Carry:
     state = settle(method.init(ops, problem), problem)
     first = observed(method, state, row_dtype(method, state))
+    capacity = min(capacity, max(MOST_ROWS // max(first.size, 1), 10_000))  # of more steps the last row is the latest
     values = jnp.zeros((capacity + 1, *first.shape), first.dtype).at[0].set(first)
     return Carry(state, values)
 

@@ -14,9 +14,9 @@ __all__ = ["JaxStores"]
 
 
 class JaxStores:
-    """See :class:`linop_gn.protocols.Stores`; a shelf takes all its memory at once, and every vector is put.
+    """See :class:`linop_gn.protocols.Stores`; a shelf takes all its memory at once.
 
-    To put one only where it is wanted, a conditional would have to copy the shelf.
+    A vector is put by a loop of one round or none: a conditional would have to copy the shelf.
     """
 
     def stack(self, scalars: Sequence[Scalar]) -> Scalar:
@@ -39,8 +39,14 @@ class JaxStores:
 
     def put(self, shelf: Any, index: Scalar, value: Vector, wanted: Scalar) -> Any:
         if jnp.ndim(index) == 0:
-            return lax.dynamic_update_index_in_dim(shelf, value, index, 0)
-        return shelf.at[index, :, jnp.arange(shelf.shape[2])].set(value.T)
+
+            def write(carry: tuple[Any, Any]) -> tuple[Any, Any]:
+                return jnp.zeros_like(carry[0]), lax.dynamic_update_index_in_dim(carry[1], value, index, 0)
+
+            return lax.while_loop(lambda carry: carry[0], write, (jnp.asarray(wanted), shelf))[1]
+        columns = jnp.arange(shelf.shape[2])
+        kept = jnp.where(jnp.asarray(wanted)[..., None], value.T, shelf[index, :, columns])
+        return shelf.at[index, :, columns].set(kept)
 
     def get(self, shelf: Any, index: int) -> Vector:
         return shelf[index]

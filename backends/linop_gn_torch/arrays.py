@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .modules import trainable
+from .modules import require_local, trainable
 from .tracking import constant
 from .trees import map_tree
 
@@ -41,6 +41,8 @@ class TorchArrays:
         return trainable(tree) if isinstance(tree, nn.Module) else tree
 
     def describe(self, x: Tensor) -> tuple[tuple[int, ...], str, Hashable]:
+        if type(x) is not Tensor:
+            require_local(x, f"an array of shape {tuple(x.shape)}")
         return tuple(x.shape), str(x.dtype).removeprefix("torch."), str(x.device)
 
     def pack(self, leaves: Sequence[Tensor], dtype: str) -> Tensor:
@@ -74,6 +76,8 @@ class TorchArrays:
 
     def to_numpy(self, x: Tensor) -> Any:
         """A copy on the host (bfloat16, which NumPy lacks, as float32)."""
+        if type(x) is not Tensor:
+            require_local(x, f"an array of shape {tuple(x.shape)}")
         plain = x.detach()
         if plain.dtype is torch.bfloat16:
             plain = plain.float()

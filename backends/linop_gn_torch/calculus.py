@@ -163,7 +163,7 @@ class TorchLinearization(LinearizationDefaults):
             )
 
 
-class TorchGradientLinearization:
+class TorchGradientLinearization(LinearizationDefaults):
     """A scalar function's gradient with its graph. See :class:`linop_gn.protocols.GradientLinearization`."""
 
     def __init__(self, function: Callable[[list[Tensor]], Tensor], params: Leaves) -> None:

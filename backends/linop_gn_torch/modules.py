@@ -78,12 +78,39 @@ def uncompiled(module: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) else module
 
 
+_REDUCE = (
+    "give each process the plain module and its part of the data, and all-reduce the products, as "
+    "docs/backends.md shows (torch.distributed.all_reduce in an lg.FunctionOperator)."
+)
+SPREAD = {
+    "DistributedDataParallel": "it averages the gradients of backward() over processes, and nothing else, so that "
+    f"each process would have an operator of its own. Take its .module: {_REDUCE}",
+    "DataParallel": "its replicas on other devices would not take the parameters given here. Take its .module.",
+    "FullyShardedDataParallel": "each process has a part of its parameters, which it gathers as it runs, where no "
+    f"product follows. Gather them, by a full state dict: {_REDUCE}",
+    "FSDPModule": "its parameters are DTensors, which it gathers as it runs, where no product follows. Gather them, "
+    f"by p.full_tensor(), into a plain module: {_REDUCE}",
+    "DTensor": "it is spread over the processes of a mesh, which products here do not follow. Gather it, by "
+    f"x.full_tensor(): {_REDUCE}",
+}
+"""What belongs to several processes, by the name of its class, and what to do about it."""
+
+
+def require_local(thing: Any, what: str) -> None:
+    """Raise for a module or a tensor that is spread over several processes."""
+    kind = next((kind.__name__ for kind in type(thing).__mro__ if kind.__name__ in SPREAD), None)
+    if kind is not None:
+        raise TypeError(f"{what} is a {type(thing).__name__}: {SPREAD[kind]}")
+
+
 def trainable(module: nn.Module) -> dict[str, Tensor]:
     """The parameters that require gradients, by the names of ``named_parameters`` (tied ones once).
 
     >>> list(trainable(torch.nn.Linear(3, 1)))
     ['weight', 'bias']
     """
+    for name, m in module.named_modules():
+        require_local(m, name or "the module")
     found: dict[str, Tensor] = {name: p for name, p in uncompiled(module).named_parameters() if p.requires_grad}
     for name, parameter in found.items():
         if nn.parameter.is_lazy(parameter):
@@ -107,6 +134,7 @@ class AdaptedModule:
     def __init__(self, source: nn.Module, names: Sequence[str] | None = None, seed: int = 0) -> None:
         self.source, self.names, self.seed = source, names, seed
         for name, m in source.named_modules():
+            require_local(m, name or "the model")
             if getattr(m, "max_norm", None) is not None and isinstance(m, (nn.Embedding, nn.EmbeddingBag)):
                 raise ValueError(
                     f"{name or 'the model'} is a {type(m).__name__}(max_norm={m.max_norm}), which writes to its "

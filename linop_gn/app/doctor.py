@@ -2,13 +2,15 @@
 
 Everything is read from what backends declare and from packaging metadata: an
 entry point whose framework is missing is installed by the extra of the same
-name (digits after it aside) of the distribution that registered it.
+name (digits after it aside) of the distribution that registered it; anything
+else that it misses, by what that distribution says it requires.
 """
 
 from __future__ import annotations
 
 import json
 import platform
+import re
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points, version
@@ -46,7 +48,7 @@ def diagnose() -> dict[str, Any]:
         try:
             found.append(_describe(load(entries[0].name), entries[0].module))
         except Exception as error:  # a framework that is broken, or has nothing to run on, fails in its own ways
-            missing.append(_explain(entries[0], error))
+            missing.append(_explain(entries, error))
     return {
         "linop_gn": version(DISTRIBUTION),
         "python": platform.python_version(),
@@ -71,22 +73,38 @@ def _describe(backend: Backend, package: str) -> dict[str, Any]:
     }
 
 
-def _explain(entry: EntryPoint, error: Exception) -> dict[str, Any]:
+def _explain(entries: Sequence[EntryPoint], error: Exception) -> dict[str, Any]:
     """Why a backend cannot be loaded, and the command that changes it."""
-    if isinstance(error, ModuleNotFoundError):
-        reason, install = f"{error.name} is not installed", _install(entry)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        reason, install = f"{error.name} is not installed", _install(entries, error.name.partition(".")[0])
     else:
-        reason, install = f"{type(error).__name__}: {error}", "see the reason"
-    return {"name": entry.name, "reason": reason, "install": install}
+        told = "" if isinstance(error, ImportError) and error.__cause__ else f"{type(error).__name__}: "
+        reason, install = f"{told}{error}", "see the reason"
+    return {"name": entries[0].name, "reason": reason, "install": install}
 
 
-def _install(entry: EntryPoint) -> str:
-    """The pip command that brings the framework of ``entry``, or those to choose from."""
-    extras = entry.dist.metadata.get_all("Provides-Extra") or [] if entry.dist else []
-    fitting = [extra for extra in extras if extra.rstrip("0123456789") == entry.name]
-    if entry.dist is None or not fitting:
-        return f"pip install {entry.name}"
-    return " or ".join(f"pip install '{entry.dist.metadata['Name']}[{extra}]'" for extra in fitting)
+def _install(entries: Sequence[EntryPoint], module: str) -> str:
+    """The pip command that brings ``module`` to the backend of these names, or those to choose from."""
+    entry, source = entries[0], entries[0].dist
+    if source is None:
+        return f"pip install {module}"
+    name = source.metadata["Name"]
+    if module in {found.name for found in entries}:
+        extras = source.metadata.get_all("Provides-Extra") or []
+        fitting = [extra for extra in extras if extra.rstrip("0123456789") == entry.name]
+        return " or ".join(f"pip install '{name}[{extra}]'" for extra in fitting) or f"pip install {module}"
+    if module == entry.module.partition(".")[0]:
+        return f"pip install --force-reinstall {name}"
+    for required in source.requires or ():
+        needed, _, when = required.partition(";")
+        if _plain(re.split(r"[^\w.-]", needed.strip())[0]) == _plain(module):
+            extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", when)
+            return f"pip install '{name}[{extra[1]}]'" if extra else f"pip install {name}"
+    return f"pip install {module} (imported by {name}, which does not say that it requires it)"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def command(options: Namespace) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..operators.base import LinearOperator
 from ..protocols import Array, Scalar, Tree, Vector
-from ..records import Partial, fill, rebuild, record, static
+from ..records import Partial, fill, memo, rebuild, record, static
 from ..spaces import Space
 from .at_point import as_point
 from .losses import Loss
@@ -89,33 +89,48 @@ class Gram(LinearOperator):
     """
 
     psd = True
-    root: Root
+    source: Point | Root
+    """Where W is linearised, or W itself."""
+    outputs: Space = static()
 
     def __init__(self, objective: Objective | Point, params: Tree = None) -> None:
         point = as_point(objective, params, "Gram")
         if point.host:
             raise ValueError("lg.Gram needs all outputs at once, and the data are streamed: hold them in a list.")
         require_root(point.objective.loss, "lg.Gram")
-        made = point.linearized()
-        fill(self, root=root_of(made.pieces, made.scale, point.space))
+        root = _root_at(point)
+        fill(self, source=point, outputs=root.codomain)
+        if self.backend.is_concrete(root):
+            memo(self).prepared = Gram.of(root)
 
     @property
     def domain(self) -> Space:
-        return self.root.codomain
+        return self.outputs
+
+    @property
+    def root(self) -> Root:
+        """W, linearised once; a copy linearises anew."""
+        ready: Any = self.prepare()
+        return ready.source  # type: ignore[no-any-return]
 
     @classmethod
     def of(cls, root: Root) -> Gram:
         """W W^T for a root that there is."""
-        return rebuild(cls, {"root": root})
+        return rebuild(cls, {"source": root, "outputs": root.codomain})
 
     def _prepare(self) -> LinearOperator:
-        return self
+        return self if isinstance(self.source, Root) else Gram.of(_root_at(self.source))
 
     def matvec(self, v: Vector) -> Vector:
         return self.root.matvec(self.root.rmatvec(v))
 
     def matmat(self, v: Vector) -> Vector:
         return self.root.matmat(self.root.rmatmat(v))
+
+
+def _root_at(point: Point) -> Root:
+    made = point.linearized()
+    return root_of(made.pieces, made.scale, point.space)
 
 
 def root_of(pieces: tuple[Any, ...], scale: Scalar, space: Space) -> Root:

@@ -64,9 +64,23 @@ class CalculusDefaults:
 
 
 class LinearizationDefaults:
-    """A linearisation that keeps its ``gradient`` beside what products need."""
+    """A linearisation with its ``gradient`` beside what products need. Deep copies share it, no pickle holds it."""
 
     gradient: list[Array] | None
+
+    def __copy__(self: L) -> L:
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
+
+    def __deepcopy__(self: L, memo: Any) -> L:
+        return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "what was linearised cannot be pickled: pickle the operator as it was made, lg.GGN(objective, params), or "
+            "the parameters; runs are kept by lg.save_state, and their results are pickled without it."
+        )
 
     def without_gradient(self: L) -> L:
         bare = copy.copy(self)

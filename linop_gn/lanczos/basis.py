@@ -22,13 +22,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
 from ..arguments import require_number, whole
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
-from ..records import record, replace, static
+from ..records import bare, memo, record, replace, static
 from ..run.status import Status
 from ..spaces import Space
 from . import answers
@@ -43,11 +44,13 @@ __all__ = ["Krylov", "krylov"]
 class Krylov:
     """A basis of the Krylov space of A and b, and what it answers; made by :func:`krylov`.
 
-    A record of data: it goes into compiled programs and comes out of them. Unless the basis was not kept
-    (``keep=False``), only :meth:`extend` takes products.
+    A record of data: it goes into compiled programs and comes out of them, into copies and pickles. Unless the basis
+    was not kept (``keep=False``), only :meth:`extend` takes products. It holds A as it was given, and no
+    linearisation: :meth:`extend` linearises anew where nobody holds the one that there was.
     """
 
     operator: LinearOperator
+    """A; prepared, where the basis is not kept."""
     state: LanczosState
     start: Vector | None
     """q_0, where the basis is not kept."""
@@ -235,9 +238,13 @@ class Krylov:
         """
         steps = whole("extend", "steps", steps, 1)
         method = replace(self.method, steps=self._made + steps)
-        problem = BasisProblem(self.operator, self._like, begun=self.state)
+        known = memo(self).prepared
+        ready = (known and known()) or bare(self.operator).prepare()
+        problem = BasisProblem(ready, self._like, begun=self.state)
         state = self._ops.run(method, problem, method.limit(problem)).state
-        return replace(self, state=state, method=method)
+        made = replace(self, state=state, method=method)
+        memo(made).prepared = known
+        return made
 
     def __repr__(self) -> str:
         kind = f"{self.method.reorthogonalise} reorthogonalisation"
@@ -293,4 +300,6 @@ def krylov(
     state = ops.run(method, problem, method.limit(problem)).state
     start = None if keep else ops.call(answers.first_vector, problem, state)
     flat = ops.is_array(b) and tuple(b.shape) == (A.domain.size,)
-    return Krylov(problem.operator, state, start, method, A.domain, not flat)
+    made = Krylov(bare(A) if keep else problem.operator, state, start, method, A.domain, not flat)
+    memo(made).prepared = ref(problem.operator)
+    return made

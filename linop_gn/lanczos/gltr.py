@@ -36,7 +36,7 @@ from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
 from ..run.status import Code, alike, verdict, where_new
 from ..solvers.base import Cost, Solver, bytes_each
-from ..solvers.options import at_limit, check_region
+from ..solvers.options import at_limit, check_region, unfit_status
 from ..solvers.problem import LinearProblem
 from .process import Lanczos, LanczosState, not_definite, rounding, total
 from .tridiagonal import filled, spectrum, trust_region
@@ -264,6 +264,7 @@ class GLTR(Solver):
         good = ops.where(explored, good, Code.UNEXPLORED)
         unsure = residual + rounding(eps, inner, 0.0, length) > goal
         checking = running & ended & unsure & ops.logical_not(active) & (self.steps is None)
+        fits, unfit = unfit_status(ops, length, inner.scale / inner.ascale, problem.rhs)
         out = closed | (inner.status == Code.COMPLETED)
         status = verdict(
             ops,
@@ -271,10 +272,12 @@ class GLTR(Solver):
             (fresh & unbounded, not_definite(problem.operator)),
             (active & (ended | (out & (self.steps is not None))), Code.BOUNDARY),
             (ended & unsure, Code.RUNNING if verify and self.steps is None else Code.COMPLETED),
-            (ended, good),
+            (ended & fits, good),
+            (ended, unfit),
             (out, at_limit(self)),
         )
         checking = checking & (status == Code.RUNNING)
+        good = ops.where(fits, good, unfit)
         h = xp.where(xp.asarray(taken), filled(xp, h[:, None], s.h.shape[0])[:, 0], s.h)
         residual = total(inner, residual, length)
         return s._replace(

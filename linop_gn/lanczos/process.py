@@ -151,7 +151,7 @@ class Lanczos(Solver):
     Parameters
     ----------
     steps
-        Limit on the vectors in the basis; with reorthogonalisation min(steps, n).
+        Limit on the vectors in the basis; with reorthogonalisation min(steps, n), without min(steps, max(10 n, 100)).
     reorthogonalise
         ``"selective"`` (default), ``"full"`` or ``"none"``.
     keep
@@ -200,7 +200,7 @@ class Lanczos(Solver):
     def limit(self, problem: LinearProblem) -> int:
         """The number of steps that a run may take."""
         n: int = problem.rhs.shape[0]
-        return self.steps if self.reorthogonalise == "none" else min(self.steps, n)
+        return min(self.steps, max(10 * n, 100) if self.reorthogonalise == "none" else n)
 
     def init(self, ops: Backend, problem: LinearProblem) -> LanczosState:
         if isinstance(problem, BasisProblem) and problem.begun is not None:

@@ -113,6 +113,11 @@ class Method(ABC):
         return state.x
 
 
+def _lacks(value: Any) -> bool:
+    """Whether a copy or a pickle has left something out here."""
+    return value is None or (hasattr(value, "_fields") and any(part is None for part in value))
+
+
 @record
 class ServedMethod(Method):
     """``method`` with its steps counted and limited, and all that it returns looked at: what ``lg.minimize`` runs."""
@@ -137,7 +142,9 @@ class ServedMethod(Method):
 
     def renew(self, ops: Backend, problem: MinimizeProblem, state: Any) -> Any:
         """The state for the problem's data, running: that a test was met on other data says nothing of these."""
-        made = require_state(self.title, self.method.renew(ops, problem, state), before=state)
+        made = self.method.renew(ops, problem, state)
+        gone = [name for name in self.method.of_data if name in state._fields and _lacks(getattr(state, name))]
+        made = require_state(self.title, made, before=state._replace(**{name: getattr(made, name) for name in gone}))
         lost = ops.logical_not(ops.isfinite(made.value))
         return made._replace(status=verdict(ops, 0 * state.status + Code.RUNNING, (lost, Code.NONFINITE)))
 

@@ -197,6 +197,8 @@ def restored(
     values = {}
     for name, kept in header["fields"].items():
         names, leaves, structure = ops.flatten(getattr(own, name))
+        if not kept and name in served.method.of_data:
+            continue
         if [leaf["name"] for leaf in kept] != names:
             raise ValueError(f"the state in {path} has {name} of another structure: was the data's shape another one?")
         filled = [_leaf(ops, arrays, leaf, like) for leaf, like in zip(kept, leaves, strict=True)]

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Tree, Vector
-from ..records import data_fields, record, static, static_fields
+from ..records import data_fields, fields, rebuild, record, static, static_fields
 from ..run.returned import row_type
 from ..run.status import Code, status_of, verdict
 from ..spaces import Space
@@ -70,6 +71,12 @@ class State:
     def steps(self) -> Scalar:
         """Steps taken since the start."""
         return self.own.steps
+
+    def __reduce__(self) -> Any:
+        """Copies and pickles are without operators, which are made again at x where the run goes on."""
+        own, of_data = self.own, self.method.of_data
+        made = {name: _without_operators(getattr(own, name)) for name in of_data if name in own._fields}
+        return rebuild, (type(self), fields(self) | {"own": own._replace(**made)})
 
     def __repr__(self) -> str:
         name = f"State of {ServedMethod(self.method).title}"
@@ -170,6 +177,21 @@ def _kinds(name: str, value: Any, fixed: bool = False) -> dict[str, str]:
 def is_at_rest(status: Scalar) -> Scalar:
     """Whether a run with this status was ended from outside, and may go on."""
     return (status == Code.MAX_STEPS) | (status == Code.STOPPED) | (status == Code.COMPLETED)
+
+
+def _without_operators(tree: Any) -> Any:
+    """The tree with None for operators, and for records that hold one."""
+    if isinstance(tree, (tuple, list)):
+        made = [_without_operators(child) for child in tree]
+        return type(tree)(*made) if hasattr(tree, "_fields") else type(tree)(made)
+    return None if _holds_operator(tree) else tree
+
+
+def _holds_operator(tree: Any) -> bool:
+    if isinstance(tree, LinearOperator):
+        return True
+    children = fields(tree).values() if is_dataclass(tree) and not isinstance(tree, type) else ()
+    return any(map(_holds_operator, children))
 
 
 def _copied(ops: Backend, tree: Any) -> Any:

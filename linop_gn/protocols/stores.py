@@ -32,9 +32,9 @@ class Stores(Protocol):
         """Room for ``capacity`` vectors like this one: taken at once, or as vectors come, as the backend prefers."""
 
     def put(self, shelf: Any, index: Scalar, value: Vector, wanted: Scalar) -> Any:
-        """The shelf with a copy of ``value`` at ``index`` where that is wanted; consumes the shelf.
+        """The shelf with a copy of ``value`` at ``index`` where that is wanted, the same elsewhere; consumes the shelf.
 
-        The index is below the capacity. What stands at the index of something unwanted is not defined.
+        The index is below the capacity.
         """
 
     def get(self, shelf: Any, index: int) -> Vector:

@@ -125,7 +125,7 @@ class Solver(ABC):
     def limit(self, problem: LinearProblem) -> int:
         """The steps that a run may take: ``steps``, ``max_steps``, or min(10 n, 10000). A size of the program."""
         fixed = self.max_steps if self.steps is None else self.steps
-        return min(10 * min(problem.operator.shape), 10_000) if fixed is None else int(fixed)
+        return min(10 * min(problem.operator.shape), 10_000) if fixed is None else min(int(fixed), 2**31 - 1)
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         """What a solve takes, for so many steps unless the solver fixes them; its preconditioner apart."""

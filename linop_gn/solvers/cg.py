@@ -11,7 +11,9 @@ What differs from ``scipy.sparse.linalg.cg``:
 * ``CONVERGED`` is a fact: when the recurrence claims the tolerance, one product
   recomputes b - A x; if that misses it, the residual is replaced, the search
   direction is kept (a restart would lose the superlinear phase), and the run
-  goes on until it does or rounding forbids it (``STAGNATED``). Replacing it every
+  goes on, and is recomputed where the recurrence claims a tenth of it, until it meets
+  the tolerance or no longer halves (``STAGNATED``); the best point that was
+  recomputed is returned then, and at the limit on steps. Replacing it every
   20, 50 or 200 steps besides was tried in float32, at condition numbers 1e2 to
   1e6: it costs its products, and the runs are no shorter.
 * The system is solved for b over a power of two near max|b|, so that right-hand
@@ -45,7 +47,7 @@ from ..protocols import Backend, Scalar, Vector
 from ..records import record, replace, static
 from ..run.status import Code, alike, verdict
 from .base import Cost, Solver, bytes_each
-from .iterates import Iterates, as_schedule, collect, plan
+from .iterates import MOST, Iterates, as_schedule, collect, plan
 from .options import ResidualSolver, at_limit, begun_status, scaled_rhs, unfit_status
 from .problem import LinearProblem
 from .stopping import FixedSteps, Progress, RelativeResidual, require_rule
@@ -72,6 +74,13 @@ class CGState(NamedTuple):
     known."""
     verified: Scalar
     """Smallest norm of a residual that was recomputed after the recurrence had claimed the tolerance."""
+    hope: Scalar
+    """Where the recurrence claims so little it is recomputed: the tolerance, and no less than a tenth of the latest."""
+    best: Any
+    """x at the smallest of them, once there is one."""
+    best_model: Scalar
+    back: Scalar
+    """Whether that one is the answer, whose norm and model are told."""
     trial: Scalar
     """Length of a step along p that is to be verified before it is taken; 0 where there is none."""
     claim: Scalar
@@ -151,9 +160,14 @@ class CG(ResidualSolver):
         if self.keep is not None and self.steps is self.max_steps is None:
             raise ValueError("CG: keep= needs max_steps= or steps= beside it: they decide how many iterates there are.")
         object.__setattr__(self, "keep", as_schedule(self.keep, "CG"))
+        if self.keep is not None and self.planned(0) > MOST:
+            raise ValueError(
+                f"CG: keep= plans for each step that there may be, and {self.planned(0)} are too many: give max_steps= "
+                f"or steps= of at most {MOST}."
+            )
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
-        return short_recurrence(self, operator, self.planned(steps), self.steps is not None, 5, 10.0)
+        return short_recurrence(self, operator, self.planned(steps), self.steps is not None, 6, 10.0)
 
     def tangent(self, operator: LinearOperator) -> tuple[LinearOperator, Solver]:
         return operator, replace(self, keep=None)
@@ -192,7 +206,10 @@ class CG(ResidualSolver):
             norm=start.norm,
             least=nothing if warm and problem.preconditioner is not None else infinite,
             **alike("room verified", infinite),
-            **alike("model trial", nothing),
+            **alike("model trial best_model", nothing),
+            hope=memory if self.stop is None else nothing,
+            best=ops.shelf(1, b),
+            back=ops.scalar(False, b),
             **alike("claim steps products", none),
             status=status,
             whole=rr if warm else rz,
@@ -243,18 +260,19 @@ class CG(ResidualSolver):
         moved = moved & sound
         steps, limit = s.steps + moved, self.limit(problem)
         if self.stop is None:  # what the rules of init would say, without the calls: they cost a scalar operation each
-            going, memory = norm > s.memory, s.memory
+            going, memory = norm > s.hope, s.memory
             code = Code.CONVERGED if self.steps is None else Code.COMPLETED
         else:
             code, memory = self.stop.look(ops, s.memory, Progress(steps, norm, model, r, s.scale))
-            going = code == Code.RUNNING
+            going = (code == Code.RUNNING) & (norm > s.hope)
         beta = ops.divide(rz, s.rz)
 
         def go_on() -> tuple[Scalar, ...]:
-            return alpha, 1.0, beta, rz, rz, norm, model, s.least, s.room, s.verified, s.trial, s.claim, s.status
+            told = norm, model, s.least, s.room, s.verified, s.hope, s.best_model, s.trial, s.claim, s.status
+            return alpha, 1.0, beta, rz, rz, checking, s.back, *told
 
         def judge() -> tuple[Scalar, ...]:
-            met, end = no(going), steps >= limit
+            met, end = no(norm > s.memory if self.stop is None else code == Code.RUNNING), steps >= limit
             drowning = good & sound & no(moved)
             tried = checking & (s.trial != 0)
             checked = checking & sound & (moved | no(tried))
@@ -275,6 +293,8 @@ class CG(ResidualSolver):
                 return (reach * ops.divide(0.25 * s.whole, room) > ops.eps(r) ** 0.5 * told,)
 
             claims = met & (code == Code.CONVERGED)
+            goal = s.memory if self.stop is None else 0.0
+            hoping = moved & no(checked | met | (norm > s.hope))
             failed = running & no(good | checked)
             unsure = began & no(checked)
             if starting is not None:  # the residual of x0 itself was computed, not updated
@@ -291,16 +311,20 @@ class CG(ResidualSolver):
                 (checked & no(tried) & (s.claim != Code.CONVERGED), s.claim),
                 (indefinite, Code.INDEFINITE_PRECONDITIONER),
                 (known & met & no(claims), code),
+                (hoping, Code.CONVERGED),
                 (checked & (norm > 0.5 * s.verified), Code.STAGNATED),
                 (running & end & no(drowning), at_limit(self)),
             )
             ended = running & sound & (outcome != Code.RUNNING)
-            claimed = ended & unsure & claims
+            claimed = ended & unsure & (claims | hoping)
             (drifted,) = ops.branch(ended & no(checked | claimed), measure, lambda: (ops.scalar(False, r),))
             waiting = claimed | (ended & drifted & no(checked))
             # A replaced residual keeps the direction it interrupts, with the exact line search r.p / p.Ap along it
             # (r.p = r.z holds no longer, and using r.z there diverges), unless the recurrence had brought r down to
             # zero, and its direction with it.
+            better = checked & (norm < s.verified)
+            behind = (outcome == Code.STAGNATED) | (outcome == Code.MAX_STEPS)
+            back = ended & behind & no(waiting) & (ops.where(known, norm, s.norm) > s.verified)
             keeps = drowning | (checking & no(moved) & (s.rz != 0))
             return (
                 ops.where(began, length, 0.0),
@@ -308,11 +332,15 @@ class CG(ResidualSolver):
                 ops.where(moved, beta, ops.where(keeps, 1.0, 0.0)),
                 ops.where(drowning, s.rz, rz),
                 ops.where(keeps, rp, ops.where(tried, rz + beta * rp, rz)),
-                ops.where(known, norm, s.norm),
-                ops.where(known, model, s.model),
+                better,
+                back | s.back,
+                ops.where(back, s.verified, ops.where(known, norm, s.norm)),
+                ops.where(back, s.best_model, ops.where(known, model, s.model)),
                 ops.where(checking, 0.0, least),
                 room,
-                ops.where(checked, ops.minimum(s.verified, norm), s.verified),
+                ops.where(better, norm, s.verified),
+                ops.where(checked & no(tried), ops.maximum(0.1 * norm, goal), s.hope),
+                ops.where(better, model, s.best_model),
                 ops.where(drowning, alpha, 0.0),
                 ops.where(drowning, Code.NEGATIVE_CURVATURE, ops.where(waiting, outcome, 0 * s.status)),
                 ops.where(waiting, s.status, outcome),
@@ -320,19 +348,22 @@ class CG(ResidualSolver):
 
         # An eager scalar operation takes a tenth of a microsecond, so that most are left to the ticks that need them.
         ordinary = moved & going & (steps < limit) & (rz > 0) & (alpha >= s.least * (1.0 + beta))
-        length, fresh, beta, rz, rp, norm, model, least, room, verified, trial, claim, status = ops.branch(
-            ordinary, go_on, judge
-        )
+        length, fresh, beta, rz, rp, better, back, *told = ops.branch(ordinary, go_on, judge)
+        norm, model, least, room, verified, hope, best_model, trial, claim, status = told
         x = ops.axpy(length, s.p, s.x)
+        best = ops.put(s.best, 0 * steps, x, better)
         p = ops.axpby(fresh, ops.mask(sound, z), beta, s.p)
         kept = s.kept
         if self.keep is not None:
             planned = plan(self.keep, limit)
             kept = ops.put(kept, ops.lookup(planned.places, steps), x, ops.lookup(planned.wanted, steps))
         return CGState._make((
-            x, r, p, rz, rp, norm, model, least, room, verified, trial, claim, status,
-            s.whole, memory, s.scale, steps, s.products + running, kept,
+            x, r, p, rz, rp, norm, model, least, room, verified, hope, best, best_model, back, trial, claim,
+            status, s.whole, memory, s.scale, steps, s.products + running, kept,
         ))  # fmt: skip
+
+    def answer(self, ops: Backend, problem: LinearProblem, state: CGState) -> Vector:
+        return ops.scale(state.scale, ops.select(state.back, ops.get(state.best, 0), state.x))
 
     def iterates(self, ops: Backend, problem: LinearProblem, state: CGState, x: Vector) -> Iterates | None:
         """The iterates that were asked for, the last of them being the answer ``x``; consumes what the state kept."""

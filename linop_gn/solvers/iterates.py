@@ -20,7 +20,10 @@ import numpy as np
 from ..protocols import Backend, Scalar, Vector
 from ..records import record
 
-__all__ = ["Iterates", "Plan", "as_schedule", "collect", "plan"]
+__all__ = ["MOST", "Iterates", "Plan", "as_schedule", "collect", "plan"]
+
+MOST = 1_000_000
+"""Steps that can be planned for."""
 
 Schedule = Any
 """None, ``"every"``, a ratio above 1, or the steps themselves."""
@@ -59,7 +62,7 @@ class Plan(NamedTuple):
 
     @property
     def capacity(self) -> int:
-        """Vectors to make room for: the scheduled ones, and one that backends may write any other to."""
+        """Vectors to make room for: the scheduled ones, and a place for what comes after the last."""
         return len(self.steps) + 1
 
 

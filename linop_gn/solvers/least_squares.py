@@ -60,8 +60,13 @@ class LeastSquaresState(NamedTuple):
     size: Scalar
     scale: Scalar
     verified: Scalar
-    """Smallest recomputed norm of the residual."""
+    """||r|| at the best point whose residual was recomputed: by ||r||, or by ||A^T r|| where these are alike."""
     verified_normal: Scalar
+    best: Any
+    """That point, once there is one."""
+    best_model: Scalar
+    back: Scalar
+    """Whether it is the answer, whose norms and model are told."""
     renew: Scalar
     """Whether the next tick recomputes the residual and starts anew from it."""
     status: Scalar
@@ -114,7 +119,7 @@ class LeastSquares(Solver):
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         k, (m, n) = self.planned(steps), operator.shape
-        memory = ((self.depth + 4) * n + 3 * m) * bytes_each(operator)
+        memory = ((self.depth + 5) * n + 3 * m) * bytes_each(operator)
         return Cost(self.title, 2 * k + 1, memory, (4.0 * m + 8.0 * n) * k, f"{k} steps; J and J^T apart")
 
     def defect(self, operator: LinearOperator, rhs: Vector, x: Vector) -> Vector:
@@ -154,7 +159,9 @@ class LeastSquares(Solver):
             renew=ops.scalar(True, b),
             status=ops.where(finite, status, Code.NONFINITE_INPUT),
             **alike("norm size", size),
-            **alike("model anorm cond", nothing),
+            best=ops.shelf(1, x),
+            back=ops.scalar(False, b),
+            **alike("model anorm cond best_model", nothing),
             **alike("verified verified_normal", ops.scalar(math.inf, b)),
             **alike("steps products", none),
         )
@@ -217,15 +224,24 @@ class LeastSquares(Solver):
         lost = lost & (status != Code.RUNNING)
         rotation: Any = ops.branch(moved, lambda: tuple(after), lambda: tuple(self.begin(ops, basis, beta)))
         rotation, x, renew = type(s.rotation)(*rotation), ops.mask(no(lost), x), moved & (met | unsure)
-        verified = ops.where(known, ops.minimum(s.verified, norm), s.verified)
-        verified_normal = ops.where(known, ops.minimum(s.verified_normal, normal), s.verified_normal)
         norm, model = ops.where(lost, s.size, norm), ops.where(lost, 0.0, s.model - 0.5 * decrease)
+
+        near = abs(norm - s.verified) <= 0.1 * s.verified
+        ahead = ops.where(near, normal - s.verified_normal, norm - s.verified)  # of the best point
+        better, behind = known & (ahead < 0), (status == Code.STAGNATED) | (status == Code.MAX_STEPS)
+        back = running & behind & (ahead > 0)
+        verified, verified_normal = ops.where(better, norm, s.verified), ops.where(better, normal, s.verified_normal)
+        best, best_model = ops.put(s.best, 0 * steps, x, better), ops.where(better, model, s.best_model)
+        norm, normal = ops.where(back, s.verified, norm), ops.where(back, s.verified_normal, normal)
+        model = ops.where(back, s.best_model, model)
         vectors, told = (x, basis, rotation, directions), (norm, normal, model, anorm, cond, s.size, s.scale)
-        return LeastSquaresState(*vectors, *told, verified, verified_normal, renew, status, steps, products)
+        known_best = verified, verified_normal, best, best_model, back | s.back
+        return LeastSquaresState(*vectors, *told, *known_best, renew, status, steps, products)
 
     def observe(self, state: LeastSquaresState) -> LeastSquaresRow:
         scale, ascale = state.scale, state.basis.ascale
         return LeastSquaresRow(state.norm * scale, state.normal * scale * ascale, state.model * scale * scale)
 
     def answer(self, ops: Backend, problem: LinearProblem, state: LeastSquaresState) -> Vector:
-        return ops.scale(ops.divide(state.scale, state.basis.ascale), state.x)
+        x = ops.select(state.back, ops.get(state.best, 0), state.x)
+        return ops.scale(ops.divide(state.scale, state.basis.ascale), x)

@@ -269,7 +269,7 @@ class MINRES(ResidualSolver):
             trusted = trusted & (drift <= _DRIFT * norm) & (norm >= math.sqrt(eps) * s.best_norm)
             trusted = trusted & no(s.risky) & (stuck | (moved & (met | end)))
         fits, unfit = unfit_status(ops, largest, s.scale, s.x)
-        tired = running & (s.products > 4 * limit + 16)  # no run looks at itself for ever
+        tired = running & (s.products > min(4 * limit + 16, 2**31 - 1))  # no run looks at itself for ever
         status = verdict(
             ops,
             s.status,

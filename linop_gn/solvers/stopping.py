@@ -34,6 +34,10 @@ from .options import check_tolerances
 __all__ = ["AnyOf", "FixedSteps", "MaxResidual", "Progress", "RelativeProgress", "RelativeResidual", "StopRule"]
 
 
+LONGEST = 100_000
+"""Steps that :class:`RelativeProgress` looks back over, at most."""
+
+
 class Progress(NamedTuple):
     """Where a run is: numbers are in units of ``scale`` (the model's: of its square), a power of two near max |b|."""
 
@@ -146,10 +150,10 @@ class RelativeProgress:
 
     def window(self, ops: Backend, step: Scalar) -> Scalar:
         """k at this step."""
-        return ops.maximum(self.least, (step + (self.every - 1)) // self.every)
+        return ops.maximum(self.least, ops.minimum((step + (self.every - 1)) // self.every, LONGEST))
 
     def begin(self, ops: Backend, start: Progress, limit: int) -> Any:
-        return ops.table(1 + max(self.least, -(-limit // self.every)), start.model)
+        return ops.table(1 + max(self.least, min(-(-limit // self.every), LONGEST)), start.model)
 
     def look(self, ops: Backend, memory: Any, now: Progress) -> tuple[Scalar, Any]:
         size = memory.shape[0]

@@ -1,8 +1,10 @@
 """Numbers near the ends of a dtype's range, and sizes at which single precision runs out."""
 
+import itertools
+
 import numpy as np
 import pytest
-from systems import EPS, FULL, N, benign, gaussian, host, operator, spare
+from systems import EPS, FULL, N, benign, gaussian, host, operator, spare, with_spectrum
 
 import linop_gn as lg
 from linop_gn import Status
@@ -104,3 +106,36 @@ def test_a_million_equal_entries_in_single_precision(backend):
     residual = np.linalg.norm(b - d * host(backend, solution.x)) / np.linalg.norm(b)
     assert residual <= 2e-6
     assert float(solution.model) == pytest.approx(-0.5 * np.sum(1 / d), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "method", [lg.CG(rtol=1e-7), lg.LSQR(atol=0.0, btol=1e-7, conlim=0), lg.LSMR(atol=0.0, btol=1e-7, conlim=0)]
+)
+def test_a_run_that_stagnates_returns_the_best_point_that_was_verified(numpy_backend, method):
+    """Not the last one, whose residual may be some times as large."""
+    returned = 0
+    for seed in range(12):
+        matrix = with_spectrum(np.logspace(0, 3.6 if isinstance(method, lg.CG) else 2, N), seed).astype("float32")
+        A, b = lg.Dense(matrix, symmetric=True), gaussian(seed).astype("float32")
+        looks, verified, before = list(lg.steps(A, b, method)), [], None
+        for look in looks:
+            if before is not None and look.step == before.step:
+                verified.append(float(look.rows["residual"][-1]))
+            before = look
+        assert looks[-1].status == Status.STAGNATED
+        end = float(looks[-1].rows["residual"][-1])
+        assert end <= (1.1 if len(verified) > 1 else 1.0) * min(verified)
+        true = b - matrix.astype(float) @ lg.solve(A, b, method).x.astype(float)
+        bound = 4.0 * EPS["float32"] * np.linalg.norm(matrix, 2) * np.linalg.norm(lg.solve(A, b, method).x)
+        assert abs(np.linalg.norm(true) - end) <= bound
+        returned += bool(look.state.back)
+    assert returned  # of some of them it is not the last
+
+
+def test_a_tighter_tolerance_is_given_up_soon(numpy_backend):
+    """The residual is recomputed where the recurrence claims a tenth of the last one, and no longer falls."""
+    matrix, b = with_spectrum(np.logspace(0, 3.6, N), 0).astype("float32"), gaussian(0).astype("float32")
+    looks = list(lg.steps(lg.Dense(matrix, symmetric=True), b, lg.CG(rtol=1e-12)))
+    steps = [look.step for look, after in itertools.pairwise(looks) if after.step == look.step]
+    assert looks[-1].status == Status.STAGNATED
+    assert looks[-1].step - steps[0] < steps[0] / 2

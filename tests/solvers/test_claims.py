@@ -380,3 +380,35 @@ def test_what_reorthogonalisation_removed_is_part_of_the_residual_told(numpy_bac
         true = np.linalg.norm(b - matrix @ found.x)
         near = 32 * np.finfo(float).eps * (np.linalg.norm(found.x) + np.linalg.norm(b))
         assert float(found.residual) >= 0.999 * true - near
+
+
+UNDERFLOWING = {
+    "CG": lg.CG(),
+    "MINRES": lg.MINRES(),
+    "Steihaug": lg.Steihaug(radius=np.inf),
+    "GLTR": lg.GLTR(radius=1e30),
+    "Lanczos": lg.Lanczos(2),
+    "LSMR": lg.LSMR(),
+    "LSQR": lg.LSQR(),
+    "Cholesky": lg.Cholesky(),
+    "LU": lg.LU(),
+    "Eigh": lg.Eigh(rcond=1e-30),
+    "CG, preconditioned": lg.CG(preconditioner=lg.preconditioners.Jacobi()),
+}
+
+
+@pytest.mark.parametrize("name", UNDERFLOWING)
+@pytest.mark.parametrize(
+    ("diagonal", "b"),
+    [((1e18, 2e18), 1e-29), ((1e18, 2e18), 1.3e-26), ((1.0, 1e20), 1e-30)],
+    ids=["all", "digits", "part"],
+)
+def test_the_residual_of_what_underflows_is_that_of_the_x_returned(backend, name, diagonal, b):
+    """Entries of x below the smallest number are lost beside those that are not, and no success is claimed for them."""
+    spare(backend, name == "CG" and b == 1e-29)
+    matrix, rhs = np.diag(diagonal), np.array([1.0, 0.7]) * b
+    A = lg.Dense(array(backend, matrix, "float32"), symmetric=True)
+    solution = lg.solve(A, array(backend, rhs, "float32"), UNDERFLOWING[name])
+    true = np.linalg.norm(rhs - matrix @ host(backend, solution.x).astype(float))
+    assert float(solution.residual) == pytest.approx(true, rel=1e-4)
+    assert not (solution.status.succeeded and true > 1e-3 * np.linalg.norm(rhs))

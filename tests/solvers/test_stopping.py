@@ -344,3 +344,28 @@ def test_inexact_newton_with_forcing_terms_converges_superlinearly(numpy_backend
     assert norms[-1] <= 1e-10 * norms[0]
     assert norms[-1] / norms[-2] < 1e-3 < norms[1] / norms[0]
     assert products < 400
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        lg.CG(max_steps=10**10),
+        lg.CG(stop=lg.RelativeProgress(), max_steps=10**9),
+        lg.MINRES(max_steps=10**9),
+        lg.MultiShiftCG([0.1, 1.0], max_steps=10**9),
+        lg.Lanczos(10**9, reorthogonalise="none"),
+        lg.GLTR(radius=1.0, max_steps=10**9, reorthogonalise="none"),
+    ],
+    ids=lambda method: type(method).__name__,
+)
+def test_a_limit_that_means_none_takes_no_room(backend, method):
+    spare(backend, isinstance(method, (lg.MINRES, lg.Lanczos)))
+    A = lg.Diagonal(array(backend, np.arange(1.0, 7.0)))
+    assert lg.solve(A, array(backend, np.ones(6)), method).succeeded
+
+
+def test_iterates_are_not_planned_without_end():
+    for keep in ("every", 1.3, (1, 2)):
+        with pytest.raises(ValueError, match="max_steps= or steps= of at most 1000000"):
+            lg.CG(max_steps=10**9, keep=keep)
+    assert len(lg.solve(lg.Diagonal(np.ones(2)), np.ones(2), lg.CG(max_steps=10**6, keep="every")).iterates) == 1

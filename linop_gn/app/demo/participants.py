@@ -63,7 +63,11 @@ def find(names: Sequence[str] | None = None) -> tuple[dict[str, Participant], li
     for described in report["backends"]:
         name = described["name"]
         if name in entries and (not names or name in names):
-            found[name] = entries[name].load()
+            try:
+                found[name] = entries[name].load()
+            except Exception as error:  # a stranger's, which may raise anything
+                reason = f"its part of the demo fails: {type(error).__name__}: {error}"
+                report["missing"].append({"name": name, "reason": reason, "install": "see the reason"})
     absent = [name for name in names or () if name not in found]
     if absent:
         raise LookupError(

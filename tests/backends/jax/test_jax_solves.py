@@ -49,7 +49,7 @@ def inner(jaxpr):
 def test_the_loop_holds_one_linearised_product_and_no_forward_pass():
     params, x, y = draw(0)
     whole = jax.make_jaxpr(lambda *args: gauss_newton_step(*args).x)(params, x, y, 1e-2, 1e-3).jaxpr
-    (loop,) = (eqn for eqn in inner(whole) if eqn.primitive.name == "while")
+    loop = next(eqn for eqn in inner(whole) if eqn.primitive.name == "while")  # the outer
     body = [eqn.primitive.name for eqn in inner(loop.params["body_jaxpr"].jaxpr)]
     product = 2 * (2 * LAYERS - 1)  # J v and J^T u: two products of matrices a layer, less the one with the data
     assert body.count("dot_general") == product

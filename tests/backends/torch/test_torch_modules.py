@@ -16,6 +16,8 @@ from linop_gn_torch import backend
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+import linop_gn as lg
+
 adapt = backend.calculus.adapt
 
 
@@ -490,3 +492,44 @@ def test_hooks_for_saved_tensors_around_the_model(outer):
     plain, at = (backend.calculus.linearize(f, leaves, torch.sin) for f in (function, hooked))
     for ours, expected in zip(at.vjp(at.jvp(v)), plain.vjp(plain.jvp(v)), strict=True):
         assert torch.allclose(ours, expected, atol=1e-6)
+
+
+# several processes
+
+
+@pytest.fixture
+def processes():
+    """A group of one process."""
+    dist = torch.distributed
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield dist
+    dist.destroy_process_group()
+
+
+def test_what_is_spread_over_processes_is_refused_with_a_way_to_go(processes):
+    data = torch.ones(4, 3), torch.ones(4, 2)
+    for net in (nn.parallel.DistributedDataParallel(nn.Linear(3, 2)), nn.DataParallel(nn.Linear(3, 2))):
+        for model, params in ((net, dict(net.named_parameters())), (net, net), (nn.Sequential(net), net.module)):
+            with pytest.raises(TypeError, match=r"is a Dist.*\.module|is a Data.*\.module"):
+                lg.GGN(lg.Objective(model, lg.losses.SquaredError(), data), params)
+        lg.GGN(lg.Objective(net.module, lg.losses.SquaredError(), data), net.module)
+    mesh = processes.init_device_mesh("cpu", (1,))
+    spread = processes.tensor.distribute_tensor(torch.ones(3), mesh, [processes.tensor.Shard(0)])
+    plain = lg.Diagonal(torch.ones(3))
+    for use in (
+        lambda: lg.Diagonal(spread),
+        lambda: plain @ spread,
+        lambda: lg.solve(plain, spread),
+        lambda: lg.GGN(lg.Objective(lambda p, x: x * p, lg.losses.SquaredError(), (torch.ones(4, 3),) * 2), spread),
+        lambda: lg.GGN(lg.Objective(lambda p, x: x * p, lg.losses.SquaredError(), (spread,) * 2), torch.ones(3)),
+    ):
+        with pytest.raises(TypeError, match=r"a DTensor: .*full_tensor\(\).*all-reduce"):
+            use()
+
+
+def test_fully_sharded_modules_are_refused(processes):
+    fsdp = pytest.importorskip("torch.distributed.fsdp")
+    net = nn.Linear(3, 2)
+    fsdp.fully_shard(net, mesh=processes.init_device_mesh("cpu", (1,)))
+    with pytest.raises(TypeError, match="is a FSDPLinear: its parameters are DTensors"):
+        lg.minimize(lg.Objective(net, lg.losses.SquaredError(), (torch.ones(4, 3), torch.ones(4, 2))), net)
