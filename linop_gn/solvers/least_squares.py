@@ -118,17 +118,17 @@ class LeastSquares(Solver):
         return Cost(self.title, 2 * k + 1, memory, (4.0 * m + 8.0 * n) * k, f"{k} steps; J and J^T apart")
 
     def defect(self, operator: LinearOperator, rhs: Vector, x: Vector) -> Vector:
-        """A^T (b - A x) - lambda x, which is zero at the answer: where derivatives of it come from."""
-        normal = super().defect(operator, rhs, x)
-        return normal if self.damping is None else operator.backend.axpy(-1.0 * self.damping, x, normal)
+        """b - A x; with damping A^T (b - A x) - lambda x, which is zero at the answer."""
+        r = super().defect(operator, rhs, x)
+        return r if self.damping is None else operator.backend.axpy(-1.0 * self.damping, x, operator.T.apply(r))
 
     def tangent(self, operator: LinearOperator) -> tuple[LinearOperator, Solver]:
-        """A^T A + lambda I, in which a derivative is a solution, and CG for it: A must have full column rank."""
+        """A and the solver itself; with damping A^T A + lambda I, which is regular, and CG for it."""
+        if self.damping is None:
+            return operator, self
         normal: LinearOperator = product(operator.T, operator)
-        if self.damping is not None:
-            normal = Damped(normal, self.damping)
         rtol = operator.backend.maximum(self.atol, 1e-14)
-        return normal, CG(rtol=rtol, max_steps=self.max_steps, steps=self.steps)
+        return Damped(normal, self.damping), CG(rtol=rtol, max_steps=self.max_steps, steps=self.steps)
 
     def init(self, ops: Backend, problem: LinearProblem) -> LeastSquaresState:
         b, warm = problem.rhs, problem.x0 is not None
