@@ -136,7 +136,12 @@ class _System:
 
     def __init__(self, ops: Any, method: Any, operator: Any, inverse: Any, rhs: Vector, trust: Scalar) -> None:
         self.ops, self.method, self.operator, self.inverse, self.rhs, self.trust = (
-            ops, method, operator, inverse, rhs, trust,
+            ops,
+            method,
+            operator,
+            inverse,
+            rhs,
+            trust,
         )
 
     def tangent(self, rhs: Vector, x: Vector, data: Tangents, along: Any) -> Vector | None:

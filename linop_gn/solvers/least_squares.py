@@ -96,6 +96,8 @@ class LeastSquares(Solver):
 
     def __post_init__(self) -> None:
         require_number(type(self).__name__, "damping", self.damping)  # data, with derivatives
+        if isinstance(self.damping, (int, float)) and self.damping == 0:
+            object.__setattr__(self, "damping", None)
         check_tolerances(self, "atol", "btol", "conlim")
         check_limits(self)
 
@@ -123,11 +125,19 @@ class LeastSquares(Solver):
         return r if self.damping is None else operator.backend.axpy(-1.0 * self.damping, x, operator.T.apply(r))
 
     def tangent(self, operator: LinearOperator) -> tuple[LinearOperator, Solver]:
-        """A and the solver itself; with damping A^T A + lambda I, which is regular, and CG for it."""
+        """A and the solver itself; with damping A^T A + lambda I, which is regular for lambda > 0, and CG for it."""
         if self.damping is None:
             return operator, self
+        ops, (m, n) = operator.backend, operator.shape
         normal: LinearOperator = product(operator.T, operator)
-        rtol = operator.backend.maximum(self.atol, 1e-14)
+        if m < n and not ops.is_concrete(self.damping):  # singular should it turn out to be 0: no number then
+            normal = ops.where(self.damping > 0, 1.0, math.nan) * normal
+        elif m < n and not self.damping > 0:
+            raise NotImplementedError(
+                f"{self.title}: at a damping of 0, given as an array, the solution of fewer equations than unknowns has "
+                "no derivative in the damping. Write damping=None for those of the solution of least norm."
+            )
+        rtol = ops.maximum(self.atol, 1e-14)
         return Damped(normal, self.damping), CG(rtol=rtol, max_steps=self.max_steps, steps=self.steps)
 
     def init(self, ops: Backend, problem: LinearProblem) -> LeastSquaresState:
