@@ -190,6 +190,8 @@ class JaxCalculus(CalculusDefaults):
 
         gradient, pushforward, value = jax.linearize(gradient_and_value, leaves, has_aux=True)
         program, residuals = _linear_part(pushforward, leaves)
+        if program.only_transposes:  # which is the same: H is symmetric
+            program = program.transpose()
         return JaxGradientLinearization(value, gradient, residuals, program)
 
     def gradient(

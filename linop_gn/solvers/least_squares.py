@@ -134,7 +134,7 @@ class LeastSquares(Solver):
             normal = ops.where(self.damping > 0, 1.0, math.nan) * normal
         elif m < n and not self.damping > 0:
             raise NotImplementedError(
-                f"{self.title}: at a damping of 0, given as an array, the solution of fewer equations than unknowns has "
+                f"{self.title}: at a damping of 0, given as an array, a solution with more unknowns than equations has "
                 "no derivative in the damping. Write damping=None for those of the solution of least norm."
             )
         rtol = ops.maximum(self.atol, 1e-14)
