@@ -37,6 +37,9 @@ class BackendDefaults:
     def wait(self, tree: Tree) -> Tree:
         return tree
 
+    def unguarded(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def alone(self, make: Callable[[], R]) -> tuple[R, bool]:
         return make(), False
 
