@@ -30,18 +30,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
-from jax.interpreters import partial_eval
+from jax.interpreters import ad, partial_eval
 
 __all__ = ["LinearProgram", "inner_jaxprs", "without_dead_code"]
 
 _RULED = "custom_vjp_call"
 """A function with a custom vjp among the operations of a transpose: linear, and transposed by its rules alone."""
 
-Avals = tuple[jax.ShapeDtypeStruct, ...]
-
-
-def _avals(arrays: Sequence[Any]) -> Avals:
-    return tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays)
+Avals = tuple[Any, ...]
+"""Shape, dtype, and how arrays are laid out over devices: their sharding, and the axes along which they vary."""
 
 
 def without_dead_code(closed: core.ClosedJaxpr, wanted: Sequence[bool] | None = None) -> core.ClosedJaxpr:
@@ -59,9 +56,9 @@ class LinearProgram:
 
     def __init__(self, closed: core.ClosedJaxpr, n_residuals: int) -> None:
         self.closed = closed
-        self.residuals = _avals(closed.in_avals[:n_residuals])
-        self.inputs = _avals(closed.in_avals[n_residuals:])
-        self.outputs = _avals(closed.out_avals)
+        self.residuals: Avals = tuple(closed.in_avals[:n_residuals])
+        self.inputs: Avals = tuple(closed.in_avals[n_residuals:])
+        self.outputs: Avals = tuple(closed.out_avals)
         self._derived: dict[Any, LinearProgram] = {}
 
     @classmethod
@@ -69,7 +66,7 @@ class LinearProgram:
         cls, function: Callable[[list[Any], list[Any]], Sequence[Any]], residuals: Sequence[Any], inputs: Sequence[Any]
     ) -> LinearProgram:
         """The program of ``function(residuals, inputs)``, without what its outputs don't need."""
-        closed = jax.make_jaxpr(lambda r, v: list(function(list(r), list(v))))(_avals(residuals), _avals(inputs))
+        closed = jax.make_jaxpr(lambda r, v: list(function(list(r), list(v))))(tuple(residuals), tuple(inputs))
         made = cls(without_dead_code(closed), len(residuals))
         if _contains(made.closed.jaxpr, _RULED):  # what its rules say is part of what it is; their tables are made anew
             traced = jax.make_jaxpr(lambda r, u: list(made._pull(list(r), list(u))))(made.residuals, made.outputs)
@@ -98,7 +95,7 @@ class LinearProgram:
             return self(residuals, v)
 
         if _contains(self.closed.jaxpr, _RULED):
-            return jax.vjp(product, [jnp.zeros(a.shape, a.dtype) for a in self.inputs])[1](cotangents)[0]
+            return jax.vjp(product, [ad.zeros_like_aval(a) for a in self.inputs])[1](cotangents)[0]
         return jax.linear_transpose(product, list(self.inputs))(cotangents)[0]
 
     def at_inputs(self, only: tuple[int, ...]) -> LinearProgram:
@@ -106,7 +103,7 @@ class LinearProgram:
 
         def block(residuals: list[Any], inputs: list[Any]) -> Sequence[Any]:
             def embedded(chosen: list[Any]) -> list[Any]:
-                full = [jnp.zeros(a.shape, a.dtype) for a in self.inputs]
+                full = [ad.zeros_like_aval(a) for a in self.inputs]
                 for index, value in zip(only, chosen, strict=True):
                     full[index] = value
                 return self(residuals, full)
@@ -174,11 +171,11 @@ def _fingerprint_jaxpr(jaxpr: core.Jaxpr, constant: Callable[[Any], Hashable]) -
 
     def binder(var: Any) -> Hashable:
         numbers[var] = len(numbers)
-        return str(var.aval)
+        return var.aval  # type: ignore[no-any-return]
 
     def atom(var: Any) -> Hashable:
         if isinstance(var, core.Literal):
-            return str(var.aval), _value(var.val)
+            return var.aval, _value(var.val)
         return numbers[var]
 
     def operation(eqn: core.JaxprEqn) -> Hashable:
