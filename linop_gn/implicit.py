@@ -9,12 +9,23 @@ with the same method; the iteration that found x plays no part in it. Where a
 method stops before it converges (``steps=k``), this is the derivative of the
 solution that it was after, up to errors of the size of its residuals.
 
+Least squares has the solution of least norm, x = A^+ b, for A of any shape and
+rank. As long as the rank stays what it is, with r = b - A x and z = A^+T x,
+
+    dx = A^+ (db - dA x + A^+T dA^T r) + (I - A^+ A) dA^T z,
+    u.dx = w.(db - dA x) + (A^+ w).(dA^T r) + (u - A^T w).(dA^T z)    with w = A^+T u:
+
+three solves with the same method, with A and A^T (Golub and Pereyra 1973). Damping
+makes the system regular: (A^T A + lambda I) dx = d(A^T (b - A x) - lambda x) at fixed x.
+
 This module says, without a framework, what :meth:`~linop_gn.protocols.Loops.implicit`
 needs to know. A solver whose answer solves something else than A x = b defines
 ``defect(operator, rhs, x)``, and ``tangent(operator)``: the operator in place of A
-on the left above, and a solver for it (:class:`~linop_gn.Solver`).
+on the left above, and a solver for it (:class:`~linop_gn.Solver`); where that is not
+``square``, its answers are taken to be of least norm.
 
-Reference: Christianson, Reverse accumulation and implicit functions (1998).
+References: Christianson, Reverse accumulation and implicit functions (1998); Golub and
+Pereyra, The differentiation of pseudo-inverses and nonlinear least squares problems (1973).
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def solve(
         method = served(solver, problem)
         state, rows = drive(backend, method, problem, solver.limit(problem), watch, every, solver.title)
         ops, partition = solver.arithmetic(backend, problem), solver.partition(problem)
-        with np.errstate(over="ignore", invalid="ignore"):  # the status tells
+        with np.errstate(over="ignore", invalid="ignore"), backend.unguarded():  # the status tells
             row = method.observe(state)
             x = method.answer(backend, problem, state)
             told = x, state.status, row.residual, row.model
@@ -187,8 +187,9 @@ def _linear(
         if tuple(start.shape[1:]) != tuple(rhs.shape[1:]):
             raise ValueError(f"x0 has shape {tuple(start.shape)} but b has {tuple(rhs.shape)}; give them alike.")
     inner = method.preconditioner
-    if inner is not None:
-        inner = inner if isinstance(inner, LinearOperator) else inner(A)
-        require_fit(inner, A)
-        method = replace(method, preconditioner=None)  # the problem has it now
-    return method, LinearProblem(A, rhs, start, inner).prepare(), leave
+    with A.backend.unguarded():
+        if inner is not None:
+            inner = inner if isinstance(inner, LinearOperator) else inner(A)
+            require_fit(inner, A)
+            method = replace(method, preconditioner=None)  # the problem has it now
+        return method, LinearProblem(A, rhs, start, inner).prepare(), leave

@@ -15,7 +15,7 @@ from .arithmetic import JaxArithmetic
 from .arrays import JaxArrays
 from .bases import JaxBases
 from .calculus import JaxCalculus
-from .compiled import compilations
+from .compiled import all_unguarded, compilations, unguarded
 from .factors import JaxFactors
 from .loops import JaxLoops
 from .pytrees import register_record
@@ -24,6 +24,7 @@ from .stores import JaxStores
 __all__ = ["JaxBackend", "backend"]
 
 
+@all_unguarded
 class JaxBackend(JaxArrays, JaxArithmetic, JaxFactors, JaxStores, JaxBases, JaxLoops, BackendDefaults):
     """The one instance is :data:`backend`."""
 
@@ -33,6 +34,8 @@ class JaxBackend(JaxArrays, JaxArithmetic, JaxFactors, JaxStores, JaxBases, JaxL
     def __init__(self) -> None:
         super().__init__()
         self.calculus = JaxCalculus()
+
+    unguarded = staticmethod(unguarded)
 
     def compilations(self) -> dict[str, int]:
         """How often each program was traced and compiled, by name."""

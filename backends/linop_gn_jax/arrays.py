@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax, tree_util
+from jax.sharding import NamedSharding, PartitionSpec
 
 from linop_gn.backend import Array, Tree, Vector
 
-__all__ = ["JaxArrays", "wanted_dtype"]
+__all__ = ["JaxArrays", "gathered", "wanted_dtype"]
 
 
 def wanted_dtype(name: str) -> np.dtype[Any]:
@@ -40,9 +41,18 @@ def wanted_dtype(name: str) -> np.dtype[Any]:
     return dtype
 
 
+def gathered(x: Array) -> Array:
+    """``x`` whole on every device, where the axes of an explicit mesh cut it."""
+    sharding = jax.typeof(x).sharding
+    if all(cut is None for cut in sharding.spec):
+        return x
+    mesh = sharding.mesh if isinstance(x, jax.core.Tracer) else x.sharding.mesh  # type: ignore[attr-defined]
+    return jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec()))  # type: ignore[no-any-return]
+
+
 @functools.partial(jax.jit, static_argnames="dtype")
 def _pack(leaves: list[Array], dtype: str) -> Vector:
-    flat = [jnp.ravel(leaf).astype(dtype) for leaf in leaves]
+    flat = [jnp.ravel(gathered(leaf)).astype(dtype) for leaf in leaves]
     return jnp.concatenate(flat) if len(flat) > 1 else jnp.copy(flat[0])
 
 

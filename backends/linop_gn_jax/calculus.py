@@ -12,7 +12,8 @@ it in a loop. Called eagerly, its products are compiled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,7 +61,8 @@ class JaxLinearization(LinearizationDefaults):
 
     def _forward_program(self, only: Only) -> LinearProgram:
         if self.backward:
-            return self._backward_program(only).transpose()
+            with _rules_followed():
+                return self._backward_program(only).transpose()
         return self.program if only is None else self.program.at_inputs(only)
 
     def _backward_program(self, only: Only) -> LinearProgram:
@@ -150,6 +152,20 @@ def _scalar_valued(function: Callable[[list[Array]], Array]) -> Callable[[list[A
     return checked
 
 
+@contextmanager
+def _rules_followed() -> Iterator[None]:
+    """Advice where the backward rule of a custom vjp cannot be transposed, as J v and H v need."""
+    try:
+        yield
+    except (AssertionError, NotImplementedError, TypeError, ValueError) as error:
+        raise NotImplementedError(
+            "the model goes through a jax.custom_vjp, which has no forward derivative, and whose backward rule JAX "
+            f"cannot transpose, so that there are no products J v or H v: {error} Write the loops of that rule as "
+            "lax.scan, give the function a jax.custom_jvp in place of its custom_vjp, or hand over J v and J^T u "
+            "yourself: lg.Objective(..., jvp=, vjp=)."
+        ) from error
+
+
 def _linear_part(pushforward: Callable[..., Any], params: list[Array]) -> tuple[LinearProgram, list[Array]]:
     """The program of what ``jax.linearize`` returned, and its residuals."""
     residuals, structure = tree_util.tree_flatten(pushforward)
@@ -174,7 +190,9 @@ class JaxCalculus(CalculusDefaults):
         leaves = _differentiable(params)
         outputs, pushforward = jax.linearize(lambda p: _one_real_array(function(p), "the model"), leaves)
         program, residuals = _linear_part(pushforward, leaves)
-        backward, transpose = program.only_transposes, program.transpose()
+        backward = program.only_transposes
+        with _rules_followed() if backward else nullcontext():
+            transpose = program.transpose()
         (u,) = _matching("the cotangent", [cotangent(outputs)], program.outputs)
         gradient = transpose(residuals, [u])
         return JaxLinearization(outputs, gradient, residuals, transpose if backward else program, backward)
@@ -190,6 +208,9 @@ class JaxCalculus(CalculusDefaults):
 
         gradient, pushforward, value = jax.linearize(gradient_and_value, leaves, has_aux=True)
         program, residuals = _linear_part(pushforward, leaves)
+        if program.only_transposes:  # which is the same: H is symmetric
+            with _rules_followed():
+                program = program.transpose()
         return JaxGradientLinearization(value, gradient, residuals, program)
 
     def gradient(

@@ -13,10 +13,12 @@ the user compiles is not ours to change, hence the warning.
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -25,9 +27,10 @@ import jaxlib
 from jax import lax
 from jax.extend import core
 
-__all__ = ["can_be_quick", "compilations", "compiled", "tracing"]
+__all__ = ["all_unguarded", "can_be_quick", "compilations", "compiled", "tracing", "unguarded"]
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 _counts: Counter[str] = Counter()
 _ours: ContextVar[bool] = ContextVar("ours", default=False)  # whether the program being traced is one made here
@@ -59,6 +62,49 @@ def _transforming(arguments: Any) -> bool:
 def tracing() -> bool:
     """Whether operations are becoming part of somebody's program right now."""
     return _asked() if _asked is not None else isinstance(lax.full((), 0), jax.core.Tracer)
+
+
+def _strict() -> bool:
+    """Whether the user's JAX refuses what programs here do: broadcasting to more axes, numbers of the host."""
+    config = jax.config
+    return (
+        config.jax_numpy_rank_promotion != "allow"
+        or config.jax_transfer_guard_host_to_device not in _ALLOWED
+        or config.jax_transfer_guard_device_to_host not in _ALLOWED
+    )
+
+
+_ALLOWED = (None, "allow", "log", "log_explicit")
+
+
+@contextmanager
+def unguarded() -> Iterator[None]:
+    """The user's ``numpy_rank_promotion`` and ``transfer_guard`` watch what the user writes, not what is done here."""
+    if not _strict():
+        yield
+        return
+    with jax.numpy_rank_promotion("allow"), jax.transfer_guard("allow"):
+        yield
+
+
+def _within(function: Callable[..., R]) -> Callable[..., R]:
+    @functools.wraps(function)
+    def method(*arguments: Any, **named: Any) -> R:
+        if not _strict():
+            return function(*arguments, **named)
+        with unguarded():
+            return function(*arguments, **named)
+
+    return method
+
+
+def all_unguarded(kind: type[T]) -> type[T]:
+    """The class, with all its public methods in :func:`unguarded`."""
+    for name in dir(kind):
+        member = inspect.getattr_static(kind, name)
+        if inspect.isfunction(member) and not name.startswith("_"):
+            setattr(kind, name, _within(member))
+    return kind
 
 
 def compilations() -> dict[str, int]:

@@ -9,11 +9,15 @@ import jax.numpy as jnp
 
 from linop_gn.backend import Array, Scalar, Vector
 
+from .arrays import gathered
+
 __all__ = ["JaxFactors"]
 
 
 class JaxFactors:
     """The operations of :class:`linop_gn.protocols.Factors`."""
+
+    gathered = staticmethod(gathered)
 
     def zeros(self, size: int, like: Vector) -> Vector:
         return jnp.zeros((size, *like.shape[1:]), like.dtype)
@@ -22,23 +26,23 @@ class JaxFactors:
         return jnp.eye(size, dtype=like.dtype)
 
     def cholesky(self, matrix: Array) -> tuple[Any, Scalar]:
-        factor = jnp.linalg.cholesky(matrix, symmetrize_input=False)
+        factor = jnp.linalg.cholesky(gathered(matrix), symmetrize_input=False)
         return factor, jnp.isfinite(factor).all()
 
     def cholesky_solve(self, factor: Any, b: Vector) -> Vector:
-        return jax.scipy.linalg.cho_solve((factor, True), b)
+        return jax.scipy.linalg.cho_solve((factor, True), gathered(b))
 
     def lu(self, matrix: Array) -> tuple[Any, Scalar]:
-        factor, pivots = jax.scipy.linalg.lu_factor(matrix, check_finite=False)
+        factor, pivots = jax.scipy.linalg.lu_factor(gathered(matrix), check_finite=False)
         diagonal = jnp.diagonal(factor)
         return (factor, pivots), jnp.isfinite(diagonal).all() & (diagonal != 0).all()
 
     def lu_solve(self, factor: Any, b: Vector) -> Vector:
-        return jax.scipy.linalg.lu_solve(factor, b, check_finite=False)
+        return jax.scipy.linalg.lu_solve(factor, gathered(b), check_finite=False)
 
     def upper_solve(self, R: Array, b: Vector) -> Vector:
-        return jax.scipy.linalg.solve_triangular(R, b, check_finite=False)
+        return jax.scipy.linalg.solve_triangular(R, gathered(b), check_finite=False)
 
     def eigh(self, matrix: Array) -> tuple[Array, Array, Scalar]:
-        values, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
+        values, vectors = jnp.linalg.eigh(gathered(matrix), symmetrize_input=False)
         return values, vectors, jnp.isfinite(values).all() & jnp.isfinite(vectors).all()

@@ -1,12 +1,12 @@
-"""Derivatives of solutions, in JAX: one rule over the run, and one more solve in it.
+"""Derivatives of solutions, in JAX: one rule over the run, and further solves in it.
 
-The run is the primal function of a ``jax.custom_jvp``, so that a program that
-is not differentiated holds the operator once, as before. The rule takes the
-tangent h of the defect b - A x at the solution, which is one product
-differentiated in the operator's data, and solves A dx = h by
-``lax.custom_linear_solve``: linear in h, hence transposed by JAX (``grad``,
-``jacrev``: one solve with A^T) without either loop being passed through,
-batched by ``vmap``, and differentiated again.
+The run is a function with rules of its own (:mod:`.rules`), so that a program that
+is not differentiated holds the operator once, as before. A tangent of the solution
+follows from that h of the defect b - A x at the solution, which is one product
+differentiated in the operator's data: dx = A^-1 h, or the derivative of the
+solution of least norm (:mod:`linop_gn.implicit`). The solves in it have the same
+rules, and are linear in h, hence transposed (``grad``, ``jacrev``, ``linear_transpose``:
+solves with A^T), differentiated again, and batched by ``vmap``.
 
 Neither the starting point nor the preconditioner has a derivative: they change
 the way to the solution, not the solution.
@@ -19,49 +19,81 @@ derivative is NaN.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax import lax, tree_util
-from jax.custom_derivatives import SymbolicZero, zero_from_primal
+from jax import tree_util
 
 from linop_gn.backend import Scalar, Vector
 from linop_gn.implicit import require_implicit, tangent, tangent_solve, trusted
 from linop_gn.operators.base import LinearOperator
 from linop_gn.operators.function import FunctionOperator
+from linop_gn.records import replace
 from linop_gn.run.solution import Solution
+from linop_gn.solvers.problem import LinearProblem
+
+from .rules import CLOSES, Rule, apply
 
 __all__ = ["constant", "implicit"]
 
 T = TypeVar("T")
 
-Run = Callable[[Any, Any], tuple[Vector, Solution]]
-
-_no_tangent = functools.partial(zero_from_primal, symbolic_zeros=True)
+Tangents = Sequence[Any]
 
 
 def implicit(
     ops: Any, run: Callable[[Any, Any], tuple[Vector, Solution]], method: Any, problem: Any
 ) -> tuple[Vector, Solution]:
     """See :meth:`linop_gn.protocols.Loops.implicit`."""
-    data, structure = tree_util.tree_flatten((method, problem))
+    data, structure = tree_util.tree_flatten((method, problem.operator))
+    way, way_structure = tree_util.tree_flatten((problem.x0, problem.preconditioner))
+    told = structure
 
-    @jax.custom_jvp
-    def solved(*data: Any) -> tuple[Vector, Solution]:
-        return run(*tree_util.tree_unflatten(structure, data))
+    def given(arguments: Sequence[Any]) -> tuple[Any, Any]:
+        method, operator = tree_util.tree_unflatten(structure, arguments[: len(data)])
+        x0, inverse = tree_util.tree_unflatten(way_structure, arguments[len(data) : -1])
+        return method, replace(problem, operator=operator, x0=x0, preconditioner=inverse, rhs=arguments[-1])
 
-    def rule(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-        method, problem = tree_util.tree_unflatten(structure, primals)
-        _require_data(problem.operator)
-        x, told = solved(*primals)
-        h = _defect_tangent(method, problem, tree_util.tree_unflatten(structure, tangents), x)
-        dx = _no_tangent(x) if h is None else _tangent_solve(ops, method, problem, told.code, h)
-        return (x, told), (dx, tree_util.tree_map(_no_tangent, told))
+    def call(*arguments: Any) -> list[Any]:
+        nonlocal told
+        leaves, told = tree_util.tree_flatten(run(*given(arguments)))
+        return leaves
 
-    solved.defjvp(rule, symbolic_zeros=True)
-    return solved(*data)
+    def moved(arguments: Sequence[Any], tangents: Tangents, x: Vector, trust: Any) -> Vector | None:
+        method, problem = given(arguments)
+        if (name := _closing(problem.operator)) is not None:
+            raise NotImplementedError(f"{name} {CLOSES}")
+        require_implicit(method, problem, x)
+        system = _System(ops, method, problem.operator, problem.preconditioner, problem.rhs, trust)
+        return system.tangent(problem.rhs, x, tangents[: len(data)], tangents[-1])
+
+    def jvp(arguments: Sequence[Any], tangents: Tangents, values: Sequence[Any]) -> Tangents:
+        x, solution = tree_util.tree_unflatten(told, values)
+        trust = _is_trusted(solution.code, given(arguments)[0], arguments[-1])
+        return [moved(arguments, tangents, x, trust), *[None] * (len(values) - 1)]
+
+    def transpose(arguments: Sequence[Any], cotangents: Tangents) -> Tangents:
+        known = arguments[: len(data)]
+        operator = problem.operator
+        if any(x is None for x in known):
+            raise NotImplementedError(
+                "a solution is linear in its right-hand side alone: jax.linear_transpose takes no derivative in the "
+                "operator. Use jax.vjp."
+            )
+        u = cotangents[0]
+        nothing = jnp.zeros((operator.shape[0], *u.shape[1:]), operator.codomain.dtype)
+        still = [None] * len(data)
+
+        def along(rhs: Vector) -> Vector | None:
+            return moved([*arguments[:-1], nothing], [*still, *[None] * len(way), rhs], jnp.zeros_like(u), True)
+
+        return [*still, *[None] * len(way), jax.linear_transpose(along, nothing)(u)[0]]
+
+    rule = Rule((structure, way_structure), call, jvp, transpose)
+    values = apply(rule, [*data, *way, problem.rhs], _closing(problem.operator) is not None)
+    return tree_util.tree_unflatten(told, values)  # type: ignore[no-any-return]
 
 
 def constant(tree: T, advice: str) -> T:
@@ -85,59 +117,93 @@ def constant(tree: T, advice: str) -> T:
     return tree_util.tree_unflatten(structure, leaves)  # type: ignore[no-any-return]
 
 
-def _defect_tangent(method: Any, problem: Any, tangents: tuple[Any, Any], x: Vector) -> Vector | None:
-    """The derivative of the defect at a fixed x, along the tangents of method and problem; None for an exact zero."""
-    require_implicit(method, problem, x)
-    data, structure = tree_util.tree_flatten((method, problem.operator, problem.rhs))
-    along = tree_util.tree_leaves((tangents[0], tangents[1].operator, tangents[1].rhs))
-    moving = [i for i, tangent in enumerate(along) if not isinstance(tangent, SymbolicZero)]
-    if not moving:
-        return None
-
-    def at(*values: Any) -> Vector:
-        whole = list(data)
-        for i, value in zip(moving, values, strict=True):
-            whole[i] = value
-        method, operator, rhs = tree_util.tree_unflatten(structure, whole)
-        return method.defect(operator, rhs, x)  # type: ignore[no-any-return]
-
-    return jax.jvp(at, tuple(data[i] for i in moving), tuple(along[i] for i in moving))[1]  # type: ignore[no-any-return]
-
-
-def _require_data(operator: LinearOperator) -> None:
-    """Refuse functions that close over what is being traced, which no rule sees."""
+def _closing(operator: LinearOperator) -> str | None:
+    """The name of a function among the operator's parts that closes over what is being traced; None for none."""
     for child in operator._children():
-        _require_data(child)
-    if not isinstance(operator, FunctionOperator):
-        return
-    for function in (operator.function, operator.adjoint_function):
+        if (name := _closing(child)) is not None:
+            return name
+    functions = (operator.function, operator.adjoint_function) if isinstance(operator, FunctionOperator) else ()
+    for function in functions:
         for cell in getattr(function, "__closure__", None) or ():
             held = tree_util.tree_leaves(cell.cell_contents)
             if any(isinstance(leaf, jax.core.Tracer) for leaf in held):
-                name = getattr(function, "__qualname__", repr(function))
-                raise NotImplementedError(
-                    f"{name} closes over arrays that are traced, so that the derivative of a solution would leave them "
-                    "out. Hand them to the operator: lg.FunctionOperator(..., args=(array,))."
-                )
+                return getattr(function, "__qualname__", repr(function))
+    return None
 
 
-def _tangent_solve(ops: Any, method: Any, problem: Any, code: Scalar, h: Vector) -> Vector:
-    """A^-1 h, linear in h, for a solution whose status is ``code``."""
-    A, inner = tangent(method, problem.operator)
-    M = problem.preconditioner
+class _System:
+    """A solved system: the derivatives of its solution. ``rhs`` and ``trust`` are those of the first of a chain."""
 
-    def solver(A: LinearOperator, M: LinearOperator | None) -> Callable[..., Vector]:
-        def solve(_: Any, h: Vector) -> Vector:
-            x, reached = tangent_solve(ops, inner, problem, A, M, h)
-            failed = ~(_is_trusted(code, method, h) & _is_trusted(reached, inner, h))
-            return jnp.where(failed & jnp.any(h != 0, axis=0), jnp.nan, x)
+    def __init__(self, ops: Any, method: Any, operator: Any, inverse: Any, rhs: Vector, trust: Scalar) -> None:
+        self.ops, self.method, self.operator, self.inverse, self.rhs, self.trust = (
+            ops,
+            method,
+            operator,
+            inverse,
+            rhs,
+            trust,
+        )
 
-        return solve
+    def tangent(self, rhs: Vector, x: Vector, data: Tangents, along: Any) -> Vector | None:
+        """dx, for tangents of the leaves of method and operator, and of the right-hand side; None for an exact zero."""
+        leaves, structure = tree_util.tree_flatten((self.method, self.operator))
+        moving = [i for i, tangent in enumerate(data) if tangent is not None]
+        if not moving and along is None:
+            return None
+        A, inner = tangent(self.method, self.operator)
+        solve = functools.partial(_solve, self, inner)
+        least = moving and not inner.square
+        z, r = (solve(A.T, None, x), self.method.defect(self.operator, rhs, x)) if least else (None, None)
 
-    if A.symmetric:
-        return lax.custom_linear_solve(A.apply, h, solver(A, M), symmetric=True)  # type: ignore[no-any-return]
-    transposed = solver(A.T, None if M is None else M.T)
-    return lax.custom_linear_solve(A.apply, h, solver(A, M), transposed)  # type: ignore[no-any-return]
+        def at(rhs: Vector, *values: Any) -> tuple[Vector, ...]:
+            whole = list(leaves)
+            for i, value in zip(moving, values, strict=True):
+                whole[i] = value
+            method, operator = tree_util.tree_unflatten(structure, whole)
+            defect = method.defect(operator, rhs, x)
+            if not least:
+                return (defect,)
+            A = tangent(method, operator)[0]
+            return defect, A.rapply(z), A.rapply(r)
+
+        along = jnp.zeros_like(rhs) if along is None else along
+        primals, tangents = (rhs, *(leaves[i] for i in moving)), (along, *(data[i] for i in moving))
+        h, *normal = jax.jvp(at, primals, tangents)[1]
+        if not least:
+            return solve(A, self.inverse, h)
+        g, s = normal
+        w = solve(A.T, None, s)
+        return solve(A, None, h + w - A.apply(g)) + g
+
+
+def _solve(system: _System, method: Any, A: LinearOperator, inverse: LinearOperator | None, h: Vector) -> Vector:
+    """A^-1 h, or A^+ h, linear in h: NaN where the solve failed."""
+    ops = system.ops
+    leaves, structure = tree_util.tree_flatten((method, A))
+    way, way_structure = tree_util.tree_flatten((inverse, system.rhs, system.trust))
+    n = len(leaves)
+
+    def given(arguments: Sequence[Any]) -> tuple[Any, ...]:
+        method, A = tree_util.tree_unflatten(structure, arguments[:n])
+        inverse, rhs, trust = tree_util.tree_unflatten(way_structure, arguments[n:-1])
+        return _System(ops, method, A, inverse, rhs, trust)
+
+    def call(*arguments: Any) -> list[Any]:
+        system, h = given(arguments), arguments[-1]
+        problem = LinearProblem(system.operator, system.rhs)
+        x, reached = tangent_solve(ops, system.method, problem, system.operator, system.inverse, h)
+        failed = ~(system.trust & _is_trusted(reached, system.method, h))
+        return [jnp.where(failed & jnp.any(h != 0, axis=0), jnp.nan, x)]
+
+    def jvp(arguments: Sequence[Any], tangents: Tangents, values: Sequence[Any]) -> Tangents:
+        return [given(arguments).tangent(arguments[-1], values[0], tangents[:n], tangents[-1])]
+
+    def transpose(arguments: Sequence[Any], cotangents: Tangents) -> Tangents:
+        at = given(arguments)
+        M = at.inverse if at.inverse is None else at.inverse.T
+        return [*[None] * (len(arguments) - 1), _solve(at, at.method, at.operator.T, M, cotangents[0])]
+
+    return apply(Rule((structure, way_structure), call, jvp, transpose), [*leaves, *way, h])[0]
 
 
 def _is_trusted(code: Scalar, method: Any, h: Vector) -> Scalar:

@@ -30,15 +30,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
-from jax.interpreters import partial_eval
+from jax.interpreters import ad, partial_eval
 
 __all__ = ["LinearProgram", "inner_jaxprs", "without_dead_code"]
 
-Avals = tuple[jax.ShapeDtypeStruct, ...]
+_RULED = "custom_vjp_call"
+"""A function with a custom vjp among the operations of a transpose: linear, and transposed by its rules alone."""
 
-
-def _avals(arrays: Sequence[Any]) -> Avals:
-    return tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays)
+Avals = tuple[Any, ...]
+"""Shape, dtype, and how arrays are laid out over devices: their sharding, and the axes along which they vary."""
 
 
 def without_dead_code(closed: core.ClosedJaxpr, wanted: Sequence[bool] | None = None) -> core.ClosedJaxpr:
@@ -56,9 +56,9 @@ class LinearProgram:
 
     def __init__(self, closed: core.ClosedJaxpr, n_residuals: int) -> None:
         self.closed = closed
-        self.residuals = _avals(closed.in_avals[:n_residuals])
-        self.inputs = _avals(closed.in_avals[n_residuals:])
-        self.outputs = _avals(closed.out_avals)
+        self.residuals: Avals = tuple(closed.in_avals[:n_residuals])
+        self.inputs: Avals = tuple(closed.in_avals[n_residuals:])
+        self.outputs: Avals = tuple(closed.out_avals)
         self._derived: dict[Any, LinearProgram] = {}
 
     @classmethod
@@ -66,9 +66,16 @@ class LinearProgram:
         cls, function: Callable[[list[Any], list[Any]], Sequence[Any]], residuals: Sequence[Any], inputs: Sequence[Any]
     ) -> LinearProgram:
         """The program of ``function(residuals, inputs)``, without what its outputs don't need."""
-        closed = jax.make_jaxpr(lambda r, v: list(function(list(r), list(v))))(_avals(residuals), _avals(inputs))
+        closed = jax.make_jaxpr(lambda r, v: list(function(list(r), list(v))))(tuple(residuals), tuple(inputs))
         made = cls(without_dead_code(closed), len(residuals))
-        return _interned.setdefault((len(residuals), _fingerprint(made.closed)), made)
+        if _contains(made.closed.jaxpr, _RULED):  # what its rules say is part of what it is; their tables are made anew
+            traced = jax.make_jaxpr(lambda r, u: list(made._pull(list(r), list(u))))(made.residuals, made.outputs)
+            back = made._derived["T"] = cls(without_dead_code(traced), len(residuals))
+            back._derived["T"] = made
+            key = len(residuals), *(_fingerprint(program.closed, _value) for program in (made, back))
+        else:
+            key = len(residuals), _fingerprint(made.closed)
+        return _interned.setdefault(key, made)
 
     def __call__(self, residuals: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
         """The outputs; inside a trace this adds the program's operations to it."""
@@ -81,18 +88,22 @@ class LinearProgram:
 
     def transpose(self) -> LinearProgram:
         """``(residuals, cotangents of the outputs) -> cotangents of the inputs``."""
+        return self._keep("T", lambda: LinearProgram.trace(self._pull, self.residuals, self.outputs))
 
-        def transposed(residuals: list[Any], cotangents: list[Any]) -> Sequence[Any]:
-            return jax.linear_transpose(lambda v: self(residuals, v), list(self.inputs))(cotangents)[0]
+    def _pull(self, residuals: list[Any], cotangents: list[Any]) -> Sequence[Any]:
+        def product(v: list[Any]) -> list[Any]:
+            return self(residuals, v)
 
-        return self._keep("T", lambda: LinearProgram.trace(transposed, self.residuals, self.outputs))
+        if _contains(self.closed.jaxpr, _RULED):
+            return jax.vjp(product, [ad.zeros_like_aval(a) for a in self.inputs])[1](cotangents)[0]
+        return jax.linear_transpose(product, list(self.inputs))(cotangents)[0]
 
     def at_inputs(self, only: tuple[int, ...]) -> LinearProgram:
         """The function of these inputs alone, the others being zero; nothing is computed from those."""
 
         def block(residuals: list[Any], inputs: list[Any]) -> Sequence[Any]:
             def embedded(chosen: list[Any]) -> list[Any]:
-                full = [jnp.zeros(a.shape, a.dtype) for a in self.inputs]
+                full = [ad.zeros_like_aval(a) for a in self.inputs]
                 for index, value in zip(only, chosen, strict=True):
                     full[index] = value
                 return self(residuals, full)
@@ -138,16 +149,16 @@ def _contains(jaxpr: core.Jaxpr, primitive: str) -> bool:
     return any(eqn.primitive.name == primitive or within(eqn) for eqn in jaxpr.eqns)
 
 
-def _fingerprint(value: Any) -> Hashable:
-    """A key that is equal only for equal programs; constants and unhashable parameters count by identity."""
+def _fingerprint(value: Any, constant: Callable[[Any], Hashable] = id) -> Hashable:
+    """A key that is equal only for equal programs; unhashable parameters count by identity, as constants do."""
     if isinstance(value, core.ClosedJaxpr):
-        return "closed", _fingerprint(value.jaxpr), tuple(map(id, value.consts))
+        return "closed", _fingerprint(value.jaxpr, constant), tuple(map(constant, value.consts))
     if isinstance(value, core.Jaxpr):
-        return _fingerprint_jaxpr(value)
+        return _fingerprint_jaxpr(value, constant)
     if isinstance(value, (tuple, list)):
-        return type(value), tuple(map(_fingerprint, value))
+        return type(value), tuple(_fingerprint(item, constant) for item in value)
     if isinstance(value, dict):
-        return dict, tuple((name, _fingerprint(value[name])) for name in sorted(value))
+        return dict, tuple((name, _fingerprint(value[name], constant)) for name in sorted(value))
     try:
         hash(value)
     except TypeError:
@@ -155,22 +166,35 @@ def _fingerprint(value: Any) -> Hashable:
     return type(value), value
 
 
-def _fingerprint_jaxpr(jaxpr: core.Jaxpr) -> Hashable:
+def _fingerprint_jaxpr(jaxpr: core.Jaxpr, constant: Callable[[Any], Hashable]) -> Hashable:
     numbers: dict[Any, int] = {}
 
     def binder(var: Any) -> Hashable:
         numbers[var] = len(numbers)
-        return str(var.aval)
+        return var.aval  # type: ignore[no-any-return]
 
     def atom(var: Any) -> Hashable:
         if isinstance(var, core.Literal):
-            value = np.asarray(var.val)
-            return str(var.aval), value.dtype.str, value.tobytes()
+            return var.aval, _value(var.val)
         return numbers[var]
 
+    def operation(eqn: core.JaxprEqn) -> Hashable:
+        inputs, params = tuple(map(atom, eqn.invars)), _fingerprint(_params(eqn), constant)
+        return eqn.primitive, inputs, params, tuple(map(binder, eqn.outvars))
+
     head = tuple(map(binder, (*jaxpr.constvars, *jaxpr.invars)))
-    body = tuple(
-        (eqn.primitive, tuple(map(atom, eqn.invars)), _fingerprint(eqn.params), tuple(map(binder, eqn.outvars)))
-        for eqn in jaxpr.eqns
-    )
-    return len(jaxpr.constvars), head, body, tuple(map(atom, jaxpr.outvars))
+    return len(jaxpr.constvars), head, tuple(map(operation, jaxpr.eqns)), tuple(map(atom, jaxpr.outvars))
+
+
+def _params(eqn: core.JaxprEqn) -> dict[str, Any]:
+    """An operation's parameters; of a custom vjp without its rules, which are other objects in each trace."""
+    if eqn.primitive.name != _RULED:
+        return eqn.params  # type: ignore[no-any-return]
+    return {name: value for name, value in eqn.params.items() if isinstance(value, (core.ClosedJaxpr, int, str))}
+
+
+def _value(constant: Any) -> Hashable:
+    if isinstance(constant, jax.core.Tracer):
+        return id(constant)
+    value = np.asarray(constant)
+    return value.dtype.str, value.shape, value.tobytes()

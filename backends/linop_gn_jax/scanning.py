@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax, tree_util
 from jax.extend import core
+from jax.interpreters import ad
 
 from .calculus import JaxGradientLinearization, JaxLinearization
 from .linear import without_dead_code
@@ -49,7 +50,7 @@ def scan_over(function: Callable[..., tuple[Any, Any]], stacked: Any, shared: tu
         leaves = [node.array if _is_everywhere(node) else next(left) for node in nodes]
         return function(tree_util.tree_unflatten(structure, leaves), *shared)
 
-    element = [jax.ShapeDtypeStruct(column.shape[1:], column.dtype) for column in columns]
+    element = [jax.eval_shape(lambda c: lax.index_in_dim(c, 0, keepdims=False), column) for column in columns]
     closed, (part, piece) = jax.make_jaxpr(at_index, return_shape=True)(*element)
     n_parts = len(tree_util.tree_leaves(part))
     once = [False] * n_parts + _independent_residuals(closed, piece, n_parts)
@@ -59,9 +60,9 @@ def scan_over(function: Callable[..., tuple[Any, Any]], stacked: Any, shared: tu
         varying = [x for x, same in zip(outputs, once, strict=True) if not same]
         return [jnp.add(t, x) for t, x in zip(totals, varying[:n_parts], strict=True)], varying[n_parts:]
 
-    zeros = [jnp.zeros(a.shape, a.dtype) for a in tree_util.tree_leaves(part)]
+    zeros = [ad.zeros_like_aval(a) for a in closed.out_avals[:n_parts]]
     totals, stacks = lax.scan(body, zeros, columns)
-    left, same = iter(stacks), iter(_evaluate_once(closed, once, element))
+    left, same = iter(stacks), iter(_evaluate_once(closed, once))
     leaves = [Everywhere(next(same)) if flag else next(left) for flag in once[n_parts:]]
     return (
         tree_util.tree_unflatten(tree_util.tree_structure(part), totals),
@@ -87,9 +88,9 @@ def _residual(node: Any) -> Any:
     return replace(flags, residuals=[True] * len(node.residuals)) if isinstance(node, _Linear) else flags
 
 
-def _evaluate_once(closed: core.ClosedJaxpr, wanted: Sequence[bool], element: Sequence[Any]) -> list[Any]:
+def _evaluate_once(closed: core.ClosedJaxpr, wanted: Sequence[bool]) -> list[Any]:
     """The outputs that depend on no input."""
     if not any(wanted):
         return []
     pruned = without_dead_code(closed, wanted)
-    return core.jaxpr_as_fun(pruned)(*[jnp.zeros(a.shape, a.dtype) for a in element])  # type: ignore[no-any-return]
+    return core.jaxpr_as_fun(pruned)(*map(ad.zeros_like_aval, closed.in_avals))  # type: ignore[no-any-return]

@@ -4,10 +4,11 @@ Where the right-hand side or a tensor among the operator's data requires
 gradients, the run itself is done as always, on plain numbers, and x = A^-1 b is
 then put into the graph. Its backward solves A^T w = u with the same method,
 records the defect b - A x at the solution, one product, and pulls w back
-through that. With ``create_graph=True`` the same is done on the graph that it
-belongs to, the solve for w being a solution like x, so that there are
-derivatives of any order. Neither the starting point nor the preconditioner has
-one: they change the way to the solution, not the solution.
+through that; for a solution of least norm there are two more terms
+(:mod:`linop_gn.implicit`). With ``create_graph=True`` the same is done on the
+graph that it belongs to, what is solved for being a solution like x, so that
+there are derivatives of any order. Neither the starting point nor the
+preconditioner has one: they change the way to the solution, not the solution.
 
 Parameters of a module require gradients because modules are made that way, not
 because somebody asked. A curvature operator taken at such parameters therefore
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -71,39 +73,49 @@ class _System:
     def __init__(self, ops: Any, method: Any, problem: Any, data: Data, x: Tensor, code: Scalar) -> None:
         self.ops, self.method, self.problem, self.data, self.x, self.code = ops, method, problem, data, x, code
 
-    def adjoint(self, tensors: list[Tensor], u: Tensor) -> Tensor:
-        """w with A^T w = u, in the graph of ``tensors`` and u where one is being recorded."""
-        M = self.problem.preconditioner
-        operator, inner = tangent(self.method, self.problem.operator)
-        M = None if M is None else M.T
-        problem = replace(self.problem, operator=operator.T, rhs=u, x0=None, preconditioner=M)
-        method, given, _ = self.data.filled(tensors)
-        w: Tensor = self.ops.implicit(self._run, inner, problem, tangent(method, given)[0].T)[0]
+    def pull(self, tensors: list[Tensor], x: Tensor, u: Tensor) -> list[Tensor | None]:
+        """The derivative of u.x in the tensors, in the graph of tensors, x and u where one is being recorded."""
+        again = torch.is_grad_enabled()
+        method, given, b = self.data.filled(tensors)
+        A, inner = tangent(self.method, self.problem.operator)
+        live, M = tangent(method, given)[0], self.problem.preconditioner
+        w = self._solve(inner, A.T, live.T, u, None if M is None else M.T)
+        alone = len(tensors) == 1 and tensors[0] is self.data.tree[2]
+        if alone and (self.method.square or not inner.square) and not self.data.holds(FunctionOperator):
+            return [w]  # b is all there is
+        fixed = [(x, w)]
+        if not inner.square:  # u.dx = w.(db - dA x) + a.(dA^T r) + (u - A^T w).(dA^T z)
+            a, z = self._solve(inner, A, live, w), self._solve(inner, A.T, live.T, x)
+            with tracked() if again else nullcontext():
+                fixed += [(method.defect(given, b, x), a), (z, u - live.rapply(w))]
+        if not again:
+            fixed = [(v.detach(), c.detach()) for v, c in fixed]
+        with tracked():
+            # Each a tensor of its own: one may have been computed from another.
+            own = [t.view_as(t) if again else t.detach().requires_grad_() for t in tensors]
+            method, operator, rhs = self.data.filled(own)
+            (x, _), *others = fixed
+            products = [method.defect(operator, rhs, x)]
+            products += [tangent(method, operator)[0].rapply(v) for v, _ in others]
+            moving = [(p, v, c) for p, (v, c) in zip(products, fixed, strict=True) if p.requires_grad]
+            if not moving:
+                return [None] * len(own)
+            if not self.data.holds(Point):  # whose linearisations have leaves of their own
+                for p, v, _ in moving:
+                    _require_known(p, [*own, v])
+            outputs, _, cotangents = zip(*moving, strict=True)
+            return list(torch.autograd.grad(outputs, own, cotangents, create_graph=again, allow_unused=True))
+
+    def _solve(self, method: Any, A: Any, live: Any, h: Tensor, inverse: Any = None) -> Tensor:
+        """A^-1 h, or A^+ h, in the graph of ``live``, which is A, and h where one is being recorded."""
+        problem = replace(self.problem, operator=A, rhs=h, x0=None, preconditioner=inverse)
+        w: Tensor = self.ops.implicit(self._run, method, problem, live)[0]
         return w
 
     def _run(self, method: Any, problem: Any) -> tuple[Tensor, Any]:
         parts = problem.operator, problem.preconditioner, problem.rhs
         w, reached = tangent_solve(self.ops, method, self.problem, *parts)
         return _unless_failed(problem.rhs, w, (self.code, self.method), (reached, method)), _Told(reached)
-
-    def pull(self, tensors: list[Tensor], x: Tensor, w: Tensor) -> list[Tensor | None]:
-        """The derivative of w.(b - A x) at fixed x and w, in the tensors."""
-        again = torch.is_grad_enabled()
-        alone = len(tensors) == 1 and tensors[0] is self.data.tree[2]
-        if alone and self.method.square and not self.data.holds(FunctionOperator):
-            return [w]  # b is all there is
-        if not again:
-            x, w = x.detach(), w.detach()
-        with tracked():
-            # Each a tensor of its own: one may have been computed from another.
-            own = [t.view_as(t) if again else t.detach().requires_grad_() for t in tensors]
-            method, operator, rhs = self.data.filled(own)
-            zero = method.defect(operator, rhs, x)
-            if not zero.requires_grad:
-                return [None] * len(own)
-            if not self.data.holds(Point):  # whose linearisations have leaves of their own
-                _require_known(zero, [*own, x])
-            return list(torch.autograd.grad(zero, own, w, create_graph=again, allow_unused=True))
 
 
 def _require_known(product: Tensor, known: list[Tensor]) -> None:
@@ -135,7 +147,7 @@ class _Solved(torch.autograd.Function):
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
         system: _System = ctx.system
-        return None, *system.pull(tensors, x, system.adjoint(tensors, u))
+        return None, *system.pull(tensors, x, u)
 
 
 def _unless_failed(u: Tensor, w: Tensor, *runs: tuple[Scalar, Any]) -> Tensor:

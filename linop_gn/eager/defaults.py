@@ -37,6 +37,12 @@ class BackendDefaults:
     def wait(self, tree: Tree) -> Tree:
         return tree
 
+    def gathered(self, matrix: Array) -> Array:
+        return matrix
+
+    def unguarded(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def alone(self, make: Callable[[], R]) -> tuple[R, bool]:
         return make(), False
 

@@ -67,7 +67,7 @@ class Triangle(NamedTuple):
     @classmethod
     def of(cls, ops: Backend, W: Array, q: Vector) -> Triangle:
         """From W itself; D = 1."""
-        xp = ops.namespace()
+        xp, W, q = ops.namespace(), ops.gathered(W), ops.gathered(q)
         known = ops.isfinite(ops.max_abs(xp.reshape(W, (-1,))))
         Q, R = xp.linalg.qr(ops.select(known, W, xp.ones_like(W)))
         return cls(Q, ops.select(known, R, R + float("nan")), ops.scale(-1.0, Q.T @ q))

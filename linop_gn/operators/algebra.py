@@ -55,9 +55,9 @@ class Sum(LinearOperator):
     def partition(self) -> Partition | None:
         return self.left.partition if self.left.partition == self.right.partition else None
 
-    def diagonal(self) -> Vector | None:
-        left = self.left.diagonal()
-        right = None if left is None else self.right.diagonal()
+    def known_diagonal(self) -> Vector | None:
+        left = self.left.known_diagonal()
+        right = None if left is None else self.right.known_diagonal()
         return None if right is None else self.backend.axpy(1.0, left, right)
 
 
@@ -103,8 +103,8 @@ class Scaled(Modified):
 
     matmat, rmatmat = matvec, rmatvec
 
-    def diagonal(self) -> Vector | None:
-        inner = self.operator.diagonal()
+    def known_diagonal(self) -> Vector | None:
+        inner = self.operator.known_diagonal()
         return None if inner is None else self.backend.scale(self.scalar, inner)
 
 
@@ -159,8 +159,8 @@ class Adjoint(LinearOperator):
 
     matmat, rmatmat = matvec, rmatvec
 
-    def diagonal(self) -> Vector | None:
-        return self.operator.diagonal()
+    def known_diagonal(self) -> Vector | None:
+        return self.operator.known_diagonal()
 
 
 def add(left: LinearOperator, right: LinearOperator) -> LinearOperator:

@@ -129,11 +129,29 @@ class LinearOperator:
         """Blocks of entries that the operator never mixes, in the order of their first entries; None: none known."""
         return None
 
-    def diagonal(self) -> Vector | None:
+    def known_diagonal(self) -> Vector | None:
         """The diagonal (n,) of a square operator, a new array, where it costs no product; None where it would."""
         return None
 
     # what everybody gets
+
+    def diagonal(self) -> Vector:
+        """The diagonal (n,) of a square operator, a new array, if it is known without a product.
+
+        Raises
+        ------
+        ValueError
+            If it is not: with the ways to get it by products.
+        """
+        known = self.known_diagonal()
+        if known is None:
+            n = self.domain.size
+            raise ValueError(
+                f"the diagonal of {self!r} is not known without products. A.to_dense().diagonal() takes {n} of them "
+                f"and {n} x {n} numbers; lg.preconditioners.Jacobi('estimate', probes=64).prepare(A) estimates that of "
+                "A, its damping left out, by 64."
+            )
+        return known
 
     @property
     def backend(self) -> Backend:

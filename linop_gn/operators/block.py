@@ -111,9 +111,9 @@ class BlockDiagonal(LinearOperator):
 
     matmat, rmatmat = matvec, rmatvec
 
-    def diagonal(self) -> Vector | None:
+    def known_diagonal(self) -> Vector | None:
         square = all(block.shape[0] == block.shape[1] for block in self.blocks)
-        parts = [block.diagonal() for block in self.blocks] if square else [None]
+        parts = [block.known_diagonal() for block in self.blocks] if square else [None]
         return None if any(part is None for part in parts) else self._whole(parts)
 
     def _parts(self, v: Vector, sizes: list[int]) -> list[Vector]:

@@ -37,6 +37,6 @@ class Congruence(Modified):
     def rmatmat(self, u: Vector) -> Vector:
         return self.units[:, None] * self.operator.rmatmat(self.units[:, None] * u)
 
-    def diagonal(self) -> Vector | None:
-        inner = self.operator.diagonal()
+    def known_diagonal(self) -> Vector | None:
+        inner = self.operator.known_diagonal()
         return None if inner is None else self.units * self.units * inner

@@ -45,7 +45,7 @@ class Identity(LinearOperator):
 
     matmat = matvec
 
-    def diagonal(self) -> Vector | None:
+    def known_diagonal(self) -> Vector | None:
         made: Vector = self.backend.namespace().ones_like(self.space.zeros())
         return made
 
@@ -98,8 +98,8 @@ class Damped(Modified):
 
     matmat, rmatmat = matvec, rmatvec
 
-    def diagonal(self) -> Vector | None:
-        inner = self.operator.diagonal()
+    def known_diagonal(self) -> Vector | None:
+        inner = self.operator.known_diagonal()
         ones = self.backend.namespace().ones_like
         return None if inner is None else self.backend.axpy(self.damping, ones(inner), inner)
 

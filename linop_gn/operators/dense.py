@@ -96,5 +96,5 @@ class Dense(LinearOperator):
     matmat = matvec
     rmatmat = rmatvec
 
-    def diagonal(self) -> Vector | None:
+    def known_diagonal(self) -> Vector | None:
         return self.backend.copy(self.backend.namespace().linalg.diagonal(self.matrix))

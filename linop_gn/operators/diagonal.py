@@ -77,5 +77,5 @@ class Diagonal(LinearOperator):
     def matmat(self, v: Vector) -> Vector:
         return self.values[:, None] * v
 
-    def diagonal(self) -> Vector | None:
+    def known_diagonal(self) -> Vector | None:
         return self.backend.copy(self.values)

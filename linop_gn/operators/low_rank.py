@@ -95,7 +95,7 @@ class LowRank(LinearOperator):
 
     matmat = matvec
 
-    def diagonal(self) -> Vector | None:
+    def known_diagonal(self) -> Vector | None:
         weighted = self.factor
         if self.middle is not None:
             weighted = self.factor * self.middle if len(self.middle.shape) == 1 else self.factor @ self.middle

@@ -36,7 +36,7 @@ class Jacobi(DiagonalRecipe):
     Parameters
     ----------
     diagonal : {"auto", "exact", "estimate"}
-        Where d comes from. A diagonal that the operator knows (:meth:`LinearOperator.diagonal`)
+        Where d comes from. A diagonal that the operator knows (:meth:`LinearOperator.known_diagonal`)
         costs nothing and is always used. Otherwise "exact" takes n products and n^2 numbers for a
         while, "estimate" takes ``probes`` products, and "auto" is exact up to 256 unknowns.
     probes
@@ -64,7 +64,7 @@ class Jacobi(DiagonalRecipe):
 
     def prepare(self, operator: LinearOperator) -> Any:
         inner, _ = undamped(operator)
-        known = inner.diagonal()
+        known = inner.known_diagonal()
         if known is not None:
             return known
         ready = inner.prepare()
@@ -75,7 +75,7 @@ class Jacobi(DiagonalRecipe):
     def cost(self, operator: LinearOperator) -> tuple[int, int]:
         """Products, and numbers held at a time, that :meth:`prepare` takes."""
         inner, n = undamped(operator)[0], operator.domain.size
-        if inner.diagonal() is not None:
+        if inner.known_diagonal() is not None:
             return 0, n
         return (n, n * n) if self.exact(inner) else (self.probes, 3 * n)
 

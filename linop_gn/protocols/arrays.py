@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 from .types import Array, Tree, Vector
@@ -70,6 +71,9 @@ class Arrays(Protocol):
 
     def wait(self, tree: Tree) -> Tree:
         """The tree, once all work that makes it is done, so that the memory it was made from may be written to."""
+
+    def unguarded(self) -> AbstractContextManager[None]:
+        """A context without the framework's checks that users switch on for what they write themselves."""
 
     def alone(self, make: Callable[[], R]) -> tuple[R, bool]:
         """What ``make()`` returns, and whether it is an array whose memory nobody else can know of: False if in doubt.

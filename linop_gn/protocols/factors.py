@@ -19,6 +19,9 @@ __all__ = ["Factors"]
 class Factors(Protocol):
     """What a direct solver is made of. No argument is written to."""
 
+    def gathered(self, matrix: Array) -> Array:
+        """The matrix, or vector, whole on each device, as factorisations take it."""
+
     def zeros(self, size: int, like: Vector) -> Vector:
         """The zero vector ``(size,)``, or ``(size, k)`` where ``like`` has k columns, of its dtype and device."""
 

@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
 from ..arguments import require_instance
-from ..operators.algebra import product
 from ..operators.base import LinearOperator
 from ..operators.partition import Partition
 from ..protocols import Backend, Vector
@@ -139,14 +138,13 @@ class Solver(ABC):
         return steps if fixed is None else int(fixed)
 
     def defect(self, operator: LinearOperator, rhs: Vector, x: Vector) -> Vector:
-        """What is zero at the solution for all values of the data: b - A x, or A^T of it if not ``square``."""
-        r = operator.backend.subtract(rhs, operator.apply(x))
-        made: Vector = r if self.square else operator.T.apply(r)
+        """What x makes small, for all values of the data: b - A x."""
+        made: Vector = operator.backend.subtract(rhs, operator.apply(x))
         return made
 
     def tangent(self, operator: LinearOperator) -> tuple[LinearOperator, Solver | None]:
         """Minus the derivative of the defect in x, and a solver for it; None for CG."""
-        return (operator, self) if self.square else (product(operator.T, operator), None)
+        return operator, self
 
     def iterates(self, ops: Backend, problem: LinearProblem, state: Any, x: Vector) -> Any:
         """The iterates that were kept, the last of them x; None for none."""

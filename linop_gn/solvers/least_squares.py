@@ -101,6 +101,8 @@ class LeastSquares(Solver):
 
     def __post_init__(self) -> None:
         require_number(type(self).__name__, "damping", self.damping)  # data, with derivatives
+        if isinstance(self.damping, (int, float)) and self.damping == 0:
+            object.__setattr__(self, "damping", None)
         check_tolerances(self, "atol", "btol", "conlim")
         check_limits(self)
 
@@ -123,17 +125,25 @@ class LeastSquares(Solver):
         return Cost(self.title, 2 * k + 1, memory, (4.0 * m + 8.0 * n) * k, f"{k} steps; J and J^T apart")
 
     def defect(self, operator: LinearOperator, rhs: Vector, x: Vector) -> Vector:
-        """A^T (b - A x) - lambda x, which is zero at the answer: where derivatives of it come from."""
-        normal = super().defect(operator, rhs, x)
-        return normal if self.damping is None else operator.backend.axpy(-1.0 * self.damping, x, normal)
+        """b - A x; with damping A^T (b - A x) - lambda x, which is zero at the answer."""
+        r = super().defect(operator, rhs, x)
+        return r if self.damping is None else operator.backend.axpy(-1.0 * self.damping, x, operator.T.apply(r))
 
     def tangent(self, operator: LinearOperator) -> tuple[LinearOperator, Solver]:
-        """A^T A + lambda I, in which a derivative is a solution, and CG for it: A must have full column rank."""
+        """A and the solver itself; with damping A^T A + lambda I, which is regular for lambda > 0, and CG for it."""
+        if self.damping is None:
+            return operator, self
+        ops, (m, n) = operator.backend, operator.shape
         normal: LinearOperator = product(operator.T, operator)
-        if self.damping is not None:
-            normal = Damped(normal, self.damping)
-        rtol = operator.backend.maximum(self.atol, 1e-14)
-        return normal, CG(rtol=rtol, max_steps=self.max_steps, steps=self.steps)
+        if m < n and not ops.is_concrete(self.damping):  # singular should it turn out to be 0: no number then
+            normal = ops.where(self.damping > 0, 1.0, math.nan) * normal
+        elif m < n and not self.damping > 0:
+            raise NotImplementedError(
+                f"{self.title}: at a damping of 0, given as an array, a solution with more unknowns than equations has "
+                "no derivative in the damping. Write damping=None for those of the solution of least norm."
+            )
+        rtol = ops.maximum(self.atol, 1e-14)
+        return Damped(normal, self.damping), CG(rtol=rtol, max_steps=self.max_steps, steps=self.steps)
 
     def init(self, ops: Backend, problem: LinearProblem) -> LeastSquaresState:
         b, warm = problem.rhs, problem.x0 is not None

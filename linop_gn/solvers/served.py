@@ -108,8 +108,8 @@ class Counted(Modified):
 
     matmat, rmatmat = matvec, rmatvec
 
-    def diagonal(self) -> Vector | None:
-        return self.operator.diagonal()
+    def known_diagonal(self) -> Vector | None:
+        return self.operator.known_diagonal()
 
 
 _FACTS = {"residual", "model"}

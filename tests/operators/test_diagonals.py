@@ -1,6 +1,7 @@
 """What operators know of their diagonals, without a product, is the diagonal of their matrices."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +15,7 @@ from linop_gn.testing.strategies import array, dtypes, sizes
 def test_what_is_known_is_right(backend, data):
     n, dtype = data.draw(sizes(backend, 7)), data.draw(dtypes(backend))
     expression = data.draw(expressions(backend, n, n, dtype))
-    known = expression.operator.diagonal()
+    known = expression.operator.known_diagonal()
     if known is not None:
         assert backend.describe(known)[:2] == ((n,), dtype)
         got = np.asarray(backend.to_numpy(known), dtype=float)
@@ -40,7 +41,9 @@ def test_who_knows(backend):
     for operator, want in known.values():
         np.testing.assert_allclose(backend.to_numpy(operator.diagonal()), want, rtol=1e-15)
     for operator in (general, D + general, lg.Damped(general, 1.0), lg.BlockDiagonal((D, general))):
-        assert operator.diagonal() is None
+        assert operator.known_diagonal() is None
+        with pytest.raises(ValueError, match=r"not known without products. A.to_dense\(\).diagonal\(\) takes"):
+            operator.diagonal()
 
 
 def test_a_diagonal_is_an_array_of_its_own(backend):

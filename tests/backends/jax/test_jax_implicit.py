@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
 from linop_gn_jax.linear import inner_jaxprs
-from systems import N, gaussian, in_full, with_spectrum
+from systems import FULL, N, gaussian, in_full, with_spectrum
 
 import linop_gn as lg
 from linop_gn import Status
@@ -254,7 +254,7 @@ SOLVERS = {
 }
 
 
-DIRECT = ("Cholesky", "Eigh")  # as LU
+DIRECT = ("Cholesky", "Eigh", "LSMR")  # as LU, and as those of least norm
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=in_full if name in DIRECT else ()) for name in SOLVERS])
@@ -282,6 +282,87 @@ def test_least_squares_with_damping():
         return jnp.sum(jnp.sin(jnp.linalg.solve(A.T @ A + damping * jnp.eye(N), A.T @ b)))
 
     same_gradients(ours, oracle, A, b, 0.3)
+
+
+def of_least_norm(left, right, b):
+    """A^+ b for A = L R, whose rank is the number of columns of L, by formulas that are regular."""
+    return right.T @ jnp.linalg.solve(right @ right.T, jnp.linalg.solve(left.T @ left, left.T @ b))
+
+
+SHAPES = {"wide": (3, 5, 3), "deficient": (5, 4, 2), "tall": (6, 3, 3)}
+
+
+@pytest.mark.parametrize("shape", [pytest.param(s, marks=() if s == "deficient" else in_full) for s in SHAPES])
+def test_solutions_of_least_norm_for_every_shape_and_rank(shape):
+    m, n, rank = SHAPES[shape]
+    data = [jnp.asarray(gaussian(40 + i, *size)) for i, size in enumerate([(m, rank), (rank, n), (m,)])]
+    tangents, u = [jnp.ones_like(x) - 0.3 * x * x for x in data], jnp.asarray(gaussian(43, n))
+    method = (lg.LSQR if shape == "wide" else lg.LSMR)(atol=1e-13, btol=1e-13, conlim=None)
+
+    def ours(left, right, b):
+        return lg.solve(lg.Dense(left @ right), b, method).x
+
+    def both(function):
+        x, pull = jax.vjp(function, *data)
+        return x, pull(u), jax.jvp(function, data, tangents)[1]
+
+    for got, want in zip(*(jax.tree.leaves(both(f)) for f in (ours, of_least_norm)), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-9 * float(jnp.max(jnp.abs(want))))
+
+
+@in_full
+@pytest.mark.parametrize("outer", [jax.jacfwd, jax.jacrev])
+@pytest.mark.parametrize("inner", [jax.jacfwd, jax.jacrev])
+def test_second_derivatives_of_solutions_of_least_norm(outer, inner):
+    left, right, b = (jnp.asarray(gaussian(i, *size)) for i, size in ((44, (5, 2)), (45, (2, 4)), (46, (5,))))
+    method = lg.LSMR(atol=1e-13, btol=1e-13, conlim=None)
+
+    def along(function):
+        return lambda s: jnp.sum(jnp.sin(function(left + s * jnp.cos(left), right + s * jnp.sin(right), b * (1 + s))))
+
+    ours = along(lambda left, right, b: lg.solve(lg.Dense(left @ right), b, method).x)
+    np.testing.assert_allclose(
+        jax.jit(outer(inner(ours)))(0.2), jax.hessian(along(of_least_norm))(0.2), rtol=1e-9, atol=1e-9
+    )
+
+
+def test_an_array_of_no_damping_is_no_silent_wrong_number():
+    A, b = jnp.asarray([[1.0, 2.0, 0.0], [0.0, 1.0, 1.0]]), jnp.asarray([1.0, 2.0])
+
+    def x(A, damping):
+        return lg.solve(lg.Dense(A), b, lg.LSMR(damping=damping, atol=1e-12, btol=1e-12)).x
+
+    dA = jnp.asarray([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    np.testing.assert_allclose(jax.jvp(lambda A: x(A, 0.0), (A,), (dA,))[1], [2 / 9, -7 / 9, 10 / 9], atol=1e-9)
+    with pytest.raises(NotImplementedError, match="damping=None for those of the solution of least norm"):
+        jax.jvp(lambda d: x(A, d), (0.0,), (1.0,))
+
+
+def test_second_derivatives_where_the_right_hand_side_is_what_is_traced():
+    matrix, b, t = jnp.array([[4.0, 1.0], [1.0, 3.0]]), jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0])
+
+    def f(b, solve=lambda b: lg.solve(lg.Dense(matrix, symmetric=True), b, METHOD).x):
+        return jnp.sum(jnp.sin(solve(b)))
+
+    want = jax.hessian(lambda b: f(b, lambda b: jnp.linalg.solve(matrix, b)))(b)
+    np.testing.assert_allclose(jax.grad(lambda b: jax.jvp(f, (b,), (t,))[1])(b), want[0], atol=1e-10)
+    for second in (jax.jacrev(jax.jacfwd(f)), jax.jacfwd(jax.jacfwd(f))) if FULL else ():
+        np.testing.assert_allclose(second(b), want, atol=1e-10)
+
+
+def test_a_solve_is_transposed_in_its_right_hand_side_alone():
+    matrix, u = jnp.asarray(gaussian(47, 3, 5)), jnp.asarray(gaussian(48, 5))
+    square = jnp.asarray(gaussian(49, 5, 5) + 4 * np.eye(5))
+
+    def wide(b, matrix=matrix):
+        return lg.solve(lg.Dense(matrix), b, lg.LSMR(atol=1e-13, btol=1e-13)).x
+
+    (got,) = jax.linear_transpose(wide, jnp.ones(3))(u)
+    np.testing.assert_allclose(got, jnp.linalg.pinv(matrix).T @ u, atol=1e-9)
+    (got,) = jax.linear_transpose(jax.jit(lambda b: lg.solve(lg.Dense(square), b, lg.LU()).x), u)(u)
+    np.testing.assert_allclose(got, jnp.linalg.solve(square.T, u), atol=1e-9)
+    with pytest.raises(NotImplementedError, match="linear in its right-hand side alone"):
+        jax.linear_transpose(lambda matrix: wide(jnp.ones(3), matrix), matrix)(u)
 
 
 # what it costs

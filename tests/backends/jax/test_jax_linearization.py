@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jax import lax
+from jax.experimental.ode import odeint
 from linop_gn_jax import backend
+from systems import FULL
 
+import linop_gn as lg
 from linop_gn.protocols import GradientLinearization, Linearization
 
 calculus = backend.calculus
@@ -48,6 +51,23 @@ def _dense_backward(kept, u):
 dense.defvjp(_dense_forward, _dense_backward)
 
 
+@jax.custom_vjp
+def turned(x):
+    """A sine whose backward rule has one of its own."""
+    return jnp.sin(x)
+
+
+@jax.custom_vjp
+def cosine_times(x, u):
+    return jnp.cos(x) * u
+
+
+turned.defvjp(lambda x: (jnp.sin(x), x), lambda x, u: (cosine_times(x, u),))
+cosine_times.defvjp(
+    lambda x, u: (jnp.cos(x) * u, (x, u)), lambda kept, g: (-jnp.sin(kept[0]) * kept[1] * g, jnp.cos(kept[0]) * g)
+)
+
+
 @jax.custom_jvp
 def smooth(x):
     return jnp.logaddexp(x, 0.0)
@@ -68,6 +88,13 @@ def scanned_custom(p):
     return lax.scan(lambda h, _: (dense(h, p[0]), None), jnp.asarray(X), None, length=2)[0] @ p[1]
 
 
+def scanned_nested(p):
+    def row(x):
+        return lax.scan(lambda h, _: (turned(h @ p[0]), None), x, None, length=2)[0]
+
+    return jax.vmap(row)(jnp.asarray(X)) @ p[1]
+
+
 def attention(p):
     q, k, v = X @ p[0], X @ p[1], X @ p[2]
     return jax.nn.softmax(q @ k.T) @ v
@@ -86,6 +113,7 @@ MODELS = {
     "custom vjp twice": (lambda p: dense(dense(X, p[0]), p[1]) + jnp.tanh(p[2]), [(3, 4), (4, 2), (2,)]),
     "custom vjp in scan": (scanned_custom, [(3, 3), (3, 2)]),
     "custom vjp in checkpoint": (jax.checkpoint(lambda p: sine(X @ p[0]) @ p[1]), [(3, 4), (4, 2)]),
+    "custom vjp in custom vjp, in scan and vmap": (scanned_nested, [(3, 3), (3, 2)]),
     "custom jvp": (lambda p: smooth(X @ p[0]) @ p[1], [(3, 4), (4, 2)]),
     "checkpoint": (jax.checkpoint(lambda p: jnp.tanh(jnp.tanh(X @ p[0]) @ p[1])), [(3, 4), (4, 2)]),
     "scan": (recurrent, [(3, 3), (3, 2)]),
@@ -213,6 +241,49 @@ def test_linearisations_at_two_points_have_the_same_structure(name):
     function, params = draw(name)
     made = [jax.eval_shape(lambda p: calculus.linearize(function, p, _cotangent), params) for _ in range(2)]
     assert jax.tree_util.tree_structure(made[0]) == jax.tree_util.tree_structure(made[1])
+
+
+T = np.linspace(0.0, 1.0, 6)
+
+
+def decaying(p):
+    """y' = -p0 y + p1 sin t by a solver whose backward rule calls it again."""
+    equation = lambda y, t, p: -p[0] * y + p[1] * jnp.sin(t)  # noqa: E731
+    return odeint(equation, jnp.ones(1), jnp.asarray(T), p, rtol=1e-10, atol=1e-10)[:, 0]
+
+
+def decaying_exactly(p):
+    a, b = p
+    return jnp.exp(-a * T) * (1 + b / (1 + a * a)) + b * (a * jnp.sin(T) - jnp.cos(T)) / (1 + a * a)
+
+
+def test_a_differential_equation_is_fitted():
+    p, data = jnp.array([0.5, 0.2]), decaying_exactly(jnp.array([1.0, 0.7]))
+    J, v = jax.jacfwd(decaying_exactly)(p), jnp.array([0.3, -1.0])
+    lin, again = (calculus.linearize(lambda leaves: decaying(leaves[0]), [q], _cotangent) for q in (p, 2 * p))
+    assert jax.tree_util.tree_structure(lin) == jax.tree_util.tree_structure(again)  # one program for all points
+    np.testing.assert_allclose(lin.jvp([v]), J @ v, atol=1e-7)
+    np.testing.assert_allclose(lin.vjp(J @ v)[0], J.T @ (J @ v), atol=1e-7)
+    if FULL:
+        fit = lg.Objective.from_residuals(lambda p: decaying(p) - data)
+        np.testing.assert_allclose(lg.minimize(fit, p).params, [1.0, 0.7], atol=1e-6)
+        H = jax.hessian(lambda p: 0.5 * jnp.sum((decaying_exactly(p) - data) ** 2))(p)
+        np.testing.assert_allclose(lg.Hessian(fit, p) @ v, H @ v, atol=1e-6)
+
+
+def test_a_backward_rule_that_cannot_be_transposed_says_what_to_do():
+    @jax.custom_vjp
+    def looping(x):
+        return jnp.sin(x)
+
+    def backward(cosine, u):
+        return (lax.while_loop(lambda s: s[0] < 1, lambda s: (s[0] + 1, s[1] * cosine), (0, u))[1],)
+
+    looping.defvjp(lambda x: (jnp.sin(x), jnp.cos(x)), backward)
+    lin = calculus.linearize(lambda p: looping(p[0]), [jnp.ones(3)], _cotangent)
+    np.testing.assert_allclose(lin.vjp(jnp.ones(3))[0], np.cos(1.0) * np.ones(3))
+    with pytest.raises(NotImplementedError, match=r"backward rule JAX cannot transpose.*lax\.scan.*jvp=, vjp="):
+        lin.jvp([jnp.ones(3)])
 
 
 @given(st.integers(0, 2**31), st.floats(-3, 3))

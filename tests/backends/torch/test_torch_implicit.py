@@ -305,6 +305,34 @@ def test_least_squares_with_damping(method):
     assert gradgradcheck(x, data)
 
 
+@pytest.mark.parametrize("method", [lg.LSMR, lg.LSQR])
+@pytest.mark.parametrize("sizes", [(3, 5, 3), (5, 4, 2), (4, 6, 2), (6, 3, 3)], ids=str)
+def test_solutions_of_least_norm_for_every_shape_and_rank(method, sizes):
+    m, n, rank = sizes
+    data = leaf(gaussian(40, m, rank)), leaf(gaussian(41, rank, n)), leaf(gaussian(42, m))
+
+    def ours(L, R, b):
+        return lg.solve(lg.Dense(L @ R), b, method(atol=1e-13, btol=1e-13, conlim=None)).x
+
+    def oracle(L, R, b):  # A^+ b for A = L R
+        return R.T @ torch.linalg.solve(R @ R.T, torch.linalg.solve(L.T @ L, L.T @ b))
+
+    both = ours(*data), oracle(*data)
+    first = [torch.autograd.grad(x.sin().sum(), data, create_graph=True) for x in both]
+    second = [torch.autograd.grad(sum(g.cos().sum() for g in gradients), data) for gradients in first]
+    for got, want in zip(*(a + b for a, b in zip(first, second, strict=True)), strict=True):
+        close(got, want, 1e-7)
+
+
+def test_an_array_of_no_damping_is_no_silent_wrong_number():
+    A, b = leaf([[1.0, 2.0, 0.0], [0.0, 1.0, 1.0]]), torch.tensor([1.0, 2.0])
+    plain, zero = (lg.solve(lg.Dense(A), b, lg.LSMR(damping=d, atol=1e-12, btol=1e-12)).x for d in (0.0, leaf(0.0)))
+    dA = torch.autograd.grad(plain, A, torch.tensor([0.0, 0.0, 1.0]))[0]
+    close(dA[0, 2] + dA[1, 0], torch.tensor(10 / 9))
+    with pytest.raises(NotImplementedError, match="damping=None for those of the solution of least norm"):
+        zero.sum().backward()
+
+
 def test_a_singular_system_has_a_solution_but_no_derivative():
     matrix, b = leaf(np.diag([1.0, 2.0, 0.0])), leaf([1.0, 2.0, 3.0])
     solution = lg.solve(lg.Dense(matrix, symmetric=True), b, lg.Eigh())

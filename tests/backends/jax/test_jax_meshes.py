@@ -1,0 +1,73 @@
+"""Data over a mesh whose axes are explicit, and models inside ``shard_map``: what one device gives, on four."""
+
+import os
+import subprocess
+import sys
+
+from systems import FULL
+
+SCRIPT = """
+import sys
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+import linop_gn as lg
+
+jax.config.update("jax_enable_x64", True)
+rng = np.random.default_rng(0)
+X, Y = rng.standard_normal((8, 3)), rng.integers(0, 3, 8)
+W = {"w": rng.standard_normal((3, 4)), "v": rng.standard_normal((4, 3))}
+mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Explicit,))
+
+def model(p, x):
+    return jnp.tanh(x @ p["w"]) @ p["v"]
+
+def on(spec):
+    return lambda a: jax.device_put(a, NamedSharding(mesh, P(*spec)))
+
+def near(got, want):
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-9)
+
+def curved(kind):
+    return lambda p, x, y: kind(objective(x, y), p) @ p
+
+def objective(x, y):
+    return lg.Objective(model, lg.losses.CrossEntropy(), (x, y))
+
+def gradient(p, x, y):
+    return objective(x, y).gradient(p)
+
+def batches(p, x, y):
+    return lg.Hessian(lg.Objective(model, lg.losses.CrossEntropy(), [(x, y), (x, y)]), p) @ p
+
+def solved(method):
+    return lambda p, x, y: lg.solve(lg.Damped(lg.GGN(objective(x, y), p), 0.1), gradient(p, x, y), method).x
+
+def residuals(p, x, y):
+    return lg.least_squares(lambda p: jnp.tanh(x @ p["w"])[:, 0] - 0.1 * x[:, 0], {"w": p["w"]}).cost
+
+here = jax.tree.map(jnp.asarray, W), jnp.asarray(X), jnp.asarray(Y)
+there = jax.tree.map(on(()), W), on("d")(X), on("d")(Y)
+parts = [gradient, curved(lg.GGN), curved(lg.Hessian)]
+if "full" in sys.argv:
+    parts += [curved(lg.BlockGGN), batches, solved(lg.CG(rtol=1e-10)), solved(lg.GramSolve()), residuals]
+    parts += [lambda p, x, y: lg.minimize(objective(x, y), p, max_steps=3).params]
+for part in parts:
+    near(part(*there), part(*here))
+cut = {"w": on((None, "d"))(W["w"]), "v": on(())(W["v"])}
+near(gradient(cut, here[1], here[2]), gradient(*here))  # gathered
+
+def local(p, x, y):
+    return jax.tree.map(lambda a: a / 4, curved(lg.GGN)(p, x, y))  # JAX adds up what differs by device
+
+specs = dict(mesh=mesh, in_specs=(P(), P("d"), P("d")), out_specs=P())
+near(jax.jit(jax.shard_map(local, **specs))(*there), curved(lg.GGN)(*here))
+"""
+
+
+def test_four_devices_give_what_one_gives():
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", SCRIPT, *["full"] * FULL]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
