@@ -22,6 +22,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from .arguments import require_plain
 from .protocols import CONTRACT, Backend
 
 __all__ = ["available", "backend_of", "load", "namespace", "register", "writing_for"]
@@ -133,6 +134,7 @@ def register(kind: type, backend: Backend) -> None:
 
 def _backend_of_type(kind: type) -> Backend | None:
     if kind not in _by_type:
+        require_plain(kind)
         roots = [base.__module__.partition(".")[0] for base in kind.__mro__]
         name = next((root for root in roots if root in _entries()), None)
         _by_type[kind] = load(name) if name else None

@@ -24,7 +24,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from .arguments import require_number, whole
+from .arguments import require_number, require_plain, whole
 from .curvature.differences import Differences, sparsity
 from .curvature.losses import Arctan, Cauchy, Huber, Loss, Robust, SoftL1, SquaredError
 from .curvature.objective import Objective
@@ -292,6 +292,7 @@ def _known(method: LeastSquares, problem: MinimizeProblem, here: Here) -> dict[s
 
 def _as_start(x0: Any) -> Tree:
     """x0, or the arrays of float64 that a number, a list of numbers or a dict of them stand for."""
+    require_plain(type(x0))
     numbers = isinstance(x0, (int, float)) or (
         isinstance(x0, (list, tuple)) and len(x0) > 0 and all(isinstance(x, (int, float, np.number)) for x in x0)
     )
@@ -434,6 +435,7 @@ def _loss(loss: Any, f_scale: Scalar) -> Any:
 
 def _vector(ops: Backend, space: Space, given: Any, what: str) -> Vector:
     """A flat vector from a number, an array, a list or a tree like x0, of arrays and numbers."""
+    require_plain(type(given))
     if isinstance(given, (int, float, list, tuple, np.ndarray, np.number)) and not (
         isinstance(given, (list, tuple)) and any(map(ops.is_array, given))
     ):

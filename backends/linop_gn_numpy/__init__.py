@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from linop_gn.arguments import require_plain
 from linop_gn.backend import ArrayApiBackend, declared
 
 from .arithmetic import NumpyArithmetic
@@ -28,6 +29,12 @@ class NumpyBackend(NumpyArithmetic, NumpyFactors, NumpyOwnership, ArrayApiBacken
 
     def __init__(self) -> None:
         super().__init__("numpy", np, (np.ndarray, np.number, np.bool_))
+
+    def is_array(self, x: Any) -> bool:
+        if type(x) is np.ndarray:
+            return True
+        require_plain(type(x))
+        return isinstance(x, self.array_types)
 
     def generators(self) -> tuple[Any, ...]:
         return (np.random,)

@@ -102,7 +102,7 @@ class Linearised(Method):
     def __post_init__(self) -> None:
         require_optimiser(self.name, self.optimiser)
         for number, below in (("rate", math.inf), ("average", 1.0), ("inner_average", 1.0)):
-            require_number(self.name, number, getattr(self, number), below=below)
+            require_number(self.name, number, getattr(self, number), below=below, optional=number != "rate")
         require_schedule(self.name, self.schedule)
         require_schedule(self.name, self.inner_schedule)
         if self.search is not None:

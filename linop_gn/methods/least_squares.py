@@ -130,7 +130,7 @@ class LeastSquares(Method):
 
     def __post_init__(self) -> None:
         for name in ("damping", "accept", "ftol", "xtol", "gtol", "max_nfev"):
-            require_number("LeastSquares", name, getattr(self, name))
+            require_number("LeastSquares", name, getattr(self, name), optional=name != "accept")
         if self.solver is not None:
             require_solver("LeastSquares", self.solver, "a solver such as lg.CG() or lg.LSMR()")
 

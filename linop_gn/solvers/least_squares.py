@@ -95,8 +95,9 @@ class LeastSquares(Solver):
     supports: ClassVar[frozenset[str]] = frozenset({"x0", "columns", "report"})
 
     def __post_init__(self) -> None:
-        require_number(type(self).__name__, "damping", self.damping)  # data, with derivatives
-        check_tolerances(self, "atol", "btol", "conlim")
+        require_number(type(self).__name__, "damping", self.damping, optional=True)  # data, with derivatives
+        check_tolerances(self, "atol", "btol")
+        check_tolerances(self, "conlim", optional=True)
         check_limits(self)
 
     def begin(self, ops: Backend, basis: Basis, beta: Scalar) -> Any:

@@ -28,6 +28,7 @@ from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
+from ...arguments import known
 from ...protocols import Array, Backend
 from ...records import data_fields, record, static
 from . import door
@@ -98,6 +99,9 @@ class Loss:
                 "Per-example losses ('none') have no curvature; give weights to weigh the examples."
             )
         for field in data_fields(self):
+            known(type(self).__name__, field, getattr(self, field))
+            if getattr(self, field) is None and getattr(type(self), field, None) is not None:
+                raise TypeError(f"{type(self).__name__}: {field} must be a number, got None: leave it out.")
             number = real(getattr(self, field))
             if number is not None:
                 object.__setattr__(self, field, number)  # NumPy's would widen the outputs
