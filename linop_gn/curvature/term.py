@@ -17,6 +17,7 @@ from ..spaces import REAL, Space
 from .batches import Batch
 from .checks import require_finite_inputs
 from .losses import Loss
+from .pairs import may_be_pairs, warn_of_pairs
 from .pieces import Curve, Differentiated, Piece
 from .supplied import MissingDerivativeError, Supplied
 
@@ -142,15 +143,25 @@ class Term:
         memo(self).checked = True
 
     def _check_here(self, z: Array) -> None:
-        if self.ops.is_concrete((z, self.batch)):
+        if self.ops.is_concrete((z, self.batch)) and not memo(self).checked:
             self.check(tuple(z.shape))
+            if self._may_be_pairs(tuple(z.shape)):
+                warn_of_pairs(self.ops, z)
+
+    def _may_be_pairs(self, shape: tuple[int, ...]) -> bool:
+        """Whether outputs of this shape are residuals that an unmeant broadcast may have made."""
+        residuals = self.loss is not None and self.loss.targets_optional and self.batch.targets is None
+        return residuals and may_be_pairs(self.ops, shape, self.model, self.batch.inputs)
 
     def check_ahead(self, x: Vector) -> None:
         """:meth:`check` before a compiler hides the values; elsewhere that comes with the first evaluation."""
         if self.loss is None or memo(self).checked or "compiled" not in self.ops.capabilities:
             return
         if not self.batch.stacked and self.ops.is_concrete(self.batch):
-            self.check(self.ops.describe_of(outputs_of, self, x)[0])
+            shape = self.ops.describe_of(outputs_of, self, x)[0]
+            self.check(shape)
+            if self._may_be_pairs(shape) and self.ops.is_concrete(x):
+                warn_of_pairs(self.ops, self.ops.call(outputs_of, self, x))
 
     def _require(self, what: str, ways: str) -> Calculus:
         if self.ops.calculus is None:
