@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["known", "require_instance", "require_number", "require_plain", "whole"]
+__all__ = ["described", "known", "require_instance", "require_number", "require_plain", "whole"]
 
 
 def require_plain(kind: type) -> None:
@@ -30,6 +30,22 @@ def require_plain(kind: type) -> None:
         )
     if issubclass(kind, np.matrix):
         raise TypeError("an np.matrix was given, whose products are not those of arrays: write np.asarray(x).")
+
+
+def described(x: Any, framework: str) -> str:
+    """What an object is that is no array of ``framework``; of sparse matrices, what to do.
+
+    >>> described([1.0], "numpy")
+    'a list, not a numpy array'
+    """
+    kind = f"a {'' if type(x).__module__ == 'builtins' else type(x).__module__ + '.'}{type(x).__qualname__}"
+    dense = next((name for name in ("to_dense", "todense", "to_numpy") if hasattr(x, name)), None)
+    if dense is None:
+        return f"{kind}, not a {framework} array"
+    layout = f" of layout {x.layout}" if hasattr(x, "layout") else ""
+    product = "lg.FunctionOperator(lambda v, x: x @ v, space, args=(x,)) multiplies by it"
+    more = "" if dense == "to_numpy" else f", and {product}"
+    return f"{kind}{layout}, not a {framework} array: x.{dense}() is one{more}"
 
 
 def require_instance(function: str, given: Any, kind: type, wanted: str, advice: str) -> None:

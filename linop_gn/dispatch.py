@@ -160,7 +160,8 @@ def _leaves(tree: Any) -> Iterator[Any]:
         yield tree
 
 
-def _owner(leaf: Any) -> Backend | None:
+def owner_of(leaf: Any) -> Backend | None:
+    """The backend that one leaf belongs to, if any."""
     backend = _backend_of_type(type(leaf))
     if backend is not None:
         return backend
@@ -189,7 +190,7 @@ def backend_of(*trees: Any) -> Backend:
     """
     found: dict[str, tuple[Backend, Any]] = {}
     for leaf in _leaves(trees):
-        backend = _owner(leaf)
+        backend = owner_of(leaf)
         if backend is not None:
             found.setdefault(backend.name, (backend, leaf))
     if len(found) == 1:
@@ -198,7 +199,7 @@ def backend_of(*trees: Any) -> Backend:
         kinds = ", ".join(sorted({type(leaf).__qualname__ for leaf in _leaves(trees)})) or "nothing"
         raise TypeError(
             f"no array of a known framework was found (got {kinds}); installed backends: "
-            f"{', '.join(sorted(_entries()))}. Pass arrays, or a tree (dict, list, tuple, module) of arrays."
+            f"{', '.join(sorted(_entries()))}. {_instead_of(next(_leaves(trees), None))}"
         )
     kind_of = {name: type(leaf) for name, (_, leaf) in found.items()}
     owners = "; ".join(f"{name}: {kind.__module__}.{kind.__qualname__}" for name, kind in kind_of.items())
@@ -206,6 +207,19 @@ def backend_of(*trees: Any) -> Backend:
         f"arrays of several frameworks are mixed ({owners}). Convert them to one of these first: "
         "parameters, inputs, targets and vectors must all belong to the same framework."
     )
+
+
+def _instead_of(leaf: Any) -> str:
+    """What to pass instead of something in which there is no array."""
+    if isinstance(leaf, Iterator):
+        return "What can be read once is no tree: write list(module.parameters()) or dict(module.named_parameters())."
+    if hasattr(leaf, "tocsr"):
+        return "Sparse matrices come in by lg.from_scipy(matrix)."
+    if hasattr(leaf, "to_numpy"):
+        return "Write x.to_numpy()."
+    if isinstance(leaf, (int, float)):
+        return "Write numbers as an array: np.asarray(x, dtype=float)."
+    return "Pass arrays, or a tree (dict, list, tuple, module) of arrays."
 
 
 _written_for: ContextVar[Backend | None] = ContextVar("written_for", default=None)

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from .arguments import described
 from .dispatch import backend_of
 from .protocols import Array, Backend, Tree, Vector
 
@@ -72,7 +73,7 @@ class Space:
             where = f"leaf {name!r} of the {what}" if name else f"the {what}"
             if not backend.is_array(leaf):
                 raise TypeError(
-                    f"{where} is a {type(leaf).__qualname__}, not a {backend.name} array; convert it, or close over it "
+                    f"{where} is {described(leaf, backend.name)}; convert it, or close over it "
                     "in the model if it is not a variable."
                 )
             shape, dtype, device = backend.describe(leaf)
@@ -146,8 +147,7 @@ class Space:
     ) -> tuple[int, ...]:
         """The shape of an array of this framework and device, of the dtype of vectors or the one named; or an error."""
         if not self.backend.is_array(array):
-            kind = type(array)
-            raise TypeError(f"{where} is a {kind.__module__}.{kind.__qualname__}, not a {self.backend.name} array.")
+            raise TypeError(f"{where} is {described(array, self.backend.name)}.")
         got_shape, got_dtype, got_device = self.backend.describe(array)
         if shape not in (None, got_shape):
             raise ValueError(f"{where} has shape {got_shape}, expected {shape}.")

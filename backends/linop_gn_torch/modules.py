@@ -127,9 +127,12 @@ class AdaptedModule:
         for m in self.module.modules():  # nobody writes into these
             vars(m).update(_frozen(vars(m)))
         self._shells = Shells(self.module)
-        arguments = inspect.signature(source.forward).parameters.values()
-        self._keywords = {a.name for a in arguments if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)}
-        self._any_keyword = any(a.kind is a.VAR_KEYWORD for a in arguments)
+        if isinstance(source, torch.jit.ScriptModule):
+            self._keywords, self._any_keyword = {a.name for a in source.forward.schema.arguments[1:]}, False
+        else:
+            arguments = inspect.signature(source.forward).parameters.values()
+            self._keywords = {a.name for a in arguments if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)}
+            self._any_keyword = any(a.kind is a.VAR_KEYWORD for a in arguments)
         self._devices = sorted({p.device.index for p in source.parameters() if p.device.type == "cuda"})
         self._draws: bool | None = None  # whether the module draws random numbers, once that is known
         self._hooked = False

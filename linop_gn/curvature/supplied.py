@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..arguments import described
 from ..dispatch import available
 from ..protocols import Array
 from ..records import record, replace, static
@@ -168,6 +169,8 @@ def _as_matrix(space: Space, jacobian: Any, outputs: tuple[int, ...]) -> Any:
         accepted += [outputs + space.shapes[0]] if len(space.shapes) == 1 else []
         _require_jacobian(space, "the supplied jacobian", jacobian, accepted)
         return ops.copy(xp.reshape(jacobian, (rows, space.size)))
+    if hasattr(jacobian, "to_sparse_coo"):
+        jacobian = jacobian.to_sparse_coo()  # the one layout of torch's whose transpose has products
     if tuple(getattr(jacobian, "shape", ())) == (rows, space.size) and hasattr(jacobian, "T"):
         return jacobian
     names, leaves, _ = ops.flatten(jacobian)
@@ -187,7 +190,7 @@ def _as_matrix(space: Space, jacobian: Any, outputs: tuple[int, ...]) -> Any:
 def _require_jacobian(space: Space, where: str, part: Any, shapes: list[tuple[int, ...]]) -> None:
     ops = space.backend
     if not ops.is_array(part):
-        raise TypeError(f"{where} is a {type(part).__qualname__}, not a {ops.name} array.")
+        raise TypeError(f"{where} is {described(part, ops.name)}.")
     shape, dtype, _ = ops.describe(part)
     if shape not in shapes:
         raise ValueError(f"{where} has shape {shape}; expected {shapes[0]}.")
