@@ -170,7 +170,7 @@ def owner_of(leaf: Any) -> Backend | None:
     if isinstance(leaf, (int, float, complex, str, bytes)):
         return None
     for candidate in imported():
-        inside = candidate.flatten(leaf)[1]
+        inside = candidate.flatten(candidate.normalize(leaf))[1]
         if inside and all(candidate.is_array(x) for x in inside):
             return _backend_of_type(type(inside[0]))
     return None
