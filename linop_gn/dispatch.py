@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from difflib import get_close_matches
@@ -150,7 +150,7 @@ def imported() -> Iterator[Backend]:
 
 def _leaves(tree: Any) -> Iterator[Any]:
     """Things in ``tree`` that may belong to a backend, found without knowing the framework's containers."""
-    if isinstance(tree, dict):
+    if isinstance(tree, Mapping):
         for value in tree.values():
             yield from _leaves(value)
     elif isinstance(tree, (list, tuple)):

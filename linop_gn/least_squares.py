@@ -29,6 +29,7 @@ from .curvature.differences import Differences, sparsity
 from .curvature.losses import Arctan, Cauchy, Huber, Loss, Robust, SoftL1, SquaredError
 from .curvature.objective import Objective
 from .dispatch import backend_of
+from .given import as_data, as_start
 from .methods.base import ServedMethod
 from .methods.checkpoint import Checkpoint, restored
 from .methods.fit_state import Here
@@ -140,9 +141,10 @@ def least_squares(
         raise TypeError(f"least_squares: fun must be a function of x, got {type(fun).__qualname__}.")
     if x0 is None and state is None:
         raise TypeError("least_squares: x0 is None: give a start, or state= to go on from.")
-    x0 = _as_start(x0) if state is None else _went_to(state)
+    x0 = as_start(x0) if state is None else _went_to(state)
     ops, space = backend_of(x0), Space.of(x0, "start")
-    residuals, data = _residuals(ops, None if derivatives else ops, fun, tuple(args), dict(kwargs or {}))
+    args, kwargs = tuple(map(as_data, args)), {name: as_data(value) for name, value in (kwargs or {}).items()}
+    residuals, data = _residuals(ops, None if derivatives else ops, fun, args, kwargs)
     jacobian, how = _jacobian(ops, space, residuals, jac, x0, bounds, diff_step, derivatives, data, jac_sparsity)
     if ops.calculus is None and derivatives is None:
         residuals = _Remembered(ops, residuals)
@@ -290,21 +292,6 @@ def _known(method: LeastSquares, problem: MinimizeProblem, here: Here) -> dict[s
 # what users hand over
 
 
-def _as_start(x0: Any) -> Tree:
-    """x0, or the arrays of float64 that a number, a list of numbers or a dict of them stand for."""
-    require_plain(type(x0))
-    numbers = isinstance(x0, (int, float)) or (
-        isinstance(x0, (list, tuple)) and len(x0) > 0 and all(isinstance(x, (int, float, np.number)) for x in x0)
-    )
-    if isinstance(x0, (np.ndarray, np.number)) and np.asarray(x0).dtype.kind in "biu":
-        numbers = True
-    named = x0 if isinstance(x0, dict) else x0._asdict() if hasattr(x0, "_asdict") else {}
-    if named and all(isinstance(x, (int, float, np.number)) for x in named.values()):
-        made = {name: np.asarray(x, dtype=np.float64) for name, x in named.items()}
-        return made if isinstance(x0, dict) else type(x0)(**made)
-    return np.atleast_1d(np.asarray(x0, dtype=np.float64)) if numbers else x0
-
-
 def _residuals(
     ops: Backend, own: Backend | None, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Any, Any]:
@@ -435,6 +422,7 @@ def _loss(loss: Any, f_scale: Scalar) -> Any:
 
 def _vector(ops: Backend, space: Space, given: Any, what: str) -> Vector:
     """A flat vector from a number, an array, a list or a tree like x0, of arrays and numbers."""
+    given = as_data(given)
     require_plain(type(given))
     if isinstance(given, (int, float, list, tuple, np.ndarray, np.number)) and not (
         isinstance(given, (list, tuple)) and any(map(ops.is_array, given))

@@ -21,6 +21,7 @@ import numpy as np
 
 from .arguments import described
 from .dispatch import backend_of
+from .given import as_tree
 from .protocols import Array, Backend, Tree, Vector
 
 __all__ = ["REAL", "Space"]
@@ -65,6 +66,7 @@ class Space:
         ValueError
             For a tree without any entries, or leaves on several devices.
         """
+        tree = as_tree(tree) if isinstance(tree, Mapping) else tree
         backend = backend_of(tree)
         names, leaves, structure = backend.flatten(backend.normalize(tree))
         shapes, dtypes = [], []

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..dispatch import backend_of, require_registered
+from ..given import as_data, as_start
 from ..protocols import Array, Backend, Scalar, Tree, Vector
 from ..records import fields, fill, memo, rebuild, record, replace
 from ..spaces import Space
@@ -129,6 +130,7 @@ class Objective(Terms):
 
     def at(self, params: Tree) -> Point:
         """The objective at ``params``, which are copied; the same point again while model and parameters are equal."""
+        params = as_start(params)
         ops = backend_of(params)
         tree = ops.normalize(params)
         space = Space.of(tree)
@@ -216,7 +218,7 @@ def _held(batches: tuple[Batch, ...] | Stream) -> dict[str, Any]:
 
 def _whole(data: Any) -> dict[str, Any]:
     """The data of a function that takes them as they are."""
-    return {"whole": True, **_held((Batch(inputs=data),))}
+    return {"whole": True, **_held((Batch(inputs=as_data(data, columns=True)),))}
 
 
 def _same_leaves(ours: Any, theirs: Any) -> bool:
