@@ -10,7 +10,7 @@ import numpy as np
 from .arguments import require_plain
 from .dispatch import imported
 
-__all__ = ["as_data", "as_start", "as_tree"]
+__all__ = ["as_columns", "as_start", "as_tree", "the_array"]
 
 _NUMBER = int, float, np.number
 
@@ -36,12 +36,17 @@ def as_start(x: Any) -> Any:
 
 
 def as_tree(x: Any) -> Any:
-    """``x`` with mappings that no framework knows for containers, as Hugging Face's batches are, as dicts.
+    """``x`` with series and frames as NumPy arrays, and mappings that no framework knows for containers as dicts.
+
+    (As Hugging Face's batches are, which have a dict inside.)
 
     >>> from collections import UserDict
     >>> as_tree((UserDict(a=1), 2))
     ({'a': 1}, 2)
     """
+    require_plain(type(x))
+    if is_framed(x):
+        return np.asarray(x.to_numpy())
     if isinstance(x, Mapping) and type(x) is not dict and all(_is_leaf(backend, x) for backend in imported()):
         x = dict(x)
     if type(x) is dict:
@@ -53,13 +58,15 @@ def as_tree(x: Any) -> Any:
     return x
 
 
-def as_data(x: Any, columns: bool = False) -> Any:
-    """``x`` as :func:`as_tree` has it, and series and frames as NumPy arrays, or frames as dicts of ``columns``."""
-    if is_framed(x):
-        if columns and hasattr(x, "columns"):
-            return {name: np.asarray(x[name].to_numpy()) for name in x.columns}
-        return np.asarray(x.to_numpy())
-    return as_tree(x)
+def as_columns(x: Any) -> Any:
+    """:func:`as_tree` of ``x``, or of a frame the dict of its columns."""
+    framed = is_framed(x) and hasattr(x, "columns")
+    return {name: np.asarray(x[name].to_numpy()) for name in x.columns} if framed else as_tree(x)
+
+
+def the_array(z: Any) -> Any:
+    """What a model returned, or its ``logits``, as Hugging Face's models return them among other things."""
+    return z.get("logits", z) if isinstance(z, Mapping) else getattr(z, "logits", z)
 
 
 def is_framed(x: Any) -> bool:

@@ -24,12 +24,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from .arguments import require_number, require_plain, whole
+from .arguments import require_number, whole
 from .curvature.differences import Differences, sparsity
 from .curvature.losses import Arctan, Cauchy, Huber, Loss, Robust, SoftL1, SquaredError
 from .curvature.objective import Objective
+from .curvature.term import joined
 from .dispatch import backend_of
-from .given import as_data, as_start
+from .given import as_start, as_tree
 from .methods.base import ServedMethod
 from .methods.checkpoint import Checkpoint, restored
 from .methods.fit_state import Here
@@ -143,7 +144,7 @@ def least_squares(
         raise TypeError("least_squares: x0 is None: give a start, or state= to go on from.")
     x0 = as_start(x0) if state is None else _went_to(state)
     ops, space = backend_of(x0), Space.of(x0, "start")
-    args, kwargs = tuple(map(as_data, args)), {name: as_data(value) for name, value in (kwargs or {}).items()}
+    args, kwargs = tuple(map(as_tree, args)), {name: as_tree(value) for name, value in (kwargs or {}).items()}
     residuals, data = _residuals(ops, None if derivatives else ops, fun, args, kwargs)
     jacobian, how = _jacobian(ops, space, residuals, jac, x0, bounds, diff_step, derivatives, data, jac_sparsity)
     if ops.calculus is None and derivatives is None:
@@ -324,6 +325,7 @@ def _array(ops: Backend | None, z: Any, x: Tree) -> Any:
     """Residuals as an array of at least one axis; lists and numbers are taken where nothing has to follow them."""
     if ops is None:
         return z
+    z = z if ops.calculus is not None else joined(ops, z)
     if ops.calculus is None and not ops.is_array(z):
         like, z = ops.flatten(x)[1][0], None if z is None else np.asarray(z)
         if z is None or z.dtype.kind not in "biuf":
@@ -422,8 +424,7 @@ def _loss(loss: Any, f_scale: Scalar) -> Any:
 
 def _vector(ops: Backend, space: Space, given: Any, what: str) -> Vector:
     """A flat vector from a number, an array, a list or a tree like x0, of arrays and numbers."""
-    given = as_data(given)
-    require_plain(type(given))
+    given = as_tree(given)
     if isinstance(given, (int, float, list, tuple, np.ndarray, np.number)) and not (
         isinstance(given, (list, tuple)) and any(map(ops.is_array, given))
     ):

@@ -66,9 +66,8 @@ class Space:
         ValueError
             For a tree without any entries, or leaves on several devices.
         """
-        tree = as_tree(tree) if isinstance(tree, Mapping) else tree
         backend = backend_of(tree)
-        names, leaves, structure = backend.flatten(backend.normalize(tree))
+        names, leaves, structure = backend.flatten(_normal(backend, tree))
         shapes, dtypes = [], []
         devices: dict[Hashable, str] = {}
         for name, leaf in zip(names, leaves, strict=True):
@@ -129,7 +128,7 @@ class Space:
 
     def leaves(self, tree: Tree, what: str = "vector") -> list[Array]:
         """The leaves of ``tree`` in this space's order, checked."""
-        names, leaves, structure = self.backend.flatten(self.backend.normalize(tree))
+        names, leaves, structure = self.backend.flatten(_normal(self.backend, tree))
         if structure != self.structure:
             by_name: Mapping[str, Array] = dict(zip(names, leaves, strict=True))
             if len(names) != len(self.names) or set(names) != set(self.names):
@@ -245,6 +244,11 @@ class Space:
     def __repr__(self) -> str:
         shape = f"{self.size}" if self.is_flat else f"{self.size} in {len(self.names)} leaves"
         return f"Space({shape}, {self.backend.name} {self.dtype}{f' on {self.device}' if self.device else ''})"
+
+
+def _normal(backend: Backend, tree: Tree) -> Tree:
+    odd = isinstance(tree, Mapping) and not isinstance(tree, dict)
+    return backend.normalize(as_tree(tree) if odd else tree)
 
 
 def _distinct(names: list[str]) -> tuple[str, ...]:

@@ -30,6 +30,8 @@ import optree
 import torch
 from torch import Tensor, nn
 
+from linop_gn.given import the_array
+
 from .draws import OwnDraws, fixed_draws, states
 from .recording import current
 from .shells import MEMBERS, Shells
@@ -161,6 +163,7 @@ class AdaptedModule:
         args, kwargs = self._arguments(inputs)
         given = self._given(params)
         outputs = self._reproducibly(given, lambda shell: shell(*args, **kwargs))
+        outputs = outputs if isinstance(outputs, Tensor) else the_array(outputs)
         if not isinstance(outputs, Tensor):
             inside = "['logits']" if isinstance(outputs, dict) else ".logits"
             pick = "[0]" if isinstance(outputs, (tuple, list)) else inside

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from ..given import as_data
+from ..given import as_tree
 from ..protocols import Array, Backend, Tree
 from ..records import record, static
 
@@ -63,7 +63,7 @@ def as_batch(item: Any) -> Batch:
             "a batch is a tuple (inputs, targets) or (inputs, targets, weights), got "
             f"{type(item).__qualname__}{length}. Use targets None for a model whose outputs are residuals."
         )
-    inputs, *others = map(as_data, item)
+    inputs, *others = map(as_tree, item)
     return Batch(tuple(inputs) if isinstance(item, list) and type(inputs) is list else inputs, *others)
 
 
@@ -83,8 +83,7 @@ def as_batches(data: Any) -> tuple[Batch, ...] | Stream:
     if data is None:
         return (Batch(),)
     one = isinstance(data, list) and len(data) in (2, 3) and hasattr(data[1], "shape")
-    if isinstance(data, Mapping) and "labels" in data:
-        return (as_batch(data),)
+    one = one or (isinstance(data, Mapping) and "labels" in data)
     if one or isinstance(data, Batch) or (isinstance(data, tuple) and data and not all(map(_is_batch, data))):
         return (as_batch(data),)
     if isinstance(data, (list, tuple)):
@@ -105,7 +104,8 @@ def as_batches(data: Any) -> tuple[Batch, ...] | Stream:
 
 
 def _is_batch(item: Any) -> bool:
-    return isinstance(item, Batch) or (isinstance(item, tuple) and len(item) in (2, 3))
+    labelled = isinstance(item, Mapping) and "labels" in item
+    return labelled or isinstance(item, Batch) or (isinstance(item, tuple) and len(item) in (2, 3))
 
 
 def stack(batches: tuple[Batch, ...], backend: Backend) -> tuple[Batch, ...]:

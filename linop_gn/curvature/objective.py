@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..dispatch import backend_of, require_registered
-from ..given import as_data, as_start
+from ..given import as_columns, as_start
 from ..protocols import Array, Backend, Scalar, Tree, Vector
 from ..records import fields, fill, memo, rebuild, record, replace
 from ..spaces import Space
@@ -218,7 +218,7 @@ def _held(batches: tuple[Batch, ...] | Stream) -> dict[str, Any]:
 
 def _whole(data: Any) -> dict[str, Any]:
     """The data of a function that takes them as they are."""
-    return {"whole": True, **_held((Batch(inputs=as_data(data, columns=True)),))}
+    return {"whole": True, **_held((Batch(inputs=as_columns(data)),))}
 
 
 def _same_leaves(ours: Any, theirs: Any) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numbers
 from typing import Any
 
+from ..given import the_array
 from ..protocols import Array, Backend, Calculus, Vector
 from ..records import memo, record, static
 from ..spaces import REAL, Space
@@ -21,7 +22,7 @@ from .pairs import may_be_pairs, warn_of_pairs
 from .pieces import Curve, Differentiated, Piece
 from .supplied import MissingDerivativeError, Supplied
 
-__all__ = ["Term", "outputs_of"]
+__all__ = ["Term", "joined", "outputs_of"]
 
 _MODEL = "Supply them with the objective: jvp= and vjp=, or jacobian= (dense, sparse, or a linear operator)"
 _SCALAR = "Supply gradient= and hvp= (Objective.from_function)"
@@ -60,6 +61,8 @@ class Term:
         z = self.model(*self.arguments(leaves))
         if self.ops.calculus is None and isinstance(z, numbers.Real):
             z = self.ops.asarray(z, self.space.dtype, self.space.device)  # what NumPy makes of 0-d arrays
+        if not self.ops.is_array(z):
+            z = joined(self.ops, z) if self._are_residuals() else the_array(z)
         if not self.ops.is_array(z):
             raise TypeError(
                 f"the model returned a {type(z).__qualname__}, not one {self.ops.name} array. Wrap it, for example "
@@ -148,10 +151,13 @@ class Term:
             if self._may_be_pairs(tuple(z.shape)):
                 warn_of_pairs(self.ops, z)
 
+    def _are_residuals(self) -> bool:
+        """Whether the model's outputs are residuals."""
+        return self.loss is not None and self.loss.targets_optional and self.batch.targets is None
+
     def _may_be_pairs(self, shape: tuple[int, ...]) -> bool:
         """Whether outputs of this shape are residuals that an unmeant broadcast may have made."""
-        residuals = self.loss is not None and self.loss.targets_optional and self.batch.targets is None
-        return residuals and may_be_pairs(self.ops, shape, self.model, self.batch.inputs)
+        return self._are_residuals() and may_be_pairs(self.ops, shape, self.model, self.batch.inputs)
 
     def check_ahead(self, x: Vector) -> None:
         """:meth:`check` before a compiler hides the values; elsewhere that comes with the first evaluation."""
@@ -228,6 +234,14 @@ class Term:
             return value, self.space.like(x, gradient), None
         z, gradient = calculus.gradient(self.outputs, leaves, self.cotangent)
         return self.total(z), self.space.like(x, gradient), self.weight(z)
+
+
+def joined(ops: Backend, z: Any) -> Any:
+    """A tree of residuals as one flat array; what is no tree of arrays as it is."""
+    leaves = ops.flatten(z)[1]
+    if not leaves or leaves[0] is z or not all(map(ops.is_array, leaves)):
+        return z
+    return ops.pack(leaves, Space.of(leaves, "residuals").dtype)
 
 
 def outputs_of(term: Any, x: Vector) -> Array:

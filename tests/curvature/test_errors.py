@@ -102,7 +102,7 @@ def test_a_bad_batch_among_good_ones(backend):
 @frameworks
 def test_models(backend):
     params, mlp = params_on(backend), NETWORKS["mlp"].model
-    for wrap, kind in ((lambda z: (z, z), "tuple"), (lambda z: {"logits": z}, "dict"), (lambda z: [z], "list")):
+    for wrap, kind in ((lambda z: (z, z), "tuple"), (lambda z: {"scores": z}, "dict"), (lambda z: [z], "list")):
         wrong = made_of(backend, model=lambda p, x, wrap=wrap: wrap(mlp(p, x)))
         refused(wrong, params, TypeError, rf"the model returned a {kind}, not one {backend.name} array. Wrap it")
     refused(made_of(backend, model=lambda p, x: None), params, TypeError, "the model returned a NoneType")
