@@ -6,13 +6,15 @@ inside a compiled program only the compiler will know them.
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-__all__ = ["described", "known", "require_instance", "require_number", "require_plain", "whole"]
+__all__ = ["called", "described", "known", "require_instance", "require_number", "require_plain", "whole"]
 
 
 def require_plain(kind: type) -> None:
@@ -30,6 +32,32 @@ def require_plain(kind: type) -> None:
         )
     if issubclass(kind, np.matrix):
         raise TypeError("an np.matrix was given, whose products are not those of arrays: write np.asarray(x).")
+
+
+def called(role: str, like: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What ``function`` returns; where it does not take so many arguments, an error that says it is called like that.
+
+    >>> called("jacobian=", "(params, inputs)", lambda p: p, 1, 2)
+    Traceback (most recent call last):
+    ...
+    TypeError: jacobian= is called as jacobian(params, inputs), with 2 arguments, but its signature is (p).
+    """
+    try:
+        return function(*arguments, **options)
+    except TypeError as error:
+        try:
+            signature = inspect.signature(function)
+        except (TypeError, ValueError):
+            raise error from None
+        try:
+            signature.bind(*arguments, **options)
+        except TypeError:
+            count = f"{len(arguments)} argument{'s' * (len(arguments) > 1)}"
+            raise TypeError(
+                f"{role} is called as {role.rstrip('=').rpartition(' ')[2]}{like}, with {count}, but its signature is "
+                f"{signature}."
+            ) from error
+        raise
 
 
 def described(x: Any, framework: str) -> str:

@@ -24,7 +24,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from .arguments import require_number, whole
+from .arguments import called, require_number, whole
 from .curvature.differences import Differences, sparsity
 from .curvature.losses import Arctan, Cauchy, Huber, Loss, Robust, SoftL1, SquaredError
 from .curvature.objective import Objective
@@ -48,7 +48,7 @@ from .spaces import Space
 __all__ = ["LeastSquaresResult", "least_squares"]
 
 _LOSSES: dict[str, type[Robust]] = {"huber": Huber, "soft_l1": SoftL1, "cauchy": Cauchy, "arctan": Arctan}
-_DIFFERENCES = ("2-point", "3-point")
+_DIFFERENCES, _LIKE = ("2-point", "3-point"), "(x, *args, **kwargs)"
 
 
 def least_squares(
@@ -307,18 +307,18 @@ def _residuals(
 
 
 def _alone(ops: Backend | None, fun: Callable[..., Any], x: Tree) -> Array:
-    return _array(ops, fun(x), x)
+    return _array(ops, called("fun", _LIKE, fun, x), x)
 
 
 def _plain(
     ops: Backend | None, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: tuple[Any, ...], x: Tree
 ) -> Array:
-    return _array(ops, fun(x, *args, **dict(kwargs)), x)
+    return _array(ops, called("fun", _LIKE, fun, x, *args, **dict(kwargs)), x)
 
 
 def _with_data(ops: Backend | None, fun: Callable[..., Any], x: Tree, data: Any) -> Array:
     args, kwargs = data
-    return _array(ops, fun(x, *args, **kwargs), x)
+    return _array(ops, called("fun", _LIKE, fun, x, *args, **kwargs), x)
 
 
 def _array(ops: Backend | None, z: Any, x: Tree) -> Any:
@@ -392,13 +392,13 @@ def _jacobian(
 
 def _with_arguments(jac: Callable[..., Any], x: Tree, data: Any) -> Any:
     args, kwargs = data
-    return jac(x, *args, **kwargs)
+    return called("jac", _LIKE, jac, x, *args, **kwargs)
 
 
 def _called_with(jac: Callable[..., Any], residuals: Any, x: Tree) -> Any:
     """``jac`` with the arguments that the residuals are called with."""
     args, kwargs = residuals.args[2:] if residuals.func is _plain else ((), ())
-    return jac(x, *args, **dict(kwargs))
+    return called("jac", _LIKE, jac, x, *args, **dict(kwargs))
 
 
 def _loss(loss: Any, f_scale: Scalar) -> Any:

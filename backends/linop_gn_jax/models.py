@@ -156,6 +156,11 @@ def explained() -> Iterator[None]:
     """Add to an error of a model what to do, where that is known."""
     try:
         yield
+    except jax.errors.TracerArrayConversionError as error:
+        raise TypeError(
+            "the model calls a function of NumPy on arrays of JAX, as np.exp(p): write it with jax.numpy's (jnp.exp), "
+            "or with those of lg.namespace(params), which are the arrays' own in every framework."
+        ) from error
     except Exception as error:
         if type(error).__name__ == "TraceContextError":  # of flax
             error.add_note(f"The model writes to a module of flax nnx that lives outside of it. Split it: {_SPLIT}")

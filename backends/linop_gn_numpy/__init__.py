@@ -36,6 +36,12 @@ class NumpyBackend(NumpyArithmetic, NumpyFactors, NumpyOwnership, ArrayApiBacken
         require_plain(type(x))
         return isinstance(x, self.array_types)
 
+    def lendable(self, x: Any) -> Any:
+        return super().lendable(x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("=")))
+
+    def _dtype_name(self, dtype: Any) -> str:
+        return super()._dtype_name(dtype) if dtype.isnative else f"{dtype.newbyteorder('=')} (big-endian)"
+
     def generators(self) -> tuple[Any, ...]:
         return (np.random,)
 

@@ -21,13 +21,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..arguments import described
+from ..arguments import called, described
 from ..dispatch import available
 from ..protocols import Array
 from ..records import record, replace, static
 from ..spaces import REAL, Space
 
 __all__ = ["MissingDerivativeError", "Supplied"]
+
+_LIKE, _LIKE_V = "(params[, inputs]), like the model", "(params[, inputs], v)"
 
 
 class MissingDerivativeError(TypeError):
@@ -86,7 +88,10 @@ class Supplied:
         """A linearisation at ``arguments`` = (params, [inputs]) whose model value is ``outputs``."""
         outputs, matrix = space.backend.copy(outputs), None
         if self.jacobian is not None:
-            matrix, arguments = _as_matrix(space, self.jacobian(*arguments), tuple(outputs.shape)), ()
+            matrix, arguments = (
+                _as_matrix(space, called("jacobian=", _LIKE, self.jacobian, *arguments), tuple(outputs.shape)),
+                (),
+            )
         made = SuppliedLinearization(self, space, arguments, outputs, matrix)
         return replace(made, gradient=made.vjp(cotangent(outputs)))
 
@@ -117,7 +122,9 @@ class SuppliedLinearization:
             product = self._multiplied(self.matrix, space.join(leaves), math.prod(shape))
             return ops.cast(ops.namespace().reshape(product, shape), dtype)
         assert self.supplied.jvp is not None
-        out = ops.detach(self.supplied.jvp(*self.arguments, ops.unflatten(space.structure, leaves)))
+        out = ops.detach(
+            called("jvp=", _LIKE_V, self.supplied.jvp, *self.arguments, ops.unflatten(space.structure, leaves))
+        )
         wanted = ops.describe(self.outputs)[:2]
         if not ops.is_array(out) or ops.describe(out)[:2] != wanted:
             got = "{1} of shape {0}".format(*ops.describe(out)) if ops.is_array(out) else f"a {type(out).__qualname__}"
@@ -134,7 +141,7 @@ class SuppliedLinearization:
             leaves = space.split(ops.cast(self._multiplied(self.matrix.T, flat, space.size), space.dtype))
         else:
             assert self.supplied.vjp is not None
-            made = ops.detach(self.supplied.vjp(*self.arguments, cotangent))
+            made = ops.detach(called("vjp=", _LIKE_V, self.supplied.vjp, *self.arguments, cotangent))
             leaves = space.leaves(made, "result of the supplied vjp")
         return leaves if only is None else [leaves[i] for i in only]
 

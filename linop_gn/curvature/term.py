@@ -11,6 +11,7 @@ from __future__ import annotations
 import numbers
 from typing import Any
 
+from ..arguments import called
 from ..given import the_array
 from ..protocols import Array, Backend, Calculus, Vector
 from ..records import memo, record, static
@@ -58,7 +59,7 @@ class Term:
 
     def outputs(self, leaves: list[Array]) -> Array:
         """The model's outputs, or its scalar."""
-        z = self.model(*self.arguments(leaves))
+        z = called("the model", "(params[, inputs])", self.model, *self.arguments(leaves))
         if self.ops.calculus is None and isinstance(z, numbers.Real):
             z = self.ops.asarray(z, self.space.dtype, self.space.device)  # what NumPy makes of 0-d arrays
         if not self.ops.is_array(z):
@@ -226,7 +227,8 @@ class Term:
             piece = self.linearize(x)
             return piece.value, piece.gradient, piece.weight
         if supplied is not None and supplied.gradient is not None:
-            made = self.space.leaves(supplied.gradient(*self.arguments(leaves)), "result of the supplied gradient")
+            given = called("gradient=", "(params[, data])", supplied.gradient, *self.arguments(leaves))
+            made = self.space.leaves(given, "result of the supplied gradient")
             return self._evaluate(self.value, leaves), self.ops.detach(self.space.like(x, made)), None
         calculus = self._require("a gradient", _SCALAR if self.loss is None else _MODEL)
         if self.loss is None:
