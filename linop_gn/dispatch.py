@@ -148,9 +148,15 @@ def imported() -> Iterator[Backend]:
             yield load(name)
 
 
+def is_container(x: Any) -> bool:
+    """Whether a framework that has been imported knows ``x`` for a container."""
+    found = (backend.flatten(x)[1] for backend in imported())
+    return any(len(leaves) != 1 or leaves[0] is not x for leaves in found)
+
+
 def _leaves(tree: Any) -> Iterator[Any]:
     """Things in ``tree`` that may belong to a backend, found without knowing the framework's containers."""
-    if isinstance(tree, Mapping):
+    if isinstance(tree, dict) or (isinstance(tree, Mapping) and not is_container(tree)):
         for value in tree.values():
             yield from _leaves(value)
     elif isinstance(tree, (list, tuple)):

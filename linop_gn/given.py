@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .arguments import require_plain
-from .dispatch import imported
+from .dispatch import is_container
 
 __all__ = ["as_columns", "as_start", "as_tree", "the_array"]
 
@@ -47,7 +47,7 @@ def as_tree(x: Any) -> Any:
     require_plain(type(x))
     if is_framed(x):
         return np.asarray(x.to_numpy())
-    if isinstance(x, Mapping) and type(x) is not dict and all(_is_leaf(backend, x) for backend in imported()):
+    if isinstance(x, Mapping) and type(x) is not dict and not is_container(x):
         x = dict(x)
     if type(x) is dict:
         made: Any = {key: as_tree(value) for key, value in x.items()}
@@ -72,11 +72,6 @@ def the_array(z: Any) -> Any:
 def is_framed(x: Any) -> bool:
     """Whether ``x`` is a series or a frame of pandas, polars or the like."""
     return hasattr(x, "to_numpy") and hasattr(x, "shape") and not isinstance(x, type)
-
-
-def _is_leaf(backend: Any, x: Any) -> bool:
-    leaves = backend.flatten(x)[1]
-    return len(leaves) == 1 and leaves[0] is x
 
 
 def _is_numbers(x: Any) -> bool:
