@@ -139,7 +139,7 @@ class LeastSquares(Method):
     columns = ("value", "gradient_norm", "optimality", "damping", "ratio", "evaluations", "linearisations", "refused")
 
     def init(self, ops: Backend, problem: MinimizeProblem) -> LeastSquaresState:
-        require_root(problem.objective.loss, "LeastSquares")
+        require_root(problem.objective.loss, "LeastSquares", problem.objective)
         if problem.space.dtype in ("float16", "bfloat16"):
             raise TypeError(f"LeastSquares: {problem.space.dtype} cannot be factored; use float32 or float64.")
         x = self._inside(ops, ops.copy(problem.start))
