@@ -118,7 +118,12 @@ tree_util.register_pytree_with_keys(Partitioned, Partitioned.parts, Partitioned.
 
 
 def _is_variable(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return isinstance(leaf, jax.Array) and _is_inexact(leaf.dtype)
+
+
+@cache
+def _is_inexact(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.inexact))
 
 
 def parameters_of(tree: Any) -> Any:
