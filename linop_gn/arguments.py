@@ -6,13 +6,74 @@ inside a compiled program only the compiler will know them.
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-__all__ = ["known", "require_instance", "require_number", "whole"]
+__all__ = ["called", "described", "known", "require_instance", "require_number", "require_plain", "whole"]
+
+
+def require_plain(kind: type) -> None:
+    """Raise for a kind of NumPy's arrays whose arithmetic is not that of arrays.
+
+    >>> require_plain(np.ma.MaskedArray)
+    Traceback (most recent call last):
+    ...
+    TypeError: a masked array was given, and what lies under its mask would count: ...
+    """
+    if issubclass(kind, np.ma.MaskedArray):
+        raise TypeError(
+            "a masked array was given, and what lies under its mask would count: leave those entries out "
+            "(x.compressed()), or fill them (x.filled(value)). In data a mask is a weight: (inputs, targets, ~mask)."
+        )
+    if issubclass(kind, np.matrix):
+        raise TypeError("an np.matrix was given, whose products are not those of arrays: write np.asarray(x).")
+
+
+def called(role: str, like: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What ``function`` returns; where it does not take so many arguments, an error that says it is called like that.
+
+    >>> called("jacobian=", "(params, inputs)", lambda p: p, 1, 2)
+    Traceback (most recent call last):
+    ...
+    TypeError: jacobian= is called as jacobian(params, inputs), with 2 arguments, but its signature is (p).
+    """
+    try:
+        return function(*arguments, **options)
+    except TypeError as error:
+        try:
+            signature = inspect.signature(function)
+        except (TypeError, ValueError):
+            raise error from None
+        try:
+            signature.bind(*arguments, **options)
+        except TypeError:
+            count = f"{len(arguments)} argument{'s' * (len(arguments) > 1)}"
+            raise TypeError(
+                f"{role} is called as {role.rstrip('=').rpartition(' ')[2]}{like}, with {count}, but its signature is "
+                f"{signature}."
+            ) from error
+        raise
+
+
+def described(x: Any, framework: str) -> str:
+    """What an object is that is no array of ``framework``; of sparse matrices, what to do.
+
+    >>> described([1.0], "numpy")
+    'a list, not a numpy array'
+    """
+    kind = f"a {'' if type(x).__module__ == 'builtins' else type(x).__module__ + '.'}{type(x).__qualname__}"
+    dense = next((name for name in ("to_dense", "todense", "to_numpy") if hasattr(x, name)), None)
+    if dense is None:
+        return f"{kind}, not a {framework} array"
+    layout = f" of layout {x.layout}" if hasattr(x, "layout") else ""
+    product = "lg.FunctionOperator(lambda v, x: x @ v, space, args=(x,)) multiplies by it"
+    more = "" if dense == "to_numpy" else f", and {product}"
+    return f"{kind}{layout}, not a {framework} array: x.{dense}() is one{more}"
 
 
 def require_instance(function: str, given: Any, kind: type, wanted: str, advice: str) -> None:
@@ -44,7 +105,9 @@ def whole(owner: str, name: str, value: Any, least: int = 0) -> int:
     except TypeError:
         number = None
     if number is None or isinstance(value, bool) or number < least:
-        raise ValueError(f"{owner}: {name} must be a whole number >= {least}, got {value!r}.")
+        unlimited = isinstance(value, (float, np.floating)) and math.isinf(value) and name != "steps"
+        instead = " For no limit write one that will not be reached, such as 10**6." if unlimited else ""
+        raise ValueError(f"{owner}: {name} must be a whole number >= {least}, got {value!r}.{instead}")
     return number
 
 
@@ -58,6 +121,7 @@ def known(owner: str, name: str, value: Any) -> np.ndarray | None:
     """
     if value is None:
         return None
+    require_plain(type(value))
     if isinstance(value, (int, float, np.number, np.ndarray)):
         found = np.asarray(value)
         if found.dtype.kind in "biuf":
@@ -72,15 +136,26 @@ def known(owner: str, name: str, value: Any) -> np.ndarray | None:
 
 
 def require_number(
-    owner: str, name: str, value: Any, *, positive: bool = False, infinite: bool = False, below: float = math.inf
+    owner: str,
+    name: str,
+    value: Any,
+    *,
+    positive: bool = False,
+    infinite: bool = False,
+    below: float = math.inf,
+    optional: bool = False,
 ) -> None:
     """Raise for known numbers that are negative (or not ``positive``), not ``below``, NaN, or infinite unless allowed.
+
+    None is refused unless ``optional``.
 
     >>> require_number("CG", "rtol", np.float32(-1.0))
     Traceback (most recent call last):
     ...
     ValueError: CG: rtol must be a finite number >= 0, got -1.0.
     """
+    if value is None and not optional:
+        raise TypeError(f"{owner}: {name} must be a number, got None: leave it out for the default.")
     found = known(owner, name, value)
     if found is None:
         return
@@ -89,4 +164,12 @@ def require_number(
         kind = "number" if infinite else "finite number"
         bound = "> 0 (infinity is one)" if positive and infinite else "> 0" if positive else ">= 0"
         bound += "" if below == math.inf else f" and < {below:g}"
-        raise ValueError(f"{owner}: {name} must be a {kind} {bound}, got {found.tolist()}.")
+        instead = f" {_INSTEAD.get(name[-3:], '')}" if np.isinf(found).any() else ""
+        raise ValueError(f"{owner}: {name} must be a {kind} {bound}, got {found.tolist()}.{instead.rstrip()}")
+
+
+_INSTEAD = {
+    "tol": "Everything would meet it: for no such test write 0.",
+    "lim": "For no limit write None or 0.",
+}
+"""What to write instead of infinity, by the last letters of a name."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .dispatch import backend_of
+from .given import as_tree
 from .least_squares import least_squares
 from .protocols import Array, Vector
 
@@ -76,6 +77,8 @@ def curve_fit(
         raise TypeError(
             f"curve_fit(f, xdata, ydata): f must be a function and ydata an array, got {f!r} and {ydata!r}."
         )
+    ydata, sigma, p0 = as_tree(ydata), as_tree(sigma), as_tree(p0)
+    xdata = xdata if hasattr(xdata, "columns") else as_tree(xdata)  # a frame's columns f may ask for by name
     y = ydata if hasattr(ydata, "shape") and hasattr(ydata, "dtype") else np.asarray(ydata, dtype=np.float64)
     ops = backend_of(y)
     if "complex" in ops.describe(y)[1]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from difflib import get_close_matches
@@ -22,6 +22,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from .arguments import require_plain
 from .protocols import CONTRACT, Backend
 
 __all__ = ["available", "backend_of", "load", "namespace", "register", "writing_for"]
@@ -141,6 +142,7 @@ def register(kind: type, backend: Backend) -> None:
 
 def _backend_of_type(kind: type) -> Backend | None:
     if kind not in _by_type:
+        require_plain(kind)
         roots = [base.__module__.partition(".")[0] for base in kind.__mro__]
         name = next((root for root in roots if root in _entries()), None)
         _by_type[kind] = load(name) if name else None
@@ -155,9 +157,15 @@ def imported() -> Iterator[Backend]:
                 yield load(name)
 
 
+def is_container(x: Any) -> bool:
+    """Whether a framework that has been imported knows ``x`` for a container."""
+    found = (backend.flatten(x)[1] for backend in imported())
+    return any(len(leaves) != 1 or leaves[0] is not x for leaves in found)
+
+
 def _leaves(tree: Any) -> Iterator[Any]:
     """Things in ``tree`` that may belong to a backend, found without knowing the framework's containers."""
-    if isinstance(tree, dict):
+    if isinstance(tree, dict) or (isinstance(tree, Mapping) and not is_container(tree)):
         for value in tree.values():
             yield from _leaves(value)
     elif isinstance(tree, (list, tuple)):
@@ -167,7 +175,8 @@ def _leaves(tree: Any) -> Iterator[Any]:
         yield tree
 
 
-def _owner(leaf: Any) -> Backend | None:
+def owner_of(leaf: Any) -> Backend | None:
+    """The backend that one leaf belongs to, if any."""
     backend = _backend_of_type(type(leaf))
     if backend is not None:
         return backend
@@ -176,7 +185,7 @@ def _owner(leaf: Any) -> Backend | None:
     if isinstance(leaf, (int, float, complex, str, bytes)):
         return None
     for candidate in imported():
-        inside = candidate.flatten(leaf)[1]
+        inside = candidate.flatten(candidate.normalize(leaf))[1]
         if inside and all(candidate.is_array(x) for x in inside):
             return _backend_of_type(type(inside[0]))
     return None
@@ -196,7 +205,7 @@ def backend_of(*trees: Any) -> Backend:
     """
     found: dict[str, tuple[Backend, Any]] = {}
     for leaf in _leaves(trees):
-        backend = _owner(leaf)
+        backend = owner_of(leaf)
         if backend is not None:
             found.setdefault(backend.name, (backend, leaf))
     if len(found) == 1:
@@ -205,7 +214,7 @@ def backend_of(*trees: Any) -> Backend:
         kinds = ", ".join(sorted({type(leaf).__qualname__ for leaf in _leaves(trees)})) or "nothing"
         raise TypeError(
             f"no array of a known framework was found (got {kinds}); installed backends: "
-            f"{', '.join(sorted(_entries()))}. Pass arrays, or a tree (dict, list, tuple, module) of arrays."
+            f"{', '.join(sorted(_entries()))}. {_instead_of(next(_leaves(trees), None))}"
         )
     kind_of = {name: type(leaf) for name, (_, leaf) in found.items()}
     owners = "; ".join(f"{name}: {kind.__module__}.{kind.__qualname__}" for name, kind in kind_of.items())
@@ -213,6 +222,19 @@ def backend_of(*trees: Any) -> Backend:
         f"arrays of several frameworks are mixed ({owners}). Convert them to one of these first: "
         "parameters, inputs, targets and vectors must all belong to the same framework."
     )
+
+
+def _instead_of(leaf: Any) -> str:
+    """What to pass instead of something in which there is no array."""
+    if isinstance(leaf, Iterator):
+        return "What can be read once is no tree: write list(module.parameters()) or dict(module.named_parameters())."
+    if hasattr(leaf, "tocsr"):
+        return "Sparse matrices come in by lg.from_scipy(matrix)."
+    if hasattr(leaf, "to_numpy"):
+        return "Write x.to_numpy()."
+    if isinstance(leaf, (int, float)):
+        return "Write numbers as an array: np.asarray(x, dtype=float)."
+    return "Pass arrays, or a tree (dict, list, tuple, module) of arrays."
 
 
 _written_for: ContextVar[Backend | None] = ContextVar("written_for", default=None)

@@ -30,7 +30,7 @@ _FIRST, _SECOND = 0x7FEB352D, -2073254261
 
 def check_seed(name: str, seed: Any) -> None:
     """Raise unless ``seed`` is a whole number that 31 bits hold, or a traced one."""
-    if isinstance(seed, bool) or (isinstance(seed, (int, float, str)) and not isinstance(seed, int)):
+    if seed is None or isinstance(seed, bool) or (isinstance(seed, (int, float, str)) and not isinstance(seed, int)):
         raise TypeError(f"{name}: seed must be a whole number, got {seed!r}.")
     if isinstance(seed, int) and not 0 <= seed < 2**31:
         raise ValueError(f"{name}: seed must lie in 0 .. 2^31 - 1, got {seed}.")

@@ -24,11 +24,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from .arguments import require_number, whole
+from .arguments import called, require_number, whole
 from .curvature.differences import Differences, sparsity
 from .curvature.losses import Arctan, Cauchy, Huber, Loss, Robust, SoftL1, SquaredError
 from .curvature.objective import Objective
+from .curvature.term import joined
 from .dispatch import backend_of
+from .given import as_start, as_tree
 from .methods.base import ServedMethod
 from .methods.checkpoint import Checkpoint, restored
 from .methods.fit_state import Here
@@ -46,7 +48,7 @@ from .spaces import Space
 __all__ = ["LeastSquaresResult", "least_squares"]
 
 _LOSSES: dict[str, type[Robust]] = {"huber": Huber, "soft_l1": SoftL1, "cauchy": Cauchy, "arctan": Arctan}
-_DIFFERENCES = ("2-point", "3-point")
+_DIFFERENCES, _LIKE = ("2-point", "3-point"), "(x, *args, **kwargs)"
 
 
 def least_squares(
@@ -140,9 +142,10 @@ def least_squares(
         raise TypeError(f"least_squares: fun must be a function of x, got {type(fun).__qualname__}.")
     if x0 is None and state is None:
         raise TypeError("least_squares: x0 is None: give a start, or state= to go on from.")
-    x0 = _as_start(x0) if state is None else _went_to(state)
+    x0 = as_start(x0) if state is None else _went_to(state)
     ops, space = backend_of(x0), Space.of(x0, "start")
-    residuals, data = _residuals(ops, None if derivatives else ops, fun, tuple(args), dict(kwargs or {}))
+    args, kwargs = tuple(map(as_tree, args)), {name: as_tree(value) for name, value in (kwargs or {}).items()}
+    residuals, data = _residuals(ops, None if derivatives else ops, fun, args, kwargs)
     jacobian, how = _jacobian(ops, space, residuals, jac, x0, bounds, diff_step, derivatives, data, jac_sparsity)
     if ops.calculus is None and derivatives is None:
         residuals = _Remembered(ops, residuals)
@@ -290,20 +293,6 @@ def _known(method: LeastSquares, problem: MinimizeProblem, here: Here) -> dict[s
 # what users hand over
 
 
-def _as_start(x0: Any) -> Tree:
-    """x0, or the arrays of float64 that a number, a list of numbers or a dict of them stand for."""
-    numbers = isinstance(x0, (int, float)) or (
-        isinstance(x0, (list, tuple)) and len(x0) > 0 and all(isinstance(x, (int, float, np.number)) for x in x0)
-    )
-    if isinstance(x0, (np.ndarray, np.number)) and np.asarray(x0).dtype.kind in "biu":
-        numbers = True
-    named = x0 if isinstance(x0, dict) else x0._asdict() if hasattr(x0, "_asdict") else {}
-    if named and all(isinstance(x, (int, float, np.number)) for x in named.values()):
-        made = {name: np.asarray(x, dtype=np.float64) for name, x in named.items()}
-        return made if isinstance(x0, dict) else type(x0)(**made)
-    return np.atleast_1d(np.asarray(x0, dtype=np.float64)) if numbers else x0
-
-
 def _residuals(
     ops: Backend, own: Backend | None, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Any, Any]:
@@ -318,24 +307,25 @@ def _residuals(
 
 
 def _alone(ops: Backend | None, fun: Callable[..., Any], x: Tree) -> Array:
-    return _array(ops, fun(x), x)
+    return _array(ops, called("fun", _LIKE, fun, x), x)
 
 
 def _plain(
     ops: Backend | None, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: tuple[Any, ...], x: Tree
 ) -> Array:
-    return _array(ops, fun(x, *args, **dict(kwargs)), x)
+    return _array(ops, called("fun", _LIKE, fun, x, *args, **dict(kwargs)), x)
 
 
 def _with_data(ops: Backend | None, fun: Callable[..., Any], x: Tree, data: Any) -> Array:
     args, kwargs = data
-    return _array(ops, fun(x, *args, **kwargs), x)
+    return _array(ops, called("fun", _LIKE, fun, x, *args, **kwargs), x)
 
 
 def _array(ops: Backend | None, z: Any, x: Tree) -> Any:
     """Residuals as an array of at least one axis; lists and numbers are taken where nothing has to follow them."""
     if ops is None:
         return z
+    z = z if ops.calculus is not None else joined(ops, z)
     if ops.calculus is None and not ops.is_array(z):
         like, z = ops.flatten(x)[1][0], None if z is None else np.asarray(z)
         if z is None or z.dtype.kind not in "biuf":
@@ -402,13 +392,13 @@ def _jacobian(
 
 def _with_arguments(jac: Callable[..., Any], x: Tree, data: Any) -> Any:
     args, kwargs = data
-    return jac(x, *args, **kwargs)
+    return called("jac", _LIKE, jac, x, *args, **kwargs)
 
 
 def _called_with(jac: Callable[..., Any], residuals: Any, x: Tree) -> Any:
     """``jac`` with the arguments that the residuals are called with."""
     args, kwargs = residuals.args[2:] if residuals.func is _plain else ((), ())
-    return jac(x, *args, **dict(kwargs))
+    return called("jac", _LIKE, jac, x, *args, **dict(kwargs))
 
 
 def _loss(loss: Any, f_scale: Scalar) -> Any:
@@ -434,6 +424,7 @@ def _loss(loss: Any, f_scale: Scalar) -> Any:
 
 def _vector(ops: Backend, space: Space, given: Any, what: str) -> Vector:
     """A flat vector from a number, an array, a list or a tree like x0, of arrays and numbers."""
+    given = as_tree(given)
     if isinstance(given, (int, float, list, tuple, np.ndarray, np.number)) and not (
         isinstance(given, (list, tuple)) and any(map(ops.is_array, given))
     ):

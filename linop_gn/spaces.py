@@ -19,7 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from .arguments import described
 from .dispatch import backend_of
+from .given import as_tree
 from .protocols import Array, Backend, Tree, Vector
 
 __all__ = ["REAL", "Space"]
@@ -65,14 +67,14 @@ class Space:
             For a tree without any entries, or leaves on several devices.
         """
         backend = backend_of(tree)
-        names, leaves, structure = backend.flatten(backend.normalize(tree))
+        names, leaves, structure = backend.flatten(_normal(backend, tree))
         shapes, dtypes = [], []
         devices: dict[Hashable, str] = {}
         for name, leaf in zip(names, leaves, strict=True):
             where = f"leaf {name!r} of the {what}" if name else f"the {what}"
             if not backend.is_array(leaf):
                 raise TypeError(
-                    f"{where} is a {type(leaf).__qualname__}, not a {backend.name} array; convert it, or close over it "
+                    f"{where} is {described(leaf, backend.name)}; convert it, or close over it "
                     "in the model if it is not a variable."
                 )
             shape, dtype, device = backend.describe(leaf)
@@ -126,7 +128,7 @@ class Space:
 
     def leaves(self, tree: Tree, what: str = "vector") -> list[Array]:
         """The leaves of ``tree`` in this space's order, checked."""
-        names, leaves, structure = self.backend.flatten(self.backend.normalize(tree))
+        names, leaves, structure = self.backend.flatten(_normal(self.backend, tree))
         if structure != self.structure:
             by_name: Mapping[str, Array] = dict(zip(names, leaves, strict=True))
             if len(names) != len(self.names) or set(names) != set(self.names):
@@ -146,8 +148,7 @@ class Space:
     ) -> tuple[int, ...]:
         """The shape of an array of this framework and device, of the dtype of vectors or the one named; or an error."""
         if not self.backend.is_array(array):
-            kind = type(array)
-            raise TypeError(f"{where} is a {kind.__module__}.{kind.__qualname__}, not a {self.backend.name} array.")
+            raise TypeError(f"{where} is {described(array, self.backend.name)}.")
         got_shape, got_dtype, got_device = self.backend.describe(array)
         if shape not in (None, got_shape):
             raise ValueError(f"{where} has shape {got_shape}, expected {shape}.")
@@ -243,6 +244,11 @@ class Space:
     def __repr__(self) -> str:
         shape = f"{self.size}" if self.is_flat else f"{self.size} in {len(self.names)} leaves"
         return f"Space({shape}, {self.backend.name} {self.dtype}{f' on {self.device}' if self.device else ''})"
+
+
+def _normal(backend: Backend, tree: Tree) -> Tree:
+    odd = isinstance(tree, Mapping) and not isinstance(tree, dict)
+    return backend.normalize(as_tree(tree) if odd else tree)
 
 
 def _distinct(names: list[str]) -> tuple[str, ...]:

@@ -1,5 +1,8 @@
 """Numbers at the door, whatever they are made of."""
 
+import dataclasses
+import inspect
+
 import numpy as np
 import pytest
 
@@ -112,3 +115,93 @@ def test_what_is_no_method_is_refused_with_advice():
 def test_a_damping_is_one_number(damping):
     with pytest.raises(TypeError, match="damping must be one number"):
         lg.Damped(lg.Diagonal(np.ones(3), psd=True), damping)
+
+
+MASKED = np.ma.masked_array(np.array([1.0, 1e6, 3.0]), mask=[0, 1, 0])
+MATRIX = np.eye(3).view(np.matrix)
+KINDS = [pytest.param(MASKED, r"x.compressed\(\)", id="masked"), pytest.param(MATRIX, "np.asarray", id="matrix")]
+SHIFTED = lg.Objective.from_residuals(lambda p: p - 1.0, jacobian=lambda p: np.eye(3))
+DOORS = {
+    "Dense": lambda x: lg.Dense(x),
+    "Diagonal": lambda x: lg.Diagonal(x),
+    "LowRank": lambda x: lg.LowRank(np.eye(3), x),
+    "A @ x": lambda x: lg.Diagonal(np.ones(3)) @ x,
+    "right-hand side": lambda x: lg.solve(lg.Diagonal(np.ones(3)), x, lg.CG()),
+    "x0": lambda x: lg.solve(lg.Diagonal(np.ones(3)), np.ones(3), lg.CG(), x0=x),
+    "krylov": lambda x: lg.krylov(lg.Diagonal(np.ones(3)), x, k=2),
+    "parameters": lambda x: lg.GGN(SHIFTED, {"w": x}),
+    "start": lambda x: lg.minimize(SHIFTED, x),
+    "inputs": lambda x: _mean((x, np.ones(3))),
+    "targets": lambda x: _mean((np.eye(3), x)),
+    "weights": lambda x: _mean((np.eye(3), np.ones(3), x)),
+    "residuals": lambda x: lg.Objective.from_residuals(lambda p: p - x, jacobian=lambda p: np.eye(3)).value(np.ones(3)),
+    "jacobian": lambda x: lg.Objective.from_residuals(lambda p: p, jacobian=lambda p: x).gradient(np.ones(3)),
+    "x0 of a fit": lambda x: lg.least_squares(lambda p: p - 1.0, x),
+    "bounds": lambda x: lg.least_squares(lambda p: p - 1.0, np.ones(3), bounds=(-x, np.inf)),
+    "x_scale": lambda x: lg.least_squares(lambda p: p - 1.0, np.ones(3), x_scale=x),
+    "ydata": lambda x: lg.curve_fit(lambda t, a: a * t, np.ones(3), x),
+    "sigma": lambda x: lg.curve_fit(lambda t, a: a * t, np.ones(3), np.ones(3), sigma=x),
+    "dampings": lambda x: lg.MultiShiftCG(x),
+    "tolerance": lambda x: lg.CG(rtol=x),
+}
+
+
+def _mean(data):
+    line = lg.Objective(lambda p, x: x @ p, lg.losses.SquaredError(), data, jacobian=lambda p, x: x)
+    return line.gradient(np.ones(3))
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(("kind", "advice"), KINDS)
+def test_arrays_with_an_arithmetic_of_their_own_are_refused(door, kind, advice):
+    with pytest.raises(TypeError, match=advice):
+        DOORS[door](kind)
+
+
+def _records():
+    """Classes of records with numbers among their defaults, and the names of these."""
+    made = {"k": 3, "steps": 3, "dampings": [1.0], "radius": 1.0, "optimiser": lg.optimisers.Adam()}
+    made |= {"descent": lg.descents.Solve()}
+    rooms = lg, lg.losses, lg.descents, lg.controls, lg.searches, lg.optimisers, lg.preconditioners, lg.methods
+    for kind in {x for room in rooms for x in vars(room).values() if isinstance(x, type)}:
+        if issubclass(kind, (lg.Solver, lg.losses.Loss, lg.methods.Method)) or kind.__module__.startswith(
+            ("linop_gn.preconditioners", "linop_gn.methods")
+        ):
+            if inspect.isabstract(kind) or not dataclasses.is_dataclass(kind):
+                continue
+            fields = [f for f in dataclasses.fields(kind) if f.init]
+            needed = {f.name: made.get(f.name, 1.0) for f in fields if f.default is dataclasses.MISSING}
+            for f in fields:
+                if isinstance(f.default, (int, float)) and not isinstance(f.default, bool):
+                    yield kind, needed, f.name
+
+
+NONE_IS_A_VALUE = {"conlim", "probes", "level"}
+RESULTS = {"LeastSquaresResult", "MinimizeProblem", "Stretch", "State"}
+
+
+def test_none_is_no_number_at_construction():
+    seen = 0
+    for kind, needed, name in _records():
+        if name in NONE_IS_A_VALUE or kind.__name__ in RESULTS:
+            continue
+        with pytest.raises((TypeError, ValueError), match="must"):
+            kind(**{**needed, name: None})
+        seen += 1
+    assert seen > 60
+
+
+def test_infinity_says_what_to_write_instead():
+    for build in (lg.CG, lg.MINRES, lg.GramSolve, lg.LevenbergMarquardt):
+        with pytest.raises(ValueError, match="for no such test write 0"):
+            build(rtol=np.inf)
+    with pytest.raises(ValueError, match="For no limit write None or 0"):
+        lg.LSMR(conlim=np.inf)
+    for build in (lg.CG, lg.LSQR, lg.GLTR):
+        with pytest.raises(ValueError, match="write one that will not be reached, such as"):
+            build(max_steps=np.inf)
+    with pytest.raises(ValueError, match="write one that will not be reached"):
+        lg.minimize(SHIFTED, np.ones(3), max_steps=np.inf)
+    with pytest.raises(ValueError, match="write one that will not be reached"):
+        lg.Cholesky(max_size=np.inf)
+    assert lg.solve(lg.Diagonal(np.arange(1.0, 4.0)), np.ones(3), lg.CG(max_steps=10**6)).succeeded

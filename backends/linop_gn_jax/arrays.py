@@ -20,6 +20,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from linop_gn.backend import Array, Tree, Vector
 
+from .models import parameters_of
+
 __all__ = ["JaxArrays", "gathered", "wanted_dtype"]
 
 
@@ -94,6 +96,10 @@ class JaxArrays:
 
     def is_array(self, x: Any) -> bool:
         return isinstance(x, jax.Array)
+
+    def normalize(self, tree: Any) -> Any:
+        """A tree with equinox modules keeps what is no floating-point array of theirs in its structure."""
+        return tree if isinstance(tree, jax.Array) else parameters_of(tree)
 
     def is_concrete(self, tree: Any) -> bool:
         return not any(isinstance(leaf, jax.core.Tracer) for leaf in tree_util.tree_leaves(tree))

@@ -26,7 +26,7 @@ from linop_gn.backend import Array, CalculusDefaults, LinearizationDefaults
 
 from .compiled import compiled, tracing
 from .linear import LinearProgram
-from .models import adapt
+from .models import adapt, explained
 
 __all__ = ["JaxCalculus", "JaxGradientLinearization", "JaxLinearization"]
 
@@ -127,6 +127,11 @@ def _differentiable(params: Sequence[Any]) -> list[Array]:
     return [jnp.asarray(leaf) for leaf in params]
 
 
+def _outputs(function: Callable[[list[Array]], Array], p: list[Array]) -> Array:
+    with explained():
+        return _one_real_array(function(p), "the model")
+
+
 def _one_real_array(outputs: Any, what: str) -> Array:
     if isinstance(outputs, (np.ndarray, np.generic, float)):  # the parameters don't matter to it
         outputs = jnp.asarray(outputs)
@@ -142,7 +147,8 @@ def _one_real_array(outputs: Any, what: str) -> Array:
 
 def _scalar_valued(function: Callable[[list[Array]], Array]) -> Callable[[list[Array]], Array]:
     def checked(params: list[Array]) -> Array:
-        value = _one_real_array(function(params), "the objective")
+        with explained():
+            value = _one_real_array(function(params), "the objective")
         if value.shape:
             raise TypeError(
                 f"the objective returned an array of shape {value.shape}; it must return a scalar: its mean or sum."
@@ -184,11 +190,15 @@ class JaxCalculus(CalculusDefaults):
 
     adapt = staticmethod(adapt)
 
+    def evaluate(self, function: Callable[[list[Array]], Any], params: Sequence[Array]) -> Any:
+        with explained():
+            return function(list(params))
+
     def linearize(
         self, function: Callable[[list[Array]], Array], params: Sequence[Array], cotangent: Callable[[Array], Array]
     ) -> JaxLinearization:
         leaves = _differentiable(params)
-        outputs, pushforward = jax.linearize(lambda p: _one_real_array(function(p), "the model"), leaves)
+        outputs, pushforward = jax.linearize(lambda p: _outputs(function, p), leaves)
         program, residuals = _linear_part(pushforward, leaves)
         backward = program.only_transposes
         with _rules_followed() if backward else nullcontext():
@@ -222,13 +232,13 @@ class JaxCalculus(CalculusDefaults):
         leaves = _differentiable(params)
         if cotangent is None:
             return jax.value_and_grad(_scalar_valued(function))(leaves)
-        outputs, pullback = jax.vjp(lambda p: _one_real_array(function(p), "the model"), leaves)
+        outputs, pullback = jax.vjp(lambda p: _outputs(function, p), leaves)
         return outputs, pullback(cotangent(outputs))[0]
 
     def jacobian_rows(
         self, function: Callable[[list[Array]], Array], params: Sequence[Array], rows: Sequence[int]
     ) -> list[list[Array]]:
-        return _rows(lambda p: jnp.ravel(_one_real_array(function(p), "the model")), params, rows)
+        return _rows(lambda p: jnp.ravel(_outputs(function, p)), params, rows)
 
     def hessian_rows(
         self, function: Callable[[list[Array]], Array], params: Sequence[Array], rows: Sequence[int]

@@ -1,25 +1,41 @@
-"""Plain functions ``(params, inputs) -> outputs`` from what users have.
+"""Models that users have as plain functions ``(params, inputs) -> outputs``, and modules as parameters.
 
-A flax ``linen`` module is one already, behind ``apply``. Modules that hold
-their own parameters (flax ``nnx``, equinox) have to be split by the user, who
-alone knows which of their leaves are trained: the error shows how.
+A flax ``linen`` module is a function already, behind ``apply``. Equinox modules are trees that hold functions and flags
+beside their arrays: :class:`Partitioned` takes the arrays for leaves and the rest for structure, so that a module is a
+vector like any other tree, and what comes back is a module. flax ``nnx`` modules share arrays, count and keep
+statistics, which ``nnx.split`` tells from what is trained: the errors show how.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
-__all__ = ["adapt"]
+import jax
+import jax.numpy as jnp
+from jax import tree_util
+
+__all__ = ["Partitioned", "adapt", "explained", "parameters_of"]
 
 Model = Callable[[Any, Any], Any]
 
 # By identity, because a module with a list among its fields cannot be hashed; it is held, so the number stays its own.
 _adapted: dict[int, tuple[Any, Model]] = {}
 
+_LIBRARIES = "equinox", "flax.nnx", "flax.linen"
+_SPLIT = (
+    "graph, params, rest = nnx.split(module, nnx.Param, ...), with params as the parameters, and as the model lambda "
+    "params, x: nnx.merge(graph, params, rest, copy=True)(x). (The copy is what BatchNorm and Dropout may write to.)"
+)
 
-def _comes_from(model: Any, module: str) -> bool:
-    return any((base.__module__ + ".").startswith(module + ".") for base in type(model).__mro__)
+
+@cache
+def _library(kind: type) -> str:
+    """Which library of modules a type comes from, if any."""
+    names = [base.__module__ + "." for base in kind.__mro__]
+    return next((lib for lib in _LIBRARIES if any(name.startswith(lib + ".") for name in names)), "")
 
 
 def adapt(model: Any, names: Sequence[str] | None = None) -> Model:
@@ -34,20 +50,16 @@ def adapt(model: Any, names: Sequence[str] | None = None) -> Model:
     TypeError
         For modules that hold their own parameters, and for what cannot be called.
     """
-    if _comes_from(model, "flax.linen"):
+    name, library = type(model).__qualname__, _library(type(model))
+    if library == "flax.linen":
         return _adapted.setdefault(id(model), (model, _linen(model)))[1]
-    name = type(model).__qualname__
-    if _comes_from(model, "flax.nnx"):
+    if library == "flax.nnx":
+        raise TypeError(f"{name} is a flax nnx module, which has its own parameters. Split it: {_SPLIT}")
+    if library == "equinox":
         raise TypeError(
-            f"{name} is a flax nnx module, which has its own parameters. Split it: graph, params = nnx.split(module), "
-            "and give the model as lambda params, x: nnx.merge(graph, params)(x), with params as the parameters "
-            "(nnx.split(module, nnx.Param, ...) picks those that are trained)."
-        )
-    if _comes_from(model, "equinox"):
-        raise TypeError(
-            f"{name} is an equinox module, which holds its own parameters. Split it: "
-            "params, static = equinox.partition(module, equinox.is_inexact_array), and give the model as "
-            "lambda params, x: jax.vmap(equinox.combine(params, static))(x), with params as the parameters."
+            f"{name} is an equinox module, which holds its own parameters. Give it as the parameters, whose floating-"
+            "point arrays are trained, and as the model lambda module, x: jax.vmap(module)(x). To train some of them, "
+            "params, static = equinox.partition(module, which), with equinox.combine(params, static) in the model."
         )
     if not callable(model):
         raise TypeError(f"the model is a {name}, which cannot be called; give a function (params, inputs) -> outputs.")
@@ -61,3 +73,100 @@ def _linen(module: Any) -> Model:
 
     apply.__qualname__ = type(module).__qualname__
     return apply
+
+
+# modules as parameters
+
+
+class Partitioned:
+    """A tree with equinox modules in it whose leaves are its floating-point arrays; all else is structure.
+
+    Taken apart and put together again, it is the tree itself.
+    """
+
+    def __init__(self, tree: Any) -> None:
+        self.tree = tree
+
+    def parts(self) -> tuple[tuple[tuple[Any, Any], ...], Any]:
+        """The arrays by name, and the rest."""
+        pairs, structure = tree_util.tree_flatten_with_path(self.tree)
+        fixed = tuple(None if _is_variable(leaf) else (leaf,) for _, leaf in pairs)
+        for (path, leaf), kept in zip(pairs, fixed, strict=True):
+            if kept is not None and hasattr(leaf, "dtype"):
+                where = tree_util.keystr(path, simple=True, separator=".")
+                raise TypeError(
+                    f"leaf {where!r} of the parameters, in a tree with equinox modules, is no floating-point array of "
+                    "JAX. Keep it apart: params, static = equinox.partition(module, equinox.is_inexact_array), with "
+                    "params as the parameters and equinox.combine(params, static) in the model."
+                )
+        named = tuple(
+            (tree_util.DictKey(tree_util.keystr(path, simple=True, separator=".")), leaf)
+            for path, leaf in pairs
+            if _is_variable(leaf)
+        )
+        return named, (structure, fixed)
+
+    @staticmethod
+    def joined(rest: Any, arrays: Any) -> Any:
+        """The tree from :meth:`parts`."""
+        structure, fixed = rest
+        leaves = iter(arrays)
+        return structure.unflatten([next(leaves) if kept is None else kept[0] for kept in fixed])
+
+
+tree_util.register_pytree_with_keys(Partitioned, Partitioned.parts, Partitioned.joined)
+
+
+def _is_variable(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and _is_inexact(leaf.dtype)
+
+
+@cache
+def _is_inexact(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.inexact))
+
+
+def parameters_of(tree: Any) -> Any:
+    """``tree``, or its floating-point arrays and the rest where it holds equinox modules.
+
+    Raises
+    ------
+    TypeError
+        For modules and states of flax ``nnx`` that hold more than parameters.
+    """
+    if _library(type(tree)) == "flax.nnx":
+        _require_parameters(tree)
+    if all(map(_is_variable, tree_util.tree_leaves(tree))):
+        return tree
+    held = tree_util.tree_leaves(tree, is_leaf=lambda x: _library(type(x)) == "equinox")
+    return Partitioned(tree) if any(_library(type(x)) == "equinox" for x in held) else tree
+
+
+def _require_parameters(tree: Any) -> None:
+    """Raise if variables of ``nnx`` are there that are no ``nnx.Param``: statistics, counts, keys."""
+    from flax import nnx
+
+    held = tree_util.tree_leaves(tree, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    kinds = {type(x) for x in held if isinstance(x, nnx.Variable)}
+    other = sorted(kind.__name__ for kind in kinds if not issubclass(kind, nnx.Param))
+    if other:
+        raise TypeError(
+            f"the parameters, a flax nnx {type(tree).__qualname__}, hold {', '.join(other)} beside what is trained. "
+            f"Split the module: {_SPLIT}"
+        )
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Add to an error of a model what to do, where that is known."""
+    try:
+        yield
+    except jax.errors.TracerArrayConversionError as error:
+        raise TypeError(
+            "the model calls a function of NumPy on arrays of JAX, as np.exp(p): write it with jax.numpy's (jnp.exp), "
+            "or with those of lg.namespace(params), which are the arrays' own in every framework."
+        ) from error
+    except Exception as error:
+        if type(error).__name__ == "TraceContextError":  # of flax
+            error.add_note(f"The model writes to a module of flax nnx that lives outside of it. Split it: {_SPLIT}")
+        raise

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from linop_gn.arguments import require_plain
 from linop_gn.backend import ArrayApiBackend, declared
 
 from .arithmetic import NumpyArithmetic
@@ -28,6 +29,18 @@ class NumpyBackend(NumpyArithmetic, NumpyFactors, NumpyOwnership, ArrayApiBacken
 
     def __init__(self) -> None:
         super().__init__("numpy", np, (np.ndarray, np.number, np.bool_))
+
+    def is_array(self, x: Any) -> bool:
+        if type(x) is np.ndarray:
+            return True
+        require_plain(type(x))
+        return isinstance(x, self.array_types)
+
+    def lendable(self, x: Any) -> Any:
+        return super().lendable(x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("=")))
+
+    def _dtype_name(self, dtype: Any) -> str:
+        return super()._dtype_name(dtype) if dtype.isnative else f"{dtype.newbyteorder('=')} (big-endian)"
 
     def generators(self) -> tuple[Any, ...]:
         return (np.random,)

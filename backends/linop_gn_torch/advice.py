@@ -92,6 +92,12 @@ def require_linear(recorded: Sequence[Tensor | None], cotangent: Tensor, custom:
 
 _ADVICE: tuple[tuple[str, type[Exception], str], ...] = (
     (
+        r"Can't call numpy\(\) on Tensor that requires grad",
+        TypeError,
+        "the model calls a function of NumPy on tensors, as np.exp(p): write it with torch's, as torch.exp, or with "
+        "those of lg.namespace(params), which are the arrays' own in every framework.",
+    ),
+    (
         r"derivative for '?(?:aten::)?(\w+)'? is not implemented",
         NotImplementedError,
         "the model uses an operation whose backward, {1}, has no derivative in torch, and curvature products "

@@ -33,6 +33,10 @@ class TorchArrays:
     def generators(self) -> tuple[torch.Generator, ...]:
         return torch.default_generator, *torch.cuda.default_generators
 
+    def is_array(self, x: Any) -> bool:
+        """Whether it is a tensor with memory of its own for every entry: arithmetic, and derivatives, need that."""
+        return isinstance(x, Tensor) and x.layout is torch.strided
+
     def is_concrete(self, tree: Any) -> bool:
         return not torch.compiler.is_compiling()
 

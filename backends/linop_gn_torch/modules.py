@@ -30,6 +30,8 @@ import optree
 import torch
 from torch import Tensor, nn
 
+from linop_gn.given import the_array
+
 from .draws import OwnDraws, fixed_draws, states
 from .recording import current
 from .shells import MEMBERS, Shells
@@ -155,9 +157,16 @@ class AdaptedModule:
         for m in self.module.modules():  # nobody writes into these
             vars(m).update(_frozen(vars(m)))
         self._shells = Shells(self.module)
-        arguments = inspect.signature(source.forward).parameters.values()
-        self._keywords = {a.name for a in arguments if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)}
-        self._any_keyword = any(a.kind is a.VAR_KEYWORD for a in arguments)
+        if isinstance(source, torch.jit.ScriptModule):
+            schema = source.forward.schema.arguments[1:]
+            self._keywords, self._any_keyword = {a.name for a in schema}, False
+            self._needed = sum(not a.has_default_value() for a in schema)
+        else:
+            arguments = inspect.signature(source.forward).parameters.values()
+            self._keywords = {a.name for a in arguments if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)}
+            self._any_keyword = any(a.kind is a.VAR_KEYWORD for a in arguments)
+            positional = [a for a in arguments if a.kind in (a.POSITIONAL_OR_KEYWORD, a.POSITIONAL_ONLY)]
+            self._needed = sum(a.default is a.empty for a in positional)
         self._devices = sorted({p.device.index for p in source.parameters() if p.device.type == "cuda"})
         self._draws: bool | None = None  # whether the module draws random numbers, once that is known
         self._hooked = False
@@ -182,6 +191,7 @@ class AdaptedModule:
         args, kwargs = self._arguments(inputs)
         given = self._given(params)
         outputs = self._reproducibly(given, lambda shell: shell(*args, **kwargs))
+        outputs = outputs if isinstance(outputs, Tensor) else the_array(outputs)
         if not isinstance(outputs, Tensor):
             inside = "['logits']" if isinstance(outputs, dict) else ".logits"
             pick = "[0]" if isinstance(outputs, (tuple, list)) else inside
@@ -193,8 +203,8 @@ class AdaptedModule:
         return outputs
 
     def _arguments(self, inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-        if type(inputs) is tuple:
-            return inputs, {}
+        if type(inputs) is tuple or (type(inputs) is list and len(inputs) == self._needed > 1):
+            return tuple(inputs), {}
         named = isinstance(inputs, Mapping) and inputs and all(isinstance(key, str) for key in inputs)
         if named and (self._any_keyword or self._keywords.issuperset(inputs)):
             return (), inputs

@@ -27,7 +27,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..operators.algebra import Modified
 from ..operators.base import LinearOperator
+from ..operators.damped import Damped
 from ..operators.partition import Partition, of_leaves
 from ..protocols import Scalar, Tree, Vector
 from ..records import Partial, fill, record, static
@@ -104,6 +106,8 @@ class AtPoint(LinearOperator):
     symmetric = True
     product: ClassVar[Callable[..., Vector]]
     """``product(piece, v)`` of one linearised batch."""
+    regularised: ClassVar[bool] = False
+    """Whether it is of the whole objective, its l2 included."""
 
     def __init__(self, objective: Objective | Point, params: Tree = None) -> None:
         fill(self, point=as_point(objective, params, type(self).__name__))
@@ -122,7 +126,11 @@ class AtPoint(LinearOperator):
         return self.point.host
 
     def _prepare(self) -> LinearOperator:
-        return self if self.host else self._products()
+        return self if self.host else self._ridged(self._products())
+
+    def _ridged(self, made: Products) -> LinearOperator:
+        l2 = self.point.objective.ridge(self.point.space) if self.regularised else None
+        return ridged(made, l2)
 
     def _products(self) -> Products:
         made = self.point.linearized()
@@ -136,7 +144,41 @@ class AtPoint(LinearOperator):
     def matvec(self, v: Vector) -> Vector:
         if not self.host:
             return self.prepare().matvec(v)
-        return self.point.stream(Partial(of_batch, self.product), v).gradient
+        made = self.point.stream(Partial(of_batch, self.product), v).gradient
+        l2 = self.point.objective.ridge(self.point.space) if self.regularised else None
+        return made if l2 is None else self.backend.axpy(1.0, _times(l2, v), made)
+
+
+@record
+class Ridge(Modified):
+    """A + diag(l2), for a vector l2 (n,) that is not negative."""
+
+    l2: Vector
+
+    @property
+    def psd(self) -> bool:
+        return self.operator.psd
+
+    def matvec(self, v: Vector) -> Vector:
+        return self.backend.axpy(1.0, _times(self.l2, v), self.operator.apply(v))
+
+    matmat = matvec
+
+    def rmatvec(self, u: Vector) -> Vector:
+        return self.backend.axpy(1.0, _times(self.l2, u), self.operator.rapply(u))
+
+    rmatmat = rmatvec
+
+
+def ridged(made: LinearOperator, l2: Any) -> LinearOperator:
+    """``made`` + l2, a number or a vector; None: nothing."""
+    if l2 is None:
+        return made
+    return Damped(made, l2) if isinstance(l2, (int, float)) or l2.shape == () else Ridge(made, l2)
+
+
+def _times(l2: Any, v: Vector) -> Vector:
+    return l2[:, None] * v if len(getattr(l2, "shape", ())) and len(v.shape) == 2 else l2 * v
 
 
 @record
@@ -161,6 +203,7 @@ class GGN(AtPoint):
     """
 
     product = staticmethod(ggn)
+    regularised = True
     __init__ = AtPoint.__init__
 
 
@@ -184,6 +227,7 @@ class Hessian(AtPoint):
 
     psd = False
     product = staticmethod(hessian)
+    regularised = True
 
     def __init__(self, objective: Objective | Point, params: Tree = None) -> None:
         fill(self, point=as_point(objective, params, "Hessian", any_function=True).expect_hessian())
@@ -211,6 +255,7 @@ class BlockGGN(AtPoint):
     """
 
     blocks: tuple[LeafBlock, ...] = static()
+    regularised = True
 
     def __init__(self, objective: Objective | Point, params: Tree = None, *, blocks: Blocks = "layer") -> None:
         AtPoint.__init__(self, objective, params)
@@ -233,9 +278,13 @@ class BlockGGN(AtPoint):
 
 def block_products(operator: GGN | BlockGGN, blocks: tuple[LeafBlock, ...]) -> list[LinearOperator]:
     """J_l^T H_L J_l for each of the blocks, on the space of its own leaves; they share one linearisation."""
-    made = operator.point.linearized()
+    made, l2 = operator.point.linearized(), operator.point.objective.ridge(operator.domain)
+    parts = operator.domain.split(l2) if len(getattr(l2, "shape", ())) else None
     return [
-        Products(made.pieces, made.scale, Partial(one_block, leaves), space, space, True, operator.psd)
+        ridged(
+            Products(made.pieces, made.scale, Partial(one_block, leaves), space, space, True, operator.psd),
+            l2 if parts is None else space.join([parts[i] for i in leaves]),
+        )
         for _, leaves, space in blocks
     ]
 

@@ -3,7 +3,8 @@
 * ``None``: the model is a function of the parameters alone.
 * a tuple ``(inputs, targets)`` or ``(inputs, targets, weights)``: one batch;
   inputs may be any tree, weights are per example (a boolean mask is a weight).
-  A list whose second entry is an array is one too: torch's ``DataLoader`` gives such.
+  A list whose second entry is an array is one too: torch's ``DataLoader`` gives such, with a list for a tuple of
+  inputs. So is a mapping with the targets as ``"labels"``, as Hugging Face's loaders give it.
 * any other iterable of such tuples: many batches. A list or tuple of them is
   held in memory; anything else (a data loader) is streamed from the host on
   every pass, and therefore has to be iterable again and again. It may give its
@@ -12,9 +13,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from ..given import as_tree
 from ..protocols import Array, Backend, Tree
 from ..records import record, static
 
@@ -50,16 +52,19 @@ class Stream:
 
 
 def as_batch(item: Any) -> Batch:
-    """One batch from a tuple (inputs, targets[, weights])."""
+    """One batch from a tuple (inputs, targets[, weights]), or a mapping with ``"labels"``."""
     if isinstance(item, Batch):
         return item
+    if isinstance(item, Mapping) and "labels" in item:
+        item = {name: value for name, value in item.items() if name != "labels"}, item["labels"]
     if not isinstance(item, (tuple, list)) or len(item) not in (2, 3):
         length = f" of {len(item)}" if isinstance(item, (tuple, list)) else ""
         raise TypeError(
             "a batch is a tuple (inputs, targets) or (inputs, targets, weights), got "
             f"{type(item).__qualname__}{length}. Use targets None for a model whose outputs are residuals."
         )
-    return Batch(*item)
+    inputs, *others = map(as_tree, item)
+    return Batch(tuple(inputs) if isinstance(item, list) and type(inputs) is list else inputs, *others)
 
 
 def as_batches(data: Any) -> tuple[Batch, ...] | Stream:
@@ -78,13 +83,14 @@ def as_batches(data: Any) -> tuple[Batch, ...] | Stream:
     if data is None:
         return (Batch(),)
     one = isinstance(data, list) and len(data) in (2, 3) and hasattr(data[1], "shape")
+    one = one or (isinstance(data, Mapping) and "labels" in data)
     if one or isinstance(data, Batch) or (isinstance(data, tuple) and data and not all(map(_is_batch, data))):
         return (as_batch(data),)
     if isinstance(data, (list, tuple)):
         if not data:
             raise ValueError("the data hold no batch: an empty list. Give at least one (inputs, targets).")
         return tuple(as_batch(item) for item in data)
-    if not isinstance(data, Iterable) or hasattr(data, "shape") or isinstance(data, (dict, str, bytes)):
+    if not isinstance(data, Iterable) or hasattr(data, "shape") or isinstance(data, (Mapping, str, bytes)):
         raise TypeError(
             f"data must be a tuple (inputs, targets[, weights]) or an iterable of such tuples, got "
             f"{type(data).__qualname__}."
@@ -98,7 +104,8 @@ def as_batches(data: Any) -> tuple[Batch, ...] | Stream:
 
 
 def _is_batch(item: Any) -> bool:
-    return isinstance(item, Batch) or (isinstance(item, tuple) and len(item) in (2, 3))
+    labelled = isinstance(item, Mapping) and "labels" in item
+    return labelled or isinstance(item, Batch) or (isinstance(item, tuple) and len(item) in (2, 3))
 
 
 def stack(batches: tuple[Batch, ...], backend: Backend) -> tuple[Batch, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..dispatch import owner_of
 from ..protocols import Array, Backend, Vector
 from ..spaces import Space
 from .batches import Batch
@@ -57,8 +58,8 @@ def require_fitting(space: Space, batch: Batch) -> None:
         for name, leaf in zip(*ops.flatten(value)[:2], strict=True) if value is not None else ():
             where = f"the {what}{f' ({name})' if name else ''}"
             if not ops.is_array(leaf):
-                if isinstance(leaf, (int, float, bool, str)):
-                    continue
+                if isinstance(leaf, (int, float, bool, str)) or (what == "inputs" and owner_of(leaf) is ops):
+                    continue  # the model's own affair, as sparse tensors are
                 raise TypeError(
                     f"{where} belong to {type(leaf).__module__.partition('.')[0]} ({type(leaf).__qualname__}) but the "
                     f"parameters to {ops.name}; convert one of them."

@@ -25,6 +25,7 @@ from .losses import Loss
 from .objective import Objective
 from .pieces import Piece, flat_outputs, like_outputs, together
 from .point import Point
+from .terms import Terms
 
 __all__ = ["Gram", "Root", "require_root", "root_gradient", "root_of"]
 
@@ -97,7 +98,7 @@ class Gram(LinearOperator):
         point = as_point(objective, params, "Gram")
         if point.host:
             raise ValueError("lg.Gram needs all outputs at once, and the data are streamed: hold them in a list.")
-        require_root(point.objective.loss, "lg.Gram")
+        require_root(point.objective.loss, "lg.Gram", point.objective)
         root = _root_at(point)
         fill(self, source=point, outputs=root.codomain)
         if self.backend.is_concrete(root):
@@ -147,8 +148,9 @@ def _rooted(piece: Any) -> Any:
     return piece.space.backend.scan_over(Partial(_kept, type(piece).rooted), piece)[1]
 
 
-def require_root(loss: Loss | None, who: str) -> None:
+def require_root(loss: Loss | None, who: str, terms: Terms | None = None) -> None:
     """Raise for a loss whose Hessian has no real root S, S S^T = H_L, or none by blocks that are known."""
+    require_no_l2(terms, who)
     if loss is None or loss.autodiff or not loss.convex:
         name = "a plain scalar function" if loss is None else type(loss).__name__
         why = "is not known to be convex" if loss is not None and not loss.autodiff else "has no closed forms"
@@ -156,6 +158,15 @@ def require_root(loss: Loss | None, who: str) -> None:
             f"{who} needs a root S of the loss's Hessian, S S^T = H_L, and {name} {why}. Use SquaredError, "
             "CrossEntropy, BinaryCrossEntropy or Poisson; write a convex loss as a subclass of lg.losses.Loss with "
             "value, slope and curvature; or use lg.GGN with lg.CG, which needs products only."
+        )
+
+
+def require_no_l2(terms: Terms | None, who: str) -> None:
+    """Raise for an objective with an l2, for methods that see the model and the loss only."""
+    if terms is not None and terms.l2 is not None:
+        raise ValueError(
+            f"{who} takes the model and the loss, and would leave out the objective's l2: append sqrt(l2) * p to the "
+            "residuals, or use lg.GGN and a solver by products, such as lg.CG()."
         )
 
 

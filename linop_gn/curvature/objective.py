@@ -8,10 +8,12 @@ normaliser belongs to the objective, once, not to each batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..arguments import require_number
 from ..dispatch import backend_of, require_registered
+from ..given import as_columns, as_start
 from ..protocols import Array, Backend, Scalar, Tree, Vector
 from ..records import fields, fill, memo, rebuild, record, replace
 from ..spaces import Space
@@ -53,6 +55,9 @@ class Objective(Terms):
         that is not the arrays' own: ``"torch"``, ``"jax"``, ``"autograd"``. It is called with arrays of
         that framework, by DLPack; everything else stays in the arrays' own. See
         :mod:`linop_gn.curvature.bridge`.
+    l2
+        The lambda of a Gaussian prior: 1/2 lambda ||p||^2 is added to the mean or sum, lambda p to the gradient,
+        lambda I to GGN and Hessian. A number, or a tree like the parameters of numbers and arrays: data.
 
     >>> import numpy as np, linop_gn as lg
     >>> x, y = np.array([[1.0], [2.0]]), np.array([[1.0], [3.0]])
@@ -79,10 +84,11 @@ class Objective(Terms):
         vjp: Callable[..., Any] | None = None,
         jacobian: Callable[..., Any] | None = None,
         derivatives: str | None = None,
+        l2: Any = None,
     ) -> None:
         _require_function("the model must be a function (params, inputs) -> outputs", model)
         supplied = Supplied.given(jvp=jvp, vjp=vjp, jacobian=jacobian)
-        fill(self, **_fields(model, as_loss(loss), derivatives, supplied), whole=False, **_held(as_batches(data)))
+        fill(self, **_fields(model, as_loss(loss), derivatives, supplied, l2), whole=False, **_held(as_batches(data)))
 
     @classmethod
     def from_function(
@@ -93,6 +99,7 @@ class Objective(Terms):
         gradient: Callable[..., Tree] | None = None,
         hvp: Callable[..., Tree] | None = None,
         derivatives: str | None = None,
+        l2: Any = None,
     ) -> Objective:
         """An objective from a plain scalar function ``function(params)``, or ``function(params, data)``.
 
@@ -100,7 +107,7 @@ class Objective(Terms):
         needs to know which part is the model and which the loss.
         """
         _require_function("the objective must be a function of the parameters", function)
-        made = _fields(function, None, derivatives, Supplied.given(gradient=gradient, hvp=hvp))
+        made = _fields(function, None, derivatives, Supplied.given(gradient=gradient, hvp=hvp), l2)
         return rebuild(cls, made | _whole(data))
 
     @classmethod
@@ -113,11 +120,12 @@ class Objective(Terms):
         vjp: Callable[..., Any] | None = None,
         jacobian: Callable[..., Any] | None = None,
         derivatives: str | None = None,
+        l2: Any = None,
     ) -> Objective:
         """Nonlinear least squares 1/2 ||r(params)||^2, with r(params) or r(params, data); its GGN is J^T J."""
         _require_function("the residuals must be a function of the parameters", residuals)
         supplied = Supplied.given(jvp=jvp, vjp=vjp, jacobian=jacobian)
-        return rebuild(cls, _fields(residuals, SquaredError(reduction="sum"), derivatives, supplied) | _whole(data))
+        return rebuild(cls, _fields(residuals, SquaredError(reduction="sum"), derivatives, supplied, l2) | _whole(data))
 
     def with_data(self, data: Any) -> Objective:
         """The same model and loss on other data (a new batch): the same compiled program.
@@ -129,6 +137,7 @@ class Objective(Terms):
 
     def at(self, params: Tree) -> Point:
         """The objective at ``params``, which are copied; the same point again while model and parameters are equal."""
+        params = as_start(params)
         ops = backend_of(params)
         tree = ops.normalize(params)
         space = Space.of(tree)
@@ -193,7 +202,7 @@ class Objective(Terms):
         name = getattr(self.model, "__qualname__", type(self.model).__qualname__)
         what = "scalar function" if self.loss is None else repr(self.loss)
         data = "streamed" if self.stream is not None else f"{len(self.batches)} batch{'es' * (len(self.batches) != 1)}"
-        return f"Objective({name}, {what}, {data})"
+        return f"Objective({name}, {what}, {data}{'' if self.l2 is None else ', l2'})"
 
 
 def _require_function(what: str, given: Any) -> None:
@@ -201,13 +210,18 @@ def _require_function(what: str, given: Any) -> None:
         raise TypeError(f"{what}, got {type(given).__qualname__}.")
 
 
-def _fields(model: Any, loss: Loss | None, derivatives: str | None, supplied: Supplied | None) -> dict[str, Any]:
+def _fields(
+    model: Any, loss: Loss | None, derivatives: str | None, supplied: Supplied | None, l2: Any
+) -> dict[str, Any]:
     """All fields of an objective but its data."""
     if derivatives is not None:
         require_registered(derivatives)
         if supplied is not None:
             raise ValueError(f"derivatives={derivatives!r} was given beside functions that supply them: choose.")
-    return {"model": model, "loss": loss, "supplied": supplied, "derivatives": derivatives}
+    for value in l2.values() if isinstance(l2, Mapping) else (l2,):
+        if isinstance(value, (int, float)):
+            require_number("Objective", "l2", value)
+    return {"model": model, "loss": loss, "supplied": supplied, "derivatives": derivatives, "l2": l2}
 
 
 def _held(batches: tuple[Batch, ...] | Stream) -> dict[str, Any]:
@@ -216,7 +230,7 @@ def _held(batches: tuple[Batch, ...] | Stream) -> dict[str, Any]:
 
 def _whole(data: Any) -> dict[str, Any]:
     """The data of a function that takes them as they are."""
-    return {"whole": True, **_held((Batch(inputs=data),))}
+    return {"whole": True, **_held((Batch(inputs=as_columns(data)),))}
 
 
 def _same_leaves(ours: Any, theirs: Any) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..arguments import called
 from ..protocols import Array, Backend, Linearization, Scalar, Vector
 from ..records import Partial, record, replace, static
 from ..spaces import Space
@@ -123,7 +124,9 @@ class Curve(OfOneBatch):
         assert self.supplied is not None
         assert self.supplied.hvp is not None
         ops = self.space.backend
-        made = self.supplied.hvp(*self.arguments, ops.unflatten(self.space.structure, v))
+        made = called(
+            "hvp=", "(params[, data], v)", self.supplied.hvp, *self.arguments, ops.unflatten(self.space.structure, v)
+        )
         return self.space.leaves(ops.detach(made), "result of the supplied hvp")
 
 

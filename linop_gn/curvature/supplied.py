@@ -21,12 +21,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..arguments import called, described
 from ..dispatch import available
 from ..protocols import Array
 from ..records import record, replace, static
 from ..spaces import REAL, Space
 
 __all__ = ["MissingDerivativeError", "Supplied"]
+
+_LIKE, _LIKE_V = "(params[, inputs]), like the model", "(params[, inputs], v)"
 
 
 class MissingDerivativeError(TypeError):
@@ -85,7 +88,10 @@ class Supplied:
         """A linearisation at ``arguments`` = (params, [inputs]) whose model value is ``outputs``."""
         outputs, matrix = space.backend.copy(outputs), None
         if self.jacobian is not None:
-            matrix, arguments = _as_matrix(space, self.jacobian(*arguments), tuple(outputs.shape)), ()
+            matrix, arguments = (
+                _as_matrix(space, called("jacobian=", _LIKE, self.jacobian, *arguments), tuple(outputs.shape)),
+                (),
+            )
         made = SuppliedLinearization(self, space, arguments, outputs, matrix)
         return replace(made, gradient=made.vjp(cotangent(outputs)))
 
@@ -116,7 +122,9 @@ class SuppliedLinearization:
             product = self._multiplied(self.matrix, space.join(leaves), math.prod(shape))
             return ops.cast(ops.namespace().reshape(product, shape), dtype)
         assert self.supplied.jvp is not None
-        out = ops.detach(self.supplied.jvp(*self.arguments, ops.unflatten(space.structure, leaves)))
+        out = ops.detach(
+            called("jvp=", _LIKE_V, self.supplied.jvp, *self.arguments, ops.unflatten(space.structure, leaves))
+        )
         wanted = ops.describe(self.outputs)[:2]
         if not ops.is_array(out) or ops.describe(out)[:2] != wanted:
             got = "{1} of shape {0}".format(*ops.describe(out)) if ops.is_array(out) else f"a {type(out).__qualname__}"
@@ -133,7 +141,7 @@ class SuppliedLinearization:
             leaves = space.split(ops.cast(self._multiplied(self.matrix.T, flat, space.size), space.dtype))
         else:
             assert self.supplied.vjp is not None
-            made = ops.detach(self.supplied.vjp(*self.arguments, cotangent))
+            made = ops.detach(called("vjp=", _LIKE_V, self.supplied.vjp, *self.arguments, cotangent))
             leaves = space.leaves(made, "result of the supplied vjp")
         return leaves if only is None else [leaves[i] for i in only]
 
@@ -168,6 +176,8 @@ def _as_matrix(space: Space, jacobian: Any, outputs: tuple[int, ...]) -> Any:
         accepted += [outputs + space.shapes[0]] if len(space.shapes) == 1 else []
         _require_jacobian(space, "the supplied jacobian", jacobian, accepted)
         return ops.copy(xp.reshape(jacobian, (rows, space.size)))
+    if hasattr(jacobian, "to_sparse_coo"):
+        jacobian = jacobian.to_sparse_coo()  # the one layout of torch's whose transpose has products
     if tuple(getattr(jacobian, "shape", ())) == (rows, space.size) and hasattr(jacobian, "T"):
         return jacobian
     names, leaves, _ = ops.flatten(jacobian)
@@ -187,7 +197,7 @@ def _as_matrix(space: Space, jacobian: Any, outputs: tuple[int, ...]) -> Any:
 def _require_jacobian(space: Space, where: str, part: Any, shapes: list[tuple[int, ...]]) -> None:
     ops = space.backend
     if not ops.is_array(part):
-        raise TypeError(f"{where} is a {type(part).__qualname__}, not a {ops.name} array.")
+        raise TypeError(f"{where} is {described(part, ops.name)}.")
     shape, dtype, _ = ops.describe(part)
     if shape not in shapes:
         raise ValueError(f"{where} has shape {shape}; expected {shapes[0]}.")

@@ -11,16 +11,19 @@ from __future__ import annotations
 import numbers
 from typing import Any
 
+from ..arguments import called
+from ..given import the_array
 from ..protocols import Array, Backend, Calculus, Vector
 from ..records import memo, record, static
 from ..spaces import REAL, Space
 from .batches import Batch
 from .checks import require_finite_inputs
 from .losses import Loss
+from .pairs import may_be_pairs, warn_of_pairs
 from .pieces import Curve, Differentiated, Piece
 from .supplied import MissingDerivativeError, Supplied
 
-__all__ = ["Term", "outputs_of"]
+__all__ = ["Term", "joined", "outputs_of"]
 
 _MODEL = "Supply them with the objective: jvp= and vjp=, or jacobian= (dense, sparse, or a linear operator)"
 _SCALAR = "Supply gradient= and hvp= (Objective.from_function)"
@@ -56,9 +59,11 @@ class Term:
 
     def outputs(self, leaves: list[Array]) -> Array:
         """The model's outputs, or its scalar."""
-        z = self.model(*self.arguments(leaves))
+        z = called("the model", "(params[, inputs])", self.model, *self.arguments(leaves))
         if self.ops.calculus is None and isinstance(z, numbers.Real):
             z = self.ops.asarray(z, self.space.dtype, self.space.device)  # what NumPy makes of 0-d arrays
+        if not self.ops.is_array(z):
+            z = joined(self.ops, z) if self._are_residuals() else the_array(z)
         if not self.ops.is_array(z):
             raise TypeError(
                 f"the model returned a {type(z).__qualname__}, not one {self.ops.name} array. Wrap it, for example "
@@ -142,15 +147,28 @@ class Term:
         memo(self).checked = True
 
     def _check_here(self, z: Array) -> None:
-        if self.ops.is_concrete((z, self.batch)):
+        if self.ops.is_concrete((z, self.batch)) and not memo(self).checked:
             self.check(tuple(z.shape))
+            if self._may_be_pairs(tuple(z.shape)):
+                warn_of_pairs(self.ops, z)
+
+    def _are_residuals(self) -> bool:
+        """Whether the model's outputs are residuals."""
+        return self.loss is not None and self.loss.targets_optional and self.batch.targets is None
+
+    def _may_be_pairs(self, shape: tuple[int, ...]) -> bool:
+        """Whether outputs of this shape are residuals that an unmeant broadcast may have made."""
+        return self._are_residuals() and may_be_pairs(self.ops, shape, self.model, self.batch.inputs)
 
     def check_ahead(self, x: Vector) -> None:
         """:meth:`check` before a compiler hides the values; elsewhere that comes with the first evaluation."""
         if self.loss is None or memo(self).checked or "compiled" not in self.ops.capabilities:
             return
         if not self.batch.stacked and self.ops.is_concrete(self.batch):
-            self.check(self.ops.describe_of(outputs_of, self, x)[0])
+            shape = self.ops.describe_of(outputs_of, self, x)[0]
+            self.check(shape)
+            if self._may_be_pairs(shape) and self.ops.is_concrete(x):
+                warn_of_pairs(self.ops, self.ops.call(outputs_of, self, x))
 
     def _require(self, what: str, ways: str) -> Calculus:
         if self.ops.calculus is None:
@@ -209,7 +227,8 @@ class Term:
             piece = self.linearize(x)
             return piece.value, piece.gradient, piece.weight
         if supplied is not None and supplied.gradient is not None:
-            made = self.space.leaves(supplied.gradient(*self.arguments(leaves)), "result of the supplied gradient")
+            given = called("gradient=", "(params[, data])", supplied.gradient, *self.arguments(leaves))
+            made = self.space.leaves(given, "result of the supplied gradient")
             return self._evaluate(self.value, leaves), self.ops.detach(self.space.like(x, made)), None
         calculus = self._require("a gradient", _SCALAR if self.loss is None else _MODEL)
         if self.loss is None:
@@ -217,6 +236,14 @@ class Term:
             return value, self.space.like(x, gradient), None
         z, gradient = calculus.gradient(self.outputs, leaves, self.cotangent)
         return self.total(z), self.space.like(x, gradient), self.weight(z)
+
+
+def joined(ops: Backend, z: Any) -> Any:
+    """A tree of residuals as one flat array; what is no tree of arrays as it is."""
+    leaves = ops.flatten(z)[1]
+    if not leaves or leaves[0] is z or not all(map(ops.is_array, leaves)):
+        return z
+    return ops.pack(leaves, Space.of(leaves, "residuals").dtype)
 
 
 def outputs_of(term: Any, x: Vector) -> Array:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..dispatch import load
+from ..given import as_tree
 from ..protocols import Backend, Vector
 from ..records import Partial, data_fields, map_arrays, memo, record, static
 from ..spaces import Space
@@ -37,6 +38,23 @@ class Terms:
     """Whether the function takes the data as they are, rather than inputs beside targets."""
     derivatives: str | None = static(default=None)
     """The framework that differentiates, where that is not the arrays' own."""
+    l2: Any = None
+    """lambda of 1/2 sum lambda p^2, which is added to all of it: a number, one for each entry, or a tree of them."""
+
+    def ridge(self, space: Space) -> Any:
+        """``l2`` as a number or a flat vector of ``space``; None where there is none."""
+        l2, ops = self.l2, space.backend
+        if l2 is None or isinstance(l2, (int, float)) or tuple(getattr(l2, "shape", (1,))) in ((), (space.size,)):
+            return l2
+        names, leaves, _ = ops.flatten(as_tree(l2))
+        if set(names) != set(space.names):
+            raise ValueError(f"l2 has leaves {names}; expected a number, or a tree with leaves {list(space.names)}.")
+        given, xp, made = dict(zip(names, leaves, strict=True)), ops.namespace(), []
+        for name, shape, dtype in zip(space.names, space.shapes, space.dtypes, strict=True):
+            leaf = given[name]
+            leaf = ops.cast(leaf, dtype) if ops.is_array(leaf) else ops.asarray(leaf, dtype, space.device)
+            made.append(xp.broadcast_to(leaf, shape))
+        return space.join(made)
 
     @property
     def host(self) -> bool:
@@ -111,7 +129,9 @@ class Terms:
         lent = tuple(map(crossing.batch, self.batches))
         stream = None if self.stream is None else Stream(self.stream, crossing.batch)
         model = Partial(on_leaves, self.model, ops, space.structure)
-        return Terms(loss, lent, stream, model, None, self.whole), crossing
+        l2 = self.ridge(space)
+        l2 = l2 if l2 is None or isinstance(l2, (int, float)) else crossing.lend(l2)
+        return Terms(loss, lent, stream, model, None, self.whole, l2=l2), crossing
 
     def stream_batches(self, space: Space) -> Iterator[Batch]:
         """One pass over streamed batches."""

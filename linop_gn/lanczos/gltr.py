@@ -134,6 +134,7 @@ class GLTR(Solver):
 
     def __post_init__(self) -> None:
         check_region(self)
+        Lanczos(1, self.reorthogonalise, True, False, self.seed)  # looks at them
         if self.explore and self.reorthogonalise == "none":
             raise ValueError("GLTR: explore=True needs an orthogonal basis: reorthogonalise='selective' or 'full'.")
 

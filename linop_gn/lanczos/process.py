@@ -41,6 +41,7 @@ import math
 from typing import Any, ClassVar, NamedTuple
 
 from ..arguments import whole
+from ..draws import check_seed
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
@@ -180,6 +181,7 @@ class Lanczos(Solver):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", whole("Lanczos", "steps", self.steps, 1))
+        check_seed("Lanczos", self.seed)
         if self.reorthogonalise not in WAYS:
             raise ValueError(f"Lanczos: reorthogonalise must be one of {WAYS}, got {self.reorthogonalise!r}.")
         if not self.keep and (self.reorthogonalise != "none" or self.restart):

@@ -84,7 +84,7 @@ class FirstOrder(Method):
     def __post_init__(self) -> None:
         require_optimiser("FirstOrder", self.optimiser)
         require_number("FirstOrder", "rate", self.rate)
-        require_number("FirstOrder", "average", self.average, below=1.0)
+        require_number("FirstOrder", "average", self.average, below=1.0, optional=True)
         require_schedule("FirstOrder", self.schedule)
 
     @property

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from ..arguments import require_instance, require_number
 from ..curvature.batches import Batch
+from ..curvature.gram import require_no_l2
 from ..curvature.pieces import linearised_gradient
 from ..protocols import Backend, Scalar, Vector
 from ..records import Partial, record, replace, static
@@ -102,7 +103,7 @@ class Linearised(Method):
     def __post_init__(self) -> None:
         require_optimiser(self.name, self.optimiser)
         for number, below in (("rate", math.inf), ("average", 1.0), ("inner_average", 1.0)):
-            require_number(self.name, number, getattr(self, number), below=below)
+            require_number(self.name, number, getattr(self, number), below=below, optional=number != "rate")
         require_schedule(self.name, self.schedule)
         require_schedule(self.name, self.inner_schedule)
         if self.search is not None:
@@ -133,6 +134,7 @@ class Linearised(Method):
                 f"{self.name} linearises the model and not the loss, and this objective is a plain scalar function: "
                 "make it with lg.Objective(model, loss, data) or lg.Objective.from_residuals(residuals)."
             )
+        require_no_l2(problem.objective, self.name)
         x = ops.copy(problem.start)
         zero, count, value = ops.scalar(0.0, x), ops.scalar(0, x), problem.value_at(x)
         return InnerState(

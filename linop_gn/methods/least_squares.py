@@ -131,7 +131,7 @@ class LeastSquares(Method):
 
     def __post_init__(self) -> None:
         for name in ("damping", "accept", "ftol", "xtol", "gtol", "max_nfev"):
-            require_number("LeastSquares", name, getattr(self, name))
+            require_number("LeastSquares", name, getattr(self, name), optional=name != "accept")
         if self.solver is not None:
             require_solver("LeastSquares", self.solver, "a solver such as lg.CG() or lg.LSMR()")
 
@@ -140,7 +140,7 @@ class LeastSquares(Method):
     columns = ("value", "gradient_norm", "optimality", "damping", "ratio", "evaluations", "linearisations", "refused")
 
     def init(self, ops: Backend, problem: MinimizeProblem) -> LeastSquaresState:
-        require_root(problem.objective.loss, "LeastSquares")
+        require_root(problem.objective.loss, "LeastSquares", problem.objective)
         if problem.space.dtype in ("float16", "bfloat16"):
             raise TypeError(f"LeastSquares: {problem.space.dtype} cannot be factored; use float32 or float64.")
         x = self._inside(ops, ops.copy(problem.start))

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
+from ..arguments import whole
 from ..curvature.at_point import GGN, BlockGGN, Hessian
 from ..preconditioners import EmpiricalFisher
 from ..protocols import Scalar
@@ -245,6 +246,7 @@ def SGN(
     >>> lg.minimize(bowl, np.zeros(2), lg.SGN(), max_steps=10).params.round(6)
     array([3., 3.])
     """
+    steps = whole("SGN", "steps", steps)
     solver = CG(stop=MaxResidual(1e-6), max_steps=max(steps, early or 0), preconditioner=preconditioner)
     direction: descents.Descent = descents.Solve(solver, most=None if early is None else Stages(early, 9, steps))
     recipe = {

@@ -72,8 +72,8 @@ class SGD(Optimiser):
     weight_decay: Scalar | None = None
 
     def __post_init__(self) -> None:
-        require_number("SGD", "momentum", self.momentum, below=1.0)
-        require_number("SGD", "weight_decay", self.weight_decay)
+        require_number("SGD", "momentum", self.momentum, below=1.0, optional=True)
+        require_number("SGD", "weight_decay", self.weight_decay, optional=True)
         if self.nesterov and self.momentum is None:
             raise ValueError("SGD: nesterov=True looks ahead along the momentum: give momentum=0.9 beside it.")
 
@@ -114,7 +114,7 @@ class Adam(Optimiser):
 
     def __post_init__(self) -> None:
         for name, below in (("b1", 1.0), ("b2", 1.0), ("eps", math.inf), ("weight_decay", math.inf)):
-            require_number("Adam", name, getattr(self, name), below=below)
+            require_number("Adam", name, getattr(self, name), below=below, optional=name == "weight_decay")
 
     def init(self, ops: Backend, space: Space, x: Vector) -> Moments:
         """m = v = 0."""

@@ -168,7 +168,7 @@ class Armijo(Search):
 
     def __post_init__(self) -> None:
         for name in ("first", "grow"):
-            require_number("Armijo", name, getattr(self, name), positive=True)
+            require_number("Armijo", name, getattr(self, name), positive=True, optional=name == "grow")
         for name in ("c", "shrink"):
             require_number("Armijo", name, getattr(self, name), positive=True, below=1.0)
         object.__setattr__(self, "most", whole("Armijo", "most", self.most, 1))

@@ -195,8 +195,8 @@ class SecondOrder(Method):
             ("least", self.least),
             ("most", self.most),
         ):
-            require_number(self.name, name, number)
-        require_number(self.name, "average", self.average, below=1.0)
+            require_number(self.name, name, number, optional=name not in ("least", "most"))
+        require_number(self.name, "average", self.average, below=1.0, optional=True)
         if (self.least > self.most) is True:
             raise ValueError(f"{self.name}: least must be at most most, got {self.least} and {self.most}.")
         if self.stopping is not None and not hasattr(self.stopping, "claims"):

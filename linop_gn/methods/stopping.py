@@ -87,7 +87,7 @@ class Facts:
 
     def __post_init__(self) -> None:
         for name in ("rtol", "atol", "ftol", "xtol"):
-            require_number("Facts", name, getattr(self, name))
+            require_number("Facts", name, getattr(self, name), optional=name in ("ftol", "xtol"))
 
     def begun(self, ops: Backend, model: Model) -> tuple[tuple[Scalar, Any], ...]:
         """Conditions and codes at the start."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import described
 from ..protocols import Array, Backend
 from ..spaces import Space
 
@@ -22,7 +23,7 @@ SYMMETRY_TOLERANCE = 1000.0
 def array_of(backend: Backend, x: Any, dimensions: tuple[int, ...], what: str) -> tuple[int, ...]:
     """The shape of ``x``, an array of the backend with one of these numbers of axes."""
     if not backend.is_array(x):
-        raise TypeError(f"{what} is a {type(x).__module__}.{type(x).__qualname__}, not a {backend.name} array.")
+        raise TypeError(f"{what} is {described(x, backend.name)}.")
     shape = backend.describe(x)[0]
     if len(shape) not in dimensions:
         wanted = " or ".join(map(str, dimensions))

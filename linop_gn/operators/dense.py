@@ -28,7 +28,8 @@ class Dense(LinearOperator):
     Parameters
     ----------
     matrix
-        Real floating-point array (m, n). It is not copied.
+        Real floating-point array (m, n). It is not copied: what is written into it later, the operator has, and what
+        was found of it, such as its symmetry, may not hold any more.
     symmetric
         Whether the matrix is symmetric. Left out, a matrix that equals its
         transpose exactly is found to be; in a trace, where values cannot be

@@ -22,7 +22,7 @@ class Diagonal(LinearOperator):
     ----------
     values
         The diagonal: a flat array (n,), or a tree whose shape is then that of
-        the vectors. A tree is stored as one flat array.
+        the vectors. A tree is stored as one flat array; a flat one is not copied.
     psd
         Whether no value is negative. Left out, it is found from the values
         where they can be read, and counts as unknown in a trace.

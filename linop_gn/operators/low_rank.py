@@ -25,7 +25,7 @@ class LowRank(LinearOperator):
     Parameters
     ----------
     factor
-        U, an array (n, r).
+        U, an array (n, r). Neither it nor the middle is copied.
     middle
         M: a symmetric matrix (r, r), the diagonal (r,) of one, or None for the
         identity.

@@ -24,6 +24,7 @@ import math
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
+from ..arguments import whole
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
@@ -71,6 +72,9 @@ class Direct(Solver):
     """Dense matrices held at a time, unit vectors and products among them."""
     cubes: ClassVar[float]
     """Flops over n^3."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "max_size", whole(type(self).__name__, "max_size", self.max_size))
 
     def factor(self, ops: Backend, matrix: Array, eps: float) -> Factored:
         """The factored matrix; ``eps`` is the round-off of the operator's products."""
@@ -285,7 +289,8 @@ class Eigh(Direct):
     cubes: ClassVar[float] = 9.0
 
     def __post_init__(self) -> None:
-        check_tolerances(self, "rcond")
+        super().__post_init__()
+        check_tolerances(self, "rcond", optional=True)
 
     def factor(self, ops: Backend, matrix: Array, eps: float) -> Factored:
         xp = ops.namespace()

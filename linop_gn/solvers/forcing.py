@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..arguments import require_number
 from ..protocols import Backend, Scalar
 from ..records import record, static
 
@@ -76,8 +77,10 @@ class EisenstatWalker:
         bounds = {"first": (0, 1), "most": (0, 1), "gamma": (0, 1), "alpha": (1, 2), "threshold": (0, 1)}
         for name, (low, high) in bounds.items():
             value: Any = getattr(self, name)
+            require_number("EisenstatWalker", name, value)
             if isinstance(value, (int, float)) and not low <= value <= high:
                 raise ValueError(f"EisenstatWalker: {name} must lie between {low} and {high}, got {value}.")
+        require_number("EisenstatWalker", "target", self.target)
         if isinstance(self.most, (int, float)) and not 0 < self.most < 1:
             raise ValueError(f"EisenstatWalker: most must lie between 0 and 1, got {self.most}.")
 

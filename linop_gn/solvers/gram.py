@@ -152,7 +152,8 @@ class GramSolve(Solver):
                 "GramSolve needs a positive damping: without it the system has no unique solution wherever there are "
                 "more parameters than outputs. Use lg.Damped(G, damping), or lg.MINRES for the undamped system."
             )
-        require_root(inner.point.objective.loss if isinstance(inner, GGN) else inner.pieces[0].loss, "GramSolve")
+        known = inner.point.objective if isinstance(inner, GGN) else None
+        require_root(inner.pieces[0].loss if known is None else known.loss, "GramSolve", known)
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         ready: Any = _inner(operator)[0].prepare()

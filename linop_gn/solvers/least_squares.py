@@ -100,10 +100,12 @@ class LeastSquares(Solver):
     supports: ClassVar[frozenset[str]] = frozenset({"x0", "columns", "report"})
 
     def __post_init__(self) -> None:
-        require_number(type(self).__name__, "damping", self.damping)  # data, with derivatives
+        # data, with derivatives
+        require_number(type(self).__name__, "damping", self.damping, optional=True)
         if isinstance(self.damping, (int, float)) and self.damping == 0:
             object.__setattr__(self, "damping", None)
-        check_tolerances(self, "atol", "btol", "conlim")
+        check_tolerances(self, "atol", "btol")
+        check_tolerances(self, "conlim", optional=True)
         check_limits(self)
 
     def begin(self, ops: Backend, basis: Basis, beta: Scalar) -> Any:

@@ -33,6 +33,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from ..arguments import require_plain
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
@@ -124,7 +125,8 @@ class MultiShiftCG(Solver):
     def __post_init__(self) -> None:
         check_tolerances(self, "rtol", "atol")
         check_limits(self)
-        if isinstance(self.dampings, (int, float, Sequence, np.ndarray)):
+        require_plain(type(self.dampings))
+        if self.dampings is None or isinstance(self.dampings, (int, float, Sequence, np.ndarray)):
             try:
                 given = np.atleast_1d(np.asarray(self.dampings, dtype=float))
             except (TypeError, ValueError):

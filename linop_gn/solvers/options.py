@@ -65,11 +65,14 @@ def check_region(method: Any) -> None:
     check_limits(method)
 
 
-def check_tolerances(method: Any, *names: str) -> None:
-    """Raise unless 0 <= field < inf for each of ``names``. None and traced values pass; arrays become plain numbers."""
+def check_tolerances(method: Any, *names: str, optional: bool = False) -> None:
+    """Raise unless 0 <= field < inf for each of ``names``, or None if ``optional``; arrays become plain numbers.
+
+    Traced values pass.
+    """
     for name in names:
         given = getattr(method, name)
-        require_number(type(method).__name__, name, given)
+        require_number(type(method).__name__, name, given, optional=optional)
         found = None if isinstance(given, (int, float)) else known(type(method).__name__, name, given)
         if found is not None:  # scalars are Python's on eager backends, NumPy's for columns
             object.__setattr__(method, name, found if found.ndim else found.item())

@@ -165,6 +165,7 @@ def _quadratic(subject: Subject, at: Matrices, part: GGN | BlockGGN) -> Found:
             bent.append(curved.value * size)
         wanted += np.stack(pushed) @ np.stack(bent).T
     given = D.T @ subject.products(D)
+    given = given - mask * (D.T @ (np.reshape(twin.l2, (-1, 1)) * D))
     return _enough([(relative(given, twin.scale * mask * wanted), uncertainty)], "of outputs")
 
 

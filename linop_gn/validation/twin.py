@@ -51,6 +51,8 @@ class Twin:
         self.eps = EPS[self.narrowest]
         self.space = replace(space, dtypes=("float64",) * len(space.names), dtype="float64") if double else space
         self.x = host(space, point.x)
+        l2 = terms.ridge(space)
+        self.l2: Any = 0.0 if l2 is None else float(l2) if isinstance(l2, (int, float)) else host(space, l2)
         self.model = terms.model
         if self.calculus is not None:
             self.model = self.calculus.adapt(self.calculus.as_double(terms.model) if self.wider else terms.model)
@@ -143,7 +145,8 @@ class Twin:
 
     def value(self, x: NDArray) -> float:
         """The objective."""
-        return self.scale * sum(float(self.call(_value, term, x)) for term in self.terms())
+        total = sum(float(self.call(_value, term, x)) for term in self.terms())
+        return self.scale * total + 0.5 * float(np.sum(self.l2 * x * x))
 
     def gradient(self, x: NDArray) -> NDArray:
         """Its gradient: plain reverse mode, or the user's where there is none."""
@@ -154,7 +157,8 @@ class Twin:
                 total += host(self.space, self.space.pack(tree, "result of the supplied gradient"))
             else:
                 total += self.call(_gradient, term, x)
-        return self.scale * total
+        slope: NDArray = self.scale * total + self.l2 * x
+        return slope
 
     def pullback(self, term: Term, u: NDArray) -> NDArray:
         """J^T u for one batch, by plain reverse mode."""

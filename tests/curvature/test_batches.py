@@ -101,7 +101,7 @@ def test_a_batch_in_which_nothing_counts_is_harmless_beside_others(request, name
 def test_what_is_one_batch_and_what_are_many():
     x, y, w = np.ones((2, 3)), np.ones(2), np.ones(2)
     assert as_batches(None)[0].inputs is None
-    for one in ((x, y), (x, y, w), ((x, x), y), ([x, x], y), ({"x": x}, y), (x, None), [x, y], [[x, x], y, w]):
+    for one in ((x, y), (x, y, w), ((x, x), y), ([x, x], y), ({"x": x}, y), (x, None), [x, y]):
         (batch,) = as_batches(one)
         assert batch.inputs is one[0]
     for many in ([(x, y)] * 3, ((x, y), (x, y, w), (x, y)), [[x, y]] * 3, [Batch(x, y)] * 3):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import linop_gn as lg
+from linop_gn.testing.strategies import array
 
 from .cases import ByComplexStep, Case, dense, objective, put
 from .networks import NETWORKS, flat, leaves
@@ -102,7 +103,7 @@ def test_a_bad_batch_among_good_ones(backend):
 @frameworks
 def test_models(backend):
     params, mlp = params_on(backend), NETWORKS["mlp"].model
-    for wrap, kind in ((lambda z: (z, z), "tuple"), (lambda z: {"logits": z}, "dict"), (lambda z: [z], "list")):
+    for wrap, kind in ((lambda z: (z, z), "tuple"), (lambda z: {"scores": z}, "dict"), (lambda z: [z], "list")):
         wrong = made_of(backend, model=lambda p, x, wrap=wrap: wrap(mlp(p, x)))
         refused(wrong, params, TypeError, rf"the model returned a {kind}, not one {backend.name} array. Wrap it")
     refused(made_of(backend, model=lambda p, x: None), params, TypeError, "the model returned a NoneType")
@@ -225,3 +226,56 @@ def test_a_product_that_is_not_finite_is_a_status(torch):
     assert torch.isfinite(step.x).all()
     assert lg.solve(G, v * float("nan")).status is lg.Status.NONFINITE_INPUT
     assert backend.name == "torch"
+
+
+def test_functions_of_other_arguments_are_told_how_they_are_called():
+    p, data = np.ones(2), (np.ones((3, 2)), np.ones(3))
+    loss, line = lg.losses.SquaredError(), lambda p, x: x @ p
+    asked = [
+        (lambda: lg.Objective(lambda p: p, loss, data, jacobian=lambda p, x: x), "the model is called as model"),
+        (lambda: lg.Objective(line, loss, data, jacobian=lambda p: p), r"jacobian= is called as jacobian\(params"),
+        (lambda: lg.Objective(line, loss, data, jvp=line, vjp=line), r"vjp= is called as vjp\(.*with 3 arguments"),
+        (
+            lambda: lg.Objective.from_residuals(lambda p: p, jacobian=line),
+            r"1 argument, but its signature is \(p, x\)",
+        ),
+        (
+            lambda: lg.Objective.from_function(lambda p: p @ p, gradient=line),
+            "gradient= is called as gradient",
+        ),
+    ]
+    for make, message in asked:
+        with pytest.raises(TypeError, match=message):
+            make().gradient(p)
+    square = lg.Objective.from_function(lambda p: p @ p, gradient=lambda p: 2 * p, hvp=lambda v: v)
+    with pytest.raises(TypeError, match=r"hvp= is called as hvp\(.*with 2 arguments, but its signature is \(v\)"):
+        lg.Hessian(square, p) @ p
+    with pytest.raises(TypeError, match=r"jac is called as jac\(x, \*args"):
+        lg.least_squares(lambda p, c: p - c, p, lambda p: np.eye(2), args=(2.0,))
+    with pytest.raises(TypeError, match="unhashable"):  # errors inside are nobody's arity
+        lg.Objective(line, loss, data, jacobian=lambda p, x: {}[[]]).gradient(p)
+
+
+@pytest.mark.parametrize("name", ["torch", "jax"])
+def test_numpy_inside_of_a_model_is_told(name):
+    residuals = lambda p: np.exp(p) - 1.0  # noqa: E731
+    for options, p in (({"derivatives": name}, np.ones(2)), ({}, array(lg.load(name), np.ones(2), "float32"))):
+        with pytest.raises(TypeError, match=r"calls a function of NumPy on .*lg\.namespace\(params\)"):
+            lg.Objective.from_residuals(residuals, **options).gradient(p)
+
+
+def test_the_byte_order_of_other_machines_is_named():
+    foreign = np.dtype("f8").newbyteorder("S")
+    x, y, p = np.arange(6.0).reshape(3, 2), np.ones(3), np.ones(2)
+    data = x.astype(foreign), y.astype(foreign)
+    lent = lg.Objective(lambda p, x: x @ p, lg.losses.SquaredError(), data, derivatives="torch")
+    right = lg.Objective(lambda p, x: x @ p, lg.losses.SquaredError(), (x, y), jacobian=lambda p, x: x).gradient(p)
+    np.testing.assert_array_equal(lent.gradient(p), right)
+    for door in (
+        lambda: lent.gradient(p.astype(foreign)),
+        lambda: lg.Dense(x.astype(foreign)),
+        lambda: lg.solve(lg.Diagonal(p), p.astype(foreign), lg.CG()),
+        lambda: lg.Objective.from_residuals(lambda p: p, jacobian=lambda p: np.eye(2, dtype=foreign)).gradient(p),
+    ):
+        with pytest.raises(TypeError, match=r"float64 \(big-endian\)"):
+            door()

@@ -174,7 +174,7 @@ def test_reductions(make):
 
 
 def test_numbers_are_data_and_the_rest_is_program():
-    assert data_fields(CrossEntropy) == ("label_smoothing",)
+    assert data_fields(CrossEntropy) == ("label_smoothing", "weight")
     assert data_fields(SquaredError) == ("scale",)
     assert data_fields(FromFunction) == data_fields(Poisson) == data_fields(BinaryCrossEntropy) == ()
     assert set(static_fields(FromFunction)) == {"reduction", "fn", "per_example", "convex"}

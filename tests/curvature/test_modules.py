@@ -326,7 +326,7 @@ def test_inputs_as_tuples_and_as_keywords(torch, nn):
 
     class Pair(Dict):
         def forward(self, batch):
-            return {"logits": super().forward(batch)}
+            return {"scores": super().forward(batch)}
 
     pair = Pair()
     with pytest.raises(TypeError, match=r"Pair returned a dict, and a model's outputs are one tensor"):

@@ -134,7 +134,7 @@ def test_results_of_another_dtype_or_framework_are_refused(backend, other):
     with pytest.raises(TypeError, match="has dtype float32, expected float64"):
         A @ v
     B = lg.FunctionOperator(lambda v: [1.0, 2.0], flat(backend, 2))
-    with pytest.raises(TypeError, match=f"is a builtins.list, not a {backend.name} array"):
+    with pytest.raises(TypeError, match=f"is a list, not a {backend.name} array"):
         B @ v
     C = lg.FunctionOperator(lambda t: {"b": t["a"]}, lg.Space.of({"a": v}), on="tree")
     with pytest.raises(ValueError, match=r"missing \['a'\], unexpected \['b'\]"):

@@ -28,6 +28,7 @@ from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
+from ...arguments import known
 from ...protocols import Array, Backend
 from ...records import data_fields, record, static
 from . import door
@@ -97,6 +98,9 @@ class Loss:
                 f"{type(self).__name__}: reduction must be 'mean' or 'sum', got {self.reduction!r}. "
                 "Per-example losses ('none') have no curvature; give weights to weigh the examples."
             )
+        for field in self.limits:
+            if known(type(self).__name__, field, getattr(self, field)) is None and getattr(self, field) is None:
+                raise TypeError(f"{type(self).__name__}: {field} must be a number, got None: leave it out.")
         for field in data_fields(self):
             number = real(getattr(self, field))
             if number is not None:
@@ -178,7 +182,7 @@ class Loss:
         batch in which no example counts, which is harmless beside others.
         """
         name, shape = type(self).__name__, tuple(outputs_shape)
-        for field in data_fields(self):
+        for field in self.limits:
             given = getattr(self, field)
             if backend.is_array(given) and backend.is_concrete(given):
                 door.refuse_number(name, field, float(backend.to_numpy(given)), self.limits)

@@ -6,7 +6,8 @@ class index), with |y| = sum_j y_j (1 up to rounding),
     l = |y| log sum_j e^z_j - <y, z>,   gradient |y| p - y,   H = |y| (diag(p) - p p^T) = S S^T,
     S = sqrt(|y|) (diag(q) - p q^T),  q = sqrt(p).
 
-Label smoothing e replaces y by (1 - e) y + e/C. How these are computed without
+Label smoothing e replaces y by (1 - e) y + e/C, weights w of the classes replace what that gives by w y, with |y| for
+its sum. How these are computed without
 losing the small numbers of a trained classifier is told in ``softmax.py``.
 """
 
@@ -24,7 +25,7 @@ from . import door
 from .base import Loss
 from .hessians import OutputHessian, OutputRoot, Weighted, divided
 from .softmax import centred, closed, log_parts, over_classes, softmax
-from .weighting import fit_weights, index_dtype, keep, number
+from .weighting import count, fit_weights, index_dtype, keep, number, placed
 
 __all__ = ["CrossEntropy"]
 
@@ -81,6 +82,9 @@ class CrossEntropy(Loss):
     label_smoothing : float
         Weight e of the uniform distribution, in [0, 1]: a number or a 0-d array
         (it is data: another value compiles nothing anew).
+    weight : array (C,), optional
+        Of the classes, not negative: data too. As in torch, a mean over class indices divides by the weights of the
+        classes that occur, a mean over probabilities by the number of examples.
 
     Examples
     --------
@@ -102,36 +106,68 @@ class CrossEntropy(Loss):
 
     ignore_index: int | None = static(default=None)
     label_smoothing: float | Array = 0.0
+    weight: Array | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.weight, (list, tuple)):
+            object.__setattr__(self, "weight", np.asarray(self.weight, dtype=np.float64))
         if self.ignore_index is not None:
             object.__setattr__(self, "ignore_index", operator.index(self.ignore_index))
 
     def value(self, xp: Any, z: Array, y: Array) -> Array:
         s, log_sum = log_parts(xp, z)
+        w = self._class_weights(xp, z)
         if self._has_labels(xp, y):
             losses = log_sum - xp.take_along_axis(s, y, axis=-1)
+            losses = losses if w is None else _at(xp, w, y) * losses
         else:  # a forbidden class (logit -inf) with probability zero adds nothing
+            y = y if w is None else w * y
             losses = over_classes(xp, y) * log_sum - over_classes(xp, y * keep(xp, y != 0, s))
         e = number(xp, self.label_smoothing, s)
         if _is_zero(e):
             return losses
         s = s if isinstance(e, float) else keep(xp, e != 0, s)
+        if w is not None:
+            s, log_sum = w * keep(xp, w != 0, s), xp.mean(w) * log_sum
         return (1 - e) * losses + e * (log_sum - xp.mean(s, axis=-1, keepdims=True))
 
     def slope(self, xp: Any, z: Array, y: Array) -> Array:
         p, top = softmax(xp, z)
-        g = closed(xp, y, p) if self._has_labels(xp, y) else closed(xp, top, over_classes(xp, y) * p - y)
-        e = number(xp, self.label_smoothing, p)
-        return g if _is_zero(e) else (1 - e) * g + e * (p - 1 / p.shape[-1])
+        w, e = self._class_weights(xp, z), number(xp, self.label_smoothing, p)
+        if self._has_labels(xp, y):
+            g = closed(xp, y, p) if w is None else _at(xp, w, y) * closed(xp, y, p)
+        else:
+            y = y if w is None else w * y
+            g = closed(xp, top, over_classes(xp, y) * p - y)
+        if _is_zero(e):
+            return g
+        return (1 - e) * g + e * (p - 1 / p.shape[-1] if w is None else xp.mean(w) * p - w / p.shape[-1])
 
     def curvature(self, xp: Any, z: Array, y: Array) -> OutputHessian:
-        made = SoftmaxHessian(*softmax(xp, z))
+        made, w = SoftmaxHessian(*softmax(xp, z)), self._class_weights(xp, z)
+        e = number(xp, self.label_smoothing, z)
         if self._has_labels(xp, y):
-            return made
-        mass, e = over_classes(xp, y), number(xp, self.label_smoothing, z)
-        return Weighted(made, mass if _is_zero(e) else (1 - e) * mass + e)
+            if w is None:
+                return made
+            mass = _at(xp, w, y)
+        else:
+            mass = over_classes(xp, y if w is None else w * y)
+        return Weighted(made, mass if _is_zero(e) else (1 - e) * mass + e * (1.0 if w is None else xp.mean(w)))
+
+    def weight_sum(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> Array:
+        z, y, counted = self._read(xp, outputs, targets, weights)
+        w = self._class_weights(xp, z)
+        if w is not None and self._has_labels(xp, y):
+            w = _at(xp, w, y)
+            counted = w if counted is None else counted * w
+        return count(xp, counted, outputs, len(outputs.shape) - 1)
+
+    def _class_weights(self, xp: Any, z: Array) -> Any:
+        """The weights (C,) in the dtype of z; None where there are none."""
+        if isinstance(self.weight, np.ndarray) and not isinstance(z, np.ndarray):
+            return placed(xp, self.weight, z)
+        return None if self.weight is None else xp.astype(self.weight, z.dtype, copy=False)
 
     def _has_labels(self, xp: Any, y: Array) -> bool:
         """Whether targets, as :meth:`_read` gives them, are class indices (..., 1) rather than probabilities."""
@@ -162,6 +198,8 @@ class CrossEntropy(Loss):
                 f"CrossEntropy: outputs must be logits (..., C) of at least two classes, got shape {shape}. "
                 "For one logit per answer use BinaryCrossEntropy."
             )
+        if self.weight is not None:
+            self._check_class_weights(backend, shape[-1])
         if targets is None:
             raise TypeError(_NO_TARGETS)
         values = door.to_host(backend, "CrossEntropy", "targets", targets, ("integer", "real"))
@@ -184,6 +222,18 @@ class CrossEntropy(Loss):
             door.refuse("CrossEntropy", far & counted, sums, must)
         return counted
 
+    def _check_class_weights(self, backend: Backend, classes: int) -> None:
+        given: Any = self.weight
+        if not backend.is_array(given) and not isinstance(given, np.ndarray):
+            got = type(given).__qualname__
+            raise TypeError(f"CrossEntropy: weight must be an array of {backend.name}, got a {got}.")
+        if tuple(given.shape) != (classes,):
+            raise ValueError(f"CrossEntropy: weight has shape {tuple(given.shape)} for {classes} classes.")
+        if backend.is_concrete(given):
+            values = np.asarray(given if isinstance(given, np.ndarray) else backend.to_numpy(given), dtype=np.float64)
+            door.refuse("CrossEntropy", ~np.isfinite(values), values, "weight must be finite")
+            door.refuse("CrossEntropy", values < 0, values, "weight must not be negative")
+
     def _are_indices(self, outputs: tuple[int, ...], targets: tuple[int, ...], integral: bool, dtype: str) -> bool:
         """Whether targets are class indices (True) or probabilities (False); raises if they can be neither."""
         fitting = outputs[:-1] if integral else outputs
@@ -204,6 +254,11 @@ class CrossEntropy(Loss):
             f"CrossEntropy: logits of shape {outputs} are {outputs[-1]} classes for examples of shape {outputs[:-1]}; "
             f"targets must be integers of shape {outputs[:-1]} or probabilities of shape {outputs}, {got}. {advice}"
         )
+
+
+def _at(xp: Any, w: Array, index: Array) -> Array:
+    """The entries of w (C,) that ``index`` (..., 1) names."""
+    return xp.reshape(xp.take(w, xp.reshape(index, (-1,))), index.shape)
 
 
 def _is_zero(e: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from ...protocols import Array, Backend
 from ...records import record, static
 from .base import Loss
+from .translated import translated
 from .weighting import count, fit_weights, grand_total, keep
 
 __all__ = ["FromFunction", "as_loss"]
@@ -125,7 +126,7 @@ class FromFunction(Loss):
 
 
 def as_loss(obj: Any) -> Loss:
-    """A loss from a loss or from a callable ``fn(outputs, targets)`` that returns one loss for each example.
+    """A loss from a loss, a loss module of torch, or a callable ``fn(outputs, targets)`` of one loss for each example.
 
     Raises
     ------
@@ -145,7 +146,7 @@ def as_loss(obj: Any) -> Loss:
     if isinstance(obj, type):
         raise TypeError(f"{obj.__name__} is a class, not a loss: write {obj.__name__}(). Losses: {_LOSSES}.")
     if callable(obj):
-        return FromFunction(obj)
+        return translated(obj) or FromFunction(obj)
     raise TypeError(
         f"A loss is wanted, got {type(obj).__name__} {obj!r}: use one of {_LOSSES} (in linop_gn.losses), or a callable "
         "fn(outputs, targets) that returns one loss for each example."

@@ -16,7 +16,7 @@ import array_api_compat
 
 from ...protocols import Array
 
-__all__ = ["class_mask", "count", "fit_weights", "grand_total", "index_dtype", "keep", "number", "real"]
+__all__ = ["class_mask", "count", "fit_weights", "grand_total", "index_dtype", "keep", "number", "placed", "real"]
 
 
 def number(xp: Any, value: Any, like: Array) -> Any:
@@ -76,6 +76,11 @@ def index_dtype(xp: Any) -> Any:
 def class_mask(xp: Any, index: Array, like: Array) -> Array:
     """True at the class that ``index`` (..., 1) names: a mask of the shape (..., C) of ``like``."""
     return index == xp.arange(like.shape[-1], dtype=index.dtype, **_placement(like))
+
+
+def placed(xp: Any, numbers: Any, like: Array) -> Array:
+    """NumPy's numbers as an array of the dtype of ``like``, where that is."""
+    return xp.asarray(numbers, dtype=like.dtype, **_placement(like))
 
 
 def _placement(like: Array) -> dict[str, Any]:

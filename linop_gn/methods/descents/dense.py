@@ -68,7 +68,7 @@ class Eigen(Descent):
     every: int = static(default=1)
 
     def __post_init__(self) -> None:
-        require_number("Eigen", "rcond", self.rcond)
+        require_number("Eigen", "rcond", self.rcond, optional=True)
         object.__setattr__(self, "max_size", whole("Eigen", "max_size", self.max_size))
         object.__setattr__(self, "every", whole("Eigen", "every", self.every, 1))
 

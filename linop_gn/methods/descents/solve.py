@@ -125,7 +125,7 @@ class Solve(Descent):
             require_instance("Solve: most", self.most, Schedule, "lg.controls.Stages(10, 9, then=5)", advice)
             require_rule(getattr(self.solver, "stop", None), "Solve with most=")
         require_forcing("Solve", self.forcing)
-        require_number("Solve", "warm", self.warm)
+        require_number("Solve", "warm", self.warm, optional=True)
         object.__setattr__(self, "every", whole("Solve", "every", self.every, 1))
         if self.warm is not None and "x0" not in self.solver.supports and not self.solver.solves_system:
             raise ValueError(f"Solve: {self.solver.title} takes no start; leave warm= out.")

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from linop_gn_jax import backend
 
+import linop_gn as lg
+
 adapt = backend.calculus.adapt
 
 
@@ -60,21 +62,89 @@ def test_modules_that_hold_their_parameters_are_refused_with_advice():
         adapt(equinox.nn.MLP(2, 1, 4, 1, key=jax.random.key(0)))
 
 
-def test_the_advice_works():
+def test_nnx_by_its_advice_in_train_mode():
     nnx = pytest.importorskip("flax.nnx")
-    module, x = nnx.Linear(2, 3, rngs=nnx.Rngs(0)), jnp.ones((4, 2))
-    graph, params = nnx.split(module)
-    split = adapt(lambda params, x: nnx.merge(graph, params)(x))
-    names, leaves, structure = backend.flatten(params)
-    assert sorted(name.split(".")[0] for name in names) == ["bias", "kernel"]
-    linear = backend.calculus.linearize(lambda p: split(backend.unflatten(structure, p), x), leaves, jnp.ones_like)
-    np.testing.assert_allclose(linear.outputs, module(x), rtol=1e-6)
 
+    class Network(nnx.Module):
+        def __init__(self, rngs):
+            self.first, self.norm = nnx.Linear(2, 4, rngs=rngs), nnx.BatchNorm(4, rngs=rngs)
+            self.drop, self.last = nnx.Dropout(0.5, rngs=rngs), nnx.Linear(4, 1, rngs=rngs)
+
+        def __call__(self, x):
+            return self.last(self.drop(jnp.tanh(self.norm(self.first(x)))))
+
+    module, x = Network(nnx.Rngs(0)), jnp.linspace(-1.0, 1.0, 12).reshape(6, 2)
+    graph, params, rest = nnx.split(module, nnx.Param, ...)
+    data = x, jnp.zeros((6, 1))
+    fit = lg.Objective(lambda p, x: nnx.merge(graph, p, rest, copy=True)(x), lg.losses.SquaredError(), data)
+    gradient = fit.gradient(params)
+    for operator in (lg.GGN, lg.Hessian):
+        assert jax.tree.structure(operator(fit, params) @ gradient) == jax.tree.structure(params)
+    assert float(fit.value(params)) == float(fit.with_data(data).value(params))  # the same draws, no statistics kept
+    for given in (module, nnx.state(module)):
+        with pytest.raises(TypeError, match=r"BatchStat, RngCount, RngKey beside what is trained.*copy=True"):
+            fit.gradient(given)
+    outside = lg.Objective(lambda p, x: nnx.merge(graph, p, rest)(x), lg.losses.SquaredError(), data)
+    with pytest.raises(Exception, match="Cannot mutate") as told:
+        outside.gradient(params)
+    assert any("copy=True" in note for note in told.value.__notes__)
+
+
+def test_equinox_modules_are_parameters():
     equinox = pytest.importorskip("equinox")
-    network = equinox.nn.MLP(2, 1, 4, 1, key=jax.random.key(0))
+    network, x = equinox.nn.MLP(2, 1, 4, 1, key=jax.random.key(0)), jnp.ones((4, 2))
     params, static = equinox.partition(network, equinox.is_inexact_array)
-    combined = adapt(lambda params, x: jax.vmap(equinox.combine(params, static))(x))
-    np.testing.assert_allclose(combined(params, x), jax.vmap(network)(x), rtol=1e-6)
+    data = x, jnp.zeros((4, 1))
+    whole = lg.Objective(lambda net, x: jax.vmap(net)(x), lg.losses.SquaredError(), data)
+    apart = lg.Objective(lambda p, x: jax.vmap(equinox.combine(p, static))(x), lg.losses.SquaredError(), data)
+    found, right = whole.gradient(network), apart.gradient(params)
+    assert found.activation is network.activation
+    assert equinox.tree_equal(equinox.filter(found, equinox.is_inexact_array), right)
+    assert equinox.tree_equal(whole.gradient(network), lg.GGN(whole, network).domain.unpack(whole.at(network).gradient))
+    result = lg.minimize(whole, network, max_steps=2)
+    assert jax.vmap(result.params)(x).shape == (4, 1)
+    with pytest.raises(TypeError, match=r"equinox\.partition\(module, equinox\.is_inexact_array\)"):
+        whole.gradient(equinox.tree_at(lambda net: net.layers[0].bias, network, jnp.arange(4)))
+
+
+def _stand_in():
+    """A module as equinox registers its: a tree of fields, arrays and functions alike."""
+
+    class Module:
+        def __init__(self, *fields):
+            self.weight, self.activation, self.rate = fields
+
+        def __call__(self, x):
+            return self.activation(self.rate * (x @ self.weight))
+
+    Module.__module__ = "equinox._module"
+    keys = tuple(map(jax.tree_util.GetAttrKey, ("weight", "activation", "rate")))
+
+    def fields(module):
+        return tuple(zip(keys, (module.weight, module.activation, module.rate), strict=True)), None
+
+    jax.tree_util.register_pytree_with_keys(Module, fields, lambda _, made: Module(*made))
+    return Module
+
+
+def test_functions_and_flags_of_a_module_are_structure():
+    Module = _stand_in()
+    module, x = Module(jnp.array([[1.0], [2.0]]), jnp.tanh, 0.5), jnp.array([[1.0, 0.0], [0.5, 1.0]])
+    data = x, jnp.zeros((2, 1))
+    fit = lg.Objective(lambda net, x: net["a"](x), lg.losses.SquaredError(), data)
+    plain = lg.Objective(lambda w, x: jnp.tanh(0.5 * (x @ w)), lg.losses.SquaredError(), data)
+    found, right = fit.gradient({"a": module}), plain.gradient(module.weight)
+    np.testing.assert_allclose(found["a"].weight, right, rtol=1e-6)
+    assert (found["a"].activation, found["a"].rate) == (jnp.tanh, 0.5)
+    G = lg.GGN(fit, {"a": module})
+    assert G.domain.names == ("a.weight",)
+    np.testing.assert_allclose((G @ found)["a"].weight, lg.GGN(plain, module.weight) @ right, rtol=1e-5)
+    with pytest.raises(TypeError, match=r"leaf 'weight' of the parameters.*is no floating-point array"):
+        fit.value({"a": Module(jnp.arange(2), jnp.tanh, 0.5)})
+    with pytest.raises(TypeError, match=r"Module is an equinox module.*lambda module, x: jax\.vmap\(module\)\(x\)"):
+        lg.Objective(module, lg.losses.SquaredError(), data).gradient(module)
+    with pytest.raises(TypeError, match="leaf 'rate' of the parameters is a float"):
+        fit.value({"a": module.weight, "rate": 0.5})
 
 
 def test_what_cannot_be_called_is_refused():

@@ -411,6 +411,41 @@ class Checkpointed(nn.Module):
         return checkpoint(self.inner, x, use_reentrant=False)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace", "ignore:Converting a tensor to a Python boolean")
+def test_traced_modules_are_modules():
+    model = nn.Sequential(small(), nn.BatchNorm1d(2))
+    x, other = torch.randn(5, 3), torch.randn(7, 3)
+    traced = torch.jit.trace(model, x)
+    buffers = {name: b.clone() for name, b in traced.named_buffers()}
+    assert torch.allclose(adapt(traced)(doubled(traced), other), twice(model)(other))
+    assert torch.allclose(adapt(traced)(doubled(traced), {"input": other}), twice(model)(other))
+    assert all(torch.equal(b, buffers[name]) for name, b in traced.named_buffers())
+    objective = lg.Objective(traced, lg.losses.SquaredError(), (x, torch.zeros(5, 2)))
+    plain = lg.Objective(model, lg.losses.SquaredError(), (x, torch.zeros(5, 2)))
+    v = objective.gradient(traced)
+    for operator in (lg.GGN, lg.Hessian):
+        found, right = operator(objective, traced) @ v, operator(plain, model) @ v
+        assert all(torch.allclose(found[name], right[name], atol=1e-5) for name in right)
+
+
+def test_names_that_compiling_lengthens():
+    model = torch.compile(small(), backend="eager")
+    params = dict(model.named_parameters())
+    assert all(name.startswith("_orig_mod.") for name in params)
+    objective = lg.Objective(model, lg.losses.SquaredError(), (torch.randn(5, 3), torch.zeros(5, 2)))
+    product = lg.GGN(objective, params) @ objective.gradient(params)
+    assert product.keys() == params.keys()
+    assert lg.minimize(objective, params, max_steps=2).params.keys() == params.keys()
+
+
+def test_parameters_that_can_be_read_once_are_refused():
+    model = small()
+    objective = lg.Objective(model, lg.losses.SquaredError(), (torch.randn(5, 3), torch.zeros(5, 2)))
+    for once in (model.parameters(), model.named_parameters()):
+        with pytest.raises(TypeError, match=r"dict\(module.named_parameters\(\)\)"):
+            objective.gradient(once)
+
+
 def test_compiled_modules_are_used_uncompiled():
     model = small()
     compiled = torch.compile(model, backend="eager")

@@ -1,0 +1,103 @@
+"""PyTorch's loss modules in closed form, read by their attributes: no framework is imported.
+
+What they mean by a mean is kept: ``CrossEntropyLoss`` divides by the weights of the classes that occur, the others by
+the number of outputs, whatever their weights. Those that have no closed form here are refused by name.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from ...protocols import Array
+from ...records import record
+from .base import Loss
+from .binary_cross_entropy import BinaryCrossEntropy
+from .cross_entropy import CrossEntropy
+from .poisson import Poisson
+from .squared_error import SquaredError
+
+__all__ = ["translated"]
+
+
+@record
+class MSELoss(SquaredError):  # noqa: N818
+    """(z - y)^2, every output an example."""
+
+    example_axes: ClassVar[int | None] = None
+    targets_optional: ClassVar[bool] = False
+
+    scale: float | Array = 1.0
+
+
+@record
+class CrossEntropyLoss(CrossEntropy):
+    """Of outputs (N, C) or (C,): of more axes torch has the classes second, where ours are last.
+
+    ``ignore_index`` has no meaning for probabilities, and is not looked at there.
+    """
+
+    def _are_indices(self, outputs: tuple[int, ...], targets: tuple[int, ...], integral: bool, dtype: str) -> bool:
+        if len(outputs) > 2:
+            raise ValueError(
+                f"CrossEntropyLoss takes the second axis of outputs {outputs} for the classes, and curvature the last: "
+                "move that axis last in the model, and give lg.losses.CrossEntropy()."
+            )
+        return not (targets == outputs and not integral) and super()._are_indices(outputs, targets, integral, dtype)
+
+
+@record
+class BCEWithLogitsLoss(BinaryCrossEntropy):
+    """w ((1 - y) log(1 + e^z) + c y log(1 + e^-z)), w and c broadcast to the outputs."""
+
+    weight: Array | None = None
+    pos_weight: Array | None = None
+
+    def value(self, xp: Any, z: Array, y: Array) -> Array:
+        no, yes, zero = *self._shares(xp, z, y), xp.zeros_like(z)
+        return no * xp.logaddexp(zero, z) + yes * xp.logaddexp(zero, -z)
+
+    def slope(self, xp: Any, z: Array, y: Array) -> Array:
+        no, yes, zero = *self._shares(xp, z, y), xp.zeros_like(z)
+        return no * xp.exp(-xp.logaddexp(zero, -z)) - yes * xp.exp(-xp.logaddexp(zero, z))
+
+    def curvature(self, xp: Any, z: Array, y: Array) -> Array:
+        no, yes = self._shares(xp, z, y)
+        return (no + yes) * super().curvature(xp, z, y)
+
+    def _shares(self, xp: Any, z: Array, y: Array) -> tuple[Array, Array]:
+        """What a no and a yes weigh, like z."""
+        w, c = (1.0 if x is None else xp.astype(x, z.dtype, copy=False) for x in (self.weight, self.pos_weight))
+        return w * (1 - y), w * c * y
+
+
+def translated(loss: Any) -> Loss | None:
+    """The closed form of a loss module of torch; None for anything else, and for losses without a reduction.
+
+    Raises
+    ------
+    TypeError
+        For a loss module that has none, saying what to give instead.
+    """
+    kind = type(loss)
+    if not kind.__module__.startswith("torch.nn.modules.loss"):
+        return None
+    name, reduction = kind.__name__, loss.reduction
+    if reduction == "none":
+        return None  # a loss for each example, which the framework differentiates
+    if name == "CrossEntropyLoss":
+        options = {"ignore_index": loss.ignore_index, "label_smoothing": loss.label_smoothing, "weight": loss.weight}
+        return CrossEntropyLoss(reduction=reduction, **options)
+    if name == "MSELoss":
+        return MSELoss(reduction=reduction)
+    if name == "BCEWithLogitsLoss":
+        if loss.weight is None and loss.pos_weight is None:
+            return BinaryCrossEntropy(reduction=reduction)
+        return BCEWithLogitsLoss(reduction=reduction, weight=loss.weight, pos_weight=loss.pos_weight)
+    if name == "PoissonNLLLoss" and loss.log_input and not loss.full:
+        return Poisson(reduction=reduction)
+    what = f"{name}(log_input={loss.log_input}, full={loss.full})" if name == "PoissonNLLLoss" else name
+    raise TypeError(
+        f"{what} has no closed form here. The framework differentiates lg.losses.FromFunction(loss, per_example=False, "
+        f"reduction={reduction!r}), whose mean is over examples. Closed forms: CrossEntropyLoss, MSELoss, "
+        "BCEWithLogitsLoss, PoissonNLLLoss() of log-rates, and lg.losses.Huber for residuals with outliers."
+    )
