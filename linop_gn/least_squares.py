@@ -25,7 +25,7 @@ from typing import Any, cast
 import numpy as np
 
 from .arguments import called, require_number, whole
-from .curvature.differences import Differences, sparsity
+from .curvature.differences import Differences, Remembered, sparsity
 from .curvature.losses import Arctan, Cauchy, Huber, Loss, Robust, SoftL1, SquaredError
 from .curvature.objective import Objective
 from .curvature.term import joined
@@ -148,7 +148,7 @@ def least_squares(
     residuals, data = _residuals(ops, None if derivatives else ops, fun, args, kwargs)
     jacobian, how = _jacobian(ops, space, residuals, jac, x0, bounds, diff_step, derivatives, data, jac_sparsity)
     if ops.calculus is None and derivatives is None:
-        residuals = _Remembered(ops, residuals)
+        residuals = Remembered(ops, residuals)
     objective = Objective.from_residuals(residuals, data, jacobian=jacobian, derivatives=derivatives)
     objective = rebuild(Objective, fields(objective) | {"loss": _loss(loss, f_scale)})
     lower, upper = _bounds(ops, space, bounds, x0)
@@ -333,24 +333,6 @@ def _array(ops: Backend | None, z: Any, x: Tree) -> Any:
             raise TypeError(f"least_squares: fun must return an array of residuals, got {got}.")
         z = ops.asarray(z.astype(float), *ops.describe(like)[1:])
     return ops.namespace().reshape(z, (1,)) if ops.is_array(z) and tuple(z.shape) == () else z
-
-
-class _Remembered:
-    """A function that is not called twice in a row at the same x: a trial, and then its derivatives."""
-
-    def __init__(self, ops: Backend, function: Callable[..., Array]) -> None:
-        self.ops, self.function = ops, function
-        self.kept: tuple[Any, Any] | None = None
-
-    def __call__(self, x: Tree, *data: Any) -> Array:
-        leaves = self.ops.flatten(x)[1]
-        if self.kept is None or not all(map(_equal, self.kept[0], leaves)):
-            self.kept = [self.ops.copy(leaf) for leaf in leaves], self.ops.copy(self.function(x, *data))
-        return self.ops.copy(self.kept[1])
-
-
-def _equal(x: Array, y: Array) -> bool:
-    return bool((x == y).all())
 
 
 def _jacobian(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import array_api_compat.torch
 import torch
 
@@ -14,6 +16,7 @@ from .calculus import TorchCalculus
 from .columns import TorchColumns
 from .factors import TorchFactors
 from .implicit import TorchImplicit
+from .losses import translated
 from .trees import NAMESPACE
 
 __all__ = ["TorchBackend", "backend"]
@@ -31,6 +34,10 @@ class TorchBackend(
     def __init__(self) -> None:
         super().__init__("torch", array_api_compat.torch, (torch.Tensor,))
         self.calculus: Calculus | None = TorchCalculus()
+
+    def loss_of(self, obj: Any) -> Any:
+        """A loss module in closed form: see :mod:`linop_gn_torch.losses`."""
+        return translated(obj)
 
 
 backend = TorchBackend()

@@ -79,7 +79,7 @@ def _collect(node: Any, asked: bool, found: dict[int, Tensor], kinds: set[type])
         origin = _origin(node)
         by_somebody = not origin or not all(isinstance(x, nn.Parameter) for x in origin[1] if x.requires_grad)
         held = _before(node).items()
-        some = [_collect(x, asked and (name != "x" or by_somebody), found, kinds) for name, x in held]
+        some = [_collect(x, asked and (name != "where" or by_somebody), found, kinds) for name, x in held]
         return any(some)
     if node is None or isinstance(node, (int, float, str)):
         return False
@@ -94,7 +94,7 @@ def _before(record: Any) -> dict[str, Any]:
     """The data fields of a record, as they were before they were detached."""
     values = {name: getattr(record, name) for name in _names(type(record)) or ()}
     if origin := _origin(record):
-        values["x"] = origin[0]
+        values["where"] = origin[0]
     return values
 
 

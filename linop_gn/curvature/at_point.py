@@ -126,11 +126,11 @@ class AtPoint(LinearOperator):
         return self.point.host
 
     def _prepare(self) -> LinearOperator:
-        return self if self.host else self._ridged(self._products())
+        return self if self.host else self._with_l2(self._products())
 
-    def _ridged(self, made: Products) -> LinearOperator:
-        l2 = self.point.objective.ridge(self.point.space) if self.regularised else None
-        return ridged(made, l2)
+    def _with_l2(self, made: Products) -> LinearOperator:
+        l2 = self.point.objective.l2_in(self.point.space) if self.regularised else None
+        return with_l2(made, l2)
 
     def _products(self) -> Products:
         made = self.point.linearized()
@@ -145,12 +145,12 @@ class AtPoint(LinearOperator):
         if not self.host:
             return self.prepare().matvec(v)
         made = self.point.stream(Partial(of_batch, self.product), v).gradient
-        l2 = self.point.objective.ridge(self.point.space) if self.regularised else None
+        l2 = self.point.objective.l2_in(self.point.space) if self.regularised else None
         return made if l2 is None else self.backend.axpy(1.0, _times(l2, v), made)
 
 
 @record
-class Ridge(Modified):
+class WithDiagonal(Modified):
     """A + diag(l2), for a vector l2 (n,) that is not negative."""
 
     l2: Vector
@@ -170,11 +170,11 @@ class Ridge(Modified):
     rmatmat = rmatvec
 
 
-def ridged(made: LinearOperator, l2: Any) -> LinearOperator:
+def with_l2(made: LinearOperator, l2: Any) -> LinearOperator:
     """``made`` + l2, a number or a vector; None: nothing."""
     if l2 is None:
         return made
-    return Damped(made, l2) if isinstance(l2, (int, float)) or l2.shape == () else Ridge(made, l2)
+    return Damped(made, l2) if isinstance(l2, (int, float)) or l2.shape == () else WithDiagonal(made, l2)
 
 
 def _times(l2: Any, v: Vector) -> Vector:
@@ -278,10 +278,10 @@ class BlockGGN(AtPoint):
 
 def block_products(operator: GGN | BlockGGN, blocks: tuple[LeafBlock, ...]) -> list[LinearOperator]:
     """J_l^T H_L J_l for each of the blocks, on the space of its own leaves; they share one linearisation."""
-    made, l2 = operator.point.linearized(), operator.point.objective.ridge(operator.domain)
+    made, l2 = operator.point.linearized(), operator.point.objective.l2_in(operator.domain)
     parts = operator.domain.split(l2) if len(getattr(l2, "shape", ())) else None
     return [
-        ridged(
+        with_l2(
             Products(made.pieces, made.scale, Partial(one_block, leaves), space, space, True, operator.psd),
             l2 if parts is None else space.join([parts[i] for i in leaves]),
         )

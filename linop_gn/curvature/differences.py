@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..protocols import Array, Tree, Vector
+from ..protocols import Array, Backend, Tree, Vector
 from ..spaces import Space
 
-__all__ = ["Differences", "sparsity"]
+__all__ = ["Differences", "Remembered", "sparsity"]
 
 
 class Differences:
@@ -126,3 +126,21 @@ def _groups(structure: Any) -> Any:
                 used[rows], groups[j] = True, group
         left = later
     return groups
+
+
+class Remembered:
+    """A function that is not called twice in a row at the same x: a trial, and then its derivatives."""
+
+    def __init__(self, ops: Backend, function: Callable[..., Array]) -> None:
+        self.ops, self.function = ops, function
+        self.kept: tuple[Any, Any] | None = None
+
+    def __call__(self, x: Tree, *data: Any) -> Array:
+        leaves = self.ops.flatten(x)[1]
+        if self.kept is None or not all(map(_equal, self.kept[0], leaves)):
+            self.kept = [self.ops.copy(leaf) for leaf in leaves], self.ops.copy(self.function(x, *data))
+        return self.ops.copy(self.kept[1])
+
+
+def _equal(x: Array, y: Array) -> bool:
+    return bool((x == y).all())

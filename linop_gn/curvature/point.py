@@ -173,7 +173,7 @@ class Point:
     def _once(self, slot: str, visit: Visit) -> Summary:
         made: Summary | None = getattr(self._made, slot)
         if made is None:
-            made = _ridged(self, self.stream(Partial(_sums_of, visit))) if self.host else self._in_memory(visit)
+            made = _with_l2(self, self.stream(Partial(_sums_of, visit))) if self.host else self._in_memory(visit)
             if self.space.backend.lives_with(made, self.where[0] if isinstance(self.where, tuple) else self.where):
                 setattr(self._made, slot, made)
         return made
@@ -251,12 +251,12 @@ def _over_memory(visit: Visit, point: Point) -> Summary:
         pieces.append(piece)
         totals = sums if totals is None else _add(point, totals, sums)
     assert totals is not None
-    return _ridged(point, Summary(*_normalised(point, totals), tuple(pieces)))
+    return _with_l2(point, Summary(*_normalised(point, totals), tuple(pieces)))
 
 
-def _ridged(point: Point, made: Summary) -> Summary:
+def _with_l2(point: Point, made: Summary) -> Summary:
     """With the objective's 1/2 sum l2 x^2 added, and its gradient; consumes the one there is."""
-    l2, ops, x = point.objective.ridge(point.space), point.space.backend, point.x
+    l2, ops, x = point.objective.l2_in(point.space), point.space.backend, point.x
     if l2 is None:
         return made
     pull, value = l2 * x, made.value

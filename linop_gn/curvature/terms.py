@@ -41,7 +41,7 @@ class Terms:
     l2: Any = None
     """lambda of 1/2 sum lambda p^2, which is added to all of it: a number, one for each entry, or a tree of them."""
 
-    def ridge(self, space: Space) -> Any:
+    def l2_in(self, space: Space) -> Any:
         """``l2`` as a number or a flat vector of ``space``; None where there is none."""
         l2, ops = self.l2, space.backend
         if l2 is None or isinstance(l2, (int, float)) or tuple(getattr(l2, "shape", (1,))) in ((), (space.size,)):
@@ -129,7 +129,7 @@ class Terms:
         lent = tuple(map(crossing.batch, self.batches))
         stream = None if self.stream is None else Stream(self.stream, crossing.batch)
         model = Partial(on_leaves, self.model, ops, space.structure)
-        l2 = self.ridge(space)
+        l2 = self.l2_in(space)
         l2 = l2 if l2 is None or isinstance(l2, (int, float)) else crossing.lend(l2)
         return Terms(loss, lent, stream, model, None, self.whole, l2=l2), crossing
 

@@ -52,6 +52,9 @@ class BackendDefaults:
     def operator_of(self, obj: Any, like: Array | None, symmetric: bool | None, psd: bool) -> Any:
         return None
 
+    def loss_of(self, obj: Any) -> Any:
+        return None
+
 
 class CalculusDefaults:
     """Models are plain functions, whose dtypes follow the arrays that they are given."""

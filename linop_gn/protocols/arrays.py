@@ -96,5 +96,8 @@ class Arrays(Protocol):
         The arguments are those of :func:`linop_gn.from_scipy`; ``like`` is an array of this framework.
         """
 
+    def loss_of(self, obj: Any) -> Any:
+        """The loss of :mod:`linop_gn.losses` that a loss of the framework's own is; None for anything else."""
+
     def detach(self, tree: Tree) -> Tree:
         """The same values, cut from any graph that the user is recording."""

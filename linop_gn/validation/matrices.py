@@ -143,7 +143,7 @@ class Matrices:
         total = np.zeros_like(V)
         for b, (term, z) in enumerate(self.batches()):
             total += self._bent(b, term, z, self.push(b, term, z, V))
-        return self.twin.scale * total + self._ridge(V)
+        return self.twin.scale * total + self._l2_times(V)
 
     def _bent(self, b: int, term: Term, z: NDArray, Z: NDArray) -> NDArray:
         return self.pull(b, term, z, self.bend(b, term, z, Z))
@@ -165,13 +165,13 @@ class Matrices:
         if self.twin.calculus is None:
             return self._along(self.twin.gradient, self.twin.x, V)
         if self.n * self.n <= self.limit and self.n <= MOST_ROWS:
-            return self._once("H", lambda: self._hessian_rows(range(self.n))) @ V + self._ridge(V)
+            return self._once("H", lambda: self._hessian_rows(range(self.n))) @ V + self._l2_times(V)
         used = np.flatnonzero(np.abs(V).sum(axis=1)).tolist()
         if len(used) <= V.shape[1]:
-            return self._hessian_rows(used).T @ V[used] + self._ridge(V)
+            return self._hessian_rows(used).T @ V[used] + self._l2_times(V)
         return self._along(self.twin.gradient, self.twin.x, V)
 
-    def _ridge(self, V: NDArray) -> NDArray:
+    def _l2_times(self, V: NDArray) -> NDArray:
         l2 = self.twin.l2
         made: NDArray = (l2[:, None] if np.ndim(l2) else l2) * V
         return made

@@ -51,7 +51,7 @@ class Twin:
         self.eps = EPS[self.narrowest]
         self.space = replace(space, dtypes=("float64",) * len(space.names), dtype="float64") if double else space
         self.x = host(space, point.x)
-        l2 = terms.ridge(space)
+        l2 = terms.l2_in(space)
         self.l2: Any = 0.0 if l2 is None else float(l2) if isinstance(l2, (int, float)) else host(space, l2)
         self.model = terms.model
         if self.calculus is not None:

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from ...dispatch import imported
 from ...protocols import Array, Backend
 from ...records import record, static
 from .base import Loss
-from .translated import translated
 from .weighting import count, fit_weights, grand_total, keep
 
 __all__ = ["FromFunction", "as_loss"]
@@ -146,7 +146,8 @@ def as_loss(obj: Any) -> Loss:
     if isinstance(obj, type):
         raise TypeError(f"{obj.__name__} is a class, not a loss: write {obj.__name__}(). Losses: {_LOSSES}.")
     if callable(obj):
-        return translated(obj) or FromFunction(obj)
+        theirs = (backend.loss_of(obj) for backend in imported())
+        return next((loss for loss in theirs if loss is not None), None) or FromFunction(obj)
     raise TypeError(
         f"A loss is wanted, got {type(obj).__name__} {obj!r}: use one of {_LOSSES} (in linop_gn.losses), or a callable "
         "fn(outputs, targets) that returns one loss for each example."

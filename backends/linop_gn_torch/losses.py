@@ -1,4 +1,4 @@
-"""PyTorch's loss modules in closed form, read by their attributes: no framework is imported.
+"""PyTorch's loss modules in closed form.
 
 What they mean by a mean is kept: ``CrossEntropyLoss`` divides by the weights of the classes that occur, the others by
 the number of outputs, whatever their weights. Those that have no closed form here are refused by name.
@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ...protocols import Array
-from ...records import record
-from .base import Loss
-from .binary_cross_entropy import BinaryCrossEntropy
-from .cross_entropy import CrossEntropy
-from .poisson import Poisson
-from .squared_error import SquaredError
+from torch.nn.modules import loss as modules
+
+from linop_gn.backend import Array
+from linop_gn.curvature.losses import BinaryCrossEntropy, CrossEntropy, Loss, Poisson, SquaredError
+from linop_gn.records import record
 
 __all__ = ["translated"]
 
@@ -79,7 +77,7 @@ def translated(loss: Any) -> Loss | None:
         For a loss module that has none, saying what to give instead.
     """
     kind = type(loss)
-    if not kind.__module__.startswith("torch.nn.modules.loss"):
+    if kind.__module__ != modules.__name__:
         return None
     name, reduction = kind.__name__, loss.reduction
     if reduction == "none":
