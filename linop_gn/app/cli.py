@@ -1,15 +1,22 @@
 """The command line: ``linop-gn doctor`` and ``linop-gn demo``.
 
 It reads arguments and calls the module of the same name; nothing is computed
-here, and a command's module is imported only when that command is given.
+here, and a command's module is imported only when that command is given. Files
+that cannot be read or written, and Ctrl-C, end in a sentence and a status of
+their own: 2, and 130.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import version
+
+from .files import UnusableFileError
 
 __all__ = ["main"]
 
@@ -62,5 +69,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0
     """
     options = _parser().parse_args(arguments)
-    status: int = import_module(f"linop_gn.app.{options.command}").command(options)
+    try:
+        status: int = import_module(f"linop_gn.app.{options.command}").command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on
+        _let_go_of_output()
+        return 1
+    except KeyboardInterrupt:
+        print(f"linop-gn {options.command}: interrupted.", file=sys.stderr)
+        return 130
+    except (OSError, UnusableFileError) as error:
+        print(f"linop-gn {options.command}: {error}", file=sys.stderr)
+        _let_go_of_output()
+        return 2
     return status
+
+
+def _let_go_of_output() -> None:
+    """Discard what could not be written, so that the interpreter does not try it again at its end."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

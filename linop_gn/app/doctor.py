@@ -24,6 +24,7 @@ from rich.table import Table
 from ..backend import ROWS, Declaration, declared
 from ..dispatch import GROUP, load
 from ..protocols import Backend
+from .files import UnusableFileError, write_whole
 
 __all__ = ["command", "diagnose", "last_runs", "markdown", "replaced"]
 
@@ -126,7 +127,11 @@ def _document(options: Namespace) -> int:
         return 0
     page = Path(options.update)
     ours = [entry for entry in entries if entry.dist is not None and entry.dist.metadata["Name"] == DISTRIBUTION]
-    page.write_text(replaced(page.read_text(encoding="utf-8"), markdown(ours, runs)), encoding="utf-8")
+    try:
+        text = replaced(page.read_text(encoding="utf-8"), markdown(ours, runs))
+    except ValueError as error:
+        raise UnusableFileError(f"{page}: {error}") from error
+    write_whole(page, text.encode())
     return 0
 
 
@@ -159,7 +164,17 @@ def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], *
 
 def last_runs(file: Path) -> Mapping[str, Mapping[str, str]]:
     """The last run on an accelerator by backend, each with ``date`` and ``device``, from a file that may not exist."""
-    runs: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["runs"] if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    try:
+        runs: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["runs"]
+        if not all({"date", "device"} <= run.keys() for run in runs.values()):
+            raise KeyError("date and device")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UnusableFileError(
+            f"{file} does not hold the last runs, {{'runs': {{name: {{'date', 'device'}}}}}} as JSON: {error}. Give "
+            "another with --runs, or delete it."
+        ) from error
     return runs
 
 

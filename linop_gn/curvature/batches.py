@@ -16,6 +16,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
+from ..dispatch import backend_of
 from ..given import as_tree
 from ..protocols import Array, Backend, Tree
 from ..records import record, static
@@ -34,21 +37,63 @@ class Batch:
 
 
 class Stream:
-    """Batches that are read from the host anew on every pass, each made of what there is by ``change``."""
+    """Batches that are read from the host anew on every pass, each made of what there is by ``change``.
 
-    def __init__(self, data: Iterable[Any], change: Callable[[Any], Batch]) -> None:
-        self.data, self.change = data, change
+    Unless they are meant to be ``changing``, the first two whole passes are compared, whatever the order of examples.
+    """
+
+    def __init__(self, data: Iterable[Any], change: Callable[[Any], Batch], changing: bool = False) -> None:
+        self.data, self.change, self.changing = data, change, changing
+        self._first: np.ndarray | None = None
+        self._compared = False
 
     def __iter__(self) -> Iterator[Batch]:
-        empty = True
+        empty, mark = True, None if self.changing or self._compared else np.zeros(3)
         for item in self.data:
             empty = False
-            yield self.change(item)
+            batch = self.change(item)
+            if mark is not None:
+                mark += _mark(batch)
+            yield batch
+        if mark is not None and not empty:
+            self._compare(mark)
         if empty:
             raise ValueError(
                 "the data gave no batch on this pass; they must be iterable again and again (a list, a data loader, an "
                 "object whose __iter__ starts anew), not exhausted by the first pass."
             )
+
+    def _compare(self, mark: np.ndarray) -> None:
+        """Raise where the second pass had other examples than the first."""
+        if self._first is None:
+            self._first = mark
+            return
+        self._compared = True
+        if abs(mark - self._first)[:2].max() > 1e-6 * mark[2]:
+            raise ValueError(
+                "the data changed between two passes: the second had other examples than the first, or others of their "
+                "values, so that each product is of another operator and no solver can converge. Causes are "
+                "shuffle=True with drop_last=True, sampling, and random augmentation. Give the same examples on each "
+                "pass (their order does not matter): drop_last=False, augmentation drawn once, or one batch held in "
+                "memory. If a stochastic objective is meant, say changing_data=True."
+            )
+
+
+def _mark(batch: Batch) -> np.ndarray:
+    """Of a batch's numbers: their sums, their sums with weights along each example, and the sum of their sizes."""
+    made, tree = np.zeros(3), (batch.inputs, batch.targets, batch.weights)
+    try:
+        ops = backend_of(tree)
+    except TypeError:  # nothing that a model of arrays could take: it will say so
+        return made
+    for leaf in ops.flatten(tree)[1]:
+        if not ops.is_array(leaf) or not ops.is_concrete(leaf) or ops.describe(leaf)[1].startswith(("complex", "key")):
+            continue
+        x = np.asarray(ops.to_numpy(leaf))
+        x = np.nan_to_num(x.reshape(x.shape[0] if x.ndim else 1, -1).astype(np.float64))
+        along = np.cos(np.arange(x.shape[1]))
+        made += x.sum(), (x @ along).sum(), abs(x).sum()
+    return made
 
 
 def as_batch(item: Any) -> Batch:

@@ -41,6 +41,8 @@ class Objective(Terms):
         adapter makes one of (an ``nn.Module``). ``params`` is any tree of arrays. A module is taken
         as it is when something is asked or an operator is made: mode, buffers, and parameters that
         are not in ``params``. What a plain function closes over is not watched.
+    changing_data
+        Whether streamed data are meant to change from pass to pass: else the second pass is refused if they did.
     loss
         From ``lg.losses``, or any callable ``(outputs, targets) -> per-example losses``.
     data
@@ -85,10 +87,12 @@ class Objective(Terms):
         jacobian: Callable[..., Any] | None = None,
         derivatives: str | None = None,
         l2: Any = None,
+        changing_data: bool = False,
     ) -> None:
         _require_function("the model must be a function (params, inputs) -> outputs", model)
         supplied = Supplied.given(jvp=jvp, vjp=vjp, jacobian=jacobian)
-        fill(self, **_fields(model, as_loss(loss), derivatives, supplied, l2), whole=False, **_held(as_batches(data)))
+        held = _held(as_batches(data), changing_data)
+        fill(self, **_fields(model, as_loss(loss), derivatives, supplied, l2), whole=False, **held)
 
     @classmethod
     def from_function(
@@ -133,7 +137,9 @@ class Objective(Terms):
         ``data`` are what the constructor takes: ``(inputs, targets)`` for a model and a loss,
         and for a function or residuals whatever they are called with.
         """
-        return rebuild(type(self), fields(self) | (_whole(data) if self.whole else _held(as_batches(data))))
+        changing = self.stream is not None and self.stream.changing
+        held = _whole(data) if self.whole else _held(as_batches(data), changing)
+        return rebuild(type(self), fields(self) | held)
 
     def at(self, params: Tree) -> Point:
         """The objective at ``params``, which are copied; the same point again while model and parameters are equal."""
@@ -224,8 +230,11 @@ def _fields(
     return {"model": model, "loss": loss, "supplied": supplied, "derivatives": derivatives, "l2": l2}
 
 
-def _held(batches: tuple[Batch, ...] | Stream) -> dict[str, Any]:
-    return {"batches": (), "stream": batches} if isinstance(batches, Stream) else {"batches": batches, "stream": None}
+def _held(batches: tuple[Batch, ...] | Stream, changing: bool = False) -> dict[str, Any]:
+    if not isinstance(batches, Stream):
+        return {"batches": batches, "stream": None}
+    batches.changing = changing
+    return {"batches": (), "stream": batches}
 
 
 def _whole(data: Any) -> dict[str, Any]:

@@ -127,7 +127,7 @@ class Terms:
         crossing = Crossing.of(space, guest, "float64" in dtypes)
         loss = None if self.loss is None else map_arrays(self.loss, ops.is_array, crossing.lend)
         lent = tuple(map(crossing.batch, self.batches))
-        stream = None if self.stream is None else Stream(self.stream, crossing.batch)
+        stream = None if self.stream is None else Stream(self.stream, crossing.batch, changing=True)
         model = Partial(on_leaves, self.model, ops, space.structure)
         l2 = self.l2_in(space)
         l2 = l2 if l2 is None or isinstance(l2, (int, float)) else crossing.lend(l2)

@@ -35,31 +35,35 @@ class ProgressBar:
 
     def __init__(self, description: str | None = None, *, disable: bool = False, console: Any = None) -> None:
         self.description, self.disable, self.console = description, disable, console
-        self._progress: Any = None
+        self._open: list[Any] = []
 
     def begin(self, look: Look) -> None:
-        """Open the bar."""
+        """Open a bar, below that of a run which this one is part of."""
+        from rich.errors import LiveError
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
         columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "{task.fields[newest]}"
-        self._progress = Progress(*columns, console=self.console, disable=self.disable)
-        self._progress.start()
-        self._progress.add_task(self.description or look.method, total=look.limit, newest="")
+        made = Progress(*columns, console=self.console, disable=self.disable)
+        try:
+            made.start()
+        except LiveError:  # of a rich that shows one thing at a time
+            made = Progress(*columns, disable=True)
+        made.add_task(self.description or look.method, total=look.limit, newest="")
+        self._open.append(made)
 
     def __call__(self, look: Look) -> None:
         """Move the bar."""
-        if self._progress is None:
+        if not self._open:
             self.begin(look)
         columns = [(name, column) for name, column in look.rows.items() if len(column)]
         columns.sort(key=lambda named: _FIRST.index(named[0]) if named[0] in _FIRST else len(_FIRST))
         newest = "  ".join(f"{name} {_worst(column[-1]):.3g}" for name, column in columns)
-        self._progress.update(self._progress.task_ids[0], completed=look.step, newest=newest)
+        self._open[-1].update(self._open[-1].task_ids[0], completed=look.step, newest=newest)
 
     def end(self, look: Look) -> None:
         """Close the bar."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        if self._open:
+            self._open.pop().stop()
 
 
 def _worst(value: Any) -> float:

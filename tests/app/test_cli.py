@@ -1,6 +1,7 @@
 """The command line: what it prints, and that it works whatever is installed."""
 
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points, version
@@ -8,7 +9,7 @@ from importlib.metadata import entry_points, version
 import pytest
 
 from linop_gn import dispatch
-from linop_gn.app import doctor
+from linop_gn.app import demo, doctor, files
 from linop_gn.app.cli import main
 from linop_gn.app.doctor import BEGIN, END
 
@@ -136,3 +137,47 @@ def test_python_dash_m():
     assert done.returncode == 0
     assert "doctor" in done.stdout
     assert "demo" in done.stdout
+
+
+# files and interrupts
+
+
+@pytest.mark.parametrize("held", ["{bad", "[]", '{"runs": {"numpy": 3}}'])
+def test_a_file_of_something_else_ends_in_a_sentence(held, tmp_path, capsys):
+    (tmp_path / "file").write_text(held)
+    for arguments in (["--markdown", "--runs"], ["--update"]):
+        assert main(["doctor", *arguments, str(tmp_path / "file")]) == 2
+        told = capsys.readouterr().err
+        assert re.fullmatch(r"linop-gn doctor: .*file.*\n", told)
+    assert (tmp_path / "file").read_text() == held
+
+
+def test_where_no_report_can_be_is_known_before_the_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "run", None)
+    (tmp_path / "file").write_text("kept")
+    for out in ("", str(tmp_path / "file"), str(tmp_path / "file" / "x"), "/dev/null", "/proc/none"):
+        assert main(["demo", "--out", out]) == 2
+        assert capsys.readouterr().err.startswith("linop-gn demo: ")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_full_disk_leaves_the_report_that_was_there(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    files.write_whole(tmp_path / "report", b"before")
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        files.write_whole(tmp_path / "report", b"after")
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    assert (tmp_path / "report").read_bytes() == b"before"
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (OSError(28, "No space left"), 2)])
+def test_interrupts_and_lost_output_end_in_a_sentence(error, status, monkeypatch, capsys):
+    def command(options):
+        raise error
+
+    monkeypatch.setattr(doctor, "command", command)
+    assert main(["doctor"]) == status
+    assert capsys.readouterr().err.startswith("linop-gn doctor: ")

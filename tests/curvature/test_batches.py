@@ -254,3 +254,55 @@ def test_operators_over_streams_compose_with_those_in_memory(torch, jax):
         assert step.status is lg.Status.CONVERGED
         x = np.linalg.solve(3 * want + 0.5 * np.eye(len(want)), backend.to_numpy(v))
         close(backend.to_numpy(step.x), x, 1e-9)
+
+
+# streams that change
+
+
+class Loader:
+    """Batches of the examples that ``order(pass)`` gives, as ``change(pass, x)`` makes them."""
+
+    def __init__(self, order, change=lambda i, x: x, size=4):
+        self.order, self.change, self.size, self.passes = order, change, size, 0
+
+    def __iter__(self):
+        i, self.passes = self.passes, self.passes + 1
+        x = np.random.default_rng(0).standard_normal((10, 2))
+        chosen = x[self.order(i)]
+        for start in range(0, len(chosen), self.size):
+            part = self.change(i, chosen[start : start + self.size])
+            yield part, part.sum(1)
+
+
+def streamed(loader, **options):
+    return lg.Objective(lambda w, x: x @ w, lg.losses.SquaredError(), loader, jacobian=lambda w, x: x, **options)
+
+
+def shuffled(count):
+    return lambda i: np.random.default_rng(i).permutation(10)[:count]
+
+
+CHANGING = {
+    "dropped": lambda: Loader(shuffled(8)),
+    "noise": lambda: Loader(shuffled(10), lambda i, x: x + 0.01 * np.random.default_rng(i).standard_normal(x.shape)),
+    "flipped": lambda: Loader(lambda i: np.arange(10), lambda i, x: x[:, :: 1 - 2 * (i % 2)]),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGING)
+def test_data_that_change_between_passes_are_refused_on_the_second(kind):
+    G = lg.GGN(streamed(CHANGING[kind]()), np.zeros(2))
+    G @ np.ones(2)
+    with pytest.raises(ValueError, match=r"the data changed between two passes.*drop_last=False.*changing_data=True"):
+        lg.solve(lg.Damped(G, 1.0), np.ones(2))
+    meant = lg.GGN(streamed(CHANGING[kind](), changing_data=True), np.zeros(2))
+    for _ in range(3):
+        meant @ np.ones(2)
+
+
+def test_another_order_is_no_change_and_the_comparison_costs_no_pass():
+    loader = Loader(shuffled(10))
+    G = lg.GGN(streamed(loader), np.zeros(2))
+    products = [G @ np.ones(2) for _ in range(4)]
+    assert loader.passes == 4
+    np.testing.assert_allclose(products[1:], [products[0]] * 3, rtol=1e-12)

@@ -2,7 +2,9 @@
 
 import io
 import re
+import sys
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -55,7 +57,7 @@ def test_a_progress_bar_can_be_used_again_and_is_closed_after_an_error():
 
     with pytest.raises(KeyboardInterrupt):
         lg.solve(A, B, lg.CG(steps=4), watch=[bar, fail])
-    assert bar._progress is None
+    assert not bar._open
     assert screen._live_stack == [] if hasattr(screen, "_live_stack") else screen._live is None
     assert lg.solve(A, B, lg.CG(steps=4), watch=[bar]).succeeded
     assert "4/4" in screen.file.getvalue()
@@ -112,3 +114,24 @@ def test_stop_when_takes_any_condition_on_the_look():
     rows = solution.history["residual"]
     assert solution.status is lg.Status.STOPPED
     assert rows[-1] < 1.0 <= rows[-2]
+
+
+@pytest.mark.parametrize("one", [True, False])
+def test_bars_of_runs_within_runs_leave_the_output_as_it_was(one):
+    console = Console(force_terminal=True, file=io.StringIO())
+    outer = lg.ProgressBar(console=console)
+    inner = outer if one else lg.ProgressBar(console=console)
+    A, before = lg.Diagonal(np.arange(1.0, 5.0)), (sys.stdout, sys.stderr)
+    try:
+        for fails in (False, True):
+
+            def within(look, fails=fails):
+                lg.solve(A, np.ones(4), watch=[inner])
+                if fails and look.step == 2:
+                    raise RuntimeError("broken off")
+
+            with pytest.raises(RuntimeError) if fails else nullcontext():
+                lg.solve(A, np.ones(4), watch=[outer, within])
+            assert (sys.stdout, sys.stderr) == before
+    finally:
+        sys.stdout, sys.stderr = before

@@ -368,4 +368,4 @@ def test_iterates_are_not_planned_without_end():
     for keep in ("every", 1.3, (1, 2)):
         with pytest.raises(ValueError, match="max_steps= or steps= of at most 1000000"):
             lg.CG(max_steps=10**9, keep=keep)
-    assert len(lg.solve(lg.Diagonal(np.ones(2)), np.ones(2), lg.CG(max_steps=10**6, keep="every")).iterates) == 1
+    assert len(lg.solve(lg.Diagonal(np.ones(2)), np.ones(2), lg.CG(max_steps=10**6, keep="every")).iterates) == 2

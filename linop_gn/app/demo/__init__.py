@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ..files import require_folder
 from .participants import find
 from .problem import MissingDataError, Problem, load, one_thread
 from .report import write
@@ -29,10 +29,10 @@ BUDGET, QUICK_BUDGET = 500, 60
 def command(options: argparse.Namespace) -> int:
     """Run the demo; 0 if every operator passed, 1 if one did not, 2 if something is not installed."""
     console = Console(highlight=False)
-    begin = time.perf_counter()
+    begin, folder = time.perf_counter(), require_folder(options.out)
     try:
         problem, outcomes, missing = run(options.backend, options.quick, console)
-        files = write(Path(options.out), problem, outcomes, QUICK_BUDGET if options.quick else BUDGET, console)
+        files = write(folder, problem, outcomes, QUICK_BUDGET if options.quick else BUDGET, console)
     except (MissingDataError, LookupError) as error:
         console.print(str(error.args[0]), markup=False, soft_wrap=True)
         return 2

@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ...validation import Report
+from ..files import write_whole
 from .plot import draw
 from .problem import Problem
 from .race import Entry
@@ -46,13 +47,15 @@ def write(
         for table in filter(None, [*shown, settings(outcomes) if to is page else None]):
             to.print("", table)
     page.print("", " · ".join(_made_with(outcomes)), soft_wrap=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    picture, report = folder / "training.png", folder / "report.html"
-    draw({name: [entry.best for entry in o.entries] for name, o in outcomes.items()}, drifts(outcomes)).savefig(picture)
-    image = base64.b64encode(picture.read_bytes()).decode()
+    picture, report, drawn = folder / "training.png", folder / "report.html", io.BytesIO()
+    curves = {name: [entry.best for entry in o.entries] for name, o in outcomes.items()}
+    draw(curves, drifts(outcomes)).savefig(drawn, format="png")
+    image = base64.b64encode(drawn.getvalue()).decode()
     html = page.export_html(inline_styles=True).replace("<head>", f"<head><title>{TITLE}</title>", 1)
     plot = f'<img width="1100" alt="Training loss by steps, passes and seconds" src="data:image/png;base64,{image}">'
-    report.write_text(html.replace("</body>", f"{plot}</body>"), encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(picture, drawn.getvalue())
+    write_whole(report, html.replace("</body>", f"{plot}</body>").encode())
     return picture, report
 
 
