@@ -22,7 +22,7 @@ from linop_gn.backend import Array, Tree, Vector
 
 from .models import parameters_of
 
-__all__ = ["JaxArrays", "gathered", "wanted_dtype"]
+__all__ = ["JaxArrays", "gathered", "laid_out", "wanted_dtype"]
 
 
 def wanted_dtype(name: str) -> np.dtype[Any]:
@@ -50,6 +50,21 @@ def gathered(x: Array) -> Array:
         return x
     mesh = sharding.mesh if isinstance(x, jax.core.Tracer) else x.sharding.mesh  # type: ignore[attr-defined]
     return jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec()))  # type: ignore[no-any-return]
+
+
+def laid_out(x: Array, aval: Any) -> Array:
+    """``x`` over devices as the array that was described: cut by explicit axes, or different along those of a map."""
+    if aval.sharding.mesh.empty:
+        return x
+    if aval.sharding.spec != jax.typeof(x).sharding.spec:
+        return jax.sharding.reshard(x, aval.sharding)  # type: ignore[no-any-return]
+    missing = _varying(aval) - _varying(jax.typeof(x))
+    return lax.pcast(x, tuple(missing), to="varying") if missing else x
+
+
+def _varying(aval: Any) -> frozenset[str]:
+    kind = getattr(aval, "manual_axis_type", aval)  # the aval itself, until JAX 0.9
+    return getattr(kind, "varying", None) or getattr(kind, "vma", None) or frozenset()
 
 
 @functools.partial(jax.jit, static_argnames="dtype")

@@ -24,6 +24,7 @@ from jax import lax, tree_util
 
 from linop_gn.backend import Array, CalculusDefaults, LinearizationDefaults
 
+from .arrays import laid_out
 from .compiled import compiled, tracing
 from .linear import LinearProgram
 from .models import adapt, explained
@@ -38,13 +39,13 @@ _STATIC = {"static": True}
 _product = compiled(lambda arguments, program: program(*arguments), static=(1,), label=lambda *_: "product")
 
 
-def _matching(what: str, given: Sequence[Any], expected: Sequence[jax.ShapeDtypeStruct]) -> list[Any]:
-    """``given`` in the expected dtypes, its shapes checked."""
+def _matching(what: str, given: Sequence[Any], expected: Sequence[Any]) -> list[Any]:
+    """``given`` in the expected dtypes and layouts, its shapes checked."""
     got = [tuple(np.shape(x)) for x in given]
     want = [a.shape for a in expected]
     if got != want:
         raise ValueError(f"{what} have shapes {got}; expected {want}, one for each leaf asked for.")
-    return [jnp.asarray(x, a.dtype) for x, a in zip(given, expected, strict=True)]
+    return [laid_out(jnp.asarray(x, a.dtype), a) for x, a in zip(given, expected, strict=True)]
 
 
 @tree_util.register_dataclass
