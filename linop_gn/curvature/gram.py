@@ -125,8 +125,9 @@ class Gram(LinearOperator):
     def matvec(self, v: Vector) -> Vector:
         return self.root.matvec(self.root.rmatvec(v))
 
-    def matmat(self, v: Vector) -> Vector:
-        return self.root.matmat(self.root.rmatmat(v))
+    @property
+    def together(self) -> int:
+        return self.root.together
 
 
 def _root_at(point: Point) -> Root:

@@ -24,7 +24,11 @@ def problem(backend, seed=0, columns=None, warm=False):
 
 def fields(backend, state):
     """The state on the host, by name."""
-    return {name: np.array(value) for name, value in backend.read(state)._asdict().items()}
+    made = {}
+    for name, value in backend.read(state)._asdict().items():
+        parts = value if isinstance(value, list) else [value]  # a shelf of an eager backend
+        made |= {f"{name} {i}": np.array(held) for i, held in enumerate(parts)}
+    return made
 
 
 @pytest.mark.parametrize("columns", [None, 3])
@@ -39,7 +43,7 @@ def test_advancing_n_is_n_times_advancing_one(backend, columns, chunks, warm):
     left, right = fields(backend, in_chunks.state), fields(backend, one_by_one.state)
     for name in left:
         np.testing.assert_array_equal(left[name], right[name], err_msg=name)
-    last = int(np.max(left["steps"]))
+    last = int(np.max(left["steps 0"]))
     np.testing.assert_array_equal(backend.rows(in_chunks, 0, last + 1), backend.rows(one_by_one, 0, last + 1))
 
 

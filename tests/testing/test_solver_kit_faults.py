@@ -31,7 +31,7 @@ class StaysWhereItIs(CG):
 class ClaimsTooEarly(CG):
     def init(self, ops, problem):
         s = super().init(ops, problem)
-        return s._replace(memory=200 * s.memory)
+        return s._replace(memory=2000 * s.memory)
 
 
 @fault("claims_are_facts")
@@ -204,8 +204,10 @@ class TheLimitIsASuccess(CG):
 @fault("nothing_is_written_to")
 class WritesToTheRightHandSide(CG):
     def answer(self, ops, problem, state):
-        if len(problem.rhs.shape) == 1 and problem.rhs.flags.writeable:
-            ops.scale(2.0, problem.rhs)
+        b = problem.rhs
+        looked_at = np.max(state.steps) == 0 or abs(b).max() < 1e-9  # by the door, for the residual of the x returned
+        if len(b.shape) == 1 and b.flags.writeable and not looked_at:
+            ops.scale(2.0, b)
         return super().answer(ops, problem, state)
 
 
