@@ -161,10 +161,7 @@ class LeastSquares(Method):
             *self._claims(ops, here, True),
         )
         return LeastSquaresState(
-            here=here,
-            x=ops.copy(here.x),
-            value=here.value,
-            D=ops.copy(here.D),
+            **_shown(ops, here),
             unit=unit,
             damping=self._first(here) * unit,
             growth=zero + 2.0,
@@ -180,8 +177,6 @@ class LeastSquares(Method):
             linearisations=count + 1,
             products=count,
             refused=count,
-            gradient_norm=here.gradient_norm,
-            optimality=here.cosine,
         )
 
     def step(self, ops: Backend, problem: MinimizeProblem, s: LeastSquaresState) -> LeastSquaresState:
@@ -270,10 +265,7 @@ class LeastSquares(Method):
             (spent, Code.MAX_STEPS),
         )
         new = s._replace(
-            here=here,
-            x=ops.copy(here.x),
-            value=here.value,
-            D=ops.copy(here.D),
+            **_shown(ops, here),
             unit=unit,
             damping=ops.where(running, damping, s.damping),
             growth=ops.where(running, ops.where(going, 2.0, growth), s.growth),
@@ -285,8 +277,6 @@ class LeastSquares(Method):
             linearisations=s.linearisations + ops.where(taken, 1, 0),
             products=s.products + ops.where(running, products, 0),
             refused=s.refused + ops.where(refused, 1, 0),
-            gradient_norm=here.gradient_norm,
-            optimality=here.cosine,
         )
         return (
             self._sent(ops, new, running, running & (s.steps + 1 >= problem.max_steps) | spent) if self.again else new
@@ -310,12 +300,7 @@ class LeastSquares(Method):
         (here,) = ops.branch(worse, lambda now, first: (first,), lambda now, first: (now,), s.here, s.first)
         (first,) = ops.branch(again, lambda now, first: (now,), lambda now, first: (first,), s.here, s.first)
         return s._replace(
-            here=here,
-            x=ops.copy(here.x),
-            value=here.value,
-            D=ops.copy(here.D),
-            gradient_norm=here.gradient_norm,
-            optimality=here.cosine,
+            **_shown(ops, here),
             first=first,
             going=ops.where(again, 1, s.going),
             run=ops.where(again, 1, ops.where(ended & (s.run == 1), 2, s.run)),
@@ -493,6 +478,12 @@ class LeastSquares(Method):
             effect=ops.divide(ops.item(xp.min(xp.where(here.idle > 0, effects + size, effects))), size)
             + ops.where(size > 0, 0.0, 1.0),
         )
+
+
+def _shown(ops: Backend, here: Here) -> dict[str, Any]:
+    """The fields of a state that are those of the point."""
+    told = {"value": here.value, "gradient_norm": here.gradient_norm, "optimality": here.cosine}
+    return {"here": here, "x": ops.copy(here.x), "D": ops.copy(here.D), **told}
 
 
 def _slack(ops: Backend, x: Vector) -> float:
