@@ -49,12 +49,13 @@ def implicit(
     """See :meth:`linop_gn.protocols.Loops.implicit`."""
     data, structure = tree_util.tree_flatten((method, problem.operator))
     way, way_structure = tree_util.tree_flatten((problem.x0, problem.preconditioner))
-    told = structure
+    told, n, aside = structure, len(data), len(way)
+    bare = replace(problem, operator=None, x0=None, preconditioner=None, rhs=None)  # rules outlive the trace
 
     def given(arguments: Sequence[Any]) -> tuple[Any, Any]:
-        method, operator = tree_util.tree_unflatten(structure, arguments[: len(data)])
-        x0, inverse = tree_util.tree_unflatten(way_structure, arguments[len(data) : -1])
-        return method, replace(problem, operator=operator, x0=x0, preconditioner=inverse, rhs=arguments[-1])
+        method, operator = tree_util.tree_unflatten(structure, arguments[:n])
+        x0, inverse = tree_util.tree_unflatten(way_structure, arguments[n:-1])
+        return method, replace(bare, operator=operator, x0=x0, preconditioner=inverse, rhs=arguments[-1])
 
     def call(*arguments: Any) -> list[Any]:
         nonlocal told
@@ -67,7 +68,7 @@ def implicit(
             raise NotImplementedError(f"{name} {CLOSES}")
         require_implicit(method, problem, x)
         system = _System(ops, method, problem.operator, problem.preconditioner, problem.rhs, trust)
-        return system.tangent(problem.rhs, x, tangents[: len(data)], tangents[-1])
+        return system.tangent(problem.rhs, x, tangents[:n], tangents[-1])
 
     def jvp(arguments: Sequence[Any], tangents: Tangents, values: Sequence[Any]) -> Tangents:
         x, solution = tree_util.tree_unflatten(told, values)
@@ -75,21 +76,19 @@ def implicit(
         return [moved(arguments, tangents, x, trust), *[None] * (len(values) - 1)]
 
     def transpose(arguments: Sequence[Any], cotangents: Tangents) -> Tangents:
-        known = arguments[: len(data)]
-        operator = problem.operator
-        if any(x is None for x in known):
+        if any(x is None for x in arguments[:n]):
             raise NotImplementedError(
                 "a solution is linear in its right-hand side alone: jax.linear_transpose takes no derivative in the "
                 "operator. Use jax.vjp."
             )
-        u = cotangents[0]
+        u, operator = cotangents[0], tree_util.tree_unflatten(structure, arguments[:n])[1]
         nothing = jnp.zeros((operator.shape[0], *u.shape[1:]), operator.codomain.dtype)
-        still = [None] * len(data)
+        still = [None] * (n + aside)
 
         def along(rhs: Vector) -> Vector | None:
-            return moved([*arguments[:-1], nothing], [*still, *[None] * len(way), rhs], jnp.zeros_like(u), True)
+            return moved([*arguments[:-1], nothing], [*still, rhs], jnp.zeros_like(u), True)
 
-        return [*still, *[None] * len(way), jax.linear_transpose(along, nothing)(u)[0]]
+        return [*still, jax.linear_transpose(along, nothing)(u)[0]]
 
     rule = Rule((structure, way_structure), call, jvp, transpose)
     values = apply(rule, [*data, *way, problem.rhs], _closing(problem.operator) is not None)
