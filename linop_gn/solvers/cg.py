@@ -268,8 +268,10 @@ class CG(ResidualSolver):
         beta = ops.divide(rz, s.rz)
 
         def go_on() -> tuple[Scalar, ...]:
-            told = norm, model, s.least, s.room, s.verified, s.hope, s.best_model, s.trial, s.claim, s.status
-            return alpha, 1.0, beta, rz, rz, checking, s.back, *told
+            return (
+                alpha, 1.0, beta, rz, rz, checking, s.back, norm, model,
+                s.least, s.room, s.verified, s.hope, s.best_model, s.trial, s.claim, s.status,
+            )  # fmt: skip
 
         def judge() -> tuple[Scalar, ...]:
             met, end = no(norm > s.memory if self.stop is None else code == Code.RUNNING), steps >= limit
@@ -348,10 +350,12 @@ class CG(ResidualSolver):
 
         # An eager scalar operation takes a tenth of a microsecond, so that most are left to the ticks that need them.
         ordinary = moved & going & (steps < limit) & (rz > 0) & (alpha >= s.least * (1.0 + beta))
-        length, fresh, beta, rz, rp, better, back, *told = ops.branch(ordinary, go_on, judge)
-        norm, model, least, room, verified, hope, best_model, trial, claim, status = told
+        (
+            length, fresh, beta, rz, rp, better, back, norm, model,
+            least, room, verified, hope, best_model, trial, claim, status,
+        ) = ops.branch(ordinary, go_on, judge)  # fmt: skip
         x = ops.axpy(length, s.p, s.x)
-        best = ops.put(s.best, 0 * steps, x, better)
+        best = s.best if better is False else ops.put(s.best, 0 * steps, x, better)
         p = ops.axpby(fresh, ops.mask(sound, z), beta, s.p)
         kept = s.kept
         if self.keep is not None:
