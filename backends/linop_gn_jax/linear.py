@@ -32,7 +32,7 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import ad, partial_eval
 
-__all__ = ["LinearProgram", "inner_jaxprs", "without_dead_code"]
+__all__ = ["LinearProgram", "inner_jaxprs", "largest", "without_dead_code"]
 
 _RULED = "custom_vjp_call"
 """A function with a custom vjp among the operations of a transpose: linear, and transposed by its rules alone."""
@@ -140,6 +140,22 @@ def inner_jaxprs(value: Any) -> Iterator[core.Jaxpr]:
     elif isinstance(value, (tuple, list, dict)):
         for item in value.values() if isinstance(value, dict) else value:
             yield from inner_jaxprs(item)
+
+
+_largest: weakref.WeakKeyDictionary[core.Jaxpr, int] = weakref.WeakKeyDictionary()
+
+
+def largest(closed: core.ClosedJaxpr) -> int:
+    """The size of the largest array in a program; remembered for as long as the program is."""
+
+    def within(jaxpr: core.Jaxpr) -> int:
+        own = (getattr(var.aval, "size", 0) for eqn in jaxpr.eqns for var in eqn.outvars)
+        inner = (within(part) for eqn in jaxpr.eqns for part in inner_jaxprs(eqn.params))
+        return max([0, *own, *inner])
+
+    if closed.jaxpr not in _largest:
+        _largest[closed.jaxpr] = max([within(closed.jaxpr), *map(np.size, closed.consts)])
+    return _largest[closed.jaxpr]
 
 
 def _contains(jaxpr: core.Jaxpr, primitive: str) -> bool:

@@ -29,6 +29,7 @@ from linop_gn.run.status import Code
 
 from .compiled import can_be_quick, compiled, tracing
 from .implicit import constant, implicit
+from .linear import largest
 from .scanning import scan_over
 from .states import like, numbers_as_arrays, observed, row_dtype, settle
 
@@ -91,7 +92,7 @@ _rows = compiled(lax.dynamic_slice_in_dim, static=(2,), label=lambda *_: "rows")
 
 
 _SMALL = 2_000
-"""Numbers in a method, its problem and the outputs of its model together."""
+"""Numbers in a method and its problem together, and in each array that the model makes or closes over."""
 
 _shaped = functools.cache(jax.jit)  # which remembers shapes: 28 microseconds, and 170 for jax.eval_shape
 
@@ -106,8 +107,10 @@ def _is_small(given: tuple[Iteration, Any]) -> bool:
     XLA's older code for the CPU compiles in half the time; it ran at .8 to 1.2 of the time of the newer for exp, nets,
     Gaussian processes and an ODE of up to 2,000 numbers, at 1.4 for a softmax, at 2 for a chain of 30 ``where``.
     """
-    size = sum(getattr(leaf, "size", 1) for leaf in tree_util.tree_leaves(given))
-    return size <= _SMALL and size + getattr(given[1], "entries", 0) <= _SMALL
+    if sum(getattr(leaf, "size", 1) for leaf in tree_util.tree_leaves(given)) > _SMALL:
+        return False
+    made = (_shaped(function).trace(*arguments).jaxpr for function, *arguments in getattr(given[1], "evaluated", ()))
+    return all(largest(jaxpr) <= _SMALL for jaxpr in made)
 
 
 class JaxLoops(EagerLoops):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from ..curvature.point import Point
@@ -78,14 +77,12 @@ class MinimizeProblem:
         return self.objective, self.curvature, self.acceptance
 
     @property
-    def entries(self) -> float:
-        """How many outputs the model has, by which a program's work is judged: infinite where nothing tells."""
-        if self.objective.loss is None or self.host or self.objective.is_bridged(self.space):
-            return math.inf
+    def evaluated(self) -> list[tuple[Any, ...]]:
+        """What a program evaluates, as functions with arguments: of each batch the outputs at the start."""
+        if self.host or self.objective.is_bridged(self.space):
+            return []
         terms = self.objective.in_memory(self.space)
-        if any(term.batch.stacked for term in terms):
-            return math.inf
-        return sum(math.prod(self.backend.describe_of(outputs_of, term, self.start)[0]) for term in terms)
+        return [(outputs_of, term, self.start) for term in terms if not term.batch.stacked]
 
     def at(self, x: Vector) -> Point:
         """The objective at a copy of x, linearised when first asked: value and gradient from one pass.
