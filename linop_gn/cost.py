@@ -79,7 +79,7 @@ def cost(A: LinearOperator, method: Any = None, *, steps: int = 50) -> Costs:
     Eigh                     1000  30.5 MiB         9e+09
     >>> lg.cost(lg.Diagonal(np.ones(10)), lg.CG(steps=5, preconditioner=lg.preconditioners.Jacobi()))
     route        products  memory  flops beside
-    CG + Jacobi         5   560 B         6e+02  5 steps
+    CG + Jacobi         5   640 B         6e+02  5 steps
 
     Raises
     ------
