@@ -132,6 +132,11 @@ class Gradient(Descent):
         return Trial(ops.scale(-1.0, ops.copy(model.gradient)), square, ops.scalar(Code.COMPLETED, model.x), kept)
 
 
+def idle(model: Model, found: Any) -> Any:
+    """Whether a solver that met its tolerance did so with zero, which is no direction."""
+    return (found.steps == 0) & (found.model == 0) & (model.gradient_norm > 0)
+
+
 def solved_as(model: Model) -> int:
     """The status of an answer in a part of the space: whether the curvature in the rest of it is known."""
     code: int = Code.CONVERGED if model.operator.psd else Code.UNEXPLORED
