@@ -436,9 +436,17 @@ def test_other_batches_than_those_of_the_checkpoint(tmp_path):
     options = {"passes": 3, "checkpoint": tmp_path / "run"}
     wrong = tuple(part[:, :2] for part in pairs[0])
     with pytest.raises(ValueError, match="matmul") as caught:
-        lg.minimize(fit, start, METHOD, batches=[*pairs[:3], wrong], **options)
+        lg.minimize(fit, start, METHOD, batches=[*pairs[:3], wrong, *pairs[4:]], **options)
     assert "The latest batch was number 4 of pass 1." in caught.value.__notes__[1]
-    for given, why in ((pairs[:2], "there are fewer now"), (Loader(pairs), "had no state_dict"), (5, "got a int")):
+    single = [tuple(part.astype(np.float32) for part in pair) for pair in pairs]
+    for given, why in (
+        (pairs[:2], "there are fewer now"),
+        (pairs[:4], "the number of batches in a pass was 6, is 4. Give the loader"),
+        (single, r"the batch\[0\] was float64 with 2 axes, is float32 with 2 axes; the batch\[1\]"),
+        ([(x, y[:, 0]) for x, y in pairs], r"the batch\[1\] was float64 with 2 axes, is float64 with 1 axes. Give"),
+        (Loader(pairs), "had no state_dict"),
+        (5, "got a int"),
+    ):
         with pytest.raises((ValueError, TypeError), match=why):
             lg.minimize(fit, start, METHOD, batches=given, **options)
     with pytest.raises(ValueError, match="had batches=, and this one has none"):
