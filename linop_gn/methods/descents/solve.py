@@ -22,7 +22,7 @@ from ...solvers.options import require_inner
 from ...solvers.problem import LinearProblem, Recipe, require_fit
 from ...solvers.served import inner_run
 from ...solvers.stopping import AnyOf, Progress, require_rule
-from ..controls import Schedule
+from ..controls import Schedule, level_at
 from .base import Descent, Model, Trial, idle, solved_as
 
 __all__ = ["Forced", "Solve", "forced"]
@@ -166,7 +166,7 @@ class Solve(Descent):
         A, given = Damped(model.operator, level), self.solver.preconditioner
         solver: Any = self.solver if kept.forced is None else replace(self.solver, rtol=kept.forced.eta)
         if self.most is not None:
-            limit = self.most.at(ops, kept.age, 0.0 * level + solver.max_steps)
+            limit = level_at(self.most, ops, kept.age, 0.0 * level + solver.max_steps)
             solver = replace(solver, stop=AnyOf(solver.stop, AtMost(limit)))
         if kept.age is not None:
             kept = kept._replace(asked=0 * kept.asked + 1)
