@@ -157,7 +157,7 @@ def test_a_step_for_each_batch(ops):
     run = lg.minimize(fit, start, METHOD, batches=pairs, passes=3, watch=[looks.append])
     assert (run.status, int(run.steps)) == (lg.Status.COMPLETED, 18)
     assert [look.step for look in looks] == [*range(19), 18]
-    assert {look.limit for look in looks} == {None}
+    assert {look.limit for look in looks} == {18}
     state = lg.start(METHOD, fit.with_data(pairs[0]), start)
     for pair in 3 * pairs:
         state = lg.advance(METHOD, fit.with_data(pair), state, fresh=True)
@@ -361,8 +361,32 @@ def test_budgets():
     for limits in ({}, {"seconds": -1.0}, {"products": float("nan")}):
         with pytest.raises(ValueError, match="Budget: "):
             lg.Budget(**limits)
-    with pytest.raises(TypeError, match=r"result: state= is what lg\.start"):
+    with pytest.raises(TypeError, match=r"result: a state is what lg\.start, .* look\.whole gave, got ndarray"):
         lg.result(start)
+
+
+def test_a_look_has_the_parameters_as_they_were_given():
+    fit, pairs, start = batches(lg.load("numpy"))
+    seen, ended = [], []
+
+    def watch(look):
+        seen.append((look.params, float(look.whole.value)))
+        assert (lg.result(look.whole).steps, look.limit) == (look.step, 18)
+        return look.step == 7
+
+    run = lg.minimize(fit, start, METHOD, batches=pairs, passes=3, watch=[watch])
+    assert (run.status, len(seen)) == (lg.Status.STOPPED, 8)
+    assert np.array_equal(seen[0][0], start)  # in memory of its own
+    assert np.array_equal(seen[-1][0], run.params)
+    assert seen[-1][1] == run.value
+    lg.minimize(fit, None, METHOD, batches=pairs, passes=1, state=run.state, watch=[ended.append])
+    assert {look.limit for look in ended} == {ended[-1].step} == {13}
+    lg.minimize(fit, start, METHOD, batches=iter(pairs), watch=[ended.append])
+    assert ended[-1].limit is None
+    lg.least_squares(lambda p: p["k"] - np.arange(3.0), {"k": 1.0}, watch=[ended.append])
+    assert ended[-1].params.keys() == {"k"}
+    with pytest.raises(AttributeError, match=r"lg\.minimize and lg\.least_squares"):
+        lg.solve(lg.Diagonal(np.ones(2)), np.ones(2), watch=[lambda look: look.params])
 
 
 # files

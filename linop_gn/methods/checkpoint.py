@@ -116,6 +116,11 @@ class Cursor:
                 self.past, self.taken, self._rest = self.past + 1, 0, None
         return bool(self._next)
 
+    def left(self, unknown: int) -> int:
+        """How many batches are left, where that is known."""
+        length = _length(self.batches)
+        return unknown if length is None or self.passes is None else (self.passes - self.past) * length - self.taken
+
     def place(self) -> dict[str, Any]:
         """Where the run is, to be written."""
         loader = self.batches.state_dict() if hasattr(self.batches, "state_dict") else None
