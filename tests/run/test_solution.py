@@ -90,6 +90,9 @@ def test_a_plot_of_runs_shows_what_was_observed():
     assert axes[2].get_yscale() == "log"
     together = lg.plot_runs({"fit": fit, "run": run}).axes[0]
     assert [text.get_text() for text in together.get_legend().get_texts()] == ["fit", "run"]
+    for runs, names in (([fit, run], ["least_squares 1", "LevenbergMarquardt 2"]), ((run,), []), (run, [])):
+        legend = lg.plot_runs(runs).axes[0].get_legend()
+        assert [text.get_text() for text in legend.get_texts()] == names if names else legend is None
     for made in fit, run:
         assert "refused" in repr(made)
         assert len({line.index(line.split()[-1]) for line in repr(made).splitlines()[1:] if line[:3] == "  v"}) == 1
