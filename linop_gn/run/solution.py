@@ -225,8 +225,8 @@ class Result(Outcome):
             return []
         return [
             f"The value rose from {brief(values[0])} to {brief(values[-1])}, in {rises} of {len(values) - 1} steps: "
-            "the gradient's sign may be wrong, or it may belong to another function (lg.validate tells), or the steps are "
-            "too long (a smaller rate or length, or a method with a search)."
+            "the gradient's sign may be wrong, or it may belong to another function (lg.validate tells), or the steps "
+            "are too long (a smaller rate or length, or a method with a search)."
         ]
 
     def _lines(self) -> list[str]:
