@@ -5,16 +5,15 @@ import pytest
 
 import linop_gn as lg
 
-numpy = lg.load("numpy")
 T = np.linspace(0.0, 1.0, 5)
 FIT = lg.Objective.from_residuals(lambda p: p[0] + p[1] * T - T**2, jacobian=lambda p: np.stack([1 + 0 * T, T], 1))
 
 
 def part(base, **members):
-    """A part whose members are the functions given, of all but the part and the backend."""
+    """A part whose members are the functions given, of all but the part and what comes first, the backend."""
 
     def member(given):
-        return lambda self, ops, *rest: given(*rest)
+        return lambda self, first, *rest: given(*rest)
 
     return lg.record(type("Mine", (base,), {name: member(given) for name, given in members.items()}))()
 
@@ -87,6 +86,16 @@ WRONG = [
     (
         lambda: first(update=lambda space, gradient, kept, *_: (gradient[:1], kept)),
         r"Mine.update must return, for the step, an array of shape \(2,\)",
+    ),
+    (
+        lambda: lg.LevenbergMarquardt(solver=lg.CG(stop=part(object, begin=lambda *_: None, look=lambda *_: 1))),
+        r"Mine.look must return \(code, memory\), got 1",
+    ),
+    (
+        lambda: lg.LevenbergMarquardt(
+            solver=lg.CG(preconditioner=part(lg.preconditioners.Recipe, finish=lambda *_: 1))
+        ),
+        r"Mine.finish must return a linear operator .* such as lg.Diagonal\(1 / diagonal\), got a int",
     ),
 ]
 

@@ -19,7 +19,7 @@ from ...solvers.base import Solver
 from ...solvers.cg import CG
 from ...solvers.forcing import EisenstatWalker
 from ...solvers.options import require_inner
-from ...solvers.problem import LinearProblem, Recipe, require_fit
+from ...solvers.problem import LinearProblem, Recipe, finished, require_fit
 from ...solvers.served import inner_run
 from ...solvers.stopping import AnyOf, Progress, require_rule
 from ..controls import Schedule, level_at
@@ -170,7 +170,7 @@ class Solve(Descent):
             solver = replace(solver, stop=AnyOf(solver.stop, AtMost(limit)))
         if kept.age is not None:
             kept = kept._replace(asked=0 * kept.asked + 1)
-        M = given.finish(kept.prepared, A) if isinstance(given, Recipe) else given
+        M = finished(given, kept.prepared, A) if isinstance(given, Recipe) else given
         rhs = ops.scale(-1.0, ops.copy(model.gradient))
         found, iterates = inner_run(ops, solver, LinearProblem(A, rhs, kept.start, M))
         damping_term = 0.5 * level * ops.dot(found.x, found.x)
