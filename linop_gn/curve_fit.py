@@ -14,6 +14,7 @@ from .dispatch import backend_of
 from .given import as_tree
 from .least_squares import least_squares
 from .protocols import Array, Vector
+from .records import replace
 
 __all__ = ["curve_fit"]
 
@@ -48,7 +49,7 @@ def curve_fit(
     p0
         Start; None: ones, or the middle of bounds that are finite.
     sigma
-        Standard deviations (m,) of ydata, or their covariance (m, m).
+        Standard deviations (m,) of ydata, whose signs do not count, or their covariance (m, m).
     absolute_sigma
         Whether sigma is in the units of ydata, rather than known up to a factor, which is then estimated.
     check_finite, nan_policy
@@ -159,6 +160,7 @@ def curve_fit(
         )
     if not fit.success:
         raise RuntimeError(f"curve_fit: no optimal parameters were found. {fit.message}")
+    fit = fit if sigma is None else replace(fit, weighted=True)
     found = fit.x, fit.covariance(absolute_sigma)
     told = {"nfev": fit.nfev, "fvec": fit.fun, "result": fit}
     return (*found, told, fit.message, fit.scipy_status) if full_output else found

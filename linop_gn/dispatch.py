@@ -20,6 +20,7 @@ from contextvars import ContextVar
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from typing import Any
 
 from .arguments import require_plain
@@ -63,11 +64,19 @@ def load(name: str) -> Backend:
     return _contracted(made, source)
 
 
+def _known() -> str:
+    """The names of the backends whose framework is installed, and those of the others."""
+    names: dict[bool, list[str]] = {True: [], False: []}
+    for name in sorted(_entries()):
+        names[sys.modules.get(name) is not None or find_spec(name) is not None].append(name)
+    return ", ".join(names[True]) + (f" (not installed: {', '.join(names[False])})" if names[False] else "")
+
+
 def _entry(name: str, told: str = "") -> EntryPoint:
     if name not in _entries():
         near = get_close_matches(name, _entries(), n=1, cutoff=0.5)
         raise LookupError(
-            f"{told}no backend called {name!r} is installed; there are: {', '.join(sorted(_entries()))}."
+            f"{told}no backend called {name!r} is installed; there are: {_known()}."
             + (f" Did you mean {near[0]!r}?" if near else "")
             + f" A backend is an entry point of the group {GROUP!r}, named after the root module of its array type."
         )
@@ -213,8 +222,8 @@ def backend_of(*trees: Any) -> Backend:
     if not found:
         kinds = ", ".join(sorted({type(leaf).__qualname__ for leaf in _leaves(trees)})) or "nothing"
         raise TypeError(
-            f"no array of a known framework was found (got {kinds}); installed backends: "
-            f"{', '.join(sorted(_entries()))}. {_instead_of(next(_leaves(trees), None))}"
+            f"no array of a known framework was found (got {kinds}); known are {_known()}. "
+            f"{_instead_of(next(_leaves(trees), None))}"
         )
     kind_of = {name: type(leaf) for name, (_, leaf) in found.items()}
     owners = "; ".join(f"{name}: {kind.__module__}.{kind.__qualname__}" for name, kind in kind_of.items())

@@ -157,8 +157,15 @@ def minimize(
     begin = partial(began, served, problem)
     if state is not None:
         begin = partial(stretched, served, problem, state.own, renew, 0)
+    left = NO_LIMIT if cursor is None else cursor.left(NO_LIMIT)
     run = Run(
-        served, problem, begin, plan, cursor is not None, lambda run: None if kept is None else kept.keep(run, cursor)
+        served,
+        problem,
+        begin,
+        plan,
+        cursor is not None,
+        lambda run: None if kept is None else kept.keep(run, cursor),
+        left,
     )
     del begin, state  # what the first state holds goes with its successor
     try:
@@ -344,7 +351,8 @@ def _is_other(problem: MinimizeProblem, state: State) -> bool:
 def _require_state(door: str, state: Any) -> None:
     if not isinstance(state, State):
         raise TypeError(
-            f"{door}: state= is what lg.start, lg.advance or result.state gave, got {type(state).__qualname__}."
+            f"{door}: a state is what lg.start, lg.advance, result.state or a watcher's look.whole gave, got "
+            f"{type(state).__qualname__}."
         )
 
 

@@ -1,5 +1,6 @@
 """Finding the backend of an array, without importing frameworks."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -60,6 +61,15 @@ def test_no_array_at_all_says_what_was_found():
         lg.backend_of([1.0, "x"])
     with pytest.raises(TypeError, match=r"\(got nothing\)"):
         lg.backend_of()
+
+
+def test_backends_whose_framework_is_not_installed_are_told_apart(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(dispatch, "find_spec", lambda name: None if name == "jax" else found(name))
+    monkeypatch.delitem(sys.modules, "jax", raising=False)
+    for ask in (lambda: lg.backend_of([1.0]), lambda: lg.load("abacus")):
+        with pytest.raises((TypeError, LookupError), match=r"numpy.* \(not installed: [^)]*jax[^)]*\)"):
+            ask()
 
 
 def test_an_unknown_name_lists_the_known_ones():

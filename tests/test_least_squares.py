@@ -768,3 +768,17 @@ def test_two_precisions_in_torch_are_named():
     t = torch.linspace(0, 1, 20, dtype=torch.float64)
     with pytest.raises(TypeError, match=r"torch.float64 and torch.float32 meet: .* one dtype"):
         lg.least_squares(lambda p: p[0] * torch.exp(-p[1] * t) - 1.0, torch.ones(2))
+
+
+def test_a_prediction_of_a_weighted_fit_asks_for_the_weights():
+    fit = lg.curve_fit(decay, T, Y, sigma=np.full(len(T), 0.01), full_output=True)[2]["result"]
+    plain = lg.curve_fit(decay, T, Y, full_output=True)[2]["result"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        expected = plain.predict(lambda p, t: decay(t, *p), T[:2], kind="prediction")
+        told = fit.predict(lambda p, t: decay(t, *p), T[:2], kind="prediction", sigma=0.01)
+        fit.predict(lambda p, t: decay(t, *p), T[:2])
+    np.testing.assert_allclose(told.error, expected.error, rtol=1e-6)
+    with pytest.warns(UserWarning, match=r"observations with sigma = 1: give theirs"):
+        wrong = fit.predict(lambda p, t: decay(t, *p), T[:2], kind="prediction")
+    assert (wrong.error > 20 * expected.error).all()

@@ -157,7 +157,7 @@ def test_a_step_for_each_batch(ops):
     run = lg.minimize(fit, start, METHOD, batches=pairs, passes=3, watch=[looks.append])
     assert (run.status, int(run.steps)) == (lg.Status.COMPLETED, 18)
     assert [look.step for look in looks] == [*range(19), 18]
-    assert {look.limit for look in looks} == {None}
+    assert {look.limit for look in looks} == {18}
     state = lg.start(METHOD, fit.with_data(pairs[0]), start)
     for pair in 3 * pairs:
         state = lg.advance(METHOD, fit.with_data(pair), state, fresh=True)
@@ -361,8 +361,32 @@ def test_budgets():
     for limits in ({}, {"seconds": -1.0}, {"products": float("nan")}):
         with pytest.raises(ValueError, match="Budget: "):
             lg.Budget(**limits)
-    with pytest.raises(TypeError, match=r"result: state= is what lg\.start"):
+    with pytest.raises(TypeError, match=r"result: a state is what lg\.start, .* look\.whole gave, got ndarray"):
         lg.result(start)
+
+
+def test_a_look_has_the_parameters_as_they_were_given():
+    fit, pairs, start = batches(lg.load("numpy"))
+    seen, ended = [], []
+
+    def watch(look):
+        seen.append((look.params, float(look.whole.value)))
+        assert (lg.result(look.whole).steps, look.limit) == (look.step, 18)
+        return look.step == 7
+
+    run = lg.minimize(fit, start, METHOD, batches=pairs, passes=3, watch=[watch])
+    assert (run.status, len(seen)) == (lg.Status.STOPPED, 8)
+    assert np.array_equal(seen[0][0], start)  # in memory of its own
+    assert np.array_equal(seen[-1][0], run.params)
+    assert seen[-1][1] == run.value
+    lg.minimize(fit, None, METHOD, batches=pairs, passes=1, state=run.state, watch=[ended.append])
+    assert {look.limit for look in ended} == {ended[-1].step} == {13}
+    lg.minimize(fit, start, METHOD, batches=iter(pairs), watch=[ended.append])
+    assert ended[-1].limit is None
+    lg.least_squares(lambda p: p["k"] - np.arange(3.0), {"k": 1.0}, watch=[ended.append])
+    assert ended[-1].params.keys() == {"k"}
+    with pytest.raises(AttributeError, match=r"lg\.minimize and lg\.least_squares"):
+        lg.solve(lg.Diagonal(np.ones(2)), np.ones(2), watch=[lambda look: look.params])
 
 
 # files
@@ -436,9 +460,17 @@ def test_other_batches_than_those_of_the_checkpoint(tmp_path):
     options = {"passes": 3, "checkpoint": tmp_path / "run"}
     wrong = tuple(part[:, :2] for part in pairs[0])
     with pytest.raises(ValueError, match="matmul") as caught:
-        lg.minimize(fit, start, METHOD, batches=[*pairs[:3], wrong], **options)
+        lg.minimize(fit, start, METHOD, batches=[*pairs[:3], wrong, *pairs[4:]], **options)
     assert "The latest batch was number 4 of pass 1." in caught.value.__notes__[1]
-    for given, why in ((pairs[:2], "there are fewer now"), (Loader(pairs), "had no state_dict"), (5, "got a int")):
+    single = [tuple(part.astype(np.float32) for part in pair) for pair in pairs]
+    for given, why in (
+        (pairs[:2], "there are fewer now"),
+        (pairs[:4], "the number of batches in a pass was 6, is 4. Give the loader"),
+        (single, r"the batch\[0\] was float64 with 2 axes, is float32 with 2 axes; the batch\[1\]"),
+        ([(x, y[:, 0]) for x, y in pairs], r"the batch\[1\] was float64 with 2 axes, is float64 with 1 axes. Give"),
+        (Loader(pairs), "had no state_dict"),
+        (5, "got a int"),
+    ):
         with pytest.raises((ValueError, TypeError), match=why):
             lg.minimize(fit, start, METHOD, batches=given, **options)
     with pytest.raises(ValueError, match="had batches=, and this one has none"):

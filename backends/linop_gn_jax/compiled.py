@@ -15,6 +15,8 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import sys
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,7 +29,7 @@ import jaxlib
 from jax import lax
 from jax.extend import core
 
-__all__ = ["all_unguarded", "can_be_quick", "compilations", "compiled", "tracing", "unguarded"]
+__all__ = ["advised", "all_unguarded", "can_be_quick", "compilations", "compiled", "tracing", "unguarded"]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -137,7 +139,8 @@ def compiled(
         _counts[label(*arguments) if label else getattr(function, "__qualname__", repr(function))] += 1
         token = _ours.set(True)
         try:
-            return function(*arguments)
+            with advised():
+                return function(*arguments)
         finally:
             _ours.reset(token)
 
@@ -151,7 +154,8 @@ def compiled(
         if tracing():
             if loops and not _ours.get():
                 _warn_of_wrong_fusions()
-            return function(*arguments)
+            with advised():
+                return function(*arguments)
         if options is None or not _transforming(arguments):
             try:
                 return program(*arguments)
@@ -164,6 +168,28 @@ def compiled(
 
     enter.program = program  # type: ignore[attr-defined]
     return enter
+
+
+_HOUSE = {"linop_gn", "linop_gn_jax", "jax", "jaxlib", "numpy", *sys.stdlib_module_names} - {"__main__"}
+
+
+_ADVICE = (
+    "asks for a value where JAX compiles it and none is known yet. Write ops.where(condition, a, b) in place of if, "
+    "and &, |, ops.logical_not(a) in place of and, or, not; in a model or loss jax.numpy.where."
+)
+
+
+@contextmanager
+def advised() -> Iterator[None]:
+    """An error that comes of asking for the value of an array that has none yet says who asked, and what to write."""
+    try:
+        yield
+    except jax.errors.ConcretizationTypeError as error:
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        theirs = [frame for frame in frames if frame.f_globals.get("__name__", "").partition(".")[0] not in _HOUSE]
+        if theirs and not any(_ADVICE in note for note in getattr(error, "__notes__", ())):
+            error.add_note(f"{theirs[-1].f_code.co_qualname} {_ADVICE}")
+        raise
 
 
 @functools.cache

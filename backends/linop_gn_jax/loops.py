@@ -27,7 +27,7 @@ from jax import lax, tree_util
 from linop_gn.backend import Array, Carry, EagerLoops, Iteration, Vector
 from linop_gn.run.status import Code
 
-from .compiled import can_be_quick, compiled, tracing
+from .compiled import advised, can_be_quick, compiled, tracing
 from .implicit import constant, implicit
 from .linear import largest
 from .scanning import scan_over
@@ -202,7 +202,8 @@ class JaxLoops(EagerLoops):
         return self._program("scan", function, scan_over)(stacked, shared)  # type: ignore[no-any-return]
 
     def describe_of(self, function: Callable[..., Array], *records: Any) -> tuple[tuple[int, ...], str, Hashable]:
-        made = _shaped(function).eval_shape(*records)
+        with advised():
+            made = _shaped(function).eval_shape(*records)
         return tuple(made.shape), str(made.dtype), None
 
     def over_columns(self, function: Callable[[Vector], Vector], columns: Vector, together: int = 1) -> Vector:

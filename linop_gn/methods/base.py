@@ -159,4 +159,4 @@ class ServedMethod(Method):
 
     def answer(self, ops: Backend, problem: MinimizeProblem, state: Any) -> Vector:
         x, start = self.method.answer(ops, problem, state), problem.start
-        return require_vector(self.title, ops, x, tuple(start.shape), start)
+        return require_vector(f"{self.title}.answer must return", ops, x, tuple(start.shape), start)

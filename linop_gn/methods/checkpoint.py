@@ -16,7 +16,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from ..dispatch import load
 from ..protocols import Backend
 from .base import ServedMethod
 from .generators import Generators
-from .problem import MinimizeProblem
+from .problem import MinimizeProblem, StepData
 from .running import Run
 from .state import State
 
@@ -79,6 +79,7 @@ class Cursor:
         self._rest: Iterator[Any] | None = None
         self._drawn: Any = None  # where the generators were when the pass began
         self._next: tuple[Any, ...] = ()
+        self._told: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[Any]:
         while self.is_left():
@@ -87,8 +88,20 @@ class Cursor:
             yield batch
 
     def peek(self) -> Any:
-        """The batch that comes next; where none is left, the first one."""
-        return self._next[0] if self.is_left() else next(iter(self.batches))
+        """The batch that comes next; where none is left, the first one. It is to be like those of the run gone on from.
+
+        What other orders and lengths of examples leave alone is compared; values are not.
+        """
+        batch = self._next[0] if self.is_left() else next(iter(self.batches))
+        told = {"the number of batches in a pass": f"{_length(self.batches)}"} | _kinds("the batch", batch)
+        pairs = {name: (self._told.get(name, now), now) for name, now in told.items()}
+        if differ := [f"{name} was {was}, is {now}" for name, (was, now) in pairs.items() if was != now]:
+            raise ValueError(
+                f"minimize: the batches are not those of the run that is gone on from: {'; '.join(differ[:4])}. "
+                "Give the loader that it had, or another path; state= takes other data."
+            )
+        self._told = told
+        return batch
 
     def is_left(self) -> bool:
         """Whether a batch comes next."""
@@ -103,15 +116,21 @@ class Cursor:
                 self.past, self.taken, self._rest = self.past + 1, 0, None
         return bool(self._next)
 
+    def left(self, unknown: int) -> int:
+        """How many batches are left, where that is known."""
+        length = _length(self.batches)
+        return unknown if length is None or self.passes is None else (self.passes - self.past) * length - self.taken
+
     def place(self) -> dict[str, Any]:
         """Where the run is, to be written."""
         loader = self.batches.state_dict() if hasattr(self.batches, "state_dict") else None
-        return {"past": self.past, "taken": self.taken, "loader": loader, "drawn": self._drawn}
+        return {"past": self.past, "taken": self.taken, "loader": loader, "drawn": self._drawn, "told": self._told}
 
     def go_to(self, place: dict[str, Any]) -> None:
         """Go on from a place: by the loader's ``load_state_dict``, else by passing over what was taken."""
         if self.one_shot:
             raise ValueError("minimize: a one-shot stream of batches cannot be resumed: give a list, or a loader.")
+        self._told = place.get("told", {})
         had, has = place["loader"] is not None, hasattr(self.batches, "load_state_dict")
         if had != has:
             raise ValueError(
@@ -133,6 +152,30 @@ class Cursor:
                 f"minimize: the run that is gone on from took {self.taken} batches of this pass, and there are fewer "
                 "now: give the loader that it had, or another path."
             )
+
+
+def _length(batches: Any) -> int | None:
+    """How many batches there are, where that is known."""
+    try:
+        return len(batches)
+    except TypeError:  # also of torch's loaders of streams, which have a __len__ all the same
+        return None
+
+
+def _kinds(name: str, item: Any) -> dict[str, str]:
+    """Dtype and number of axes of the arrays in a batch, by name; of a list of batches those of the first."""
+    if hasattr(item, "shape") and hasattr(item, "dtype"):
+        return {name: f"{item.dtype} with {len(item.shape)} axes"}
+    if isinstance(item, StepData):
+        return _kinds(name, item.gradient)
+    if isinstance(item, Mapping):
+        children: Any = item.items()
+    elif isinstance(item, (tuple, list)):
+        several = isinstance(item, list) and not any(hasattr(child, "shape") for child in item)
+        children = enumerate(item[:1] if several else item)
+    else:
+        children = ()
+    return {k: v for key, child in children for k, v in _kinds(f"{name}[{key!r}]", child).items()}
 
 
 class Checkpoint:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 from ..arguments import require_number
 from ..protocols import Backend, Scalar
 from ..records import record
+from ..run.returned import require_level, require_scalar
 
 __all__ = ["Control", "Cosine", "Exponential", "Linear", "Radius", "Ramp", "Schedule", "Seen", "Stages", "WarmUp"]
 
@@ -35,6 +36,7 @@ class Control:
 
     A rule defines ``update``, as :class:`~linop_gn.Nielsen`, :class:`~linop_gn.Marquardt` and
     :class:`~linop_gn.ConstantDamping` do; where more than the gain ratio is needed, ``follow``.
+    A level below zero is an error, in a compiled program zero; one beyond the bounds of the method becomes the bound.
 
     >>> import linop_gn as lg
     >>> @lg.record
@@ -55,6 +57,14 @@ class Control:
     def follow(self, ops: Backend, level: Scalar, growth: Scalar, seen: Seen) -> tuple[Scalar, Scalar]:
         """The same from all that was seen."""
         return self.update(ops, level, growth, seen.ratio)
+
+
+def followed(control: Control, ops: Backend, level: Scalar, growth: Scalar, seen: Seen) -> tuple[Scalar, Scalar]:
+    """The next level and the number to remember, looked at."""
+    kind = type(control).follow
+    member = "update" if kind is Control.follow else "at" if kind is Schedule.follow else "follow"
+    made: tuple[Scalar, Scalar] = require_level(control, member, control.follow(ops, level, growth, seen))
+    return made
 
 
 @record
@@ -98,6 +108,11 @@ class Schedule(Control):
     def follow(self, ops: Backend, level: Scalar, growth: Scalar, seen: Seen) -> tuple[Scalar, Scalar]:
         """The level of the next step."""
         return self.at(ops, seen.step, seen.first), growth
+
+
+def level_at(schedule: Schedule, ops: Backend, step: Scalar, first: Scalar) -> Scalar:
+    """That of the schedule, looked at."""
+    return require_scalar(schedule, "at", schedule.at(ops, step, first), "a number")
 
 
 @record
@@ -175,7 +190,7 @@ class WarmUp(Schedule):
         """The level, rising and then."""
         done = step + 0.0 * first
         rising = self.begin + done / self.steps * (first - self.begin)
-        after = first if self.then is None else self.then.at(ops, ops.maximum(done - self.steps, 0.0), first)
+        after = first if self.then is None else level_at(self.then, ops, ops.maximum(done - self.steps, 0.0), first)
         return ops.where(done < self.steps, rising, after)
 
 

@@ -18,8 +18,8 @@ from ..records import record
 from ..run.status import Code
 from .averaging import Average, begin_average, go_on_average
 from .base import Method
-from .controls import Schedule
-from .optimisers import Adam, Optimiser, require_optimiser
+from .controls import Schedule, level_at
+from .optimisers import Adam, Optimiser, require_optimiser, updated
 from .problem import MinimizeProblem
 
 __all__ = ["FirstOrder", "FirstOrderState", "require_schedule"]
@@ -111,8 +111,8 @@ class FirstOrder(Method):
 
     def _stepped(self, ops: Backend, problem: MinimizeProblem, s: FirstOrderState) -> FirstOrderState:
         rate = self.rate + 0.0 * s.rate
-        rate = rate if self.schedule is None else self.schedule.at(ops, s.steps, rate)
-        d, kept = self.optimiser.update(ops, problem.space, s.gradient, s.kept, s.x, rate)
+        rate = rate if self.schedule is None else level_at(self.schedule, ops, s.steps, rate)
+        d, kept = updated(self.optimiser, ops, problem.space, s.gradient, s.kept, s.x, rate)
         target = ops.axpy(1.0, d, ops.copy(s.x))
         if problem.once:
             there = s

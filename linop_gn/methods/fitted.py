@@ -75,6 +75,8 @@ class LeastSquaresResult(Result):
     space: Space = static(default=None)
     derivatives: str = static(default="")
     """How the Jacobian came about, where it was by finite differences."""
+    weighted: bool = static(default=False)
+    """Whether ``lg.curve_fit`` divided the residuals by sigma; what a function does by itself nobody knows."""
 
     @property
     def x(self) -> Any:
@@ -155,7 +157,7 @@ class LeastSquaresResult(Result):
         *args: Any,
         level: float = 0.95,
         kind: str = "confidence",
-        sigma: Any = 1.0,
+        sigma: Any = None,
         jac: Callable[..., Any] | None = None,
         absolute_sigma: bool = False,
     ) -> Prediction:
@@ -170,7 +172,9 @@ class LeastSquaresResult(Result):
         kind
             ``"confidence"``: of the model's value; ``"prediction"``: of an observation of it, with an error of its own.
         sigma
-            Standard deviation of these observations, where the residuals fitted were divided by those of theirs.
+            Standard deviation of these observations, where the residuals fitted were divided by those of theirs (also
+            up to a factor): a number, or one for each. None: 1, as where they were not; a ``"prediction"`` of a fit
+            whose residuals were divided is wrong by that scale, of which a fit by ``lg.curve_fit`` warns.
         jac
             ``jac(x, *args)``: the derivative of model, as for :func:`linop_gn.least_squares`. None: the framework's;
             for NumPy and CuPy ``"3-point"`` differences.
@@ -213,7 +217,13 @@ class LeastSquaresResult(Result):
             xp.where(lost | few, weights + math.inf, size * xp.sum((P * lengths) ** 2, axis=1)), value.shape
         )
         if kind == "prediction":
-            variance = variance + size * sigma * sigma
+            if sigma is None and self.weighted:
+                warnings.warn(
+                    "predict: the residuals were divided by sigma, and the bands are for observations with sigma = 1: "
+                    "give theirs, predict(..., kind='prediction', sigma=...).",
+                    stacklevel=2,
+                )
+            variance = variance + size * (1.0 if sigma is None else sigma * sigma)
         error = xp.sqrt(variance)
         return Prediction(ops.copy(value), error, value - quantile * error, value + quantile * error)
 

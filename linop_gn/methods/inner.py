@@ -32,9 +32,9 @@ from ..run.returned import row_type
 from ..run.status import Code, alike, verdict
 from .averaging import Average, average_of, begin_average, go_on_average
 from .base import Method
-from .controls import Schedule
+from .controls import Schedule, level_at
 from .first_order import require_schedule
-from .optimisers import Adam, Optimiser, groups_of, hashable, require_optimiser
+from .optimisers import Adam, Optimiser, groups_of, hashable, require_optimiser, updated
 from .problem import MinimizeProblem
 from .searches import Grid
 
@@ -220,10 +220,10 @@ class Linearised(Method):
             g = ops.scale(ops.divide(1.0, weight), g)
         rate = self.rate + 0.0 * run.rate
         if self.schedule is not None:
-            rate = self.schedule.at(ops, s.inner_steps + run.steps, rate)
+            rate = level_at(self.schedule, ops, s.inner_steps + run.steps, rate)
         if self.inner_schedule is not None:
-            rate = self.inner_schedule.at(ops, run.steps, rate)
-        d, kept = self.optimiser.update(ops, space, g, run.kept, run.q, rate)
+            rate = level_at(self.inner_schedule, ops, run.steps, rate)
+        d, kept = updated(self.optimiser, ops, space, g, run.kept, run.q, rate)
         q = ops.axpy(1.0, d, run.q)
         average = go_on_average(ops, self.inner_average, run.average, q)
         value = run.value + ops.item(piece.value)

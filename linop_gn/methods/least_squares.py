@@ -47,6 +47,7 @@ from ..arguments import require_number
 from ..curvature.gram import require_root
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
+from ..run.returned import require_level
 from ..run.status import Code, verdict
 from ..solvers.base import Solver, require_solver
 from ..solvers.cg import CG
@@ -234,7 +235,8 @@ class LeastSquares(Method):
         ratio = ops.where(taken & refused, -math.inf, ratio)  # there the gradient is not finite
         unit = ops.where(going, self._unit(ops, here), s.unit)
         rule = self.rule or (_RULE if few(s.x) else _QUICK)
-        damping, growth = rule.update(ops, s.damping, s.growth, ops.where(refused, -math.inf, ratio))
+        told = rule.update(ops, s.damping, s.growth, ops.where(refused, -math.inf, ratio))
+        damping, growth = require_level(rule, "update", told)
         damping = ops.where(going, self._first(here) * unit, clip(ops, damping, eps * eps * unit, unit / (eps * eps)))
         evaluations = s.evaluations + ops.where(running, 1 + bent, 0)
         size = here.value

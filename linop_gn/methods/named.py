@@ -228,6 +228,7 @@ def SGN(
     (G + rho I) d = -g by at most ``steps`` steps of CG from zero, ended at max |r| <= 1e-6. The gain ratio of the whole
     step, damping included, moves rho by 3/2 below 1/4 and by 2/3 above 3/4, down to 1e-6. Then Armijo's rule from 1,
     halving at most 10 times against a bound that stays that of the whole step; the last length is taken if none does.
+    The tolerance is absolute: a gradient below it is not stepped from, and ends a run as ``INNER_TOLERANCE``.
 
     Parameters
     ----------

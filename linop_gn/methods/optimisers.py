@@ -28,9 +28,11 @@ from ..arguments import require_instance, require_number
 from ..curvature.partition import LeafBlock, partition
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
+from ..run.returned import require_pair, require_vector
 from ..spaces import Space
 
 __all__ = ["SGD", "Adam", "Clip", "Groups", "Optimiser", "groups_of", "hashable", "require_optimiser"]
+__all__ += ["updated"]
 
 
 @record
@@ -58,6 +60,16 @@ class Optimiser(ABC):
         self, ops: Backend, space: Space, gradient: Vector, kept: Any, x: Vector, rate: Scalar
     ) -> tuple[Vector, Any]:
         """The step to be added to x, a new vector, and what is kept then. Consumes ``kept`` and nothing else."""
+
+
+def updated(
+    optimiser: Optimiser, ops: Backend, space: Space, gradient: Vector, kept: Any, x: Vector, rate: Scalar
+) -> tuple[Vector, Any]:
+    """The optimiser's step and what it keeps, looked at."""
+    made = optimiser.update(ops, space, gradient, kept, x, rate)
+    step, after = require_pair(optimiser, "update", made, "(step, kept)")
+    require_vector(f"{type(optimiser).__qualname__}.update must return, for the step,", ops, step, tuple(x.shape), x)
+    return step, after
 
 
 @record
@@ -159,7 +171,7 @@ class Clip(Optimiser):
         """The optimiser's."""
         length = ops.sqrt(ops.dot(gradient, gradient))
         factor = ops.where(length > self.norm, ops.divide(self.norm, length), 1.0)
-        return self.optimiser.update(ops, space, ops.scale(factor, ops.copy(gradient)), kept, x, rate)
+        return updated(self.optimiser, ops, space, ops.scale(factor, ops.copy(gradient)), kept, x, rate)
 
 
 @record
@@ -207,7 +219,7 @@ class Groups(Optimiser):
         """Each group's, side by side."""
         found, made, new = groups_of(space, self.groups), [None] * len(space.names), []
         for (b, (g, part)), before in zip(_cut(space, found, gradient, x), kept, strict=True):
-            step, after = self._of(b.name).update(ops, b.space, g, before, part, rate)
+            step, after = updated(self._of(b.name), ops, b.space, g, before, part, rate)
             new.append(after)
             for i, leaf in zip(b.leaves, _leaves(b.space, step), strict=True):
                 made[i] = leaf

@@ -65,7 +65,8 @@ class Run:
     """A run that goes on from the carry that ``begin`` returns, with its history from there.
 
     ``plan`` gives the problem of each stretch and whether its data are other ones than the state's; for ``batches`` one
-    for each step, where what a test says of a batch ends nothing. ``keep`` is told of every new state.
+    for each step, where what a test says of a batch ends nothing. ``keep`` is told of every new state. ``left`` is how
+    many steps there are batches for, where that is known.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Run:
         plan: Iterable[tuple[MinimizeProblem, bool]],
         batches: bool,
         keep: Callable[[Run], Any],
+        left: int = NO_LIMIT,
     ) -> None:
         self.served, self.plan, self.batches, self.keep = served, plan, batches, keep
         self.ops: Backend = problem.backend
@@ -89,6 +91,7 @@ class Run:
             )
         self.steps = int(self.ops.read(carry.state.own.steps))
         self._look_at(problem, carry)
+        self._limit = min(int(problem.max_steps), self.steps + left)
         self.first, self._begun = self.steps, time.perf_counter() - clock
 
     def _look_at(self, problem: MinimizeProblem, carry: Carry) -> None:
@@ -158,6 +161,8 @@ class Run:
     def _look(self, seen: int, live: bool) -> Look:
         names, rows = type(self.served.observe(self.own))._fields, np.asarray(self.rows[seen:])
         history = History({name: rows[:, i] if len(rows) else rows for i, name in enumerate(names)})
-        limit = None if self.problem.max_steps == NO_LIMIT else int(self.problem.max_steps)
+        limit = None if self._limit >= NO_LIMIT else self._limit
         code = self.code if self.ended else Code.RUNNING
-        return Look(self.served.title, self.steps, limit, code, history, self.first + seen, self.own if live else None)
+        whole = self.state if live else None
+        own = None if whole is None else whole.own
+        return Look(self.served.title, self.steps, limit, code, history, self.first + seen, own, whole)

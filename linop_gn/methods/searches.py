@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from ..arguments import require_instance, require_number, whole
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
+from ..run.returned import require_scalar
 from .descents.base import Model, Trial
 from .problem import MinimizeProblem
 
@@ -106,6 +107,19 @@ class Search(ABC):
     @abstractmethod
     def search(self, ops: Backend, line: Line) -> Found:
         """The length to go, the value there, and whether to go."""
+
+
+def searched(search: Search, ops: Backend, line: Line) -> Found:
+    """What the search finds, looked at."""
+    made = search.search(ops, line)
+    if not isinstance(made, Found):
+        raise TypeError(
+            f"{type(search).__qualname__}.search must return an lg.searches.Found(line, length, value, accepted, "
+            f"evaluations), got {made!r:.200}."
+        )
+    for name in ("length", "value", "accepted", "evaluations"):
+        require_scalar(search, "search", getattr(made, name), f"a Found with a number for {name}")
+    return made
 
 
 @record
@@ -354,5 +368,5 @@ class Iterates(Search):
 
         begun = line.count + last, whole, line.count == 0, line.count + 1
         best, _, _, count = ops.repeat(last, trial, begun)
-        found = self.then.search(ops, line.along(ops, ops.copy(ops.row(shelf, best))))
+        found = searched(self.then, ops, line.along(ops, ops.copy(ops.row(shelf, best))))
         return found._replace(evaluations=found.evaluations + count, whole=whole, at=None)

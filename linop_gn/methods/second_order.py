@@ -36,13 +36,13 @@ from ..run.returned import row_type
 from ..run.status import Code, alike, verdict, where_new
 from .averaging import Average, begin_average, go_on_average
 from .base import Method
-from .controls import Control, Seen
+from .controls import Control, Seen, followed
 from .damping import Nielsen, clip
-from .descents.base import Descent, Model, Noise
+from .descents.base import Descent, Model, Noise, queried, tried
 from .descents.solve import Solve
 from .problem import MinimizeProblem
 from .scaling import in_units, require_x_scale, units_of
-from .searches import Accept, Found, Line, Search
+from .searches import Accept, Found, Line, Search, searched
 from .stopping import Facts, Judged
 
 __all__ = ["SecondOrder", "SecondOrderState"]
@@ -234,7 +234,7 @@ class SecondOrder(Method):
         here, raw = self._model(ops, problem, point)
         model, seen = in_units(ops, here, units), in_units(ops, here._replace(operator=raw), units)
         self.descent.check(seen.operator, 1.0 if self.level is None else self.level)
-        kept, products = self.descent.query(ops, seen, None)
+        kept, products = queried(self.descent, ops, seen, None)
         zero, count = ops.scalar(0.0, point.x), ops.scalar(0, point.x)
         sound = ops.isfinite(model.value) & ops.isfinite(model.gradient_norm)
         lost = ops.logical_not(sound)
@@ -278,7 +278,7 @@ class SecondOrder(Method):
         masked = ops.mask(running, ops.copy(s.gradient))
         model = here._replace(gradient=masked, gradient_norm=ops.where(running, s.gradient_norm, 0.0))
         model, start = in_units(ops, model, s.units), problem.start if s.units is None else problem.start / s.units
-        trial = self.descent.step(ops, model, s.kept, s.level)
+        trial = tried(self.descent, ops, model, s.kept, s.level)
         line, noise = Line(ops, problem, model._replace(x=here.x), trial, s.length, s.units), Noise.of(ops, model)
         square, bent = ops.dot(trial.direction, trial.direction), -2.0 * (trial.predicted + line.slope)
         unit, hidden, asked = s.unit, 0.0 * square, 0
@@ -286,7 +286,7 @@ class SecondOrder(Method):
             unit = ops.maximum(unit, ops.where(running & (square > 0), ops.divide(bent, square), 0.0))
         if self.stopping is not None:
             hidden, asked = self.stopping.hidden(ops, model, trial, start, noise, running)
-        found = self.search.search(ops, line)
+        found = searched(self.search, ops, line)
         ratio, finite, equal, more = self._judged(ops, problem, line, found, noise, hidden)
         equal = equal & (s.doubt <= noise.promised)
         ratio = ops.where(equal, 1.0, ratio)  # as far as rounding can tell
@@ -307,7 +307,7 @@ class SecondOrder(Method):
         refused = running & no(moved) & (no(equal) | taken)
         ratio, finite = ops.where(refused, -math.inf, ratio), finite & (moved | no(taken)) & (trial.predicted > 0)
         seen = Seen(s.steps + 1, s.begun, ratio, ops.sqrt(square))
-        level, growth = self.control.follow(ops, s.level, s.growth, seen)
+        level, growth = followed(self.control, ops, s.level, s.growth, seen)
         level = clip(ops, level, self.least * unit, self.most * unit)
         doubt = ops.where(refused, ops.maximum(s.doubt, ops.where(finite, trial.predicted, math.inf)), 0.0)
         status, looked = s.status, 0
@@ -347,7 +347,9 @@ class SecondOrder(Method):
     def renew(self, ops: Backend, problem: MinimizeProblem, state: SecondOrderState) -> SecondOrderState:
         """The state at the same x for the problem's data; level, averages and counts are kept."""
         model, raw = self._model(ops, problem, problem.at(state.x))
-        kept, products = self.descent.query(ops, in_units(ops, model._replace(operator=raw), state.units), state.kept)
+        kept, products = queried(
+            self.descent, ops, in_units(ops, model._replace(operator=raw), state.units), state.kept
+        )
         return state._replace(**model._asdict(), kept=kept, doubt=0.0 * state.doubt, products=state.products + products)
 
     def _model(
@@ -385,7 +387,7 @@ class SecondOrder(Method):
             there, raw = self._model(ops, problem, problem.at(target), value)
 
             def settle(target: Vector) -> tuple[Any, ...]:
-                new, products = self.descent.query(ops, in_units(ops, there._replace(operator=raw), units), kept)
+                new, products = queried(self.descent, ops, in_units(ops, there._replace(operator=raw), units), kept)
                 return True, there, new, none + products
 
             return ops.branch(ops.isfinite(there.gradient_norm), settle, stay, target)

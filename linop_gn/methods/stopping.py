@@ -155,6 +155,7 @@ class Facts:
         return (
             (running & (judged.gradient_norm <= self.atol) & (psd | (self.atol > 0)), Code.GRADIENT_SMALL),
             (running & (self.rtol > 0) & (judged.gradient_norm <= self.rtol * judged.first), Code.REDUCED),
+            (running & (length == 0) & (trial.status == Code.INNER_TOLERANCE), Code.INNER_TOLERANCE),
             (small & ops.logical_not(settled), Code.DIVERGING),
             ((small | (whole & short) | precise) & unexplored, Code.UNEXPLORED),
             *told,

@@ -11,7 +11,7 @@ from ..operators.congruence import Congruence
 from ..operators.damped import undamped
 from ..protocols import Array, Backend, Scalar
 from ..records import data_fields, record
-from ..solvers.problem import Recipe
+from ..solvers.problem import Recipe, finished
 from ..spaces import Space
 
 __all__ = ["Checked", "damped_by", "in_units_of", "point_of"]
@@ -33,7 +33,7 @@ class Checked(Recipe):
                 "operator are not finite at this point, or squares overflow its dtype: look at it with lg.validate, "
                 "scale the problem, or use a wider dtype."
             )
-        return self.finish(prepared, operator)
+        return finished(self, prepared, operator)
 
 
 def _arrays(ops: Backend, tree: Any) -> list[Array]:

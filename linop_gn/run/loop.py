@@ -48,8 +48,11 @@ class Look:
     first
         The step that the first of these rows belongs to.
     state
-        The method's live state on the device; read it, never write to it. Its numbers are in the method's own units:
-        ``state.x`` of a solver is x over a power of two. Iterates in yours are what ``lg.CG(keep=...)`` keeps.
+        The method's live state on the device, its own NamedTuple; read it, never write to it. Its numbers are in the
+        method's own units: ``state.x`` of a solver is x over a power of two, that of a minimisation is flat. Iterates
+        in yours are what ``lg.CG(keep=...)`` keeps, and ``params`` here.
+    whole
+        In a minimisation the ``lg.State``, which ``lg.result``, ``lg.save_state`` and ``lg.averaged`` take.
     """
 
     method: str
@@ -59,6 +62,14 @@ class Look:
     rows: History
     first: int = 0
     state: Any = field(repr=False, default=None)
+    whole: Any = field(repr=False, default=None)
+
+    @property
+    def params(self) -> Any:
+        """The parameters of a minimisation, in the format that it was started with, in memory of their own."""
+        if self.whole is None:
+            raise AttributeError("a look has params in lg.minimize and lg.least_squares; a solve has state.")
+        return self.whole.params
 
     @property
     def running(self) -> bool:

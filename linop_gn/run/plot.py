@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,8 +21,8 @@ _PANELS = (
 )
 
 
-def plot_runs(runs: Mapping[str, Any], figure: Any = None) -> Figure:
-    """Value, gradient norm, damping or radius, and gain ratio over the steps of runs, each with a name.
+def plot_runs(runs: Mapping[str, Any] | Iterable[Any], figure: Any = None) -> Figure:
+    """Value, gradient norm, damping or radius, and gain ratio over the steps of runs: a dict by name, or a list.
 
     What a method does not observe has no panel. Crosses are steps that were refused. Axes are logarithmic where all is
     positive, but for the ratio. ``figure`` is a matplotlib one to draw on; None: a new one, without a window.
@@ -41,6 +41,9 @@ def plot_runs(runs: Mapping[str, Any], figure: Any = None) -> Figure:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("plots are drawn by matplotlib: pip install 'linop-gn[studies]', or matplotlib.") from error
+    if not isinstance(runs, Mapping):
+        runs = [runs] if hasattr(runs, "history") else list(runs)
+        runs = {f"{run.method} {i}" if len(runs) > 1 else run.method: run for i, run in enumerate(runs, 1)}
     histories = {name: run.history for name, run in runs.items()}
     observed = set().union(*histories.values())
     panels = [(title, names) for title, names in _PANELS if observed.intersection(names)]

@@ -1,4 +1,4 @@
-"""What a solver or an outer method returns, looked at where it comes in: its structure and kinds."""
+"""What a solver, an outer method or a part of one returns, looked at where it comes in: its structure and kinds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from .status import Status
 
-__all__ = ["require_row", "require_state", "require_vector", "row_type"]
+__all__ = ["require_level", "require_pair", "require_row", "require_scalar", "require_state", "require_vector"]
+__all__ += ["row_type"]
 
 row_type: Callable[[str, tuple[str, ...]], Callable[..., NamedTuple]] = functools.cache(namedtuple)  # type: ignore[assignment]
 """The type of rows with these fields, made once."""
@@ -47,12 +48,40 @@ def require_row(owner: str, row: Any, shape: tuple[int, ...] = ()) -> dict[str, 
     return row._asdict()  # type: ignore[no-any-return]
 
 
-def require_vector(owner: str, ops: Any, x: Any, shape: tuple[int, ...], like: Any) -> Any:
-    """The answer ``x`` if it is an array of this shape, in the dtype of ``like``."""
+def require_vector(who: str, ops: Any, x: Any, shape: tuple[int, ...], like: Any) -> Any:
+    """``x`` if it is an array of this shape, in the dtype of ``like``; ``who`` "must return" it."""
     dtype = ops.describe(like)[1]
     if not ops.is_array(x) or ops.describe(x)[:2] != (shape, dtype):
-        raise TypeError(f"{owner}.answer must return an array of shape {shape} and dtype {dtype}, got {_shown(x)}.")
+        raise TypeError(f"{who} an array of shape {shape} and dtype {dtype}, got {_shown(x)}.")
     return x
+
+
+def require_pair(part: Any, member: str, made: Any, wanted: str) -> Any:
+    """What a part's member returned, if it is a pair."""
+    if type(made) is not tuple or len(made) != 2:
+        raise TypeError(f"{type(part).__qualname__}.{member} must return {wanted}, got {_shown(made)}.")
+    return made
+
+
+def require_scalar(part: Any, member: str, made: Any, wanted: str) -> Any:
+    """What a part's member returned, or ``wanted`` of it, if it is a number."""
+    if type(made) is not float and not (_kind(made) and _shape(made) == ()):
+        raise TypeError(f"{type(part).__qualname__}.{member} must return {wanted}, got {_shown(made)}.")
+    return made
+
+
+def require_level(control: Any, member: str, made: Any) -> Any:
+    """What a control returned, if it is a level and a number to remember; no level that is known is below zero."""
+    wanted = "the level, a number" if member == "at" else "(level, growth), two numbers"
+    level, growth = require_pair(control, member, made, wanted)
+    require_scalar(control, member, level, wanted)
+    require_scalar(control, member, growth, wanted)
+    if isinstance(level, (float, int)) and level < 0:
+        raise ValueError(
+            f"{type(control).__qualname__}.{member} must return a level that is not negative, got {level}: "
+            "ops.maximum(level, 0.0) keeps one at zero."
+        )
+    return made
 
 
 def _kind(value: Any) -> str:

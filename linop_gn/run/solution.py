@@ -214,5 +214,20 @@ class Result(Outcome):
         width = max(len(name) for name, _ in rows)
         return [f"  {name:{width}}  {value}" for name, value in rows]
 
+    def _remarks(self) -> list[str]:
+        """What a status does not say: that a run without control over the value ended far above its start."""
+        if np.ndim(self.code) or "value" not in self.names or (self.succeeded and self.status is not Status.COMPLETED):
+            return []
+        values = np.asarray(self.history["value"], float)
+        values = values[np.isfinite(values)]
+        rises = int(np.sum(np.diff(values) > 0))
+        if not rises or not (rises == len(values) - 1 >= 10 or values[-1] - values[0] > 10 * abs(values[0]) > 0):
+            return []
+        return [
+            f"The value rose from {brief(values[0])} to {brief(values[-1])}, in {rises} of {len(values) - 1} steps: "
+            "the gradient's sign may be wrong, or it may belong to another function (lg.validate tells), or the steps "
+            "are too long (a smaller rate or length, or a method with a search)."
+        ]
+
     def _lines(self) -> list[str]:
-        return [self._headline(), *self._table(), *self._sentences()]
+        return [self._headline(), *self._table(), *self._sentences(), *self._remarks()]

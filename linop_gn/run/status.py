@@ -148,6 +148,12 @@ class Status(IntEnum):
         "The value has become stationary while the parameters still grow: a minimum at infinity, or a direction that "
         "the value does not depend on. Bound the parameters, fix one, or start elsewhere.",
     )
+    INNER_TOLERANCE = (
+        28,
+        "The gradient is below the absolute tolerance of the method's inner solver, which takes no step then: how near "
+        "a minimum is nobody has looked. Multiply the objective, or give a solver with rtol=; "
+        "stopping=lg.methods.Facts(atol=...) calls so small a gradient a success.",
+    )
 
 
 class _Codes:

@@ -45,6 +45,7 @@ from typing import Any, NamedTuple
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, replace, static
+from ..run.returned import require_pair
 from ..run.status import Code, alike, verdict
 from .base import Cost, Solver, bytes_each
 from .iterates import MOST, Iterates, as_schedule, collect, plan
@@ -194,7 +195,7 @@ class CG(ResidualSolver):
 
         status = ops.scalar(Code.RUNNING, b)
         if not warm:
-            code, memory = rule.look(ops, memory, start)
+            code, memory = require_pair(rule, "look", rule.look(ops, memory, start), "(code, memory)")
             status = begun_status(ops, self, r, z, rz, code, self.limit(problem))
         status = verdict(ops, status, (ops.logical_not(finite), Code.NONFINITE_INPUT), (zero, Code.CONVERGED))
         return CGState(

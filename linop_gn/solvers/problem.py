@@ -42,7 +42,18 @@ class Recipe:
 
     def __call__(self, operator: LinearOperator) -> LinearOperator:
         """The preconditioner for ``operator``: an operator that applies an approximation of its inverse."""
-        return self.finish(self.prepare(operator), operator)
+        return finished(self, self.prepare(operator), operator)
+
+
+def finished(recipe: Recipe, prepared: Any, operator: LinearOperator) -> LinearOperator:
+    """What the recipe finishes, looked at."""
+    made: Any = recipe.finish(prepared, operator)
+    if not isinstance(made, LinearOperator):
+        raise TypeError(
+            f"{type(recipe).__qualname__}.finish must return a linear operator that applies an approximation of the "
+            f"inverse, such as lg.Diagonal(1 / diagonal), got a {type(made).__qualname__}."
+        )
+    return made
 
 
 @record

@@ -236,7 +236,8 @@ class ServedSolver(Solver):
     def _answer(self, ops: Backend, problem: LinearProblem, state: Any) -> Vector:
         """The solver's own answer, once it is known to be one."""
         shape = (problem.operator.shape[1], *problem.rhs.shape[1:])
-        return require_vector(self.title, ops, self.solver.answer(ops, problem, state), shape, problem.rhs)
+        answer = self.solver.answer(ops, problem, state)
+        return require_vector(f"{self.title}.answer must return", ops, answer, shape, problem.rhs)
 
     def answer(self, ops: Backend, problem: LinearProblem, state: ServedState) -> Vector:
         x = self._answer(ops, self._inner(problem, state.rhs, None), state.inner)

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, Protocol
 from ..arguments import whole
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
+from ..run.returned import require_pair
 from ..run.status import Code
 from .options import check_tolerances
 
@@ -190,7 +191,7 @@ class AnyOf:
         code: Scalar = ops.scalar(Code.RUNNING, now.residual)
         states = []
         for rule, own in zip(self.rules, memory, strict=True):
-            found, own = rule.look(ops, own, now)
+            found, own = require_pair(rule, "look", rule.look(ops, own, now), "(code, memory)")
             code = ops.where(code == Code.RUNNING, found, code)
             states.append(own)
         return code, tuple(states)

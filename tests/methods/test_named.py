@@ -185,3 +185,28 @@ def test_a_misspelled_argument_is_named():
 def test_a_rule_for_the_radius_that_makes_no_sense_is_refused(numbers):
     with pytest.raises(ValueError, match="Radius: "):
         lg.controls.Radius(**numbers)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        lg.SGN(),
+        lg.SGN(momentum=0.5),
+        lg.LevenbergMarquardt(solver=lg.MINRES(atol=1e-6)),
+        lg.GaussNewton(solver=lg.CG(atol=1e-6)),
+        lg.TrustRegion(curvature=lg.GGN, descent=lg.descents.Steihaug(lg.Steihaug(atol=1e-6))),
+    ],
+    ids=lambda method: method.title,
+)
+@pytest.mark.parametrize("scale", [1.0, 1e-8])
+def test_a_gradient_below_the_inner_tolerance_ends_the_run_at_once_and_is_told(method, scale):
+    fit = lg.Objective.from_residuals(
+        lambda p: scale * np.stack([10 * (p[1] - p[0] ** 2), 1 - p[0]]),
+        jacobian=lambda p: scale * np.array([[-20 * p[0], 10.0], [-1.0, 0.0]]),
+    )
+    run = lg.minimize(fit, np.array([-1.2, 1.0]), method, max_steps=300)
+    assert run.status is lg.Status.INNER_TOLERANCE
+    assert not run.succeeded
+    assert run.gradient_norm <= 2e-6
+    assert run.history["refused"][-1] - run.history["refused"][-2] == 1
+    assert run.steps == 1 or scale == 1

@@ -1,5 +1,6 @@
 """What a run gives back, and how it reads."""
 
+import re
 import sys
 
 import numpy as np
@@ -90,6 +91,9 @@ def test_a_plot_of_runs_shows_what_was_observed():
     assert axes[2].get_yscale() == "log"
     together = lg.plot_runs({"fit": fit, "run": run}).axes[0]
     assert [text.get_text() for text in together.get_legend().get_texts()] == ["fit", "run"]
+    for runs, names in (([fit, run], ["least_squares 1", "LevenbergMarquardt 2"]), ((run,), []), (run, [])):
+        legend = lg.plot_runs(runs).axes[0].get_legend()
+        assert [text.get_text() for text in legend.get_texts()] == names if names else legend is None
     for made in fit, run:
         assert "refused" in repr(made)
         assert len({line.index(line.split()[-1]) for line in repr(made).splitlines()[1:] if line[:3] == "  v"}) == 1
@@ -99,3 +103,19 @@ def test_a_plot_without_matplotlib_is_advice(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'linop-gn\[studies\]'"):
         lg.plot_runs({})
+
+
+@pytest.mark.parametrize(
+    "method", [lg.FirstOrder(lg.optimisers.Adam(), 0.1), lg.EGN(damping=1e-2), lg.Newton(1e-3, curvature=lg.GGN)]
+)
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_value_that_rose_far_above_its_start_is_told(method, sign):
+    t = np.linspace(0, 1, 6)
+    fit = lg.Objective.from_residuals(
+        lambda p: p[0] * np.exp(p[1] * t) - t,
+        jacobian=lambda p: sign * np.stack([np.exp(p[1] * t), p[0] * t * np.exp(p[1] * t)], axis=1),
+    )
+    run = lg.minimize(fit, np.ones(2), method, max_steps=30)
+    told = "The value rose from 4.85679 to .*, in 30 of 30 steps: the gradient's sign may be wrong"
+    assert bool(re.search(told, repr(run))) == (sign < 0)
+    assert (run.value > run.history["value"][0]) == (sign < 0)

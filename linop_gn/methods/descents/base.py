@@ -18,9 +18,10 @@ from typing import Any, ClassVar, NamedTuple
 from ...operators.base import LinearOperator
 from ...protocols import Backend, Scalar, Vector
 from ...records import record
+from ...run.returned import require_pair, require_scalar, require_vector
 from ...run.status import Code
 
-__all__ = ["Descent", "Gradient", "Model", "Noise", "Trial"]
+__all__ = ["Descent", "Gradient", "Model", "Noise", "Trial", "idle", "queried", "solved_as", "tried"]
 
 
 class Model(NamedTuple):
@@ -122,6 +123,28 @@ class Descent(ABC):
         """The direction at a damping or within a radius; consumes ``kept`` and returns it in the trial."""
 
 
+def queried(descent: Descent, ops: Backend, model: Model, before: Any) -> tuple[Any, Scalar]:
+    """What the descent's query returns, looked at."""
+    made: tuple[Any, Scalar] = require_pair(
+        descent, "query", descent.query(ops, model, before), "(kept, products): what is kept, and how many it took"
+    )
+    return made
+
+
+def tried(descent: Descent, ops: Backend, model: Model, kept: Any, level: Scalar) -> Trial:
+    """The descent's trial, looked at."""
+    name, made = f"{type(descent).__qualname__}.step", descent.step(ops, model, kept, level)
+    if not isinstance(made, Trial):
+        raise TypeError(
+            f"{name} must return an lg.descents.Trial(direction, predicted, status, kept), got {made!r:.200}."
+        )
+    require_vector(
+        f"{name} must return a Trial with, for its direction,", ops, made.direction, tuple(model.x.shape), model.x
+    )
+    require_scalar(descent, "step", made.predicted, "a Trial with a number for predicted")
+    return made
+
+
 @record
 class Gradient(Descent):
     """d = -g: the direction of steepest descent, for a search or a fixed length. The model is the line along it."""
@@ -130,6 +153,11 @@ class Gradient(Descent):
         """-g, whatever the level."""
         square = model.gradient_norm * model.gradient_norm
         return Trial(ops.scale(-1.0, ops.copy(model.gradient)), square, ops.scalar(Code.COMPLETED, model.x), kept)
+
+
+def idle(model: Model, found: Any) -> Any:
+    """Whether a solver that met its tolerance did so with zero, which is no direction."""
+    return (found.steps == 0) & (found.model == 0) & (model.gradient_norm > 0)
 
 
 def solved_as(model: Model) -> int:

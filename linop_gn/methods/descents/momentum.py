@@ -11,7 +11,7 @@ from ...arguments import require_instance, require_number
 from ...operators.base import LinearOperator
 from ...protocols import Backend, Scalar, Vector
 from ...records import record, static
-from .base import Descent, Model, Trial
+from .base import Descent, Model, Trial, queried, tried
 
 __all__ = ["Momentum"]
 
@@ -65,7 +65,7 @@ class Momentum(Descent):
         before = before._replace(fresh=0.0 * before.fresh + 1.0)
         if self.of == "gradient":
             model = self._averaging(ops, model, self._averaged(ops, before, model.gradient))
-        inner, products = self.descent.query(ops, model, before.inner)
+        inner, products = queried(self.descent, ops, model, before.inner)
         return before._replace(inner=inner), products
 
     def step(self, ops: Backend, model: Model, kept: Averaged, level: Scalar) -> Trial:
@@ -74,7 +74,7 @@ class Momentum(Descent):
         if self.of == "gradient":  # in which a point counts once, however many trials are made from it
             kept = self._averaged(ops, kept, model.gradient, kept.fresh)._replace(fresh=0.0 * kept.fresh)
             seen = self._averaging(ops, model, kept)
-        trial = self.descent.step(ops, seen, kept.inner, level)
+        trial = tried(self.descent, ops, seen, kept.inner, level)
         kept = kept._replace(inner=trial.kept)
         if self.of == "gradient":
             d = trial.direction

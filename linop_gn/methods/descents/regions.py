@@ -26,7 +26,7 @@ from ...solvers.direct import Cholesky
 from ...solvers.options import require_inner
 from ...solvers.problem import LinearProblem
 from ...solvers.served import inner_solve
-from .base import Descent, Model, Noise, Trial, solved_as
+from .base import Descent, Model, Noise, Trial, idle, solved_as
 from .solve import Forced, forced, require_forcing
 
 __all__ = ["Dogleg", "Krylov", "Steihaug", "TrustRegion"]
@@ -158,7 +158,8 @@ class Steihaug(Descent):
         """The end of the path within this radius."""
         found = inner_solve(ops, replace(self.solver, radius=level), _system(ops, model))
         free = found.status == Code.CONVERGED
-        status = ops.where(free, solved_as(model), found.status)
+        claims = (free & idle(model, found), Code.INNER_TOLERANCE), (free, solved_as(model))
+        status = verdict(ops, found.status, *claims)
         spent = {"left": found.residual, "steps": found.steps}
         return Trial(found.x, -found.model, status, kept, found.products, free=free, **spent)
 

@@ -14,16 +14,16 @@ from ...operators.damped import Damped
 from ...preconditioners.empirical_fisher import SquaredGradient
 from ...protocols import Backend, Scalar, Vector
 from ...records import record, replace, static
-from ...run.status import Code, is_one_of
+from ...run.status import Code, is_one_of, verdict
 from ...solvers.base import Solver
 from ...solvers.cg import CG
 from ...solvers.forcing import EisenstatWalker
 from ...solvers.options import require_inner
-from ...solvers.problem import LinearProblem, Recipe, require_fit
+from ...solvers.problem import LinearProblem, Recipe, finished, require_fit
 from ...solvers.served import inner_run
 from ...solvers.stopping import AnyOf, Progress, require_rule
-from ..controls import Schedule
-from .base import Descent, Model, Trial, solved_as
+from ..controls import Schedule, level_at
+from .base import Descent, Model, Trial, idle, solved_as
 
 __all__ = ["Forced", "Solve", "forced"]
 
@@ -166,11 +166,11 @@ class Solve(Descent):
         A, given = Damped(model.operator, level), self.solver.preconditioner
         solver: Any = self.solver if kept.forced is None else replace(self.solver, rtol=kept.forced.eta)
         if self.most is not None:
-            limit = self.most.at(ops, kept.age, 0.0 * level + solver.max_steps)
+            limit = level_at(self.most, ops, kept.age, 0.0 * level + solver.max_steps)
             solver = replace(solver, stop=AnyOf(solver.stop, AtMost(limit)))
         if kept.age is not None:
             kept = kept._replace(asked=0 * kept.asked + 1)
-        M = given.finish(kept.prepared, A) if isinstance(given, Recipe) else given
+        M = finished(given, kept.prepared, A) if isinstance(given, Recipe) else given
         rhs = ops.scale(-1.0, ops.copy(model.gradient))
         found, iterates = inner_run(ops, solver, LinearProblem(A, rhs, kept.start, M))
         damping_term = 0.5 * level * ops.dot(found.x, found.x)
@@ -179,11 +179,15 @@ class Solve(Descent):
         failed = ops.any(ops.logical_not(is_one_of(found.status, _SOLVED)))
         if self.warm is not None:
             kept = kept._replace(start=ops.scale(self.warm, ops.copy(found.x)))
-        status = ops.where(failed, Code.MAX_STEPS, solved_as(model))
+        none = ops.logical_not(failed) & idle(model, found)
+        status = verdict(ops, solved_as(model), (failed, Code.MAX_STEPS), (none, Code.INNER_TOLERANCE))
         free = ops.logical_not(failed) & (2.0 * damping_term <= bent)
         d = found.x
         if self.fallback:
-            useful, square = ops.isfinite(predicted) & (predicted > 0), model.gradient_norm * model.gradient_norm
+            useful, square = (
+                ops.isfinite(predicted) & ((predicted > 0) | none),
+                model.gradient_norm * model.gradient_norm,
+            )
             (d,) = ops.branch(useful, lambda d: (d,), lambda d: (ops.scale(-1.0, ops.copy(model.gradient)),), d)
             predicted, free = ops.where(useful, predicted, square), free & (useful | (square == 0))
         spent = {"left": found.residual, "steps": found.steps}
