@@ -18,8 +18,9 @@ import numpy as np
 from jax import lax, tree_util
 from jax.sharding import NamedSharding, PartitionSpec
 
-from linop_gn.backend import Array, Tree, Vector
+from linop_gn.backend import Array, BackendDefaults, Tree, Vector
 
+from .compiled import tracing
 from .models import parameters_of
 
 __all__ = ["JaxArrays", "gathered", "laid_out", "wanted_dtype"]
@@ -174,6 +175,11 @@ class JaxArrays:
 
     def cast(self, x: Array, dtype: str) -> Array:
         return x.astype(wanted_dtype(dtype))
+
+    def all_finite(self, x: Array) -> bool:
+        if jax.default_backend() == "cpu" or tracing():  # its memory is NumPy's, and operations would be traced
+            return bool(np.isfinite(np.asarray(x)).all())
+        return BackendDefaults.all_finite(self, x)  # type: ignore[arg-type]
 
     def to_numpy(self, x: Array) -> Any:
         return np.array(x)

@@ -7,7 +7,6 @@ compiled function of somebody else is given, but those that it closes over.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from ..dispatch import owner_of
@@ -21,33 +20,22 @@ __all__ = ["require_counted", "require_finite_inputs", "require_finite_parameter
 def require_finite_parameters(space: Space, x: Vector | tuple[Array, ...]) -> None:
     """Raise for NaN or infinity in the parameters, naming the leaves."""
     ops = space.backend
-    if isinstance(x, tuple):
-        sizes = ops.read([ops.max_abs(ops.namespace().reshape(leaf, (-1,))) for leaf in x])
-        bad = [name for name, size in zip(space.names, sizes, strict=True) if not math.isfinite(size)]
-        if bad:
-            raise ValueError(f"the parameters hold NaN or infinity in {bad}; nothing can be computed there.")
+    if not isinstance(x, tuple) and ops.all_finite(x):
         return
-
-    def finite(part: Vector) -> bool:
-        return math.isfinite(ops.read(ops.max_abs(part)))
-
-    if not finite(x):
-        bad = [name or "the array" for name, where in space.slices.items() if not finite(x[where])]
+    parts = x if isinstance(x, tuple) else [x[where] for where in space.slices.values()]
+    bad = [name or "the array" for name, part in zip(space.names, parts, strict=True) if not ops.all_finite(part)]
+    if bad:
         raise ValueError(f"the parameters hold NaN or infinity in {bad}; nothing can be computed there.")
 
 
 def require_finite_inputs(ops: Backend, inputs: Any) -> None:
     """Raise for NaN or infinity in floating inputs, those of examples without weight included."""
     for name, leaf in zip(*ops.flatten(inputs)[:2], strict=True):
-        if ops.is_array(leaf) and "float" in ops.describe(leaf)[1]:
-            largest = ops.max_abs(leaf if len(leaf.shape) == 1 else ops.namespace().reshape(leaf, (-1,)))
-            if not ops.is_concrete(largest):  # inside somebody's compiled function, where constants can still be read
-                largest = abs(ops.to_numpy(leaf)).max(initial=0.0)
-            if not math.isfinite(ops.read(largest)):
-                raise ValueError(
-                    f"the inputs{f' ({name})' if name else ''} hold NaN or infinity; clean the data first (for "
-                    "examples that don't count as well: a weight of zero does not stop NaN from spreading)."
-                )
+        if ops.is_array(leaf) and "float" in ops.describe(leaf)[1] and not ops.all_finite(leaf):
+            raise ValueError(
+                f"the inputs{f' ({name})' if name else ''} hold NaN or infinity; clean the data first (for "
+                "examples that don't count as well: a weight of zero does not stop NaN from spreading)."
+            )
 
 
 def require_fitting(space: Space, batch: Batch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
@@ -36,6 +37,11 @@ class BackendDefaults:
 
     def wait(self, tree: Tree) -> Tree:
         return tree
+
+    def all_finite(self, x: Array) -> bool:
+        ops: Any = self
+        flat = x if len(x.shape) == 1 else ops.namespace().reshape(x, (-1,))
+        return math.isfinite(ops.read(ops.max_abs(flat)))
 
     def gathered(self, matrix: Array) -> Array:
         return matrix

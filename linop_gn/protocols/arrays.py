@@ -84,6 +84,10 @@ class Arrays(Protocol):
     def cast(self, x: Array, dtype: str) -> Array:
         """``x`` in another floating dtype."""
 
+    def all_finite(self, x: Array) -> bool:
+        """Whether no entry of a floating array, whose values are known, is NaN or infinite."""
+        ...
+
     def to_numpy(self, x: Array) -> Any:
         """A NumPy array (detached, on the host)."""
 
