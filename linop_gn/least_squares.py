@@ -245,8 +245,6 @@ def _result(
     """What the last state says."""
     ops, space, method, own = problem.backend, problem.space, cast(LeastSquares, state.method), state.own
     known = ops.call(_known, method, problem, own.here)
-    for name in ("params", "grad", "active_mask"):
-        known[name] = space.unpack(known[name])
     return LeastSquaresResult(
         code=code,
         steps=own.steps,
@@ -269,8 +267,8 @@ def _result(
 
 
 def _known(method: LeastSquares, problem: MinimizeProblem, here: Here) -> dict[str, Any]:
-    """What a result says of the accepted point; trees as flat vectors."""
-    ops, xp = problem.backend, problem.backend.namespace()
+    """What a result says of the accepted point."""
+    ops, xp, space = problem.backend, problem.backend.namespace(), problem.space
     free = method.free(ops, here.x, here.gradient)
     free = xp.ones_like(here.x) if free is None else free
     mask = xp.zeros_like(here.x)
@@ -280,10 +278,10 @@ def _known(method: LeastSquares, problem: MinimizeProblem, here: Here) -> dict[s
     units, size = xp.where(abs(here.x) > here.sizes, abs(here.x), here.sizes), xp.sqrt(xp.sum(here.q * here.q))
     effects = xp.sqrt(here.squares) * here.D * units
     return {
-        "params": ops.copy(here.x),
+        "params": space.unpack(ops.copy(here.x)),
         "fun": ops.copy(fun),
-        "grad": ops.copy(here.gradient),
-        "active_mask": mask,
+        "grad": space.unpack(ops.copy(here.gradient)),
+        "active_mask": space.unpack(mask),
         "factor": here.linear.factor(here.D, here.sizes * free),
         "free": free,
         "effects": xp.where(size > 0, effects / xp.where(size > 0, size, xp.ones_like(size)), xp.ones_like(effects)),
