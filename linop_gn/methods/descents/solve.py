@@ -88,12 +88,12 @@ class Rounded:
         return ops.where(small & (now.step > 0), Code.SATISFIED, Code.RUNNING), memory
 
 
-def _rounding(ops: Backend, model: Model, level: Scalar) -> tuple[Vector, Scalar]:
+def _rounding(ops: Backend, model: Model, sizes: Vector, level: Scalar) -> tuple[Vector, Scalar]:
     """The magnitudes of the parameters, and what rounding changes in the value; negative with a damping, or at zero."""
-    largest, xp = ops.max_abs(model.x), ops.namespace()
-    least = ops.eps(model.x) ** 0.5 * largest + 0.0 * model.x  # one that is zero may be to move
+    largest, xp = ops.max_abs(sizes), ops.namespace()
+    least = ops.eps(sizes) ** 0.5 * largest + 0.0 * sizes  # one that is zero may be to move
     nothing = ops.where((level > 0) | (largest == 0), -1.0, Noise.of(ops, model).value)
-    return xp.where(abs(model.x) > least, abs(model.x), least), nothing
+    return xp.where(sizes > least, sizes, least), nothing
 
 
 class Solved(NamedTuple):
@@ -108,6 +108,8 @@ class Solved(NamedTuple):
     """Points before this one that steps were made from; None where nobody asks."""
     asked: Any
     """Whether a step was made from this one."""
+    sizes: Vector | None
+    """The largest magnitudes of the parameters so far; None without a fallback."""
 
 
 @record
@@ -144,7 +146,7 @@ class Solve(Descent):
     fallback: bool = static(default=False)
     most: Schedule | None = None
 
-    kept_by: ClassVar[tuple[str, ...]] = ("solver.preconditioner", "forcing", "warm", "every", "most")
+    kept_by: ClassVar[tuple[str, ...]] = ("solver.preconditioner", "forcing", "warm", "every", "most", "fallback")
 
     def __post_init__(self) -> None:
         require_inner(self, self.solver)
@@ -174,7 +176,12 @@ class Solve(Descent):
         if self.every > 1 or self.most is not None:
             asked = ops.scalar(0, model.x)
             age = asked + 0 if before is None else before.age + before.asked
-        return Solved(self._prepared(ops, model, before, age), start, eta, age, asked), 0
+        sizes = None
+        if self.fallback:
+            xp, sizes = ops.namespace(), abs(model.x)
+            if before is not None:
+                sizes = xp.where(sizes > before.sizes, sizes, before.sizes)
+        return Solved(self._prepared(ops, model, before, age), start, eta, age, asked, sizes), 0
 
     def _prepared(self, ops: Backend, model: Model, before: Solved | None, age: Scalar) -> Any:
         given = self.solver.preconditioner
@@ -197,7 +204,7 @@ class Solve(Descent):
             limit = level_at(self.most, ops, kept.age, 0.0 * level + solver.max_steps)
             solver = replace(solver, stop=AnyOf(solver.stop, AtMost(limit)))
         elif self.fallback and isinstance(solver, CG) and solver.stop is solver.steps is None:
-            rounded = Rounded(*_rounding(ops, model, level))
+            rounded = Rounded(*_rounding(ops, model, kept.sizes, level))
             rule = AnyOf(RelativeResidual(solver.rtol, solver.atol), rounded)
             solver = replace(solver, rtol=1e-5, atol=0.0, stop=rule)
         if kept.age is not None:
