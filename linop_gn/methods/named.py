@@ -126,7 +126,8 @@ def Newton(damping: Scalar = 0.0, length: Scalar = 1.0, every: int = 1, **parts:
     """Newton's method, dense: x <- x - length (H + damping I)^+ g.
 
     H takes n products and an eigendecomposition at each step. At damping 0 the pseudo-inverse leaves out eigenvalues
-    of at most n round-offs of the largest; ``SINGULAR`` where these hold all of the gradient. It goes to stationary points of any kind; ``lg.TrustRegion`` to minima.
+    of at most n round-offs of the largest; ``SINGULAR`` where these hold all of the gradient. It goes to
+    stationary points of any kind; ``lg.TrustRegion`` to minima.
     ``every``: one eigendecomposition may serve so many points (Shamanskii, 1967); see ``lg.descents.Eigen``.
 
     >>> import numpy as np, linop_gn as lg
@@ -171,8 +172,8 @@ def GaussNewton(damping: Scalar = 0.0, solver: Any = None, **parts: Any) -> Seco
     """Gauss-Newton with Armijo's rule: (G + damping I) d = -g, G = J^T H_L J, by CG or another solver.
 
     CG ends where its residual is the gradient's rounding, so that a singular G (a softmax of linear outputs) does no
-    harm. For few parameters ``solver=lg.Cholesky()`` (``lg.Eigh()`` where G is singular). Björck, *Numerical Methods for
-    Least Squares Problems* (1996), chapter 9.
+    harm. For few parameters ``solver=lg.Cholesky()`` (``lg.Eigh()`` where G is singular). Björck, *Numerical Methods
+    for Least Squares Problems* (1996), chapter 9.
 
     >>> import numpy as np, linop_gn as lg
     >>> bowl = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))

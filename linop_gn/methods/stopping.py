@@ -14,8 +14,9 @@ Of up to 32 parameters a success is confirmed by all of G, n products, divided b
 
 Where the curvature is not known to be positive semi-definite, and the descent did not look at all of it, the success is
 ``UNEXPLORED``; of up to 32 parameters an eigenvalue below zero is told, ``NEGATIVE_CURVATURE``. A step that is long and
-promises rounding is not taken, since along null directions rounding leads anywhere: the run ends where it is. A row of refused trials ends a run as low as this precision allows where all that was promised in them
-is rounding; otherwise it is a fault to be told.
+promises rounding is not taken, since along null directions rounding leads anywhere: the run ends where it is. A row
+of refused trials ends a run as low as this precision allows where all that was promised in them is rounding; otherwise
+it is a fault to be told.
 """
 
 from __future__ import annotations
