@@ -126,7 +126,8 @@ def Newton(damping: Scalar = 0.0, length: Scalar = 1.0, every: int = 1, **parts:
     """Newton's method, dense: x <- x - length (H + damping I)^+ g.
 
     H takes n products and an eigendecomposition at each step. At damping 0 the pseudo-inverse leaves out eigenvalues
-    of at most n round-offs of the largest. It goes to stationary points of any kind; ``lg.TrustRegion`` to minima.
+    of at most n round-offs of the largest; ``SINGULAR`` where these hold all of the gradient. It goes to
+    stationary points of any kind; ``lg.TrustRegion`` to minima.
     ``every``: one eigendecomposition may serve so many points (Shamanskii, 1967); see ``lg.descents.Eigen``.
 
     >>> import numpy as np, linop_gn as lg
@@ -148,7 +149,8 @@ def Newton(damping: Scalar = 0.0, length: Scalar = 1.0, every: int = 1, **parts:
 def NewtonCG(damping: Scalar = 0.0, max_steps: int = 200, **parts: Any) -> SecondOrder:
     """Line search Newton-CG: (H + damping I) d = -g solved as accurately as g has fallen, then Armijo's rule.
 
-    CG ends where it meets negative curvature, with what it has by then; with nothing, d is -g. Nocedal and Wright,
+    CG ends where it meets negative curvature, with what it has by then; with nothing, d is -g. Where the run ends at a
+    saddle, ``NEGATIVE_CURVATURE`` tells so for up to 32 parameters; ``lg.TrustRegion`` leaves it. Nocedal and Wright,
     *Numerical Optimization* (2006), algorithm 7.1; forcing terms of Eisenstat and Walker (1996).
 
     >>> import numpy as np, linop_gn as lg
@@ -169,8 +171,9 @@ def NewtonCG(damping: Scalar = 0.0, max_steps: int = 200, **parts: Any) -> Secon
 def GaussNewton(damping: Scalar = 0.0, solver: Any = None, **parts: Any) -> SecondOrder:
     """Gauss-Newton with Armijo's rule: (G + damping I) d = -g, G = J^T H_L J, by CG or another solver.
 
-    For few parameters ``solver=lg.Cholesky()`` (``lg.Eigh()`` where G is singular). Björck, *Numerical Methods for
-    Least Squares Problems* (1996), chapter 9.
+    CG ends where its residual is the gradient's rounding, so that a singular G (a softmax of linear outputs) does no
+    harm. For few parameters ``solver=lg.Cholesky()`` (``lg.Eigh()`` where G is singular). Björck, *Numerical Methods
+    for Least Squares Problems* (1996), chapter 9.
 
     >>> import numpy as np, linop_gn as lg
     >>> bowl = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))

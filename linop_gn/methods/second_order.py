@@ -286,6 +286,7 @@ class SecondOrder(Method):
             unit = ops.maximum(unit, ops.where(running & (square > 0), ops.divide(bent, square), 0.0))
         if self.stopping is not None:
             hidden, asked = self.stopping.hidden(ops, model, trial, start, noise, running)
+            flat = self.stopping.flat(ops, model, trial, start, noise, hidden)
         found = searched(self.search, ops, line)
         ratio, finite, equal, more = self._judged(ops, problem, line, found, noise, hidden)
         equal = equal & (s.doubt <= noise.promised)
@@ -294,7 +295,7 @@ class SecondOrder(Method):
         target = found.line.at(ops, found.length)
         if self.stopping is not None:  # a step that rounding swallows would be taken for ever
             changed = ops.max_abs(target - here.x) != 0
-            taken, equal = taken & changed, equal & changed
+            taken, equal = taken & changed & no(flat[0]), equal & changed
         value = found.value
         if self.weight_decay is not None:
             target, value = ops.axpy(-self.weight_decay * found.length, here.x, target), None
@@ -313,7 +314,7 @@ class SecondOrder(Method):
         status, looked = s.status, 0
         if self.stopping is not None:
             stuck, sizes = refused & (level == s.level) & no(trial.other), (square, bent)
-            told = (noise, hidden, *sizes, running, refused, doubt, stuck, s.first, here.gradient_norm)
+            told = (noise, hidden, flat, *sizes, running, refused, doubt, stuck, s.first, here.gradient_norm)
             judged = Judged(model, trial, start, *told)
             ended, code = _vanished(ops, here.gradient, here.gradient_norm, s.first)
             status = verdict(ops, status, (running & ended, code), *self.stopping.claims(ops, judged))

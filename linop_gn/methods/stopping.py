@@ -13,8 +13,10 @@ Of up to 32 parameters a success is confirmed by all of G, n products, divided b
   which ends as ``DIVERGING``; if it falls, this is no minimum, although G knows of no way from here: ``STAGNATED``.
 
 Where the curvature is not known to be positive semi-definite, and the descent did not look at all of it, the success is
-``UNEXPLORED``. A row of refused trials ends a run as low as this precision allows where all that was promised in them
-is rounding; otherwise it is a fault to be told.
+``UNEXPLORED``; of up to 32 parameters an eigenvalue below zero is told, ``NEGATIVE_CURVATURE``. A step that is long and
+promises rounding is not taken, since along null directions rounding leads anywhere: the run ends where it is. A row
+of refused trials ends a run as low as this precision allows where all that was promised in them is rounding; otherwise
+it is a fault to be told.
 """
 
 from __future__ import annotations
@@ -50,6 +52,8 @@ class Judged(NamedTuple):
     noise: Noise
     hidden: Scalar
     """What the model promises where nobody has looked; see :meth:`Facts.hidden`."""
+    flat: Scalar
+    """Whether the trial is long and promises nothing; see :meth:`Facts.flat`."""
     square: Scalar
     """d.d."""
     bent: Scalar
@@ -105,11 +109,30 @@ class Facts:
 
         def along_gradient(units: Vector) -> tuple[Scalar, Scalar]:
             xp = ops.namespace()
-            v = xp.where(units > 0, units, xp.max(units) + 0.0 * units) ** 2 * model.gradient
+            largest = xp.max(units)
+            units = xp.where(units > 0, units, xp.where(largest > 0, largest, xp.ones_like(largest)))
+            v = units * units * model.gradient
             slope, curve = ops.dot(model.gradient, v), ops.dot(v, model.operator.apply(v))
-            return slope * ops.where(curve > 0, 0.5 * ops.divide(slope, curve), math.inf), 1
+            t = ops.divide(1.0, ops.max_abs(v / units))
+            along = ops.where(slope > 0, t * (slope - 0.5 * t * curve), 0.0)  # as far as the parameters are large
+            return ops.where(curve > 0, slope * 0.5 * ops.divide(slope, curve), along), 1
 
         return ops.branch(near, along_gradient, lambda units: (0.0 * noise.value, 0), _units(ops, model, start))
+
+    def flat(
+        self, ops: Backend, model: Model, trial: Trial, start: Vector, noise: Noise, hidden: Scalar
+    ) -> tuple[Scalar, Scalar]:
+        """Whether a trial that is no short step promises rounding, and whether x is about where the run began.
+
+        Such a step is not taken: along a null direction of the curvature rounding would lead anywhere.
+        """
+        promised, nothing = trial.predicted, noise.value
+        length, reach, first = (ops.sqrt(ops.dot(v, v)) for v in (trial.direction, model.x, start))
+        near = reach <= 10.0 * ops.where(first > 0, first, 1.0)
+        seen = (trial.free | is_one_of(trial.status, [Code.BOUNDARY, Code.INVARIANT])) & (hidden <= 0.01 * nothing)
+        size = ops.maximum(reach, first)
+        far = length >= 0.1 * ops.where(size > 0, size, 1.0)
+        return seen & far & (promised >= 0) & (promised <= nothing), near
 
     def few(self, ops: Backend, model: Model) -> Scalar:
         """What is too little to go on for."""
@@ -139,8 +162,9 @@ class Facts:
         small = whole & (predicted <= few)
         # Where x is far from the start, and d long, a small promise is that of a minimum at infinity.
         length, reach = ops.sqrt(square), ops.sqrt(ops.dot(model.x, model.x))
-        settled = (length <= 0.01 * reach) | (reach <= 10.0 * ops.sqrt(ops.dot(judged.start, judged.start)))
-        unexplored, bent = trial.status == Code.UNEXPLORED, trial.status == Code.NEGATIVE_CURVATURE
+        flat, near = judged.flat
+        flat, settled = running & flat, (length <= 0.01 * reach) | near
+        bent = trial.status == Code.NEGATIVE_CURVATURE
         # A direction of zero is one that was not found, unless the gradient is zero.
         still = model.gradient_norm == 0
         hopeless = (length > 0) | still
@@ -156,10 +180,11 @@ class Facts:
             (running & (judged.gradient_norm <= self.atol) & (psd | (self.atol > 0)), Code.GRADIENT_SMALL),
             (running & (self.rtol > 0) & (judged.gradient_norm <= self.rtol * judged.first), Code.REDUCED),
             (running & (length == 0) & (trial.status == Code.INNER_TOLERANCE), Code.INNER_TOLERANCE),
-            (small & ops.logical_not(settled), Code.DIVERGING),
-            ((small | (whole & short) | precise) & unexplored, Code.UNEXPLORED),
-            *told,
             (running & (length == 0) & still, ops.where(bent, trial.status, ended)),
+            ((small | flat) & ops.logical_not(settled), Code.DIVERGING),
+            (flat, Code.AT_PRECISION),
+            *told,
+            (judged.refused & judged.stuck & (trial.status == Code.SINGULAR), Code.SINGULAR),
             (precise | (hopeless & low), Code.AT_PRECISION),
             (hopeless & blind, Code.STAGNATED),
             (hopeless, Code.NO_DECREASE),
@@ -170,14 +195,22 @@ class Facts:
     ) -> tuple[Scalar, Scalar, Scalar]:
         """The code, of few parameters once all of G has been asked about a success; products; evaluations."""
         model, noise, n = judged.model, judged.noise, judged.model.x.shape[0]
+        status, psd, guess = judged.trial.status, model.operator.psd, code
+        if not psd:
+            unseen = (status == Code.UNEXPLORED) | judged.flat[0] & (status == Code.BOUNDARY)
+            guess = ops.where(unseen & is_one_of(code, _ENDS), Code.UNEXPLORED, code)
         if n > _FEW:
-            return code, 0, 0
+            return guess, 0, 0
         size = ops.maximum(model.value, -model.value)
         open_ = ops.maximum(noise.promised, ops.maximum(1e-5 * size, self.few(ops, model)))
         open_ = ops.maximum(open_, 2.0 * judged.trial.predicted)
 
         def ask(x: Vector) -> tuple[Scalar, Scalar, Scalar]:
-            promise, flat, some = _all_of(ops, model)
+            promise, flat, some, least, null, known = _all_of(ops, model, judged.trial.direction)
+            seen = ops.where(code == Code.UNEXPLORED, Code.GRADIENT_SMALL, code)
+            # A long step in the null space says nothing of where x goes.
+            seen = ops.where((code == Code.DIVERGING) & null, Code.AT_PRECISION, seen)
+            seen = seen if psd else ops.where(least < 0, Code.NEGATIVE_CURVATURE, seen)
 
             def look(flat: Vector) -> tuple[Scalar, ...]:
                 def go(i: Scalar, seen: Any) -> Any:
@@ -195,21 +228,24 @@ class Facts:
             still = ops.maximum(ops.maximum(near[0], -near[0]), ops.maximum(near[1], -near[1])) <= level
             falls = (near[0] < -level) | (near[1] < -level) | (near[2] < -level)
             changes = no(ops.maximum(far, -far) <= 2e6 * level)
-            more, known = (promise > open_) | falls, noise.value <= 1e-4 * size
+            more, sure = (promise > open_) | falls, noise.value <= 1e-4 * size
             told = verdict(
                 ops,
-                code,
-                (known & still & changes, Code.DIVERGING),
+                ops.where(known, seen, guess),
+                ((code == Code.DIVERGING) & ops.logical_not(known & null), Code.DIVERGING),
+                (sure & still & changes, Code.DIVERGING),
                 (more & (judged.refused | falls), Code.STAGNATED),
                 (more, Code.RUNNING),
             )
             return told, n, evaluations
 
-        return ops.branch(is_one_of(code, _ENDS), ask, lambda x: (code, 0, 0), model.x)
+        return ops.branch(is_one_of(code, [*_ENDS, Code.DIVERGING]), ask, lambda x: (code, 0, 0), model.x)
 
 
-def _all_of(ops: Backend, model: Model) -> tuple[Scalar, Vector, Scalar]:
+def _all_of(ops: Backend, model: Model, d: Vector) -> tuple[Scalar, Vector, Scalar, Scalar, Scalar, Scalar]:
     """1/2 g.|G|^+ g by n products, a part of x that G is flat along, and whether there is any.
+
+    And the lowest eigenvalue, 0 if rounding may have made it negative; whether d is flat; and whether all is known.
 
     G is divided by its diagonal on both sides, so that nothing hides in units.
     """
@@ -217,21 +253,23 @@ def _all_of(ops: Backend, model: Model) -> tuple[Scalar, Vector, Scalar]:
     eye = ops.identity(n, model.x)
     G = model.operator.apply(eye)
     dtype = "float64" if ops.describe(G)[1] == "float64" else "float32"
-    G, g, x, eye = (ops.cast(a, dtype) for a in (G, model.gradient, model.x, eye))
+    G, g, x, d, eye = (ops.cast(a, dtype) for a in (G, model.gradient, model.x, d, eye))
     squares, one = abs(xp.sum(G * eye, axis=0)), xp.ones_like(x)
     s = xp.where(squares > 0, 1.0 / xp.sqrt(xp.where(squares > 0, squares, one)), one)
     C = 0.5 * (G + G.T) * s * xp.reshape(s, (-1, 1))
     finite = ops.isfinite(ops.max_abs(xp.reshape(C, (-1,))))
     e, V, sound = ops.eigh(ops.select(finite, C, eye))
-    along, e = V.T @ (s * g), abs(e)
+    least, along, e = -ops.max_abs(xp.where(e < 0, e, 0.0 * e)), V.T @ (s * g), abs(e)
+    least = ops.where(least < -(ops.eps(model.x) ** 0.5) * ops.max_abs(e), least, 0.0)
     kept = e > 10 * n * ops.eps(model.x) * xp.max(e)
     promised = xp.where(kept, along * along / xp.where(kept, e, one), 0.0 * e)
     # Parameters that are equal, as on a saddle between two that could be exchanged, do not stay so.
     uneven = ops.asarray(1.0 + 0.1 * np.cos(2.4 * np.arange(n)), dtype, ops.describe(x)[2])
     flat = s * (V @ xp.where(kept, 0.0 * e, V.T @ (x / s * uneven)))
-    known = finite & sound
+    known, d = finite & sound, V.T @ (d / s)
+    null = ops.item(xp.sum(e * d * d)) <= 10 * n * ops.eps(model.x) * ops.item(xp.max(e)) * ops.dot(d, d)
     promise = ops.where(known, 0.5 * ops.item(xp.sum(promised)), math.inf)
-    return promise, ops.cast(flat, ops.describe(model.x)[1]), known & (ops.max_abs(flat) > 0)
+    return promise, ops.cast(flat, ops.describe(model.x)[1]), known & (ops.max_abs(flat) > 0), least, null, known
 
 
 def _units(ops: Backend, model: Model, start: Vector) -> Vector:

@@ -61,7 +61,8 @@ class Status(IntEnum):
     NEGATIVE_CURVATURE = (
         6,
         "A direction with p^T A p <= 0, up to rounding, was met: the operator is not positive definite. Add damping, "
-        "use the Gauss-Newton operator for the Hessian, or MINRES, which takes singular and indefinite operators.",
+        "use the Gauss-Newton operator for the Hessian, or MINRES, which takes singular and indefinite operators; to "
+        "minimise, lg.TrustRegion(), which leaves saddles.",
     )
     INDEFINITE_PRECONDITIONER = (
         7,
@@ -85,8 +86,9 @@ class Status(IntEnum):
     )
     NO_DECREASE = (
         12,
-        "No step decreased the objective even at the largest damping, although the model promises more than rounding: "
-        "a gradient that does not belong to the objective (lg.validate tells), or values with noise above rounding.",
+        "No trial decreased the objective, at any damping or radius left to try, although more than rounding is "
+        "promised: a gradient that does not belong to the objective (lg.validate tells), or values with noise above "
+        "rounding.",
     )
     LEVELLED_OFF = (
         13,
@@ -111,7 +113,11 @@ class Status(IntEnum):
         "The estimated condition number exceeds its limit; going on would mostly amplify errors in the data. The "
         "iterate is a regularised solution. Add damping, scale the columns, or raise conlim.",
     )
-    SINGULAR = 18, "The matrix is singular to working precision. Use Eigh (a pseudo-inverse), LSMR, or damping."
+    SINGULAR = (
+        18,
+        "The matrix is singular to working precision. Use Eigh (a pseudo-inverse), LSMR, or damping; in lg.Newton(), "
+        "whose pseudo-inverse leaves out all of the gradient, damping or lg.TrustRegion().",
+    )
     INVARIANT = (
         19,
         "The Krylov space has become invariant under the operator: more steps would add nothing to it.",
@@ -125,7 +131,8 @@ class Status(IntEnum):
     UNEXPLORED = (
         21,
         "The gradient is small, to the tolerance; the curvature was not explored. The operator is not known to be "
-        "positive semi-definite, so that this may be a saddle: ask for explore=True, or declare psd=True.",
+        "positive semi-definite, so that this may be a saddle: lg.TrustRegion() and lg.GLTR(explore=True) look; of an "
+        "operator of your own that is, psd=True says so.",
         True,
     )
     GRADIENT_SMALL = (

@@ -323,14 +323,14 @@ UP = {
 
 
 @pytest.mark.parametrize("name", UP)
-def test_from_a_maximum_nothing_is_claimed_of_the_curvature(name):
+def test_a_maximum_is_told(name):
     ring = lg.Objective.from_function(
         lambda p: -0.5 * p @ p + 0.25 * (p @ p) ** 2,
         gradient=lambda p: (p @ p - 1) * p,
         hvp=lambda p, v: (p @ p - 1) * v + 2 * p * (p @ v),
     )
     fit = lg.minimize(ring, np.zeros(3), UP[name])
-    assert fit.status is lg.Status.UNEXPLORED
+    assert fit.status is lg.Status.NEGATIVE_CURVATURE
     assert lg.minimize(ring, np.zeros(3), lg.Newton()).status is lg.Status.NEGATIVE_CURVATURE
     fit = lg.minimize(ring, np.zeros(3), lg.TrustRegion())  # looks where its model promises nothing
     assert fit.succeeded
@@ -479,6 +479,69 @@ def test_a_minimum_where_the_curvature_is_singular_is_a_success(name, dtype):
             lg.Objective.from_residuals(residuals, jacobian=jacobian), np.array([0.5, 0.4], dtype), COMPOSED[name]
         )
         assert fit.succeeded, fit.status
+
+
+SINGULAR = {
+    "GaussNewton": lg.GaussNewton(),
+    "NewtonCG": lg.NewtonCG(),
+    "TrustRegion": lg.TrustRegion(),
+    "Newton": lg.Newton(),
+    "Newton, every": lg.Newton(every=5),
+    "Steihaug": lg.TrustRegion(descent=D.Steihaug()),
+    "Krylov": lg.TrustRegion(descent=D.Krylov(6)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", SINGULAR)
+def test_no_run_walks_along_what_rounding_makes_of_a_null_direction(name, dtype):
+    torch = pytest.importorskip("torch")
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        x, classes = torch.tensor(rng.standard_normal((100, 2)), dtype=getattr(torch, dtype)), rng.integers(3, size=100)
+        data = (torch.cat([x, x[:, :1] + x[:, 1:]], 1) if seed % 2 else x), torch.tensor(classes)
+        softmax = lg.Objective(lambda p, x: x @ p, lg.losses.CrossEntropy(), data)
+        run = lg.minimize(softmax, torch.zeros(data[0].shape[1], 3, dtype=x.dtype), SINGULAR[name])
+        assert run.succeeded, run.status
+        assert run.params.abs().max() < 20  # the shortest minimum has entries of .1 to .5
+        assert run.gradient_norm < (1e-3 if dtype == "float32" else 1e-7)
+
+
+def from_torch(f):
+    torch = pytest.importorskip("torch")
+    return lg.Objective.from_function(f), lambda *p: torch.tensor(p, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", [name for name in SINGULAR if name != "GaussNewton"])
+def test_a_saddle_of_few_parameters_is_told_or_left(name):
+    saddle, at = from_torch(lambda p: p[0] ** 2 - p[1] ** 2 + p[1] ** 4)
+    for start in (at(0.0, 0.0), at(1.0, 0.0)):
+        run = lg.minimize(saddle, start, SINGULAR[name])
+        if name == "TrustRegion":
+            assert run.succeeded
+            assert float(run.value) == pytest.approx(-0.25)
+        else:
+            assert run.status is lg.Status.NEGATIVE_CURVATURE
+            assert "TrustRegion" in run.status.sentence
+
+
+def test_a_gradient_that_the_pseudo_inverse_leaves_out_is_told():
+    for f in (
+        lambda p: p[0] + 0 * p[1],
+        lambda p: p[0] ** 4 + p[1] ** 2,
+        lambda p: 1 / p[0].exp() + p[1] ** 2,
+    ):
+        objective, at = from_torch(f)
+        assert lg.minimize(objective, at(1.0, 1.0), lg.Newton()).status is lg.Status.SINGULAR
+
+
+def test_a_minimum_with_null_directions_is_no_divergence_and_one_at_infinity_is():
+    far, at = from_torch(lambda p: p.logsumexp(0) - p @ at(1e-9, 0.3, 0.7 - 1e-9))
+    away, _ = from_torch(lambda p: 1 + 1 / p[0].exp() + p[1] ** 2)
+    for method in (lg.NewtonCG(), lg.TrustRegion(), lg.Newton()):
+        assert lg.minimize(far, at(0.0, 0.0, 0.0), method).succeeded
+    for method in (lg.TrustRegion(), lg.Newton()):
+        assert lg.minimize(away, at(0.0, 1.0), method).status is lg.Status.DIVERGING
 
 
 @pytest.mark.parametrize("seed", [4, 6, 16])

@@ -140,7 +140,8 @@ class Eigen(Descent):
         n, dtype = e.shape[0], ops.describe(model.x)[1]
         bent = (xp.abs(e) if self.positive else e) + level * xp.ones_like(e)
         sizes = xp.abs(bent)
-        large = sizes > (n * ops.eps(model.x) if self.rcond is None else self.rcond) * xp.max(sizes)
+        least_kept = (n * ops.eps(model.x) if self.rcond is None else self.rcond) * xp.max(sizes)
+        large = sizes > least_kept
         step = xp.where(large, -kept.along / xp.where(large, bent, xp.ones_like(e)), xp.zeros_like(e))
         d = ops.cast(kept.vectors @ step, dtype)
         square, energy = ops.dot(step, step), ops.dot(step, e * step)
@@ -155,7 +156,10 @@ class Eigen(Descent):
             (negative, Code.NEGATIVE_CURVATURE),
         )
         left = xp.where(large, xp.zeros_like(e), kept.along)  # of the gradient, in directions that are left out
-        whole = ops.dot(left, left) <= ops.eps(model.x) * ops.dot(kept.along, kept.along)
+        left = ops.dot(left, left)
+        whole = left <= ops.eps(model.x) * ops.dot(kept.along, kept.along)
+        whole = whole | (left <= 2.0 * ops.item(least_kept) * Noise.of(ops, model).value)
+        status = ops.where((status == Code.CONVERGED) & (square == 0) & ops.logical_not(whole), Code.SINGULAR, status)
         free = (status == Code.CONVERGED) & (2.0 * damping_term <= energy) & whole
         return Trial(ops.mask(kept.sound, d), predicted, status, kept, 0, damping_term, free)
 

@@ -132,6 +132,9 @@ class TrustRegion(Descent):
         met = (state.status == Code.MAX_STEPS) & (row.residual <= solver.rtol * model.gradient_norm)
         free = (met | is_one_of(state.status, _INSIDE)) & (row.norm < level)
         status = ops.where(free & (met | (state.status == Code.STAGNATED)), state.good, state.status)
+        if solver.steps is None and (model.operator.psd or solver.explore is not False):  # explored, up to the boundary
+            none = (status == Code.BOUNDARY) & (-row.model <= solver.nothing)
+            status = ops.where(none, Code.INVARIANT, status)
         kept, spent = kept._replace(run=state), state.products - before
         return Trial(d, -row.model, status, kept, spent, free=free, left=row.residual, steps=state.steps)
 

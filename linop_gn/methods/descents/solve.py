@@ -21,9 +21,9 @@ from ...solvers.forcing import EisenstatWalker
 from ...solvers.options import require_inner
 from ...solvers.problem import LinearProblem, Recipe, finished, require_fit
 from ...solvers.served import inner_run
-from ...solvers.stopping import AnyOf, Progress, require_rule
+from ...solvers.stopping import AnyOf, Progress, RelativeResidual, require_rule
 from ..controls import Schedule, level_at
-from .base import Descent, Model, Trial, idle, solved_as
+from .base import Descent, Model, Noise, Trial, idle, solved_as
 
 __all__ = ["Forced", "Solve", "forced"]
 
@@ -68,6 +68,34 @@ class AtMost:
         return ops.where(now.step >= self.most, Code.MAX_STEPS, Code.RUNNING), memory
 
 
+@record
+class Rounded:
+    """A stopping rule: after a step, the residual r is as small as the gradient's rounding, sum |r_j| u_j <= nothing.
+
+    Of a singular curvature rounding is divided by rounding from there on: a step of any length.
+    """
+
+    units: Vector
+    """u, the magnitudes of the parameters."""
+    nothing: Scalar
+    """What rounding changes in the value."""
+
+    def begin(self, ops: Backend, start: Progress, limit: int) -> Any:
+        return None
+
+    def look(self, ops: Backend, memory: Any, now: Progress) -> tuple[Scalar, Any]:
+        small = now.scale * ops.dot(abs(now.residual), self.units) <= self.nothing
+        return ops.where(small & (now.step > 0), Code.SATISFIED, Code.RUNNING), memory
+
+
+def _rounding(ops: Backend, model: Model, sizes: Vector, level: Scalar) -> tuple[Vector, Scalar]:
+    """The magnitudes of the parameters, and what rounding changes in the value; negative with a damping, or at zero."""
+    largest, xp = ops.max_abs(sizes), ops.namespace()
+    least = ops.eps(sizes) ** 0.5 * largest + 0.0 * sizes  # one that is zero may be to move
+    nothing = ops.where((level > 0) | (largest == 0), -1.0, Noise.of(ops, model).value)
+    return xp.where(sizes > least, sizes, least), nothing
+
+
 class Solved(NamedTuple):
     """Of a point."""
 
@@ -80,6 +108,8 @@ class Solved(NamedTuple):
     """Points before this one that steps were made from; None where nobody asks."""
     asked: Any
     """Whether a step was made from this one."""
+    sizes: Vector | None
+    """The largest magnitudes of the parameters so far; None without a fallback."""
 
 
 @record
@@ -116,7 +146,7 @@ class Solve(Descent):
     fallback: bool = static(default=False)
     most: Schedule | None = None
 
-    kept_by: ClassVar[tuple[str, ...]] = ("solver.preconditioner", "forcing", "warm", "every", "most")
+    kept_by: ClassVar[tuple[str, ...]] = ("solver.preconditioner", "forcing", "warm", "every", "most", "fallback")
 
     def __post_init__(self) -> None:
         require_inner(self, self.solver)
@@ -146,7 +176,12 @@ class Solve(Descent):
         if self.every > 1 or self.most is not None:
             asked = ops.scalar(0, model.x)
             age = asked + 0 if before is None else before.age + before.asked
-        return Solved(self._prepared(ops, model, before, age), start, eta, age, asked), 0
+        sizes = None
+        if self.fallback:
+            xp, sizes = ops.namespace(), abs(model.x)
+            if before is not None:
+                sizes = xp.where(sizes > before.sizes, sizes, before.sizes)
+        return Solved(self._prepared(ops, model, before, age), start, eta, age, asked, sizes), 0
 
     def _prepared(self, ops: Backend, model: Model, before: Solved | None, age: Scalar) -> Any:
         given = self.solver.preconditioner
@@ -168,6 +203,10 @@ class Solve(Descent):
         if self.most is not None:
             limit = level_at(self.most, ops, kept.age, 0.0 * level + solver.max_steps)
             solver = replace(solver, stop=AnyOf(solver.stop, AtMost(limit)))
+        elif self.fallback and isinstance(solver, CG) and solver.stop is solver.steps is None:
+            rounded = Rounded(*_rounding(ops, model, kept.sizes, level))
+            rule = AnyOf(RelativeResidual(solver.rtol, solver.atol), rounded)
+            solver = replace(solver, rtol=1e-5, atol=0.0, stop=rule)
         if kept.age is not None:
             kept = kept._replace(asked=0 * kept.asked + 1)
         M = finished(given, kept.prepared, A) if isinstance(given, Recipe) else given
@@ -184,10 +223,10 @@ class Solve(Descent):
         free = ops.logical_not(failed) & (2.0 * damping_term <= bent)
         d = found.x
         if self.fallback:
-            useful, square = (
-                ops.isfinite(predicted) & ((predicted > 0) | none),
-                model.gradient_norm * model.gradient_norm,
-            )
+            square = model.gradient_norm * model.gradient_norm
+            useful = ops.isfinite(predicted) & ((predicted > 0) | none)
+            if model.operator.psd:  # or such a direction is of rounding
+                useful = useful & ops.logical_not(failed & (found.residual > model.gradient_norm))
             (d,) = ops.branch(useful, lambda d: (d,), lambda d: (ops.scale(-1.0, ops.copy(model.gradient)),), d)
             predicted, free = ops.where(useful, predicted, square), free & (useful | (square == 0))
         spent = {"left": found.residual, "steps": found.steps}
