@@ -100,11 +100,15 @@ def _within(function: Callable[..., R]) -> Callable[..., R]:
     return method
 
 
+_ASIDE = {"describe", "eps", "flatten", "is_array", "is_concrete", "namespace", "unflatten"}
+"""Methods that make no arrays, and are called most."""
+
+
 def all_unguarded(kind: type[T]) -> type[T]:
-    """The class, with all its public methods in :func:`unguarded`."""
+    """The class, with all its public methods that make arrays in :func:`unguarded`."""
     for name in dir(kind):
         member = inspect.getattr_static(kind, name)
-        if inspect.isfunction(member) and not name.startswith("_"):
+        if inspect.isfunction(member) and not name.startswith("_") and name not in _ASIDE:
             setattr(kind, name, _within(member))
     return kind
 
