@@ -76,14 +76,20 @@ class TorchArithmetic:
 
     def axpy(self, a: Any, x: Tensor, y: Tensor) -> Tensor:
         if type(a) is float and not (x.requires_grad or y.requires_grad):
-            return y.add_(x, alpha=a)
+            try:
+                return y.add_(x, alpha=a)
+            except RuntimeError:  # a is no number of this dtype: below
+                pass
         if is_tracked(a, x, y):
             return y + _factor(a, y) * x
         return _add_scaled(_plain(y), _factor(a, y), _plain(x))
 
     def axpby(self, a: Any, x: Tensor, b: Any, y: Tensor) -> Tensor:
         if type(a) is type(b) is float and a == 1.0 and x.dtype is y.dtype and not (x.requires_grad or y.requires_grad):
-            return torch.add(x, y, alpha=b, out=y)
+            try:
+                return torch.add(x, y, alpha=b, out=y)
+            except RuntimeError:  # b is no number of this dtype: below
+                pass
         if is_tracked(a, x, b, y):
             return _factor(a, y) * x + _factor(b, y) * y
         return _add_scaled(_plain(y).mul_(_factor(b, y)), _factor(a, y), _plain(x))
@@ -113,4 +119,11 @@ def _factor(a: Any, like: Tensor) -> float | Tensor:
 
 
 def _add_scaled(y: Tensor, a: float | Tensor, x: Tensor) -> Tensor:
-    return y.addcmul_(x, a) if isinstance(a, Tensor) else y.add_(x, alpha=a)
+    if isinstance(a, Tensor):
+        return y.addcmul_(x, a)
+    try:
+        return y.add_(x, alpha=a)
+    except RuntimeError:  # a is no number of this dtype, where a x may be
+        if x.dtype is _DOUBLE or y.shape != x.shape:
+            raise
+        return y.add_((x.double() * a).to(y.dtype))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 import linop_gn as lg
 
@@ -50,3 +51,19 @@ def test_one_factor_may_be_a_number_while_the_other_has_columns(torch):
 def test_tensors_of_two_precisions_do_not_mix_silently(torch):
     with pytest.raises(TypeError, match="one dtype"):
         ops.dot(torch.ones(2), torch.ones(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "x", "a"), [("float16", 1e-5, 1e6), ("bfloat16", 1e-30, 1e39), ("float32", 1e-30, 1e39)]
+)
+def test_a_factor_beyond_the_range_of_the_vectors_is_no_error(dtype, x, a):
+    kind = getattr(torch, dtype)
+    small, ones = torch.full((3,), x, dtype=kind), torch.ones(3, dtype=kind)
+    want = torch.ones(3) + a * float(small[0])
+    torch.testing.assert_close(ops.axpy(a, small, ones.clone()).float(), want, rtol=1e-2, atol=0)
+    torch.testing.assert_close(ops.axpby(a, small, 1.0, ones.clone()).float(), want, rtol=1e-2, atol=0)
+    for made in (
+        ops.axpby(1.0, ones, a, small.clone()),
+        ops.scale(a, small.clone()),
+    ):  # inf is told, not raised
+        assert (made > 1.0).all()
