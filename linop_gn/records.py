@@ -185,7 +185,7 @@ def _has_own_repr(cls: type) -> bool:
 
 def _text(given: Any) -> str:
     """The call that makes the record: fields that are as by default are left out."""
-    told, held = [], given.__dict__
+    told, held = [], fields(given)
     for field in dataclasses.fields(given):
         if field.repr and field.name in held:
             text = _word(held[field.name])

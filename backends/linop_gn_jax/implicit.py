@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import jax
@@ -130,18 +131,16 @@ def _closing(operator: LinearOperator) -> str | None:
     return None
 
 
+@dataclass
 class _System:
     """A solved system: the derivatives of its solution. ``rhs`` and ``trust`` are those of the first of a chain."""
 
-    def __init__(self, ops: Any, method: Any, operator: Any, inverse: Any, rhs: Vector, trust: Scalar) -> None:
-        self.ops, self.method, self.operator, self.inverse, self.rhs, self.trust = (
-            ops,
-            method,
-            operator,
-            inverse,
-            rhs,
-            trust,
-        )
+    ops: Any
+    method: Any
+    operator: Any
+    inverse: Any
+    rhs: Vector
+    trust: Scalar
 
     def tangent(self, rhs: Vector, x: Vector, data: Tangents, along: Any) -> Vector | None:
         """dx, for tangents of the leaves of method and operator, and of the right-hand side; None for an exact zero."""

@@ -123,13 +123,12 @@ class JaxLoops(EagerLoops):
         self._programs: dict[tuple[str, Any], Callable[..., Any]] = {}
 
         def made(quick: bool) -> dict[str, Callable[..., Any]]:
+            loop = functools.partial(compiled, loops=True, quick=quick)
             return {
                 "begin": compiled(_begin, static=(0, 3), label=named("begin"), quick=quick),
-                "advance": compiled(
-                    _advance, static=(0,), donate=(3,), label=named("advance"), loops=True, quick=quick
-                ),
-                "run": compiled(_run, static=(0, 3), label=named("run"), loops=True, quick=quick),
-                "iterate": compiled(_iterate, static=(0,), label=named("iterate"), loops=True, quick=quick),
+                "advance": loop(_advance, static=(0,), donate=(3,), label=named("advance")),
+                "run": loop(_run, static=(0, 3), label=named("run")),
+                "iterate": loop(_iterate, static=(0,), label=named("iterate")),
             }
 
         self._loops = {quick: made(quick) for quick in (False, True)}

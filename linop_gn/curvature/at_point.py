@@ -126,11 +126,11 @@ class AtPoint(LinearOperator):
         return self.point.host
 
     def _prepare(self) -> LinearOperator:
-        return self if self.host else self._with_l2(self._products())
+        return self if self.host else with_l2(self._products(), self._l2)
 
-    def _with_l2(self, made: Products) -> LinearOperator:
-        l2 = self.point.objective.l2_in(self.point.space) if self.regularised else None
-        return with_l2(made, l2)
+    @property
+    def _l2(self) -> Any:
+        return self.point.objective.l2_in(self.point.space) if self.regularised else None
 
     def _products(self) -> Products:
         made = self.point.linearized()
@@ -144,8 +144,7 @@ class AtPoint(LinearOperator):
     def matvec(self, v: Vector) -> Vector:
         if not self.host:
             return self.prepare().matvec(v)
-        made = self.point.stream(Partial(of_batch, self.product), v).gradient
-        l2 = self.point.objective.l2_in(self.point.space) if self.regularised else None
+        made, l2 = self.point.stream(Partial(of_batch, self.product), v).gradient, self._l2
         return made if l2 is None else self.backend.axpy(1.0, _times(l2, v), made)
 
 

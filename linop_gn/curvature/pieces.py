@@ -209,10 +209,9 @@ def _by_block(
     compiled, at_once = "compiled" in ops.capabilities, together((piece,), piece.space)
     if count > _MANY and (compiled or at_once == _COLUMNS):
         member = np.array([[i in block for i in range(len(space.names))] for block in blocks], float)
-        shares = ops.asarray(member, space.dtype, space.device)
+        shares, masked = ops.asarray(member, space.dtype, space.device), Partial(_of_one, function)
         if compiled:
-            return ops.sum_over(Partial(_of_one, function), shares, piece, v)
-        masked = Partial(_of_one, function)
+            return ops.sum_over(masked, shares, piece, v)
         parts = (shares[i : i + at_once].T for i in range(0, count, at_once))
         made = (ops.over_columns(lambda share: masked(share, piece, v), part, at_once) for part in parts)
         return sum(ops.namespace().sum(part, axis=1) for part in made)

@@ -256,10 +256,11 @@ def _over_memory(visit: Visit, point: Point) -> Summary:
 
 def _with_l2(point: Point, made: Summary) -> Summary:
     """With the objective's 1/2 sum l2 x^2 added, and its gradient; consumes the one there is."""
-    l2, ops, x = point.objective.l2_in(point.space), point.space.backend, point.x
+    l2, ops = point.objective.l2_in(point.space), point.space.backend
     if l2 is None:
         return made
-    pull, value = l2 * x, made.value
+    x, value = point.x, made.value
+    pull = l2 * x
     if value is not None:
         value = value + ops.cast(0.5 * ops.namespace().sum(pull * x), ops.describe(value)[1])
     if made.gradient is None:
