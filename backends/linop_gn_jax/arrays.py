@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax, tree_util
 from jax.sharding import NamedSharding, PartitionSpec
 
-from linop_gn.backend import Array, BackendDefaults, Tree, Vector
+from linop_gn.backend import Array, Tree, Vector
 
 from .compiled import tracing
 from .models import parameters_of
@@ -82,6 +82,11 @@ def _split(vector: Vector, shapes: tuple[tuple[int, ...], ...], dtypes: tuple[st
         leaves.append(vector[start:stop].reshape(shape + columns).astype(dtype))
         start = stop
     return leaves
+
+
+@jax.jit
+def _all_finite(parts: tuple[Array, ...]) -> Array:
+    return jnp.all(jnp.stack([jnp.isfinite(part).all() for part in parts]))
 
 
 _name = functools.cache(str)  # NumPy takes 7 microseconds to name a dtype
@@ -176,10 +181,11 @@ class JaxArrays:
     def cast(self, x: Array, dtype: str) -> Array:
         return x.astype(wanted_dtype(dtype))
 
-    def all_finite(self, x: Array) -> bool:
+    def all_finite(self, x: Array | tuple[Array, ...]) -> bool:
+        parts = x if isinstance(x, tuple) else (x,)
         if jax.default_backend() == "cpu" or tracing():  # its memory is NumPy's, and operations would be traced
-            return bool(np.isfinite(np.asarray(x)).all())
-        return BackendDefaults.all_finite(self, x)  # type: ignore[arg-type]
+            return all(np.isfinite(np.asarray(part)).all() for part in parts)
+        return bool(_all_finite(parts))  # one read for all of them
 
     def to_numpy(self, x: Array) -> Any:
         return np.array(x)

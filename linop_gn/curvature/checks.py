@@ -20,7 +20,7 @@ __all__ = ["require_counted", "require_finite_inputs", "require_finite_parameter
 def require_finite_parameters(space: Space, x: Vector | tuple[Array, ...]) -> None:
     """Raise for NaN or infinity in the parameters, naming the leaves."""
     ops = space.backend
-    if not isinstance(x, tuple) and ops.all_finite(x):
+    if ops.all_finite(x):
         return
     parts = x if isinstance(x, tuple) else [x[where] for where in space.slices.values()]
     bad = [name or "the array" for name, part in zip(space.names, parts, strict=True) if not ops.all_finite(part)]
@@ -30,8 +30,12 @@ def require_finite_parameters(space: Space, x: Vector | tuple[Array, ...]) -> No
 
 def require_finite_inputs(ops: Backend, inputs: Any) -> None:
     """Raise for NaN or infinity in floating inputs, those of examples without weight included."""
-    for name, leaf in zip(*ops.flatten(inputs)[:2], strict=True):
-        if ops.is_array(leaf) and "float" in ops.describe(leaf)[1] and not ops.all_finite(leaf):
+    pairs = zip(*ops.flatten(inputs)[:2], strict=True)
+    floating = [(name, x) for name, x in pairs if ops.is_array(x) and "float" in ops.describe(x)[1]]
+    if ops.all_finite(tuple(x for _, x in floating)):
+        return
+    for name, leaf in floating:
+        if not ops.all_finite(leaf):
             raise ValueError(
                 f"the inputs{f' ({name})' if name else ''} hold NaN or infinity; clean the data first (for "
                 "examples that don't count as well: a weight of zero does not stop NaN from spreading)."

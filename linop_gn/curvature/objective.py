@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..arguments import require_number
-from ..dispatch import backend_of, require_registered
+from ..dispatch import require_registered
 from ..given import as_columns, as_start
 from ..protocols import Array, Backend, Scalar, Tree, Vector
 from ..records import fields, fill, memo, rebuild, record, replace
@@ -143,21 +143,22 @@ class Objective(Terms):
 
     def at(self, params: Tree) -> Point:
         """The objective at ``params``, which are copied; the same point again while model and parameters are equal."""
-        params = as_start(params)
-        ops = backend_of(params)
-        tree = ops.normalize(params)
-        space = Space.of(tree)
-        leaves = space.leaves(tree, "parameters")
+        space, leaves = Space.entered(as_start(params))
+        ops = space.backend
         apart = space.in_leaves and not self.is_bridged(space) and not self.host
         packed = tuple(leaves) if apart else space.join(leaves)  # nobody can write to a compiled framework's leaves
         x = ops.detach(packed)
         terms = self.now(space, x)
         if not ops.is_concrete(x):
             return Point(terms, x, space)
+        latest = memo(self).latest
+        again = latest is not None and latest.objective is terms and latest.space == space
+        if again and apart and all(a is b for a, b in zip(latest.where, x, strict=True)):
+            return latest  # type: ignore[no-any-return]
         require_finite_parameters(space, x)
-        point, latest = Point(terms, x, space), memo(self).latest
+        point = Point(terms, x, space)
         memo(point).origin = None if packed is x else (packed, leaves)
-        if latest is not None and latest.objective is terms and latest.space == space and _equal(ops, latest.where, x):
+        if again and not apart and float(ops.read(ops.max_abs(latest.where - x))) == 0:
             if _same_leaves(memo(latest).origin, memo(point).origin):
                 return latest  # type: ignore[no-any-return]
             point.share(latest)
@@ -247,12 +248,6 @@ def _same_leaves(ours: Any, theirs: Any) -> bool:
     if ours is None or theirs is None:
         return ours is theirs
     return all(a is b for a, b in zip(ours[1], theirs[1], strict=True))
-
-
-def _equal(ops: Backend, x: Any, y: Any) -> bool:
-    if isinstance(x, tuple):
-        return all(a is b for a, b in zip(x, y, strict=True))
-    return float(ops.read(ops.max_abs(x - y))) == 0
 
 
 def _own(ops: Backend, x: Array) -> Array:

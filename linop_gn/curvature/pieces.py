@@ -231,10 +231,11 @@ def _of_one(function: Callable[..., list[Array]], share: Vector, piece: Piece, v
 
 
 def one_block(leaves: tuple[int, ...], piece: Piece, v: Vector) -> Vector:
-    """J_l^T H_L J_l v_l, flat vectors of the space of the block's ``leaves``."""
+    """J_l^T H_L J_l v_l, vectors of the space of the block's ``leaves``."""
     space = piece.space
     shapes, dtypes = [space.shapes[i] for i in leaves], [space.dtypes[i] for i in leaves]
-    return space.join(piece.ggn(space.backend.split(v, shapes, dtypes), leaves))
+    parts = list(v) if isinstance(v, tuple) else space.backend.split(v, shapes, dtypes)
+    return space.like(v, piece.ggn(parts, leaves))
 
 
 def of_batch(product: Callable[..., Vector], term: Any, x: Vector, v: Any) -> tuple[None, Vector, Array | None]:

@@ -38,7 +38,9 @@ class BackendDefaults:
     def wait(self, tree: Tree) -> Tree:
         return tree
 
-    def all_finite(self, x: Array) -> bool:
+    def all_finite(self, x: Array | tuple[Array, ...]) -> bool:
+        if isinstance(x, tuple):
+            return all(map(self.all_finite, x))
         ops: Any = self
         flat = x if len(x.shape) == 1 else ops.namespace().reshape(x, (-1,))
         return math.isfinite(ops.read(ops.max_abs(flat)))

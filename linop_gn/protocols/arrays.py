@@ -84,8 +84,8 @@ class Arrays(Protocol):
     def cast(self, x: Array, dtype: str) -> Array:
         """``x`` in another floating dtype."""
 
-    def all_finite(self, x: Array) -> bool:
-        """Whether no entry of a floating array, whose values are known, is NaN or infinite."""
+    def all_finite(self, x: Array | tuple[Array, ...]) -> bool:
+        """Whether no entry of a floating array, or a tuple of them, whose values are known, is NaN or infinite."""
         ...
 
     def to_numpy(self, x: Array) -> Any:
