@@ -29,7 +29,7 @@ import jaxlib
 from jax import lax
 from jax.extend import core
 
-__all__ = ["advised", "all_unguarded", "can_be_quick", "compilations", "compiled", "tracing", "unguarded"]
+__all__ = ["EFFORTS", "advised", "all_unguarded", "can_be_quick", "compilations", "compiled", "tracing", "unguarded"]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -38,7 +38,18 @@ _counts: Counter[str] = Counter()
 _ours: ContextVar[bool] = ContextVar("ours", default=False)  # whether the program being traced is one made here
 
 _YNN_OPTION = "xla_cpu_experimental_ynn_fusion_type"
-_EMITTERS = "xla_cpu_use_fusion_emitters"
+_LESS = {
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+    "xla_backend_optimization_level": 1,
+}
+EFFORTS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "less": _LESS,
+    "least": {**_LESS, "xla_backend_optimization_level": 0},
+}
+"""What to ask of XLA on the CPU: from "less" on it compiles by its older code, the last without LLVM's optimisations."""
+
 _YNN_IS_WRONG = jaxlib.__version__ == "0.10.2"
 
 
@@ -129,13 +140,13 @@ def compiled(
     static: tuple[int, ...] = (),
     donate: tuple[int, ...] = (),
     loops: bool = False,
-    quick: bool = False,
+    effort: str = "full",
 ) -> Callable[..., R]:
     """``function`` in ``jax.jit``, or as it is inside another trace.
 
     ``label(*arguments)`` names it in :func:`compilations`; ``static`` and
-    ``donate`` are positions of arguments; ``loops`` tells that it holds a loop; ``quick`` asks for a program that is
-    compiled in half the time, where there is such a thing, and may run slower.
+    ``donate`` are positions of arguments; ``loops`` tells that it holds a loop; ``effort``, of :data:`EFFORTS`,
+    what compiling it is worth.
     """
 
     @functools.wraps(function)
@@ -149,7 +160,7 @@ def compiled(
             _ours.reset(token)
 
     options: dict[str, Any] | None = {_YNN_OPTION: ""} if _YNN_IS_WRONG else None
-    options = {**(options or {}), _EMITTERS: False} if quick else options
+    options = {**(options or {}), **EFFORTS[effort]} or None
     program = jax.jit(traced, static_argnums=static, donate_argnums=donate, compiler_options=options)
     nested = jax.jit(traced, static_argnums=static)
 
@@ -202,7 +213,7 @@ def can_be_quick() -> bool:
     if jax.default_backend() != "cpu":
         return False
     try:
-        jax.jit(lambda: 0, compiler_options={_EMITTERS: False}).lower().compile()
+        jax.jit(lambda: 0, compiler_options=_LESS).lower().compile()
     except Exception:  # XLA of another version, whose words for an unknown option are its own
         return False
     return True

@@ -32,7 +32,7 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import ad, partial_eval
 
-__all__ = ["LinearProgram", "inner_jaxprs", "largest", "without_dead_code"]
+__all__ = ["LinearProgram", "contains", "inner_jaxprs", "largest", "without_dead_code"]
 
 _RULED = "custom_vjp_call"
 """A function with a custom vjp among the operations of a transpose: linear, and transposed by its rules alone."""
@@ -68,7 +68,7 @@ class LinearProgram:
         """The program of ``function(residuals, inputs)``, without what its outputs don't need."""
         closed = jax.make_jaxpr(lambda r, v: list(function(list(r), list(v))))(tuple(residuals), tuple(inputs))
         made = cls(without_dead_code(closed), len(residuals))
-        if _contains(made.closed.jaxpr, _RULED):  # what its rules say is part of what it is; their tables are made anew
+        if contains(made.closed.jaxpr, _RULED):  # what its rules say is part of what it is; their tables are made anew
             traced = jax.make_jaxpr(lambda r, u: list(made._pull(list(r), list(u))))(made.residuals, made.outputs)
             back = made._derived["T"] = cls(without_dead_code(traced), len(residuals))
             back._derived["T"] = made
@@ -84,7 +84,7 @@ class LinearProgram:
     @property
     def only_transposes(self) -> bool:
         """Whether it goes through a function with a custom vjp, which has no forward derivative."""
-        return _contains(self.closed.jaxpr, "custom_lin")
+        return contains(self.closed.jaxpr, "custom_lin")
 
     def transpose(self) -> LinearProgram:
         """``(residuals, cotangents of the outputs) -> cotangents of the inputs``."""
@@ -94,7 +94,7 @@ class LinearProgram:
         def product(v: list[Any]) -> list[Any]:
             return self(residuals, v)
 
-        if _contains(self.closed.jaxpr, _RULED):
+        if contains(self.closed.jaxpr, _RULED):
             return jax.vjp(product, [ad.zeros_like_aval(a) for a in self.inputs])[1](cotangents)[0]
         return jax.linear_transpose(product, list(self.inputs))(cotangents)[0]
 
@@ -158,9 +158,11 @@ def largest(closed: core.ClosedJaxpr) -> int:
     return _largest[closed.jaxpr]
 
 
-def _contains(jaxpr: core.Jaxpr, primitive: str) -> bool:
+def contains(jaxpr: core.Jaxpr, primitive: str) -> bool:
+    """Whether a program, or one inside it, has an operation of that name."""
+
     def within(eqn: core.JaxprEqn) -> bool:
-        return any(_contains(inner, primitive) for inner in inner_jaxprs(eqn.params))
+        return any(contains(inner, primitive) for inner in inner_jaxprs(eqn.params))
 
     return any(eqn.primitive.name == primitive or within(eqn) for eqn in jaxpr.eqns)
 

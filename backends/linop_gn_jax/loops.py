@@ -27,9 +27,9 @@ from jax import lax, tree_util
 from linop_gn.backend import Array, Carry, EagerLoops, Iteration, Vector
 from linop_gn.run.status import Code
 
-from .compiled import advised, can_be_quick, compiled, tracing
+from .compiled import EFFORTS, advised, can_be_quick, compiled, tracing
 from .implicit import constant, implicit
-from .linear import largest
+from .linear import contains, largest
 from .scanning import scan_over
 from .states import like, numbers_as_arrays, observed, row_dtype, settle
 
@@ -91,7 +91,7 @@ def _iterate(ops: Any, method: Iteration, problem: Any) -> Any:
 _rows = compiled(lax.dynamic_slice_in_dim, static=(2,), label=lambda *_: "rows")
 
 
-_SMALL = 2_000
+_SMALL, _TINY = 2_000, 250
 """Numbers in a method and its problem together, and in each array that the model makes or closes over."""
 
 _shaped = functools.cache(jax.jit)  # which remembers shapes: 28 microseconds, and 170 for jax.eval_shape
@@ -101,16 +101,24 @@ def _streams(problem: Any) -> bool:
     return bool(getattr(problem, "host", False))
 
 
-def _is_small(given: tuple[Iteration, Any]) -> bool:
-    """Whether a loop is over so soon that compiling it takes longer, as far as sizes tell.
+def _effort_for(given: tuple[Iteration, Any]) -> str:
+    """What compiling a loop is worth, as far as sizes tell how soon it is over.
 
     XLA's older code for the CPU compiles in half the time; it ran at .8 to 1.2 of the time of the newer for exp, nets,
     Gaussian processes and an ODE of up to 2,000 numbers, at 1.4 for a softmax, at 2 for a chain of 30 ``where``.
+    Without optimisations it compiles in half of that again (a fit of three parameters: 2.8, 1.7, .9 s of CPU) and runs
+    at twice the time, so that only what is tiny and without a loop of its own is compiled so.
     """
-    if sum(getattr(leaf, "size", 1) for leaf in tree_util.tree_leaves(given)) > _SMALL:
-        return False
-    made = (_shaped(function).trace(*arguments).jaxpr for function, *arguments in getattr(given[1], "evaluated", ()))
-    return all(largest(jaxpr) <= _SMALL for jaxpr in made)
+    size = sum(getattr(leaf, "size", 1) for leaf in tree_util.tree_leaves(given))
+    evaluated = getattr(given[1], "evaluated", None)
+    if size > _SMALL:
+        return "full"
+    if evaluated is None:
+        return "less"
+    made = [_shaped(function).trace(*arguments).jaxpr for function, *arguments in evaluated]
+    size = max([size, *map(largest, made)])
+    tiny = size <= _TINY and not any(contains(jaxpr.jaxpr, name) for jaxpr in made for name in ("while", "scan"))
+    return "least" if tiny else "less" if size <= _SMALL else "full"
 
 
 class JaxLoops(EagerLoops):
@@ -123,20 +131,21 @@ class JaxLoops(EagerLoops):
         self._programs: dict[tuple[str, Any], Callable[..., Any]] = {}
         self._shapes: dict[Any, tuple[tuple[int, ...], str, Hashable]] = {}
 
-        def made(quick: bool) -> dict[str, Callable[..., Any]]:
-            loop = functools.partial(compiled, loops=True, quick=quick)
+        def made(effort: str) -> dict[str, Callable[..., Any]]:
+            loop = functools.partial(compiled, loops=True, effort=effort)
             return {
-                "begin": compiled(_begin, static=(0, 3), label=named("begin"), quick=quick),
+                "begin": compiled(_begin, static=(0, 3), label=named("begin"), effort=effort),
                 "advance": loop(_advance, static=(0,), donate=(3,), label=named("advance")),
                 "run": loop(_run, static=(0, 3), label=named("run")),
                 "iterate": loop(_iterate, static=(0,), label=named("iterate")),
             }
 
-        self._loops = {quick: made(quick) for quick in (False, True)}
+        self._loops = {effort: made(effort) for effort in EFFORTS}
 
     def _loop(self, action: str, method: Iteration, problem: Any) -> Callable[..., Any]:
-        """The program of an action: for small problems one that is compiled in half the time."""
-        return self._loops[not tracing() and _is_small((method, problem)) and can_be_quick()][action]
+        """The program of an action: for small problems one that is compiled sooner."""
+        effort = "full" if tracing() or not can_be_quick() else _effort_for((method, problem))
+        return self._loops[effort][action]
 
     def _program(self, action: str, function: Callable[..., Any], body: Callable[..., Any] | None = None) -> Any:
         """The compiled form of ``function``, or of ``body(function, ...)``: made once."""

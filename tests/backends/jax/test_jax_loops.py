@@ -252,7 +252,7 @@ def test_small_loops_are_compiled_quickly_and_others_well(monkeypatch):
 
     def spied(self, action, method, problem):
         made = pick(self, action, method, problem)
-        asked.append(made is self._loops[True][action])
+        asked.extend(effort for effort, made_so in self._loops.items() if made is made_so[action])
         return made
 
     monkeypatch.setattr(loops.JaxLoops, "_loop", spied)
@@ -262,19 +262,28 @@ def test_small_loops_are_compiled_quickly_and_others_well(monkeypatch):
         lg.solve(lg.Diagonal(jnp.arange(1.0, n + 1)), jnp.ones(n), lg.CG(max_steps=2))
         return set(asked)
 
-    assert solved(10) == {loops.can_be_quick()}
-    assert solved(2_000) == {False}
-    for outputs in (20, 3_000):  # which the residuals close over
+    def wanted(effort):
+        return {effort if loops.can_be_quick() else "full"}
+
+    def looped(p, t):
+        return jax.lax.fori_loop(0, 3, lambda i, r: r + p[0] * t, -1.0 - 0 * t)
+
+    assert solved(10) == wanted("less")
+    assert solved(2_000) == {"full"}
+    for outputs, effort in (20, "least"), (300, "less"), (3_000, "full"):  # which the residuals close over
         asked.clear()
         t = jnp.linspace(0.0, 1.0, outputs)
         lg.least_squares(lambda p, t=t: p[0] * t - 1.0, jnp.ones(1), max_steps=1)
-        assert set(asked) == {loops.can_be_quick() and outputs == 20}
+        assert set(asked) == wanted(effort)
+    asked.clear()
+    lg.least_squares(lambda p: looped(p, jnp.ones(5)), jnp.ones(1), max_steps=1)
+    assert set(asked) == wanted("less")
 
 
 def test_a_compiler_without_the_quick_way_is_no_error(monkeypatch):
     from linop_gn_jax import compiled
 
     compiled.can_be_quick.cache_clear()
-    monkeypatch.setattr(compiled, "_EMITTERS", "xla_no_such_option")
+    monkeypatch.setitem(compiled._LESS, "xla_no_such_option", False)
     assert not compiled.can_be_quick()
     compiled.can_be_quick.cache_clear()
