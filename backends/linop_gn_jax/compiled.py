@@ -48,7 +48,7 @@ EFFORTS: dict[str, dict[str, Any]] = {
     "less": _LESS,
     "least": {**_LESS, "xla_backend_optimization_level": 0},
 }
-"""What to ask of XLA on the CPU: from "less" on it compiles by its older code, the last without LLVM's optimisations."""
+"""What to ask of XLA on the CPU: for less its older code, for the least no optimisations of LLVM either."""
 
 _YNN_IS_WRONG = jaxlib.__version__ == "0.10.2"
 
