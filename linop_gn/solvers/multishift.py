@@ -142,6 +142,12 @@ class MultiShiftCG(Solver):
         memory, flops = (3 * m + 5) * n * bytes_each(operator), (10.0 + 6.0 * m) * n * k
         return Cost(self.title, k if self.steps is not None else k + m, memory, flops, f"{k} steps for {m} dampings")
 
+    def defect(self, operator: LinearOperator, rhs: Vector, x: Vector) -> Vector:
+        """b - (A + sigma_j I) x_j, the columns."""
+        ops = operator.backend
+        made: Vector = ops.axpy(ops.small(self.dampings, rhs), x, operator.apply(x))
+        return ops.namespace().reshape(rhs, (-1, 1)) - made
+
     def _shifts(self, ops: Backend, problem: LinearProblem) -> tuple[Array, Scalar]:
         """All dampings, and the seed's."""
         shifts = ops.small(self.dampings, problem.rhs)

@@ -412,3 +412,22 @@ def test_the_residual_of_what_underflows_is_that_of_the_x_returned(backend, name
     true = np.linalg.norm(rhs - matrix @ host(backend, solution.x).astype(float))
     assert float(solution.residual) == pytest.approx(true, rel=1e-4)
     assert not (solution.status.succeeded and true > 1e-3 * np.linalg.norm(rhs))
+
+
+@pytest.mark.parametrize("name", UNDERFLOWING)
+@pytest.mark.parametrize("diagonal", [(1e150, 1.0), (1e-150, 1e150), (1e75, 1e-75)])
+def test_spreads_of_hundreds_of_decades_are_no_false_success(numpy_backend, name, diagonal):
+    """Scalars are squares of what they measure: a claim is of b - A x, whatever is out of range on the way."""
+    for b in ((1.0, 0.7), (1e-150, 0.7e-150), (1e-150, 0.7), (1e150, 0.7), (0.7, 1e150), (1.0, 1e-150)):
+        b = np.array(b)
+        solution = lg.solve(lg.Dense(np.diag(diagonal), psd=True), b, UNDERFLOWING[name])
+        assert np.isfinite(solution.x).all()
+        true = b - diagonal * solution.x.astype(np.longdouble)
+        size, left = np.abs(b).max(), np.abs(true).max()
+        largest = np.longdouble(np.abs(solution.x).max())  # the product of the two may be out of range
+        rounding = 1e-14 * (max(diagonal) * largest + size)
+        if name not in ("GLTR", "Eigh"):  # up to the radius, and without what rcond leaves out
+            norm = float(np.hypot(*(true / (left or 1.0))) * left)
+            assert float(solution.residual) == pytest.approx(norm, rel=1e-4, abs=float(min(rounding, 1e300)))
+        if solution.status is Status.CONVERGED:
+            assert left <= 1.01e-5 * size + rounding

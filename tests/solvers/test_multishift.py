@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from systems import N, benign, counted, finished, gaussian, host, operator, tolerable, with_spectrum
+from systems import N, benign, counted, finished, gaussian, host, operator, spare, tolerable, with_spectrum
 
 import linop_gn as lg
 from linop_gn import Status
@@ -113,3 +113,16 @@ def test_options_that_make_no_sense(numpy_backend):
     A = lg.Dense(benign(0), symmetric=True)
     with pytest.raises(ValueError, match="one right-hand side"):
         lg.solve(A, gaussian(0, N, 2), lg.MultiShiftCG(dampings=[1.0]))
+
+
+@pytest.mark.parametrize("b", [(1e-30, 7e-26), (1e-30, 0.7e-30)])
+def test_the_residual_of_what_underflows_is_that_of_the_column_returned(backend, b):
+    spare(backend, False)
+    diagonal, dampings = np.array([1e18, 1e8]), [0.0, 1e18, 1e3]
+    A = lg.Dense(array(backend, np.diag(diagonal), "float32"), symmetric=True)
+    solution = lg.solve(A, array(backend, b, "float32"), lg.MultiShiftCG(dampings=dampings))
+    x = host(backend, solution.x).astype(float)
+    true = np.linalg.norm(np.array(b)[:, None] - (diagonal[:, None] + dampings) * x, axis=0)
+    np.testing.assert_allclose(np.asarray(solution.residual, float), true, rtol=1e-4)
+    assert not any(s.succeeded and r > 1e-3 * np.linalg.norm(b) for s, r in zip(solution.status, true, strict=True))
+    assert np.ndim(solution.products) == 0
