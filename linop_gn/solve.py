@@ -13,7 +13,7 @@ from .arguments import whole
 from .operators.base import LinearOperator
 from .protocols import Carry
 from .records import replace
-from .run.loop import Look, Watcher, drive, looks
+from .run.loop import Look, Watcher, drive, looks, reached
 from .run.solution import Solution
 from .run.status import Code, is_one_of
 from .solvers import CG, LinearProblem
@@ -80,40 +80,53 @@ def solve(
     TypeError, ValueError
         For vectors of another framework, shape, dtype or device, an operator that the
         method does not take, or watchers inside a compiled function.
+    Exception
+        What a product, a watcher or Ctrl-C raises on the way leaves with the solution so far as its attribute
+        ``result``; not where the run is one compiled program.
     """
     solver, problem, leave = _linear(A, b, method, x0)
-    backend = A.backend
+    backend, domain = A.backend, A.domain  # what outlives a trace holds no operator
 
     def run(solver: Solver, problem: LinearProblem) -> tuple[Any, Solution]:
         method = served(solver, problem)
-        state, rows = drive(backend, method, problem, solver.limit(problem), watch, every, solver.title)
-        ops, partition = solver.arithmetic(backend, problem), solver.partition(problem)
-        with np.errstate(over="ignore", invalid="ignore"), backend.unguarded():  # the status tells
-            row = method.observe(state)
-            x = method.answer(backend, problem, state)
-            told = x, state.status, row.residual, row.model
-            x, code, residual, model = _held_finite(ops, problem.rhs, *told)
-            products = state.products
-            if "compiled" not in backend.capabilities:  # there a product more would be one in every program
-                code, residual, looks = _held_small(ops, solver, problem, x, code, residual)
-                products = products + looks
-            iterates = method.iterates(backend, problem, state, x)
-        return x, Solution(
-            code=code,
-            steps=state.steps,
-            products=products,
-            rows=rows if not isinstance(rows, list) else backend.rows(Carry(state, rows), 0, len(rows)),
-            names=tuple(type(row)._fields),
-            method=solver.title,
-            blocks=None if partition is None else tuple(block.name for block in partition),
-            iterates=iterates,
-            residual=residual,
-            model=model,
-        )
 
-    x, solution = backend.implicit(run, solver, problem, A)
-    iterates = None if solution.iterates is None else solution.iterates.leave(lambda v: leave(v, A.domain))
-    return replace(solution, x=leave(x, A.domain), iterates=iterates)
+        def told(carry: Carry, ended: bool) -> tuple[Any, Solution]:
+            state, rows = carry
+            ops, partition = solver.arithmetic(backend, problem), solver.partition(problem)
+            with np.errstate(over="ignore", invalid="ignore"), backend.unguarded():  # the status tells
+                row = method.observe(state)
+                x = method.answer(backend, problem, state)
+                x, code, residual, model = _held_finite(ops, problem.rhs, x, state.status, row.residual, row.model)
+                products = state.products
+                if (
+                    ended and "compiled" not in backend.capabilities
+                ):  # there a product more would be one in every program
+                    code, residual, looks = _held_small(ops, solver, problem, x, code, residual)
+                    products = products + looks
+                iterates = method.iterates(backend, problem, state, x)
+            return x, Solution(
+                code=code,
+                steps=state.steps,
+                products=products,
+                rows=rows if not isinstance(rows, list) else backend.rows(carry, 0, len(rows)),
+                names=tuple(type(row)._fields),
+                method=solver.title,
+                blocks=None if partition is None else tuple(block.name for block in partition),
+                iterates=iterates,
+                residual=residual,
+                model=model,
+            )
+
+        advice = "error.result has the latest x" + ", to go on from (x0=)." * solver.solves_system
+        with reached(lambda carry: leaving(*told(carry, False)), advice):
+            carry = drive(backend, method, problem, solver.limit(problem), watch, every, solver.title)
+        return told(carry, True)
+
+    def leaving(x: Any, solution: Solution) -> Solution:
+        iterates = None if solution.iterates is None else solution.iterates.leave(lambda v: leave(v, domain))
+        return replace(solution, x=leave(x, domain), iterates=iterates)
+
+    return leaving(*backend.implicit(run, solver, problem, A))
 
 
 CLAIMS = (Code.CONVERGED, Code.LEAST_SQUARES, Code.INVARIANT, Code.UNEXPLORED)

@@ -13,6 +13,7 @@ import itertools
 import operator
 import sys
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -66,17 +67,22 @@ class EagerLoops:
         state, rows = carry
         del carry  # what the first state holds goes with its successor
         step, observe = method.step, method.observe
-        with _quiet():
-            for _ in range(steps):
-                if not _is_running(state):
-                    break
-                state = step(self, problem, state)  # type: ignore[arg-type]
-                index = state.steps
-                if not isinstance(index, int):
-                    index = int(np.max(index))
-                if index < len(rows):
-                    del rows[index:]
-                rows.append(observe(state))
+        try:
+            with _quiet():
+                for _ in range(steps):
+                    if not _is_running(state):
+                        break
+                    state = step(self, problem, state)  # type: ignore[arg-type]
+                    index = state.steps
+                    if not isinstance(index, int):
+                        index = int(np.max(index))
+                    if index < len(rows):
+                        del rows[index:]
+                    rows.append(observe(state))
+        except BaseException as error:
+            with suppress(AttributeError):
+                error.carry = Carry(state, rows)  # type: ignore[attr-defined]
+            raise
         return Carry(state, rows)
 
     def run(self, method: Iteration, problem: Any, capacity: int) -> Carry:

@@ -28,8 +28,9 @@ import numpy as np
 
 from ..arguments import require_number, whole
 from ..operators.base import LinearOperator
-from ..protocols import Array, Backend, Scalar, Vector
+from ..protocols import Array, Backend, Carry, Scalar, Vector
 from ..records import bare, memo, record, replace, static
+from ..run.loop import reached
 from ..run.status import Status
 from ..spaces import Space
 from . import answers
@@ -297,9 +298,14 @@ def krylov(
     method.check(A)
     rhs, _ = A.domain.enter(b, "right-hand side")
     problem, ops = BasisProblem(A.prepare(), rhs), A.backend
-    state = ops.run(method, problem, method.limit(problem)).state
-    start = None if keep else ops.call(answers.first_vector, problem, state)
     flat = ops.is_array(b) and tuple(b.shape) == (A.domain.size,)
-    made = Krylov(bare(A) if keep else problem.operator, state, start, method, A.domain, not flat)
-    memo(made).prepared = ref(problem.operator)
-    return made
+
+    def made(carry: Carry) -> Krylov:
+        start = None if keep else ops.call(answers.first_vector, problem, carry.state)
+        space = Krylov(bare(A) if keep else problem.operator, carry.state, start, method, A.domain, not flat)
+        memo(space).prepared = ref(problem.operator)
+        return space
+
+    with reached(made, "error.result has the space so far; go on with its extend()."):
+        carry = ops.run(method, problem, method.limit(problem))
+    return made(carry)

@@ -124,6 +124,7 @@ class Run:
             _, stopped = watched(self._looks(every, bool(watch)), watch)
         except BaseException as error:
             with suppress(AttributeError):
+                error.__dict__.pop("carry", None)  # of the loop
                 error.state, error.result = self.state, result(self)  # type: ignore[attr-defined]
             error.add_note(
                 f"{self.steps} steps were done: error.state is where to go on from, lg.{door}(..., state=error.state)."

@@ -13,7 +13,7 @@ A look costs about 0.3 ms in JAX and nothing elsewhere, hence the defaults of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from ..protocols import Backend, Carry, Iteration
 from .solution import History
 from .status import Code
 
-__all__ = ["Look", "Watcher", "drive", "looks", "watched", "watchers_of"]
+__all__ = ["Look", "Watcher", "drive", "looks", "reached", "watched", "watchers_of"]
 
 COMPILED_LOOK_EVERY = 25
 
@@ -163,7 +163,28 @@ def watched(run: Iterator[tuple[Look, T]], watch: Sequence[Watcher]) -> tuple[T,
             if hasattr(watcher, "end"):
                 begun.callback(lambda end: end(look), watcher.end)  # with the latest look, whatever happens
         while True:
-            wishes = [watcher(look) for watcher in watch]  # every watcher sees every look
+            try:
+                wishes = [watcher(look) for watcher in watch]  # every watcher sees every look
+            except BaseException as error:
+                if latest is not None:
+                    error.carry = latest  # type: ignore[attr-defined]
+                raise
             if not look.running or any(wishes):
                 return latest, look.running
             look, latest = next(run)
+
+
+@contextmanager
+def reached(result: Callable[[Carry], Any], advice: str) -> Iterator[None]:
+    """What is raised on the way of an eager run leaves with ``result`` of the last carry as its attribute."""
+    try:
+        yield
+    except BaseException as error:
+        carry = getattr(error, "carry", None)
+        if carry is not None:
+            del error.carry  # type: ignore[attr-defined]
+            steps = int(np.max(carry.state.steps))
+            with suppress(Exception):  # what broke the run off is what is told
+                error.result = result(carry)  # type: ignore[attr-defined]
+            error.add_note(f"{steps} steps were done: {advice}")
+        raise

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from systems import N, benign, gaussian, host, operator
+from systems import N, benign, gaussian, host, operator, spare
 
 import linop_gn as lg
 from linop_gn import Status
@@ -173,6 +173,70 @@ def test_an_operator_that_fails_ends_the_watchers_too(numpy_backend):
     with pytest.raises(ZeroDivisionError):
         lg.solve(A, np.ones(2), watch=[diary])
     assert diary.events == [("begin", 0), ("look", 0), ("end", 0)]
+
+
+class Failing:
+    """A product that raises at its sixth call."""
+
+    def __init__(self, matrix):
+        self.matrix, self.calls = matrix, 0
+
+    def __call__(self, v):
+        self.calls += 1
+        if self.calls == 6:
+            raise FloatingPointError
+        return self.matrix @ v
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        lg.CG(max_steps=20, keep="every"),
+        lg.MINRES(),
+        lg.LSMR(),
+        lg.Lanczos(8),
+        lg.MultiShiftCG(dampings=[0.0]),
+        lg.LU(),
+    ],
+    ids=lambda method: type(method).__name__,
+)
+def test_what_breaks_a_solve_off_carries_what_was_reached(backend, method):
+    spare(backend, False)
+    matrix, b = benign(0, 12), gaussian(0, 12)
+    product, rhs = Failing(array(backend, matrix)), array(backend, b)
+    A = lg.FunctionOperator(product, lg.Space.of(rhs), symmetric=True)
+    with pytest.raises(FloatingPointError) as caught:
+        lg.solve(A, rhs, method)
+    reached = caught.value.result
+    assert f"{int(np.max(reached.steps))} steps were done" in caught.value.__notes__[0]
+    assert not reached.succeeded
+    assert int(reached.products) == (0 if isinstance(method, lg.LU) else 5)
+    x = host(backend, reached.x).reshape(12)
+    assert np.max(reached.residual) == pytest.approx(np.linalg.norm(b - matrix @ x), rel=1e-9)
+    if method.solves_system:
+        assert lg.solve(A, rhs, method, x0=reached.x).succeeded
+
+
+def test_a_basis_that_is_broken_off_goes_on(backend):
+    spare(backend, False)
+    matrix, b = array(backend, benign(0, 12)), array(backend, gaussian(0, 12))
+    with pytest.raises(FloatingPointError) as caught:
+        lg.krylov(lg.FunctionOperator(Failing(matrix), lg.Space.of(b), symmetric=True), b, 8)
+    whole = lg.krylov(lg.Dense(matrix, symmetric=True), b, 8)
+    np.testing.assert_allclose(host(backend, caught.value.result.extend(3).solve().x), host(backend, whole.solve().x))
+
+
+def test_a_watcher_that_raises_leaves_what_was_reached(backend):
+    def watcher(look):
+        if look.step == 2:
+            raise KeyboardInterrupt
+
+    matrix, b = benign(0), gaussian(0)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        lg.solve(operator(backend, matrix), array(backend, b), lg.CG(rtol=1e-9), watch=[watcher], every=1)
+    reached = caught.value.result
+    true = np.linalg.norm(b - matrix @ host(backend, reached.x))
+    assert (int(reached.steps), float(reached.residual)) == (2, pytest.approx(true, rel=1e-9))
 
 
 def test_the_callers_own_loop_may_end_when_it_likes(backend):
