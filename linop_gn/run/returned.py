@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from .status import Status
 
-__all__ = ["require_level", "require_pair", "require_row", "require_scalar", "require_state", "require_vector"]
-__all__ += ["row_type"]
+__all__ = ["require_code", "require_level", "require_pair", "require_row", "require_scalar", "require_state"]
+__all__ += ["require_vector", "row_type"]
 
 row_type: Callable[[str, tuple[str, ...]], Callable[..., NamedTuple]] = functools.cache(namedtuple)  # type: ignore[assignment]
 """The type of rows with these fields, made once."""
@@ -61,6 +61,13 @@ def require_pair(part: Any, member: str, made: Any, wanted: str) -> Any:
     if type(made) is not tuple or len(made) != 2:
         raise TypeError(f"{type(part).__qualname__}.{member} must return {wanted}, got {_shown(made)}.")
     return made
+
+
+def require_code(part: Any, member: str, code: Any) -> Any:
+    """What a part's member returned for a status, if it is a code, or an array of them."""
+    if code not in _CODES if isinstance(code, int) else _kind(code) not in ("int", "bool"):
+        raise TypeError(f"{type(part).__qualname__}.{member} must return a code of lg.Status, got {_shown(code)}.")
+    return code
 
 
 def require_scalar(part: Any, member: str, made: Any, wanted: str) -> Any:

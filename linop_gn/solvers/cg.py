@@ -45,13 +45,12 @@ from typing import Any, NamedTuple
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, replace, static
-from ..run.returned import require_pair
 from ..run.status import Code, alike, verdict
 from .base import Cost, Solver, bytes_each
 from .iterates import MOST, Iterates, as_schedule, collect, plan
 from .options import ResidualSolver, at_limit, begun_status, scaled_rhs, unfit_status
 from .problem import LinearProblem
-from .stopping import FixedSteps, Progress, RelativeResidual, require_rule
+from .stopping import FixedSteps, Progress, RelativeResidual, look_of, require_rule
 
 __all__ = ["CG", "CGState", "along_start", "short_recurrence"]
 
@@ -195,7 +194,7 @@ class CG(ResidualSolver):
 
         status = ops.scalar(Code.RUNNING, b)
         if not warm:
-            code, memory = require_pair(rule, "look", rule.look(ops, memory, start), "(code, memory)")
+            code, memory = look_of(rule, ops, memory, start)
             status = begun_status(ops, self, r, z, rz, code, self.limit(problem))
         status = verdict(ops, status, (ops.logical_not(finite), Code.NONFINITE_INPUT), (zero, Code.CONVERGED))
         return CGState(
@@ -264,7 +263,7 @@ class CG(ResidualSolver):
             going, memory = norm > s.hope, s.memory
             code = Code.CONVERGED if self.steps is None else Code.COMPLETED
         else:
-            code, memory = self.stop.look(ops, s.memory, Progress(steps, norm, model, r, s.scale))
+            code, memory = look_of(self.stop, ops, s.memory, Progress(steps, norm, model, r, s.scale))
             going = (code == Code.RUNNING) & (norm > s.hope)
         beta = ops.divide(rz, s.rz)
 

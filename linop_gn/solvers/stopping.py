@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, Protocol
 from ..arguments import whole
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
-from ..run.returned import require_pair
+from ..run.returned import require_code, require_pair
 from ..run.status import Code
 from .options import check_tolerances
 
@@ -191,7 +191,7 @@ class AnyOf:
         code: Scalar = ops.scalar(Code.RUNNING, now.residual)
         states = []
         for rule, own in zip(self.rules, memory, strict=True):
-            found, own = require_pair(rule, "look", rule.look(ops, own, now), "(code, memory)")
+            found, own = look_of(rule, ops, own, now)
             code = ops.where(code == Code.RUNNING, found, code)
             states.append(own)
         return code, tuple(states)
@@ -206,6 +206,12 @@ class FixedSteps:
 
     def look(self, ops: Backend, memory: Any, now: Progress) -> tuple[Scalar, Any]:
         return ops.where(now.norm <= memory, Code.COMPLETED, Code.RUNNING), memory
+
+
+def look_of(rule: Any, ops: Backend, memory: Any, now: Progress) -> tuple[Scalar, Any]:
+    """What a rule's ``look`` returns, looked at: a code, or one for each column, and what the rule remembers."""
+    code, memory = require_pair(rule, "look", rule.look(ops, memory, now), "(code, memory)")
+    return require_code(rule, "look", code), memory
 
 
 def require_rule(given: Any, method: str) -> None:

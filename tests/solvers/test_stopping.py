@@ -223,6 +223,40 @@ def test_a_rule_of_ones_own(backend, columns):
         assert column[last] <= 0.9 * np.max(least) < column[last - 1]
 
 
+@lg.record
+class Says:
+    """A rule that says this once a step was taken."""
+
+    said: object = lg.static()
+
+    def begin(self, ops, start, limit):
+        return start.step
+
+    def look(self, ops, memory, now):
+        return (int(Status.RUNNING), memory) if isinstance(now.step, int) and now.step == 0 else self.said
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (None, r"\(code, memory\), got None"),
+        (1, r"\(code, memory\), got 1"),
+        (("done", 0), r"a code of lg.Status, got 'done'"),
+        ((99, 0), "a code of lg.Status, got 99"),
+        ((np.float64(1.0), 0), "a code of lg.Status, got float64"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("within", [False, True])
+def test_what_a_rule_returns_is_looked_at_at_every_step(backend, said, words, within):
+    rule, b = Says(said=said), array(backend, gaussian(0))
+    spare(backend, said is None)
+    rule = lg.AnyOf(lg.RelativeResidual(1e-12), rule) if within else rule
+    for start in (None, b):
+        with pytest.raises(TypeError, match=f"Says.look must return {words}"):
+            lg.solve(operator(backend, benign(0)), b, lg.CG(stop=rule), x0=start)
+
+
 def test_a_rule_of_ones_own_compiles_once_for_all_numbers(jax):
     ops = lg.load("jax")
     A, b = operator(ops, benign(0)), array(ops, gaussian(0))
