@@ -501,6 +501,36 @@ class Loader:
         self.at = state["at"]
 
 
+class InAnyOrder:
+    """A loader that draws its order anew for each pass."""
+
+    def __init__(self, pairs, rng):
+        self.pairs, self.rng = pairs, rng
+
+    def __iter__(self):
+        return (self.pairs[i] for i in self.rng.permutation(len(self.pairs)))
+
+
+def test_other_values_of_batches_than_those_of_the_checkpoint(ops, tmp_path):
+    spare(ops, False)
+    fit, pairs, start = batches(ops)
+
+    def run(name, given, steps, **more):
+        return lg.minimize(fit, start, METHOD, batches=given, checkpoint=tmp_path / name, max_steps=steps, **more)
+
+    run("run", pairs, 4)
+    other = [(x, 2.0 * y) if i == 0 else (x, y) for i, (x, y) in enumerate(pairs)]
+    with pytest.warns(UserWarning, match="the first batch of the pass is another than when the run took it"):
+        run("run", other, 5)
+    rngs = [np.random.default_rng(3) for _ in range(2)]
+    for steps, rng in zip((4, 8), rngs, strict=True):
+        went = run("handed", InAnyOrder(pairs, rng), steps, generators=[rng])
+    assert same(went, lg.minimize(fit, start, METHOD, batches=InAnyOrder(pairs, np.random.default_rng(3)), max_steps=8))
+    run("kept", InAnyOrder(pairs, np.random.default_rng(3)), 4)
+    with pytest.warns(UserWarning, match=r"generators=\[...\]"):
+        run("kept", InAnyOrder(pairs, np.random.default_rng(4)), 5)
+
+
 @pytest.mark.parametrize("make", [list, Loader])
 def test_the_place_in_the_batches_is_kept(ops, make, tmp_path):
     spare(ops, make is Loader)

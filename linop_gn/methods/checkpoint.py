@@ -15,15 +15,18 @@ import itertools
 import json
 import os
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from functools import reduce
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
-from ..dispatch import load
+from ..dispatch import backend_of, load
 from ..protocols import Backend
 from .base import ServedMethod
 from .generators import Generators
@@ -80,6 +83,9 @@ class Cursor:
         self._drawn: Any = None  # where the generators were when the pass began
         self._next: tuple[Any, ...] = ()
         self._told: dict[str, str] = {}
+        self._first: int | None = None
+        """Checksum of the pass's first batch."""
+        self._is_other = False
 
     def __iter__(self) -> Iterator[Any]:
         while self.is_left():
@@ -90,7 +96,7 @@ class Cursor:
     def peek(self) -> Any:
         """The batch that comes next; where none is left, the first one. It is to be like those of the run gone on from.
 
-        What other orders and lengths of examples leave alone is compared; values are not.
+        What other orders and lengths of examples leave alone is compared; of values only those of a pass's first batch.
         """
         batch = self._next[0] if self.is_left() else next(iter(self.batches))
         told = {"the number of batches in a pass": f"{_length(self.batches)}"} | _kinds("the batch", batch)
@@ -101,6 +107,14 @@ class Cursor:
                 "Give the loader that it had, or another path; state= takes other data."
             )
         self._told = told
+        if self._is_other:
+            warnings.warn(
+                "minimize: the first batch of the pass is another than when the run took it, so that it does not go on "
+                "as it would have. Other data? Give those that it had, or another path. A loader that shuffles, or "
+                "augments, by a generator of its own? Hand that over (generators=[...]), or give the loader a "
+                "state_dict.",
+                stacklevel=3,
+            )
         return batch
 
     def is_left(self) -> bool:
@@ -110,6 +124,8 @@ class Cursor:
                 self._drawn = None if self.generators is None else self.generators.states()
                 self._rest = iter(self.batches)
             self._next = tuple(itertools.islice(self._rest, 1))
+            if self._next and not self.taken and self.generators is not None:
+                self._first = _checksum(self._next[0])
             if not self._next and not self.taken:
                 raise ValueError("minimize: the batches gave none on this pass; give a list, or a loader.")
             if not self._next:
@@ -122,9 +138,10 @@ class Cursor:
         return unknown if length is None or self.passes is None else (self.passes - self.past) * length - self.taken
 
     def place(self) -> dict[str, Any]:
-        """Where the run is, to be written."""
+        """Where the run is, to be written; with the checksum of the first batch of this pass."""
         loader = self.batches.state_dict() if hasattr(self.batches, "state_dict") else None
-        return {"past": self.past, "taken": self.taken, "loader": loader, "drawn": self._drawn, "told": self._told}
+        at = {"past": self.past, "taken": self.taken, "loader": loader, "drawn": self._drawn}
+        return {**at, "told": self._told, "first": self._first}
 
     def go_to(self, place: dict[str, Any]) -> None:
         """Go on from a place: by the loader's ``load_state_dict``, else by passing over what was taken."""
@@ -147,11 +164,25 @@ class Cursor:
             self.generators.put_back(place["drawn"])
         self._drawn, self._rest = place["drawn"], iter(self.batches)
         self.past, self.taken = place["past"], place["taken"]
-        if sum(1 for _ in itertools.islice(self._rest, self.taken)) < self.taken:
+        over = list(itertools.islice(self._rest, 1))  # between the others a model may have drawn numbers
+        if len(over) + sum(1 for _ in itertools.islice(self._rest, self.taken - 1)) < self.taken:
             raise ValueError(
                 f"minimize: the run that is gone on from took {self.taken} batches of this pass, and there are fewer "
                 "now: give the loader that it had, or another path."
             )
+        self._first = _checksum(over[0])
+        self._is_other = place.get("first") not in (None, self._first)
+
+
+def _checksum(batch: Any) -> int | None:
+    """Of the bits of a batch's arrays; None where nothing is known of them."""
+    parts = (batch.gradient, batch.curvature, batch.acceptance) if isinstance(batch, StepData) else batch
+    try:
+        ops = backend_of(parts)
+    except TypeError:
+        return None
+    leaves = [x for x in ops.flatten(parts)[1] if ops.is_array(x) and _is_written(ops, x)]
+    return reduce(lambda so_far, x: crc32(np.asarray(ops.to_numpy(x)).tobytes(), so_far), leaves, 0)
 
 
 def _length(batches: Any) -> int | None:
