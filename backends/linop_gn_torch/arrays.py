@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .modules import require_local, trainable
+from .modules import trainable
+from .spread import require_local
 from .tracking import constant
 from .trees import map_tree
 

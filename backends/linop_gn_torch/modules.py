@@ -35,6 +35,7 @@ from linop_gn.given import the_array
 from .draws import OwnDraws, fixed_draws, states
 from .recording import current
 from .shells import MEMBERS, Shells
+from .spread import guarded, require_local
 from .trees import flatten_tree
 
 __all__ = ["AdaptedModule", "adapt", "trainable"]
@@ -65,7 +66,7 @@ def adapt(model: Any, names: Sequence[str] | None = None, seed: int = 0) -> Call
     if not isinstance(model, nn.Module):
         if not callable(model):
             raise TypeError(f"a model is an nn.Module or a callable (params, inputs) -> outputs, not {type(model)}")
-        return model  # type: ignore[no-any-return]
+        return guarded(model)
     model = uncompiled(model)
     key = id(model), None if names is None else tuple(names), seed
     found = _adapted.get(key)
@@ -78,31 +79,6 @@ def uncompiled(module: nn.Module) -> nn.Module:
     """What ``torch.compile`` was given, if anything was."""
     inner = getattr(module, "_orig_mod", module)
     return inner if isinstance(inner, nn.Module) else module
-
-
-_REDUCE = (
-    "give each process the plain module and its part of the data, and all-reduce the products, as "
-    "docs/backends.md shows (torch.distributed.all_reduce in an lg.FunctionOperator)."
-)
-SPREAD = {
-    "DistributedDataParallel": "it averages the gradients of backward() over processes, and nothing else, so that "
-    f"each process would have an operator of its own. Take its .module: {_REDUCE}",
-    "DataParallel": "its replicas on other devices would not take the parameters given here. Take its .module.",
-    "FullyShardedDataParallel": "each process has a part of its parameters, which it gathers as it runs, where no "
-    f"product follows. Gather them, by a full state dict: {_REDUCE}",
-    "FSDPModule": "its parameters are DTensors, which it gathers as it runs, where no product follows. Gather them, "
-    f"by p.full_tensor(), into a plain module: {_REDUCE}",
-    "DTensor": "it is spread over the processes of a mesh, which products here do not follow. Gather it, by "
-    f"x.full_tensor(): {_REDUCE}",
-}
-"""What belongs to several processes, by the name of its class, and what to do about it."""
-
-
-def require_local(thing: Any, what: str) -> None:
-    """Raise for a module or a tensor that is spread over several processes."""
-    kind = next((kind.__name__ for kind in type(thing).__mro__ if kind.__name__ in SPREAD), None)
-    if kind is not None:
-        raise TypeError(f"{what} is a {type(thing).__name__}: {SPREAD[kind]}")
 
 
 def trainable(module: nn.Module) -> dict[str, Tensor]:

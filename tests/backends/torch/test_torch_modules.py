@@ -562,6 +562,49 @@ def test_what_is_spread_over_processes_is_refused_with_a_way_to_go(processes):
             use()
 
 
+class Owner:
+    def __init__(self, net):
+        self.net = net
+
+    def forward(self, p, x):
+        return torch.func.functional_call(self.net, p, x)
+
+    __call__ = forward
+
+
+def test_functions_that_call_what_is_spread_are_refused(processes):
+    """Closures, globals, partial functions, methods and objects: where they call it, not where they reach it."""
+    net, data = nn.parallel.DistributedDataParallel(nn.Linear(3, 2)), (torch.ones(4, 3), torch.ones(4, 2))
+    wrapped, own = dict(net.named_parameters()), dict(net.module.named_parameters())
+
+    def inner(p, x):
+        return torch.func.functional_call(net, p, x)
+
+    def plainly(p, x):
+        return torch.func.functional_call(net.module, p, x)
+
+    names = {"torch": torch, "net": net}
+    exec("def script(p, x):\n    return torch.func.functional_call(net, p, x)", names)
+    for function in (
+        inner,
+        lambda p, x: inner(p, x).square(),
+        lambda p, x, held=net: torch.func.functional_call(held, p, x),
+        functools.partial(lambda held, p, x: torch.func.functional_call(held, p, x), net),
+        Owner(net).forward,
+        Owner(net),
+        names["script"],
+        torch.func.vmap(lambda p, x: torch.func.functional_call(net, p, x[None]), in_dims=(None, 0)),
+    ):
+        objective = lg.Objective(function, lg.losses.SquaredError(), data)
+        for ask in (objective.value, objective.gradient, lambda p, o=objective: lg.GGN(o, p).prepare()):
+            with pytest.raises(TypeError, match=r"calls is a DistributedDataParallel: .*Take its \.module"):
+                ask(wrapped)
+    right = lg.GGN(lg.Objective(net.module, lg.losses.SquaredError(), data), own)
+    v = lg.Space.of(own).random(0)
+    for _ in range(2):
+        torch.testing.assert_close(lg.GGN(lg.Objective(plainly, lg.losses.SquaredError(), data), own) @ v, right @ v)
+
+
 def test_fully_sharded_modules_are_refused(processes):
     fsdp = pytest.importorskip("torch.distributed.fsdp")
     net = nn.Linear(3, 2)
