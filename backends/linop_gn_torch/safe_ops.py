@@ -20,6 +20,7 @@ while a model's forward runs (the forward is what picks the kernel):
 * Embeddings with ``sparse=True`` have sparse gradients, which nothing here adds
   or packs: they are dense. ``embedding_bag`` has no double backward: rows are
   looked up and added.
+* ``float(x)``, ``x.item()`` and ``x.tolist()`` of what has a derivative lose it, which is told.
 * A convolution's double backward computes all three of its terms whichever are
   asked for, which doubles what a linearised J v costs: see
   :mod:`linop_gn_torch.convolution`.
@@ -30,6 +31,7 @@ Entering costs about 5 microseconds, and 2 for each torch call inside.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ContextDecorator, ExitStack, contextmanager
 from threading import Lock
@@ -172,7 +174,24 @@ def _attention(*args: Any, **kwargs: Any) -> Tensor:
         return nn.functional.scaled_dot_product_attention(*args, **kwargs)
 
 
+def _taken_out(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    """A method that makes a Python number of a tensor, which says what becomes of the derivative."""
+
+    def number(x: Tensor) -> Any:
+        if x.requires_grad:
+            warnings.warn(
+                "linop_gn: the model takes a Python number out of a tensor that has a derivative (math.exp(p), "
+                "float(p), .item(), .tolist()), and what it computes with that has none: gradient and products would "
+                "be wrong. Write it with torch's own functions (torch.exp); if it is meant, x.detach() says so.",
+                stacklevel=3,
+            )
+        return function(x.detach())
+
+    return number
+
+
 _REPLACEMENTS: dict[Any, Callable[..., Any]] = {
+    **{method: _taken_out(method) for method in (Tensor.__float__, Tensor.item, Tensor.tolist)},
     torch._weight_norm: weight_norm,
     nn.functional.scaled_dot_product_attention: _attention,
     nn.functional.hardsigmoid: hardsigmoid,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 
@@ -201,3 +202,39 @@ def test_data_from_numpy_and_parameters_of_torch_are_told_apart(module: nn.Modul
     for use in (objective.gradient, objective.value, lambda params: lg.GGN(objective, params).prepare()):
         with pytest.raises(RuntimeError, match=r"tensors of two dtypes .* inputs.float\(\)"):
             use(module)
+
+
+@pytest.mark.parametrize(
+    ("number", "meant"),
+    [
+        (math.exp, False),
+        (float, False),
+        (Tensor.item, False),
+        (lambda x: x[None].tolist()[0], False),
+        (Tensor.detach, True),
+    ],
+)
+def test_numbers_that_are_taken_out_of_the_graph(number, meant):
+    """They have no derivative: a warning says so where the model does not, and validate finds it."""
+    x = torch.linspace(0.0, 1.0, 10, dtype=torch.float64)
+    fit = lg.Objective(lambda p, x: number(p[0]) * x + p[1] * x**2, lg.losses.SquaredError(), (x, 2.0 * x))
+    p = torch.tensor([0.3, 0.4], dtype=torch.float64)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        fit.gradient(p)
+    said = [str(w.message) for w in told if __file__ == w.filename]
+    assert all("takes a Python number out of a tensor that has a derivative" in text for text in said)
+    assert bool(said) is not meant
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = lg.validate(lg.GGN(fit, p))
+    assert report.failed == ("differences", "gradient")
+    assert ".item()" in report["gradient"].advice
+
+
+def test_numbers_without_a_derivative_are_taken_out_as_they_like():
+    x = torch.ones(3, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit = lg.Objective(lambda p, x: x @ p * float(x[0, 0]) / x.sum().item(), lg.losses.SquaredError(), (x, x[:, 0]))
+        lg.minimize(fit, torch.zeros(2), max_steps=2)
