@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .dispatch import backend_of
+from .dispatch import backend_of, how_to_bring, owner_of
 from .given import as_tree
 from .least_squares import least_squares
 from .protocols import Array, Vector
@@ -88,6 +88,11 @@ def curve_fit(
         y = ops.cast(y, "float64")
     _, dtype, device = ops.describe(y)
     xp, m = ops.namespace(), math.prod(tuple(y.shape))
+    if isinstance(xdata, np.ndarray) and not ops.is_array(xdata) and xdata.dtype.kind == "f":
+        xdata = ops.asarray(xdata, dtype, device)
+    if hasattr(xdata, "shape") and owner_of(xdata) not in (None, ops) and not isinstance(xdata, np.ndarray):
+        got = owner_of(xdata).name  # type: ignore[union-attr]
+        raise TypeError(f"curve_fit: xdata belong to {got} but ydata to {ops.name}; {how_to_bring(ops)}.")
     if isinstance(xdata, (list, tuple)) and not any(hasattr(x, "shape") and not isinstance(x, _NUMPY) for x in xdata):
         with suppress(TypeError, ValueError):  # what is no array of numbers f takes as it is
             xdata = ops.asarray(np.asarray(xdata, dtype=np.float64), dtype, device)

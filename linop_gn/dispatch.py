@@ -228,7 +228,7 @@ def backend_of(*trees: Any) -> Backend:
     kind_of = {name: type(leaf) for name, (_, leaf) in found.items()}
     owners = "; ".join(f"{name}: {kind.__module__}.{kind.__qualname__}" for name, kind in kind_of.items())
     raise TypeError(
-        f"arrays of several frameworks are mixed ({owners}). Convert them to one of these first: "
+        f"arrays of several frameworks are mixed ({owners}). Convert them to one of these first, by its asarray(x): "
         "parameters, inputs, targets and vectors must all belong to the same framework."
     )
 
@@ -244,6 +244,12 @@ def _instead_of(leaf: Any) -> str:
     if isinstance(leaf, (int, float)):
         return "Write numbers as an array: np.asarray(x, dtype=float)."
     return "Pass arrays, or a tree (dict, list, tuple, module) of arrays."
+
+
+def how_to_bring(backend: Backend) -> str:
+    """What to write for arrays of another framework than they are needed in."""
+    name = getattr(backend.namespace(), "__name__", backend.name).removeprefix("array_api_compat.")
+    return f"convert it: {name}.asarray(x)"
 
 
 _written_for: ContextVar[Backend | None] = ContextVar("written_for", default=None)

@@ -29,7 +29,7 @@ from .curvature.differences import Differences, Remembered, sparsity
 from .curvature.losses import Arctan, Cauchy, Huber, Loss, Robust, SoftL1, SquaredError
 from .curvature.objective import Objective
 from .curvature.term import joined
-from .dispatch import backend_of
+from .dispatch import backend_of, how_to_bring, owner_of
 from .given import as_start, as_tree
 from .methods.base import ServedMethod
 from .methods.checkpoint import Checkpoint, restored
@@ -145,8 +145,9 @@ def least_squares(
     x0 = as_start(x0) if state is None else _went_to(state)
     ops, space = backend_of(x0), Space.of(x0, "start")
     args, kwargs = tuple(map(as_tree, args)), {name: as_tree(value) for name, value in (kwargs or {}).items()}
-    residuals, data = _residuals(ops, None if derivatives else ops, fun, args, kwargs)
-    jacobian, how = _jacobian(ops, space, residuals, jac, x0, bounds, diff_step, derivatives, data, jac_sparsity)
+    frame, data = _frame(ops, space, args, kwargs, alone=derivatives is None)
+    residuals: Any = Partial(_residuals, None if derivatives else ops, fun, frame)
+    jacobian, how = _jacobian(ops, space, residuals, jac, x0, bounds, diff_step, derivatives, frame, jac_sparsity)
     if ops.calculus is None and derivatives is None:
         residuals = Remembered(ops, residuals)
     objective = Objective.from_residuals(residuals, data, jacobian=jacobian, derivatives=derivatives)
@@ -291,31 +292,36 @@ def _known(method: LeastSquares, problem: MinimizeProblem, here: Here) -> dict[s
 # what users hand over
 
 
-def _residuals(
-    ops: Backend, own: Backend | None, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Any, Any]:
-    """The residuals as a function of x, or of x and data: arguments that are arrays are no part of the program.
+def _frame(
+    ops: Backend, space: Space, args: tuple[Any, ...], kwargs: dict[str, Any], alone: bool
+) -> tuple[tuple[Any, ...], Any]:
+    """The arguments in which arrays are missing, and these: data, and no part of a program. None: there are none.
 
-    ``own`` is None for a function that is written in another framework.
+    Where ``fun`` is written in the framework of x, unless that is NumPy, NumPy's arrays are brought to it.
     """
-    leaves = ops.flatten((args, kwargs))[1]
-    if leaves and all(ops.is_array(leaf) for leaf in leaves):
-        return Partial(_with_data, own, fun), (args, kwargs)
-    return Partial(_plain, own, fun, args, tuple(kwargs.items())) if args or kwargs else Partial(_alone, own, fun), None
+    names, leaves, structure = ops.flatten((args, kwargs))
+    for i, (name, leaf) in enumerate(zip(names, leaves, strict=True)) if alone and ops.name != "numpy" else ():
+        owner = None if ops.is_array(leaf) else owner_of(leaf)
+        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf":
+            leaves[i] = ops.asarray(leaf, space.dtype if leaf.dtype.kind == "f" else leaf.dtype.name, space.device)
+        elif owner not in (None, ops):
+            what = f"least_squares: argument {name.partition('.')[2] or name}"
+            raise TypeError(f"{what} belongs to {owner.name} but x0 to {ops.name}; {how_to_bring(ops)}.")
+    missing = tuple(... if ops.is_array(leaf) else leaf for leaf in leaves)
+    return (ops, structure, missing), tuple(filter(ops.is_array, leaves)) or None
 
 
-def _alone(ops: Backend | None, fun: Callable[..., Any], x: Tree) -> Array:
-    return _array(ops, called("fun", _LIKE, fun, x), x)
+def _arguments(frame: tuple[Any, ...], data: Any) -> Any:
+    ops, structure, missing = frame
+    given = iter(data or ())
+    return ops.unflatten(structure, [next(given) if leaf is ... else leaf for leaf in missing])
 
 
-def _plain(
-    ops: Backend | None, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: tuple[Any, ...], x: Tree
+def _residuals(
+    ops: Backend | None, fun: Callable[..., Any], frame: tuple[Any, ...], x: Tree, data: Any = None
 ) -> Array:
-    return _array(ops, called("fun", _LIKE, fun, x, *args, **dict(kwargs)), x)
-
-
-def _with_data(ops: Backend | None, fun: Callable[..., Any], x: Tree, data: Any) -> Array:
-    args, kwargs = data
+    """The residuals as a function of x and data; ``ops`` is None for a function that is written elsewhere."""
+    args, kwargs = _arguments(frame, data)
     return _array(ops, called("fun", _LIKE, fun, x, *args, **kwargs), x)
 
 
@@ -342,12 +348,12 @@ def _jacobian(
     bounds: Any,
     step: float | None,
     derivatives: str | None,
-    data: Any,
+    frame: tuple[Any, ...],
     structure: Any,
 ) -> tuple[Callable[..., Any] | None, str]:
     """The Jacobian as the objective takes it, and how differences are taken where it is made of them."""
     if callable(jac):
-        return (Partial(_with_arguments, jac) if data is not None else Partial(_called_with, jac, residuals)), ""
+        return Partial(_slope, jac, frame), ""
     if jac is None and (ops.calculus is not None or derivatives is not None):
         return None, ""
     jac = "2-point" if jac is None else jac
@@ -370,15 +376,9 @@ def _jacobian(
     return Differences(space, residuals, jac == "3-point", step, box, structure), jac
 
 
-def _with_arguments(jac: Callable[..., Any], x: Tree, data: Any) -> Any:
-    args, kwargs = data
+def _slope(jac: Callable[..., Any], frame: tuple[Any, ...], x: Tree, data: Any = None) -> Any:
+    args, kwargs = _arguments(frame, data)
     return called("jac", _LIKE, jac, x, *args, **kwargs)
-
-
-def _called_with(jac: Callable[..., Any], residuals: Any, x: Tree) -> Any:
-    """``jac`` with the arguments that the residuals are called with."""
-    args, kwargs = residuals.args[2:] if residuals.func is _plain else ((), ())
-    return called("jac", _LIKE, jac, x, *args, **dict(kwargs))
 
 
 def _loss(loss: Any, f_scale: Scalar) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from .arguments import described
-from .dispatch import backend_of
+from .dispatch import backend_of, how_to_bring
 from .given import as_tree
 from .protocols import Array, Backend, Tree, Vector
 
@@ -221,7 +221,8 @@ class Space:
         owner = backend_of(tree)
         if owner is not self.backend:
             raise TypeError(
-                f"the {what} belongs to {owner.name} but the operator to {self.backend.name}; convert it first."
+                f"the {what} belongs to {owner.name} but the operator to {self.backend.name}; "
+                f"{how_to_bring(self.backend)}."
             )
 
     def check(self, vector: Vector, what: str = "vector") -> Vector:

@@ -157,3 +157,61 @@ def test_lists_that_a_loader_collates(torch):
     right = lg.Objective(model, loss, ((Pairs.x[:, 0], Pairs.x[:, 1]), Pairs.y)).gradient(model)["last.weight"]
     for data in (loader, list(loader), ([Pairs.x[:, 0], Pairs.x[:, 1]], Pairs.y)):
         assert torch.allclose(lg.Objective(model, loss, data).gradient(model)["last.weight"], right, atol=1e-6)
+
+
+@pytest.mark.parametrize("of", ["numpy", "torch", "jax"])
+@pytest.mark.parametrize("given", ["numpy", "torch", "jax"])
+def test_arrays_of_another_framework_are_refused_with_what_to_write(of, given):
+    if of == given:
+        pytest.skip("it is the same")
+    pytest.importorskip(of), pytest.importorskip(given)
+    here, there = lg.load(of), lg.load(given)
+    module = {"jax": "jax.numpy"}.get(of, of)
+    x, y = np.ones((4, 2), "float32"), np.ones(4, "float32")
+
+    def objective(x, y, *weights, loss=None, l2=None):
+        supplied = {"jacobian": lambda p, x: x} if of == "numpy" else {}
+        loss = loss or lg.losses.SquaredError()
+        return lg.Objective(lambda p, x: x @ p, loss, (x, y, *weights), l2=l2, **supplied)
+
+    p, one = array(here, np.zeros(2), "float32"), array(there, np.ones(2), "float32")
+    own, foreign = ([array(ops, part, "float32") for part in (x, y)] for ops in (here, there))
+    A = lg.Diagonal(array(here, np.ones(2), "float32"))
+    for ask in (
+        lambda: objective(*foreign).gradient(p),
+        lambda: objective(own[0], foreign[1]).gradient(p),
+        lambda: objective(*own, foreign[1]).gradient(p),
+        lambda: lg.minimize(objective(*own), p, batches=[tuple(foreign)]),
+        lambda: lg.solve(A, one),
+        lambda: lg.solve(A, A.values, x0=one),
+        lambda: A @ one,
+    ):
+        with pytest.raises(TypeError, match=rf"belongs? to .* but the .* to {of}; convert it: {module}\.asarray\(x\)"):
+            ask()
+    if "numpy" not in (of, given):
+        for ask in (
+            lambda: objective(*own, l2=one).gradient(p),
+            lambda: lg.least_squares(lambda p, x: p - x, p, args=(one,)),
+            lambda: lg.curve_fit(lambda t, a, b: a * t + b, foreign[1], own[1]),
+        ):
+            with pytest.raises(TypeError, match=rf"convert it: {module}\.asarray\(x\)"):
+                ask()
+    if given == "numpy":
+        np.testing.assert_allclose(
+            here.to_numpy(objective(*own, l2=one).gradient(p)), here.to_numpy(objective(*own, l2=1.0).gradient(p))
+        )
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
+def test_arguments_of_residuals_may_be_arrays_and_others(name):
+    """In JAX arrays are data of the program, the rest a part of it; NumPy's are brought to other frameworks."""
+    pytest.importorskip(name)
+    ops = lg.load(name)
+    p, t, y = array(ops, np.zeros(2), "float32"), array(ops, T, "float32"), array(ops, Y, "float32")
+
+    def line(p, t, y, power=2.0, kind=None):
+        return p[0] * t**power + p[1] - (y["y"] if isinstance(y, dict) else y)
+
+    for args, kwargs in (((t, Y, 1.0, "line"), {}), ((T, {"y": y}), {"power": 1.0, "kind": None})):
+        x = ops.to_numpy(lg.least_squares(line, p, args=args, kwargs=kwargs).x)
+        np.testing.assert_allclose(x, np.polyfit(T, Y, 1), rtol=1e-3)

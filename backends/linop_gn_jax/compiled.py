@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -177,6 +178,9 @@ def compiled(
             except ValueError as error:  # what the function closes over is transformed
                 if options is None or "compiler_options" not in str(error):
                     raise
+            except TypeError as error:
+                _refuse_foreign(error)
+                raise
         if loops:
             _warn_of_wrong_fusions()
         return nested(*arguments)  # what is transformed may be traced later, and options cannot be nested
@@ -186,6 +190,17 @@ def compiled(
 
 
 _HOUSE = {"linop_gn", "linop_gn_jax", "jax", "jaxlib", "numpy", *sys.stdlib_module_names} - {"__main__"}
+
+
+_FOREIGN = re.compile(r"problematic value is of type <class '([\w.]+)'> .* at path ([\w.\[\]']+?)\.?\s", re.DOTALL)
+
+
+def _refuse_foreign(error: TypeError) -> None:
+    """Raise in our words what JAX says of another framework's array."""
+    if found := _FOREIGN.search(str(error)):
+        kind, path = found.groups()
+        told = f"{path} is a {kind}, and a program of JAX takes none; convert it: jax.numpy.asarray(x)."
+        raise TypeError(told) from error
 
 
 _ADVICE = (
@@ -204,6 +219,9 @@ def advised() -> Iterator[None]:
         theirs = [frame for frame in frames if frame.f_globals.get("__name__", "").partition(".")[0] not in _HOUSE]
         if theirs and not any(_ADVICE in note for note in getattr(error, "__notes__", ())):
             error.add_note(f"{theirs[-1].f_code.co_qualname} {_ADVICE}")
+        raise
+    except TypeError as error:
+        _refuse_foreign(error)
         raise
 
 

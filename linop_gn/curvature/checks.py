@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..dispatch import owner_of
+from ..dispatch import how_to_bring, owner_of
 from ..protocols import Array, Backend, Vector
 from ..spaces import Space
 from .batches import Batch
@@ -54,7 +54,7 @@ def require_fitting(space: Space, batch: Batch) -> None:
                     continue  # the model's own affair, as sparse tensors are
                 raise TypeError(
                     f"{where} belong to {type(leaf).__module__.partition('.')[0]} ({type(leaf).__qualname__}) but the "
-                    f"parameters to {ops.name}; convert one of them."
+                    f"parameters to {ops.name}; {how_to_bring(ops)}, those of a loader as it makes them (collate_fn)."
                 )
             device = ops.describe(leaf)[2]
             if None not in (device, space.device) and device != space.device:

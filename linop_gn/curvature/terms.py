@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..dispatch import load
+import numpy as np
+
+from ..dispatch import how_to_bring, load, owner_of
 from ..given import as_tree
-from ..protocols import Backend, Vector
+from ..protocols import Array, Backend, Vector
 from ..records import Partial, data_fields, map_arrays, memo, record, static
 from ..spaces import Space
 from .batches import Batch, Stream
@@ -44,16 +46,23 @@ class Terms:
     def l2_in(self, space: Space) -> Any:
         """``l2`` as a number or a flat vector of ``space``; None where there is none."""
         l2, ops = self.l2, space.backend
-        if l2 is None or isinstance(l2, (int, float)) or tuple(getattr(l2, "shape", (1,))) in ((), (space.size,)):
+        if l2 is None or isinstance(l2, (int, float)):
             return l2
+
+        def own(x: Any, dtype: str) -> Array:
+            if not ops.is_array(x) and owner_of(x) is not None and not isinstance(x, (np.ndarray, np.generic)):
+                got = type(x).__qualname__
+                raise TypeError(f"l2 holds a {got}, and the parameters are of {ops.name}; {how_to_bring(ops)}.")
+            return ops.cast(x, dtype) if ops.is_array(x) else ops.asarray(x, dtype, space.device)
+
+        if tuple(getattr(l2, "shape", (1,))) in ((), (space.size,)):
+            return l2 if ops.is_array(l2) else own(l2, space.dtype)
         names, leaves, _ = ops.flatten(as_tree(l2))
         if set(names) != set(space.names):
             raise ValueError(f"l2 has leaves {names}; expected a number, or a tree with leaves {list(space.names)}.")
         given, xp, made = dict(zip(names, leaves, strict=True)), ops.namespace(), []
         for name, shape, dtype in zip(space.names, space.shapes, space.dtypes, strict=True):
-            leaf = given[name]
-            leaf = ops.cast(leaf, dtype) if ops.is_array(leaf) else ops.asarray(leaf, dtype, space.device)
-            made.append(xp.broadcast_to(leaf, shape))
+            made.append(xp.broadcast_to(own(given[name], dtype), shape))
         return space.join(made)
 
     @property

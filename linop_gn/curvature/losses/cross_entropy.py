@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ...dispatch import how_to_bring
 from ...protocols import Array, Backend
 from ...records import record, static
 from . import door
@@ -226,7 +227,9 @@ class CrossEntropy(Loss):
         given: Any = self.weight
         if not backend.is_array(given) and not isinstance(given, np.ndarray):
             got = type(given).__qualname__
-            raise TypeError(f"CrossEntropy: weight must be an array of {backend.name}, got a {got}.")
+            raise TypeError(
+                f"CrossEntropy: weight must be an array of {backend.name}, got a {got}; {how_to_bring(backend)}."
+            )
         if tuple(given.shape) != (classes,):
             raise ValueError(f"CrossEntropy: weight has shape {tuple(given.shape)} for {classes} classes.")
         if backend.is_concrete(given):
