@@ -19,6 +19,8 @@ from jax import lax, tree_util
 
 from linop_gn.backend import Scalar, Vector
 
+from .mapped import alike
+
 __all__ = ["JaxArithmetic", "floats_like", "scalar_dtype"]
 
 R = TypeVar("R")
@@ -79,7 +81,7 @@ class JaxArithmetic:
         if not isinstance(condition, jax.core.Tracer):
             return then(*operands) if condition else otherwise(*operands)
         sides = [lambda *given, side=side: floats_like(side(*given), operands) for side in (then, otherwise)]
-        return lax.cond(condition, *sides, *operands)
+        return lax.cond(condition, *alike(sides, operands), *operands)
 
     def eps(self, x: Vector) -> float:
         return float(jnp.finfo(x.dtype).eps)

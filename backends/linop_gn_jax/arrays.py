@@ -21,6 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from linop_gn.backend import Array, Tree, Vector
 
 from .compiled import tracing
+from .mapped import cast, varying
 from .models import parameters_of
 
 __all__ = ["JaxArrays", "gathered", "laid_out", "wanted_dtype"]
@@ -59,13 +60,7 @@ def laid_out(x: Array, aval: Any) -> Array:
         return x
     if aval.sharding.spec != jax.typeof(x).sharding.spec:
         return jax.sharding.reshard(x, aval.sharding)  # type: ignore[no-any-return]
-    missing = _varying(aval) - _varying(jax.typeof(x))
-    return lax.pcast(x, tuple(missing), to="varying") if missing else x
-
-
-def _varying(aval: Any) -> frozenset[str]:
-    kind = getattr(aval, "manual_axis_type", aval)  # the aval itself, until JAX 0.9
-    return getattr(kind, "varying", None) or getattr(kind, "vma", None) or frozenset()
+    return cast(x, varying(aval))  # type: ignore[no-any-return]
 
 
 @functools.partial(jax.jit, static_argnames="dtype")

@@ -12,6 +12,7 @@ from linop_gn.backend import Array, Scalar, Vector
 
 from .arithmetic import scalar_dtype
 from .compiled import tracing
+from .mapped import steady
 
 __all__ = ["JaxBases"]
 
@@ -68,7 +69,7 @@ class JaxBases:
 
     def repeat(self, count: int, body: Callable[[Any, R], R], state: R) -> R:
         if tracing():
-            return lax.fori_loop(0, count, body, state)
+            return lax.fori_loop(0, count, *steady(body, state, jnp.int32(0)))
         for i in range(count):  # outside of a program a loop would be compiled anew at every call
             state = body(i, state)
         return state

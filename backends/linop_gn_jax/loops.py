@@ -30,6 +30,7 @@ from linop_gn.run.status import Code
 from .compiled import EFFORTS, advised, can_be_quick, compiled, tracing
 from .implicit import constant, implicit
 from .linear import contains, largest
+from .mapped import steady
 from .scanning import scan_over
 from .states import like, numbers_as_arrays, observed, row_dtype, settle
 
@@ -76,16 +77,17 @@ def _advance(ops: Any, method: Iteration, problem: Any, carry: Carry, steps: Any
     def go_on(counted: tuple[Any, Carry]) -> Array:
         return (counted[0] < steps) & _is_running(counted[1].state)
 
-    return lax.while_loop(go_on, lambda counted: (counted[0] + 1, tick(counted[1])), (jnp.int32(0), carry))[1]
+    return lax.while_loop(go_on, *steady(lambda counted: (counted[0] + 1, tick(counted[1])), (jnp.int32(0), carry)))[1]
 
 
 def _run(ops: Any, method: Iteration, problem: Any, capacity: int) -> Carry:
     carry = _begin(ops, method, problem, capacity)
-    return lax.while_loop(lambda c: _is_running(c.state), _tick(ops, method, problem), carry)
+    return lax.while_loop(lambda c: _is_running(c.state), *steady(_tick(ops, method, problem), carry))
 
 
 def _iterate(ops: Any, method: Iteration, problem: Any) -> Any:
-    return lax.while_loop(_is_running, _stepper(ops, method, problem), settle(method.init(ops, problem), problem))
+    state = settle(method.init(ops, problem), problem)
+    return lax.while_loop(_is_running, *steady(_stepper(ops, method, problem), state))
 
 
 _rows = compiled(lax.dynamic_slice_in_dim, static=(2,), label=lambda *_: "rows")

@@ -22,6 +22,7 @@ from jax.interpreters import ad
 
 from .calculus import JaxGradientLinearization, JaxLinearization
 from .linear import without_dead_code
+from .mapped import cast, varying
 
 __all__ = ["Everywhere", "scan_over"]
 
@@ -61,6 +62,7 @@ def scan_over(function: Callable[..., tuple[Any, Any]], stacked: Any, shared: tu
         return [jnp.add(t, x) for t, x in zip(totals, varying[:n_parts], strict=True)], varying[n_parts:]
 
     zeros = [ad.zeros_like_aval(a) for a in closed.out_avals[:n_parts]]
+    zeros = [cast(zero, varying(aval)) for zero, aval in zip(zeros, closed.out_avals, strict=False)]
     totals, stacks = lax.scan(body, zeros, columns)
     left, same = iter(stacks), iter(_evaluate_once(closed, once))
     leaves = [Everywhere(next(same)) if flag else next(left) for flag in once[n_parts:]]

@@ -10,6 +10,8 @@ from jax import lax
 
 from linop_gn.backend import Scalar, Vector
 
+from .mapped import steady
+
 __all__ = ["JaxStores"]
 
 
@@ -43,7 +45,7 @@ class JaxStores:
             def write(carry: tuple[Any, Any]) -> tuple[Any, Any]:
                 return jnp.zeros_like(carry[0]), lax.dynamic_update_index_in_dim(carry[1], value, index, 0)
 
-            return lax.while_loop(lambda carry: carry[0], write, (jnp.asarray(wanted), shelf))[1]
+            return lax.while_loop(lambda carry: carry[0], *steady(write, (jnp.asarray(wanted), shelf)))[1]
         columns = jnp.arange(shelf.shape[2])
         kept = jnp.where(jnp.asarray(wanted)[..., None], value.T, shelf[index, :, columns])
         return shelf.at[index, :, columns].set(kept)

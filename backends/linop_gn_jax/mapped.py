@@ -1,0 +1,63 @@
+"""Loops and branches inside ``jax.shard_map``, where types tell along which axes of the mesh numbers differ.
+
+JAX wants the carry of a loop to differ along the same axes before and after, and the
+results of two branches along the same: what differs along fewer is cast (``pcast``, no communication).
+Outside of such maps nothing is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+from jax import lax, tree_util
+
+__all__ = ["alike", "cast", "steady", "varying"]
+
+T = TypeVar("T")
+Axes = frozenset[str]
+
+
+def varying(aval: Any) -> Axes:
+    """The axes along which numbers of this type differ."""
+    kind = getattr(aval, "manual_axis_type", aval)  # the aval itself, until JAX 0.9
+    return getattr(kind, "varying", None) or getattr(kind, "vma", None) or frozenset()
+
+
+def cast(x: Any, axes: Axes) -> Any:
+    """``x`` as numbers that differ along these axes, too."""
+    missing = axes - varying(jax.typeof(x))
+    return lax.pcast(x, tuple(missing), to="varying") if missing else x
+
+
+def alike(functions: Sequence[Callable[..., Any]], operands: tuple[Any, ...]) -> Sequence[Callable[..., Any]]:
+    """The functions, whose results at the operands differ along the same axes."""
+    if not _mapped():
+        return functions
+    made = zip(*(_results(function, *operands) for function in functions), strict=True)
+    axes = [frozenset[str]().union(*both) for both in made]
+    return [lambda *given, f=function: _cast_all(f(*given), axes) for function in functions]
+
+
+def steady(body: Callable[..., T], state: T, *before: Any) -> tuple[Callable[..., T], T]:
+    """``body(*before, state)`` and ``state``, such that the axes along which it differs stay the same."""
+    if not _mapped():
+        return body, state
+    axes = [varying(jax.typeof(x)) for x in tree_util.tree_leaves(state)]
+    while (after := [a | b for a, b in zip(axes, _results(body, *before, state), strict=True)]) != axes:
+        axes, state = after, _cast_all(state, after)
+    return lambda *given: _cast_all(body(*given), axes), state
+
+
+def _mapped() -> bool:
+    return bool(jax.sharding.get_abstract_mesh().manual_axes)
+
+
+def _results(function: Callable[..., Any], *operands: Any) -> list[Axes]:
+    return [varying(aval) for aval in jax.make_jaxpr(function)(*operands).out_avals]
+
+
+def _cast_all(tree: T, axes: Sequence[Axes]) -> T:
+    leaves, structure = tree_util.tree_flatten(tree)
+    return tree_util.tree_unflatten(structure, list(map(cast, leaves, axes)))
