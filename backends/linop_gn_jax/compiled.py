@@ -209,6 +209,13 @@ _ADVICE = (
 )
 
 
+_MAPPED = (
+    "Inside of shard_map, a step that differs by device met an objective that was linearised at parameters which do "
+    "not: reduce the objective (jax.lax.psum, pmean), so that all devices take the same steps, or let each have "
+    "parameters of its own, jax.lax.pcast(params, axis, to='varying'), for a run of its own."
+)
+
+
 @contextmanager
 def advised() -> Iterator[None]:
     """An error that comes of asking for the value of an array that has none yet says who asked, and what to write."""
@@ -222,6 +229,10 @@ def advised() -> Iterator[None]:
         raise
     except TypeError as error:
         _refuse_foreign(error)
+        raise
+    except ValueError as error:
+        if "invariant->variant" in str(error) and _MAPPED not in getattr(error, "__notes__", ()):
+            error.add_note(_MAPPED)
         raise
 
 

@@ -37,7 +37,7 @@ class JaxStores:
         return table[index, jnp.arange(table.shape[1])] if table.ndim == 2 else table[index]
 
     def shelf(self, capacity: int, like: Vector) -> Any:
-        return jnp.zeros((capacity, *like.shape), like.dtype)
+        return jnp.broadcast_to(jnp.zeros_like(like), (capacity, *like.shape))  # over an explicit mesh as ``like`` is
 
     def put(self, shelf: Any, index: Scalar, value: Vector, wanted: Scalar) -> Any:
         if jnp.ndim(index) == 0:

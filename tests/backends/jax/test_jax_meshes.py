@@ -48,9 +48,9 @@ def residuals(p, x, y):
 
 here = jax.tree.map(jnp.asarray, W), jnp.asarray(X), jnp.asarray(Y)
 there = jax.tree.map(on(()), W), on("d")(X), on("d")(Y)
-parts = [gradient, curved(lg.GGN), curved(lg.Hessian)]
+parts = [gradient, curved(lg.GGN), curved(lg.Hessian), solved(lg.CG(rtol=1e-10))]
 if "full" in sys.argv:
-    parts += [curved(lg.BlockGGN), batches, solved(lg.CG(rtol=1e-10)), solved(lg.GramSolve()), residuals]
+    parts += [curved(lg.BlockGGN), batches, solved(lg.GramSolve()), residuals]
     parts += [lambda p, x, y: lg.minimize(objective(x, y), p, max_steps=3).params]
 for part in parts:
     near(part(*there), part(*here))
@@ -64,9 +64,38 @@ def apart(p, x, y):  # the same vector on every device, the parameters the devic
     v, p = p, jax.tree.map(lambda a: jax.lax.pcast(a, "d", to="varying"), p)
     return jax.tree.map(lambda a: jax.lax.pmean(a, "d"), lg.GGN(objective(x, y), p) @ v)
 
+def alone(part):  # each device has parameters and data of its own
+    def run(p, x, y):
+        made = part(jax.tree.map(lambda a: jax.lax.pcast(a, "d", to="varying"), p), x, y)
+        return jax.tree.map(lambda a: a[None], made)
+    return jax.jit(jax.shard_map(run, **{**specs, "out_specs": P("d")}))
+
+def together(p, x, y):  # one objective for all devices, each with its part of it
+    def total(p, data):
+        return jax.lax.psum(objective(*data).value(p), "d") / 4
+    return lg.minimize(lg.Objective.from_function(total, (x, y)), p, lg.Newton(damping=0.1), max_steps=3).params
+
 specs = dict(mesh=mesh, in_specs=(P(), P("d"), P("d")), out_specs=P())
 for part in (local, apart):
     near(jax.jit(jax.shard_map(part, **specs))(*there), curved(lg.GGN)(*here))
+parts = [solved(lg.CG(steps=3))]
+if "full" in sys.argv:
+    whole = lg.Objective.from_function(lambda p: objective(*here[1:]).value(p))
+    wanted = lg.minimize(whole, here[0], lg.Newton(damping=0.1), max_steps=3).params
+    near(jax.jit(jax.shard_map(together, **specs))(*there), wanted)
+    parts += [solved(lg.LSMR()), solved(lg.MINRES(rtol=1e-10)), solved(lg.Cholesky()), residuals, batches]
+    parts += [lambda p, x, y: lg.minimize(objective(x, y), p, max_steps=3).params]
+    parts += [lambda p, x, y: lg.minimize(objective(x, y), p, lg.TrustRegion(), max_steps=3).params]
+for part in parts:
+    found = jax.device_get(alone(part)(*there))
+    for i in range(4):
+        near(jax.tree.map(lambda a: a[i], found), part(here[0], here[1][2 * i : 2 * i + 2], here[2][2 * i : 2 * i + 2]))
+try:
+    jax.jit(jax.shard_map(lambda p, x, y: lg.minimize(objective(x, y), p, max_steps=3).params, **specs))(*there)
+except ValueError as error:
+    assert "pcast(params, axis, to='varying')" in error.__notes__[0], error
+else:
+    raise AssertionError
 """
 
 
