@@ -212,6 +212,7 @@ def test_arguments_of_residuals_may_be_arrays_and_others(name):
     def line(p, t, y, power=2.0, kind=None):
         return p[0] * t**power + p[1] - (y["y"] if isinstance(y, dict) else y)
 
-    for args, kwargs in (((t, Y, 1.0, "line"), {}), ((T, {"y": y}), {"power": 1.0, "kind": None})):
+    cases = ((t, Y, 1.0, "line"), {}), ((T, {"y": y}), {"power": 1.0, "kind": None})
+    for args, kwargs in cases[: 1 if name == "jax" else 2]:  # each is compiled
         x = ops.to_numpy(lg.least_squares(line, p, args=args, kwargs=kwargs).x)
         np.testing.assert_allclose(x, np.polyfit(T, Y, 1), rtol=1e-3)
