@@ -40,6 +40,8 @@ from .quadrature import check_interval
 
 __all__ = ["Krylov", "krylov"]
 
+_GO_ON = "error.result has the space so far; go on with its extend()."
+
 
 @record
 class Krylov:
@@ -242,10 +244,15 @@ class Krylov:
         known = memo(self).prepared
         ready = (known and known()) or bare(self.operator).prepare()
         problem = BasisProblem(ready, self._like, begun=self.state)
-        state = self._ops.run(method, problem, method.limit(problem)).state
-        made = replace(self, state=state, method=method)
-        memo(made).prepared = known
-        return made
+
+        def made(carry: Carry) -> Krylov:
+            space = replace(self, state=carry.state, method=method)
+            memo(space).prepared = known
+            return space
+
+        with reached(made, _GO_ON):
+            carry = self._ops.run(method, problem, method.limit(problem))
+        return made(carry)
 
     def __repr__(self) -> str:
         kind = f"{self.method.reorthogonalise} reorthogonalisation"
@@ -306,6 +313,6 @@ def krylov(
         memo(space).prepared = ref(problem.operator)
         return space
 
-    with reached(made, "error.result has the space so far; go on with its extend()."):
+    with reached(made, _GO_ON):
         carry = ops.run(method, problem, method.limit(problem))
     return made(carry)
