@@ -218,7 +218,7 @@ _MAPPED = (
 
 @contextmanager
 def advised() -> Iterator[None]:
-    """An error that comes of asking for the value of an array that has none yet says who asked, and what to write."""
+    """An error that comes of a value that is not known yet, of another framework or of a map says what to write."""
     try:
         yield
     except jax.errors.ConcretizationTypeError as error:
