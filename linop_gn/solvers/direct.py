@@ -124,6 +124,21 @@ class Direct(Solver):
         found = matrices(ops, problem.operator, b, self.double)
         blocks = zip(found.blocks, cut(ops, rhs, found.partition), strict=True)
         parts, xs, rs, rests, codes = zip(*(self._block(ops, *block, ops.eps(b)) for block in blocks), strict=True)
+        dtype, inverse = ops.describe(b)[1], ops.divide(ops.scalar(1.0, b), scale)
+
+        def lost(x: Vector) -> Vector:
+            """What of ``x`` is below the answer's range, beyond its rounding."""
+            kept = ops.cast(ops.scale(inverse, ops.scale(scale, ops.cast(ops.copy(x), dtype))), ops.describe(x)[1])
+            return ops.namespace().where(abs(kept - x) > 4.0 * ops.eps(b) * abs(x), x - kept, 0.0 * x)
+
+        def fuller(*rs: Vector) -> tuple[Vector, ...]:
+            """These residuals with what of b is lost."""
+            products = [matrix @ lost(x) for matrix, x in zip(found.blocks, xs, strict=True)]
+            return tuple(ops.axpy(1.0, p, ops.copy(r)) for p, r in zip(2 * products, rs, strict=True))
+
+        whole = sum(ops.max_abs(lost(x)) for x in xs) == 0  # else the residual is that of another vector
+        made = ops.branch(ops.any(ops.logical_not(whole)), fuller, lambda *rs: rs, *rs, *rests)
+        rs, rests = made[: len(rs)], made[len(rs) :]
 
         def total(us: tuple[Vector, ...], vs: tuple[Vector, ...]) -> Scalar:
             return sum(ops.dot(u, v) for u, v in zip(us, vs, strict=True))
