@@ -1,4 +1,4 @@
-"""The command line: ``linop-gn doctor`` and ``linop-gn demo``.
+"""The command line: ``linop-gn doctor``, ``linop-gn demo`` and ``linop-gn study``.
 
 It reads arguments and calls the module of the same name; nothing is computed
 here, and a command's module is imported only when that command is given. Files
@@ -16,6 +16,7 @@ from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import version
 
+from . import study
 from .files import UnusableFileError
 
 __all__ = ["main"]
@@ -57,6 +58,15 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", default="linop-gn-demo", metavar="DIR", help="folder for the report (%(default)s)")
     demo.add_argument("--backend", action="append", metavar="NAME", help="only this one (may be repeated)")
     demo.add_argument("--quick", action="store_true", help="a few steps on little data: a check that it runs")
+
+    study.arguments(
+        commands.add_parser(
+            "study",
+            help="re-run published experiments, and judge their claims",
+            description="Re-run published experiments with second-order methods. Finished runs are kept, and not made "
+            "again; a page with verdicts and pictures is written from them.",
+        )
+    )
     return parser
 
 

@@ -1,0 +1,86 @@
+"""The curves of stored results: each entry's mean over its seeds, and the range of them."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .plan import Picture, Results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["svg"]
+
+COLORS = ("#0b62c4", "#c2571a", "#2f7d3b", "#8a3ffc", "#b0135a", "#6b6b00", "#007d79", "#525252")
+STYLES: Any = ("-", (0, (5, 2)), (0, (1.2, 1.6)))
+FAINT = "#d5d9de"
+AXES = {
+    "step": "steps",
+    "epoch": "epochs",
+    "products": "products",
+    "sequential": "sequential steps (gradients, products, evaluations)",
+    "tokens": "tokens",
+    "seconds": "seconds of the steps",
+    "train_loss": "training loss",
+    "held_out_loss": "held-out loss",
+    "held_out_accuracy": "held-out accuracy",
+    "train_accuracy": "training accuracy",
+}
+
+
+def svg(results: Results, picture: Picture) -> str:
+    """The picture as SVG, to stand inside of a page."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.9 * len(picture.xs), 3.4), layout="constrained")
+    panels: Sequence[Axes] = np.atleast_1d(figure.subplots(1, len(picture.xs), sharey=True)).tolist()
+    found = results.of(picture.case)
+    names = [n for n in dict.fromkeys(r["entry"] for r in found) if _is_of(found, n, picture.entries)]
+    for i, name in enumerate(names):
+        runs = [r["curves"] for r in found if r["entry"] == name and picture.y in r["curves"]]
+        look: dict[str, Any] = {"color": COLORS[i % len(COLORS)], "linestyle": STYLES[i // len(COLORS) % len(STYLES)]}
+        for axes, x in zip(panels, picture.xs, strict=True):
+            _draw(axes, [(c[x], c[picture.y]) for c in runs if x in c], name, look)
+    for axes, x in zip(panels, picture.xs, strict=True):
+        axes.set_xlabel(AXES.get(x, x))
+        axes.grid(True, color=FAINT, linewidth=0.6)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0, which="both")
+        if picture.log:
+            axes.set_yscale("log")
+    panels[0].set_ylabel(AXES.get(picture.y, picture.y))
+    handles, labels = panels[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=min(4, len(handles)), frameon=False, fontsize=8
+        )
+    drawn = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # nothing above zero on a logarithmic axis
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+    text = drawn.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _is_of(found: list[dict[str, Any]], name: str, entries: Sequence[str] | None) -> bool:
+    return entries is None or any(name in (r["entry"],) and (name in entries or r.get("of") in entries) for r in found)
+
+
+def _draw(axes: Axes, runs: list[tuple[list[Any], list[Any]]], name: str, look: dict[str, Any]) -> None:
+    """The mean of the runs over their common part, with the range; what is not finite is left out."""
+    if not runs:
+        return
+    length = min(len(y) for _, y in runs)
+    x = np.mean([np.array(x[:length], float) for x, _ in runs], axis=0)
+    y = np.array([[np.nan if v is None else v for v in y[:length]] for _, y in runs], float)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # columns of NaN
+        middle, low, high = np.nanmean(y, axis=0), np.nanmin(y, axis=0), np.nanmax(y, axis=0)
+    axes.plot(x, middle, label=name, linewidth=1.5, **look)
+    if len(runs) > 1:
+        axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)

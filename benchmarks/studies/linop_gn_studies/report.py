@@ -1,0 +1,106 @@
+"""What came out: one HTML page that needs no other file, and the tables of the documentation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from .pictures import svg
+from .plan import HELD, NOT_HELD, NOT_REACHABLE, NOT_RUN, Results, Study, Verdict
+
+__all__ = ["html", "markdown", "table"]
+
+COLORS = {HELD: "#2f7d3b", NOT_HELD: "#b3261e", NOT_REACHABLE: "#6b6b6b", NOT_RUN: "#6b6b6b"}
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1f2328; max-width: 1180px; margin: 2em auto; padding: 0 1em; }
+table { border-collapse: collapse; margin: 1em 0; width: 100%; }
+th, td { text-align: left; vertical-align: top; padding: .35em .7em; border-bottom: 1px solid #d5d9de; }
+svg { max-width: 100%; height: auto; } h2 { margin-top: 2.2em; } .small { color: #57606a; font-size: 13px; }
+"""
+Found = Sequence[tuple[Study, Results]]
+
+
+def table(study: Study, results: Results) -> Table:
+    """The verdicts for the terminal."""
+    made = Table(title=f"{study.name}: {study.title}", box=SIMPLE_HEAD, title_justify="left")
+    for head in ("claim", "paper", "here", ""):
+        made.add_column(head, overflow="fold")
+    for v in study.claims(results):
+        color = {HELD: "green", NOT_HELD: "red"}.get(v.outcome, "dim")
+        why = f"\n[dim]{v.why}[/dim]" if v.why else ""
+        made.add_row(v.claim + why, v.paper, v.ours, f"[{color}]{v.outcome}[/{color}]")
+    return made
+
+
+def html(found: Found) -> str:
+    """The page of these studies."""
+    body = "".join(_section(study, results) for study, results in found)
+    title = "Published experiments, re-run with linop_gn"
+    head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+    return f"<!doctype html><html lang=en><head>{head}</head><body><h1>{title}</h1>{body}</body></html>\n"
+
+
+def _section(study: Study, results: Results) -> str:
+    rows = "".join(_row(v) for v in study.claims(results))
+    drawn = "".join(f"<h3>{escape(p.title)}</h3>{svg(results, p)}" for p in study.pictures(results))
+    return (
+        f"<h2>{escape(study.title)}</h2><p>{escape(study.about)}</p><p class=small>{escape(study.paper)}</p>"
+        f"<table><tr><th>claim<th>paper<th>here<th></tr>{rows}</table>{drawn}{_made_with(results)}"
+    )
+
+
+def _row(v: Verdict) -> str:
+    why = f"<div class=small>{escape(v.why)}</div>" if v.why else ""
+    outcome = f'<b style="color: {COLORS[v.outcome]}">{v.outcome}</b>'
+    return f"<tr><td>{escape(v.claim)}{why}<td>{escape(v.paper)}<td>{escape(v.ours)}<td>{outcome}</tr>"
+
+
+def _made_with(results: Results) -> str:
+    return "".join(f"<p class=small>{escape(line)}</p>" for line in origins(results))
+
+
+def origins(results: Results) -> list[str]:
+    """What the results were made with: a line for each mixture of form, machine and versions."""
+    kinds: dict[str, Counter[str]] = {}
+    for r in results:
+        versions = ", ".join(f"{k} {v}" for k, v in r["versions"].items())
+        line = f"form {r['form']}, {r['backend']} on {r['device']} ({r['machine']}); {versions}"
+        kinds.setdefault(line, Counter())[r["date"]] += 1
+    return [f"{sum(dates.values())} runs, {min(dates)} to {max(dates)}: {line}." for line, dates in kinds.items()]
+
+
+def markdown(found: Found) -> str:
+    """The tables for the documentation."""
+    made = []
+    for study, results in found:
+        verdicts = study.claims(results)
+        held = Counter(v.outcome for v in verdicts)
+        told = ", ".join(f"{held[o]} {o}" for o in (HELD, NOT_HELD, NOT_REACHABLE, NOT_RUN) if held[o])
+        rows = [" | ".join(["", *map(_cell, (v.claim, v.paper, v.ours)), _outcome(v), ""]).strip() for v in verdicts]
+        made += [
+            f"## `{study.name}`: {study.title}",
+            "",
+            f"{study.about} {study.paper}.",
+            "",
+            f"{len(verdicts)} claims: {told}.",
+            "",
+            "| claim | paper | here | |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            *(f"{line}\n" for line in origins(results)),
+        ]
+    return "\n".join(made)
+
+
+def _outcome(v: Verdict) -> str:
+    return f"**{v.outcome}**: {_cell(v.why)}" if v.why else f"**{v.outcome}**"
+
+
+def _cell(text: Any) -> str:
+    return str(text).replace("|", "\\|")

@@ -1,0 +1,62 @@
+"""Running a study: what is missing, one run after the other, each kept as it is finished."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from .plan import Run, Study
+from .store import Store
+
+__all__ = ["cost", "run"]
+
+
+def cost(runs: Sequence[Run]) -> float:
+    """About how many seconds the runs take on two cores."""
+    return sum(run.seconds for run in runs)
+
+
+def run(study: Study, runs: Sequence[Run], store: Store, console: Console) -> int:
+    """Make the runs that are not kept yet, and tell how long the rest will take; returns how many were made."""
+    missing = [run for run in runs if not store.has(run)]
+    columns: Any = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("about {task.fields[left]} left"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task(study.name, total=len(runs), completed=len(runs) - len(missing), left="?")
+        expected, spent = 0.0, 0.0
+        for i, item in enumerate(missing):
+            pace = spent / expected if expected else 1.0  # of this machine
+            progress.update(bar, left=_minutes(pace * cost(missing[i:])))
+            name = f"{study.name}: {item.case}, {item.entry}, seed {item.seed}"
+
+            def tell(words: str, name: str = name) -> None:
+                progress.update(bar, description=f"{name}: {words}")
+
+            tell("beginning")
+            begun = time.perf_counter()
+            found = item.work(tell)
+            took = time.perf_counter() - begun
+            store.keep(item, found, took)
+            expected, spent = expected + item.seconds, spent + took
+            progress.update(bar, advance=1)
+    return len(missing)
+
+
+def _minutes(seconds: float) -> str:
+    """A duration as people say it.
+
+    >>> _minutes(42.0), _minutes(300.0), _minutes(9000.0)
+    ('42 s', '5 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,100 @@
+"""Stored results: a file for each finished run, so that a study grows over days and an interrupt loses one run.
+
+``FOLDER/NAME/FORM/RUN.json`` holds what the run returned, with versions, device, date and settings. A file counts for
+a run of the same settings only; whoever changes these runs it anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import linop_gn as lg
+from linop_gn.app.files import UnusableFileError, write_whole
+
+from .plan import Form, Results, Run
+
+__all__ = ["Store", "made_with"]
+
+PACKAGES = ("linop-gn", "numpy", "scipy", "jax", "jaxlib", "optax", "torch", "scikit-learn", "mlxtend")
+
+
+def made_with(backend: str) -> dict[str, Any]:
+    """Versions, device and machine, as a result tells them."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "backend": backend,
+        "device": ", ".join(lg.load(backend).devices()),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": versions,
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+class Store:
+    """The results of one study in one form, under ``folder``."""
+
+    def __init__(self, folder: Path, study: str, form: Form) -> None:
+        self.form = form
+        self.folder = folder / study / (form.name if form.backend == "jax" else f"{form.name}-{form.backend}")
+
+    def path(self, run: Run) -> Path:
+        """Where the result of a run is kept."""
+        return self.folder / f"{run.name}.json"
+
+    def has(self, run: Run) -> bool:
+        """Whether a run of these settings is kept."""
+        path = self.path(run)
+        return path.exists() and _read(path)["key"] == run.key
+
+    def keep(self, run: Run, found: dict[str, Any], seconds: float) -> None:
+        """Write the result of a run, whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        made = {
+            "case": run.case,
+            "entry": run.entry,
+            "seed": run.seed,
+            "key": run.key,
+            "form": self.form.name,
+            "took": round(seconds, 3),
+            **made_with(self.form.backend),
+            **found,
+        }
+        write_whole(self.path(run), (json.dumps(_rounded(made), allow_nan=False) + "\n").encode())
+
+    def results(self, runs: Iterable[Run] | None = None) -> Results:
+        """All that is kept, or what is kept of these runs."""
+        if runs is not None:
+            return Results(_read(self.path(run)) for run in runs if self.has(run))
+        return Results(map(_read, sorted(self.folder.glob("*.json"))))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    advice = "move it away, and run the study again."
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UnusableFileError(f"{path} is no stored result ({error}): {advice}") from error
+    if not isinstance(found, dict) or "key" not in found:
+        raise UnusableFileError(f"{path} is no stored result: {advice}")
+    return found
+
+
+def _rounded(x: Any) -> Any:
+    """With numbers to seven digits: curves are looked at, and files are kept."""
+    if isinstance(x, float):
+        return float(f"{x:.7g}")
+    if isinstance(x, dict):
+        return {key: _rounded(value) for key, value in x.items()}
+    return [_rounded(value) for value in x] if isinstance(x, (list, tuple)) else x

@@ -1,0 +1,130 @@
+"""``linop-gn study``: published experiments re-run, and what became of their claims.
+
+Studies are entry points of the group ``linop_gn.studies``, each a ``Study`` as :mod:`linop_gn_studies` has them.
+A finished run is a file of its own under ``--out``; those that are there are not made again. The page with verdicts
+and pictures is made anew from the files each time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from .files import UnusableFileError, require_folder, write_whole
+
+__all__ = ["arguments", "command"]
+
+GROUP = "linop_gn.studies"
+BEGIN, END = "<!-- studies: begin -->", "<!-- studies: end -->"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument("study", metavar="NAME", help="a study, 'all' of them, or 'list' to see which there are")
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument("--quick", action="store_true", help="a small form, under three minutes on two cores")
+    forms.add_argument("--gpu", action="store_true", help="the form for one accelerator")
+    parser.add_argument("--backend", default="jax", metavar="NAME", help="the framework to run on (%(default)s)")
+    parser.add_argument("--data", metavar="DIR", help="a folder with full data sets, for what no package ships")
+    parser.add_argument("--out", default="linop-gn-studies", metavar="DIR", help="folder for results (%(default)s)")
+    parser.add_argument("--only", metavar="PATTERN", help="only runs whose name fits, such as '*--hf-gn--*'")
+    parser.add_argument(
+        "--method", action="append", default=[], metavar="MODULE:NAME", help="an Entry of your own that joins"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the runs that are missing and about what they cost"
+    )
+    parser.add_argument("--report", action="store_true", help="make the page from what is stored, and run nothing")
+    parser.add_argument("--update", metavar="PAGE", help="put the tables of verdicts into a Markdown page, too")
+
+
+def command(options: argparse.Namespace) -> int:
+    """Run the studies, print the verdicts and write the page."""
+    console, found = Console(), {entry.name: entry for entry in entry_points(group=GROUP)}
+    if options.study == "list":
+        console.print(_listed([entry.load() for entry in found.values()]))
+        return 0
+    if options.study != "all" and options.study not in found:
+        print(f"linop-gn study: there is no study called {options.study!r}; there are: {', '.join(found)}.")
+        return 2
+    from linop_gn_studies.plan import Form
+    from linop_gn_studies.report import html, markdown, table
+    from linop_gn_studies.running import cost, run
+    from linop_gn_studies.store import Store
+
+    form = Form("quick" if options.quick else "gpu" if options.gpu else "cpu", options.backend, _folder(options.data))
+    more = [_entry(given) for given in options.method]
+    names = list(found) if options.study == "all" else [options.study]
+    told, folder = [], require_folder(options.out)
+    for study in (found[name].load() for name in names):
+        store = Store(folder, study.name, form)
+        if options.report:
+            told.append((study, store.results()))
+            continue
+        runs = [r for r in study.plan(form, more) if fnmatch.fnmatchcase(r.name, options.only or "*")]
+        if options.dry_run:
+            missing = [r for r in runs if not store.has(r)]
+            console.print(f"{study.name}: {len(missing)} of {len(runs)} runs, about {cost(missing) / 60:.0f} minutes")
+            for r in missing:
+                console.print(f"  {r.name}  about {r.seconds:.0f} s", markup=False, highlight=False)
+            continue
+        made = run(study, runs, store, console)
+        console.print(f"{study.name}: {made} runs made, {len(runs) - made} were there.")
+        told.append((study, store.results()))
+    for study, results in told:
+        console.print(table(study, results))
+    if told:
+        page = folder / f"{options.study}-{form.name}.html"
+        write_whole(page, html(told).encode())
+        console.print(f"Verdicts and pictures: {page}")
+    if told and options.update:
+        _update(Path(options.update), markdown(told))
+    return 0
+
+
+def _listed(studies: Sequence[Any]) -> Table:
+    table = Table(box=None)
+    for head in ("study", "title", "paper"):
+        table.add_column(head, overflow="fold")
+    for study in studies:
+        table.add_row(study.name, study.title, study.paper)
+    return table
+
+
+def _folder(given: str | None) -> Path | None:
+    if given is not None and not Path(given).is_dir():
+        raise UnusableFileError(f"--data {given}: there is no such folder.")
+    return None if given is None else Path(given)
+
+
+def _entry(given: str) -> Any:
+    """The entry that MODULE:NAME names, looked for in the current folder too."""
+    module, _, name = given.partition(":")
+    if not name:
+        raise UnusableFileError(f"--method {given}: write MODULE:NAME, an Entry and the module that it stands in.")
+    sys.path.insert(0, os.getcwd())
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UnusableFileError(f"--method {given}: {error}.") from error
+    finally:
+        sys.path.pop(0)
+
+
+def _update(page: Path, tables: str) -> None:
+    """Put the tables between the page's marks."""
+    text = page.read_text()
+    if BEGIN not in text or END not in text:
+        raise UnusableFileError(f"{page} has no place for the tables: put {BEGIN} and {END} on lines of their own.")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    write_whole(page, f"{before}{BEGIN}\n\n{tables}\n{END}{after}".encode())
