@@ -19,6 +19,8 @@ __all__ = ["svg"]
 COLORS = ("#0b62c4", "#c2571a", "#2f7d3b", "#8a3ffc", "#b0135a", "#6b6b00", "#007d79", "#525252")
 STYLES: Any = ("-", (0, (5, 2)), (0, (1.2, 1.6)))
 FAINT = "#d5d9de"
+WIDE = {"products": 10, "sequential": 10, "seconds": 0.1, "tokens": 1000}
+"""Axes that are logarithmic from these numbers on."""
 AXES = {
     "step": "steps",
     "epoch": "epochs",
@@ -53,6 +55,11 @@ def svg(results: Results, picture: Picture) -> str:
         axes.tick_params(length=0, which="both")
         if picture.log:
             axes.set_yscale("log")
+        if x in WIDE:
+            axes.set_xscale("symlog", linthresh=WIDE[x])
+    starts = [v for r in found for v in r["curves"].get(picture.y, [])[:1] if v is not None]
+    if picture.log and starts:
+        panels[0].set_ylim(top=min(panels[0].get_ylim()[1], 3 * max(starts)))  # what diverges leaves the picture
     panels[0].set_ylabel(AXES.get(picture.y, picture.y))
     handles, labels = panels[0].get_legend_handles_labels()
     if handles:

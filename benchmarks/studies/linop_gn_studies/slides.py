@@ -151,17 +151,17 @@ def _side_by_side(data: Data, widths: Sequence[int], form: Form, tell: Tell) -> 
         rows = [np.random.default_rng(i).permutation(len(y))[:BATCH] for i in range(steps + 1)]
         batches = [(array(x[r]), array(y[r])) for r in rows]
         whole = lg.Objective(mlp("relu"), lg.losses.CrossEntropy(), batches[0])
-        paths: dict[str, list[Any]] = {}
-        seconds: dict[str, float] = {}
-        for name, method in methods.items():
-            tell(name)
-            state, clock, paths[name] = lg.start(method, whole, start), [], []
-            for batch in batches:
+        states = {name: lg.start(method, whole, start) for name, method in methods.items()}
+        paths: dict[str, list[Any]] = {name: [] for name in methods}
+        clocks: dict[str, list[float]] = {name: [] for name in methods}
+        for i, batch in enumerate(batches):
+            for name, method in methods.items():  # side by side, so that a busy machine is busy for all
+                tell(f"step {i}, {name}")
                 begun = time.perf_counter()
-                state = ops.wait(lg.advance(method, whole.with_data(batch), state))
-                clock.append(time.perf_counter() - begun)
-                paths[name].append(ops.to_numpy(state.own.x))
-            seconds[name] = float(np.median(clock[1:]))  # the first one was compiled on the way
+                states[name] = ops.wait(lg.advance(method, whole.with_data(batch), states[name]))
+                clocks[name].append(time.perf_counter() - begun)
+                paths[name].append(ops.to_numpy(states[name].own.x))
+        seconds = {name: float(np.median(clock[1:])) for name, clock in clocks.items()}  # the first one was compiled
         loader = [time.perf_counter()]
         for r in rows:
             ops.wait((array(x[r]), array(y[r])))
