@@ -17,6 +17,7 @@ import linop_gn
 
 FRAMEWORKS = ("torch", "jax", "jaxlib", "cupy", "cupyx", "flax", "equinox", "optax", "autograd", "tensorflow")
 PACKAGES = ("linop_gn", "linop_gn_numpy", "linop_gn_torch", "linop_gn_jax", "linop_gn_autograd", "linop_gn_cupy")
+PACKAGES += ("linop_gn_studies",)
 FOLDER = Path(linop_gn.__file__).parent
 SOURCES = sorted(FOLDER.rglob("*.py"))
 ROOT = FOLDER.parent

@@ -20,6 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from .demo.problem import MissingDataError
 from .files import UnusableFileError, require_folder, write_whole
 
 __all__ = ["arguments", "command"]
@@ -34,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     forms = parser.add_mutually_exclusive_group()
     forms.add_argument("--quick", action="store_true", help="a small form, under three minutes on two cores")
     forms.add_argument("--gpu", action="store_true", help="the form for one accelerator")
-    parser.add_argument("--backend", default="jax", metavar="NAME", help="the framework to run on (%(default)s)")
+    parser.add_argument("--backend", metavar="NAME", help="the framework to run on; a compiled one where there is one")
     parser.add_argument("--data", metavar="DIR", help="a folder with full data sets, for what no package ships")
     parser.add_argument("--out", default="linop-gn-studies", metavar="DIR", help="folder for results (%(default)s)")
     parser.add_argument("--only", metavar="PATTERN", help="only runs whose name fits, such as '*--hf-gn--*'")
@@ -50,26 +51,39 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def command(options: argparse.Namespace) -> int:
     """Run the studies, print the verdicts and write the page."""
-    console, found = Console(), {entry.name: entry for entry in entry_points(group=GROUP)}
+    try:
+        return _run(options)
+    except MissingDataError as error:
+        print(f"linop-gn study: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    console, entries = Console(), sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
+    found = {entry.name: entry for entry in entries}
     if options.study == "list":
         console.print(_listed([entry.load() for entry in found.values()]))
         return 0
     if options.study != "all" and options.study not in found:
-        print(f"linop-gn study: there is no study called {options.study!r}; there are: {', '.join(found)}.")
+        print(
+            f"linop-gn study: there is no study called {options.study!r}; there are: {', '.join(found)}.",
+            file=sys.stderr,
+        )
         return 2
-    from linop_gn_studies.plan import Form
+    from linop_gn_studies.plan import Form, preferred
     from linop_gn_studies.report import html, markdown, table
     from linop_gn_studies.running import cost, run
     from linop_gn_studies.store import Store
 
-    form = Form("quick" if options.quick else "gpu" if options.gpu else "cpu", options.backend, _folder(options.data))
+    name = "quick" if options.quick else "gpu" if options.gpu else "cpu"
+    form = Form(name, options.backend or preferred(), _folder(options.data))
     more = [_entry(given) for given in options.method]
     names = list(found) if options.study == "all" else [options.study]
     told, folder = [], require_folder(options.out)
     for study in (found[name].load() for name in names):
         store = Store(folder, study.name, form)
         if options.report:
-            told.append((study, store.results()))
+            told += [(study, results)] if len(results := store.results()) else []
             continue
         runs = [r for r in study.plan(form, more) if fnmatch.fnmatchcase(r.name, options.only or "*")]
         if options.dry_run:

@@ -38,7 +38,8 @@ class Data:
     def mapped(self, inputs: Callable[[NDArray], NDArray], targets: Callable[[NDArray], NDArray] | None = None) -> Data:
         """The same with other inputs, and other targets."""
         of = targets or (lambda y: y)
-        return Data(*((inputs(x), of(y)) for x, y in (self.train, self.test)), self.source)
+        train, test = ((inputs(x), of(y)) for x, y in (self.train, self.test))
+        return Data(train, test, self.source)
 
 
 def digits() -> Data:

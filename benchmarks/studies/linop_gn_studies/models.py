@@ -38,10 +38,11 @@ def scaled_normal(widths: Sequence[int], seed: int) -> Start:
     rng = np.random.default_rng([seed, 1])
 
     def weight(shape: tuple[int, int]) -> NDArray:
-        drawn = rng.standard_normal(shape)
+        drawn: NDArray = rng.standard_normal(shape)
         while (far := abs(drawn) > 2).any():
             drawn[far] = rng.standard_normal(int(far.sum()))
-        return drawn / (0.8796256610342398 * shape[0] ** 0.5)  # the deviation of what is cut off there
+        cut = 0.8796256610342398  # the deviation of what is cut off there
+        return np.divide(drawn, cut * shape[0] ** 0.5)
 
     return _layers(widths, weight)
 

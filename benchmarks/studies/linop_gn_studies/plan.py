@@ -17,8 +17,11 @@ from typing import Any
 
 import numpy as np
 
+import linop_gn as lg
+from linop_gn.app.demo.problem import MissingDataError
+
 __all__ = ["HELD", "NOT_HELD", "NOT_REACHABLE", "NOT_RUN", "Entry", "Form", "Picture", "Results", "Run", "Study"]
-__all__ += ["Verdict", "judged"]
+__all__ += ["Verdict", "judged", "preferred"]
 
 Tell = Callable[[str], None]
 """Called with a few words on how far a run has come."""
@@ -38,6 +41,16 @@ class Form:
     def quick(self) -> bool:
         """Whether it is the form of a few minutes."""
         return self.name == "quick"
+
+
+def preferred() -> str:
+    """The backend that studies run on where none is named: one that compiles, else one that differentiates."""
+    found = {name: b for name, b in lg.available().items() if not isinstance(b, ImportError)}
+    for capability in ("compiled", "derivatives"):
+        named = sorted(name for name, b in found.items() if capability in b.capabilities)
+        if named:
+            return named[-1]  # torch before autograd
+    raise MissingDataError("no framework that differentiates is installed: pip install 'linop-gn[cpu,studies]'.")
 
 
 @dataclass(frozen=True)

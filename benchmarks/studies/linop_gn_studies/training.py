@@ -191,13 +191,13 @@ def epoch_means(losses: list[float | None], per_epoch: int) -> list[float | None
     [2.0, None]
     """
     epochs = (losses[i : i + per_epoch] for i in range(0, len(losses), per_epoch))
-    return [None if None in part else float(np.mean(part)) for part in epochs]  # type: ignore[arg-type]
+    return [None if None in part else float(np.mean(np.array(part, float))) for part in epochs]
 
 
 def precise(ops: Any, dtype: str) -> AbstractContextManager[Any]:
     """Where that dtype is what it says."""
     wide = dtype == "float64" and ops.calculus is not None
-    return ops.calculus.high_precision() if wide else nullcontext()  # type: ignore[no-any-return]
+    return ops.calculus.high_precision() if wide else nullcontext()
 
 
 def array_maker(ops: Any, dtype: str) -> Callable[[NDArray], Any]:
