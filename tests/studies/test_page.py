@@ -4,11 +4,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-
-from linop_gn.app import study
 from linop_gn_studies.plan import Form
 from linop_gn_studies.report import markdown
 from linop_gn_studies.store import Store
+
+from linop_gn.app import study
 
 ROOT = Path(__file__).parents[2]
 STORED = ROOT / "benchmarks" / "results" / "studies"

@@ -42,7 +42,8 @@ def scaled_normal(widths: Sequence[int], seed: int) -> Start:
         while (far := abs(drawn) > 2).any():
             drawn[far] = rng.standard_normal(int(far.sum()))
         cut = 0.8796256610342398  # the deviation of what is cut off there
-        return np.divide(drawn, cut * shape[0] ** 0.5)
+        drawn /= cut * shape[0] ** 0.5
+        return drawn
 
     return _layers(widths, weight)
 
