@@ -6,7 +6,7 @@ namespace.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,21 +14,25 @@ import numpy as np
 
 import linop_gn as lg
 
-__all__ = ["mlp", "normal", "scaled_normal"]
+__all__ = ["mlp", "normal", "scaled_normal", "sparse"]
 
 NDArray = np.ndarray[Any, Any]
 Start = dict[str, dict[str, NDArray]]
 
 
-def mlp(activation: str) -> Callable[[Any, Any], Any]:
-    """A perceptron with ``activation`` (``"relu"``, ``"tanh"``, ``"sigmoid"``) between its layers."""
+def mlp(activation: str, linear: Collection[int] = ()) -> Callable[[Any, Any], Any]:
+    """A perceptron with ``activation`` (``"relu"``, ``"tanh"``, ``"sigmoid"``) after all layers but the last one.
+
+    ``linear``: the numbers of other layers that have none, such as an autoencoder's code.
+    """
     function = _ACTIVATIONS[activation]
 
     def network(params: Any, x: Any) -> Any:
-        xp, (*hidden, last) = lg.namespace(x), params.values()
-        for layer in hidden:
-            x = function(xp, x @ layer["weight"] + layer["bias"])
-        return x @ last["weight"] + last["bias"]
+        xp, last = lg.namespace(x), len(params) - 1
+        for i in range(last + 1):
+            x = x @ params[f"layer{i}"]["weight"] + params[f"layer{i}"]["bias"]
+            x = x if i == last or i in linear else function(xp, x)
+        return x
 
     return network
 
@@ -51,6 +55,18 @@ def scaled_normal(widths: Sequence[int], seed: int) -> Start:
 def normal(widths: Sequence[int], seed: int) -> Start:
     """Weights N(0, 1), biases zero."""
     return _layers(widths, np.random.default_rng([seed, 1]).standard_normal)
+
+
+def sparse(widths: Sequence[int], seed: int, incoming: int = 15) -> Start:
+    """So many incoming weights N(0, 1) of each unit, drawn with repetition, the others and all biases zero."""
+    rng = np.random.default_rng([seed, 1])
+
+    def weight(shape: tuple[int, int]) -> NDArray:
+        made, units = np.zeros(shape), np.arange(shape[1])
+        made[rng.integers(shape[0], size=(incoming, shape[1])), units] = rng.standard_normal((incoming, shape[1]))
+        return made
+
+    return _layers(widths, weight)
 
 
 def _layers(widths: Sequence[int], weight: Callable[[tuple[int, int]], NDArray]) -> Start:

@@ -19,19 +19,24 @@ __all__ = ["svg"]
 COLORS = ("#0b62c4", "#c2571a", "#2f7d3b", "#8a3ffc", "#b0135a", "#6b6b00", "#007d79", "#525252")
 STYLES: Any = ("-", (0, (5, 2)), (0, (1.2, 1.6)))
 FAINT = "#d5d9de"
-WIDE = {"products": 10, "sequential": 10, "seconds": 0.1, "tokens": 1000}
+WIDE = {"gradients": 10, "products": 10, "sequential": 10, "seconds": 0.1, "tokens": 1000}
 """Axes that are logarithmic from these numbers on."""
 AXES = {
     "step": "steps",
     "epoch": "epochs",
     "products": "products",
     "sequential": "sequential steps (gradients, products, evaluations)",
+    "gradients": "gradient equivalents",
     "tokens": "tokens",
     "seconds": "seconds of the steps",
     "train_loss": "training loss",
     "held_out_loss": "held-out loss",
     "held_out_accuracy": "held-out accuracy",
     "train_accuracy": "training accuracy",
+    "train_squared_error": "training squared error",
+    "held_out_squared_error": "held-out squared error",
+    "ratio": "gain ratio",
+    "inner_steps": "steps of CG",
 }
 
 

@@ -42,6 +42,12 @@ class Task:
     dtype: str = "float64"
     accuracy: bool = True
     """Whether the largest output is a class."""
+    errors: Callable[[NDArray, NDArray], Mapping[str, float]] | None = None
+    """Other figures of outputs and targets, as NumPy arrays, by name."""
+    l2: float | None = None
+    """Of a Gaussian prior, which is trained with and not measured."""
+    chunks: int | None = None
+    """Where a step is on all data: into how many parts they are cut, which are those of the curvature in turn."""
 
     @property
     def per_epoch(self) -> int:
@@ -75,14 +81,18 @@ def train(
     with precise(ops, task.dtype):
         array = array_maker(ops, task.dtype)
         params = tree_of(array, task.start)
-        whole = lg.Objective(task.model, task.loss, tuple(map(array, task.data.train)))
-        held = whole.with_data(tuple(map(array, task.data.test)))
-        measure = _Measure(ops, task, whole, held)
-        plan = None if task.batch is None else list(itertools.islice(_orders(task, seed), steps))
+        train_data, test_data = (tuple(map(array, part)) for part in (task.data.train, task.data.test))
+        whole = lg.Objective(task.model, task.loss, train_data, l2=task.l2)
+        plain = lg.Objective(task.model, task.loss, train_data) if task.l2 else whole
+        measure = _Measure(ops, task, plain, plain.with_data(test_data))
+        plan = None
+        if task.batch is not None or task.chunks is not None:
+            plan = list(itertools.islice(_orders(task, seed), steps))
 
         def batches(chosen: list[NDArray]) -> Iterator[Any]:
             x, y = task.data.train
-            return ((array(x[rows]), array(y[rows])) for rows in chosen)
+            parts = ((array(x[rows]), array(y[rows])) for rows in chosen)
+            return parts if task.batch is not None else (lg.StepData(train_data, curvature=part) for part in parts)
 
         def run(chosen: list[NDArray] | None, limit: int, watch: Any) -> lg.Result:
             parts: dict[str, Any] = {"max_steps": limit} if chosen is None else {"batches": batches(chosen)}
@@ -131,6 +141,12 @@ class _Measure:
             for name, objective in self.objectives.items():
                 outputs = self.ops.to_numpy(objective.outputs(params))
                 made[f"{name}_accuracy"] = float(np.mean(outputs.argmax(-1) == labels[name]))
+        if self.task.errors is not None:
+            parts = {"train": self.task.data.train, "held_out": self.task.data.test}
+            for name, objective in self.objectives.items():
+                outputs = self.ops.to_numpy(objective.outputs(params))
+                found = self.task.errors(outputs, parts[name][1])
+                made |= {f"{name}_{error}": _number(value) for error, value in found.items()}
         return made
 
 
@@ -166,6 +182,7 @@ class _Recorder:
             "step": step,
             "seconds": self.spent,
             "products": products,
+            "evaluations": evaluations,
             "sequential": gradients + products + evaluations,
             **self.measure(params),
         }
@@ -176,9 +193,11 @@ class _Recorder:
 
 
 def _orders(task: Task, seed: int) -> Iterator[NDArray]:
-    """The examples of each batch, epoch after epoch in a new order."""
+    """The examples of each batch, epoch after epoch in a new order; of each part of all data, in turn."""
     rng, count, size = np.random.default_rng([seed, 2]), len(task.data.train[0]), task.batch
-    assert size is not None
+    if size is None:
+        assert task.chunks is not None
+        yield from itertools.cycle(np.array_split(rng.permutation(count), task.chunks))
     while True:
         order = rng.permutation(count)
         yield from (order[i : i + size] for i in range(0, count, size))
