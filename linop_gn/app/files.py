@@ -6,7 +6,11 @@ import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["UnusableFileError", "require_folder", "write_whole"]
+__all__ = ["MissingDataError", "UnusableFileError", "require_folder", "write_whole"]
+
+
+class MissingDataError(RuntimeError):
+    """Something that only this command needs is not installed."""
 
 
 class UnusableFileError(ValueError):

