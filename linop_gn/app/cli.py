@@ -17,7 +17,7 @@ from importlib import import_module
 from importlib.metadata import version
 
 from . import study
-from .files import MissingDataError, UnusableFileError
+from .files import UnusableFileError
 
 __all__ = ["main"]
 
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"linop-gn {options.command}: interrupted.", file=sys.stderr)
         return 130
-    except (OSError, UnusableFileError, MissingDataError) as error:
+    except (OSError, UnusableFileError) as error:
         print(f"linop-gn {options.command}: {error}", file=sys.stderr)
         _let_go_of_output()
         return 2

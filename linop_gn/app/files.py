@@ -6,11 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["MissingDataError", "UnusableFileError", "require_folder", "write_whole"]
-
-
-class MissingDataError(RuntimeError):
-    """Something that only this command needs is not installed."""
+__all__ = ["UnusableFileError", "require_folder", "write_whole"]
 
 
 class UnusableFileError(ValueError):

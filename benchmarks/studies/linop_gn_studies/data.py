@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from linop_gn.app.files import MissingDataError
+from linop_gn.app.demo.problem import MissingDataError
 
 __all__ = ["Data", "boston", "digits", "idx", "mnist", "standardised"]
 

@@ -276,7 +276,7 @@ def _lowest(run: dict[str, Any], x: str, at: float) -> dict[str, float]:
 
 
 def _mean(pairs: Iterable[Pair], side: int, name: str) -> float:
-    return float(np.mean([pair[side][name] for pair in pairs]))
+    return float(np.mean([pair[:2][side][name] for pair in pairs]))
 
 
 def _told(pairs: Sequence[Pair], side: int) -> str:

@@ -50,7 +50,7 @@ def _section(study: Study, results: Results) -> str:
     drawn = "".join(f"<h3>{escape(p.title)}</h3>{svg(results, p)}" for p in study.pictures(results))
     return (
         f"<h2>{escape(study.title)}</h2><p>{escape(study.about)}</p><p class=small>{escape(study.paper)}</p>"
-        f"<table><tr><th>claim<th>paper<th>here<th></tr>{rows}</table>{drawn}{_made_with(results)}"
+        f"<table><tr><th>claim<th>paper<th>here<th></tr>{rows}</table>{drawn}{_figures(results)}{_made_with(results)}"
     )
 
 
@@ -58,6 +58,23 @@ def _row(v: Verdict) -> str:
     why = f"<div class=small>{escape(v.why)}</div>" if v.why else ""
     outcome = f'<b style="color: {COLORS[v.outcome]}">{v.outcome}</b>'
     return f"<tr><td>{escape(v.claim)}{why}<td>{escape(v.paper)}<td>{escape(v.ours)}<td>{outcome}</tr>"
+
+
+def _figures(results: Results) -> str:
+    """What each entry came to, means over its seeds: those of others among them."""
+    made = ""
+    for case in results.cases():
+        found = results.of(case)
+        numbers = (int, float, type(None))
+        names = list(dict.fromkeys(n for r in found for n, v in r["figures"].items() if isinstance(v, numbers)))
+        rows = ""
+        for entry in dict.fromkeys(r["entry"] for r in found):
+            means = {n: results.mean(case, entry, n) for n in names}
+            cells = "".join("<td>" if v != v else f"<td>{v:.4g}" for v in means.values())
+            rows += f"<tr><td>{escape(entry)}<td>{sum(r['entry'] == entry for r in found)}{cells}</tr>"
+        heads = "".join(f"<th>{escape(n.replace('_', ' '))}" for n in names)
+        made += f"<table class=small><tr><th>{escape(case)}<th>runs{heads}</tr>{rows}</table>"
+    return f"<details><summary>What the runs came to</summary>{made}</details>" if made else ""
 
 
 def _made_with(results: Results) -> str:

@@ -320,8 +320,10 @@ def _full_batch(results: Results, case: str) -> list[Verdict]:
 
 def pictures(results: Results) -> list[Picture]:
     made = []
-    small = [e.name for e in ENTRIES if not e.full_batch and "eta" not in e.name]
+    own = {e.name for e in ENTRIES}
     for case in results.cases():
+        others = list(dict.fromkeys(r["of"] for r in results.of(case) if r.get("of", "HF-GN") not in own))
+        small = [*(e.name for e in ENTRIES if not e.full_batch and "eta" not in e.name), *others]
         made += [
             Picture(
                 f"{case}: training loss, batches of 64", case, "train_loss", ("epoch", "products", "seconds"), small
@@ -332,7 +334,7 @@ def pictures(results: Results) -> list[Picture]:
                 case,
                 "train_loss",
                 ("step", "products", "seconds"),
-                [e.name for e in ENTRIES if e.full_batch],
+                [*(e.name for e in ENTRIES if e.full_batch), *others],
             ),
         ]
     return made

@@ -198,7 +198,7 @@ def _orders(task: Task, seed: int) -> Iterator[NDArray]:
     if size is None:
         assert task.chunks is not None
         yield from itertools.cycle(np.array_split(rng.permutation(count), task.chunks))
-    while True:
+    while size is not None:
         order = rng.permutation(count)
         yield from (order[i : i + size] for i in range(0, count, size))
 

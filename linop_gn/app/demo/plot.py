@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..files import MissingDataError
+from .problem import MissingDataError
 from .runs import Run
 
 if TYPE_CHECKING:
