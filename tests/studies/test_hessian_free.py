@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from linop_gn_studies import Form, Results, hessian_free
 from linop_gn_studies.data import Data
-from linop_gn_studies.hessian_free import HF, PARTS, Case, PixelCrossEntropy, equivalents
+from linop_gn_studies.hessian_free import ALL, HF, PARTS, Case, PixelCrossEntropy, equivalents
 from linop_gn_studies.models import mlp, sparse
 from linop_gn_studies.plan import HELD, NOT_HELD, NOT_REACHABLE, NOT_RUN
 
@@ -22,11 +22,13 @@ def results():
     """Every run of a tiny form, on torch."""
     pytest.importorskip("torch")
     x = rng.random((48, 16))
-    tiny = Case(Data((x[:40], x[:40]), (x[40:], x[40:]), "drawn"), (16, 6, 3), 1, 2, 8, 20, 4, (1.0, 1.0), 2)
+    tiny = Case(
+        Data((x[:40], x[:40]), (x[40:], x[40:]), "drawn"), (16, 6, 3), 1, 2, 8, 20, 4, (1.0, 1.0), ((0.1, 0.2),) * 2
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hessian_free, "cases", lambda form: {"tiny": tiny})
         runs = hessian_free.plan(Form("quick", "torch"))
-    assert len({run.name for run in runs}) == len(runs) == 5 + 2 * 2
+    assert len({run.name for run in runs}) == len(runs) == 6 + 2 * 2
     return Results({"case": run.case, "entry": run.entry, "seed": run.seed, **run.work(quiet)} for run in runs)
 
 
@@ -35,7 +37,7 @@ def test_the_smallest_form_trains_and_is_judged(results):
         assert run["curves"]["train_loss"][-1] < run["curves"]["train_loss"][0]
         assert {len(curve) for curve in run["curves"].values()} == {len(run["curves"]["step"])}
     verdicts = hessian_free.claims(results)
-    assert len(verdicts) == 4 + len(PARTS) + 1
+    assert len(verdicts) == 4 + len(PARTS) + 2
     assert {v.outcome for v in verdicts[:-1]} <= {HELD, NOT_HELD}
     assert verdicts[-1].outcome == NOT_REACHABLE
     assert all(p.case == "tiny" for p in hessian_free.pictures(results))
@@ -55,6 +57,8 @@ def test_each_part_is_switched_off_by_itself(results):
 
 def test_work_is_counted_in_gradients(results):
     for run in results:
+        if run["of"] == ALL:
+            continue
         first, last = run["curves"]["gradients"][0], run["curves"]["gradients"][-1]
         if run["of"].startswith(HF):
             probes = 0 if "preconditioner" in run["entry"] else 16
@@ -127,5 +131,5 @@ def test_a_part_pays_where_it_is_missed():
         without = [made_up(f"{HF}, no stop rule", [9.0, 3.0, last], [0, 10, 20], seed=s) for s in range(2)]
         (verdict,) = (v for v in hessian_free.claims(Results([*whole, *without])) if "stop rule" in v.claim)
         assert verdict.outcome == outcome
-        assert "with 7 steps of CG, 1 of them rejected" in verdict.ours
+        assert "(2 updates, 1 rejected, 7 steps of CG) against" in verdict.ours
         assert "seeds" in verdict.ours
