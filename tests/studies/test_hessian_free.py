@@ -92,6 +92,11 @@ def test_the_network_has_a_linear_code_and_starts_sparse():
     np.testing.assert_allclose(mlp("sigmoid", linear=(1,))(start, x), made, rtol=1e-12)
 
 
+def test_seeds_and_learning_rates_share_a_program():
+    assert mlp("sigmoid", linear=(1,)) is mlp("sigmoid", linear=(1,))
+    assert mlp("sigmoid") is not mlp("tanh")
+
+
 def made_up(entry, error, gradients, of=None, seed=0):
     curves = {
         "train_squared_error": error,

@@ -119,11 +119,8 @@ def cases(form: Form) -> dict[str, Case]:
         return {"digits": Case(small, (64, 30, 6), 1, 15, 50, 200, 150, (0.1, 0.01), (few, few))}
     rates = (3e-3, 1e-2, 3e-2), (3e-3, 1e-2, 3e-2)
     made = {"digits": Case(small, (64, 50, 25, 12, 6), 5, 100, 150, 200, 3000, (0.06, 0.01), rates)}
-    images, wide, rates = (
-        _own_targets(mnist(form.data)),
-        (784, 400, 200, 100, 50, 25, 6),
-        ((3e-4, 1e-3, 3e-3), (1e-3, 3e-3, 1e-2)),
-    )
+    images, wide = _own_targets(mnist(form.data)), (784, 400, 200, 100, 50, 25, 6)
+    rates = (3e-4, 1e-3, 3e-3), (1e-3, 3e-3, 1e-2)
     if form.name == "gpu":
         return {**made, "MNIST": Case(images, wide, 3, 200, 250, 200, 5000, (1.0, 0.1), rates)}
     return {**made, "MNIST": Case(images, wide, 1, 60, 150, 200, 1000, (5.0, 0.4), rates)}
