@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from linop_gn_studies import Form, Results, hessian_free
 from linop_gn_studies.data import Data
-from linop_gn_studies.hessian_free import ALL, HF, PARTS, Case, PixelCrossEntropy, equivalents
+from linop_gn_studies.hessian_free import ALL, HF, LM, PARTS, Case, PixelCrossEntropy, equivalents
 from linop_gn_studies.models import mlp, sparse
 from linop_gn_studies.plan import HELD, NOT_HELD, NOT_REACHABLE, NOT_RUN
 
@@ -28,7 +28,7 @@ def results():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hessian_free, "cases", lambda form: {"tiny": tiny})
         runs = hessian_free.plan(Form("quick", "torch"))
-    assert len({run.name for run in runs}) == len(runs) == 6 + 2 * 2
+    assert len({run.name for run in runs}) == len(runs) == 7 + 2 * 2
     return Results({"case": run.case, "entry": run.entry, "seed": run.seed, **run.work(quiet)} for run in runs)
 
 
@@ -37,7 +37,7 @@ def test_the_smallest_form_trains_and_is_judged(results):
         assert run["curves"]["train_loss"][-1] < run["curves"]["train_loss"][0]
         assert {len(curve) for curve in run["curves"].values()} == {len(run["curves"]["step"])}
     verdicts = hessian_free.claims(results)
-    assert len(verdicts) == 4 + len(PARTS) + 2
+    assert len(verdicts) == 4 + len(PARTS) + 3
     assert {v.outcome for v in verdicts[:-1]} <= {HELD, NOT_HELD}
     assert verdicts[-1].outcome == NOT_REACHABLE
     assert all(p.case == "tiny" for p in hessian_free.pictures(results))
@@ -57,7 +57,7 @@ def test_each_part_is_switched_off_by_itself(results):
 
 def test_work_is_counted_in_gradients(results):
     for run in results:
-        if run["of"] == ALL:
+        if run["of"] in (ALL, LM):
             continue
         first, last = run["curves"]["gradients"][0], run["curves"]["gradients"][-1]
         if run["of"].startswith(HF):
