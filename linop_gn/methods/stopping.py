@@ -7,16 +7,23 @@ one product, at the end, that sees what the choice of units hides.
 
 Of up to 32 parameters a success is confirmed by all of G, n products, divided by its diagonal on both sides:
 
-* What 1/2 g.G^+ g promises must be little too: beside the fifth digit of the value, or twice what the trial promised.
+* What 1/2 g.G^-1 g promises must be little too: beside the fifth digit of the value, or twice what the trial promised.
+  No eigenvalue counts for less than a round-off of the largest: of a gradient in what this precision takes for G's null
+  space, that much is promised at least.
+* Where rounding x moves the value beyond its fifth digit, (eps sum |x_j| G_jj^1/2)^2, nobody knows how near a minimum
+  is: ``STAGNATED``, unless that is all that is left of the value.
 * Along a part of x in G's null space, to rounding, the value is asked at 97 % and 103 % of it, where a parabola through
   these has its minimum, and at none of it. If it stays at the first two and changes at the last, x lies on a plateau,
   which ends as ``DIVERGING``; if it falls, this is no minimum, although G knows of no way from here: ``STAGNATED``.
 
 Where the curvature is not known to be positive semi-definite, and the descent did not look at all of it, the success is
-``UNEXPLORED``; of up to 32 parameters an eigenvalue below zero is told, ``NEGATIVE_CURVATURE``. A step that is long and
-promises rounding is not taken, since along null directions rounding leads anywhere: the run ends where it is. A row
-of refused trials ends a run as low as this precision allows where all that was promised in them is rounding; otherwise
-it is a fault to be told.
+``UNEXPLORED``; an eigenvalue below zero is told, ``NEGATIVE_CURVATURE``: of up to 32 parameters any, of more where 40
+steps of Lanczos from a random direction meet one. With high probability they meet what lies below about -1 % of the
+spread; that they meet none is no proof, and the success stays ``UNEXPLORED``.
+
+A step that is long and promises rounding is not taken, since along null directions rounding leads anywhere: the run
+ends where it is. A row of refused trials ends a run as low as this precision allows where all that was promised in them
+is rounding; otherwise it is a fault to be told.
 """
 
 from __future__ import annotations
@@ -28,6 +35,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arguments import require_number
+from ..draws import normal
 from ..protocols import Backend, Scalar, Vector
 from ..records import record
 from ..run.status import Code, is_one_of, verdict
@@ -37,6 +45,8 @@ __all__ = ["Facts", "Judged"]
 
 _FEW = 32
 """Parameters for which a product each is spent before a run is called a success."""
+_LOOKS = 40
+"""Products for which the curvature of more is looked at before a success that may be a saddle."""
 _NEAR = 0.03
 _ENDS = [Code.DECREASE_SMALL, Code.STEP_SMALL, Code.AT_PRECISION, Code.UNEXPLORED]
 
@@ -138,10 +148,20 @@ class Facts:
         """What is too little to go on for."""
         return (4.0 * ops.eps(model.x) if self.ftol is None else self.ftol) * ops.maximum(model.value, -model.value)
 
+    def _least(self, ops: Backend, judged: Judged) -> Scalar:
+        """What may be promised of a value that is called as low as this precision allows."""
+        size = ops.maximum(judged.model.value, -judged.model.value)
+        return ops.maximum(ops.maximum(1e-5 * size, 16.0 * judged.noise.blurred), self._gone(ops, judged))
+
+    def _gone(self, ops: Backend, judged: Judged) -> Scalar:
+        """What is nothing beside what there was at the start."""
+        units = _units(ops, judged.model, judged.start)
+        return ops.eps(units) ** 3 * judged.first * ops.sqrt(ops.dot(units, units))
+
     def _short(self, ops: Backend, model: Model, trial: Trial, start: Vector) -> tuple[Scalar, Scalar]:
         """The largest entry of d in units of the parameters, and whether that is small."""
         units = _units(ops, model, start)
-        largest = ops.max_abs(trial.direction / ops.namespace().where(units > 0, units, 1e-30))
+        largest = ops.max_abs(trial.direction / ops.namespace().where(units > 0, units, 2e-38))
         return largest, largest <= (4.0 * ops.eps(model.x) if self.xtol is None else self.xtol)
 
     def claims(self, ops: Backend, judged: Judged) -> tuple[tuple[Scalar, Any], ...]:
@@ -150,6 +170,10 @@ class Facts:
         few, eps, square, psd = self.few(ops, model), ops.eps(model.x), judged.square, model.operator.psd
         left, predicted = trial.left, trial.predicted
         largest, short = self._short(ops, model, trial, judged.start)
+        if self.xtol is None:  # beside a far start it may be small, and change much of the value
+            size = ops.maximum(model.value, -model.value)
+            slight = predicted <= ops.maximum(1e-5 * size, self._gone(ops, judged))
+            short = short & (slight | self._short(ops, model, trial, model.x)[1])
         # What the inner solve left of its residual may hide a decrease of |left|^2 / (2 lambda); without a damping the
         # curvature along d takes the place of lambda.
         damped = 2.0 * trial.damping_term
@@ -171,7 +195,8 @@ class Facts:
         hopeless = hopeless & ((largest <= eps) | (lower & (predicted <= noise.value)))
         hopeless = judged.refused & (judged.stuck | hopeless)
         blind = lower & (judged.doubt <= noise.promised) & ops.logical_not(bent)
-        low = blind & (judged.hidden <= noise.promised)
+        least = self._least(ops, judged)
+        low = blind & (judged.doubt <= least) & (judged.hidden <= least)
         told = (small, Code.DECREASE_SMALL), (whole & short, Code.STEP_SMALL)
         precise = whole & (predicted <= noise.blurred)
         explored = psd | is_one_of(trial.status, [Code.CONVERGED, Code.INVARIANT])
@@ -200,13 +225,16 @@ class Facts:
             unseen = (status == Code.UNEXPLORED) | judged.flat[0] & (status == Code.BOUNDARY)
             guess = ops.where(unseen & is_one_of(code, _ENDS), Code.UNEXPLORED, code)
         if n > _FEW:
-            return guess, 0, 0
+            if psd:
+                return guess, 0, 0
+            missed = lambda x: (ops.where(_is_bent(ops, model), Code.NEGATIVE_CURVATURE, guess), _LOOKS)  # noqa: E731
+            return *ops.branch(guess == Code.UNEXPLORED, missed, lambda x: (guess, 0), model.x), 0
         size = ops.maximum(model.value, -model.value)
-        open_ = ops.maximum(noise.promised, ops.maximum(1e-5 * size, self.few(ops, model)))
+        open_ = ops.maximum(self._least(ops, judged), self.few(ops, model))
         open_ = ops.maximum(open_, 2.0 * judged.trial.predicted)
 
         def ask(x: Vector) -> tuple[Scalar, Scalar, Scalar]:
-            promise, flat, some, least, null, known = _all_of(ops, model, judged.trial.direction)
+            promise, flat, some, least, null, known, rounded = _all_of(ops, model, judged.trial.direction)
             seen = ops.where(code == Code.UNEXPLORED, Code.GRADIENT_SMALL, code)
             # A long step in the null space says nothing of where x goes.
             seen = ops.where((code == Code.DIVERGING) & null, Code.AT_PRECISION, seen)
@@ -227,14 +255,16 @@ class Facts:
             level, no = ops.maximum(noise.value, 1e-10 * size), ops.logical_not
             still = ops.maximum(ops.maximum(near[0], -near[0]), ops.maximum(near[1], -near[1])) <= level
             falls = (near[0] < -level) | (near[1] < -level) | (near[2] < -level)
-            changes = no(ops.maximum(far, -far) <= 2e6 * level)
-            more, sure = (promise > open_) | falls, noise.value <= 1e-4 * size
+            changes = no(ops.maximum(far, -far) <= ops.maximum(2e-4 * size, 100.0 * level))
+            more, sure = (promise > ops.maximum(open_, 2.0 * rounded)) | falls, noise.value <= 1e-4 * size
+            # Rounding x moves the value beyond its fifth digit, and is not all that is left of it.
+            blind = (rounded > 1e-4 * size) & (size > 8.0 * rounded)
             told = verdict(
                 ops,
                 ops.where(known, seen, guess),
                 ((code == Code.DIVERGING) & ops.logical_not(known & null), Code.DIVERGING),
                 (sure & still & changes, Code.DIVERGING),
-                (more & (judged.refused | falls), Code.STAGNATED),
+                (blind | more & (judged.refused | falls), Code.STAGNATED),
                 (more, Code.RUNNING),
             )
             return told, n, evaluations
@@ -242,10 +272,37 @@ class Facts:
         return ops.branch(is_one_of(code, [*_ENDS, Code.DIVERGING]), ask, lambda x: (code, 0, 0), model.x)
 
 
-def _all_of(ops: Backend, model: Model, d: Vector) -> tuple[Scalar, Vector, Scalar, Scalar, Scalar, Scalar]:
-    """1/2 g.|G|^+ g by n products, a part of x that G is flat along, and whether there is any.
+def _is_bent(ops: Backend, model: Model) -> Scalar:
+    """Whether Lanczos from a random direction meets curvature below zero, beyond rounding; ``_LOOKS`` products.
 
-    And the lowest eigenvalue, 0 if rounding may have made it negative; whether d is flat; and whether all is known.
+    T + shift I has a pivot below zero there: no vector is kept, and no eigenvalue computed.
+    """
+    G, zero = model.operator, 0.0 * model.gradient_norm
+    v = normal(G.domain, 1, 1)[:, 0]
+
+    def go(i: Scalar, carry: Any) -> Any:
+        before, q, beta, shift, pivot, bent = carry
+        w = ops.axpy(-beta, before, G.apply(q))
+        alpha = ops.dot(q, w)
+        w = ops.axpy(-alpha, q, w)
+        norm = ops.sqrt(ops.dot(w, w))
+        shift = ops.where(i == 0, ops.eps(q) ** 0.5 * ops.sqrt(alpha * alpha + norm * norm), shift)
+        pivot = alpha + shift - ops.divide(beta * beta, pivot)
+        met = ops.where(pivot < 0, 1.0, bent)
+        return q, ops.scale(ops.divide(1.0, norm), w), norm, shift, ops.where(pivot > 0, pivot, 1.0), met
+
+    begun = ops.zeros_like(v), ops.scale(ops.divide(1.0, ops.sqrt(ops.dot(v, v))), v), zero, zero, zero + 1.0, zero
+    return ops.repeat(_LOOKS, go, begun)[-1] > 0
+
+
+def _all_of(ops: Backend, model: Model, d: Vector) -> tuple[Scalar, Vector, Scalar, Scalar, Scalar, Scalar, Scalar]:
+    """1/2 g.|G|^-1 g by n products, a part of x that G is flat along, and whether there is any.
+
+    And the lowest eigenvalue, 0 if rounding may have made it negative; whether d is flat; whether all is known; and
+    what rounding x changes in the value by the curvature alone, squared sum of eps |x_j| G_jj^1/2.
+
+    No eigenvalue is taken for less than a round-off of the largest: as little is promised along that direction at
+    least, unless it is one that g has no part in.
 
     G is divided by its diagonal on both sides, so that nothing hides in units.
     """
@@ -262,14 +319,24 @@ def _all_of(ops: Backend, model: Model, d: Vector) -> tuple[Scalar, Vector, Scal
     least, along, e = -ops.max_abs(xp.where(e < 0, e, 0.0 * e)), V.T @ (s * g), abs(e)
     least = ops.where(least < -(ops.eps(model.x) ** 0.5) * ops.max_abs(e), least, 0.0)
     kept = e > 10 * n * ops.eps(model.x) * xp.max(e)
-    promised = xp.where(kept, along * along / xp.where(kept, e, one), 0.0 * e)
+    floor = ops.eps(model.x) * xp.max(e)
+    promised = along * along / xp.where(e > floor, e, xp.where(floor > 0, floor, one))
+    rounded = ops.eps(model.x) * ops.item(xp.sum(abs(x) / s))
     # Parameters that are equal, as on a saddle between two that could be exchanged, do not stay so.
     uneven = ops.asarray(1.0 + 0.1 * np.cos(2.4 * np.arange(n)), dtype, ops.describe(x)[2])
     flat = s * (V @ xp.where(kept, 0.0 * e, V.T @ (x / s * uneven)))
     known, d = finite & sound, V.T @ (d / s)
     null = ops.item(xp.sum(e * d * d)) <= 10 * n * ops.eps(model.x) * ops.item(xp.max(e)) * ops.dot(d, d)
     promise = ops.where(known, 0.5 * ops.item(xp.sum(promised)), math.inf)
-    return promise, ops.cast(flat, ops.describe(model.x)[1]), known & (ops.max_abs(flat) > 0), least, null, known
+    return (
+        promise,
+        ops.cast(flat, ops.describe(model.x)[1]),
+        known & (ops.max_abs(flat) > 0),
+        least,
+        null,
+        known,
+        rounded * rounded,
+    )
 
 
 def _units(ops: Backend, model: Model, start: Vector) -> Vector:

@@ -130,9 +130,9 @@ class Status(IntEnum):
     )
     UNEXPLORED = (
         21,
-        "The gradient is small, to the tolerance; the curvature was not explored. The operator is not known to be "
-        "positive semi-definite, so that this may be a saddle: lg.TrustRegion() and lg.GLTR(explore=True) look; of an "
-        "operator of your own that is, psd=True says so.",
+        "The gradient is small, to the tolerance; not all of the curvature was explored. The operator is not known to "
+        "be positive semi-definite, so that this may be a saddle: lg.TrustRegion() and lg.GLTR(explore=True) look; of "
+        "an operator of your own that is, psd=True says so.",
         True,
     )
     GRADIENT_SMALL = (

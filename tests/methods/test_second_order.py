@@ -685,3 +685,57 @@ def test_weight_decay_is_beside_the_model_and_what_is_told_is_of_where_the_step_
         lg.EGN(weight_decay=1e-3)
     with pytest.raises(ValueError, match="weight_decay must"):
         lg.EGN(weight_decay=-1e-3, stopping=None)
+
+
+LOW = {  # in float32 these were successes, the first by four digits above the minimum
+    "MGH17, first": ("MGH17", 0, lg.LevenbergMarquardt(solver=lg.Cholesky())),
+    "Misra1c, second": ("Misra1c", 1, lg.LevenbergMarquardt(solver=lg.Cholesky())),
+    "MGH10, second": ("MGH10", 1, lg.TrustRegion(curvature=lg.GGN)),
+    "Lanczos2, first": ("Lanczos2", 0, lg.GaussNewton(solver=lg.Cholesky())),
+    "Bennett5, second": ("Bennett5", 1, lg.LevenbergMarquardt(solver=lg.Cholesky(), x_scale="start")),
+    "Gauss3, second": ("Gauss3", 1, lg.SGN()),
+}
+
+
+@pytest.mark.parametrize("name", LOW)
+def test_what_float32_cannot_see_is_no_success(name):
+    name, start, method = LOW[name]
+    made = nist.problem(name)
+    x, y, slope = made.x.astype("float32"), made.y.astype("float32"), nist.jacobian(made)
+    fit = lg.Objective.from_residuals(lambda b: made.model(np, b, x) - y, jacobian=lambda b: slope(b).astype("float32"))
+    with np.errstate(all="ignore"):
+        run = lg.minimize(fit, made.starts[start].astype("float32"), method, max_steps=100)
+    assert not run.succeeded or nist.sum_at(made, run.params) < made.sum_of_squares * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("method", [lg.EGN(), lg.Newton(curvature=lg.GGN)])
+def test_a_step_that_is_small_beside_the_start_and_changes_the_value_is_no_end(method):
+    made = nist.problem("Nelson")
+    fit = lg.Objective.from_residuals(lambda b: made.model(np, b, made.x) - made.y, jacobian=nist.jacobian(made))
+    with np.errstate(all="ignore"):
+        run = lg.minimize(fit, made.starts[0], method, max_steps=20)
+    assert not run.succeeded or 2 * run.value < made.sum_of_squares * (1 + 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "n"), [("NewtonCG", 33), ("NewtonCG", 500), ("Steihaug", 200), ("Krylov", 200), ("TrustRegion", 33)]
+)
+def test_a_saddle_of_many_parameters_is_told_or_left(name, n):
+    bent = np.linspace(1.0, 3.0, n)
+    bent[1] = -1.0
+    saddle = lg.Objective.from_function(
+        lambda p: 1.0 + 0.5 * p @ (bent * p) + 0.25 * p[1] ** 4,
+        gradient=lambda p: bent * p + np.eye(n)[1] * p[1] ** 3,
+        hvp=lambda p, v: bent * v + np.eye(n)[1] * 3.0 * p[1] ** 2 * v[1],
+    )
+    start = np.ones(n)
+    start[1] = 0.0  # no gradient shows the way down
+    run = lg.minimize(saddle, start, SINGULAR[name])
+    if name == "TrustRegion":
+        assert run.value == pytest.approx(0.75)
+    else:
+        assert run.status is lg.Status.NEGATIVE_CURVATURE
+    upwards = lg.Objective.from_function(
+        lambda p: 1.0 + 0.5 * p @ p, gradient=lambda p: 1.0 * p, hvp=lambda p, v: 1.0 * v
+    )
+    assert lg.minimize(upwards, start, SINGULAR[name]).succeeded
