@@ -179,8 +179,12 @@ class Point:
         return made
 
     def _in_memory(self, visit: Visit) -> Summary:
-        self.check_data()
+        known = "compiled" in self.space.backend.capabilities and memo(self.objective).asked
+        if not known:
+            self.check_data()
         made: Summary = self.space.backend.call(Partial(_over_memory, visit), self)
+        if known:
+            self.check_data()  # while the program is running
         if len(self.objective.batches) > 1 or any(batch.stacked for batch in self.objective.batches):
             require_counted(self.space.backend, made.weight)
         return made
