@@ -43,8 +43,9 @@ def unwritten(leaves: Sequence[Tensor]) -> Iterator[None]:
     if written:
         i = written[0]
         raise ValueError(
-            f"the model writes to parameter {i} (shape {tuple(leaves[i].shape)}) as it runs, so that no derivative belongs "
-            "to it: an operation in place under no_grad(), or an embedding's max_norm=. Write to a copy, or between steps."
+            f"the model writes to parameter {i} (shape {tuple(leaves[i].shape)}) as it runs, so that no derivative "
+            "belongs to it: an operation in place under no_grad(), or an embedding's max_norm=. Write to a copy, or "
+            "between steps."
         )
 
 

@@ -229,7 +229,7 @@ class TorchCalculus(CalculusDefaults):
     def jacobian_rows(
         self, function: Callable[[list[Tensor]], Tensor], params: Leaves, rows: Sequence[int]
     ) -> list[list[Tensor]]:
-        # Plain kernels where they will do (attention's random draws depend on its kernel): an oracle owes others little.
+        # Plain kernels where they will do (attention's random draws depend on its kernel): an oracle is another way.
         recording, leaves, outputs = _record(function, params, kernels=once_differentiable)
         with torch.enable_grad():
             return _rows(recording, outputs.reshape(-1), leaves, rows)

@@ -116,8 +116,8 @@ def embedding(
 def _require_no_max_norm(max_norm: float | None) -> None:
     if max_norm is not None:
         raise ValueError(
-            f"the model calls an embedding with max_norm={max_norm}, which writes to its weights as it runs, so that no "
-            "derivative belongs to them: leave it out, and scale the rows yourself between steps, or in the model."
+            f"the model calls an embedding with max_norm={max_norm}, which writes to its weights as it runs, so that "
+            "no derivative belongs to them: leave it out, and scale the rows yourself between steps, or in the model."
         )
 
 

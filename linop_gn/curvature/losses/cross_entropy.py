@@ -8,11 +8,13 @@ class index), with |y| = sum_j y_j (1 up to rounding),
 
 Label smoothing e replaces y by (1 - e) y + e/C, weights w of the classes replace what that gives by w y, with |y| for
 its sum. How these are computed without
-losing the small numbers of a trained classifier is told in ``softmax.py``.
+losing the small numbers of a trained classifier is told in ``softmax.py``. Logits may differ by more than the largest
+number where the loss is representable: what is subtracted are their halves.
 """
 
 from __future__ import annotations
 
+import math
 import operator
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -117,21 +119,22 @@ class CrossEntropy(Loss):
             object.__setattr__(self, "ignore_index", operator.index(self.ignore_index))
 
     def value(self, xp: Any, z: Array, y: Array) -> Array:
-        s, log_sum = log_parts(xp, z)
-        w = self._class_weights(xp, z)
+        largest, log_sum = log_parts(xp, z)
+        w, e = self._class_weights(xp, z), number(xp, self.label_smoothing, z)
         if self._has_labels(xp, y):
-            losses = log_sum - xp.take_along_axis(s, y, axis=-1)
-            losses = losses if w is None else _at(xp, w, y) * losses
-        else:  # a forbidden class (logit -inf) with probability zero adds nothing
+            mass = (1 - e) * (1.0 if w is None else _at(xp, w, y))
+            half = 0.5 * xp.take_along_axis(z, y, axis=-1) - 0.5 * largest
+            losses = mass * log_sum - _times(xp, 2 * mass, half)
+        else:
             y = y if w is None else w * y
-            losses = over_classes(xp, y) * log_sum - over_classes(xp, y * keep(xp, y != 0, s))
-        e = number(xp, self.label_smoothing, s)
+            y = y if _is_zero(e) else (1 - e) * y
+            losses = over_classes(xp, y) * log_sum - over_classes(xp, _times(xp, 2 * y, 0.5 * z - 0.5 * largest))
         if _is_zero(e):
             return losses
-        s = s if isinstance(e, float) else keep(xp, e != 0, s)
-        if w is not None:
-            s, log_sum = w * keep(xp, w != 0, s), xp.mean(w) * log_sum
-        return (1 - e) * losses + e * (log_sum - xp.mean(s, axis=-1, keepdims=True))
+        classes, power = z.shape[-1], 2.0 ** z.shape[-1].bit_length()  # 1/C may have few digits in half precision
+        mass, each = (e, e) if w is None else (e * xp.mean(w), e * w)
+        halves = 0.5 / power * z - 0.5 / power * largest
+        return losses + mass * log_sum - over_classes(xp, _times(xp, 2 * power / classes * each, halves))
 
     def slope(self, xp: Any, z: Array, y: Array) -> Array:
         p, top = softmax(xp, z)
@@ -262,6 +265,13 @@ class CrossEntropy(Loss):
 def _at(xp: Any, w: Array, index: Array) -> Array:
     """The entries of w (C,) that ``index`` (..., 1) names."""
     return xp.reshape(xp.take(w, xp.reshape(index, (-1,))), index.shape)
+
+
+def _times(xp: Any, c: Any, x: Array) -> Array:
+    """c x, and zero where c is: a forbidden class (logit -inf) that weighs nothing adds nothing."""
+    if isinstance(c, float):
+        return c * x if c else xp.zeros_like(x)
+    return c * keep(xp, (c != 0) | (x > -math.inf), x)
 
 
 def _is_zero(e: Any) -> bool:

@@ -195,7 +195,7 @@ def test_a_function_that_writes_to_its_parameters_is_refused(method):
     renormed = lg.Objective(
         lambda p, x: nn.functional.embedding(x, p, max_norm=0.5), lg.losses.SquaredError(), (x, None)
     )
-    with pytest.raises(ValueError, match="max_norm=|writes to parameter 0"):
+    with pytest.raises(ValueError, match=r"max_norm=|writes to parameter 0"):
         lg.minimize(renormed, p, method, max_steps=2)
 
 
