@@ -129,7 +129,7 @@ def test_none_is_no_prior():
 
 
 def test_a_fit_by_the_gram_form_ends_where_its_gradient_is_zero():
-    _, p, plain, fit = made("torch", 0.3)
+    _, p, _, fit = made("torch", 0.3)
     end = lg.minimize(fit, p, lg.EGN(damping=1e-3), max_steps=50).params
     assert abs(fit.at(end).gradient.numpy()).max() < 1e-6
 
