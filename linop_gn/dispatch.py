@@ -66,7 +66,9 @@ def load(name: str) -> Backend:
 
 def _known() -> str:
     """The names of the backends whose framework is installed, those of the others, and why some cannot be used."""
-    there, missing, broken = [], [], []
+    there: list[str] = []
+    missing: list[str] = []
+    broken: list[str] = []
     for name in sorted(_entries()):
         if sys.modules.get(name) is None:
             (there if find_spec(name) is not None else missing).append(name)
