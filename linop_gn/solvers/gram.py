@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar, NamedTuple
 
-from ..arguments import whole
+from ..arguments import known_float, whole
 from ..curvature.at_point import GGN, Products, WithDiagonal
 from ..curvature.gram import Gram, Root, require_root, root_gradient, root_of
 from ..curvature.pieces import ggn
@@ -156,7 +156,7 @@ class GramSolve(Solver):
             )
         if inner.host:
             raise ValueError("GramSolve needs all outputs at once, and the data are streamed: hold them in a list.")
-        if operator.backend.is_concrete(damping) and not float(operator.backend.detach(damping)) > 0:
+        if operator.backend.is_concrete(damping) and not known_float(damping) > 0:
             raise ValueError(
                 "GramSolve needs a positive damping: without it the system has no unique solution wherever there are "
                 "more parameters than outputs. Use lg.Damped(G, damping), or lg.MINRES for the undamped system."
@@ -249,7 +249,7 @@ def _factored_by(
 ) -> tuple[Factored, Scalar, int]:
     """What all right-hand sides share; whether it is finite; the products that it took."""
     root, damping = _root(operator)
-    shift, W, factor, spent = ops.item(damping), None, None, 1
+    shift, W, factor, spent = ops.item(ops.detach(damping)), None, None, 1
     good: Any = True
     if dense:
         W, K = _matrix(ops, root, rows, most_bytes)

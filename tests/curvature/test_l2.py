@@ -159,3 +159,20 @@ def test_what_cannot_have_one_says_so():
     for l2, message in ((-1.0, "l2 must be a finite number >= 0"), ({"w": 0.1}, r"expected a number, or a tree with")):
         with pytest.raises(ValueError, match=message):
             made("torch", l2)[3].value(p)
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_that_requires_gradients_is_a_number_here(torch):
+    _, p, _, fit = made("torch", 0.3)
+    l2 = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    asks = lg.Objective(fit.model, fit.loss, fit.batches[0], l2=l2)
+    assert asks.value(p) == fit.value(p)
+    assert not asks.value(p).requires_grad
+    for method in (lg.EGN(damping=0.1), lg.FirstOrder(lg.optimisers.SGD(), 0.1)):
+        assert lg.minimize(asks, p, method, max_steps=1).value == lg.minimize(fit, p, method, max_steps=1).value
+    g, A = fit.at(p).gradient, lg.Damped(lg.GGN(fit, p), 0.1)
+    for solver in (lg.CG(rtol=1e-12), lg.GramSolve(rtol=1e-12)):
+        l2.grad = None
+        lg.solve(lg.Damped(lg.GGN(asks, p), 0.1), g, solver).x.sum().backward()
+        x, u = (lg.solve(A, b, lg.Cholesky()).x for b in (g, torch.ones_like(g)))
+        torch.testing.assert_close(l2.grad, -(u @ x))

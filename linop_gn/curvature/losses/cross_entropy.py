@@ -202,13 +202,14 @@ class CrossEntropy(Loss):
                 f"CrossEntropy: outputs must be logits (..., C) of at least two classes, got shape {shape}. "
                 "For one logit per answer use BinaryCrossEntropy."
             )
-        if self.weight is not None:
-            self._check_class_weights(backend, shape[-1])
         if targets is None:
             raise TypeError(_NO_TARGETS)
         values = door.to_host(backend, "CrossEntropy", "targets", targets, ("integer", "real"))
         _, dtype, _ = backend.describe(targets)
-        if self._are_indices(shape, tuple(values.shape), door.kind(dtype) == "integer", dtype):
+        indices = self._are_indices(shape, tuple(values.shape), door.kind(dtype) == "integer", dtype)
+        if self.weight is not None:
+            self._check_class_weights(backend, shape[-1])
+        if indices:
             if self.ignore_index is not None:
                 counted = counted & (values != self.ignore_index)
             classes, ignored = shape[-1], "not set" if self.ignore_index is None else self.ignore_index
