@@ -122,19 +122,25 @@ class CrossEntropy(Loss):
         largest, log_sum = log_parts(xp, z)
         w, e = self._class_weights(xp, z), number(xp, self.label_smoothing, z)
         if self._has_labels(xp, y):
+            chosen = xp.take_along_axis(z, y, axis=-1)
+            if w is None and _is_zero(e):
+                return log_sum + (largest - chosen)
             mass = (1 - e) * (1.0 if w is None else _at(xp, w, y))
-            half = 0.5 * xp.take_along_axis(z, y, axis=-1) - 0.5 * largest
-            losses = mass * log_sum - _times(xp, 2 * mass, half)
+            losses = mass * log_sum - _times(xp, 2 * mass, 0.5 * chosen - 0.5 * largest)
         else:
             y = y if w is None else w * y
             y = y if _is_zero(e) else (1 - e) * y
-            losses = over_classes(xp, y) * log_sum - over_classes(xp, _times(xp, 2 * y, 0.5 * z - 0.5 * largest))
+            halves = keep(
+                xp, y != 0, 0.5 * z - 0.5 * largest
+            )  # a forbidden class (logit -inf) may have none
+            losses = over_classes(xp, y) * log_sum - 2 * over_classes(xp, y * halves)
         if _is_zero(e):
             return losses
         classes, power = z.shape[-1], 2.0 ** z.shape[-1].bit_length()  # 1/C may have few digits in half precision
-        mass, each = (e, e) if w is None else (e * xp.mean(w), e * w)
         halves = 0.5 / power * z - 0.5 / power * largest
-        return losses + mass * log_sum - over_classes(xp, _times(xp, 2 * power / classes * each, halves))
+        if w is None:
+            return losses + e * log_sum - _times(xp, 2 * power / classes * e, over_classes(xp, halves))
+        return losses + e * xp.mean(w) * log_sum - over_classes(xp, _times(xp, 2 * power / classes * e * w, halves))
 
     def slope(self, xp: Any, z: Array, y: Array) -> Array:
         p, top = softmax(xp, z)
@@ -269,7 +275,7 @@ def _at(xp: Any, w: Array, index: Array) -> Array:
 
 
 def _times(xp: Any, c: Any, x: Array) -> Array:
-    """c x, and zero where c is: a forbidden class (logit -inf) that weighs nothing adds nothing."""
+    """c x, and zero where c is and x is infinite."""
     if isinstance(c, float):
         return c * x if c else xp.zeros_like(x)
     return c * keep(xp, (c != 0) | (x > -math.inf), x)
