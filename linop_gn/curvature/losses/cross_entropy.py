@@ -130,9 +130,7 @@ class CrossEntropy(Loss):
         else:
             y = y if w is None else w * y
             y = y if _is_zero(e) else (1 - e) * y
-            halves = keep(
-                xp, y != 0, 0.5 * z - 0.5 * largest
-            )  # a forbidden class (logit -inf) may have none
+            halves = keep(xp, y != 0, 0.5 * z - 0.5 * largest)  # a forbidden class (logit -inf) may have none
             losses = over_classes(xp, y) * log_sum - 2 * over_classes(xp, y * halves)
         if _is_zero(e):
             return losses
