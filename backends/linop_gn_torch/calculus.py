@@ -39,13 +39,13 @@ from torch import Tensor
 
 from linop_gn.backend import CalculusDefaults, LinearizationDefaults
 
-from .advice import custom_functions, explained, require_differentiable, require_linear, snapshot
+from .advice import custom_functions, explained, require_differentiable, require_linear, snapshot, unwritten
 from .columns import in_columns
 from .modules import adapt
 from .nan import operation_of_nan, tell_of_nan
 from .precision import as_double
 from .recording import Recording
-from .safe_ops import math_attention, twice_differentiable
+from .safe_ops import math_attention, once_differentiable, twice_differentiable
 from .tracking import constant, tracking
 from .trees import map_tree
 
@@ -70,7 +70,7 @@ def _record(
 ) -> tuple[Recording, list[Tensor], Tensor]:
     """The graph of ``function``: what it takes to go through it, its leaves, and its outputs."""
     recording, leaves = Recording(**kernels), snapshot(params)
-    with torch.enable_grad():
+    with torch.enable_grad(), unwritten(leaves):
         outputs = recording.make(lambda: function(leaves))
         require_differentiable(outputs, scalar)
     return recording, leaves, outputs
@@ -229,8 +229,8 @@ class TorchCalculus(CalculusDefaults):
     def jacobian_rows(
         self, function: Callable[[list[Tensor]], Tensor], params: Leaves, rows: Sequence[int]
     ) -> list[list[Tensor]]:
-        # Plain kernels (but for attention, whose random draws depend on the kernel): an oracle owes safe_ops nothing.
-        recording, leaves, outputs = _record(function, params, kernels=lambda: math_attention)
+        # Plain kernels where they will do (attention's random draws depend on its kernel): an oracle is another way.
+        recording, leaves, outputs = _record(function, params, kernels=once_differentiable)
         with torch.enable_grad():
             return _rows(recording, outputs.reshape(-1), leaves, rows)
 

@@ -9,6 +9,7 @@ normaliser belongs to the objective, once, not to each batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 from ..arguments import require_number
@@ -250,6 +251,7 @@ def _fields(
     for value in l2.values() if isinstance(l2, Mapping) else (l2,):
         if isinstance(value, (int, float)):
             require_number("Objective", "l2", value)
+    l2 = None if isinstance(l2, Real) and l2 == 0 else l2
     return {"model": model, "loss": loss, "supplied": supplied, "derivatives": derivatives, "l2": l2}
 
 

@@ -260,7 +260,7 @@ def _over_memory(visit: Visit, point: Point) -> Summary:
 
 def _with_l2(point: Point, made: Summary) -> Summary:
     """With the objective's 1/2 sum l2 x^2 added, and its gradient; consumes the one there is."""
-    l2, ops = point.objective.l2_in(point.space), point.space.backend
+    l2, ops = point.space.backend.detach(point.objective.l2_in(point.space)), point.space.backend
     if l2 is None:
         return made
     x, value = point.x, made.value
