@@ -44,6 +44,7 @@ class Objective(Terms):
         are not in ``params``. What a plain function closes over is not watched.
     changing_data
         Whether streamed data are meant to change from pass to pass: else the second pass is refused if they did.
+        Each product is then of another operator, and no solver meets a tolerance: give it ``steps=``.
     loss
         From ``lg.losses``, or any callable ``(outputs, targets) -> per-example losses``.
     data

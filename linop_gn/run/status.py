@@ -55,8 +55,8 @@ class Status(IntEnum):
     )
     STAGNATED = (
         5,
-        "Rounding keeps the residual above the tolerance; the iterate is as accurate as this precision allows. Loosen "
-        "the tolerance, precondition, or use float64.",
+        "The residual stays above the tolerance by rounding: the iterate is as accurate as this precision allows (loosen "
+        "the tolerance, precondition, or use float64); or the products change from call to call (lg.validate tells).",
     )
     NEGATIVE_CURVATURE = (
         6,
