@@ -55,8 +55,9 @@ class Status(IntEnum):
     )
     STAGNATED = (
         5,
-        "The residual stays above the tolerance by rounding: the iterate is as accurate as this precision allows (loosen "
-        "the tolerance, precondition, or use float64); or the products change from call to call (lg.validate tells).",
+        "The residual stays above the tolerance by rounding: the iterate is as accurate as this precision allows "
+        "(loosen the tolerance, precondition, or use float64); or the products change from call to call (lg.validate "
+        "tells).",
     )
     NEGATIVE_CURVATURE = (
         6,
