@@ -83,6 +83,10 @@ def _filled(gradients: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[
     ]
 
 
+def _has_nan(arrays: Sequence[Tensor | None]) -> bool:
+    return any(a is not None and bool(a.isnan().any()) for a in arrays)
+
+
 def _keeping() -> dict[str, bool]:
     """How a product goes backward through a graph that is needed again."""
     return {"create_graph": True} if tracking.get() else {"retain_graph": True}
@@ -126,20 +130,25 @@ class TorchLinearization(LinearizationDefaults):
         ):  # what is NaN at a point is so along all directions
             self._looked = True
             if made.isnan().any() and not any(v.isnan().any() for _, v in pairs):
-                name = self._recording.resume(lambda: operation_of_nan(product, retain_graph=True))
-                return self._instead(made, name, tangents, chosen)
+                first = _has_nan(self._recorded)
+                at_fault = partial(_backward, [self._outputs], self._leaves, [self._u]) if first else product
+                name = self._recording.resume(lambda: operation_of_nan(at_fault, retain_graph=True))
+                return self._instead(made, (name, "first" if first else "second"), tangents, chosen)
         return made
 
-    def _instead(self, made: Tensor, name: str, tangents: Sequence[Tensor], chosen: Sequence[int]) -> Tensor:
+    def _instead(
+        self, made: Tensor, cause: tuple[str, str], tangents: Sequence[Tensor], chosen: Sequence[int]
+    ) -> Tensor:
         """J v by forward mode, from now on, if that is a number where ``made`` is NaN; told once."""
         pushed = made
         with suppress(RuntimeError):  # no forward mode
             pushed = self._pushed(tangents, chosen)
         self._forward = not pushed.isnan().any()
+        name, order = cause
         if self._forward:
-            tell_of_nan(name, "J v by backward mode", "J v is taken by forward mode, at twice the cost.")
+            tell_of_nan(name, "J v by backward mode", "J v is taken by forward mode, at twice the cost.", order)
         else:
-            tell_of_nan(name, "J v")
+            tell_of_nan(name, "J v", None, order)
         return pushed if self._forward else made
 
     def _pushed(self, tangents: Sequence[Tensor], chosen: Sequence[int]) -> Tensor:
@@ -172,9 +181,8 @@ class TorchGradientLinearization(LinearizationDefaults):
             self.value = constant(value)
             # With a seed that requires gradients, what has no graph is zero, or comes from a backward that lost it.
             seed = torch.ones_like(self.value, requires_grad=True)
-            self._recorded = self._recording.resume(
-                lambda: _backward([value], self._leaves, [seed], create_graph=True), records=True
-            )
+            self._gradient = partial(_backward, [value], self._leaves, [seed])
+            self._recorded = self._recording.resume(lambda: self._gradient(create_graph=True), records=True)
             self._recording.resume(lambda: require_linear(self._recorded, seed, custom_functions(value)))
         self.gradient = _filled(self._recorded, self._leaves)
         self._told = False
@@ -188,8 +196,11 @@ class TorchGradientLinearization(LinearizationDefaults):
         made = _filled(result, self._leaves)
         if not (self._told or tracking.get() or in_columns.get()):
             self._told = True
-            if any(h.isnan().any() for h in made) and not any(x.isnan().any() for x in (*self.gradient, *tangents)):
-                tell_of_nan(self._recording.resume(lambda: operation_of_nan(product, retain_graph=True)), "H v")
+            if _has_nan(made) and not _has_nan(tangents):
+                first = _has_nan(self.gradient)
+                at_fault = self._gradient if first else product
+                name = self._recording.resume(lambda: operation_of_nan(at_fault, retain_graph=True))
+                tell_of_nan(name, "H v", None, "first" if first else "second")
         return made
 
 
