@@ -115,7 +115,8 @@ class Facts:
         Asked where the trial is short, or what it promises is near nothing.
         """
         near = trial.predicted <= ops.maximum(self.few(ops, model), noise.value)
-        near = running & (near | self._short(ops, model, trial, start)[1])
+        lost = (trial.status == Code.NONFINITE) & ops.logical_not(trial.predicted > 0)
+        near = running & (near | lost | self._short(ops, model, trial, start)[1])
 
         def along_gradient(units: Vector) -> tuple[Scalar, Scalar]:
             xp = ops.namespace()
@@ -201,7 +202,9 @@ class Facts:
         precise = whole & (predicted <= noise.blurred)
         explored = psd | is_one_of(trial.status, [Code.CONVERGED, Code.INVARIANT])
         ended = ops.where(explored, Code.GRADIENT_SMALL, Code.UNEXPLORED)
+        broken = judged.refused & (trial.status == Code.NONFINITE) & ops.logical_not(ops.isfinite(judged.hidden))
         return (
+            (broken, Code.NONFINITE),  # the curvature itself, not the solve with it
             (running & (judged.gradient_norm <= self.atol) & (psd | (self.atol > 0)), Code.GRADIENT_SMALL),
             (running & (self.rtol > 0) & (judged.gradient_norm <= self.rtol * judged.first), Code.REDUCED),
             (running & (length == 0) & (trial.status == Code.INNER_TOLERANCE), Code.INNER_TOLERANCE),
@@ -264,6 +267,7 @@ class Facts:
                 ops.where(known, seen, guess),
                 ((code == Code.DIVERGING) & ops.logical_not(known & null), Code.DIVERGING),
                 (sure & still & changes, Code.DIVERGING),
+                (ops.logical_not(known), Code.NONFINITE),
                 (blind | more & (judged.refused | falls), Code.STAGNATED),
                 (more, Code.RUNNING),
             )

@@ -739,3 +739,39 @@ def test_a_saddle_of_many_parameters_is_told_or_left(name, n):
         lambda p: 1.0 + 0.5 * p @ p, gradient=lambda p: 1.0 * p, hvp=lambda p, v: 1.0 * v
     )
     assert lg.minimize(upwards, start, SINGULAR[name]).succeeded
+
+
+BENT = [
+    *map(D.Solve, (lg.CG(), lg.MINRES(), lg.Cholesky(), lg.LU(), lg.Eigh())),
+    *(D.Krylov(), D.Krylov(of="damping"), D.TrustRegion(), D.Steihaug(), D.Dogleg(), D.Eigen()),
+]
+
+
+@pytest.mark.parametrize("descent", BENT, ids=lambda d: f"{type(d).__name__}-{d.level}")
+def test_curvature_of_nan_is_told_as_such(descent):
+    """After one trial: no damping and no radius makes it finite. Of a zero gradient too, which may be at a saddle."""
+    control = C.Radius() if descent.level == "radius" else lg.Nielsen()
+    method = lg.SecondOrder(curvature=lg.Hessian, descent=descent, control=control)
+    for slope in (np.array([1.0, -2.0]), np.zeros(2)):
+        f = lg.Objective.from_function(
+            lambda p, slope=slope: p @ p + slope @ p,
+            gradient=lambda p, slope=slope: 2 * p + slope,
+            hvp=lambda p, v: 2 * v if p.any() else np.nan * v,
+        )
+        fit = lg.minimize(f, np.zeros(2), method)
+        assert (fit.status, int(fit.steps)) == (lg.Status.NONFINITE, 1)
+        assert not fit.params.any()
+        assert not slope.any() or lg.minimize(f, np.ones(2), method).succeeded
+
+
+@pytest.mark.parametrize("descent", BENT[-6:], ids=lambda d: f"{type(d).__name__}-{d.level}")
+def test_a_start_on_a_saddle_is_no_minimum(descent):
+    control = C.Radius() if descent.level == "radius" else lg.Nielsen()
+    signs = np.array([2.0, -2.0])
+    f = lg.Objective.from_function(
+        lambda p: p @ (signs * p) / 2, gradient=lambda p: signs * p, hvp=lambda p, v: signs * v
+    )
+    fit = lg.minimize(
+        f, np.zeros(2), lg.SecondOrder(curvature=lg.Hessian, descent=descent, control=control), max_steps=3
+    )
+    assert not fit.succeeded
