@@ -157,7 +157,8 @@ class LeastSquares(Method):
         status = verdict(
             ops,
             count + Code.RUNNING,
-            (ops.logical_not(sound) | vanished, Code.NONFINITE_INPUT),
+            (ops.logical_not(sound), Code.NONFINITE_INPUT),
+            (vanished, Code.BREAKDOWN),
             (flat, Code.DIVERGING),
             *self._claims(ops, here, True),
         )
