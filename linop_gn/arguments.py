@@ -44,6 +44,11 @@ def called(role: str, like: str, function: Callable[..., Any], *arguments: Any, 
     """
     try:
         return function(*arguments, **options)
+    except StopIteration as error:
+        raise RuntimeError(
+            f"{role} raised StopIteration: an iterator that it draws from has ended, and it is called as often as the "
+            "run needs. Give all data to the objective, or one batch a step as lg.minimize(..., batches=loader)."
+        ) from error
     except TypeError as error:
         try:
             signature = inspect.signature(function)
