@@ -147,7 +147,12 @@ def _outcome(
     ops, xp, s, _ = _parts(space)
     eps, (rtol, atol) = ops.eps(s.basis), tolerances
     threshold = ops.maximum(rtol * s.norm, atol / s.scale)
-    unknown = rounding(eps, s, xp.abs(damping / s.ascale), lengths(ops, h))
+    shift, length = xp.abs(damping / s.ascale), lengths(ops, h)
+    unknown = rounding(eps, s, shift, length)
+    if "compiled" in ops.capabilities:  # where what is subnormal may be taken for zero, in each entry of x
+        tiny = float(ops.namespace().finfo(s.basis.dtype).tiny) * s.basis.shape[1] ** 0.5
+        least = tiny * ops.divide(s.ascale, s.scale)
+        unknown = unknown + (s.size + shift) * xp.where(length > 0, least, 0.0)
     lost = unknown > ops.maximum(threshold, eps**0.5 * s.norm)
     residual = residual + unknown
     sound = (s.status == Code.COMPLETED) | (s.status == Code.INVARIANT) | (s.status == Code.CONVERGED) | (s.status == 0)

@@ -263,7 +263,8 @@ def test_tiny_and_huge_right_hand_sides_in_single_precision(backend, size):
     matrix, b = benign(0), gaussian(0) / 4
     A = operator(backend, matrix, "float32")
     plain, other = (lg.krylov(A, array(backend, c * b, "float32"), 6).solve(0.1) for c in (1.0, size))
-    assert plain.status is other.status
+    told = {plain.status, Status.STAGNATED} if size < 1 and "compiled" in backend.capabilities else {plain.status}
+    assert other.status in told
     lost = 1e-3 + 4 * np.finfo(np.float32).tiny / size  # a compiler may take what is subnormal for zero
     np.testing.assert_allclose(host(backend, other.x) / size, host(backend, plain.x), rtol=1e-3, atol=lost)
 
