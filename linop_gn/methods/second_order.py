@@ -324,6 +324,8 @@ class SecondOrder(Method):
 
             status, more_products, looked = self.stopping.confirmed(ops, judged, status, value_at)
             asked = asked + more_products
+            if problem.once:  # the curvature of the next batch may be finite
+                status = ops.where(running & (status == Code.NONFINITE), Code.RUNNING, status)
         news = {"level": level, "growth": growth, "ratio": ratio, "length": found.length, "doubt": doubt}
         average = s.average
         if average is not None:

@@ -775,3 +775,18 @@ def test_a_start_on_a_saddle_is_no_minimum(descent):
         f, np.zeros(2), lg.SecondOrder(curvature=lg.Hessian, descent=descent, control=control), max_steps=3
     )
     assert not fit.succeeded
+
+
+def test_curvature_of_nan_on_one_batch_ends_no_run(numpy_backend):
+    def curvature(point):
+        G = lg.GGN(point)
+        return lg.FunctionOperator(lambda v: np.nan * v, G.domain, symmetric=True) if next(bad) else G
+
+    line = lg.Objective(
+        lambda p, x: x * p, lg.losses.SquaredError(), (np.ones(2), np.ones(2)), jacobian=lambda p, x: np.eye(2)
+    )
+    for at in range(5):
+        bad = iter(np.arange(99) == at)
+        fit = lg.minimize(line, np.zeros(2), lg.SGN(curvature=curvature), batches=[(np.ones(2), np.full(2, 3.0))] * 5)
+        assert (fit.status, int(fit.steps)) == (lg.Status.COMPLETED, 5)
+        np.testing.assert_allclose(fit.params, 3.0, rtol=1e-3)
