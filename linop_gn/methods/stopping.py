@@ -17,7 +17,10 @@ Of up to 32 parameters a success is confirmed by all of G, n products, divided b
   stays at one of them and is lower far away, x lies on a plateau, as of what is saturated, which ends as ``DIVERGING``;
   if it falls near x, this is no minimum, although G knows of no way from here: ``STAGNATED``.
 
-A gradient of zero is looked at so as well, of more parameters along x itself, unless the value is zero too.
+Of more parameters CG takes at most 40 steps to what the undamped model promises, which must be as little, and as many
+to the part of x that G knows of: along the rest of x the value is asked in the same way.
+
+A gradient of zero is looked at so as well, unless the value is zero too.
 
 Where the curvature is not known to be positive semi-definite, and the descent did not look at all of it, the success is
 ``UNEXPLORED``; an eigenvalue below zero is told, ``NEGATIVE_CURVATURE``: of up to 32 parameters any, of more where 40
@@ -38,10 +41,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arguments import require_number
-from ..draws import normal
+from ..draws import normal, signs
 from ..protocols import Backend, Scalar, Vector
 from ..records import record
 from ..run.status import Code, is_one_of, verdict
+from ..solvers.cg import CG
+from ..solvers.problem import LinearProblem
+from ..solvers.served import Inner, inner_solve
 from .descents.base import Model, Noise, Trial
 
 __all__ = ["Facts", "Judged"]
@@ -49,7 +55,7 @@ __all__ = ["Facts", "Judged"]
 _FEW = 32
 """Parameters for which a product each is spent before a run is called a success."""
 _LOOKS = 40
-"""Products for which the curvature of more is looked at before a success that may be a saddle."""
+"""Steps of CG for what is promised of more, and for a plateau; products for curvature below zero."""
 _NEAR = 0.03
 _ENDS = [Code.DECREASE_SMALL, Code.STEP_SMALL, Code.AT_PRECISION, Code.UNEXPLORED]
 
@@ -231,7 +237,7 @@ class Facts:
     def confirmed(
         self, ops: Backend, judged: Judged, code: Scalar, value_at: Callable[[Vector], Scalar]
     ) -> tuple[Scalar, Scalar, Scalar]:
-        """The code, of few parameters once all of G has been asked about a success; products; evaluations."""
+        """The code, once G has been asked about a success, of few parameters all of it; products; evaluations."""
         model, noise, n = judged.model, judged.noise, judged.model.x.shape[0]
         status, psd, guess = judged.trial.status, model.operator.psd, code
         if not psd:
@@ -239,16 +245,37 @@ class Facts:
             guess = ops.where(unseen & is_one_of(code, _ENDS), Code.UNEXPLORED, code)
         size, still = ops.maximum(model.value, -model.value), model.gradient_norm == 0
         still = still & is_one_of(code, [Code.GRADIENT_SMALL, Code.UNEXPLORED])
-        if n > _FEW:
-            level = ops.maximum(noise.value, 1e-10 * size)
-            plateau, falls, evaluations = along(ops, model, _uneven(ops, model.x), still, level, value_at)
-            guess = verdict(ops, guess, (plateau, Code.DIVERGING), (falls, Code.STAGNATED))
-            if psd:
-                return guess, 0, evaluations
-            missed = lambda x: (ops.where(_is_bent(ops, model), Code.NEGATIVE_CURVATURE, guess), _LOOKS)  # noqa: E731
-            return *ops.branch(guess == Code.UNEXPLORED, missed, lambda x: (guess, 0), model.x), evaluations
         open_ = ops.maximum(self._least(ops, judged), self.few(ops, model))
         open_ = ops.maximum(open_, 2.0 * judged.trial.predicted)
+        level = ops.maximum(noise.value, 1e-10 * size)
+        if n > _FEW:
+
+            def solve(x: Vector) -> tuple[Scalar, Scalar, Scalar]:
+                found = _solved(ops, model, ops.scale(-1.0, ops.copy(model.gradient)))
+                v = x * signs(model.operator.domain, 1, 1)
+                bent = n * ops.dot(v, model.operator.apply(v))  # in the mean n sum x_j^2 G_jj
+                rounded = ops.eps(x) ** 2 * ops.maximum(bent, -bent)
+                more, nothing = -found.model > ops.maximum(open_, 2.0 * rounded), ops.maximum(level, 4.0 * rounded)
+
+                def look(x: Vector) -> tuple[Scalar, Scalar, Scalar]:
+                    rest = _uneven(ops, x)
+                    seen = _solved(ops, model, model.operator.apply(rest))
+                    flat = ops.axpy(-1.0, seen.x, rest)
+                    plateau, falls, evaluations = along(ops, model, flat, size > 0, nothing, value_at)
+                    told = verdict(ops, guess, (plateau, Code.DIVERGING), (falls, Code.STAGNATED))
+                    return told, seen.products + 1, evaluations
+
+                onward = ops.where(judged.refused, Code.STAGNATED, Code.RUNNING)
+                told, products, evaluations = ops.branch(more, lambda x: (onward, 0, 0), look, x)
+                return told, products + found.products + 1, evaluations
+
+            asked = is_one_of(guess, _ENDS) | still
+            guess, products, evaluations = ops.branch(asked, solve, lambda x: (guess, 0, 0), model.x)
+            if psd:
+                return guess, products, evaluations
+            missed = lambda x: (ops.where(_is_bent(ops, model), Code.NEGATIVE_CURVATURE, guess), _LOOKS)  # noqa: E731
+            told, more = ops.branch(guess == Code.UNEXPLORED, missed, lambda x: (guess, 0), model.x)
+            return told, products + more, evaluations
 
         def ask(x: Vector) -> tuple[Scalar, Scalar, Scalar]:
             promise, flat, some, least, null, known, rounded = _all_of(ops, model, judged.trial.direction)
@@ -257,8 +284,7 @@ class Facts:
             seen = ops.where((code == Code.DIVERGING) & null, Code.AT_PRECISION, seen)
             seen = seen if psd else ops.where(least < 0, Code.NEGATIVE_CURVATURE, seen)
 
-            level = ops.maximum(ops.maximum(noise.value, 1e-10 * size), 4.0 * rounded)
-            plateau, falls, evaluations = along(ops, model, flat, some, level, value_at)
+            plateau, falls, evaluations = along(ops, model, flat, some, ops.maximum(level, 4.0 * rounded), value_at)
             more = (promise > ops.maximum(open_, 2.0 * rounded)) | falls
             # Rounding x moves the value beyond its fifth digit, and is not all that is left of it.
             blind = (rounded > 1e-4 * size) & (size > 8.0 * rounded) & ops.logical_not(still)
@@ -309,6 +335,11 @@ def along(
 def _uneven(ops: Backend, x: Vector) -> Vector:
     """x, each of its entries another bit larger: that are equal, as on a saddle between two, do not stay so."""
     return x * ops.asarray(1.0 + 0.1 * np.cos(2.4 * np.arange(x.shape[0])), *ops.describe(x)[1:])
+
+
+def _solved(ops: Backend, model: Model, rhs: Vector) -> Inner:
+    """G z = rhs by at most ``_LOOKS`` products."""
+    return inner_solve(ops, CG(rtol=ops.eps(rhs), max_steps=_LOOKS), LinearProblem(model.operator, rhs))
 
 
 def _is_bent(ops: Backend, model: Model) -> Scalar:

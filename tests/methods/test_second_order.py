@@ -834,3 +834,29 @@ def test_what_is_least_although_nothing_changes_is_a_success(name):
     for objective in (exact, constant):
         run = lg.minimize(objective, np.array([40.0, 80.0, 50.0]), SATURATED[name])
         assert run.status is lg.Status.GRADIENT_SMALL, run.status
+
+
+@pytest.mark.parametrize("name", ["NewtonCG", "GaussNewton"])
+def test_what_more_than_a_few_parameters_leave_open_in_float32_is_no_success(name):
+    rng = np.random.default_rng(602)
+    n, m = 40, 60
+    X = (rng.standard_normal((m, n)) * 10.0 ** rng.uniform(-5, 0, n)).astype("float32")
+    y = (X @ np.ones(n) + rng.standard_normal(m)).astype("float32")
+    line = lg.Objective.from_residuals(lambda p: X @ p - y, jacobian=lambda p: X)
+    method = lg.NewtonCG(curvature=lg.GGN) if name == "NewtonCG" else SATURATED[name]
+    run = lg.minimize(line, np.zeros(n, "float32"), method)
+    least = 0.5 * np.linalg.lstsq(X.astype(float), y.astype(float), rcond=None)[1][0]
+    assert not run.succeeded or run.value < least * 1.0001
+
+
+@pytest.mark.parametrize("name", ["GaussNewton", "HessianFree", "NewtonCG"])
+def test_a_plateau_of_many_parameters_is_no_minimum_and_a_flat_minimum_is(name):
+    rng = np.random.default_rng(0)
+    X, start = rng.standard_normal((60, 40)), rng.standard_normal(40)
+    for scale, targets in ((1e3, np.tanh(-X @ start)), (1.0, np.tanh(X[:20] @ start) * 0.9)):
+        fun, jac = plateau(targets, scale * X[: len(targets)])
+        fit = lg.Objective.from_residuals(fun, jacobian=jac)
+        method = lg.NewtonCG(curvature=lg.GGN) if name == "NewtonCG" else SATURATED[name]
+        run = lg.minimize(fit, start, method)
+        assert run.succeeded == (scale == 1.0), run
+        assert not run.succeeded or run.value < 1e-20
