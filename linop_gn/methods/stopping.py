@@ -262,7 +262,9 @@ class Facts:
                     seen = _solved(ops, model, model.operator.apply(rest))
                     flat = ops.axpy(-1.0, seen.x, rest)
                     plateau, falls, evaluations = along(ops, model, flat, size > 0, nothing, value_at)
-                    told = verdict(ops, guess, (plateau, Code.DIVERGING), (falls, Code.STAGNATED))
+                    lost = ops.any(found.status == Code.NONFINITE)
+                    ends = (lost, Code.NONFINITE), (plateau, Code.DIVERGING), (falls, Code.STAGNATED)
+                    told = verdict(ops, guess, *ends)
                     return told, seen.products + 1, evaluations
 
                 onward = ops.where(judged.refused, Code.STAGNATED, Code.RUNNING)
