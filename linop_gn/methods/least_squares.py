@@ -30,7 +30,8 @@ small as rounding allows) and what it promises, m = 1/2 |q|^2 - 1/2 |W s + q|^2,
                     any more, and all of the second derivative, or the cosine, says that this is the bottom; of
                     a W that looks singular, after the undamped step was tried
 ``STAGNATED``        the same, but what rounding hides is above the fifth digit, or leaves a parameter open
-``DIVERGING``        the promise is small, and a parameter that had an effect on q has lost it
+``DIVERGING``        the promise is small, and a parameter that had an effect on q has lost it; or the value stays at
+                    97 and 103 % of the part of x that W is flat along, and not without it: a plateau
 ``NO_DECREASE``      every trial was refused although m is large
 =================== ===========================================================================================
 
@@ -48,7 +49,7 @@ from ..curvature.gram import require_root
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
 from ..run.returned import require_level
-from ..run.status import Code, verdict
+from ..run.status import Code, is_one_of, succeeded, verdict
 from ..solvers.base import Solver, require_solver
 from ..solvers.cg import CG
 from .base import Method
@@ -56,6 +57,7 @@ from .damping import Nielsen, clip
 from .fit_state import Here, LeastSquaresState
 from .linear_model import Triangle, few, linear_at
 from .problem import MinimizeProblem
+from .stopping import along
 
 __all__ = ["LeastSquares"]
 
@@ -267,6 +269,8 @@ class LeastSquares(Method):
             (hopeless | held & (here.promise < math.inf) & (s.going == 0), Code.NO_DECREASE),
             (spent, Code.MAX_STEPS),
         )
+        flat, looked = self._on_plateau(ops, problem, here, running & succeeded(status))
+        status, evaluations = ops.where(flat, Code.DIVERGING, status), evaluations + looked
         new = s._replace(
             **_shown(ops, here),
             unit=unit,
@@ -297,7 +301,7 @@ class LeastSquares(Method):
     def _sent(self, ops: Backend, s: LeastSquaresState, running: Scalar, last: Scalar) -> LeastSquaresState:
         """The state; where a run ends: sent back to the start if it was the first and failed, else the better end."""
         ended = running & ((s.status != Code.RUNNING) | last)
-        stuck = (s.status == Code.NO_DECREASE) | (s.here.effect < _LOST)
+        stuck = is_one_of(s.status, [Code.NO_DECREASE, Code.DIVERGING]) | (s.here.effect < _LOST)
         again = ended & (s.run == 0) & stuck & ops.logical_not(last)
         worse = ended & (s.run == 1) & (s.first.value < s.here.value)
         (here,) = ops.branch(worse, lambda now, first: (first,), lambda now, first: (now,), s.here, s.first)
@@ -346,6 +350,21 @@ class LeastSquares(Method):
         if isinstance(here.linear, Triangle):
             return True
         return verdict(ops, Code.RUNNING, *self._claims(ops, here, True)) == Code.RUNNING
+
+    def _on_plateau(self, ops: Backend, problem: MinimizeProblem, here: Here, ended: Scalar) -> tuple[Scalar, Scalar]:
+        """Whether the value depends on what W does not see of x, and not on how much of it there is; evaluations."""
+        if not isinstance(here.linear, Triangle):
+            return False, 0
+        linear, level = here.linear, ops.maximum(here.rounding, 1e-10 * here.value)
+
+        def look(x: Vector) -> tuple[Scalar, Scalar]:
+            flat = linear.unseen(ops, self.free(ops, x, here.gradient), here.D * x) / here.D
+            some = ops.max_abs(flat / self._units(ops, x, here.sizes)) > 1e-3
+            value_at = lambda z: problem.value_at(self._inside(ops, z))  # noqa: E731
+            plateau, _, evaluations = along(ops, here, flat, some, level, value_at)
+            return plateau, evaluations
+
+        return ops.branch(ended, look, lambda x: (False, 0), here.x)
 
     def _judged(
         self, ops: Backend, here: Here, predicted: Scalar, delta: Vector, s: LeastSquaresState

@@ -116,6 +116,13 @@ class Triangle(NamedTuple):
         v = even._freed(free) @ y
         return ops.dot(self.offset, v) - 0.5 * ops.dot(v, v), y / norms, 0
 
+    def unseen(self, ops: Backend, free: Vector | None, y: Vector) -> Vector:
+        """The part of y that A takes to zero, to rounding."""
+        xp, squares = ops.namespace(), self.squares_of(ops)
+        norms = xp.sqrt(xp.where(squares > 0, squares, xp.ones_like(squares)))
+        y, even = y if free is None else y * free, self._replace(R=self.R / norms)
+        return y - even.solving(ops, free, ops.eps(y) ** 1.5, None)(self.R @ y)[0] / norms
+
     def _freed(self, free: Vector | None) -> Array:
         return self.R if free is None else self.R * free
 

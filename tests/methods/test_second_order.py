@@ -790,3 +790,73 @@ def test_curvature_of_nan_on_one_batch_ends_no_run(numpy_backend):
         fit = lg.minimize(line, np.zeros(2), lg.SGN(curvature=curvature), batches=[(np.ones(2), np.full(2, 3.0))] * 5)
         assert (fit.status, int(fit.steps)) == (lg.Status.COMPLETED, 5)
         np.testing.assert_allclose(fit.params, 3.0, rtol=1e-3)
+
+
+SATURATED = {  # residuals at 2 whose derivatives underflow, beside one that is fitted
+    "Newton": lg.Newton(curvature=lg.GGN),
+    "Newton, Hessian": lg.Newton(),
+    "NewtonCG": lg.NewtonCG(),
+    "LevenbergMarquardt": lg.LevenbergMarquardt(),
+    "TrustRegion": lg.TrustRegion(),
+    "GaussNewton": lg.GaussNewton(),
+    "HessianFree": lg.HessianFree(),
+}
+A = np.array([[1.0, 0.0, 1.0], [0.0, 2.0, 1.0], [0.0, 1.0, -1.0], [1.0, 1.0, 0.3]])
+
+
+def plateau(targets, rows=A):
+    return lambda p: np.tanh(rows @ p) - targets, lambda p: (1 - np.tanh(rows @ p) ** 2)[:, None] * rows
+
+
+@pytest.mark.parametrize("name", [*SATURATED, "least_squares"])
+@pytest.mark.parametrize("all_of_it", [True, False])
+def test_what_is_saturated_is_no_minimum(name, all_of_it):
+    rows = A if all_of_it else np.vstack([A, [1.0, 0.0, 0.0]])
+    fun, jac = plateau(np.append(-np.ones(4), [0.3] * (len(rows) - 4)), rows)
+    start = np.array([40.0 if all_of_it else 0.2, 80.0, 50.0])
+    squares = lg.Objective.from_residuals(fun, jacobian=jac)
+    hvp = lambda p, v: jac(p).T @ (jac(p) @ v) - rows.T @ (2 * fun(p) * np.tanh(rows @ p) * (jac(p) @ v))  # noqa: E731
+    value = lambda p: 0.5 * fun(p) @ fun(p)  # noqa: E731
+    scalar = lg.Objective.from_function(value, gradient=lambda p: jac(p).T @ fun(p), hvp=hvp)
+    whole = scalar if name in ("Newton, Hessian", "NewtonCG", "TrustRegion") else squares
+    fit = lambda: lg.minimize(whole, start, SATURATED[name])  # noqa: E731
+    run = lg.least_squares(fun, start, jac) if name == "least_squares" else fit()
+    assert not run.succeeded or run.value < 1e-3
+    if all_of_it:
+        assert run.status is lg.Status.DIVERGING
+
+
+@pytest.mark.parametrize("name", ["Newton", "LevenbergMarquardt", "GaussNewton", "HessianFree"])
+def test_what_is_least_although_nothing_changes_is_a_success(name):
+    fun, jac = plateau(np.ones(4), np.abs(A))  # all are right
+    exact = lg.Objective.from_residuals(fun, jacobian=jac)
+    constant = lg.Objective.from_residuals(lambda p: 1.0 + 0.0 * p, jacobian=lambda p: 0.0 * np.eye(3))
+    for objective in (exact, constant):
+        run = lg.minimize(objective, np.array([40.0, 80.0, 50.0]), SATURATED[name])
+        assert run.status is lg.Status.GRADIENT_SMALL, run.status
+
+
+@pytest.mark.parametrize("name", ["NewtonCG", "GaussNewton"])
+def test_what_more_than_a_few_parameters_leave_open_in_float32_is_no_success(name):
+    rng = np.random.default_rng(602)
+    n, m = 40, 60
+    X = (rng.standard_normal((m, n)) * 10.0 ** rng.uniform(-5, 0, n)).astype("float32")
+    y = (X @ np.ones(n) + rng.standard_normal(m)).astype("float32")
+    line = lg.Objective.from_residuals(lambda p: X @ p - y, jacobian=lambda p: X)
+    method = lg.NewtonCG(curvature=lg.GGN) if name == "NewtonCG" else SATURATED[name]
+    run = lg.minimize(line, np.zeros(n, "float32"), method)
+    least = 0.5 * np.linalg.lstsq(X.astype(float), y.astype(float), rcond=None)[1][0]
+    assert not run.succeeded or run.value < least * 1.0001
+
+
+@pytest.mark.parametrize("name", ["GaussNewton", "HessianFree", "NewtonCG"])
+def test_a_plateau_of_many_parameters_is_no_minimum_and_a_flat_minimum_is(name):
+    rng = np.random.default_rng(0)
+    X, start = rng.standard_normal((60, 40)), rng.standard_normal(40)
+    for scale, targets in ((1e3, np.tanh(-X @ start)), (1.0, np.tanh(X[:20] @ start) * 0.9)):
+        fun, jac = plateau(targets, scale * X[: len(targets)])
+        fit = lg.Objective.from_residuals(fun, jacobian=jac)
+        method = lg.NewtonCG(curvature=lg.GGN) if name == "NewtonCG" else SATURATED[name]
+        run = lg.minimize(fit, start, method)
+        assert run.succeeded == (scale == 1.0), run
+        assert not run.succeeded or run.value < 1e-20
