@@ -24,8 +24,8 @@ small as rounding allows) and what it promises, m = 1/2 |q|^2 - 1/2 |W s + q|^2,
 =================== ===========================================================================================
 ``GRADIENT_SMALL``   each column's cosine with q is at most gtol (MINPACK's test); without a gtol m is small as well
 ``DECREASE_SMALL``   m <= ftol value: m / value is the relative offset of Bates and Watts (1981), squared
-``STEP_SMALL``       each entry of s is at most xtol of that of x, or of the start. Without an xtol m, or the value,
-                    must be small as well, and a run by products does not end so
+``STEP_SMALL``       each entry of s is at most xtol of that of x, or of the start; without an xtol m, or the value,
+                    must be small too, and a run by products does not end so
 ``AT_PRECISION``     a trial was refused, and m is less than what rounding x changes in the value; or none is taken
                     any more, and all of the second derivative, or the cosine, says that this is the bottom; of
                     a W that looks singular, after the undamped step was tried
@@ -46,7 +46,7 @@ from typing import Any
 
 from ..arguments import require_number
 from ..curvature.gram import require_root
-from ..protocols import Array, Backend, Scalar, Vector
+from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..run.returned import require_level
 from ..run.status import Code, is_one_of, succeeded, verdict
@@ -55,7 +55,7 @@ from ..solvers.cg import CG
 from .base import Method
 from .damping import Nielsen, clip
 from .fit_state import Here, LeastSquaresState
-from .linear_model import Triangle, few, linear_at
+from .linear_model import Triangle, few, linear_at, root_at, slack
 from .problem import MinimizeProblem
 from .stopping import along
 
@@ -165,7 +165,7 @@ class LeastSquares(Method):
             *self._claims(ops, here, True),
         )
         return LeastSquaresState(
-            **_shown(ops, here),
+            **here.shown(ops),
             unit=unit,
             damping=self._first(here) * unit,
             growth=zero + 2.0,
@@ -198,7 +198,7 @@ class LeastSquares(Method):
         bent, newton = self._bends(problem), -1.0
         if bent:
             there = problem.at(ops.axpy(_BEND, delta, ops.copy(here.x))).outputs
-            root = _root_at(problem, here.outputs)
+            root = root_at(problem, here.outputs)
             change = here.weight * root.transposed(xp, xp.reshape(there, here.outputs.shape) - here.outputs)
             curve = (2.0 / _BEND) * (xp.reshape(change, (-1,)) / _BEND - here.linear.outward(v))
             sound = ops.isfinite(ops.max_abs(curve))
@@ -272,7 +272,7 @@ class LeastSquares(Method):
         flat, looked = self._on_plateau(ops, problem, here, running & succeeded(status))
         status, evaluations = ops.where(flat, Code.DIVERGING, status), evaluations + looked
         new = s._replace(
-            **_shown(ops, here),
+            **here.shown(ops),
             unit=unit,
             damping=ops.where(running, damping, s.damping),
             growth=ops.where(running, ops.where(going, 2.0, growth), s.growth),
@@ -307,7 +307,7 @@ class LeastSquares(Method):
         (here,) = ops.branch(worse, lambda now, first: (first,), lambda now, first: (now,), s.here, s.first)
         (first,) = ops.branch(again, lambda now, first: (now,), lambda now, first: (first,), s.here, s.first)
         return s._replace(
-            **_shown(ops, here),
+            **here.shown(ops),
             first=first,
             going=ops.where(again, 1, s.going),
             run=ops.where(again, 1, ops.where(ended & (s.run == 1), 2, s.run)),
@@ -360,9 +360,8 @@ class LeastSquares(Method):
         def look(x: Vector) -> tuple[Scalar, Scalar]:
             flat = linear.unseen(ops, self.free(ops, x, here.gradient), here.D * x) / here.D
             some = ops.max_abs(flat / self._units(ops, x, here.sizes)) > 1e-3
-            value_at = lambda z: problem.value_at(self._inside(ops, z))  # noqa: E731
-            plateau, _, evaluations = along(ops, here, flat, some, level, value_at)
-            return plateau, evaluations
+            found = along(ops, here, flat, some, level, lambda z: problem.value_at(self._inside(ops, z)))
+            return found[0], found[2]
 
         return ops.branch(ended, look, lambda x: (False, 0), here.x)
 
@@ -379,7 +378,7 @@ class LeastSquares(Method):
         due = (s.status == Code.RUNNING) & (s.going == 0) & (here.promise == math.inf) & end
 
         def judge(x: Vector) -> tuple[Scalar, Scalar, Scalar]:
-            free, target = self.free(ops, x, here.gradient), 0.5 * ops.maximum(ftol, _slack(ops, x)) * here.value
+            free, target = self.free(ops, x, here.gradient), 0.5 * ops.maximum(ftol, slack(ops, x)) * here.value
             promise, y, products = here.linear.promise(ops, free, s.unit, target, self._solver)
             far = ops.max_abs(y / here.D / units)
             return promise, ops.where(promise <= 1e-5 * here.value, far, math.inf), products
@@ -398,8 +397,7 @@ class LeastSquares(Method):
         eps = ops.eps(here.x)
         least = 4.0 * eps if isinstance(here.linear, Triangle) else math.inf
         given = (self.ftol, min(least, 1e-12)), (self.xtol, 4.0 * eps), (self.gtol, 50.0 * eps)
-        ftol, xtol, gtol = (own if value is None else value for value, own in given)
-        return ftol, xtol, gtol
+        return tuple(own if value is None else value for value, own in given)  # type: ignore[return-value]
 
     def _projected(self, ops: Backend, here: Here, y: Vector) -> tuple[Vector, Vector]:
         """The step y / D within the bounds, and R D times it."""
@@ -489,7 +487,7 @@ class LeastSquares(Method):
         alone = ops.max_abs(along * free)
         promise = ops.maximum(promise, 0.5 * alone * alone)
         blurred = eps * ops.dot(norms, abs(point.x))
-        effects, hidden = norms * units, 4.0 * eps if isinstance(linear, Triangle) else _slack(ops, x)
+        effects, hidden = norms * units, 4.0 * eps if isinstance(linear, Triangle) else slack(ops, x)
         return here._replace(
             cosine=ops.divide(alone, size),
             promise=promise,
@@ -500,21 +498,3 @@ class LeastSquares(Method):
             effect=ops.divide(ops.item(xp.min(xp.where(here.idle > 0, effects + size, effects))), size)
             + ops.where(size > 0, 0.0, 1.0),
         )
-
-
-def _shown(ops: Backend, here: Here) -> dict[str, Any]:
-    """The fields of a state that are those of the point."""
-    told = {"value": here.value, "gradient_norm": here.gradient_norm, "optimality": here.cosine}
-    return {"here": here, "x": ops.copy(here.x), "D": ops.copy(here.D), **told}
-
-
-def _slack(ops: Backend, x: Vector) -> float:
-    """What a solve by products leaves open of the value, relative to it."""
-    return max(1e-12, 50.0 * ops.eps(x))
-
-
-def _root_at(problem: MinimizeProblem, outputs: Array) -> Any:
-    """S of the one batch, for its outputs."""
-    loss, batch, xp = problem.objective.loss, problem.objective.batches[0], problem.backend.namespace()
-    assert loss is not None
-    return loss.hessian(xp, outputs, batch.targets, batch.weights).root(xp)

@@ -44,7 +44,7 @@ from ..solvers.served import inner_solve
 from ..spaces import Space
 from .problem import MinimizeProblem
 
-__all__ = ["MatrixFree", "Triangle", "few", "linear_at", "matrix_free"]
+__all__ = ["MatrixFree", "Triangle", "few", "linear_at", "matrix_free", "root_at", "slack"]
 
 _FEW = 256
 """Columns whose norms take a product each."""
@@ -365,3 +365,15 @@ def _rows(term: Any, x: Vector) -> Array:
     root = root_of((term.linearize(x),), 1.0, term.space)
     W, q = root.apply(ops.identity(term.space.size, x)), root_gradient(root)
     return ops.namespace().concat([W, q[:, None]], axis=1)
+
+
+def root_at(problem: MinimizeProblem, outputs: Array) -> Any:
+    """S of the one batch, for its outputs."""
+    loss, batch, xp = problem.objective.loss, problem.objective.batches[0], problem.backend.namespace()
+    assert loss is not None
+    return loss.hessian(xp, outputs, batch.targets, batch.weights).root(xp)
+
+
+def slack(ops: Backend, x: Vector) -> float:
+    """What a solve by products leaves open of the value, relative to it."""
+    return max(1e-12, 50.0 * ops.eps(x))
