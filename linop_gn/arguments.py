@@ -44,6 +44,11 @@ def called(role: str, like: str, function: Callable[..., Any], *arguments: Any, 
     """
     try:
         return function(*arguments, **options)
+    except StopIteration as error:
+        raise RuntimeError(
+            f"{role} raised StopIteration: an iterator that it draws from has ended, and it is called as often as the "
+            "run needs. Give all data to the objective, or one batch a step as lg.minimize(..., batches=loader)."
+        ) from error
     except TypeError as error:
         try:
             signature = inspect.signature(function)
@@ -128,11 +133,16 @@ def known(owner: str, name: str, value: Any) -> np.ndarray | None:
             return found.astype(np.float64)
     elif hasattr(value, "shape") and hasattr(value, "dtype"):
         try:
-            value = value.detach() if hasattr(value, "detach") else value
-            return np.asarray([float(value[i]) for i in range(value.shape[0])] if value.shape else float(value))
+            each = [value[i] for i in range(value.shape[0])] if value.shape else value
+            return np.asarray(list(map(known_float, each)) if value.shape else known_float(each))
         except Exception:  # every framework has its own way to say that a number is traced
             return None
     raise TypeError(f"{owner}: {name} must be a number, got {value!r}.")
+
+
+def known_float(value: Any) -> float:
+    """A number whose value is known, cut from any graph even where products are being recorded."""
+    return float(value.detach() if hasattr(value, "detach") else value)
 
 
 def require_number(

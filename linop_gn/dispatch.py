@@ -50,26 +50,37 @@ def load(name: str) -> Backend:
     LookupError
         If no installed distribution provides it.
     ImportError
-        If its framework is not installed, if it raises anything as it is imported, or was written for another contract.
+        If its framework is not installed, if it raises anything as it is imported, is no backend, or was written for
+        another contract.
     """
     entry = _entry(name)
     source = entry.dist.metadata["Name"] if entry.dist else entry.module
     try:
-        made = entry.load()
+        return _contracted(entry.load(), source)
     except ImportError:
         raise
     except (Exception, SystemExit) as error:
         told = f"the backend {name!r} ({source}) fails as it is imported: {type(error).__name__}: {error}"
         raise ImportError(told) from error
-    return _contracted(made, source)
 
 
 def _known() -> str:
-    """The names of the backends whose framework is installed, and those of the others."""
-    names: dict[bool, list[str]] = {True: [], False: []}
+    """The names of the backends whose framework is installed, those of the others, and why some cannot be used."""
+    there: list[str] = []
+    missing: list[str] = []
+    broken: list[str] = []
     for name in sorted(_entries()):
-        names[sys.modules.get(name) is not None or find_spec(name) is not None].append(name)
-    return ", ".join(names[True]) + (f" (not installed: {', '.join(names[False])})" if names[False] else "")
+        if sys.modules.get(name) is None:
+            (there if find_spec(name) is not None else missing).append(name)
+            continue
+        try:
+            load(name)
+            there.append(name)
+        except ImportError as error:
+            broken.append(f"{name}: {error}")
+    told = {"not installed": ", ".join(missing), "not usable": "; ".join(broken)}
+    rest = "; ".join(f"{why}: {which}" for why, which in told.items() if which)
+    return ", ".join(there) + (f" ({rest})" if rest else "")
 
 
 def _entry(name: str, told: str = "") -> EntryPoint:
@@ -83,8 +94,23 @@ def _entry(name: str, told: str = "") -> EntryPoint:
     return _entries()[name]
 
 
+@cache
+def _members() -> frozenset[str]:
+    """The names that the contract has."""
+    told = (vars(kind) | vars(kind).get("__annotations__", {}) for kind in Backend.__mro__)
+    return frozenset(name for names in told for name in names if not name.startswith("_")) - {"contract"}
+
+
 def _contracted(backend: Backend, source: str) -> Backend:
-    """The backend, which ``source`` brought, if it was written for this contract."""
+    """The backend, which ``source`` brought, if it is one, and was written for this contract."""
+    lacking = sorted(name for name in _members() if not hasattr(backend, name))
+    if isinstance(backend, type) or lacking:
+        why = "a class, not an instance" if isinstance(backend, type) else f"without {', '.join(lacking[:4])}"
+        why += f" and {len(lacking) - 4} more" if len(lacking) > 4 and not isinstance(backend, type) else ""
+        raise ImportError(
+            f"{source} brings {backend!r} for a backend, which is none: it is {why}. An entry point of {GROUP!r} names "
+            "an object that passes linop_gn.testing.check_backend."
+        )
     contract = getattr(backend, "contract", None)
     if contract is None:
         warnings.warn(

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from .arguments import described
 from .dispatch import backend_of, imported
 from .operators.base import LinearOperator, run
 from .operators.checks import SYMMETRY_TOLERANCE, finite
@@ -151,7 +152,13 @@ def from_scipy(
             f"got {type(obj).__module__}.{type(obj).__qualname__}."
         )
     m, n = (int(size) for size in shape)
-    dtype = np.dtype(getattr(obj, "dtype", None) or np.float64)
+    try:
+        dtype = np.dtype(getattr(obj, "dtype", None) or np.float64)
+    except TypeError as error:
+        kind = type(obj).__module__.partition(".")[0]
+        dense = any(backend.is_array(obj) for backend in imported())
+        told = f"a dense array of {kind}: write lg.Dense(x)" if dense else described(obj, kind)
+        raise TypeError(f"from_scipy takes what has products with NumPy's arrays, and this is {told}.") from error
     if dtype.kind == "c":
         raise TypeError(f"the operator is complex ({dtype}); operators here are real.")
     if (symmetric or psd) and m != n:

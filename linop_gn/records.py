@@ -153,7 +153,9 @@ class Memo:
     abroad: dict[Any, Any] = dataclasses.field(default_factory=dict)
     """Of terms: themselves in the framework that differentiates, by the space of the parameters."""
     checked: Any = None
-    """Of a term: whether the values of its data have been looked at."""
+    """Of a term: whether the values of its data have been looked at; of a point: whether those of its parameters."""
+    asked: Any = None
+    """Of an objective and its terms: whether the model has been asked for something, maybe with other data."""
     made: Any = None
     """Of a point: what was evaluated and linearised there, in common with other points at the same values."""
     origin: Any = None

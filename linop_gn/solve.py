@@ -12,7 +12,7 @@ import numpy as np
 from .arguments import whole
 from .operators.base import LinearOperator
 from .protocols import Carry
-from .records import replace
+from .records import Partial, replace
 from .run.loop import Look, Watcher, drive, looks, reached
 from .run.solution import Solution
 from .run.status import Code, is_one_of
@@ -96,12 +96,12 @@ def solve(
             with np.errstate(over="ignore", invalid="ignore"), backend.unguarded():  # the status tells
                 row = method.observe(state)
                 x = method.answer(backend, problem, state)
-                x, code, residual, model = _held_finite(ops, problem.rhs, x, state.status, row.residual, row.model)
+                end = problem.rhs, x, state.status, row.residual, row.model
+                held = backend.call(Partial(_held_finite, ops), *end) if ops is backend else _held_finite(ops, *end)
+                x, code, residual, model, small = held
                 products = state.products
-                if (
-                    ended and "compiled" not in backend.capabilities
-                ):  # there a product more would be one in every program
-                    code, residual, looks = _held_small(ops, solver, problem, x, code, residual)
+                if ended and backend.is_concrete((x, code)):  # a product more would be one in everybody's program
+                    code, residual, looks = _held_small(ops, solver, problem, x, code, residual, small)
                     products = products + looks
                 iterates = method.iterates(backend, problem, state, x)
             return x, Solution(
@@ -134,11 +134,15 @@ CLAIMS = (Code.CONVERGED, Code.LEAST_SQUARES, Code.INVARIANT, Code.UNEXPLORED)
 
 
 def _held_finite(ops: Any, b: Any, x: Any, status: Any, residual: Any, model: Any) -> tuple[Any, ...]:
-    """An answer out of its dtype's range is no answer: zero then, the residual there, and a status that says so."""
+    """An answer out of its dtype's range is no answer: zero then, the residual there, and a status that says so.
+
+    The last value says whether parts of x are so small beside the largest that they may have underflown.
+    """
     largest = ops.max_abs(x)
+    small = ops.logical_not(unfit_status(ops, largest, ops.eps(x) ** 3, x)[0])
     plain = (largest > 0) & (largest < math.inf)
     if np.shape(plain) != np.shape(status):
-        return x, status, ops.where(status == Code.NONFINITE_INPUT, math.nan, residual), model
+        return x, status, ops.where(status == Code.NONFINITE_INPUT, math.nan, residual), model, small
 
     def replace(status: Any, residual: Any, model: Any) -> tuple[Any, ...]:
         r, scale, *_ = scaled_rhs(ops, b)
@@ -149,19 +153,18 @@ def _held_finite(ops: Any, b: Any, x: Any, status: Any, residual: Any, model: An
     held = status, residual, model
     status, residual, model = ops.branch(ops.any(ops.logical_not(plain)), replace, lambda *held: held, *held)
     unknown = status == Code.NONFINITE_INPUT
-    return ops.mask(plain, x), status, ops.where(unknown, math.nan, residual), model
+    small = small & ops.logical_not(unknown)
+    return ops.mask(plain, x), status, ops.where(unknown, math.nan, residual), model, small
 
 
 def _held_small(
-    ops: Any, solver: Solver, problem: LinearProblem, x: Any, status: Any, residual: Any
+    ops: Any, solver: Solver, problem: LinearProblem, x: Any, status: Any, residual: Any, small: Any
 ) -> tuple[Any, ...]:
     """Of an answer so small that parts of it may have underflown: status, the residual of what is left, products."""
-    b, largest = problem.rhs, ops.max_abs(x)
-    fits, _ = unfit_status(ops, largest, ops.eps(x) ** 3, x)
-    small = ops.logical_not(fits) & (status != Code.NONFINITE_INPUT)
+    b = problem.rhs
     alone = x.shape[1:] == b.shape[1:]  # or one b has many answers, and their solver says what of
     known = alone or type(solver).defect is not Solver.defect
-    if not known or np.shape(largest) != np.shape(status) or not ops.any(small):
+    if not known or np.shape(small) != np.shape(status) or not ops.read(ops.any(small)):
         return status, residual, 0
     r, scale, inverse, *_ = scaled_rhs(ops, b)
     norm = scale * ops.sqrt(ops.dot(r, r))
@@ -170,7 +173,8 @@ def _held_small(
     left = scale * ops.sqrt(ops.dot(r, r))
     risky = small if solver.square else small & (left > residual)  # damping may be in the residual that was told
     tolerance = getattr(solver, "rtol", getattr(solver, "btol", ops.eps(x) ** 0.5))
-    missed = left > ops.maximum(tolerance * norm, ops.maximum(getattr(solver, "atol", 0.0), 1.001 * residual))
+    atol = getattr(solver, "atol", 0.0) if solver.square else 0.0  # that of LSQR is relative
+    missed = left > ops.maximum(tolerance * norm, ops.maximum(atol, 1.001 * residual))
     status = ops.where(risky & missed & is_one_of(status, CLAIMS), Code.STAGNATED, status)
     looks = ops.where(small, 1, 0)
     return status, ops.where(risky, left, residual), looks if alone else looks.sum()

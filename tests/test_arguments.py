@@ -205,3 +205,12 @@ def test_infinity_says_what_to_write_instead():
     with pytest.raises(ValueError, match="write one that will not be reached"):
         lg.Cholesky(max_size=np.inf)
     assert lg.solve(lg.Diagonal(np.arange(1.0, 4.0)), np.ones(3), lg.CG(max_steps=10**6)).succeeded
+
+
+def test_an_iterator_that_ends_inside_a_model_is_told():
+    data = iter([np.ones(2)] * 3)
+    with pytest.raises(
+        RuntimeError, match="fun raised StopIteration: an iterator that it draws from has ended"
+    ) as told:
+        lg.least_squares(lambda p: (p - next(data)) ** 2, np.zeros(2), jac=lambda p: np.diag(2 * (p - 1)))
+    assert told.value.state is not None

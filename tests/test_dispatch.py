@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from email.message import Message
@@ -176,8 +177,25 @@ def test_a_strangers_backend_that_raises_leaves_the_others_alone(error, monkeypa
     assert isinstance(found["strange"], ImportError)
     assert f"(linop-gn-strange) fails as it is imported: {type(error).__name__}: {error}" in str(found["strange"])
     assert lg.backend_of({"a": object(), "b": np.ones(2)}) is lg.load("numpy")
-    with pytest.raises(TypeError, match="no array of a known framework"):
+    told = rf"no array of a known framework.*not usable: strange: .* as it is imported: {type(error).__name__}: {error}"
+    with pytest.raises(TypeError, match=told):
         lg.backend_of(object())
+
+
+@pytest.mark.parametrize("made", [None, type(lg.load("numpy")), lambda: 1 / 0, ArrayApiBackend, object()])
+def test_what_is_no_backend_is_refused_as_those_that_raise_are(made, monkeypatch):
+    entry = Broken(None)
+    monkeypatch.setattr(entry, "load", lambda: made)
+    monkeypatch.setitem(dispatch._entries(), "strange", entry)
+    monkeypatch.setitem(sys.modules, "strange", sys)
+    found = lg.available()
+    assert found["numpy"] is lg.load("numpy")
+    assert re.match("linop-gn-strange brings .* for a backend, which is none: it is ", str(found["strange"]))
+    assert lg.backend_of({"a": object(), "b": np.ones(2)}) is lg.load("numpy")
+    theirs = type("Array", (), {"__module__": "strange"})
+    for ask in (lambda: lg.backend_of(theirs()), lambda: lg.register(theirs, made)):
+        with pytest.raises(ImportError, match="which is none"):
+            ask()
 
 
 @pytest.mark.parametrize(

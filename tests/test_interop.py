@@ -194,6 +194,12 @@ def test_what_cannot_be_an_operator_is_refused():
     with pytest.raises(ValueError, match=r"shape \(1, 2\) cannot be symmetric"):
         lg.from_scipy(sparse.csr_array(np.ones((1, 2))), symmetric=True)
 
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match=r"layout torch.sparse_coo, not a torch array: x.to_dense\(\) is one, and lg"):
+        lg.from_scipy(torch.eye(2).to_sparse())
+    with pytest.raises(TypeError, match=r"a dense array of torch: write lg.Dense\(x\)"):
+        lg.from_scipy(torch.eye(2))
+
     class Shaped:
         shape = (2, 2)
 

@@ -30,6 +30,18 @@ _SPLIT = (
     "params, x: nnx.merge(graph, params, rest, copy=True)(x). (The copy is what BatchNorm and Dropout may write to.)"
 )
 
+_APPLY = (
+    "A flax linen module that trains writes statistics and draws: params = variables.pop('params'), with params as the "
+    "parameters, and as the model lambda params, x: module.apply({'params': params, **variables}, x, "
+    "mutable=list(variables), rngs={'dropout': key})[0]. (For what it does otherwise: use_running_average=True, "
+    "deterministic=True.)"
+)
+_NOTES = {
+    "TraceContextError": f"The model writes to a module of flax nnx that lives outside of it. Split it: {_SPLIT}",
+    **dict.fromkeys(("ModifyScopeVariableError", "InvalidRngError", "ScopeCollectionNotFound"), _APPLY),
+}
+"""What to do about errors of flax."""
+
 
 @cache
 def _library(kind: type) -> str:
@@ -167,6 +179,6 @@ def explained() -> Iterator[None]:
             "or with those of lg.namespace(params), which are the arrays' own in every framework."
         ) from error
     except Exception as error:
-        if type(error).__name__ == "TraceContextError":  # of flax
-            error.add_note(f"The model writes to a module of flax nnx that lives outside of it. Split it: {_SPLIT}")
+        if note := _NOTES.get(type(error).__name__) if type(error).__module__.startswith("flax.") else None:
+            error.add_note(note)
         raise

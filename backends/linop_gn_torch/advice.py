@@ -14,6 +14,7 @@ from . import convolution
 from .tracking import tracking
 
 __all__ = ["custom_functions", "explained", "nodes", "require_differentiable", "require_linear", "snapshot"]
+__all__ += ["unwritten"]
 
 
 def snapshot(params: Sequence[Tensor]) -> list[Tensor]:
@@ -31,6 +32,21 @@ def snapshot(params: Sequence[Tensor]) -> list[Tensor]:
     if tracking.get():
         return [p if p.requires_grad else p.detach().requires_grad_() for p in params]
     return [p.detach().requires_grad_() for p in params]
+
+
+@contextmanager
+def unwritten(leaves: Sequence[Tensor]) -> Iterator[None]:
+    """Refuse a model that writes to its parameters inside, of whatever it then computes."""
+    before = [leaf._version for leaf in leaves]
+    yield
+    written = [i for i, (leaf, version) in enumerate(zip(leaves, before, strict=True)) if leaf._version != version]
+    if written:
+        i = written[0]
+        raise ValueError(
+            f"the model writes to parameter {i} (shape {tuple(leaves[i].shape)}) as it runs, so that no derivative "
+            "belongs to it: an operation in place under no_grad(), or an embedding's max_norm=. Write to a copy, or "
+            "between steps."
+        )
 
 
 def require_differentiable(outputs: Any, scalar: bool = False) -> None:

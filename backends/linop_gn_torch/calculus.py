@@ -39,13 +39,13 @@ from torch import Tensor
 
 from linop_gn.backend import CalculusDefaults, LinearizationDefaults
 
-from .advice import custom_functions, explained, require_differentiable, require_linear, snapshot
+from .advice import custom_functions, explained, require_differentiable, require_linear, snapshot, unwritten
 from .columns import in_columns
 from .modules import adapt
 from .nan import operation_of_nan, tell_of_nan
 from .precision import as_double
 from .recording import Recording
-from .safe_ops import math_attention, twice_differentiable
+from .safe_ops import math_attention, once_differentiable, twice_differentiable
 from .tracking import constant, tracking
 from .trees import map_tree
 
@@ -70,7 +70,7 @@ def _record(
 ) -> tuple[Recording, list[Tensor], Tensor]:
     """The graph of ``function``: what it takes to go through it, its leaves, and its outputs."""
     recording, leaves = Recording(**kernels), snapshot(params)
-    with torch.enable_grad():
+    with torch.enable_grad(), unwritten(leaves):
         outputs = recording.make(lambda: function(leaves))
         require_differentiable(outputs, scalar)
     return recording, leaves, outputs
@@ -81,6 +81,10 @@ def _filled(gradients: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[
         torch.zeros_like(x) if g is None else constant(g.to_dense() if g.is_sparse else g)
         for g, x in zip(gradients, like, strict=True)
     ]
+
+
+def _has_nan(arrays: Sequence[Tensor | None]) -> bool:
+    return any(a is not None and bool(a.isnan().any()) for a in arrays)
 
 
 def _keeping() -> dict[str, bool]:
@@ -126,20 +130,25 @@ class TorchLinearization(LinearizationDefaults):
         ):  # what is NaN at a point is so along all directions
             self._looked = True
             if made.isnan().any() and not any(v.isnan().any() for _, v in pairs):
-                name = self._recording.resume(lambda: operation_of_nan(product, retain_graph=True))
-                return self._instead(made, name, tangents, chosen)
+                first = _has_nan(self._recorded)
+                at_fault = partial(_backward, [self._outputs], self._leaves, [self._u]) if first else product
+                name = self._recording.resume(lambda: operation_of_nan(at_fault, retain_graph=True))
+                return self._instead(made, (name, "first" if first else "second"), tangents, chosen)
         return made
 
-    def _instead(self, made: Tensor, name: str, tangents: Sequence[Tensor], chosen: Sequence[int]) -> Tensor:
+    def _instead(
+        self, made: Tensor, cause: tuple[str, str], tangents: Sequence[Tensor], chosen: Sequence[int]
+    ) -> Tensor:
         """J v by forward mode, from now on, if that is a number where ``made`` is NaN; told once."""
         pushed = made
         with suppress(RuntimeError):  # no forward mode
             pushed = self._pushed(tangents, chosen)
         self._forward = not pushed.isnan().any()
+        name, order = cause
         if self._forward:
-            tell_of_nan(name, "J v by backward mode", "J v is taken by forward mode, at twice the cost.")
+            tell_of_nan(name, "J v by backward mode", "J v is taken by forward mode, at twice the cost.", order)
         else:
-            tell_of_nan(name, "J v")
+            tell_of_nan(name, "J v", None, order)
         return pushed if self._forward else made
 
     def _pushed(self, tangents: Sequence[Tensor], chosen: Sequence[int]) -> Tensor:
@@ -172,9 +181,8 @@ class TorchGradientLinearization(LinearizationDefaults):
             self.value = constant(value)
             # With a seed that requires gradients, what has no graph is zero, or comes from a backward that lost it.
             seed = torch.ones_like(self.value, requires_grad=True)
-            self._recorded = self._recording.resume(
-                lambda: _backward([value], self._leaves, [seed], create_graph=True), records=True
-            )
+            self._gradient = partial(_backward, [value], self._leaves, [seed])
+            self._recorded = self._recording.resume(lambda: self._gradient(create_graph=True), records=True)
             self._recording.resume(lambda: require_linear(self._recorded, seed, custom_functions(value)))
         self.gradient = _filled(self._recorded, self._leaves)
         self._told = False
@@ -188,8 +196,11 @@ class TorchGradientLinearization(LinearizationDefaults):
         made = _filled(result, self._leaves)
         if not (self._told or tracking.get() or in_columns.get()):
             self._told = True
-            if any(h.isnan().any() for h in made) and not any(x.isnan().any() for x in (*self.gradient, *tangents)):
-                tell_of_nan(self._recording.resume(lambda: operation_of_nan(product, retain_graph=True)), "H v")
+            if _has_nan(made) and not _has_nan(tangents):
+                first = _has_nan(self.gradient)
+                at_fault = self._gradient if first else product
+                name = self._recording.resume(lambda: operation_of_nan(at_fault, retain_graph=True))
+                tell_of_nan(name, "H v", None, "first" if first else "second")
         return made
 
 
@@ -229,8 +240,8 @@ class TorchCalculus(CalculusDefaults):
     def jacobian_rows(
         self, function: Callable[[list[Tensor]], Tensor], params: Leaves, rows: Sequence[int]
     ) -> list[list[Tensor]]:
-        # Plain kernels (but for attention, whose random draws depend on the kernel): an oracle owes safe_ops nothing.
-        recording, leaves, outputs = _record(function, params, kernels=lambda: math_attention)
+        # Plain kernels where they will do (attention's random draws depend on its kernel): an oracle is another way.
+        recording, leaves, outputs = _record(function, params, kernels=once_differentiable)
         with torch.enable_grad():
             return _rows(recording, outputs.reshape(-1), leaves, rows)
 

@@ -34,13 +34,22 @@ class CrossEntropyLoss(CrossEntropy):
     ``ignore_index`` has no meaning for probabilities, and is not looked at there.
     """
 
+    def _check_targets(self, backend: Any, shape: tuple[int, ...], *rest: Any) -> Any:
+        _require_no_axes(shape)
+        return super()._check_targets(backend, shape, *rest)
+
     def _are_indices(self, outputs: tuple[int, ...], targets: tuple[int, ...], integral: bool, dtype: str) -> bool:
-        if len(outputs) > 2:
-            raise ValueError(
-                f"CrossEntropyLoss takes the second axis of outputs {outputs} for the classes, and curvature the last: "
-                "move that axis last in the model, and give lg.losses.CrossEntropy()."
-            )
+        _require_no_axes(outputs)
         return not (targets == outputs and not integral) and super()._are_indices(outputs, targets, integral, dtype)
+
+
+def _require_no_axes(outputs: tuple[int, ...]) -> None:
+    """Raise for outputs with axes behind the classes."""
+    if len(outputs) > 2:
+        raise ValueError(
+            f"CrossEntropyLoss takes the second axis of outputs {outputs} for the classes, and curvature the last: "
+            "move that axis last in the model, and give lg.losses.CrossEntropy()."
+        )
 
 
 @record
@@ -69,19 +78,23 @@ class BCEWithLogitsLoss(BinaryCrossEntropy):
 
 
 def translated(loss: Any) -> Loss | None:
-    """The closed form of a loss module of torch; None for anything else, and for losses without a reduction.
+    """The closed form of a loss module of torch; None for anything else.
 
     Raises
     ------
     TypeError
-        For a loss module that has none, saying what to give instead.
+        For a loss module that has none, or no reduction, saying what to give instead.
     """
     kind = type(loss)
     if kind.__module__ != modules.__name__:
         return None
     name, reduction = kind.__name__, loss.reduction
     if reduction == "none":
-        return None  # a loss for each example, which the framework differentiates
+        raise TypeError(
+            f"{name}(reduction='none') does not say what becomes of the examples' losses: write reduction='mean' or "
+            "'sum'. The framework differentiates lg.losses.FromFunction(loss, reduction='mean'), whose mean is over "
+            "examples, by their weights where the data have some."
+        )
     if name == "CrossEntropyLoss":
         options = {"ignore_index": loss.ignore_index, "label_smoothing": loss.label_smoothing, "weight": loss.weight}
         return CrossEntropyLoss(reduction=reduction, **options)

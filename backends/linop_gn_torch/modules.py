@@ -43,6 +43,7 @@ __all__ = ["AdaptedModule", "adapt", "trainable"]
 _adapted: WeakValueDictionary[tuple[int, tuple[str, ...] | None, int], AdaptedModule] = WeakValueDictionary()
 _COMPILED = "_orig_mod."
 COPIED = np.ndarray, set
+EMBEDDINGS = nn.Embedding, nn.EmbeddingBag
 INTERNAL = frozenset(vars(nn.Module()))
 """Attributes that every module has."""
 
@@ -113,7 +114,7 @@ class AdaptedModule:
         self.source, self.names, self.seed = source, names, seed
         for name, m in source.named_modules():
             require_local(m, name or "the model")
-            if getattr(m, "max_norm", None) is not None and isinstance(m, (nn.Embedding, nn.EmbeddingBag)):
+            if isinstance(m, EMBEDDINGS) and m.max_norm is not None:
                 raise ValueError(
                     f"{name or 'the model'} is a {type(m).__name__}(max_norm={m.max_norm}), which writes to its "
                     "weights as it runs, so that no derivative belongs to them: set its max_norm to None, and scale "
@@ -132,6 +133,8 @@ class AdaptedModule:
         self.module = Shells(source)(copies)
         for m in self.module.modules():  # nobody writes into these
             vars(m).update(_frozen(vars(m)))
+            if isinstance(m, EMBEDDINGS):
+                m.scale_grad_by_freq = False  # what is divided by counts is no derivative
         self._shells = Shells(self.module)
         if isinstance(source, torch.jit.ScriptModule):
             schema = source.forward.schema.arguments[1:]

@@ -1,4 +1,4 @@
-"""Operations whose second derivative torch gets as NaN although the first is a number.
+"""Operations of which torch gets a derivative as NaN, the second although the first is a number among them.
 
 J v by double backward is NaN then where J is finite, and so is H v where H may be. The usual ones are replaced
 (:mod:`linop_gn_torch.safe_ops`); of others the user is told, by name.
@@ -29,12 +29,13 @@ def operation_of_nan(backward: Callable[..., Any], **options: Any) -> str:
     return "an operation of the model"
 
 
-def tell_of_nan(operation: str, what: str, instead: str | None = None) -> None:
+def tell_of_nan(operation: str, what: str, instead: str | None = None, order: str = "second") -> None:
     """Warn of a NaN, and say whose it is."""
-    advice = f"Write {operation} in the model so that its second derivative is finite here, or keep away from here."
+    advice = f"Write {operation} in the model so that its {order} derivative is finite here, or keep away from here."
+    beside = ", while the gradient is finite" if order == "second" else ", and so has the gradient"
     warnings.warn(
-        f"linop_gn: {what} has NaN at this point, because torch's second derivative of {operation} has, while the "
-        f"gradient is finite. {instead or advice}",
+        f"linop_gn: {what} has NaN at this point, because torch's {order} derivative of {operation} has{beside}. "
+        f"{instead or advice}",
         RuntimeWarning,
         stacklevel=2,
     )

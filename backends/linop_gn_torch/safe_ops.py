@@ -18,8 +18,10 @@ while a model's forward runs (the forward is what picks the kernel):
   have a NaN for their second derivative, the first also for J v: they are
   written so that each part of each derivative is finite.
 * Embeddings with ``sparse=True`` have sparse gradients, which nothing here adds
-  or packs: they are dense. ``embedding_bag`` has no double backward: rows are
-  looked up and added.
+  or packs: they are dense. Those with ``scale_grad_by_freq=True`` have gradients
+  divided by counts, which are no derivatives: they are not divided. One with
+  ``max_norm`` writes to its weights, and is refused. ``embedding_bag`` has no
+  double backward: rows are looked up and added.
 * ``float(x)``, ``x.item()`` and ``x.tolist()`` of what has a derivative lose it, which is told.
 * A convolution's double backward computes all three of its terms whichever are
   asked for, which doubles what a linearised J v costs: see
@@ -44,7 +46,7 @@ from torch.overrides import TorchFunctionMode
 
 from . import convolution
 
-__all__ = ["math_attention", "twice_differentiable"]
+__all__ = ["math_attention", "once_differentiable", "twice_differentiable"]
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
@@ -97,9 +99,26 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = Non
     return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, dim=-1)
 
 
-def embedding(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: A002
-    """With ``sparse=False``, whatever is given: the last of its arguments."""
-    return nn.functional.embedding(input, weight, *args[:4], **{**kwargs, "sparse": False})
+def embedding(
+    input: Tensor,  # noqa: A002
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """With dense gradients that are not divided by counts."""
+    _require_no_max_norm(max_norm)
+    return nn.functional.embedding(input, weight, padding_idx)
+
+
+def _require_no_max_norm(max_norm: float | None) -> None:
+    if max_norm is not None:
+        raise ValueError(
+            f"the model calls an embedding with max_norm={max_norm}, which writes to its weights as it runs, so that "
+            "no derivative belongs to them: leave it out, and scale the rows yourself between steps, or in the model."
+        )
 
 
 def embedding_bag(
@@ -117,8 +136,9 @@ def embedding_bag(
 ) -> Tensor:
     """Rows of ``weight`` added up bag by bag; the largest of each bag, and offsets that are none, are torch's."""
     given = mode, False, per_sample_weights, include_last_offset, padding_idx
+    _require_no_max_norm(max_norm)
     if mode == "max" or (input.dim() != 2 and offsets is None):
-        return nn.functional.embedding_bag(input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, *given)
+        return nn.functional.embedding_bag(input, weight, offsets, None, 2, scale_grad_by_freq, *given)
     indices, n = input.reshape(-1), len(input)
     if offsets is None:
         bags = torch.arange(n, device=input.device).repeat_interleave(input.shape[1])
@@ -190,6 +210,7 @@ def _taken_out(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
     return number
 
 
+_EMBEDDINGS = {nn.functional.embedding: embedding, nn.functional.embedding_bag: embedding_bag}
 _REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     **{method: _taken_out(method) for method in (Tensor.__float__, Tensor.item, Tensor.tolist)},
     torch._weight_norm: weight_norm,
@@ -197,8 +218,7 @@ _REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     nn.functional.hardsigmoid: hardsigmoid,
     nn.functional.mish: mish,
     torch.cdist: cdist,
-    nn.functional.embedding: embedding,
-    nn.functional.embedding_bag: embedding_bag,
+    **_EMBEDDINGS,
     **dict.fromkeys((torch.sinc, torch.special.sinc, Tensor.sinc), sinc),
     **dict.fromkeys((torch.logaddexp, Tensor.logaddexp), logaddexp),
     **dict.fromkeys((torch.logaddexp2, Tensor.logaddexp2), logaddexp2),
@@ -208,14 +228,25 @@ _REPLACEMENTS: dict[Any, Callable[..., Any]] = {
 
 
 class _Replace(TorchFunctionMode):
+    def __init__(self, replacements: dict[Any, Callable[..., Any]]) -> None:
+        super().__init__()
+        self._replacements = replacements
+
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return _REPLACEMENTS.get(function, function)(*args, **(kwargs or {}))
+        return self._replacements.get(function, function)(*args, **(kwargs or {}))
 
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
     """Inside, models are built of operations whose second derivatives exist and are right."""
-    with math_attention, _Replace():
+    with math_attention, _Replace(_REPLACEMENTS):
+        yield
+
+
+@contextmanager
+def once_differentiable() -> Iterator[None]:
+    """Inside, operations are torch's own, but for those whose gradient is no derivative, and attention's kernel."""
+    with math_attention, _Replace(_EMBEDDINGS):
         yield

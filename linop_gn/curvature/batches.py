@@ -106,10 +106,22 @@ def as_batch(item: Any) -> Batch:
         length = f" of {len(item)}" if isinstance(item, (tuple, list)) else ""
         raise TypeError(
             "a batch is a tuple (inputs, targets) or (inputs, targets, weights), got "
-            f"{type(item).__qualname__}{length}. Use targets None for a model whose outputs are residuals."
+            f"{type(item).__qualname__}{length}. {_instead_of(item)}"
         )
     inputs, *others = map(as_tree, item)
     return Batch(tuple(inputs) if isinstance(item, list) and type(inputs) is list else inputs, *others)
+
+
+def _instead_of(data: Any) -> str:
+    """What to pass instead of what is no batch."""
+    if isinstance(data, Mapping):
+        return (
+            f"A mapping is a batch if it has the targets as 'labels', and this has {list(map(str, data))}: rename "
+            "theirs, or write (inputs, targets)."
+        )
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not hasattr(data, "__iter__"):
+        return "It has examples one by one: torch.utils.data.DataLoader(dataset, batch_size=...) makes batches of them."
+    return "Use targets None for a model whose outputs are residuals."
 
 
 def as_batches(data: Any) -> tuple[Batch, ...] | Stream:
@@ -138,7 +150,7 @@ def as_batches(data: Any) -> tuple[Batch, ...] | Stream:
     if not isinstance(data, Iterable) or hasattr(data, "shape") or isinstance(data, (Mapping, str, bytes)):
         raise TypeError(
             f"data must be a tuple (inputs, targets[, weights]) or an iterable of such tuples, got "
-            f"{type(data).__qualname__}."
+            f"{type(data).__qualname__}. {_instead_of(data)}"
         )
     if isinstance(data, Iterator):  # asked of the type: calling iter() would start a data loader's workers
         raise TypeError(

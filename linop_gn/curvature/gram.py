@@ -16,12 +16,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..arguments import known
 from ..operators.base import LinearOperator
 from ..protocols import Array, Scalar, Tree, Vector
 from ..records import Partial, fill, memo, rebuild, record, static
 from ..spaces import Space
 from .at_point import as_point
-from .losses import Loss
+from .losses import Loss, SquaredError
 from .objective import Objective
 from .pieces import Piece, flat_outputs, like_outputs, together
 from .point import Point
@@ -164,10 +165,13 @@ def require_root(loss: Loss | None, who: str, terms: Terms | None = None) -> Non
 
 def require_no_l2(terms: Terms | None, who: str) -> None:
     """Raise for an objective with an l2, for methods that see the model and the loss only."""
-    if terms is not None and terms.l2 is not None:
+    l2 = None if terms is None else terms.l2
+    if terms is not None and l2 is not None and not (getattr(l2, "shape", None) == () and known(who, "l2", l2) == 0):
+        residuals = isinstance(terms.loss, SquaredError) and all(batch.targets is None for batch in terms.batches)
         raise ValueError(
-            f"{who} takes the model and the loss, and would leave out the objective's l2: append sqrt(l2) * p to the "
-            "residuals, or use lg.GGN and a solver by products, such as lg.CG()."
+            f"{who} takes the model and the loss, and would leave out the objective's l2: "
+            + ("append sqrt(l2) * p to the residuals, or " if residuals else "")
+            + "use what takes products with lg.GGN, such as lg.LevenbergMarquardt() to fit and lg.CG() to solve."
         )
 
 

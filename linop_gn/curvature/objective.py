@@ -9,6 +9,7 @@ normaliser belongs to the objective, once, not to each batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 from ..arguments import require_number
@@ -43,6 +44,7 @@ class Objective(Terms):
         are not in ``params``. What a plain function closes over is not watched.
     changing_data
         Whether streamed data are meant to change from pass to pass: else the second pass is refused if they did.
+        Each product is then of another operator, and no solver meets a tolerance: give it ``steps=``.
     loss
         From ``lg.losses``, or any callable ``(outputs, targets) -> per-example losses``.
     data
@@ -139,10 +141,15 @@ class Objective(Terms):
         """
         changing = self.stream is not None and self.stream.changing
         held = _whole(data) if self.whole else _held(as_batches(data), changing)
-        return rebuild(type(self), fields(self) | held)
+        made = rebuild(type(self), fields(self) | held)
+        memo(made).asked = memo(self).asked
+        return made
 
     def at(self, params: Tree) -> Point:
         """The objective at ``params``, which are copied; the same point again while model and parameters are equal."""
+        return self._looked_at(self._at(params))
+
+    def _at(self, params: Tree) -> Point:
         space, leaves = Space.entered(as_start(params))
         ops = space.backend
         apart = space.in_leaves and not self.is_bridged(space) and not self.host
@@ -150,19 +157,33 @@ class Objective(Terms):
         x = ops.detach(packed)
         terms = self.now(space, x)
         if not ops.is_concrete(x):
-            return Point(terms, x, space)
+            point = Point(terms, x, space)
+            memo(point).checked = True
+            return point
         latest = memo(self).latest
         again = latest is not None and latest.objective is terms and latest.space == space
         if again and apart and all(a is b for a, b in zip(latest.where, x, strict=True)):
             return latest  # type: ignore[no-any-return]
-        require_finite_parameters(space, x)
         point = Point(terms, x, space)
         memo(point).origin = None if packed is x else (packed, leaves)
         if again and not apart and float(ops.read(ops.max_abs(latest.where - x))) == 0:
             if _same_leaves(memo(latest).origin, memo(point).origin):
                 return latest  # type: ignore[no-any-return]
             point.share(latest)
+        if not (apart and memo(self).asked):  # a model that has not been asked yet may fail at anything
+            self._looked_at(point)
         memo(self).latest = point  # the latest one's graph goes before another is recorded
+        return point
+
+    def _looked_at(self, point: Point) -> Point:
+        """The point, once its parameters are known to be finite: while a compiled program is running, if it can be."""
+        if not memo(point).checked:
+            try:
+                require_finite_parameters(point.space, point.where)
+            except ValueError:
+                memo(self).latest = None
+                raise
+            memo(point).checked = memo(self).asked = True
         return point
 
     def now(self, space: Space, x: Vector) -> Terms:
@@ -177,7 +198,7 @@ class Objective(Terms):
                     term.check_ahead(x)
                 terms = replace(terms, batches=stack(self.batches, ops))
             if ops.is_concrete((terms.batches, x)):
-                memo(self).terms = terms
+                memo(self).terms, memo(terms).asked = terms, memo(self).asked
         if not self.host:
             terms.in_memory(space)  # data that do not fit are refused here
         return terms
@@ -186,19 +207,22 @@ class Objective(Terms):
 
     def value(self, params: Tree) -> Scalar:
         """The objective at ``params``: a 0-d array."""
-        point = self.at(params)
-        return _own(point.space.backend, point.value)
+        point = self._at(params)
+        value = point.value
+        return _own(self._looked_at(point).space.backend, value)
 
     def gradient(self, params: Tree) -> Tree:
         """The gradient, in the format of ``params``."""
-        point = self.at(params)
-        return point.gradient_tree
+        point = self._at(params)
+        gradient = point.gradient_tree
+        self._looked_at(point)
+        return gradient
 
     def value_and_gradient(self, params: Tree) -> tuple[Scalar, Tree]:
         """Both from one pass."""
-        point = self.at(params)
-        both, ops = point.summary(), point.space.backend
-        return _own(ops, both.value), point.gradient_tree
+        point = self._at(params)
+        value, gradient = point.summary().value, point.gradient_tree
+        return _own(self._looked_at(point).space.backend, value), gradient
 
     def outputs(self, params: Tree) -> Array:
         """The model's outputs, for data of one batch."""
@@ -228,6 +252,7 @@ def _fields(
     for value in l2.values() if isinstance(l2, Mapping) else (l2,):
         if isinstance(value, (int, float)):
             require_number("Objective", "l2", value)
+    l2 = None if isinstance(l2, Real) and l2 == 0 else l2
     return {"model": model, "loss": loss, "supplied": supplied, "derivatives": derivatives, "l2": l2}
 
 

@@ -1,11 +1,11 @@
-"""Residuals of all pairs: what an array (n, 1) less one of (n,) gives, n^2 numbers where n were meant.
+"""Residuals of all pairs: what an array (m, 1) less one of (n,) gives, m n numbers where n were meant (mostly m = n).
 
     r_ij = (a_i - b_j) w_j   or   (a_i - b_j) w_i        (w: weights; often 1)
 
 Whatever a, b and w are, the rows of r less its first row, or the columns less the first column, have rank one, r
 itself has not, unless a or b is constant; then r_ij - r_i0 - r_0j + r_00 is zero. Rounding of each r_ij is relative to
 itself, so that both are seen to rounding. An image of residuals hardly ever is like that; one of an exact plane may
-be. So nothing is said where an array (n, n) is among the data, or among what the function holds.
+be. So nothing is said where an array with axes m and n is among the data, or among what the function holds.
 """
 
 from __future__ import annotations
@@ -27,25 +27,32 @@ _FOLLOWED = partial, MethodType, FunctionType
 
 
 def may_be_pairs(ops: Backend, shape: tuple[int, ...], function: Any, data: Any) -> bool:
-    """Whether residuals of this shape may be those of all pairs: no array (n, n) is known that they were meant for."""
-    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 3:
+    """Whether residuals of this shape may be those of all pairs: no array (m, n) is known that they were meant for."""
+    m, n = axes if len(axes := _axes(shape)) == 2 else (0, 0)
+    if min(m, n) < 3:
         return False
     shapes = [getattr(x, "shape", None) for x in (*ops.flatten(data)[1], *_held(function))]
-    return not any(isinstance(s, tuple) and s.count(shape[0]) > 1 for s in shapes)
+    return not any(isinstance(s, tuple) and m in s and n in s and (m != n or s.count(n) > 1) for s in shapes)
 
 
 def warn_of_pairs(ops: Backend, r: Array) -> None:
-    """Warn if residuals r (n, n) are those of all pairs."""
-    n = r.shape[0]
-    step = -(-n // _MOST)
-    if _are_pairs(np.asarray(ops.to_numpy(r[::step, ::step]), dtype=np.float64), ops.eps(r)):
+    """Warn if residuals r (m, n) are those of all pairs."""
+    m, n = _axes(tuple(r.shape))
+    r = ops.namespace().reshape(r, (m, n))[:: -(-m // _MOST), :: -(-n // _MOST)]
+    if _are_pairs(np.asarray(ops.to_numpy(r), dtype=np.float64), ops.eps(r)):
+        meant = f"{n} were meant" if m == n else "pairs were not meant"
         warnings.warn(
-            f"there are {n} x {n} residuals, one for each pair of a row and a column: an array ({n}, 1) met one of "
-            f"({n},), and broadcasting paired them all. If {n} were meant, give both one shape: model(x)[:, 0] - y, or "
+            f"there are {m} x {n} residuals, one for each pair of a row and a column: an array ({m}, 1) met one of "
+            f"({n},), and broadcasting paired them all. If {meant}, give both one shape: model(x)[:, 0] - y, or "
             "y[:, None].",
             UserWarning,
             stacklevel=2,
         )
+
+
+def _axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes that are longer than one."""
+    return tuple(length for length in shape if length != 1)
 
 
 def _are_pairs(r: Any, eps: float) -> bool:

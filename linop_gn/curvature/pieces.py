@@ -30,7 +30,7 @@ _COLUMNS, _ENTRIES = 64, 1 << 22
 """Columns in one pass at most, and entries of their vectors and outputs: what is between these takes more."""
 _MANY = 16
 """More blocks than that are a loop over all leaves in a compiled program, which would hold a copy of the model for each
-of them, and one pass elsewhere where the vectors are short."""
+of them, and one pass elsewhere where the vectors are short. Of fewer outputs than blocks all of J is made instead."""
 
 
 class OfOneBatch:
@@ -91,6 +91,42 @@ class Piece(OfOneBatch):
     def ggn(self, v: list[Array], only: tuple[int, ...] | None = None) -> list[Array]:
         """J^T H_L J v; with ``only`` J has the columns of these leaves, and ``v`` their tangents."""
         return self.linearization.vjp(self.loss_hessian(self.linearization.jvp(v, only)), only)
+
+
+@record
+class Rows:
+    """J of few outputs, by a pass backward for each of them, as J^T (n, m): what blocks have of it is then cut out."""
+
+    columns: Array
+    piece: Piece
+    space: Space = static()
+
+    @classmethod
+    def of(cls, piece: Piece, size: int) -> Rows:
+        """Those of a piece with ``size`` outputs."""
+        ops, like = piece.space.backend, flat_outputs(piece, piece.outputs)
+        unit = ops.identity(size, like)
+        return cls(ops.over_columns(lambda u: vjp(piece, u), unit, together((piece,), piece.space)), piece, piece.space)
+
+    def _of(self, only: tuple[int, ...] | None) -> tuple[Array, list[Any], list[Any]]:
+        """The rows of J^T for these leaves, their shapes and dtypes."""
+        space, xp = self.space, self.space.backend.namespace()
+        if only is None:
+            return self.columns, list(space.shapes), list(space.dtypes)
+        places = list(space.slices.values())
+        rows = [self.columns[places[i]] for i in only]
+        made = rows[0] if len(rows) == 1 else xp.concat(rows)
+        return made, [space.shapes[i] for i in only], [space.dtypes[i] for i in only]
+
+    def jvp(self, tangents: list[Array], only: tuple[int, ...] | None = None) -> Array:
+        """J v."""
+        ops, v = self.space.backend, self.space.join(tangents)
+        return like_outputs(self.piece, ops.namespace().sum(self._of(only)[0] * v[:, None], axis=0))
+
+    def vjp(self, cotangent: Array, only: tuple[int, ...] | None = None) -> list[Array]:
+        """J^T u."""
+        ops, (rows, shapes, dtypes) = self.space.backend, self._of(only)
+        return ops.split(ops.namespace().sum(rows * flat_outputs(self.piece, cotangent), axis=1), shapes, dtypes)
 
 
 @record
@@ -206,8 +242,12 @@ def _by_block(
 ) -> Any:
     """``function(piece, leaves of v in the block, block)`` of each block, put together."""
     space, ops, count = piece.space, piece.space.backend, len(blocks)
-    compiled, at_once = "compiled" in ops.capabilities, together((piece,), piece.space)
-    if count > _MANY and (compiled or at_once == _COLUMNS):
+    compiled, at_once = "compiled" in ops.capabilities, together((piece,), space)
+    outputs = math.prod(piece.outputs.shape)
+    few = _MANY < count > outputs and outputs * space.size <= _ENTRIES
+    if few:
+        piece = replace(piece, linearization=Rows.of(piece, outputs))
+    if count > _MANY and (compiled or (at_once == _COLUMNS and not few)):
         member = np.array([[i in block for i in range(len(space.names))] for block in blocks], float)
         shares, masked = ops.asarray(member, space.dtype, space.device), Partial(_of_one, function)
         if compiled:

@@ -179,8 +179,12 @@ class Point:
         return made
 
     def _in_memory(self, visit: Visit) -> Summary:
-        self.check_data()
+        known = "compiled" in self.space.backend.capabilities and memo(self.objective).asked
+        if not known:
+            self.check_data()
         made: Summary = self.space.backend.call(Partial(_over_memory, visit), self)
+        if known:
+            self.check_data()  # while the program is running
         if len(self.objective.batches) > 1 or any(batch.stacked for batch in self.objective.batches):
             require_counted(self.space.backend, made.weight)
         return made
@@ -256,7 +260,7 @@ def _over_memory(visit: Visit, point: Point) -> Summary:
 
 def _with_l2(point: Point, made: Summary) -> Summary:
     """With the objective's 1/2 sum l2 x^2 added, and its gradient; consumes the one there is."""
-    l2, ops = point.objective.l2_in(point.space), point.space.backend
+    l2, ops = point.space.backend.detach(point.objective.l2_in(point.space)), point.space.backend
     if l2 is None:
         return made
     x, value = point.x, made.value

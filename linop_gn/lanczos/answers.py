@@ -15,6 +15,7 @@ import numpy as np
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record
 from ..run.status import Code, Status
+from ..solvers.options import unfit_status
 from ..solvers.problem import LinearProblem
 from .process import BasisProblem, LanczosState, not_definite, rounding, total
 from .quadrature import gauss_rule, radau_rule
@@ -65,7 +66,8 @@ class KrylovSteps:
     damping
         sigma of (A + sigma I) x = b: what was asked for, or the multiplier that belongs to the radius.
     residual
-        ||b - (A + sigma I) x||_2, from the basis.
+        ||b - (A + sigma I) x||_2, from the basis; ||b|| where the solution is out of the dtype's range and x therefore
+        zero (``STAGNATED`` where it underflows, ``NONFINITE`` where it overflows).
     model
         1/2 x.(A + sigma I) x - b.x for a damping, 1/2 x.A x - b.x for a radius.
     norm
@@ -134,20 +136,28 @@ def first_vector(problem: LinearProblem, s: LanczosState) -> Vector:
     return ops.scale(ops.where(sound, ops.divide(1.0, s.norm), 0.0), r)
 
 
-def _outcome(space: Any, residual: Array, tolerances: tuple[Scalar, Scalar], h: Array, damping: Array) -> Array:
+def _outcome(
+    space: Any, residual: Array, tolerances: tuple[Scalar, Scalar], h: Array, damping: Array, outside: Array
+) -> Array:
     """Statuses of solutions, as far as they follow from the run and the residual.
 
     Beside the residual of the recurrence there is rounding: converged is what meets the tolerance with it. Where it is
-    no small part of b, nothing is claimed.
+    no small part of b, nothing is claimed, nor is where the solution was ``outside`` of the dtype's range.
     """
     ops, xp, s, _ = _parts(space)
     eps, (rtol, atol) = ops.eps(s.basis), tolerances
     threshold = ops.maximum(rtol * s.norm, atol / s.scale)
-    unknown = rounding(eps, s, xp.abs(damping / s.ascale), lengths(ops, h))
+    shift, length = xp.abs(damping / s.ascale), lengths(ops, h)
+    unknown = rounding(eps, s, shift, length)
+    if "compiled" in ops.capabilities:  # where what is subnormal may be taken for zero, in each entry of x
+        tiny = float(ops.namespace().finfo(s.basis.dtype).tiny) * s.basis.shape[1] ** 0.5
+        least = tiny * ops.divide(s.ascale, s.scale)
+        unknown = unknown + (s.size + shift) * xp.where(length > 0, least, 0.0)
     lost = unknown > ops.maximum(threshold, eps**0.5 * s.norm)
     residual = residual + unknown
     sound = (s.status == Code.COMPLETED) | (s.status == Code.INVARIANT) | (s.status == Code.CONVERGED) | (s.status == 0)
-    good = xp.where(lost, Code.STAGNATED, xp.where(residual <= threshold, Code.CONVERGED, Code.COMPLETED))
+    rest = xp.where(outside != 0, outside, Code.COMPLETED)
+    good = xp.where(lost, Code.STAGNATED, xp.where(residual <= threshold, Code.CONVERGED, rest))
     return xp.where(xp.asarray(sound), good, s.status)
 
 
@@ -156,27 +166,37 @@ def _answer(
 ) -> KrylovSteps:
     """The solutions that h (k, m) stands for; h and the residual are in the basis's units."""
     ops, xp, s, _ = _parts(space)
-    unit = ops.divide(s.scale, s.ascale)
-    norm = lengths(ops, h) * unit
-    X, products = combined(space, h * unit)
-    most = float(ops.namespace().finfo(s.basis.dtype).max)
-    code = xp.where(norm <= most, code, Code.NONFINITE)
+    unit, length = ops.divide(s.scale, s.ascale), lengths(ops, h)
+    X, products = combined(space, xp.where(h == 0, 0.0, h * unit))
     residual = xp.where(code == Code.NONFINITE_INPUT, xp.nan, residual)  # nobody knows it
-    residual = total(s, residual, norm / unit) * s.scale
-    return KrylovSteps(X, code, damping, residual, model, norm, used, products)
+    residual = total(s, residual, length) * s.scale
+    return KrylovSteps(X, code, damping, residual, model, xp.where(length == 0, 0.0, length * unit), used, products)
 
 
-def _shifted(space: Any, dampings: Array) -> Shifted:
-    """The solutions with T, and the value of the model out of the basis's units."""
-    ops, _, s, T = _parts(space)
+def _in_range(space: Any, h: Array, residual: Array, model: Array) -> tuple[Array, Array, Array, Array]:
+    """(h, residual, model, 0); where x is out of range those of x = 0, and the status that belongs to it."""
+    ops, xp, s, _ = _parts(space)
+    unit, size, n = ops.divide(s.scale, s.ascale), lengths(ops, h), s.basis.shape[1]
+    fits, unfit = unfit_status(ops, size, unit, s.basis)
+    fits = fits & unfit_status(ops, size / n**0.5, unit, s.basis)[0]  # the largest entry lies between these
+    h, residual, model = xp.where(fits, h, 0.0), xp.where(fits, residual, s.norm), xp.where(fits, model, 0.0)
+    return h, residual, model, xp.where(fits, 0, unfit)
+
+
+def _shifted(space: Any, dampings: Array) -> tuple[Shifted, Array]:
+    """The solutions with T, the value of the model out of the basis's units; the status where they are out of range."""
+    ops, xp, s, T = _parts(space)
     found = shifted(ops, T, s.first, s.norm, dampings / s.ascale, ops.eps(s.basis))
-    return found._replace(model=found.model * s.scale * ops.divide(s.scale, s.ascale))
+    model = found.model * s.scale * ops.divide(s.scale, s.ascale)
+    h, residual, model, outside = _in_range(space, found.h, found.residual, model)
+    used = xp.where(outside == 0, found.used, 0)
+    return found._replace(h=h, residual=residual, model=model, used=used), outside
 
 
 def solve_shifted(space: Any, dampings: Array, rtol: Scalar, atol: Scalar) -> KrylovSteps:
     """x of (A + damping I) x = b for each damping (m,)."""
-    xp, found = _parts(space)[1], _shifted(space, dampings)
-    code = _outcome(space, found.residual, (rtol, atol), found.h, dampings)
+    xp, (found, outside) = _parts(space)[1], _shifted(space, dampings)
+    code = _outcome(space, found.residual, (rtol, atol), found.h, dampings, outside)
     code = xp.where(found.noisy & (code == Code.COMPLETED), Code.STAGNATED, code)
     # Of an operator that is known to be positive semi-definite, a negative pivot is rounding.
     kind = xp.where((dampings >= 0) & space.operator.psd, Code.STAGNATED, Code.NEGATIVE_CURVATURE)
@@ -187,7 +207,7 @@ def solve_shifted(space: Any, dampings: Array, rtol: Scalar, atol: Scalar) -> Kr
 def residuals_and_models(space: Any, dampings: Array) -> tuple[Array, Array]:
     """Of the same solutions."""
     ops, _, s, _ = _parts(space)
-    found = _shifted(space, dampings)
+    found, _ = _shifted(space, dampings)
     return total(s, found.residual, lengths(ops, found.h)) * s.scale, found.model
 
 
@@ -196,10 +216,11 @@ def minimise(space: Any, radii: Array, rtol: Scalar, atol: Scalar) -> KrylovStep
     ops, xp, s, _ = _parts(space)
     count, norm = ops.maximum(s.steps, 1), ops.where(s.steps > 0, s.norm, 0.0)
     S = _spectrum(space)
-    found = trust_region(ops, S, norm, radii * (s.ascale / s.scale), ops.eps(s.basis))
+    scaled = xp.maximum(radii * ops.divide(s.ascale, s.scale), xp.finfo(radii.dtype).tiny)
+    found = trust_region(ops, S, norm, xp.where(xp.isfinite(radii), scaled, radii), ops.eps(s.basis))
     # Where there is no minimum, what conjugate gradients reached before they met negative curvature.
     zero = xp.zeros_like(radii)
-    safe = _shifted(space, zero)
+    safe, _ = _shifted(space, zero)
     k = found.h.shape[0]
     h = xp.where(found.unbounded, filled(xp, safe.h, k), found.h)
     last = xp.sum(xp.where((xp.arange(k) == count - 1)[:, None], found.h, 0.0), axis=0)
@@ -207,15 +228,18 @@ def minimise(space: Any, radii: Array, rtol: Scalar, atol: Scalar) -> KrylovStep
     residual = xp.where(found.unbounded, safe.residual, residual)
     reached = found.rate * s.scale * (found.length * ops.divide(s.scale, s.ascale))
     model = xp.where(found.unbounded, safe.model, reached)
-    code = _outcome(space, residual, (rtol, atol), h, zero)
-    code = xp.where((code == Code.STAGNATED) & found.active, Code.COMPLETED, code)  # large because the region is
+    h, residual, model, outside = _in_range(space, h, residual, model)
+    active = found.active & (outside == 0)
+    code = _outcome(space, residual, (rtol, atol), h, zero, outside)
+    code = xp.where((code == Code.STAGNATED) & active, Code.COMPLETED, code)  # large because the region is
     fine = (code == Code.COMPLETED) | (code == Code.CONVERGED)
-    code = xp.where(fine & found.active, Code.BOUNDARY, code)
+    code = xp.where(fine & active, Code.BOUNDARY, code)
     code = xp.where(fine & found.unbounded, not_definite(space.operator), code)
     known = space.operator.psd | space.method.explored(ops, s, S, found.multiplier, rtol)
     code = xp.where((code == Code.CONVERGED) & ~known, Code.UNEXPLORED, code)
-    multiplier = xp.where(found.unbounded, 0.0, found.multiplier) * s.ascale
-    return _answer(space, h, code, multiplier, residual, model, s.steps + 0 * code)
+    multiplier = xp.where(found.unbounded | (outside != 0), 0.0, found.multiplier) * s.ascale
+    used = xp.where(outside == 0, s.steps, 0)
+    return _answer(space, h, code, multiplier, residual, model, used)
 
 
 def _spectrum(space: Any) -> Spectrum:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..protocols import Scalar, Vector
+from ..protocols import Backend, Scalar, Vector
 
 __all__ = ["Here", "LeastSquaresState"]
 
@@ -44,6 +44,11 @@ class Here(NamedTuple):
     """The least that a parameter changes in q, relative to it, of those that had an effect at the start."""
     idle: Vector
     """1 for parameters that had none."""
+
+    def shown(self, ops: Backend) -> dict[str, Any]:
+        """The fields of a state that are those of the point."""
+        told = {"value": self.value, "gradient_norm": self.gradient_norm, "optimality": self.cosine}
+        return {"here": self, "x": ops.copy(self.x), "D": ops.copy(self.D), **told}
 
 
 class LeastSquaresState(NamedTuple):

@@ -32,6 +32,7 @@ _SCIPY = {
     "AT_PRECISION": 2,
     "STEP_SMALL": 3,
     "NONFINITE_INPUT": -1,
+    "BREAKDOWN": -1,
     "STOPPED": -2,
 }
 
@@ -309,9 +310,10 @@ class LeastSquaresResult(Result):
         ops = self.space.backend
         lost: Any = (np.asarray(ops.to_numpy(self.effects)) < 1e-6) & (np.asarray(ops.to_numpy(self.free)) > 0)
         lost = np.atleast_2d(lost).any(axis=0)  # of many fits: in any of them
-        lost &= self.status is not Status.NONFINITE_INPUT  # nothing is known then
+        unknown = self.status in (Status.NONFINITE_INPUT, Status.BREAKDOWN)  # nothing is known then
+        lost &= not unknown
         remarks = [f"Without effect on the residuals: {', '.join(self._names_of(lost))}."] if lost.any() else []
-        if self.status is Status.NONFINITE_INPUT and (float(self.cost) < 1e-300 or float(self.cost) == math.inf):
+        if unknown and (float(self.cost) < 1e-300 or float(self.cost) == math.inf):
             remarks.append("Squares of the residuals overflow or vanish: scale these.")
         limit = getattr(getattr(self.state, "method", None), "max_nfev", None)
         if self.status is Status.MAX_STEPS and limit is not None and int(self.nfev) >= limit:

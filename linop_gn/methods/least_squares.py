@@ -24,13 +24,14 @@ small as rounding allows) and what it promises, m = 1/2 |q|^2 - 1/2 |W s + q|^2,
 =================== ===========================================================================================
 ``GRADIENT_SMALL``   each column's cosine with q is at most gtol (MINPACK's test); without a gtol m is small as well
 ``DECREASE_SMALL``   m <= ftol value: m / value is the relative offset of Bates and Watts (1981), squared
-``STEP_SMALL``       each entry of s is at most xtol of that of x, or of the start. Without an xtol m, or the value,
-                    must be small as well, and a run by products does not end so
+``STEP_SMALL``       each entry of s is at most xtol of that of x, or of the start; without an xtol m, or the value,
+                    must be small too, and a run by products does not end so
 ``AT_PRECISION``     a trial was refused, and m is less than what rounding x changes in the value; or none is taken
                     any more, and all of the second derivative, or the cosine, says that this is the bottom; of
                     a W that looks singular, after the undamped step was tried
 ``STAGNATED``        the same, but what rounding hides is above the fifth digit, or leaves a parameter open
-``DIVERGING``        the promise is small, and a parameter that had an effect on q has lost it
+``DIVERGING``        the promise is small, and a parameter that had an effect on q has lost it; or the value stays at
+                    97 and 103 % of the part of x that W is flat along, and not without it: a plateau
 ``NO_DECREASE``      every trial was refused although m is large
 =================== ===========================================================================================
 
@@ -45,17 +46,18 @@ from typing import Any
 
 from ..arguments import require_number
 from ..curvature.gram import require_root
-from ..protocols import Array, Backend, Scalar, Vector
+from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..run.returned import require_level
-from ..run.status import Code, verdict
+from ..run.status import Code, is_one_of, succeeded, verdict
 from ..solvers.base import Solver, require_solver
 from ..solvers.cg import CG
 from .base import Method
 from .damping import Nielsen, clip
 from .fit_state import Here, LeastSquaresState
-from .linear_model import Triangle, few, linear_at
+from .linear_model import Triangle, few, linear_at, root_at, slack
 from .problem import MinimizeProblem
+from .stopping import along
 
 __all__ = ["LeastSquares"]
 
@@ -157,12 +159,13 @@ class LeastSquares(Method):
         status = verdict(
             ops,
             count + Code.RUNNING,
-            (ops.logical_not(sound) | vanished, Code.NONFINITE_INPUT),
+            (ops.logical_not(sound), Code.NONFINITE_INPUT),
+            (vanished, Code.BREAKDOWN),
             (flat, Code.DIVERGING),
             *self._claims(ops, here, True),
         )
         return LeastSquaresState(
-            **_shown(ops, here),
+            **here.shown(ops),
             unit=unit,
             damping=self._first(here) * unit,
             growth=zero + 2.0,
@@ -195,7 +198,7 @@ class LeastSquares(Method):
         bent, newton = self._bends(problem), -1.0
         if bent:
             there = problem.at(ops.axpy(_BEND, delta, ops.copy(here.x))).outputs
-            root = _root_at(problem, here.outputs)
+            root = root_at(problem, here.outputs)
             change = here.weight * root.transposed(xp, xp.reshape(there, here.outputs.shape) - here.outputs)
             curve = (2.0 / _BEND) * (xp.reshape(change, (-1,)) / _BEND - here.linear.outward(v))
             sound = ops.isfinite(ops.max_abs(curve))
@@ -266,8 +269,10 @@ class LeastSquares(Method):
             (hopeless | held & (here.promise < math.inf) & (s.going == 0), Code.NO_DECREASE),
             (spent, Code.MAX_STEPS),
         )
+        flat, looked = self._on_plateau(ops, problem, here, running & succeeded(status))
+        status, evaluations = ops.where(flat, Code.DIVERGING, status), evaluations + looked
         new = s._replace(
-            **_shown(ops, here),
+            **here.shown(ops),
             unit=unit,
             damping=ops.where(running, damping, s.damping),
             growth=ops.where(running, ops.where(going, 2.0, growth), s.growth),
@@ -296,13 +301,13 @@ class LeastSquares(Method):
     def _sent(self, ops: Backend, s: LeastSquaresState, running: Scalar, last: Scalar) -> LeastSquaresState:
         """The state; where a run ends: sent back to the start if it was the first and failed, else the better end."""
         ended = running & ((s.status != Code.RUNNING) | last)
-        stuck = (s.status == Code.NO_DECREASE) | (s.here.effect < _LOST)
+        stuck = is_one_of(s.status, [Code.NO_DECREASE, Code.DIVERGING]) | (s.here.effect < _LOST)
         again = ended & (s.run == 0) & stuck & ops.logical_not(last)
         worse = ended & (s.run == 1) & (s.first.value < s.here.value)
         (here,) = ops.branch(worse, lambda now, first: (first,), lambda now, first: (now,), s.here, s.first)
         (first,) = ops.branch(again, lambda now, first: (now,), lambda now, first: (first,), s.here, s.first)
         return s._replace(
-            **_shown(ops, here),
+            **here.shown(ops),
             first=first,
             going=ops.where(again, 1, s.going),
             run=ops.where(again, 1, ops.where(ended & (s.run == 1), 2, s.run)),
@@ -346,6 +351,20 @@ class LeastSquares(Method):
             return True
         return verdict(ops, Code.RUNNING, *self._claims(ops, here, True)) == Code.RUNNING
 
+    def _on_plateau(self, ops: Backend, problem: MinimizeProblem, here: Here, ended: Scalar) -> tuple[Scalar, Scalar]:
+        """Whether the value depends on what W does not see of x, and not on how much of it there is; evaluations."""
+        if not isinstance(here.linear, Triangle):
+            return False, 0
+        linear, level = here.linear, ops.maximum(here.rounding, 1e-10 * here.value)
+
+        def look(x: Vector) -> tuple[Scalar, Scalar]:
+            flat = linear.unseen(ops, self.free(ops, x, here.gradient), here.D * x) / here.D
+            some = ops.max_abs(flat / self._units(ops, x, here.sizes)) > 1e-3
+            found = along(ops, here, flat, some, level, lambda z: problem.value_at(self._inside(ops, z)))
+            return found[0], found[2]
+
+        return ops.branch(ended, look, lambda x: (False, 0), here.x)
+
     def _judged(
         self, ops: Backend, here: Here, predicted: Scalar, delta: Vector, s: LeastSquaresState
     ) -> tuple[Here, Scalar]:
@@ -359,7 +378,7 @@ class LeastSquares(Method):
         due = (s.status == Code.RUNNING) & (s.going == 0) & (here.promise == math.inf) & end
 
         def judge(x: Vector) -> tuple[Scalar, Scalar, Scalar]:
-            free, target = self.free(ops, x, here.gradient), 0.5 * ops.maximum(ftol, _slack(ops, x)) * here.value
+            free, target = self.free(ops, x, here.gradient), 0.5 * ops.maximum(ftol, slack(ops, x)) * here.value
             promise, y, products = here.linear.promise(ops, free, s.unit, target, self._solver)
             far = ops.max_abs(y / here.D / units)
             return promise, ops.where(promise <= 1e-5 * here.value, far, math.inf), products
@@ -378,8 +397,7 @@ class LeastSquares(Method):
         eps = ops.eps(here.x)
         least = 4.0 * eps if isinstance(here.linear, Triangle) else math.inf
         given = (self.ftol, min(least, 1e-12)), (self.xtol, 4.0 * eps), (self.gtol, 50.0 * eps)
-        ftol, xtol, gtol = (own if value is None else value for value, own in given)
-        return ftol, xtol, gtol
+        return tuple(own if value is None else value for value, own in given)  # type: ignore[return-value]
 
     def _projected(self, ops: Backend, here: Here, y: Vector) -> tuple[Vector, Vector]:
         """The step y / D within the bounds, and R D times it."""
@@ -469,7 +487,7 @@ class LeastSquares(Method):
         alone = ops.max_abs(along * free)
         promise = ops.maximum(promise, 0.5 * alone * alone)
         blurred = eps * ops.dot(norms, abs(point.x))
-        effects, hidden = norms * units, 4.0 * eps if isinstance(linear, Triangle) else _slack(ops, x)
+        effects, hidden = norms * units, 4.0 * eps if isinstance(linear, Triangle) else slack(ops, x)
         return here._replace(
             cosine=ops.divide(alone, size),
             promise=promise,
@@ -480,21 +498,3 @@ class LeastSquares(Method):
             effect=ops.divide(ops.item(xp.min(xp.where(here.idle > 0, effects + size, effects))), size)
             + ops.where(size > 0, 0.0, 1.0),
         )
-
-
-def _shown(ops: Backend, here: Here) -> dict[str, Any]:
-    """The fields of a state that are those of the point."""
-    told = {"value": here.value, "gradient_norm": here.gradient_norm, "optimality": here.cosine}
-    return {"here": here, "x": ops.copy(here.x), "D": ops.copy(here.D), **told}
-
-
-def _slack(ops: Backend, x: Vector) -> float:
-    """What a solve by products leaves open of the value, relative to it."""
-    return max(1e-12, 50.0 * ops.eps(x))
-
-
-def _root_at(problem: MinimizeProblem, outputs: Array) -> Any:
-    """S of the one batch, for its outputs."""
-    loss, batch, xp = problem.objective.loss, problem.objective.batches[0], problem.backend.namespace()
-    assert loss is not None
-    return loss.hessian(xp, outputs, batch.targets, batch.weights).root(xp)

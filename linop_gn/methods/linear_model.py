@@ -44,7 +44,7 @@ from ..solvers.served import inner_solve
 from ..spaces import Space
 from .problem import MinimizeProblem
 
-__all__ = ["MatrixFree", "Triangle", "few", "linear_at", "matrix_free"]
+__all__ = ["MatrixFree", "Triangle", "few", "linear_at", "matrix_free", "root_at", "slack"]
 
 _FEW = 256
 """Columns whose norms take a product each."""
@@ -115,6 +115,13 @@ class Triangle(NamedTuple):
         y, _ = even.solving(ops, free, ops.eps(self.offset) ** 1.5, None)(self.offset)
         v = even._freed(free) @ y
         return ops.dot(self.offset, v) - 0.5 * ops.dot(v, v), y / norms, 0
+
+    def unseen(self, ops: Backend, free: Vector | None, y: Vector) -> Vector:
+        """The part of y that A takes to zero, to rounding."""
+        xp, squares = ops.namespace(), self.squares_of(ops)
+        norms = xp.sqrt(xp.where(squares > 0, squares, xp.ones_like(squares)))
+        y, even = y if free is None else y * free, self._replace(R=self.R / norms)
+        return y - even.solving(ops, free, ops.eps(y) ** 1.5, None)(self.R @ y)[0] / norms
 
     def _freed(self, free: Vector | None) -> Array:
         return self.R if free is None else self.R * free
@@ -358,3 +365,15 @@ def _rows(term: Any, x: Vector) -> Array:
     root = root_of((term.linearize(x),), 1.0, term.space)
     W, q = root.apply(ops.identity(term.space.size, x)), root_gradient(root)
     return ops.namespace().concat([W, q[:, None]], axis=1)
+
+
+def root_at(problem: MinimizeProblem, outputs: Array) -> Any:
+    """S of the one batch, for its outputs."""
+    loss, batch, xp = problem.objective.loss, problem.objective.batches[0], problem.backend.namespace()
+    assert loss is not None
+    return loss.hessian(xp, outputs, batch.targets, batch.weights).root(xp)
+
+
+def slack(ops: Backend, x: Vector) -> float:
+    """What a solve by products leaves open of the value, relative to it."""
+    return max(1e-12, 50.0 * ops.eps(x))

@@ -150,7 +150,8 @@ def NewtonCG(damping: Scalar = 0.0, max_steps: int = 200, **parts: Any) -> Secon
     """Line search Newton-CG: (H + damping I) d = -g solved as accurately as g has fallen, then Armijo's rule.
 
     CG ends where it meets negative curvature, with what it has by then; with nothing, d is -g. Where the run ends at a
-    saddle, ``NEGATIVE_CURVATURE`` tells so for up to 32 parameters; ``lg.TrustRegion`` leaves it. Nocedal and Wright,
+    saddle, ``NEGATIVE_CURVATURE`` tells so: of more than 32 parameters where 40 products along a random direction's
+    Krylov space show it; ``lg.TrustRegion`` leaves it. Nocedal and Wright,
     *Numerical Optimization* (2006), algorithm 7.1; forcing terms of Eisenstat and Walker (1996).
 
     >>> import numpy as np, linop_gn as lg

@@ -296,6 +296,8 @@ class SecondOrder(Method):
         if self.stopping is not None:  # a step that rounding swallows would be taken for ever
             changed = ops.max_abs(target - here.x) != 0
             taken, equal = taken & changed & no(flat[0]), equal & changed
+            if model.operator.psd:  # of a zero gradient no step is: what was kept of those before would make one
+                taken = taken & (model.gradient_norm > 0)
         value = found.value
         if self.weight_decay is not None:
             target, value = ops.axpy(-self.weight_decay * found.length, here.x, target), None
@@ -314,8 +316,8 @@ class SecondOrder(Method):
         status, looked = s.status, 0
         if self.stopping is not None:
             stuck, sizes = refused & (level == s.level) & no(trial.other), (square, bent)
-            told = (noise, hidden, flat, *sizes, running, refused, doubt, stuck, s.first, here.gradient_norm)
-            judged = Judged(model, trial, start, *told)
+            told = (noise, hidden, flat, *sizes, running, refused, doubt, stuck, s.first)
+            judged = Judged(model, trial, start, *told, here.gradient_norm, here.value)
             ended, code = _vanished(ops, here.gradient, here.gradient_norm, s.first)
             status = verdict(ops, status, (running & ended, code), *self.stopping.claims(ops, judged))
 
@@ -324,6 +326,8 @@ class SecondOrder(Method):
 
             status, more_products, looked = self.stopping.confirmed(ops, judged, status, value_at)
             asked = asked + more_products
+            if problem.once:  # the curvature of the next batch may be finite
+                status = ops.where(running & (status == Code.NONFINITE), Code.RUNNING, status)
         news = {"level": level, "growth": growth, "ratio": ratio, "length": found.length, "doubt": doubt}
         average = s.average
         if average is not None:

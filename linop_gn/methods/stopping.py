@@ -7,16 +7,29 @@ one product, at the end, that sees what the choice of units hides.
 
 Of up to 32 parameters a success is confirmed by all of G, n products, divided by its diagonal on both sides:
 
-* What 1/2 g.G^+ g promises must be little too: beside the fifth digit of the value, or twice what the trial promised.
+* What 1/2 g.G^-1 g promises must be little too: beside the fifth digit of the value, or twice what the trial promised.
+  No eigenvalue counts for less than a round-off of the largest: of a gradient in what this precision takes for G's null
+  space, that much is promised at least.
+* Where rounding x moves the value beyond its fifth digit, (eps sum |x_j| G_jj^1/2)^2, nobody knows how near a minimum
+  is: ``STAGNATED``, unless that is all that is left of the value.
 * Along a part of x in G's null space, to rounding, the value is asked at 97 % and 103 % of it, where a parabola through
-  these has its minimum, and at none of it. If it stays at the first two and changes at the last, x lies on a plateau,
-  which ends as ``DIVERGING``; if it falls, this is no minimum, although G knows of no way from here: ``STAGNATED``.
+  these has its minimum, at none of it and at -3 times as much. If it stays at the first two and changes without it, or
+  stays at one of them and is lower far away, x lies on a plateau, as of what is saturated, which ends as ``DIVERGING``;
+  if it falls near x, this is no minimum, although G knows of no way from here: ``STAGNATED``.
+
+Of more parameters CG takes at most 40 steps to what the undamped model promises, which must be as little, and as many
+to the part of x that G knows of: along the rest of x the value is asked in the same way.
+
+A gradient of zero is looked at so as well, unless the value is zero too.
 
 Where the curvature is not known to be positive semi-definite, and the descent did not look at all of it, the success is
-``UNEXPLORED``; of up to 32 parameters an eigenvalue below zero is told, ``NEGATIVE_CURVATURE``. A step that is long and
-promises rounding is not taken, since along null directions rounding leads anywhere: the run ends where it is. A row
-of refused trials ends a run as low as this precision allows where all that was promised in them is rounding; otherwise
-it is a fault to be told.
+``UNEXPLORED``; an eigenvalue below zero is told, ``NEGATIVE_CURVATURE``: of up to 32 parameters any, of more where 40
+steps of Lanczos from a random direction meet one. With high probability they meet what lies below about -1 % of the
+spread; that they meet none is no proof, and the success stays ``UNEXPLORED``.
+
+A step that is long and promises rounding is not taken, since along null directions rounding leads anywhere: the run
+ends where it is. A row of refused trials ends a run as low as this precision allows where all that was promised in them
+is rounding; otherwise it is a fault to be told.
 """
 
 from __future__ import annotations
@@ -28,15 +41,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arguments import require_number
+from ..draws import normal, signs
 from ..protocols import Backend, Scalar, Vector
 from ..records import record
 from ..run.status import Code, is_one_of, verdict
+from ..solvers.cg import CG
+from ..solvers.problem import LinearProblem
+from ..solvers.served import Inner, inner_solve
 from .descents.base import Model, Noise, Trial
 
 __all__ = ["Facts", "Judged"]
 
 _FEW = 32
 """Parameters for which a product each is spent before a run is called a success."""
+_LOOKS = 40
+"""Steps of CG for what is promised of more, and for a plateau; products for curvature below zero."""
 _NEAR = 0.03
 _ENDS = [Code.DECREASE_SMALL, Code.STEP_SMALL, Code.AT_PRECISION, Code.UNEXPLORED]
 
@@ -68,6 +87,8 @@ class Judged(NamedTuple):
     """The gradient norm at the start."""
     gradient_norm: Scalar
     """Now."""
+    value: Scalar
+    """Now."""
 
 
 @record
@@ -95,7 +116,12 @@ class Facts:
 
     def begun(self, ops: Backend, model: Model) -> tuple[tuple[Scalar, Any], ...]:
         """Conditions and codes at the start."""
-        return ((model.gradient_norm <= self.atol, Code.GRADIENT_SMALL),) if model.operator.psd else ()
+        return ((self._vanishes(model, model), Code.GRADIENT_SMALL),) if model.operator.psd else ()
+
+    def _vanishes(self, model: Model, now: Any) -> Scalar:
+        """Whether the gradient is at most atol, or zero where the value is too; others of zero are looked at first."""
+        asked = (now.gradient_norm <= self.atol) & (self.atol > 0)
+        return asked | (now.gradient_norm == 0) & (now.value == 0) if model.operator.psd else asked
 
     def hidden(
         self, ops: Backend, model: Model, trial: Trial, start: Vector, noise: Noise, running: Scalar
@@ -105,7 +131,8 @@ class Facts:
         Asked where the trial is short, or what it promises is near nothing.
         """
         near = trial.predicted <= ops.maximum(self.few(ops, model), noise.value)
-        near = running & (near | self._short(ops, model, trial, start)[1])
+        lost = (trial.status == Code.NONFINITE) & ops.logical_not(trial.predicted > 0)
+        near = running & (near | lost | self._short(ops, model, trial, start)[1])
 
         def along_gradient(units: Vector) -> tuple[Scalar, Scalar]:
             xp = ops.namespace()
@@ -138,10 +165,20 @@ class Facts:
         """What is too little to go on for."""
         return (4.0 * ops.eps(model.x) if self.ftol is None else self.ftol) * ops.maximum(model.value, -model.value)
 
+    def _least(self, ops: Backend, judged: Judged) -> Scalar:
+        """What may be promised of a value that is called as low as this precision allows."""
+        size = ops.maximum(judged.model.value, -judged.model.value)
+        return ops.maximum(ops.maximum(1e-5 * size, 16.0 * judged.noise.blurred), self._gone(ops, judged))
+
+    def _gone(self, ops: Backend, judged: Judged) -> Scalar:
+        """What is nothing beside what there was at the start."""
+        units = _units(ops, judged.model, judged.start)
+        return ops.eps(units) ** 3 * judged.first * ops.sqrt(ops.dot(units, units))
+
     def _short(self, ops: Backend, model: Model, trial: Trial, start: Vector) -> tuple[Scalar, Scalar]:
         """The largest entry of d in units of the parameters, and whether that is small."""
         units = _units(ops, model, start)
-        largest = ops.max_abs(trial.direction / ops.namespace().where(units > 0, units, 1e-30))
+        largest = ops.max_abs(trial.direction / ops.namespace().where(units > 0, units, 2e-38))
         return largest, largest <= (4.0 * ops.eps(model.x) if self.xtol is None else self.xtol)
 
     def claims(self, ops: Backend, judged: Judged) -> tuple[tuple[Scalar, Any], ...]:
@@ -150,6 +187,10 @@ class Facts:
         few, eps, square, psd = self.few(ops, model), ops.eps(model.x), judged.square, model.operator.psd
         left, predicted = trial.left, trial.predicted
         largest, short = self._short(ops, model, trial, judged.start)
+        if self.xtol is None:  # beside a far start it may be small, and change much of the value
+            size = ops.maximum(model.value, -model.value)
+            slight = predicted <= ops.maximum(1e-5 * size, self._gone(ops, judged))
+            short = short & (slight | self._short(ops, model, trial, model.x)[1])
         # What the inner solve left of its residual may hide a decrease of |left|^2 / (2 lambda); without a damping the
         # curvature along d takes the place of lambda.
         damped = 2.0 * trial.damping_term
@@ -171,16 +212,19 @@ class Facts:
         hopeless = hopeless & ((largest <= eps) | (lower & (predicted <= noise.value)))
         hopeless = judged.refused & (judged.stuck | hopeless)
         blind = lower & (judged.doubt <= noise.promised) & ops.logical_not(bent)
-        low = blind & (judged.hidden <= noise.promised)
+        least = self._least(ops, judged)
+        low = blind & (judged.doubt <= least) & (judged.hidden <= least)
         told = (small, Code.DECREASE_SMALL), (whole & short, Code.STEP_SMALL)
         precise = whole & (predicted <= noise.blurred)
         explored = psd | is_one_of(trial.status, [Code.CONVERGED, Code.INVARIANT])
         ended = ops.where(explored, Code.GRADIENT_SMALL, Code.UNEXPLORED)
+        broken = judged.refused & (trial.status == Code.NONFINITE) & ops.logical_not(ops.isfinite(judged.hidden))
         return (
-            (running & (judged.gradient_norm <= self.atol) & (psd | (self.atol > 0)), Code.GRADIENT_SMALL),
+            (broken, Code.NONFINITE),  # the curvature itself, not the solve with it
+            (running & self._vanishes(model, judged), Code.GRADIENT_SMALL),
             (running & (self.rtol > 0) & (judged.gradient_norm <= self.rtol * judged.first), Code.REDUCED),
+            (running & ((length == 0) | psd) & still, ops.where(bent, trial.status, ended)),
             (running & (length == 0) & (trial.status == Code.INNER_TOLERANCE), Code.INNER_TOLERANCE),
-            (running & (length == 0) & still, ops.where(bent, trial.status, ended)),
             ((small | flat) & ops.logical_not(settled), Code.DIVERGING),
             (flat, Code.AT_PRECISION),
             *told,
@@ -193,59 +237,144 @@ class Facts:
     def confirmed(
         self, ops: Backend, judged: Judged, code: Scalar, value_at: Callable[[Vector], Scalar]
     ) -> tuple[Scalar, Scalar, Scalar]:
-        """The code, of few parameters once all of G has been asked about a success; products; evaluations."""
+        """The code, once G has been asked about a success, of few parameters all of it; products; evaluations."""
         model, noise, n = judged.model, judged.noise, judged.model.x.shape[0]
         status, psd, guess = judged.trial.status, model.operator.psd, code
         if not psd:
             unseen = (status == Code.UNEXPLORED) | judged.flat[0] & (status == Code.BOUNDARY)
             guess = ops.where(unseen & is_one_of(code, _ENDS), Code.UNEXPLORED, code)
-        if n > _FEW:
-            return guess, 0, 0
-        size = ops.maximum(model.value, -model.value)
-        open_ = ops.maximum(noise.promised, ops.maximum(1e-5 * size, self.few(ops, model)))
+        size, still = ops.maximum(model.value, -model.value), model.gradient_norm == 0
+        still = still & is_one_of(code, [Code.GRADIENT_SMALL, Code.UNEXPLORED])
+        open_ = ops.maximum(self._least(ops, judged), self.few(ops, model))
         open_ = ops.maximum(open_, 2.0 * judged.trial.predicted)
+        level = ops.maximum(noise.value, 1e-10 * size)
+        if n > _FEW:
+
+            def solve(x: Vector) -> tuple[Scalar, Scalar, Scalar]:
+                found = _solved(ops, model, ops.scale(-1.0, ops.copy(model.gradient)))
+                v = x * signs(model.operator.domain, 1, 1)
+                bent = n * ops.dot(v, model.operator.apply(v))  # in the mean n sum x_j^2 G_jj
+                rounded = ops.eps(x) ** 2 * ops.maximum(bent, -bent)
+                more, nothing = -found.model > ops.maximum(open_, 2.0 * rounded), ops.maximum(level, 4.0 * rounded)
+
+                def look(x: Vector) -> tuple[Scalar, Scalar, Scalar]:
+                    rest = _uneven(ops, x)
+                    seen = _solved(ops, model, model.operator.apply(rest))
+                    flat = ops.axpy(-1.0, seen.x, rest)
+                    plateau, falls, evaluations = along(ops, model, flat, size > 0, nothing, value_at)
+                    lost = ops.any(found.status == Code.NONFINITE)
+                    ends = (lost, Code.NONFINITE), (plateau, Code.DIVERGING), (falls, Code.STAGNATED)
+                    told = verdict(ops, guess, *ends)
+                    return told, seen.products + 1, evaluations
+
+                onward = ops.where(judged.refused, Code.STAGNATED, Code.RUNNING)
+                told, products, evaluations = ops.branch(more, lambda x: (onward, 0, 0), look, x)
+                return told, products + found.products + 1, evaluations
+
+            asked = is_one_of(guess, _ENDS) | still
+            guess, products, evaluations = ops.branch(asked, solve, lambda x: (guess, 0, 0), model.x)
+            if psd:
+                return guess, products, evaluations
+            missed = lambda x: (ops.where(_is_bent(ops, model), Code.NEGATIVE_CURVATURE, guess), _LOOKS)  # noqa: E731
+            told, more = ops.branch(guess == Code.UNEXPLORED, missed, lambda x: (guess, 0), model.x)
+            return told, products + more, evaluations
 
         def ask(x: Vector) -> tuple[Scalar, Scalar, Scalar]:
-            promise, flat, some, least, null, known = _all_of(ops, model, judged.trial.direction)
+            promise, flat, some, least, null, known, rounded = _all_of(ops, model, judged.trial.direction)
             seen = ops.where(code == Code.UNEXPLORED, Code.GRADIENT_SMALL, code)
             # A long step in the null space says nothing of where x goes.
             seen = ops.where((code == Code.DIVERGING) & null, Code.AT_PRECISION, seen)
             seen = seen if psd else ops.where(least < 0, Code.NEGATIVE_CURVATURE, seen)
 
-            def look(flat: Vector) -> tuple[Scalar, ...]:
-                def go(i: Scalar, seen: Any) -> Any:
-                    t, _, ahead, behind, before = seen
-                    now = value_at(x - t * flat) - model.value
-                    lowest = ops.divide(-0.5 * _NEAR * (before - now), before + now)  # of the parabola through both
-                    t = ops.where(i == 0, -_NEAR + 0.0 * t, ops.where(i == 1, lowest, 1.0))
-                    return t, ahead, behind, before, now
-
-                return *ops.repeat(4, go, (none + _NEAR, none, none, none, none))[1:], 4
-
-            none = 0.0 * size
-            *near, far, evaluations = ops.branch(some, look, lambda flat: (none, none, none, none, 0), flat)
-            level, no = ops.maximum(noise.value, 1e-10 * size), ops.logical_not
-            still = ops.maximum(ops.maximum(near[0], -near[0]), ops.maximum(near[1], -near[1])) <= level
-            falls = (near[0] < -level) | (near[1] < -level) | (near[2] < -level)
-            changes = no(ops.maximum(far, -far) <= 2e6 * level)
-            more, sure = (promise > open_) | falls, noise.value <= 1e-4 * size
+            plateau, falls, evaluations = along(ops, model, flat, some, ops.maximum(level, 4.0 * rounded), value_at)
+            more = (promise > ops.maximum(open_, 2.0 * rounded)) | falls
+            # Rounding x moves the value beyond its fifth digit, and is not all that is left of it.
+            blind = (rounded > 1e-4 * size) & (size > 8.0 * rounded) & ops.logical_not(still)
             told = verdict(
                 ops,
                 ops.where(known, seen, guess),
                 ((code == Code.DIVERGING) & ops.logical_not(known & null), Code.DIVERGING),
-                (sure & still & changes, Code.DIVERGING),
-                (more & (judged.refused | falls), Code.STAGNATED),
+                (plateau, Code.DIVERGING),
+                (ops.logical_not(known), Code.NONFINITE),
+                (blind | more & (judged.refused | falls), Code.STAGNATED),
                 (more, Code.RUNNING),
             )
             return told, n, evaluations
 
-        return ops.branch(is_one_of(code, [*_ENDS, Code.DIVERGING]), ask, lambda x: (code, 0, 0), model.x)
+        return ops.branch(is_one_of(code, [*_ENDS, Code.DIVERGING]) | still, ask, lambda x: (code, 0, 0), model.x)
 
 
-def _all_of(ops: Backend, model: Model, d: Vector) -> tuple[Scalar, Vector, Scalar, Scalar, Scalar, Scalar]:
-    """1/2 g.|G|^+ g by n products, a part of x that G is flat along, and whether there is any.
+def along(
+    ops: Backend, model: Any, flat: Vector, asked: Scalar, level: Scalar, value_at: Callable[[Vector], Scalar]
+) -> tuple[Scalar, Scalar, Scalar]:
+    """Whether x lies on a plateau, and whether the value falls, along a part of x that the model is flat along.
 
-    And the lowest eigenvalue, 0 if rounding may have made it negative; whether d is flat; and whether all is known.
+    And the evaluations. On a plateau the value stays within ``level`` on both sides of x and changes without that part,
+    or stays on one of them and is lower without it, or with -3 times as much.
+    """
+    zero, no = 0.0 * level, ops.logical_not
+    size = ops.maximum(model.value, -model.value)
+
+    def look(flat: Vector) -> tuple[Scalar, ...]:
+        def go(i: Scalar, seen: Any) -> Any:
+            t, _, ahead, behind, lowest, before = seen
+            now = value_at(model.x - t * flat) - model.value
+            bottom = ops.divide(-0.5 * _NEAR * (before - now), before + now)  # of the parabola through both
+            t = ops.where(i == 0, -_NEAR, ops.where(i == 1, bottom, ops.where(i == 2, 1.0, 4.0)))
+            return t, ahead, behind, lowest, before, now
+
+        return *ops.repeat(5, go, (zero + _NEAR, *[zero] * 5))[1:], 5
+
+    *near, far, beyond, evaluations = ops.branch(asked, look, lambda flat: (*[zero] * 5, 0), flat)
+    sides = [ops.maximum(change, -change) <= level for change in near[:2]]
+    falls = (near[0] < -level) | (near[1] < -level) | (near[2] < -level)
+    much = ops.maximum(2e-4 * size, 100.0 * level)
+    changes, lower = no(ops.maximum(far, -far) <= much), (far < -much) | (beyond < -much)
+    still = sides[0] & sides[1] & changes | (sides[0] | sides[1]) & lower
+    return still & (level <= 1e-4 * size) & (size > 0) & no(falls), falls, evaluations
+
+
+def _uneven(ops: Backend, x: Vector) -> Vector:
+    """x, each of its entries another bit larger: that are equal, as on a saddle between two, do not stay so."""
+    return x * ops.asarray(1.0 + 0.1 * np.cos(2.4 * np.arange(x.shape[0])), *ops.describe(x)[1:])
+
+
+def _solved(ops: Backend, model: Model, rhs: Vector) -> Inner:
+    """G z = rhs by at most ``_LOOKS`` products."""
+    return inner_solve(ops, CG(rtol=ops.eps(rhs), max_steps=_LOOKS), LinearProblem(model.operator, rhs))
+
+
+def _is_bent(ops: Backend, model: Model) -> Scalar:
+    """Whether Lanczos from a random direction meets curvature below zero, beyond rounding; ``_LOOKS`` products.
+
+    T + shift I has a pivot below zero there: no vector is kept, and no eigenvalue computed.
+    """
+    G, zero = model.operator, 0.0 * model.gradient_norm
+    v = normal(G.domain, 1, 1)[:, 0]
+
+    def go(i: Scalar, carry: Any) -> Any:
+        before, q, beta, shift, pivot, bent = carry
+        w = ops.axpy(-beta, before, G.apply(q))
+        alpha = ops.dot(q, w)
+        w = ops.axpy(-alpha, q, w)
+        norm = ops.sqrt(ops.dot(w, w))
+        shift = ops.where(i == 0, ops.eps(q) ** 0.5 * ops.sqrt(alpha * alpha + norm * norm), shift)
+        pivot = alpha + shift - ops.divide(beta * beta, pivot)
+        met = ops.where(pivot < 0, 1.0, bent)
+        return q, ops.scale(ops.divide(1.0, norm), w), norm, shift, ops.where(pivot > 0, pivot, 1.0), met
+
+    begun = ops.zeros_like(v), ops.scale(ops.divide(1.0, ops.sqrt(ops.dot(v, v))), v), zero, zero, zero + 1.0, zero
+    return ops.repeat(_LOOKS, go, begun)[-1] > 0
+
+
+def _all_of(ops: Backend, model: Model, d: Vector) -> tuple[Scalar, Vector, Scalar, Scalar, Scalar, Scalar, Scalar]:
+    """1/2 g.|G|^-1 g by n products, a part of x that G is flat along, and whether there is any.
+
+    And the lowest eigenvalue, 0 if rounding may have made it negative; whether d is flat; whether all is known; and
+    what rounding x changes in the value by the curvature alone, squared sum of eps |x_j| G_jj^1/2.
+
+    No eigenvalue is taken for less than a round-off of the largest: as little is promised along that direction at
+    least, unless it is one that g has no part in.
 
     G is divided by its diagonal on both sides, so that nothing hides in units.
     """
@@ -262,14 +391,22 @@ def _all_of(ops: Backend, model: Model, d: Vector) -> tuple[Scalar, Vector, Scal
     least, along, e = -ops.max_abs(xp.where(e < 0, e, 0.0 * e)), V.T @ (s * g), abs(e)
     least = ops.where(least < -(ops.eps(model.x) ** 0.5) * ops.max_abs(e), least, 0.0)
     kept = e > 10 * n * ops.eps(model.x) * xp.max(e)
-    promised = xp.where(kept, along * along / xp.where(kept, e, one), 0.0 * e)
-    # Parameters that are equal, as on a saddle between two that could be exchanged, do not stay so.
-    uneven = ops.asarray(1.0 + 0.1 * np.cos(2.4 * np.arange(n)), dtype, ops.describe(x)[2])
-    flat = s * (V @ xp.where(kept, 0.0 * e, V.T @ (x / s * uneven)))
+    floor = ops.eps(model.x) * xp.max(e)
+    promised = along * along / xp.where(e > floor, e, xp.where(floor > 0, floor, one))
+    rounded = ops.eps(model.x) * ops.item(xp.sum(abs(x) / s))
+    flat = s * (V @ xp.where(kept, 0.0 * e, V.T @ (_uneven(ops, x) / s)))
     known, d = finite & sound, V.T @ (d / s)
     null = ops.item(xp.sum(e * d * d)) <= 10 * n * ops.eps(model.x) * ops.item(xp.max(e)) * ops.dot(d, d)
     promise = ops.where(known, 0.5 * ops.item(xp.sum(promised)), math.inf)
-    return promise, ops.cast(flat, ops.describe(model.x)[1]), known & (ops.max_abs(flat) > 0), least, null, known
+    return (
+        promise,
+        ops.cast(flat, ops.describe(model.x)[1]),
+        known & (ops.max_abs(flat) > 0),
+        least,
+        null,
+        known,
+        rounded * rounded,
+    )
 
 
 def _units(ops: Backend, model: Model, start: Vector) -> Vector:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..arguments import known_float
 from ..protocols import Scalar, Vector
 from ..records import record, static
 from ..spaces import Space
@@ -196,7 +197,7 @@ def scale(operator: LinearOperator, scalar: Scalar) -> Any:
             raise ValueError(f"an operator can be multiplied by a number, not by an array of shape {shape}; use @.")
         if not operator.backend.is_concrete(scalar):
             return Scaled(operator, scalar)
-    value = float(operator.backend.detach(scalar))
+    value = known_float(scalar)
     if not math.isfinite(value):
         raise ValueError(f"an operator cannot be multiplied by {value}.")
     return Scaled(operator, scalar, nonnegative=value >= 0)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..arguments import known_float
 from ..protocols import Scalar, Vector
 from ..records import record, static
 from ..spaces import Space
@@ -74,10 +75,10 @@ class Damped(Modified):
             raise ValueError(f"only a square operator can be damped, got {self.operator!r}.")
         backend, value = self.operator.backend, 0.0
         try:
-            if math.prod(getattr(self.damping, "shape", ())) != 1:  # known of traced ones too
-                raise TypeError("an array")
+            if math.prod(getattr(self.damping, "shape", ())) != 1 or isinstance(self.damping, (str, bytes)):
+                raise TypeError("no number")  # known of traced ones too
             if backend.is_concrete(self.damping):
-                value = float(backend.detach(self.damping))
+                value = known_float(self.damping)
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(
                 f"damping must be one number, got {self.damping!r}. For several of them there are lg.krylov and "

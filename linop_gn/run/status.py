@@ -55,8 +55,9 @@ class Status(IntEnum):
     )
     STAGNATED = (
         5,
-        "Rounding keeps the residual above the tolerance; the iterate is as accurate as this precision allows. Loosen "
-        "the tolerance, precondition, or use float64.",
+        "The residual stays above the tolerance by rounding: the iterate is as accurate as this precision allows "
+        "(loosen the tolerance, precondition, or use float64); or the products change from call to call (lg.validate "
+        "tells).",
     )
     NEGATIVE_CURVATURE = (
         6,
@@ -130,9 +131,9 @@ class Status(IntEnum):
     )
     UNEXPLORED = (
         21,
-        "The gradient is small, to the tolerance; the curvature was not explored. The operator is not known to be "
-        "positive semi-definite, so that this may be a saddle: lg.TrustRegion() and lg.GLTR(explore=True) look; of an "
-        "operator of your own that is, psd=True says so.",
+        "The gradient is small, to the tolerance; not all of the curvature was explored. The operator is not known to "
+        "be positive semi-definite, so that this may be a saddle: lg.TrustRegion() and lg.GLTR(explore=True) look; of "
+        "an operator of your own that is, psd=True says so.",
         True,
     )
     GRADIENT_SMALL = (

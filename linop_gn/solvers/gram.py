@@ -26,8 +26,8 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar, NamedTuple
 
-from ..arguments import whole
-from ..curvature.at_point import GGN, Products
+from ..arguments import known_float, whole
+from ..curvature.at_point import GGN, Products, WithDiagonal
 from ..curvature.gram import Gram, Root, require_root, root_gradient, root_of
 from ..curvature.pieces import ggn
 from ..operators.base import LinearOperator
@@ -118,7 +118,8 @@ class GramSolve(Solver):
     Raises
     ------
     ValueError
-        For other operators, a damping of zero, a loss without a root, streamed data, or more outputs than fit.
+        For other operators, a damping of zero (an l2 that is one number counts), a loss without a root, streamed data,
+        or more outputs than fit.
     """
 
     rtol: Scalar = 1e-5
@@ -139,7 +140,15 @@ class GramSolve(Solver):
 
     def check(self, operator: LinearOperator) -> None:
         """Raise unless the operator is a damped GGN that has a Gram form."""
-        (inner, _), damping = _inner(operator), undamped(operator)[1]
+        inner, units, damping = _inner(operator)
+        known = inner.point.objective if isinstance(inner, GGN) else None
+        l2 = known.l2_in(inner.domain) if known else None
+        if len(getattr(l2, "shape", ())) or isinstance(inner, WithDiagonal) or (units is not None and l2 is not None):
+            raise ValueError(
+                "GramSolve adds an l2 that is one number to the damping, and takes none for each parameter, nor any "
+                "where parameters are in other units: use lg.CG."
+            )
+        damping = damping if l2 is None else damping + l2
         if not isinstance(inner, (GGN, Products)) or inner.product is not ggn:
             raise ValueError(
                 f"GramSolve needs lg.Damped(lg.GGN(objective, params), damping), got {operator!r}: other operators "
@@ -147,16 +156,15 @@ class GramSolve(Solver):
             )
         if inner.host:
             raise ValueError("GramSolve needs all outputs at once, and the data are streamed: hold them in a list.")
-        if operator.backend.is_concrete(damping) and not float(operator.backend.detach(damping)) > 0:
+        if operator.backend.is_concrete(damping) and not known_float(damping) > 0:
             raise ValueError(
                 "GramSolve needs a positive damping: without it the system has no unique solution wherever there are "
                 "more parameters than outputs. Use lg.Damped(G, damping), or lg.MINRES for the undamped system."
             )
-        known = inner.point.objective if isinstance(inner, GGN) else None
-        require_root(inner.pieces[0].loss if known is None else known.loss, "GramSolve", known)
+        require_root(inner.pieces[0].loss if known is None else known.loss, "GramSolve")
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
-        ready: Any = _inner(operator)[0].prepare()
+        ready: Any = undamped(_inner(operator)[0].prepare())[0]
         m, n, width = sum(math.prod(p.outputs.shape) for p in ready.pieces), operator.domain.size, bytes_each(operator)
         if self.solver is not None:
             k = self.solver.planned(steps)
@@ -241,7 +249,7 @@ def _factored_by(
 ) -> tuple[Factored, Scalar, int]:
     """What all right-hand sides share; whether it is finite; the products that it took."""
     root, damping = _root(operator)
-    shift, W, factor, spent = ops.item(damping), None, None, 1
+    shift, W, factor, spent = ops.item(ops.detach(damping)), None, None, 1
     good: Any = True
     if dense:
         W, K = _matrix(ops, root, rows, most_bytes)
@@ -294,16 +302,17 @@ def _solve_with(ops: Backend, operator: LinearOperator, f: Factored, solver: Any
     return ops.axpy(inverse, e, _pull(root, f.rows, y)), spent
 
 
-def _inner(operator: LinearOperator) -> tuple[LinearOperator, Vector | None]:
-    """G of a damped G or S G S, and the units S."""
-    inner, _ = undamped(operator)
-    return (inner.operator, inner.units) if isinstance(inner, Congruence) else (inner, None)
+def _inner(operator: LinearOperator) -> tuple[LinearOperator, Vector | None, Scalar]:
+    """G of a damped G or S G S, the units S, and the damping; G may have an l2, which is more of it."""
+    inner, damping = undamped(operator)
+    return (inner.operator, inner.units, damping) if isinstance(inner, Congruence) else (inner, None, damping)
 
 
 def _root(operator: LinearOperator) -> tuple[Root, Scalar]:
-    inner, units = _inner(operator)
-    made: Any = inner.prepare()
-    return replace(root_of(made.pieces, made.scale, made.domain), units=units), undamped(operator)[1]
+    inner, units, damping = _inner(operator)
+    made: Any
+    made, l2 = undamped(inner.prepare())
+    return replace(root_of(made.pieces, made.scale, made.domain), units=units), damping + l2
 
 
 def _push(root: Root, rows: Array | None, v: Vector) -> Vector:

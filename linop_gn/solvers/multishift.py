@@ -86,6 +86,15 @@ class MultiShiftState(NamedTuple):
     products: Scalar
 
 
+def _are_words(dampings: Any) -> bool:
+    """Whether these are no numbers, of which NumPy would read some."""
+    if isinstance(dampings, (np.ndarray, np.generic)):
+        return dampings.dtype.kind not in "biuf"
+    if isinstance(dampings, (int, float)):
+        return False
+    return not isinstance(dampings, Sequence) or any(isinstance(x, (str, bytes)) for x in (dampings, *dampings))
+
+
 @record
 class MultiShiftCG(Solver):
     """Conjugate gradients for several dampings together; the solutions are the columns (n, m).
@@ -126,9 +135,9 @@ class MultiShiftCG(Solver):
         check_tolerances(self, "rtol", "atol")
         check_limits(self)
         require_plain(type(self.dampings))
-        if self.dampings is None or isinstance(self.dampings, (int, float, Sequence, np.ndarray)):
+        if not hasattr(self.dampings, "shape") or isinstance(self.dampings, (np.generic, np.ndarray)):
             try:
-                given = np.atleast_1d(np.asarray(self.dampings, dtype=float))
+                given = np.atleast_1d(np.asarray(None if _are_words(self.dampings) else self.dampings, dtype=float))
             except (TypeError, ValueError):
                 return  # traced numbers among them
             if given.ndim != 1 or given.size == 0 or not np.isfinite(given).all():
@@ -138,7 +147,7 @@ class MultiShiftCG(Solver):
             object.__setattr__(self, "dampings", given)
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
-        k, n, m = self.planned(steps), operator.domain.size, len(self.dampings)
+        k, n, m = self.planned(steps), operator.domain.size, np.size(self.dampings)
         memory, flops = (3 * m + 5) * n * bytes_each(operator), (10.0 + 6.0 * m) * n * k
         return Cost(self.title, k if self.steps is not None else k + m, memory, flops, f"{k} steps for {m} dampings")
 
@@ -150,7 +159,7 @@ class MultiShiftCG(Solver):
 
     def _shifts(self, ops: Backend, problem: LinearProblem) -> tuple[Array, Scalar]:
         """All dampings, and the seed's."""
-        shifts = ops.small(self.dampings, problem.rhs)
+        shifts = ops.small_namespace().reshape(ops.small(self.dampings, problem.rhs), (-1,))
         return shifts, ops.item(ops.small_namespace().min(shifts))
 
     def init(self, ops: Backend, problem: LinearProblem) -> MultiShiftState:

@@ -93,8 +93,9 @@ def _by_leaf(space: Space, chosen: NDArray) -> tuple[list[str], list[NDArray]]:
     "products and central differences",
     "The products are not the derivative that central differences of this function find: a custom backward rule, a "
     "supplied jvp, or a framework's own rule is wrong (torch.func.hessian and jvp of jacrev are, on normalisation "
-    "layers), or the model takes a number out of the graph (math.exp(p), float(p), .item(), .detach()). linop_gn's own "
-    "operators avoid the framework's; otherwise report it with the layer.",
+    "layers), or the model takes a number out of the graph (math.exp(p), float(p), .item(), .detach()), or holds "
+    "something constant by design (rows at an embedding's padding_idx=, stop_gradient, a rounding that gradients pass "
+    "through: check it without). linop_gn's own operators avoid the framework's; otherwise report it with the layer.",
     oracle=True,
     floor=DIFFERENCES,
 )
@@ -195,8 +196,8 @@ def _enough(found: list[tuple[float, float]], what: str) -> Found:
 @law(
     "value and gradient, and central differences",
     "The gradient is not that of the value: look for numbers that the model takes out of the graph (math.exp(p), "
-    "float(p), .item(), .detach()), at vjp= or jacobian=, and at the loss's gradient, the weights and "
-    "who divides by their sum.",
+    "float(p), .item(), .detach()) or holds constant by design (rows at an embedding's padding_idx=, stop_gradient), "
+    "at vjp= or jacobian=, and at the loss's gradient, the weights and who divides by their sum.",
     oracle=True,
     floor=DIFFERENCES,
 )

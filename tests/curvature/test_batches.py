@@ -111,13 +111,29 @@ def test_what_is_one_batch_and_what_are_many():
     assert isinstance(as_batches(Streamed([(x, y)])), Stream)
 
 
+class Examples:
+    """As torch's TensorDataset is."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return index, index
+
+
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
         ([], ValueError, "no batch: an empty list"),
         ((), ValueError, "no batch: an empty list"),
         (np.ones((2, 3)), TypeError, r"data must be a tuple \(inputs, targets\[, weights\]\) or .*got ndarray"),
-        ({"x": 1, "y": 2}, TypeError, "data must be a tuple .*got dict"),
+        (
+            {"x": 1, "y": 2},
+            TypeError,
+            r"data must be a tuple .*got dict.*as 'labels', and this has \['x', 'y'\]",
+        ),
+        ([{"x": 1, "label": 2}], TypeError, r"a batch is a tuple .*got dict.*this has \['x', 'label'\]: rename theirs"),
+        (Examples(), TypeError, "data must be a tuple .*got Examples. It has examples one by one: .*DataLoader"),
         (3, TypeError, "data must be a tuple .*got int"),
         ([np.ones(2)] * 4, TypeError, r"a batch is a tuple \(inputs, targets\).*got ndarray"),
         ([(np.ones(2),)], TypeError, "a batch is a tuple .*got tuple of 1"),

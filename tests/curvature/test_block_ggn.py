@@ -129,25 +129,45 @@ def test_one_pass_over_a_stream_serves_all_blocks(torch):
     assert holders[0].passes == before + 1
 
 
-@pytest.mark.parametrize("name", ["torch", "jax"])
-def test_more_blocks_than_a_program_should_hold_copies_of(request, name):
-    request.getfixturevalue(name)
-    backend = lg.load(name)
-    xp, rng, count = backend.namespace(), np.random.default_rng(0), 20
+def many(backend, count, examples):
+    """An objective of many leaves, with 2 * ``examples`` outputs, and its parameters."""
+    xp, rng = backend.namespace(), np.random.default_rng(0)
 
     def given(*shape):
         return backend.asarray(rng.standard_normal(shape), "float64")
 
     params = {f"w{i}": given(3, 2) for i in range(count)}
-    plane = lg.Objective(
-        lambda p, x: sum(xp.tanh(x @ w) for w in p.values()) / count,
-        lg.losses.SquaredError(),
-        (given(4, 3), given(4, 2)),
-    )
-    G, v = lg.GGN(plane, params), given(6 * count)
-    inside = np.kron(np.eye(count), np.ones((6, 6)))
-    want = (backend.to_numpy(G.to_dense()) * inside) @ host(backend, v)
-    close(host(backend, lg.BlockGGN(plane, params, blocks="leaf").prepare().matvec(v)), want, 1e-12)
+    data = given(examples, 3), given(examples, 2)
+    model = lg.Objective(lambda p, x: sum(xp.tanh(x @ w) for w in p.values()) / count, lg.losses.SquaredError(), data)
+    return model, params, given(6 * count)
+
+
+@pytest.mark.parametrize("examples", [4, 12])
+@pytest.mark.parametrize("name", ["torch", "jax"])
+def test_more_blocks_than_a_program_should_hold_copies_of(request, name, examples):
+    """Of more outputs and of fewer: all of J is made where it has fewer rows than there are blocks."""
+    request.getfixturevalue(name)
+    backend = lg.load(name)
+    for pairs in (False, True)[: 1 + (name == "torch")]:
+        count = 20 * (1 + pairs)
+        plane, params, v = many(backend, count, examples)
+        blocks = (lambda name: str(int(name[1:]) % 20)) if pairs else "leaf"
+        owner = np.repeat(np.arange(count) % 20, 6)
+        want = (backend.to_numpy(lg.GGN(plane, params).to_dense()) * (owner[:, None] == owner)) @ host(backend, v)
+        close(host(backend, lg.BlockGGN(plane, params, blocks=blocks).prepare().matvec(v)), want, 1e-12)
+
+
+def test_work_grows_with_the_blocks_where_outputs_are_few(torch):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def flops(count):
+        plane, params, v = many(lg.load("torch"), count, 4)
+        B = lg.BlockGGN(plane, params, blocks="leaf").prepare()
+        with FlopCounterMode(display=False) as counter:
+            B.matvec(v)
+        return counter.get_total_flops()
+
+    assert 0 < flops(80) <= 2.1 * flops(40)
 
 
 def test_not_of_a_scalar_function(numpy_backend):

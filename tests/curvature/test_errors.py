@@ -279,3 +279,18 @@ def test_the_byte_order_of_other_machines_is_named():
     ):
         with pytest.raises(TypeError, match=r"float64 \(big-endian\)"):
             door()
+
+
+def test_values_are_looked_at_whether_the_model_was_asked_before_or_not(backend):
+    """A compiled program runs meanwhile; the next question at the same parameters is refused, too."""
+    made, params = made_of(backend), params_on(backend)
+    made.value(params)
+    wrong = dict(params, fc1=dict(params["fc1"], bias=put(backend, np.array([1.0, np.nan, 2.0, 3.0]))))
+    for ask in (made.value, made.gradient, made.value_and_gradient, made.at, made.value):
+        with pytest.raises(ValueError, match="NaN or infinity in"):
+            ask(wrong)
+    batch = made.batches[0]
+    spoiled = made.with_data((batch.inputs * np.nan, batch.targets))
+    for ask in (spoiled.value, spoiled.value, spoiled.gradient):
+        with pytest.raises(ValueError, match="the inputs hold NaN or infinity"):
+            ask(params)

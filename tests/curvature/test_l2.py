@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from systems import in_full
 
 import linop_gn as lg
 from linop_gn.testing.strategies import array
@@ -105,6 +106,36 @@ def test_residuals_and_functions_have_one():
     assert float(f.value(p)) == 5.0 + 0.5 * (1 + 12)
 
 
+GRAM = [("torch", 0.0), ("torch", 0.1), ("numpy by torch", 0.1), pytest.param("jax", 0.1, marks=in_full)]
+
+
+@pytest.mark.parametrize(("name", "damping"), GRAM)
+def test_the_gram_form_adds_a_number_to_the_damping(name, damping):
+    backend, p, _, fit = made(name, 0.3)
+    A, g = lg.Damped(lg.GGN(fit, p), damping), fit.at(p).gradient
+    tolerance = 1e-5 if name == "jax" else 1e-11
+    for inner in (None, lg.CG(rtol=1e-7)):
+        solution = lg.solve(A, g, lg.GramSolve(rtol=tolerance, solver=inner))
+        assert solution.succeeded
+        right = np.linalg.solve(backend.to_numpy(A.to_dense()), backend.to_numpy(g))
+        np.testing.assert_allclose(solution.x, right, atol=10 * tolerance)
+    assert {"GramSolve, CG", "GramSolve, Cholesky"} <= {row.route for row in lg.cost(A)}
+
+
+def test_none_is_no_prior():
+    for none in (0, 0.0, np.float32(0), lg.load("torch").asarray(0.0, "float64", None)):
+        _, p, plain, fit = made("torch", none)
+        np.testing.assert_array_equal(lg.Gram(fit, p).to_dense(), lg.Gram(plain, p).to_dense())
+    run = lg.minimize(fit, p, lg.EGN(damping=0.1), max_steps=2)
+    assert run.value < fit.value(p)
+
+
+def test_a_fit_by_the_gram_form_ends_where_its_gradient_is_zero():
+    _, p, _, fit = made("torch", 0.3)
+    end = lg.minimize(fit, p, lg.EGN(damping=1e-3), max_steps=50).params
+    assert abs(fit.at(end).gradient.numpy()).max() < 1e-6
+
+
 def test_it_is_data_of_a_compiled_program(jax):
     _, p, plain, fit = made("jax", 0.3)
     found = jax.jit(lambda objective, p: objective.gradient(p))(fit, p)
@@ -115,12 +146,35 @@ def test_what_cannot_have_one_says_so():
     _, p, _, fit = made("torch", 0.3)
     for ask in (
         lambda: lg.Gram(fit, p),
-        lambda: lg.solve(lg.Damped(lg.GGN(fit, p), 0.1), fit.at(p).gradient, lg.GramSolve()),
         lambda: lg.minimize(fit, p, lg.InnerGaussNewton()),
         lambda: lg.minimize(fit, p, lg.methods.LeastSquares()),
     ):
-        with pytest.raises(ValueError, match=r"append sqrt\(l2\) \* p to the residuals"):
+        with pytest.raises(ValueError, match=r"objective's l2: use what takes products with lg.GGN, such as lg.Lev"):
             ask()
+    r = lg.Objective.from_residuals(lambda p: 2 * p - 1, jacobian=lambda p: 2 * np.eye(2), l2=0.5)
+    with pytest.raises(ValueError, match=r"append sqrt\(l2\) \* p to the residuals, or use what"):
+        lg.minimize(r, np.ones(2), lg.methods.LeastSquares())
+    _, p, _, each = made("torch", WEIGHTS)
+    for fit_, options in ((each, {}), (fit, {"x_scale": {k: 1 + v**2 for k, v in p.items()}})):
+        with pytest.raises(ValueError, match="GramSolve adds an l2 that is one number to the damping"):
+            lg.minimize(fit_, p, lg.EGN(damping=0.1, **options), max_steps=1)
     for l2, message in ((-1.0, "l2 must be a finite number >= 0"), ({"w": 0.1}, r"expected a number, or a tree with")):
         with pytest.raises(ValueError, match=message):
             made("torch", l2)[3].value(p)
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_that_requires_gradients_is_a_number_here(torch):
+    _, p, _, fit = made("torch", 0.3)
+    l2 = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    asks = lg.Objective(fit.model, fit.loss, fit.batches[0], l2=l2)
+    assert asks.value(p) == fit.value(p)
+    assert not asks.value(p).requires_grad
+    for method in (lg.EGN(damping=0.1), lg.FirstOrder(lg.optimisers.SGD(), 0.1)):
+        assert lg.minimize(asks, p, method, max_steps=1).value == lg.minimize(fit, p, method, max_steps=1).value
+    g, A = fit.at(p).gradient, lg.Damped(lg.GGN(fit, p), 0.1)
+    for solver in (lg.CG(rtol=1e-12), lg.GramSolve(rtol=1e-12)):
+        l2.grad = None
+        lg.solve(lg.Damped(lg.GGN(asks, p), 0.1), g, solver).x.sum().backward()
+        x, u = (lg.solve(A, b, lg.Cholesky()).x for b in (g, torch.ones_like(g)))
+        torch.testing.assert_close(l2.grad, -(u @ x))

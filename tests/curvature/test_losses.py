@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linop_gn.curvature.losses import CrossEntropy, SquaredError
+from linop_gn.curvature.losses import CrossEntropy, Huber, SquaredError
 from linop_gn.testing.losses import LOSSES, draw, everything, expected
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
@@ -177,3 +177,12 @@ def test_float32_keeps_the_small_numbers_of_sure_binary_answers():
     np.testing.assert_allclose(got["total"], want.total, rtol=1e-5)
     np.testing.assert_allclose(got["gradient"], want.gradient, rtol=1e-5)
     np.testing.assert_allclose(got["hessian_product"], want.dense() @ z.astype(float), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "r", "value"),
+    [(SquaredError(), 300.0, 45000.0), (SquaredError(scale=1e-3), 6000.0, 36000.0), (Huber(width=300.0), 30.0, 450.0)],
+)
+def test_squares_that_overflow_where_the_loss_does_not(loss, r, value):
+    found = loss.total(np, np.array([r], np.float16), np.zeros(1, np.float16), None)
+    np.testing.assert_allclose(found, value, rtol=2e-3)

@@ -80,7 +80,7 @@ def test_the_losses_of_torch_are_callables():
     for loss in (
         FromFunction(torch.nn.CrossEntropyLoss(), per_example=False, reduction="mean"),
         FromFunction(torch.nn.CrossEntropyLoss(reduction="sum"), per_example=False, reduction="sum"),
-        as_loss(torch.nn.CrossEntropyLoss(reduction="none")),
+        FromFunction(torch.nn.CrossEntropyLoss(reduction="none")),
     ):
         value = loss.total(xp, z, y, None)
         torch.testing.assert_close(value, closed)

@@ -134,6 +134,32 @@ def test_extreme_logits_stay_finite(dtype):
     np.testing.assert_allclose(Hv, got["hessian_product"], rtol=1e-5, atol=1e-2)
 
 
+WIDE = [(np.array([1]), 0.25), (np.array([2]), 0.0), (np.array([[0.5, 0.25, 0.25]]), 0.0)]
+
+
+@pytest.mark.parametrize(("y", "smoothing"), [*WIDE, (np.array([0]), 1.0), (np.array([[0.5, 0.5, 0.0]]), 0.25)])
+@pytest.mark.parametrize("weight", [None, np.array([0.5, 0.25, 0.0])])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_logits_further_apart_than_the_largest_number(y, smoothing, weight, dtype):
+    half = float(np.finfo(dtype).max) / 2  # gaps between logits are 1, 2 and 3 of these
+    z, gaps = np.array([[1.0, 0.0, -2.0]]) * half, np.array([0.0, 1.0, 3.0])
+    targets = y[0] if y.ndim == 2 else np.eye(3)[y[0]]
+    c = ((1 - smoothing) * targets + smoothing / 3) * (1 if weight is None else weight)
+    loss = CrossEntropy(label_smoothing=smoothing, weight=weight, reduction="sum")
+    got = everything(loss, np, z.astype(dtype), y, None, np.ones((1, 3), dtype))
+    np.testing.assert_allclose(got["total"], np.asarray(c @ gaps * np.float64(half), dtype), rtol=2e-3)
+    np.testing.assert_allclose(got["gradient"][0], [c[1:].sum(), *-c[1:]], atol=1e-3)
+    torch = pytest.importorskip("torch")
+    xp = importlib.import_module("array_api_compat.torch")
+    leaf = torch.asarray(z.astype(dtype)).requires_grad_()
+    value = loss.total(xp, leaf, torch.asarray(y), None)
+    np.testing.assert_allclose(value.detach(), got["total"], rtol=2e-3)
+    (g,) = torch.autograd.grad(value, leaf, create_graph=True)
+    np.testing.assert_allclose(g.detach(), got["gradient"], atol=1e-3)
+    assert not torch.autograd.grad(g.sum(), leaf)[0].any()
+
+
 @pytest.mark.parametrize("form", ["index", "probabilities"])
 def test_forbidden_classes_are_as_if_they_were_not_there(form):
     z, y, v = np.array([[0.3, -np.inf, 1.0]]), np.array([2]), np.array([[1.0, 5.0, -1.0]])

@@ -45,6 +45,15 @@ def test_pairs_are_told(framework, name):
     assert f"there are {N} x {N} residuals" in message
 
 
+@pytest.mark.parametrize("shape", [(N, 1, 1), (N - 1, 1), (1, N, 1)])
+def test_pairs_along_other_axes_are_told(numpy_backend, shape):
+    rows = X[: max(shape)].reshape(shape)
+    (message,) = told(lambda: lg.least_squares(lambda p: p[0] * rows + p[1] - Y, np.zeros(2), max_steps=1))
+    assert f"there are {max(shape)} x {N} residuals" in message
+    table = np.zeros((max(shape), N))
+    assert told(lambda: lg.least_squares(lambda p: p[0] * rows - Y - table, np.zeros(2), max_steps=1)) == []
+
+
 @pytest.mark.parametrize("name", IMAGES)
 def test_what_is_no_pairing_is_not(numpy_backend, name):
     assert told(fitted(numpy_backend, IMAGES[name])) == []

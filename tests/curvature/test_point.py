@@ -245,3 +245,19 @@ def test_copies_and_pickles_carry_no_graph_and_find_their_framework_again(reques
     assert space.backend is backend
     again = copy.deepcopy(made)
     close(host(backend, again.gradient(params)), host(backend, made.gradient(params)), 1e-14)
+
+
+def test_the_same_leaves_are_the_same_point_at_no_look_at_a_value(backend, monkeypatch):
+    """Nobody can write to a compiled framework's arrays, so that their identity tells."""
+    if "compiled" not in backend.capabilities:
+        pytest.skip("arrays may have been written to")
+    reads, read = [], type(backend).read
+    monkeypatch.setattr(type(backend), "read", lambda self, tree: reads.append(tree) or read(self, tree))
+    x = backend.asarray(np.ones(3), "float32")
+    for params, residuals in (x, lambda p: 2 * p), ({"a": x, "b": 2 * x}, lambda p: p["a"] - p["b"]):
+        objective = lg.Objective.from_residuals(residuals)
+        point = objective.at(params)
+        assert objective.at(params) is point
+        _, parts, structure = backend.flatten(params)
+        assert objective.at(backend.unflatten(structure, [part + 0 for part in parts])) is not point
+    assert not reads

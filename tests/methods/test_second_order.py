@@ -685,3 +685,178 @@ def test_weight_decay_is_beside_the_model_and_what_is_told_is_of_where_the_step_
         lg.EGN(weight_decay=1e-3)
     with pytest.raises(ValueError, match="weight_decay must"):
         lg.EGN(weight_decay=-1e-3, stopping=None)
+
+
+LOW = {  # in float32 these were successes, the first by four digits above the minimum
+    "MGH17, first": ("MGH17", 0, lg.LevenbergMarquardt(solver=lg.Cholesky())),
+    "Misra1c, second": ("Misra1c", 1, lg.LevenbergMarquardt(solver=lg.Cholesky())),
+    "MGH10, second": ("MGH10", 1, lg.TrustRegion(curvature=lg.GGN)),
+    "Lanczos2, first": ("Lanczos2", 0, lg.GaussNewton(solver=lg.Cholesky())),
+    "Bennett5, second": ("Bennett5", 1, lg.LevenbergMarquardt(solver=lg.Cholesky(), x_scale="start")),
+    "Gauss3, second": ("Gauss3", 1, lg.SGN()),
+}
+
+
+@pytest.mark.parametrize("name", LOW)
+def test_what_float32_cannot_see_is_no_success(name):
+    name, start, method = LOW[name]
+    made = nist.problem(name)
+    x, y, slope = made.x.astype("float32"), made.y.astype("float32"), nist.jacobian(made)
+    fit = lg.Objective.from_residuals(lambda b: made.model(np, b, x) - y, jacobian=lambda b: slope(b).astype("float32"))
+    with np.errstate(all="ignore"):
+        run = lg.minimize(fit, made.starts[start].astype("float32"), method, max_steps=100)
+    assert not run.succeeded or nist.sum_at(made, run.params) < made.sum_of_squares * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("method", [lg.EGN(), lg.Newton(curvature=lg.GGN)])
+def test_a_step_that_is_small_beside_the_start_and_changes_the_value_is_no_end(method):
+    made = nist.problem("Nelson")
+    fit = lg.Objective.from_residuals(lambda b: made.model(np, b, made.x) - made.y, jacobian=nist.jacobian(made))
+    with np.errstate(all="ignore"):
+        run = lg.minimize(fit, made.starts[0], method, max_steps=20)
+    assert not run.succeeded or 2 * run.value < made.sum_of_squares * (1 + 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "n"), [("NewtonCG", 33), ("NewtonCG", 500), ("Steihaug", 200), ("Krylov", 200), ("TrustRegion", 33)]
+)
+def test_a_saddle_of_many_parameters_is_told_or_left(name, n):
+    bent = np.linspace(1.0, 3.0, n)
+    bent[1] = -1.0
+    saddle = lg.Objective.from_function(
+        lambda p: 1.0 + 0.5 * p @ (bent * p) + 0.25 * p[1] ** 4,
+        gradient=lambda p: bent * p + np.eye(n)[1] * p[1] ** 3,
+        hvp=lambda p, v: bent * v + np.eye(n)[1] * 3.0 * p[1] ** 2 * v[1],
+    )
+    start = np.ones(n)
+    start[1] = 0.0  # no gradient shows the way down
+    run = lg.minimize(saddle, start, SINGULAR[name])
+    if name == "TrustRegion":
+        assert run.value == pytest.approx(0.75)
+    else:
+        assert run.status is lg.Status.NEGATIVE_CURVATURE
+    upwards = lg.Objective.from_function(
+        lambda p: 1.0 + 0.5 * p @ p, gradient=lambda p: 1.0 * p, hvp=lambda p, v: 1.0 * v
+    )
+    assert lg.minimize(upwards, start, SINGULAR[name]).succeeded
+
+
+BENT = [
+    *map(D.Solve, (lg.CG(), lg.MINRES(), lg.Cholesky(), lg.LU(), lg.Eigh())),
+    *(D.Krylov(), D.Krylov(of="damping"), D.TrustRegion(), D.Steihaug(), D.Dogleg(), D.Eigen()),
+]
+
+
+@pytest.mark.parametrize("descent", BENT, ids=lambda d: f"{type(d).__name__}-{d.level}")
+def test_curvature_of_nan_is_told_as_such(descent):
+    """After one trial: no damping and no radius makes it finite. Of a zero gradient too, which may be at a saddle."""
+    control = C.Radius() if descent.level == "radius" else lg.Nielsen()
+    method = lg.SecondOrder(curvature=lg.Hessian, descent=descent, control=control)
+    for slope in (np.array([1.0, -2.0]), np.zeros(2)):
+        f = lg.Objective.from_function(
+            lambda p, slope=slope: p @ p + slope @ p,
+            gradient=lambda p, slope=slope: 2 * p + slope,
+            hvp=lambda p, v: 2 * v if p.any() else np.nan * v,
+        )
+        fit = lg.minimize(f, np.zeros(2), method)
+        assert (fit.status, int(fit.steps)) == (lg.Status.NONFINITE, 1)
+        assert not fit.params.any()
+        assert not slope.any() or lg.minimize(f, np.ones(2), method).succeeded
+
+
+@pytest.mark.parametrize("descent", BENT[-6:], ids=lambda d: f"{type(d).__name__}-{d.level}")
+def test_a_start_on_a_saddle_is_no_minimum(descent):
+    control = C.Radius() if descent.level == "radius" else lg.Nielsen()
+    signs = np.array([2.0, -2.0])
+    f = lg.Objective.from_function(
+        lambda p: p @ (signs * p) / 2, gradient=lambda p: signs * p, hvp=lambda p, v: signs * v
+    )
+    fit = lg.minimize(
+        f, np.zeros(2), lg.SecondOrder(curvature=lg.Hessian, descent=descent, control=control), max_steps=3
+    )
+    assert not fit.succeeded
+
+
+def test_curvature_of_nan_on_one_batch_ends_no_run(numpy_backend):
+    def curvature(point):
+        G = lg.GGN(point)
+        return lg.FunctionOperator(lambda v: np.nan * v, G.domain, symmetric=True) if next(bad) else G
+
+    line = lg.Objective(
+        lambda p, x: x * p, lg.losses.SquaredError(), (np.ones(2), np.ones(2)), jacobian=lambda p, x: np.eye(2)
+    )
+    for at in range(5):
+        bad = iter(np.arange(99) == at)
+        fit = lg.minimize(line, np.zeros(2), lg.SGN(curvature=curvature), batches=[(np.ones(2), np.full(2, 3.0))] * 5)
+        assert (fit.status, int(fit.steps)) == (lg.Status.COMPLETED, 5)
+        np.testing.assert_allclose(fit.params, 3.0, rtol=1e-3)
+
+
+SATURATED = {  # residuals at 2 whose derivatives underflow, beside one that is fitted
+    "Newton": lg.Newton(curvature=lg.GGN),
+    "Newton, Hessian": lg.Newton(),
+    "NewtonCG": lg.NewtonCG(),
+    "LevenbergMarquardt": lg.LevenbergMarquardt(),
+    "TrustRegion": lg.TrustRegion(),
+    "GaussNewton": lg.GaussNewton(),
+    "HessianFree": lg.HessianFree(),
+}
+A = np.array([[1.0, 0.0, 1.0], [0.0, 2.0, 1.0], [0.0, 1.0, -1.0], [1.0, 1.0, 0.3]])
+
+
+def plateau(targets, rows=A):
+    return lambda p: np.tanh(rows @ p) - targets, lambda p: (1 - np.tanh(rows @ p) ** 2)[:, None] * rows
+
+
+@pytest.mark.parametrize("name", [*SATURATED, "least_squares"])
+@pytest.mark.parametrize("all_of_it", [True, False])
+def test_what_is_saturated_is_no_minimum(name, all_of_it):
+    rows = A if all_of_it else np.vstack([A, [1.0, 0.0, 0.0]])
+    fun, jac = plateau(np.append(-np.ones(4), [0.3] * (len(rows) - 4)), rows)
+    start = np.array([40.0 if all_of_it else 0.2, 80.0, 50.0])
+    squares = lg.Objective.from_residuals(fun, jacobian=jac)
+    hvp = lambda p, v: jac(p).T @ (jac(p) @ v) - rows.T @ (2 * fun(p) * np.tanh(rows @ p) * (jac(p) @ v))  # noqa: E731
+    value = lambda p: 0.5 * fun(p) @ fun(p)  # noqa: E731
+    scalar = lg.Objective.from_function(value, gradient=lambda p: jac(p).T @ fun(p), hvp=hvp)
+    whole = scalar if name in ("Newton, Hessian", "NewtonCG", "TrustRegion") else squares
+    fit = lambda: lg.minimize(whole, start, SATURATED[name])  # noqa: E731
+    run = lg.least_squares(fun, start, jac) if name == "least_squares" else fit()
+    assert not run.succeeded or run.value < 1e-3
+    if all_of_it:
+        assert run.status is lg.Status.DIVERGING
+
+
+@pytest.mark.parametrize("name", ["Newton", "LevenbergMarquardt", "GaussNewton", "HessianFree"])
+def test_what_is_least_although_nothing_changes_is_a_success(name):
+    fun, jac = plateau(np.ones(4), np.abs(A))  # all are right
+    exact = lg.Objective.from_residuals(fun, jacobian=jac)
+    constant = lg.Objective.from_residuals(lambda p: 1.0 + 0.0 * p, jacobian=lambda p: 0.0 * np.eye(3))
+    for objective in (exact, constant):
+        run = lg.minimize(objective, np.array([40.0, 80.0, 50.0]), SATURATED[name])
+        assert run.status is lg.Status.GRADIENT_SMALL, run.status
+
+
+@pytest.mark.parametrize("name", ["NewtonCG", "GaussNewton"])
+def test_what_more_than_a_few_parameters_leave_open_in_float32_is_no_success(name):
+    rng = np.random.default_rng(602)
+    n, m = 40, 60
+    X = (rng.standard_normal((m, n)) * 10.0 ** rng.uniform(-5, 0, n)).astype("float32")
+    y = (X @ np.ones(n) + rng.standard_normal(m)).astype("float32")
+    line = lg.Objective.from_residuals(lambda p: X @ p - y, jacobian=lambda p: X)
+    method = lg.NewtonCG(curvature=lg.GGN) if name == "NewtonCG" else SATURATED[name]
+    run = lg.minimize(line, np.zeros(n, "float32"), method)
+    least = 0.5 * np.linalg.lstsq(X.astype(float), y.astype(float), rcond=None)[1][0]
+    assert not run.succeeded or run.value < least * 1.0001
+
+
+@pytest.mark.parametrize("name", ["GaussNewton", "HessianFree", "NewtonCG"])
+def test_a_plateau_of_many_parameters_is_no_minimum_and_a_flat_minimum_is(name):
+    rng = np.random.default_rng(0)
+    X, start = rng.standard_normal((60, 40)), rng.standard_normal(40)
+    for scale, targets in ((1e3, np.tanh(-X @ start)), (1.0, np.tanh(X[:20] @ start) * 0.9)):
+        fun, jac = plateau(targets, scale * X[: len(targets)])
+        fit = lg.Objective.from_residuals(fun, jacobian=jac)
+        method = lg.NewtonCG(curvature=lg.GGN) if name == "NewtonCG" else SATURATED[name]
+        run = lg.minimize(fit, start, method)
+        assert run.succeeded == (scale == 1.0), run
+        assert not run.succeeded or run.value < 1e-20

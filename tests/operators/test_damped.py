@@ -36,6 +36,8 @@ def test_the_identity_copies(backend):
 def test_bad_dampings_are_refused(damping):
     with pytest.raises(ValueError, match="damping must be a finite number >= 0, got"):
         lg.Damped(lg.Diagonal(np.ones(2)), damping)
+    with pytest.raises(TypeError, match="damping must be one number, got '1e-3'"):
+        lg.Damped(lg.Diagonal(np.ones(2)), "1e-3")
 
 
 def test_only_square_operators_are_damped():

@@ -1,7 +1,9 @@
 """Every reason to stop is a small code with a sentence of its own."""
 
 import numpy as np
+import pytest
 
+import linop_gn as lg
 from linop_gn import Status
 
 
@@ -36,3 +38,13 @@ def test_only_what_was_asked_for_is_a_success():
         Status.AT_PRECISION,
         Status.REDUCED,
     }
+
+
+@pytest.mark.parametrize("solver", [lg.CG(rtol=1e-10), lg.MINRES(rtol=1e-10), lg.LSMR(atol=1e-10, btol=1e-10)])
+def test_products_that_change_are_named_as_a_cause(solver):
+    draws, b = np.random.default_rng(0), np.arange(5.0)
+    A = lg.FunctionOperator(lambda v: v * (1 + 0.1 * draws.random()), lg.Space.of(b), symmetric=True, psd=True)
+    solution = lg.solve(A, b, solver)
+    assert not solution.succeeded
+    assert "products change from call to call" in solution.status.sentence
+    assert "FAILED" in str(lg.validate(A))

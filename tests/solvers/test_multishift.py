@@ -106,8 +106,16 @@ def test_a_million_unknowns_in_single_precision(numpy_backend):
     assert residual <= 1.01e-4 * np.linalg.norm(b.astype(float))
 
 
+def test_one_damping_of_any_type(backend):
+    A, b = lg.Diagonal(array(backend, np.array([1.0, 3.0]))), array(backend, np.ones(2))
+    of_all_types = 1, np.float32(1.0), np.int64(1), np.array(1.0), array(backend, np.array(1.0))
+    for damping in of_all_types[4 if backend.name == "jax" else 0 :]:
+        found = backend.to_numpy(lg.solve(A, b, lg.MultiShiftCG(dampings=damping)).x)
+        np.testing.assert_allclose(found, [[0.5], [0.25]], rtol=1e-5)
+
+
 def test_options_that_make_no_sense(numpy_backend):
-    for bad in ([], [np.nan], [[1.0]], np.inf):
+    for bad in ([], [np.nan], [[1.0]], np.inf, "1e-3", ["1e-3"], np.array(["1"]), b"1", {"a": 1.0}, None):
         with pytest.raises(ValueError, match="dampings"):
             lg.MultiShiftCG(dampings=bad)
     A = lg.Dense(benign(0), symmetric=True)

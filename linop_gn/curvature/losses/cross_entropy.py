@@ -8,11 +8,13 @@ class index), with |y| = sum_j y_j (1 up to rounding),
 
 Label smoothing e replaces y by (1 - e) y + e/C, weights w of the classes replace what that gives by w y, with |y| for
 its sum. How these are computed without
-losing the small numbers of a trained classifier is told in ``softmax.py``.
+losing the small numbers of a trained classifier is told in ``softmax.py``. Logits may differ by more than the largest
+number where the loss is representable: what is subtracted are their halves.
 """
 
 from __future__ import annotations
 
+import math
 import operator
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -117,21 +119,26 @@ class CrossEntropy(Loss):
             object.__setattr__(self, "ignore_index", operator.index(self.ignore_index))
 
     def value(self, xp: Any, z: Array, y: Array) -> Array:
-        s, log_sum = log_parts(xp, z)
-        w = self._class_weights(xp, z)
+        largest, log_sum = log_parts(xp, z)
+        w, e = self._class_weights(xp, z), number(xp, self.label_smoothing, z)
         if self._has_labels(xp, y):
-            losses = log_sum - xp.take_along_axis(s, y, axis=-1)
-            losses = losses if w is None else _at(xp, w, y) * losses
-        else:  # a forbidden class (logit -inf) with probability zero adds nothing
+            chosen = xp.take_along_axis(z, y, axis=-1)
+            if w is None and _is_zero(e):
+                return log_sum + (largest - chosen)
+            mass = (1 - e) * (1.0 if w is None else _at(xp, w, y))
+            losses = mass * log_sum - _times(xp, 2 * mass, 0.5 * chosen - 0.5 * largest)
+        else:
             y = y if w is None else w * y
-            losses = over_classes(xp, y) * log_sum - over_classes(xp, y * keep(xp, y != 0, s))
-        e = number(xp, self.label_smoothing, s)
+            y = y if _is_zero(e) else (1 - e) * y
+            halves = keep(xp, y != 0, 0.5 * z - 0.5 * largest)  # a forbidden class (logit -inf) may have none
+            losses = over_classes(xp, y) * log_sum - 2 * over_classes(xp, y * halves)
         if _is_zero(e):
             return losses
-        s = s if isinstance(e, float) else keep(xp, e != 0, s)
-        if w is not None:
-            s, log_sum = w * keep(xp, w != 0, s), xp.mean(w) * log_sum
-        return (1 - e) * losses + e * (log_sum - xp.mean(s, axis=-1, keepdims=True))
+        classes, power = z.shape[-1], 2.0 ** z.shape[-1].bit_length()  # 1/C may have few digits in half precision
+        halves = 0.5 / power * z - 0.5 / power * largest
+        if w is None:
+            return losses + e * log_sum - _times(xp, 2 * power / classes * e, over_classes(xp, halves))
+        return losses + e * xp.mean(w) * log_sum - over_classes(xp, _times(xp, 2 * power / classes * e * w, halves))
 
     def slope(self, xp: Any, z: Array, y: Array) -> Array:
         p, top = softmax(xp, z)
@@ -199,13 +206,14 @@ class CrossEntropy(Loss):
                 f"CrossEntropy: outputs must be logits (..., C) of at least two classes, got shape {shape}. "
                 "For one logit per answer use BinaryCrossEntropy."
             )
-        if self.weight is not None:
-            self._check_class_weights(backend, shape[-1])
         if targets is None:
             raise TypeError(_NO_TARGETS)
         values = door.to_host(backend, "CrossEntropy", "targets", targets, ("integer", "real"))
         _, dtype, _ = backend.describe(targets)
-        if self._are_indices(shape, tuple(values.shape), door.kind(dtype) == "integer", dtype):
+        indices = self._are_indices(shape, tuple(values.shape), door.kind(dtype) == "integer", dtype)
+        if self.weight is not None:
+            self._check_class_weights(backend, shape[-1])
+        if indices:
             if self.ignore_index is not None:
                 counted = counted & (values != self.ignore_index)
             classes, ignored = shape[-1], "not set" if self.ignore_index is None else self.ignore_index
@@ -262,6 +270,13 @@ class CrossEntropy(Loss):
 def _at(xp: Any, w: Array, index: Array) -> Array:
     """The entries of w (C,) that ``index`` (..., 1) names."""
     return xp.reshape(xp.take(w, xp.reshape(index, (-1,))), index.shape)
+
+
+def _times(xp: Any, c: Any, x: Array) -> Array:
+    """c x, and zero where c is and x is infinite."""
+    if isinstance(c, float):
+        return c * x if c else xp.zeros_like(x)
+    return c * keep(xp, (c != 0) | (x > -math.inf), x)
 
 
 def _is_zero(e: Any) -> bool:

@@ -63,7 +63,7 @@ class Robust(Elementwise):
 
     def value(self, xp: Any, z: Array, y: Array) -> Array:
         c, _, (f, _, _) = self._at(xp, z, y)
-        return c * c * f
+        return c * (c * f)
 
     def slope(self, xp: Any, z: Array, y: Array) -> Array:
         _, r, (_, weight, _) = self._at(xp, z, y)

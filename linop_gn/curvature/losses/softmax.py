@@ -35,11 +35,11 @@ def likeliest(xp: Any, z: Array) -> Array:
 
 
 def log_parts(xp: Any, z: Array) -> tuple[Array, Array]:
-    """s (..., C) and r (..., 1) with log p = s - r, where s <= 0 <= r."""
+    """The largest logit k (..., 1), and r (..., 1) with log p = z - k - r, where z - k <= 0 <= r."""
     top = likeliest(xp, z)
-    s = z - xp.take_along_axis(z, top, axis=-1)
-    others = xp.where(class_mask(xp, top, z), 0, xp.exp(s))
-    return s, xp.log1p(over_classes(xp, others))
+    largest = xp.take_along_axis(z, top, axis=-1)
+    others = xp.where(class_mask(xp, top, z), 0, xp.exp(z - largest))
+    return largest, xp.log1p(over_classes(xp, others))
 
 
 def softmax(xp: Any, z: Array) -> tuple[Array, Array]:

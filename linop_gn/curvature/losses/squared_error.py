@@ -53,7 +53,7 @@ class SquaredError(Elementwise):
 
     def value(self, xp: Any, z: Array, y: Array) -> Array:
         r = z if y is None else z - y
-        return number(xp, self.scale, z) * (r * r)
+        return number(xp, self.scale, z) * r * r
 
     def slope(self, xp: Any, z: Array, y: Array) -> Array:
         return 2 * number(xp, self.scale, z) * (z if y is None else z - y)

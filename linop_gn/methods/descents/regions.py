@@ -223,6 +223,8 @@ class Krylov(Descent):
         small, rtol = ops.small([1.0], model.x) * level, ops.eps(model.x) ** 0.5
         found = (minimise if self.of == "radius" else solve_shifted)(space, small, rtol, 0.0)
         d, code = ops.copy(found.x[:, 0]), ops.item(found.code[0])
+        if self.of == "damping":  # solved in the space, that is
+            code = ops.where(code == Code.CONVERGED, solved_as(model), code)
         damping_term = 0.0 if self.of == "radius" else 0.5 * level * ops.dot(d, d)
         predicted = damping_term - ops.item(found.model[0])
         bent = -2.0 * (predicted + ops.dot(model.gradient, d))
@@ -309,5 +311,6 @@ class Dogleg(Descent):
         along, across = ops.where(useful, kept.along, 0.0), ops.where(useful, kept.across, 0.0)
         bend = a * a * kept.curve + 2.0 * a * b * across + b * b * ops.where(useful, energy, 0.0)
         predicted = -(a * square + b * along + 0.5 * bend)
-        status = verdict(ops, ops.scalar(Code.BOUNDARY, model.x), (inside, solved_as(model)))
+        lost = ops.logical_not(ops.isfinite(kept.curve))
+        status = verdict(ops, ops.scalar(Code.BOUNDARY, model.x), (lost, Code.NONFINITE), (inside, solved_as(model)))
         return Trial(d, predicted, status, kept, free=inside)

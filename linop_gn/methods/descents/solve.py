@@ -219,7 +219,9 @@ class Solve(Descent):
         if self.warm is not None:
             kept = kept._replace(start=ops.scale(self.warm, ops.copy(found.x)))
         none = ops.logical_not(failed) & idle(model, found)
-        status = verdict(ops, solved_as(model), (failed, Code.MAX_STEPS), (none, Code.INNER_TOLERANCE))
+        lost = ops.any(found.status == Code.NONFINITE)
+        claims = (lost, Code.NONFINITE), (failed, Code.MAX_STEPS), (none, Code.INNER_TOLERANCE)
+        status = verdict(ops, solved_as(model), *claims)
         free = ops.logical_not(failed) & (2.0 * damping_term <= bent)
         d = found.x
         if self.fallback:

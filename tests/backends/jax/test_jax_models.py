@@ -62,6 +62,30 @@ def test_modules_that_hold_their_parameters_are_refused_with_advice():
         adapt(equinox.nn.MLP(2, 1, 4, 1, key=jax.random.key(0)))
 
 
+@pytest.mark.parametrize("layer", ["BatchNorm", "Dropout"])
+def test_linen_by_its_advice_in_train_mode(layer):
+    linen = pytest.importorskip("flax.linen")
+
+    class Network(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            options = {"BatchNorm": {"use_running_average": False}, "Dropout": {"rate": 0.5, "deterministic": False}}
+            return linen.Dense(1)(getattr(linen, layer)(**options[layer])(x))
+
+    module, x, key = Network(), jnp.linspace(-1.0, 1.0, 12).reshape(6, 2), jax.random.key(0)
+    variables = dict(module.init({"params": key, "dropout": key}, x))
+    for given in (dict(variables), params := variables.pop("params")):
+        with pytest.raises(Exception, match=r"immutable|PRNG|empty") as raised:
+            lg.Objective(module, lg.losses.SquaredError(), (x, None)).gradient(given)
+        assert "module.apply({'params': params, **variables}, x, mutable" in raised.value.__notes__[0]
+
+    def model(params, x):
+        return module.apply({"params": params, **variables}, x, mutable=list(variables), rngs={"dropout": key})[0]
+
+    fit = lg.Objective(model, lg.losses.SquaredError(), (x, None))
+    assert np.isfinite(fit.value(params))
+
+
 def test_nnx_by_its_advice_in_train_mode():
     nnx = pytest.importorskip("flax.nnx")
 

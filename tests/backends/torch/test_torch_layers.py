@@ -158,6 +158,47 @@ def test_bags_of_embeddings(mode, weighted, last, check):
     check.hessian(case)
 
 
+@pytest.mark.parametrize("lookup", [nn.functional.embedding, nn.functional.embedding_bag])
+def test_no_gradient_is_divided_by_counts(lookup):
+    torch.manual_seed(0)
+    tokens, p = torch.tensor([[0, 0], [0, 1]]), torch.randn(4, 2).double()
+    named = {"mode": "sum"} if lookup is nn.functional.embedding_bag else {}
+    options = {"scale_grad_by_freq": True, **named}
+    module = (nn.EmbeddingBag if named else nn.Embedding)(4, 2, **options, _weight=p)
+    loss = lg.losses.SquaredError()
+    objective = lg.Objective(lambda p, x: lookup(x, p, **options), loss, (tokens, None))
+    G = torch.diag(torch.tensor([3.0, 3.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]) / 2).double()
+    if named:  # rows of the bags: 2 p_0 and p_0 + p_1
+        G = torch.kron(torch.tensor([[5.0, 1.0], [1.0, 1.0]]), torch.eye(2)).double() / 2
+        G = torch.nn.functional.pad(G, (0, 4, 0, 4))
+    torch.testing.assert_close(lg.GGN(objective, p).to_dense(), G)
+    assert lg.validate(lg.Hessian(objective, p))
+    objective = lg.Objective(module, loss, (tokens, None))
+    torch.testing.assert_close(lg.GGN(objective, module).to_dense(), G)
+    slope = lg.Objective(module, loss, (tokens, None)).at(module).slope().gradient
+    torch.testing.assert_close(slope, G @ p.reshape(-1))
+    assert module.scale_grad_by_freq
+
+
+@pytest.mark.parametrize("method", [None, lg.FirstOrder(lg.optimisers.SGD(), 0.1)])
+def test_a_function_that_writes_to_its_parameters_is_refused(method):
+    x, p = torch.tensor([0, 1]), torch.ones(3, 2)
+
+    def clamped(p, x):
+        with torch.no_grad():
+            p.clamp_(max=2.0)
+        return p[x]
+
+    objective = lg.Objective(clamped, lg.losses.SquaredError(), (x, None))
+    with pytest.raises(ValueError, match=r"writes to parameter 0 \(shape \(3, 2\)\)"):
+        lg.minimize(objective, p, method, max_steps=2)
+    renormed = lg.Objective(
+        lambda p, x: nn.functional.embedding(x, p, max_norm=0.5), lg.losses.SquaredError(), (x, None)
+    )
+    with pytest.raises(ValueError, match=r"max_norm=|writes to parameter 0"):
+        lg.minimize(renormed, p, method, max_steps=2)
+
+
 @pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
 def test_an_embedding_that_writes_to_its_weights_is_refused(kind):
     model = nn.Sequential(kind(6, 3, max_norm=1.0), nn.Flatten())

@@ -69,15 +69,27 @@ def test_what_has_no_closed_form_is_refused_by_name(loss):
         lg.Objective(lambda w, x: x @ w, loss, (X, ANSWERS))
 
 
-def test_classes_of_more_axes_are_refused():
+@pytest.mark.parametrize("weight", [None, torch.ones(4).double()])
+def test_classes_of_more_axes_are_refused(weight):
+    maps = lg.Objective(
+        lambda w, x: x[..., None] * w.sum(), nn.CrossEntropyLoss(weight=weight), (torch.ones(2, 4), None)
+    )
+    with pytest.raises(ValueError, match="move that axis last in the model"):
+        maps.with_data((torch.ones(5, 4).double(), torch.zeros(5, 1, dtype=torch.long))).value(W)
     images = lg.Objective(lambda w, x: x[:, None, None] * w.sum(), nn.CrossEntropyLoss(), (torch.ones(2, 3, 3), None))
     with pytest.raises(ValueError, match="move that axis last in the model"):
         images.with_data((torch.ones(5, 3).double(), torch.zeros(5, 1, 3, dtype=torch.long))).value(W)
 
 
+@pytest.mark.parametrize("kind", [nn.CrossEntropyLoss, nn.MSELoss, nn.L1Loss])
+def test_no_reduction_is_refused(kind):
+    with pytest.raises(TypeError, match=rf"{kind.__name__}\(reduction='none'\) does not say.*FromFunction\(loss, red"):
+        lg.Objective(lambda w, x: x @ w, kind(reduction="none"), (X, LABELS))
+
+
 def test_without_a_reduction_the_framework_differentiates():
     loss = nn.CrossEntropyLoss(reduction="none")
-    objective = lg.Objective(lambda w, x: x @ w, loss, (X, LABELS))
+    objective = lg.Objective(lambda w, x: x @ w, lg.losses.FromFunction(loss), (X, LABELS))
     assert objective.loss.autodiff
     torch.testing.assert_close(objective.value(W), loss(X @ W, LABELS).mean())
 

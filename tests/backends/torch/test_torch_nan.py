@@ -124,3 +124,20 @@ def test_nothing_is_told_of_a_direction_of_nan(recwarn):
     G = lg.GGN(lg.Objective.from_residuals(lambda p: p**2), torch.ones(2, dtype=F64))
     assert torch.isnan(G @ torch.tensor([math.nan, 1.0], dtype=F64)).any()
     assert not [w for w in recwarn if "linop_gn" in str(w.message)]
+
+
+def test_the_operation_of_a_first_derivative_is_named():
+    """Where the gradient itself is NaN it is not a second derivative that is to blame."""
+
+    def model(p):
+        return torch.hypot(p, p) * p - 0.3
+
+    at, v = torch.tensor([0.0, 1.0, -2.0]), torch.ones(3)
+    G = lg.GGN(lg.Objective.from_residuals(model), at)
+    H = lg.Hessian(lg.Objective.from_function(lambda p: (model(p) ** 2).sum()), at)
+    for A, what in ((G, "J v"), (H, "H v")):
+        with pytest.warns(
+            RuntimeWarning, match=f"{what} has NaN at this point, because torch's first derivative of Hyp"
+        ):
+            made = A @ v
+        assert made.isnan().tolist() == [True, False, False]
