@@ -75,12 +75,14 @@ def _patches(side: int, k: int) -> NDArray:
     return (corner[:, None] + pixel).reshape(-1)
 
 
-def uniform(side: int, filters: Sequence[tuple[int, int]], widths: Sequence[int], seed: int, channels: int = 1) -> Start:
+def uniform(
+    side: int, filters: Sequence[tuple[int, int]], widths: Sequence[int], seed: int, channels: int = 1
+) -> Start:
     """A start of ``convolutional``: filters (size, count), then dense layers of these widths; biases zero.
 
     Uniform in +-sqrt(6 / b), b all entries of a convolution's weight; of a dense layer its inputs and the classes.
     """
-    rng, made = np.random.default_rng([seed, 1]), {}
+    rng, made, channels = np.random.default_rng([seed, 1]), {}, 1
     for i, (k, new) in enumerate(filters):
         shape = (k, k, channels, new)
         bound = (6.0 / np.prod(shape)) ** 0.5

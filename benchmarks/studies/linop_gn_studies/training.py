@@ -27,6 +27,8 @@ NDArray = np.ndarray[Any, Any]
 
 ROWS = 400
 """Rows of the history that a result keeps."""
+CHUNK = 10000
+"""Examples that are measured at once."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,14 @@ class Task:
     dtype: str = "float64"
     accuracy: bool = True
     """Whether the largest output is a class."""
+    short: bool = True
+    """Whether the rest of an epoch, too few for a batch, is a batch."""
 
     @property
     def per_epoch(self) -> int:
-        """Steps in an epoch; the last batch may be shorter."""
-        return 1 if self.batch is None else -(-len(self.data.train[0]) // self.batch)
+        """Steps in an epoch."""
+        count = len(self.data.train[0])
+        return 1 if self.batch is None else -(-count // self.batch) if self.short else count // self.batch
 
 
 def train(
@@ -75,13 +80,12 @@ def train(
     with precise(ops, task.dtype):
         array = array_maker(ops, task.dtype)
         params = tree_of(array, task.start)
-        whole = lg.Objective(task.model, task.loss, tuple(map(array, task.data.train)))
-        held = whole.with_data(tuple(map(array, task.data.test)))
-        measure = _Measure(ops, task, whole, held)
+        x, y = (a if a.dtype.kind in "iu" else a.astype(task.dtype) for a in task.data.train)
+        whole = lg.Objective(task.model, task.loss, (array(x), array(y)))
+        measure = _Measure(ops, task, whole, array)
         plan = None if task.batch is None else list(itertools.islice(_orders(task, seed), steps))
 
         def batches(chosen: list[NDArray]) -> Iterator[Any]:
-            x, y = task.data.train
             return ((array(x[rows]), array(y[rows])) for rows in chosen)
 
         def run(chosen: list[NDArray] | None, limit: int, watch: Any) -> lg.Result:
@@ -119,18 +123,23 @@ def train(
 class _Measure:
     """Loss on all training and held-out data, and the accuracy where there are classes."""
 
-    def __init__(self, ops: Any, task: Task, whole: lg.Objective, held: lg.Objective) -> None:
-        self.ops, self.task, self.objectives = ops, task, {"train": whole, "held_out": held}
+    def __init__(self, ops: Any, task: Task, objective: lg.Objective, array: Callable[[NDArray], Any]) -> None:
+        self.ops, self.accuracy, self.parts = ops, task.accuracy, {}
+        for name, (x, y) in {"train": task.data.train, "held_out": task.data.test}.items():
+            cuts = [slice(i, i + CHUNK) for i in range(0, len(x), CHUNK)]
+            self.parts[name] = [(y[cut], objective.with_data((array(x[cut]), array(y[cut])))) for cut in cuts]
 
     def __call__(self, params: Any) -> dict[str, float | None]:
         made: dict[str, float | None] = {}
-        for name, objective in self.objectives.items():
-            made[f"{name}_loss"] = _number(objective.value(params))
-        if self.task.accuracy:
-            labels = {"train": self.task.data.train[1], "held_out": self.task.data.test[1]}
-            for name, objective in self.objectives.items():
-                outputs = self.ops.to_numpy(objective.outputs(params))
-                made[f"{name}_accuracy"] = float(np.mean(outputs.argmax(-1) == labels[name]))
+        for name, parts in self.parts.items():
+            sizes = [len(labels) for labels, _ in parts]
+            losses = [float(objective.value(params)) for _, objective in parts]
+            made[f"{name}_loss"] = _number(np.average(losses, weights=sizes))
+        if self.accuracy:
+            for name, parts in self.parts.items():
+                outputs = ((labels, self.ops.to_numpy(objective.outputs(params))) for labels, objective in parts)
+                right = sum(int(np.sum(z.argmax(-1) == labels)) for labels, z in outputs)
+                made[f"{name}_accuracy"] = right / sum(len(labels) for labels, _ in parts)
         return made
 
 
@@ -181,7 +190,7 @@ def _orders(task: Task, seed: int) -> Iterator[NDArray]:
     assert size is not None
     while True:
         order = rng.permutation(count)
-        yield from (order[i : i + size] for i in range(0, count, size))
+        yield from (order[i : i + size] for i in range(0, task.per_epoch * size, size))
 
 
 def epoch_means(losses: list[float | None], per_epoch: int) -> list[float | None]:
