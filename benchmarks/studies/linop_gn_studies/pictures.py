@@ -32,6 +32,8 @@ AXES = {
     "held_out_loss": "held-out loss",
     "held_out_accuracy": "held-out accuracy",
     "train_accuracy": "training accuracy",
+    "held_out_rmse": "held-out RMSE",
+    "ratio": "gain ratio",
 }
 
 

@@ -177,6 +177,7 @@ class _Recorder:
             "products": products,
             "sequential": gradients + products + evaluations,
             **self.measure(params),
+            **{name: _number(last[name]) for name in ("damping", "radius", "ratio") if name in last},
         }
         for name, value in row.items():
             self.curves.setdefault(name, []).append(value)
