@@ -84,7 +84,8 @@ def fashion_mnist(folder: Path | None) -> Data | None:
         return None
 
     def image_by_image(x: NDArray) -> NDArray:
-        return (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True)
+        made: NDArray = (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True)
+        return made
 
     return Data(train, test, "Fashion-MNIST, 60000 and 10000 images").mapped(image_by_image)
 
@@ -93,8 +94,8 @@ def boston() -> Data:
     """Boston housing (506 x 13, mlxtend): 404 to train on; inputs and targets divided by their largest entry."""
     x, y = _from_mlxtend("boston_housing_data")()
     made = _split(x, y, 404, "Boston housing (506 x 13, mlxtend)", seed=0)
-    scaled = ((a / a.max(), b[:, None] / b.max()) for a, b in (made.train, made.test))
-    return Data(*scaled, made.source)
+    train, test = ((a / a.max(), b[:, None] / b.max()) for a, b in (made.train, made.test))
+    return Data(train, test, made.source)
 
 
 def sine(frequency: float, seed: int = 0) -> Data:

@@ -52,21 +52,20 @@ def _first(optimiser: Any, rate: float) -> Any:
     return lg.FirstOrder(optimiser, rate)
 
 
-def _entries(quick: bool) -> list[Entry]:
+def _entries(quick: bool, ablations: bool) -> list[Entry]:
     sgd, adam = partial(_first, lg.optimisers.SGD()), partial(_first, lg.optimisers.Adam())
-    lengths = (0.2, 0.5) if quick else (0.05, 0.1, 0.2, 0.5, 1.0)
+    lengths = (0.2, 0.5) if quick else (0.1, 0.2, 0.5, 1.0)
     made = [
         Entry("EGN", _egn, sweep={"length": lengths}),
         Entry("SGD", sgd, sweep={"rate": (0.1, 0.3) if quick else (0.01, 0.03, 0.1, 0.2, 0.3, 0.5)}),
         Entry("Adam", adam, sweep={"rate": (0.003, 0.01) if quick else (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)}),
         Entry("SGN(10), .1", _truncated, {"length": 0.1}),
-        Entry("EGN, adaptive lambda", _adaptive, sweep={"length": lengths[-1:] if quick else lengths[2:]}),
     ]
-    if not quick:
-        made += [
-            Entry("EGN, momentum .9", partial(_egn, momentum=0.9), sweep={"length": lengths[2:]}),
-            Entry("EGN, Armijo", _searched, {"length": 1.0}),
-        ]
+    if ablations:
+        made.append(Entry("EGN, adaptive lambda", _adaptive, sweep={"length": lengths[1:]}))
+    if ablations and not quick:
+        made.append(Entry("EGN, momentum .9", partial(_egn, momentum=0.9), sweep={"length": lengths[1:]}))
+        made.append(Entry("EGN, Armijo", _searched, {"length": 1.0}))
     return made
 
 
@@ -85,14 +84,17 @@ def _widths(data: Data) -> tuple[int, ...]:
 
 def plan(form: Form, more: Sequence[Entry] = ()) -> list[Run]:
     runs, steps, seeds = [], 300 if form.quick else STEPS, 2 if form.quick else SEEDS
-    for case, data in _cases(form).items():
-        for entry in [*_entries(form.quick), *more]:
+    cases = _cases(form)
+    for case, data in cases.items():
+        for entry in [*_entries(form.quick, ablations=case == next(iter(cases))), *more]:
             for name, numbers, method in entry.made():
                 for seed in range(min(seeds, entry.seeds or seeds)):
                     limit = entry.steps or steps
                     settings = {"numbers": numbers, "steps": limit, "data": data.told, "widths": _widths(data)}
                     work = partial(_train, data, entry.name, method, form.backend, seed, limit)
-                    seconds = 3 + limit * (0.0015 if entry.name in ("SGD", "Adam") else 0.005)
+                    seconds = 3 + limit * (
+                        0.001 if entry.name in ("SGD", "Adam") else 0.0025 if entry.name.startswith("SGN") else 0.005
+                    )
                     runs.append(Run(case, name, seed, work, settings, seconds))
     dual = (Run(DUAL, name, 0, partial(_dual, name, form.backend), {"steps": TOGETHER}, 20) for name in DUALS)
     return [*runs, *dual]
@@ -100,7 +102,7 @@ def plan(form: Form, more: Sequence[Entry] = ()) -> list[Run]:
 
 def _train(data: Data, entry: str, method: Any, backend: str, seed: int, steps: int, tell: Tell) -> dict[str, Any]:
     start = scaled_normal(_widths(data), seed)
-    task = Task(mlp("relu"), lg.losses.SquaredError(), start, data, BATCH, accuracy=False, short=False)
+    task = Task(mlp("relu"), lg.losses.SquaredError(), start, data, BATCH, dtype="float32", accuracy=False, short=False)
     made = train(task, method, backend, seed=seed, steps=steps, every=max(25, steps // 25), tell=tell)
     losses = made["curves"]["held_out_loss"]
     made["curves"][RMSE] = [None if loss is None else (2.0 * loss) ** 0.5 for loss in losses]
@@ -213,6 +215,8 @@ def _table(results: Results, case: str) -> list[Verdict]:
         return None if np.isnan(a) or np.isnan(b) else a <= b + float(np.hypot(e, f))
 
     rivals = [no_worse("EGN", name) for name in ("SGD", "Adam")]
+    seconds = {n: results.mean(case, str(best[n]), "seconds_per_step") for n in ("EGN", "SGD", "Adam", "SGN(10), .1")}
+    spent = ", ".join(f"{n} {1e3 * s:.2g}" for n, s in seconds.items() if not np.isnan(s))
     paper = "at least as good as both"
     made = [
         judged(
@@ -220,6 +224,7 @@ def _table(results: Results, case: str) -> list[Verdict]:
             paper,
             told("EGN", "SGD", "Adam"),
             None if None in rivals else all(rivals),
+            f"after {results.mean(case, str(best['EGN']), 'step'):.0f} steps each; milliseconds a step: {spent}",
         ),
         judged(
             f"{case}: EGN is at least as good as SGN(10) at lr .1 and lambda 1",
@@ -239,17 +244,6 @@ def _table(results: Results, case: str) -> list[Verdict]:
         if not np.isnan(known[name][0]):
             held = no_worse(name, "EGN")
             made.append(judged(f"{case}: ablation: {words} does no harm", "optional", told("EGN", name), held))
-    seconds = {n: results.mean(case, str(best[n]), "seconds_per_step") for n in ("EGN", "SGN(10), .1", "SGD", "Adam")}
-    ratio = seconds["EGN"] / seconds["SGN(10), .1"]
-    spent = ", ".join(f"{n} {1e3 * s:.2g}" for n, s in seconds.items())
-    made.append(
-        judged(
-            f"{case}: a step of EGN takes less time than one of SGN(10)",
-            "less",
-            f"{spent} ms a step",
-            None if np.isnan(ratio) else ratio < 1,
-        )
-    )
     return made
 
 

@@ -262,25 +262,18 @@ def _sine(results: Results) -> list[Verdict]:
             why = "its own loss in the paper is above that" if PAPER[k] > level else ""
             whole = results.mean(case, f"SGN({k})", "step") >= limit  # or the run was too short to tell
             made.append(judged(claim, paper, ours, within >= enough if whole or within >= enough > 0 else None, why))
-    for k, paper in PAPER.items():
-        loss = results.mean(case, f"SGN({k})", "train_loss")
-        steps = results.mean(case, f"SGN({k})", "step")
-        ours, good = f"{loss:.2e} after {steps:.0f} steps", loss <= 1.5 * paper
-        known = good if good or steps >= 1000 else None  # else the run was too short to tell
-        made.append(
-            judged(
-                f"{case}: SGN({k})'s training loss is at most one and a half times the paper's",
-                f"{paper:.1e}",
-                ours,
-                known,
-            )
-        )
+    for k, theirs in PAPER.items():
+        loss, taken = results.mean(case, f"SGN({k})", "train_loss"), results.mean(case, f"SGN({k})", "step")
+        ours, good = f"{loss:.2e} after {taken:.0f} steps", loss <= 1.5 * theirs
+        known = good if good or taken >= 1000 else None  # else the run was too short to tell
+        claim = f"{case}: SGN({k})'s training loss is at most one and a half times the paper's"
+        made.append(judged(claim, f"{theirs:.1e}", ours, known))
     best = results.best(case, "SGD", "train_loss")
     if best is None:
         return made
     low = min(_at(results, case, name, SLOW) for name in dict.fromkeys(r["entry"] for r in results.of(case, "SGD")))
-    loss, steps = results.mean(case, best, "train_loss"), results.mean(case, best, "step")
-    told = f"{low:.3g}; {best} {loss:.3g} after {steps:.0f}"
+    loss, taken = results.mean(case, best, "train_loss"), results.mean(case, best, "step")
+    told = f"{low:.3g}; {best} {loss:.3g} after {taken:.0f}"
     claim = f"{case}: SGD at its best rate is still above .4 after {SLOW} steps"
     made.append(judged(claim, ".148 after 11392 steps", told, low > 0.4 if np.isfinite(low) else None))
     race = _race(results, case, 10, EARLY[0])

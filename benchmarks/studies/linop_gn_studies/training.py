@@ -170,7 +170,7 @@ class _Recorder:
 
     def _note(self, step: int, last: Mapping[str, Any], params: Any) -> None:
         products, evaluations = (int(last.get(name, 0)) for name in ("products", "evaluations"))
-        gradients = int(last.get("inner_steps", last.get("linearisations", step)))
+        gradients = int(last.get("linearisations", last.get("inner_steps", step)))  # SecondOrder's are its solver's
         row = {
             "step": step,
             "seconds": self.spent,
