@@ -24,6 +24,7 @@ from .training import Task, array_maker, precise, train, tree_of
 __all__ = ["study"]
 
 BATCH, HIDDEN, SEEDS, STEPS = 64, (32, 64, 32), 5, 5000
+DTYPE = "float32"
 RMSE = "held_out_rmse"
 DUAL = "dual and primal"
 TOGETHER = 20
@@ -90,7 +91,13 @@ def plan(form: Form, more: Sequence[Entry] = ()) -> list[Run]:
             for name, numbers, method in entry.made():
                 for seed in range(min(seeds, entry.seeds or seeds)):
                     limit = entry.steps or steps
-                    settings = {"numbers": numbers, "steps": limit, "data": data.told, "widths": _widths(data)}
+                    settings = {
+                        "numbers": numbers,
+                        "steps": limit,
+                        "data": data.told,
+                        "widths": _widths(data),
+                        "dtype": DTYPE,
+                    }
                     work = partial(_train, data, entry.name, method, form.backend, seed, limit)
                     seconds = 3 + limit * (
                         0.001 if entry.name in ("SGD", "Adam") else 0.0025 if entry.name.startswith("SGN") else 0.005
@@ -102,7 +109,7 @@ def plan(form: Form, more: Sequence[Entry] = ()) -> list[Run]:
 
 def _train(data: Data, entry: str, method: Any, backend: str, seed: int, steps: int, tell: Tell) -> dict[str, Any]:
     start = scaled_normal(_widths(data), seed)
-    task = Task(mlp("relu"), lg.losses.SquaredError(), start, data, BATCH, dtype="float32", accuracy=False, short=False)
+    task = Task(mlp("relu"), lg.losses.SquaredError(), start, data, BATCH, dtype=DTYPE, accuracy=False, short=False)
     made = train(task, method, backend, seed=seed, steps=steps, every=max(25, steps // 25), tell=tell)
     losses = made["curves"]["held_out_loss"]
     made["curves"][RMSE] = [None if loss is None else (2.0 * loss) ** 0.5 for loss in losses]

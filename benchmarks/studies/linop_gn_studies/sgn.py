@@ -140,7 +140,7 @@ def plan(form: Form, more: Sequence[Entry] = ()) -> list[Run]:
                 seconds = 3 + steps * (case.costs[0] + (0 if first else numbers.get("k", 10) * case.costs[1]))
                 for seed in range(min(case.seeds, entry.seeds or case.seeds)):
                     told = {"numbers": numbers, "steps": steps, "every": every, "data": case.task.data.told}
-                    settings = {**told, "batch": case.task.batch}
+                    settings = {**told, "batch": case.task.batch, "dtype": case.task.dtype}
                     work = partial(_train, case.task, entry.name, method, form.backend, seed, steps, every)
                     runs.append(Run(name, title, seed, work, settings, seconds))
         if name in TIMED:
