@@ -39,7 +39,7 @@ def test_a_table_is_read(tmp_path: Any) -> None:
 
 def test_methods_train(monkeypatch: pytest.MonkeyPatch) -> None:
     table = data.diabetes()
-    made = egn._train(table, "EGN", egn._egn(0.5), "torch", 0, 12, lambda words: None)
+    made = egn._train(table, "EGN", egn._egn(0.5), "torch", 0, 12, 64, lambda words: None)
     curves = made["curves"]
     assert made["figures"]["epoch"] == 12 / 6  # 398 examples: 6 batches of 64, and no short one
     assert curves["train_loss"][-1] < 0.5 * curves["train_loss"][0]

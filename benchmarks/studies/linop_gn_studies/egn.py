@@ -98,7 +98,8 @@ def plan(form: Form, more: Sequence[Entry] = ()) -> list[Run]:
                         "widths": _widths(data),
                         "dtype": DTYPE,
                     }
-                    work = partial(_train, data, entry.name, method, form.backend, seed, limit)
+                    batch = None if entry.full_batch else BATCH
+                    work = partial(_train, data, entry.name, method, form.backend, seed, limit, batch)
                     seconds = 3 + limit * (
                         0.001 if entry.name in ("SGD", "Adam") else 0.0025 if entry.name.startswith("SGN") else 0.005
                     )
@@ -107,9 +108,11 @@ def plan(form: Form, more: Sequence[Entry] = ()) -> list[Run]:
     return [*runs, *dual]
 
 
-def _train(data: Data, entry: str, method: Any, backend: str, seed: int, steps: int, tell: Tell) -> dict[str, Any]:
+def _train(
+    data: Data, entry: str, method: Any, backend: str, seed: int, steps: int, batch: int | None, tell: Tell
+) -> dict[str, Any]:
     start = scaled_normal(_widths(data), seed)
-    task = Task(mlp("relu"), lg.losses.SquaredError(), start, data, BATCH, dtype=DTYPE, accuracy=False, short=False)
+    task = Task(mlp("relu"), lg.losses.SquaredError(), start, data, batch, dtype=DTYPE, accuracy=False, short=False)
     made = train(task, method, backend, seed=seed, steps=steps, every=max(25, steps // 25), tell=tell)
     losses = made["curves"]["held_out_loss"]
     made["curves"][RMSE] = [None if loss is None else (2.0 * loss) ** 0.5 for loss in losses]
