@@ -180,7 +180,7 @@ def _side_by_side(case: Case, backend: str, tell: Tell) -> dict[str, Any]:
                 begun = time.perf_counter()
                 ops.wait(lg.minimize(objective, start, method, max_steps=steps).state.own)
                 clocks[name].append((time.perf_counter() - begun) / steps)
-    seconds = {f"seconds, {name}": float(np.median(clock[1:])) for name, clock in clocks.items()}  # the first compiled
+    seconds = {f"seconds, {name}": min(clock[1:]) for name, clock in clocks.items()}  # the first one compiled
     return {"figures": seconds, "curves": {}, "data": task.data.told}
 
 
@@ -410,9 +410,10 @@ def _robust(results: Results) -> list[Verdict]:
     worst, best, lost = max(ours.values()), min(settled), len(theirs) - len(settled)
     told = f"SGN {min(ours.values()):.2e} to {worst:.2e} ({spread:.3g} times, {len(ours)} settings); SGD {best:.2e} to "
     told += f"{max(settled):.2e} ({rival:.3g} times), {lost} of {len(theirs)} rates diverge"
+    grids = len(ours) > 6 and len(theirs) > 6  # else there is no spread to tell of
     claim = "sine 10: the final loss depends less on rho0 in 1e-6 .. 1e-1 and k than SGD's on its rate"
     return [
-        judged(claim, "in the figures", told, spread < rival or lost > 0),
+        judged(claim, "in the figures", told, (spread < rival or lost > 0) if grids else None),
         judged(
             "sine 10: SGN at its worst rho0 and k ends below SGD at its best rate", "in the figures", told, worst < best
         ),
