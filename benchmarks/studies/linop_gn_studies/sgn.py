@@ -55,6 +55,8 @@ class Case:
     seeds: int = 5
     costs: tuple[float, float] = (0.001, 0.001)
     """Seconds of a gradient, and of a product."""
+    measuring: float = 0.03
+    """Seconds of a measurement."""
     dampings: tuple[float, ...] = ()
     """Values of rho0, where they are swept."""
 
@@ -65,7 +67,7 @@ class Case:
             sweep = {"rho0": self.dampings} if self.dampings else {}
             made.append(Entry(f"SGN({k})", _sgn, {"k": k}, sweep))
         if self.rates:
-            made.append(Entry("SGD", _sgd, sweep={"rate": self.rates}, steps=self.sgd[0]))
+            made.append(Entry("SGD", _sgd, sweep={"rate": self.rates}, steps=self.sgd[0], seeds=3))
         return made
 
 
@@ -100,9 +102,9 @@ def _full(form: Form) -> dict[str, Case]:
     large = (0.004, 0.004)
     made = {
         "sine 10": Case(waves, (5, 10, 20), 1200, 5, RATES, (12000, 150)),
-        "sine 10, batch 100": Case(replace(waves, batch=100), (10,), 450, 25, RATES, (4500, 50), seeds=3),
+        "sine 10, batch 100": Case(replace(waves, batch=100), (10,), 450, 25, RATES, (1500, 50), seeds=3),
         "sine 10, batch 7000": Case(
-            replace(waves, batch=7000), (10,), 450, 25, RATES, (4500, 50), seeds=3, costs=large
+            replace(waves, batch=7000), (10,), 450, 25, RATES, (1500, 50), seeds=3, costs=large
         ),
         "sine 10, rho0": Case(waves, (5, 10, 20), 450, 25, seeds=3, dampings=DAMPINGS),
         "sine 100": Case(quick_waves, (10, 20, 30), 900, 25, RATES, (4500, 150)),
@@ -113,7 +115,7 @@ def _full(form: Form) -> dict[str, Case]:
         start = uniform(28, ((5, 6), (5, 16)), (120, 84, 10), DRAW)
         task, rates = _classes(clothes, convolutional(28), start), (0.03, 0.1, 0.3)
         seeds, costs = (5, (0.01, 0.02)) if form.name == "gpu" else (2, (0.25, 0.3))
-        made["Fashion-MNIST"] = Case(task, (5,), 400, 20, rates, (1500, 60), seeds, costs)
+        made["Fashion-MNIST"] = Case(task, (5,), 360, 20, rates, (1200, 60), seeds, costs, measuring=7.0)
     return made
 
 
@@ -137,7 +139,8 @@ def plan(form: Form, more: Sequence[Entry] = ()) -> list[Run]:
             for title, numbers, method in entry.made():
                 first = entry.name == "SGD"
                 steps, every = case.sgd if first else (entry.steps or case.steps, case.every)
-                seconds = 3 + steps * (case.costs[0] + (0 if first else numbers.get("k", 10) * case.costs[1]))
+                each = case.costs[0] + (0 if first else numbers.get("k", 10) * case.costs[1])
+                seconds = 2 + steps * each + steps // every * case.measuring
                 for seed in range(min(case.seeds, entry.seeds or case.seeds)):
                     told = {"numbers": numbers, "steps": steps, "every": every, "data": case.task.data.told}
                     task = replace(case.task, batch=None) if entry.full_batch else case.task
@@ -403,20 +406,27 @@ def _robust(results: Results) -> list[Verdict]:
     ours = {n: results.mean(case, n, "train_loss") for n in names}
     rates = dict.fromkeys(r["entry"] for r in results.of("sine 10", "SGD"))
     theirs = {n: results.mean("sine 10", n, "train_loss") for n in rates}
-    if not ours or not np.isfinite(list(theirs.values())).any():
+    if not ours or not theirs:
         return []
-    settled = [loss for loss in theirs.values() if np.isfinite(loss)]
-    spread, rival = (max(losses) / min(losses) for losses in (ours.values(), settled))
-    worst, best, lost = max(ours.values()), min(settled), len(theirs) - len(settled)
-    told = f"SGN {min(ours.values()):.2e} to {worst:.2e} ({spread:.3g} times, {len(ours)} settings); SGD {best:.2e} to "
-    told += f"{max(settled):.2e} ({rival:.3g} times), {lost} of {len(theirs)} rates diverge"
+    start = results.of("sine 10", "SGD")[0]["curves"]["train_loss"][0]
+    settled = [loss for loss in theirs.values() if loss <= start]
+    worst, best, lost = max(ours.values()), min(settled, default=np.inf), len(theirs) - len(settled)
+    spread = worst / min(ours.values())
+    told = (
+        f"SGN {min(ours.values()):.2e} to {worst:.2e} ({spread:.3g} times, {len(ours)} settings); SGD {best:.2e} to "
+        f"{max(settled, default=np.inf):.2e}, and {lost} of {len(theirs)} rates diverge"
+    )
     grids = len(ours) > 6 and len(theirs) > 6  # else there is no spread to tell of
-    claim = "sine 10: the final loss depends less on rho0 in 1e-6 .. 1e-1 and k than SGD's on its rate"
-    return [
-        judged(claim, "in the figures", told, (spread < rival or lost > 0) if grids else None),
-        judged(
-            "sine 10: SGN at its worst rho0 and k ends below SGD at its best rate", "in the figures", told, worst < best
+    claims = {
+        "no rho0 in 1e-6 .. 1e-1 at any k fails (at most ten times the least loss), and some rates of SGD do": (
+            spread <= 10 and lost > 0
         ),
+        "SGN at its worst rho0 and k ends below SGD at its best rate": worst < best,
+    }
+    why = "the rates that do not diverge end close together, since none of them has learnt the sine by then"
+    return [
+        judged(f"sine 10: {claim}", "in the figures", told, held if grids else None, why if best > 0.3 else "")
+        for claim, held in claims.items()
     ]
 
 

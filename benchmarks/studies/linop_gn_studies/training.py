@@ -124,7 +124,7 @@ class _Measure:
     """Loss on all training and held-out data, and the accuracy where there are classes."""
 
     def __init__(self, ops: Any, task: Task, objective: lg.Objective, array: Callable[[NDArray], Any]) -> None:
-        self.ops, self.accuracy, self.parts = ops, task.accuracy, {}
+        self.ops, self.task, self.parts = ops, task, {}
         for name, (x, y) in {"train": task.data.train, "held_out": task.data.test}.items():
             cuts = [slice(i, i + CHUNK) for i in range(0, len(x), CHUNK)]
             self.parts[name] = [(y[cut], objective.with_data((array(x[cut]), array(y[cut])))) for cut in cuts]
@@ -132,14 +132,17 @@ class _Measure:
     def __call__(self, params: Any) -> dict[str, float | None]:
         made: dict[str, float | None] = {}
         for name, parts in self.parts.items():
-            sizes = [len(labels) for labels, _ in parts]
-            losses = [float(objective.value(params)) for _, objective in parts]
+            losses, right, sizes = [], [], [len(y) for y, _ in parts]
+            for y, objective in parts:
+                if self.task.accuracy:  # of the outputs, which take one pass
+                    z = self.ops.to_numpy(objective.outputs(params)).astype(float)
+                    losses.append(float(self.task.loss.total(np, z, y, None)) / len(y))
+                    right.append(np.mean(z.argmax(-1) == y))
+                else:
+                    losses.append(float(objective.value(params)))
             made[f"{name}_loss"] = _number(np.average(losses, weights=sizes))
-        if self.accuracy:
-            for name, parts in self.parts.items():
-                outputs = ((labels, self.ops.to_numpy(objective.outputs(params))) for labels, objective in parts)
-                right = sum(int(np.sum(z.argmax(-1) == labels)) for labels, z in outputs)
-                made[f"{name}_accuracy"] = right / sum(len(labels) for labels, _ in parts)
+            if right:
+                made[f"{name}_accuracy"] = float(np.average(right, weights=sizes))
         return made
 
 
