@@ -248,6 +248,7 @@ def _table(results: Results, case: str) -> list[Verdict]:
             "in the abstract; off in the released code",
             told("EGN", "EGN, adaptive lambda"),
             no_worse("EGN", "EGN, adaptive lambda"),
+            f"lambda ends at {results.mean(case, str(best['EGN, adaptive lambda']), 'damping'):.1e}",
         ),
     ]
     for name, words in (("EGN, momentum .9", "momentum"), ("EGN, Armijo", "the line search, nothing tuned,")):

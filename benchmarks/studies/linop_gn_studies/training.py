@@ -51,7 +51,7 @@ class Task:
     def per_epoch(self) -> int:
         """Steps in an epoch."""
         count = len(self.data.train[0])
-        return 1 if self.batch is None else -(-count // self.batch) if self.short else count // self.batch
+        return 1 if self.batch is None else -(-count // self.batch) if self.short else max(1, count // self.batch)
 
 
 def train(
