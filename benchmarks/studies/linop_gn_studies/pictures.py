@@ -39,6 +39,7 @@ AXES = {
     "held_out_squared_error": "held-out squared error",
     "ratio": "gain ratio",
     "inner_steps": "steps of CG",
+    "held_out_rmse": "held-out RMSE",
 }
 
 
@@ -72,7 +73,7 @@ def svg(results: Results, picture: Picture) -> str:
             axes.set_xscale("symlog", linthresh=WIDE[x])
             axes.set_xlim(left=0)
     starts = [v for r in found for v in r["curves"].get(picture.y, [])[:1] if v is not None]
-    if picture.log and starts:
+    if picture.log and starts and picture.y not in ("damping", "radius"):
         panels[0].set_ylim(top=min(panels[0].get_ylim()[1], 3 * max(starts)))  # what diverges leaves the picture
     panels[0].set_ylabel(AXES.get(picture.y, picture.y))
     handles, labels = panels[0].get_legend_handles_labels()

@@ -22,7 +22,7 @@ from .plan import Form, Results, Run
 
 __all__ = ["Store", "made_with"]
 
-PACKAGES = ("linop-gn", "numpy", "scipy", "jax", "jaxlib", "optax", "torch", "scikit-learn", "mlxtend")
+PACKAGES = ("linop-gn", "numpy", "scipy", "jax", "jaxlib", "optax", "torch", "scikit-learn", "mlxtend", "pydataset")
 
 
 def made_with(backend: str) -> dict[str, Any]:

@@ -27,6 +27,8 @@ NDArray = np.ndarray[Any, Any]
 
 ROWS = 400
 """Rows of the history that a result keeps."""
+CHUNK = 10000
+"""Examples that are measured at once."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,16 @@ class Task:
     """Of a Gaussian prior, which is trained with and not measured."""
     chunks: int | None = None
     """Where a step is on all data: into how many parts they are cut, which are those of the curvature in turn."""
+    feed: Callable[[Callable[[NDArray], Any], int, int], Iterator[Any]] | None = None
+    """``feed(array, seed, steps)``: the items of ``batches=`` of so many steps, where they aren't shuffled epochs."""
+    short: bool = True
+    """Whether the rest of an epoch, too few for a batch, is a batch."""
 
     @property
     def per_epoch(self) -> int:
-        """Steps in an epoch; the last batch may be shorter."""
-        return 1 if self.batch is None else -(-len(self.data.train[0]) // self.batch)
+        """Steps in an epoch."""
+        count = len(self.data.train[0])
+        return 1 if self.batch is None else -(-count // self.batch) if self.short else max(1, count // self.batch)
 
 
 def train(
@@ -65,6 +72,7 @@ def train(
     every: int,
     tell: Tell,
     before: bool = False,
+    counted: Callable[[int, Mapping[str, Any]], Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """A run as a result keeps it: curves, the history of the method's own columns, figures, status.
 
@@ -76,26 +84,28 @@ def train(
         Steps between two measurements.
     before
         Whether each batch's loss before its step is wanted, as the figure ``"batch_losses"``.
+    counted
+        ``counted(step, row)``: more columns of the curves, from the step and the latest row of the method's own.
     """
     ops = lg.load(backend)
     with precise(ops, task.dtype):
         array = array_maker(ops, task.dtype)
         params = tree_of(array, task.start)
-        train_data, test_data = (tuple(map(array, part)) for part in (task.data.train, task.data.test))
-        whole = lg.Objective(task.model, task.loss, train_data, l2=task.l2)
-        plain = lg.Objective(task.model, task.loss, train_data) if task.l2 else whole
-        measure = _Measure(ops, task, plain, plain.with_data(test_data))
-        plan = None
-        if task.batch is not None or task.chunks is not None:
+        x, y = (a if a.dtype.kind in "iu" else a.astype(task.dtype) for a in task.data.train)
+        everything = array(x), array(y)
+        whole = lg.Objective(task.model, task.loss, everything, l2=task.l2)
+        measure = _Measure(ops, task, lg.Objective(task.model, task.loss, everything) if task.l2 else whole, array)
+        feed, plan = task.feed, None
+        if feed is None and (task.batch is not None or task.chunks is not None):
             plan = list(itertools.islice(_orders(task, seed), steps))
 
         def batches(chosen: list[NDArray]) -> Iterator[Any]:
-            x, y = task.data.train
             parts = ((array(x[rows]), array(y[rows])) for rows in chosen)
-            return parts if task.batch is not None else (lg.StepData(train_data, curvature=part) for part in parts)
+            return parts if task.batch is not None else (lg.StepData(everything, curvature=part) for part in parts)
 
         def run(chosen: list[NDArray] | None, limit: int, watch: Any) -> lg.Result:
             parts: dict[str, Any] = {"max_steps": limit} if chosen is None else {"batches": batches(chosen)}
+            parts = parts if feed is None else {"batches": feed(array, seed, limit)}
             return lg.minimize(whole, params, method, watch=watch, every=1 if before else every, **parts)
 
         tell("compiling")
@@ -105,7 +115,7 @@ def train(
         # A state is of its batch's size: from each size to each there is a program.
         run(None if plan is None else [*sizes.values(), *sizes.values()], 2, [])
         compiling = time.perf_counter() - begun
-        recorder = _Recorder(measure, every, steps, tell, None)
+        recorder = _Recorder(measure, every, steps, tell, None, counted)
         if before and plan is not None:
             recorder.batch = lambda i: whole.with_data(next(batches([plan[i]]))) if i < len(plan) else None
         recorder.start()
@@ -127,34 +137,41 @@ def train(
 
 
 class _Measure:
-    """Loss on all training and held-out data, and the accuracy where there are classes."""
+    """Loss on all training and held-out data, the accuracy where there are classes, and the task's own errors."""
 
-    def __init__(self, ops: Any, task: Task, whole: lg.Objective, held: lg.Objective) -> None:
-        self.ops, self.task, self.objectives = ops, task, {"train": whole, "held_out": held}
+    def __init__(self, ops: Any, task: Task, objective: lg.Objective, array: Callable[[NDArray], Any]) -> None:
+        self.ops, self.task, self.parts = ops, task, {}
+        for name, (x, y) in {"train": task.data.train, "held_out": task.data.test}.items():
+            cuts = [slice(i, i + CHUNK) for i in range(0, len(x), CHUNK)]
+            self.parts[name] = [(y[cut], objective.with_data((array(x[cut]), array(y[cut])))) for cut in cuts]
 
     def __call__(self, params: Any) -> dict[str, float | None]:
         made: dict[str, float | None] = {}
-        for name, objective in self.objectives.items():
-            made[f"{name}_loss"] = _number(objective.value(params))
-        if self.task.accuracy:
-            labels = {"train": self.task.data.train[1], "held_out": self.task.data.test[1]}
-            for name, objective in self.objectives.items():
-                outputs = self.ops.to_numpy(objective.outputs(params))
-                made[f"{name}_accuracy"] = float(np.mean(outputs.argmax(-1) == labels[name]))
-        if self.task.errors is not None:
-            parts = {"train": self.task.data.train, "held_out": self.task.data.test}
-            for name, objective in self.objectives.items():
-                outputs = self.ops.to_numpy(objective.outputs(params))
-                found = self.task.errors(outputs, parts[name][1])
-                made |= {f"{name}_{error}": _number(value) for error, value in found.items()}
+        for name, parts in self.parts.items():
+            losses, outputs, sizes = [], [], [len(y) for y, _ in parts]
+            for y, objective in parts:
+                if self.task.accuracy or self.task.errors is not None:  # of the outputs, which take one pass
+                    z = self.ops.to_numpy(objective.outputs(params)).astype(float)
+                    outputs.append(z)
+                if self.task.accuracy:
+                    losses.append(float(self.task.loss.total(np, z, y, None)) / y.size)
+                else:
+                    losses.append(float(objective.value(params)))
+            made[f"{name}_loss"] = _number(np.average(losses, weights=sizes))
+            z, y = np.concatenate(outputs) if outputs else None, np.concatenate([y for y, _ in parts])
+            if self.task.accuracy:
+                made[f"{name}_accuracy"] = float(np.mean(z.argmax(-1) == y))
+            if self.task.errors is not None:
+                made |= {f"{name}_{error}": _number(value) for error, value in self.task.errors(z, y).items()}
         return made
 
 
 class _Recorder:
     """A watcher: measures every so many steps, with the clock stopped."""
 
-    def __init__(self, measure: _Measure, every: int, limit: int, tell: Tell, batch: Any) -> None:
+    def __init__(self, measure: _Measure, every: int, limit: int, tell: Tell, batch: Any, counted: Any) -> None:
         self.measure, self.every, self.limit, self.tell, self.batch = measure, every, limit, tell, batch
+        self.counted = counted
         self.curves: dict[str, list[Any]] = {}
         self.losses: list[float | None] = []
         self.spent = 0.0
@@ -167,7 +184,7 @@ class _Recorder:
         last = {name: column[-1] for name, column in look.rows.items() if len(column)}
         due = look.step % self.every == 0 or look.step == self.limit or not look.running
         if due and look.step not in self.curves.get("step", [])[-1:]:
-            self._note(look.step, last, look.params)
+            self._note(look.step, last, look)
         if self.batch is not None and len(self.losses) <= look.step:
             objective = self.batch(look.step)
             if objective is not None:
@@ -175,17 +192,21 @@ class _Recorder:
         self.since = time.perf_counter()
         return False
 
-    def _note(self, step: int, last: Mapping[str, Any], params: Any) -> None:
+    def _note(self, step: int, last: Mapping[str, Any], look: Any) -> None:
         products, evaluations = (int(last.get(name, 0)) for name in ("products", "evaluations"))
-        gradients = int(last.get("inner_steps", last.get("linearisations", step)))
+        gradients = int(last.get("linearisations", last.get("inner_steps", step)))  # SecondOrder's are its solver's
         row = {
             "step": step,
             "seconds": self.spent,
             "products": products,
             "evaluations": evaluations,
             "sequential": gradients + products + evaluations,
-            **self.measure(params),
+            **self.measure(look.params),
+            **{name: _number(last[name]) for name in ("damping", "radius", "ratio") if name in last},
+            **({} if self.counted is None else self.counted(step, last)),
         }
+        if getattr(look.state, "average", None) is not None:
+            row |= {f"averaged_{name}": value for name, value in self.measure(lg.averaged(look.whole)).items()}
         for name, value in row.items():
             self.curves.setdefault(name, []).append(value)
         told = row["train_loss"]
@@ -200,7 +221,7 @@ def _orders(task: Task, seed: int) -> Iterator[NDArray]:
         yield from itertools.cycle(np.array_split(rng.permutation(count), task.chunks))
     while size is not None:
         order = rng.permutation(count)
-        yield from (order[i : i + size] for i in range(0, count, size))
+        yield from (order[i : i + size] for i in range(0, task.per_epoch * size, size))
 
 
 def epoch_means(losses: list[float | None], per_epoch: int) -> list[float | None]:
