@@ -182,7 +182,7 @@ def judged(claim: str, paper: str, ours: str, held: Any, why: str = "") -> Verdi
     ('held', 'not run')
     """
     if held is None:
-        return Verdict(claim, paper, ours, NOT_RUN, why)
+        return Verdict(claim, paper, "" if "nan" in ours else ours, NOT_RUN, why)
     return Verdict(claim, paper, ours, HELD if held else NOT_HELD, why)
 
 

@@ -158,11 +158,12 @@ class _Measure:
                 else:
                     losses.append(float(objective.value(params)))
             made[f"{name}_loss"] = _number(np.average(losses, weights=sizes))
-            z, y = np.concatenate(outputs) if outputs else None, np.concatenate([y for y, _ in parts])
+            whole, targets = np.concatenate(outputs or [[]]), np.concatenate([y for y, _ in parts])
             if self.task.accuracy:
-                made[f"{name}_accuracy"] = float(np.mean(z.argmax(-1) == y))
+                made[f"{name}_accuracy"] = float(np.mean(whole.argmax(-1) == targets))
             if self.task.errors is not None:
-                made |= {f"{name}_{error}": _number(value) for error, value in self.task.errors(z, y).items()}
+                found = self.task.errors(whole, targets)
+                made |= {f"{name}_{error}": _number(value) for error, value in found.items()}
         return made
 
 
