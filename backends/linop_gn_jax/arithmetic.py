@@ -44,6 +44,17 @@ def floats_like(tree: Any, like: Any) -> Any:
     return structure.unflatten(np.asarray(leaf, dtype) if isinstance(leaf, float) else leaf for leaf in leaves)
 
 
+def _counted(tree: Any) -> Any:
+    """``tree`` with its Python integers of 32 bits, as counts and codes are, where JAX in double precision takes 64."""
+
+    def count(leaf: Any) -> Any:
+        weak = isinstance(leaf, jax.Array) and leaf.weak_type and jnp.issubdtype(leaf.dtype, jnp.integer)
+        whole = isinstance(leaf, int) and not isinstance(leaf, bool)
+        return jnp.asarray(leaf, jnp.int32) if weak or whole else leaf
+
+    return tree_util.tree_map(count, tree)
+
+
 @jax.jit
 def _max_abs(x: Vector) -> Scalar:
     return jnp.max(jnp.abs(x), axis=0, initial=0).astype(scalar_dtype(x.dtype))
@@ -80,7 +91,7 @@ class JaxArithmetic:
             return tree_util.tree_map(lambda x, y: jnp.where(condition, x, y), then(*operands), otherwise(*operands))
         if not isinstance(condition, jax.core.Tracer):
             return then(*operands) if condition else otherwise(*operands)
-        sides = [lambda *given, side=side: floats_like(side(*given), operands) for side in (then, otherwise)]
+        sides = [lambda *given, side=side: _counted(floats_like(side(*given), operands)) for side in (then, otherwise)]
         return lax.cond(condition, *alike(sides, operands), *operands)
 
     def eps(self, x: Vector) -> float:

@@ -166,3 +166,17 @@ def test_masks_and_selections():
     assert not bool(ops.isfinite(jnp.float32(math.inf)))
     assert (float(ops.minimum(1.0, 2.0)), float(ops.maximum(1.0, 2.0))) == (1.0, 2.0)
     assert ops.eps(jnp.zeros(1)) == float(np.finfo(np.float32).eps)
+
+
+def test_branch_takes_counts_beside_python_integers_in_double_precision():
+    """Python's are of 64 bits there, and so are codes that are chosen; counts are of 32."""
+    with jax.enable_x64(True):
+        x = jnp.zeros(2)
+        assert x.dtype == jnp.float64
+
+        def branched(c, x):
+            count = ops.scalar(3, x)
+            return ops.branch(c, lambda x: (ops.where(c, 1, 2), 0), lambda x: (count, count + 1), x)
+
+        for condition, wanted in (True, (1, 0)), (False, (3, 4)):
+            assert tuple(map(int, jax.jit(branched)(condition, x))) == wanted
