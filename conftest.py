@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 
 FRAMEWORKS = ("autograd", "cupy", "jax", "torch")
+SOAP = "benchmarks/studies/linop_gn_studies/soap.py"
 
 collect_ignore = [f"backends/linop_gn_{name}" for name in FRAMEWORKS if find_spec(name) is None]
-collect_ignore += ["backends/linop_gn_jax/optimisers.py"] if find_spec("optax") is None else []
+collect_ignore += ["backends/linop_gn_jax/optimisers.py", SOAP] if find_spec("optax") is None else []

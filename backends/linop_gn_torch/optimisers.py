@@ -9,6 +9,7 @@ tensor([2.2500, 2.2500])
 
 from __future__ import annotations
 
+from copy import deepcopy
 from inspect import Parameter, signature
 from typing import Any
 
@@ -31,8 +32,9 @@ class TorchOptimiser(Optimiser):
     ``TorchOptimiser(torch.optim.AdamW, betas=(0.9, 0.95))``. One that takes some leaves only, as ``torch.optim.Muon``
     takes matrices, goes into ``lg.optimisers.Groups``.
 
-    Each step makes an optimiser on copies of the leaves and hands it its state, so that what is kept is a tree of
-    tensors that no step writes over. One that calls a closure again, as ``LBFGS`` does, is refused.
+    Each step makes an optimiser on copies of the leaves and hands it its state, and what it counts for all of them (in
+    ``param_groups``), so that what is kept is a tree of tensors that no step writes over. One that calls a closure
+    again, as ``LBFGS`` does, is refused.
     """
 
     kind: Any = static()
@@ -64,9 +66,12 @@ class TorchOptimiser(Optimiser):
         for leaf, slope in zip(leaves, space.split(gradient), strict=True):
             leaf.grad = slope
         optimiser = self.kind(leaves, lr=rate, **dict(self.options))
-        begun, before = kept
+        group, (begun, before) = optimiser.param_groups[0], kept
         if begun:  # torch fills an empty state at the first step
-            for leaf, state in zip(leaves, before, strict=True):
-                optimiser.state[leaf] = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in state.items()}
+            counts, states = deepcopy(before)
+            group.update(counts)
+            for leaf, state in zip(leaves, states, strict=True):
+                optimiser.state[leaf] = state
         optimiser.step()
-        return space.join(leaves), tuple(dict(optimiser.state[leaf]) for leaf in leaves)
+        counts = {k: v for k, v in group.items() if k != "params" and k not in optimiser.defaults}
+        return space.join(leaves), (counts, tuple(dict(optimiser.state[leaf]) for leaf in leaves))

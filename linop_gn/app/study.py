@@ -72,7 +72,7 @@ def _run(options: argparse.Namespace) -> int:
         return 2
     from linop_gn_studies.plan import Form, preferred
     from linop_gn_studies.report import html, markdown, table
-    from linop_gn_studies.running import cost, run
+    from linop_gn_studies.running import cost, ordered, run
     from linop_gn_studies.store import Store
 
     name = "quick" if options.quick else "gpu" if options.gpu else "cpu"
@@ -86,6 +86,7 @@ def _run(options: argparse.Namespace) -> int:
             told += [(study, results)] if len(results := store.results()) else []
             continue
         runs = [r for r in study.plan(form, more) if fnmatch.fnmatchcase(r.name, options.only or "*")]
+        runs = ordered(runs)
         if options.dry_run:
             missing = [r for r in runs if not store.has(r)]
             console.print(f"{study.name}: {len(missing)} of {len(runs)} runs, about {cost(missing) / 60:.0f} minutes")

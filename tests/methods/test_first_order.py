@@ -269,3 +269,30 @@ def test_a_step_beyond_numbers_is_not_taken():
     )
     assert run.status is lg.Status.NONFINITE
     np.testing.assert_array_equal(run.params, np.zeros(2))
+
+
+def test_what_an_optimiser_of_torchs_kind_counts_for_a_group_goes_on():
+    """A rate that falls with a count in ``param_groups``, and a list of tensors that is written to, as some have."""
+    torch = pytest.importorskip("torch")
+    from linop_gn_torch.optimisers import TorchOptimiser
+
+    class Falling(torch.optim.Optimizer):
+        def __init__(self, params, lr):
+            super().__init__(params, {"lr": lr})
+
+        def step(self):
+            group = self.param_groups[0]
+            group["step"] = group.get("step", 0) + 1
+            for p in group["params"]:
+                (total,) = self.state[p].setdefault("totals", [torch.zeros_like(p)])
+                total.add_(p.grad)
+                p.sub_(group["lr"] / group["step"] * total)
+
+    ops, rule = load("torch"), TorchOptimiser(Falling)
+    x, g = torch.zeros(2), torch.ones(2)
+    space, seen = lg.Space.of(x), []
+    kept = rule.init(ops, space, x)
+    for _ in range(3):
+        step, kept = rule.update(ops, space, g, kept, x, 1.0)
+        seen.append(step.tolist())
+    assert seen == [[-1.0, -1.0]] * 3  # i gradients over i

@@ -1,7 +1,8 @@
 """What studies are run on: data that packages ship, or full sets from a folder, and a word on which of them it was.
 
 Nothing is downloaded. ``--data DIR`` may hold MNIST's four IDX files (gzipped or not, in DIR or in ``DIR/mnist``),
-Fashion-MNIST's in ``DIR/fashion-mnist``, ``california_housing.csv`` in DIR or in ``DIR/housing``, and text files.
+Fashion-MNIST's in ``DIR/fashion-mnist``, ``california_housing.csv`` in DIR or in ``DIR/housing``, and a text,
+``corpus.txt``.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import csv
 import gzip
 import io
 import struct
+import sysconfig
 import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +26,7 @@ import numpy as np
 from linop_gn.app.demo.problem import MissingDataError
 
 __all__ = ["Data", "boston", "california", "diabetes", "diamonds", "digits", "fashion_mnist", "idx", "mnist", "sine"]
-__all__ += ["standardised"]
+__all__ += ["Text", "characters", "standardised"]
 
 NDArray = np.ndarray[Any, Any]
 DEBIAN = Path("/usr/share/datasets")
@@ -48,6 +51,44 @@ class Data:
         of = targets or (lambda y: y)
         train, test = ((inputs(x), of(y)) for x, y in (self.train, self.test))
         return Data(train, test, self.source)
+
+
+@dataclass(frozen=True)
+class Text:
+    """ASCII characters to train on and to be held out, and in words where they come from."""
+
+    train: NDArray
+    test: NDArray
+    source: str
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What a result says of its data."""
+        return {"source": self.source, "train": len(self.train), "held out": len(self.test)}
+
+
+@lru_cache(maxsize=2)
+def characters(folder: Path | None) -> Text:
+    """The folder's ``corpus.txt``, or the source of Python's standard library without its tests.
+
+    Every 20th file is held out, or every 20th of 200 parts of the corpus. What is not ASCII is left out.
+    """
+    corpus = None if folder is None else folder / "corpus.txt"
+    if corpus is not None and corpus.is_file():
+        raw = corpus.read_bytes()
+        size = len(raw) // 200 + 1
+        parts, source = [raw[i : i + size] for i in range(0, len(raw), size)], "the corpus.txt given"
+    else:
+        root = Path(sysconfig.get_paths()["stdlib"])
+        left_out = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
+        files = [f for f in sorted(root.rglob("*.py")) if not left_out & set(f.relative_to(root).parts)]
+        parts, source = [f.read_bytes() for f in files], f"the standard library of Python ({len(files)} files)"
+    made = []
+    for held in (False, True):
+        chosen = b"".join(part for i, part in enumerate(parts) if (i % 20 == 19) == held)
+        symbols = np.frombuffer(chosen, np.uint8)
+        made.append(symbols[symbols < 128])
+    return Text(made[0], made[1], source)
 
 
 def digits() -> Data:

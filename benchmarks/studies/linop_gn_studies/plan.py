@@ -91,16 +91,18 @@ class Entry:
 class Run:
     """One piece of work, whose result is kept in a file of its own.
 
-    ``work(tell)`` returns what JSON can hold. ``seconds`` is about how long it takes on two cores.
+    ``work(tell)`` returns what JSON can hold; where the run comes ``after`` others, whose results it depends on, it is
+    ``work(tell, results)`` with these. ``seconds`` is about how long it takes on two cores.
     """
 
     case: str
     entry: str
     seed: int
-    work: Callable[[Tell], dict[str, Any]] = field(repr=False)
+    work: Callable[..., dict[str, Any]] = field(repr=False)
     settings: Mapping[str, Any] = field(default_factory=dict)
     """All that the result depends on beside the code: a stored result of others is not this run's."""
     seconds: float = 1.0
+    after: Sequence[Run] = field(default=(), repr=False)
 
     @property
     def name(self) -> str:
@@ -114,8 +116,9 @@ class Run:
 
     @property
     def key(self) -> str:
-        """The settings in words."""
-        return json.dumps(self.settings, sort_keys=True, default=str)
+        """The settings in words, and those of the runs that it comes after."""
+        settings = {**self.settings, "after": [run.key for run in self.after]} if self.after else self.settings
+        return json.dumps(settings, sort_keys=True, default=str)
 
 
 class Results:

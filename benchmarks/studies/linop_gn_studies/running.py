@@ -12,12 +12,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from .plan import Run, Study
 from .store import Store
 
-__all__ = ["cost", "run"]
+__all__ = ["cost", "ordered", "run"]
 
 
 def cost(runs: Sequence[Run]) -> float:
     """About how many seconds the runs take on two cores."""
     return sum(run.seconds for run in runs)
+
+
+def ordered(runs: Sequence[Run]) -> list[Run]:
+    """The runs, each behind those that it comes after, which join."""
+    found: dict[str, Run] = {}
+    for item in runs:
+        found |= {r.name: r for r in (*ordered(item.after), item) if r.name not in found}
+    return list(found.values())
 
 
 def run(study: Study, runs: Sequence[Run], store: Store, console: Console) -> int:
@@ -43,7 +51,7 @@ def run(study: Study, runs: Sequence[Run], store: Store, console: Console) -> in
 
             tell("beginning")
             begun = time.perf_counter()
-            found = item.work(tell)
+            found = item.work(tell, store.results(item.after)) if item.after else item.work(tell)
             took = time.perf_counter() - begun
             store.keep(item, found, took)
             expected, spent = expected + item.seconds, spent + took
