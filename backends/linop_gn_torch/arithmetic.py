@@ -64,7 +64,7 @@ class TorchArithmetic:
         x = _plain(x)
         if x.ndim == 2:
             return _columns(x.abs().amax(0))
-        low, high = torch.aminmax(x)  # given dim=0 it is 20 times slower
+        low, high = torch.aminmax(x.detach())  # given dim=0 it is 20 times slower
         below, above = -low.item(), high.item()
         return above if above >= below or above != above else below
 
