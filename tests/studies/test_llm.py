@@ -159,6 +159,7 @@ def test_every_method_trains_on_torch_and_the_text_is_read_once(form):
 
 
 def test_the_plan_picks_the_best_rate_when_it_is_made(form):
+    pytest.importorskip("pytorch_optimizer")
     runs = {run.name: run for run in llm.plan(form)}
     best = runs["quick--gn--0"]
     assert [run.entry for run in best.after] == ["GN rate=0.01", "GN rate=0.02", "GN rate=0.04"]
