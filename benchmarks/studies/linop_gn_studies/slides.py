@@ -192,7 +192,7 @@ def _ranking(results: Results, case: str) -> list[Verdict]:
     right = {e.name: results.mean(case, e.name, "held_out_accuracy") for e in ENTRIES if not e.full_batch}
 
     def told(*names: str) -> str:
-        return ", ".join(f"{n} {loss[n]:.4f} / {100 * right[n]:.1f} %" for n in names)
+        return ", ".join(f"{n} {loss[n]:.4g} / {100 * right[n]:.1f} %" for n in names)
 
     def paper(*names: str) -> str:
         return ", ".join(f"{n} {PAPER[n][0]:.4f} / {100 * PAPER[n][1]:.1f} %" for n in names)
@@ -299,7 +299,7 @@ def _full_batch(results: Results, case: str) -> list[Verdict]:
                 "future work",
                 f"{name} {noisy:.3f}, HF-GN {fixed:.3f}",
                 noisy <= fixed if not np.isnan(noisy) and not np.isnan(fixed) else None,
-                "the gain ratio of a batch of 64 is noise, and the damping follows it",
+                "the gain ratio of a batch of 64 is noise, and the damping follows it" if noisy > fixed else "",
             )
         )
     if case != "MNIST":
