@@ -9,7 +9,8 @@ import pytest
 
 import linop_gn as lg
 from linop_gn.app import doctor
-from linop_gn.app.doctor import BEGIN, END, last_runs, markdown, replaced
+from linop_gn.app.doctor import BEGIN, END, last_runs, markdown
+from linop_gn.app.files import replaced
 from linop_gn.backend import CAPABILITIES, CONTRACT, Declaration, declared
 
 ROOT = Path(__file__).parent.parent
@@ -47,7 +48,7 @@ assert not loaded, loaded
 def test_the_page_is_up_to_date():
     page = (ROOT / "docs" / "backends.md").read_text()
     runs = last_runs(ROOT / "benchmarks" / "results" / "gpu.json")
-    assert page == replaced(page, markdown(OURS, runs)), "run: linop-gn doctor --update docs/backends.md"
+    assert page == replaced(page, markdown(OURS, runs), BEGIN, END), "run: linop-gn doctor --update docs/backends.md"
 
 
 def test_the_table_says_where_a_backend_last_ran_and_where_it_has_not():
@@ -106,5 +107,5 @@ def test_a_package_without_a_declaration_is_told_where_it_goes():
 
 def test_a_page_without_markers_is_refused():
     with pytest.raises(ValueError, match="between which the table goes"):
-        replaced(f"{BEGIN} but no end", "table")
-    assert replaced(f"a\n{BEGIN}\nb\n{END}\nc", "t\n") == f"a\n{BEGIN}\nt\n{END}\nc"
+        replaced(f"{BEGIN} but no end", "table", BEGIN, END)
+    assert replaced(f"a\n{BEGIN}\nb\n{END}\nc", "t\n", BEGIN, END) == f"a\n{BEGIN}\nt\n{END}\nc"

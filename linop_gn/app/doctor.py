@@ -24,9 +24,9 @@ from rich.table import Table
 from ..backend import ROWS, Declaration, declared
 from ..dispatch import GROUP, load
 from ..protocols import Backend
-from .files import UnusableFileError, write_whole
+from .files import UnusableFileError, update_page
 
-__all__ = ["command", "diagnose", "last_runs", "markdown", "replaced"]
+__all__ = ["command", "diagnose", "last_runs", "markdown"]
 
 OWN = "its own"
 SUPPLIED = "yours: jvp= and vjp=, or a Jacobian; or another framework's: derivatives="
@@ -125,13 +125,8 @@ def _document(options: Namespace) -> int:
     if options.markdown:
         print(markdown(entries, runs), end="")
         return 0
-    page = Path(options.update)
     ours = [entry for entry in entries if entry.dist is not None and entry.dist.metadata["Name"] == DISTRIBUTION]
-    try:
-        text = replaced(page.read_text(encoding="utf-8"), markdown(ours, runs))
-    except ValueError as error:
-        raise UnusableFileError(f"{page}: {error}") from error
-    write_whole(page, text.encode())
+    update_page(Path(options.update), markdown(ours, runs), BEGIN, END)
     return 0
 
 
@@ -208,18 +203,3 @@ def _ran(found: Declaration, run: Mapping[str, str] | None) -> str:
     if "devices" not in found.capabilities:
         return "needs none"
     return f"{run['date']}, {run['device']}" if run else "not run on one yet"
-
-
-def replaced(page: str, table: str) -> str:
-    """``page`` with what stands between its two markers replaced by ``table``.
-
-    Raises
-    ------
-    ValueError
-        For a page without the markers.
-    """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"the page has no lines {BEGIN} and {END}, between which the table goes.")
-    return f"{before}{BEGIN}\n{table}{END}{after}"

@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["UnusableFileError", "require_folder", "write_whole"]
+__all__ = ["UnusableFileError", "replaced", "require_folder", "update_page", "write_whole"]
 
 
 class UnusableFileError(ValueError):
@@ -37,3 +37,30 @@ def write_whole(path: Path, content: bytes) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def replaced(page: str, table: str, begin: str, end: str) -> str:
+    """``page`` with what stands between its two markers replaced by ``table``.
+
+    Raises
+    ------
+    ValueError
+        For a page without the markers.
+    """
+    before, begun, rest = page.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (begun and ended):
+        raise ValueError(
+            f"the page has no lines {begin} and {end}, between which the table goes: put {begin} and {end} on lines of "
+            "their own."
+        )
+    return f"{before}{begin}\n{table}{end}{after}"
+
+
+def update_page(page: Path, table: str, begin: str, end: str) -> None:
+    """Write ``table`` between the two markers of the file ``page``."""
+    try:
+        text = replaced(page.read_text(encoding="utf-8"), table, begin, end)
+    except ValueError as error:
+        raise UnusableFileError(f"{page}: {error}") from error
+    write_whole(page, text.encode())

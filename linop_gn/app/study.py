@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .demo.problem import MissingDataError
-from .files import UnusableFileError, require_folder, write_whole
+from .files import UnusableFileError, require_folder, update_page, write_whole
 
 __all__ = ["arguments", "command"]
 
@@ -103,7 +103,7 @@ def _run(options: argparse.Namespace) -> int:
         write_whole(page, html(told).encode())
         console.print(f"Verdicts and pictures: {page}")
     if told and options.update:
-        _update(Path(options.update), markdown(told))
+        update_page(Path(options.update), f"\n{markdown(told)}\n", BEGIN, END)
     return 0
 
 
@@ -134,12 +134,3 @@ def _entry(given: str) -> Any:
         raise UnusableFileError(f"--method {given}: {error}.") from error
     finally:
         sys.path.pop(0)
-
-
-def _update(page: Path, tables: str) -> None:
-    """Put the tables between the page's marks."""
-    text = page.read_text()
-    if BEGIN not in text or END not in text:
-        raise UnusableFileError(f"{page} has no place for the tables: put {BEGIN} and {END} on lines of their own.")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    write_whole(page, f"{before}{BEGIN}\n\n{tables}\n{END}{after}".encode())

@@ -1,15 +1,4 @@
-"""A language model of characters: its methods, its data and its runs, for the study ``llm``.
-
-    Gauss-Newton     N inner steps of Muon on the loss's expansion to the second order along f(x) + J (q - x)
-    prox-linear      the same with the loss itself
-    layerwise        either with a model for each block (embedding, each layer, head), the others held
-    control          the N inner steps on the true loss: nothing is linearised, nothing searched
-    GGN-CG-LM        10 steps of conjugate gradients on the whole batch, damping by the gain ratio
-    AdamW, Muon, SOAP   one step for a batch
-
-A batch is N minibatches; the search takes as many fresh ones. All begin at one checkpoint of parameters and read the
-text once, in one order. Steps are counted to a common loss: what SOAP reaches after 40 steps.
-"""
+"""A language model of characters: the methods, the data and a run of the study :mod:`~.llm`, which tells of them."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ from .language import BASELINES, CONTROL, LM, Case, Scale, Small, changed, insid
 from .language import entries as entries_of
 from .llm_claims import METHODS, claims
 from .plan import Entry, Form, Picture, Results, Run, Study, Tell
+from .running import ordered
 from .training import array_maker, tree_of
 from .transformer import Size, blocks
 
@@ -118,10 +119,7 @@ def plan(form: Form, more: Sequence[Entry] = ()) -> list[Run]:
             runs += _changed(planner, seeds) + _batches(form, name, scale)
         if i == 0 and form.name != "gpu":
             runs += _spectra(planner.case)
-    distinct: dict[str, Run] = {}
-    for run in runs:
-        distinct.setdefault(run.name, run)
-    return list(distinct.values())
+    return ordered(runs)
 
 
 def _scales(form: Form) -> dict[str, Scale]:

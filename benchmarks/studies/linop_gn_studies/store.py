@@ -55,8 +55,13 @@ class Store:
 
     def has(self, run: Run) -> bool:
         """Whether a run of these settings is kept."""
+        return self._of(run) is not None
+
+    def _of(self, run: Run) -> dict[str, Any] | None:
+        """The result of a run of these settings, if one is kept."""
         path = self.path(run)
-        return path.exists() and _read(path)["key"] == run.key
+        found = _read(path) if path.exists() else None
+        return found if found is not None and found["key"] == run.key else None
 
     def keep(self, run: Run, found: dict[str, Any], seconds: float) -> None:
         """Write the result of a run, whole or not at all."""
@@ -76,7 +81,7 @@ class Store:
     def results(self, runs: Iterable[Run] | None = None) -> Results:
         """All that is kept, or what is kept of these runs."""
         if runs is not None:
-            return Results(_read(self.path(run)) for run in runs if self.has(run))
+            return Results(found for run in runs if (found := self._of(run)) is not None)
         return Results(map(_read, sorted(self.folder.glob("*.json"))))
 
 
