@@ -150,11 +150,16 @@ def entries(backend: str, size: Size) -> dict[str, Entry]:
         Entry("layerwise prox", lambda rate: lg.ProxLinear(each, rate, blocks=parts), sweep=rates),
         Small(CONTROL, lambda rate: lg.FirstOrder(muon, rate), sweep=rates),
         Entry(LM, lambda: lg.LevenbergMarquardt(solver=lg.CG(rtol=1e-3, max_steps=10), stopping=None)),
-        Entry("AdamW", lambda rate: lg.FirstOrder(found["AdamW"], rate), sweep={"rate": RATES["AdamW"]}),
-        Entry("Muon", lambda rate: lg.FirstOrder(muon, rate), sweep={"rate": RATES["Muon"]}),
-        Entry("SOAP", lambda rate: lg.FirstOrder(found["SOAP"], rate), sweep={"rate": RATES["SOAP"]}),
+        Entry("AdamW", lambda rate: _warmed(found["AdamW"], rate), sweep={"rate": RATES["AdamW"]}),
+        Entry("Muon", lambda rate: _warmed(muon, rate), sweep={"rate": RATES["Muon"]}),
+        Entry("SOAP", lambda rate: _warmed(found["SOAP"], rate), sweep={"rate": RATES["SOAP"]}),
     ]
     return {entry.name: entry for entry in made}
+
+
+def _warmed(rule: o.Optimiser, rate: float) -> lg.FirstOrder:
+    """A baseline: at the checkpoint it knows nothing of the gradients before, and its rate rises over 5 steps."""
+    return lg.FirstOrder(rule, rate, schedule=lg.controls.WarmUp(5, begin=rate / 5))
 
 
 def changed(backend: str, size: Size, scale: Scale) -> dict[str, tuple[Callable[[float], Any], Scale]]:
