@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Hashable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from linop_gn.backend import Array, Tree, Vector
 
-from .compiled import tracing
+from .compiled import can_be_quick, compiled, tracing
 from .mapped import cast, varying
 from .models import parameters_of
 
 __all__ = ["JaxArrays", "gathered", "laid_out", "wanted_dtype"]
+
+T = TypeVar("T")
 
 
 def wanted_dtype(name: str) -> np.dtype[Any]:
@@ -63,13 +65,11 @@ def laid_out(x: Array, aval: Any) -> Array:
     return cast(x, varying(aval))  # type: ignore[no-any-return]
 
 
-@functools.partial(jax.jit, static_argnames="dtype")
 def _pack(leaves: list[Array], dtype: str) -> Vector:
     flat = [jnp.ravel(gathered(leaf)).astype(dtype) for leaf in leaves]
     return jnp.concatenate(flat) if len(flat) > 1 else jnp.copy(flat[0])
 
 
-@functools.partial(jax.jit, static_argnames=("shapes", "dtypes"))
 def _split(vector: Vector, shapes: tuple[tuple[int, ...], ...], dtypes: tuple[str, ...]) -> list[Array]:
     columns, start, leaves = vector.shape[1:], 0, []
     for shape, dtype in zip(shapes, dtypes, strict=True):
@@ -77,6 +77,18 @@ def _split(vector: Vector, shapes: tuple[tuple[int, ...], ...], dtypes: tuple[st
         leaves.append(vector[start:stop].reshape(shape + columns).astype(dtype))
         start = stop
     return leaves
+
+
+def _programs(function: Callable[..., T], static: tuple[int, ...]) -> tuple[Callable[..., T], Callable[..., T]]:
+    """``function`` for many numbers or in somebody's trace, and for few: that compiles in half the time."""
+    return jax.jit(function, static_argnums=static), compiled(function, static=static, effort="less")
+
+
+_packs, _splits = _programs(_pack, (1,)), _programs(_split, (1, 2))
+
+
+def _few(size: int) -> bool:
+    return size <= 1_000 and not tracing() and can_be_quick()
 
 
 @jax.jit
@@ -144,10 +156,11 @@ class JaxArrays:
         return next(iter(x.sharding.device_set))
 
     def pack(self, leaves: Sequence[Array], dtype: str) -> Vector:
-        return _pack(list(leaves), str(wanted_dtype(dtype)))
+        kept = list(leaves)
+        return _packs[_few(sum(leaf.size for leaf in kept))](kept, str(wanted_dtype(dtype)))
 
     def split(self, vector: Vector, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[str]) -> list[Array]:
-        return _split(vector, tuple(map(tuple, shapes)), tuple(dtypes))
+        return _splits[_few(vector.size)](vector, tuple(map(tuple, shapes)), tuple(dtypes))
 
     def asarray(self, host: Any, dtype: str, device: Hashable = None) -> Array:
         # A copy first: JAX would otherwise use the memory of a NumPy array that its owner may write to later.
