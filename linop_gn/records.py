@@ -19,10 +19,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar, dataclass_transform
 
 __all__ = [
+    "Asked",
     "Memo",
     "Partial",
     "bare",
@@ -97,7 +98,12 @@ def _require_free_names(cls: type) -> None:
 def fields(given: Any) -> dict[str, Any]:
     """The fields of a record and their values: what copies and pickles carry."""
     held = given.__dict__
-    return {field.name: held[field.name] for field in dataclasses.fields(given) if field.name in held}
+    return {name: held[name] for name in _names(type(given)) if name in held}  # type: ignore[arg-type]
+
+
+@cache
+def _names(cls: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(cls))
 
 
 def fill(given: T, **values: Any) -> T:
@@ -139,6 +145,13 @@ class Partial(partial[T]):
 
 
 @dataclasses.dataclass(slots=True)
+class Asked:
+    """Whether a model has been asked for something, and has answered."""
+
+    before: bool = False
+
+
+@dataclasses.dataclass(slots=True)
 class Memo:
     """What has been worked out from a record's fields. Copies, pickles and compiled programs start without it."""
 
@@ -155,7 +168,7 @@ class Memo:
     checked: Any = None
     """Of a term: whether the values of its data have been looked at; of a point: whether those of its parameters."""
     asked: Any = None
-    """Of an objective and its terms: whether the model has been asked for something, maybe with other data."""
+    """Of an objective, its terms and its copies with other data: the :class:`Asked` that they share."""
     made: Any = None
     """Of a point: what was evaluated and linearised there, in common with other points at the same values."""
     origin: Any = None

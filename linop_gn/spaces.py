@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,17 @@ class Space:
     dtype: str
     device: Hashable = None
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Worked out once: each program that takes a record of this space asks."""
+        return hash((self.backend, self.structure, self.names, self.shapes, self.dtypes, self.dtype, self.device))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_hash"}  # strings' differ by process
+
     @classmethod
     def of(cls, tree: Tree, what: str = "parameters") -> Space:
         """The space that ``tree`` is a vector of; ``what`` names it in errors.
@@ -71,36 +82,13 @@ class Space:
         """:meth:`of` ``tree``, and its leaves in this space's order."""
         backend = backend_of(tree)
         names, leaves, structure = backend.flatten(_normal(backend, tree))
-        shapes, dtypes = [], []
-        devices: dict[Hashable, str] = {}
         for name, leaf in zip(names, leaves, strict=True):
-            where = f"leaf {name!r} of the {what}" if name else f"the {what}"
             if not backend.is_array(leaf):
                 raise TypeError(
-                    f"{where} is {described(leaf, backend.name)}; convert it, or close over it "
+                    f"{_leaf(name, what)} is {described(leaf, backend.name)}; convert it, or close over it "
                     "in the model if it is not a variable."
                 )
-            shape, dtype, device = backend.describe(leaf)
-            if dtype not in REAL:
-                raise TypeError(
-                    f"{where} has dtype {dtype}; vectors are real floating point, of float64 at most. Cast it, or keep "
-                    "integers, booleans and complex numbers out of the tree (close over them in the model, or split "
-                    "complex ones in two)."
-                )
-            shapes.append(shape)
-            dtypes.append(dtype)
-            devices.setdefault(device, name)
-        devices.pop(None, None)
-        if len(devices) > 1:
-            places = ", ".join(f"{name!r} on {device}" for device, name in devices.items())
-            raise ValueError(f"the {what} lie on several devices ({places}); move them to one.")
-        if sum(map(math.prod, shapes)) == 0:
-            raise ValueError(f"the {what} hold no entries: there is nothing to differentiate or solve for.")
-        dtype = max(dtypes, key=_WIDTH.__getitem__)
-        if {"float16", "bfloat16"} <= set(dtypes) and _WIDTH[dtype] == 1:
-            dtype = "float32"  # neither of the two holds the other's numbers
-        device = next(iter(devices), None)
-        return cls(backend, structure, _distinct(names), tuple(shapes), tuple(dtypes), dtype, device), leaves
+        return _space(backend, structure, tuple(names), tuple(map(backend.describe, leaves)), what), leaves  # type: ignore[arg-type]
 
     @classmethod
     def flat(cls, size: int, like: Array) -> Space:
@@ -143,7 +131,7 @@ class Space:
                 )
             leaves = [by_name[name] for name in self.names]
         for name, shape, dtype, leaf in zip(self.names, self.shapes, self.dtypes, leaves, strict=True):
-            self.require(f"leaf {name!r} of the {what}" if name else f"the {what}", leaf, shape, dtype)
+            self.require(_leaf(name, what), leaf, shape, dtype)
         return leaves
 
     def require(
@@ -254,12 +242,47 @@ class Space:
         return f"Space({shape}, {self.backend.name} {self.dtype}{f' on {self.device}' if self.device else ''})"
 
 
+@lru_cache(maxsize=64)
+def _space(
+    backend: Backend,
+    structure: Hashable,
+    names: tuple[str, ...],
+    leaves: tuple[tuple[tuple[int, ...], str, Hashable], ...],
+    what: str,
+) -> Space:
+    """The space of such leaves: the same object each time, because a loop asks at every step."""
+    devices: dict[Hashable, str] = {}
+    for name, (_, dtype, device) in zip(names, leaves, strict=True):
+        if dtype not in REAL:
+            raise TypeError(
+                f"{_leaf(name, what)} has dtype {dtype}; vectors are real floating point, of float64 at most. Cast it, "
+                "or keep integers, booleans and complex numbers out of the tree (close over them in the model, or "
+                "split complex ones in two)."
+            )
+        devices.setdefault(device, name)
+    devices.pop(None, None)
+    if len(devices) > 1:
+        places = ", ".join(f"{name!r} on {device}" for device, name in devices.items())
+        raise ValueError(f"the {what} lie on several devices ({places}); move them to one.")
+    shapes, dtypes = tuple(shape for shape, _, _ in leaves), tuple(dtype for _, dtype, _ in leaves)
+    if sum(map(math.prod, shapes)) == 0:
+        raise ValueError(f"the {what} hold no entries: there is nothing to differentiate or solve for.")
+    dtype = max(dtypes, key=_WIDTH.__getitem__)
+    if {"float16", "bfloat16"} <= set(dtypes) and _WIDTH[dtype] == 1:
+        dtype = "float32"  # neither of the two holds the other's numbers
+    return Space(backend, structure, _distinct(names), shapes, dtypes, dtype, next(iter(devices), None))
+
+
+def _leaf(name: str, what: str) -> str:
+    return f"leaf {name!r} of the {what}" if name else f"the {what}"
+
+
 def _normal(backend: Backend, tree: Tree) -> Tree:
     odd = isinstance(tree, Mapping) and not isinstance(tree, dict)
     return backend.normalize(as_tree(tree) if odd else tree)
 
 
-def _distinct(names: list[str]) -> tuple[str, ...]:
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     """Leaf names, with a number after those that another path already reads like ("a.b" as a key, b in a)."""
     seen: dict[str, int] = {}
     distinct = []

@@ -1,5 +1,6 @@
 """Spaces: trees to flat vectors and back, and what is refused on the way."""
 
+import pickle
 from collections import OrderedDict
 from typing import NamedTuple
 
@@ -191,3 +192,16 @@ def test_arrays_on_another_device_are_refused():
 def test_a_space_reads_as_its_size_and_kind(backend):
     assert repr(Space.of(two_leaves(backend))).startswith(f"Space(8 in 2 leaves, {backend.name} float64")
     assert backend_of(two_leaves(backend)) is backend
+
+
+def test_a_loop_that_asks_at_every_step_gets_one_space(backend):
+    assert Space.of(two_leaves(backend)) is Space.of(two_leaves(backend))
+
+
+def test_a_hash_stays_in_its_process(numpy_backend):
+    """Strings hash differently in another one, and an equal space made there must be found."""
+    space = Space.of(two_leaves(numpy_backend))
+    hash(space)
+    assert "_hash" not in space.__getstate__()
+    there = pickle.loads(pickle.dumps(space))
+    assert there == space and hash(there) == hash(space)

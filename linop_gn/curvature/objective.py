@@ -16,7 +16,7 @@ from ..arguments import require_number
 from ..dispatch import require_registered
 from ..given import as_columns, as_start
 from ..protocols import Array, Backend, Scalar, Tree, Vector
-from ..records import fields, fill, memo, rebuild, record, replace
+from ..records import Asked, fields, fill, memo, rebuild, record, replace
 from ..spaces import Space
 from .batches import Batch, Stream, as_batches, stack
 from .checks import require_finite_parameters
@@ -142,7 +142,7 @@ class Objective(Terms):
         changing = self.stream is not None and self.stream.changing
         held = _whole(data) if self.whole else _held(as_batches(data), changing)
         made = rebuild(type(self), fields(self) | held)
-        memo(made).asked = memo(self).asked
+        memo(made).asked = self._asked
         return made
 
     def at(self, params: Tree) -> Point:
@@ -170,10 +170,18 @@ class Objective(Terms):
             if _same_leaves(memo(latest).origin, memo(point).origin):
                 return latest  # type: ignore[no-any-return]
             point.share(latest)
-        if not (apart and memo(self).asked):  # a model that has not been asked yet may fail at anything
+        if not (apart and self._asked.before):  # a model that has not been asked yet may fail at anything
             self._looked_at(point)
         memo(self).latest = point  # the latest one's graph goes before another is recorded
         return point
+
+    @property
+    def _asked(self) -> Asked:
+        """Shared with copies of other data: a loop asks a copy at each step, and may never ask the first objective."""
+        found = memo(self).asked
+        if found is None:
+            found = memo(self).asked = Asked()
+        return found  # type: ignore[no-any-return]
 
     def _looked_at(self, point: Point) -> Point:
         """The point, once its parameters are known to be finite: while a compiled program is running, if it can be."""
@@ -183,7 +191,7 @@ class Objective(Terms):
             except ValueError:
                 memo(self).latest = None
                 raise
-            memo(point).checked = memo(self).asked = True
+            memo(point).checked = self._asked.before = True
         return point
 
     def now(self, space: Space, x: Vector) -> Terms:
@@ -198,7 +206,7 @@ class Objective(Terms):
                     term.check_ahead(x)
                 terms = replace(terms, batches=stack(self.batches, ops))
             if ops.is_concrete((terms.batches, x)):
-                memo(self).terms, memo(terms).asked = terms, memo(self).asked
+                memo(self).terms, memo(terms).asked = terms, self._asked
         if not self.host:
             terms.in_memory(space)  # data that do not fit are refused here
         return terms

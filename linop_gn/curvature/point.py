@@ -179,7 +179,8 @@ class Point:
         return made
 
     def _in_memory(self, visit: Visit) -> Summary:
-        known = "compiled" in self.space.backend.capabilities and memo(self.objective).asked
+        asked = memo(self.objective).asked
+        known = "compiled" in self.space.backend.capabilities and asked is not None and asked.before
         if not known:
             self.check_data()
         made: Summary = self.space.backend.call(Partial(_over_memory, visit), self)

@@ -7,6 +7,7 @@ import pytest
 from systems import FULL
 
 import linop_gn as lg
+from linop_gn.curvature.term import Term
 
 from .cases import Case, dense, host, objective, put
 from .hessians import hessian
@@ -215,6 +216,17 @@ def test_data_are_checked_before_they_disappear_into_a_program(jax, backend, dat
             jax.jit(lambda p, o: o.gradient(p))(params, made)
     made = lg.Objective(MODEL, lg.losses.CrossEntropy(), [data, data])
     assert jax.jit(made.value)(params).shape == ()
+
+
+def test_a_loop_looks_at_its_data_while_its_program_runs(jax, backend, data, params, monkeypatch):
+    """Also where only copies of the first objective are ever asked."""
+    f, seen = objective(CASE, backend), []
+    f.with_data(data).value(params)  # a model that has not been asked may fail at anything: looked at before
+    check, call = Term.check_ahead, type(backend).call
+    monkeypatch.setattr(Term, "check_ahead", lambda self, x: (seen.append("look"), check(self, x))[1])
+    monkeypatch.setattr(type(backend), "call", lambda self, *a: (seen.append("run"), call(self, *a))[1])
+    f.with_data(data).value(params)
+    assert seen == ["run", "look"]
 
 
 def test_double_precision_that_is_switched_off_is_an_error_where_it_would_be_silent(jax):

@@ -55,8 +55,8 @@ def _free(curvature: Any, damping: float) -> Any:
 
 def _newton(damping: float) -> Any:
     """By its matrix: at damping 0 the pseudo-inverse, else LU, which takes a tenth of an eigendecomposition's time."""
-    descent = {"descent": lg.descents.Solve(lg.LU())} if damping else {}
-    return lg.Newton(damping=damping, length=ETA, stopping=None, **descent)
+    parts: dict[str, Any] = {"descent": lg.descents.Solve(lg.LU())} if damping else {}
+    return lg.Newton(damping=damping, length=ETA, stopping=None, **parts)
 
 
 ENTRIES = [
