@@ -204,4 +204,5 @@ def test_a_hash_stays_in_its_process(numpy_backend):
     hash(space)
     assert "_hash" not in space.__getstate__()
     there = pickle.loads(pickle.dumps(space))
-    assert there == space and hash(there) == hash(space)
+    assert there == space
+    assert hash(there) == hash(space)
