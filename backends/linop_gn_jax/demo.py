@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import linop_gn as lg
-from linop_gn.app.demo.problem import Batch, MissingDataError, Weights
+from linop_gn.app.demo.problem import Batch, Weights
 from linop_gn.app.demo.runs import Plan, Run, orders, timed
+from linop_gn.app.files import MissingDataError
 
 from . import backend
 from .compiled import compiled

@@ -6,7 +6,11 @@ import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["UnusableFileError", "replaced", "require_folder", "update_page", "write_whole"]
+__all__ = ["MissingDataError", "UnusableFileError", "replaced", "require_folder", "update_page", "write_whole"]
+
+
+class MissingDataError(RuntimeError):
+    """Data, or a package, that only a command needs are not there."""
 
 
 class UnusableFileError(ValueError):

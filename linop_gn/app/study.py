@@ -20,8 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .demo.problem import MissingDataError
-from .files import UnusableFileError, require_folder, update_page, write_whole
+from .files import MissingDataError, UnusableFileError, require_folder, update_page, write_whole
 
 __all__ = ["arguments", "command"]
 

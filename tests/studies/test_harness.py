@@ -106,6 +106,21 @@ def test_a_second_run_makes_nothing_and_other_settings_are_run_anew(study, studi
     assert len(made) == 4
 
 
+def test_the_quick_form_runs_on_one_thread(study, studies):
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    seen = []
+
+    def threads(tell=None):
+        seen.append({pool["num_threads"] for pool in threadpoolctl.threadpool_info()})
+        return {"curves": {"step": [0]}, "figures": {}}
+
+    studies["tiny"] = replace(tiny(), plan=lambda form, more=(): [Run("bowl", "slow", 0, threads, {}, 1.0)])
+    with threadpoolctl.threadpool_limits(2):
+        assert study("tiny")[0] == 0
+        threads()
+    assert seen == [{1}, {2}]
+
+
 def test_what_is_kept_tells_how_it_was_made(study, tmp_path):
     study("tiny", "--only", "*fast*")
     assert made == ["fast"]

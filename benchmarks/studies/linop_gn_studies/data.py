@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from linop_gn.app.demo.problem import MissingDataError
+from linop_gn.app.files import MissingDataError
 
 __all__ = ["Data", "boston", "california", "diabetes", "diamonds", "digits", "fashion_mnist", "idx", "mnist", "sine"]
 __all__ += ["Text", "characters", "standardised"]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import linop_gn as lg
-from linop_gn.app.demo.problem import MissingDataError
+from linop_gn.app.files import MissingDataError
 
 from .data import Data, Text, characters
 from .plan import Entry, Form, Tell
@@ -124,7 +124,8 @@ def _optimisers(backend: str, size: Size) -> dict[str, Any]:
             from pytorch_optimizer import SOAP
         except ImportError as error:
             raise MissingDataError(
-                "on torch SOAP is pytorch-optimizer's, which is not installed: pip install pytorch-optimizer."
+                "on torch SOAP is pytorch-optimizer's, which is not installed.\n"
+                "Get it by:  pip install 'linop-gn[studies-torch]'"
             ) from error
         matrices = Transposed(TorchOptimiser(torch.optim.Muon, weight_decay=0.0))
         muon = o.Groups("matrices", {"matrices": matrices, "others": adamw})

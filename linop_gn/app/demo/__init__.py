@@ -15,9 +15,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..files import require_folder
+from ..files import MissingDataError, require_folder
 from .participants import find
-from .problem import MissingDataError, Problem, load, one_thread
+from .problem import Problem, load, one_thread
 from .report import write
 from .study import Outcome, pieces, study
 

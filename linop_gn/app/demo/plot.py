@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .problem import MissingDataError
+from ..files import MissingDataError
 from .runs import Run
 
 if TYPE_CHECKING:

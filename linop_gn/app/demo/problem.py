@@ -14,14 +14,12 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["MissingDataError", "Problem", "load", "one_thread"]
+from ..files import MissingDataError
+
+__all__ = ["Problem", "load", "one_thread"]
 
 Weights = dict[str, dict[str, "np.ndarray[Any, Any]"]]
 Batch = tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]
-
-
-class MissingDataError(RuntimeError):
-    """Something that only the demo needs is not installed."""
 
 
 def one_thread() -> AbstractContextManager[Any]:
