@@ -69,6 +69,7 @@ from .solvers.multishift import MultiShiftCG
 from .solvers.steihaug import Steihaug
 from .solvers.stopping import AnyOf, MaxResidual, RelativeProgress, RelativeResidual
 from .spaces import Space
+from .spectral.eigsh import Eigenpairs, eigsh
 from .validation import Report, ValidationError, validate
 
 __version__ = "0.1.0"
@@ -97,6 +98,7 @@ __all__ = [
     "Damped",
     "Dense",
     "Diagonal",
+    "Eigenpairs",
     "Eigh",
     "EisenstatWalker",
     "FirstOrder",
@@ -156,6 +158,7 @@ __all__ = [
     "cost",
     "curve_fit",
     "descents",
+    "eigsh",
     "from_scipy",
     "krylov",
     "least_squares",

@@ -1,0 +1,1 @@
+"""Spectra: what an operator's products tell of its eigenvalues."""

@@ -1,0 +1,229 @@
+"""A few eigenpairs of a symmetric operator, each with a bound: :func:`eigsh`.
+
+The method is :mod:`~linop_gn.spectral.thick_restart`'s. What SciPy's ``eigsh`` has and this does not: eigenvalues
+inside of the spectrum (``sigma``), for which a solver of (A - sigma I) x = b must be at hand, and generalised problems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..arguments import require_number, whole
+from ..draws import check_seed
+from ..operators.base import LinearOperator
+from ..protocols import Array, Carry, Scalar
+from ..records import record, static
+from ..run.loop import Watcher, drive, reached
+from ..run.solution import Outcome
+from ..run.status import Status
+from ..solvers.problem import LinearProblem
+from ..spaces import Space
+from .thick_restart import ENDS, ThickRestart, ThickRow, best
+
+__all__ = ["Eigenpairs", "eigsh"]
+
+WORDS = {"LA": "largest", "SA": "smallest", "BE": "both ends", "LM": "largest magnitude"}
+SMALLEST_BASIS = 20
+
+
+@record
+class Eigenpairs(Outcome):
+    """Of :func:`eigsh`: k eigenpairs, those that were asked for first.
+
+    Attributes
+    ----------
+    values
+        The eigenvalues (k,); NaN for those that the run did not come to.
+    columns
+        Their eigenvectors, orthonormal columns (n, k); :meth:`vector` and :attr:`vectors` have the parameters' format.
+    bounds
+        Of each pair, ||A y - theta y||, rounding included: an eigenvalue of A lies no farther from theta.
+    met
+        Of each pair, whether its bound is at most rtol ||A||.
+    size
+        ||A||, as it shows in the products.
+    restarts
+        How often the basis was begun anew.
+    """
+
+    values: Array = None
+    columns: Array = None
+    bounds: Array = None
+    met: Array = None
+    size: Scalar = None
+    restarts: Scalar = None
+    space: Space = static(default=None)
+    which: str = static(default="LA")
+    block: int = static(default=1)
+
+    def vector(self, i: int) -> Any:
+        """Eigenvector i, a tree like the parameters."""
+        return self.space.unpack(self.space.backend.copy(self.columns[:, i]))
+
+    @property
+    def vectors(self) -> Any:
+        """All eigenvectors: a tree whose leaves have a trailing axis of k."""
+        return self.space.unpack(self.columns)
+
+    @property
+    def sentence(self) -> str:
+        """What was looked for, what happened, and what to do about it."""
+        status, k = self.status, self.columns.shape[1]
+        times = "one copy was" if self.block == 1 else f"up to {self.block} copies were"
+        copies = f"Of an eigenvalue that occurs several times {times} looked for (block=)."
+        found = int(np.sum(np.asarray(self.met)))
+        told = {
+            Status.CONVERGED: "All bounds are at most rtol times the norm of the operator.",
+            Status.MAX_STEPS: f"{found} of {k} pairs met rtol before the products were used up: give more of them "
+            "(max_products=), a larger basis (basis=), which takes fewer, or a larger rtol.",
+            Status.STAGNATED: f"{found} of {k} pairs met rtol; the bounds of the others are rounding: loosen rtol, or "
+            "use float64.",
+        }
+        return f"{told.get(status, status.sentence)} {copies}"
+
+    def _headline(self) -> str:
+        counts = f"{int(self.products)} products, {int(self.restarts)} restarts"
+        return f"{WORDS[self.which]}: {self.status.name.lower()}; {self.method}, {counts}"
+
+    def _lines(self) -> list[str]:
+        rows = zip(*(np.asarray(part) for part in (self.values, self.bounds, self.met)), strict=True)
+        table = [f"{value:>16.9g} {bound:>11.3g}  {'yes' if met else 'no'}" for value, bound, met in rows]
+        shown = table if len(table) <= _SHOWN else [*table[:_SHOWN], f"{'...':>16}"]
+        return [self._headline(), f"{'eigenvalue':>16} {'bound':>11}  met", *shown, self.sentence]
+
+
+_SHOWN = 20
+
+
+def eigsh(
+    A: LinearOperator,
+    k: int = 6,
+    which: str = "LA",
+    *,
+    rtol: Scalar | None = None,
+    block: int = 1,
+    basis: int | None = None,
+    max_products: int | None = None,
+    start: Any = None,
+    seed: int = 0,
+    watch: Sequence[Watcher] = (),
+    every: int | None = None,
+) -> Eigenpairs:
+    """k eigenpairs of a symmetric operator at an end of its spectrum, with a bound for each.
+
+    Parameters
+    ----------
+    A
+        Symmetric operator, definite or not, on any backend.
+    k
+        How many.
+    which
+        ``"LA"``, the largest; ``"SA"``, the smallest (of an indefinite operator the most negative: a saddle's way
+        down); ``"BE"``, from both ends in turn; ``"LM"``, the largest in magnitude.
+    rtol
+        A pair is accepted where ||A y - theta y|| <= rtol ||A||; the eigenvalue is then often right to rtol^2. By
+        default the root of the dtype's round-off.
+    block
+        How often an eigenvalue is looked for that may occur several times.
+    basis
+        Vectors in the basis, max(2 k + 1, 20) + block - 1 by default, n at most: this many and ``block`` more are
+        kept in memory. More take fewer products.
+    max_products
+        Limit on products, max(10 n, 1000) by default.
+    start
+        A tree or flat vector (n,) to begin with; random if it is not given.
+    seed
+        Of the random vectors.
+    watch, every
+        Watchers, such as ``lg.ProgressBar()``, shown a look every so many products.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> A = lg.Diagonal(np.arange(1.0, 501.0))
+    >>> top = lg.eigsh(A, k=2)
+    >>> top.values.round(6), bool(top.succeeded)
+    (array([500., 499.]), True)
+    >>> lg.eigsh(A, k=2, which="SA").values.round(6)
+    array([1., 2.])
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an operator that is not known to be symmetric, a k that the space has not, a basis that is too small.
+    """
+    k, block = whole("eigsh", "k", k, 1), whole("eigsh", "block", block, 1)
+    check_seed("eigsh", seed)
+    _check(A, k, which)
+    n, ops = A.domain.size, A.backend
+    block = min(block, n)
+    basis = max(2 * k + 1, SMALLEST_BASIS) + block - 1 if basis is None else whole("eigsh", "basis", basis, 1)
+    if basis + block > n:
+        basis = n
+    if basis < min(n, k + block + 1):
+        raise ValueError(f"eigsh: a basis for {k} pairs with block={block} has at least {k + block + 1} vectors.")
+    limit = max(10 * n, 1000) if max_products is None else whole("eigsh", "max_products", max_products, 1)
+    kept = max(1, basis - block - 1)
+    rtol = ops.eps(A.domain.backend.asarray(np.zeros(1), A.dtype)) ** 0.5 if rtol is None else rtol
+    require_number("eigsh", "rtol", rtol, positive=True)
+    rhs = A.domain.zeros() if start is None else A.domain.enter(start, "start")[0]
+    method = ThickRestart(rtol, limit, seed, k, which, basis, block, kept)
+    problem = LinearProblem(A.prepare(), rhs)
+
+    def told(carry: Carry) -> Eigenpairs:
+        s = carry.state
+        pick = ops.call(_picked, problem, method, s)
+        return Eigenpairs(
+            code=s.status,
+            steps=s.steps,
+            products=s.products,
+            rows=carry.rows if not isinstance(carry.rows, list) else ops.rows(carry, 0, len(carry.rows)),
+            names=ThickRow._fields,
+            method=method.title,
+            values=pick[0],
+            bounds=pick[1],
+            met=pick[2],
+            columns=pick[3],
+            size=s.size * s.scale,
+            restarts=s.restarts,
+            space=A.domain,
+            which=which,
+            block=block,
+        )
+
+    with np.errstate(all="ignore"), reached(told, "error.result has the pairs so far."):  # the status tells
+        carry = drive(ops, method, problem, limit, watch, every, method.title)
+    with np.errstate(all="ignore"):
+        return told(carry)
+
+
+def _picked(problem: LinearProblem, method: ThickRestart, s: Any) -> tuple[Array, Array, Array, Array]:
+    """Values, bounds, which of them met the tolerance, and vectors."""
+    ops = problem.operator.backend
+    pick = best(ops, problem, method, s)
+    return (
+        pick.values * s.scale,
+        (pick.bounds + pick.floor) * s.scale,
+        pick.met,
+        ops.combine(s.basis, pick.vectors, s.filled),
+    )
+
+
+def _check(A: Any, k: int, which: Any) -> None:
+    if not isinstance(A, LinearOperator):
+        raise TypeError(f"eigsh needs a linear operator, got {type(A).__qualname__}; wrap a matrix in lg.Dense.")
+    if not A.domain.agrees(A.codomain):
+        raise ValueError(f"eigsh needs a square operator, got {A!r}; for singular values take A.T @ A or A @ A.T.")
+    if not A.symmetric:
+        raise ValueError(
+            f"eigsh needs a symmetric operator, and {A!r} is not known to be. Declare it (symmetric=True) if it is; "
+            "A.T @ A is known to be."
+        )
+    if k > A.domain.size:
+        raise ValueError(f"eigsh: k = {k} pairs were asked for, and the space has {A.domain.size}.")
+    if which not in ENDS:
+        raise ValueError(
+            f"eigsh: which must be one of {ENDS}, got {which!r}. Eigenvalues near a number sigma inside of the "
+            "spectrum are the largest in magnitude of the inverse of A - sigma I."
+        )
