@@ -70,6 +70,7 @@ from .solvers.steihaug import Steihaug
 from .solvers.stopping import AnyOf, MaxResidual, RelativeProgress, RelativeResidual
 from .spaces import Space
 from .spectral.eigsh import Eigenpairs, eigsh
+from .spectral.svds import SingularTriplets, svds
 from .validation import Report, ValidationError, validate
 
 __version__ = "0.1.0"
@@ -140,6 +141,7 @@ __all__ = [
     "Report",
     "Result",
     "SecondOrder",
+    "SingularTriplets",
     "Solution",
     "Solver",
     "Space",
@@ -181,6 +183,7 @@ __all__ = [
     "static",
     "steps",
     "stop_when",
+    "svds",
     "to_scipy",
     "tree",
     "validate",

@@ -71,28 +71,37 @@ class Eigenpairs(Outcome):
     @property
     def sentence(self) -> str:
         """What was looked for, what happened, and what to do about it."""
-        status, k = self.status, self.columns.shape[1]
-        times = "one copy was" if self.block == 1 else f"up to {self.block} copies were"
-        copies = f"Of an eigenvalue that occurs several times {times} looked for (block=)."
-        found = int(np.sum(np.asarray(self.met)))
-        told = {
-            Status.CONVERGED: "All bounds are at most rtol times the norm of the operator.",
-            Status.MAX_STEPS: f"{found} of {k} pairs met rtol before the products were used up: give more of them "
-            "(max_products=), a larger basis (basis=), which takes fewer, or a larger rtol.",
-            Status.STAGNATED: f"{found} of {k} pairs met rtol; the bounds of the others are rounding: loosen rtol, or "
-            "use float64.",
-        }
-        return f"{told.get(status, status.sentence)} {copies}"
+        return told(self.status, self.met, self.block, "eigenvalue")
 
     def _headline(self) -> str:
         counts = f"{int(self.products)} products, {int(self.restarts)} restarts"
         return f"{WORDS[self.which]}: {self.status.name.lower()}; {self.method}, {counts}"
 
     def _lines(self) -> list[str]:
-        rows = zip(*(np.asarray(part) for part in (self.values, self.bounds, self.met)), strict=True)
-        table = [f"{value:>16.9g} {bound:>11.3g}  {'yes' if met else 'no'}" for value, bound, met in rows]
-        shown = table if len(table) <= _SHOWN else [*table[:_SHOWN], f"{'...':>16}"]
-        return [self._headline(), f"{'eigenvalue':>16} {'bound':>11}  met", *shown, self.sentence]
+        return [*table(self._headline(), "eigenvalue", self.values, self.bounds, self.met), self.sentence]
+
+
+def told(status: Status, met: Any, block: int, kind: str) -> str:
+    """What was looked for, what happened, and what to do about it."""
+    found, k = int(np.sum(np.asarray(met))), len(met)
+    rest = f"{found} of {k} met rtol"
+    sentences = {
+        Status.CONVERGED: "All bounds are as rtol asks.",
+        Status.MAX_STEPS: f"{rest} before the products were used up: give more of them (max_products=), a larger basis "
+        "(basis=), which takes fewer, or a larger rtol.",
+        Status.STAGNATED: f"{rest}; the bounds of the others are rounding: loosen rtol, or use float64.",
+    }
+    times = "one copy was" if block == 1 else f"up to {block} copies were"
+    where = f"If {'an' if kind[0] == 'e' else 'a'} {kind} occurs several times, {times} looked for (block=)."
+    return f"{sentences.get(status, status.sentence)} {where}"
+
+
+def table(headline: str, kind: str, values: Any, bounds: Any, met: Any) -> list[str]:
+    """The lines that show them, twenty at most."""
+    rows = zip(*(np.asarray(part) for part in (values, bounds, met)), strict=True)
+    lines = [f"{value:>16.9g} {bound:>11.3g}  {'yes' if fits else 'no'}" for value, bound, fits in rows]
+    shown = lines if len(lines) <= _SHOWN else [*lines[:_SHOWN], f"{'...':>16}"]
+    return [headline, f"{kind:>16} {'bound':>11}  met", *shown]
 
 
 _SHOWN = 20
@@ -171,7 +180,7 @@ def eigsh(
     method = ThickRestart(rtol, limit, seed, k, which, basis, block, kept)
     problem = LinearProblem(A.prepare(), rhs)
 
-    def told(carry: Carry) -> Eigenpairs:
+    def made(carry: Carry) -> Eigenpairs:
         s = carry.state
         pick = ops.call(_picked, problem, method, s)
         return Eigenpairs(
@@ -192,10 +201,10 @@ def eigsh(
             block=block,
         )
 
-    with np.errstate(all="ignore"), reached(told, "error.result has the pairs so far."):  # the status tells
+    with np.errstate(all="ignore"), reached(made, "error.result has the pairs so far."):  # the status tells
         carry = drive(ops, method, problem, limit, watch, every, method.title)
     with np.errstate(all="ignore"):
-        return told(carry)
+        return made(carry)
 
 
 def _picked(problem: LinearProblem, method: ThickRestart, s: Any) -> tuple[Array, Array, Array, Array]:
