@@ -102,7 +102,7 @@ def svds(
         raise TypeError(f"svds needs a linear operator, got {type(A).__qualname__}; wrap a matrix in lg.Dense.")
     tall = A.domain.size <= A.codomain.size
     square = A.T @ A if tall else A @ A.T
-    options = {"rtol": rtol, "block": block, "basis": basis, "max_products": max_products, "seed": seed}
+    options: dict[str, Any] = {"rtol": rtol, "block": block, "basis": basis, "max_products": max_products, "seed": seed}
     found = eigsh(square, k, "LA", watch=watch, every=every, **options)
     return _triplets(A, found, tall)
 
