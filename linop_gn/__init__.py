@@ -69,6 +69,9 @@ from .solvers.multishift import MultiShiftCG
 from .solvers.steihaug import Steihaug
 from .solvers.stopping import AnyOf, MaxResidual, RelativeProgress, RelativeResidual
 from .spaces import Space
+from .spectral.diagonal import diagonal
+from .spectral.estimate import Estimate
+from .spectral.trace import trace
 from .validation import Report, ValidationError, validate
 
 __version__ = "0.1.0"
@@ -99,6 +102,7 @@ __all__ = [
     "Diagonal",
     "Eigh",
     "EisenstatWalker",
+    "Estimate",
     "FirstOrder",
     "FunctionOperator",
     "GaussNewton",
@@ -156,6 +160,7 @@ __all__ = [
     "cost",
     "curve_fit",
     "descents",
+    "diagonal",
     "from_scipy",
     "krylov",
     "least_squares",
@@ -179,6 +184,7 @@ __all__ = [
     "steps",
     "stop_when",
     "to_scipy",
+    "trace",
     "tree",
     "validate",
 ]
