@@ -69,8 +69,11 @@ from .solvers.multishift import MultiShiftCG
 from .solvers.steihaug import Steihaug
 from .solvers.stopping import AnyOf, MaxResidual, RelativeProgress, RelativeResidual
 from .spaces import Space
+from .spectral.diagonal import diagonal
 from .spectral.eigsh import Eigenpairs, eigsh
+from .spectral.estimate import Estimate
 from .spectral.svds import SingularTriplets, svds
+from .spectral.trace import trace
 from .validation import Report, ValidationError, validate
 
 __version__ = "0.1.0"
@@ -102,6 +105,7 @@ __all__ = [
     "Eigenpairs",
     "Eigh",
     "EisenstatWalker",
+    "Estimate",
     "FirstOrder",
     "FunctionOperator",
     "GaussNewton",
@@ -160,6 +164,7 @@ __all__ = [
     "cost",
     "curve_fit",
     "descents",
+    "diagonal",
     "eigsh",
     "from_scipy",
     "krylov",
@@ -185,6 +190,7 @@ __all__ = [
     "stop_when",
     "svds",
     "to_scipy",
+    "trace",
     "tree",
     "validate",
 ]

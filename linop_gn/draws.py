@@ -19,7 +19,7 @@ from typing import Any
 from .protocols import Array, Scalar, Vector
 from .spaces import Space
 
-__all__ = ["BITS", "check_seed", "counter", "normal", "signs", "signs_in", "words"]
+__all__ = ["BITS", "check_seed", "counter", "indices", "normal", "sign_columns", "signs", "signs_in", "sphere", "words"]
 
 BITS = 31
 """Signs that one word holds."""
@@ -56,6 +56,22 @@ def signs_in(space: Space, bits: Array, place: Scalar) -> Vector:
     return space.backend.cast(1 - 2 * ((bits >> place) & 1), space.dtype)
 
 
+def sign_columns(space: Space, seed: Scalar, first: Scalar, columns: int) -> Array:
+    """The probes number ``first`` .. ``first`` + ``columns`` - 1 of a seed, as columns (n, columns)."""
+    index = indices(space, first, columns)
+    bits = _hashed(space, counter(space)[:, None], seed, (index // BITS)[None, :])
+    return space.backend.cast(1 - 2 * ((bits >> (index % BITS)[None, :]) & 1), space.dtype)
+
+
+def sphere(space: Space, seed: Scalar, first: Scalar, columns: int) -> Array:
+    """Columns (n, columns) number ``first`` and following, uniform on the sphere of radius sqrt(n)."""
+    ops, xp = space.backend, space.backend.namespace()
+    rows, index = counter(space)[:, None], indices(space, first, columns)[None, :]
+    u, v = (_uniform(space, _hashed(space, rows, seed, 2 * index + i)) for i in (0, 1))
+    normal = xp.sqrt(-2.0 * xp.log(u)) * xp.cos(2.0 * math.pi * v)
+    return ops.cast(ops.scale(space.size**0.5 / ops.sqrt(ops.dot(normal, normal)), normal), space.dtype)
+
+
 def normal(space: Space, seed: Scalar, columns: int) -> Array:
     """Standard normal columns (n, columns)."""
     ops, xp = space.backend, space.backend.namespace()
@@ -71,6 +87,12 @@ def counter(space: Space) -> Array:
     """0 .. n - 1, as int32."""
     xp = space.backend.namespace()
     return xp.arange(space.size, dtype=xp.int32, **_place(space))
+
+
+def indices(space: Space, first: Scalar, columns: int) -> Array:
+    """``first`` .. ``first`` + ``columns`` - 1, as int32."""
+    xp = space.backend.namespace()
+    return xp.arange(columns, dtype=xp.int32, **_place(space)) + _small(xp, first)
 
 
 def _place(space: Space) -> dict[str, Any]:

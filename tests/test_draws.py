@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import linop_gn as lg
-from linop_gn.draws import check_seed, normal, signs
+from linop_gn.draws import check_seed, normal, sign_columns, signs, sphere
 from linop_gn.testing.strategies import array
 
 
@@ -16,6 +16,24 @@ def test_the_same_numbers_on_every_backend(backend, numpy_backend, dtype):
         assert backend.describe(made)[1] == dtype
         np.testing.assert_array_equal(backend.to_numpy(made), signs(there, seed, index))
     np.testing.assert_allclose(backend.to_numpy(normal(here, 7, 3)), normal(there, 7, 3), rtol=1e-4, atol=1e-6)
+
+
+def test_columns_from_any_first_one(backend, numpy_backend):
+    here, there = (lg.Space.flat(101, array(ops, np.zeros(1))) for ops in (backend, numpy_backend))
+    whole = sphere(there, 5, 0, 40)
+    np.testing.assert_allclose(backend.to_numpy(sphere(here, 5, 30, 4)), whole[:, 30:34], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(np.sum(whole**2, axis=0), 101.0)
+    each = np.stack([signs(there, 5, j) for j in range(29, 33)], axis=1)
+    np.testing.assert_array_equal(backend.to_numpy(sign_columns(here, 5, 29, 4)), each)
+
+
+def test_the_sphere_is_round():
+    from scipy import stats
+
+    W = sphere(lg.Space.flat(2000, np.zeros(1)), 1, 0, 20)
+    assert stats.kstest(W.reshape(-1), "norm").pvalue > 1e-3
+    C = np.corrcoef(W.T) - np.eye(20)
+    assert abs(C).max() * np.sqrt(2000) < 5
 
 
 def test_seeds_and_indices_may_be_data(jax):

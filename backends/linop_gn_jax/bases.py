@@ -43,6 +43,9 @@ class JaxBases:
     def project(self, basis: Array, x: Vector, count: Scalar) -> Array:
         # A sum in trees, fused with the products: XLA's matrix products add up in a few long chains.
         dtype = scalar_dtype(x.dtype)
+        if x.ndim == 2:
+            products = jnp.matmul(basis.astype(dtype), x.astype(dtype), precision=lax.Precision.HIGHEST)
+            return jnp.where(_valid(basis, count)[:, None], products, 0)
         products = jnp.sum(basis.astype(dtype) * x.astype(dtype), axis=1)
         return jnp.where(_valid(basis, count), products, 0)
 

@@ -49,7 +49,7 @@ class EagerBases:
         return basis[index, ...]
 
     def project(self, basis: Array, x: Vector, count: Scalar) -> Array:
-        products = np.zeros(basis.shape[0])
+        products = np.zeros((basis.shape[0], *x.shape[1:]))
         if count:
             products[:count] = self._project(basis[:count, ...], x)
         return products
@@ -60,7 +60,7 @@ class EagerBases:
             rows, x = self.xp.astype(rows, self.xp.float32), self.xp.astype(x, self.xp.float32)
         if double or x.shape[0] <= _BLOCK:
             return self._on_host(self.xp.matmul(rows, x))
-        parts = [self.xp.matmul(rows[:, start:stop], x[start:stop]) for start, stop in _blocks(x.shape[0])]
+        parts = [self.xp.matmul(rows[:, start:stop], x[start:stop, ...]) for start, stop in _blocks(x.shape[0])]
         return self._on_host(self.xp.sum(self.xp.stack(parts), axis=0, dtype=self.xp.float64))
 
     def _on_host(self, x: Array) -> Any:

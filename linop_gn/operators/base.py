@@ -147,9 +147,8 @@ class LinearOperator:
         if known is None:
             n = self.domain.size
             raise ValueError(
-                f"the diagonal of {self!r} is not known without products. A.to_dense().diagonal() takes {n} of them "
-                f"and {n} x {n} numbers; lg.preconditioners.Jacobi('estimate', probes=64).prepare(A) estimates that of "
-                "A, its damping left out, by 64."
+                f"the diagonal of {self!r} is not known without products. lg.diagonal(A) estimates it by 100 of them, "
+                f"with an error for each entry; lg.diagonal(A, 'exact') takes {n}."
             )
         return known
 

@@ -42,7 +42,8 @@ class Bases(Protocol):
     def project(self, basis: Array, x: Vector, count: Scalar) -> Array:
         """The small array (capacity,) of the inner products q_i . x for i < count, and exact zeros beyond.
 
-        Accumulated as safely as :meth:`Arithmetic.dot`, whatever the rows beyond hold.
+        Accumulated as safely as :meth:`Arithmetic.dot`, whatever the rows beyond hold. For columns x (n, m) it is
+        (capacity, m).
         """
 
     def deflate(self, basis: Array, coefficients: Array, x: Vector, count: Scalar) -> Vector:

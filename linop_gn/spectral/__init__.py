@@ -1,1 +1,1 @@
-"""Spectra: what an operator's products tell of its eigenvalues."""
+"""What there is to know of a spectrum from products alone: traces, diagonals and functions, with error bars."""

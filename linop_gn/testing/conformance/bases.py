@@ -47,7 +47,7 @@ class Bases(Kit):
 
     @drawn(8)
     def test_basis_project(self, data: Draws) -> None:
-        """project gives the inner products with the leading rows, and exact zeros for the others; x does not change."""
+        """project gives inner products of leading rows with vectors and columns, and exact zeros; x does not change."""
         dtype, rows, basis, count = self._basis(data)
         x = self.normal(data, SIZE, dtype=dtype)
         X = self.array(x, dtype)
@@ -56,6 +56,9 @@ class Bases(Kit):
         expected = np.where(np.arange(CAPACITY) < count, rows @ x, 0.0)
         size = np.where(np.arange(CAPACITY) < count, 4 * SIZE * EPS[dtype] * (np.abs(rows) @ np.abs(x)), 0.0)
         agree(found, expected, size, "project")
+        columns = self.array(np.stack([x, -2.0 * x], axis=1), dtype)
+        both = np.asarray(self.ops.project(basis, columns, count), dtype=float)
+        agree(both, np.stack([expected, -2.0 * expected], axis=1), 2.0 * size[:, None], "project of columns")
 
     @drawn(8)
     def test_basis_combinations(self, data: Draws) -> None:

@@ -1,0 +1,354 @@
+"""What estimators have in common: blocks of probes, a run on the one driver, and the record that comes out.
+
+An estimator is an iteration: each step draws a block of probes, multiplies it
+by the operator as columns (n, b), and says what the value and its standard error
+are now. So a run can be watched, stopped by its error bar or by a budget, and
+compiled. Blocks are all of one size, a divisor of the number of probes: up to 8
+where somebody looks, larger ones otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from ..arguments import require_number
+from ..draws import check_seed, counter, indices
+from ..operators.base import LinearOperator
+from ..protocols import Array, Backend, Carry, Scalar, Vector
+from ..records import record, static
+from ..run.loop import Watcher, drive, reached
+from ..run.solution import Outcome, brief
+from ..run.status import Code, Status, verdict
+
+__all__ = [
+    "LEAST",
+    "Estimate",
+    "Estimator",
+    "Probed",
+    "block_of",
+    "check_operator",
+    "estimated",
+    "exactly",
+    "unit_columns",
+    "wide",
+]
+
+LEAST = 10
+"""Probes before an error bar may end a run: of fewer it is too uncertain itself."""
+LOOKED_AT, UNWATCHED = 8, 64
+"""Columns of a block, at most, where somebody looks between blocks, and where nobody does."""
+
+
+@record
+class Estimate(Outcome):
+    """A number that was estimated from products, and how far it may be from the true one.
+
+    Attributes
+    ----------
+    value
+        The estimate; NaN if no product was finite.
+    standard_error
+        Of the value, from the scatter of the probes: 0 if it is exact, infinite of a single probe.
+    samples
+        Probes; of an exact value, unit vectors.
+    exact
+        Whether the value is exact, to rounding.
+    products, status, history
+        As of a solution: ``CONVERGED`` if the standard error is at most rtol times the value, ``MAX_STEPS`` if the
+        products did not suffice for that, ``COMPLETED`` where no rtol was asked for.
+    """
+
+    value: Any = None
+    standard_error: Any = None
+    samples: Scalar = None
+    exact: bool = static(default=False)
+    what: str = static(default="trace")
+
+    @property
+    def sentence(self) -> str:
+        """What happened, and what to do about it."""
+        status: Status = self.status
+        if self.exact and status.succeeded:
+            return _EXACTLY if int(self.products) else _KNOWN
+        return _SENTENCES.get(status, status.sentence)
+
+    def _headline(self) -> str:
+        counts = f"{int(self.products)} products with {int(self.samples)} probes"
+        if self.exact:
+            counts = f"{int(self.products)} products"
+        return f"{self.what} {self._shown()}; {self.method}, {counts}, {self.status.name.lower()}"
+
+    def _shown(self) -> str:
+        return brief(self.value) if self.exact else f"{brief(self.value)} +- {brief(self.standard_error)}"
+
+    def _sentences(self) -> list[str]:
+        return [self.sentence]
+
+
+_KNOWN = "Exact: the operator knows its diagonal without a product."
+_EXACTLY = "Exact: the products cover the whole space, a unit vector for each."
+_SENTENCES = {
+    Status.CONVERGED: "The standard error is at most rtol times the value.",
+    Status.COMPLETED: "All products asked for were done; the standard error says what they were worth.",
+    Status.MAX_STEPS: (
+        "The products were used up before the standard error met rtol: give more of them (products=), or a larger rtol."
+    ),
+    Status.NONFINITE: (
+        "A product was not finite; the value is that of the blocks before, NaN if there were none. Check the operator "
+        "at this point, or scale it."
+    ),
+    Status.NEGATIVE_CURVATURE: (
+        "The operator was declared positive semi-definite, and its products say that it is not: don't rely on the "
+        "value. Take method='xtrace' for a trace, 'xdiag' for a diagonal, which need no definiteness."
+    ),
+}
+
+
+@record
+class Probed:
+    """The operator, prepared, the seed of its probes, and the tolerance: data."""
+
+    operator: LinearOperator
+    seed: Scalar
+    rtol: Scalar
+    like: Vector
+    """A vector (1,) of the operator's dtype: that of the scalars."""
+
+    @property
+    def host(self) -> bool:
+        """Whether products draw data from the host."""
+        return self.operator.host
+
+    def multiply(self, V: Array) -> Array:
+        """A V for columns (n, b), as a new array."""
+        return self.operator.matmat(self.operator.backend.cast(V, self.operator.dtype))
+
+
+class EstimatorState(NamedTuple):
+    """Where an estimate stands, in units of ``scale``."""
+
+    value: Any
+    error: Any
+    scale: Scalar
+    """A power of two near the largest entry of the first block's products."""
+    samples: Scalar
+    status: Scalar
+    steps: Scalar
+    products: Scalar
+    held: Any
+    """What the estimator keeps of its probes."""
+    row: Any
+    """Value and error as the history has them."""
+
+
+class EstimatorRow(NamedTuple):
+    """The value, and its standard error; 2-norms where these are vectors."""
+
+    value: Scalar
+    standard_error: Scalar
+
+
+class Estimator:
+    """The loop's side of an estimator; subclasses are records with ``start`` and ``absorb``."""
+
+    samples: int
+    block: int
+    """Probes of a step."""
+    title: ClassVar[str]
+    each: ClassVar[int] = 1
+    """Products that a probe takes."""
+    before: int = 0
+    """Products that ``start`` takes."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of a whole run."""
+        return self.samples // self.block
+
+    def start(self, ops: Backend, problem: Probed) -> tuple[Any, Scalar]:
+        """What is held before the first probe, and the scale: 0.0 if it is to be that of the first block."""
+        raise NotImplementedError
+
+    def absorb(self, ops: Backend, problem: Probed, s: EstimatorState) -> tuple[Any, Any, Any, Scalar, Scalar]:
+        """(value, error, held, scale, fault) with one block more; the fault is a status code, or ``RUNNING``."""
+        raise NotImplementedError
+
+    def unknown(self, ops: Backend, problem: Probed) -> Any:
+        """A value that is not known yet."""
+        return ops.scalar(math.nan, problem.like)
+
+    def size(self, ops: Backend, value: Any) -> Scalar:
+        """The number that the history has for a value or an error."""
+        return value
+
+    def times(self, ops: Backend, scale: Scalar, value: Any) -> Any:
+        """A value or an error in the user's units."""
+        return value * scale
+
+    def init(self, ops: Backend, problem: Probed) -> EstimatorState:
+        """Nothing known yet."""
+        none = ops.scalar(0, problem.like)
+        held, scale = self.start(ops, problem)
+        value, error = self.unknown(ops, problem), self.unknown(ops, problem)
+        row = EstimatorRow(self.size(ops, value), self.size(ops, error))
+        return EstimatorState(value, error, scale, none, Code.RUNNING + none, none, none + self.before, held, row)
+
+    def step(self, ops: Backend, problem: Probed, s: EstimatorState) -> EstimatorState:
+        """One block more."""
+        value, error, held, scale, fault = self.absorb(ops, problem, s)
+        samples, size = s.samples + self.block, self.size(ops, error)
+        finite = ops.isfinite(self.size(ops, value))
+        sound = finite & (fault == Code.RUNNING)
+        asked = problem.rtol > 0
+        enough = asked & (samples >= LEAST) & (size <= problem.rtol * abs(self.size(ops, value)))
+        status = verdict(
+            ops,
+            ops.where(samples >= self.samples, ops.where(asked, Code.MAX_STEPS, Code.COMPLETED), Code.RUNNING),
+            (ops.logical_not(finite), Code.NONFINITE),
+            (fault != Code.RUNNING, fault),
+            (enough, Code.CONVERGED),
+        )
+        value = ops.select(sound, self.times(ops, scale, value), s.value)
+        error = ops.select(sound, self.times(ops, scale, error), s.error)
+        return EstimatorState(
+            value=value,
+            error=error,
+            scale=scale,
+            samples=samples,
+            status=status,
+            steps=s.steps + 1,
+            products=s.products + self.each * self.block,
+            held=held,
+            row=EstimatorRow(self.size(ops, value), self.size(ops, error)),
+        )
+
+    def observe(self, state: EstimatorState) -> EstimatorRow:
+        """Value and standard error."""
+        row: EstimatorRow = state.row
+        return row
+
+    def answer(self, ops: Backend, problem: Probed, state: EstimatorState) -> Any:
+        """The value."""
+        return state.value
+
+
+# parts of estimators
+
+
+def block_of(count: int, looked_at: bool, most: int = UNWATCHED) -> int:
+    """The largest divisor of a count up to ``most``; up to 8 if somebody looks between blocks."""
+    most = min(LOOKED_AT if looked_at else most, count)
+    return next(size for size in range(most, 0, -1) if count % size == 0)
+
+
+def wide(space: Any) -> str:
+    """The dtype of small problems: that of vectors, single precision at least."""
+    return space.dtype if space.dtype == "float64" else "float32"
+
+
+def scaled(ops: Backend, scale: Scalar, Y: Array) -> tuple[Array, Scalar]:
+    """Y / scale, in single precision at least, and the scale: that of Y if there is none (0). Consumes Y."""
+    xp = ops.small_namespace()
+    Y = ops.cast(Y, "float64" if ops.describe(Y)[1] == "float64" else "float32")
+    scale = ops.where(scale > 0, scale, ops.power_of_two(ops.item(xp.max(ops.max_abs(Y))), Y))
+    return ops.scale(ops.divide(1.0, scale), Y), scale
+
+
+def gathered(
+    ops: Backend, count: Scalar, mean: Scalar, squares: Scalar, values: Array
+) -> tuple[Scalar, Scalar, Scalar]:
+    """Mean and squared deviations of ``count`` values and these; the standard error of the mean.
+
+    Chan, Golub and LeVeque (1983).
+    """
+    xp, more = ops.small_namespace(), values.shape[0]
+    here, total = ops.item(xp.mean(values)), 1.0 * (count + more)
+    gap = here - mean
+    squares = squares + ops.item(xp.sum((values - here) ** 2)) + gap * gap * (count * more / total)
+    return mean + gap * (more / total), squares, error_of(ops, squares, total)
+
+
+def error_of(ops: Backend, squares: Scalar, count: Scalar) -> Scalar:
+    """The standard error of a mean, of the squared deviations; infinite for a single value."""
+    return ops.where(count > 1, ops.sqrt(ops.divide(squares, count * (count - 1.0))), math.inf)
+
+
+def unit_columns(space: Any, first: Scalar, columns: int) -> Array:
+    """The columns number ``first`` and following of the identity."""
+    ops, xp = space.backend, space.backend.namespace()
+    index = indices(space, first, columns)
+    return ops.cast(xp.astype(counter(space)[:, None] == index[None, :], xp.int32), space.dtype)
+
+
+# the door's side
+
+
+def check_operator(door: str, A: Any) -> None:
+    """Raise unless A is a square linear operator."""
+    if not isinstance(A, LinearOperator):
+        raise TypeError(f"{door} needs a linear operator, got {type(A).__qualname__}; wrap a matrix in lg.Dense.")
+    if not A.domain.agrees(A.codomain):
+        raise ValueError(
+            f"{door} needs a square operator, got {A!r}; of a rectangular one there are lg.frobenius_norm(A) and the "
+            "operators A.T @ A and A @ A.T."
+        )
+
+
+def estimated(
+    door: str,
+    A: LinearOperator,
+    estimator: Any,
+    rtol: Scalar,
+    seed: Scalar,
+    watch: Sequence[Watcher],
+    every: int,
+    exact: bool = False,
+) -> Estimate:
+    """What the estimator finds out about A."""
+    require_number(door, "rtol", rtol)
+    check_seed(door, seed)
+    backend = A.backend
+    like = A.domain.backend.asarray(np.zeros(1), A.dtype, A.domain.device)
+
+    def told(carry: Carry) -> Estimate:
+        state, rows = carry
+        return Estimate(
+            code=state.status,
+            steps=state.steps,
+            products=state.products,
+            rows=rows if not isinstance(rows, list) else backend.rows(carry, 0, len(rows)),
+            names=EstimatorRow._fields,
+            method=estimator.title,
+            value=state.value,
+            standard_error=state.error,
+            samples=state.samples,
+            exact=exact,
+            what=door,
+        )
+
+    with backend.unguarded(), np.errstate(all="ignore"):  # the status tells
+        problem = Probed(A.prepare(), seed, rtol, like)
+        with reached(told, "error.result has the estimate so far."):
+            carry = drive(backend, estimator, problem, estimator.steps, watch, every, estimator.title)
+        return told(carry)
+
+
+def exactly(door: str, value: Any, error: Any) -> Estimate:
+    """A value that is known without a product."""
+    return Estimate(
+        code=Code.COMPLETED,
+        steps=0,
+        products=0,
+        rows=np.zeros((0, 2)),
+        names=EstimatorRow._fields,
+        method="known diagonal",
+        value=value,
+        standard_error=error,
+        samples=0,
+        exact=True,
+        what=door,
+    )
