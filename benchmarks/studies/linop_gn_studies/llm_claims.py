@@ -64,6 +64,11 @@ class _Reached:
         low, high = np.percentile(means[:, 0] / means[:, 1], [2.5, 97.5])
         return float(pairs[:, 0].mean() / pairs[:, 1].mean()), float(low), float(high)
 
+    def edge(self, name: str) -> str:
+        """The rate that a method was run at, if it is the least or the largest of those tried."""
+        case, label = f"{self.case}: rates", self.results.best(f"{self.case}: rates", name, "held_out_loss")
+        return str(label).rpartition("=")[2] if self.results.edge(case, name, label) else ""
+
     def told(self, *names: str, column: str = "step", case: str | None = None) -> str:
         """In words."""
         found = ((n, self.mean(n, column, case)) for n in names)
@@ -107,13 +112,20 @@ def claims(results: Results) -> list[Verdict]:
 
 def _order(reached: _Reached) -> list[Verdict]:
     names = ("GN", "layerwise", "SOAP", "Muon", "AdamW")
-    gn, layer, soap, muon, adamw = (reached.mean(n) for n in names)
+    found = [reached.each(n) for n in names]
+    seeds = set.intersection(*map(set, found))
+    means = [float(np.mean([each[s] for s in seeds])) if seeds else float("nan") for each in found]
+    gn, layer, soap, muon, adamw = means
+    words = (f"{name}'s rate {n} is at the edge" for name in names if (n := reached.edge(name)))
     return [
         judged(
             f"{reached.case}: outer steps to the common loss: GN < layerwise < SOAP, Muon < AdamW",
             "GN 54, layerwise 78, SOAP 292, Muon about 864, AdamW more (150M, loss 3.25)",
-            reached.told(*names),
-            gn < layer < min(soap, muon) and max(soap, muon) < adamw if _known(gn, layer, soap, muon, adamw) else None,
+            ", ".join(f"{n} {_number(v)}" for n, v in zip(names, means, strict=True))
+            if seeds
+            else reached.told(*names),
+            gn < layer < min(soap, muon) and max(soap, muon) < adamw if _known(*means) else None,
+            "; ".join(words),
         )
     ]
 
@@ -251,7 +263,7 @@ def _ablations(reached: _Reached) -> list[Verdict]:
 
 def _shortest(results: Results, case: str, name: str, count: int) -> float:
     """In what share of the steps the shortest length won."""
-    lengths = [v for found in results.figure(case, name, "lengths") for v in found]
+    lengths = [v for found in results.figure(case, name, "lengths") for v in found if v is not None]
     return float(np.mean(np.array(lengths) < 1.01 * 0.5 ** ((count - 1) / 2))) if lengths else float("nan")
 
 
@@ -261,7 +273,8 @@ def _batch_sweep(results: Results, case: str) -> list[Verdict]:
     if not cases:
         return []
     names = ("GN", *BASELINES)
-    budget = min(r["curves"]["tokens"][-1] for c in cases for r in results.of(c))
+    whole = [r for c in cases for r in results.of(c) if r.get("status") != "NONFINITE"]
+    budget = min((r["curves"]["tokens"][-1] for r in whole), default=np.nan)
     made = []
     gaps: dict[str, list[float]] = {}
     table: dict[str, dict[str, dict[str, float]]] = {}
