@@ -179,7 +179,7 @@ def test_the_page_needs_no_other_file_and_has_the_verdicts(study, tmp_path, monk
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(report, "svg", svg)
     told = study("tiny")[1]
-    page = (tmp_path / "out/tiny-quick.html").read_text()
+    page = (tmp_path / "out/tiny-quick-numpy.html").read_text()
     assert "fast is &lt;faster&gt;" in page
     assert ">held</b>" in page
     assert ">not held</b>" in page
@@ -192,19 +192,21 @@ def test_the_page_needs_no_other_file_and_has_the_verdicts(study, tmp_path, monk
 
 
 def test_a_report_makes_no_runs(study, tmp_path):
-    assert study("tiny", "--report")[0] == 0
+    status, told = study("tiny", "--report")
+    assert (status, (tmp_path / "out").exists()) == (1, False)
+    assert "tiny: no results in" in told
     study("tiny", "--only", "*slow*")
     made.clear()
     assert study("tiny", "--report")[0] == 0
     assert made == []
-    assert (tmp_path / "out/tiny-quick.html").read_text().count(">not run</b>") == 2
+    assert (tmp_path / "out/tiny-quick-numpy.html").read_text().count(">not run</b>") == 2
 
 
 def test_all_takes_every_study(study, studies, tmp_path):
     studies["tinier"] = replace(tiny(), name="tinier")
     study("all")
     assert made == ["slow", "fast"] * 2
-    assert (tmp_path / "out/all-quick.html").read_text().count("<h2>") == 2
+    assert (tmp_path / "out/all-quick-numpy.html").read_text().count("<h2>") == 2
 
 
 def test_markdown_goes_between_the_marks_of_a_page(study, tmp_path):
@@ -238,7 +240,7 @@ def test_a_method_of_ones_own_joins_a_study(study, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert study("tiny", "--method", "my_own_method:entry")[0] == 0
     assert made == ["slow", "fast", "mine"]
-    assert "mine" in (tmp_path / "out/tiny-quick.html").read_text()
+    assert "mine" in (tmp_path / "out/tiny-quick-numpy.html").read_text()
     for given, told in {
         "my_own_method": "write MODULE:NAME",
         "nowhere:entry": "nowhere",

@@ -26,7 +26,7 @@ import linop_gn as lg
 from .language import BASELINES, CONTROL, LM, Case, Scale, Small, changed, inside
 from .language import entries as entries_of
 from .llm_claims import METHODS, claims
-from .plan import Entry, Form, Picture, Results, Run, Study, Tell
+from .plan import Entry, Form, Picture, Results, Run, Study, Tell, joined
 from .running import ordered
 from .training import array_maker, tree_of
 from .transformer import Size, blocks
@@ -105,7 +105,7 @@ def plan(form: Form, more: Sequence[Entry] = ()) -> list[Run]:
     runs: list[Run] = []
     first: _Planner | None = None
     for i, (name, scale) in enumerate(scales.items()):
-        entries = entries_of(form.backend, scale.size) | {entry.name: entry for entry in more}
+        entries = {e.name: e for e in joined(entries_of(form.backend, scale.size).values(), more)}
         planner = _Planner(Case(name, scale, form), entries)
         if first is None:
             first, seeds = planner, 3 if form.name == "cpu" and form.backend == "jax" else 1

@@ -7,6 +7,7 @@ a run of the same settings only; whoever changes these runs it anew.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Iterable
@@ -75,6 +76,8 @@ class Store:
             "form": self.form.name,
             "took": round(seconds, 3),
             **made_with(self.form.backend),
+            "curves": {},
+            "figures": {},
             **found,
         }
         write_whole(self.path(run), (json.dumps(_rounded(made), allow_nan=False) + "\n").encode())
@@ -92,15 +95,17 @@ def _read(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_bytes())
     except ValueError as error:
         raise UnusableFileError(f"{path} is no stored result ({error}): {advice}") from error
-    if not isinstance(found, dict) or "key" not in found:
+    if not isinstance(found, dict) or not {"case", "entry", "seed", "key", "curves", "figures"} <= found.keys():
         raise UnusableFileError(f"{path} is no stored result: {advice}")
     return found
 
 
 def _rounded(x: Any) -> Any:
-    """With numbers to seven digits: curves are looked at, and files are kept."""
+    """With numbers to seven digits: curves are looked at, and files are kept. None for what is not finite."""
+    if hasattr(x, "tolist"):  # an array's
+        x = x.tolist()
     if isinstance(x, float):
-        return float(f"{x:.7g}")
+        return float(f"{x:.7g}") if math.isfinite(x) else None
     if isinstance(x, dict):
         return {key: _rounded(value) for key, value in x.items()}
     return [_rounded(value) for value in x] if isinstance(x, (list, tuple)) else x
