@@ -92,8 +92,8 @@ def _run(options: argparse.Namespace) -> int:
             if not len(results):
                 console.print(f"{study.name}: no results in {store.folder}.", soft_wrap=True)
             continue
-        runs = ordered(study.plan(form, more))
-        runs = ordered([r for r in runs if fnmatch.fnmatchcase(r.name, options.only or "*")])
+        planned = ordered(study.plan(form, more))
+        runs = ordered([r for r in planned if fnmatch.fnmatchcase(r.name, options.only or "*")])
         fitting += len(runs)
         if options.dry_run:
             missing = [r for r in runs if not store.has(r)]
@@ -103,9 +103,12 @@ def _run(options: argparse.Namespace) -> int:
             continue
         made, broken = run(study, runs, store, console)
         failed += broken
-        told_failed = f", {len(broken)} failed" if broken else ""
-        console.print(f"{study.name}: {made} runs made, {len(runs) - made - len(broken)} were there{told_failed}.")
-        told.append((study, store.results()))
+        words = f", {len(broken)} failed" if broken else ""
+        if runs:
+            console.print(f"{study.name}: {made} runs made, {len(runs) - made - len(broken)} were there{words}.")
+        if old := store.outdated(planned):
+            console.print(f"{study.name}: {len(old)} stored results are of other settings or data, and are left out.")
+        told += [(study, results)] if len(results := store.results(but=old)) else []
     if options.only and not options.report and not fitting:
         raise UnusableFileError(
             f"--only {options.only}: no run has such a name. A pattern is of whole names, such as '*--sgd*--0'; "

@@ -101,7 +101,8 @@ def _spread(found: Sequence[dict[str, Any]]) -> str:
     entries: dict[int, list[str]] = {}
     for entry, count in Counter(r["entry"] for r in found).items():
         entries.setdefault(count, []).append(entry)
-    told = [f"{n} seeds of {', '.join(of)}" if len(entries) > 1 else f"{n} seeds" for n, of in entries.items()]
+    words = {n: f"{n} seed{'s' * (n > 1)}" for n in entries}
+    told = [f"{words[n]} of {', '.join(of)}" if len(entries) > 1 else words[n] for n, of in entries.items()]
     sources = {f"{r['data']['source']} ({r['data'].get('train')} to train on)" for r in found if "data" in r}
     mixed = [f"not all on the same data, so that they do not compare: {'; '.join(sorted(sources))}"]
     return "; ".join([*told, *(mixed if len(sources) > 1 else [])])

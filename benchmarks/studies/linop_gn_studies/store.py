@@ -10,7 +10,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -82,11 +82,15 @@ class Store:
         }
         write_whole(self.path(run), (json.dumps(_rounded(made), allow_nan=False) + "\n").encode())
 
-    def results(self, runs: Iterable[Run] | None = None) -> Results:
-        """All that is kept, or what is kept of these runs."""
+    def results(self, runs: Iterable[Run] | None = None, but: Container[Path] = ()) -> Results:
+        """All that is kept but these files, or what is kept of these runs."""
         if runs is not None:
             return Results(found for run in runs if (found := self._of(run)) is not None)
-        return Results(map(_read, sorted(self.folder.glob("*.json"))))
+        return Results(_read(path) for path in sorted(self.folder.glob("*.json")) if path not in but)
+
+    def outdated(self, runs: Iterable[Run]) -> set[Path]:
+        """Files that are kept of these runs with other settings, as a run that was left out leaves them."""
+        return {path for run in runs if (path := self.path(run)).exists() and not self.has(run)}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -95,7 +99,8 @@ def _read(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_bytes())
     except ValueError as error:
         raise UnusableFileError(f"{path} is no stored result ({error}): {advice}") from error
-    if not isinstance(found, dict) or not {"case", "entry", "seed", "key", "curves", "figures"} <= found.keys():
+    kinds = {"case": str, "entry": str, "seed": int, "key": str, "curves": dict, "figures": dict}
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), kind) for name, kind in kinds.items()):
         raise UnusableFileError(f"{path} is no stored result: {advice}")
     return found
 
