@@ -57,6 +57,9 @@ def command(options: argparse.Namespace) -> int:
     except MissingDataError as error:
         print(f"linop-gn study: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("linop-gn study: interrupted; finished runs are kept, and the same command goes on.", file=sys.stderr)
+        return 130
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -268,7 +268,8 @@ def pictures(results: Results) -> list[Picture]:
             continue
         names = ("EGN", "SGD", "Adam", "EGN, adaptive lambda", "EGN, momentum .9")
         best = [name for name in (results.best(case, n, RMSE) for n in names) if name is not None]
-        best += ["SGN(10), .1", "EGN, Armijo"]
+        own = (*names, "SGN(10), .1", "EGN, Armijo")
+        best += [*own[-2:], *dict.fromkeys(r["entry"] for r in results.of(case) if r.get("of") not in own)]
         axes = ("step", "sequential", "epoch", "seconds")
         made += [
             Picture(f"{case}: held-out RMSE, each at its best rate", case, RMSE, axes, best),

@@ -57,8 +57,9 @@ class _Reached:
             return (float("nan"),) * 3
         pairs = np.array([(mine[s], theirs[s]) for s in seeds])
         if not np.isfinite(pairs).all() or not pairs[:, 1].all():
-            value = float(np.inf if np.isfinite(pairs[:, 1]).all() and pairs[:, 1].all() else np.nan)
-            return value, value, value
+            mine_come, theirs_come = np.isfinite(pairs).all(axis=0)
+            value = np.inf if theirs_come and pairs[:, 1].all() else 0.0 if mine_come and not theirs_come else np.nan
+            return float(value), float(value), float(value)
         drawn = np.random.default_rng(0).integers(len(seeds), size=(2000, len(seeds)))
         means = pairs[drawn].mean(axis=1)
         low, high = np.percentile(means[:, 0] / means[:, 1], [2.5, 97.5])
@@ -210,9 +211,9 @@ def _ablations(reached: _Reached) -> list[Verdict]:
     def last(name: str, figure: str = "held_out_loss") -> float:
         return results.mean(title, name, figure)
 
-    def slower(claim: str, name: str, paper: str) -> Verdict:
+    def slower(claim: str, name: str, paper: str, why: str = "") -> Verdict:
         told = f"GN {_number(gn)}, {name} {_number(steps(name))}"
-        return judged(f"{title}: {claim}", paper, told, gn < steps(name) if _known(gn, steps(name)) else None)
+        return judged(f"{title}: {claim}", paper, told, gn < steps(name) if _known(gn, steps(name)) else None, why)
 
     best = results.best(title, "AdamW inside", "held_out_loss") or "AdamW inside"
     raw = results.mean(reached.case, "GN", "held_out_loss")
@@ -231,7 +232,7 @@ def _ablations(reached: _Reached) -> list[Verdict]:
     return [
         slower("the line search matters", "no line search", "it does"),
         slower("the warm start of the inner run matters", "cold inner start", "it does"),
-        slower("Muon inside is better than AdamW inside", best, "it is"),
+        slower("Muon inside is better than AdamW inside", best, "it is", results.edge(title, "AdamW inside", best)),
         judged(
             f"{title}: five lengths are enough: ten are no better, and the shortest wins in under a tenth of the steps",
             "5 or 10",
@@ -279,12 +280,14 @@ def _batch_sweep(results: Results, case: str) -> list[Verdict]:
     gaps: dict[str, list[float]] = {}
     table: dict[str, dict[str, dict[str, float]]] = {}
     for column, tokens in (("tokens", budget), ("solve_tokens", budget / 2)):
-        table[column] = {}
+        table[column], edges = {}, list[str]()
         for c in cases:
             found: dict[str, float] = {}
             for name in names:
-                losses = [_at(r["curves"], column, tokens) for r in results.of(c, name)]
-                found[name] = min((v for v in losses if v is not None), default=float("nan"))
+                losses = [(_at(r["curves"], column, tokens), r["entry"]) for r in results.of(c, name)]
+                known = [(v, label) for v, label in losses if v is not None]
+                found[name], label = min(known, default=(float("nan"), None))
+                edges += [f"{c.rsplit(' ', 1)[1]} {label}"] if results.edge(c, name, label) else []
             table[column][c] = found
         gaps[column] = [t["SOAP"] - t["GN"] for t in table[column].values()]
         told = "; ".join(
@@ -298,6 +301,7 @@ def _batch_sweep(results: Results, case: str) -> list[Verdict]:
                 "critical batch: AdamW 4M, SOAP and Muon 12M, GN beyond 40M",
                 told,
                 gaps[column] == sorted(gaps[column]) if _known(*gaps[column]) and len(cases) > 1 else None,
+                f"best at the edge of what was tried: {', '.join(edges)}" if edges else "",
             )
         )
     small, large = table["tokens"][cases[0]], table["tokens"][cases[-1]]
