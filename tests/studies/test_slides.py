@@ -43,6 +43,14 @@ def test_what_diverges_is_not_as_good_as_what_diverges(name):
     )
 
 
+def test_a_short_last_batch_is_told():
+    rows = [result("HF-GN", 0.1), result("SGD", 0.2), result("HF-Newton", 0.3)]
+    assert outcome(rows, "HF-GN has a lower loss") == (
+        HELD,
+        "accuracies are measured after a batch of 8, the last of an epoch, which moves SGD most",
+    )
+
+
 def test_no_runs_no_verdict():
     assert slides.claims(Results([])) == []
     assert {v.outcome for v in slides.claims(Results([result("another", np.nan)]))} <= {NOT_RUN, "not reachable here"}
