@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..dispatch import load
@@ -66,7 +67,7 @@ def _run(options: argparse.Namespace) -> int:
     console, entries = Console(), sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
     found = {entry.name: entry for entry in entries}
     if options.study == "list":
-        console.print(_listed([_loaded(entry) for entry in found.values()]))
+        console.print(_listed(entries))
         return 0
     if options.study != "all" and options.study not in found:
         print(
@@ -134,12 +135,16 @@ def _run(options: argparse.Namespace) -> int:
     return 1 if failed or (options.report and not told) else 0
 
 
-def _listed(studies: Sequence[Any]) -> Table:
+def _listed(entries: Sequence[Any]) -> Table:
     table = Table(box=None)
     for head in ("study", "title", "paper"):
         table.add_column(head, overflow="fold")
-    for study in studies:
-        table.add_row(study.name, study.title, study.paper)
+    for entry in entries:
+        try:
+            study = _loaded(entry)
+            table.add_row(*map(escape, (study.name, study.title, study.paper)))
+        except UnusableFileError as error:
+            table.add_row(escape(entry.name), escape(str(error)))
     return table
 
 

@@ -452,10 +452,12 @@ def test_a_study_that_cannot_be_loaded_is_named(study, studies, monkeypatch):
 
     broken = SimpleNamespace(name="mine", value="mine:study", load=load)
     monkeypatch.setattr(app, "entry_points", lambda group: [broken])
-    assert study("list") == (
-        2,
-        "linop-gn study: the study mine cannot be loaded from mine:study: SyntaxError: bad",
-    )
+    told = "the study mine cannot be loaded from mine:study: SyntaxError: bad"
+    assert study("mine") == (2, f"linop-gn study: {told}")
+    monkeypatch.setenv("COLUMNS", "200")
+    status, listed = study("list")
+    assert status == 0
+    assert told in listed
 
 
 def test_results_of_other_settings_are_left_out_of_the_page(study, studies):
