@@ -6,7 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["MissingDataError", "UnusableFileError", "replaced", "require_folder", "update_page", "write_whole"]
+__all__ = ["MissingDataError", "UnusableFileError", "replaced", "require_folder", "update_page", "with_table"]
+__all__ += ["write_whole"]
 
 
 class MissingDataError(RuntimeError):
@@ -61,10 +62,14 @@ def replaced(page: str, table: str, begin: str, end: str) -> str:
     return f"{before}{begin}\n{table}{end}{after}"
 
 
-def update_page(page: Path, table: str, begin: str, end: str) -> None:
-    """Write ``table`` between the two markers of the file ``page``."""
+def with_table(page: Path, table: str, begin: str, end: str) -> str:
+    """The text of the file ``page``, with ``table`` between its two markers."""
     try:
-        text = replaced(page.read_text(encoding="utf-8"), table, begin, end)
+        return replaced(page.read_text(encoding="utf-8"), table, begin, end)
     except ValueError as error:
         raise UnusableFileError(f"{page}: {error}") from error
-    write_whole(page, text.encode())
+
+
+def update_page(page: Path, table: str, begin: str, end: str) -> None:
+    """Write ``table`` between the two markers of the file ``page``."""
+    write_whole(page, with_table(page, table, begin, end).encode())

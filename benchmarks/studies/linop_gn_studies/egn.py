@@ -18,7 +18,7 @@ import linop_gn as lg
 
 from .data import Data, california, diabetes, diamonds, digits
 from .models import mlp, scaled_normal
-from .plan import NOT_REACHABLE, NOT_RUN, Entry, Form, Picture, Results, Run, Study, Tell, Verdict, judged
+from .plan import NOT_REACHABLE, NOT_RUN, Entry, Form, Picture, Results, Run, Study, Tell, Verdict, joined, judged
 from .training import Task, array_maker, precise, train, tree_of
 
 __all__ = ["study"]
@@ -87,7 +87,7 @@ def plan(form: Form, more: Sequence[Entry] = ()) -> list[Run]:
     runs, steps, seeds = [], 300 if form.quick else STEPS, 2 if form.quick else SEEDS
     cases = _cases(form)
     for case, data in cases.items():
-        for entry in [*_entries(form.quick, ablations=case == next(iter(cases))), *more]:
+        for entry in joined(_entries(form.quick, ablations=case == next(iter(cases))), more):
             for name, numbers, method in entry.made():
                 for seed in range(min(seeds, entry.seeds or seeds)):
                     limit = entry.steps or steps
@@ -205,7 +205,7 @@ def _spread(results: Results, case: str, entry: str | None) -> tuple[float, floa
     found = [] if entry is None else [np.inf if v is None else v for v in results.figure(case, entry, RMSE)]
     if not found:
         return float("nan"), float("nan")
-    error = float(np.std(found, ddof=1) / len(found) ** 0.5) if len(found) > 1 else 0.0
+    error = float(np.std(found, ddof=1) / len(found) ** 0.5) if len(found) > 1 and np.isfinite(found).all() else np.nan
     return float(np.mean(found)), error
 
 
@@ -220,21 +220,24 @@ def _table(results: Results, case: str) -> list[Verdict]:
         return ", ".join(parts)
 
     def no_worse(one: str, other: str) -> bool | None:
-        """Within one standard error of the difference."""
+        """Within one standard error of the difference, which two seeds and more tell; what is infinite is worse."""
         (a, e), (b, f) = known[one], known[other]
-        return None if np.isnan(a) or np.isnan(b) else a <= b + float(np.hypot(e, f))
+        if np.isinf([a, b]).any() and not np.isnan([a, b]).any():
+            return bool(a < b)
+        return None if np.isnan([a, b, e, f]).any() else a <= b + float(np.hypot(e, f))
 
     rivals = [no_worse("EGN", name) for name in ("SGD", "Adam")]
     seconds = {n: results.mean(case, str(best[n]), "seconds_per_step") for n in ("EGN", "SGD", "Adam", "SGN(10), .1")}
     spent = ", ".join(f"{n} {1e3 * s:.2g}" for n, s in seconds.items() if not np.isnan(s))
-    paper = "at least as good as both"
+    edges = [words for name in ("EGN", "SGD", "Adam") if (words := results.edge(case, name, best[name]))]
+    paper, steps = "at least as good as both", results.mean(case, str(best["EGN"]), "step")
     made = [
         judged(
             f"{case}: EGN is within one standard error of tuned SGD and Adam, or better (held-out RMSE)",
             paper,
             told("EGN", "SGD", "Adam"),
             None if None in rivals else all(rivals),
-            f"after {results.mean(case, str(best['EGN']), 'step'):.0f} steps each; milliseconds a step: {spent}",
+            "; ".join([f"after {steps:.0f} steps each", f"milliseconds a step: {spent}", *edges]),
         ),
         judged(
             f"{case}: EGN is at least as good as SGN(10) at lr .1 and lambda 1",
@@ -265,11 +268,13 @@ def pictures(results: Results) -> list[Picture]:
             continue
         names = ("EGN", "SGD", "Adam", "EGN, adaptive lambda", "EGN, momentum .9")
         best = [name for name in (results.best(case, n, RMSE) for n in names) if name is not None]
-        best += ["SGN(10), .1", "EGN, Armijo"]
-        axes = ("step", "epoch", "seconds")
+        own = (*names, "SGN(10), .1", "EGN, Armijo")
+        best += [*own[-2:], *dict.fromkeys(r["entry"] for r in results.of(case) if r.get("of") not in own)]
+        axes = ("step", "sequential", "epoch", "seconds")
         made += [
             Picture(f"{case}: held-out RMSE, each at its best rate", case, RMSE, axes, best),
             Picture(f"{case}: training loss, each at its best rate", case, "train_loss", axes, best),
+            Picture(f"{case}: an adaptive lambda", case, "damping", ("step",), ["EGN, adaptive lambda"]),
         ]
     return made
 

@@ -25,7 +25,7 @@ import linop_gn as lg
 
 from .data import Data, digits, mnist
 from .models import mlp, sparse
-from .plan import NOT_REACHABLE, Entry, Form, Picture, Results, Run, Study, Tell, Verdict, judged
+from .plan import NOT_REACHABLE, Entry, Form, Picture, Results, Run, Study, Tell, Verdict, joined, judged
 from .training import Task, train
 
 __all__ = ["Case", "PixelCrossEntropy", "cases", "entries", "equivalents", "hessian_free", "study"]
@@ -148,7 +148,7 @@ def entries(cg: int, rates: tuple[Sequence[float], Sequence[float]]) -> list[Ent
 def plan(form: Form, more: Sequence[Entry] = ()) -> list[Run]:
     runs = []
     for name, case in cases(form).items():
-        for entry in [*entries(case.cg, case.rates), *more]:
+        for entry in joined(entries(case.cg, case.rates), more):
             for label, numbers, method in entry.made():
                 steps = entry.steps or (case.updates if entry.full_batch else case.budget * case.per_epoch)
                 seconds = case.updates * case.seconds[0] if entry.full_batch else case.budget * case.seconds[1]
@@ -240,7 +240,7 @@ def _against(results: Results, case: str, rival: str, x: str) -> Verdict:
     ours, theirs = (_told(pairs, i) for i in (0, 1))
     at = np.mean([p[2] for p in pairs])
     held = _mean(pairs, 0, ERROR) < _mean(pairs, 1, ERROR)
-    edge = "" if _inside(results, case, rival, label) else f"{label} is at the edge of what was tried"
+    edge = results.edge(case, rival, label)
     return judged(claim, paper, f"{HF} {ours}; {label} {theirs}; after {at:.3g} {words}", held, edge)
 
 
@@ -277,11 +277,15 @@ Pair = tuple[dict[str, float], dict[str, float], float]
 
 
 def _pairs(results: Results, case: str, one: str, other: str, x: str) -> list[Pair]:
-    """From each seed that both were run from: the lowest figures of each by an equal x, and this x."""
+    """From each seed that both were run from: the lowest figures of each by an equal x, and this x.
+
+    A run that broke off, in numbers that are not finite, does not shorten the other one.
+    """
     found = []
     for a, b in itertools.product(results.of(case, one), results.of(case, other)):
         if a["seed"] == b["seed"]:
-            at = min(a["curves"][x][-1], b["curves"][x][-1])
+            whole = [r for r in (a, b) if r.get("status") != "NONFINITE"] or (a, b)
+            at = min(r["curves"][x][-1] for r in whole)
             found.append((_lowest(a, x, at), _lowest(b, x, at), at))
     return found
 
@@ -309,12 +313,6 @@ def _best(results: Results, case: str, rival: str, x: str = "gradients") -> str 
     labels = dict.fromkeys(r["entry"] for r in results.of(case, rival))
     means = {n: _mean(pairs, 1, ERROR) for n in labels if (pairs := _pairs(results, case, HF, n, x))}
     return min(means, key=means.__getitem__) if means else None
-
-
-def _inside(results: Results, case: str, rival: str, label: str) -> bool:
-    """Whether there was a larger and a smaller learning rate."""
-    rate = {r["entry"]: float(r["entry"].split("=")[-1]) for r in results.of(case, rival)}
-    return min(rate.values()) < rate[label] < max(rate.values())
 
 
 def pictures(results: Results) -> list[Picture]:

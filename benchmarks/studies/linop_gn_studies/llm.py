@@ -26,7 +26,7 @@ import linop_gn as lg
 from .language import BASELINES, CONTROL, LM, Case, Scale, Small, changed, inside
 from .language import entries as entries_of
 from .llm_claims import METHODS, claims
-from .plan import Entry, Form, Picture, Results, Run, Study, Tell
+from .plan import Entry, Form, Picture, Results, Run, Study, Tell, joined
 from .running import ordered
 from .training import array_maker, tree_of
 from .transformer import Size, blocks
@@ -105,7 +105,7 @@ def plan(form: Form, more: Sequence[Entry] = ()) -> list[Run]:
     runs: list[Run] = []
     first: _Planner | None = None
     for i, (name, scale) in enumerate(scales.items()):
-        entries = entries_of(form.backend, scale.size) | {entry.name: entry for entry in more}
+        entries = {e.name: e for e in joined(entries_of(form.backend, scale.size).values(), more)}
         planner = _Planner(Case(name, scale, form), entries)
         if first is None:
             first, seeds = planner, 3 if form.name == "cpu" and form.backend == "jax" else 1
@@ -116,7 +116,7 @@ def plan(form: Form, more: Sequence[Entry] = ()) -> list[Run]:
             kept = ("GN", "layerwise", *BASELINES, *(entry.name for entry in more))
             runs += [run for entry in kept for run in planner.best(entry, 0, first.sweeps.get(entry))]
         if i == 0 and form.name == "cpu" and form.backend == "jax":
-            runs += _changed(planner, seeds) + _batches(form, name, scale)
+            runs += _beyond(planner) + _changed(planner, seeds) + _batches(form, name, scale)
         if i == 0 and form.name != "gpu":
             runs += _spectra(planner.case)
     return ordered(runs)
@@ -140,6 +140,16 @@ def _title(size: Size) -> str:
     ('0.116M parameters', '44.2M parameters')
     """
     return f"{size.parameters / 1e6:.3g}M parameters"
+
+
+BEYOND = {"layerwise": 0.08, "AdamW": 0.03, "Muon": 0.16, "SOAP": 0.1}
+"""Rates beyond the largest that is chosen from, where that is the best one: to see that they are no better."""
+
+
+def _beyond(planner: _Planner) -> list[Run]:
+    """A run at each of these rates, which nothing comes after."""
+    others = {name: replace(planner.entries[name], sweep={"rate": (rate,)}) for name, rate in BEYOND.items()}
+    return [run for name in others for run in _Planner(planner.case, others).swept(name)]
 
 
 def _changed(planner: _Planner, seeds: int) -> list[Run]:
@@ -256,7 +266,8 @@ study = Study(
     about=(
         "A decoder of characters on the source of Python's standard library, read once; 64 characters a sequence, "
         "minibatches of 16, N = 16 of them a batch; AdamW for 200 small steps, then parameters only. Rates: three "
-        "values on one seed at half the steps, the best on all seeds; those of the baselines rise over 5 steps. "
+        "values on one seed at half the steps (and a larger one where the largest of these was the best), the best on "
+        "all seeds; those of the baselines rise over 5 steps. "
         "Weights are evaluated raw. The common loss is what the best-tuned SOAP has after 40 steps, for each seed; "
         "crossings are interpolated. In the paper a batch is 4M tokens and more and the network has 45M or 150M "
         "parameters. Beside it stand N inner steps on the true loss, and Gauss-Newton by conjugate gradients on the "

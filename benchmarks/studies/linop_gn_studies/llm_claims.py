@@ -57,12 +57,18 @@ class _Reached:
             return (float("nan"),) * 3
         pairs = np.array([(mine[s], theirs[s]) for s in seeds])
         if not np.isfinite(pairs).all() or not pairs[:, 1].all():
-            value = float(np.inf if np.isfinite(pairs[:, 1]).all() and pairs[:, 1].all() else np.nan)
-            return value, value, value
+            mine_come, theirs_come = np.isfinite(pairs).all(axis=0)
+            value = np.inf if theirs_come and pairs[:, 1].all() else 0.0 if mine_come and not theirs_come else np.nan
+            return float(value), float(value), float(value)
         drawn = np.random.default_rng(0).integers(len(seeds), size=(2000, len(seeds)))
         means = pairs[drawn].mean(axis=1)
         low, high = np.percentile(means[:, 0] / means[:, 1], [2.5, 97.5])
         return float(pairs[:, 0].mean() / pairs[:, 1].mean()), float(low), float(high)
+
+    def edge(self, name: str) -> str:
+        """The rate that a method was run at, if it is the least or the largest of those tried."""
+        case, label = f"{self.case}: rates", self.results.best(f"{self.case}: rates", name, "held_out_loss")
+        return str(label).rpartition("=")[2] if self.results.edge(case, name, label) else ""
 
     def told(self, *names: str, column: str = "step", case: str | None = None) -> str:
         """In words."""
@@ -107,13 +113,20 @@ def claims(results: Results) -> list[Verdict]:
 
 def _order(reached: _Reached) -> list[Verdict]:
     names = ("GN", "layerwise", "SOAP", "Muon", "AdamW")
-    gn, layer, soap, muon, adamw = (reached.mean(n) for n in names)
+    found = [reached.each(n) for n in names]
+    seeds = set.intersection(*map(set, found))
+    means = [float(np.mean([each[s] for s in seeds])) if seeds else float("nan") for each in found]
+    gn, layer, soap, muon, adamw = means
+    words = (f"{name}'s rate {n} is at the edge" for name in names if (n := reached.edge(name)))
     return [
         judged(
             f"{reached.case}: outer steps to the common loss: GN < layerwise < SOAP, Muon < AdamW",
             "GN 54, layerwise 78, SOAP 292, Muon about 864, AdamW more (150M, loss 3.25)",
-            reached.told(*names),
-            gn < layer < min(soap, muon) and max(soap, muon) < adamw if _known(gn, layer, soap, muon, adamw) else None,
+            ", ".join(f"{n} {_number(v)}" for n, v in zip(names, means, strict=True))
+            if seeds
+            else reached.told(*names),
+            gn < layer < min(soap, muon) and max(soap, muon) < adamw if _known(*means) else None,
+            "; ".join(words),
         )
     ]
 
@@ -198,9 +211,9 @@ def _ablations(reached: _Reached) -> list[Verdict]:
     def last(name: str, figure: str = "held_out_loss") -> float:
         return results.mean(title, name, figure)
 
-    def slower(claim: str, name: str, paper: str) -> Verdict:
+    def slower(claim: str, name: str, paper: str, why: str = "") -> Verdict:
         told = f"GN {_number(gn)}, {name} {_number(steps(name))}"
-        return judged(f"{title}: {claim}", paper, told, gn < steps(name) if _known(gn, steps(name)) else None)
+        return judged(f"{title}: {claim}", paper, told, gn < steps(name) if _known(gn, steps(name)) else None, why)
 
     best = results.best(title, "AdamW inside", "held_out_loss") or "AdamW inside"
     raw = results.mean(reached.case, "GN", "held_out_loss")
@@ -219,7 +232,7 @@ def _ablations(reached: _Reached) -> list[Verdict]:
     return [
         slower("the line search matters", "no line search", "it does"),
         slower("the warm start of the inner run matters", "cold inner start", "it does"),
-        slower("Muon inside is better than AdamW inside", best, "it is"),
+        slower("Muon inside is better than AdamW inside", best, "it is", results.edge(title, "AdamW inside", best)),
         judged(
             f"{title}: five lengths are enough: ten are no better, and the shortest wins in under a tenth of the steps",
             "5 or 10",
@@ -251,7 +264,7 @@ def _ablations(reached: _Reached) -> list[Verdict]:
 
 def _shortest(results: Results, case: str, name: str, count: int) -> float:
     """In what share of the steps the shortest length won."""
-    lengths = [v for found in results.figure(case, name, "lengths") for v in found]
+    lengths = [v for found in results.figure(case, name, "lengths") for v in found if v is not None]
     return float(np.mean(np.array(lengths) < 1.01 * 0.5 ** ((count - 1) / 2))) if lengths else float("nan")
 
 
@@ -261,17 +274,20 @@ def _batch_sweep(results: Results, case: str) -> list[Verdict]:
     if not cases:
         return []
     names = ("GN", *BASELINES)
-    budget = min(r["curves"]["tokens"][-1] for c in cases for r in results.of(c))
+    whole = [r for c in cases for r in results.of(c) if r.get("status") != "NONFINITE"]
+    budget = min((r["curves"]["tokens"][-1] for r in whole), default=np.nan)
     made = []
     gaps: dict[str, list[float]] = {}
     table: dict[str, dict[str, dict[str, float]]] = {}
     for column, tokens in (("tokens", budget), ("solve_tokens", budget / 2)):
-        table[column] = {}
+        table[column], edges = {}, list[str]()
         for c in cases:
             found: dict[str, float] = {}
             for name in names:
-                losses = [_at(r["curves"], column, tokens) for r in results.of(c, name)]
-                found[name] = min((v for v in losses if v is not None), default=float("nan"))
+                losses = [(_at(r["curves"], column, tokens), r["entry"]) for r in results.of(c, name)]
+                known = [(v, label) for v, label in losses if v is not None]
+                found[name], label = min(known, default=(float("nan"), None))
+                edges += [f"{c.rsplit(' ', 1)[1]} {label}"] if results.edge(c, name, label) else []
             table[column][c] = found
         gaps[column] = [t["SOAP"] - t["GN"] for t in table[column].values()]
         told = "; ".join(
@@ -285,6 +301,7 @@ def _batch_sweep(results: Results, case: str) -> list[Verdict]:
                 "critical batch: AdamW 4M, SOAP and Muon 12M, GN beyond 40M",
                 told,
                 gaps[column] == sorted(gaps[column]) if _known(*gaps[column]) and len(cases) > 1 else None,
+                f"best at the edge of what was tried: {', '.join(edges)}" if edges else "",
             )
         )
     small, large = table["tokens"][cases[0]], table["tokens"][cases[-1]]

@@ -55,13 +55,13 @@ def svg(results: Results, picture: Picture) -> str:
 
     figure = Figure(figsize=(3.9 * len(picture.xs), 3.4), layout="constrained")
     panels: Sequence[Axes] = np.atleast_1d(figure.subplots(1, len(picture.xs), sharey=True)).tolist()
-    found = results.of(picture.case)
+    found, measured = results.of(picture.case), picture.y.endswith(("loss", "error", "rmse", "accuracy", "ritz"))
     names = [n for n in dict.fromkeys(r["entry"] for r in found) if _is_of(found, n, picture.entries)]
     for i, name in enumerate(names):
         runs = [r["curves"] for r in found if r["entry"] == name and picture.y in r["curves"]]
         look: dict[str, Any] = {"color": COLORS[i % len(COLORS)], "linestyle": STYLES[i // len(COLORS) % len(STYLES)]}
         for axes, x in zip(panels, picture.xs, strict=True):
-            _draw(axes, [(c[x], c[picture.y]) for c in runs if x in c], name, look)
+            _draw(axes, [(c[x], c[picture.y]) for c in runs if x in c], name, look, measured)
     for axes, x in zip(panels, picture.xs, strict=True):
         axes.set_xlabel(AXES.get(x, x))
         axes.grid(True, color=FAINT, linewidth=0.6)
@@ -73,7 +73,7 @@ def svg(results: Results, picture: Picture) -> str:
             axes.set_xscale("symlog", linthresh=WIDE[x])
             axes.set_xlim(left=0)
     starts = [v for r in found for v in r["curves"].get(picture.y, [])[:1] if v is not None]
-    if picture.log and starts and picture.y not in ("damping", "radius"):
+    if measured and starts and not picture.y.endswith("accuracy"):
         panels[0].set_ylim(top=min(panels[0].get_ylim()[1], 3 * max(starts)))  # what diverges leaves the picture
     panels[0].set_ylabel(AXES.get(picture.y, picture.y))
     handles, labels = panels[0].get_legend_handles_labels()
@@ -90,19 +90,21 @@ def svg(results: Results, picture: Picture) -> str:
 
 
 def _is_of(found: list[dict[str, Any]], name: str, entries: Sequence[str] | None) -> bool:
-    return entries is None or any(name in (r["entry"],) and (name in entries or r.get("of") in entries) for r in found)
+    return entries is None or any(r["entry"] == name and (name in entries or r.get("of") in entries) for r in found)
 
 
-def _draw(axes: Axes, runs: list[tuple[list[Any], list[Any]]], name: str, look: dict[str, Any]) -> None:
-    """The mean of the runs over their common part, with the range; what is not finite is left out."""
+def _draw(axes: Axes, runs: list[tuple[list[Any], list[Any]]], name: str, look: dict[str, Any], whole: bool) -> None:
+    """The mean of the runs over their common part, with the range.
+
+    Of losses until one of them is not finite; of what a method does not always know (a gain ratio), those that do.
+    """
     if not runs:
         return
     length = min(len(y) for _, y in runs)
     x = np.mean([np.array(x[:length], float) for x, _ in runs], axis=0)
     y = np.array([[np.nan if v is None else v for v in y[:length]] for _, y in runs], float)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # columns of NaN
-        middle, low, high = np.nanmean(y, axis=0), np.nanmin(y, axis=0), np.nanmax(y, axis=0)
-    axes.plot(x, middle, label=name, linewidth=1.5, **look)
+    known = np.isfinite(y).all(0) if whole else np.isfinite(y).any(0)
+    x, y = x[known], y[:, known]
+    axes.plot(x, np.nanmean(y, axis=0), label=name, linewidth=1.5, **look)
     if len(runs) > 1:
-        axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
+        axes.fill_between(x, np.nanmin(y, axis=0), np.nanmax(y, axis=0), color=look["color"], alpha=0.15, linewidth=0)

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 import linop_gn as lg
-from linop_gn.app.files import MissingDataError
+from linop_gn.app.files import MissingDataError, UnusableFileError
 
 __all__ = ["HELD", "NOT_HELD", "NOT_REACHABLE", "NOT_RUN", "Entry", "Form", "Picture", "Results", "Run", "Study"]
-__all__ += ["Verdict", "judged", "preferred"]
+__all__ += ["Verdict", "joined", "judged", "preferred"]
 
 Tell = Callable[[str], None]
 """Called with a few words on how far a run has come."""
@@ -76,6 +76,13 @@ class Entry:
     seeds: int | None = None
     """From how many seeds at most."""
 
+    def __post_init__(self) -> None:
+        if len(self.sweep) > 1 or not all(len(values) for values in self.sweep.values()):
+            raise ValueError(
+                f"Entry {self.name!r}: sweep is one name with its values, such as {{'rate': (0.1, 1.0)}}; other "
+                "numbers go into numbers=, or into an entry of their own."
+            )
+
     def made(self) -> Iterator[tuple[str, dict[str, float], Any]]:
         """The name of a run, its numbers and its method, for each value that is swept."""
         if not self.sweep:
@@ -85,6 +92,16 @@ class Entry:
         for value in values:
             numbers = {**self.numbers, swept: value}
             yield f"{self.name} {swept}={value:g}", numbers, self.method(**numbers)
+
+
+def joined(own: Iterable[Entry], more: Iterable[Entry]) -> list[Entry]:
+    """A study's own entries, and those of others, which need names of their own."""
+    made = list(own)
+    for entry in more:
+        if any(entry.name == e.name for e in made):
+            raise UnusableFileError(f"there is an entry called {entry.name!r} already: give yours another name.")
+        made.append(entry)
+    return made
 
 
 @dataclass(frozen=True)
@@ -111,7 +128,7 @@ class Run:
         >>> Run("MNIST 5000", "HF-GN, 4", 0, dict).name
         'mnist-5000--hf-gn-4--0'
         """
-        words = (re.sub(r"[^a-z0-9.=]+", "-", part.lower()).strip("-") for part in (self.case, self.entry))
+        words = (re.sub(r"(?:[^\w.=]|_)+", "-", part.lower()).strip("-") for part in (self.case, self.entry))
         return f"{'--'.join(words)}--{self.seed}"
 
     @property
@@ -127,10 +144,13 @@ class Results:
     >>> made = Results([{"case": "a", "entry": "SGD", "seed": s, "figures": {"loss": s}} for s in range(3)])
     >>> made.figure("a", "SGD", "loss")
     [0, 1, 2]
+
+    A run that ended in numbers that are not finite has None for its last loss, which counts as infinite, and 0 for its
+    accuracy, however good it was at the step before.
     """
 
     def __init__(self, found: Iterable[dict[str, Any]]) -> None:
-        self.all = sorted(found, key=lambda r: (r["case"], r["entry"], r["seed"]))
+        self.all = sorted(map(_broken_off, found), key=lambda r: (r["case"], r["entry"], r["seed"]))
 
     def __len__(self) -> int:
         return len(self.all)
@@ -165,6 +185,25 @@ class Results:
         means = {n: self.mean(case, n, name) for n in names}
         known = {n: v for n, v in means.items() if not np.isnan(v)}
         return (max if largest else min)(known, key=known.__getitem__) if known else None
+
+    def edge(self, case: str, entry: str, label: str | None) -> str:
+        """A word on it where ``label`` is of the least or the largest of an entry's values, of which no more tell."""
+        tried = {r["entry"]: float(r["entry"].rpartition("=")[2]) for r in self.of(case, entry) if r["entry"] != entry}
+        inside = label not in tried or min(tried.values()) < tried[label] < max(tried.values())
+        return "" if inside else f"{label} is at the edge of what was tried"
+
+
+def _broken_off(result: dict[str, Any]) -> dict[str, Any]:
+    """The result; without its last losses and accuracies where what came next was not finite."""
+    if result.get("status") != "NONFINITE":
+        return result
+    figures, curves = dict(result["figures"]), dict(result["curves"])
+    for name in [n for n in {**figures, **curves} if n.endswith(("loss", "accuracy", "error", "rmse"))]:
+        if name in figures:
+            figures[name] = 0.0 if name.endswith("accuracy") else None
+        if name in curves:
+            curves[name] = [*curves[name][:-1], None]
+    return {**result, "figures": figures, "curves": curves}
 
 
 @dataclass(frozen=True)

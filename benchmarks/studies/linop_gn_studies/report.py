@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape as plain
 from rich.table import Table
 
 from .pictures import svg
@@ -32,8 +33,8 @@ def table(study: Study, results: Results) -> Table:
         made.add_column(head, overflow="fold")
     for v in study.claims(results):
         color = {HELD: "green", NOT_HELD: "red"}.get(v.outcome, "dim")
-        why = f"\n[dim]{v.why}[/dim]" if v.why else ""
-        made.add_row(v.claim + why, v.paper, v.ours, f"[{color}]{v.outcome}[/{color}]")
+        why = f"\n[dim]{plain(v.why)}[/dim]" if v.why else ""
+        made.add_row(plain(v.claim) + why, plain(v.paper), plain(v.ours), f"[{color}]{v.outcome}[/{color}]")
     return made
 
 
@@ -71,9 +72,11 @@ def _figures(results: Results) -> str:
         for entry in dict.fromkeys(r["entry"] for r in found):
             means = {n: results.mean(case, entry, n) for n in names}
             cells = "".join("<td>" if v != v else f"<td>{v:.4g}" for v in means.values())
-            rows += f"<tr><td>{escape(entry)}<td>{sum(r['entry'] == entry for r in found)}{cells}</tr>"
+            ends = Counter(r.get("status") or "" for r in found if r["entry"] == entry)
+            ended = ", ".join(f"{end} {n}" if len(ends) > 1 else end for end, n in ends.items())
+            rows += f"<tr><td>{escape(entry)}<td>{ends.total()}<td>{ended}{cells}</tr>"
         heads = "".join(f"<th>{escape(n.replace('_', ' '))}" for n in names)
-        made += f"<table class=small><tr><th>{escape(case)}<th>runs{heads}</tr>{rows}</table>"
+        made += f"<table class=small><tr><th>{escape(case)}<th>runs<th>ended{heads}</tr>{rows}</table>"
     return f"<details><summary>What the runs came to</summary>{made}</details>" if made else ""
 
 
@@ -82,13 +85,27 @@ def _made_with(results: Results) -> str:
 
 
 def origins(results: Results) -> list[str]:
-    """What the results were made with: a line for each mixture of form, machine and versions."""
+    """What the results were made with: a line for each mixture of form, machine and versions, of seeds, of data."""
     kinds: dict[str, Counter[str]] = {}
     for r in results:
         versions = ", ".join(f"{k} {v}" for k, v in r["versions"].items())
         line = f"form {r['form']}, {r['backend']} on {r['device']} ({r['machine']}); {versions}"
         kinds.setdefault(line, Counter())[r["date"]] += 1
-    return [f"{sum(dates.values())} runs, {min(dates)} to {max(dates)}: {line}." for line, dates in kinds.items()]
+    made = [f"{sum(dates.values())} runs, {min(dates)} to {max(dates)}: {line}." for line, dates in kinds.items()]
+    return made + [f"{case}: {words}." for case in results.cases() if (words := _spread(results.of(case)))]
+
+
+def _spread(found: Sequence[dict[str, Any]]) -> str:
+    """From how many seeds the runs of a case are, and whether they had one set of data."""
+    found = [r for r in found if r["curves"]]
+    entries: dict[int, list[str]] = {}
+    for entry, count in Counter(r["entry"] for r in found).items():
+        entries.setdefault(count, []).append(entry)
+    words = {n: f"{n} seed{'s' * (n > 1)}" for n in entries}
+    told = [f"{words[n]} of {', '.join(of)}" if len(entries) > 1 else words[n] for n, of in entries.items()]
+    sources = {f"{r['data']['source']} ({r['data'].get('train')} to train on)" for r in found if "data" in r}
+    mixed = [f"not all on the same data, so that they do not compare: {'; '.join(sorted(sources))}"]
+    return "; ".join([*told, *(mixed if len(sources) > 1 else [])])
 
 
 def markdown(found: Found) -> str:

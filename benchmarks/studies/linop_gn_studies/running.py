@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import linop_gn as lg
+from linop_gn.app.files import MissingDataError, UnusableFileError
 
 from .plan import Form, Run, Study
 from .store import Store
@@ -25,15 +28,22 @@ def cost(runs: Sequence[Run]) -> float:
 
 
 def ordered(runs: Sequence[Run]) -> list[Run]:
-    """The runs, each behind those that it comes after, which join."""
+    """The runs, each behind those that it comes after, which join; two of one name would share a file."""
     found: dict[str, Run] = {}
     for item in runs:
-        found |= {r.name: r for r in (*ordered(item.after), item) if r.name not in found}
+        for r in (*ordered(item.after), item):
+            if found.setdefault(r.name, r) is not r:
+                names = f"{found[r.name].entry!r} and {r.entry!r}"
+                raise UnusableFileError(f"two runs would be kept as {r.name}.json, those of {names}: rename one.")
     return list(found.values())
 
 
-def run(study: Study, runs: Sequence[Run], store: Store, console: Console) -> int:
-    """Make the runs that are not kept yet, and tell how long the rest will take; returns how many were made."""
+def run(study: Study, runs: Sequence[Run], store: Store, console: Console) -> tuple[int, list[Run]]:
+    """Make the runs that are not kept yet, and tell how long the rest will take.
+
+    Returns how many were made, and those that failed: they are told of, and the others go on.
+    """
+    made, failed = 0, list[Run]()
     missing = [run for run in runs if not store.has(run)]
     columns: Any = (
         TextColumn("{task.description}"),
@@ -51,16 +61,35 @@ def run(study: Study, runs: Sequence[Run], store: Store, console: Console) -> in
             name = f"{study.name}: {item.case}, {item.entry}, seed {item.seed}"
 
             def tell(words: str, name: str = name) -> None:
-                progress.update(bar, description=f"{name}: {words}")
+                progress.update(bar, description=escape(f"{name}: {words}"))
 
             tell("beginning")
             begun = time.perf_counter()
-            found = item.work(tell, store.results(item.after)) if item.after else item.work(tell)
+            try:
+                if store.has(item):  # another process has made it
+                    continue
+                if absent := [r.name for r in item.after if not store.has(r)]:
+                    raise RuntimeError(f"it comes after {', '.join(absent)}")
+                found = item.work(tell, store.results(item.after)) if item.after else item.work(tell)
+            except (MissingDataError, OSError, UnusableFileError):
+                raise
+            except Exception as error:  # of a method of anybody's: the other runs are not to blame
+                failed.append(item)
+                told = f"{item.name} failed{_where(error)}: {type(error).__name__}: {error}"
+                console.print(told, markup=False, highlight=False, soft_wrap=True)
+                continue
+            finally:
+                progress.update(bar, advance=1)
             took = time.perf_counter() - begun
             store.keep(item, found, took)
-            expected, spent = expected + item.seconds, spent + took
-            progress.update(bar, advance=1)
-    return len(missing)
+            made, expected, spent = made + 1, expected + item.seconds, spent + took
+    return made, failed
+
+
+def _where(error: Exception) -> str:
+    """The line that raised it, where that is of no installed package."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
+    return f" in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
 
 
 def _threads(form: Form) -> AbstractContextManager[Any]:

@@ -19,7 +19,7 @@ import linop_gn as lg
 
 from .data import Data, boston, fashion_mnist, mnist, sine
 from .models import convolutional, mlp, normal, uniform
-from .plan import Entry, Form, Picture, Results, Run, Study, Tell
+from .plan import Entry, Form, Picture, Results, Run, Study, Tell, joined
 from .sgn_claims import TIMED, claims
 from .training import Task, array_maker, precise, train, tree_of
 
@@ -128,7 +128,7 @@ def _classes(data: Data, model: Callable[[Any, Any], Any], start: Any) -> Task:
 def plan(form: Form, more: Sequence[Entry] = ()) -> list[Run]:
     runs = []
     for name, case in _cases(form).items():
-        for entry in [*case.entries, *([] if case.dampings else more)]:
+        for entry in joined(case.entries, [] if case.dampings else more):
             for title, numbers, method in entry.made():
                 first = entry.name == "SGD"
                 steps, every = case.sgd if first else (entry.steps or case.steps, case.every)
@@ -181,18 +181,20 @@ def _side_by_side(case: Case, backend: str, tell: Tell) -> dict[str, Any]:
 
 def pictures(results: Results) -> list[Picture]:
     made = []
-    axes = ("step", "products", "seconds")
+    axes = ("step", "sequential", "products", "seconds")
     for case in results.cases():
         if case == "sine 10, rho0":
             made.append(Picture("sine 10: training loss at several rho0", case, "train_loss", ("step", "seconds")))
             continue
         best = results.best(case, "SGD", "train_loss")
-        entries = [*(n for n in dict.fromkeys(r["entry"] for r in results.of(case)) if not n.startswith("SGD"))]
+        entries = list(dict.fromkeys(r["entry"] for r in results.of(case) if r.get("of") != "SGD"))
         entries += [] if best is None else [best]
         made.append(Picture(f"{case}: training loss, SGD at its best rate", case, "train_loss", axes, entries))
         if case in ("MNIST", "Fashion-MNIST"):
-            made.append(Picture(f"{case}: held-out accuracy", case, "held_out_accuracy", axes, entries, log=False))
-        elif "," not in case:
+            for part, words in (("train", "training"), ("held_out", "held-out")):
+                y = f"{part}_accuracy"
+                made.append(Picture(f"{case}: {words} accuracy", case, y, ("epoch", "seconds"), entries, log=False))
+        if "," not in case:
             made.append(Picture(f"{case}: held-out loss", case, "held_out_loss", axes, entries))
         if case in ("sine 10", "MNIST"):
             made.append(Picture(f"{case}: damping", case, "damping", ("step",), entries))

@@ -7,9 +7,10 @@ a run of the same settings only; whoever changes these runs it anew.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -75,15 +76,21 @@ class Store:
             "form": self.form.name,
             "took": round(seconds, 3),
             **made_with(self.form.backend),
+            "curves": {},
+            "figures": {},
             **found,
         }
         write_whole(self.path(run), (json.dumps(_rounded(made), allow_nan=False) + "\n").encode())
 
-    def results(self, runs: Iterable[Run] | None = None) -> Results:
-        """All that is kept, or what is kept of these runs."""
+    def results(self, runs: Iterable[Run] | None = None, but: Container[Path] = ()) -> Results:
+        """All that is kept but these files, or what is kept of these runs."""
         if runs is not None:
             return Results(found for run in runs if (found := self._of(run)) is not None)
-        return Results(map(_read, sorted(self.folder.glob("*.json"))))
+        return Results(_read(path) for path in sorted(self.folder.glob("*.json")) if path not in but)
+
+    def outdated(self, runs: Iterable[Run]) -> set[Path]:
+        """Files that are kept of these runs with other settings, as a run that was left out leaves them."""
+        return {path for run in runs if (path := self.path(run)).exists() and not self.has(run)}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -92,15 +99,18 @@ def _read(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_bytes())
     except ValueError as error:
         raise UnusableFileError(f"{path} is no stored result ({error}): {advice}") from error
-    if not isinstance(found, dict) or "key" not in found:
+    kinds = {"case": str, "entry": str, "seed": int, "key": str, "curves": dict, "figures": dict}
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), kind) for name, kind in kinds.items()):
         raise UnusableFileError(f"{path} is no stored result: {advice}")
     return found
 
 
 def _rounded(x: Any) -> Any:
-    """With numbers to seven digits: curves are looked at, and files are kept."""
+    """With numbers to seven digits: curves are looked at, and files are kept. None for what is not finite."""
+    if hasattr(x, "tolist"):  # an array's
+        x = x.tolist()
     if isinstance(x, float):
-        return float(f"{x:.7g}")
+        return float(f"{x:.7g}") if math.isfinite(x) else None
     if isinstance(x, dict):
         return {key: _rounded(value) for key, value in x.items()}
     return [_rounded(value) for value in x] if isinstance(x, (list, tuple)) else x
