@@ -109,7 +109,12 @@ def _optimisers(backend: str, size: Size) -> dict[str, Any]:
     muon: o.Optimiser
     rotated: o.Optimiser
     if backend == "jax":
-        import optax
+        try:
+            import optax
+        except ImportError as error:
+            raise MissingDataError(
+                "on JAX Muon is optax's, which is not installed.\nGet it by:  pip install 'linop-gn[studies]'"
+            ) from error
         from linop_gn_jax.optimisers import Optax
 
         from .soap import soap
