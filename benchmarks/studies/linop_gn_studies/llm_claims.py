@@ -194,6 +194,7 @@ def _honest(reached: _Reached) -> list[Verdict]:
                 "not run",
                 f"{reached.told('GN', LM, column='sequential')}; outer steps {reached.told('GN', LM)}",
                 flat < deep,
+                "" if flat < deep else "its gain ratio is of the batch that made the step, which steps overfit",
             )
         )
     return made
