@@ -69,6 +69,7 @@ from .solvers.multishift import MultiShiftCG
 from .solvers.steihaug import Steihaug
 from .solvers.stopping import AnyOf, MaxResidual, RelativeProgress, RelativeResidual
 from .spaces import Space
+from .spectral.density import Density, jensen_shannon, spectral_density
 from .spectral.diagonal import diagonal
 from .spectral.eigsh import Eigenpairs, eigsh
 from .spectral.estimate import Estimate
@@ -101,6 +102,7 @@ __all__ = [
     "Costs",
     "Damped",
     "Dense",
+    "Density",
     "Diagonal",
     "Eigenpairs",
     "Eigh",
@@ -167,6 +169,7 @@ __all__ = [
     "diagonal",
     "eigsh",
     "from_scipy",
+    "jensen_shannon",
     "krylov",
     "least_squares",
     "load",
@@ -184,6 +187,7 @@ __all__ = [
     "save_state",
     "searches",
     "solve",
+    "spectral_density",
     "start",
     "static",
     "steps",
