@@ -71,6 +71,8 @@ from .solvers.stopping import AnyOf, MaxResidual, RelativeProgress, RelativeResi
 from .spaces import Space
 from .spectral.diagonal import diagonal
 from .spectral.estimate import Estimate
+from .spectral.frobenius import frobenius_norm
+from .spectral.logdet import logdet
 from .spectral.trace import trace
 from .validation import Report, ValidationError, validate
 
@@ -161,11 +163,13 @@ __all__ = [
     "curve_fit",
     "descents",
     "diagonal",
+    "frobenius_norm",
     "from_scipy",
     "krylov",
     "least_squares",
     "load",
     "load_state",
+    "logdet",
     "losses",
     "minimize",
     "namespace",
