@@ -73,6 +73,8 @@ from .spectral.density import Density, jensen_shannon, spectral_density
 from .spectral.diagonal import diagonal
 from .spectral.eigsh import Eigenpairs, eigsh
 from .spectral.estimate import Estimate
+from .spectral.frobenius import frobenius_norm
+from .spectral.logdet import logdet
 from .spectral.svds import SingularTriplets, svds
 from .spectral.trace import trace
 from .validation import Report, ValidationError, validate
@@ -168,12 +170,14 @@ __all__ = [
     "descents",
     "diagonal",
     "eigsh",
+    "frobenius_norm",
     "from_scipy",
     "jensen_shannon",
     "krylov",
     "least_squares",
     "load",
     "load_state",
+    "logdet",
     "losses",
     "minimize",
     "namespace",

@@ -42,6 +42,7 @@ from .estimate import (
     check_operator,
     estimated,
     exactly,
+    is_looked_at,
     scaled,
     unit_columns,
     wide,
@@ -269,7 +270,7 @@ def diagonal(
         probes = products if A.psd else products // 2
         method = "hutchinson" if probes < FEW else "xnysdiag" if A.psd else "xdiag"
     exact = method == "exact" or products >= n
-    looked_at = bool(watch) or not (isinstance(rtol, (int, float)) and rtol == 0)
+    looked_at = is_looked_at(watch, rtol)
     estimator: Any
     if exact:
         estimator = UnitVectors(n, block_of(n, looked_at))

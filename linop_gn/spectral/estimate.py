@@ -33,6 +33,10 @@ __all__ = [
     "check_operator",
     "estimated",
     "exactly",
+    "gathered",
+    "is_looked_at",
+    "require_operator",
+    "scaled",
     "unit_columns",
     "wide",
 ]
@@ -103,9 +107,17 @@ _SENTENCES = {
     ),
     Status.NEGATIVE_CURVATURE: (
         "The operator was declared positive semi-definite, and its products say that it is not: don't rely on the "
-        "value. Take method='xtrace' for a trace, 'xdiag' for a diagonal, which need no definiteness."
+        "value. Take method='xtrace' for a trace, 'xdiag' for a diagonal, which need no definiteness; for a "
+        "determinant add damping."
     ),
+    Status.SINGULAR: "The operator is singular to working precision, and its determinant zero: add damping.",
 }
+
+
+_NO_DERIVATIVE = (
+    "an estimate has no derivative. Differentiate a sum of z.A z in your own program instead, for fixed probes z such "
+    "as those of A.domain.random(seed)."
+)
 
 
 @record
@@ -117,6 +129,10 @@ class Probed:
     rtol: Scalar
     like: Vector
     """A vector (1,) of the operator's dtype: that of the scalars."""
+    shift: Scalar = 0.0
+    """What is added to the operator's eigenvalues."""
+    lowest: Scalar = 0.0
+    """What none of these sums is below, where such a number is known."""
 
     @property
     def host(self) -> bool:
@@ -189,6 +205,10 @@ class Estimator:
         """A value or an error in the user's units."""
         return value * scale
 
+    def spent(self, before: Any, held: Any) -> Scalar:
+        """Products of a step, of what was held before it and after."""
+        return self.each * self.block
+
     def init(self, ops: Backend, problem: Probed) -> EstimatorState:
         """Nothing known yet."""
         none = ops.scalar(0, problem.like)
@@ -221,7 +241,7 @@ class Estimator:
             samples=samples,
             status=status,
             steps=s.steps + 1,
-            products=s.products + self.each * self.block,
+            products=s.products + self.spent(s.held, held),
             held=held,
             row=EstimatorRow(self.size(ops, value), self.size(ops, error)),
         )
@@ -287,10 +307,20 @@ def unit_columns(space: Any, first: Scalar, columns: int) -> Array:
 # the door's side
 
 
-def check_operator(door: str, A: Any) -> None:
-    """Raise unless A is a square linear operator."""
+def is_looked_at(watch: Sequence[Watcher], rtol: Scalar) -> bool:
+    """Whether somebody looks between blocks: a watcher, or a tolerance."""
+    return bool(watch) or not (isinstance(rtol, (int, float)) and rtol == 0)
+
+
+def require_operator(door: str, A: Any) -> None:
+    """Raise unless A is a linear operator."""
     if not isinstance(A, LinearOperator):
         raise TypeError(f"{door} needs a linear operator, got {type(A).__qualname__}; wrap a matrix in lg.Dense.")
+
+
+def check_operator(door: str, A: Any) -> None:
+    """Raise unless A is a square linear operator."""
+    require_operator(door, A)
     if not A.domain.agrees(A.codomain):
         raise ValueError(
             f"{door} needs a square operator, got {A!r}; of a rectangular one there are lg.frobenius_norm(A) and the "
@@ -307,6 +337,8 @@ def estimated(
     watch: Sequence[Watcher],
     every: int,
     exact: bool = False,
+    shift: Scalar = 0.0,
+    lowest: Scalar = 0.0,
 ) -> Estimate:
     """What the estimator finds out about A."""
     require_number(door, "rtol", rtol)
@@ -331,24 +363,26 @@ def estimated(
         )
 
     with backend.unguarded(), np.errstate(all="ignore"):  # the status tells
-        problem = Probed(A.prepare(), seed, rtol, like)
+        problem: Probed = backend.constant(Probed(A.prepare(), seed, rtol, like, shift, lowest), _NO_DERIVATIVE)
         with reached(told, "error.result has the estimate so far."):
             carry = drive(backend, estimator, problem, estimator.steps, watch, every, estimator.title)
         return told(carry)
 
 
-def exactly(door: str, value: Any, error: Any) -> Estimate:
-    """A value that is known without a product."""
+def exactly(
+    door: str, value: Any, error: Any, products: Any = 0, method: str = "known diagonal", code: Any = Code.COMPLETED
+) -> Estimate:
+    """A value that no probe was needed for."""
     return Estimate(
-        code=Code.COMPLETED,
+        code=code,
         steps=0,
-        products=0,
+        products=products,
         rows=np.zeros((0, 2)),
         names=EstimatorRow._fields,
-        method="known diagonal",
+        method=method,
         value=value,
         standard_error=error,
-        samples=0,
+        samples=products,
         exact=True,
         what=door,
     )

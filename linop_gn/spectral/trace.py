@@ -37,6 +37,7 @@ from .estimate import (
     estimated,
     exactly,
     gathered,
+    is_looked_at,
     scaled,
     unit_columns,
     wide,
@@ -310,7 +311,7 @@ def trace(
         probes = products if A.psd else products // 2
         method = "hutchinson" if probes < FEW else "xnystrace" if A.psd else "xtrace"
     exact = method == "exact" or products >= n
-    looked_at = bool(watch) or not (isinstance(rtol, (int, float)) and rtol == 0)
+    looked_at = is_looked_at(watch, rtol)
     estimator: Any = estimator_for(A, "exact" if exact else method, products, looked_at)
     return estimated("trace", A, estimator, 0.0 if exact else rtol, seed, watch, every, exact)
 

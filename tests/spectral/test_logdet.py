@@ -1,0 +1,85 @@
+"""log det by stochastic Lanczos quadrature: against dense quadratures on the same probes, bounds, and bad operators."""
+
+import numpy as np
+import pytest
+from systems import spare, with_spectrum
+
+import linop_gn as lg
+from linop_gn.draws import sign_columns
+from linop_gn.testing.strategies import array
+
+SIZE = 40
+
+
+def probes(count, seed):
+    return sign_columns(lg.Space.flat(SIZE, np.zeros(1)), seed, 0, count)
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.1])
+def test_it_is_the_mean_of_quadratic_forms(backend, damping):
+    """Enough steps for the rules to be exact."""
+    spare(backend, damping > 0)
+    matrix = with_spectrum(np.linspace(0.5, 3, SIZE) ** 2, 0)
+    dense = lg.Dense(array(backend, matrix), psd=True)
+    found = lg.logdet(lg.Damped(dense, damping) if damping else dense, products=36, steps=18, seed=5)
+    values, vectors = np.linalg.eigh(matrix + damping * np.eye(SIZE))
+    forms = np.sum(np.log(values)[:, None] * (vectors.T @ probes(2, 5)) ** 2, axis=0)
+    assert float(found.value) == pytest.approx(forms.mean(), abs=1e-4)
+    assert float(found.standard_error) == pytest.approx(forms.std(ddof=1) / np.sqrt(2), abs=1e-3)
+    assert (int(found.products), int(found.samples), found.succeeded) == (36, 2, True)
+    exact = lg.logdet(lg.Damped(dense, damping), products=SIZE)
+    assert float(exact.value) == pytest.approx(np.log(values).sum(), abs=1e-12)
+    assert (exact.exact, int(exact.products), float(exact.standard_error)) == (True, SIZE, 0.0)
+
+
+@pytest.mark.parametrize("spectrum", [np.logspace(-5, 1, 150), np.where(np.arange(150) < 8, 100.0, 0.0)])
+def test_the_bound_of_the_rules_is_part_of_the_bar(spectrum):
+    matrix, damping = with_spectrum(spectrum, 0), 1e-4
+    size = np.log(spectrum + damping).sum()
+    A = lg.Damped(lg.Dense(matrix, psd=True), damping)
+    found = [lg.logdet(A, products=120, steps=12, seed=seed) for seed in range(20)]
+    assert np.mean([abs(one.value - size) <= 1.96 * one.standard_error for one in found]) >= 0.9
+    plain = lg.Dense(matrix + damping * np.eye(150), psd=True)
+    given = lg.logdet(plain, products=120, steps=12, lowest=damping)
+    assert given.value == pytest.approx(found[0].value, rel=1e-6)
+
+
+def test_steps_beyond_the_spectrum_are_not_taken():
+    matrix = with_spectrum(np.where(np.arange(SIZE) < 20, 2.0, 3.0), 0)
+    found = lg.logdet(lg.Dense(matrix, psd=True), products=39, steps=13)
+    assert found.products == 3 * 2
+    assert found.succeeded
+
+
+@pytest.mark.parametrize(("lowest", "status"), [(-1.0, "NEGATIVE_CURVATURE"), (0.0, "SINGULAR"), (np.nan, "NONFINITE")])
+def test_no_number_for_what_has_none(lowest, status):
+    spectrum = np.linspace(1, 2, SIZE)
+    spectrum[0] = 0.0 if np.isnan(lowest) else lowest
+    matrix = with_spectrum(spectrum, 0)
+    factor = np.nan if np.isnan(lowest) else 1.0
+    A = lg.FunctionOperator(lambda v: factor * (matrix @ v), lg.Space.flat(SIZE, matrix), symmetric=True)
+    for products in (39, SIZE):
+        found = lg.logdet(A, products=products, steps=13)
+        assert found.status.name == status
+        assert not found.succeeded
+        assert np.isnan(found.value)
+
+
+def test_damping_keeps_its_digits():
+    """In float32 the sum of 1 and 1e-9 has lost the damping."""
+    values = np.where(np.arange(SIZE) < 2, 1.0, 0.0).astype(np.float32)
+    found = lg.logdet(lg.Damped(lg.Diagonal(values), 1e-9), products=39, steps=3)
+    assert abs(found.value - np.log(values.astype(float) + 1e-9).sum()) <= 2 * found.standard_error
+
+
+def test_it_stops_and_refuses():
+    A = lg.Dense(with_spectrum(np.linspace(1, 3, 200), 0), psd=True)
+    early = lg.logdet(A, products=199, steps=6, rtol=0.05)
+    assert early.status is lg.Status.CONVERGED
+    assert 10 <= early.samples < 33
+    with pytest.raises(ValueError, match="5 products are less than the 30 steps"):
+        lg.logdet(A, products=5)
+    with pytest.raises(ValueError, match=r"logdet needs a symmetric operator.*A\.T @ A"):
+        lg.logdet(lg.Dense(np.triu(np.ones((3, 3)))))
+    with pytest.raises(ValueError, match="lowest must be a finite number > 0"):
+        lg.logdet(A, products=100, lowest=-1.0)
