@@ -14,7 +14,18 @@ import sys as _sys
 from . import moved as _moved
 from . import preconditioners, tree
 from .cost import Costs, cost
-from .curvature import GGN, BlockGGN, Gram, Hessian, Jacobian, LossHessian, MissingDerivativeError, Objective, losses
+from .curvature import (
+    GGN,
+    BlockGGN,
+    EmpiricalFisher,
+    Gram,
+    Hessian,
+    Jacobian,
+    LossHessian,
+    MissingDerivativeError,
+    Objective,
+    losses,
+)
 from .curve_fit import curve_fit
 from .dispatch import available, backend_of, load, namespace, register
 from .interop import from_scipy, to_scipy
@@ -109,6 +120,7 @@ __all__ = [
     "Eigenpairs",
     "Eigh",
     "EisenstatWalker",
+    "EmpiricalFisher",
     "Estimate",
     "FirstOrder",
     "FunctionOperator",

@@ -2,6 +2,7 @@
 
 from . import losses
 from .at_point import GGN, BlockGGN, Hessian, Jacobian, LossHessian
+from .fisher import EmpiricalFisher
 from .gram import Gram
 from .objective import Objective
 from .point import Point
@@ -10,6 +11,7 @@ from .supplied import MissingDerivativeError
 __all__ = [
     "GGN",
     "BlockGGN",
+    "EmpiricalFisher",
     "Gram",
     "Hessian",
     "Jacobian",

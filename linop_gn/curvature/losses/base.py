@@ -125,6 +125,13 @@ class Loss:
         """
         self._lacks("curvature")
 
+    def score(self, xp: Any, z: Array, y: Array) -> tuple[Array, Array | None]:
+        """The slope of each example as if it had the weight one, and the weight that the loss itself gives it, if any.
+
+        The derivative of what :meth:`value` returns is their product.
+        """
+        return self.slope(xp, z, y), None
+
     def refuse_targets(self, targets: np.ndarray[Any, Any], counted: np.ndarray[Any, Any]) -> None:
         """Raise if a finite target (float64, on the host) is none for this loss. ``counted`` broadcasts."""
 

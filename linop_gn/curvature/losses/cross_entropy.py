@@ -152,6 +152,13 @@ class CrossEntropy(Loss):
             return g
         return (1 - e) * g + e * (p - 1 / p.shape[-1] if w is None else xp.mean(w) * p - w / p.shape[-1])
 
+    def score(self, xp: Any, z: Array, y: Array) -> tuple[Array, Array | None]:
+        w = self._class_weights(xp, z)
+        if w is None or not self._has_labels(xp, y):
+            return self.slope(xp, z, y), None
+        mass = _at(xp, w, y)
+        return divided(xp, self.slope(xp, z, y), mass + xp.zeros_like(z)), mass
+
     def curvature(self, xp: Any, z: Array, y: Array) -> OutputHessian:
         made, w = SoftmaxHessian(*softmax(xp, z)), self._class_weights(xp, z)
         e = number(xp, self.label_smoothing, z)

@@ -1,0 +1,102 @@
+"""The outer products of a loss's slopes in place of its Hessian: the middle of Fisher operators.
+
+With s_i = dl/dz at the outputs of example i, the products s_i s_i^T stand where GGN has d^2l/dz^2, and
+
+    J^T (sum_i w_i s_i s_i^T) J = sum_i w_i g_i g_i^T,    g_i = J_i^T s_i the gradient of example i.
+
+Weights, masks, reductions and batches count as they do in the loss.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...protocols import Array, Backend
+from ...records import record, static
+from .base import Loss
+from .hessians import OutputHessian, OutputRoot, Weighted, divided
+
+__all__ = ["OuterProducts", "Scores"]
+
+
+@record
+class OuterProducts(OutputHessian, OutputRoot):
+    """s s^T for each example, for s like the outputs, of which an example has the axes from ``first`` on."""
+
+    slopes: Array
+    first: int = static()
+
+    def _inner(self, xp: Any, v: Array) -> Array:
+        axes = tuple(range(int(self.first), len(self.slopes.shape)))
+        product = self.slopes * v
+        return xp.sum(product, axis=axes, keepdims=True) if axes else product
+
+    def product(self, xp: Any, v: Array) -> Array:
+        return self.slopes * self._inner(xp, v)
+
+    transposed = product
+
+    def root(self, xp: Any) -> OuterProducts:
+        """s s^T / |s|: symmetric, with the square s s^T."""
+        length = self._inner(xp, self.slopes) ** 0.25
+        return OuterProducts(divided(xp, self.slopes, length + xp.zeros_like(self.slopes)), self.first)
+
+    def solve(self, xp: Any, r: Array) -> Array:
+        square = self._inner(xp, self.slopes)
+        return divided(xp, self.product(xp, r), square * square + xp.zeros_like(r))
+
+
+@record
+class Scores(Loss):
+    """``inner`` with the outer products of its slopes as its curvature; value and gradient are its own."""
+
+    inner: Loss
+
+    convex = True
+
+    def __init__(self, inner: Loss) -> None:
+        object.__setattr__(self, "inner", inner)
+        object.__setattr__(self, "reduction", inner.reduction)
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"{self.inner.name}, outer products of slopes"
+
+    @property
+    def example_axes(self) -> int | None:  # type: ignore[override]
+        return self.inner.example_axes
+
+    @property
+    def targets_optional(self) -> bool:  # type: ignore[override]
+        return self.inner.targets_optional
+
+    def value(self, xp: Any, z: Array, y: Array) -> Array:
+        return self.inner.value(xp, z, y)
+
+    def slope(self, xp: Any, z: Array, y: Array) -> Array:
+        return self.inner.slope(xp, z, y)
+
+    def curvature(self, xp: Any, z: Array, y: Array) -> OutputHessian:
+        slopes, mass = self.inner.score(xp, z, y)
+        made = OuterProducts(xp.astype(slopes, z.dtype, copy=False), len(self._examples(tuple(z.shape), None)))
+        return made if mass is None else Weighted(made, mass)
+
+    def weight_sum(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> Array:
+        return self.inner.weight_sum(xp, outputs, targets, weights)
+
+    def check(
+        self,
+        backend: Backend,
+        outputs_shape: tuple[int, ...],
+        targets: Array | None,
+        weights: Array | None,
+        *,
+        empty_ok: bool = False,
+    ) -> None:
+        self.inner.check(backend, outputs_shape, targets, weights, empty_ok=empty_ok)
+
+    def _examples(self, shape: tuple[int, ...], weights: Array | None) -> tuple[int, ...]:
+        return self.inner._examples(shape, weights)
+
+    def _read(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> tuple[Array, Any, Any]:
+        return self.inner._read(xp, outputs, targets, weights)
