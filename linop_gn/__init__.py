@@ -76,6 +76,7 @@ from .solvers.blockwise import Blockwise
 from .solvers.direct import LU, Cholesky, Eigh
 from .solvers.forcing import EisenstatWalker
 from .solvers.gram import GramSolve
+from .solvers.inverse import inverse
 from .solvers.multishift import MultiShiftCG
 from .solvers.steihaug import Steihaug
 from .solvers.stopping import AnyOf, MaxResidual, RelativeProgress, RelativeResidual
@@ -184,6 +185,7 @@ __all__ = [
     "eigsh",
     "frobenius_norm",
     "from_scipy",
+    "inverse",
     "jensen_shannon",
     "krylov",
     "least_squares",
