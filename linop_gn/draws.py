@@ -19,7 +19,19 @@ from typing import Any
 from .protocols import Array, Scalar, Vector
 from .spaces import Space
 
-__all__ = ["BITS", "check_seed", "counter", "indices", "normal", "sign_columns", "signs", "signs_in", "sphere", "words"]
+__all__ = [
+    "BITS",
+    "check_seed",
+    "counter",
+    "indices",
+    "normal",
+    "sign_columns",
+    "signs",
+    "signs_in",
+    "sphere",
+    "uniform",
+    "words",
+]
 
 BITS = 31
 """Signs that one word holds."""
@@ -99,9 +111,17 @@ def _place(space: Space) -> dict[str, Any]:
     return {} if space.device is None else {"device": space.device}
 
 
+def uniform(xp: Any, rows: Array, seed: Scalar, index: Scalar, dtype: Any) -> Array:
+    """Numbers in (0, 1) with 23 bits, one for each of ``rows`` (int32), in a dtype of single precision at least."""
+    return (xp.astype(_bits(xp, rows, seed, index) >> 8, dtype) + 0.5) * 2.0**-23
+
+
 def _hashed(space: Space, rows: Array, seed: Scalar, index: Scalar) -> Array:
+    return _bits(space.backend.namespace(), rows, seed, index)
+
+
+def _bits(xp: Any, rows: Array, seed: Scalar, index: Scalar) -> Array:
     """31 random bits for each row, as non-negative int32."""
-    xp = space.backend.namespace()
     zero = rows ^ rows  # the seed may be a Python number or an array of any integer type
     s, j = (zero + _small(xp, value) for value in (seed, index))
     x = _mixed(_mixed(s ^ 0x2545F491) + j * _STRIDE)

@@ -2,7 +2,7 @@
 
 from . import losses
 from .at_point import GGN, BlockGGN, Hessian, Jacobian, LossHessian
-from .fisher import EmpiricalFisher
+from .fisher import EmpiricalFisher, Fisher
 from .gram import Gram
 from .objective import Objective
 from .point import Point
@@ -12,6 +12,7 @@ __all__ = [
     "GGN",
     "BlockGGN",
     "EmpiricalFisher",
+    "Fisher",
     "Gram",
     "Hessian",
     "Jacobian",

@@ -23,7 +23,7 @@ from ..given import as_tree
 from ..protocols import Array, Backend, Tree
 from ..records import record, static
 
-__all__ = ["Batch", "Stream", "as_batch", "as_batches", "stack"]
+__all__ = ["Batch", "Stream", "as_batch", "as_batches", "mark_of", "stack"]
 
 
 @record
@@ -34,6 +34,8 @@ class Batch:
     targets: Array | None = None
     weights: Array | None = None
     stacked: bool = static(default=False)
+    place: Any = None
+    """Which batch of a pass it is, where something is drawn for its examples."""
 
 
 class Stream:
@@ -53,7 +55,7 @@ class Stream:
             empty = False
             batch = self.change(item)
             if mark is not None:
-                mark += _mark(batch)
+                mark += mark_of(batch)
             yield batch
         if mark is not None and not empty:
             self._compare(mark)
@@ -79,7 +81,7 @@ class Stream:
             )
 
 
-def _mark(batch: Batch) -> np.ndarray:
+def mark_of(batch: Batch) -> np.ndarray:
     """Of a batch's numbers: their sums, their sums with weights along each example, and the sum of their sizes."""
     made, tree = np.zeros(3), (batch.inputs, batch.targets, batch.weights)
     try:
@@ -170,18 +172,22 @@ def stack(batches: tuple[Batch, ...], backend: Backend) -> tuple[Batch, ...]:
 
     Those that hold anything but arrays stay as they are.
     """
-    groups: dict[Any, list[list[Array]]] = {}
+    groups: dict[Any, list[tuple[list[Array], Any]]] = {}
     made = []
     for batch in batches:
         _, leaves, structure = backend.flatten((batch.inputs, batch.targets, batch.weights))
         if all(map(backend.is_array, leaves)):
             key = (structure, tuple(backend.describe(leaf)[:2] for leaf in leaves))
-            groups.setdefault(key, []).append(leaves)
+            groups.setdefault(key, []).append((leaves, batch.place))
         else:
             made.append(batch)
     xp = backend.namespace()
     for (structure, _), group in groups.items():
         many = len(group) > 1
-        leaves = [xp.stack(column) for column in zip(*group, strict=True)] if many else group[0]
-        made.append(Batch(*backend.unflatten(structure, leaves), stacked=many))  # type: ignore[misc]
+        columns = zip(*(leaves for leaves, _ in group), strict=True)
+        leaves = [xp.stack(column) for column in columns] if many else group[0][0]
+        place = None
+        if group[0][1] is not None:
+            place = xp.asarray([p for _, p in group], dtype=xp.int32) if many else group[0][1]
+        made.append(Batch(*backend.unflatten(structure, leaves), stacked=many, place=place))  # type: ignore[misc]
     return tuple(made)

@@ -96,7 +96,7 @@ class Crossing:
         """Data over there."""
         require_fitting(self.home, batch)
         inputs, targets, weights = map(self.lend, (batch.inputs, batch.targets, batch.weights))
-        return Batch(inputs, targets, weights, batch.stacked)
+        return Batch(inputs, targets, weights, batch.stacked, batch.place)
 
 
 @record

@@ -193,7 +193,7 @@ class Term:
             calculus = self._require("the Hessian of a loss without closed forms", _LOSS)
             bent: Any = Differentiated(calculus.linearize_gradient(self._total, [z]))
         else:
-            bent = self.loss.hessian(*self._with_data(z))
+            bent = self.loss.of_batch(self.batch.place).hessian(*self._with_data(z))
         data, gradient = (self.batch.targets, self.batch.weights), self.space.like(x, lin.gradient)
         sums = self.total(z), gradient, self.weight(z)
         return Piece(self.loss, *data, lin.without_gradient(), bent, z, *sums, self.space)

@@ -88,7 +88,7 @@ class Terms:
 
     def _term(self, space: Space, batch: Batch) -> Term:
         inputs, targets, weights = space.backend.detach((batch.inputs, batch.targets, batch.weights))
-        bare = Batch(inputs, targets, weights, stacked=batch.stacked)
+        bare = Batch(inputs, targets, weights, stacked=batch.stacked, place=batch.place)
         alone = not self.host and len(self.batches) == 1 and not batch.stacked
         return Term(self.loss, bare, self.model, space, self.supplied, alone)
 

@@ -161,10 +161,14 @@ def _quadratic(subject: Subject, at: Matrices, part: GGN | BlockGGN) -> Found:
         for v in D.T:
             made = along(partial(twin.outputs, term), twin.x, v, twin.eps)
             size = float(np.abs(made.value).max()) or 1.0
-            curved = along(partial(twin.loss_gradient, term), z, made.value.reshape(z.shape) / size, twin.eps)
-            uncertainty = max(uncertainty, _known(made), _known(curved))
+            uncertainty = max(uncertainty, _known(made))
             pushed.append(made.value)
-            bent.append(curved.value * size)
+            if term.loss is None or term.loss.second_derivative:
+                curved = along(partial(twin.loss_gradient, term), z, made.value.reshape(z.shape) / size, twin.eps)
+                uncertainty = max(uncertainty, _known(curved))
+                bent.append(curved.value * size)
+            else:
+                bent.append(twin.loss_curvature(term, z, made.value).reshape(-1))
         wanted += np.stack(pushed) @ np.stack(bent).T
     given = D.T @ subject.products(D)
     given = given - mask * (D.T @ (np.reshape(twin.l2, (-1, 1)) * D))
@@ -260,6 +264,8 @@ def _together(point: Point, twin: Twin) -> Terms:
     ops, parts = point.space.backend, twin.batches
     if parts is None or entries(ops, parts) > MOST_NUMBERS:
         raise NotApplicableError(f"the batches hold more than {MOST_NUMBERS:,} numbers together")
+    if parts[0].place is not None:
+        raise NotApplicableError("what is drawn for an example depends on the batch that it is in")
     try:
         terms = replace(point.objective, batches=(union(ops, parts),), stream=None)
         one = Twin(point.anew(terms), twin.double)

@@ -13,6 +13,7 @@ import numpy as np
 from ..curvature.batches import Batch
 from ..curvature.terms import Terms
 from ..protocols import Array, Backend, Tree, Vector
+from ..records import replace
 from ..spaces import Space
 
 __all__ = ["cast_floats", "digest", "entries", "host", "place", "union", "unstacked"]
@@ -60,12 +61,19 @@ def cast_floats(backend: Backend, tree: Tree, dtype: str) -> Tree:
     return _mapped(backend, cast, tree)
 
 
+def _at(place: Any, i: int) -> Any:
+    return None if place is None else place[i]
+
+
 def unstacked(terms: Terms, space: Space) -> list[Batch]:
     """The batches in memory, each by itself."""
     ops, found = space.backend, []
     for batch in terms.batches:
         count = _arrays(ops, parts(batch))[0].shape[0] if batch.stacked else 0
-        found += [Batch(*_mapped(ops, itemgetter(i), parts(batch))) for i in range(count)] or [batch]
+        cut = [
+            replace(Batch(*_mapped(ops, itemgetter(i), parts(batch))), place=_at(batch.place, i)) for i in range(count)
+        ]
+        found += cut or [batch]
     return found
 
 

@@ -121,6 +121,8 @@ class Matrices:
 
     def bend(self, b: int, term: Term, z: NDArray, Z: NDArray) -> NDArray:
         """H_L Z on batch b, unnormalised."""
+        if term.loss is not None and not term.loss.second_derivative:
+            return np.stack([self.twin.loss_curvature(term, z, v).reshape(-1) for v in Z.T], axis=1)
         if z.size * z.size <= self.limit and z.size <= max(MOST_ROWS // 2, 4 * Z.shape[1]):
             return self._once(("H_L", b), lambda: self._loss_hessian(term, z)) @ Z
         return self._along(partial(self.twin.loss_gradient, term), z, Z)

@@ -91,7 +91,7 @@ class Twin:
         return None if self.batches is None else [self._term(batch) for batch in self.batches]
 
     def _term(self, batch: Batch) -> Term:
-        cast = Batch(*self._cast(self.ops.detach(parts(batch))))
+        cast = replace(Batch(*self._cast(self.ops.detach(parts(batch)))), place=batch.place)
         alone = self.batches is not None and len(self.batches) == 1
         return Term(self.loss, cast, self.model, self.space, self.given.objective.supplied, alone)
 
@@ -168,6 +168,10 @@ class Twin:
         """dL/dz for one batch, unnormalised: reverse mode on the loss's value, its closed form where there is none."""
         return self.call(_loss_gradient, term, None, z)
 
+    def loss_curvature(self, term: Term, z: NDArray, v: NDArray) -> NDArray:
+        """The product with what a loss has in place of its second derivative, by its own closed form, unnormalised."""
+        return self.call(_loss_curvature, term, None, z, v.reshape(z.shape))
+
     def jacobian_rows(self, term: Term, rows: Sequence[int]) -> NDArray:
         """Rows of J for one batch, by plain reverse mode."""
         return self._rows("jacobian_rows", term, term.outputs, None, rows)
@@ -233,6 +237,12 @@ def _loss_gradient(term: Term, z: Array) -> Array:
         return term.ops.calculus.jacobian_rows(lambda zs: term.total(zs[0]), [z], [0])[0][0]
     assert term.loss is not None
     return term.loss.gradient(term.ops.namespace(), z, term.batch.targets, term.batch.weights)
+
+
+def _loss_curvature(term: Term, z: Array, v: Array) -> Array:
+    assert term.loss is not None
+    xp, batch = term.ops.namespace(), term.batch
+    return term.loss.of_batch(batch.place).hessian_product(xp, z, batch.targets, batch.weights, v)
 
 
 def _calculus(term: Term) -> Any:

@@ -114,3 +114,103 @@ def test_l2_is_added_and_losses_without_slopes_are_told():
     scalar = lg.Objective.from_function(lambda p: p @ p, gradient=lambda p: 2 * p)
     with pytest.raises(ValueError, match="plain scalar function"):
         lg.EmpiricalFisher(scalar, np.zeros(3))
+
+
+# drawn targets
+
+LIKELY = ("softmax", "softmax smoothed", "squared", "binary")
+
+
+@pytest.mark.parametrize("loss", LIKELY)
+def test_the_mean_over_draws_is_the_gauss_newton_operator(numpy_backend, loss):
+    case = Case("mlp", loss, "mean", 1, "mask", (3, 2))
+    f, p = objective(case, numpy_backend), case.params()
+    G = lg.GGN(f, p).to_dense()
+    few, many = (
+        np.mean([abs(lg.Fisher(f, p, samples=n, seed=i).to_dense() - G).max() for i in range(3)]) for n in (2, 128)
+    )
+    assert many < 0.35 * abs(G).max()
+    assert 3 < few / many < 22  # the root of 64
+
+
+def test_class_weights_are_exact_in_expectation():
+    rng = np.random.default_rng(0)
+    x, w, y = rng.standard_normal((6, 3)), rng.standard_normal((3, 4)), np.array([0, 1, 2, 3, 1, 1])
+    loss = lg.losses.CrossEntropy(weight=np.array([0.5, 2.0, 0.0, 1.0]))
+    jacobian = lambda p, x: np.einsum("ni,jk->njik", x, np.eye(4))  # noqa: E731
+    f = lg.Objective(lambda p, x: x @ p, loss, (x, y), jacobian=jacobian)
+    G, F = lg.GGN(f, w).to_dense(), lg.Fisher(f, w, samples=1000).to_dense()
+    assert abs(F - G).max() < 0.15 * abs(G).max()
+
+
+def test_draws_are_one_operator_on_every_backend_and_layout(backend):
+    """The same targets wherever the numbers are made; batches in a list or from a stream alike."""
+    if backend.calculus is None and backend.name != "numpy":
+        pytest.skip("it has no derivatives")
+    case = Case("mlp", "softmax", "mean", 4, "none", (3, 3))
+    here = lg.Fisher(objective(case, lg.load("numpy")), case.params(), seed=5).to_dense()
+    there = lg.Fisher(objective(case, backend), put(backend, case.params()), seed=5)
+    np.testing.assert_allclose(backend.to_numpy(there.to_dense()), here, atol=1e-10)
+    if "compiled" not in backend.capabilities:
+        F = lg.Fisher(objective(case, backend, hold=Streamed), put(backend, case.params()), seed=5)
+        v = np.arange(float(len(here)))
+        for _ in range(2):
+            np.testing.assert_allclose(backend.to_numpy(F @ put(backend, v)), here @ v, atol=1e-9)
+    other = lg.Fisher(objective(case, backend), put(backend, case.params()), seed=6)
+    assert abs(backend.to_numpy(other @ put(backend, np.ones(len(here)))) - here @ np.ones(len(here))).max() > 1e-6
+
+
+def test_batches_have_draws_of_their_own(numpy_backend):
+    """Twice the same batch is not twice the same draw."""
+    x = np.random.default_rng(0).standard_normal((40, 2))
+    y = np.zeros(40)
+    make = lambda data: lg.Objective(lambda w, x: x @ w, lg.losses.SquaredError(), data, jacobian=lambda w, x: x)  # noqa: E731
+    once, twice = (lg.Fisher(make(data), np.zeros(2)).to_dense() for data in ((x, y), [(x, y), (x, y)]))
+    assert abs(once - twice).max() > 1e-3
+
+
+class Shuffled(Streamed):
+    def __iter__(self):
+        self.turn = not getattr(self, "turn", False)
+        return iter(self.batches if self.turn else self.batches[::-1])
+
+
+def test_a_stream_in_another_order_is_told():
+    rng = np.random.default_rng(0)
+    data = [(rng.standard_normal((3, 2)), rng.standard_normal(3)) for _ in range(2)]
+    f = lg.Objective(lambda w, x: x @ w, lg.losses.SquaredError(), Shuffled(data), jacobian=lambda w, x: x)
+    F = lg.Fisher(f, np.zeros(2))
+    passes = [lambda: F @ np.ones(2)] * 3
+    with pytest.raises(ValueError, match="shuffle=False"):
+        [ask() for ask in passes]
+
+
+def test_of_a_single_sample_there_is_a_root(numpy_backend):
+    case = Case("mlp", "softmax", "mean", 2)
+    f, p = objective(case, numpy_backend), case.params()
+    F = lg.Fisher(f, p)
+    b = np.random.default_rng(0).standard_normal(F.shape[0])
+    x = lg.solve(lg.Damped(F, 0.1), b, lg.GramSolve()).x
+    np.testing.assert_allclose(F.to_dense() @ x + 0.1 * x, b, atol=1e-8)
+    with pytest.raises(NotImplementedError, match="samples=1"):
+        lg.solve(lg.Damped(lg.Fisher(f, p, samples=2), 0.1), b, lg.GramSolve())
+
+
+def test_losses_that_are_no_likelihood_are_told():
+    x = np.eye(3)
+    for loss, error in ((lg.losses.Huber(), "drawn_slope"), (lg.losses.Poisson(), "drawn_slope")):
+        f = lg.Objective(lambda w, x: x @ w, loss, (x, np.ones(3)), jacobian=lambda w, x: x)
+        with pytest.raises(NotImplementedError, match=error):
+            lg.Fisher(f, np.zeros(3))
+    f = lg.Objective(lambda w, x: x @ w, lg.losses.SquaredError(), (x, np.ones(3)), jacobian=lambda w, x: x)
+    with pytest.raises(ValueError, match="samples"):
+        lg.Fisher(f, np.zeros(3), samples=0)
+
+
+@pytest.mark.parametrize("make", [lg.EmpiricalFisher, lg.Fisher])
+def test_they_are_held_to_their_own_matrices(torch, make):
+    case = Case("mlp", "softmax", "mean", 3, "weights", (3, 2))
+    F = make(objective(case, lg.load("torch")), put(lg.load("torch"), case.params()))
+    report = lg.validate(F)
+    assert {check.name: check.status for check in report.checks}["dense"] == "passed"
+    assert report.passed

@@ -81,6 +81,8 @@ class Loss:
     example_axes: ClassVar[int | None] = None
     """Which leading axes of the outputs count examples, as the end of a slice: None all, 1 the first, -1 all but the
     last."""
+    second_derivative: ClassVar[bool] = True
+    """Whether :meth:`curvature` is that, and not something in its place; :func:`linop_gn.validate` holds it to it."""
     targets_optional: ClassVar[bool] = False
     """Whether ``y`` may be None, for data without targets."""
     limits: ClassVar[Mapping[str, tuple[str, Callable[[float], bool]]]] = {}
@@ -131,6 +133,20 @@ class Loss:
         The derivative of what :meth:`value` returns is their product.
         """
         return self.slope(xp, z, y), None
+
+    def drawn_slope(self, xp: Any, z: Array, uniform: Callable[[int], Array]) -> Array:
+        """The slope at targets drawn from the distributions whose -log this loss is, as if each had the weight one.
+
+        ``uniform(k)`` are numbers in (0, 1) like z, others for each k. Its mean outer product is the curvature.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} is not known as the -log of a distribution to draw targets from: define "
+            "drawn_slope, or take lg.GGN or lg.EmpiricalFisher."
+        )
+
+    def of_batch(self, place: Any) -> Loss:
+        """The loss for the batch number ``place`` of a pass."""
+        return self
 
     def refuse_targets(self, targets: np.ndarray[Any, Any], counted: np.ndarray[Any, Any]) -> None:
         """Raise if a finite target (float64, on the host) is none for this loss. ``counted`` broadcasts."""

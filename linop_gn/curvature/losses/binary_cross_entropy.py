@@ -9,6 +9,7 @@ at z = 0, which is where a head initialised with zeros starts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -51,6 +52,10 @@ class BinaryCrossEntropy(Elementwise):
     def slope(self, xp: Any, z: Array, y: Array) -> Array:
         zero = xp.zeros_like(z)
         return (1 - y) * xp.exp(-xp.logaddexp(zero, -z)) - y * xp.exp(-xp.logaddexp(zero, z))
+
+    def drawn_slope(self, xp: Any, z: Array, uniform: Callable[[int], Array]) -> Array:
+        p = xp.exp(-xp.logaddexp(xp.zeros_like(z), -z))
+        return self.slope(xp, z, xp.astype(uniform(0) < p, z.dtype))
 
     def curvature(self, xp: Any, z: Array, y: Array) -> Array:
         zero = xp.zeros_like(z)

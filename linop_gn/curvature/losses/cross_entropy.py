@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -158,6 +159,11 @@ class CrossEntropy(Loss):
             return self.slope(xp, z, y), None
         mass = _at(xp, w, y)
         return divided(xp, self.slope(xp, z, y), mass + xp.zeros_like(z)), mass
+
+    def drawn_slope(self, xp: Any, z: Array, uniform: Callable[[int], Array]) -> Array:
+        gumbel = -xp.log(-xp.log(uniform(0)))
+        drawn = xp.argmax(xp.astype(z, gumbel.dtype, copy=False) + gumbel, axis=-1, keepdims=True)
+        return closed(xp, drawn, softmax(xp, z)[0])
 
     def curvature(self, xp: Any, z: Array, y: Array) -> OutputHessian:
         made, w = SoftmaxHessian(*softmax(xp, z)), self._class_weights(xp, z)

@@ -9,14 +9,17 @@ Weights, masks, reductions and batches count as they do in the loss.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from ...protocols import Array, Backend
+from ... import draws
+from ...protocols import Array, Backend, Scalar
 from ...records import record, static
 from .base import Loss
 from .hessians import OutputHessian, OutputRoot, Weighted, divided
+from .weighting import counter
 
-__all__ = ["OuterProducts", "Scores"]
+__all__ = ["DrawnScores", "OuterProducts", "Scores"]
 
 
 @record
@@ -53,6 +56,7 @@ class Scores(Loss):
     inner: Loss
 
     convex = True
+    second_derivative = False
 
     def __init__(self, inner: Loss) -> None:
         object.__setattr__(self, "inner", inner)
@@ -100,3 +104,60 @@ class Scores(Loss):
 
     def _read(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> tuple[Array, Any, Any]:
         return self.inner._read(xp, outputs, targets, weights)
+
+
+@record
+class MeanOuterProducts(OutputHessian):
+    """The mean of several: as many outer products for each example."""
+
+    parts: tuple[OuterProducts, ...]
+
+    def product(self, xp: Any, v: Array) -> Array:
+        products = [part.product(xp, v) for part in self.parts]
+        return sum(products[1:], products[0]) / len(products)
+
+    def root(self, xp: Any) -> OutputRoot:
+        if len(self.parts) > 1:
+            raise NotImplementedError(
+                "the mean of several outer products has no root like the outputs: take samples=1."
+            )
+        return self.parts[0].root(xp)
+
+
+@record
+class DrawnScores(Scores):
+    """:class:`Scores` at targets drawn from the loss's own distribution, ``samples`` for each example."""
+
+    seed: Scalar
+    samples: int = static()
+    place: Any = 0
+
+    def __init__(self, inner: Loss, seed: Scalar, samples: int) -> None:
+        Scores.__init__(self, inner)
+        for name, value in (("seed", seed), ("samples", samples), ("place", 0)):
+            object.__setattr__(self, name, value)
+
+    def of_batch(self, place: Any) -> Loss:
+        return self if place is None else replaced(self, place)
+
+    def curvature(self, xp: Any, z: Array, y: Array) -> OutputHessian:
+        shape, wide = tuple(z.shape), xp.float64 if z.dtype == xp.float64 else xp.float32
+        rows, first = xp.reshape(counter(xp, math.prod(shape), z), shape), len(self._examples(shape, None))
+
+        def part(r: int) -> OuterProducts:
+            def uniform(k: int) -> Array:
+                return draws.uniform(xp, rows, self.seed, (self.place * self.samples + r) * 2 + k, wide)
+
+            slopes = self.inner.drawn_slope(xp, z, uniform)
+            return OuterProducts(xp.astype(slopes, z.dtype, copy=False), first)
+
+        made: OutputHessian = MeanOuterProducts(tuple(map(part, range(self.samples))))
+        known = self.inner.curvature(xp, z, y)
+        return Weighted(made, known.weights) if isinstance(known, Weighted) else made
+
+
+def replaced(loss: DrawnScores, place: Any) -> DrawnScores:
+    """The loss for the batch of this number."""
+    made = DrawnScores(loss.inner, loss.seed, loss.samples)
+    object.__setattr__(made, "place", place)
+    return made

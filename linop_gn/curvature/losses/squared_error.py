@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -57,6 +58,10 @@ class SquaredError(Elementwise):
 
     def slope(self, xp: Any, z: Array, y: Array) -> Array:
         return 2 * number(xp, self.scale, z) * (z if y is None else z - y)
+
+    def drawn_slope(self, xp: Any, z: Array, uniform: Callable[[int], Array]) -> Array:
+        normal = xp.sqrt(-2.0 * xp.log(uniform(0))) * xp.cos(2.0 * math.pi * uniform(1))
+        return (2 * number(xp, self.scale, z)) ** 0.5 * xp.astype(normal, z.dtype, copy=False)
 
     def curvature(self, xp: Any, z: Array, y: Array) -> Any:
         return 2 * number(xp, self.scale, z)

@@ -16,7 +16,18 @@ import array_api_compat
 
 from ...protocols import Array
 
-__all__ = ["class_mask", "count", "fit_weights", "grand_total", "index_dtype", "keep", "number", "placed", "real"]
+__all__ = [
+    "class_mask",
+    "count",
+    "counter",
+    "fit_weights",
+    "grand_total",
+    "index_dtype",
+    "keep",
+    "number",
+    "placed",
+    "real",
+]
 
 
 def number(xp: Any, value: Any, like: Array) -> Any:
@@ -76,6 +87,11 @@ def index_dtype(xp: Any) -> Any:
 def class_mask(xp: Any, index: Array, like: Array) -> Array:
     """True at the class that ``index`` (..., 1) names: a mask of the shape (..., C) of ``like``."""
     return index == xp.arange(like.shape[-1], dtype=index.dtype, **_placement(like))
+
+
+def counter(xp: Any, count: int, like: Array) -> Array:
+    """0 .. count - 1 as int32, where ``like`` is."""
+    return xp.arange(count, dtype=xp.int32, **_placement(like))
 
 
 def placed(xp: Any, numbers: Any, like: Array) -> Array:
