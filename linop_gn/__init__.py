@@ -81,11 +81,13 @@ from .solvers.multishift import MultiShiftCG
 from .solvers.steihaug import Steihaug
 from .solvers.stopping import AnyOf, MaxResidual, RelativeProgress, RelativeResidual
 from .spaces import Space
+from .spectral.condition import condition_number
 from .spectral.density import Density, jensen_shannon, spectral_density
 from .spectral.diagonal import diagonal
 from .spectral.eigsh import Eigenpairs, eigsh
 from .spectral.estimate import Estimate
 from .spectral.frobenius import frobenius_norm
+from .spectral.functions import Approximation, inverse_quadratic, matrix_function
 from .spectral.logdet import logdet
 from .spectral.svds import SingularTriplets, svds
 from .spectral.trace import trace
@@ -106,6 +108,7 @@ __all__ = [
     "MINRES",
     "SGN",
     "AnyOf",
+    "Approximation",
     "BlockDiagonal",
     "BlockGGN",
     "Blockwise",
@@ -177,6 +180,7 @@ __all__ = [
     "available",
     "averaged",
     "backend_of",
+    "condition_number",
     "controls",
     "cost",
     "curve_fit",
@@ -186,6 +190,7 @@ __all__ = [
     "frobenius_norm",
     "from_scipy",
     "inverse",
+    "inverse_quadratic",
     "jensen_shannon",
     "krylov",
     "least_squares",
@@ -193,6 +198,7 @@ __all__ = [
     "load_state",
     "logdet",
     "losses",
+    "matrix_function",
     "minimize",
     "namespace",
     "optimisers",
