@@ -188,7 +188,7 @@ def nystrom_root(ops: Backend, H: Array, live: Array, eps: float) -> tuple[Array
     xp = ops.small_namespace()
     finite = xp.all(xp.isfinite(H))
     d, V = xp.linalg.eigh(xp.where(finite, (H + H.T) / 2, 0.0))
-    definite = ~(d[0] < -1e3 * H.shape[0] * eps * xp.max(xp.abs(d)))
+    definite = ~(d[0] < -100.0 * H.shape[0] ** 0.5 * eps * xp.max(xp.abs(d)))
     d = xp.maximum(d, eps * xp.max(d))
     P = V * xp.where(d > 0, 1.0 / xp.sqrt(xp.where(d > 0, d, 1.0)), 0.0)
     return xp.where(finite, xp.where(live[:, None], P, 0.0), xp.nan), definite
