@@ -246,6 +246,8 @@ class XNysTrace(LeaveOneOut):
 
 
 METHODS = ("auto", "exact", "hutchinson", "hutch++", "xtrace", "xnystrace")
+TOGETHER = 32
+"""Probes of a block, at most, of an exchangeable estimator: what they are made of stays in the processor's cache."""
 FEW = 3
 """Probes that an exchangeable estimator takes at least, if the method is left open."""
 
@@ -333,10 +335,10 @@ def estimator_for(A: LinearOperator, method: str, products: int, looked_at: bool
         rank, probes = products // 3, products - 2 * (products // 3)
         return HutchPlusPlus(probes, block_of(probes, looked_at), rank)
     if method == "xtrace":
-        return XTrace(products // 2, block_of(products // 2, looked_at, products))
+        return XTrace(products // 2, block_of(products // 2, looked_at, TOGETHER))
     if not A.psd:
         raise ValueError(
             f"trace: 'xnystrace' needs a positive semi-definite operator, and {A!r} is not known to be. Declare it "
             "(psd=True) if it is, take the Gauss-Newton operator instead of the Hessian, or method='xtrace'."
         )
-    return XNysTrace(products, block_of(products, looked_at, products))
+    return XNysTrace(products, block_of(products, looked_at, TOGETHER))
