@@ -266,7 +266,10 @@ def diagonal(
     if method == "auto":
         known = A.known_diagonal()
         if known is not None:
-            return exactly("diagonal", known, known * 0.0)
+            ops = A.backend
+            finite = ops.isfinite(ops.max_abs(known))
+            code = ops.where(finite, Code.COMPLETED, Code.NONFINITE)
+            return exactly("diagonal", known, ops.zeros_like(known), code=code)
         probes = products if A.psd else products // 2
         method = "hutchinson" if probes < FEW else "xnysdiag" if A.psd else "xdiag"
     exact = method == "exact" or products >= n

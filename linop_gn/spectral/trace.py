@@ -312,7 +312,8 @@ def trace(
         if known is not None:
             ops = A.backend
             ones = A.domain.backend.namespace().ones_like(known)
-            return exactly("trace", ops.dot(known, ones), 0.0)
+            value = ops.dot(known, ones)
+            return exactly("trace", value, 0.0, code=ops.where(ops.isfinite(value), Code.COMPLETED, Code.NONFINITE))
         definite = A.psd and A.dtype == wide(A.domain)  # rounding of half precision is not definite
         probes = products if definite else products // 2
         method = "hutchinson" if probes < FEW else "xnystrace" if definite else "xtrace"

@@ -95,6 +95,13 @@ def test_what_is_known_costs_nothing():
     assert "knows its diagonal" in repr(found)
 
 
+def test_a_known_diagonal_may_overflow():
+    A = 1e200 * (1e200 * lg.Diagonal(np.ones(3)))
+    with np.errstate(over="ignore"):
+        assert lg.trace(A).status is lg.Status.NONFINITE
+        assert lg.diagonal(A).status is lg.Status.NONFINITE
+
+
 def test_the_method_left_open_follows_what_is_known():
     matrix = with_spectrum(SPECTRA["power"], 1)
     titles = [
