@@ -82,11 +82,13 @@ from .solvers.multishift import MultiShiftCG
 from .solvers.steihaug import Steihaug
 from .solvers.stopping import AnyOf, MaxResidual, RelativeProgress, RelativeResidual
 from .spaces import Space
+from .spectral.condition import condition_number
 from .spectral.density import Density, jensen_shannon, spectral_density
 from .spectral.diagonal import diagonal
 from .spectral.eigsh import Eigenpairs, eigsh
 from .spectral.estimate import Estimate
 from .spectral.frobenius import frobenius_norm
+from .spectral.functions import Approximation, inverse_quadratic, matrix_function
 from .spectral.logdet import logdet
 from .spectral.svds import SingularTriplets, svds
 from .spectral.trace import trace
@@ -107,6 +109,7 @@ __all__ = [
     "MINRES",
     "SGN",
     "AnyOf",
+    "Approximation",
     "BlockDiagonal",
     "BlockGGN",
     "Blockwise",
@@ -179,6 +182,7 @@ __all__ = [
     "available",
     "averaged",
     "backend_of",
+    "condition_number",
     "controls",
     "cost",
     "curve_fit",
@@ -188,6 +192,7 @@ __all__ = [
     "frobenius_norm",
     "from_scipy",
     "inverse",
+    "inverse_quadratic",
     "jensen_shannon",
     "krylov",
     "least_squares",
@@ -195,6 +200,7 @@ __all__ = [
     "load_state",
     "logdet",
     "losses",
+    "matrix_function",
     "minimize",
     "namespace",
     "optimisers",

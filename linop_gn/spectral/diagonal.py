@@ -187,9 +187,9 @@ class XNysDiag(LeaveOneOut):
         Omega = sign_columns(space, problem.seed, 0, k)
         Y, scale = scaled(ops, s.scale, problem.multiply(Omega))
         Omega = ops.cast(Omega, wide(space))
-        shift = ops.eps(Y) * ops.item(sm.sqrt(sm.sum(ops.dot(Y, Y)) / space.size))
+        shift = ops.eps(problem.like) * ops.item(sm.sqrt(sm.sum(ops.dot(Y, Y)) / space.size))
         Y = ops.axpy(shift, Omega, Y)
-        P, definite = nystrom_root(ops, ops.project(Omega.T, Y, k), sm.ones(k) > 0, ops.eps(Y))
+        P, definite = nystrom_root(ops, ops.project(Omega.T, Y, k), sm.ones(k) > 0, ops.eps(problem.like))
         K = P @ P.T
         h = sm.diagonal(K)
         root = sm.where(h > 0, 1.0 / sm.sqrt(sm.where(h > 0, h, 1.0)), 0.0)
@@ -266,7 +266,10 @@ def diagonal(
     if method == "auto":
         known = A.known_diagonal()
         if known is not None:
-            return exactly("diagonal", known, known * 0.0)
+            ops = A.backend
+            finite = ops.isfinite(ops.max_abs(known))
+            code = ops.where(finite, Code.COMPLETED, Code.NONFINITE)
+            return exactly("diagonal", known, ops.zeros_like(known), code=code)
         probes = products if A.psd else products // 2
         method = "hutchinson" if probes < FEW else "xnysdiag" if A.psd else "xdiag"
     exact = method == "exact" or products >= n

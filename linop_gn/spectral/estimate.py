@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from ..arguments import require_number
+from ..dispatch import backend_of
 from ..draws import check_seed, counter, indices
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Carry, Scalar, Vector
@@ -87,10 +88,20 @@ class Estimate(Outcome):
         return f"{self.what} {self._shown()}; {self.method}, {counts}, {self.status.name.lower()}"
 
     def _shown(self) -> str:
-        return brief(self.value) if self.exact else f"{brief(self.value)} +- {brief(self.standard_error)}"
+        value, error = shown(self.value), shown(self.standard_error)
+        return value if self.exact else f"{value} +- {error}"
 
     def _sentences(self) -> list[str]:
         return [self.sentence]
+
+
+def shown(value: Any) -> str:
+    """A number, the first entries of an array of any framework, or how many leaves a tree has."""
+    if isinstance(value, (int, float, np.number)):
+        return brief(value)
+    backend = backend_of(value)
+    _, leaves, _ = backend.flatten(value)
+    return brief(backend.to_numpy(leaves[0])) if len(leaves) == 1 else f"a tree of {len(leaves)} leaves"
 
 
 _KNOWN = "Exact: the operator knows its diagonal without a product."

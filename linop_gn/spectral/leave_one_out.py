@@ -85,9 +85,12 @@ def bordered(ops: Backend, M: Array, E: Array, columns: Array, first: Scalar) ->
 
 
 def extended(ops: Backend, rows: Array, columns: Array, first: Scalar) -> Array:
-    """The rows with columns (n, b) put in at ``first`` and following; consumes the rows."""
+    """The rows with columns (n, b) put in at ``first`` and following, where a program has zeros; consumes the rows."""
     if columns.shape[1] == rows.shape[0]:
         return ops.copy(columns.T)
+    if not isinstance(first, int):  # in a program one matrix product is compiled in less time than many stores
+        E = entering(ops, rows.shape[0], first, columns.shape[1], ops.small([0.0], columns))
+        return rows + ops.combine(columns.T, E.T, columns.shape[1]).T
     for i in range(columns.shape[1]):
         rows = ops.store(rows, first + i, 1.0, columns[:, i])
     return rows
@@ -99,6 +102,10 @@ def orthogonal_block(ops: Backend, basis: Array, Y: Array, first: Scalar) -> tup
     Block Gram-Schmidt, twice (Barlow and Smoktunowicz, 2013). Consumes Y.
     """
     qr, like = ops.namespace().linalg.qr, Y
+    if Y.shape[1] == basis.shape[0]:  # all at once
+        Q, R = qr(Y)
+        R = ops.small(R, like)
+        return Q, 0.0 * R, R
     C = ops.project(basis, Y, first)
     Q, R = qr(ops.axpy(-1.0, ops.combine(basis, C, first), Y))
     again = ops.project(basis, Q, first)
@@ -188,7 +195,7 @@ def nystrom_root(ops: Backend, H: Array, live: Array, eps: float) -> tuple[Array
     xp = ops.small_namespace()
     finite = xp.all(xp.isfinite(H))
     d, V = xp.linalg.eigh(xp.where(finite, (H + H.T) / 2, 0.0))
-    definite = ~(d[0] < -1e3 * H.shape[0] * eps * xp.max(xp.abs(d)))
+    definite = ~(d[0] < -100.0 * H.shape[0] ** 0.5 * eps * xp.max(xp.abs(d)))
     d = xp.maximum(d, eps * xp.max(d))
     P = V * xp.where(d > 0, 1.0 / xp.sqrt(xp.where(d > 0, d, 1.0)), 0.0)
     return xp.where(finite, xp.where(live[:, None], P, 0.0), xp.nan), definite

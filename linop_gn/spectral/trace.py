@@ -165,7 +165,7 @@ class LeaveOneOut(Estimator):
             probes=extended(ops, held.probes, Omega, first),
             lengths=held.lengths + E @ xp.asarray(ops.dot(Omega, Omega), dtype=E.dtype),
         )
-        held, Y = self.seen(ops, held, E, Omega, Y, first)
+        held, Y = self.seen(ops, problem, held, (E, Omega, Y, first))
         Q, C, R = orthogonal_block(ops, held.basis, Y, first)
         kept = self.keeps(ops, C, R, ops.eps(Q))
         Q = ops.mask(kept, Q)
@@ -176,8 +176,9 @@ class LeaveOneOut(Estimator):
         )
         return self.estimate(ops, problem, held, scale, (E, Q, Omega, first))
 
-    def seen(self, ops: Backend, held: Sketch, E: Array, Omega: Array, Y: Array, first: Scalar) -> tuple[Sketch, Array]:
+    def seen(self, ops: Backend, problem: Probed, held: Sketch, new: Any) -> tuple[Sketch, Array]:
         """What is held, and the products, before these are made orthogonal."""
+        Y: Array = new[2]
         return held, Y
 
     def keeps(self, ops: Backend, C: Array, R: Array, eps: float) -> Array:
@@ -220,11 +221,12 @@ class XNysTrace(LeaveOneOut):
     title: ClassVar[str] = "XNysTrace"
     images: ClassVar[bool] = False
 
-    def seen(self, ops: Backend, held: Sketch, E: Array, Omega: Array, Y: Array, first: Scalar) -> tuple[Sketch, Array]:
+    def seen(self, ops: Backend, problem: Probed, held: Sketch, new: Any) -> tuple[Sketch, Array]:
         """A + nu I in place of A, nu = eps ||A Omega||_F / sqrt(n) as of all probes."""
+        E, Omega, Y, first = new
         xp, count, more = ops.small_namespace(), first + E.shape[1], self.samples / self.block / Y.shape[0]
         size = ops.item(xp.sqrt(xp.sum(ops.dot(Y, Y)) * more))
-        shift = ops.where(first == 0, ops.eps(Y) * size, held.shift)
+        shift = ops.where(first == 0, ops.eps(problem.like) * size, held.shift)
         Y = ops.axpy(shift, Omega, Y)
         grams = (ops.project(held.probes, columns, count) for columns in (Omega, Y))
         M, H = (bordered(ops, G, E, new, first) for G, new in zip((held.W, held.H), grams, strict=True))
@@ -235,15 +237,17 @@ class XNysTrace(LeaveOneOut):
         return xp.abs(xp.diagonal(R)) > 0.0  # the shift has made all products independent, unless they are zero
 
     def estimate(self, ops: Backend, problem: Probed, held: Sketch, scale: Scalar, new: Any) -> Any:
-        E, Q, _, first = new
+        E, _, _, first = new
         count = first + E.shape[1]
-        one, two, definite = left_out_nystrom(ops, held, problem.operator.domain.size, count, ops.eps(Q))
-        mean, error = jackknife(ops, one, two, count, ops.eps(Q))
+        one, two, definite = left_out_nystrom(ops, held, problem.operator.domain.size, count, ops.eps(problem.like))
+        mean, error = jackknife(ops, one, two, count, ops.eps(problem.like))
         fault = ops.where(ops.item(definite) != 0, Code.RUNNING, Code.NEGATIVE_CURVATURE)
         return mean, error, held, scale, fault
 
 
 METHODS = ("auto", "exact", "hutchinson", "hutch++", "xtrace", "xnystrace")
+TOGETHER = 32
+"""Probes of a block, at most, of an exchangeable estimator: what they are made of stays in the processor's cache."""
 FEW = 3
 """Probes that an exchangeable estimator takes at least, if the method is left open."""
 
@@ -267,7 +271,8 @@ def trace(
     method
         ``"hutchinson"``, ``"hutch++"`` (a third of the products each for a basis, its image and probes), ``"xtrace"``
         (two products a probe), ``"xnystrace"`` (one), ``"exact"`` (n products), or ``"auto"``: the diagonal if A knows
-        it, XNysTrace where A is known to be positive semi-definite, else XTrace; of very few products Hutchinson.
+        it, XNysTrace where A is known to be positive semi-definite and not of half precision, else XTrace; of very few
+        products Hutchinson.
     products
         Products with A at most. Where they are n or more, n unit vectors give the exact trace.
     rtol
@@ -307,9 +312,11 @@ def trace(
         if known is not None:
             ops = A.backend
             ones = A.domain.backend.namespace().ones_like(known)
-            return exactly("trace", ops.dot(known, ones), 0.0)
-        probes = products if A.psd else products // 2
-        method = "hutchinson" if probes < FEW else "xnystrace" if A.psd else "xtrace"
+            value = ops.dot(known, ones)
+            return exactly("trace", value, 0.0, code=ops.where(ops.isfinite(value), Code.COMPLETED, Code.NONFINITE))
+        definite = A.psd and A.dtype == wide(A.domain)  # rounding of half precision is not definite
+        probes = products if definite else products // 2
+        method = "hutchinson" if probes < FEW else "xnystrace" if definite else "xtrace"
     exact = method == "exact" or products >= n
     looked_at = is_looked_at(watch, rtol)
     estimator: Any = estimator_for(A, "exact" if exact else method, products, looked_at)
@@ -329,10 +336,10 @@ def estimator_for(A: LinearOperator, method: str, products: int, looked_at: bool
         rank, probes = products // 3, products - 2 * (products // 3)
         return HutchPlusPlus(probes, block_of(probes, looked_at), rank)
     if method == "xtrace":
-        return XTrace(products // 2, block_of(products // 2, looked_at, products))
+        return XTrace(products // 2, block_of(products // 2, looked_at, TOGETHER))
     if not A.psd:
         raise ValueError(
             f"trace: 'xnystrace' needs a positive semi-definite operator, and {A!r} is not known to be. Declare it "
             "(psd=True) if it is, take the Gauss-Newton operator instead of the Hessian, or method='xtrace'."
         )
-    return XNysTrace(products, block_of(products, looked_at, products))
+    return XNysTrace(products, block_of(products, looked_at, TOGETHER))
