@@ -14,9 +14,15 @@ s_i = -1, 1 the square of a *sum* has the same mean, because mixed terms cancel,
 
 so that each of a few products with J^T is an unbiased and positive estimate of
 the whole, with a relative standard deviation of at most sqrt(2 / probes).
+
+The diagonal of the Gauss-Newton operator is such a sum too, of the columns of the
+root S of H_L = S S^T: diag(J^T H_L J) = sum_e (J^T S e)^2 over the unit vectors e
+of the outputs. Where these are fewer than parameters it is the cheaper way.
 """
 
 from __future__ import annotations
+
+import math
 
 from ..draws import counter, signs
 from ..protocols import Array, Scalar, Vector
@@ -26,7 +32,7 @@ from .at_point import Products
 from .pieces import Piece, of_batch
 from .point import Point
 
-__all__ = ["squared_gradients"]
+__all__ = ["count_outputs", "gauss_newton_diagonal", "squared_gradients"]
 
 
 def squared_gradients(point: Point, probes: int | None, seed: Scalar = 0) -> Vector:
@@ -74,3 +80,28 @@ def _of_example(index: Scalar, piece: Piece, u: Array) -> Vector:
 def _squared(piece: Piece, u: Array) -> Vector:
     g = piece.space.join(piece.linearization.vjp(u))
     return g * g
+
+
+def count_outputs(point: Point) -> int | None:
+    """How many numbers the model puts out on all data; None where they are streamed, or made in another framework."""
+    if point.host or point.objective.is_bridged(point.space):
+        return None
+    return sum(math.prod(piece.outputs.shape) for piece in point.linearized().pieces)
+
+
+def gauss_newton_diagonal(point: Point) -> Vector:
+    """diag(J^T H_L J) of the objective without its l2, a product with J^T for each output."""
+    made = point.linearized()
+    total = Products(made.pieces, made.scale, _columns_of_the_root, point.space)
+    return point.space.backend.call(Products.matvec, total, 0)
+
+
+def _columns_of_the_root(piece: Piece, nothing: Scalar) -> Vector:
+    rooted = piece.rooted()
+    return piece.space.backend.sum_over(_of_output, range(math.prod(piece.outputs.shape)), rooted)
+
+
+def _of_output(index: Scalar, piece: Piece) -> Vector:
+    xp, z = piece.space.backend.namespace(), piece.outputs
+    here = xp.reshape(counter(Space.flat(math.prod(z.shape), z)) == index, tuple(z.shape))
+    return _squared(piece, piece.root.product(xp, xp.astype(here, z.dtype)))

@@ -27,6 +27,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from ..arguments import whole
+from ..curvature.at_point import GGN, BlockGGN
+from ..curvature.squares import count_outputs, gauss_newton_diagonal
 from ..draws import sign_columns
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar
@@ -201,6 +203,22 @@ class XNysDiag(LeaveOneOut):
         return mean, error, (), scale, fault
 
 
+def _of_factors(A: LinearOperator) -> Estimate | None:
+    """The diagonal of a Gauss-Newton operator from the root of the loss's Hessian; None where n products are fewer."""
+    if not isinstance(A, (GGN, BlockGGN)) or A.host:
+        return None
+    ops, rows = A.backend, count_outputs(A.point)
+    if rows is None or rows >= A.domain.size:
+        return None
+    with ops.unguarded():
+        value = gauss_newton_diagonal(A.point)
+        l2 = A.point.objective.l2_in(A.domain)
+        value = value if l2 is None else value + l2
+        finite = ops.isfinite(ops.max_abs(value))
+    code = ops.where(finite, Code.COMPLETED, Code.NONFINITE)
+    return exactly("diagonal", value, ops.zeros_like(value), rows, "rows of the Jacobian", code)
+
+
 METHODS = ("auto", "exact", "hutchinson", "xdiag", "xnysdiag")
 FEW = 3
 """Probes that an exchangeable estimator takes at least, if the method is left open."""
@@ -225,7 +243,8 @@ def diagonal(
         adjoint.
     method
         ``"hutchinson"``, ``"xdiag"`` (two products a probe, one of them with the adjoint), ``"xnysdiag"`` (one),
-        ``"exact"`` (n products), or ``"auto"``: the diagonal itself if A knows it, XNysDiag where A is known to be
+        ``"exact"`` (n products; of ``lg.GGN`` and its kind a product with J^T for each output, if these are fewer), or
+        ``"auto"``: the diagonal itself if A knows it, XNysDiag where A is known to be
         positive semi-definite, else XDiag; of very few products Hutchinson.
     products
         Products at most. Where they are n or more, n unit vectors give the exact diagonal.
@@ -275,6 +294,8 @@ def diagonal(
     exact = method == "exact" or products >= n
     looked_at = is_looked_at(watch, rtol)
     estimator: Any
+    if exact and (found := _of_factors(A)) is not None:
+        return found
     if exact:
         estimator = UnitVectors(n, block_of(n, looked_at))
     elif method == "hutchinson":

@@ -78,7 +78,8 @@ class Estimate(Outcome):
         """What happened, and what to do about it."""
         status: Status = self.status
         if self.exact and status.succeeded:
-            return _EXACTLY if int(self.products) else _KNOWN
+            factored = self.method == "rows of the Jacobian"
+            return _FACTORED if factored else _EXACTLY if int(self.products) else _KNOWN
         return _SENTENCES.get(status, status.sentence)
 
     def _headline(self) -> str:
@@ -106,6 +107,7 @@ def shown(value: Any) -> str:
 
 _KNOWN = "Exact: the operator knows its diagonal without a product."
 _EXACTLY = "Exact: the products cover the whole space, a unit vector for each."
+_FACTORED = "Exact: from the rows of the Jacobian, a product with its adjoint for each output."
 _SENTENCES = {
     Status.CONVERGED: "The standard error is at most rtol times the value.",
     Status.COMPLETED: "All products asked for were done; the standard error says what they were worth.",

@@ -106,3 +106,21 @@ def test_it_stops_at_the_error_asked_for():
     assert 10 <= early.samples < 96
     assert lg.diagonal(A, "xdiag", products=96, rtol=0.5).status is lg.Status.CONVERGED
     assert lg.diagonal(A, "xdiag", products=96, rtol=1e-6).status is lg.Status.MAX_STEPS
+
+
+@pytest.mark.parametrize("make", [lg.GGN, lg.BlockGGN, lg.EmpiricalFisher, lg.Fisher])
+def test_of_a_gauss_newton_operator_a_row_for_each_output(backend, make):
+    if backend.calculus is None or ("compiled" in backend.capabilities and make is not lg.GGN):
+        pytest.skip("it has no derivatives, or compiles for one of these")
+    rng, xp = np.random.default_rng(0), backend.namespace()
+    put = lambda a: backend.asarray(a, "float64")  # noqa: E731
+    x, y = put(rng.standard_normal((4, 3))), backend.asarray(np.array([0, 1, 1, 0]), "int64")
+    model = lambda p, x: xp.tanh(x @ p["a"]) @ p["b"]  # noqa: E731
+    p = {"a": put(rng.standard_normal((3, 5))), "b": put(rng.standard_normal((5, 2)))}
+    G = make(lg.Objective(model, lg.losses.CrossEntropy(), (x, y, put(np.array([1.0, 0.0, 2.0, 1.0]))), l2=0.5), p)
+    found = lg.diagonal(G, "exact")
+    assert int(found.products) == 8
+    assert "rows of the Jacobian" in found.sentence
+    np.testing.assert_allclose(
+        backend.to_numpy(found.value), np.diag(backend.to_numpy(G.to_dense())), rtol=1e-9, atol=1e-12
+    )
