@@ -86,7 +86,8 @@ def count_outputs(point: Point) -> int | None:
     """How many numbers the model puts out on all data; None where they are streamed, or made in another framework."""
     if point.host or point.objective.is_bridged(point.space):
         return None
-    return sum(math.prod(piece.outputs.shape) for piece in point.linearized().pieces)
+    total: int = sum(math.prod(piece.outputs.shape) for piece in point.linearized().pieces)
+    return total
 
 
 def gauss_newton_diagonal(point: Point) -> Vector:
