@@ -63,7 +63,17 @@ from .methods import (
 from .methods.checkpoint import save_state
 from .methods.state import State
 from .minimize import advance, load_state, minimize, result, start
-from .operators import BlockDiagonal, Damped, Dense, Diagonal, FunctionOperator, Identity, LinearOperator, LowRank
+from .operators import (
+    BlockDiagonal,
+    Damped,
+    Dense,
+    Diagonal,
+    FunctionOperator,
+    Identity,
+    LinearOperator,
+    LowRank,
+    Submatrix,
+)
 from .records import record, replace, static
 from .run.loop import Look
 from .run.plot import plot_runs
@@ -175,6 +185,7 @@ __all__ = [
     "Status",
     "Steihaug",
     "StepData",
+    "Submatrix",
     "TrustRegion",
     "ValidationError",
     "__version__",

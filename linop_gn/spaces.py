@@ -232,6 +232,17 @@ class Space:
         shape = (self.size,) if columns is None else (self.size, columns)
         return self.backend.asarray(make(shape), self.dtype, self.device)
 
+    def part(self, leaves: tuple[int, ...]) -> Space:
+        """The space of these leaves alone: a flat dict by name."""
+        if self.names == ("",):
+            return self
+        ops, names = self.backend, tuple(self.names[i] for i in leaves)
+        _, order, structure = ops.flatten(dict(zip(names, leaves, strict=True)))
+        if tuple(order) != leaves:  # frameworks that sort keys would permute the leaves: use a list instead
+            _, _, structure = ops.flatten(list(leaves))
+        shapes, dtypes = tuple(self.shapes[i] for i in leaves), tuple(self.dtypes[i] for i in leaves)
+        return Space(ops, structure, names, shapes, dtypes, self.dtype, self.device)
+
     def agrees(self, other: Space) -> bool:
         """Whether vectors of both are interchangeable as flat arrays."""
         same = (self.backend, self.size, self.dtype) == (other.backend, other.size, other.dtype)

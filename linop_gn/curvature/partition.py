@@ -57,7 +57,7 @@ def partition(space: Space, blocks: Blocks) -> tuple[LeafBlock, ...]:
     groups: dict[str, list[int]] = {}
     for index, name in enumerate(space.names):
         groups.setdefault(name_of(name), []).append(index)
-    return tuple(LeafBlock(name, tuple(leaves), _subspace(space, tuple(leaves))) for name, leaves in groups.items())
+    return tuple(LeafBlock(name, tuple(leaves), space.part(tuple(leaves))) for name, leaves in groups.items())
 
 
 def _rule(space: Space, blocks: Any) -> Callable[[str], str]:
@@ -107,14 +107,3 @@ def _listed(space: Space, blocks: Mapping[str, Any]) -> dict[str, str]:
     if missing:
         raise ValueError(f"leaves {missing} are in no block; every parameter needs one (add a block with a pattern).")
     return owner
-
-
-def _subspace(space: Space, leaves: tuple[int, ...]) -> Space:
-    if space.names == ("",):
-        return space
-    ops, names = space.backend, tuple(space.names[i] for i in leaves)
-    _, order, structure = ops.flatten(dict(zip(names, leaves, strict=True)))
-    if tuple(order) != leaves:  # frameworks that sort keys would permute the leaves: use a list instead
-        _, _, structure = ops.flatten(list(leaves))
-    shapes, dtypes = tuple(space.shapes[i] for i in leaves), tuple(space.dtypes[i] for i in leaves)
-    return Space(ops, structure, names, shapes, dtypes, space.dtype, space.device)

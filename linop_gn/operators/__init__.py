@@ -8,6 +8,7 @@ from .dense import Dense
 from .diagonal import Diagonal
 from .function import FunctionOperator
 from .low_rank import LowRank
+from .submatrix import Submatrix
 
 __all__ = [
     "Adjoint",
@@ -21,5 +22,6 @@ __all__ = [
     "LowRank",
     "Product",
     "Scaled",
+    "Submatrix",
     "Sum",
 ]
