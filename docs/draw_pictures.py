@@ -1,0 +1,57 @@
+"""Draws the pictures of pages by what the pages compute: python docs/draw_pictures.py."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+
+
+def computed(page: str) -> dict[str, Any]:
+    """What the page's blocks leave behind."""
+    scope: dict[str, Any] = {}
+    for block in re.findall(r"^```python\n(.*?)^```", (HERE / page).read_text(), re.MULTILINE | re.DOTALL):
+        exec(block, scope)
+    return scope
+
+
+def uses(found: dict[str, Any]) -> Any:
+    """The four panels of ``uses.md``."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 6.0), layout="constrained")
+    (sure, done), (speak, go) = figure.subplots(2, 2)
+    grid = found["grid"].numpy()[:, 0]
+    middle = found["net"](found["grid"]).detach().numpy()[:, 0]
+    for name, label in (("whole", "all parameters"), ("of_last", "the last layer")):
+        edges = middle - 2 * found[name], middle + 2 * found[name]
+        sure.fill_between(grid, *edges, alpha=0.3, label=f"two deviations, {label}", linewidth=0)
+    sure.plot(grid, middle, linewidth=1.4)
+    sure.plot(found["x"].numpy(), found["y"].numpy(), "k.", markersize=3)
+    sure.set(ylim=(-4, 4), title="How sure a network is")
+    done.plot(found["influences"], found["retrained"], ".")
+    ends = [min(found["retrained"]), max(found["retrained"])]
+    done.plot(ends, ends, color="0.7", linewidth=1, zorder=0)
+    done.set(xlabel="influence", ylabel="retrained without it", title="What an example has done")
+    speak.semilogx(found["precisions"], found["dimensions"], marker=".", label="by a density")
+    exact, c = found["exact"], found["precisions"][:, None]
+    speak.semilogx(found["precisions"], (exact / (exact + c)).sum(axis=1), "--", label="by all eigenvalues")
+    speak.set(xlabel="the prior's precision", title="The effective dimension")
+    for name, label in (("by_saliency", "least saliency first"), ("by_size", "smallest weights first")):
+        go.semilogy(found["counts"], found[name], marker=".", label=label)
+    go.set(xlabel="weights taken out", ylabel="loss", title="Which weights may go")
+    for axes in (sure, speak, go):
+        axes.legend(frameon=False)
+    return figure
+
+
+def main() -> None:
+    pictures = {"network_spectra": computed("network_spectra.md")["figure"], "uses": uses(computed("uses.md"))}
+    for name, figure in pictures.items():
+        figure.savefig(HERE / f"{name}.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
