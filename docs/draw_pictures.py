@@ -48,6 +48,7 @@ def uses(found: dict[str, Any]) -> Any:
 
 
 def main() -> None:
+    """Draw all of them."""
     pictures = {"network_spectra": computed("network_spectra.md")["figure"], "uses": uses(computed("uses.md"))}
     for name, figure in pictures.items():
         figure.savefig(HERE / f"{name}.svg", metadata={"Date": None})
