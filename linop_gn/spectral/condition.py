@@ -22,7 +22,7 @@ from ..operators.damped import undamped
 from ..protocols import Scalar
 from ..records import replace
 from ..run.status import Code, succeeded
-from .estimate import require_operator
+from .estimate import require_operator, squared
 from .functions import Approximation, approximation, code_for, grown
 
 __all__ = ["condition_number"]
@@ -36,8 +36,8 @@ def condition_number(A: LinearOperator, *, steps: int = 50, rtol: Scalar = 0.0, 
     A
         Operator, square or not.
     steps
-        Lanczos steps, with one product each; two, with A and its adjoint, unless A is known to be positive
-        semi-definite.
+        Lanczos steps, with one product each; two, with A and its adjoint, and one more in all, unless A is
+        known to be positive semi-definite.
     rtol
         If positive the run ends once the error is at most rtol times the value.
     seed
@@ -63,9 +63,7 @@ def condition_number(A: LinearOperator, *, steps: int = 50, rtol: Scalar = 0.0, 
     require_number("condition_number", "rtol", rtol)
     check_seed("condition_number", seed)
     ops, root = A.backend, not A.psd
-    m, n = A.shape
-    squared = (A @ A.T if m < n else A.T @ A) if root else A
-    inner, shift = undamped(squared)
+    inner, shift = undamped(squared(A, seed)[0] if root else A)
     damped = inner.psd and not (ops.is_concrete(shift) and known_float(shift) == 0)
 
     def told(K: Krylov) -> Approximation:
@@ -88,6 +86,6 @@ def condition_number(A: LinearOperator, *, steps: int = 50, rtol: Scalar = 0.0, 
         if damped and not root:
             upper = ops.where(good, (most + far) / shift, float("nan"))
         made = approximation("condition_number", K, value, error, code, value, upper)
-        return replace(made, products=2 * made.products) if root else made
+        return replace(made, products=2 * made.products + 1) if root else made
 
     return grown(inner, normal(inner.domain, seed, 1)[:, 0], steps, rtol, told)

@@ -44,6 +44,8 @@ DECADES = 0.1
 """The same on a logarithmic axis."""
 FOUND = 1e-6
 """A Ritz value with a bound of at most this share of the norm is an eigenvalue."""
+ROUNDING = 8.0
+"""Round-offs of the norm within which a Ritz value is zero."""
 
 
 class Smooth(NamedTuple):
@@ -71,6 +73,8 @@ class Density:
         ``COMPLETED``, ``STOPPED``, or the code of the first probe that failed.
     products
         With the operator.
+    rounding
+        Of the operator's dtype: 1 + rounding is the number after 1.
     """
 
     nodes: NDArray
@@ -79,6 +83,7 @@ class Density:
     code: int
     products: int
     size: int = static()
+    rounding: float = static(default=0.0)
 
     @property
     def status(self) -> Status:
@@ -102,8 +107,8 @@ class Density:
         return _over_probes(np.where(self.weights > 0, function(self._safe), 0.0) * self.weights)
 
     def below(self, x: float) -> tuple[float, float]:
-        """The share of the eigenvalues at or below x, and its standard error."""
-        return _over_probes((self._safe <= x) * self.weights)
+        """The share of the eigenvalues at or below x, to rounding, and its standard error."""
+        return _over_probes((self._safe <= x + self._noise) * self.weights)
 
     def smooth(self, x: Any = None, width: float | None = None, log: bool = False) -> Smooth:
         """The density on a grid, each node a Gaussian.
@@ -116,7 +121,7 @@ class Density:
             Standard deviation of the Gaussians: a hundredth of the range, or on a logarithmic axis .1 decades.
         log
             Whether the axis is log10 of the magnitude: of the positive nodes for x > 0, of the negative ones for
-            x < 0; the density is one per decade. Nodes below eps times the largest are zeros, and in none.
+            x < 0; the density is one per decade. Nodes that are zero to rounding are in none.
         """
         low, high = self.range
         width = (DECADES if log else WIDTH * span_of(low, high)) if width is None else width
@@ -130,7 +135,7 @@ class Density:
         nodes, at = self._safe, grid
         weights = self.weights
         if log:
-            least = np.finfo(float).eps * max(abs(low), abs(high))
+            least = self._noise
             weights = np.where(abs(nodes) > least, weights, 0.0)
             sides, places = np.sign(nodes), np.log10(np.maximum(abs(nodes), least or 1.0))
             same = sides[:, :, None] == np.sign(at)
@@ -183,6 +188,11 @@ class Density:
         return made
 
     @property
+    def _noise(self) -> float:
+        """What rounding may make of a zero eigenvalue."""
+        return ROUNDING * self.rounding * max(map(abs, self.range))
+
+    @property
     def _safe(self) -> NDArray:
         made: NDArray = np.where(self.weights > 0, self.nodes, self.range[1])
         return made
@@ -197,10 +207,9 @@ class Density:
             return np.ones(1)
         if not log:
             return np.linspace(low - 4 * width, high + 4 * width, POINTS)
-        largest, nodes = max(abs(low), abs(high)) or 1.0, self._safe
-        sides = []
+        nodes, sides = self._safe, []
         for sign in (-1, 1):
-            mine = sign * nodes[sign * nodes > np.finfo(float).eps * largest]
+            mine = sign * nodes[sign * nodes > self._noise]
             if len(mine):
                 ends = math.log10(mine.min()) - 4 * width, math.log10(mine.max()) + 4 * width
                 sides.append(sign * np.logspace(*ends, POINTS)[::sign])
@@ -271,6 +280,11 @@ def spectral_density(
     check_operator("spectral_density", A)
     probes, steps = whole("spectral_density", "probes", probes, 1), whole("spectral_density", "steps", steps, 1)
     draws.check_seed("spectral_density", seed)
+    if not A.symmetric:
+        raise ValueError(
+            f"spectral_density needs a symmetric operator, and {A!r} is not known to be. Declare it (symmetric=True) "
+            "if it is; the squares of singular values are the spectrum of A.T @ A."
+        )
     if not A.backend.is_concrete(A):
         raise TypeError("spectral_density: a density is made on the host; call it outside of jit.")
     ready, (inside, size) = A.prepare(), _within(A, block)
@@ -297,7 +311,8 @@ def spectral_density(
     sound = [space for space in spaces if space.status.succeeded] or spaces[:1]
     parts = [_rule(space, steps) for space in sound]
     nodes, weights, bounds = (np.stack([part[i] for part in parts]) for i in range(3))
-    return Density(nodes, weights, bounds, int(code), sum(int(K.products) for K in spaces), size)
+    eps = A.backend.eps(A.domain.zeros())
+    return Density(nodes, weights, bounds, int(code), sum(int(K.products) for K in spaces), size, eps)
 
 
 def _within(A: LinearOperator, block: str | None) -> tuple[Vector | None, int]:
@@ -338,7 +353,8 @@ def _rule(space: Krylov, steps: int) -> tuple[NDArray, NDArray, NDArray]:
 def jensen_shannon(a: Density, b: Density, width: float | None = None, log: bool = False) -> float:
     """The Jensen-Shannon distance of two densities, 0 for equal ones, 1 where they have nothing in common.
 
-    The root of the divergence to base 2 of the two, smoothed on one grid.
+    The root of the divergence to base 2 of the two, smoothed on one grid; on a logarithmic axis zeros are a place of
+    their own. NaN where a density is.
 
     Parameters
     ----------
@@ -352,10 +368,12 @@ def jensen_shannon(a: Density, b: Density, width: float | None = None, log: bool
     >>> round(lg.jensen_shannon(low, low), 6), round(lg.jensen_shannon(low, high), 3)
     (0.0, 1.0)
     """
+    if math.isnan(a.range[0] + b.range[0]):
+        return math.nan
     if log:
         width = DECADES if width is None else width
         grid = np.unique(np.concatenate([a._grid(True, width), b._grid(True, width)]))
-        step = np.gradient(np.log10(abs(grid)))
+        step = np.gradient(np.log10(abs(grid))) if len(grid) > 1 else np.zeros(1)
         step = np.where(np.isfinite(step), abs(step), 0.0)
     else:
         ends = min(a.range[0], b.range[0]), max(a.range[1], b.range[1])
@@ -363,11 +381,13 @@ def jensen_shannon(a: Density, b: Density, width: float | None = None, log: bool
         grid = np.linspace(ends[0] - 4 * width, ends[1] + 4 * width, 4 * POINTS)
         step = np.full(len(grid), grid[1] - grid[0])
     p, q = (density.smooth(grid, width, log).mean * step for density in (a, b))
+    if log:
+        p, q = (np.append(r, _over_probes((abs(d._safe) <= d._noise) * d.weights)[0]) for r, d in ((p, a), (q, b)))
     p, q = p / p.sum(), q / q.sum()
     middle = 0.5 * (p + q)
 
     def divergence(r: NDArray) -> float:
-        there = r > 0
+        there = (r > 0) & (middle > 0)  # half of the least number is none
         return float(np.sum(r[there] * np.log2(r[there] / middle[there])))
 
     return math.sqrt(max(0.0, 0.5 * (divergence(p) + divergence(q))))

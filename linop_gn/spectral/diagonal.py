@@ -65,7 +65,9 @@ class Entries(Estimator):
         return zeros + float("nan")
 
     def size(self, ops: Backend, value: Any) -> Scalar:
-        return ops.sqrt(ops.dot(value, value))
+        scale = ops.power_of_two(ops.max_abs(value), value)  # a large one's square overflows
+        value = ops.scale(ops.divide(1.0, scale), ops.copy(value))
+        return scale * ops.sqrt(ops.dot(value, value))
 
     def times(self, ops: Backend, scale: Scalar, value: Any) -> Any:
         return ops.scale(scale, ops.copy(value))

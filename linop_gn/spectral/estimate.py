@@ -17,13 +17,14 @@ import numpy as np
 
 from ..arguments import require_number
 from ..dispatch import backend_of
-from ..draws import check_seed, counter, indices
-from ..operators.base import LinearOperator
+from ..draws import check_seed, counter, indices, normal
+from ..operators.base import LinearOperator, run
 from ..protocols import Array, Backend, Carry, Scalar, Vector
 from ..records import record, static
 from ..run.loop import Watcher, drive, reached
 from ..run.solution import Outcome, brief
 from ..run.status import Code, Status, verdict
+from ..solvers.options import scale_of
 
 __all__ = [
     "LEAST",
@@ -289,6 +290,16 @@ def scaled(ops: Backend, scale: Scalar, Y: Array) -> tuple[Array, Scalar]:
     Y = ops.cast(Y, "float64" if ops.describe(Y)[1] == "float64" else "float32")
     scale = ops.where(scale > 0, scale, ops.power_of_two(ops.item(xp.max(ops.max_abs(Y))), Y))
     return ops.scale(ops.divide(1.0, scale), Y), scale
+
+
+def squared(A: LinearOperator, seed: Scalar) -> tuple[LinearOperator, Scalar]:
+    """B^T B or B B^T of B = A / scale, the smaller one, and the scale, by one product: A's own square may overflow."""
+    ops = A.backend
+    with np.errstate(all="ignore"):
+        w = run(LinearOperator.apply, A, normal(A.domain, seed, 1)[:, 0])
+        scale = scale_of(ops, ops.max_abs(w), w)
+        B = A * ops.divide(1.0, scale)
+    return (B @ B.T if A.codomain.size < A.domain.size else B.T @ B), scale
 
 
 def gathered(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..draws import check_seed
 from ..operators.base import LinearOperator
 from ..protocols import Array, Scalar
 from ..records import record, static
@@ -18,6 +19,7 @@ from ..run.loop import Watcher
 from ..run.solution import Outcome
 from ..spaces import Space
 from .eigsh import Eigenpairs, eigsh, table, told
+from .estimate import squared
 
 __all__ = ["SingularTriplets", "svds"]
 
@@ -38,7 +40,7 @@ class SingularTriplets(Outcome):
     met
         Whether the eigenpair of the square met rtol.
     products
-        Each one with A and one with A^T.
+        Each one with A and one with A^T; one more of A told its scale.
     """
 
     values: Array = None
@@ -100,29 +102,29 @@ def svds(
     """
     if not isinstance(A, LinearOperator):
         raise TypeError(f"svds needs a linear operator, got {type(A).__qualname__}; wrap a matrix in lg.Dense.")
-    tall = A.domain.size <= A.codomain.size
-    square = A.T @ A if tall else A @ A.T
+    check_seed("svds", seed)
+    square, scale = squared(A, seed)
     options: dict[str, Any] = {"rtol": rtol, "block": block, "basis": basis, "max_products": max_products, "seed": seed}
     found = eigsh(square, k, "LA", watch=watch, every=every, **options)
-    return _triplets(A, found, tall)
+    return _triplets(A, found, scale)
 
 
-def _triplets(A: LinearOperator, found: Eigenpairs, tall: bool) -> SingularTriplets:
-    ops, xp = A.backend, A.backend.small_namespace()
+def _triplets(A: LinearOperator, found: Eigenpairs, scale: Scalar) -> SingularTriplets:
+    ops, xp, tall = A.backend, A.backend.small_namespace(), A.domain.size <= A.codomain.size
     theta, r = xp.maximum(xp.asarray(found.values), 0.0), xp.asarray(found.bounds)
     values = xp.sqrt(theta)
     bounds = xp.minimum(xp.where(values > 0, r / xp.where(values > 0, values, 1.0), xp.inf), xp.sqrt(r))
     inverse = xp.where(values > 0, 1.0 / xp.where(values > 0, values, 1.0), 0.0)
-    other = (A if tall else A.T).matmat(found.columns)
+    other = ops.scale(ops.divide(1.0, scale), (A if tall else A.T).matmat(found.columns))
     other = ops.scale(inverse, other)
     columns = (other, found.columns) if tall else (found.columns, other)
     inherited = {name: getattr(found, name) for name in ("code", "steps", "products", "rows", "names", "method")}
     return SingularTriplets(
         **inherited,
-        values=values,
+        values=values * scale,
         left=columns[0],
         right=columns[1],
-        bounds=bounds,
+        bounds=bounds * scale,
         met=found.met,
         block=found.block,
         spaces=(A.domain, A.codomain),

@@ -34,7 +34,7 @@ __all__ = ["ENDS", "Best", "ThickRestart", "ThickState", "best"]
 
 ENDS = ("LA", "SA", "BE", "LM")
 ROUNDING = 8.0
-"""Round-offs of ||A|| that are added to each bound."""
+"""Round-offs of ||A|| that are added to each bound, times the root of the basis's size and twice the restarts."""
 
 
 class ThickState(NamedTuple):
@@ -255,7 +255,7 @@ def best(ops: Backend, problem: LinearProblem, method: ThickRestart, s: ThickSta
     bounds = xp.sqrt(xp.sum(along * along, axis=0))
     first, keep = order[: method.k], order[: method.kept]
     there = first < s.filled
-    floor = ROUNDING * eps * s.size * m**0.5
+    floor = ROUNDING * eps * s.size * (m + 2.0 * s.restarts) ** 0.5
     mine = xp.take(bounds, first)
     met = there & (mine + floor <= method.tolerance * s.size)
     level = there & (mine <= floor)

@@ -157,3 +157,32 @@ def test_a_picture():
         (axes,) = phi.plot(log=log).axes
         assert axes.get_ylim()[1] > 0
         assert axes.get_xlabel()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_eigenvalues_that_are_zero_to_rounding_count_as_zeros(dtype):
+    J = (np.random.default_rng(0).standard_normal((20, 100)) * np.logspace(0, -2, 20)[:, None]).astype(dtype)
+    A = lg.FunctionOperator(lambda v: J.T @ (J @ v), lg.Space.flat(100, J), psd=True)
+    phi = lg.spectral_density(A, probes=8, steps=60)
+    share, error = phi.below(0.0)
+    assert abs(share - 0.8) < 4 * error < 0.1
+    axis = phi.smooth(log=True)
+    assert (axis.x > 1e-6 * phi.range[1]).all()
+    assert np.trapezoid(axis.mean, np.log10(axis.x)) == pytest.approx(1 - share, abs=1e-3)
+
+
+def test_distances_to_densities_of_zeros_and_to_none_at_all():
+    space = lg.Space.flat(9, np.zeros(1))
+    zeros, ones = lg.spectral_density(lg.Diagonal(np.zeros(9))), lg.spectral_density(lg.Diagonal(np.ones(9)))
+    none = lg.spectral_density(lg.FunctionOperator(lambda v: v * np.nan, space, symmetric=True))
+    half = lg.spectral_density(lg.Diagonal(np.repeat([0.0, 1.0], [40, 40])))
+    for log in (False, True):
+        assert lg.jensen_shannon(zeros, zeros, log=log) == 0.0
+        assert lg.jensen_shannon(zeros, ones, log=log) == pytest.approx(1.0)
+        assert math.isnan(lg.jensen_shannon(none, ones, log=log))
+        assert 0.2 < lg.jensen_shannon(half, ones, log=log) < 0.8
+
+
+def test_an_operator_that_is_not_known_as_symmetric_is_refused():
+    with pytest.raises(ValueError, match="spectral_density needs a symmetric operator"):
+        lg.spectral_density(lg.Dense(np.triu(np.ones((3, 3)))))

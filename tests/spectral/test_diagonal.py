@@ -124,3 +124,11 @@ def test_of_a_gauss_newton_operator_a_row_for_each_output(backend, make):
     np.testing.assert_allclose(
         backend.to_numpy(found.value), np.diag(backend.to_numpy(G.to_dense())), rtol=1e-9, atol=1e-12
     )
+
+
+def test_entries_whose_squares_overflow():
+    d = np.float32([1e30, 1e20, 3e37])
+    A = lg.FunctionOperator(lambda v: d * v, lg.Space.flat(3, d))
+    found = lg.diagonal(A, "exact")
+    assert found.succeeded
+    np.testing.assert_array_equal(found.value, d)

@@ -229,3 +229,14 @@ def test_a_failure_of_the_operator_leaves_what_there_is():
     with pytest.raises(RuntimeError, match="gone") as caught:
         lg.eigsh(lg.FunctionOperator(product, flat(60), symmetric=True), 2)
     assert int(caught.value.result.products) == 25
+
+
+def test_bounds_hold_after_hundreds_of_restarts():
+    rng = np.random.default_rng(5)
+    for seed in range(3):
+        M = rng.standard_normal((60, 60))
+        M = M + M.T
+        found = lg.eigsh(lg.Dense(M, symmetric=True), 2, "BE", basis=4, seed=seed, max_products=1500)
+        residuals = np.linalg.norm(M @ found.columns - found.columns * found.values, axis=0)
+        assert (residuals <= found.bounds * (1 + 1e-6)).all()
+        assert found.restarts > 30

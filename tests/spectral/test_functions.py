@@ -128,7 +128,10 @@ def test_the_condition_number_of_what_is_not_square(shape):
     matrix = np.random.default_rng(0).standard_normal(shape)
     found = lg.condition_number(lg.Dense(matrix))
     assert found.value == pytest.approx(np.linalg.cond(matrix), rel=1e-9)
-    assert found.products == 50
+    assert found.products == 51
+    for scale in (1e-30, 1e30):  # of single precision, neither of which can be squared
+        found = lg.condition_number(lg.Dense((scale * matrix).astype(np.float32)))
+        assert found.value == pytest.approx(np.linalg.cond(matrix), rel=1e-3)
 
 
 def test_the_condition_number_of_damped_and_singular_operators():

@@ -62,3 +62,13 @@ def test_a_matrix_of_zeros_and_refusals():
         lg.svds(np.eye(2), 1)
     with pytest.raises(ValueError, match="has 2"):
         lg.svds(lg.Dense(np.ones((2, 5))), 3)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_an_operator_whose_square_is_out_of_range(scale):
+    M = (scale * np.random.default_rng(0).standard_normal((12, 30))).astype(np.float32)
+    found, true = lg.svds(lg.Dense(M), 3), np.linalg.svd(M.astype(float))[1][:3]
+    assert found.succeeded
+    assert (abs(found.values - true) <= found.bounds).all()
+    assert (found.bounds < 1e-3 * true).all()
+    np.testing.assert_allclose(found.left.T @ M @ found.right / true[0], np.diag(true / true[0]), atol=1e-3)
