@@ -73,7 +73,7 @@ class Inverse(LinearOperator):
 
 
 def inverse(A: LinearOperator, solver: Solver | None = None) -> Inverse:
-    """A^-1 as an operator; its products are NaN where the solve was no success, with a warning outside of jit.
+    """A^-1 as an operator; its products are NaN where the solve was no success, with a warning except on JAX.
 
     Parameters
     ----------
