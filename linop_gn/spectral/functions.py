@@ -8,8 +8,9 @@ The second is a Gauss rule, which is too small for 1/x; a Gauss-Radau rule with 
 node below the spectrum is too large (Golub and Meurant, 2010). Such a number is
 known where A is damped. The error of f(A) b is not bounded but guessed: three
 times what the last quarter of the steps has changed, which is what is left over
-if it falls as 1 / k. Of a damped operator the undamped is multiplied by, and the
-damping added to eigenvalues, which keeps the digits of small ones.
+if it falls as 1 / k, and what eigenvalues moved by rounding would change. Of a
+damped operator the undamped is multiplied by, and the damping added to
+eigenvalues, which keeps the digits of small ones.
 ``scipy.linalg.funm`` and ``expm_multiply`` need a matrix, or are for exp alone.
 """
 
@@ -203,20 +204,26 @@ def matrix_function(
 
     def told(K: Krylov) -> Approximation:
         xp, s = ops.small_namespace(), K.state
+        noise = 8.0 * ops.eps(s.basis) * ops.item(xp.max(xp.abs(s.alphas) + 2.0 * xp.abs(s.betas))) * s.ascale
 
-        def coefficients(early: bool) -> Array:
+        def coefficients(early: bool, moved: Scalar = 0.0) -> tuple[Array, Scalar]:
             values, vectors, inside = ops.call(Partial(decomposed, early), K)
-            made = xp.where(inside, applied(xp.where(inside, values, values[0])), 0.0)
-            return vectors @ (made * vectors[0, :])
+            values = xp.where(inside, values, values[0])
+            made = xp.where(inside, applied(values + moved), 0.0)
+            return vectors @ (made * vectors[0, :]), ops.item(xp.min(values))
 
-        whole = coefficients(False)
-        part = filled(xp, coefficients(True)[:, None], whole.shape[0])[:, 0]
+        whole, least = coefficients(False)
+        lost = coefficients(False, noise)[0] - whole  # what rounding of eigenvalues may do
+        part = filled(xp, coefficients(True)[0][:, None], whole.shape[0])[:, 0]
         size = s.norm * s.scale
         finite = xp.all(xp.isfinite(whole))
         whole = xp.where(size > 0, xp.where(finite, whole, 0.0), 0.0)
-        norm, change = (ops.item(xp.sqrt(xp.sum(c * c))) * size for c in (whole, xp.where(finite, part, 0.0) - whole))
-        error = ops.where((s.status == Code.INVARIANT) | (size == 0), 0.0, 3.0 * change)
+        parts = (whole, xp.where(finite, part, 0.0) - whole, lost)
+        norm, change, lost = (ops.where(size > 0, ops.item(xp.sqrt(xp.sum(c * c))) * size, 0.0) for c in parts)
+        error = ops.where(s.status == Code.INVARIANT, 0.0, 3.0 * change) + lost
         code = code_for(ops, K, error, norm, rtol, steps)
+        if inner.psd:
+            code = ops.where((least < -100.0 * noise) & (size > 0), Code.NEGATIVE_CURVATURE, code)
         code = ops.where((ops.item(xp.where(finite, 1.0, 0.0)) > 0) | (size == 0), code, Code.NONFINITE)
         x = ops.call(answers.combined, K, whole[:, None] * size)[0][:, 0]
         good = succeeded(code) | (code == Code.MAX_STEPS)

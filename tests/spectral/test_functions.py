@@ -142,3 +142,20 @@ def test_the_condition_number_of_damped_and_singular_operators():
     assert (zero.status, zero.value) == (lg.Status.SINGULAR, np.inf)
     assert lg.condition_number(lg.Dense(np.array([[3.0]]))).value == 1.0
     assert lg.condition_number(lg.Dense(with_spectrum([-3.0, 2.0, 1.0], 0))).value == pytest.approx(3.0)
+
+
+def test_a_function_of_an_operator_that_was_wrongly_declared_positive():
+    A = lg.FunctionOperator(lambda v: np.float64([-0.001, 1.0, 2.0]) * v, lg.Space.flat(3, np.zeros(1)), psd=True)
+    for name in ("sqrt", "exp"):
+        found = lg.matrix_function(lg.Damped(A, 0.1), np.ones(3), name)
+        assert found.status == lg.Status.NEGATIVE_CURVATURE
+        assert np.isnan(found.value).all()
+
+
+def test_the_error_of_a_function_counts_the_rounding_of_small_eigenvalues():
+    d = np.logspace(-12, 0, 60)
+    Q, _ = np.linalg.qr(np.random.default_rng(1).standard_normal((60, 60)))
+    M, b = Q * d @ Q.T, Q.sum(axis=1)
+    found = lg.matrix_function(lg.Dense((M + M.T) / 2, psd=True), b, "inverse_root", steps=60)
+    error = np.linalg.norm(found.value - Q @ d**-0.5)
+    assert error <= 4 * found.standard_error < 0.1 * np.linalg.norm(d**-0.5)
