@@ -83,3 +83,11 @@ def test_it_stops_and_refuses():
         lg.logdet(lg.Dense(np.triu(np.ones((3, 3)))))
     with pytest.raises(ValueError, match="lowest must be a finite number > 0"):
         lg.logdet(A, products=100, lowest=-1.0)
+
+
+def test_the_exact_one_sees_that_an_operator_is_not_symmetric():
+    M = np.triu(np.ones((5, 5)))
+    A = lg.FunctionOperator(lambda v: M @ v, lg.Space.flat(5, M), symmetric=True)
+    found = lg.logdet(A)
+    assert found.status == lg.Status.NOT_SYMMETRIC
+    assert np.isnan(found.value)
