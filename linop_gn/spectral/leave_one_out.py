@@ -191,11 +191,12 @@ def left_out_nystrom(ops: Backend, s: Sketch, n: int, count: Scalar, eps: float)
 
 
 def nystrom_root(ops: Backend, H: Array, live: Array, eps: float) -> tuple[Array, Array]:
-    """P with P P^T = H^-1 for the rows that are in use; whether H is positive semi-definite up to rounding."""
+    """P with P P^T = H^-1 for the rows that are in use; whether H is symmetric and PSD, up to rounding."""
     xp = ops.small_namespace()
     finite = xp.all(xp.isfinite(H))
+    skew = xp.max(xp.abs(H - H.T)) > eps ** (1 / 3) * xp.max(xp.abs(H))
     d, V = xp.linalg.eigh(xp.where(finite, (H + H.T) / 2, 0.0))
-    definite = ~(d[0] < -100.0 * H.shape[0] ** 0.5 * eps * xp.max(xp.abs(d)))
+    definite = ~((d[0] < -100.0 * H.shape[0] ** 0.5 * eps * xp.max(xp.abs(d))) | skew)
     d = xp.maximum(d, eps * xp.max(d))
     P = V * xp.where(d > 0, 1.0 / xp.sqrt(xp.where(d > 0, d, 1.0)), 0.0)
     return xp.where(finite, xp.where(live[:, None], P, 0.0), xp.nan), definite

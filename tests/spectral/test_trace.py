@@ -305,3 +305,11 @@ def test_mean_errors_and_coverage(kind):
             assert errors.mean() <= (1.4 * wanted + 1e-14) * size
             assert covered >= 0.9
             assert covered <= 0.99 or method != "hutchinson"
+
+
+@pytest.mark.parametrize("rtol", [0.0, 1e-9])
+def test_an_operator_that_is_not_symmetric_is_not_positive_semi_definite_either(rtol):
+    M = np.triu(np.ones((300, 300)))
+    A = lg.FunctionOperator(lambda v: M @ v, lg.Space.flat(300, M), psd=True)
+    for found in (lg.trace(A, products=40, rtol=rtol), lg.diagonal(A, products=40, rtol=rtol)):
+        assert found.status == lg.Status.NEGATIVE_CURVATURE
