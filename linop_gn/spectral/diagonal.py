@@ -213,7 +213,10 @@ def _of_factors(A: LinearOperator) -> Estimate | None:
     if rows is None or rows >= A.domain.size:
         return None
     with ops.unguarded():
-        value = gauss_newton_diagonal(A.point)
+        try:
+            value = gauss_newton_diagonal(A.point)
+        except NotImplementedError:  # this Hessian has no root
+            return None
         l2 = A.point.objective.l2_in(A.domain)
         value = value if l2 is None else value + l2
         finite = ops.isfinite(ops.max_abs(value))

@@ -132,3 +132,10 @@ def test_entries_whose_squares_overflow():
     found = lg.diagonal(A, "exact")
     assert found.succeeded
     np.testing.assert_array_equal(found.value, d)
+
+
+def test_a_hessian_of_the_loss_without_a_root_takes_unit_vectors():
+    x = np.random.default_rng(0).standard_normal((3, 5))
+    fit = lg.Objective(lambda w, x: x @ w, lg.losses.SquaredError(), (x, np.zeros(3)), jacobian=lambda w, x: x)
+    F = lg.Fisher(fit, np.ones(5), samples=3)
+    np.testing.assert_allclose(lg.diagonal(F).value, np.diag(F.to_dense()))
