@@ -69,7 +69,8 @@ class Fisher(GGN):
     cross-entropy, yes or no for each output of the binary one, normal numbers of variance 1 / (2 scale) for squared
     error. The mean over draws is the GGN, weights, class weights and masks included, and the spread falls with the
     root of ``samples``. PSD. The draws are a function of ``seed`` and of the places of batches and examples; a stream
-    must give its batches in one order.
+    must give its batches in one order. As ``curvature=lg.Fisher`` of a method it draws with seed 0 at each step; a
+    function ``lambda point: lg.Fisher(point, seed=...)`` draws with another.
 
     >>> import numpy as np, linop_gn as lg
     >>> x, y = np.ones((2000, 1)), np.zeros(2000)
