@@ -132,16 +132,15 @@ class Density:
             raise ValueError("smooth: x must be a vector of finite numbers, on a logarithmic axis none of them zero.")
         if math.isnan(low):  # no probe came through
             return Smooth(grid, np.full(grid.shape, math.nan), np.full(grid.shape, math.nan))
-        nodes, at = self._safe, grid
-        weights = self.weights
+        nodes, weights = self._safe, self.weights
         if log:
             least = self._noise
             weights = np.where(abs(nodes) > least, weights, 0.0)
             sides, places = np.sign(nodes), np.log10(np.maximum(abs(nodes), least or 1.0))
-            same = sides[:, :, None] == np.sign(at)
-            distance = places[:, :, None] - np.log10(abs(at))
+            same = sides[:, :, None] == np.sign(grid)
+            distance = places[:, :, None] - np.log10(abs(grid))
         else:
-            same, distance = np.True_, nodes[:, :, None] - at
+            same, distance = np.True_, nodes[:, :, None] - grid
         bumps = np.where(same, np.exp(-0.5 * (distance / width) ** 2), 0.0) / (width * math.sqrt(2 * math.pi))
         each = np.einsum("pm,pmg->pg", weights, bumps)
         return Smooth(grid, *_mean_and_error(each))
@@ -153,7 +152,8 @@ class Density:
         """
         norm = max(map(abs, self.range))
         least = FOUND * norm
-        first, *others = [row[(bound <= least) & (w > 0)] for row, bound, w in zip(*self._rows, strict=True)]
+        rows = zip(self.nodes, self.bounds, self.weights, strict=True)
+        first, *others = [row[(bound <= least) & (w > 0)] for row, bound, w in rows]
         found = [[v, *(o[np.argmin(abs(o - v))] for o in others if len(o))] for v in first]
         kept = [float(np.mean(v)) for v in found if len(v) == 1 + len(others) and np.ptp(v) <= 2 * least]
         return np.array(sorted(kept, key=lambda v: -abs(v)))
@@ -196,10 +196,6 @@ class Density:
     def _safe(self) -> NDArray:
         made: NDArray = np.where(self.weights > 0, self.nodes, self.range[1])
         return made
-
-    @property
-    def _rows(self) -> tuple[NDArray, NDArray, NDArray]:
-        return self.nodes, self.bounds, self.weights
 
     def _grid(self, log: bool, width: float) -> NDArray:
         low, high = self.range
@@ -332,7 +328,7 @@ def _within(A: LinearOperator, block: str | None) -> tuple[Vector | None, int]:
 def _rule(space: Krylov, steps: int) -> tuple[NDArray, NDArray, NDArray]:
     """Nodes, shares and bounds of one probe, each (steps,)."""
     ops = space.space.backend
-    nodes, weights = (np.asarray(ops.read(part), dtype=float) for part in space._call(answers.rule))
+    nodes, weights = (np.asarray(ops.read(part), dtype=float) for part in ops.call(answers.rule, space))
     ritz = space.eigenvalues()
     bounds = np.asarray(ops.read(ritz.bounds), dtype=float)
     made = [np.full(steps, math.nan), np.zeros(steps), np.full(steps, math.inf)]

@@ -14,7 +14,7 @@ from typing import Any
 
 from ... import draws
 from ...protocols import Array, Backend, Scalar
-from ...records import record, static
+from ...records import fields, fill, rebuild, record, static
 from .base import Loss
 from .hessians import OutputHessian, OutputRoot, Weighted, divided
 from .weighting import counter
@@ -59,8 +59,7 @@ class Scores(Loss):
     second_derivative = False
 
     def __init__(self, inner: Loss) -> None:
-        object.__setattr__(self, "inner", inner)
-        object.__setattr__(self, "reduction", inner.reduction)
+        fill(self, inner=inner, reduction=inner.reduction)
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -134,11 +133,10 @@ class DrawnScores(Scores):
 
     def __init__(self, inner: Loss, seed: Scalar, samples: int) -> None:
         Scores.__init__(self, inner)
-        for name, value in (("seed", seed), ("samples", samples), ("place", 0)):
-            object.__setattr__(self, name, value)
+        fill(self, seed=seed, samples=samples, place=0)
 
     def of_batch(self, place: Any) -> Loss:
-        return self if place is None else replaced(self, place)
+        return self if place is None else rebuild(DrawnScores, fields(self) | {"place": place})
 
     def curvature(self, xp: Any, z: Array, y: Array) -> OutputHessian:
         shape, wide = tuple(z.shape), xp.float64 if z.dtype == xp.float64 else xp.float32
@@ -154,10 +152,3 @@ class DrawnScores(Scores):
         made: OutputHessian = MeanOuterProducts(tuple(map(part, range(self.samples))))
         known = self.inner.curvature(xp, z, y)
         return Weighted(made, known.weights) if isinstance(known, Weighted) else made
-
-
-def replaced(loss: DrawnScores, place: Any) -> DrawnScores:
-    """The loss for the batch of this number."""
-    made = DrawnScores(loss.inner, loss.seed, loss.samples)
-    object.__setattr__(made, "place", place)
-    return made
