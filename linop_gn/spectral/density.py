@@ -28,7 +28,7 @@ from ..records import record, static
 from ..run.loop import Look, Watcher, watched, watchers_of
 from ..run.solution import History
 from ..run.status import Code, Status
-from .estimate import check_operator
+from .estimate import check_operator, require_symmetric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -276,11 +276,7 @@ def spectral_density(
     check_operator("spectral_density", A)
     probes, steps = whole("spectral_density", "probes", probes, 1), whole("spectral_density", "steps", steps, 1)
     draws.check_seed("spectral_density", seed)
-    if not A.symmetric:
-        raise ValueError(
-            f"spectral_density needs a symmetric operator, and {A!r} is not known to be. Declare it (symmetric=True) "
-            "if it is; the squares of singular values are the spectrum of A.T @ A."
-        )
+    require_symmetric("spectral_density", A, "the squares of singular values are the spectrum of A.T @ A")
     if not A.backend.is_concrete(A):
         raise TypeError("spectral_density: a density is made on the host; call it outside of jit.")
     ready, (inside, size) = A.prepare(), _within(A, block)

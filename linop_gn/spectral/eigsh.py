@@ -21,6 +21,7 @@ from ..run.solution import Outcome
 from ..run.status import Status
 from ..solvers.problem import LinearProblem
 from ..spaces import Space
+from .estimate import require_operator, require_symmetric
 from .thick_restart import ENDS, ThickRestart, ThickRow, best
 
 __all__ = ["Eigenpairs", "eigsh"]
@@ -220,15 +221,10 @@ def _picked(problem: LinearProblem, method: ThickRestart, s: Any) -> tuple[Array
 
 
 def _check(A: Any, k: int, which: Any) -> None:
-    if not isinstance(A, LinearOperator):
-        raise TypeError(f"eigsh needs a linear operator, got {type(A).__qualname__}; wrap a matrix in lg.Dense.")
+    require_operator("eigsh", A)
     if not A.domain.agrees(A.codomain):
         raise ValueError(f"eigsh needs a square operator, got {A!r}; for singular values take A.T @ A or A @ A.T.")
-    if not A.symmetric:
-        raise ValueError(
-            f"eigsh needs a symmetric operator, and {A!r} is not known to be. Declare it (symmetric=True) if it is; "
-            "A.T @ A is known to be."
-        )
+    require_symmetric("eigsh", A, "A.T @ A is known to be")
     if k > A.domain.size:
         raise ValueError(f"eigsh: k = {k} pairs were asked for, and the space has {A.domain.size}.")
     if which not in ENDS:

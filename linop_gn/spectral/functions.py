@@ -31,7 +31,7 @@ from ..protocols import Array, Backend, Scalar
 from ..records import Partial, record
 from ..run.solution import brief
 from ..run.status import Code, Status, succeeded, verdict
-from .estimate import Estimate, EstimatorRow, check_operator
+from .estimate import Estimate, EstimatorRow, check_operator, require_symmetric
 
 __all__ = ["Approximation", "approximation", "code_for", "grown", "inverse_quadratic", "matrix_function"]
 
@@ -246,10 +246,7 @@ def decomposed(early: bool, space: Krylov) -> tuple[Array, Array, Array]:
 def _undamped(door: str, A: LinearOperator, rtol: Scalar) -> tuple[LinearOperator, Scalar]:
     check_operator(door, A)
     require_number(door, "rtol", rtol)
-    if not A.symmetric:
-        raise ValueError(
-            f"{door} needs a symmetric operator, and {A!r} is not known to be. Declare it (symmetric=True) if it is."
-        )
+    require_symmetric(door, A)
     return undamped(A)
 
 

@@ -39,6 +39,7 @@ from .estimate import (
     estimated,
     exactly,
     gathered,
+    require_symmetric,
     wide,
 )
 
@@ -171,11 +172,7 @@ def logdet(
     """
     check_operator("logdet", A)
     steps, products = whole("logdet", "steps", steps, 1), whole("logdet", "products", products, 1)
-    if not A.symmetric:
-        raise ValueError(
-            f"logdet needs a symmetric operator, and {A!r} is not known to be. Declare it (symmetric=True) if it is; "
-            "log |det A| of another one is half the logdet of A.T @ A."
-        )
+    require_symmetric("logdet", A, "log |det A| of another one is half the logdet of A.T @ A")
     inner, shift = undamped(A)
     n = A.domain.size
     if products >= n:

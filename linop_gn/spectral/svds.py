@@ -19,7 +19,7 @@ from ..run.loop import Watcher
 from ..run.solution import Outcome
 from ..spaces import Space
 from .eigsh import Eigenpairs, eigsh, table, told
-from .estimate import squared
+from .estimate import require_operator, squared
 
 __all__ = ["SingularTriplets", "svds"]
 
@@ -100,8 +100,7 @@ def svds(
     TypeError, ValueError
         For an operator without an adjoint, or a k that the smaller space has not.
     """
-    if not isinstance(A, LinearOperator):
-        raise TypeError(f"svds needs a linear operator, got {type(A).__qualname__}; wrap a matrix in lg.Dense.")
+    require_operator("svds", A)
     check_seed("svds", seed)
     square, scale = squared(A, seed)
     options: dict[str, Any] = {"rtol": rtol, "block": block, "basis": basis, "max_products": max_products, "seed": seed}
