@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import linop_gn as lg
+from linop_gn.app.demo.problem import one_thread
 from linop_gn.app.files import MissingDataError, UnusableFileError
 
 from .plan import Form, Run, Study
@@ -93,14 +94,11 @@ def _where(error: Exception) -> str:
 
 
 def _threads(form: Form) -> AbstractContextManager[Any]:
-    """One thread in the quick form: on matrices this small more of them cost time, a lot of it on a busy machine."""
+    """One thread in the quick form, whose matrices are small."""
     if not form.quick or find_spec("threadpoolctl") is None:
         return nullcontext()
-    from threadpoolctl import threadpool_limits
-
     lg.load(form.backend)  # first: the limit is for what is loaded
-    limits: AbstractContextManager[Any] = threadpool_limits(1)
-    return limits
+    return one_thread()
 
 
 def _minutes(seconds: float) -> str:
