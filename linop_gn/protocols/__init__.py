@@ -32,6 +32,7 @@ from .factors import Factors
 from .loops import Carry, Iteration, Loops
 from .stores import Stores
 from .types import Array, Scalar, Tree, Vector
+from .uses import Use, Uses, View
 
 __all__ = [
     "CAPABILITIES",
@@ -51,5 +52,8 @@ __all__ = [
     "Scalar",
     "Stores",
     "Tree",
+    "Use",
+    "Uses",
     "Vector",
+    "View",
 ]

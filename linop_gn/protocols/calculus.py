@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from .types import Array, Tree
+from .uses import Uses
 
 __all__ = ["Calculus", "GradientLinearization", "Linearization"]
 
@@ -93,6 +94,13 @@ class Calculus(Protocol):
 
         The validator's oracle: each row anew from the recorded gradient, whatever way the products take.
         """
+
+    def uses(self, function: Callable[[list[Array]], Array], params: Sequence[Array]) -> Uses:
+        """``function`` evaluated, and what each of its parameters is multiplied with: for Kronecker factors.
+
+        What it returns belongs to the call, or the trace, that it was made in.
+        """
+        ...
 
     def as_double(self, model: Any) -> Any:
         """``model`` with the floating numbers that it holds itself in float64: a copy where it holds any.
