@@ -15,7 +15,9 @@ from . import moved as _moved
 from . import preconditioners, tree
 from .cost import Costs, cost
 from .curvature import (
+    EKFAC,
     GGN,
+    KFAC,
     BlockGGN,
     EmpiricalFisher,
     Fisher,
@@ -70,6 +72,7 @@ from .operators import (
     Diagonal,
     FunctionOperator,
     Identity,
+    KroneckerBlocks,
     LinearOperator,
     LowRank,
     Submatrix,
@@ -111,8 +114,10 @@ _sys.meta_path.append(_moved.OldPaths())
 __all__ = [
     "CG",
     "EGN",
+    "EKFAC",
     "GGN",
     "GLTR",
+    "KFAC",
     "LSMR",
     "LSQR",
     "LU",
@@ -149,6 +154,7 @@ __all__ = [
     "Identity",
     "InnerGaussNewton",
     "Jacobian",
+    "KroneckerBlocks",
     "Krylov",
     "Lanczos",
     "LayerwiseGaussNewton",

@@ -4,12 +4,15 @@ from . import losses
 from .at_point import GGN, BlockGGN, Hessian, Jacobian, LossHessian
 from .fisher import EmpiricalFisher, Fisher
 from .gram import Gram
+from .kfac import EKFAC, KFAC
 from .objective import Objective
 from .point import Point
 from .supplied import MissingDerivativeError
 
 __all__ = [
+    "EKFAC",
     "GGN",
+    "KFAC",
     "BlockGGN",
     "EmpiricalFisher",
     "Fisher",

@@ -148,12 +148,14 @@ class BridgedTerm:
         """The space of the caller's parameters."""
         return self.crossing.home
 
-    def _run(self, function: Callable[..., Any], x: Vector, check: bool = True) -> Any:
+    def _run(self, function: Callable[..., Any], x: Vector, *shared: Any, check: bool = True) -> Any:
         with self.crossing.precision():
             there = self.crossing.parameters(x)
             if check:
                 self.inner.check_ahead(there)
-            return self.crossing.away.backend.wait(self.crossing.away.backend.call(function, self.inner, there))
+            return self.crossing.away.backend.wait(
+                self.crossing.away.backend.call(function, self.inner, there, *shared)
+            )
 
     def check_ahead(self, x: Vector) -> None:
         """Nothing: everything here that needs the data checked sees to it with the parameters that it lends."""
@@ -172,6 +174,12 @@ class BridgedTerm:
     def linearize_gradient(self, x: Vector) -> BridgedPiece:
         """The gradient of the loss linearised at x."""
         return self._piece(Term.linearize_gradient, x)
+
+    def gathered(self, function: Callable[..., tuple[Any, Any]], x: Vector, *shared: Array) -> tuple[Any, Any]:
+        """``function(term, x, *shared) -> (sums, piece)`` of the term over there, the sums brought home."""
+        (value, arrays, weight), piece = self._run(function, x, *map(self.crossing.lend, shared))
+        bring = self.crossing.bring
+        return (bring(value), tuple(map(bring, arrays)), bring(weight)), piece
 
     def evaluate(self, x: Vector) -> tuple[Any, ...]:
         """Unnormalised value and normaliser at x, without derivatives."""

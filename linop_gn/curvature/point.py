@@ -137,6 +137,24 @@ class Point:
         assert totals is not None
         return Summary(*_normalised(self, totals))
 
+    def gathered(self, function: Callable[..., tuple[Sums, Any]], *shared: Array) -> Summary:
+        """The normalised sums of ``function(term, x, *shared)`` over all batches, without an l2, and what else it makes.
+
+        Its sums are arrays in a tuple, which the ``gradient`` is then. Of streamed batches the first one's piece is kept.
+        """
+        bare = self if self.objective.l2 is None else self.anew(replace(self.objective, l2=None))
+        visit, ops = Partial(_gathered, function), self.space.backend
+        if not self.host:
+            bare.check_data()
+            made: Summary = ops.call(Partial(_over_memory, visit), bare, *shared)
+            return made
+        totals, left = None, None
+        for term in bare.objective.streamed(self.space, self.x):
+            sums, piece = ops.call(visit, term, self.x, *shared)
+            totals, left = (sums, piece) if totals is None else (_add(self, totals, sums), left)
+        assert totals is not None
+        return Summary(*_normalised(bare, totals), (left,))
+
     def abroad(self) -> Point:
         """The same point in the framework that differentiates."""
         if not self.objective.is_bridged(self.space):
@@ -239,20 +257,26 @@ def _evaluate(term: Term, x: Vector) -> tuple[Sums, Any]:
     return (value, None, weight), None
 
 
+def _gathered(function: Callable[..., Any], term: Term, x: Vector, *shared: Array) -> tuple[Sums, Any]:
+    return term.gathered(function, x, *shared)
+
+
 def _sums_of(visit: Visit, term: Term, x: Vector) -> Sums:
     """The sums of one streamed batch."""
     return visit(term, x)[0]
 
 
-def _over_memory(visit: Visit, point: Point) -> Summary:
+def _over_memory(visit: Callable[..., tuple[Sums, Any]], point: Point, *shared: Array) -> Summary:
     """The sums over all batches in memory, and the piece of each; stacked batches go through one loop."""
     totals, pieces = None, []
     for term in point.objective.in_memory(point.space):
         if term.batch.stacked:
-            sums, piece = point.space.backend.scan_over(Partial(_of_slice, visit), term.batch, term, point.where)
+            sums, piece = point.space.backend.scan_over(
+                Partial(_of_slice, visit), term.batch, term, point.where, *shared
+            )
             piece = None if piece is None else replace(piece, stacked=True)
         else:
-            sums, piece = visit(term, point.where)
+            sums, piece = visit(term, point.where, *shared)
         pieces.append(piece)
         totals = sums if totals is None else _add(point, totals, sums)
     assert totals is not None
@@ -274,9 +298,10 @@ def _with_l2(point: Point, made: Summary) -> Summary:
     return replace(made, value=value, gradient=added(ops, pulls, made.gradient))
 
 
-def _of_slice(visit: Visit, batch: Batch, term: Term, x: Vector) -> tuple[Sums, Any]:
+def _of_slice(visit: Callable[..., Any], batch: Batch, term: Term, x: Vector, *shared: Array) -> tuple[Sums, Any]:
     """``visit`` of one batch of a stack."""
-    return visit(replace(term, batch=batch), x)
+    made: tuple[Sums, Any] = visit(replace(term, batch=batch), x, *shared)
+    return made
 
 
 def _add(point: Point, totals: Sums, more: Sums) -> Sums:

@@ -9,6 +9,7 @@ and gradient need.
 from __future__ import annotations
 
 import numbers
+from collections.abc import Callable
 from typing import Any
 
 from ..arguments import called
@@ -83,7 +84,7 @@ class Term:
 
     def _value_of(self, z: Array) -> Array:
         if self.loss is not None:
-            self._check_here(z)
+            self.check_here(z)
             return self.total(z)
         if tuple(z.shape) != ():
             raise ValueError(
@@ -109,7 +110,7 @@ class Term:
     def cotangent(self, z: Array) -> Array:
         """dL/dz."""
         z = self.ops.detach(z)
-        self._check_here(z)
+        self.check_here(z)
         assert self.loss is not None
         if self.loss.autodiff:
             return self._require("the gradient of a loss without closed forms", _LOSS).gradient(self._total, [z])[1][0]
@@ -124,7 +125,7 @@ class Term:
         if self.loss is None:
             return self._evaluate(self.value, leaves), None
         z = self._evaluate(self.outputs, leaves)
-        self._check_here(z)
+        self.check_here(z)
         return self.total(z), self.weight(z)
 
     def outputs_at(self, x: Vector) -> Array:
@@ -146,7 +147,7 @@ class Term:
         self.loss.check(self.ops, outputs_shape, *data, empty_ok=not self.alone)
         memo(self).checked = True
 
-    def _check_here(self, z: Array) -> None:
+    def check_here(self, z: Array) -> None:
         if self.ops.is_concrete((z, self.batch)) and not memo(self).checked:
             self.check(tuple(z.shape))
             if self._may_be_pairs(tuple(z.shape)):
@@ -183,7 +184,7 @@ class Term:
         assert self.loss is not None
         if self.supplied is not None and self.supplied.first_order:
             z = self._evaluate(self.outputs, leaves)
-            self._check_here(z)
+            self.check_here(z)
             lin: Any = self.supplied.linearize(self.space, self.arguments(leaves), z, self.cotangent)
         else:
             calculus = self._require("a Gauss-Newton operator or a gradient", _MODEL)
@@ -197,6 +198,11 @@ class Term:
         data, gradient = (self.batch.targets, self.batch.weights), self.space.like(x, lin.gradient)
         sums = self.total(z), gradient, self.weight(z)
         return Piece(self.loss, *data, lin.without_gradient(), bent, z, *sums, self.space)
+
+    def gathered(self, function: Callable[..., tuple[Any, Any]], x: Vector, *shared: Array) -> tuple[Any, Any]:
+        """``function(self, x, *shared) -> (sums, piece)``, where the model is differentiated."""
+        self._require("Kronecker factors", "Use lg.BlockGGN, whose blocks are not approximated")
+        return function(self, x, *shared)
 
     def linearize_gradient(self, x: Vector) -> Curve:
         """The gradient of the loss linearised at x."""

@@ -75,8 +75,8 @@ class CalculusDefaults:
 
     def uses(self, function: Callable[[list[Array]], Array], params: Sequence[Array]) -> Any:
         raise NotImplementedError(
-            "this framework does not tell which operations parameters enter, as Kronecker factors need: write the model "
-            "in torch or JAX (lg.Objective(..., derivatives=) differentiates it there), or take lg.BlockGGN."
+            "this framework does not tell which operations parameters enter, as Kronecker factors need: write the "
+            "model in torch or JAX (lg.Objective(..., derivatives=) differentiates it there), or take lg.BlockGGN."
         )
 
     def as_double(self, model: Any) -> Any:

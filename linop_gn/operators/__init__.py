@@ -7,6 +7,7 @@ from .damped import Damped, Identity
 from .dense import Dense
 from .diagonal import Diagonal
 from .function import FunctionOperator
+from .kronecker import KroneckerBlocks
 from .low_rank import LowRank
 from .submatrix import Submatrix
 
@@ -18,6 +19,7 @@ __all__ = [
     "Diagonal",
     "FunctionOperator",
     "Identity",
+    "KroneckerBlocks",
     "LinearOperator",
     "LowRank",
     "Product",

@@ -8,6 +8,7 @@ recipe                       what it applies                                   p
 :class:`SquaredGradient`     1 / (gradient^2 + damping)^(3/4)                  0
 :class:`Nystrom`             the inverse of a low-rank sketch + damping        the rank
 :class:`BlockJacobi`         the inverse of the diagonal blocks + damping      n with blocks, or their ranks
+:class:`KFAC`                the inverse of Kronecker factors + damping        half of one for each output
 ============================ ================================================= ==================================
 
 Each is used as ``lg.CG(preconditioner=lg.preconditioners.Jacobi())``, alone or
@@ -19,6 +20,7 @@ from ..solvers.problem import Recipe
 from .block import BlockJacobi
 from .empirical_fisher import EmpiricalFisher, SquaredGradient
 from .jacobi import Jacobi
+from .kfac import KFAC
 from .nystrom import Nystrom
 
-__all__ = ["BlockJacobi", "EmpiricalFisher", "Jacobi", "Nystrom", "Recipe", "SquaredGradient"]
+__all__ = ["KFAC", "BlockJacobi", "EmpiricalFisher", "Jacobi", "Nystrom", "Recipe", "SquaredGradient"]

@@ -2,7 +2,8 @@
 
 A layer computes z = W a (+ b) from its input a, wherever the model calls it: the gradient of an example is the sum over
 its positions and calls of g a^T, g the derivative in z. That is all that Kronecker factors need
-(:mod:`linop_gn.curvature.kfac`), and a framework can tell it of any model by looking at what is called with a parameter.
+(:mod:`linop_gn.curvature.kfac`), and a framework can tell it of any model by looking at what is called with a
+parameter.
 """
 
 from __future__ import annotations

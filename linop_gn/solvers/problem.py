@@ -27,6 +27,10 @@ class Recipe:
         """What does not depend on the damping: a tree of arrays and records, or None."""
         return None
 
+    def renew(self, before: Any, operator: LinearOperator) -> Any:
+        """:meth:`prepare` at another point; ``before`` is what was prepared, or renewed, at the last one."""
+        return self.prepare(operator)
+
     def finish(self, prepared: Any, operator: LinearOperator) -> LinearOperator:
         """The preconditioner for ``operator``, damped as it is now, from what :meth:`prepare` returned."""
         raise NotImplementedError(f"{type(self).__name__} does not define finish")

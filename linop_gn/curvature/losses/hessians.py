@@ -6,17 +6,53 @@ of the outputs, W = S^T J (:mod:`linop_gn.curvature.gram`). A diagonal's root is
 diag(h)^(1/2); that of blocks comes from their eigendecomposition,
 
     H = V diag(l) V^T,    S = V diag(l)^(1/2),    S^T S = diag(l).
+
+Its columns, one after the other for all examples at once, are what Kronecker factors are made of: :class:`Columns`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from ...protocols import Array
+from ...protocols import Array, Scalar
 from ...records import record
-from .weighting import keep
+from .weighting import counter, keep
 
-__all__ = ["Blocks", "Diagonal", "OutputHessian", "OutputRoot", "Weighted", "as_hessian", "divided"]
+__all__ = [
+    "MOST_COLUMNS",
+    "Blocks",
+    "Columns",
+    "Diagonal",
+    "OutputHessian",
+    "OutputRoot",
+    "Weighted",
+    "as_hessian",
+    "divided",
+    "unit",
+]
+
+
+MOST_COLUMNS = 64
+"""More columns than these of an example with several axes are those of the last axis, for all of the others at once."""
+
+
+class Columns(NamedTuple):
+    """u_c, like the outputs, with sum_c u_c u_c^T = H_L for each of the examples along the first ``apart`` axes.
+
+    Where the columns of several examples are added up with random signs, products of two of them cancel in the mean.
+    """
+
+    number: int
+    apart: int
+    column: Callable[[Scalar], Array]
+
+
+def unit(xp: Any, like: Array, shape: tuple[int, ...], first: int, index: Scalar) -> Array:
+    """True at number ``index`` of the entries along the axes from ``first`` on; it broadcasts to ``shape``."""
+    inside = shape[first:]
+    return xp.reshape(counter(xp, math.prod(inside), like) == index, (1,) * first + inside)
 
 
 @record
@@ -47,6 +83,17 @@ class OutputHessian:
     def root(self, xp: Any) -> OutputRoot:
         """S with H_L = S S^T."""
         raise NotImplementedError(f"{type(self).__name__} does not define root")
+
+    def columns(self, xp: Any, outputs: Array) -> Columns:
+        """The columns of the root: all of an example's where they are few, else those of its last axis."""
+        shape, root = tuple(outputs.shape), self.root(xp)
+        apart = min(1, len(shape)) if math.prod(shape[1:]) <= MOST_COLUMNS else len(shape) - 1
+
+        def column(index: Scalar) -> Array:
+            here = xp.broadcast_to(unit(xp, outputs, shape, apart, index), shape)
+            return root.product(xp, xp.astype(here, outputs.dtype))
+
+        return Columns(math.prod(shape[apart:]), apart, column)
 
 
 @record
@@ -105,6 +152,11 @@ class Weighted(OutputHessian, OutputRoot):
 
     def root(self, xp: Any) -> Weighted:
         return Weighted(self.inner.root(xp), self.weights**0.5, self.counted)
+
+    def columns(self, xp: Any, outputs: Array) -> Columns:
+        size = self.weights**0.5
+        made: Columns = self.inner.columns(xp, outputs)
+        return made._replace(column=lambda index: size * keep(xp, self.counted, made.column(index)))
 
     def solve(self, xp: Any, r: Array) -> Array:
         return self.inner.solve(xp, divided(xp, r, self.weights + xp.zeros_like(r)))

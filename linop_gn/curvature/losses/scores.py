@@ -16,7 +16,7 @@ from ... import draws
 from ...protocols import Array, Backend, Scalar
 from ...records import fields, fill, rebuild, record, static
 from .base import Loss
-from .hessians import OutputHessian, OutputRoot, Weighted, divided
+from .hessians import MOST_COLUMNS, Columns, OutputHessian, OutputRoot, Weighted, divided, unit
 from .weighting import counter
 
 __all__ = ["DrawnScores", "OuterProducts", "Scores"]
@@ -43,6 +43,18 @@ class OuterProducts(OutputHessian, OutputRoot):
         """s s^T / |s|: symmetric, with the square s s^T."""
         length = self._inner(xp, self.slopes) ** 0.25
         return OuterProducts(divided(xp, self.slopes, length + xp.zeros_like(self.slopes)), self.first)
+
+    def columns(self, xp: Any, outputs: Array) -> Columns:
+        """s itself; of the examples along the axes after the first one apart where they are few."""
+        shape, first = tuple(self.slopes.shape), int(self.first)
+        apart = min(1, first) if math.prod(shape[1:first]) <= MOST_COLUMNS else first
+
+        def column(index: Scalar) -> Array:
+            here = unit(xp, self.slopes, shape[:first], apart, index)
+            here = xp.reshape(here, tuple(here.shape) + (1,) * (len(shape) - first))
+            return xp.where(here, self.slopes, xp.zeros_like(self.slopes))
+
+        return Columns(math.prod(shape[apart:first]), apart, column)
 
     def solve(self, xp: Any, r: Array) -> Array:
         square = self._inner(xp, self.slopes)
@@ -114,6 +126,17 @@ class MeanOuterProducts(OutputHessian):
     def product(self, xp: Any, v: Array) -> Array:
         products = [part.product(xp, v) for part in self.parts]
         return sum(products[1:], products[0]) / len(products)
+
+    def columns(self, xp: Any, outputs: Array) -> Columns:
+        """Those of each part, over the root of their number."""
+        slopes, size = xp.stack([part.slopes for part in self.parts]), len(self.parts) ** -0.5
+        first = self.parts[0].columns(xp, outputs)
+
+        def column(index: Scalar) -> Array:
+            part = OuterProducts(slopes[index // first.number, ...], self.parts[0].first)
+            return size * part.columns(xp, outputs).column(index % first.number)
+
+        return first._replace(number=first.number * len(self.parts), column=column)
 
     def root(self, xp: Any) -> OutputRoot:
         if len(self.parts) > 1:

@@ -190,7 +190,9 @@ class Solve(Descent):
 
         def prepare(gradient: Vector) -> tuple[Any]:
             # That of the gradient is known already, or an average of it.
-            return (gradient * gradient if isinstance(given, SquaredGradient) else given.prepare(model.operator),)
+            if isinstance(given, SquaredGradient):
+                return (gradient * gradient,)
+            return (given.prepare(model.operator) if before is None else given.renew(before.prepared, model.operator),)
 
         if self.every == 1 or before is None:
             return prepare(model.gradient)[0]

@@ -1,0 +1,201 @@
+"""Which block stands for which parameters: from the operations that they enter to the factors that are summed.
+
+=============  ========================================================  =================================
+block          of                                                        factors
+=============  ========================================================  =================================
+``kronecker``  a weight, with its bias where both enter one operation    L (x) R, in the outputs and inputs
+``dense``      scale, shift, a bias by itself: exact for each example    L alone
+``diagonal``   a leaf that enters anything else as well                  the diagonal of L
+=============  ========================================================  =================================
+
+Uses of one weight are one block: a tied embedding, a cell that is called at each step. Where a weight is used
+transposed as well, outputs are inputs there: such uses are ``turned``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from ...operators.places import Place, entries
+from ...protocols import Use, View
+from ...records import record, static
+from ...spaces import Space
+
+__all__ = ["Layout", "Plan", "Settings", "plan"]
+
+
+class Settings(NamedTuple):
+    """How factors are made."""
+
+    sharing: str
+    """``expand`` or ``reduce``."""
+    dense: int
+    """The largest side of a factor that is held as a matrix."""
+    probes: int
+    """Products with J^T, at least, that a diagonal is estimated with."""
+
+
+class Plan(NamedTuple):
+    """One block."""
+
+    kind: str
+    place: Place
+    uses: tuple[int, ...]
+    """Their numbers."""
+    turned: tuple[int, ...] = ()
+    left: bool = True
+    """Whether the factor of the outputs is a matrix."""
+    right: bool = True
+    linear: bool = False
+    """Whether all of its uses multiply a matrix with a vector: none looks up a row."""
+    why: str = ""
+    """What there is to say of it."""
+
+
+@record
+class Layout:
+    """The blocks of a model, as what a batch leaves behind beside its sums; no arrays."""
+
+    plans: tuple[Plan, ...] = static()
+    stacked: bool = static(default=False)
+
+
+def plan(uses: tuple[Use, ...], otherwise: tuple[int, ...], space: Space, settings: Settings) -> tuple[Plan, ...]:
+    """The blocks of a model whose parameters enter these uses."""
+    uses = tuple(_alone(use) for use in uses)
+    others = dict.fromkeys(otherwise, "it enters operations that are not linear in it")
+    others |= {leaf: "its parts overlap" for leaf in _overlapping(uses, space) if leaf not in others}
+    blocks: dict[View, list[int]] = {}
+    turned: dict[View, list[int]] = {}
+    for i, use in enumerate(uses):
+        if use.weight.leaf in others:
+            continue
+        transposed = _transposed(use)
+        if use.kind in ("linear", "lookup") and use.weight not in blocks and transposed in blocks:
+            turned[transposed].append(i)
+        else:
+            blocks.setdefault(use.weight, []).append(i)
+            turned.setdefault(use.weight, [])
+    made, biases = [], dict[View, list[int]]()
+    for view, members in blocks.items():
+        every = [uses[i] for i in (*members, *turned[view])]
+        first = uses[members[0]]
+        joint = first.bias if len({use.bias for use in every}) == 1 and not turned[view] else None
+        if joint is not None and joint.leaf in others:
+            joint = None
+        for i in (*members, *turned[view]):
+            bias = uses[i].bias
+            if joint is None and bias is not None and bias.leaf not in others:
+                biases.setdefault(bias, []).append(i)
+        made.append(_block(view, uses, tuple(members), tuple(turned[view]), joint, space, settings))
+    for bias, members in biases.items():
+        made.append(_elementwise(bias, tuple(members), space, settings))
+    made = _merged(made)
+    for leaf, why in sorted(others.items()):
+        made.append(Plan("diagonal", _whole(space, leaf), (), (), False, False, False, why))
+    return _named(made, space)
+
+
+def _alone(use: Use) -> Use:
+    """The use with the strides of axes of length one as zero, so that equal views are equal."""
+    return use._replace(weight=_plain(use.weight), bias=None if use.bias is None else _plain(use.bias))
+
+
+def _plain(view: View) -> View:
+    return view._replace(strides=tuple(s if n > 1 else 0 for n, s in zip(view.shape, view.strides, strict=True)))
+
+
+def _transposed(use: Use) -> View:
+    last, view = 1 + use.outputs, use.weight
+
+    def turn(axes: tuple[int, ...]) -> tuple[int, ...]:
+        return (axes[0], *axes[last:], *axes[1:last])
+
+    return view._replace(shape=turn(view.shape), strides=turn(view.strides))
+
+
+def _overlapping(uses: tuple[Use, ...], space: Space) -> set[int]:
+    """Leaves of which two different views share an entry, or one has an entry twice."""
+    by_leaf: dict[int, list[View]] = {}
+    for use in uses:
+        for view in (use.weight, use.bias):
+            if view is not None:
+                by_leaf.setdefault(view.leaf, []).append(view)
+    found = set()
+    for leaf, views in by_leaf.items():
+        kinds = {frozenset(zip(view.shape, view.strides, strict=True)) | {view.offset} for view in views}
+        sizes = [math.prod(view.shape) for view in set(views)]
+        if len(kinds) == 1 and sizes[0] == math.prod(space.shapes[leaf]):
+            continue  # all of it each time
+        distinct = {tuple(sorted(entries(space, view).tolist())) for view in set(views)}
+        flat = [i for part in distinct for i in part]
+        if len(flat) != len(set(flat)):
+            found.add(leaf)
+    return found
+
+
+def _block(
+    view: View,
+    uses: tuple[Use, ...],
+    members: tuple[int, ...],
+    turned: tuple[int, ...],
+    bias: View | None,
+    space: Space,
+    settings: Settings,
+) -> Plan:
+    first = uses[members[0]]
+    if first.kind in ("scale", "shift"):
+        return _elementwise(view, members, space, settings)
+    place, linear = Place("", view, first.outputs, bias), all(uses[i].kind == "linear" for i in (*members, *turned))
+    _, outputs, inputs = place.sizes
+    left, right = outputs <= settings.dense, inputs <= settings.dense
+    if first.kind == "lookup":
+        right = right and bool(turned)
+    sides = [
+        f"{size} {what}" for size, what, kept in ((outputs, "outputs", left), (inputs, "inputs", right)) if not kept
+    ]
+    why = "" if not sides or first.kind == "lookup" else f"a diagonal for its {' and '.join(sides)}"
+    return Plan("kronecker", place, members, turned, left, right, linear, why)
+
+
+def _elementwise(view: View, members: tuple[int, ...], space: Space, settings: Settings) -> Plan:
+    place = Place("", view, len(view.shape) - 1)
+    dense = place.sizes[1] <= settings.dense
+    return Plan("dense", place, members, (), dense, False, False, "" if dense else "its diagonal: it is large")
+
+
+def _merged(made: list[Plan]) -> list[Plan]:
+    """Blocks of one place as one: a bias that is shared by layers with weights of their own, or added by itself too."""
+    found: dict[Place, Plan] = {}
+    for block in made:
+        before = found.get(block.place)
+        found[block.place] = block if before is None else before._replace(uses=before.uses + block.uses)
+    return list(found.values())
+
+
+def _whole(space: Space, leaf: int) -> Place:
+    size = math.prod(space.shapes[leaf])
+    return Place("", View(leaf, 0, (1, size), (0, 1)), 1)
+
+
+def _named(plans: list[Plan], space: Space) -> tuple[Plan, ...]:
+    """In the order of their first entries, with the names of their leaves, numbered where a leaf has several."""
+    starts = [part.start for part in space.slices.values()]
+    plans = sorted(plans, key=lambda p: starts[p.place.weight.leaf] + p.place.weight.offset)
+    named, seen = [], dict[str, int]()
+    for block in plans:
+        leaves = [space.names[view.leaf] or "parameters" for view in block.place.views]
+        name = _common(leaves)
+        seen[name] = seen.get(name, 0) + 1
+        name = name if seen[name] == 1 else f"{name}#{seen[name]}"
+        named.append(block._replace(place=block.place._replace(name=name)))
+    return tuple(named)
+
+
+def _common(names: list[str]) -> str:
+    """The path that two leaves share, or both names."""
+    prefixes = {name.rpartition(".")[0] for name in names}
+    if len(names) == 2 and len(prefixes) == 1 and "" not in prefixes:
+        return prefixes.pop()
+    return " + ".join(names)

@@ -1,0 +1,160 @@
+"""Where the blocks of a Kronecker-factored operator lie among the parameters.
+
+A weight is a matrix (outputs, inputs) to its factors, and any array to the model: transposed, cut out of a larger one,
+with several axes on either side. A :class:`Place` reads the matrix off a flat vector and writes it back; where a weight
+is a run of entries, which it nearly always is, that copies no more than a transposition does.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..protocols import Array, Vector, View
+from ..spaces import Space
+
+__all__ = ["Place", "assembled", "entries"]
+
+
+class Place(NamedTuple):
+    """The matrices (groups, outputs, inputs) of one block: a weight, and a bias as one more input."""
+
+    name: str
+    weight: View
+    """(groups, *outputs, *inputs)."""
+    outputs: int
+    """Axes of the outputs."""
+    bias: View | None = None
+    """(groups, *outputs)."""
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Groups, outputs, inputs."""
+        shape, last = self.weight.shape, 1 + self.outputs
+        return shape[0], math.prod(shape[1:last]), math.prod(shape[last:]) + (self.bias is not None)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The weight, and the bias if there is one."""
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
+
+    def read(self, space: Space, v: Vector) -> Array:
+        """The matrices (groups, outputs, inputs) of a flat vector (n,), or (k, groups, outputs, inputs) of (k, n)."""
+        xp, lead, (groups, outputs, inputs) = space.backend.namespace(), tuple(v.shape[:-1]), self.sizes
+        parts = [_read(space, v, view) for view in self.views]
+        if self.bias is None:
+            return xp.reshape(parts[0], (*lead, groups, outputs, inputs))
+        weight = xp.reshape(parts[0], (*lead, groups, outputs, inputs - 1))
+        return xp.concat([weight, xp.reshape(parts[1], (*lead, groups, outputs, 1))], axis=-1)
+
+    def written(self, space: Space, matrices: Array) -> list[tuple[View, Array]]:
+        """The entries of each view as they lie in the vector, (n_view,) or (k, n_view), of matrices that were read."""
+        lead = tuple(matrices.shape[:-3])
+        if self.bias is None:
+            return [(self.weight, _laid(space, matrices, self.weight, lead))]
+        weight, bias = matrices[..., :-1], matrices[..., -1]
+        return [
+            (self.weight, _laid(space, weight, self.weight, lead)),
+            (self.bias, _laid(space, bias, self.bias, lead)),
+        ]
+
+
+def assembled(space: Space, parts: list[tuple[View, Array]], like: Array) -> Vector:
+    """The flat vector (n,), or (k, n), of which these are entries; zero where nothing is given. ``like``: another one.
+
+    No entry may be in two parts.
+    """
+    xp = space.backend.namespace()
+    views = tuple(view for view, _ in parts)
+    order, gaps, scattered = _arrangement(space, views)
+    pieces = []
+    for i, gap in zip(order, gaps, strict=True):
+        if gap:
+            pieces.append(xp.zeros_like(like[..., :gap]))
+        if i >= 0:
+            pieces.append(parts[i][1])
+    flat = pieces[0] if len(pieces) == 1 else xp.concat(pieces, axis=-1)
+    return flat if scattered is None else xp.take(flat, _positions(space, scattered.array), axis=-1)
+
+
+class _Held:
+    """A NumPy array, compared by identity, so that it can be remembered."""
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self.array = array
+
+
+@lru_cache(maxsize=128)
+def _arrangement(space: Space, views: tuple[View, ...]) -> tuple[list[int], list[int], _Held | None]:
+    """The order in which views are put one after the other (-1: the end), and the zeros before each.
+
+    Where that is not the order of the vector: also where each of its entries is then.
+    """
+    runs = [_run(space, view) for view in views]
+    if all(run.start is not None for run in runs):
+        order = sorted(range(len(views)), key=lambda i: runs[i].start or 0)
+        ends = [0, *(runs[i].stop or 0 for i in order)]
+        starts = [*(runs[i].start or 0 for i in order), space.size]
+        gaps = [start - end for start, end in zip(starts, ends, strict=True)]
+        return [*order, -1], gaps, None
+    places = np.concatenate([entries(space, view) for view in views])
+    missing = np.setdiff1d(np.arange(space.size), places)
+    inverse = np.empty(space.size, np.int64)
+    inverse[np.concatenate([places, missing])] = np.arange(space.size)
+    return [*range(len(views)), -1], [0] * len(views) + [len(missing)], _Held(inverse)
+
+
+class _Run(NamedTuple):
+    """A view as it lies in memory: its axes by falling stride, and where it starts if its entries are a run."""
+
+    order: tuple[int, ...]
+    start: int | None
+    stop: int | None
+
+
+@lru_cache(maxsize=512)
+def _run(space: Space, view: View) -> _Run:
+    first = list(space.slices.values())[view.leaf].start + view.offset
+    order = tuple(sorted(range(len(view.shape)), key=lambda i: (view.shape[i] > 1, -abs(view.strides[i]), i)))
+    wanted = 1
+    for i in reversed([i for i in order if view.shape[i] > 1]):
+        if view.strides[i] != wanted:
+            return _Run(order, None, None)
+        wanted *= view.shape[i]
+    return _Run(order, first, first + wanted)
+
+
+def entries(space: Space, view: View) -> np.ndarray[Any, Any]:
+    """The places in the flat vector of a view's entries, in the order of memory where they are a run."""
+    first = list(space.slices.values())[view.leaf].start + view.offset
+    made = np.full((1,) * len(view.shape), first, np.int64)
+    for axis, (n, stride) in enumerate(zip(view.shape, view.strides, strict=True)):
+        steps = np.arange(n, dtype=np.int64) * (stride if n > 1 else 0)
+        made = made + steps.reshape([-1 if i == axis else 1 for i in range(len(view.shape))])
+    return made.transpose(_run(space, view).order).reshape(-1)
+
+
+def _read(space: Space, v: Vector, view: View) -> Array:
+    xp, run, lead = space.backend.namespace(), _run(space, view), tuple(v.shape[:-1])
+    if run.start is None:
+        flat = xp.take(v, _positions(space, entries(space, view)), axis=-1)
+    else:
+        flat = v[..., run.start : run.stop]
+    laid = xp.reshape(flat, lead + tuple(view.shape[i] for i in run.order))
+    back, k = tuple(np.argsort(run.order).tolist()), len(lead)
+    return xp.permute_dims(laid, (*range(k), *(k + i for i in back)))
+
+
+def _laid(space: Space, matrices: Array, view: View, lead: tuple[int, ...]) -> Array:
+    xp, k = space.backend.namespace(), len(lead)
+    whole = xp.reshape(matrices, lead + view.shape)
+    ordered = xp.permute_dims(whole, (*range(k), *(k + i for i in _run(space, view).order)))
+    return xp.reshape(ordered, (*lead, math.prod(view.shape)))
+
+
+def _positions(space: Space, places: np.ndarray[Any, Any]) -> Array:
+    kind = "int32" if space.size < 2**31 else "int64"
+    return space.backend.asarray(places, kind, space.device)
