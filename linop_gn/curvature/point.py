@@ -138,9 +138,9 @@ class Point:
         return Summary(*_normalised(self, totals))
 
     def gathered(self, function: Callable[..., tuple[Sums, Any]], *shared: Array) -> Summary:
-        """The normalised sums of ``function(term, x, *shared)`` over all batches, without an l2, and what else it makes.
+        """The normalised sums of ``function(term, x, *shared)`` over all batches, without an l2, and its pieces.
 
-        Its sums are arrays in a tuple, which the ``gradient`` is then. Of streamed batches the first one's piece is kept.
+        Its sums are arrays in a tuple, which the ``gradient`` is then. Of streamed batches one piece is kept.
         """
         bare = self if self.objective.l2 is None else self.anew(replace(self.objective, l2=None))
         visit, ops = Partial(_gathered, function), self.space.backend
