@@ -28,6 +28,7 @@ from .arrays import laid_out
 from .compiled import compiled, tracing
 from .linear import LinearProgram
 from .models import adapt, explained
+from .uses import JaxUses, perturbed
 
 __all__ = ["JaxCalculus", "JaxGradientLinearization", "JaxLinearization"]
 
@@ -248,6 +249,17 @@ class JaxCalculus(CalculusDefaults):
             return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.grad(_scalar_valued(function))(p)])
 
         return _rows(gradient, params, rows)
+
+    def uses(self, function: Callable[[list[Array]], Array], params: Sequence[Array]) -> JaxUses:
+        leaves = _differentiable(params)
+        found = perturbed(lambda p: _outputs(function, p), leaves)
+        arguments = [*found.zeros, *leaves]
+        outputs, pushforward, inputs = jax.linearize(found.function, arguments, has_aux=True)
+        program, residuals = _linear_part(pushforward, arguments)
+        with _rules_followed() if program.only_transposes else nullcontext():
+            transpose = program.transpose()
+        linear = JaxLinearization(outputs, None, residuals, transpose, backward=True)
+        return JaxUses(outputs, found.uses, inputs, found.otherwise, linear)
 
     def high_precision(self) -> Any:
         return jax.enable_x64(True)
