@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 import linop_gn as lg
+from linop_gn.operators.places import entries
 
 from .cases import Streamed
 
@@ -148,9 +149,11 @@ def wanted(p, batches, loss, reduction, sharing, pool):
     for x, y, w in batches:
         made, count = reference(p, x, y, w, loss, sharing, pool)
         weight += count
-        layers = made if layers is None else [
-            tuple(a + b for a, b in zip(one, two, strict=True)) for one, two in zip(layers, made, strict=True)
-        ]
+        layers = (
+            made
+            if layers is None
+            else [tuple(a + b for a, b in zip(one, two, strict=True)) for one, two in zip(layers, made, strict=True)]
+        )
     scale = 1 / weight if reduction == "mean" else 1.0
     return kron(p, [(scale * L, R / count) for L, R, count in layers])
 
@@ -208,3 +211,302 @@ def test_factors_of_numpy_arrays_are_computed_where_the_model_is_differentiated(
     K = lg.KFAC(f, at)
     np.testing.assert_allclose(K.to_dense(), want, rtol=0, atol=1e-5 * abs(want).max())
     assert isinstance(lg.EKFAC(f, at).inverse(0.1).to_dense(), np.ndarray)
+
+
+# what holds exactly
+
+
+def masked(K, dense):
+    """What a matrix has within the blocks of K."""
+    owner = np.full(len(dense), -1)
+    for number, place in enumerate(K.factors.places):
+        for view in place.views:
+            owner[entries(K.domain, view)] = number
+    assert (owner >= 0).all()
+    return np.where(owner[:, None] == owner[None, :], dense, 0.0)
+
+
+def far(K, want):
+    """The distance of K's matrix to another in the Frobenius norm, relative."""
+    return np.linalg.norm(K.backend.to_numpy(K.to_dense()) - want) / np.linalg.norm(want)
+
+
+def dense(A):
+    return A.backend.to_numpy(A.to_dense())
+
+
+@pytest.mark.parametrize("loss", list(LOSSES))
+def test_of_one_example_the_blocks_are_those_of_the_operator(ops, loss):
+    rng = np.random.default_rng(1)
+    p = put(ops, sorted_params(params(rng)))
+    x, y = rng.standard_normal((1, 1, 3)), targets(rng, loss, (1, 3))
+    f = lg.Objective(pooled, LOSSES[loss]("mean"), (put(ops, x), put(ops, y)))
+    for kind in (lg.KFAC, lg.EKFAC):
+        for fisher, of in (
+            ("type-2", lg.GGN(f, p)),
+            ("mc", lg.Fisher(f, p, samples=3, seed=5)),
+            ("empirical", lg.EmpiricalFisher(f, p)),
+        ):
+            K = kind(f, p, fisher=fisher, samples=3, seed=5)
+            assert (K.shape, K.symmetric, K.psd) == (of.shape, True, True)
+            if fisher != "mc" or loss == "squares":  # the blocks of several draws are no products of two factors
+                assert far(K, masked(K, dense(of))) < 1e-12, (kind, fisher)
+
+
+def linear(p, x):
+    return (x @ p["W1"].T) @ p["W2"]
+
+
+def mean_of_linear(p, x):
+    return lg.namespace(x).mean(linear(p, x), axis=1)
+
+
+@pytest.mark.parametrize(
+    ("net", "sharing", "weighted"),
+    [
+        (linear, "expand", False),
+        (linear, "expand", True),
+        (mean_of_linear, "reduce", False),
+        (mean_of_linear, "reduce", True),
+    ],
+)
+def test_of_deep_linear_nets_with_squared_error_the_blocks_are_those_of_the_operator(ops, net, sharing, weighted):
+    rng = np.random.default_rng(2)
+    p = {name: part for name, part in sorted_params(params(rng)).items() if name.startswith("W")}
+    x = rng.standard_normal((5, 4, 3))
+    y = rng.standard_normal((5, 4, 3) if net is linear else (5, 3))
+    data = (x, y, np.array([1.0, 0.0, 2.0, 0.5, 3.0]))[: 3 if weighted else 2]
+    f = lg.Objective(net, lg.losses.SquaredError(), tuple(put(ops, part) for part in data))
+    K = lg.KFAC(f, put(ops, p), sharing=sharing)
+    assert far(K, masked(K, dense(lg.GGN(f, put(ops, p))))) < 1e-12
+
+
+def test_the_mean_over_draws_is_that_of_type_2():
+    pytest.importorskip("torch")
+    ops = lg.load("torch")
+    p, batches = case(4, "softmax", False, True, (6,))
+    f = lg.Objective(pooled, lg.losses.CrossEntropy(), tuple(put(ops, part) for part in batches[0][:2]))
+    at = put(ops, sorted_params(p))
+    want = dense(lg.KFAC(f, at))
+    few, many = (far(lg.KFAC(f, at, fisher="mc", samples=s, seed=1), want) for s in (20, 500))
+    assert many < 0.08
+    assert 2 < few / many < 15  # 5 in the mean
+
+
+# every model is written once, for the frameworks that have derivatives
+
+
+def recurrent(p, x):
+    """A cell with the weights W1 (inputs), W2 (state), called at each position."""
+    xp = lg.namespace(x)
+    state = xp.zeros_like(x[:, 0, :1]) + xp.zeros_like(p["b"])
+    for t in range(x.shape[1]):
+        state = xp.tanh(x[:, t, :] @ p["W1"] + state @ p["W2"] + p["b"])
+    return state @ p["head"]
+
+
+def tied(p, x):
+    """A weight that is used as it is and transposed."""
+    xp = lg.namespace(x)
+    return xp.tanh(x @ p["W1"].T) @ p["W1"]
+
+
+def cut(p, x):
+    """Three layers in one array, and attention between positions."""
+    xp = lg.namespace(x)
+    q, k, v = (x @ p["W"][:, i * 3 : (i + 1) * 3] for i in range(3))
+    weights = xp.exp(xp.tanh(q @ xp.matrix_transpose(k)))
+    return xp.mean((weights / xp.sum(weights, axis=-1, keepdims=True)) @ v, axis=1) @ p["out"]
+
+
+def normed(p, x):
+    """Layer normalisation, with its scale and shift."""
+    xp = lg.namespace(x)
+    h = x @ p["W1"].T
+    h = h - xp.mean(h, axis=-1, keepdims=True)
+    h = h / xp.sqrt(xp.mean(h * h, axis=-1, keepdims=True) + 1e-5)
+    return xp.mean(xp.tanh(h * p["scale"] + p["shift"]), axis=1) @ p["W2"]
+
+
+def odd(p, x):
+    """A weight that enters something else as well."""
+    xp = lg.namespace(x)
+    return xp.mean(xp.tanh(x @ p["W1"].T), axis=1) @ (p["W2"] * p["W2"]) + xp.sum(p["W1"] * p["W1"])
+
+
+MODELS = {
+    "two layers": (pooled, {"W1": (4, 3), "W2": (4, 3), "b1": (4,), "b2": (3,)}),
+    "recurrent": (recurrent, {"W1": (3, 4), "W2": (4, 4), "b": (4,), "head": (4, 3)}),
+    "tied": (lambda p, x: tied(p, x[:, 0, :]), {"W1": (4, 3)}),
+    "cut": (cut, {"W": (3, 9), "out": (3, 3)}),
+    "normed": (normed, {"W1": (4, 3), "W2": (4, 3), "scale": (4,), "shift": (4,)}),
+}
+
+
+def made(ops, name, seed=0, n=5, loss="softmax", **options):
+    net, shapes = MODELS[name]
+    rng = np.random.default_rng(seed)
+    p = {key: rng.standard_normal(shape) for key, shape in sorted(shapes.items())}
+    x, y = rng.standard_normal((n, 4, 3)), targets(rng, loss, (n, 3))
+    f = lg.Objective(net, LOSSES[loss]("mean"), (put(ops, x), put(ops, y)), **options)
+    return f, put(ops, p)
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("sharing", ["expand", "reduce"])
+def test_ekfac_is_at_least_as_near_as_kfac(ops, name, sharing):
+    if ops.name == "jax" and sharing == "reduce" and name not in ("recurrent", "tied"):
+        pytest.skip("compiled long, and the same sums")
+    for loss, fisher in (("softmax", "type-2"), ("squares", "empirical")):
+        f, p = made(ops, name, loss=loss)
+        G = lg.GGN(f, p) if fisher == "type-2" else lg.EmpiricalFisher(f, p)
+        K, E = (kind(f, p, fisher=fisher, sharing=sharing) for kind in (lg.KFAC, lg.EKFAC))
+        want = masked(K, dense(G))
+        assert far(E, want) <= far(K, want) * (1 + 1e-12)
+        assert far(E, want) < 0.9
+        np.testing.assert_allclose(float(E.trace()), np.trace(want), rtol=1e-10)
+        if ops.name == "jax":
+            return
+
+
+def test_scales_and_shifts_are_exact(ops):
+    f, p = made(ops, "normed")
+    K = lg.KFAC(f, p)
+    G = masked(K, dense(lg.GGN(f, p)))
+    for name in ("scale", "shift"):
+        where = K.domain.slices[name]
+        np.testing.assert_allclose(dense(K)[where, where], G[where, where], rtol=0, atol=1e-12 * abs(G).max())
+
+
+def test_a_leaf_that_enters_anything_else_has_an_estimated_diagonal_and_is_told(ops):
+    rng = np.random.default_rng(0)
+    p = put(ops, {"W1": rng.standard_normal((4, 3)), "W2": rng.standard_normal((4, 3))})
+    x, y = rng.standard_normal((30, 4, 3)), targets(rng, "softmax", (30, 3))
+    f = lg.Objective(odd, lg.losses.CrossEntropy(), (put(ops, x), put(ops, y)))
+    K = lg.KFAC(f, p)
+    want = np.diag(dense(lg.GGN(f, p)))
+    report = K.report()
+    assert report.count("not linear") == 2
+    assert report.count("diagonal") == 2
+    found = dense(K)
+    assert abs(found - np.diag(np.diag(found))).max() == 0
+    assert np.corrcoef(np.diag(found), want)[0, 1] > 0.9
+    np.testing.assert_allclose(np.trace(found), want.sum(), rtol=0.35)
+
+
+def test_what_a_matrix_is_asked(ops):
+    f, p = made(ops, "recurrent")
+    for kind in (lg.KFAC, lg.EKFAC):
+        K = kind(f, p)
+        M, n = dense(K), K.shape[0]
+        np.testing.assert_allclose(M, M.T, atol=1e-14)
+        np.testing.assert_allclose(float(K.trace()), np.trace(M), rtol=1e-10)
+        np.testing.assert_allclose(float(K.frobenius_norm()), np.linalg.norm(M), rtol=1e-10)
+        np.testing.assert_allclose(ops.to_numpy(K.diagonal()), np.diag(M), atol=1e-12)
+        np.testing.assert_allclose(float(K.logdet(0.3)), np.linalg.slogdet(M + 0.3 * np.eye(n))[1], rtol=1e-10)
+        np.testing.assert_allclose(dense(K.inverse(0.3)), np.linalg.inv(M + 0.3 * np.eye(n)), atol=1e-10)
+        v = put(ops, np.random.default_rng(0).standard_normal((n, 2)))
+        np.testing.assert_allclose(ops.to_numpy(K @ v), M @ ops.to_numpy(v), atol=1e-12)
+        assert isinstance(K @ p, dict)
+
+
+def test_dampings_of_blocks(ops):
+    f, p = made(ops, "two layers")
+    K = lg.KFAC(f, p)
+    M, names = dense(K), [place.name for place in K.factors.places]
+    sizes = {place.name: [i for view in place.views for i in entries(K.domain, view)] for place in K.factors.places}
+    by_block = np.zeros(len(M))
+    for i, name in enumerate(names):
+        by_block[sizes[name]] = i + 1.0
+    found = dense(K.inverse({name: i + 1.0 for i, name in enumerate(names)}))
+    np.testing.assert_allclose(found, np.linalg.inv(M + np.diag(by_block)), atol=1e-10)
+    for name in names:
+        by_block[sizes[name]] = 0.1 * np.mean(np.diag(M)[sizes[name]])
+    np.testing.assert_allclose(dense(K.inverse(0.1, relative="block")), np.linalg.inv(M + np.diag(by_block)), atol=1e-9)
+    mean = 0.1 * np.mean(np.diag(M)) * np.eye(len(M))
+    np.testing.assert_allclose(dense(K.inverse(0.1, relative="all")), np.linalg.inv(M + mean), atol=1e-9)
+    assert np.isneginf(float(lg.KFAC(f, p).logdet()))
+
+
+def test_the_heuristic_damps_the_factors(ops):
+    f, p = made(ops, "two layers")
+    K, delta = lg.KFAC(f, p), 0.05
+    want = np.zeros(K.shape)
+    for block, place in zip(K.factors.blocks, K.factors.places, strict=True):
+        L, R = ops.to_numpy(block.left)[0], ops.to_numpy(block.right)[0]
+        pi = np.sqrt((np.trace(R) / len(R)) / (np.trace(L) / len(L)))
+        both = np.kron(
+            np.linalg.inv(L + np.sqrt(delta) / pi * np.eye(len(L))),
+            np.linalg.inv(R + np.sqrt(delta) * pi * np.eye(len(R))),
+        )
+        each = lg.KroneckerBlocks((block,), (place,), K.domain)  # where its matrices lie
+        eye = ops.identity(K.shape[0], K.domain.zeros())
+        read = ops.to_numpy(place.read(K.domain, eye)).reshape(K.shape[0], -1)
+        want += read @ both @ read.T
+        assert each.psd
+    np.testing.assert_allclose(dense(K.inverse(delta, rule="heuristic")), want, atol=1e-9)
+    with pytest.raises(ValueError, match="no products"):
+        lg.EKFAC(f, p).inverse(delta, rule="heuristic")
+
+
+def test_an_l2_is_added_as_it_is_to_the_operator(ops):
+    f, p = made(ops, "two layers", l2=0.2)
+    bare, _ = made(ops, "two layers")
+    K = lg.KFAC(f, p)
+    np.testing.assert_allclose(dense(K), dense(lg.KFAC(bare, p)) + 0.2 * np.eye(K.shape[0]), atol=1e-12)
+    np.testing.assert_allclose(dense(K.inverse(0.1)), np.linalg.inv(dense(K) + 0.1 * np.eye(K.shape[0])), atol=1e-9)
+
+
+def test_sides_that_are_large_are_diagonals(ops):
+    f, p = made(ops, "two layers")
+    K, D = lg.KFAC(f, p), lg.KFAC(f, p, dense=4)
+    assert "diagonal" in D.report()
+    for whole, part in zip(K.factors.blocks, D.factors.blocks, strict=True):
+        for a, b in ((whole.left, part.left), (whole.right, part.right)):
+            a, b = ops.to_numpy(a), ops.to_numpy(b)
+            np.testing.assert_allclose(b, np.einsum("gii->gi", a) if a.shape[1] > 4 else a, atol=1e-14)
+
+
+def test_what_is_refused():
+    torch = pytest.importorskip("torch")
+    f, p = made(lg.load("torch"), "two layers")
+    for options, message in (
+        ({"fisher": "true"}, "type-2"),
+        ({"sharing": "both"}, "expand"),
+        ({"dense": 0}, "dense"),
+        ({"fisher": "mc", "samples": 0}, "samples"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            lg.KFAC(f, p, **options)
+    own = lg.Objective(pooled, lambda z, y: ((z - y) ** 2).sum(-1), (torch.ones(2, 4, 3).double(), torch.ones(2, 3)))
+    with pytest.raises(ValueError, match="root"):
+        lg.KFAC(own, p)
+    numpy = lg.Objective(
+        lambda w, x: x @ w, lg.losses.SquaredError(), (np.ones((2, 3)), np.ones(2)), jacobian=lambda w, x: x
+    )
+    with pytest.raises((lg.MissingDerivativeError, NotImplementedError), match="BlockGGN"):
+        lg.KFAC(numpy, np.ones(3)).prepare()
+    with pytest.raises(ValueError, match=">= 0"):
+        lg.KFAC(f, p).inverse(-1.0)
+    with pytest.raises(ValueError, match="names"):
+        lg.KFAC(f, p).inverse({"x": 1.0})
+    with pytest.raises(ValueError, match="relative"):
+        lg.KFAC(f, p).inverse(1.0, relative="layer")
+
+
+def test_one_program_serves_all_points(jax):
+    ops = lg.load("jax")
+    f, p = made(ops, "two layers")
+
+    @jax.jit
+    def direction(p, x, y, damping):
+        at = f.with_data((x, y))
+        return lg.KFAC(at, p).inverse(damping) @ at.gradient(p)
+
+    found = direction(p, f.batches[0].inputs, f.batches[0].targets, 0.1)
+    want = lg.KFAC(f, p).inverse(0.1) @ f.gradient(p)
+    for name in found:
+        np.testing.assert_allclose(found[name], want[name], atol=1e-10)
+    again = {name: 0.5 * part for name, part in p.items()}
+    direction(again, f.batches[0].inputs, f.batches[0].targets, 0.2)
+    assert direction._cache_size() == 1
