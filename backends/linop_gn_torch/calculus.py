@@ -44,25 +44,15 @@ from .columns import in_columns
 from .modules import adapt
 from .nan import operation_of_nan, tell_of_nan
 from .precision import as_double
-from .recording import Recording
-from .safe_ops import math_attention, once_differentiable, twice_differentiable
+from .recording import Recording, backward, filled, keeping
+from .safe_ops import math_attention, once_differentiable, step_by_step, twice_differentiable
 from .tracking import constant, tracking
 from .trees import map_tree
+from .uses import TorchUses
 
 __all__ = ["TorchCalculus", "TorchGradientLinearization", "TorchLinearization"]
 
 Leaves = Sequence[Tensor]
-
-
-def _backward(
-    outputs: Sequence[Tensor], inputs: Leaves, cotangents: Sequence[Tensor | None], **options: Any
-) -> list[Tensor | None]:
-    """``torch.autograd.grad`` on the outputs that have a graph; None for inputs that none of them depends on."""
-    pairs = [(z, u) for z, u in zip(outputs, cotangents, strict=True) if z.requires_grad]
-    if not pairs or not inputs:
-        return [None] * len(inputs)
-    live, seeds = zip(*pairs, strict=True)
-    return list(torch.autograd.grad(live, inputs, seeds, allow_unused=True, **options))
 
 
 def _record(
@@ -76,25 +66,13 @@ def _record(
     return recording, leaves, outputs
 
 
-def _filled(gradients: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
-    return [
-        torch.zeros_like(x) if g is None else constant(g.to_dense() if g.is_sparse else g)
-        for g, x in zip(gradients, like, strict=True)
-    ]
-
-
 def _has_nan(arrays: Sequence[Tensor | None]) -> bool:
     return any(a is not None and bool(a.isnan().any()) for a in arrays)
 
 
-def _keeping() -> dict[str, bool]:
-    """How a product goes backward through a graph that is needed again."""
-    return {"create_graph": True} if tracking.get() else {"retain_graph": True}
-
-
 def _rows(recording: Recording, flat: Tensor, leaves: list[Tensor], rows: Sequence[int]) -> list[list[Tensor]]:
     def row(i: int) -> list[Tensor]:
-        return _filled(_backward([flat[i]], leaves, [None], retain_graph=True), leaves)
+        return filled(backward([flat[i]], leaves, [None], retain_graph=True), leaves)
 
     return [recording.resume(partial(row, i)) for i in rows]
 
@@ -112,7 +90,7 @@ class TorchLinearization(LinearizationDefaults):
             self._recorded = self._vjp(self._u, range(len(self._leaves)), create_graph=True)
             custom = custom_functions(self._outputs)
             self._recording.resume(lambda: require_linear(self._recorded, self._u, custom))
-        self.gradient: list[Tensor] | None = _filled(self._recorded, self._leaves)
+        self.gradient: list[Tensor] | None = filled(self._recorded, self._leaves)
         self._function, self._looked, self._forward = function, False, False
 
     def jvp(self, tangents: Sequence[Tensor], only: tuple[int, ...] | None = None) -> Tensor:
@@ -121,17 +99,17 @@ class TorchLinearization(LinearizationDefaults):
         pairs = [(r, v) for i, v in zip(chosen, tangents, strict=True) if (r := self._recorded[i]) is not None]
         if self._forward:
             return self._pushed(tangents, chosen)
-        product = partial(_backward, [r for r, _ in pairs], [self._u], [v for _, v in pairs])
+        product = partial(backward, [r for r, _ in pairs], [self._u], [v for _, v in pairs])
         with explained():
-            (result,) = self._recording.resume(lambda: product(**_keeping()), records=tracking.get())
-        made = _filled([result], [self._u])[0]
+            (result,) = self._recording.resume(lambda: product(**keeping()), records=tracking.get())
+        made = filled([result], [self._u])[0]
         if not (
             self._looked or tracking.get() or in_columns.get()
         ):  # what is NaN at a point is so along all directions
             self._looked = True
             if made.isnan().any() and not any(v.isnan().any() for _, v in pairs):
                 first = _has_nan(self._recorded)
-                at_fault = partial(_backward, [self._outputs], self._leaves, [self._u]) if first else product
+                at_fault = partial(backward, [self._outputs], self._leaves, [self._u]) if first else product
                 name = self._recording.resume(lambda: operation_of_nan(at_fault, retain_graph=True))
                 return self._instead(made, (name, "first" if first else "second"), tangents, chosen)
         return made
@@ -162,13 +140,13 @@ class TorchLinearization(LinearizationDefaults):
     def vjp(self, cotangent: Tensor, only: tuple[int, ...] | None = None) -> list[Tensor]:
         """J^T u, for the leaves in ``only`` alone where that is given."""
         chosen = range(len(self._leaves)) if only is None else only
-        return _filled(self._vjp(cotangent, chosen, **_keeping()), [self._leaves[i] for i in chosen])
+        return filled(self._vjp(cotangent, chosen, **keeping()), [self._leaves[i] for i in chosen])
 
     def _vjp(self, u: Tensor, chosen: Sequence[int], **options: bool) -> list[Tensor | None]:
         leaves = [self._leaves[i] for i in chosen]
         with explained():
             return self._recording.resume(
-                lambda: _backward([self._outputs], leaves, [u], **options), records="create_graph" in options
+                lambda: backward([self._outputs], leaves, [u], **options), records="create_graph" in options
             )
 
 
@@ -181,19 +159,19 @@ class TorchGradientLinearization(LinearizationDefaults):
             self.value = constant(value)
             # With a seed that requires gradients, what has no graph is zero, or comes from a backward that lost it.
             seed = torch.ones_like(self.value, requires_grad=True)
-            self._gradient = partial(_backward, [value], self._leaves, [seed])
+            self._gradient = partial(backward, [value], self._leaves, [seed])
             self._recorded = self._recording.resume(lambda: self._gradient(create_graph=True), records=True)
             self._recording.resume(lambda: require_linear(self._recorded, seed, custom_functions(value)))
-        self.gradient = _filled(self._recorded, self._leaves)
+        self.gradient = filled(self._recorded, self._leaves)
         self._told = False
 
     def hvp(self, tangents: Sequence[Tensor]) -> list[Tensor]:
         """H v, by one backward through the gradient's graph."""
         pairs = [(r, v) for r, v in zip(self._recorded, tangents, strict=True) if r is not None]
-        product = partial(_backward, [r for r, _ in pairs], self._leaves, [v for _, v in pairs])
+        product = partial(backward, [r for r, _ in pairs], self._leaves, [v for _, v in pairs])
         with explained():
-            result = self._recording.resume(lambda: product(**_keeping()), records=tracking.get())
-        made = _filled(result, self._leaves)
+            result = self._recording.resume(lambda: product(**keeping()), records=tracking.get())
+        made = filled(result, self._leaves)
         if not (self._told or tracking.get() or in_columns.get()):
             self._told = True
             if _has_nan(made) and not _has_nan(tangents):
@@ -234,8 +212,12 @@ class TorchCalculus(CalculusDefaults):
         with explained():
             recording, leaves, value = _record(function, params, cotangent is None, kernels=lambda: math_attention)
             u = None if cotangent is None else cotangent(value.detach())
-            gradient = recording.resume(lambda: _backward([value], leaves, [u]))
-        return value.detach(), _filled(gradient, leaves)
+            gradient = recording.resume(lambda: backward([value], leaves, [u]))
+        return value.detach(), filled(gradient, leaves)
+
+    def uses(self, function: Callable[[list[Tensor]], Tensor], params: Leaves) -> TorchUses:
+        with explained():
+            return TorchUses(*_record(function, params, kernels=step_by_step))
 
     def jacobian_rows(
         self, function: Callable[[list[Tensor]], Tensor], params: Leaves, rows: Sequence[int]
@@ -250,7 +232,7 @@ class TorchCalculus(CalculusDefaults):
     ) -> list[list[Tensor]]:
         recording, leaves, value = _record(function, params, scalar=True)
         with torch.enable_grad():
-            gradient = recording.resume(lambda: _backward([value], leaves, [None], create_graph=True), records=True)
+            gradient = recording.resume(lambda: backward([value], leaves, [None], create_graph=True), records=True)
             flat = torch.cat(
                 [(torch.zeros_like(x) if g is None else g).reshape(-1) for g, x in zip(gradient, leaves, strict=True)]
             )

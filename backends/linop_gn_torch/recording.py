@@ -12,17 +12,20 @@ any: plain graphs pay nothing for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from threading import RLock
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
+from torch import Tensor
 from torch.autograd.graph import disable_saved_tensors_hooks
 
 from .safe_ops import twice_differentiable
+from .tracking import constant, tracking
 
-__all__ = ["Recording", "current"]
+__all__ = ["Recording", "backward", "current", "filled", "keeping"]
 
 R = TypeVar("R")
 
@@ -67,3 +70,27 @@ class Recording:
             return thunk()
         with _again if self.has_hooks else nullcontext(), self.kernels():
             return thunk()
+
+
+def backward(
+    outputs: Sequence[Tensor], inputs: Sequence[Any], cotangents: Sequence[Tensor | None], **options: Any
+) -> list[Tensor | None]:
+    """``torch.autograd.grad`` on the outputs that have a graph; None for inputs that none of them depends on."""
+    pairs = [(z, u) for z, u in zip(outputs, cotangents, strict=True) if z.requires_grad]
+    if not pairs or not inputs:
+        return [None] * len(inputs)
+    live, seeds = zip(*pairs, strict=True)
+    return list(torch.autograd.grad(live, inputs, seeds, allow_unused=True, **options))
+
+
+def filled(gradients: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
+    """Zeros like ``like`` where there is none."""
+    return [
+        torch.zeros_like(x) if g is None else constant(g.to_dense() if g.is_sparse else g)
+        for g, x in zip(gradients, like, strict=True)
+    ]
+
+
+def keeping() -> dict[str, bool]:
+    """How a product goes backward through a graph that is needed again."""
+    return {"create_graph": True} if tracking.get() else {"retain_graph": True}

@@ -46,7 +46,7 @@ from torch.overrides import TorchFunctionMode
 
 from . import convolution
 
-__all__ = ["math_attention", "once_differentiable", "twice_differentiable"]
+__all__ = ["math_attention", "once_differentiable", "step_by_step", "twice_differentiable"]
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
@@ -178,6 +178,12 @@ def _no_cudnn(undo: ExitStack) -> None:
     torch.backends.cudnn.enabled = False
 
 
+def _no_fused_steps(undo: ExitStack) -> None:
+    _no_cudnn(undo)
+    undo.callback(torch._C._set_mkldnn_enabled, torch._C._get_mkldnn_enabled())
+    torch._C._set_mkldnn_enabled(False)
+
+
 def _plain_attention(undo: ExitStack) -> None:
     undo.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
     torch.backends.mha.set_fastpath_enabled(False)
@@ -187,6 +193,7 @@ def _plain_attention(undo: ExitStack) -> None:
 math_attention = _Switch(_plain_attention)
 """Attention by the math kernel, encoder layers by their ordinary path."""
 _without_cudnn = _Switch(_no_cudnn)
+_without_fused_steps = _Switch(_no_fused_steps)
 
 
 def _attention(*args: Any, **kwargs: Any) -> Tensor:
@@ -210,6 +217,7 @@ def _taken_out(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
     return number
 
 
+_RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 _EMBEDDINGS = {nn.functional.embedding: embedding, nn.functional.embedding_bag: embedding_bag}
 _REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     **{method: _taken_out(method) for method in (Tensor.__float__, Tensor.item, Tensor.tolist)},
@@ -222,7 +230,7 @@ _REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((torch.sinc, torch.special.sinc, Tensor.sinc), sinc),
     **dict.fromkeys((torch.logaddexp, Tensor.logaddexp), logaddexp),
     **dict.fromkeys((torch.logaddexp2, Tensor.logaddexp2), logaddexp2),
-    **{layer: _without_cudnn(layer) for layer in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
+    **{layer: _without_cudnn(layer) for layer in _RECURRENT},
     **convolution.REPLACEMENTS,
 }
 
@@ -249,4 +257,11 @@ def twice_differentiable() -> Iterator[None]:
 def once_differentiable() -> Iterator[None]:
     """Inside, operations are torch's own, but for those whose gradient is no derivative, and attention's kernel."""
     with math_attention, _Replace(_EMBEDDINGS):
+        yield
+
+
+@contextmanager
+def step_by_step() -> Iterator[None]:
+    """As :func:`once_differentiable`, with recurrent layers made of the products that they compute."""
+    with math_attention, _Replace(_EMBEDDINGS | {layer: _without_fused_steps(layer) for layer in _RECURRENT}):
         yield
