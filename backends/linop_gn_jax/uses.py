@@ -33,6 +33,7 @@ from jax.extend import core
 
 from linop_gn.backend import Array, Linearization, Use, View
 
+from .arrays import laid_out
 from .linear import without_dead_code
 from .views import MOVES, c_strides, entry, moved, repeats, reshaped, stretched, taken, view_of
 
@@ -84,7 +85,7 @@ def perturbed(function: Callable[[list[Array]], Array], leaves: Sequence[Array])
         walk = _Walk(arguments[:n])
         return run(walk, arguments[n:]), walk.inputs
 
-    zeros = [jnp.zeros(shape, dtype) for shape, dtype in first.results]
+    zeros = [laid_out(jnp.zeros(aval.shape, aval.dtype), aval) for aval in first.results]
     return Perturbed(at, zeros, tuple(first.uses), tuple(sorted(first.otherwise)))
 
 
@@ -109,7 +110,8 @@ class _Walk:
         self.perturbations = perturbations
         self.uses: list[Use] = []
         self.inputs: list[Array | None] = []
-        self.results: list[tuple[tuple[int, ...], Any]] = []
+        self.results: list[Any] = []
+        """Shape, dtype, and layout over devices, of what can be added to each: (groups, *rows, outputs)."""
         self.otherwise: set[int] = set()
 
     def run(self, closed: core.ClosedJaxpr, arguments: Sequence[_Known]) -> list[_Known]:
@@ -178,11 +180,13 @@ class _Walk:
     ) -> _Known:
         """Note a use, and perturb its result: the axes of ``z`` taken in this order are (*rows, groups, *outputs)."""
         index, lengths, rows = len(self.uses), [z.shape[a] for a in order], tuple(map(int, rows))
-        size = math.prod(weight.shape[1 : 1 + outputs])
+        shape = (weight.shape[0], *rows, math.prod(weight.shape[1 : 1 + outputs]))
         self.uses.append(Use(kind, weight, outputs, None, rows))
         self.inputs.append(inputs if inputs is None else lax.stop_gradient(inputs))
-        self.results.append(((weight.shape[0], *rows, size), z.dtype))
-        if self.perturbations is not None:
+        if self.perturbations is None:
+            laid = z.transpose(order).reshape(*rows, shape[0], shape[-1])
+            self.results.append(jax.typeof(jnp.moveaxis(laid, -2, 0)))
+        else:
             added = self.perturbations[index]
             if where is not None:
                 added = jnp.where(where[None, ..., None], added, 0)
