@@ -132,9 +132,8 @@ class _Walk:
 
     def step(self, eqn: core.JaxprEqn, given: list[_Known]) -> list[_Known]:
         name = eqn.primitive.name
-        crowded = name in (*_PRODUCTS, *_LINEAR) and sum(k.view is not None for k in given) > 1
-        scaled = name in _SCALED and not crowded, name in (*_SCALED, *_LINEAR) and not crowded
-        given = [k if scaled[not _is_full(k)] else self.settle(k) for k in given]
+        several = sum(k.view is not None for k in given) > 1
+        given = [k if _has_room(name, k, several) else self.settle(k) for k in given]
         if name in MOVES and (given[0].view or given[0].result):
             first, others = given[0], [int(k.value) if k.fixed else None for k in given[1:]]
             views, results = (moved(eqn, view, others) for view in (first.view, first.result))
@@ -225,6 +224,13 @@ def _is_var(atom: Any) -> bool:
 
 def _is_full(known: _Known) -> bool:
     return known.factor is not None and jnp.ndim(known.factor) > 0
+
+
+def _has_room(name: str, known: _Known, several: bool) -> bool:
+    """Whether an operation takes a view with its factor; a product of several views is linear in the other at most."""
+    if several and name in (*_PRODUCTS, *_LINEAR):
+        return False
+    return name in _SCALED or (name in _LINEAR and not _is_full(known))
 
 
 def _one_group(view: View) -> View:

@@ -250,7 +250,8 @@ ruled.defvjp(lambda x, w: (x @ w, (x, w)), lambda kept, u: (u @ kept[1].T, 2 * k
 
 @model((D, D), (D, D), (D, D), uses="linear linear linear", otherwise=(0, 1))
 def others(w, v, u):
-    return ruled(X @ w + jnp.sin(w)[:N], v) + lax.stop_gradient(u)[0] @ u + X @ u
+    turned = lax.cond(w[0, 0] > 0, jnp.sin, jnp.cos, w)
+    return ruled(X @ w + turned[:N], v) + lax.stop_gradient(u)[0] @ u + X @ u
 
 
 @model((D, D), (D, D), (D,), uses="shift", otherwise=(0, 1))
