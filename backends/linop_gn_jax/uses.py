@@ -2,10 +2,10 @@
 
 Whatever a model is written with, it ends as a list of primitive operations. They
 are interpreted here one by one, with a note of which arrays are *views* of a
-parameter (transposed, reshaped, sliced, broadcast: :class:`~linop_gn.protocols.View`).
-Where a view meets data in a product, a convolution, a table look-up or a sum,
-that is a :class:`~linop_gn.protocols.Use`; where it enters anything else, its leaf is
-told to have been used otherwise.
+parameter (transposed, reshaped, sliced, broadcast: :mod:`.views`). Where a view
+meets data in a product, a convolution, a table look-up or a sum, that is a
+:class:`~linop_gn.protocols.Use`; where it enters anything else, its leaf is told to
+have been used otherwise.
 
 The cotangents at the results of the uses are derivatives in zeros that are added
 to these results. One linearisation in the zeros and the parameters gives any of
@@ -19,7 +19,6 @@ enter is unrolled, so that each step is a use.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -34,7 +33,9 @@ from jax.extend import core
 
 from linop_gn.backend import Array, Linearization, Use, View
 
+from .arrays import laid_out
 from .linear import without_dead_code
+from .views import MOVES, c_strides, entry, moved, repeats, reshaped, stretched, taken, view_of
 
 __all__ = ["JaxUses", "Perturbed", "perturbed"]
 
@@ -73,9 +74,7 @@ def perturbed(function: Callable[[list[Array]], Array], leaves: Sequence[Array])
     closed = without_dead_code(jax.make_jaxpr(lambda p: function(list(p)))(list(leaves)))
 
     def run(walk: _Walk, leaves: Sequence[Array]) -> Array:
-        views = [_view(i, 0, p.shape, _c_strides(p.shape)) for i, p in enumerate(leaves)]
-        known = [_Known(p, view) for p, view in zip(leaves, views, strict=True)]
-        (output,) = walk.run(closed, known)
+        (output,) = walk.run(closed, [_Known(p, view_of(i, 0, p.shape)) for i, p in enumerate(leaves)])
         return walk.lose(output).value
 
     first = _Walk(None)
@@ -86,55 +85,8 @@ def perturbed(function: Callable[[list[Array]], Array], leaves: Sequence[Array])
         walk = _Walk(arguments[:n])
         return run(walk, arguments[n:]), walk.inputs
 
-    zeros = [jnp.zeros(shape, dtype) for shape, dtype in first.results]
+    zeros = [laid_out(jnp.zeros(aval.shape, aval.dtype), aval) for aval in first.results]
     return Perturbed(at, zeros, tuple(first.uses), tuple(sorted(first.otherwise)))
-
-
-def _c_strides(shape: Sequence[int]) -> tuple[int, ...]:
-    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
-
-
-def _view(leaf: int, offset: int, shape: Sequence[int], strides: Sequence[int]) -> View:
-    """An axis of length one has the stride 0: it is repeated once."""
-    fixed = (0 if n == 1 else int(s) for n, s in zip(shape, strides, strict=True))
-    return View(leaf, int(offset), tuple(map(int, shape)), tuple(fixed))
-
-
-def _axes(view: View, axes: Sequence[int]) -> View:
-    return _view(view.leaf, view.offset, [view.shape[a] for a in axes], [view.strides[a] for a in axes])
-
-
-def _repeats(view: View, axes: Sequence[int]) -> bool:
-    """Whether one of these axes holds the same entries again and again."""
-    return any(view.shape[a] > 1 and view.strides[a] == 0 for a in axes)
-
-
-def _reshaped(view: View, shape: Sequence[int]) -> View | None:
-    """The same entries in the same order, where strides can tell; as NumPy reshapes without a copy."""
-    if math.prod(shape) == 0:
-        return None
-    old = [(n, s) for n, s in zip(view.shape, view.strides, strict=True) if n > 1]
-    strides: list[int] = []
-    size = 1  # of the new axes that wait for the old ones which they are made of
-    pending: list[int] = []
-    for n in shape:
-        pending.append(n)
-        size *= n
-        if size == 1:
-            continue
-        covered, taken = 1, 0
-        while covered < size and taken < len(old):
-            covered *= old[taken][0]
-            taken += 1
-        if covered != size:
-            continue
-        if any(s != m * t for (_, s), (m, t) in itertools.pairwise(old[:taken])):
-            return None
-        last = old[taken - 1][1]
-        strides += [last * s for s in _c_strides(pending)]
-        del old[:taken]
-        pending, size = [], 1
-    return _view(view.leaf, view.offset, shape, [*strides, *(0 for _ in pending)])
 
 
 class _Known(NamedTuple):
@@ -142,14 +94,13 @@ class _Known(NamedTuple):
 
     value: Any
     view: View | None = None
-    """Of a leaf."""
+    """Of a leaf: its derivative in that, but for the factor."""
+    factor: Any = None
+    """What the view has been multiplied with: a scalar, or an array of its shape."""
     result: View | None = None
-    """Of the result of a use, by its number, over (*rows, groups, *outputs), plus what doesn't depend on that."""
+    """Of the result of a use, by its number, over (*rows, groups, *outputs): its derivative in that."""
     fixed: bool = False
     """Whether its value is part of the program."""
-
-
-_Rule: TypeAlias = "Callable[[_Walk, core.JaxprEqn, list[_Known]], list[_Known] | None]"
 
 
 class _Walk:
@@ -159,18 +110,19 @@ class _Walk:
         self.perturbations = perturbations
         self.uses: list[Use] = []
         self.inputs: list[Array | None] = []
-        self.results: list[tuple[tuple[int, ...], Any]] = []
+        self.results: list[Any] = []
+        """Shape, dtype, and layout over devices, of what can be added to each: (groups, *rows, outputs)."""
         self.otherwise: set[int] = set()
 
     def run(self, closed: core.ClosedJaxpr, arguments: Sequence[_Known]) -> list[_Known]:
         jaxpr, known = closed.jaxpr, dict[Any, _Known]()
-        read_by = Counter(v for vs in (*(e.invars for e in jaxpr.eqns), jaxpr.outvars) for v in vs if _is_var(v))
+        readers = Counter(v for vs in (*(e.invars for e in jaxpr.eqns), jaxpr.outvars) for v in vs if _is_var(v))
 
         def read(atom: Any) -> _Known:
             if not _is_var(atom):
                 return _Known(atom.val, fixed=True)
             # The cotangent of what several operations read is not that of what one of them makes of it.
-            return known[atom] if read_by[atom] == 1 else known[atom]._replace(result=None)
+            return known[atom] if readers[atom] == 1 else known[atom]._replace(result=None)
 
         known.update(zip(jaxpr.constvars, map(_Known, closed.consts), strict=True))
         known.update(zip(jaxpr.invars, arguments, strict=True))
@@ -180,26 +132,36 @@ class _Walk:
 
     def step(self, eqn: core.JaxprEqn, given: list[_Known]) -> list[_Known]:
         name = eqn.primitive.name
-        if name in _MOVES and (given[0].view or given[0].result):
-            views = _moved(eqn, given, given[0].view)
-            results = _moved(eqn, given, given[0].result)
-            if given[0].view is None or views[0] is not None:
-                made = _bind(eqn, given)
-                return [_Known(*parts) for parts in zip(made, views, results, strict=True)]
+        several = sum(k.view is not None for k in given) > 1
+        given = [k if _has_room(name, k, several) else self.settle(k) for k in given]
+        if name in MOVES and (given[0].view or given[0].result):
+            first, others = given[0], [int(k.value) if k.fixed else None for k in given[1:]]
+            views, results = (moved(eqn, view, others) for view in (first.view, first.result))
+            if (first.view is None) == (views[0] is None):
+                made, factors = _bind(eqn, given), [first.factor] * len(views)
+                if _is_full(first):
+                    factors = _bind(eqn, [first._replace(value=first.factor), *given[1:]])
+                return [_Known(*known) for known in zip(made, views, factors, results, strict=True)]
         elif name in _RULES and any(k.view or (k.result and name in _SUMS) for k in given):
             found = _RULES[name](self, eqn, given)
             if found is not None:
                 return found
         if name != "stop_gradient":
             given = [self.lose(k) for k in given]
-        fixed = all(k.fixed for k in given) and all(v.aval.shape == () for v in eqn.outvars)
-        if fixed:  # the counter of a loop, say
+        if all(k.fixed for k in given) and all(v.aval.shape == () for v in eqn.outvars):  # the counter of a loop, say
             with jax.ensure_compile_time_eval():
                 return [_Known(value, fixed=True) for value in _bind(eqn, given)]
         return [_Known(value) for value in _bind(eqn, given)]
 
+    def settle(self, known: _Known) -> _Known:
+        """A view with a factor becomes the result of a use, where it enters what has no room for the factor."""
+        if known.view is None or known.factor is None:
+            return known
+        return self.elementwise("scale", known.view, known.factor, known.value)
+
     def lose(self, known: _Known) -> _Known:
         """A view enters what is not a use."""
+        known = self.settle(known)
         if known.view is not None:
             self.otherwise.add(known.view.leaf)
         return known._replace(view=None)
@@ -217,32 +179,42 @@ class _Walk:
     ) -> _Known:
         """Note a use, and perturb its result: the axes of ``z`` taken in this order are (*rows, groups, *outputs)."""
         index, lengths, rows = len(self.uses), [z.shape[a] for a in order], tuple(map(int, rows))
-        shape = (weight.shape[0], *rows, math.prod(z.shape) // weight.shape[0] // math.prod(rows))
+        shape = (weight.shape[0], *rows, math.prod(weight.shape[1 : 1 + outputs]))
         self.uses.append(Use(kind, weight, outputs, None, rows))
         self.inputs.append(inputs if inputs is None else lax.stop_gradient(inputs))
-        self.results.append((shape, z.dtype))
-        if self.perturbations is not None:
+        if self.perturbations is None:
+            laid = z.transpose(order).reshape(*rows, shape[0], shape[-1])
+            self.results.append(jax.typeof(jnp.moveaxis(laid, -2, 0)))
+        else:
             added = self.perturbations[index]
             if where is not None:
                 added = jnp.where(where[None, ..., None], added, 0)
-            z = z + jnp.moveaxis(added, 0, -2).reshape(lengths).transpose(_inverse(order))
-        strides = dict(zip(order, _c_strides(lengths), strict=True))
-        return _Known(z, result=_view(index, 0, z.shape, [strides[a] for a in range(z.ndim)]))
+            z = z + jnp.moveaxis(added, 0, -2).reshape(lengths).transpose(tuple(map(int, np.argsort(order))))
+        strides = dict(zip(order, c_strides(lengths), strict=True))
+        return _Known(z, result=view_of(index, 0, z.shape, [strides[a] for a in range(z.ndim)]))
+
+    def elementwise(self, kind: str, view: View, x: Any, z: Array) -> _Known:
+        """A use with the result w x + ..., or b + ..., the view being repeated along the rows."""
+        view = stretched(view, z.shape)
+        row_axes = [a for a in range(z.ndim) if view.strides[a] == 0]
+        order = row_axes + [a for a in range(z.ndim) if view.strides[a]]
+        rows, weight = [z.shape[a] for a in row_axes], _one_group(taken(view, order[len(row_axes) :]))
+        shape = (1, *rows, math.prod(weight.shape))
+        inputs = None if x is None else jnp.broadcast_to(x, z.shape).transpose(order).reshape(shape)
+        return self.use(kind, weight, len(weight.shape) - 1, rows, order, inputs, z)
 
     def take_bias(self, result: View, view: View) -> bool:
         """Whether what is added to a whole result is a bias; it is noted as that of the use."""
         use = self.uses[result.leaf]
         order = sorted((a for a, n in enumerate(result.shape) if n > 1), key=lambda a: -result.strides[a])
-        laid = _axes(result, order)
+        laid, n = taken(result, order), len(use.rows)
         whole = (*use.rows, *use.weight.shape[: 1 + use.outputs])
         if use.kind != "linear" or use.bias is not None or result.offset or math.prod(laid.shape) != math.prod(whole):
             return False
-        if laid.strides != _c_strides(laid.shape):
+        bias = reshaped(taken(view, order), whole) if laid.strides == c_strides(laid.shape) else None
+        if bias is None or any(bias.strides[:n]) or repeats(bias, range(n, len(whole))):
             return False
-        bias, n = _reshaped(_axes(view, order), whole), len(use.rows)
-        if bias is None or any(bias.strides[:n]) or _repeats(bias, range(n, len(whole))):
-            return False
-        self.uses[result.leaf] = use._replace(bias=_axes(bias, range(n, len(whole))))
+        self.uses[result.leaf] = use._replace(bias=taken(bias, range(n, len(whole))))
         return True
 
 
@@ -250,8 +222,19 @@ def _is_var(atom: Any) -> bool:
     return not isinstance(atom, core.Literal)
 
 
-def _inverse(order: Sequence[int]) -> tuple[int, ...]:
-    return tuple(map(int, np.argsort(order)))
+def _is_full(known: _Known) -> bool:
+    return known.factor is not None and jnp.ndim(known.factor) > 0
+
+
+def _has_room(name: str, known: _Known, several: bool) -> bool:
+    """Whether an operation takes a view with its factor; a product of several views is linear in the other at most."""
+    if several and name in (*_PRODUCTS, *_LINEAR):
+        return False
+    return name in _SCALED or (name in _LINEAR and not _is_full(known))
+
+
+def _one_group(view: View) -> View:
+    return view._replace(shape=(1, *view.shape), strides=(0, *view.strides))
 
 
 def _bind(eqn: core.JaxprEqn, given: Sequence[_Known]) -> list[Any]:
@@ -260,247 +243,126 @@ def _bind(eqn: core.JaxprEqn, given: Sequence[_Known]) -> list[Any]:
     return list(made) if eqn.primitive.multiple_results else [made]
 
 
-# Views of views: (view, the operation, what it is given) -> the views that it makes.
-
-
-def _slice(view: View, starts: Sequence[int], limits: Sequence[int], steps: Sequence[int] | None) -> View:
-    steps = [1] * len(starts) if steps is None else steps
-    offset = view.offset + sum(int(a) * s for a, s in zip(starts, view.strides, strict=True))
-    shape = [-(-(b - a) // n) for a, b, n in zip(starts, limits, steps, strict=True)]
-    return _view(view.leaf, offset, shape, [s * n for s, n in zip(view.strides, steps, strict=True)])
-
-
-def _move_slice(view: View, eqn: core.JaxprEqn, given: list[_Known]) -> list[View | None]:
-    p = eqn.params
-    return [_slice(view, p["start_indices"], p["limit_indices"], p["strides"])]
-
-
-def _move_dynamic_slice(view: View, eqn: core.JaxprEqn, given: list[_Known]) -> list[View | None]:
-    sizes = eqn.params["slice_sizes"]
-    if not all(k.fixed for k in given[1:]):
-        return [None]
-    starts = [min(max(int(k.value), 0), n - m) for k, n, m in zip(given[1:], view.shape, sizes, strict=True)]
-    return [_slice(view, starts, [a + m for a, m in zip(starts, sizes, strict=True)], None)]
-
-
-def _move_split(view: View, eqn: core.JaxprEqn, given: list[_Known]) -> list[View | None]:
-    axis, made, start = eqn.params["axis"], list[View | None](), 0
-    for size in eqn.params["sizes"]:
-        starts, limits = [0] * len(view.shape), list(view.shape)
-        starts[axis], limits[axis] = start, start + size
-        made.append(_slice(view, starts, limits, None))
-        start += size
-    return made
-
-
-def _entry(view: View, axis: int, index: int) -> View:
-    at = view._replace(offset=view.offset + index * view.strides[axis])
-    return _axes(at, [a for a in range(len(view.shape)) if a != axis])
-
-
-def _move_unstack(view: View, eqn: core.JaxprEqn, given: list[_Known]) -> list[View | None]:
-    axis = eqn.params["axis"]
-    return [_entry(view, axis, i) for i in range(view.shape[axis])]
-
-
-def _move_rev(view: View, eqn: core.JaxprEqn, given: list[_Known]) -> list[View | None]:
-    strides, offset = list(view.strides), view.offset
-    for axis in eqn.params["dimensions"]:
-        offset += (view.shape[axis] - 1) * strides[axis]
-        strides[axis] = -strides[axis]
-    return [_view(view.leaf, offset, view.shape, strides)]
-
-
-def _move_convert(view: View, eqn: core.JaxprEqn, given: list[_Known]) -> list[View | None]:
-    return [view if jnp.issubdtype(eqn.params["new_dtype"], jnp.floating) else None]
-
-
-def _broadcast(view: View, shape: Sequence[int], dimensions: Sequence[int]) -> View:
-    strides = [0] * len(shape)
-    for axis, n, s in zip(dimensions, view.shape, view.strides, strict=True):
-        strides[axis] = s if n == shape[axis] else 0
-    return _view(view.leaf, view.offset, shape, strides)
-
-
-def _stretched(view: View, shape: Sequence[int]) -> View:
-    """An operand as elementwise operations take it: a scalar, or with axes of length one."""
-    return _broadcast(view, shape, range(len(shape) - len(view.shape), len(shape)))
-
-
-def _move_broadcast(view: View, eqn: core.JaxprEqn, given: list[_Known]) -> list[View | None]:
-    return [_broadcast(view, eqn.outvars[0].aval.shape, eqn.params["broadcast_dimensions"])]
-
-
-def _move_transpose(view: View, eqn: core.JaxprEqn, given: list[_Known]) -> list[View | None]:
-    return [_axes(view, eqn.params["permutation"])]
-
-
-def _move_reshape(view: View, eqn: core.JaxprEqn, given: list[_Known]) -> list[View | None]:
-    return [_reshaped(view, eqn.outvars[0].aval.shape)]
-
-
-def _move_nowhere(view: View, eqn: core.JaxprEqn, given: list[_Known]) -> list[View | None]:
-    return [view]
-
-
-_MOVES = {
-    "broadcast_in_dim": _move_broadcast,
-    "convert_element_type": _move_convert,
-    "copy": _move_nowhere,
-    "copy_p": _move_nowhere,
-    "dynamic_slice": _move_dynamic_slice,
-    "expand_dims": _move_reshape,
-    "name": _move_nowhere,
-    "reshape": _move_reshape,
-    "reshard": _move_nowhere,
-    "rev": _move_rev,
-    "sharding_constraint": _move_nowhere,
-    "slice": _move_slice,
-    "split": _move_split,
-    "squeeze": _move_reshape,
-    "transpose": _move_transpose,
-    "unstack": _move_unstack,
-}
-
-
-def _moved(eqn: core.JaxprEqn, given: list[_Known], view: View | None) -> list[View | None]:
-    if view is None or math.prod(view.shape) == 0:
-        return [None] * len(eqn.outvars)
-    return _MOVES[eqn.primitive.name](view, eqn, given)
-
-
-# Uses: each rule returns None where the operation is not one.
-
-
-def _tracked(given: list[_Known]) -> tuple[int, View] | None:
+def _only_view(given: list[_Known]) -> tuple[int, View] | None:
     """Which of the operands is a view, if one alone is."""
     found = [(i, k.view) for i, k in enumerate(given) if k.view is not None]
     return found[0] if len(found) == 1 else None
 
 
+# Each rule returns None where the operation is no use.
+
+
 def _use_dot(walk: _Walk, eqn: core.JaxprEqn, given: list[_Known]) -> list[_Known] | None:
-    if (found := _tracked(given)) is None:
+    if (found := _only_view(given)) is None:
         return None
     side, view = found
+    other, x, factor = 1 - side, given[1 - side].value, given[side].factor
     contracting, batch = eqn.params["dimension_numbers"]
-    taken = [{*c, *b} for c, b in zip(contracting, batch, strict=True)]
-    free = [[a for a in range(jnp.ndim(k.value)) if a not in used] for k, used in zip(given, taken, strict=True)]
-    other, x = 1 - side, given[1 - side].value
-    if _repeats(view, contracting[side]):
-        return None
-    # Of z: the batch axes, then those of the first operand, then those of the second.
-    z_axes = [{a: i for i, a in enumerate(b)} for b in batch]
-    for k in (0, 1):
-        start = len(batch[0]) + (len(free[0]) if k else 0)
-        z_axes[k] |= {a: start + i for i, a in enumerate(free[k])}
+    bound = [{*c, *b} for c, b in zip(contracting, batch, strict=True)]
+    free = [[a for a in range(jnp.ndim(k.value)) if a not in axes] for k, axes in zip(given, bound, strict=True)]
     grouped = [i for i, a in enumerate(batch[side]) if view.strides[a]]
-    again = [a for a in free[side] if _repeats(view, [a])]  # the same product: more rows
+    again = [a for a in free[side] if repeats(view, [a])]  # the same product: more rows
     outputs = [a for a in free[side] if a not in again]
-    row_axes = sorted([a for i, a in enumerate(batch[other]) if i not in grouped] + free[other])
-    rows = [x.shape[a] for a in row_axes] + [view.shape[a] for a in again]
-    groups = [batch[side][i] for i in grouped]
-    weight = _axes(view, [*groups, *outputs, *contracting[side]])
-    kept = weight.shape[len(groups) :]
-    merged = _reshaped(weight, (math.prod(weight.shape[: len(groups)]), *kept))
-    if merged is None:
+    weight = taken(view, [*(batch[side][i] for i in grouped), *outputs, *contracting[side]])
+    groups, kept = math.prod(weight.shape[: len(grouped)]), weight.shape[len(grouped) :]
+    weight = reshaped(weight, (groups, *kept))
+    if weight is None or repeats(view, contracting[side]):
         return None
+    row_axes = sorted([a for i, a in enumerate(batch[other]) if i not in grouped] + free[other])
+    lengths = [x.shape[a] for a in row_axes]
+    rows, size = lengths + [view.shape[a] for a in again], math.prod(kept[len(outputs) :])
     a = x.transpose([*(batch[other][i] for i in grouped), *row_axes, *contracting[other]])
-    a = a.reshape(merged.shape[0], *(x.shape[r] for r in row_axes), *(1 for _ in again), -1)
-    a = jnp.broadcast_to(a, (merged.shape[0], *rows, a.shape[-1]))
-    order = [z_axes[other][r] for r in row_axes] + [z_axes[side][r] for r in again]
-    order += [*grouped, *(z_axes[side][o] for o in outputs)]
+    a = a.reshape(groups, *lengths, *(1 for _ in again), size)
+    a = jnp.broadcast_to(a if factor is None else a * factor, (groups, *rows, size))
+    # The result has the batch axes, then those of the first operand, then those of the second.
+    axes = [{a: i for i, a in enumerate(b)} for b in batch]
+    for k, start in (0, len(batch[0])), (1, len(batch[0]) + len(free[0])):
+        axes[k] |= {a: start + i for i, a in enumerate(free[k])}
+    order = [*(axes[other][a] for a in row_axes), *(axes[side][a] for a in again), *grouped]
+    order += [axes[side][a] for a in outputs]
     (z,) = _bind(eqn, given)
-    return [walk.use("linear", merged, len(outputs), rows, order, a, z)]
+    return [walk.use("linear", weight, len(outputs), rows, order, a, z)]
 
 
 def _use_convolution(walk: _Walk, eqn: core.JaxprEqn, given: list[_Known]) -> list[_Known] | None:
-    p, view, x = eqn.params, given[1].view, given[0].value
-    if given[0].view is not None or view is None or p["batch_group_count"] != 1:
+    p, (x, filters) = eqn.params, given
+    if x.view is not None or filters.view is None or p["batch_group_count"] != 1:
         return None
     numbers, groups = p["dimension_numbers"], p["feature_group_count"]
-    filters, channels, *window = (view.shape[a] for a in numbers.rhs_spec)
-    weight = _axes(view, numbers.rhs_spec)
-    weight = _reshaped(weight, (groups, filters // groups, channels, *window))
-    if weight is None or _repeats(weight, range(len(weight.shape))):
+    outputs, *channels_and_window = (filters.view.shape[a] for a in numbers.rhs_spec)
+    weight = reshaped(taken(filters.view, numbers.rhs_spec), (groups, outputs // groups, *channels_and_window))
+    if weight is None or repeats(weight):
         return None
     patches = lax.conv_general_dilated_patches(
-        x.transpose(numbers.lhs_spec),
-        window,
+        x.value.transpose(numbers.lhs_spec),
+        channels_and_window[1:],
         p["window_strides"],
         p["padding"],
         p["lhs_dilation"],
         p["rhs_dilation"],
         precision=lax.Precision.HIGHEST,
     )
-    rows = (patches.shape[0], *patches.shape[2:])
-    a = patches.reshape(rows[0], groups, -1, *rows[1:])
+    rows, size = (patches.shape[0], *patches.shape[2:]), math.prod(channels_and_window)
+    a = patches.reshape(rows[0], groups, size, *rows[1:])
     a = jnp.moveaxis(jnp.moveaxis(a, 2, -1), 1, 0)
+    a = a if filters.factor is None else a * filters.factor
     batch, feature, *positions = numbers.out_spec
     (z,) = _bind(eqn, given)
     return [walk.use("linear", weight, 1, rows, [batch, *positions, feature], a, z)]
 
 
 def _use_gather(walk: _Walk, eqn: core.JaxprEqn, given: list[_Known]) -> list[_Known] | None:
-    p, (table, indices) = eqn.params, given
-    numbers, sizes, view = p["dimension_numbers"], p["slice_sizes"], table.view
-    if view is None or numbers.operand_batching_dims or indices.view is not None:
+    p, view, indices = eqn.params, given[0].view, given[1].value
+    numbers, sizes = p["dimension_numbers"], p["slice_sizes"]
+    if view is None or numbers.operand_batching_dims or repeats(view):
         return None
     starts, fills = numbers.start_index_map, p["mode"] == lax.GatherScatterMode.FILL_OR_DROP
-    partial = [a for a, n in enumerate(sizes) if n != view.shape[a]] or list(starts)
-    if len(partial) != 1 or (fills and len(starts) != 1) or not {*numbers.collapsed_slice_dims} <= {*partial}:
+    # One axis is looked up, the others are taken whole; JAX may give their starts nevertheless.
+    looked = [a for a, n in enumerate(sizes) if n != view.shape[a]] or list(starts)
+    if len(looked) != 1 or looked[0] not in starts or sizes[looked[0]] != 1 or (fills and len(starts) != 1):
         return None
-    (axis,), kept = partial, [a for a in range(len(view.shape)) if a not in partial]
-    if sizes[axis] != 1 or axis not in starts or _repeats(view, range(len(view.shape))):
+    if not {*numbers.collapsed_slice_dims} <= {*looked}:
         return None
-    i, size = indices.value[..., starts.index(axis)], view.shape[axis]
-    where = None
+    (axis,), kept, size = looked, [a for a in range(len(view.shape)) if a not in looked], view.shape[looked[0]]
+    i, where = indices[..., starts.index(axis)], None
     if fills:
         where = (i >= 0) & (i < size)
         i = jnp.where(where, i, 0)
-    elif p["mode"] == lax.GatherScatterMode.CLIP:
-        i = jnp.clip(i, 0, size - 1)
-    i = i.astype(jnp.int32)  # unsigned indices have no -1
+    i = jnp.clip(i, 0, size - 1).astype(jnp.int32)  # unsigned indices have no -1
     i = i if where is None else jnp.where(where, i, -1)
     (z,) = _bind(eqn, given)
     order = [a for a in range(z.ndim) if a not in numbers.offset_dims] + list(numbers.offset_dims)
-    weight = _axes(view, [*kept, axis])
-    weight = weight._replace(shape=(1, *weight.shape), strides=(0, *weight.strides))
+    weight = _one_group(taken(view, [*kept, axis]))
     return [walk.use("lookup", weight, len(kept), i.shape, order, i, z, where)]
 
 
-def _elementwise(walk: _Walk, kind: str, view: View, x: Any, z: Array) -> _Known:
-    """z = w x or b + ..., with the view repeated along the rows."""
-    view = _stretched(view, z.shape)
-    row_axes = [a for a in range(z.ndim) if view.strides[a] == 0]
-    order = row_axes + [a for a in range(z.ndim) if view.strides[a]]
-    rows = [z.shape[a] for a in row_axes]
-    inputs = None if x is None else jnp.broadcast_to(x, z.shape).transpose(order).reshape(1, *rows, -1)
-    weight = _axes(view, order[len(rows) :])
-    weight = weight._replace(shape=(1, *weight.shape), strides=(0, *weight.strides))
-    return walk.use(kind, weight, len(weight.shape) - 1, rows, order, inputs, z)
-
-
 def _use_product(walk: _Walk, eqn: core.JaxprEqn, given: list[_Known]) -> list[_Known] | None:
-    if (found := _tracked(given)) is None:
+    found, name = _only_view(given), eqn.primitive.name
+    if found is None or (name == "div" and found[0] == 1):
         return None
-    side, view = found
-    (z,) = _bind(eqn, given)
-    return [_elementwise(walk, "scale", view, given[1 - side].value, z)]
+    (side, view), (z,) = found, _bind(eqn, given)
+    x = -1.0 if name == "neg" else given[1 - side].value
+    x = 1 / x if name == "div" else x
+    x = x if given[side].factor is None else x * given[side].factor
+    view = stretched(view, z.shape)
+    if jnp.ndim(x) and repeats(view):
+        return [walk.elementwise("scale", view, x, z)]
+    # Not yet the product with examples: batch normalisation scales the scale, for one.
+    return [_Known(z, view, jnp.broadcast_to(x, z.shape) if jnp.ndim(x) else jnp.asarray(x, z.dtype))]
 
 
 def _use_sum(walk: _Walk, eqn: core.JaxprEqn, given: list[_Known]) -> list[_Known] | None:
-    less = eqn.primitive.name == "sub"
-    if less and given[1].view is not None:
-        return None
     (z,) = _bind(eqn, given)
-    followed = given[:1] if less else given
-    result = next((k.result for k in followed if k.result and k.result.shape == z.shape), None)
-    views = [k.view for k in given if k.view is not None]
-    if len(views) == 1 and views[0].shape == z.shape and any(k.fixed and not jnp.ndim(k.value) for k in given):
-        return [_Known(z, views[0])]  # 1 + w, which changes as w does
-    for view in views:
-        if result is None or not walk.take_bias(result, _stretched(view, z.shape)):
-            z, result = _elementwise(walk, "shift", view, None, z).value, None
+    if eqn.primitive.name == "sub":
+        less = -1.0 if given[1].factor is None else -given[1].factor
+        given = [given[0], given[1]._replace(factor=less, result=None)]
+    views = [k for k in given if k.view is not None]
+    if len(views) == 1 and views[0].view.shape == z.shape and any(k.fixed and not jnp.ndim(k.value) for k in given):
+        return [_Known(z, views[0].view, views[0].factor)]  # 1 + w, which changes as w does
+    result = next((k.result for k in given if k.result and k.result.shape == z.shape), None)
+    for k in views:
+        if k.factor is not None or result is None or not walk.take_bias(result, stretched(k.view, z.shape)):
+            z, result = walk.elementwise("shift" if k.factor is None else "scale", k.view, k.factor, z).value, None
     return [_Known(z, result=result)]
 
 
@@ -519,7 +381,7 @@ def _unroll(walk: _Walk, eqn: core.JaxprEqn, given: list[_Known]) -> list[_Known
     entries = [jnp.unstack(k.value) for k in stacked]
     made: list[list[Any]] = []
     for i in reversed(range(length)) if p["reverse"] else range(length):
-        at = [_Known(v[i], k.view and _entry(k.view, 0, i)) for v, k in zip(entries, stacked, strict=True)]
+        at = [_Known(v[i], k.view and entry(k.view, 0, i)) for v, k in zip(entries, stacked, strict=True)]
         found = walk.run(p["jaxpr"], [*constants, *carry, *at])
         carry = found[: len(carry)]
         made.append([walk.lose(k).value for k in found[len(carry) :]])
@@ -527,13 +389,20 @@ def _unroll(walk: _Walk, eqn: core.JaxprEqn, given: list[_Known]) -> list[_Known
     return carry + [_Known(jnp.stack(values)) for values in zip(*made, strict=True)]
 
 
+_Rule: TypeAlias = Callable[[_Walk, core.JaxprEqn, list[_Known]], list[_Known] | None]
+
 _SUMS = ("add", "add_any", "sub")
+_PRODUCTS = ("div", "mul", "neg")
+_INNER = ("call", "checkpoint", "closed_call", "core_call", "jit", "pjit", "remat", "remat2")
+_LINEAR = ("conv_general_dilated", "dot_general")
+_SCALED = {*MOVES, *_SUMS, *_PRODUCTS, *_INNER}
+"""They take a view with any factor; the linear ones take a scalar with it."""
 _RULES: dict[str, _Rule] = {
     **dict.fromkeys(_SUMS, _use_sum),
-    **dict.fromkeys(("call", "checkpoint", "closed_call", "core_call", "jit", "pjit", "remat", "remat2"), _enter),
+    **dict.fromkeys(_PRODUCTS, _use_product),
+    **dict.fromkeys(_INNER, _enter),
     "conv_general_dilated": _use_convolution,
     "dot_general": _use_dot,
     "gather": _use_gather,
-    "mul": _use_product,
     "scan": _unroll,
 }

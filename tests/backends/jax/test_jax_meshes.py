@@ -11,6 +11,7 @@ import sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 import linop_gn as lg
+from linop_gn_jax import backend
 
 jax.config.update("jax_enable_x64", True)
 rng = np.random.default_rng(0)
@@ -52,7 +53,11 @@ def diagonal(p, x, y):
     values, rhs = 1.0 + p["v"][:, 0] ** 2, p["w"][0] * x.sum()
     return rhs / values if isinstance(x, np.ndarray) else lg.solve(lg.Diagonal(values), rhs, lg.CG(rtol=1e-10)).x
 
-parts = [gradient, curved(lg.GGN), curved(lg.Hessian)]
+def pulled(p, x, y):  # what enters the products with parameters, and the cotangents at these
+    found = backend.calculus.uses(lambda p: model(dict(zip("vw", p)), x), [p["v"], p["w"]])
+    return found.inputs, found.pull(found.outputs)[0]
+
+parts = [gradient, curved(lg.GGN), curved(lg.Hessian), jax.jit(pulled)]
 if "full" in sys.argv:
     parts += [curved(lg.BlockGGN), batches, solved(lg.CG(rtol=1e-10)), solved(lg.GramSolve()), residuals]
     parts += [lambda p, x, y: lg.minimize(objective(x, y), p, max_steps=3).params]
@@ -83,7 +88,7 @@ def together(p, x, y):  # one objective for all devices, each with its part of i
 specs = dict(mesh=mesh, in_specs=(P(), P("d"), P("d")), out_specs=P())
 for part in (local, apart):
     near(jax.jit(jax.shard_map(part, **specs))(*there), curved(lg.GGN)(*here))
-parts = [diagonal]
+parts = [diagonal, pulled]
 if "full" in sys.argv:
     whole = lg.Objective.from_function(lambda p: objective(*here[1:]).value(p))
     wanted = lg.minimize(whole, here[0], lg.Newton(damping=0.1), max_steps=3).params

@@ -1,6 +1,7 @@
 """Uses of parameters against gradients: these are sums over the uses, placed by their views, of g a^T."""
 
 import functools
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 from linop_gn_jax import backend
+from linop_gn_jax.linear import inner_jaxprs
 
 calculus = backend.calculus
 N, T, D, H, K, V = 3, 4, 6, 2, 3, 7
@@ -144,9 +146,21 @@ def norm(w, b, s, t):
     return (x * (1 + w) + b) * s * t
 
 
-@model((D,), (D,), uses="scale", otherwise=(0,))
-def norm_less(w, b):
-    return jnp.exp(X3 * b - w)
+@model((4, D), (4,), (4,), (4,), uses="linear scale scale scale", rows=(N,))
+def scaled(w, b, s, t):
+    z = X @ (0.3 * w / 2).T - b
+    z = (z - z.mean(0)) * (lax.rsqrt(z.var(0) + 1e-3)[None] * s)  # as batch normalisation is written
+    return jnp.tanh(z) - (t * np.arange(4.0) - 1) * 2
+
+
+@model((D, D), (D,), uses="scale scale", otherwise=(0,))
+def normalised(w, s):
+    return X @ (w * lax.rsqrt(jnp.sum(w**2, 0)) * s)
+
+
+@model((D, D), (D,), uses="scale scale scale", otherwise=(0,))
+def not_only_scaled(w, b):
+    return X * (w / w.sum())[0] + b / 2 * (1 + b) * X
 
 
 CONVOLUTIONS = {
@@ -236,7 +250,8 @@ ruled.defvjp(lambda x, w: (x @ w, (x, w)), lambda kept, u: (u @ kept[1].T, 2 * k
 
 @model((D, D), (D, D), (D, D), uses="linear linear linear", otherwise=(0, 1))
 def others(w, v, u):
-    return ruled(X @ w + jnp.sin(w)[:N], v) + lax.stop_gradient(u)[0] @ u + X @ u
+    turned = lax.cond(w[0, 0] > 0, jnp.sin, jnp.cos, w)
+    return ruled(X @ w + turned[:N], v) + lax.stop_gradient(u)[0] @ u + X @ u
 
 
 @model((D, D), (D, D), (D,), uses="shift", otherwise=(0, 1))
@@ -250,15 +265,9 @@ def twice(w, b):
     return jnp.sin(z) + z + b[:2] + jnp.stack([X, X], 1) @ b
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_gradients_are_sums_over_uses(name):
-    function, shapes, kinds, rows, otherwise = MODELS[name]
-    p = [jnp.asarray(np.random.default_rng(i).standard_normal(shape)) for i, shape in enumerate(shapes)]
-    every = tuple(range(len(p)))
-    static = []
-
-    def model(p):
-        return function(*p)
+def traced(model, p, u):
+    """Uses and leaves otherwise used, and all that the uses give, from one program."""
+    static, every = [], tuple(range(len(p)))
 
     @jax.jit
     def both(p, u):
@@ -267,15 +276,138 @@ def test_gradients_are_sums_over_uses(name):
         outputs, pullback = jax.vjp(model, p)
         return found.outputs, outputs, found.inputs, found.pull(u, every), pullback(u)[0]
 
-    u = jnp.asarray(rng.standard_normal(jax.eval_shape(model, p).shape))
-    got, outputs, inputs, (cotangents, leaves), right = both(p, u)
-    uses, left = static
-    np.testing.assert_allclose(got, outputs, rtol=1e-12, atol=1e-12)
-    for index in every:
-        np.testing.assert_allclose(leaves[index], right[index], rtol=1e-10, atol=1e-10)
+    return *both(p, u), *static
+
+
+def check(model, p, u, tolerance=1e-10):
+    """What is told gives the gradients; what it is."""
+    got, outputs, inputs, (cotangents, leaves), right, uses, otherwise = traced(model, p, u)
+    rebuilt = gradients_of(uses, inputs, cotangents, [q.shape for q in p])
+    np.testing.assert_allclose(got, outputs, rtol=1e-2 * tolerance, atol=1e-2 * tolerance)
+    for index, (told_, whole, gradient) in enumerate(zip(rebuilt, leaves, right, strict=True)):
+        np.testing.assert_allclose(whole, gradient, rtol=tolerance, atol=tolerance)
+        if index not in otherwise:
+            np.testing.assert_allclose(told_, gradient, rtol=tolerance, atol=tolerance)
+    return uses, otherwise
+
+
+def drawn(*shape, seed=1):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_gradients_are_sums_over_uses(name):
+    function, shapes, kinds, rows, otherwise = MODELS[name]
+    p = [drawn(*shape, seed=i) for i, shape in enumerate(shapes)]
+    u = drawn(*jax.eval_shape(function, *p).shape)
+    uses, left = check(lambda p: function(*p), p, u)
     assert (told(uses), left) == (kinds, otherwise)
     if rows is not None:
         assert all(use.rows[: len(rows)] == rows for use in uses)
-    rebuilt = gradients_of(uses, inputs, cotangents, shapes)
-    for index in set(every) - set(otherwise):
-        np.testing.assert_allclose(rebuilt[index], right[index], rtol=1e-10, atol=1e-10)
+
+
+def test_half_precision():
+    def mixed(p):
+        w, b = (q.astype(jnp.bfloat16) for q in p)
+        h = lax.dot_general(X.astype(jnp.bfloat16), w, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+        return h + b
+
+    p = [drawn(D, 4).astype(jnp.float32), drawn(4).astype(jnp.float32)]
+    uses, otherwise = check(mixed, p, drawn(N, 4).astype(jnp.float32), tolerance=1e-1)
+    assert (told(uses), otherwise) == ("linear+b", ())
+
+
+def test_weights_are_in_order():
+    """(groups, *outputs, *inputs), whatever the order in the parameter."""
+    uses = []
+    jax.eval_shape(
+        lambda *p: uses.extend(calculus.uses(lambda p: heads(*p), p).uses),
+        *(drawn(*shape) for shape in MODELS["heads"][1]),
+    )
+    assert [use.weight.shape for use in uses] == [(1, H, K, D), (1, D, H, K)]
+    assert [use.weight.strides for use in uses] == [(0, K, 1, H * K), (0, 1, K * D, D)]
+    assert [use.outputs for use in uses] == [2, 1]
+
+
+def test_pulling_costs_no_gradient_of_weights():
+    def counts(*weights):
+        found = calculus.uses(lambda p: functools.reduce(lambda h, w: jnp.tanh(h) @ w, p, jnp.asarray(X)), weights)
+
+        def products(*leaves):
+            jaxpr = jax.make_jaxpr(lambda u: found.pull(u, leaves))(found.outputs).jaxpr
+            return [eqn.primitive.name for part in within(jaxpr) for eqn in part.eqns].count("dot_general")
+
+        assert (products(), products(2), products(0, 1, 2)) == (2, 3, 5)
+
+    jax.eval_shape(counts, *[drawn(D, D)] * 3)
+
+
+def within(jaxpr):
+    yield jaxpr
+    for eqn in jaxpr.eqns:
+        for inner in inner_jaxprs(eqn.params):
+            yield from within(inner)
+
+
+def test_columns_are_pulled_in_a_loop():
+    p = [drawn(*shape, seed=i) for i, shape in enumerate(MODELS["dense"][1])]
+    columns = drawn(5, N, 2)
+
+    @jax.jit
+    def squares(p, columns):
+        found = calculus.uses(lambda p: dense(*p), p)
+
+        def step(total, u):
+            cotangents, (gradient,) = found.pull(u, (1,))
+            return [t + jnp.sum(g**2) for t, g in zip(total, cotangents, strict=True)], gradient
+
+        return lax.scan(step, [jnp.zeros(())] * len(found.uses), columns)
+
+    totals, gradients = squares(p, columns)
+    found = calculus.uses(lambda p: dense(*p), p)  # now, and not as part of a program
+    each = [found.pull(u, (1,)) for u in columns]
+    for k, total in enumerate(totals):
+        np.testing.assert_allclose(total, sum(np.sum(np.square(g[k])) for g, _ in each))
+    np.testing.assert_allclose(gradients, [gradient for _, (gradient,) in each])
+
+
+def test_nothing_is_used():
+    found = calculus.uses(lambda p: jnp.asarray(X), [drawn(2)])
+    assert (found.uses, found.inputs, found.otherwise) == ((), [], ())
+    cotangents, (gradient,) = found.pull(X, (0,))
+    assert cotangents == []
+    assert not np.any(gradient)
+    assert calculus.uses(lambda p: 1 + p[0].T, [drawn(2)]).otherwise == (0,)  # which are the outputs themselves
+
+
+def test_modules_of_linen():
+    nn = pytest.importorskip("flax.linen")
+    stages = [nn.Conv(4, (3,)), nn.BatchNorm(use_running_average=True), nn.gelu, nn.MultiHeadDotProductAttention(2)]
+    module = nn.Sequential([*stages, nn.LayerNorm(), nn.RNN(nn.GRUCell(2))])
+    with jax.enable_x64(False):
+        x = jnp.asarray(X3)
+        variables = module.init(jax.random.key(0), x)
+        params, tree = jax.tree.flatten(variables["params"])
+        rest = {"batch_stats": variables["batch_stats"]}
+
+        def model(p):
+            return module.apply({"params": jax.tree.unflatten(tree, p), **rest}, x)
+
+        uses, otherwise = check(model, params, drawn(N, T, 2), tolerance=1e-3)
+    assert (Counter(told(uses).split()), otherwise) == (
+        {"linear+b": 5 + 4 * T, "linear": 2 * T, "scale": 2, "shift": 2},
+        (),
+    )
+
+
+def test_modules_of_equinox():
+    eqx = pytest.importorskip("equinox")
+    network = eqx.nn.MLP(D, 2, 4, 1, key=jax.random.key(0))
+    params, static = eqx.partition(network, eqx.is_inexact_array)
+    leaves, tree = jax.tree.flatten(params)
+
+    def model(p):
+        return jax.vmap(eqx.combine(jax.tree.unflatten(tree, p), static))(X)
+
+    uses, otherwise = check(model, leaves, drawn(N, 2), tolerance=1e-4)
+    assert (told(uses), otherwise, {use.rows for use in uses}) == ("linear+b linear+b", (), {(N,)})
