@@ -77,7 +77,7 @@ def hessians(loss, z):
 
 def reference(p, x, y, w, loss, sharing, pool):
     """Unnormalised sums of a batch: (L1, R1 sum, R1 count), (L2, ...), and the weight; w (N,) of examples."""
-    N, T, _ = x.shape
+    T = x.shape[1]
     z1 = x @ p["W1"].T + p["b1"]
     h = np.tanh(z1)
     one = lambda a: np.concatenate([a, np.ones((*a.shape[:-1], 1))], axis=-1)  # noqa: E731

@@ -22,6 +22,7 @@ diagonal for what is in no Kronecker product.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -129,12 +130,14 @@ def _evaluated(settings: Settings, term: Term, x: Vector) -> tuple[_Batch, Array
 def _over_columns(batch: _Batch, summand: Callable[[list[Array], list[Array]], tuple[Array, ...]]) -> Any:
     """The sum of ``summand(cotangents of uses, of leaves)`` over the columns with random signs for the examples.
 
-    Several times, with other signs, where a diagonal is estimated.
+    Several times, with other signs, where something is estimated: a diagonal, or what is shared by all examples (the
+    positions' embedding, a weight that is made of others), whose cotangent is a sum over them.
     """
     ops, columns, z = batch.ops, batch.columns, batch.made.outputs
     xp, count = ops.namespace(), columns.number
     leaves = tuple(block.place.weight.leaf for block in batch.plans if block.kind == "diagonal")
-    times = -(-batch.settings.probes // count) if leaves else 1
+    shared = any(math.prod(use.rows) % batch.examples for use in batch.made.uses)
+    times = -(-batch.settings.probes // count) if leaves or shared else 1
     apart = tuple(z.shape[: columns.apart])
     space = Space.flat(math.prod(apart), z)
 
@@ -208,13 +211,13 @@ def _with_one(xp: Any, a: Array, w: Array | None, dense: bool, block: Plan) -> t
 
 
 def _gram(xp: Any, x: Array, y: Array) -> Array:
-    """x^T y (groups, n, n) that is known to be symmetric: of large ones the upper part, in strips, at 5/8 to 9/16 of the work."""
+    """x^T y (groups, n, n) that is known to be symmetric: of large ones the upper part, in strips."""
     n = x.shape[-1]
     strips = min(8, n // 64)
     if strips < 4:
         return xp.matmul(xp.matrix_transpose(x), y)
     cuts = [n * i // strips for i in range(strips + 1)]
-    ranges = list(zip(cuts[:-1], cuts[1:], strict=True))
+    ranges = list(itertools.pairwise(cuts))  # 5/8 of the work for four of them, 9/16 for eight
     upper = [xp.matmul(xp.matrix_transpose(x[:, :, i:j]), y[:, :, i:]) for i, j in ranges]
     rows = []
     for k, (i, j) in enumerate(ranges):
