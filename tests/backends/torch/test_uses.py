@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from linop_gn_torch import backend
+from linop_gn_torch.tracking import tracked
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from linop_gn.backend import View
 
@@ -135,18 +136,32 @@ MODULES: dict[str, Any] = {
     "linear without bias": (lambda: net(nn.Linear(4, 3, bias=False), nn.Tanh(), nn.Linear(3, 2)), X, "linear linear"),
     "linear on sequences": (lambda: net(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2, bias=False)), X3, "linear linear"),
     "linear on one example": (lambda: nn.Linear(4, 3), (4,), "linear"),
-    "in place after linear": (lambda: net(nn.Linear(4, 3), nn.ReLU(inplace=True), nn.Linear(3, 2)), X3, "linear linear"),
+    "in place after linear": (
+        lambda: net(nn.Linear(4, 3), nn.ReLU(inplace=True), nn.Linear(3, 2)),
+        X3,
+        "linear linear",
+    ),
     "conv1d": (lambda: nn.Conv1d(4, 6, 3, stride=2, padding=1, dilation=2, groups=2), (2, 4, 9), "linear"),
-    "conv2d": (lambda: net(nn.Conv2d(4, 3, (3, 2), stride=(1, 2)), nn.ReLU(inplace=True), nn.Conv2d(3, 2, 2)), IMAGE,
-               "linear linear"),
+    "conv2d": (
+        lambda: net(nn.Conv2d(4, 3, (3, 2), stride=(1, 2)), nn.ReLU(inplace=True), nn.Conv2d(3, 2, 2)),
+        IMAGE,
+        "linear linear",
+    ),
     "conv2d same": (lambda: nn.Conv2d(4, 3, (2, 3), padding="same", dilation=(1, 2), bias=False), IMAGE, "linear"),
     "conv2d reflect": (lambda: nn.Conv2d(4, 3, 3, padding=1, padding_mode="reflect"), IMAGE, "linear"),
     "conv2d depthwise": (lambda: nn.Conv2d(4, 8, 3, groups=4), IMAGE, "linear"),
     "conv2d unbatched": (lambda: nn.Conv2d(4, 2, 3), IMAGE[1:], "linear"),
     "conv3d": (lambda: nn.Conv3d(2, 3, (2, 3, 1), stride=(1, 2, 1), padding=(1, 0, 0)), (2, 2, 3, 5, 2), "linear"),
-    "conv transposed 1d": (lambda: nn.ConvTranspose1d(4, 6, 3, stride=3, output_padding=2, groups=2), (2, 4, 5), "linear"),
-    "conv transposed 2d": (lambda: nn.ConvTranspose2d(4, 3, (3, 2), stride=2, padding=(3, 0), dilation=(1, 3)), IMAGE,
-                           "linear"),
+    "conv transposed 1d": (
+        lambda: nn.ConvTranspose1d(4, 6, 3, stride=3, output_padding=2, groups=2),
+        (2, 4, 5),
+        "linear",
+    ),
+    "conv transposed 2d": (
+        lambda: nn.ConvTranspose2d(4, 3, (3, 2), stride=2, padding=(3, 0), dilation=(1, 3)),
+        IMAGE,
+        "linear",
+    ),
     "embedding": (lambda: net(nn.Embedding(7, 4, padding_idx=2), nn.Linear(4, 2)), 7, "lookup linear"),
     "embedding, last padded": (lambda: nn.Embedding(7, 4, padding_idx=-1), 7, "lookup"),
     "embedding bag": (lambda: nn.EmbeddingBag(7, 4, mode="sum"), 7, "lookup"),
@@ -158,8 +173,11 @@ MODULES: dict[str, Any] = {
     "group norm": (lambda: nn.GroupNorm(2, 4), IMAGE, "scale shift"),
     "instance norm": (lambda: nn.InstanceNorm2d(4, affine=True), IMAGE, "scale shift"),
     "batch norm": (lambda: net(nn.Conv2d(4, 3, 2, bias=False), nn.BatchNorm2d(3)), IMAGE, "linear scale shift"),
-    "batch norm, evaluated": (lambda: net(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)).eval(), X,
-                              "linear scale shift linear"),
+    "batch norm, evaluated": (
+        lambda: net(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)).eval(),
+        X,
+        "linear scale shift linear",
+    ),
     "RMS norm": (lambda: nn.RMSNorm(4), X3, "scale"),
     "RNN": (lambda: Picked(nn.RNN(4, 3, batch_first=True)), X3, None),
     "LSTM": (lambda: Picked(nn.LSTM(4, 3, num_layers=2, bidirectional=True)), X3, None),
@@ -168,11 +186,14 @@ MODULES: dict[str, Any] = {
     "LSTM cell": (lambda: Cell(nn.LSTMCell(4, 3)), X3, None),
     "GRU cell": (lambda: Cell(nn.GRUCell(4, 3, bias=False)), X3, None),
     "attention": (lambda: Picked(nn.MultiheadAttention(**ATTENTION), 3), X3, "linear linear"),
-    "encoder layer": (lambda: nn.TransformerEncoderLayer(4, 2, 6, 0.0, batch_first=True), X3,
-                      "linear linear scale shift linear linear scale shift"),
+    "encoder layer": (
+        lambda: nn.TransformerEncoderLayer(4, 2, 6, 0.0, batch_first=True),
+        X3,
+        "linear linear scale shift linear linear scale shift",
+    ),
     "encoder layer, evaluated": (lambda: nn.TransformerEncoderLayer(4, 2, 6, norm_first=True).eval(), X3, None),
     "decoder layer": (lambda: Decoder(), X3, None),
-}  # fmt: skip
+}
 
 
 class Decoder(nn.Module):
@@ -345,3 +366,130 @@ def test_what_else_a_parameter_enters_is_told(name):
 )
 def test_layers_that_make_something_of_their_weights(make, otherwise):
     assert len(check(*of_module(make(), x)).otherwise) == otherwise
+
+
+def rows(function: Function, *shapes: tuple[int, ...]) -> list[tuple[int, ...]]:
+    return [use.rows for use in check(function, [randn(*shape) for shape in shapes]).uses]
+
+
+def test_rows_are_examples_first_where_the_model_has_kept_them():
+    three, conv = x3, randn(2, 4, 7, 6)
+    assert rows(lambda p: (three @ p[0]).tanh().transpose(0, 1) @ p[1], (4, 3), (3, 2)) == [(3, 5), (3, 5)]
+    assert rows(lambda p: functional.linear(three, p[0]).mul_(2).relu_().sum(1), (2, 4)) == [(3, 5)]
+    assert rows(lambda p: functional.conv2d(conv, p[0], stride=2), (3, 4, 2, 2)) == [(2, 9)]
+    assert rows(lambda p: three[:1] @ p[0], (4, 3)) == [(1, 5)]
+    assert rows(lambda p: functional.embedding_bag(i3.clamp(0), p[0]), (3, 4)) == [(2, 3)]
+    assert rows(lambda p: torch.func.vmap(lambda a: p[0] @ a.tanh())(x), (3, 4)) == [(5,)]
+    function, params = of_module(
+        nn.Sequential(nn.Linear(4, 4), nn.TransformerEncoderLayer(4, 2, 6, batch_first=True)), x3
+    )
+    assert {use.rows for use in calculus.uses(function, params).uses} == {(3, 5)}
+
+
+def test_calls_of_one_module_have_equal_views():
+    function, params = of_module(Cell(nn.RNNCell(4, 3)), x3)
+    uses = calculus.uses(function, params).uses
+    assert len(uses) == 2 * 5
+    assert len({(use.kind, use.weight, use.bias) for use in uses}) == 2
+
+
+def test_views_are_where_the_entries_are():
+    (use,) = calculus.uses(lambda p: functional.linear(x3, p[0], p[1]), [randn(3, 4), randn(3)]).uses
+    assert (use.weight, use.bias) == (View(0, 0, (1, 3, 4), (use.weight.strides[0], 4, 1)), View(1, 0, (1, 3), (3, 1)))
+    (use,) = calculus.uses(lambda p: x3 @ p[0][:, 2:5], [randn(4, 6)]).uses
+    assert use.weight == View(0, 2, (1, 3, 4), (use.weight.strides[0], 1, 6))
+    (use,) = calculus.uses(lambda p: functional.conv1d(x3, p[0], groups=5), [randn(10, 1, 2)]).uses
+    assert use.weight == View(0, 0, (5, 2, 1, 2), (4, 2, 2, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_dtypes(dtype):
+    def model():
+        return net(nn.Conv1d(5, 4, 2), nn.GroupNorm(2, 4), nn.ReLU(), nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+
+    tolerance = 1e-5 if dtype is torch.float32 else 0.1
+    at = check(*of_module(model(), x3.to(dtype), dtype), tolerance)
+    assert not at.otherwise
+    assert {a.dtype for a in at.inputs if a is not None} == {dtype}
+
+
+def test_autocast():
+    function, params = of_module(net(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), x3.float(), torch.float32)
+
+    def cast(leaves):
+        with torch.autocast("cpu", torch.bfloat16):
+            return function(leaves).float()
+
+    at = check(cast, params, 0.1)
+    assert [use.rows for use in at.uses] == [(3, 5), (3, 5)]
+    assert at.inputs[0].dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing(reentrant):
+    calls = []
+
+    def block(w: Tensor, b: Tensor, z: Tensor) -> Tensor:
+        calls.append(1)
+        return functional.linear(z, w, b).relu_()
+
+    def function(p):
+        return checkpoint(block, p[0], p[1], x3, use_reentrant=reentrant) @ p[2]
+
+    params = [randn(3, 4), randn(3), randn(3, 2)]
+    if reentrant:  # autograd.grad is refused
+        at = calculus.uses(function, params)
+        assert at.otherwise == (0, 1)
+        return
+    at = check(function, params)
+    assert not at.otherwise
+    assert [use.rows for use in at.uses] == [(3, 5), (3, 5)]
+    before = len(calls)
+    assert at.inputs[1].shape == (1, 3, 5, 3)
+    assert len(calls) <= before + 1
+
+
+def test_nothing_is_computed_for_the_parameters(monkeypatch):
+    at = calculus.uses(lambda p: (x @ p[0]).tanh() @ p[1], [randn(4, 3), randn(3, 2)])
+    asked = []
+    grad = torch.autograd.grad
+    monkeypatch.setattr(
+        torch.autograd, "grad", lambda z, inputs, *a, **k: asked.append(inputs) or grad(z, inputs, *a, **k)
+    )
+    with FlopCounterMode(display=False) as counter:
+        at.pull(randn(5, 2))
+    assert counter.get_total_flops() == 2 * 5 * 2 * 3  # the second product's input alone
+    assert len(asked) == 1
+
+
+def test_a_graph_lives_as_long_as_its_uses():
+    seen = []
+
+    def function(p):
+        z = (x @ p[0]).tanh()
+        seen.append(weakref.ref(z))
+        return z @ p[1]
+
+    at = calculus.uses(function, [randn(4, 3), randn(3, 2)])
+    at.pull(randn(5, 2), (0, 1))
+    assert seen[0]() is not None
+    del at
+    assert seen[0]() is None
+
+
+def test_uses_can_be_differentiated_themselves():
+    with tracked():
+        w = randn(4, 3).requires_grad_()
+        at = calculus.uses(lambda p: (x @ p[0]).tanh() @ p[1], [2 * w, randn(3, 2)])
+        (first, _), _ = at.pull(torch.ones(5, 2, dtype=torch.float64))
+        assert at.inputs[1].requires_grad
+        (g,) = torch.autograd.grad(first.sum(), w)
+    assert g.any()
+
+
+def test_data_changed_in_place_are_told():
+    data = x.clone()
+    at = calculus.uses(lambda p: data @ p[0], [randn(4, 3)])
+    data += 1
+    with pytest.raises(RuntimeError, match="in place"):
+        at.inputs[0]
