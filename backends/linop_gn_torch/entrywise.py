@@ -91,7 +91,7 @@ def _norm(graph: Graph, node: Any, axis: int, normalised: Callable[[], Tensor]) 
         if axis == 0:  # one example alone
             shape = (1, *shape)
         elif placed.parts and shape[0] == 1:  # an instance norm, to which examples are channels
-            shape, behind = shape[1:], behind
+            shape = shape[1:]
         weight = Placed(
             placed.leaf,
             placed.entries[(..., *[None] * behind)],

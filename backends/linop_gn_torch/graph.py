@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, TypeAlias
 
@@ -37,13 +38,17 @@ VIEWS = frozenset({"View", "UnsafeView", "ReshapeAlias"})
 """Those that keep the order of the entries."""
 COPIES = frozenset({"Clone", "ToCopy", "Alias"})
 
-
 _NAME = re.compile(r"(\w+)Backward\d")
 
 
 def kind(node: Any) -> str:
     """``Addmm`` for an ``AddmmBackward0``, nothing for what is not torch's own: a custom Function's has no digit."""
-    found = _NAME.fullmatch(node.name())
+    return _kind(node.name())
+
+
+@cache
+def _kind(name: str) -> str:
+    found = _NAME.fullmatch(name)
     return found[1] if found else ""
 
 

@@ -18,6 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from linop_gn.backend import View
 
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+
 calculus = backend.calculus
 Function = Callable[[list[Tensor]], Tensor]
 
@@ -267,6 +269,7 @@ FUNCTIONS: dict[str, tuple[Function, list[tuple[int, ...]], str]] = {
     "groups of two axes, apart": (lambda p: torch.einsum("abti,baio->tabo", x4, p[0]), [(2, 3, 4, 3)], ""),
     "views of the result": (lambda p: (x3 @ p[0]).unflatten(-1, (2, 3)).transpose(1, 2), [(4, 6)], "linear"),
     "linear, in place": (lambda p: functional.linear(x3, p[0], p[1]).mul_(2).relu_(), [(3, 4), (3,)], "linear"),
+    "RMS norm in one": (lambda p: torch._fused_rms_norm(x3, [4], p[0], 1e-6)[0], [(4,)], "scale"),
     "scale by entry": (lambda p: x3 * p[0], [(4,)], "scale"),
     "scale by channel": (lambda p: x4 * p[0], [(2, 1, 1)], "scale"),
     "scale in the middle": (lambda p: x4 * p[0][:, None], [(5,)], "scale"),
@@ -493,3 +496,13 @@ def test_data_changed_in_place_are_told():
     data += 1
     with pytest.raises(RuntimeError, match="in place"):
         at.inputs[0]
+
+
+def test_leaves_are_read_in_c_order():
+    w, k = randn(3, 4).T, randn(3, 4, 2, 2).to(memory_format=torch.channels_last)
+    assert [use.kind for use in check(lambda p: x @ p[0], [w]).uses] == ["linear"]
+    assert [use.kind for use in check(lambda p: functional.conv2d(randn(2, 4, 3, 3).fill_(2), p[0]), [k]).uses] == [
+        "linear"
+    ]
+    at = check(lambda p: x @ p[0].reshape(3, 4).T, [w])
+    assert at.uses[0].weight == View(0, 0, (1, 3, 4), (at.uses[0].weight.strides[0], 4, 1))
