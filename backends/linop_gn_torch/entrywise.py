@@ -134,7 +134,7 @@ def _batch_norm(graph: Graph, node: Any) -> Iterator[Found]:
     def normalised() -> Tensor:
         training, eps = node._saved_training, getattr(node, "_saved_eps", None)
         running = (None, None) if training else (node._saved_running_mean, node._saved_running_var)
-        eps = node._saved_epsilon if eps is None else eps  # cuDNN's name for it
+        eps = node._saved_epsilon if eps is None else eps  # cuDNN's and MIOpen's name for it
         return nn.functional.batch_norm(node._saved_input, *running, training=training, eps=eps)
 
     yield from _norm(graph, node, 1, normalised)
@@ -149,4 +149,5 @@ READERS: dict[str, Callable[[Graph, Any], Iterator[Found]]] = {
     "NativeGroupNorm": _group_norm,
     "NativeBatchNorm": _batch_norm,
     "CudnnBatchNorm": _batch_norm,
+    "MiopenBatchNorm": _batch_norm,
 }

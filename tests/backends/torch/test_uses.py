@@ -269,7 +269,6 @@ FUNCTIONS: dict[str, tuple[Function, list[tuple[int, ...]], str]] = {
     "groups of two axes, apart": (lambda p: torch.einsum("abti,baio->tabo", x4, p[0]), [(2, 3, 4, 3)], ""),
     "views of the result": (lambda p: (x3 @ p[0]).unflatten(-1, (2, 3)).transpose(1, 2), [(4, 6)], "linear"),
     "linear, in place": (lambda p: functional.linear(x3, p[0], p[1]).mul_(2).relu_(), [(3, 4), (3,)], "linear"),
-    "RMS norm in one": (lambda p: torch._fused_rms_norm(x3, [4], p[0], 1e-6)[0], [(4,)], "scale"),
     "scale by entry": (lambda p: x3 * p[0], [(4,)], "scale"),
     "scale by channel": (lambda p: x4 * p[0], [(2, 1, 1)], "scale"),
     "scale in the middle": (lambda p: x4 * p[0][:, None], [(5,)], "scale"),
