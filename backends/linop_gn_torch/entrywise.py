@@ -33,9 +33,17 @@ class _Broadcast(NamedTuple):
 
 def _broadcast(placed: Placed, shape: Shape) -> _Broadcast | None:
     """None without rows: then the parameter is made into another one."""
-    e = placed.entries[(None,) * (len(shape) - placed.entries.ndim)]
+    axes = placed.axes()
+    front = len(shape) - len(axes)
+    # The array's axes are divided as the parameter's are.
+    inner = [
+        placed.entries.shape[i] if len(part) > 1 else n
+        for part, n in zip(axes, shape[front:], strict=True)
+        for i in part
+    ]
+    e, shape = placed.entries[(None,) * front], (*shape[:front], *inner)
     alike = [i for i in range(len(shape)) if e.shape[i] == 1 or e.stride(i) == 0]
-    if placed.copies > 1 or not alike:
+    if not alike:
         return None
     own = [i for i in range(len(shape)) if i not in alike]
     e = e.permute(*alike, *own)[(0,) * len(alike)]
@@ -79,12 +87,16 @@ def _norm(graph: Graph, node: Any, axis: int, normalised: Callable[[], Tensor]) 
         if (placed := graph.placed(following)) is None:
             continue
         shape = graph.shape((node, 0))
-        behind = len(shape) - axis - placed.entries.ndim
+        behind = len(shape) - axis - len(placed.axes())
         if axis == 0:  # one example alone
             shape = (1, *shape)
-        if placed.copies > 1:  # an instance norm: examples are told as channels
-            shape = (shape[0], placed.copies, shape[1] // placed.copies, *shape[2:])
-        weight = placed._replace(entries=placed.entries[(..., *[None] * behind)], copies=1)
+        elif placed.parts and shape[0] == 1:  # an instance norm, to which examples are channels
+            shape = shape[1:]
+        weight = Placed(
+            placed.leaf,
+            placed.entries[(..., *[None] * behind)],
+            (*placed.parts, *[1] * behind) if placed.parts else None,
+        )
         taken: list[tuple[Any, int]] = [(node, edge)]
         if edge == 1:
             yield from _scale((node, 0), weight, shape, taken, normalised)
@@ -122,7 +134,7 @@ def _batch_norm(graph: Graph, node: Any) -> Iterator[Found]:
     def normalised() -> Tensor:
         training, eps = node._saved_training, getattr(node, "_saved_eps", None)
         running = (None, None) if training else (node._saved_running_mean, node._saved_running_var)
-        eps = node._saved_epsilon if eps is None else eps  # cuDNN's name for it
+        eps = node._saved_epsilon if eps is None else eps  # cuDNN's and MIOpen's name for it
         return nn.functional.batch_norm(node._saved_input, *running, training=training, eps=eps)
 
     yield from _norm(graph, node, 1, normalised)
@@ -137,4 +149,5 @@ READERS: dict[str, Callable[[Graph, Any], Iterator[Found]]] = {
     "NativeGroupNorm": _group_norm,
     "NativeBatchNorm": _batch_norm,
     "CudnnBatchNorm": _batch_norm,
+    "MiopenBatchNorm": _batch_norm,
 }

@@ -13,8 +13,10 @@ tell where the entries of each stand in the leaf.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -36,13 +38,17 @@ VIEWS = frozenset({"View", "UnsafeView", "ReshapeAlias"})
 """Those that keep the order of the entries."""
 COPIES = frozenset({"Clone", "ToCopy", "Alias"})
 
-
 _NAME = re.compile(r"(\w+)Backward\d")
 
 
 def kind(node: Any) -> str:
     """``Addmm`` for an ``AddmmBackward0``, nothing for what is not torch's own: a custom Function's has no digit."""
-    found = _NAME.fullmatch(node.name())
+    return _kind(node.name())
+
+
+@cache
+def _kind(name: str) -> str:
+    found = _NAME.fullmatch(name)
     return found[1] if found else ""
 
 
@@ -57,16 +63,21 @@ class Placed(NamedTuple):
     leaf: int
     entries: Tensor
     """Without memory: shape, strides and offset are those in the leaf."""
-    copies: int = 1
-    """The tensor is so many of these, one after the other along the first axis."""
+    parts: Shape | None = None
+    """How many axes of ``entries`` are each of the tensor's, where several are one that has no stride in the leaf."""
 
-    def view(self, *shape: int) -> View:
-        """As that shape (by default its own), which takes no copy to make."""
-        e = self.entries.view(shape) if shape else self.entries
+    def axes(self) -> list[list[int]]:
+        """Those of ``entries`` for each of the tensor's."""
+        ends = list(accumulate(self.parts or (1,) * self.entries.ndim, initial=0))
+        return [list(range(i, j)) for i, j in pairwise(ends)]
+
+    def view(self) -> View:
+        """That of ``entries``."""
+        e = self.entries
         return View(self.leaf, int(e.storage_offset()), tuple(e.shape), tuple(e.stride()))
 
     def seen(self, look: Callable[[Tensor], Tensor]) -> Placed:
-        """Through a view of it."""
+        """Through a view of ``entries``."""
         return self._replace(entries=look(self.entries))
 
 
@@ -109,11 +120,10 @@ class Graph:
         self.root: Edge = get_gradient_edge(outputs)[:2] if outputs.requires_grad else (None, 0)
         edges: list[Edge] = [get_gradient_edge(leaf)[:2] for leaf in leaves]
         self.leaves: dict[Edge, int] = {edge: i for i, edge in enumerate(edges)}
-        with torch.device("meta"):
-            self._placed: dict[Edge, Placed | None] = {
-                edge: Placed(i, torch.empty(leaf.shape, dtype=leaf.dtype))
-                for edge, (i, leaf) in zip(edges, enumerate(leaves), strict=True)
-            }
+        self._placed: dict[Edge, Placed | None] = {
+            edge: Placed(i, torch.empty(leaf.shape, device="meta"))
+            for i, (edge, leaf) in enumerate(zip(edges, leaves, strict=True))
+        }
         # In the order of the forward. The leaves' own nodes have the highest number.
         self.nodes: list[Any] = sorted(nodes(outputs), key=lambda node: node._sequence_nr())
         self.takers: dict[Any, list[Any]] = {}
@@ -124,6 +134,11 @@ class Graph:
     def shape(self, edge: Edge) -> Shape:
         """Of a result."""
         return tuple(edge[0]._input_metadata[edge[1]].shape)
+
+    def seen_by(self, node: Any) -> Iterator[Any]:
+        """Who takes the results of ``node``; of a view that was written into, the view comes after the writing."""
+        for taker in self.takers.get(node, []):
+            yield from self.seen_by(taker) if taker.name().endswith("CopySlices") else [taker]
 
     def only_taker(self, node: Any) -> Any:
         """Who alone takes the results of ``node``, None where there are several, or they are outputs."""
@@ -144,14 +159,12 @@ class Graph:
         if not (name in _LOOKS or name in _SHAPED or name in COPIES or name in {"Expand", "Repeat"}):
             return None
         inner = self.placed(node.next_functions[0])
-        if inner is None or (inner.copies > 1 and name not in COPIES):
+        if inner is None or (inner.parts and name not in COPIES):
             return None
         if name in COPIES:
             return inner if node._input_metadata[which].dtype.is_floating_point else None
         if name == "Repeat":
-            copies, *others = node._saved_repeats
-            once = len(others) + 1 == inner.entries.ndim and all(times == 1 for times in others)
-            return inner._replace(copies=copies) if once else None
+            return _repeated(inner, node._saved_repeats)
         shape = self.shape(edge)
         if name == "Expand":
             return inner.seen(lambda e: e.expand(shape))
@@ -162,14 +175,31 @@ class Graph:
 
 
 def _reshaped(placed: Placed, shape: Shape) -> Placed | None:
+    """Where axes become one that has no stride, they stay apart; None where they should also be divided."""
     e = placed.entries
     try:
         return placed._replace(entries=e.view(shape))
     except RuntimeError:
-        # Copies along a first axis, put one after the other along the next: those of x @ W with several axes in front.
-        if e.ndim > 2 and e.stride(0) == 0 and shape == (e.shape[0] * e.shape[1], *e.shape[2:]):
-            return placed._replace(entries=e[0], copies=e.shape[0])
+        e = e[tuple(0 if size == 1 else slice(None) for size in e.shape)]
+    parts, axis = [], 0
+    for size in shape:
+        start, many = axis, 1
+        while many < size and axis < e.ndim:
+            many, axis = many * e.shape[axis], axis + 1
+        if many != size:
+            return None
+        if start == axis:
+            e, axis = e.unsqueeze(axis), axis + 1
+        parts.append(axis - start)
+    return Placed(placed.leaf, e, tuple(parts))
+
+
+def _repeated(placed: Placed, times: Shape) -> Placed | None:
+    """One after the other along the first axis, as an instance norm's weight for each example."""
+    copies, *others = times
+    if len(times) != placed.entries.ndim or any(n != 1 for n in others):
         return None
+    return Placed(placed.leaf, placed.entries.expand(copies, *placed.entries.shape), (2, *others))
 
 
 @dataclass

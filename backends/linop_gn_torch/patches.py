@@ -24,16 +24,17 @@ def convolution(graph: Graph, node: Any) -> Iterator[Found]:
     x, weight, offset = map(graph.placed, node.next_functions)
     result, groups = graph.shape((node, 0)), node._saved_groups
     outputs, rows = result[1] // groups, (result[0], prod(result[2:]))
-    if weight is None or weight.copies > 1 or x is not None:
-        if offset is not None:
+    if weight is None or weight.parts or x is not None:
+        if offset is not None and not offset.parts:
             channels = offset.seen(lambda e: e.view(-1, *[1] * (len(result) - 2)))
             yield from shift((node, 0), channels, result, [(node, 2)])
         return
     e = weight.entries.unflatten(0, (groups, -1))
     view = weight._replace(entries=e.transpose(1, 2) if node._saved_transposed else e).view()
     use, taken = Use("linear", view, 1, None, rows), [(node, 1)]
-    if offset is not None and offset.copies == 1:
-        use, taken = use._replace(bias=offset.view(groups, outputs)), [*taken, (node, 2)]
+    if offset is not None and not offset.parts:
+        bias = offset.seen(lambda e: e.view(groups, outputs)).view()
+        use, taken = use._replace(bias=bias), [*taken, (node, 2)]
 
     def arranged(g: Tensor) -> Tensor:
         return g.reshape(rows[0], groups, outputs, rows[1]).permute(1, 0, 3, 2)

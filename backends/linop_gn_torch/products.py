@@ -10,16 +10,20 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate
 from math import prod
 from operator import mul
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from linop_gn.backend import Use, View
 
+from .entrywise import shift
 from .graph import COPIES, VIEWS, Edge, Found, Graph, Placed, Shape, kind, number, one_placed
 
 __all__ = ["READERS", "bias_of"]
+
+Reader: TypeAlias = Callable[[Graph, Any, int, tuple[str, str]], Iterator[Found]]
+"""Of a graph, a node, which edge is that of the first factor, and under what names the factors are saved."""
 
 
 class _Rows(NamedTuple):
@@ -54,8 +58,8 @@ def _rows(graph: Graph, data: Edge, result: Any, groups: int, size: int) -> _Row
         before = tuple(node._saved_self_sym_sizes)
         if shape := _leading(before, size):
             return _Rows(shape, _untransposed(node.next_functions[0][0], len(before), len(shape)))
-    for taker in graph.takers.get(result, []):
-        if kind(taker) in VIEWS:
+    for taker in graph.seen_by(result):
+        if kind(taker) in VIEWS | {"AsStrided"}:
             after = graph.shape((taker, 0))
             front = _leading(after, groups) if groups > 1 else ()
             if (front or groups == 1) and (shape := _leading(after[len(front) :], size)):
@@ -79,71 +83,94 @@ def _untransposed(node: Any, ndim: int, rows: int) -> Shape:
 
 
 def _product(graph: Graph, node: Any, first: int, names: tuple[str, str]) -> Iterator[Found]:
-    """``first`` is the edge of the first factor; a bias may come before."""
+    """A batch of matrices is that of the groups, and where the parameter is the same along an axis, one of the rows."""
     one, edges = one_placed(graph, node, first), node.next_functions
-    if one is None or getattr(node, "_saved_alpha", 1) != 1:
+    if one is None:
         return
     side, weight = one
-    name, e, copies, result = names[1 - side], weight.entries, weight.copies, graph.shape((node, 0))
-    if e.ndim == 2:
-        e = e[None]
-    elif e.stride(0) == 0 and copies == 1:  # one matrix for all
-        copies, e = e.shape[0], e[:1]
-    e = e.mT if side else e  # (groups, outputs, inputs)
-    groups, outputs, size = e.shape[0], e.shape[1], result[-2] if side else result[-1]
-    rows = _Rows((size,), (0,))
-    if copies == 1 and side:
+    e, name = weight.entries, names[1 - side]
+    size = graph.shape((node, 0))[-2 if side else -1]
+    *batch, left, right = weight.axes()
+    stacked = batch[0] if batch else []
+    outs, ins = (right, left) if side else (left, right)
+    alike = [i for i in stacked if e.stride(i) == 0 and e.shape[i] > 1]
+    apart = [i for i in stacked if i not in alike]
+    sizes, copies = [e.shape[i] for i in stacked], [e.shape[i] for i in alike]
+    e = e.permute(*alike, *apart, *outs, *ins)[(0,) * len(alike)]
+    try:
+        e = e.view(prod(e.shape[: len(apart)]), *e.shape[len(apart) :])
+    except RuntimeError:  # groups along several axes, which are no single one of the leaf
+        return
+    groups, outputs = e.shape[0], e.shape[1 : 1 + len(outs)]
+    rows = _Rows((*copies, size), tuple(range(len(copies) + 1)))
+    if side and not copies:
         rows = _rows(graph, edges[first], node, groups, size)
 
     def arranged(x: Tensor) -> Tensor:
-        x = (x if side else x.mT).reshape(copies, groups, size, -1).transpose(0, 1)
-        return rows.unflattened(x[:, 0]) if copies == 1 else x
+        x = (x if side else x.mT).reshape(*sizes, size, -1)
+        x = x.permute(*map(stacked.index, (*apart, *alike)), len(sizes), len(sizes) + 1)
+        return rows.unflattened(x.reshape(groups, prod(copies) * size, -1))
 
-    view, taken = weight._replace(entries=e).view(), [(node, first + side)]
-    use = Use("linear", view, 1, None, rows.told if copies == 1 else (copies, size))
-    offset = graph.placed(edges[0]) if first and side else None
-    if offset is not None and getattr(node, "_saved_beta", 1) == 1:
-        bias = bias_of(offset, groups, outputs, grouped=copies == 1)
+    use = Use("linear", weight._replace(entries=e).view(), len(outs), None, rows.told)
+    found = Found(use, (node, 0), lambda: arranged(_dense(getattr(node, name))), arranged, [(node, first + side)])
+    if first and side and (offset := graph.placed(edges[0])):
+        bias = bias_of(offset, (groups, *outputs), grouped=not copies)
         if bias is not None:
-            use, taken = use._replace(bias=bias), [*taken, (node, 0)]
-
-    def inputs() -> Tensor:
-        x = getattr(node, name)
-        return arranged(x if x.layout is torch.strided else x.to_dense())
-
-    yield Found(use, (node, 0), inputs, arranged, taken)
+            found.use, found.taken = use._replace(bias=bias), [*found.taken, (node, 0)]
+    yield found
 
 
-def bias_of(placed: Placed, groups: int, outputs: int, grouped: bool) -> View | None:
-    """(groups, outputs) of what is added to a product, None where it differs between rows.
+def _dense(x: Tensor) -> Tensor:
+    return x if x.layout is torch.strided else x.to_dense()
+
+
+def _with_offset(read: Reader, names: tuple[str, str]) -> Callable[[Graph, Any], Iterator[Found]]:
+    """What ``read`` finds in a product that something is added to, and that as what shifts the product otherwise."""
+
+    def both(graph: Graph, node: Any) -> Iterator[Found]:
+        found = list(read(graph, node, 1, names)) if node._saved_alpha == 1 == node._saved_beta else []
+        yield from found
+        offset = graph.placed(node.next_functions[0])
+        if offset is not None and node._saved_beta == 1 and all((node, 0) not in f.taken for f in found):
+            yield from shift((node, 0), offset, graph.shape((node, 0)), [(node, 0)])
+
+    return both
+
+
+def bias_of(placed: Placed, shape: Shape, grouped: bool) -> View | None:
+    """(groups, *outputs), which is ``shape``, of what is added to a product, None where it differs between rows.
 
     ``grouped`` says whether the product is (groups, one axis, outputs).
     """
-    shape = tuple(placed.entries.shape)
-    if placed.copies > 1 or shape[-1:] != (outputs,):
+    own, outputs = tuple(placed.entries.shape), prod(shape[1:])
+    if placed.parts or own[-1:] != (outputs,):
         return None
-    if groups == 1 and prod(shape) == outputs:
-        return placed.view(1, outputs)
-    return placed.view(groups, outputs) if grouped and shape == (groups, 1, outputs) else None
+    if (shape[0] == 1 and prod(own) == outputs) or (grouped and own == (shape[0], 1, outputs)):
+        return placed.seen(lambda e: e.view(shape)).view()
+    return None
 
 
 def _with_vector(graph: Graph, node: Any, first: int, names: tuple[str, str]) -> Iterator[Found]:
     """A matrix and a vector, or two vectors: one row, or the parameter's vector is that of a single output."""
     one = one_placed(graph, node, first)
-    if one is None or getattr(node, "_saved_alpha", 1) != 1:
+    if one is None:
         return
     side, weight = one
     name, e, shape = names[1 - side], weight.entries, graph.shape((node, 0))
-    many = e.ndim == 2
-    view = weight._replace(entries=e[None] if many else e[None, None]).view()
-    rows = shape if shape and not many else (1,)
+    if weight.parts:
+        return
+    view, rows = weight._replace(entries=e[None] if e.ndim == 2 else e[None, None]).view(), _Rows((1,), (0,))
+    if e.ndim == 1 and shape:
+        rows = _rows(graph, node.next_functions[first], node, 1, shape[0])
 
     def inputs() -> Tensor:
         x: Tensor = getattr(node, name)
-        return x.reshape(1, *rows, x.shape[-1])
+        return rows.unflattened(x.reshape(1, -1, x.shape[-1]))
 
-    use = Use("linear", view, 1, None, rows)
-    yield Found(use, (node, 0), inputs, lambda g: g.reshape(1, *rows, view.shape[1]), [(node, first + side)])
+    def arranged(g: Tensor) -> Tensor:
+        return rows.unflattened(g.reshape(1, -1, view.shape[1]))
+
+    yield Found(Use("linear", view, 1, None, rows.told), (node, 0), inputs, arranged, [(node, first + side)])
 
 
 def _lookup(
@@ -151,7 +178,7 @@ def _lookup(
 ) -> Iterator[Found]:
     """Rows of a table; those numbered ``padding`` have no derivative."""
     placed = graph.placed(node.next_functions[0])
-    if placed is None or placed.copies > 1:
+    if placed is None or placed.parts:
         return
     e = placed.entries if placed.entries.ndim > 1 else placed.entries[:, None]
     many, size = e.shape[0], prod(e.shape[1:])
@@ -190,10 +217,10 @@ def _index_select(graph: Graph, node: Any) -> Iterator[Found]:
 READERS: dict[str, Callable[[Graph, Any], Iterator[Found]]] = {
     "Mm": lambda graph, node: _product(graph, node, 0, ("_saved_self", "_saved_mat2")),
     "Bmm": lambda graph, node: _product(graph, node, 0, ("_saved_self", "_saved_mat2")),
-    "Addmm": lambda graph, node: _product(graph, node, 1, ("_saved_mat1", "_saved_mat2")),
-    "Baddbmm": lambda graph, node: _product(graph, node, 1, ("_saved_batch1", "_saved_batch2")),
+    "Addmm": _with_offset(_product, ("_saved_mat1", "_saved_mat2")),
+    "Baddbmm": _with_offset(_product, ("_saved_batch1", "_saved_batch2")),
     "Mv": lambda graph, node: _with_vector(graph, node, 0, ("_saved_self", "_saved_vec")),
-    "Addmv": lambda graph, node: _with_vector(graph, node, 1, ("_saved_mat", "_saved_vec")),
+    "Addmv": _with_offset(_with_vector, ("_saved_mat", "_saved_vec")),
     "Dot": lambda graph, node: _with_vector(graph, node, 0, ("_saved_self", "_saved_tensor")),
     "Embedding": _embedding,
     "Index": _index,

@@ -147,7 +147,7 @@ def embedding_bag(
         bags = torch.searchsorted(offsets[:n], torch.arange(len(indices), device=input.device), right=True) - 1
     counted = (indices != (-1 if padding_idx is None else padding_idx % len(weight))).to(weight.dtype)
     each = counted if per_sample_weights is None else counted * per_sample_weights.reshape(-1)
-    rows = nn.functional.embedding(indices, weight) * each[:, None]
+    rows = nn.functional.embedding(input, weight).reshape(len(indices), -1) * each[:, None]
     sums = weight.new_zeros(n, weight.shape[1]).index_add(0, bags, rows)
     if mode == "sum":
         return sums

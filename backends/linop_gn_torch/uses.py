@@ -15,6 +15,7 @@ the parameters (half the work of a backward, for matrix products).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from math import prod
 from typing import Any, overload
 
 import torch
@@ -25,7 +26,7 @@ from linop_gn.backend import Use
 
 from . import entrywise, products
 from .advice import explained
-from .graph import VIEWS, Edge, Found, Graph, kind
+from .graph import VIEWS, Edge, Found, Graph, kind, one_placed
 from .patches import convolution
 from .recording import Recording, backward, filled, keeping
 from .tracking import constant, tracking
@@ -37,6 +38,8 @@ _READERS: dict[str, Callable[[Graph, Any], Iterator[Found]]] = {
     **entrywise.READERS,
     "Convolution": convolution,
 }
+_LAST = {"Mm": 1, "Bmm": 1, "Mv": 0}
+"""Which factor a parameter must be for its outputs to be the last axis of the product."""
 
 
 class TorchUses:
@@ -87,7 +90,7 @@ class Inputs(Sequence[Tensor | None]):
         if isinstance(i, slice):
             return [self[j] for j in range(len(self))[i]]
         found = self._found[i]
-        with torch.set_grad_enabled(tracking.get()):
+        with torch.set_grad_enabled(tracking.get()), explained():
             return constant(self._recording.resume(found.inputs))  # type: ignore[no-any-return]
 
 
@@ -112,24 +115,23 @@ def _with_biases(graph: Graph, uses: list[Found]) -> list[Found]:
 
     Between them there may be views, and nobody else may take the product.
     """
-    linear = {f.result[0]: f for f in uses if f.use.kind == "linear" and kind(f.result[0]) in {"Mm", "Bmm"}}
-    separate = []
-    for f in uses:
-        node, edge = f.taken[0]
-        if f.use.kind == "shift" and kind(node) == "Add":
-            before, _ = node.next_functions[1 - edge]
-            product = before
-            while product is not None and kind(product) in VIEWS and graph.only_taker(product):
-                product = product.next_functions[0][0]
-            into = linear.get(product)
-            if into is not None and into.use.bias is None and graph.only_taker(product):
-                shape, placed = graph.shape((node, 0)), graph.placed(node.next_functions[edge])
-                groups, outputs = into.use.weight.shape[:2]
-                last = {s[-1] for s in (shape, graph.shape((product, 0)))} == {outputs}
-                if placed is not None and last and (product, 1) in into.taken and shape == graph.shape((before, 0)):
-                    bias = products.bias_of(placed, groups, outputs, grouped=len(shape) == 3)
-                    if bias is not None:
-                        into.use, into.taken = into.use._replace(bias=bias), [*into.taken, (node, edge)]
-                        continue
-        separate.append(f)
-    return separate
+    linear = {f.result[0]: f for f in uses if f.use.kind == "linear" and _LAST.get(kind(f.result[0])) == f.taken[0][1]}
+    merged = set()
+    for node in graph.nodes:
+        one = one_placed(graph, node) if kind(node) == "Add" and node._saved_alpha == 1 else None
+        if one is None:
+            continue
+        side, placed = one
+        before = product = node.next_functions[1 - side][0]
+        while product is not None and kind(product) in VIEWS and graph.only_taker(product):
+            product = product.next_functions[0][0]
+        f, shape = linear.get(product), graph.shape((node, 0))
+        if f is None or f.use.bias is not None or not graph.only_taker(product) or shape != graph.shape((before, 0)):
+            continue
+        whole = f.use.weight.shape[: 1 + f.use.outputs]
+        if shape[-1:] == graph.shape((product, 0))[-1:] == (prod(whole[1:]),):  # the views are of the rows alone
+            bias = products.bias_of(placed, whole, grouped=len(shape) == 3)
+            if bias is not None:
+                f.use, f.taken = f.use._replace(bias=bias), [*f.taken, (node, side)]
+                merged.add((node, side))
+    return [f for f in uses if f.taken[0] not in merged]
