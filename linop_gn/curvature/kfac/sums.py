@@ -51,14 +51,37 @@ class _Batch(NamedTuple):
     weights: Array | None
     """Of examples: like the outputs, with axes of length one."""
     settings: Settings
+    scaled: dict[int, Array]
+    """The inputs of scales, by use: the framework may make inputs anew each time that they are asked for."""
 
     @property
     def examples(self) -> int:
         return int(self.made.outputs.shape[0]) if self.made.outputs.shape else 1
 
+    def axis(self, i: int) -> int | None:
+        """Which of the rows' axes is that of the examples: the first, or the only one of that length."""
+        rows, n = self.made.uses[i].rows, self.examples
+        if rows[:1] == (n,):
+            return 0
+        return rows.index(n) if rows.count(n) == 1 else None
+
     def by_example(self, uses: tuple[int, ...]) -> bool:
-        """Whether the rows of these uses begin with the axis of the examples."""
-        return all(self.made.uses[i].rows[:1] == (self.examples,) for i in uses)
+        """Whether the rows of these uses have an axis of the examples."""
+        return all(self.axis(i) is not None for i in uses)
+
+    def shape(self, i: int) -> tuple[int, ...]:
+        """The rows of use i with the axis of the examples first."""
+        rows, axis = self.made.uses[i].rows, self.axis(i) or 0
+        return rows[axis : axis + 1] + rows[:axis] + rows[axis + 1 :]
+
+    def arranged(self, i: int, x: Array, lead: int) -> Array:
+        """``x`` (``lead`` axes, *rows, ...) with the axis of the examples as the first of the rows."""
+        axis = self.axis(i) or 0
+        if not axis:
+            return x
+        order = list(range(len(x.shape)))
+        order.insert(lead, order.pop(lead + axis))
+        return self.ops.namespace().permute_dims(x, tuple(order))
 
     def rows(self, i: int, x: Array, block: Plan | None = None) -> Array:
         """Inputs (with a one for the bias of ``block``) or cotangents of use i as (groups, examples, positions, n).
@@ -66,6 +89,7 @@ class _Batch(NamedTuple):
         In single precision at least. Where the first axis is not that of the examples, rows are taken for examples.
         """
         ops, xp, rows = self.ops, self.ops.namespace(), self.made.uses[i].rows
+        x = self.arranged(i, x, 1)
         x = x if ops.describe(x)[1] == "float64" else ops.cast(x, "float32")
         count = self.examples if self.by_example((i,)) else math.prod(rows)
         x = xp.reshape(x, (x.shape[0], count, math.prod(rows) // count, -1))
@@ -124,7 +148,10 @@ def _evaluated(settings: Settings, term: Term, x: Vector) -> tuple[_Batch, Array
     hessian = loss.of_batch(term.batch.place).hessian(xp, z, term.batch.targets, term.batch.weights)
     weights = hessian.weights if isinstance(hessian, Weighted) else None
     plans = plan(made.uses, made.otherwise, term.space, settings)
-    return _Batch(ops, made, plans, hessian.columns(xp, z), weights, settings), term.weight(z)
+    batch = _Batch(ops, made, plans, hessian.columns(xp, z), weights, settings, {})
+    for i in [i for block in plans if block.kind == "dense" for i in block.uses if made.uses[i].kind == "scale"]:
+        batch.scaled[i] = batch.rows(i, _input(batch, i))
+    return batch, term.weight(z)
 
 
 def _over_columns(batch: _Batch, summand: Callable[[list[Array], list[Array]], tuple[Array, ...]]) -> Any:
@@ -170,7 +197,7 @@ def _input_side(batch: _Batch, block: Plan, uses: tuple[int, ...], dense: bool) 
     else:
         for i in uses:
             use = batch.made.uses[i]
-            w = _row_weights(batch, use.rows)
+            w = _row_weights(batch, batch.shape(i))
             if use.kind == "lookup":
                 parts.append(_counts(batch, block, i, w))
             else:
@@ -229,7 +256,7 @@ def _gram(xp: Any, x: Array, y: Array) -> Array:
 def _counts(batch: _Batch, block: Plan, i: int, w: Array | None) -> tuple[Array, Array]:
     """How often each row of an embedding was looked up, with weights (1, V); and the total (1,)."""
     ops, xp, size = batch.ops, batch.ops.namespace(), block.place.sizes[1 if i in block.turned else 2]
-    index = xp.reshape(_input(batch, i), (-1,))
+    index = xp.reshape(batch.arranged(i, _input(batch, i), 0), (-1,))
     order = xp.argsort(index)
     kinds = "float64" if ops.describe(batch.made.outputs)[1] == "float64" else "float32"
     w = ops.cast(xp.ones_like(index), kinds) if w is None else ops.cast(w, kinds)
@@ -293,8 +320,8 @@ def _elementwise(batch: _Batch, block: Plan, pulled: list[Array]) -> Array:
     xp, sums = batch.ops.namespace(), []
     for i in block.uses:
         g = batch.rows(i, pulled[i])
-        if batch.made.uses[i].kind == "scale":
-            g = g * batch.rows(i, _input(batch, i))
+        if i in batch.scaled:
+            g = g * batch.scaled[i]
         sums.append(xp.sum(g, axis=2, keepdims=True))
     if batch.by_example(block.uses):
         sums = [sum(sums[1:], sums[0])]
