@@ -284,6 +284,6 @@ def test_a_compiler_without_the_quick_way_is_no_error(monkeypatch):
     from linop_gn_jax import compiled
 
     compiled.can_be_quick.cache_clear()
-    monkeypatch.setitem(compiled._LESS, "xla_no_such_option", False)
+    monkeypatch.setitem(compiled.EFFORTS["least"], "xla_no_such_option", False)
     assert not compiled.can_be_quick()
     compiled.can_be_quick.cache_clear()
