@@ -47,9 +47,14 @@ _LESS = {
 EFFORTS: dict[str, dict[str, Any]] = {
     "full": {},
     "less": _LESS,
-    "least": {**_LESS, "xla_backend_optimization_level": 0},
+    "least": {
+        **_LESS,
+        "xla_backend_optimization_level": 0,
+        "xla_disable_hlo_passes": "while-loop-invariant-code-motion,simplify-while-loops",
+    },
 }
-"""What to ask of XLA on the CPU: for less its older code, for the least no optimisations of LLVM either."""
+"""What to ask of XLA on the CPU: for less its older code; for the least no optimisations of LLVM, and not the two
+passes that look for what stays the same in a loop, which take a third of the rest."""
 
 _YNN_IS_WRONG = jaxlib.__version__ == "0.10.2"
 
@@ -242,7 +247,7 @@ def can_be_quick() -> bool:
     if jax.default_backend() != "cpu":
         return False
     try:
-        jax.jit(lambda: 0, compiler_options=_LESS).lower().compile()
+        jax.jit(lambda: 0, compiler_options=EFFORTS["least"]).lower().compile()
     except Exception:  # XLA of another version, whose words for an unknown option are its own
         return False
     return True

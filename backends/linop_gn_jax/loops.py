@@ -109,9 +109,11 @@ def _effort_for(given: tuple[Iteration, Any]) -> str:
     XLA's older code for the CPU compiles in half the time; it ran at .8 to 1.2 of the time of the newer for exp, nets,
     Gaussian processes and an ODE of up to 2,000 numbers, at 1.4 for a softmax, at 2 for a chain of 30 ``where``.
     Without optimisations it compiles in half of that again (a fit of three parameters: 2.8, 1.7, .9 s of CPU) and runs
-    at twice the time, so that only what is tiny and without a loop of its own is compiled so.
+    at twice the time, so that only what is tiny and without a loop of its own is compiled so. What a stretch's state
+    holds is not counted: the residuals of a linearisation are many beside a fit's data.
     """
-    size = sum(getattr(leaf, "size", 1) for leaf in tree_util.tree_leaves(given))
+    begun = getattr(given[0], "served", given[0]), given[1]
+    size = sum(getattr(leaf, "size", 1) for leaf in tree_util.tree_leaves(begun))
     evaluated = getattr(given[1], "evaluated", None)
     if size > _SMALL:
         return "full"
