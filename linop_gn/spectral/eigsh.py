@@ -28,6 +28,8 @@ __all__ = ["Eigenpairs", "eigsh"]
 
 WORDS = {"LA": "largest", "SA": "smallest", "BE": "both ends", "LM": "largest magnitude"}
 SMALLEST_BASIS = 20
+RTOL, ROUNDINGS = 1e-8, 2.0
+"""The tolerance if none is given: at least so many times the rounding in the bounds."""
 
 
 @record
@@ -135,7 +137,7 @@ def eigsh(
         down); ``"BE"``, from both ends in turn; ``"LM"``, the largest in magnitude.
     rtol
         A pair is accepted where ||A y - theta y|| <= rtol ||A||; the eigenvalue is then often right to rtol^2. By
-        default the root of the dtype's round-off.
+        default 1e-8, or twice what rounding adds to a bound where that is more: about 1e-5 in single precision.
     block
         How often an eigenvalue is looked for that may occur several times.
     basis
@@ -175,10 +177,10 @@ def eigsh(
         raise ValueError(f"eigsh: a basis for {k} pairs with block={block} has at least {k + block + 1} vectors.")
     limit = max(10 * n, 1000) if max_products is None else whole("eigsh", "max_products", max_products, 1)
     kept = max(1, basis - block - 1)
-    rtol = ops.eps(A.domain.backend.asarray(np.zeros(1), A.dtype)) ** 0.5 if rtol is None else rtol
+    rtol, roundings = (RTOL, ROUNDINGS) if rtol is None else (rtol, 0.0)
     require_number("eigsh", "rtol", rtol, positive=True)
     rhs = A.domain.zeros() if start is None else A.domain.enter(start, "start")[0]
-    method = ThickRestart(rtol, limit, seed, k, which, basis, block, kept)
+    method = ThickRestart(rtol, limit, seed, k, which, basis, block, kept, roundings)
     problem = LinearProblem(A.prepare(), rhs)
 
     def made(carry: Carry) -> Eigenpairs:

@@ -96,6 +96,8 @@ class ThickRestart:
     block: int = static()
     kept: int = static()
     """Pairs that go on, at most."""
+    roundings: Scalar = 0.0
+    """The tolerance is at least so many times what rounding adds to a bound, up to the root of round-off."""
 
     title: ClassVar[str] = "thick-restart Lanczos"
 
@@ -257,7 +259,8 @@ def best(ops: Backend, problem: LinearProblem, method: ThickRestart, s: ThickSta
     there = first < s.filled
     floor = ROUNDING * eps * s.size * (m + 2.0 * s.restarts) ** 0.5
     mine = xp.take(bounds, first)
-    met = there & (mine + floor <= method.tolerance * s.size)
+    least = ops.minimum(method.roundings * floor, eps**0.5 * s.size)
+    met = there & (mine + floor <= ops.maximum(method.tolerance * s.size, least))
     level = there & (mine <= floor)
     p = _worth_keeping(ops, method, xp.take(values, order), s.filled, met)
     kept = xp.take(values, keep), xp.take(S, keep, axis=1), xp.take(along, keep, axis=1), p

@@ -97,6 +97,24 @@ def test_single_precision_knows_what_it_can(torch):
     kept_promises(beyond, M.astype("float64"), exact, "LA", "float32")
 
 
+@pytest.mark.parametrize("seed", [28, 79, 99, 103, 105, 144, 146, 151])  # of 200, where rtol=eps^.5 misnames one
+def test_single_precision_names_the_largest_of_two_that_are_close(seed):
+    for draw in (lambda rng: rng.uniform(-0.99, 0.99, 300), lambda rng: 0.99 * np.exp(-rng.uniform(0, 8, 300))):
+        d = np.append(draw(np.random.default_rng(seed)), [0.999, 1.0]).astype(np.float32)
+        found = lg.eigsh(lg.Diagonal(d, psd=False), 1, seed=seed)
+        assert found.succeeded
+        np.testing.assert_allclose(found.values, 1.0, atol=1e-6)
+        assert 0 < found.bounds[0] < 3e-5
+
+
+def test_the_default_tolerance_is_within_reach_after_many_restarts():
+    d = (np.linspace(0.0, 1.0, 400) ** 2).astype(np.float32)
+    found = lg.eigsh(lg.Diagonal(d), 2, "SA", basis=6)
+    assert found.succeeded
+    assert found.restarts > 100
+    assert found.bounds.max() < 1e-4
+
+
 SIMPLE = {
     "equidistant": np.arange(1.0, 501.0),
     "geometric": 0.9 ** np.arange(500),
