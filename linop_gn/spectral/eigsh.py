@@ -22,6 +22,7 @@ from ..run.status import Status
 from ..solvers.problem import LinearProblem
 from ..spaces import Space
 from .estimate import require_operator, require_symmetric
+from .on_host import on_host
 from .thick_restart import ENDS, ThickRestart, ThickRow, best
 
 __all__ = ["Eigenpairs", "eigsh"]
@@ -41,7 +42,8 @@ class Eigenpairs(Outcome):
     values
         The eigenvalues (k,); NaN for those that the run did not come to.
     columns
-        Their eigenvectors, orthonormal columns (n, k); :meth:`vector` and :attr:`vectors` have the parameters' format.
+        Their eigenvectors, orthonormal columns (n, k), of NumPy if the basis was kept on the host; :meth:`vector` and
+        :attr:`vectors` have the parameters' format, on their device.
     bounds
         Of each pair, ||A y - theta y||, rounding included: an eigenvalue of A lies no farther from theta.
     met
@@ -64,12 +66,13 @@ class Eigenpairs(Outcome):
 
     def vector(self, i: int) -> Any:
         """Eigenvector i, a tree like the parameters."""
-        return self.space.unpack(self.space.backend.copy(self.columns[:, i]))
+        return own(self.space, self.columns[:, i])
 
     @property
     def vectors(self) -> Any:
         """All eigenvectors: a tree whose leaves have a trailing axis of k."""
-        return self.space.unpack(self.columns)
+        ops = self.space.backend
+        return self.space.unpack(self.columns) if ops.is_array(self.columns) else own(self.space, self.columns)
 
     @property
     def sentence(self) -> str:
@@ -82,6 +85,12 @@ class Eigenpairs(Outcome):
 
     def _lines(self) -> list[str]:
         return [*table(self._headline(), "eigenvalue", self.values, self.bounds, self.met), self.sentence]
+
+
+def own(space: Space, x: Any) -> Any:
+    """A vector, or columns, of the framework or of NumPy, as a tree of the space in memory of its own."""
+    ops = space.backend
+    return space.unpack(ops.copy(x) if ops.is_array(x) else ops.asarray(x, space.dtype, space.device))
 
 
 def told(status: Status, met: Any, block: int, kind: str) -> str:
@@ -118,6 +127,7 @@ def eigsh(
     rtol: Scalar | None = None,
     block: int = 1,
     basis: int | None = None,
+    basis_on: str = "device",
     max_products: int | None = None,
     start: Any = None,
     seed: int = 0,
@@ -143,6 +153,10 @@ def eigsh(
     basis
         Vectors in the basis, max(2 k + 1, 20) + block - 1 by default, n at most: this many and ``block`` more are
         kept in memory. More take fewer products.
+    basis_on
+        Where they are kept: on the operator's ``"device"``, or on the ``"host"``, as NumPy arrays. Then the device has
+        what a product needs and no more, vectors cross over for each product, and the loop is Python's; ``columns``
+        and the numbers of the result are NumPy's.
     max_products
         Limit on products, max(10 n, 1000) by default.
     start
@@ -159,6 +173,8 @@ def eigsh(
     (array([500., 499.]), True)
     >>> lg.eigsh(A, k=2, which="SA").values.round(6)
     array([1., 2.])
+    >>> lg.eigsh(A, k=2, basis_on="host").values.round(6)  # of arrays on a device: the basis in the host's memory
+    array([500., 499.])
 
     Raises
     ------
@@ -168,7 +184,9 @@ def eigsh(
     k, block = whole("eigsh", "k", k, 1), whole("eigsh", "block", block, 1)
     check_seed("eigsh", seed)
     _check(A, k, which)
-    n, ops = A.domain.size, A.backend
+    if basis_on not in ("device", "host"):
+        raise ValueError(f'eigsh: basis_on is "device" or "host", got {basis_on!r}.')
+    n, space = A.domain.size, A.domain
     block = min(block, n)
     basis = max(2 * k + 1, SMALLEST_BASIS) + block - 1 if basis is None else whole("eigsh", "basis", basis, 1)
     if basis + block > n:
@@ -179,7 +197,11 @@ def eigsh(
     kept = max(1, basis - block - 1)
     rtol, roundings = (RTOL, ROUNDINGS) if rtol is None else (rtol, 0.0)
     require_number("eigsh", "rtol", rtol, positive=True)
-    rhs = A.domain.zeros() if start is None else A.domain.enter(start, "start")[0]
+    given = None if start is None else space.enter(start, "start")[0]
+    if basis_on == "host":
+        given = given if given is None else np.array(A.backend.to_numpy(given))
+        A = on_host("eigsh", A)
+    ops, rhs = A.backend, A.domain.zeros() if given is None else given
     method = ThickRestart(rtol, limit, seed, k, which, basis, block, kept, roundings)
     problem = LinearProblem(A.prepare(), rhs)
 
@@ -199,7 +221,7 @@ def eigsh(
             columns=pick[3],
             size=s.size * s.scale,
             restarts=s.restarts,
-            space=A.domain,
+            space=space,
             which=which,
             block=block,
         )

@@ -213,12 +213,13 @@ class ThickRestart:
 
         def restart(basis: Array, H: Array) -> tuple[Array, Array, Scalar]:
             values, S, along, p = pick.kept
-            Y = ops.combine(basis, S, s.filled)
+            Y = ops.combine(basis, ops.leading(S.T, p).T, s.filled)  # p columns, or as many as there may be
+            end: int = Y.shape[1]
             for i in range(b):
-                basis = ops.store(basis, most + i, 1.0, ops.copy(ops.row(basis, s.filled + i)))
-            basis = ops.repeat(most, lambda i, basis: ops.store(basis, i, 1.0, Y[:, i]), basis)
+                basis = ops.store(basis, end + i, 1.0, ops.copy(ops.row(basis, s.filled + i)))
+            basis = ops.repeat(end, lambda i, basis: ops.store(basis, i, 1.0, Y[:, i]), basis)
             for i in range(b):  # over those that do not go on
-                basis = ops.store(basis, p + i, 1.0, ops.copy(ops.row(basis, most + i)))
+                basis = ops.store(basis, p + i, 1.0, ops.copy(ops.row(basis, end + i)))
             row, column = xp.arange(basis.shape[0])[:, None], xp.arange(most)[None, :]
             H = xp.where(row == column, values[None, :], 0.0)
             for i in range(b):
