@@ -247,14 +247,14 @@ def best(ops: Backend, problem: LinearProblem, method: ThickRestart, s: ThickSta
     beyond, size = index >= s.filled, xp.asarray(s.size)
     lower = xp.where(beyond[:, None] | beyond[None, :], 0.0, xp.tril(s.H[:m]))
     T = lower + xp.tril(lower, -1).T + xp.diag(xp.where(beyond, 4.0 * size + 1.0, 0.0))  # above all others
-    values, S = xp.linalg.eigh(T)
+    values, S = _refined(xp, T, *xp.linalg.eigh(T))
     key = {"LA": -values, "SA": values, "LM": -xp.abs(values)}.get(method.which)
     if key is None:  # from both ends, the upper one first
         key = 1.0 * xp.minimum(2 * (s.filled - 1 - index), 2 * index + 1)
     order = xp.argsort(xp.where(beyond, xp.inf, key))
     ahead = s.filled + xp.arange(b)
     coming = xp.where((ahead < capacity)[:, None], xp.take(s.H, xp.minimum(ahead, capacity - 1), axis=0), 0.0)
-    along = xp.where(beyond[None, :], 0.0, coming) @ S
+    along = _times(xp, xp.where(beyond[None, :], 0.0, coming), S)
     bounds = xp.sqrt(xp.sum(along * along, axis=0))
     first, keep = order[: method.k], order[: method.kept]
     there = first < s.filled
@@ -268,6 +268,22 @@ def best(ops: Backend, problem: LinearProblem, method: ThickRestart, s: ThickSta
     done = _count(ops, met | level) >= method.k
     found = xp.where(there, xp.take(values, first), xp.nan), xp.where(there, mine, xp.inf)
     return Best(*found, xp.take(S, first, axis=1), met, kept, done, floor)
+
+
+def _times(xp: Any, a: Array, b: Array) -> Array:
+    """a b; in single precision by sums, for a matrix product of a compiled program may round its factors first."""
+    return a @ b if a.dtype == xp.float64 else xp.sum(a[:, :, None] * b[None, :, :], axis=1)
+
+
+def _refined(xp: Any, T: Array, values: Array, S: Array) -> tuple[Array, Array]:
+    """Eigenpairs of T; in single precision one step of Newton and Schulz nearer to orthonormal, with their quotients.
+
+    What rounding leaves in S goes into the basis at each restart, and what it leaves in the values into the next T.
+    """
+    if S.dtype == xp.float64:
+        return values, S
+    S = S - 0.5 * _times(xp, S, _times(xp, S.T, S) - xp.eye(S.shape[0], dtype=S.dtype))
+    return xp.sum(S * _times(xp, T, S), axis=0), S
 
 
 def _worth_keeping(ops: Backend, method: ThickRestart, values: Array, filled: Scalar, met: Array) -> Scalar:
