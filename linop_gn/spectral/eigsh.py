@@ -181,6 +181,28 @@ def eigsh(
     TypeError, ValueError
         For an operator that is not known to be symmetric, a k that the space has not, a basis that is too small.
     """
+    options: dict[str, Any] = {"rtol": rtol, "block": block, "basis": basis, "basis_on": basis_on}
+    options |= {"max_products": max_products, "start": start, "seed": seed, "watch": watch, "every": every}
+    return search(A, k, which, **options)[0]
+
+
+def search(
+    A: LinearOperator,
+    k: int,
+    which: str,
+    *,
+    rtol: Scalar | None,
+    block: int,
+    basis: int | None,
+    basis_on: str,
+    max_products: int | None,
+    seed: int,
+    start: Any = None,
+    watch: Sequence[Watcher] = (),
+    every: int | None = None,
+    squares: bool = False,
+) -> tuple[Eigenpairs, Scalar]:
+    """The pairs, and the tolerance that they were held to; with ``squares`` that is one on the eigenvalues' roots."""
     k, block = whole("eigsh", "k", k, 1), whole("eigsh", "block", block, 1)
     check_seed("eigsh", seed)
     _check(A, k, which)
@@ -202,13 +224,13 @@ def eigsh(
         given = given if given is None else np.array(A.backend.to_numpy(given))
         A = on_host("eigsh", A)
     ops, rhs = A.backend, A.domain.zeros() if given is None else given
-    method = ThickRestart(rtol, limit, seed, k, which, basis, block, kept, roundings)
+    method = ThickRestart(rtol, limit, seed, k, which, basis, block, kept, roundings, squares)
     problem = LinearProblem(A.prepare(), rhs)
 
-    def made(carry: Carry) -> Eigenpairs:
+    def made(carry: Carry) -> tuple[Eigenpairs, Scalar]:
         s = carry.state
-        pick = ops.call(_picked, problem, method, s)
-        return Eigenpairs(
+        *pick, allowed = ops.call(_picked, problem, method, s)
+        pairs = Eigenpairs(
             code=s.status,
             steps=s.steps,
             products=s.products,
@@ -225,15 +247,19 @@ def eigsh(
             which=which,
             block=block,
         )
+        return pairs, allowed
 
-    with np.errstate(all="ignore"), reached(made, "error.result has the pairs so far."):  # the status tells
+    def told_so_far(carry: Carry) -> Eigenpairs:
+        return made(carry)[0]
+
+    with np.errstate(all="ignore"), reached(told_so_far, "error.result has the pairs so far."):  # the status tells
         carry = drive(ops, method, problem, limit, watch, every, method.title)
     with np.errstate(all="ignore"):
         return made(carry)
 
 
-def _picked(problem: LinearProblem, method: ThickRestart, s: Any) -> tuple[Array, Array, Array, Array]:
-    """Values, bounds, which of them met the tolerance, and vectors."""
+def _picked(problem: LinearProblem, method: ThickRestart, s: Any) -> tuple[Array, Array, Array, Array, Scalar]:
+    """Values, bounds, which of them met the tolerance, vectors, and the tolerance."""
     ops = problem.operator.backend
     pick = best(ops, problem, method, s)
     return (
@@ -241,6 +267,7 @@ def _picked(problem: LinearProblem, method: ThickRestart, s: Any) -> tuple[Array
         (pick.bounds + pick.floor) * s.scale,
         pick.met,
         ops.combine(s.basis, pick.vectors, s.filled),
+        pick.allowed * (ops.sqrt(s.scale) if method.squares else s.scale),
     )
 
 

@@ -80,6 +80,8 @@ class Best(NamedTuple):
     """Those that may go on: values, coefficients, and parts along the vectors to come; and how many of them do."""
     done: Scalar
     floor: Scalar
+    allowed: Scalar
+    """The tolerance on a bound; where values are squares, on that of their roots."""
 
 
 @record
@@ -98,6 +100,8 @@ class ThickRestart:
     """Pairs that go on, at most."""
     roundings: Scalar = 0.0
     """The tolerance is at least so many times what rounding adds to a bound, up to the root of round-off."""
+    squares: bool = static(default=False)
+    """Whether the tolerance is on the eigenvalues' roots, relative to the root of ||A||."""
 
     title: ClassVar[str] = "thick-restart Lanczos"
 
@@ -260,14 +264,29 @@ def best(ops: Backend, problem: LinearProblem, method: ThickRestart, s: ThickSta
     there = first < s.filled
     floor = ROUNDING * eps * s.size * (m + 2.0 * s.restarts) ** 0.5
     mine = xp.take(bounds, first)
-    least = ops.minimum(method.roundings * floor, eps**0.5 * s.size)
-    met = there & (mine + floor <= ops.maximum(method.tolerance * s.size, least))
+    allowed, bar = _tolerance(ops, method, s.size, floor, eps, xp.take(values, first))
+    met = there & (mine + floor <= bar)
     level = there & (mine <= floor)
     p = _worth_keeping(ops, method, xp.take(values, order), s.filled, met)
     kept = xp.take(values, keep), xp.take(S, keep, axis=1), xp.take(along, keep, axis=1), p
     done = _count(ops, met | level) >= method.k
     found = xp.where(there, xp.take(values, first), xp.nan), xp.where(there, mine, xp.inf)
-    return Best(*found, xp.take(S, first, axis=1), met, kept, done, floor)
+    return Best(*found, xp.take(S, first, axis=1), met, kept, done, floor, allowed)
+
+
+def _tolerance(
+    ops: Backend, method: ThickRestart, size: Scalar, floor: Scalar, eps: float, values: Array
+) -> tuple[Scalar, Any]:
+    """The tolerance, and what bounds may be for it.
+
+    A bound r of theta = sigma^2 is one of r / sigma for sigma, and sigma one of itself: a value of zero is nearby.
+    """
+    xp, least = ops.small_namespace(), ops.minimum(method.roundings * floor, eps**0.5 * size)
+    if not method.squares:
+        allowed = ops.maximum(method.tolerance * size, least)
+        return allowed, allowed
+    allowed = ops.maximum(method.tolerance * ops.sqrt(size), ops.sqrt(least))
+    return allowed, allowed * xp.maximum(xp.sqrt(xp.maximum(values, 0.0)), xp.asarray(allowed))
 
 
 def _times(xp: Any, a: Array, b: Array) -> Array:
