@@ -22,12 +22,15 @@ from ..run.status import Status
 from ..solvers.problem import LinearProblem
 from ..spaces import Space
 from .estimate import require_operator, require_symmetric
+from .on_host import on_host
 from .thick_restart import ENDS, ThickRestart, ThickRow, best
 
 __all__ = ["Eigenpairs", "eigsh"]
 
 WORDS = {"LA": "largest", "SA": "smallest", "BE": "both ends", "LM": "largest magnitude"}
 SMALLEST_BASIS = 20
+RTOL, ROUNDINGS = 1e-8, 2.0
+"""The tolerance if none is given: at least so many times the rounding in the bounds."""
 
 
 @record
@@ -39,7 +42,8 @@ class Eigenpairs(Outcome):
     values
         The eigenvalues (k,); NaN for those that the run did not come to.
     columns
-        Their eigenvectors, orthonormal columns (n, k); :meth:`vector` and :attr:`vectors` have the parameters' format.
+        Their eigenvectors, orthonormal columns (n, k), of NumPy if the basis was kept on the host; :meth:`vector` and
+        :attr:`vectors` have the parameters' format, on their device.
     bounds
         Of each pair, ||A y - theta y||, rounding included: an eigenvalue of A lies no farther from theta.
     met
@@ -62,12 +66,13 @@ class Eigenpairs(Outcome):
 
     def vector(self, i: int) -> Any:
         """Eigenvector i, a tree like the parameters."""
-        return self.space.unpack(self.space.backend.copy(self.columns[:, i]))
+        return own(self.space, self.columns[:, i])
 
     @property
     def vectors(self) -> Any:
         """All eigenvectors: a tree whose leaves have a trailing axis of k."""
-        return self.space.unpack(self.columns)
+        ops = self.space.backend
+        return self.space.unpack(self.columns) if ops.is_array(self.columns) else own(self.space, self.columns)
 
     @property
     def sentence(self) -> str:
@@ -80,6 +85,12 @@ class Eigenpairs(Outcome):
 
     def _lines(self) -> list[str]:
         return [*table(self._headline(), "eigenvalue", self.values, self.bounds, self.met), self.sentence]
+
+
+def own(space: Space, x: Any) -> Any:
+    """A vector, or columns, of the framework or of NumPy, as a tree of the space in memory of its own."""
+    ops = space.backend
+    return space.unpack(ops.copy(x) if ops.is_array(x) else ops.asarray(x, space.dtype, space.device))
 
 
 def told(status: Status, met: Any, block: int, kind: str) -> str:
@@ -116,6 +127,7 @@ def eigsh(
     rtol: Scalar | None = None,
     block: int = 1,
     basis: int | None = None,
+    basis_on: str = "device",
     max_products: int | None = None,
     start: Any = None,
     seed: int = 0,
@@ -135,12 +147,16 @@ def eigsh(
         down); ``"BE"``, from both ends in turn; ``"LM"``, the largest in magnitude.
     rtol
         A pair is accepted where ||A y - theta y|| <= rtol ||A||; the eigenvalue is then often right to rtol^2. By
-        default the root of the dtype's round-off.
+        default 1e-8, or twice what rounding adds to a bound where that is more: about 1e-5 in single precision.
     block
         How often an eigenvalue is looked for that may occur several times.
     basis
         Vectors in the basis, max(2 k + 1, 20) + block - 1 by default, n at most: this many and ``block`` more are
         kept in memory. More take fewer products.
+    basis_on
+        Where they are kept: on the operator's ``"device"``, or on the ``"host"``, as NumPy arrays. Then the device has
+        what a product needs and no more, vectors cross over for each product, and the loop is Python's; ``columns``
+        and the numbers of the result are NumPy's.
     max_products
         Limit on products, max(10 n, 1000) by default.
     start
@@ -157,16 +173,42 @@ def eigsh(
     (array([500., 499.]), True)
     >>> lg.eigsh(A, k=2, which="SA").values.round(6)
     array([1., 2.])
+    >>> lg.eigsh(A, k=2, basis_on="host").values.round(6)  # of arrays on a device: the basis in the host's memory
+    array([500., 499.])
 
     Raises
     ------
     TypeError, ValueError
         For an operator that is not known to be symmetric, a k that the space has not, a basis that is too small.
     """
+    options: dict[str, Any] = {"rtol": rtol, "block": block, "basis": basis, "basis_on": basis_on}
+    options |= {"max_products": max_products, "start": start, "seed": seed, "watch": watch, "every": every}
+    return search(A, k, which, **options)[0]
+
+
+def search(
+    A: LinearOperator,
+    k: int,
+    which: str,
+    *,
+    rtol: Scalar | None,
+    block: int,
+    basis: int | None,
+    basis_on: str,
+    max_products: int | None,
+    seed: int,
+    start: Any = None,
+    watch: Sequence[Watcher] = (),
+    every: int | None = None,
+    squares: bool = False,
+) -> tuple[Eigenpairs, Scalar]:
+    """The pairs, and the tolerance that they were held to; with ``squares`` that is one on the eigenvalues' roots."""
     k, block = whole("eigsh", "k", k, 1), whole("eigsh", "block", block, 1)
     check_seed("eigsh", seed)
     _check(A, k, which)
-    n, ops = A.domain.size, A.backend
+    if basis_on not in ("device", "host"):
+        raise ValueError(f'eigsh: basis_on is "device" or "host", got {basis_on!r}.')
+    n, space = A.domain.size, A.domain
     block = min(block, n)
     basis = max(2 * k + 1, SMALLEST_BASIS) + block - 1 if basis is None else whole("eigsh", "basis", basis, 1)
     if basis + block > n:
@@ -175,16 +217,20 @@ def eigsh(
         raise ValueError(f"eigsh: a basis for {k} pairs with block={block} has at least {k + block + 1} vectors.")
     limit = max(10 * n, 1000) if max_products is None else whole("eigsh", "max_products", max_products, 1)
     kept = max(1, basis - block - 1)
-    rtol = ops.eps(A.domain.backend.asarray(np.zeros(1), A.dtype)) ** 0.5 if rtol is None else rtol
+    rtol, roundings = (RTOL, ROUNDINGS) if rtol is None else (rtol, 0.0)
     require_number("eigsh", "rtol", rtol, positive=True)
-    rhs = A.domain.zeros() if start is None else A.domain.enter(start, "start")[0]
-    method = ThickRestart(rtol, limit, seed, k, which, basis, block, kept)
+    given = None if start is None else space.enter(start, "start")[0]
+    if basis_on == "host":
+        given = given if given is None else np.array(A.backend.to_numpy(given))
+        A = on_host("eigsh", A)
+    ops, rhs = A.backend, A.domain.zeros() if given is None else given
+    method = ThickRestart(rtol, limit, seed, k, which, basis, block, kept, roundings, squares)
     problem = LinearProblem(A.prepare(), rhs)
 
-    def made(carry: Carry) -> Eigenpairs:
+    def made(carry: Carry) -> tuple[Eigenpairs, Scalar]:
         s = carry.state
-        pick = ops.call(_picked, problem, method, s)
-        return Eigenpairs(
+        *pick, allowed = ops.call(_picked, problem, method, s)
+        pairs = Eigenpairs(
             code=s.status,
             steps=s.steps,
             products=s.products,
@@ -197,19 +243,23 @@ def eigsh(
             columns=pick[3],
             size=s.size * s.scale,
             restarts=s.restarts,
-            space=A.domain,
+            space=space,
             which=which,
             block=block,
         )
+        return pairs, allowed
 
-    with np.errstate(all="ignore"), reached(made, "error.result has the pairs so far."):  # the status tells
+    def told_so_far(carry: Carry) -> Eigenpairs:
+        return made(carry)[0]
+
+    with np.errstate(all="ignore"), reached(told_so_far, "error.result has the pairs so far."):  # the status tells
         carry = drive(ops, method, problem, limit, watch, every, method.title)
     with np.errstate(all="ignore"):
         return made(carry)
 
 
-def _picked(problem: LinearProblem, method: ThickRestart, s: Any) -> tuple[Array, Array, Array, Array]:
-    """Values, bounds, which of them met the tolerance, and vectors."""
+def _picked(problem: LinearProblem, method: ThickRestart, s: Any) -> tuple[Array, Array, Array, Array, Scalar]:
+    """Values, bounds, which of them met the tolerance, vectors, and the tolerance."""
     ops = problem.operator.backend
     pick = best(ops, problem, method, s)
     return (
@@ -217,6 +267,7 @@ def _picked(problem: LinearProblem, method: ThickRestart, s: Any) -> tuple[Array
         (pick.bounds + pick.floor) * s.scale,
         pick.met,
         ops.combine(s.basis, pick.vectors, s.filled),
+        pick.allowed * (ops.sqrt(s.scale) if method.squares else s.scale),
     )
 
 

@@ -1,9 +1,24 @@
 """A few singular triplets of an operator: :func:`svds`, by :func:`~linop_gn.eigsh` of A^T A or A A^T.
 
-The smaller of the two squares is taken, so that the basis is of the shorter vectors. A pair (theta, v) with
-r = ||A^T A v - theta v|| belongs to a singular value within min(r / sqrt(theta), sqrt(r)) of sqrt(theta). The largest
-ones are therefore found as well as by bidiagonalisation; those below sqrt(eps) ||A|| are not, and have a bound that
-says so.
+The smaller of the two squares is taken, so that the basis is of the shorter vectors, and here A stands for the operator
+or its adjoint, whichever is not wide. A pair (theta, v) with r = ||A^T A v - theta v|| belongs to a singular value
+within min(r / sqrt(theta), sqrt(r)) of sqrt(theta). The largest ones are therefore found as well as by
+bidiagonalisation.
+
+The smallest are at the other end of the square, where rounding hides those below sqrt(eps) ||A||: their vectors may
+be mixed with one another. What the search has found is verified without the square. Of the orthonormal vectors V
+that it ends with, A V is taken once more, and its triplets::
+
+    A V = Q R,  R = P S Z^T,  U <- Q P,  V <- V Z         a = ||A v - sigma u||,  s = ||A^T u - sigma v||
+
+A + E with ||E|| <= sqrt(a^2 + s^2) has sigma for a singular value, so that A has one within that of it (Weyl). And by
+Courant and Fischer the j-th smallest of A is at most the j-th smallest of A V, so that there is one within sigma of
+sigma too. Where that is the smaller bound, sigma is an upper limit, and u, of which nothing is known, is returned as
+zero. So both residuals are within the bound whichever it is. Rounding is added.
+
+PRIMME (Wu, Romero and Stathopoulos, 2017) goes on from there inside of the spectrum of [0 A; A^T 0], which gives more
+digits to who has a preconditioner. Lanczos has no access to the inside of a spectrum but by an inverse, and with one
+``lg.svds(lg.inverse(A), k)`` has all digits.
 """
 
 from __future__ import annotations
@@ -11,34 +26,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from ..draws import check_seed
 from ..operators.base import LinearOperator
 from ..protocols import Array, Scalar
 from ..records import record, static
 from ..run.loop import Watcher
 from ..run.solution import Outcome
+from ..run.status import Code, Status, is_one_of
 from ..spaces import Space
-from .eigsh import Eigenpairs, eigsh, table, told
+from .eigsh import Eigenpairs, own, search, table, told
 from .estimate import require_operator, squared
+from .on_host import on_host
+from .thick_restart import ROUNDING
 
 __all__ = ["SingularTriplets", "svds"]
+
+ENDS = {"largest": "LA", "smallest": "SA"}
 
 
 @record
 class SingularTriplets(Outcome):
-    """Of :func:`svds`: k singular triplets, the largest first.
+    """Of :func:`svds`: k singular triplets, those that were asked for first.
 
     Attributes
     ----------
     values
-        The singular values (k,).
+        The singular values (k,), the largest or the smallest first; NaN for those that the run did not come to.
     left, right
         Columns (m, k) and (n, k) with A right = left * values; ``left_vector(i)`` and ``right_vector(i)`` have the
         formats of the operator's spaces. The column that belongs to a value of zero is zero where it is not unique.
     bounds
-        A singular value of A lies no farther from each.
+        A singular value of A lies no farther from each. Of the smallest both ||A v - sigma u|| and
+        ||A^T u - sigma v|| are within it too. Where it is no less than the value, that is an upper limit, and the
+        vector on the longer side, of which nothing is known, zero.
     met
-        Whether the eigenpair of the square met rtol.
+        Of the largest, whether the eigenpair of the square met rtol; of the smallest, whether the bound is at most
+        rtol ||A||.
     products
         Each one with A and one with A^T; one more of A told its scale.
     """
@@ -50,50 +75,82 @@ class SingularTriplets(Outcome):
     met: Array = None
     block: int = static(default=1)
     spaces: tuple[Space, Space] = static(default=None)
+    which: str = static(default="largest")
 
     def left_vector(self, i: int) -> Any:
         """Left singular vector i, in the format of what the operator returns."""
-        return self.spaces[1].unpack(self.spaces[1].backend.copy(self.left[:, i]))
+        return own(self.spaces[1], self.left[:, i])
 
     def right_vector(self, i: int) -> Any:
         """Right singular vector i, in the format of what the operator takes."""
-        return self.spaces[0].unpack(self.spaces[0].backend.copy(self.right[:, i]))
+        return own(self.spaces[0], self.right[:, i])
 
     @property
     def sentence(self) -> str:
         """What was looked for, what happened, and what to do about it."""
-        return told(self.status, self.met, self.block, "singular value")
+        said = told(self.status, self.met, self.block, "singular value")
+        if self.which == "largest":
+            return said
+        if self.status is Status.STAGNATED:
+            met = int(np.sum(np.asarray(self.met)))
+            said = f"{met} of {len(self.met)} met rtol; of the others the square of A has lost the digits. {_LOST}"
+        hidden = int(np.sum(np.asarray(self.bounds) >= np.asarray(self.values)))
+        return f"{said} {hidden} of {len(self.met)} {_LIMIT}" if hidden else said
+
+    def _headline(self) -> str:
+        return f"{self.which}: {self.status.name.lower()}; {self.method}, {int(self.products)} products"
 
     def _lines(self) -> list[str]:
         return [*table(self._headline(), "singular value", self.values, self.bounds, self.met), self.sentence]
 
 
+_LOST = "Loosen rtol, use float64, or take the largest of an inverse: lg.svds(lg.inverse(A), k)."
+_LIMIT = (
+    "are upper limits: a singular value lies between zero and each. There may be more of these than copies were "
+    "looked for."
+)
+
+
 def svds(
     A: LinearOperator,
     k: int = 6,
+    which: str = "largest",
     *,
     rtol: Scalar | None = None,
     block: int = 1,
     basis: int | None = None,
+    basis_on: str = "device",
     max_products: int | None = None,
     seed: int = 0,
     watch: Sequence[Watcher] = (),
     every: int | None = None,
 ) -> SingularTriplets:
-    """The k largest singular values of an operator, with their vectors and a bound for each.
+    """The k largest or smallest singular values of an operator, with their vectors and a bound for each.
 
     Parameters
     ----------
     A
         Any operator with an adjoint, such as ``lg.Jacobian(objective, params)``.
-    k, rtol, block, basis, max_products, seed, watch, every
-        As of :func:`~linop_gn.eigsh`, for A^T A or A A^T: ``rtol`` is of ||A||^2.
+    k
+        How many.
+    which
+        ``"largest"``, or ``"smallest"`` of the min(m, n) that an m x n operator has. Small ones come late, after
+        about as many products as the condition number, and those below the root of round-off times ||A|| as upper
+        limits.
+    rtol
+        Of the largest, as of :func:`~linop_gn.eigsh` for the square, relative to ||A||^2. Of the smallest, relative to
+        ||A||: a triplet is accepted where its bound is at most rtol ||A||; by default what the square has, the root of
+        twice the rounding in its bounds (1e-7; in single precision 3e-3).
+    block, basis, basis_on, max_products, seed, watch, every
+        As of :func:`~linop_gn.eigsh`, for A^T A or A A^T.
 
     >>> import numpy as np, linop_gn as lg
     >>> A = lg.Dense(np.diag([3.0, 2.0, 1.0])[:, :2])
     >>> top = lg.svds(A, k=1)
     >>> top.values.round(6), abs(top.left[:, 0]).round(6)
     (array([3.]), array([1., 0., 0.]))
+    >>> lg.svds(A, k=1, which="smallest").values.round(6)
+    array([2.])
 
     Raises
     ------
@@ -102,13 +159,23 @@ def svds(
     """
     require_operator("svds", A)
     check_seed("svds", seed)
+    if which not in ENDS:
+        raise ValueError(f"svds: which must be one of {tuple(ENDS)}, got {which!r}.")
     square, scale = squared(A, seed)
     options: dict[str, Any] = {"rtol": rtol, "block": block, "basis": basis, "max_products": max_products, "seed": seed}
-    found = eigsh(square, k, "LA", watch=watch, every=every, **options)
-    return _triplets(A, found, scale)
+    options |= {"basis_on": basis_on, "watch": watch, "every": every}
+    found, allowed = search(square, k, ENDS[which], **options, squares=which == "smallest")
+    if basis_on == "host":
+        A, scale, spaces = on_host("svds", A), float(scale), (A.domain, A.codomain)
+    else:
+        spaces = A.domain, A.codomain
+    inherited = {name: getattr(found, name) for name in ("steps", "rows", "names", "method", "block")}
+    with np.errstate(all="ignore"):
+        made = _largest(A, found, scale) if which == "largest" else _smallest(A, found, scale, allowed)
+    return SingularTriplets(**inherited, **made, spaces=spaces, which=which)
 
 
-def _triplets(A: LinearOperator, found: Eigenpairs, scale: Scalar) -> SingularTriplets:
+def _largest(A: LinearOperator, found: Eigenpairs, scale: Scalar) -> dict[str, Any]:
     ops, xp, tall = A.backend, A.backend.small_namespace(), A.domain.size <= A.codomain.size
     theta, r = xp.maximum(xp.asarray(found.values), 0.0), xp.asarray(found.bounds)
     values = xp.sqrt(theta)
@@ -116,15 +183,78 @@ def _triplets(A: LinearOperator, found: Eigenpairs, scale: Scalar) -> SingularTr
     inverse = xp.where(values > 0, 1.0 / xp.where(values > 0, values, 1.0), 0.0)
     other = ops.scale(ops.divide(1.0, scale), (A if tall else A.T).matmat(found.columns))
     other = ops.scale(inverse, other)
-    columns = (other, found.columns) if tall else (found.columns, other)
-    inherited = {name: getattr(found, name) for name in ("code", "steps", "products", "rows", "names", "method")}
-    return SingularTriplets(
-        **inherited,
-        values=values * scale,
-        left=columns[0],
-        right=columns[1],
-        bounds=bounds * scale,
-        met=found.met,
-        block=found.block,
-        spaces=(A.domain, A.codomain),
-    )
+    left, right = (other, found.columns) if tall else (found.columns, other)
+    numbers = {"values": values * scale, "bounds": bounds * scale, "met": found.met}
+    return {**numbers, "left": left, "right": right, "code": found.code, "products": found.products}
+
+
+def _smallest(A: LinearOperator, found: Eigenpairs, scale: Scalar, allowed: Scalar) -> dict[str, Any]:
+    ops, tall = A.backend, A.domain.size <= A.codomain.size
+    B = (A if tall else A.T) * ops.divide(1.0, scale)
+    verify = _verified if B.host else lambda *given: ops.call(_verified, *given)
+    values, left, right, bounds = verify(B.prepare(), found.columns, found.values, found.size)
+    xp = ops.small_namespace()
+    met = bounds <= xp.asarray(allowed)
+    all_met, code = ops.item(xp.all(met)), found.code
+    known = is_one_of(code, [Code.CONVERGED, Code.STAGNATED, Code.MAX_STEPS])
+    otherwise = ops.where(code == Code.CONVERGED, Code.STAGNATED, code)
+    return {
+        "values": values * scale,
+        "left": left if tall else right,
+        "right": right if tall else left,
+        "bounds": bounds * scale,
+        "met": met,
+        "code": ops.where(known, ops.where(all_met, Code.CONVERGED, otherwise), code),
+        "products": found.products + found.columns.shape[1],
+    }
+
+
+def _verified(B: LinearOperator, V: Array, theta: Array, size: Scalar) -> tuple[Array, Array, Array, Array]:
+    """Values, left and right vectors and bounds of an operator that is not wide, in the span of V, the smallest first.
+
+    ``theta`` are NaN where V has no vector, ``size`` is about ||B||^2.
+    """
+    ops, xp, k = B.backend, B.backend.small_namespace(), V.shape[1]
+    eps, norm = ops.eps(V), ops.sqrt(size)
+    image = B.apply(V)
+    index, there = xp.arange(k), xp.isfinite(xp.asarray(theta))
+    Q, dtype = ops.basis(image[:, 0], k), ops.small([0.0], V[:, 0]).dtype
+
+    def orthogonalise(i: Any, held: Any) -> Any:
+        Q, R = held
+        w = ops.copy(image[:, i])
+        first = ops.project(Q, w, i)
+        w = ops.deflate(Q, first, w, i)
+        second = ops.project(Q, w, i)
+        w = ops.deflate(Q, second, w, i)
+        length = ops.sqrt(ops.dot(w, w))
+        length = ops.where(length <= 10.0 * eps * norm, 0.0 * length, length)  # of what is left none is Q's
+        column = first + second + xp.where(index == i, xp.asarray(length), 0.0)
+        return ops.store(Q, i, ops.divide(1.0, length), w), xp.where(index[None, :] == i, column[:, None], R)
+
+    Q, R = ops.repeat(k, orthogonalise, (Q, xp.zeros((k, k), dtype=dtype)))
+    beyond = 8.0 * norm + 1.0
+    R = xp.where(there[None, :] & there[:, None], R, xp.where(index[:, None] == index[None, :], beyond, 0.0))
+    finite = xp.all(xp.isfinite(R))
+    P, sigma, Z = xp.linalg.svd(xp.where(finite, R, xp.eye(k, dtype=dtype)))
+    P, sigma, Z = P[:, ::-1], sigma[::-1], Z[::-1].T
+    left, right = ops.combine(Q, P, k), _turned(V, Z, ops)
+    a = _norms(ops.axpy(-sigma, left, _turned(image, Z, ops)), ops)
+    s = _norms(ops.axpy(-sigma, right, B.rapply(left)), ops)
+    apart = xp.sqrt(a * a + s * s)
+    limit = ~(apart < sigma + a)
+    left = ops.scale(xp.where(limit, 0.0, 1.0), left)
+    bounds = xp.where(limit, sigma + a, apart) + ROUNDING * eps * norm * k**0.5
+    good = finite & (xp.cumsum(xp.ones(k)) <= xp.sum(xp.where(there, 1, 0)))
+    return xp.where(good, sigma, xp.nan), left, right, xp.where(good & xp.isfinite(bounds), bounds, xp.inf)
+
+
+def _turned(V: Array, Z: Array, ops: Any) -> Array:
+    """V Z for columns V (n, k) and a small Z (k, k)."""
+    k = V.shape[1]
+    rows = ops.repeat(k, lambda i, rows: ops.store(rows, i, 1.0, V[:, i]), ops.basis(V[:, 0], k))
+    return ops.combine(rows, Z, k)
+
+
+def _norms(X: Array, ops: Any) -> Any:
+    return ops.small_namespace().asarray(ops.sqrt(ops.dot(X, X)))

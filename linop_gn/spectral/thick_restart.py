@@ -80,6 +80,8 @@ class Best(NamedTuple):
     """Those that may go on: values, coefficients, and parts along the vectors to come; and how many of them do."""
     done: Scalar
     floor: Scalar
+    allowed: Scalar
+    """The tolerance on a bound; where values are squares, on that of their roots."""
 
 
 @record
@@ -96,6 +98,10 @@ class ThickRestart:
     block: int = static()
     kept: int = static()
     """Pairs that go on, at most."""
+    roundings: Scalar = 0.0
+    """The tolerance is at least so many times what rounding adds to a bound, up to the root of round-off."""
+    squares: bool = static(default=False)
+    """Whether the tolerance is on the eigenvalues' roots, relative to the root of ||A||."""
 
     title: ClassVar[str] = "thick-restart Lanczos"
 
@@ -211,12 +217,13 @@ class ThickRestart:
 
         def restart(basis: Array, H: Array) -> tuple[Array, Array, Scalar]:
             values, S, along, p = pick.kept
-            Y = ops.combine(basis, S, s.filled)
+            Y = ops.combine(basis, ops.leading(S.T, p).T, s.filled)  # p columns, or as many as there may be
+            end: int = Y.shape[1]
             for i in range(b):
-                basis = ops.store(basis, most + i, 1.0, ops.copy(ops.row(basis, s.filled + i)))
-            basis = ops.repeat(most, lambda i, basis: ops.store(basis, i, 1.0, Y[:, i]), basis)
+                basis = ops.store(basis, end + i, 1.0, ops.copy(ops.row(basis, s.filled + i)))
+            basis = ops.repeat(end, lambda i, basis: ops.store(basis, i, 1.0, Y[:, i]), basis)
             for i in range(b):  # over those that do not go on
-                basis = ops.store(basis, p + i, 1.0, ops.copy(ops.row(basis, most + i)))
+                basis = ops.store(basis, p + i, 1.0, ops.copy(ops.row(basis, end + i)))
             row, column = xp.arange(basis.shape[0])[:, None], xp.arange(most)[None, :]
             H = xp.where(row == column, values[None, :], 0.0)
             for i in range(b):
@@ -244,26 +251,58 @@ def best(ops: Backend, problem: LinearProblem, method: ThickRestart, s: ThickSta
     beyond, size = index >= s.filled, xp.asarray(s.size)
     lower = xp.where(beyond[:, None] | beyond[None, :], 0.0, xp.tril(s.H[:m]))
     T = lower + xp.tril(lower, -1).T + xp.diag(xp.where(beyond, 4.0 * size + 1.0, 0.0))  # above all others
-    values, S = xp.linalg.eigh(T)
+    values, S = _refined(xp, T, *xp.linalg.eigh(T))
     key = {"LA": -values, "SA": values, "LM": -xp.abs(values)}.get(method.which)
     if key is None:  # from both ends, the upper one first
         key = 1.0 * xp.minimum(2 * (s.filled - 1 - index), 2 * index + 1)
     order = xp.argsort(xp.where(beyond, xp.inf, key))
     ahead = s.filled + xp.arange(b)
     coming = xp.where((ahead < capacity)[:, None], xp.take(s.H, xp.minimum(ahead, capacity - 1), axis=0), 0.0)
-    along = xp.where(beyond[None, :], 0.0, coming) @ S
+    along = _times(xp, xp.where(beyond[None, :], 0.0, coming), S)
     bounds = xp.sqrt(xp.sum(along * along, axis=0))
     first, keep = order[: method.k], order[: method.kept]
     there = first < s.filled
     floor = ROUNDING * eps * s.size * (m + 2.0 * s.restarts) ** 0.5
     mine = xp.take(bounds, first)
-    met = there & (mine + floor <= method.tolerance * s.size)
+    allowed, bar = _tolerance(ops, method, s.size, floor, eps, xp.take(values, first))
+    met = there & (mine + floor <= bar)
     level = there & (mine <= floor)
     p = _worth_keeping(ops, method, xp.take(values, order), s.filled, met)
     kept = xp.take(values, keep), xp.take(S, keep, axis=1), xp.take(along, keep, axis=1), p
     done = _count(ops, met | level) >= method.k
     found = xp.where(there, xp.take(values, first), xp.nan), xp.where(there, mine, xp.inf)
-    return Best(*found, xp.take(S, first, axis=1), met, kept, done, floor)
+    return Best(*found, xp.take(S, first, axis=1), met, kept, done, floor, allowed)
+
+
+def _tolerance(
+    ops: Backend, method: ThickRestart, size: Scalar, floor: Scalar, eps: float, values: Array
+) -> tuple[Scalar, Any]:
+    """The tolerance, and what bounds may be for it.
+
+    A bound r of theta = sigma^2 is one of r / sigma for sigma, and sigma one of itself: a value of zero is nearby.
+    """
+    xp, least = ops.small_namespace(), ops.minimum(method.roundings * floor, eps**0.5 * size)
+    if not method.squares:
+        allowed = ops.maximum(method.tolerance * size, least)
+        return allowed, allowed
+    allowed = ops.maximum(method.tolerance * ops.sqrt(size), ops.sqrt(least))
+    return allowed, allowed * xp.maximum(xp.sqrt(xp.maximum(values, 0.0)), xp.asarray(allowed))
+
+
+def _times(xp: Any, a: Array, b: Array) -> Array:
+    """a b; in single precision by sums, for a matrix product of a compiled program may round its factors first."""
+    return a @ b if a.dtype == xp.float64 else xp.sum(a[:, :, None] * b[None, :, :], axis=1)
+
+
+def _refined(xp: Any, T: Array, values: Array, S: Array) -> tuple[Array, Array]:
+    """Eigenpairs of T; in single precision one step of Newton and Schulz nearer to orthonormal, with their quotients.
+
+    What rounding leaves in S goes into the basis at each restart, and what it leaves in the values into the next T.
+    """
+    if S.dtype == xp.float64:
+        return values, S
+    S = S - 0.5 * _times(xp, S, _times(xp, S.T, S) - xp.eye(S.shape[0], dtype=S.dtype))
+    return xp.sum(S * _times(xp, T, S), axis=0), S
 
 
 def _worth_keeping(ops: Backend, method: ThickRestart, values: Array, filled: Scalar, met: Array) -> Scalar:

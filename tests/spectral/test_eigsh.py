@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.sparse.linalg
 from hypothesis import given
 from hypothesis import strategies as st
 
 import linop_gn as lg
 from linop_gn import Status
+from linop_gn.spectral.thick_restart import _refined
 from linop_gn.testing.strategies import array, seeds
 
 ENDS = ("LA", "SA", "BE", "LM")
@@ -95,6 +97,39 @@ def test_single_precision_knows_what_it_can(torch):
     assert beyond.status is Status.STAGNATED
     assert "float64" in beyond.sentence
     kept_promises(beyond, M.astype("float64"), exact, "LA", "float32")
+
+
+@pytest.mark.parametrize("seed", [28, 79, 99, 103, 105, 144, 146, 151])  # of 200, where rtol=eps^.5 misnames one
+def test_single_precision_names_the_largest_of_two_that_are_close(seed):
+    for draw in (lambda rng: rng.uniform(-0.99, 0.99, 300), lambda rng: 0.99 * np.exp(-rng.uniform(0, 8, 300))):
+        d = np.append(draw(np.random.default_rng(seed)), [0.999, 1.0]).astype(np.float32)
+        found = lg.eigsh(lg.Diagonal(d, psd=False), 1, seed=seed)
+        assert found.succeeded
+        np.testing.assert_allclose(found.values, 1.0, atol=1e-6)
+        assert 0 < found.bounds[0] < 3e-5
+
+
+def test_small_eigenproblems_in_single_precision_are_refined():
+    errors = []
+    for seed in range(20):
+        T = np.random.default_rng(seed).standard_normal((20, 20)).astype(np.float32)
+        T = T + T.T
+        exact = np.linalg.eigvalsh(T.astype(float))
+        values, S = scipy.linalg.eigh(T)  # NumPy's works in double
+        for w, Y in ((values, S), _refined(np, T, values, S)):
+            assert w.dtype == Y.dtype == np.float32
+            errors.append([abs(w - exact).max(), abs(Y.astype(float).T @ Y - np.eye(20)).max()])
+    before, after = np.median(errors[::2], axis=0), np.median(errors[1::2], axis=0)
+    assert after[0] < before[0]
+    assert after[1] < 0.3 * before[1]
+
+
+def test_the_default_tolerance_is_within_reach_after_many_restarts():
+    d = (np.linspace(0.0, 1.0, 400) ** 2).astype(np.float32)
+    found = lg.eigsh(lg.Diagonal(d), 2, "SA", basis=6)
+    assert found.succeeded
+    assert found.restarts > 100
+    assert found.bounds.max() < 1e-4
 
 
 SIMPLE = {

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from systems import FULL
 
 import linop_gn as lg
+from linop_gn import Status
+from linop_gn.spectral.svds import _verified
 from linop_gn.testing.strategies import array, seeds
 
 
@@ -45,6 +47,10 @@ def test_of_a_jacobian_on_every_framework(backend):
     np.testing.assert_allclose(np.asarray(found.values), np.linalg.svd(dense)[1][:2], rtol=1e-9)
     assert tuple(found.right_vector(0)["w"].shape) == (3, 2)
     assert tuple(found.left_vector(0).shape) in {(7, 2), (14,)}
+    found = lg.svds(J, 2, "smallest")
+    assert found.succeeded
+    np.testing.assert_allclose(np.asarray(found.values), np.linalg.svd(dense)[1][::-1][:2], rtol=1e-9)
+    assert tuple(found.right_vector(0)["w"].shape) == (3, 2)
 
 
 def test_small_values_have_bounds_that_say_so():
@@ -72,3 +78,122 @@ def test_an_operator_whose_square_is_out_of_range(scale):
     assert (abs(found.values - true) <= found.bounds).all()
     assert (found.bounds < 1e-3 * true).all()
     np.testing.assert_allclose(found.left.T @ M @ found.right / true[0], np.diag(true / true[0]), atol=1e-3)
+
+
+def matrix(m, n, sigma, rng):
+    """m x n, with these singular values, min(m, n) of them."""
+    U, V = (np.linalg.qr(rng.standard_normal((size, len(sigma))))[0] for size in (m, n))
+    return U * sigma @ V.T
+
+
+def kept_promises(M, found, slack=1e-14):
+    """Values are upper limits, within their bounds of one that there is, and both equations hold to these."""
+    exact = np.sort(np.linalg.svd(M)[1])
+    there = np.isfinite(found.values)
+    k, size = int(there.sum()), exact[-1]
+    values, bounds, left, right = found.values[:k], found.bounds[:k], found.left[:, :k], found.right[:, :k]
+    assert (np.diff(values) >= 0).all()
+    assert (values >= exact[:k] - slack * size).all()
+    assert (abs(values[:, None] - exact).min(axis=1) <= bounds + slack * size).all()
+    assert (np.linalg.norm(M @ right - left * values, axis=0) <= bounds + slack * size).all()
+    assert (np.linalg.norm(M.T @ left - right * values, axis=0) <= bounds + slack * size).all()
+    long, short = (left, right) if len(left) >= len(right) else (right, left)
+    np.testing.assert_allclose(short.T @ short, np.eye(k), atol=1e-12)
+    known = long.any(axis=0)
+    np.testing.assert_allclose(long.T @ long, np.diag(1.0 * known), atol=1e-8)
+    assert (bounds >= values)[~known].all()
+    assert not found.met[~there].any()
+    return exact
+
+
+@given(
+    m=st.integers(1, 40),
+    n=st.integers(1, 40),
+    nothing=st.integers(0, 3),
+    scale=st.sampled_from([1e-100, 1.0, 1e100]),
+    seed=seeds(),
+    data=st.data(),
+)
+def test_the_smallest_are_found_of_any_shape_and_rank(numpy_backend, m, n, nothing, scale, seed, data):
+    rng, p = np.random.default_rng(seed), min(m, n)
+    sigma = rng.uniform(0.05, 1.0, p)
+    sigma[: min(nothing, p - 1)] = 0.0
+    M, k = scale * matrix(m, n, sigma, rng), data.draw(st.integers(1, min(p, 5)))
+    found = lg.svds(lg.Dense(M), k, "smallest", block=max(1, nothing))
+    exact = kept_promises(M, found)
+    assert found.succeeded
+    assert found.met.all()
+    assert (found.bounds <= 2e-7 * exact[-1]).all()
+    np.testing.assert_allclose(found.values, exact[:k], atol=1e-12 * exact[-1])
+
+
+@given(
+    m=st.integers(2, 40),
+    n=st.integers(2, 40),
+    low=st.sampled_from([-3, -6, -10, -20]),
+    rtol=st.sampled_from([None, 1e-4, 1e-12]),
+    limit=st.sampled_from([2, 40, None]),
+    seed=seeds(),
+)
+def test_no_success_of_the_smallest_is_false(numpy_backend, m, n, low, rtol, limit, seed):
+    rng, k = np.random.default_rng(seed), min(m, n, 3)
+    M = matrix(m, n, 10.0 ** rng.uniform(low, 0, min(m, n)), rng)
+    found = lg.svds(lg.Dense(M), k, "smallest", rtol=rtol, max_products=limit, seed=seed % 1000)
+    exact = kept_promises(M, found)
+    assert found.status in (Status.CONVERGED, Status.MAX_STEPS, Status.STAGNATED)
+    assert bool(found.succeeded) == bool(found.met.all())
+    tolerance = (rtol or 3e-7) * exact[-1]
+    assert (found.bounds[found.met] <= tolerance).all()
+    assert (found.bounds >= found.values)[found.values < 1e-15 * exact[-1]].all()
+    assert found.sentence
+
+
+def test_what_the_square_hides_is_said():
+    rng = np.random.default_rng(0)
+    M = matrix(50, 30, np.concatenate([[1e-9], np.linspace(0.1, 1, 29)]), rng)
+    found = lg.svds(lg.Dense(M), 2, "smallest")
+    assert found.succeeded
+    assert not found.left[:, 0].any()
+    assert "1 of 2 are upper limits" in found.sentence
+    beyond = lg.svds(lg.Dense(M), 2, "smallest", rtol=1e-10)
+    assert beyond.status is Status.STAGNATED
+    assert beyond.met.tolist() == [False, True]
+    assert "lg.inverse" in beyond.sentence
+    np.testing.assert_allclose(found.values[1], 0.1, rtol=1e-12)
+
+
+def test_an_inverse_has_all_digits():
+    M = matrix(40, 40, np.geomspace(1e-6, 1, 40), np.random.default_rng(0))
+    found = lg.svds(lg.inverse(lg.Dense(M), lg.LU()), 3)
+    np.testing.assert_allclose(1 / found.values, np.geomspace(1e-6, 1, 40)[:3], rtol=1e-8)
+
+
+def test_triplets_are_verified_on_every_framework(backend):
+    rng = np.random.default_rng(1)
+    M = matrix(9, 6, np.array([0.0, 0.2, 0.4, 0.6, 0.8, 1.0]), rng)
+    V = np.linalg.svd(M)[2][::-1][:3].T @ np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    theta, xp = np.array([0.0, 0.04, 0.16]), backend.small_namespace()
+    B, columns = lg.Dense(array(backend, M)), array(backend, V)
+    values, left, right, bounds = backend.call(_verified, B, columns, xp.asarray(theta), xp.asarray(1.0))
+    np.testing.assert_allclose(np.asarray(values), [0.0, 0.2, 0.4], atol=1e-14)
+    assert (np.asarray(bounds) < 1e-13).all()
+    left, right = backend.to_numpy(left), backend.to_numpy(right)
+    np.testing.assert_allclose(M.T @ left, right * np.asarray(values), atol=1e-13)
+    np.testing.assert_allclose(left.T @ left, np.diag([0.0, 1.0, 1.0]), atol=1e-12)
+
+
+@pytest.mark.parametrize("which", ["largest", "smallest"])
+def test_with_the_basis_on_the_host(torch, which):
+    M = matrix(30, 20, np.linspace(0.1, 1, 20), np.random.default_rng(2))
+    A = lg.Dense(torch.as_tensor(M))
+    here, there = lg.svds(A, 3, which), lg.svds(A, 3, which, basis_on="host")
+    np.testing.assert_allclose(there.values, here.values, rtol=1e-12)
+    assert isinstance(there.left, np.ndarray)
+    assert isinstance(there.right_vector(0), torch.Tensor)
+    assert there.products == here.products
+    np.testing.assert_allclose(M @ there.right, there.left * there.values, atol=1e-6)
+
+
+def test_an_end_that_there_is_not():
+    with pytest.raises(ValueError, match="'smallest'"):
+        lg.svds(lg.Dense(np.eye(3)), 1, "SM")
