@@ -116,6 +116,70 @@ def test_l2_is_added_and_losses_without_slopes_are_told():
         lg.EmpiricalFisher(scalar, np.zeros(3))
 
 
+# as a matrix of low rank
+
+
+def check_low_rank(make, case, backend, dtype="float64"):
+    F = make(objective(case, backend, dtype), put(backend, case.params(), dtype))
+    made = F.low_rank()
+    U, M = (backend.to_numpy(x).astype(float) for x in (made.factor, made.middle))
+    want = backend.to_numpy(F.to_dense())
+    assert (made.shape, made.psd, made.domain.agrees(F.domain)) == (F.shape, True, True)
+    np.testing.assert_allclose((U * M) @ U.T, want, atol=50 * TOLERANCE[dtype] * (1 + abs(want).max()))
+    return made
+
+
+@given(cases(), st.sampled_from(["float64", "float32"]))
+def test_low_rank_is_the_same_operator(numpy_backend, case, dtype):
+    m = sum(full_weights(case, b, np.asarray(case.net.model(case.params(), b.inputs))).size for b in case.batches())
+    assert check_low_rank(lg.EmpiricalFisher, case, numpy_backend, dtype).factor.shape[1] == m
+
+
+def test_low_rank_on_every_framework(backend):
+    """Equal batches are stacked in a compiled program, and others stand beside them."""
+    if backend.calculus is None and backend.name != "numpy":
+        pytest.skip("it has no derivatives")
+    case = Case("mlp", "softmax", "mean", 1, "weights", (2, 2, 1))
+    made = check_low_rank(lambda *at: lg.Fisher(*at, samples=2), case, backend)
+    assert made.factor.shape[1] == 10
+
+
+def test_low_rank_over_the_bridge(numpy_backend, torch):
+    case = Case("mlp", "softmax", "mean", 1, "mask", (2, 3))
+    F = lg.EmpiricalFisher(objective(case, numpy_backend, derivatives="torch"), case.params())
+    np.testing.assert_allclose(F.low_rank().to_dense(), fisher(case), atol=1e-12)
+
+
+def test_low_rank_has_the_gradients_themselves_and_solves(numpy_backend):
+    """The weights stand in the middle, an l2 and a damping around it; without a weight a gradient is zero."""
+    rng = np.random.default_rng(0)
+    x, y, w = rng.standard_normal((6, 40)), rng.standard_normal(6), np.array([1.0, 2.0, 0.0, 1.0, 3.0, 1.0])
+    y[2] = np.nan
+    fit = lg.Objective(lambda p, x: x @ p, lg.losses.SquaredError(), (x, y, w), jacobian=lambda p, x: x, l2=0.5)
+    p = rng.standard_normal(40)
+    F = lg.EmpiricalFisher(fit, p)
+    made = F.low_rank()
+    gradients = np.where(w > 0, x.T * (x @ p - y), 0.0)
+    np.testing.assert_allclose(made.operator.factor, gradients, rtol=1e-12)
+    np.testing.assert_allclose(made.operator.middle, w / 8)
+    np.testing.assert_allclose(made.to_dense(), F.to_dense(), rtol=1e-12)
+    solution = lg.solve(lg.Damped(made, 0.1), p, lg.CG(rtol=1e-10))
+    assert solution.succeeded
+    assert solution.steps <= 10  # the rank is 5
+    np.testing.assert_allclose(F @ solution.x + 0.1 * solution.x, p, atol=1e-8)
+    inverse = lg.preconditioners.Nystrom(rank=6)(lg.Damped(made, 0.1))
+    np.testing.assert_allclose(inverse @ p, solution.x, atol=1e-8)
+
+
+def test_low_rank_of_each_l2_and_of_streams():
+    x, y, l2 = np.eye(3), np.arange(3.0), np.array([1.0, 2.0, 0.0])
+    make = lambda data: lg.Objective(lambda w, x: x @ w, lg.losses.SquaredError(), data, jacobian=lambda w, x: x, l2=l2)  # noqa: E731
+    F = lg.EmpiricalFisher(make((x, y)), np.zeros(3))
+    np.testing.assert_allclose(F.low_rank().to_dense(), F.to_dense())
+    with pytest.raises(ValueError, match="hold them in a list"):
+        lg.EmpiricalFisher(make(Streamed([(x, y)])), np.zeros(3)).low_rank()
+
+
 # drawn targets
 
 LIKELY = ("softmax", "softmax smoothed", "squared", "binary")
