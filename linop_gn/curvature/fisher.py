@@ -114,11 +114,11 @@ class Fisher(OfGradients):
     """The Fisher information of ``objective`` at ``params`` by Monte Carlo: gradients at targets drawn from the model.
 
     For each example ``samples`` targets are drawn from the distribution whose -log the loss is: classes for
-    cross-entropy, yes or no for each output of the binary one, normal numbers of variance 1 / (2 scale) for squared
-    error. The mean over draws is the GGN, weights, class weights and masks included, and the spread falls with the
-    root of ``samples``. PSD. The draws are a function of ``seed`` and of the places of batches and examples; a stream
-    must give its batches in one order. As ``curvature=lg.Fisher`` of a method it draws with seed 0 at each step; a
-    function ``lambda point: lg.Fisher(point, seed=...)`` draws with another.
+    cross-entropy, yes or no for each output of the binary one, counts for Poisson's, normal numbers of variance
+    1 / (2 scale) for squared error. The mean over draws is the GGN, weights, class weights and masks included, and the
+    spread falls with the root of ``samples``. PSD. The draws are a function of ``seed`` and of the places of batches
+    and examples; a stream must give its batches in one order. As ``curvature=lg.Fisher`` of a method it draws with seed
+    0 at each step; a function ``lambda point: lg.Fisher(point, seed=...)`` draws with another.
 
     >>> import numpy as np, linop_gn as lg
     >>> x, y = np.ones((2000, 1)), np.zeros(2000)
