@@ -92,6 +92,7 @@ from .solvers.forcing import EisenstatWalker
 from .solvers.gram import GramSolve
 from .solvers.inverse import inverse
 from .solvers.multishift import MultiShiftCG
+from .solvers.neumann import Neumann
 from .solvers.steihaug import Steihaug
 from .solvers.stopping import AnyOf, MaxResidual, RelativeProgress, RelativeResidual
 from .spaces import Space
@@ -171,6 +172,7 @@ __all__ = [
     "Method",
     "MissingDerivativeError",
     "MultiShiftCG",
+    "Neumann",
     "Newton",
     "NewtonCG",
     "Nielsen",

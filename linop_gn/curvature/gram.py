@@ -24,7 +24,7 @@ from ..spaces import Space
 from .at_point import as_point
 from .losses import Loss, SquaredError
 from .objective import Objective
-from .pieces import Piece, flat_outputs, like_outputs, together
+from .pieces import Piece, flat_outputs, kept, like_outputs, together
 from .point import Point
 from .terms import Terms
 
@@ -147,7 +147,7 @@ def root_of(pieces: tuple[Any, ...], scale: Scalar, space: Space) -> Root:
 def _rooted(piece: Any) -> Any:
     if not piece.stacked:
         return piece.rooted()
-    return piece.space.backend.scan_over(Partial(_kept, type(piece).rooted), piece)[1]
+    return piece.space.backend.scan_over(Partial(kept, type(piece).rooted), piece)[1]
 
 
 def require_root(loss: Loss | None, who: str, terms: Terms | None = None) -> None:
@@ -185,16 +185,11 @@ def over_pieces(root: Root, function: Any, *vectors: Vector) -> Vector:
     ops, parts = root.backend, []
     for piece in root.pieces:
         if piece.stacked:
-            made = ops.scan_over(Partial(_kept, function), piece, *vectors)[1]
+            made = ops.scan_over(Partial(kept, function), piece, *vectors)[1]
             parts.append(ops.namespace().reshape(made, (-1,)))
         else:
             parts.append(piece.apply(function, *vectors))
     return root.codomain.join(parts) if len(parts) > 1 else parts[0]
-
-
-def _kept(function: Any, piece: Piece, *vectors: Vector) -> tuple[tuple[()], Vector]:
-    """A function whose results are stacked, and nothing summed."""
-    return (), function(piece, *vectors)
 
 
 def _push(piece: Piece, v: Vector) -> Vector:

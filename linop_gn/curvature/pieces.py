@@ -22,8 +22,8 @@ from .losses import Loss, OutputHessian
 from .supplied import Supplied
 
 __all__ = ["Curve", "Differentiated", "Piece", "added", "each_block", "flat_outputs", "ggn", "hessian", "jvp"]
-__all__ += ["like_outputs", "linearised_gradient", "loss_hessian", "multiple", "of_batch", "one_block", "scaled"]
-__all__ += ["together", "vjp"]
+__all__ += ["kept", "like_outputs", "linearised_gradient", "loss_hessian", "multiple", "of_batch", "one_block"]
+__all__ += ["scaled", "together", "vjp"]
 
 
 _COLUMNS, _ENTRIES = 64, 1 << 22
@@ -171,6 +171,11 @@ def together(pieces: tuple[Any, ...], space: Space) -> int:
     outputs = [getattr(piece, "outputs", None) for piece in pieces]
     size = space.size + max((math.prod(z.shape) for z in outputs if z is not None), default=0)
     return max(1, min(_COLUMNS, _ENTRIES // size))
+
+
+def kept(function: Callable[..., Any], piece: Any, *vectors: Vector) -> tuple[tuple[()], Any]:
+    """A function whose results are stacked by ``scan_over``, and nothing summed."""
+    return (), function(piece, *vectors)
 
 
 def jvp(piece: Piece, v: Vector) -> Vector:

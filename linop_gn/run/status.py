@@ -162,6 +162,11 @@ class Status(IntEnum):
         "a minimum is nobody has looked. Multiply the objective, or give a solver with rtol=; "
         "stopping=lg.methods.Facts(atol=...) calls so small a gradient a success.",
     )
+    RESIDUAL_GROWS = (
+        29,
+        "The residual grows from step to step: the steps are too long for the operator's largest eigenvalue, or it has "
+        "a negative one. Give a smaller scale=, or none, or use CG; MINRES takes indefinite operators.",
+    )
 
 
 class _Codes:

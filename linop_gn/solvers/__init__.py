@@ -8,6 +8,7 @@ from .gram import GramSolve
 from .lsmr import LSMR
 from .lsqr import LSQR
 from .minres import MINRES
+from .neumann import Neumann
 from .problem import LinearProblem
 from .stopping import AnyOf, MaxResidual, RelativeProgress, RelativeResidual
 
@@ -25,6 +26,7 @@ __all__ = [
     "GramSolve",
     "LinearProblem",
     "MaxResidual",
+    "Neumann",
     "RelativeProgress",
     "RelativeResidual",
 ]

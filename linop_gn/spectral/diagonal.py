@@ -235,6 +235,7 @@ def diagonal(
     *,
     products: int = 100,
     rtol: Scalar = 0.0,
+    atol: Scalar = 0.0,
     seed: Scalar = 0,
     watch: Sequence[Watcher] = (),
     every: int = 1,
@@ -253,9 +254,9 @@ def diagonal(
         positive semi-definite, else XDiag; of very few products Hutchinson.
     products
         Products at most. Where they are n or more, n unit vectors give the exact diagonal.
-    rtol
-        ``CONVERGED`` is said if the 2-norm of the standard errors is at most rtol times that of the value. A run of
-        Hutchinson's ends then, after 10 probes at least; the others take all their products in one step.
+    rtol, atol
+        ``CONVERGED`` is said if the 2-norm of the standard errors is at most rtol times that of the value, or atol. A
+        run of Hutchinson's ends then, after 10 probes at least; the others take all their products in one step.
     seed
         Of the probes: the same numbers on every framework.
     watch, every
@@ -297,7 +298,7 @@ def diagonal(
         probes = products if A.psd else products // 2
         method = "hutchinson" if probes < FEW else "xnysdiag" if A.psd else "xdiag"
     exact = method == "exact" or products >= n
-    looked_at = is_looked_at(watch, rtol)
+    looked_at = is_looked_at(watch, rtol, atol)
     estimator: Any
     if exact and (found := _of_factors(A)) is not None:
         return found
@@ -316,4 +317,5 @@ def diagonal(
             f"diagonal: 'xnysdiag' needs a positive semi-definite operator, and {A!r} is not known to be. Declare it "
             "(psd=True) if it is, take the Gauss-Newton operator instead of the Hessian, or method='xdiag'."
         )
-    return estimated("diagonal", A, estimator, 0.0 if exact else rtol, seed, watch, every, exact)
+    rtol, atol = (0.0, 0.0) if exact else (rtol, atol)
+    return estimated("diagonal", A, estimator, rtol, atol, seed, watch, every, exact)

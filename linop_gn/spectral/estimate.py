@@ -64,8 +64,8 @@ class Estimate(Outcome):
     exact
         Whether the value is exact, to rounding.
     products, status, history
-        As of a solution: ``CONVERGED`` if the standard error is at most rtol times the value, ``MAX_STEPS`` if the
-        products did not suffice for that, ``COMPLETED`` where no rtol was asked for.
+        As of a solution: ``CONVERGED`` if the standard error is at most max(rtol |value|, atol), ``MAX_STEPS`` if the
+        products did not suffice for that, ``COMPLETED`` where no tolerance was given.
     """
 
     value: Any = None
@@ -110,10 +110,11 @@ _KNOWN = "Exact: the operator knows its diagonal without a product."
 _EXACTLY = "Exact: the products cover the whole space, a unit vector for each."
 _FACTORED = "Exact: from the rows of the Jacobian, a product with its adjoint for each output."
 _SENTENCES = {
-    Status.CONVERGED: "The standard error is at most rtol times the value.",
+    Status.CONVERGED: "The standard error is at most rtol times the value, or atol.",
     Status.COMPLETED: "All products asked for were done; the standard error says what they were worth.",
     Status.MAX_STEPS: (
-        "The products were used up before the standard error met rtol: give more of them (products=), or a larger rtol."
+        "The products were used up before the standard error met the tolerance: give more of them (products=), or a "
+        "larger rtol; of a value near zero, an atol."
     ),
     Status.NONFINITE: (
         "A product was not finite; the value is that of the blocks before, NaN if there were none. Check the operator "
@@ -136,7 +137,7 @@ _NO_DERIVATIVE = (
 
 @record
 class Probed:
-    """The operator, prepared, the seed of its probes, and the tolerance: data."""
+    """The operator, prepared, the seed of its probes, and the tolerances: data."""
 
     operator: LinearOperator
     seed: Scalar
@@ -147,6 +148,7 @@ class Probed:
     """What is added to the operator's eigenvalues."""
     lowest: Scalar = 0.0
     """What none of these sums is below, where such a number is known."""
+    atol: Scalar = 0.0
 
     @property
     def host(self) -> bool:
@@ -237,8 +239,9 @@ class Estimator:
         samples, size = s.samples + self.block, self.size(ops, error)
         finite = ops.isfinite(self.size(ops, value))
         sound = finite & (fault == Code.RUNNING)
-        asked = problem.rtol > 0
-        enough = asked & (samples >= LEAST) & (size <= problem.rtol * abs(self.size(ops, value)))
+        asked = (problem.rtol > 0) | (problem.atol > 0)
+        small = (size <= problem.rtol * abs(self.size(ops, value))) | (size * scale <= problem.atol)
+        enough = asked & (samples >= LEAST) & small
         status = verdict(
             ops,
             ops.where(samples >= self.samples, ops.where(asked, Code.MAX_STEPS, Code.COMPLETED), Code.RUNNING),
@@ -331,9 +334,9 @@ def unit_columns(space: Any, first: Scalar, columns: int) -> Array:
 # the door's side
 
 
-def is_looked_at(watch: Sequence[Watcher], rtol: Scalar) -> bool:
+def is_looked_at(watch: Sequence[Watcher], *tolerances: Scalar) -> bool:
     """Whether somebody looks between blocks: a watcher, or a tolerance."""
-    return bool(watch) or not (isinstance(rtol, (int, float)) and rtol == 0)
+    return bool(watch) or not all(isinstance(given, (int, float)) and given == 0 for given in tolerances)
 
 
 def require_operator(door: str, A: Any) -> None:
@@ -366,6 +369,7 @@ def estimated(
     A: LinearOperator,
     estimator: Any,
     rtol: Scalar,
+    atol: Scalar,
     seed: Scalar,
     watch: Sequence[Watcher],
     every: int,
@@ -375,6 +379,7 @@ def estimated(
 ) -> Estimate:
     """What the estimator finds out about A."""
     require_number(door, "rtol", rtol)
+    require_number(door, "atol", atol)
     check_seed(door, seed)
     backend = A.backend
     like = A.domain.backend.asarray(np.zeros(1), A.dtype, A.domain.device)
@@ -396,7 +401,7 @@ def estimated(
         )
 
     with backend.unguarded(), np.errstate(all="ignore"):  # the status tells
-        problem: Probed = backend.constant(Probed(A.prepare(), seed, rtol, like, shift, lowest), _NO_DERIVATIVE)
+        problem: Probed = backend.constant(Probed(A.prepare(), seed, rtol, like, shift, lowest, atol), _NO_DERIVATIVE)
         with reached(told, "error.result has the estimate so far."):
             carry = drive(backend, estimator, problem, estimator.steps, watch, every, estimator.title)
         return told(carry)

@@ -77,6 +77,7 @@ def frobenius_norm(
     *,
     products: int = 100,
     rtol: Scalar = 0.0,
+    atol: Scalar = 0.0,
     seed: Scalar = 0,
     watch: Sequence[Watcher] = (),
     every: int = 1,
@@ -89,7 +90,7 @@ def frobenius_norm(
         Operator (m, n). Its adjoint has the same norm: of one with few rows ask ``A.T``.
     products
         Products with A at most. Where they are n or more, n unit vectors give the exact norm.
-    rtol, seed, watch, every
+    rtol, atol, seed, watch, every
         As of :func:`linop_gn.trace`.
 
     >>> import numpy as np, linop_gn as lg
@@ -105,7 +106,8 @@ def frobenius_norm(
     """
     require_operator("frobenius_norm", A)
     products, n = whole("frobenius_norm", "products", products, 1), A.domain.size
-    exact, looked_at = products >= n, is_looked_at(watch, rtol)
+    exact, looked_at = products >= n, is_looked_at(watch, rtol, atol)
     probes = n if exact else products
     estimator = (UnitVectors if exact else Hutchinson)(probes, block_of(probes, looked_at))
-    return estimated("frobenius_norm", A, estimator, 0.0 if exact else rtol, seed, watch, every, exact)
+    rtol, atol = (0.0, 0.0) if exact else (rtol, atol)
+    return estimated("frobenius_norm", A, estimator, rtol, atol, seed, watch, every, exact)

@@ -136,6 +136,7 @@ def logdet(
     steps: int = 30,
     lowest: Scalar | None = None,
     rtol: Scalar = 0.0,
+    atol: Scalar = 0.0,
     seed: Scalar = 0,
     watch: Sequence[Watcher] = (),
     every: int = 1,
@@ -156,7 +157,7 @@ def logdet(
         A positive number that is not above any eigenvalue of A, for a bound on the error of the quadrature; by default
         the damping, where the undamped operator is known to be positive semi-definite. Without it that error can only
         be guessed, and is guessed too small where eigenvalues spread evenly over many decades.
-    rtol, seed, watch, every
+    rtol, atol, seed, watch, every
         As of :func:`linop_gn.trace`; a step is a probe.
 
     >>> import numpy as np, linop_gn as lg
@@ -183,7 +184,7 @@ def logdet(
     damped = inner.psd and not (A.backend.is_concrete(shift) and known_float(shift) == 0)
     estimator = LogDeterminant(products // steps, steps, damped or lowest is not None)
     lowest = shift if lowest is None else lowest
-    return estimated("logdet", inner, estimator, rtol, seed, watch, every, shift=shift, lowest=lowest)
+    return estimated("logdet", inner, estimator, rtol, atol, seed, watch, every, shift=shift, lowest=lowest)
 
 
 def _from_eigenvalues(A: LinearOperator, shift: Scalar) -> Estimate:

@@ -258,6 +258,7 @@ def trace(
     *,
     products: int = 100,
     rtol: Scalar = 0.0,
+    atol: Scalar = 0.0,
     seed: Scalar = 0,
     watch: Sequence[Watcher] = (),
     every: int = 1,
@@ -275,8 +276,9 @@ def trace(
         products Hutchinson.
     products
         Products with A at most. Where they are n or more, n unit vectors give the exact trace.
-    rtol
-        If positive the run ends once the standard error is at most rtol times the value, after 10 probes at least.
+    rtol, atol
+        If one is positive the run ends once the standard error is at most max(rtol |value|, atol), after 10 probes at
+        least. A value near zero is never known to a few digits: give ``atol`` for it.
     seed
         Of the probes: the same numbers on every framework.
     watch, every
@@ -318,9 +320,10 @@ def trace(
         probes = products if definite else products // 2
         method = "hutchinson" if probes < FEW else "xnystrace" if definite else "xtrace"
     exact = method == "exact" or products >= n
-    looked_at = is_looked_at(watch, rtol)
+    looked_at = is_looked_at(watch, rtol, atol)
     estimator: Any = estimator_for(A, "exact" if exact else method, products, looked_at)
-    return estimated("trace", A, estimator, 0.0 if exact else rtol, seed, watch, every, exact)
+    rtol, atol = (0.0, 0.0) if exact else (rtol, atol)
+    return estimated("trace", A, estimator, rtol, atol, seed, watch, every, exact)
 
 
 def estimator_for(A: LinearOperator, method: str, products: int, looked_at: bool) -> Any:

@@ -1,11 +1,14 @@
 """The empirical Fisher operator against sums over single gradients, on every framework."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import linop_gn as lg
+from linop_gn import draws
 from linop_gn.testing.losses import expected
 
 from .cases import TOLERANCE, Case, Streamed, cases, full_weights, host, objective, put
@@ -116,9 +119,73 @@ def test_l2_is_added_and_losses_without_slopes_are_told():
         lg.EmpiricalFisher(scalar, np.zeros(3))
 
 
+# as a matrix of low rank
+
+
+def check_low_rank(make, case, backend, dtype="float64"):
+    F = make(objective(case, backend, dtype), put(backend, case.params(), dtype))
+    made = F.low_rank()
+    U, M = (backend.to_numpy(x).astype(float) for x in (made.factor, made.middle))
+    want = backend.to_numpy(F.to_dense())
+    assert (made.shape, made.psd, made.domain.agrees(F.domain)) == (F.shape, True, True)
+    np.testing.assert_allclose((U * M) @ U.T, want, atol=50 * TOLERANCE[dtype] * (1 + abs(want).max()))
+    return made
+
+
+@given(cases(), st.sampled_from(["float64", "float32"]))
+def test_low_rank_is_the_same_operator(numpy_backend, case, dtype):
+    m = sum(full_weights(case, b, np.asarray(case.net.model(case.params(), b.inputs))).size for b in case.batches())
+    assert check_low_rank(lg.EmpiricalFisher, case, numpy_backend, dtype).factor.shape[1] == m
+
+
+def test_low_rank_on_every_framework(backend):
+    """Equal batches are stacked in a compiled program, and others stand beside them."""
+    if backend.calculus is None and backend.name != "numpy":
+        pytest.skip("it has no derivatives")
+    case = Case("mlp", "softmax", "mean", 1, "weights", (2, 2, 1))
+    made = check_low_rank(lambda *at: lg.Fisher(*at, samples=2), case, backend)
+    assert made.factor.shape[1] == 10
+
+
+def test_low_rank_over_the_bridge(numpy_backend, torch):
+    case = Case("mlp", "softmax", "mean", 1, "mask", (2, 3))
+    F = lg.EmpiricalFisher(objective(case, numpy_backend, derivatives="torch"), case.params())
+    np.testing.assert_allclose(F.low_rank().to_dense(), fisher(case), atol=1e-12)
+
+
+def test_low_rank_has_the_gradients_themselves_and_solves(numpy_backend):
+    """The weights stand in the middle, an l2 and a damping around it; without a weight a gradient is zero."""
+    rng = np.random.default_rng(0)
+    x, y, w = rng.standard_normal((6, 40)), rng.standard_normal(6), np.array([1.0, 2.0, 0.0, 1.0, 3.0, 1.0])
+    y[2] = np.nan
+    fit = lg.Objective(lambda p, x: x @ p, lg.losses.SquaredError(), (x, y, w), jacobian=lambda p, x: x, l2=0.5)
+    p = rng.standard_normal(40)
+    F = lg.EmpiricalFisher(fit, p)
+    made = F.low_rank()
+    gradients = np.where(w > 0, x.T * (x @ p - y), 0.0)
+    np.testing.assert_allclose(made.operator.factor, gradients, rtol=1e-12)
+    np.testing.assert_allclose(made.operator.middle, w / 8)
+    np.testing.assert_allclose(made.to_dense(), F.to_dense(), rtol=1e-12)
+    solution = lg.solve(lg.Damped(made, 0.1), p, lg.CG(rtol=1e-10))
+    assert solution.succeeded
+    assert solution.steps <= 10  # the rank is 5
+    np.testing.assert_allclose(F @ solution.x + 0.1 * solution.x, p, atol=1e-8)
+    inverse = lg.preconditioners.Nystrom(rank=6)(lg.Damped(made, 0.1))
+    np.testing.assert_allclose(inverse @ p, solution.x, atol=1e-8)
+
+
+def test_low_rank_of_each_l2_and_of_streams():
+    x, y, l2 = np.eye(3), np.arange(3.0), np.array([1.0, 2.0, 0.0])
+    make = lambda data: lg.Objective(lambda w, x: x @ w, lg.losses.SquaredError(), data, jacobian=lambda w, x: x, l2=l2)  # noqa: E731
+    F = lg.EmpiricalFisher(make((x, y)), np.zeros(3))
+    np.testing.assert_allclose(F.low_rank().to_dense(), F.to_dense())
+    with pytest.raises(ValueError, match="hold them in a list"):
+        lg.EmpiricalFisher(make(Streamed([(x, y)])), np.zeros(3)).low_rank()
+
+
 # drawn targets
 
-LIKELY = ("softmax", "softmax smoothed", "squared", "binary")
+LIKELY = ("softmax", "softmax smoothed", "squared", "binary", "poisson")
 
 
 @pytest.mark.parametrize("loss", LIKELY)
@@ -131,6 +198,51 @@ def test_the_mean_over_draws_is_the_gauss_newton_operator(numpy_backend, loss):
     )
     assert many < 0.35 * abs(G).max()
     assert 3 < few / many < 22  # the root of 64
+
+
+RATES = (1e-3, 0.01, 0.3, 1.0, 4.0, 11.9, 12.1, 30.0, 200.0, 1e4, 1e8)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("rate", RATES)
+def test_counts_are_poissons(dtype, rate):
+    """Mean and variance are the rate, which is all that the operator asks; counts are spread as Poisson's."""
+    xp, n = lg.namespace(np.zeros(1)), 200_000
+    z = np.full(n, np.log(rate), dtype)
+    u = [draws.uniform(xp, np.arange(n, dtype=np.int32), 3, k, z.dtype) for k in (0, 1)]
+    slopes = lg.losses.Poisson().drawn_slope(xp, z, u.__getitem__)
+    assert slopes.dtype == dtype
+    r = float(np.exp(z[0].astype(float)))
+    s = slopes.astype(float)
+    assert abs(s.mean()) < 4 * (r / n) ** 0.5
+    assert abs((s * s).mean() / r - 1) < 4 * ((1 / r + 2) / n) ** 0.5
+    if rate > 1e3:
+        return
+    counts = np.rint(r - s).astype(int)
+    assert counts.min() >= 0
+    np.testing.assert_allclose(r - s, counts, atol=1e-5 * (1 + r))
+    k = np.arange(counts.max() + 2)
+    expected = n * np.exp(k * np.log(r) - r - np.array([math.lgamma(i + 1.0) for i in k]))
+    seen, often = np.bincount(counts, minlength=len(k)), expected > 5
+    off = ((seen - expected)[often] ** 2 / expected[often]).sum()
+    assert off < often.sum() + 4 * (2 * often.sum()) ** 0.5
+
+
+def test_counts_are_the_same_on_every_framework(backend):
+    z, u = np.linspace(-4.0, 8.0, 50), np.random.default_rng(0).uniform(size=(2, 50))
+    here = lg.losses.Poisson().drawn_slope(lg.namespace(z), z, lambda k: u[k])
+    there = lg.losses.Poisson().drawn_slope(
+        backend.namespace(), put(backend, z, "float64"), lambda k: put(backend, u[k], "float64")
+    )
+    np.testing.assert_allclose(backend.to_numpy(there), here, rtol=1e-9, atol=1e-9)
+
+
+def test_counts_of_any_log_rate_are_finite():
+    """A rate that is zero has a slope of zero; what overflows does so as the curvature does."""
+    xp, z = lg.namespace(np.zeros(1)), np.array([-1e4, -200.0, 80.0, 88.0], np.float32)
+    s = lg.losses.Poisson().drawn_slope(xp, z, lambda k: np.full(4, 0.3, np.float32))
+    assert np.isfinite(s).all()
+    assert (s[:2] == 0).all()
 
 
 def test_class_weights_are_exact_in_expectation():
@@ -198,10 +310,9 @@ def test_of_a_single_sample_there_is_a_root(numpy_backend):
 
 def test_losses_that_are_no_likelihood_are_told():
     x = np.eye(3)
-    for loss, error in ((lg.losses.Huber(), "drawn_slope"), (lg.losses.Poisson(), "drawn_slope")):
-        f = lg.Objective(lambda w, x: x @ w, loss, (x, np.ones(3)), jacobian=lambda w, x: x)
-        with pytest.raises(NotImplementedError, match=error):
-            lg.Fisher(f, np.zeros(3))
+    f = lg.Objective(lambda w, x: x @ w, lg.losses.Huber(), (x, np.ones(3)), jacobian=lambda w, x: x)
+    with pytest.raises(NotImplementedError, match="drawn_slope"):
+        lg.Fisher(f, np.zeros(3))
     f = lg.Objective(lambda w, x: x @ w, lg.losses.SquaredError(), (x, np.ones(3)), jacobian=lambda w, x: x)
     with pytest.raises(ValueError, match="samples"):
         lg.Fisher(f, np.zeros(3), samples=0)

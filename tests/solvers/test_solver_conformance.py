@@ -83,6 +83,8 @@ SOLVERS = {
     "LU": (lambda rtol: lg.LU(), {"kit": Direct, "kinds": ("general", "definite", "indefinite")}),
     "Eigh": (lambda rtol: lg.Eigh(), {"kit": Direct, **ANY}),
     "Gram": (lambda rtol: lg.GramSolve(rtol=rtol), {"kit": Gram}),
+    "Neumann": (lambda rtol: lg.Neumann(rtol=rtol), {}),
+    "Neumann, scaled": (lambda rtol: lg.Neumann(rtol=rtol, scale=0.5), {"spreads": (0.0, 1.0, 3.0)}),
     "Richardson": (lambda rtol: Richardson(rtol=rtol), {"powers": 40}),
 }
 COMPILED = ("CG", "Richardson")

@@ -105,6 +105,9 @@ def test_it_stops_at_the_error_asked_for():
     assert early.status is lg.Status.CONVERGED
     assert 10 <= early.samples < 96
     assert lg.diagonal(A, "xdiag", products=96, rtol=0.5).status is lg.Status.CONVERGED
+    size = np.linalg.norm(early.standard_error)
+    same = lg.diagonal(A, "hutchinson", products=96, atol=1.001 * size)
+    assert (same.status, same.products) == (lg.Status.CONVERGED, early.products)
     assert lg.diagonal(A, "xdiag", products=96, rtol=1e-6).status is lg.Status.MAX_STEPS
 
 

@@ -77,6 +77,11 @@ def test_it_stops_and_refuses():
     early = lg.logdet(A, products=199, steps=6, rtol=0.05)
     assert early.status is lg.Status.CONVERGED
     assert 10 <= early.samples < 33
+    unit = lg.Dense(with_spectrum(np.exp(np.linspace(-1, 1, 200)), 0), psd=True)  # log det = 0
+    found = lg.logdet(unit, products=199, steps=6, rtol=1e-3, atol=3.0)
+    assert found.status is lg.Status.CONVERGED
+    assert found.samples < 33
+    assert abs(found.value) < 4 * found.standard_error < 12.1
     with pytest.raises(ValueError, match="5 products are less than the 30 steps"):
         lg.logdet(A, products=5)
     with pytest.raises(ValueError, match=r"logdet needs a symmetric operator.*A\.T @ A"):

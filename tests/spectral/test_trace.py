@@ -127,6 +127,50 @@ def test_it_stops_at_the_error_asked_for_and_says_where_it_did_not(method):
     assert "products=" in late.sentence
 
 
+def traceless(n=120, size=1.0):
+    """A symmetric matrix of trace zero, whose relative error no probes make small."""
+    return size * with_spectrum(np.linspace(-1, 1, n), 0)
+
+
+@pytest.mark.parametrize("method", ["hutchinson", "hutch++", "xtrace"])
+@pytest.mark.parametrize("size", [1.0, 1e-6, 1e6])
+def test_of_a_value_near_zero_an_absolute_error_is_met(method, size):
+    A = lg.Dense(traceless(size=size), symmetric=True)
+    found = lg.trace(A, method, products=96, rtol=1e-2, atol=4.0 * size)
+    assert found.status is lg.Status.CONVERGED
+    assert found.samples >= 10
+    assert found.products < 96
+    assert found.standard_error <= 4.0 * size
+    assert abs(found.value) < 4 * found.standard_error
+    for rtol, atol in ((1e-2, 0.0), (1e-2, 1e-9 * size), (0.0, 1e-9 * size)):
+        short = lg.trace(A, method, products=48, rtol=rtol, atol=atol)
+        assert short.status is lg.Status.MAX_STEPS
+    assert "atol" in short.sentence
+    assert lg.trace(A, method, products=48).status is lg.Status.COMPLETED
+
+
+def test_either_tolerance_is_enough():
+    A = lg.Dense(with_spectrum(np.linspace(3, 1, 120), 0), psd=True)
+    alone = lg.trace(A, "hutchinson", products=96, rtol=0.03)
+    for rtol, atol in ((0.03, 1e-9), (0.0, 0.03 * 240), (1e-9, 0.03 * 240)):
+        found = lg.trace(A, "hutchinson", products=96, rtol=rtol, atol=atol)
+        assert (found.status, found.products) == (lg.Status.CONVERGED, alone.products)
+    for bad in (-1.0, np.nan):
+        with pytest.raises(ValueError, match="atol"):
+            lg.trace(A, "hutchinson", products=9, atol=bad)
+
+
+def test_an_absolute_error_under_jit(jax):
+    """Tolerances are data there: another one is the same program."""
+    M = jax.numpy.asarray(traceless())
+
+    @jax.jit
+    def products(atol):
+        return lg.trace(lg.Dense(M, symmetric=True), "hutchinson", products=96, atol=atol).products
+
+    assert int(products(4.0)) < int(products(1e-9)) == 96
+
+
 def test_few_probes_are_no_evidence():
     """One pair off the diagonal: z.A z takes two values, and a few probes may well see one of them only."""
     matrix = np.eye(30)

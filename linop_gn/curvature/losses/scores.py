@@ -17,9 +17,9 @@ from ...protocols import Array, Backend, Scalar
 from ...records import fields, fill, rebuild, record, static
 from .base import Loss
 from .hessians import MOST_COLUMNS, Columns, OutputHessian, OutputRoot, Weighted, divided, unit
-from .weighting import counter
+from .weighting import counter, keep
 
-__all__ = ["DrawnScores", "OuterProducts", "Scores"]
+__all__ = ["DrawnScores", "OuterProducts", "Scores", "masses_of", "slopes_of"]
 
 
 @record
@@ -175,3 +175,33 @@ class DrawnScores(Scores):
         made: OutputHessian = MeanOuterProducts(tuple(map(part, range(self.samples))))
         known = self.inner.curvature(xp, z, y)
         return Weighted(made, known.weights) if isinstance(known, Weighted) else made
+
+
+def slopes_of(xp: Any, middle: OutputHessian) -> list[Array]:
+    """The slopes of which ``middle`` is made, (m, c) for m examples of c outputs, once for each sample.
+
+    Zero where an example has no weight.
+    """
+    inner, counted = (middle.inner, middle.counted) if isinstance(middle, Weighted) else (middle, None)
+    m = math.prod(_examples_in(inner))
+    return [xp.reshape(keep(xp, counted, part.slopes), (m, -1)) for part in _parts(inner)]
+
+
+def masses_of(xp: Any, middle: OutputHessian) -> Array:
+    """What each of these outer products counts, in that order: the example's weight, over the number of samples."""
+    inner, weights = (middle.inner, middle.weights) if isinstance(middle, Weighted) else (middle, None)
+    examples, parts = _examples_in(inner), _parts(inner)
+    if weights is None:
+        masses = xp.ones_like(xp.reshape(parts[0].slopes, (math.prod(examples), -1))[:, 0])
+    else:
+        masses = xp.broadcast_to(xp.reshape(weights, weights.shape[: len(examples)]), examples)
+    return xp.concat([xp.reshape(masses, (-1,)) / len(parts)] * len(parts))
+
+
+def _parts(inner: Any) -> tuple[OuterProducts, ...]:
+    return inner.parts if isinstance(inner, MeanOuterProducts) else (inner,)
+
+
+def _examples_in(inner: Any) -> tuple[int, ...]:
+    part = _parts(inner)[0]
+    return tuple(part.slopes.shape[: int(part.first)])
