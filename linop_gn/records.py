@@ -146,9 +146,12 @@ class Partial(partial[T]):
 
 @dataclasses.dataclass(slots=True)
 class Asked:
-    """Whether a model has been asked for something, and has answered."""
+    """What is known of a model that has been asked for something."""
 
     before: bool = False
+    """Whether it has answered."""
+    space: Any = None
+    """That of the latest parameters."""
 
 
 @dataclasses.dataclass(slots=True)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from .arguments import described
-from .dispatch import backend_of, how_to_bring
+from .dispatch import backend_of, how_to_bring, owner_of
 from .given import as_tree
 from .protocols import Array, Backend, Tree, Vector
 
@@ -89,6 +89,19 @@ class Space:
                     "in the model if it is not a variable."
                 )
         return _space(backend, structure, tuple(names), tuple(map(backend.describe, leaves)), what), leaves  # type: ignore[arg-type]
+
+    def again(self, tree: Tree) -> list[Array] | None:
+        """The leaves of ``tree`` where it is one of this space at first sight; a loop asks with such at every step."""
+        ops = self.backend
+        try:
+            _, leaves, structure = ops.flatten(tree)
+        except Exception:  # what is no tree for this framework may be one for another
+            return None
+        if structure != self.structure or not all(owner_of(x) is ops and ops.is_array(x) for x in leaves):
+            return None
+        shapes, dtypes, devices = zip(*map(ops.describe, leaves), strict=True)
+        same = shapes == self.shapes and dtypes == self.dtypes and {None, *devices} == {None, self.device}
+        return leaves if same else None
 
     @classmethod
     def flat(cls, size: int, like: Array) -> Space:

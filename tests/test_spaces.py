@@ -198,6 +198,23 @@ def test_a_loop_that_asks_at_every_step_gets_one_space(backend):
     assert Space.of(two_leaves(backend)) is Space.of(two_leaves(backend))
 
 
+def test_a_tree_is_known_again_or_looked_at_in_full(backend, torch):
+    first, other = two_leaves(backend), np if backend.name == "torch" else torch
+    space = Space.of(first)
+    assert [a is b for a, b in zip(space.again(first), backend.flatten(first)[1], strict=True)] == [True, True]
+    unlike = [
+        None,
+        1.0,
+        first["bias"],
+        list(first.values()),
+        first | {"more": first["bias"]},
+        two_leaves(backend, "float32"),
+    ]
+    unlike += [first | {"bias": part} for part in (first["weight"], 2.0, other.ones(2), {"a": first["bias"]})]
+    unlike += [first | {3: first["bias"]}, {"bias": other.ones(2), "weight": other.ones((2, 3))}]
+    assert [space.again(tree) for tree in unlike] == [None] * len(unlike)
+
+
 def test_a_hash_stays_in_its_process(numpy_backend):
     """Strings hash differently in another one, and an equal space made there must be found."""
     space = Space.of(two_leaves(numpy_backend))

@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from linop_gn.backend import Array, Tree, Vector
 
-from .compiled import can_be_quick, compiled, tracing
+from .compiled import at_rest, can_be_quick, compiled, tracing
 from .mapped import cast, varying
 from .models import parameters_of
 
@@ -96,6 +96,7 @@ def _all_finite(parts: tuple[Array, ...]) -> Array:
     return jnp.all(jnp.stack([jnp.isfinite(part).all() for part in parts]))
 
 
+_names: dict[Any, list[str]] = {}  # of leaves, by structure: JAX takes 2 microseconds to name one
 _name = functools.cache(str)  # NumPy takes 7 microseconds to name a dtype
 
 
@@ -130,7 +131,7 @@ class JaxArrays:
         return tree if isinstance(tree, jax.Array) else parameters_of(tree)
 
     def is_concrete(self, tree: Any) -> bool:
-        return not any(isinstance(leaf, jax.core.Tracer) for leaf in tree_util.tree_leaves(tree))
+        return at_rest() or not any(isinstance(leaf, jax.core.Tracer) for leaf in tree_util.tree_leaves(tree))
 
     def lives_with(self, tree: Any, x: Array) -> bool:
         if self.is_concrete(tree):
@@ -138,9 +139,14 @@ class JaxArrays:
         return isinstance(x, jax.core.Tracer) and lax.neg(x)._trace is x._trace  # what is computed now is x's trace's
 
     def flatten(self, tree: Tree) -> tuple[list[str], list[Array], Hashable]:
-        pairs, structure = tree_util.tree_flatten_with_path(tree)
-        names = [tree_util.keystr(path, simple=True, separator=".") for path, _ in pairs]
-        return names, [leaf for _, leaf in pairs], structure
+        leaves, structure = tree_util.tree_flatten(tree)
+        names = _names.get(structure)
+        if names is None:
+            if len(_names) == 256:
+                _names.clear()
+            pairs, _ = tree_util.tree_flatten_with_path(tree)
+            names = _names[structure] = [tree_util.keystr(path, simple=True, separator=".") for path, _ in pairs]
+        return names.copy(), leaves, structure
 
     def unflatten(self, structure: Hashable, leaves: Sequence[Any]) -> Tree:
         return tree_util.tree_unflatten(structure, leaves)  # type: ignore[arg-type]

@@ -30,7 +30,8 @@ import jaxlib
 from jax import lax
 from jax.extend import core
 
-__all__ = ["EFFORTS", "advised", "all_unguarded", "can_be_quick", "compilations", "compiled", "tracing", "unguarded"]
+__all__ = ["EFFORTS", "advised", "all_unguarded", "at_rest", "can_be_quick", "compilations", "compiled"]
+__all__ += ["tracing", "unguarded"]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -71,15 +72,20 @@ def _state_at_rest() -> Any:
         return _state(convention="linop_gn") if _state is not None else None
 
 
+def at_rest() -> bool:
+    """Whether nothing is known to be traced or transformed: at 1 microsecond; looking at all arguments takes 15."""
+    return _state is not None and _state(convention="linop_gn") == _state_at_rest()
+
+
 def _transforming(arguments: Any) -> bool:
     """Whether the user's grad, jvp or vmap is following these arguments, outside any jit."""
-    if _state is not None and _state(convention="linop_gn") == _state_at_rest():
-        return False  # known at 1 microsecond; looking at all arguments takes 15
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments))
 
 
 def tracing() -> bool:
     """Whether operations are becoming part of somebody's program right now."""
+    if at_rest():
+        return False
     return _asked() if _asked is not None else isinstance(lax.full((), 0), jax.core.Tracer)
 
 
@@ -172,12 +178,13 @@ def compiled(
 
     @functools.wraps(function)
     def enter(*arguments: Any) -> R:
-        if tracing():
+        rest = at_rest()
+        if not rest and tracing():
             if loops and not _ours.get():
                 _warn_of_wrong_fusions()
             with advised():
                 return function(*arguments)
-        if options is None or not _transforming(arguments):
+        if rest or options is None or not _transforming(arguments):
             try:
                 return program(*arguments)
             except ValueError as error:  # what the function closes over is transformed

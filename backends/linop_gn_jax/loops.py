@@ -153,11 +153,12 @@ class JaxLoops(EagerLoops):
 
     def _program(self, action: str, function: Callable[..., Any], body: Callable[..., Any] | None = None) -> Any:
         """The compiled form of ``function``, or of ``body(function, ...)``: made once."""
-        if (action, function) not in self._programs:
+        made = self._programs.get((action, function))
+        if made is None:
             name = f"{action} {getattr(function, '__qualname__', repr(function))}"
             target = function if body is None else lambda *arguments: body(function, *arguments)
-            self._programs[action, function] = compiled(target, label=lambda *_: name)
-        return self._programs[action, function]
+            made = self._programs[action, function] = compiled(target, label=lambda *_: name)
+        return made
 
     def call(self, function: Callable[..., R], *records: Any) -> R:
         if any(map(_streams, records)) or tracing():

@@ -24,6 +24,7 @@ __all__ = ["register_record"]
 def register_record(cls: type) -> None:
     """Make one record type known to JAX."""
     data, static = data_fields(cls), static_fields(cls)
+    names = (*data, *static)
     keys, children_of, values_of = tuple(map(GetAttrKey, data)), _getter(data), _getter(static)
 
     def flatten(instance: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -39,7 +40,7 @@ def register_record(cls: type) -> None:
         return tuple(zip(keys, children, strict=True)), values
 
     def unflatten(values: tuple[Any, ...], children: Any) -> Any:
-        return rebuild(cls, dict(zip((*data, *static), (*children, *values), strict=True)))
+        return rebuild(cls, dict(zip(names, (*children, *values), strict=True)))
 
     register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
 
@@ -48,7 +49,10 @@ def _getter(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
     """The function that returns these attributes; it is called for each record at each call of a program."""
     if len(names) > 1:
         return attrgetter(*names)
-    return lambda instance: tuple(getattr(instance, name) for name in names)
+    if not names:
+        return lambda instance: ()
+    one = attrgetter(*names)
+    return lambda instance: (one(instance),)
 
 
 def _refuse_unhashable(cls: type, names: tuple[str, ...], values: tuple[Any, ...]) -> None:

@@ -150,7 +150,11 @@ class Objective(Terms):
         return self._looked_at(self._at(params))
 
     def _at(self, params: Tree) -> Point:
-        space, leaves = Space.entered(as_start(params))
+        asked = self._asked
+        space, leaves = asked.space, asked.space and asked.space.again(params)
+        if leaves is None:
+            space, leaves = Space.entered(as_start(params))
+            asked.space = space
         ops = space.backend
         apart = space.in_leaves and not self.is_bridged(space) and not self.host
         packed = tuple(leaves) if apart else space.join(leaves)  # nobody can write to a compiled framework's leaves
@@ -187,6 +191,8 @@ class Objective(Terms):
         """The point, once its parameters are known to be finite: while a compiled program is running, if it can be."""
         if not memo(point).checked:
             try:
+                if not point.objective.host:
+                    point.objective.in_memory(point.space)  # data that do not fit are refused here
                 require_finite_parameters(point.space, point.where)
             except ValueError:
                 memo(self).latest = None
@@ -207,8 +213,6 @@ class Objective(Terms):
                 terms = replace(terms, batches=stack(self.batches, ops))
             if ops.is_concrete((terms.batches, x)):
                 memo(self).terms, memo(terms).asked = terms, self._asked
-        if not self.host:
-            terms.in_memory(space)  # data that do not fit are refused here
         return terms
 
     # what users ask

@@ -201,7 +201,11 @@ class Point:
         known = "compiled" in self.space.backend.capabilities and asked is not None and asked.before
         if not known:
             self.check_data()
-        made: Summary = self.space.backend.call(Partial(_over_memory, visit), self)
+        try:
+            made: Summary = self.space.backend.call(Partial(_over_memory, visit), self)
+        except Exception:
+            self.objective.in_memory(self.space)  # data that do not fit are refused in other words
+            raise
         if known:
             self.check_data()  # while the program is running
         if len(self.objective.batches) > 1 or any(batch.stacked for batch in self.objective.batches):

@@ -281,7 +281,11 @@ def test_the_byte_order_of_other_machines_is_named():
             door()
 
 
-def test_values_are_looked_at_whether_the_model_was_asked_before_or_not(backend):
+def foreign(backend, torch):
+    return np.ones((4, 3)) if backend.name == "torch" else torch.ones(4, 3)
+
+
+def test_values_are_looked_at_whether_the_model_was_asked_before_or_not(backend, torch):
     """A compiled program runs meanwhile; the next question at the same parameters is refused, too."""
     made, params = made_of(backend), params_on(backend)
     made.value(params)
@@ -294,3 +298,8 @@ def test_values_are_looked_at_whether_the_model_was_asked_before_or_not(backend)
     for ask in (spoiled.value, spoiled.value, spoiled.gradient):
         with pytest.raises(ValueError, match="the inputs hold NaN or infinity"):
             ask(params)
+    for inputs, targets in ((foreign(backend, torch), batch.targets), (batch.inputs, foreign(backend, torch)[:, 0])):
+        unfit = made.with_data((inputs, targets))
+        for ask in (unfit.value, unfit.value, unfit.gradient, unfit.at):
+            with pytest.raises(TypeError, match=f"belong to .* but the parameters to {backend.name};"):
+                ask(params)
