@@ -25,7 +25,7 @@ def uses(found: dict[str, Any]) -> Any:
     (sure, done), (speak, go) = figure.subplots(2, 2)
     grid = found["grid"].numpy()[:, 0]
     middle = found["net"](found["grid"]).detach().numpy()[:, 0]
-    for name, label in (("whole", "all parameters"), ("of_last", "the last layer")):
+    for name, label in (("whole", "all parameters"), ("of_factors", "EKFAC"), ("of_last", "the last layer")):
         edges = middle - 2 * found[name], middle + 2 * found[name]
         sure.fill_between(grid, *edges, alpha=0.3, label=f"two deviations, {label}", linewidth=0)
     sure.plot(grid, middle, linewidth=1.4)
