@@ -231,6 +231,7 @@ def _table(results: Results, case: str) -> list[Verdict]:
     spent = ", ".join(f"{n} {1e3 * s:.2g}" for n, s in seconds.items() if not np.isnan(s))
     edges = [words for name in ("EGN", "SGD", "Adam") if (words := results.edge(case, name, best[name]))]
     paper, steps = "at least as good as both", results.mean(case, str(best["EGN"]), "step")
+    damping = results.mean(case, str(best["EGN, adaptive lambda"]), "damping")
     made = [
         judged(
             f"{case}: EGN is within one standard error of tuned SGD and Adam, or better (held-out RMSE)",
@@ -251,7 +252,7 @@ def _table(results: Results, case: str) -> list[Verdict]:
             "in the abstract; off in the released code",
             told("EGN", "EGN, adaptive lambda"),
             no_worse("EGN", "EGN, adaptive lambda"),
-            f"lambda ends at {results.mean(case, str(best['EGN, adaptive lambda']), 'damping'):.1e}",
+            "" if np.isnan(damping) else f"lambda ends at {damping:.1e}",
         ),
     ]
     for name, words in (("EGN, momentum .9", "momentum"), ("EGN, Armijo", "the line search, nothing tuned,")):
