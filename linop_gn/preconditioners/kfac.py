@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arguments import require_number, whole
+from ..arguments import require_number
 from ..curvature import kfac
+from ..curvature.kfac.operators import check_options
 from ..curvature.point import Point
-from ..draws import check_seed
 from ..operators.base import LinearOperator
 from ..operators.congruence import Congruence
 from ..operators.damped import undamped
@@ -53,11 +53,12 @@ class KFAC(Checked):
         ``lg.descents.Solve(every=)``: where they are renewed). Zero: only the latest.
 
     >>> import linop_gn as lg, torch
-    >>> x, y = torch.randn(20, 3), torch.randint(4, (20,))
-    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 4))
+    >>> _ = torch.manual_seed(0)
+    >>> x, y = torch.randn(300, 6), torch.randint(4, (300,))
+    >>> net = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 4))
     >>> fit = lg.Objective(net, lg.losses.CrossEntropy(), (x, y))
-    >>> G, g = lg.Damped(lg.GGN(fit, net), 1e-3), fit.gradient(net)
-    >>> plain, ours = (lg.solve(G, g, lg.CG(preconditioner=M)) for M in (None, lg.preconditioners.KFAC()))
+    >>> A, g = lg.Damped(lg.GGN(fit, net), 1e-5), fit.gradient(net)
+    >>> plain, ours = (lg.solve(A, g, lg.CG(rtol=1e-3, preconditioner=M)) for M in (None, lg.preconditioners.KFAC()))
     >>> ours.steps < plain.steps
     True
     """
@@ -72,8 +73,9 @@ class KFAC(Checked):
     decay: Scalar = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "samples", whole("KFAC", "samples", self.samples, 1))
-        check_seed("KFAC", self.seed)
+        samples, dense = check_options("KFAC", self.fisher, self.samples, self.seed, self.sharing, self.dense)
+        object.__setattr__(self, "samples", samples)
+        object.__setattr__(self, "dense", dense)
         require_number("KFAC", "decay", self.decay)
         if self.rule not in ("exact", "heuristic"):
             raise ValueError(f"KFAC: rule must be 'exact' or 'heuristic', got {self.rule!r}.")

@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...arguments import whole
+from ...draws import check_seed
 from ...operators.base import LinearOperator
 from ...operators.kronecker import Factored, KroneckerBlocks, Spectral
 from ...protocols import Array, Backend, Scalar, Tree
@@ -30,7 +31,21 @@ from ..point import Point
 from .layout import Plan, Settings
 from .sums import corrections, embedded, factor_sums
 
-__all__ = ["EKFAC", "KFAC"]
+__all__ = ["EKFAC", "KFAC", "check_options"]
+
+
+_PROBES = 16
+"""Products with J^T, at least, that a diagonal is estimated with."""
+
+
+def check_options(owner: str, fisher: str, samples: int, seed: Scalar, sharing: str, dense: int) -> tuple[int, int]:
+    """``samples`` and ``dense`` as whole numbers; raises for options that there are not."""
+    if fisher not in ("type-2", "mc", "empirical"):
+        raise ValueError(f"{owner}: fisher must be 'type-2', 'mc' or 'empirical', got {fisher!r}.")
+    if sharing not in ("expand", "reduce"):
+        raise ValueError(f"{owner}: sharing must be 'expand' or 'reduce', got {sharing!r}.")
+    check_seed(owner, seed)
+    return whole(owner, "samples", samples, 1), whole(owner, "dense", dense, 1)
 
 
 @record
@@ -87,20 +102,16 @@ class KFAC(AtPoint):
         sharing: str = "expand",
         dense: int = 4096,
     ) -> None:
-        name = type(self).__name__
-        point = as_point(objective, params, name)
-        if sharing not in ("expand", "reduce"):
-            raise ValueError(f"lg.{name}: sharing must be 'expand' or 'reduce', got {sharing!r}.")
+        name = f"lg.{type(self).__name__}"
+        point = as_point(objective, params, type(self).__name__)
+        samples, dense = check_options(name, fisher, samples, seed, sharing, dense)
         if fisher == "type-2":
-            require_root(point.objective.loss, f"lg.{name}")
+            require_root(point.objective.loss, name)
         elif fisher == "mc":
             point = Fisher(point, samples=samples, seed=seed).point
-        elif fisher == "empirical":
-            point = EmpiricalFisher(point).point
         else:
-            raise ValueError(f"lg.{name}: fisher must be 'type-2', 'mc' or 'empirical', got {fisher!r}.")
-        settings = Settings(sharing, whole(f"lg.{name}", "dense", dense, 1), 16)
-        fill(self, point=point, settings=settings, corrected=isinstance(self, EKFAC))
+            point = EmpiricalFisher(point).point
+        fill(self, point=point, settings=Settings(sharing, dense, _PROBES), corrected=isinstance(self, EKFAC))
 
     @property
     def factors(self) -> KroneckerBlocks:
