@@ -7,6 +7,7 @@ is a run of entries, which it nearly always is, that copies no more than a trans
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import numpy as np
 from ..protocols import Array, Vector, View
 from ..spaces import Space
 
-__all__ = ["Place", "assembled", "entries"]
+__all__ = ["Place", "assembled", "disjoint", "entries"]
 
 
 class Place(NamedTuple):
@@ -87,7 +88,7 @@ class _Held:
         self.array = array
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=8)  # it may hold a number for each entry
 def _arrangement(space: Space, views: tuple[View, ...]) -> tuple[list[int], list[int], _Held | None]:
     """The order in which views are put one after the other (-1: the end), and the zeros before each.
 
@@ -135,6 +136,16 @@ def entries(space: Space, view: View) -> np.ndarray[Any, Any]:
         steps = np.arange(n, dtype=np.int64) * (stride if n > 1 else 0)
         made = made + steps.reshape([-1 if i == axis else 1 for i in range(len(view.shape))])
     return made.transpose(_run(space, view).order).reshape(-1)
+
+
+def disjoint(space: Space, views: list[View]) -> bool:
+    """Whether no entry of the vector is in two of the views."""
+    runs = [_run(space, view) for view in views]
+    if all(run.start is not None for run in runs):
+        ends = sorted((run.start or 0, run.stop or 0) for run in runs)
+        return all(stop <= start for (_, stop), (start, _) in itertools.pairwise(ends))
+    places = np.concatenate([entries(space, view) for view in views])
+    return len(np.unique(places)) == len(places)
 
 
 def _read(space: Space, v: Vector, view: View) -> Array:

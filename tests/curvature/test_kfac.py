@@ -307,6 +307,23 @@ def test_a_leaf_that_enters_anything_else_has_an_estimated_diagonal_and_is_told(
     np.testing.assert_allclose(np.trace(found), want.sum(), rtol=0.35)
 
 
+def test_parts_that_overlap_are_a_diagonal_and_biases_of_such_weights_stay(ops):
+    def net(p, x):
+        h = lg.namespace(x).mean(x, axis=1)
+        return h @ p["W"] + (h[:, :2] @ p["W"][:2, :]) + (h @ (p["V"] * p["V"]) + h @ p["V"] + p["b"])
+
+    rng = np.random.default_rng(0)
+    p = put(ops, {"W": rng.standard_normal((3, 3)), "V": rng.standard_normal((3, 3)), "b": rng.standard_normal(3)})
+    x, y = rng.standard_normal((6, 4, 3)), targets(rng, "softmax", (6, 3))
+    f = lg.Objective(net, lg.losses.CrossEntropy(), (put(ops, x), put(ops, y)))
+    K = lg.KFAC(f, p)
+    report = K.report()
+    assert "overlap" in report
+    assert "not linear" in report
+    b = K.domain.slices["b"]
+    np.testing.assert_allclose(dense(K)[b, b], dense(lg.GGN(f, p))[b, b], atol=1e-12)
+
+
 def test_what_a_matrix_is_asked(ops):
     f, p = made(ops, "recurrent")
     for kind in (lg.KFAC, lg.EKFAC):

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from ...operators.places import Place, entries
+from ...operators.places import Place, disjoint
 from ...protocols import Use, View
 from ...records import record, static
 from ...spaces import Space
@@ -65,7 +65,23 @@ def plan(uses: tuple[Use, ...], otherwise: tuple[int, ...], space: Space, settin
     """The blocks of a model whose parameters enter these uses."""
     uses = tuple(_alone(use) for use in uses)
     others = dict.fromkeys(otherwise, "it enters operations that are not linear in it")
-    others |= {leaf: "its parts overlap" for leaf in _overlapping(uses, space) if leaf not in others}
+    while True:  # at most once for each leaf
+        made = _merged(_blocks(uses, others, settings))
+        views: dict[int, list[View]] = {}
+        for block in made:
+            for view in block.place.views:
+                views.setdefault(view.leaf, []).append(view)
+        clashing = [leaf for leaf, of_leaf in views.items() if not disjoint(space, of_leaf)]
+        if not clashing:
+            break
+        others |= dict.fromkeys(clashing, "it is used in parts that overlap")
+    for leaf, why in sorted(others.items()):
+        made.append(Plan("diagonal", _whole(space, leaf), (), (), False, False, False, why))
+    return _named(made, space)
+
+
+def _blocks(uses: tuple[Use, ...], others: dict[int, str], settings: Settings) -> list[Plan]:
+    """A block for each weight that is not among ``others``, and for each bias that has none to share."""
     blocks: dict[View, list[int]] = {}
     turned: dict[View, list[int]] = {}
     for i, use in enumerate(uses):
@@ -78,23 +94,20 @@ def plan(uses: tuple[Use, ...], otherwise: tuple[int, ...], space: Space, settin
             blocks.setdefault(use.weight, []).append(i)
             turned.setdefault(use.weight, [])
     made, biases = [], dict[View, list[int]]()
+    for i, use in enumerate(uses):
+        if use.weight.leaf in others and use.bias is not None and use.bias.leaf not in others:
+            biases.setdefault(use.bias, []).append(i)
     for view, members in blocks.items():
-        every = [uses[i] for i in (*members, *turned[view])]
-        first = uses[members[0]]
-        joint = first.bias if len({use.bias for use in every}) == 1 and not turned[view] else None
-        if joint is not None and joint.leaf in others:
-            joint = None
-        for i in (*members, *turned[view]):
+        every = (*members, *turned[view])
+        shared = {uses[i].bias for i in every}
+        joint = shared.pop() if len(shared) == 1 and not turned[view] else None
+        joint = None if joint is not None and joint.leaf in others else joint
+        for i in every:
             bias = uses[i].bias
             if joint is None and bias is not None and bias.leaf not in others:
                 biases.setdefault(bias, []).append(i)
-        made.append(_block(view, uses, tuple(members), tuple(turned[view]), joint, space, settings))
-    for bias, members in biases.items():
-        made.append(_elementwise(bias, tuple(members), space, settings))
-    made = _merged(made)
-    for leaf, why in sorted(others.items()):
-        made.append(Plan("diagonal", _whole(space, leaf), (), (), False, False, False, why))
-    return _named(made, space)
+        made.append(_block(view, uses, tuple(members), tuple(turned[view]), joint, settings))
+    return made + [_elementwise(bias, tuple(members), settings) for bias, members in biases.items()]
 
 
 def _alone(use: Use) -> Use:
@@ -115,38 +128,17 @@ def _transposed(use: Use) -> View:
     return view._replace(shape=turn(view.shape), strides=turn(view.strides))
 
 
-def _overlapping(uses: tuple[Use, ...], space: Space) -> set[int]:
-    """Leaves of which two different views share an entry, or one has an entry twice."""
-    by_leaf: dict[int, list[View]] = {}
-    for use in uses:
-        for view in (use.weight, use.bias):
-            if view is not None:
-                by_leaf.setdefault(view.leaf, []).append(view)
-    found = set()
-    for leaf, views in by_leaf.items():
-        kinds = {frozenset(zip(view.shape, view.strides, strict=True)) | {view.offset} for view in views}
-        sizes = [math.prod(view.shape) for view in set(views)]
-        if len(kinds) == 1 and sizes[0] == math.prod(space.shapes[leaf]):
-            continue  # all of it each time
-        distinct = {tuple(sorted(entries(space, view).tolist())) for view in set(views)}
-        flat = [i for part in distinct for i in part]
-        if len(flat) != len(set(flat)):
-            found.add(leaf)
-    return found
-
-
 def _block(
     view: View,
     uses: tuple[Use, ...],
     members: tuple[int, ...],
     turned: tuple[int, ...],
     bias: View | None,
-    space: Space,
     settings: Settings,
 ) -> Plan:
     first = uses[members[0]]
     if first.kind in ("scale", "shift"):
-        return _elementwise(view, members, space, settings)
+        return _elementwise(view, members, settings)
     place, linear = Place("", view, first.outputs, bias), all(uses[i].kind == "linear" for i in (*members, *turned))
     _, outputs, inputs = place.sizes
     left, right = outputs <= settings.dense, inputs <= settings.dense
@@ -159,7 +151,7 @@ def _block(
     return Plan("kronecker", place, members, turned, left, right, linear, why)
 
 
-def _elementwise(view: View, members: tuple[int, ...], space: Space, settings: Settings) -> Plan:
+def _elementwise(view: View, members: tuple[int, ...], settings: Settings) -> Plan:
     place = Place("", view, len(view.shape) - 1)
     dense = place.sizes[1] <= settings.dense
     return Plan("dense", place, members, (), dense, False, False, "" if dense else "its diagonal: it is large")
