@@ -164,7 +164,9 @@ def problems() -> dict[str, tuple[nn.Module, torch.Tensor, torch.Tensor, tuple[f
 def saved() -> Table:
     """Products of CG to a relative residual of 1e-3, the right-hand side the gradient."""
     recipes = lg.preconditioners
-    table = Table("net", "damping", "none", "Jacobi", "KFAC, mc", "KFAC", "EKFAC", title="products of CG")
+    table = Table(
+        "net", "damping", "none", "Jacobi", "KFAC, mc", "KFAC", "EKFAC", "exact blocks", title="products of CG"
+    )
     for name, (model, x, y, dampings) in problems().items():
         f = lg.Objective(model, lg.losses.CrossEntropy(), (x, y))
         params = {key: p.detach() for key, p in model.named_parameters()}
@@ -175,11 +177,18 @@ def saved() -> Table:
             recipes.KFAC(fisher="mc"),
             recipes.KFAC(),
             recipes.KFAC(corrected=True),
+            recipes.BlockJacobi(dense=1000) if name == "transformer" else "too large",
         )
         for damping in dampings:
             solver = lg.CG(rtol=1e-3, max_steps=3000)
-            found = [lg.solve(lg.Damped(G, damping), g, lg.replace(solver, preconditioner=M)) for M in tried]
-            table.add_row(name, f"{damping:g}", *(f"{s.steps}{'' if s.succeeded else '!'}" for s in found))
+            row = []
+            for M in tried:
+                if isinstance(M, str):
+                    row.append(M)
+                    continue
+                found = lg.solve(lg.Damped(G, damping), g, lg.replace(solver, preconditioner=M))
+                row.append(f"{found.steps}{'' if found.succeeded else '!'}")
+            table.add_row(name, f"{damping:g}", *row)
     return table
 
 
