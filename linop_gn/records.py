@@ -27,12 +27,14 @@ __all__ = [
     "Memo",
     "Partial",
     "bare",
+    "closed",
     "data_fields",
     "fields",
     "fill",
     "map_arrays",
     "memo",
     "on_new_record",
+    "opened",
     "rebuild",
     "record",
     "replace",
@@ -193,6 +195,36 @@ def bare(tree: Any) -> Any:
     if type(tree) is dict:
         return {key: bare(value) for key, value in tree.items()}
     return type(tree)(map(bare, tree)) if type(tree) in (tuple, list) else tree
+
+
+def opened(tree: Any) -> Any:
+    """The tree with dicts of their data in place of records: what any framework's trees, and files, can hold."""
+    if isinstance(tree, tuple(_types)):
+        return {name: opened(getattr(tree, name)) for name in data_fields(tree)}
+    return _mapped(opened, tree)
+
+
+def closed(like: Any, tree: Any) -> Any:
+    """The inverse of :func:`opened`, with what is static from ``like``, a tree of the same structure."""
+    if isinstance(like, tuple(_types)):
+        data = {name: closed(getattr(like, name), tree[name]) for name in data_fields(like)}
+        return rebuild(type(like), fields(like) | data)
+    if type(like) is dict:
+        return {key: closed(value, tree[key]) for key, value in like.items()}
+    if isinstance(like, (tuple, list)):
+        parts = [closed(*both) for both in zip(like, tree, strict=True)]
+        return type(like)(*parts) if hasattr(like, "_fields") else type(like)(parts)
+    return tree
+
+
+def _mapped(function: Callable[[Any], Any], tree: Any) -> Any:
+    """The tree with ``function`` of what its dicts, lists and tuples hold; anything else as it is."""
+    if type(tree) is dict:
+        return {key: function(value) for key, value in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        parts = map(function, tree)
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    return tree
 
 
 def _has_own_repr(cls: type) -> bool:

@@ -140,7 +140,7 @@ class Point:
     def gathered(self, function: Callable[..., tuple[Sums, Any]], *shared: Array) -> Summary:
         """The normalised sums of ``function(term, x, *shared)`` over all batches, without an l2, and its pieces.
 
-        Its sums are arrays in a tuple, which the ``gradient`` is then. Of streamed batches one piece is kept.
+        Its sums are arrays in a tuple, which the ``gradient`` is then.
         """
         bare = self if self.objective.l2 is None else self.anew(replace(self.objective, l2=None))
         visit, ops = Partial(_gathered, function), self.space.backend
@@ -148,12 +148,13 @@ class Point:
             bare.check_data()
             made: Summary = ops.call(Partial(_over_memory, visit), bare, *shared)
             return made
-        totals, left = None, None
+        totals, pieces = None, []
         for term in bare.objective.streamed(self.space, self.x):
             sums, piece = ops.call(visit, term, self.x, *shared)
-            totals, left = (sums, piece) if totals is None else (_add(self, totals, sums), left)
+            totals = sums if totals is None else _add(self, totals, sums)
+            pieces.append(piece)
         assert totals is not None
-        return Summary(*_normalised(bare, totals), (left,))
+        return Summary(*_normalised(bare, totals), tuple(pieces))
 
     def abroad(self) -> Point:
         """The same point in the framework that differentiates."""

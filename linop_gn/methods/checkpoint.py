@@ -28,6 +28,7 @@ import numpy as np
 
 from ..dispatch import backend_of, load
 from ..protocols import Backend
+from ..records import closed, opened
 from .base import ServedMethod
 from .generators import Generators
 from .problem import MinimizeProblem, StepData
@@ -270,13 +271,15 @@ def restored(
         )
     values = {}
     for name, kept in header["fields"].items():
-        names, leaves, structure = ops.flatten(getattr(own, name))
-        if not kept and name in served.method.of_data:
+        like, again = getattr(own, name), name in served.method.of_data
+        names, leaves, structure = ops.flatten(like if again else opened(like))
+        if not kept and again:
             continue
         if [leaf["name"] for leaf in kept] != names:
             raise ValueError(f"the state in {path} has {name} of another structure: was the data's shape another one?")
         filled = [_leaf(ops, arrays, leaf, like) for leaf, like in zip(kept, leaves, strict=True)]
-        values[name] = ops.unflatten(structure, filled)
+        made = ops.unflatten(structure, filled)
+        values[name] = made if again else closed(like, made)
     start = _leaf(ops, arrays, header["start"], problem.start)
     state = own._replace(**values)
     problem = dataclasses.replace(problem, start=start)
@@ -323,7 +326,7 @@ def _write(path: Path, state: State, batches: Any, drawn: Any) -> None:
     arrays: dict[str, Any] = {}
     fields = {}
     for name, value in zip(own._fields, own, strict=True):
-        names, leaves, _ = ops.flatten(value)
+        names, leaves, _ = ops.flatten(value if name in state.method.of_data else opened(value))
         if all(_is_written(ops, leaf) for leaf in leaves):
             fields[name] = [_kept(ops, arrays, *pair) for pair in zip(names, leaves, strict=True)]
         elif name not in state.method.of_data:

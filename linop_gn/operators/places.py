@@ -63,49 +63,39 @@ class Place(NamedTuple):
         ]
 
 
-def assembled(space: Space, parts: list[tuple[View, Array]], like: Array) -> Vector:
-    """The flat vector (n,), or (k, n), of which these are entries; zero where nothing is given. ``like``: another one.
+def assembled(space: Space, parts: list[tuple[View, Array]], rest: Array) -> Vector:
+    """The flat vector (n,), or (k, n), of which these are entries; the others are those of ``rest``.
 
     No entry may be in two parts.
     """
     xp = space.backend.namespace()
     views = tuple(view for view, _ in parts)
-    order, gaps, scattered = _arrangement(space, views)
-    pieces = []
-    for i, gap in zip(order, gaps, strict=True):
-        if gap:
-            pieces.append(xp.zeros_like(like[..., :gap]))
-        if i >= 0:
-            pieces.append(parts[i][1])
-    flat = pieces[0] if len(pieces) == 1 else xp.concat(pieces, axis=-1)
-    return flat if scattered is None else xp.take(flat, _positions(space, scattered.array), axis=-1)
-
-
-class _Held:
-    """A NumPy array, compared by identity, so that it can be remembered."""
-
-    def __init__(self, array: np.ndarray[Any, Any]) -> None:
-        self.array = array
-
-
-@lru_cache(maxsize=8)  # it may hold a number for each entry
-def _arrangement(space: Space, views: tuple[View, ...]) -> tuple[list[int], list[int], _Held | None]:
-    """The order in which views are put one after the other (-1: the end), and the zeros before each.
-
-    Where that is not the order of the vector: also where each of its entries is then.
-    """
     runs = [_run(space, view) for view in views]
-    if all(run.start is not None for run in runs):
-        order = sorted(range(len(views)), key=lambda i: runs[i].start or 0)
-        ends = [0, *(runs[i].stop or 0 for i in order)]
-        starts = [*(runs[i].start or 0 for i in order), space.size]
-        gaps = [start - end for start, end in zip(starts, ends, strict=True)]
-        return [*order, -1], gaps, None
+    if any(run.start is None for run in runs):
+        inverse, missing = _scattered(space, views)
+        pieces = [*(part for _, part in parts), xp.take(rest, _positions(space, missing), axis=-1)]
+        return xp.take(xp.concat(pieces, axis=-1), _positions(space, inverse), axis=-1)
+    pieces, end = [], 0
+    for run, (_, part) in sorted(zip(runs, parts, strict=True), key=lambda both: both[0].start or 0):
+        if run.start > end:  # type: ignore[operator]
+            pieces.append(rest[..., end : run.start])
+        pieces.append(part)
+        end = run.stop  # type: ignore[assignment]
+    if end < space.size:
+        pieces.append(rest[..., end:])
+    return pieces[0] if len(pieces) == 1 else xp.concat(pieces, axis=-1)
+
+
+@lru_cache(maxsize=8)  # they hold a number for each entry
+def _scattered(space: Space, views: tuple[View, ...]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Where each entry of the vector is among those of the views and, after them, the missing ones; and these."""
     places = np.concatenate([entries(space, view) for view in views])
-    missing = np.setdiff1d(np.arange(space.size), places)
+    absent = np.ones(space.size, bool)
+    absent[places] = False
+    missing = np.flatnonzero(absent)
     inverse = np.empty(space.size, np.int64)
     inverse[np.concatenate([places, missing])] = np.arange(space.size)
-    return [*range(len(views)), -1], [0] * len(views) + [len(missing)], _Held(inverse)
+    return inverse, missing
 
 
 class _Run(NamedTuple):
@@ -129,7 +119,7 @@ def _run(space: Space, view: View) -> _Run:
 
 
 def entries(space: Space, view: View) -> np.ndarray[Any, Any]:
-    """The places in the flat vector of a view's entries, in the order of memory where they are a run."""
+    """The places in the flat vector of a view's entries, in the order of its axes by falling stride."""
     first = list(space.slices.values())[view.leaf].start + view.offset
     made = np.full((1,) * len(view.shape), first, np.int64)
     for axis, (n, stride) in enumerate(zip(view.shape, view.strides, strict=True)):

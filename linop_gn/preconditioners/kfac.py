@@ -7,6 +7,7 @@ curvature itself, ``curvature=lg.KFAC``, is solved with in one step: K-FAC as it
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ..arguments import require_number
@@ -18,7 +19,7 @@ from ..operators.congruence import Congruence
 from ..operators.damped import undamped
 from ..operators.kronecker import Factored, KroneckerBlocks
 from ..protocols import Scalar
-from ..records import record, static
+from ..records import record, replace, static
 from .base import Checked, point_of
 
 __all__ = ["KFAC"]
@@ -43,14 +44,14 @@ class KFAC(Checked):
     Parameters
     ----------
     fisher, samples, seed, sharing, dense
-        Of the approximation; see :class:`~linop_gn.KFAC`.
+        Of the approximation; see :class:`~linop_gn.KFAC`. An operator that is one has its own.
     corrected
         EKFAC, at a second pass over the data.
     rule
         ``"exact"``, or ``"heuristic"``, which damps the factors apart; see :meth:`linop_gn.KroneckerBlocks.inverse`.
     decay
         In a method, the factors are ``decay`` times the former ones and 1 - decay times those of the new point (with
-        ``lg.descents.Solve(every=)``: where they are renewed). Zero: only the latest.
+        ``lg.descents.Solve(every=)``: where they are renewed). None: only the latest.
 
     >>> import linop_gn as lg, torch
     >>> _ = torch.manual_seed(0)
@@ -70,40 +71,37 @@ class KFAC(Checked):
     dense: int = static(default=4096)
     corrected: bool = static(default=False)
     rule: str = static(default="exact")
-    decay: Scalar = 0.0
+    decay: Scalar | None = None
 
     def __post_init__(self) -> None:
         samples, dense = check_options("KFAC", self.fisher, self.samples, self.seed, self.sharing, self.dense)
         object.__setattr__(self, "samples", samples)
         object.__setattr__(self, "dense", dense)
-        require_number("KFAC", "decay", self.decay)
+        require_number("KFAC", "decay", self.decay, below=1.0, optional=True)
         if self.rule not in ("exact", "heuristic"):
             raise ValueError(f"KFAC: rule must be 'exact' or 'heuristic', got {self.rule!r}.")
-        if self.corrected and (self.rule == "heuristic" or self._averages):
+        if self.corrected and (self.rule == "heuristic" or self.decay is not None):
             raise ValueError(
                 "KFAC: corrected=True has one eigenvalue for each entry in the latest eigenvectors, which are neither "
                 "damped by factors (rule='heuristic') nor averaged (decay=)."
             )
 
-    @property
-    def _averages(self) -> bool:
-        return not (isinstance(self.decay, (int, float)) and self.decay == 0)
-
     def prepare(self, operator: LinearOperator) -> Prepared:
         factors, l2 = self._factors(operator)
-        return Prepared(factors if self._averages else None, factors.spectral(), l2)
+        return Prepared(None if self.decay is None else self._to_average(factors), factors.spectral(), l2)
 
     def renew(self, before: Prepared, operator: LinearOperator) -> Prepared:
         """The factors at another point, averaged with those before."""
-        if not self._averages:
+        if self.decay is None:
             return self.prepare(operator)
         factors, l2 = self._factors(operator)
         assert before.factors is not None
+        old, new = self.decay, 1.0 - self.decay
         blocks = tuple(
-            Factored(*(self.decay * a + (1.0 - self.decay) * b for a, b in zip(_sides(old), _sides(new), strict=True)))
-            for old, new in zip(before.factors.blocks, factors.blocks, strict=True)
+            Factored(old * a.left + new * b.left, old * a.right + new * b.right)
+            for a, b in zip(before.factors.blocks, self._to_average(factors).blocks, strict=True)
         )
-        mean = KroneckerBlocks(blocks, factors.places, factors.domain, factors.notes)
+        mean = replace(factors, blocks=blocks)
         return Prepared(mean, mean.spectral(), l2)
 
     def finish(self, prepared: Prepared, operator: LinearOperator) -> LinearOperator:
@@ -121,12 +119,19 @@ class KFAC(Checked):
         point = _point_or_blocks(operator)
         if not isinstance(point, Point) or point.host:
             return 0, 4 * operator.domain.size
-        shape = point.linearized().pieces[0].outputs.shape
-        columns = 1
-        for n in shape[1:] if len(shape) <= 2 else shape[-1:]:
-            columns *= n
-        number = {"type-2": columns, "mc": self.samples}.get(self.fisher, 1)
-        return number * (2 if self.corrected else 1), 4 * operator.domain.size
+        piece, xp = self._made(point).point.linearized().pieces[0], operator.backend.namespace()
+        passes = 1 if piece.stacked else piece.hessian.columns(xp, piece.outputs).number
+        sides = [(shape[0], math.prod(shape[1:])) for shape in operator.domain.shapes if len(shape) > 1]
+        held = sum(n * n for both in sides for n in both if n <= self.dense)
+        return passes * (2 if self.corrected else 1), 2 * held + 2 * operator.domain.size
+
+    def _to_average(self, factors: KroneckerBlocks) -> KroneckerBlocks:
+        if not all(isinstance(block, Factored) for block in factors.blocks):
+            raise ValueError(
+                "KFAC: decay averages factors, and the operator is known by eigenvectors (lg.EKFAC, or "
+                ".spectral()): leave decay out, or take lg.KFAC."
+            )
+        return factors
 
     def _factors(self, operator: LinearOperator) -> tuple[KroneckerBlocks, Any]:
         known = _point_or_blocks(operator)
@@ -134,10 +139,12 @@ class KFAC(Checked):
             return known, None
         if isinstance(known, kfac.KFAC):
             return known.factors, known.point.objective.l2_in(known.domain)
-        made = (kfac.EKFAC if self.corrected else kfac.KFAC)(
-            known, fisher=self.fisher, samples=self.samples, seed=self.seed, sharing=self.sharing, dense=self.dense
-        )
-        return made.factors, known.objective.l2_in(known.space)
+        return self._made(known).factors, known.objective.l2_in(known.space)
+
+    def _made(self, point: Point) -> kfac.KFAC:
+        kind = kfac.EKFAC if self.corrected else kfac.KFAC
+        fisher = {"fisher": self.fisher, "samples": self.samples, "seed": self.seed}
+        return kind(point, **fisher, sharing=self.sharing, dense=self.dense)
 
 
 def _point_or_blocks(operator: LinearOperator) -> Any:
@@ -146,7 +153,3 @@ def _point_or_blocks(operator: LinearOperator) -> Any:
     if isinstance(inner, Congruence):
         inner = inner.operator
     return inner if isinstance(inner, (kfac.KFAC, KroneckerBlocks)) else point_of(inner, "KFAC")
-
-
-def _sides(block: Factored) -> tuple[Any, Any]:
-    return block.left, block.right

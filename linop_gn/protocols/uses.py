@@ -8,6 +8,7 @@ parameter.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from .types import Array
@@ -57,8 +58,8 @@ class Uses(Protocol):
 
     outputs: Array
     uses: tuple[Use, ...]
-    inputs: list[Array | None]
-    """Of each use."""
+    inputs: Sequence[Array | None]
+    """Of each use; they may be made at each access."""
     otherwise: tuple[int, ...]
     """The leaves that entered something else as well, whatever it was."""
 

@@ -299,7 +299,7 @@ def test_a_leaf_that_enters_anything_else_has_an_estimated_diagonal_and_is_told(
     K = lg.KFAC(f, p)
     want = np.diag(dense(lg.GGN(f, p)))
     report = K.report()
-    assert report.count("not linear") == 2
+    assert report.count("not known to be linear") == 2
     assert report.count("diagonal") == 2
     found = dense(K)
     assert abs(found - np.diag(np.diag(found))).max() == 0
@@ -319,9 +319,137 @@ def test_parts_that_overlap_are_a_diagonal_and_biases_of_such_weights_stay(ops):
     K = lg.KFAC(f, p)
     report = K.report()
     assert "overlap" in report
-    assert "not linear" in report
+    assert "not known to be linear" in report
     b = K.domain.slices["b"]
     np.testing.assert_allclose(dense(K)[b, b], dense(lg.GGN(f, p))[b, b], atol=1e-12)
+
+
+def shared_bias(p, x):
+    h = lg.namespace(x).tanh(x[:, 0, :] @ p["W1"] + p["b"])
+    return h @ p["W2"] + p["b"]
+
+
+def bias_and_scale(p, x):
+    return (x[:, 0, :] @ p["W1"] + p["b"]) * p["b"]
+
+
+def matrix_and_entries(p, x):
+    return x[:, :, 0][:, :3] @ p["W1"] + lg.namespace(x).sum(x[:, :3, :] * p["W1"], axis=1)
+
+
+def half_used(p, x):
+    return x[:, 0, :] @ p["W1"][:, :3]
+
+
+def flattened(p, x):
+    """Positions that depend on each other, as rows of the outputs."""
+    xp = lg.namespace(x)
+    h = x @ p["W1"]
+    h = xp.tanh(h + xp.mean(h, axis=1, keepdims=True))
+    return xp.reshape(h @ p["W2"], (-1, 3))
+
+
+@pytest.mark.parametrize(
+    ("net", "shapes", "blocks"),
+    [
+        (shared_bias, {"W1": (3, 3), "W2": (3, 3), "b": (3,)}, {"W1", "W2", "b"}),
+        (bias_and_scale, {"W1": (3, 3), "b": (3,)}, {"W1", "b"}),
+        (matrix_and_entries, {"W1": (3, 3)}, {"W1"}),
+    ],
+)
+def test_each_entry_is_in_one_block(ops, net, shapes, blocks):
+    rng = np.random.default_rng(3)
+    p = put(ops, {name: rng.standard_normal(shape) for name, shape in shapes.items()})
+    x, y = rng.standard_normal((6, 4, 3)), targets(rng, "softmax", (6, 3))
+    f = lg.Objective(net, lg.losses.CrossEntropy(), (put(ops, x), put(ops, y)))
+    K = lg.KFAC(f, p)
+    assert {place.name for place in K.factors.places} == blocks
+    M = dense(K)
+    assert M.shape == K.shape
+    np.testing.assert_allclose(dense(K.inverse(0.1)), np.linalg.inv(M + 0.1 * np.eye(len(M))), atol=1e-9)
+    if net is shared_bias:
+        where, G = K.domain.slices["b"], dense(lg.GGN(f, p))
+        np.testing.assert_allclose(M[where, where], G[where, where], atol=1e-12)
+
+
+def test_entries_that_nothing_depends_on_are_damped_too(ops):
+    rng = np.random.default_rng(3)
+    p = put(ops, {"W1": rng.standard_normal((3, 5)), "idle": rng.standard_normal(4)})
+    x, y = rng.standard_normal((9, 4, 3)), targets(rng, "softmax", (9, 3))
+    f = lg.Objective(half_used, lg.losses.CrossEntropy(), (put(ops, x), put(ops, y)))
+    K = lg.KFAC(f, p)
+    M, n = dense(K), K.shape[0]
+    assert "10 entries" in K.report()
+    np.testing.assert_allclose(dense(K.inverse(0.2)), np.linalg.inv(M + 0.2 * np.eye(n)), atol=1e-9)
+    np.testing.assert_allclose(float(K.logdet(0.2)), np.linalg.slogdet(M + 0.2 * np.eye(n))[1], rtol=1e-9)
+    mean = 0.1 * np.trace(M) / n
+    np.testing.assert_allclose(dense(K.inverse(0.1, relative="all")), np.linalg.inv(M + mean * np.eye(n)), atol=1e-8)
+    np.testing.assert_allclose(float(K.inverse(0.2).trace()), np.trace(dense(K.inverse(0.2))), rtol=1e-10)
+    A = lg.Damped(lg.GGN(f, p), 0.1)
+    found = lg.solve(A, put(ops, rng.standard_normal(n)), lg.CG(preconditioner=lg.preconditioners.KFAC()))
+    assert found.succeeded
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_an_inverse_without_damping_is_the_pseudo_inverse(ops, dtype):
+    rng = np.random.default_rng(0)
+    p = put(ops, {"W1": rng.standard_normal((8, 3))}, dtype)
+    x, y = rng.standard_normal((2, 8)), rng.standard_normal((2, 3))
+    f = lg.Objective(lambda p, x: x @ p["W1"], lg.losses.SquaredError(), (put(ops, x, dtype), put(ops, y, dtype)))
+    for kind in (lg.KFAC, lg.EKFAC):
+        K = kind(f, p)
+        want = np.linalg.pinv(dense(K).astype(float), rcond=1e-5, hermitian=True)
+        np.testing.assert_allclose(
+            dense(K.inverse()), want, atol=(1e-9 if dtype == "float64" else 1e-3) * abs(want).max()
+        )
+        assert np.isneginf(float(K.logdet()))
+
+
+def test_outputs_that_are_flattened_over_positions_keep_what_positions_share():
+    pytest.importorskip("torch")
+    ops = lg.load("torch")
+    rng = np.random.default_rng(5)
+    p = put(ops, {"W1": rng.standard_normal((3, 4)), "W2": rng.standard_normal((4, 3))})
+    x, y = rng.standard_normal((40, 4, 3)), targets(rng, "softmax", (160, 3))
+    f = lg.Objective(flattened, lg.losses.CrossEntropy(), (put(ops, x), put(ops, y)))
+    G, E = dense(lg.BlockGGN(f, p, blocks="leaf")), lg.EKFAC(f, p)
+    np.testing.assert_allclose(float(E.trace()), np.trace(G), rtol=0.1)  # columns with random signs
+
+
+def test_batches_may_be_sequences_of_other_lengths(ops):
+    rng = np.random.default_rng(5)
+    net, shapes = MODELS["recurrent"]
+    p = put(ops, {key: rng.standard_normal(shape) for key, shape in sorted(shapes.items())})
+    data = [
+        (put(ops, rng.standard_normal((5, length, 3))), put(ops, targets(rng, "softmax", (5, 3)))) for length in (2, 3)
+    ]
+    K = lg.KFAC(lg.Objective(net, lg.losses.CrossEntropy(), data), p)
+    parts = [lg.KFAC(lg.Objective(net, lg.losses.CrossEntropy(), batch), p).trace() for batch in data]
+    assert min(map(float, parts)) < float(K.trace()) < max(map(float, parts))
+    streamed = lg.KFAC(lg.Objective(net, lg.losses.CrossEntropy(), Streamed(data)), p)
+    np.testing.assert_allclose(dense(streamed), dense(K), atol=1e-12)
+
+
+def test_leaves_without_entries_and_models_without_parameters():
+    torch = pytest.importorskip("torch")
+    net = torch.nn.Sequential(torch.nn.Linear(5, 0), torch.nn.Linear(0, 3)).double()
+    data = torch.randn(6, 5).double(), torch.randint(3, (6,))
+    f = lg.Objective(net, lg.losses.CrossEntropy(), data)
+    np.testing.assert_allclose(dense(lg.KFAC(f, net)), dense(lg.GGN(f, net)), atol=1e-14)
+    p = {"idle": torch.ones(2).double()}
+    K = lg.KFAC(lg.Objective(lambda p, x: x[:, :3], lg.losses.CrossEntropy(), data), p)
+    assert (float(K.trace()), float(K.inverse(0.5).trace())) == (0.0, 4.0)
+
+
+def test_factors_of_ones_own_are_looked_at():
+    for left, right, message in (
+        (np.array([[1.0, 2.0], [0.0, 1.0]]), np.eye(2), "not symmetric"),
+        (np.eye(2), -np.eye(3), "negative"),
+        (np.ones((2, 3)), np.eye(2), "shape"),
+        (np.array([np.nan, 1.0]), np.eye(2), "NaN"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            lg.KroneckerBlocks.of(left, right)
 
 
 def test_what_a_matrix_is_asked(ops):
@@ -385,6 +513,8 @@ def test_an_l2_is_added_as_it_is_to_the_operator(ops):
     K = lg.KFAC(f, p)
     np.testing.assert_allclose(dense(K), dense(lg.KFAC(bare, p)) + 0.2 * np.eye(K.shape[0]), atol=1e-12)
     np.testing.assert_allclose(dense(K.inverse(0.1)), np.linalg.inv(dense(K) + 0.1 * np.eye(K.shape[0])), atol=1e-9)
+    np.testing.assert_allclose(float(K.trace()), np.trace(dense(K)), rtol=1e-10)
+    np.testing.assert_allclose(float(K.frobenius_norm()), np.linalg.norm(dense(K)), rtol=1e-10)
 
 
 def test_sides_that_are_large_are_diagonals(ops):

@@ -79,6 +79,39 @@ def test_averages_of_factors_are_renewed_at_a_cadence(ops):
     assert float(result.value) < float(f.value(p))
 
 
+@pytest.mark.parametrize(
+    ("curvature", "recipe"),
+    [(lg.GGN, KFAC(corrected=True)), (lg.EKFAC, KFAC()), (lg.GGN, KFAC(decay=0.5))],
+    ids=["corrected", "EKFAC", "averaged"],
+)
+def test_methods_take_every_kind(ops, curvature, recipe):
+    f, p = made(ops, "two layers", n=12)
+    method = lg.LevenbergMarquardt(curvature, damping=1.0, solver=lg.CG(max_steps=5, preconditioner=recipe))
+    assert float(lg.minimize(f, p, method, max_steps=3).value) < float(f.value(p))
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_runs_are_saved_and_go_on(every, tmp_path):
+    pytest.importorskip("torch")
+    f, p = made(lg.load("torch"), "two layers", n=12)
+    descent = lg.descents.Solve(lg.CG(max_steps=5, preconditioner=KFAC(decay=0.5)), every=every)
+    method = lg.SecondOrder(descent=descent, level=1e-2)
+    half = lg.minimize(f, p, method, max_steps=2)
+    lg.save_state(tmp_path / "run", half.state)
+    state = lg.load_state(tmp_path / "run", method, f, p)
+    for _ in range(2):
+        state = lg.advance(method, f, state)
+    whole = lg.minimize(f, p, method, max_steps=4)
+    for name in p:
+        np.testing.assert_array_equal(state.params[name], whole.params[name])
+
+
+def test_averages_are_of_factors_only(ops):
+    f, p = made(ops, "two layers")
+    with pytest.raises(ValueError, match="eigenvectors"):
+        KFAC(decay=0.5)(lg.Damped(lg.EKFAC(f, p), 0.1))
+
+
 def test_one_program_serves_all_steps(jax):
     f, p = made(lg.load("jax"), "two layers", n=12)
     method = lg.LevenbergMarquardt(solver=lg.CG(max_steps=5, preconditioner=KFAC()))
@@ -100,7 +133,13 @@ def test_units_of_the_parameters(ops):
 
 @pytest.mark.parametrize(
     "options",
-    [{"rule": "both"}, {"samples": 0}, {"corrected": True, "decay": 0.5}, {"corrected": True, "rule": "heuristic"}],
+    [
+        {"rule": "both"},
+        {"samples": 0},
+        {"decay": 1.5},
+        {"corrected": True, "decay": 0.5},
+        {"corrected": True, "rule": "heuristic"},
+    ],
 )
 def test_what_is_refused(options):
     with pytest.raises(ValueError, match="KFAC"):

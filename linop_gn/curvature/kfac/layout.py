@@ -1,15 +1,15 @@
 """Which block stands for which parameters: from the operations that they enter to the factors that are summed.
 
-=============  ========================================================  =================================
-block          of                                                        factors
-=============  ========================================================  =================================
-``kronecker``  a weight, with its bias where both enter one operation    L (x) R, in the outputs and inputs
-``dense``      scale, shift, a bias by itself: exact for each example    L alone
-``diagonal``   a leaf that enters anything else as well                  the diagonal of L
-=============  ========================================================  =================================
+===============  ======================================================  ==================================
+block            of                                                      factors
+===============  ======================================================  ==================================
+``kronecker``    a weight, with its bias where both enter one operation  L (x) R, in the outputs and inputs
+``elementwise``  scale, shift, a bias by itself                          L alone
+``diagonal``     a leaf that enters anything else as well                the diagonal of L
+===============  ======================================================  ==================================
 
 Uses of one weight are one block: a tied embedding, a cell that is called at each step. Where a weight is used
-transposed as well, outputs are inputs there: such uses are ``turned``.
+``transposed`` as well, outputs are inputs there.
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ class Settings(NamedTuple):
     """``expand`` or ``reduce``."""
     dense: int
     """The largest side of a factor that is held as a matrix."""
-    probes: int
-    """Products with J^T, at least, that a diagonal is estimated with."""
 
 
 class Plan(NamedTuple):
@@ -43,7 +41,7 @@ class Plan(NamedTuple):
     place: Place
     uses: tuple[int, ...]
     """Their numbers."""
-    turned: tuple[int, ...] = ()
+    transposed: tuple[int, ...] = ()
     left: bool = True
     """Whether the factor of the outputs is a matrix."""
     right: bool = True
@@ -55,16 +53,25 @@ class Plan(NamedTuple):
 
 @record
 class Layout:
-    """The blocks of a model, as what a batch leaves behind beside its sums; no arrays."""
+    """The blocks of a model, as what a batch leaves behind beside its sums; no arrays.
+
+    They have no numbers of uses, which may differ from batch to batch, as sequences of other lengths do.
+    """
 
     plans: tuple[Plan, ...] = static()
     stacked: bool = static(default=False)
+
+    @classmethod
+    def of(cls, plans: tuple[Plan, ...]) -> Layout:
+        """That of a batch."""
+        return cls(tuple(block._replace(uses=(), transposed=(0,) * bool(block.transposed)) for block in plans))
 
 
 def plan(uses: tuple[Use, ...], otherwise: tuple[int, ...], space: Space, settings: Settings) -> tuple[Plan, ...]:
     """The blocks of a model whose parameters enter these uses."""
     uses = tuple(_alone(use) for use in uses)
-    others = dict.fromkeys(otherwise, "it enters operations that are not linear in it")
+    empty = [leaf for leaf, shape in enumerate(space.shapes) if not math.prod(shape)]
+    others = dict.fromkeys((*otherwise, *empty), "it enters operations that are not known to be linear in it")
     while True:  # at most once for each leaf
         made = _merged(_blocks(uses, others, settings))
         views: dict[int, list[View]] = {}
@@ -74,39 +81,42 @@ def plan(uses: tuple[Use, ...], otherwise: tuple[int, ...], space: Space, settin
         clashing = [leaf for leaf, of_leaf in views.items() if not disjoint(space, of_leaf)]
         if not clashing:
             break
-        others |= dict.fromkeys(clashing, "it is used in parts that overlap")
-    for leaf, why in sorted(others.items()):
-        made.append(Plan("diagonal", _whole(space, leaf), (), (), False, False, False, why))
+        others |= dict.fromkeys(clashing, "its parts overlap, or are used in several ways")
+    for leaf, why in sorted((leaf, why) for leaf, why in others.items() if leaf not in empty):
+        made.append(Plan("diagonal", _whole(space, leaf), (), left=False, right=False, why=why))
     return _named(made, space)
 
 
 def _blocks(uses: tuple[Use, ...], others: dict[int, str], settings: Settings) -> list[Plan]:
     """A block for each weight that is not among ``others``, and for each bias that has none to share."""
-    blocks: dict[View, list[int]] = {}
-    turned: dict[View, list[int]] = {}
+    blocks: dict[tuple[View, bool], list[int]] = {}  # by weight, and whether that is a matrix there
+    transposed: dict[View, list[int]] = {}
+    weights: dict[View | None, set[View]] = {}  # that each bias goes with
     for i, use in enumerate(uses):
         if use.weight.leaf in others:
             continue
-        transposed = _transposed(use)
-        if use.kind in ("linear", "lookup") and use.weight not in blocks and transposed in blocks:
-            turned[transposed].append(i)
+        matrix, other = use.kind in ("linear", "lookup"), _transposed(use)
+        if matrix and (use.weight, True) not in blocks and (other, True) in blocks:
+            transposed.setdefault(other, []).append(i)
         else:
-            blocks.setdefault(use.weight, []).append(i)
-            turned.setdefault(use.weight, [])
+            blocks.setdefault((use.weight, matrix), []).append(i)
+        weights.setdefault(use.bias, set()).add(use.weight)
     made, biases = [], dict[View, list[int]]()
     for i, use in enumerate(uses):
         if use.weight.leaf in others and use.bias is not None and use.bias.leaf not in others:
             biases.setdefault(use.bias, []).append(i)
-    for view, members in blocks.items():
-        every = (*members, *turned[view])
+    for (view, matrix), members in blocks.items():
+        turned = tuple(transposed.get(view, ())) if matrix else ()
+        every = (*members, *turned)
         shared = {uses[i].bias for i in every}
-        joint = shared.pop() if len(shared) == 1 and not turned[view] else None
-        joint = None if joint is not None and joint.leaf in others else joint
+        joint = shared.pop() if len(shared) == 1 and not turned else None
+        if joint is not None and (joint.leaf in others or len(weights[joint]) > 1 or (joint, False) in blocks):
+            joint = None  # it has a block of its own
         for i in every:
             bias = uses[i].bias
             if joint is None and bias is not None and bias.leaf not in others:
                 biases.setdefault(bias, []).append(i)
-        made.append(_block(view, uses, tuple(members), tuple(turned[view]), joint, settings))
+        made.append(_block(view, uses, tuple(members), turned, joint, settings))
     return made + [_elementwise(bias, tuple(members), settings) for bias, members in biases.items()]
 
 
@@ -153,8 +163,9 @@ def _block(
 
 def _elementwise(view: View, members: tuple[int, ...], settings: Settings) -> Plan:
     place = Place("", view, len(view.shape) - 1)
-    dense = place.sizes[1] <= settings.dense
-    return Plan("dense", place, members, (), dense, False, False, "" if dense else "its diagonal: it is large")
+    matrix = place.sizes[1] <= settings.dense
+    why = "" if matrix else "its diagonal: it is large"
+    return Plan("elementwise", place, members, left=matrix, right=False, why=why)
 
 
 def _merged(made: list[Plan]) -> list[Plan]:

@@ -15,27 +15,24 @@ Layers are found by what the model calls: any operation that is linear in a para
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from ...arguments import whole
 from ...draws import check_seed
 from ...operators.base import LinearOperator
-from ...operators.kronecker import Factored, KroneckerBlocks, Spectral
+from ...operators.kronecker import Factored, KroneckerBlocks, Spectral, positive, traces
 from ...protocols import Array, Backend, Scalar, Tree
-from ...records import Partial, fill, memo, record, static
+from ...records import Partial, fill, memo, record, replace, static
 from ..at_point import AtPoint, as_point, with_l2
 from ..fisher import EmpiricalFisher, Fisher
 from ..gram import require_root
+from ..losses.scores import Scores
 from ..objective import Objective
 from ..point import Point
 from .layout import Plan, Settings
-from .sums import corrections, embedded, factor_sums
+from .sums import corrections, factor_sums, plus
 
 __all__ = ["EKFAC", "KFAC", "check_options"]
-
-
-_PROBES = 16
-"""Products with J^T, at least, that a diagonal is estimated with."""
 
 
 def check_options(owner: str, fisher: str, samples: int, seed: Scalar, sharing: str, dense: int) -> tuple[int, int]:
@@ -87,9 +84,9 @@ class KFAC(AtPoint):
     """
 
     settings: Settings = static()
-    corrected: bool = static(default=False)
     regularised = True
     psd = True
+    corrected: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -105,13 +102,16 @@ class KFAC(AtPoint):
         name = f"lg.{type(self).__name__}"
         point = as_point(objective, params, type(self).__name__)
         samples, dense = check_options(name, fisher, samples, seed, sharing, dense)
+        loss = point.objective.loss
+        if isinstance(loss, Scores) and fisher != "type-2":  # of a Fisher operator: drawn, or taken, anew
+            point = point.anew(replace(point.objective, loss=loss.inner))
         if fisher == "type-2":
             require_root(point.objective.loss, name)
         elif fisher == "mc":
             point = Fisher(point, samples=samples, seed=seed).point
         else:
             point = EmpiricalFisher(point).point
-        fill(self, point=point, settings=Settings(sharing, dense, _PROBES), corrected=isinstance(self, EKFAC))
+        fill(self, point=point, settings=Settings(sharing, dense))
 
     @property
     def factors(self) -> KroneckerBlocks:
@@ -119,7 +119,8 @@ class KFAC(AtPoint):
         slots = memo(self)
         if slots.made is None:
             made = self._factors()
-            if not self.backend.is_concrete(made):
+            where = self.point.where
+            if not self.backend.lives_with(made, where[0] if isinstance(where, tuple) else where):
                 return made
             slots.made = made
         return slots.made  # type: ignore[no-any-return]
@@ -142,7 +143,7 @@ class KFAC(AtPoint):
         vectors = [side for basis in chosen for side in (basis.left, basis.right) if side is not None]
         found = iter(point.gathered(Partial(corrections, self.settings), *vectors).gradient)  # type: ignore[arg-type]
         blocks = tuple(
-            Spectral(basis.left, basis.right, next(found)) if block.linear else basis
+            Spectral(basis.left, basis.right, positive(ops, next(found))) if block.linear else basis
             for block, basis in zip(plans, spectral, strict=True)
         )
         return KroneckerBlocks(blocks, places, self.domain, result.notes)
@@ -158,12 +159,23 @@ class KFAC(AtPoint):
         return self.factors.logdet(self._with_l2(damping, relative), relative)
 
     def trace(self) -> Scalar:
-        """tr K, without the objective's l2."""
-        return self.factors.trace()
+        """tr K."""
+        total, l2 = self.factors.trace(), self._l2_vector
+        return total if l2 is None else total + self.backend.item(self.backend.namespace().sum(l2))
 
     def frobenius_norm(self) -> Scalar:
-        """||K||_F, without the objective's l2."""
-        return self.factors.frobenius_norm()
+        """||K||_F."""
+        l2, ops = self._l2_vector, self.backend
+        norm = self.factors.frobenius_norm()
+        if l2 is None:
+            return norm
+        more = ops.namespace().sum(l2 * (2.0 * self.factors.known_diagonal() + l2))
+        return ops.sqrt(norm * norm + ops.item(more))
+
+    @property
+    def _l2_vector(self) -> Any:
+        """The objective's l2 for each entry; None where there is none."""
+        return None if self._l2 is None else self._l2 + self.domain.zeros()
 
     def known_diagonal(self) -> Any:
         """The diagonal (n,)."""
@@ -191,8 +203,8 @@ class KFAC(AtPoint):
 class EKFAC(KFAC):
     """:class:`KFAC` with the best eigenvalues for its eigenvectors: a second pass over the data.
 
-    In the Frobenius norm it is at least as near as KFAC of the same columns to the blocks of the operator. Embeddings
-    keep KFAC's.
+    In the Frobenius norm it is at least as near as KFAC of the same columns to the blocks of the operator, for models
+    that treat the examples of the outputs' first axis apart. Embeddings keep KFAC's.
 
     >>> import linop_gn as lg, torch
     >>> x, y = torch.randn(5, 2, dtype=torch.float64), torch.zeros(5, 3, dtype=torch.float64)
@@ -204,6 +216,7 @@ class EKFAC(KFAC):
     """
 
     __init__ = KFAC.__init__
+    corrected = True
 
 
 def _plans_of(pieces: tuple[Any, ...]) -> tuple[Plan, ...]:
@@ -221,13 +234,11 @@ def _block(ops: Backend, block: Plan, sums: Any) -> Factored:
     xp, L = ops.namespace(), next(sums)
     if block.kind != "kronecker":
         return Factored(L, xp.ones_like(L[..., :1] if len(L.shape) == 2 else L[..., 0, :1]))
-    sides = []
-    if block.uses:
-        sides.append((L, _mean(xp, next(sums), next(sums))))
-    if block.turned:
-        R = next(sums)
-        sides.append((_mean(xp, next(sums), next(sums)), R))
-    return Factored(*sides[0]) if len(sides) == 1 else Factored(*_joined(xp, *sides))
+    first = L, _mean(xp, next(sums), next(sums))
+    if not block.transposed:
+        return Factored(*first)
+    R = next(sums)
+    return Factored(*_joined(xp, first, (_mean(xp, next(sums), next(sums)), R)))
 
 
 def _mean(xp: Any, total: Array, count: Array) -> Array:
@@ -237,24 +248,15 @@ def _mean(xp: Any, total: Array, count: Array) -> Array:
 
 
 def _joined(xp: Any, first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
-    """One L (x) R for two of them, whose trace is the sum of theirs: each side is the mean by their shares of it."""
-    traces = [_trace(xp, L) * _trace(xp, R) for L, R in (first, second)]
-    total = traces[0] + traces[1]
-    sides = []
-    for pair, whole_trace in ((0, xp.ones_like(total)), (1, total)):
-        both = [side[pair] for side in (first, second)]
-        if len(both[0].shape) != len(both[1].shape):
-            matrix = max(both, key=lambda x: len(x.shape))
-            both = [x if len(x.shape) == 3 else embedded(xp, x, matrix) for x in both]
+    """One L (x) R for two of them, whose trace is the sum of theirs: sides are means of trace one, by their shares."""
+    shares = [traces(xp, L) * traces(xp, R) for L, R in (first, second)]
+    total, sides = shares[0] + shares[1], []
+    for pair in zip(first, second, strict=True):
         parts = []
-        for side, trace in zip(both, traces, strict=True):
-            size = _trace(xp, side) * total
-            share = xp.where(size > 0, whole_trace * trace / xp.where(size > 0, size, xp.ones_like(size)), 0.0 * total)
-            parts.append(side * xp.reshape(share, (-1,) + (1,) * (len(side.shape) - 1)))
-        sides.append(parts[0] + parts[1])
-    return sides[0], sides[1]
-
-
-def _trace(xp: Any, side: Array) -> Array:
-    """(groups,)."""
-    return xp.sum(side if len(side.shape) == 2 else xp.linalg.diagonal(side), axis=-1)
+        for side, share in zip(pair, shares, strict=True):
+            size = traces(xp, side) * total
+            good = size > 0
+            scale = xp.where(good, share / xp.where(good, size, xp.ones_like(size)), 0.0 * size)
+            parts.append(side * xp.reshape(scale, (-1,) + (1,) * (len(side.shape) - 1)))
+        sides.append(plus(xp, *parts))
+    return sides[0], sides[1] * xp.reshape(total, (-1,) + (1,) * (len(sides[1].shape) - 1))

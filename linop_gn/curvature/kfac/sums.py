@@ -35,8 +35,10 @@ from ..losses.weighting import counter
 from ..term import Term
 from .layout import Layout, Plan, Settings, plan
 
-__all__ = ["corrections", "embedded", "factor_sums"]
+__all__ = ["corrections", "factor_sums", "plus"]
 
+_PROBES = 16
+"""Products with J^T, at least, that what is estimated is estimated with."""
 _ENTRIES = 1 << 22
 """Numbers in the matrices P of as many examples as are held at a time."""
 
@@ -51,23 +53,24 @@ class _Batch(NamedTuple):
     weights: Array | None
     """Of examples: like the outputs, with axes of length one."""
     settings: Settings
-    scaled: dict[int, Array]
-    """The inputs of scales, by use: the framework may make inputs anew each time that they are asked for."""
-
-    @property
-    def examples(self) -> int:
-        return int(self.made.outputs.shape[0]) if self.made.outputs.shape else 1
+    examples: int
 
     def axis(self, i: int) -> int | None:
-        """Which of the rows' axes is that of the examples: the first, or the only one of that length."""
+        """Which of the rows' axes begins with that of the examples: the only one of that length, or the first."""
         rows, n = self.made.uses[i].rows, self.examples
-        if rows[:1] == (n,):
-            return 0
-        return rows.index(n) if rows.count(n) == 1 else None
+        if rows.count(n) == 1:
+            return rows.index(n)
+        return 0 if rows and rows[0] % n == 0 else None  # the first, or positions beside it in one
 
     def by_example(self, uses: tuple[int, ...]) -> bool:
         """Whether the rows of these uses have an axis of the examples."""
         return all(self.axis(i) is not None for i in uses)
+
+    def tells_examples(self, i: int) -> bool:
+        """Whether each row of use i belongs to one example, as far as sizes tell."""
+        shape = tuple(self.made.outputs.shape)
+        flat = {math.prod(shape[:k]) for k in range(1, len(shape) + 1)}
+        return self.axis(i) is not None or math.prod(self.made.uses[i].rows) in flat
 
     def shape(self, i: int) -> tuple[int, ...]:
         """The rows of use i with the axis of the examples first."""
@@ -109,12 +112,14 @@ def factor_sums(settings: Settings, term: Term, x: Vector) -> tuple[tuple[Any, .
     """
     batch, weight = _evaluated(settings, term, x)
     sides = [_input_sides(batch, block) for block in batch.plans]
-    sums = _over_columns(batch, lambda pulled, leaves: _output_sides(batch, pulled, leaves))
+    entrywise = [i for block in batch.plans if block.kind == "elementwise" for i in block.uses]
+    scales = {i: batch.rows(i, _input(batch, i)) for i in entrywise if batch.made.uses[i].kind == "scale"}
+    sums = _over_columns(batch, lambda pulled, leaves: _output_sides(batch, scales, pulled, leaves))
     made: list[Array] = []
     left = iter(sums)
     for given in sides:
         made += [next(left)] if not given else [x for side in given for x in (next(left), *side)]
-    return (None, tuple(made), weight), Layout(batch.plans)
+    return (None, tuple(made), weight), Layout.of(batch.plans)
 
 
 def corrections(settings: Settings, term: Term, x: Vector, *vectors: Array) -> tuple[tuple[Any, ...], Layout]:
@@ -129,12 +134,12 @@ def corrections(settings: Settings, term: Term, x: Vector, *vectors: Array) -> t
         for block in batch.plans
         if block.linear
     ]
-    inputs = [_turned_inputs(batch, *basis) for basis in bases]
+    inputs = [_inputs_in_basis(batch, *basis) for basis in bases]
 
     def squares(pulled: list[Array], leaves: list[Array]) -> tuple[Array, ...]:
         return tuple(_values(batch, *basis, given, pulled) for basis, given in zip(bases, inputs, strict=True))
 
-    return (None, _over_columns(batch, squares), weight), Layout(batch.plans)
+    return (None, _over_columns(batch, squares), weight), Layout.of(batch.plans)
 
 
 def _evaluated(settings: Settings, term: Term, x: Vector) -> tuple[_Batch, Array]:
@@ -148,10 +153,20 @@ def _evaluated(settings: Settings, term: Term, x: Vector) -> tuple[_Batch, Array
     hessian = loss.of_batch(term.batch.place).hessian(xp, z, term.batch.targets, term.batch.weights)
     weights = hessian.weights if isinstance(hessian, Weighted) else None
     plans = plan(made.uses, made.otherwise, term.space, settings)
-    batch = _Batch(ops, made, plans, hessian.columns(xp, z), weights, settings, {})
-    for i in [i for block in plans if block.kind == "dense" for i in block.uses if made.uses[i].kind == "scale"]:
-        batch.scaled[i] = batch.rows(i, _input(batch, i))
-    return batch, term.weight(z)
+    return _Batch(ops, made, plans, hessian.columns(xp, z), weights, settings, _examples(made)), term.weight(z)
+
+
+def _examples(made: Uses) -> int:
+    """How many there are: of outputs that were flattened over positions, what the rows of some use begin with.
+
+    Columns have random signs for each entry of the outputs' first axis, so that those of one example may be added.
+    """
+    shape = tuple(made.outputs.shape)
+    count = int(shape[0]) if shape else 1
+    for rows in (use.rows for use in made.uses):
+        if rows and (math.prod(rows),) == shape[:1]:
+            count = math.gcd(count, rows[0])
+    return count
 
 
 def _over_columns(batch: _Batch, summand: Callable[[list[Array], list[Array]], tuple[Array, ...]]) -> Any:
@@ -163,8 +178,8 @@ def _over_columns(batch: _Batch, summand: Callable[[list[Array], list[Array]], t
     ops, columns, z = batch.ops, batch.columns, batch.made.outputs
     xp, count = ops.namespace(), columns.number
     leaves = tuple(block.place.weight.leaf for block in batch.plans if block.kind == "diagonal")
-    shared = any(math.prod(use.rows) % batch.examples for use in batch.made.uses)
-    times = -(-batch.settings.probes // count) if leaves or shared else 1
+    shared = not all(map(batch.tells_examples, range(len(batch.made.uses))))
+    times = -(-_PROBES // count) if leaves or shared else 1
     apart = tuple(z.shape[: columns.apart])
     space = Space.flat(math.prod(apart), z)
 
@@ -183,17 +198,17 @@ def _input_sides(batch: _Batch, block: Plan) -> list[tuple[Array, Array]]:
     """(sum w a a^T, sum w) of the uses, and of those that are turned; nothing for blocks without inputs."""
     if block.kind != "kronecker":
         return []
-    both = (block.uses, block.right), (block.turned, block.left)
-    return [_input_side(batch, block, uses, dense) for uses, dense in both if uses]
+    both = (block.uses, block.right), (block.transposed, block.left)
+    return [_input_side(batch, block, uses, matrix) for uses, matrix in both if uses]
 
 
-def _input_side(batch: _Batch, block: Plan, uses: tuple[int, ...], dense: bool) -> tuple[Array, Array]:
+def _input_side(batch: _Batch, block: Plan, uses: tuple[int, ...], matrix: bool) -> tuple[Array, Array]:
     xp, parts = batch.ops.namespace(), []
     if batch.reduces(block, uses):
         given = [batch.rows(i, _input(batch, i)) for i in uses]
         total = sum(a.shape[2] for a in given)
         a = sum(xp.sum(a, axis=2, keepdims=True) for a in given) / total
-        parts = [_with_one(xp, a, _row_weights(batch, (batch.examples,)), dense, block)]
+        parts = [_with_one(xp, a, _row_weights(batch, (batch.examples,)), matrix, block)]
     else:
         for i in uses:
             use = batch.made.uses[i]
@@ -201,10 +216,10 @@ def _input_side(batch: _Batch, block: Plan, uses: tuple[int, ...], dense: bool) 
             if use.kind == "lookup":
                 parts.append(_counts(batch, block, i, w))
             else:
-                parts.append(_with_one(xp, batch.rows(i, _input(batch, i)), w, dense, block))
+                parts.append(_with_one(xp, batch.rows(i, _input(batch, i)), w, matrix, block))
     made, count = parts[0]
     for moment, more in parts[1:]:
-        made, count = _plus(xp, made, moment), count + more
+        made, count = plus(xp, made, moment), count + more
     return made, count
 
 
@@ -214,23 +229,23 @@ def _input(batch: _Batch, i: int) -> Array:
     return given
 
 
-def _moment(xp: Any, a: Array, w: Array | None, dense: bool) -> tuple[Array, Array]:
+def _moment(xp: Any, a: Array, w: Array | None, matrix: bool) -> tuple[Array, Array]:
     """sum_r w_r a_r a_r^T (groups, n, n), or its diagonal (groups, n); and sum_r w_r (1,)."""
     a = xp.reshape(a, (a.shape[0], -1, a.shape[-1]))
     one = xp.ones_like(a[0, :1, 0])
     count = one * a.shape[1] if w is None else xp.sum(w, keepdims=True) * one
     wa = a if w is None else xp.astype(w, a.dtype)[:, None] * a
-    return (_gram(xp, wa, a) if dense else xp.sum(wa * a, axis=1)), count
+    return (_gram(xp, wa, a) if matrix else xp.sum(wa * a, axis=1)), count
 
 
-def _with_one(xp: Any, a: Array, w: Array | None, dense: bool, block: Plan) -> tuple[Array, Array]:
+def _with_one(xp: Any, a: Array, w: Array | None, matrix: bool, block: Plan) -> tuple[Array, Array]:
     """:func:`_moment` of (a, 1) where the block has a bias, without a copy of all rows."""
-    moment, count = _moment(xp, a, w, dense)
+    moment, count = _moment(xp, a, w, matrix)
     if block.place.bias is None:
         return moment, count
     rows = xp.reshape(a, (a.shape[0], -1, a.shape[-1]))
     one = xp.zeros_like(rows[:, :1, :1]) + count
-    if not dense:
+    if not matrix:
         return xp.concat([moment, one[:, :, 0]], axis=1), count
     s = xp.sum(rows if w is None else xp.astype(w, a.dtype)[:, None] * rows, axis=1)[:, :, None]
     last = xp.concat([xp.matrix_transpose(s), one], axis=2)
@@ -255,15 +270,17 @@ def _gram(xp: Any, x: Array, y: Array) -> Array:
 
 def _counts(batch: _Batch, block: Plan, i: int, w: Array | None) -> tuple[Array, Array]:
     """How often each row of an embedding was looked up, with weights (1, V); and the total (1,)."""
-    ops, xp, size = batch.ops, batch.ops.namespace(), block.place.sizes[1 if i in block.turned else 2]
+    ops, xp, size = batch.ops, batch.ops.namespace(), block.place.sizes[1 if i in block.transposed else 2]
     index = xp.reshape(batch.arranged(i, _input(batch, i), 0), (-1,))
     order = xp.argsort(index)
     kinds = "float64" if ops.describe(batch.made.outputs)[1] == "float64" else "float32"
-    w = ops.cast(xp.ones_like(index), kinds) if w is None else ops.cast(w, kinds)
-    upto = xp.concat([xp.zeros_like(w[:1]), xp.cumulative_sum(xp.take(w, order, axis=0))])
     values = xp.astype(counter(xp, size + 1, index), index.dtype) - 1
-    ends = xp.take(upto, xp.searchsorted(xp.take(index, order, axis=0), values, side="right"), axis=0)
-    counts = (ends[1:] - ends[:-1])[None, :]
+    ends = xp.searchsorted(xp.take(index, order, axis=0), values, side="right")
+    if w is not None and tuple(batch.made.uses[i].rows) != (batch.examples,):  # which may be positions as well
+        w = xp.take(ops.cast(w, kinds), order, axis=0)
+        ends = xp.take(xp.concat([xp.zeros_like(w[:1]), xp.cumulative_sum(w)]), ends, axis=0)
+    counts = ops.cast(ends[1:] - ends[:-1], kinds)[None, :]
+    counts = xp.where(counts > 0, counts, 0.0 * counts)  # sums of weights are rounded
     return counts, xp.sum(counts, axis=-1)
 
 
@@ -289,39 +306,41 @@ def _row_weights(batch: _Batch, rows: tuple[int, ...]) -> Array | None:
 # the side of the outputs
 
 
-def _output_sides(batch: _Batch, pulled: list[Array], leaves: list[Array]) -> tuple[Array, ...]:
-    """The sums of one column for all blocks."""
+def _output_sides(
+    batch: _Batch, scales: dict[int, Array], pulled: list[Array], leaves: list[Array]
+) -> tuple[Array, ...]:
+    """The sums of one column for all blocks; ``scales`` are the inputs of those."""
     xp, made, diagonals = batch.ops.namespace(), [], iter(leaves)
     for block in batch.plans:
         if block.kind == "diagonal":
             g = xp.reshape(next(diagonals), (1, 1, 1, -1))
             g = g if batch.ops.describe(g)[1] == "float64" else batch.ops.cast(g, "float32")
             made.append(_moment(xp, g, None, False)[0])
-        elif block.kind == "dense":
-            made.append(_elementwise(batch, block, pulled))
+        elif block.kind == "elementwise":
+            made.append(_elementwise(batch, block, scales, pulled))
         else:
-            both = (block.uses, block.left), (block.turned, block.right)
-            made += [_output_side(batch, block, uses, dense, pulled) for uses, dense in both if uses]
+            both = (block.uses, block.left), (block.transposed, block.right)
+            made += [_output_side(batch, block, uses, matrix, pulled) for uses, matrix in both if uses]
     return tuple(made)
 
 
-def _output_side(batch: _Batch, block: Plan, uses: tuple[int, ...], dense: bool, pulled: list[Array]) -> Array:
+def _output_side(batch: _Batch, block: Plan, uses: tuple[int, ...], matrix: bool, pulled: list[Array]) -> Array:
     """sum_r g_r g_r^T, or that of the sums over positions."""
     xp = batch.ops.namespace()
     given = [batch.rows(i, pulled[i]) for i in uses]
     if batch.reduces(block, uses):
         given = [sum(xp.sum(g, axis=2, keepdims=True) for g in given)]
-    parts = [_moment(xp, g, None, dense)[0] for g in given]
+    parts = [_moment(xp, g, None, matrix)[0] for g in given]
     return sum(parts[1:], parts[0])
 
 
-def _elementwise(batch: _Batch, block: Plan, pulled: list[Array]) -> Array:
+def _elementwise(batch: _Batch, block: Plan, scales: dict[int, Array], pulled: list[Array]) -> Array:
     """sum_n s_n s_n^T of the gradients s_n = sum_t g_nt x_nt of a scale, s_n = sum_t g_nt of a shift."""
     xp, sums = batch.ops.namespace(), []
     for i in block.uses:
         g = batch.rows(i, pulled[i])
-        if i in batch.scaled:
-            g = g * batch.scaled[i]
+        if i in scales:
+            g = g * scales[i]
         sums.append(xp.sum(g, axis=2, keepdims=True))
     if batch.by_example(block.uses):
         sums = [sum(sums[1:], sums[0])]
@@ -332,10 +351,10 @@ def _elementwise(batch: _Batch, block: Plan, pulled: list[Array]) -> Array:
 # values in given eigenvectors
 
 
-def _turned_inputs(batch: _Batch, block: Plan, left: Array | None, right: Array | None) -> dict[int, Array]:
+def _inputs_in_basis(batch: _Batch, block: Plan, left: Array | None, right: Array | None) -> dict[int, Array]:
     """The inputs of each use in the eigenvectors of their side."""
     xp, made = batch.ops.namespace(), {}
-    for uses, vectors in ((block.uses, right), (block.turned, left)):
+    for uses, vectors in ((block.uses, right), (block.transposed, left)):
         for i in uses:
             made[i] = _through(xp, batch.rows(i, _input(batch, i), block), vectors)
     return made
@@ -350,11 +369,11 @@ def _values(
 ) -> Array:
     """sum_n (U^T P_n W)^2 of one column (groups, outputs, inputs)."""
     xp, pairs = batch.ops.namespace(), []
-    for uses, vectors in ((block.uses, left), (block.turned, right)):
+    for uses, vectors in ((block.uses, left), (block.transposed, right)):
         for i in uses:
             g = _through(xp, batch.rows(i, pulled[i]), vectors)
             pairs.append((g, inputs[i]) if i in block.uses else (inputs[i], g))
-    together = batch.by_example((*block.uses, *block.turned))
+    together = batch.by_example((*block.uses, *block.transposed))
     groups = [pairs] if together else [[pair] for pair in pairs]
     parts = [_squares(batch.ops, group) for group in groups]
     return sum(parts[1:], parts[0])
@@ -386,15 +405,15 @@ def _squares(ops: Backend, pairs: list[tuple[Array, Array]]) -> Array:
     return total
 
 
-def _plus(xp: Any, x: Array, y: Array) -> Array:
+def plus(xp: Any, x: Array, y: Array) -> Array:
     """The sum of two factors, of which one may be a diagonal."""
     if len(x.shape) == len(y.shape):
         return x + y
     diagonal, matrix = (x, y) if len(x.shape) == 2 else (y, x)
-    return matrix + embedded(xp, diagonal, matrix)
+    return matrix + _embedded(xp, diagonal, matrix)
 
 
-def embedded(xp: Any, diagonal: Array, like: Array) -> Array:
+def _embedded(xp: Any, diagonal: Array, like: Array) -> Array:
     """The matrices (groups, n, n) of diagonals (groups, n), like others of that size."""
     places = counter(xp, diagonal.shape[-1], like)
     return xp.where(places[:, None] == places[None, :], diagonal[:, None, :], xp.zeros_like(like))
