@@ -17,7 +17,8 @@ from ..curvature.point import Point
 from ..operators.base import LinearOperator
 from ..operators.congruence import Congruence
 from ..operators.damped import undamped
-from ..operators.kronecker import Factored, KroneckerBlocks
+from ..operators.factored import Factored
+from ..operators.kronecker import KroneckerBlocks
 from ..protocols import Scalar
 from ..records import record, replace, static
 from .base import Checked, point_of

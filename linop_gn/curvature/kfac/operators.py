@@ -20,7 +20,8 @@ from typing import Any, ClassVar
 from ...arguments import whole
 from ...draws import check_seed
 from ...operators.base import LinearOperator
-from ...operators.kronecker import Factored, KroneckerBlocks, Spectral, positive, traces
+from ...operators.factored import Factored, Spectral, positive, traces
+from ...operators.kronecker import KroneckerBlocks
 from ...protocols import Array, Backend, Scalar, Tree
 from ...records import Partial, fill, memo, record, replace, static
 from ..at_point import AtPoint, as_point, with_l2
@@ -29,8 +30,9 @@ from ..gram import require_root
 from ..losses.scores import Scores
 from ..objective import Objective
 from ..point import Point
+from .corrections import corrections
 from .layout import Plan, Settings
-from .sums import corrections, factor_sums, plus
+from .sums import factor_sums, plus
 
 __all__ = ["EKFAC", "KFAC", "check_options"]
 
