@@ -35,11 +35,11 @@ def ours(model: nn.Module, x: torch.Tensor, y: torch.Tensor, kind: Any = lg.KFAC
     return made
 
 
-def theirs(model: nn.Module, x: torch.Tensor, y: torch.Tensor, fisher: str) -> Any:
-    """The same by curvlinops."""
-    from curvlinops import KFACLinearOperator
+def theirs(model: nn.Module, x: torch.Tensor, y: torch.Tensor, fisher: str, corrected: bool = False) -> Any:
+    """The same by curvlinops, its factors not yet made."""
+    from curvlinops import EKFACLinearOperator, KFACLinearOperator
 
-    made = KFACLinearOperator(
+    return (EKFACLinearOperator if corrected else KFACLinearOperator)(
         model,
         nn.CrossEntropyLoss(),
         list(model.parameters()),
@@ -50,8 +50,6 @@ def theirs(model: nn.Module, x: torch.Tensor, y: torch.Tensor, fisher: str) -> A
         num_data=len(x),
         num_per_example_loss_terms=1,
     )
-    made.compute_kronecker_factors()
-    return made
 
 
 def cases(model: nn.Module, x: torch.Tensor, y: torch.Tensor, peers: bool) -> dict[str, Callable[[], Any]]:
@@ -68,30 +66,15 @@ def cases(model: nn.Module, x: torch.Tensor, y: torch.Tensor, peers: bool) -> di
         "product": lambda: K @ v,
     }
     if peers:
-        from curvlinops import EKFACLinearOperator, KFACInverseLinearOperator
+        from curvlinops import KFACInverseLinearOperator
 
         T = theirs(model, x, y, "type-2")
         inverse = KFACInverseLinearOperator(T, damping=DAMPING, use_exact_damping=True)
         inverse @ v
-
-        def ekfac() -> Any:
-            made = EKFACLinearOperator(
-                model,
-                nn.CrossEntropyLoss(),
-                list(model.parameters()),
-                [(x, y)],
-                check_deterministic=False,
-                fisher_type="type-2",
-                separate_weight_and_bias=False,
-                num_data=len(x),
-                num_per_example_loss_terms=1,
-            )
-            return made @ v
-
         found |= {
-            "factors, type-2, curvlinops": lambda: theirs(model, x, y, "type-2"),
-            "factors, mc, curvlinops": lambda: theirs(model, x, y, "mc"),
-            "EKFAC, type-2, curvlinops": ekfac,
+            "factors, type-2, curvlinops": lambda: theirs(model, x, y, "type-2").compute_kronecker_factors(),
+            "factors, mc, curvlinops": lambda: theirs(model, x, y, "mc").compute_kronecker_factors(),
+            "EKFAC, type-2, curvlinops": lambda: theirs(model, x, y, "type-2", corrected=True) @ v,
             "product with the inverse, curvlinops": lambda: inverse @ v,
             "product, curvlinops": lambda: T @ v,
         }

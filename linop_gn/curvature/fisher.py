@@ -36,7 +36,7 @@ from .pieces import Piece, flat_outputs, kept, together, vjp
 from .point import Point
 from .terms import Terms
 
-__all__ = ["EmpiricalFisher", "Fisher"]
+__all__ = ["EmpiricalFisher", "Fisher", "OfGradients"]
 
 
 @record
