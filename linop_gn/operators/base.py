@@ -133,6 +133,10 @@ class LinearOperator:
         """The diagonal (n,) of a square operator, a new array, where it costs no product; None where it would."""
         return None
 
+    def known_logdet(self, damping: Scalar) -> Scalar | None:
+        """log det (A + damping I) of a symmetric operator, where it costs no product; None where it would."""
+        return None
+
     # what everybody gets
 
     def diagonal(self) -> Vector:

@@ -142,6 +142,10 @@ class KroneckerBlocks(LinearOperator):
         logs += [self.missing * xp.log(zero + self.rest + rest)] if self.missing else []
         return self.backend.item(sum(logs, zero))
 
+    def known_logdet(self, damping: Scalar) -> Scalar:
+        """:meth:`logdet`."""
+        return self.logdet(damping)
+
     def inverse(self, damping: Any = 0.0, rule: str = "exact", relative: str | None = None) -> KroneckerBlocks:
         """(K + damping I)^-1, by eigendecompositions of the factors.
 

@@ -150,7 +150,7 @@ def logdet(
         loses no digits.
     products
         Products at most: those of products // steps probes. Where they are n or more the matrix is made, and its
-        eigenvalues are found.
+        eigenvalues are found. An operator of Kronecker factors knows its own, and takes none.
     steps
         Lanczos steps of a probe. Memory: that many vectors.
     lowest
@@ -175,7 +175,12 @@ def logdet(
     steps, products = whole("logdet", "steps", steps, 1), whole("logdet", "products", products, 1)
     require_symmetric("logdet", A, "log |det A| of another one is half the logdet of A.T @ A")
     inner, shift = undamped(A)
-    n = A.domain.size
+    n, ops, known = A.domain.size, A.backend, inner.known_logdet(shift)
+    if known is not None:
+        code = ops.where(
+            known == -math.inf, Code.SINGULAR, ops.where(ops.isfinite(known), Code.COMPLETED, Code.NONFINITE)
+        )
+        return exactly("logdet", known, 0.0, method="known factors", code=code)
     if products >= n:
         return _from_eigenvalues(inner, shift)
     if products < steps:

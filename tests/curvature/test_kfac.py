@@ -464,6 +464,8 @@ def test_what_a_matrix_is_asked(ops):
         np.testing.assert_allclose(float(K.frobenius_norm()), np.linalg.norm(M), rtol=1e-10)
         np.testing.assert_allclose(ops.to_numpy(K.diagonal()), np.diag(M), atol=1e-12)
         np.testing.assert_allclose(float(K.logdet(0.3)), np.linalg.slogdet(M + 0.3 * np.eye(n))[1], rtol=1e-10)
+        asked = lg.logdet(lg.Damped(K, 0.3))
+        assert (float(asked.value), int(asked.products), asked.status.name) == (float(K.logdet(0.3)), 0, "COMPLETED")
         np.testing.assert_allclose(dense(K.inverse(0.3)), np.linalg.inv(M + 0.3 * np.eye(n)), atol=1e-10)
         v = put(ops, np.random.default_rng(0).standard_normal((n, 2)))
         np.testing.assert_allclose(ops.to_numpy(K @ v), M @ ops.to_numpy(v), atol=1e-12)

@@ -183,6 +183,10 @@ class KFAC(AtPoint):
         """The diagonal (n,)."""
         return self.prepare().known_diagonal()
 
+    def known_logdet(self, damping: Scalar) -> Scalar | None:
+        """:meth:`logdet`, unless the objective's l2 has a number for each parameter."""
+        return None if len(getattr(self._l2, "shape", ())) else self.logdet(damping)
+
     def report(self) -> str:
         """A table of the blocks: their names, sizes and kinds, and what is not as one might expect."""
         return self.factors.report()
