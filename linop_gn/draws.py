@@ -17,7 +17,7 @@ import math
 from typing import Any
 
 from .protocols import Array, Scalar, Vector
-from .spaces import Space
+from .spaces import Space, wide
 
 __all__ = [
     "BITS",
@@ -143,5 +143,4 @@ def _mixed(x: Array) -> Array:
 def _uniform(space: Space, bits: Array) -> Array:
     """Numbers in (0, 1) with 23 bits, in float32 at least."""
     ops = space.backend
-    wide = space.dtype if space.dtype == "float64" else "float32"
-    return (ops.cast(bits >> 8, wide) + 0.5) * 2.0**-23
+    return (ops.cast(bits >> 8, wide(space.dtype)) + 0.5) * 2.0**-23

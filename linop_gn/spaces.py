@@ -24,7 +24,7 @@ from .dispatch import backend_of, how_to_bring, owner_of
 from .given import as_tree
 from .protocols import Array, Backend, Tree, Vector
 
-__all__ = ["REAL", "Space"]
+__all__ = ["REAL", "Space", "wide"]
 
 REAL = frozenset({"float16", "bfloat16", "float32", "float64"})
 _WIDTH = {"float16": 1, "bfloat16": 1, "float32": 2, "float64": 3}
@@ -304,6 +304,15 @@ def _leaf(name: str, what: str) -> str:
 def _normal(backend: Backend, tree: Tree) -> Tree:
     odd = isinstance(tree, Mapping) and not isinstance(tree, dict)
     return backend.normalize(as_tree(tree) if odd else tree)
+
+
+def wide(dtype: str) -> str:
+    """The dtype in which numbers of this one are added up and factored: single precision at least.
+
+    >>> wide("bfloat16"), wide("float64")
+    ('float32', 'float64')
+    """
+    return dtype if dtype == "float64" else "float32"
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -82,7 +82,7 @@ class Point:
         slots = memo(self)
         if slots.packed is None:
             made = self.space.join(list(self.where))
-            if not self.space.backend.lives_with(made, self.where[0]):
+            if not self.may_keep(made):
                 return made
             slots.packed = made
         return slots.packed
@@ -189,11 +189,16 @@ class Point:
         made = self._made
         return made.curved or made.linearized or self._once("sums", _differentiate)
 
+    def may_keep(self, made: Any) -> bool:
+        """Whether ``made``, computed from the parameters just now, may be used wherever they may."""
+        where = self.where[0] if isinstance(self.where, tuple) else self.where
+        return self.space.backend.lives_with(made, where)
+
     def _once(self, slot: str, visit: Visit) -> Summary:
         made: Summary | None = getattr(self._made, slot)
         if made is None:
             made = _with_l2(self, self.stream(Partial(_sums_of, visit))) if self.host else self._in_memory(visit)
-            if self.space.backend.lives_with(made, self.where[0] if isinstance(self.where, tuple) else self.where):
+            if self.may_keep(made):
                 setattr(self._made, slot, made)
         return made
 

@@ -48,6 +48,7 @@ from ..run.status import Code, is_one_of, verdict
 from ..solvers.cg import CG
 from ..solvers.problem import LinearProblem
 from ..solvers.served import Inner, inner_solve
+from ..spaces import wide
 from .descents.base import Model, Noise, Trial
 
 __all__ = ["Facts", "Judged"]
@@ -381,7 +382,7 @@ def _all_of(ops: Backend, model: Model, d: Vector) -> tuple[Scalar, Vector, Scal
     xp, n = ops.namespace(), model.x.shape[0]
     eye = ops.identity(n, model.x)
     G = model.operator.apply(eye)
-    dtype = "float64" if ops.describe(G)[1] == "float64" else "float32"
+    dtype = wide(ops.describe(G)[1])
     G, g, x, d, eye = (ops.cast(a, dtype) for a in (G, model.gradient, model.x, d, eye))
     squares, one = abs(xp.sum(G * eye, axis=0)), xp.ones_like(x)
     s = xp.where(squares > 0, 1.0 / xp.sqrt(xp.where(squares > 0, squares, one)), one)

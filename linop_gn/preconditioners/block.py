@@ -20,7 +20,7 @@ from ..operators.block import BlockDiagonal
 from ..operators.damped import undamped
 from ..protocols import Array, Scalar, Vector
 from ..records import record, static
-from ..spaces import Space
+from ..spaces import Space, wide
 from .base import Checked
 from .nystrom import sketch
 from .spectral import spectral_inverse
@@ -120,8 +120,7 @@ class Spectra:
 
 def _eigen(block: LinearOperator) -> tuple[Array, Array]:
     ops, space = block.backend, block.domain
-    wide = space.dtype if space.dtype == "float64" else "float32"
-    matrix = ops.cast(block.matmat(ops.identity(space.size, space.zeros())), wide)
+    matrix = ops.cast(block.matmat(ops.identity(space.size, space.zeros())), wide(space.dtype))
     values, vectors, _ = ops.eigh((matrix + matrix.T) / 2)
     values = values + 0.0 * ops.namespace().sum(matrix)  # a matrix that is not finite shows
     return ops.cast(vectors, space.dtype), ops.cast(values, space.dtype)

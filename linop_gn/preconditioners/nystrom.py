@@ -25,6 +25,7 @@ from ..operators.base import LinearOperator
 from ..operators.damped import undamped
 from ..protocols import Array, Scalar
 from ..records import Partial, record, static
+from ..spaces import wide
 from .base import Checked
 from .spectral import spectral_inverse
 
@@ -90,9 +91,9 @@ def sketch(operator: LinearOperator, rank: int, seed: Scalar) -> tuple[Array, Ar
 def _sketch(rank: int, operator: LinearOperator, seed: Scalar) -> tuple[Array, Array]:
     space, ops = operator.domain, operator.backend
     xp = ops.namespace()
-    wide = space.dtype if space.dtype == "float64" else "float32"
-    Q = xp.linalg.qr(ops.cast(normal(space, seed, rank), wide))[0]
-    Y = ops.cast(operator.matmat(ops.cast(Q, space.dtype)), wide)
+    dtype = wide(space.dtype)
+    Q = xp.linalg.qr(ops.cast(normal(space, seed, rank), dtype))[0]
+    Y = ops.cast(operator.matmat(ops.cast(Q, space.dtype)), dtype)
     nu = ops.eps(Y) * xp.sqrt(xp.sum(Y * Y))
     Y = Y + nu * Q
     core = Q.T @ Y

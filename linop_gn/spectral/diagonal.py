@@ -35,6 +35,7 @@ from ..protocols import Array, Backend, Scalar
 from ..records import record, static
 from ..run.loop import Watcher
 from ..run.status import Code
+from ..spaces import wide
 from .estimate import (
     Estimate,
     Estimator,
@@ -47,7 +48,6 @@ from .estimate import (
     is_looked_at,
     scaled,
     unit_columns,
-    wide,
 )
 from .leave_one_out import inverse_basis, nystrom_root
 
@@ -61,7 +61,7 @@ class Entries(Estimator):
     block: int
 
     def unknown(self, ops: Backend, problem: Probed) -> Any:
-        zeros = ops.cast(problem.operator.domain.zeros(), wide(problem.operator.domain))
+        zeros = ops.cast(problem.operator.domain.zeros(), wide(problem.operator.domain.dtype))
         return zeros + float("nan")
 
     def size(self, ops: Backend, value: Any) -> Scalar:
@@ -85,13 +85,13 @@ class UnitVectors(Entries):
     title: ClassVar[str] = "unit vectors"
 
     def start(self, ops: Backend, problem: Probed) -> tuple[Any, Scalar]:
-        return ops.cast(problem.operator.domain.zeros(), wide(problem.operator.domain)), 1.0
+        return ops.cast(problem.operator.domain.zeros(), wide(problem.operator.domain.dtype)), 1.0
 
     def absorb(self, ops: Backend, problem: Probed, s: EstimatorState) -> Any:
         space = problem.operator.domain
         E = unit_columns(space, s.samples, self.block)
         found = ops.namespace().sum(problem.multiply(E) * E, axis=1)
-        total = s.held + ops.cast(found, wide(space))
+        total = s.held + ops.cast(found, wide(space.dtype))
         return total, ops.zeros_like(total), total, s.scale, Code.RUNNING
 
 
@@ -104,14 +104,14 @@ class Hutchinson(Entries):
     title: ClassVar[str] = "Hutchinson"
 
     def start(self, ops: Backend, problem: Probed) -> tuple[Any, Scalar]:
-        zeros = ops.cast(problem.operator.domain.zeros(), wide(problem.operator.domain))
+        zeros = ops.cast(problem.operator.domain.zeros(), wide(problem.operator.domain.dtype))
         return (zeros, ops.copy(zeros)), 0.0
 
     def absorb(self, ops: Backend, problem: Probed, s: EstimatorState) -> Any:
         xp, (mean, squares), b = ops.namespace(), s.held, self.block
         Z = sign_columns(problem.operator.domain, problem.seed, s.samples, b)
         Y, scale = scaled(ops, s.scale, problem.multiply(Z))
-        Y = ops.cast(Z, wide(problem.operator.domain)) * Y
+        Y = ops.cast(Z, wide(problem.operator.domain.dtype)) * Y
         here = xp.mean(Y, axis=1)
         apart, gap = Y - here[:, None], here - mean
         total = 1.0 * (s.samples + b)
@@ -166,7 +166,7 @@ class XDiag(LeaveOneOut):
         xp, space, k = ops.namespace(), problem.operator.domain, self.samples
         Omega = sign_columns(space, problem.seed, 0, k)
         Y, scale = scaled(ops, s.scale, problem.multiply(Omega))
-        Omega = ops.cast(Omega, wide(space))
+        Omega = ops.cast(Omega, wide(space.dtype))
         Q, R = xp.linalg.qr(Y)
         Z, _ = scaled(ops, scale, problem.operator.rmatmat(ops.cast(ops.copy(Q), space.dtype)))
         R = ops.small(R, Y)
@@ -190,7 +190,7 @@ class XNysDiag(LeaveOneOut):
         xp, sm, space, k = ops.namespace(), ops.small_namespace(), problem.operator.domain, self.samples
         Omega = sign_columns(space, problem.seed, 0, k)
         Y, scale = scaled(ops, s.scale, problem.multiply(Omega))
-        Omega = ops.cast(Omega, wide(space))
+        Omega = ops.cast(Omega, wide(space.dtype))
         shift = ops.eps(problem.like) * ops.item(sm.sqrt(sm.sum(ops.dot(Y, Y)) / space.size))
         Y = ops.axpy(shift, Omega, Y)
         P, definite = nystrom_root(ops, ops.project(Omega.T, Y, k), sm.ones(k) > 0, ops.eps(problem.like))

@@ -25,6 +25,7 @@ from ..run.loop import Watcher, drive, reached
 from ..run.solution import Outcome, brief
 from ..run.status import Code, Status, verdict
 from ..solvers.options import scale_of
+from ..spaces import wide
 
 __all__ = [
     "LEAST",
@@ -40,7 +41,6 @@ __all__ = [
     "require_operator",
     "scaled",
     "unit_columns",
-    "wide",
 ]
 
 LEAST = 10
@@ -282,15 +282,10 @@ def block_of(count: int, looked_at: bool, most: int = UNWATCHED) -> int:
     return next(size for size in range(most, 0, -1) if count % size == 0)
 
 
-def wide(space: Any) -> str:
-    """The dtype of small problems: that of vectors, single precision at least."""
-    return space.dtype if space.dtype == "float64" else "float32"
-
-
 def scaled(ops: Backend, scale: Scalar, Y: Array) -> tuple[Array, Scalar]:
     """Y / scale, in single precision at least, and the scale: that of Y if there is none (0). Consumes Y."""
     xp = ops.small_namespace()
-    Y = ops.cast(Y, "float64" if ops.describe(Y)[1] == "float64" else "float32")
+    Y = ops.cast(Y, wide(ops.describe(Y)[1]))
     scale = ops.where(scale > 0, scale, ops.power_of_two(ops.item(xp.max(ops.max_abs(Y))), Y))
     return ops.scale(ops.divide(1.0, scale), Y), scale
 

@@ -30,6 +30,7 @@ from ..protocols import Array, Backend, Scalar
 from ..records import record, static
 from ..run.loop import Watcher
 from ..run.status import Code, verdict
+from ..spaces import wide
 from .estimate import (
     Estimate,
     Estimator,
@@ -40,7 +41,6 @@ from .estimate import (
     exactly,
     gathered,
     require_symmetric,
-    wide,
 )
 
 __all__ = ["logdet"]
@@ -195,7 +195,7 @@ def logdet(
 def _from_eigenvalues(A: LinearOperator, shift: Scalar) -> Estimate:
     """The sum of the logarithms of all eigenvalues."""
     ops, space = A.backend, A.domain
-    matrix = ops.cast(A.to_dense(), wide(space))
+    matrix = ops.cast(A.to_dense(), wide(space.dtype))
     ok = ops.namespace().all(ops.namespace().isfinite(matrix))
     finite = ops.item(ops.namespace().where(ok, ops.namespace().ones_like(matrix[0, 0]), matrix[0, 0] * 0.0))
     skewness = ops.max_abs(ops.namespace().reshape(matrix - matrix.T, (-1,)))

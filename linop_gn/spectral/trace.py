@@ -27,6 +27,7 @@ from ..protocols import Array, Backend, Scalar
 from ..records import record, static
 from ..run.loop import Watcher
 from ..run.status import Code
+from ..spaces import wide
 from .estimate import (
     Estimate,
     Estimator,
@@ -40,7 +41,6 @@ from .estimate import (
     is_looked_at,
     scaled,
     unit_columns,
-    wide,
 )
 from .leave_one_out import (
     ROUNDING,
@@ -89,7 +89,7 @@ class Hutchinson(Estimator):
     def absorb(self, ops: Backend, problem: Probed, s: EstimatorState) -> Any:
         Z = sign_columns(problem.operator.domain, problem.seed, s.samples, self.block)
         Y, scale = scaled(ops, s.scale, problem.multiply(Z))
-        values = ops.dot(ops.cast(Z, wide(problem.operator.domain)), Y)
+        values = ops.dot(ops.cast(Z, wide(problem.operator.domain.dtype)), Y)
         mean, squares = s.held
         mean, squares, error = gathered(ops, s.samples, mean, squares, values)
         return mean, error, (mean, squares), scale, Code.RUNNING
@@ -123,7 +123,7 @@ class HutchPlusPlus(Estimator):
     def absorb(self, ops: Backend, problem: Probed, s: EstimatorState) -> Any:
         basis, inner, mean, squares, sizes = s.held
         space = problem.operator.domain
-        G = ops.cast(sign_columns(space, problem.seed, self.rank + s.samples, self.block), wide(space))
+        G = ops.cast(sign_columns(space, problem.seed, self.rank + s.samples, self.block), wide(space.dtype))
         G = ops.axpy(-1.0, ops.combine(basis, ops.project(basis, G, self.rank), self.rank), G)
         Y, _ = scaled(ops, s.scale, problem.multiply(G))
         mean, squares, error = gathered(ops, s.samples, mean, squares, ops.dot(G, Y))
@@ -145,7 +145,7 @@ class LeaveOneOut(Estimator):
 
     def start(self, ops: Backend, problem: Probed) -> tuple[Any, Scalar]:
         space, k = problem.operator.domain, self.samples
-        like = ops.cast(space.zeros(), wide(space))
+        like = ops.cast(space.zeros(), wide(space.dtype))
         xp = ops.small_namespace()
         zero = ops.small([0.0], like)
         probes, basis = ops.basis(like, k), ops.basis(like, k)
@@ -160,7 +160,7 @@ class LeaveOneOut(Estimator):
         E = entering(ops, self.samples, first, b, held.R)
         Omega = sphere(space, problem.seed, first, b)
         Y, scale = scaled(ops, s.scale, problem.multiply(Omega))
-        Omega = ops.cast(Omega, wide(space))
+        Omega = ops.cast(Omega, wide(space.dtype))
         held = held._replace(
             probes=extended(ops, held.probes, Omega, first),
             lengths=held.lengths + E @ xp.asarray(ops.dot(Omega, Omega), dtype=E.dtype),
@@ -316,7 +316,7 @@ def trace(
             ones = A.domain.backend.namespace().ones_like(known)
             value = ops.dot(known, ones)
             return exactly("trace", value, 0.0, code=ops.where(ops.isfinite(value), Code.COMPLETED, Code.NONFINITE))
-        definite = A.psd and A.dtype == wide(A.domain)  # rounding of half precision is not definite
+        definite = A.psd and A.dtype == wide(A.domain.dtype)  # rounding of half precision is not definite
         probes = products if definite else products // 2
         method = "hutchinson" if probes < FEW else "xnystrace" if definite else "xtrace"
     exact = method == "exact" or products >= n

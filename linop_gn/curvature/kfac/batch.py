@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ... import draws
 from ...protocols import Array, Backend, Uses, Vector
-from ...spaces import Space
+from ...spaces import Space, wide
 from ..losses.hessians import Columns, Weighted
 from ..term import Term
 from .layout import Plan, Settings, plan
@@ -74,7 +74,7 @@ class Batch(NamedTuple):
         """
         ops, xp, rows = self.ops, self.ops.namespace(), self.made.uses[i].rows
         x = self.arranged(i, x, 1)
-        x = x if ops.describe(x)[1] == "float64" else ops.cast(x, "float32")
+        x = ops.cast(x, wide(ops.describe(x)[1]))
         count = self.examples if self.by_example((i,)) else math.prod(rows)
         x = xp.reshape(x, (x.shape[0], count, math.prod(rows) // count, -1))
         if block is None or block.place.bias is None:

@@ -121,8 +121,7 @@ class KFAC(AtPoint):
         slots = memo(self)
         if slots.made is None:
             made = self._factors()
-            where = self.point.where
-            if not self.backend.lives_with(made, where[0] if isinstance(where, tuple) else where):
+            if not self.point.may_keep(made):
                 return made
             slots.made = made
         return slots.made  # type: ignore[no-any-return]

@@ -21,6 +21,7 @@ import itertools
 from typing import Any
 
 from ...protocols import Array, Vector
+from ...spaces import wide
 from ..losses.weighting import counter
 from ..term import Term
 from .batch import Batch, evaluated, over_columns, row_weights
@@ -50,7 +51,7 @@ def factor_sums(settings: Settings, term: Term, x: Vector) -> tuple[tuple[Any, .
 
 
 def _input_sides(batch: Batch, block: Plan) -> list[tuple[Array, Array]]:
-    """(sum w a a^T, sum w) of the uses, and of those that are turned; nothing for blocks without inputs."""
+    """(sum w a a^T, sum w) of the uses, and of those that are transposed; nothing for blocks without inputs."""
     if block.kind != "kronecker":
         return []
     both = (block.uses, block.right), (block.transposed, block.left)
@@ -58,12 +59,12 @@ def _input_sides(batch: Batch, block: Plan) -> list[tuple[Array, Array]]:
 
 
 def _input_side(batch: Batch, block: Plan, uses: tuple[int, ...], matrix: bool) -> tuple[Array, Array]:
-    xp, parts = batch.ops.namespace(), []
+    xp, parts, one = batch.ops.namespace(), [], block.place.bias is not None
     if batch.reduces(block, uses):
         given = [batch.rows(i, batch.given(i)) for i in uses]
         total = sum(a.shape[2] for a in given)
         a = sum(xp.sum(a, axis=2, keepdims=True) for a in given) / total
-        parts = [_with_one(xp, a, row_weights(batch, (batch.examples,)), matrix, block)]
+        parts = [_moment(xp, a, row_weights(batch, (batch.examples,)), matrix, one)]
     else:
         for i in uses:
             use = batch.made.uses[i]
@@ -71,33 +72,30 @@ def _input_side(batch: Batch, block: Plan, uses: tuple[int, ...], matrix: bool) 
             if use.kind == "lookup":
                 parts.append(_counts(batch, block, i, w))
             else:
-                parts.append(_with_one(xp, batch.rows(i, batch.given(i)), w, matrix, block))
+                parts.append(_moment(xp, batch.rows(i, batch.given(i)), w, matrix, one))
     made, count = parts[0]
     for moment, more in parts[1:]:
         made, count = plus(xp, made, moment), count + more
     return made, count
 
 
-def _moment(xp: Any, a: Array, w: Array | None, matrix: bool) -> tuple[Array, Array]:
-    """sum_r w_r a_r a_r^T (groups, n, n), or its diagonal (groups, n); and sum_r w_r (1,)."""
+def _moment(xp: Any, a: Array, w: Array | None, matrix: bool, one: bool = False) -> tuple[Array, Array]:
+    """sum_r w_r a_r a_r^T (groups, n, n), or its diagonal (groups, n); and sum_r w_r (1,).
+
+    With ``one`` of (a, 1), for a bias, at no copy of all rows.
+    """
     a = xp.reshape(a, (a.shape[0], -1, a.shape[-1]))
-    one = xp.ones_like(a[0, :1, 0])
-    count = one * a.shape[1] if w is None else xp.sum(w, keepdims=True) * one
+    unit = xp.ones_like(a[0, :1, 0])
+    count = unit * a.shape[1] if w is None else xp.sum(w, keepdims=True) * unit
     wa = a if w is None else xp.astype(w, a.dtype)[:, None] * a
-    return (_gram(xp, wa, a) if matrix else xp.sum(wa * a, axis=1)), count
-
-
-def _with_one(xp: Any, a: Array, w: Array | None, matrix: bool, block: Plan) -> tuple[Array, Array]:
-    """:func:`_moment` of (a, 1) where the block has a bias, without a copy of all rows."""
-    moment, count = _moment(xp, a, w, matrix)
-    if block.place.bias is None:
+    moment = _gram(xp, wa, a) if matrix else xp.sum(wa * a, axis=1)
+    if not one:
         return moment, count
-    rows = xp.reshape(a, (a.shape[0], -1, a.shape[-1]))
-    one = xp.zeros_like(rows[:, :1, :1]) + count
+    corner = xp.zeros_like(a[:, :1, :1]) + count
     if not matrix:
-        return xp.concat([moment, one[:, :, 0]], axis=1), count
-    s = xp.sum(rows if w is None else xp.astype(w, a.dtype)[:, None] * rows, axis=1)[:, :, None]
-    last = xp.concat([xp.matrix_transpose(s), one], axis=2)
+        return xp.concat([moment, corner[:, :, 0]], axis=1), count
+    s = xp.sum(wa, axis=1)[:, :, None]
+    last = xp.concat([xp.matrix_transpose(s), corner], axis=2)
     return xp.concat([xp.concat([moment, s], axis=2), last], axis=1), count
 
 
@@ -122,13 +120,13 @@ def _counts(batch: Batch, block: Plan, i: int, w: Array | None) -> tuple[Array, 
     ops, xp, size = batch.ops, batch.ops.namespace(), block.place.sizes[1 if i in block.transposed else 2]
     index = xp.reshape(batch.arranged(i, batch.given(i), 0), (-1,))
     order = xp.argsort(index)
-    kinds = "float64" if ops.describe(batch.made.outputs)[1] == "float64" else "float32"
+    dtype = wide(ops.describe(batch.made.outputs)[1])
     values = xp.astype(counter(xp, size + 1, index), index.dtype) - 1
     ends = xp.searchsorted(xp.take(index, order, axis=0), values, side="right")
     if w is not None and tuple(batch.made.uses[i].rows) != (batch.examples,):  # which may be positions as well
-        w = xp.take(ops.cast(w, kinds), order, axis=0)
+        w = xp.take(ops.cast(w, dtype), order, axis=0)
         ends = xp.take(xp.concat([xp.zeros_like(w[:1]), xp.cumulative_sum(w)]), ends, axis=0)
-    counts = ops.cast(ends[1:] - ends[:-1], kinds)[None, :]
+    counts = ops.cast(ends[1:] - ends[:-1], dtype)[None, :]
     counts = xp.where(counts > 0, counts, 0.0 * counts)  # sums of weights are rounded
     return counts, xp.sum(counts, axis=-1)
 
@@ -144,8 +142,7 @@ def _output_sides(
     for block in batch.plans:
         if block.kind == "diagonal":
             g = xp.reshape(next(diagonals), (1, 1, 1, -1))
-            g = g if batch.ops.describe(g)[1] == "float64" else batch.ops.cast(g, "float32")
-            made.append(_moment(xp, g, None, False)[0])
+            made.append(_moment(xp, batch.ops.cast(g, wide(batch.ops.describe(g)[1])), None, False)[0])
         elif block.kind == "elementwise":
             made.append(_elementwise(batch, block, scales, pulled))
         else:
