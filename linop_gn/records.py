@@ -171,7 +171,10 @@ class Memo:
     abroad: dict[Any, Any] = dataclasses.field(default_factory=dict)
     """Of terms: themselves in the framework that differentiates, by the space of the parameters."""
     checked: Any = None
-    """Of a term: whether the values of its data have been looked at; of a point: whether those of its parameters."""
+    """Of a term: whether the values of its data have been looked at; of a point: whether those of its parameters; of
+    terms: the space of the parameters with which the data in memory passed."""
+    shape: Any = None
+    """Of a term: the shape of the outputs that it had last."""
     asked: Any = None
     """Of an objective, its terms and its copies with other data: the :class:`Asked` that they share."""
     made: Any = None

@@ -203,20 +203,37 @@ class Point:
         return made
 
     def _in_memory(self, visit: Visit) -> Summary:
-        asked = memo(self.objective).asked
-        known = "compiled" in self.space.backend.capabilities and asked is not None and asked.before
+        asked, ops = memo(self.objective).asked, self.space.backend
+        known = "compiled" in ops.capabilities and asked is not None and asked.before
+        told = "compiled" in ops.capabilities and ops.is_concrete(self.where)
         if not known:
             self.check_data()
         try:
-            made: Summary = self.space.backend.call(Partial(_over_memory, visit), self)
+            made: Summary
+            if told:
+                made, fits = ops.call(Partial(_and_fits, visit), self)
+            else:
+                made, fits = ops.call(Partial(_over_memory, visit), self), None
         except Exception:
             self.objective.in_memory(self.space)  # data that do not fit are refused in other words
             raise
-        if known:
-            self.check_data()  # while the program is running
+        if known and not self._passes(fits):
+            self.check_data()
         if len(self.objective.batches) > 1 or any(batch.stacked for batch in self.objective.batches):
             require_counted(self.space.backend, made.weight)
         return made
+
+    def _passes(self, fits: Any) -> bool:
+        """Whether the program has seen that parameters and data are good: one number to read, for all checks."""
+        loss = self.objective.loss
+        if fits is None or (loss is not None and loss.has_arrays) or not self.space.backend.is_concrete(fits):
+            return False
+        self.objective.require_fitting(self.space)
+        good = bool(self.space.backend.to_numpy(fits))
+        if good:
+            memo(self).checked = True
+            self.objective.passed(self.space)
+        return good
 
     # what users ask
 
@@ -291,6 +308,15 @@ def _over_memory(visit: Callable[..., tuple[Sums, Any]], point: Point, *shared: 
         totals = sums if totals is None else _add(point, totals, sums)
     assert totals is not None
     return _with_l2(point, Summary(*_normalised(point, totals), tuple(pieces)))
+
+
+def _and_fits(visit: Visit, point: Point) -> tuple[Summary, Any]:
+    """:func:`_over_memory`, and whether parameters and data are such as the checks at the door let pass."""
+    made, ops = _over_memory(visit, point), point.space.backend
+    if visit is _evaluate and len(point.objective.batches) == 1 and not point.objective.batches[0].stacked:
+        made = replace(made, weight=None, scale=None)  # nobody asks, and handing over an array takes 3 microseconds
+    fits = [term.fits(point.where) for term in point.objective.in_memory(point.space)]
+    return made, None if any(one is None for one in fits) else ops.namespace().all(ops.namespace().stack(fits))
 
 
 def _with_l2(point: Point, made: Summary) -> Summary:

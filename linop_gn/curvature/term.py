@@ -76,6 +76,7 @@ class Term:
                 f"the model returned an array of dtype {dtype}; derivatives need real floating-point outputs (scores "
                 "rather than classes; complex ones as two real arrays; float64 at most)."
             )
+        memo(self).shape = tuple(z.shape)
         return z
 
     def value(self, leaves: list[Array]) -> Array:
@@ -171,6 +172,24 @@ class Term:
             if self._may_be_pairs(shape) and self.ops.is_concrete(x):
                 warn_of_pairs(self.ops, self.ops.call(outputs_of, self, x))
 
+    def fits(self, x: Vector | tuple[Array, ...]) -> Any:
+        """Whether parameters and data pass :meth:`check` and its like, in the program that evaluated the outputs.
+
+        A 0-d array, or None where only those can tell.
+        """
+        ops, shape, xp = self.ops, memo(self).shape, self.ops.namespace()
+        if self.batch.stacked or (self.loss is not None and (shape is None or self._may_be_pairs(shape))):
+            return None
+        inputs = [] if self.loss is None else ops.flatten(self.batch.inputs)[1]
+        floating = [leaf for leaf in inputs if ops.is_array(leaf) and xp.isdtype(leaf.dtype, "real floating")]
+        good = True
+        for part in (*(x if isinstance(x, tuple) else (x,)), *floating):
+            good = good & _all_finite(xp, part)
+        if self.loss is None:
+            return good
+        data = self.batch.targets, self.batch.weights
+        return good & self.loss.fits(xp, shape, *data, empty_ok=not self.alone)
+
     def _require(self, what: str, ways: str) -> Calculus:
         if self.ops.calculus is None:
             raise MissingDerivativeError(what, self.ops.name, ways)
@@ -250,6 +269,14 @@ def joined(ops: Backend, z: Any) -> Any:
     if not leaves or leaves[0] is z or not all(map(ops.is_array, leaves)):
         return z
     return ops.pack(leaves, Space.of(leaves, "residuals").dtype)
+
+
+def _all_finite(xp: Any, x: Array) -> Array:
+    """Whether all of x is finite, as far as sums along the last axis tell: they may overflow, but not hide anything.
+
+    On the CPU, XLA takes twice as long to look at the entries one by one.
+    """
+    return xp.all(xp.isfinite(xp.matmul(x, xp.ones(x.shape[-1], dtype=x.dtype)) if x.ndim else x))
 
 
 def outputs_of(term: Any, x: Vector) -> Array:

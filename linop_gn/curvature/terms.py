@@ -77,9 +77,19 @@ class Terms:
             made[space] = self._in_memory(space)
         return made[space]  # type: ignore[no-any-return]
 
-    def _in_memory(self, space: Space) -> list[Any]:
+    def require_fitting(self, space: Space) -> None:
+        """Raise for data of another framework or device than the parameters'."""
         for batch in self.batches:
             require_fitting(space, batch)
+
+    def passed(self, space: Space) -> None:
+        """Take the data in memory for checked."""
+        memo(self).checked = space
+        for term in memo(self).parts.get(space, ()):
+            memo(term).checked = True
+
+    def _in_memory(self, space: Space) -> list[Any]:
+        self.require_fitting(space)
         if not self.is_bridged(space):
             return [self._term(space, batch) for batch in self.batches]
         there, crossing = self.abroad(space)
@@ -90,7 +100,9 @@ class Terms:
         inputs, targets, weights = space.backend.detach((batch.inputs, batch.targets, batch.weights))
         bare = Batch(inputs, targets, weights, stacked=batch.stacked, place=batch.place)
         alone = not self.host and len(self.batches) == 1 and not batch.stacked
-        return Term(self.loss, bare, self.model, space, self.supplied, alone)
+        term = Term(self.loss, bare, self.model, space, self.supplied, alone)
+        memo(term).checked = memo(self).checked == space
+        return term
 
     # in another framework
 

@@ -218,15 +218,23 @@ def test_data_are_checked_before_they_disappear_into_a_program(jax, backend, dat
     assert jax.jit(made.value)(params).shape == ()
 
 
-def test_a_loop_looks_at_its_data_while_its_program_runs(jax, backend, data, params, monkeypatch):
-    """Also where only copies of the first objective are ever asked."""
+def test_the_program_of_a_loop_looks_at_its_data_itself(jax, backend, data, params, monkeypatch):
+    """Also where only copies of the first objective are ever asked; where it sees a fault, all is looked at anew."""
     f, seen = objective(CASE, backend), []
     f.with_data(data).value(params)  # a model that has not been asked may fail at anything: looked at before
     check, call = Term.check_ahead, type(backend).call
     monkeypatch.setattr(Term, "check_ahead", lambda self, x: (seen.append("look"), check(self, x))[1])
     monkeypatch.setattr(type(backend), "call", lambda self, *a: (seen.append("run"), call(self, *a))[1])
     f.with_data(data).value(params)
-    assert seen == ["run", "look"]
+    assert seen == ["run"]
+    with pytest.raises(ValueError, match="the inputs hold NaN"):
+        f.with_data((data[0] * np.nan, *data[1:])).value(params)
+    assert seen == ["run", "run", "look"]
+    with pytest.raises(ValueError, match="the parameters hold NaN"):
+        f.with_data(data).value(jax.tree.map(lambda leaf: leaf * np.nan, params))
+    del seen[:]
+    f.with_data(data).value_and_gradient(params)
+    assert seen == ["run"]
 
 
 def test_double_precision_that_is_switched_off_is_an_error_where_it_would_be_silent(jax):

@@ -3,12 +3,14 @@
 import itertools
 import math
 
+import array_api_compat.numpy
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linop_gn.curvature.losses import CrossEntropy, Huber, SquaredError
+import linop_gn as lg
+from linop_gn.curvature.losses import CrossEntropy, Huber, SquaredError, door
 from linop_gn.testing.losses import LOSSES, draw, everything, expected
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
@@ -186,3 +188,47 @@ def test_float32_keeps_the_small_numbers_of_sure_binary_answers():
 def test_squares_that_overflow_where_the_loss_does_not(loss, r, value):
     found = loss.total(np, np.array([r], np.float16), np.zeros(1, np.float16), None)
     np.testing.assert_allclose(found, value, rtol=2e-3)
+
+
+@all_losses
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=seeds,
+    shape=shapes,
+    dtype=dtypes,
+    kind=st.sampled_from(["none", "full", "mask", "from the left"]),
+    spoilt=st.sampled_from(["nothing", "targets", "weights", "all weights"]),
+    junk=st.sampled_from([math.nan, math.inf, -1.0, 2.5, 100.0]),
+)
+def test_a_program_is_told_that_data_fit_exactly_if_the_check_passes(name, seed, shape, dtype, kind, spoilt, junk):
+    """:meth:`Loss.fits`, which compiled programs ask, beside :meth:`Loss.check`, which reads on the host."""
+    loss, rng = LOSSES[name], np.random.default_rng(seed)
+    _, y, w = draw(name, seed, shape, 1.0, dtype)
+    w, _ = weigh(kind, w, rng)
+    if spoilt == "targets":
+        y = y.copy()
+        y.flat[rng.integers(y.size)] = junk if y.dtype.kind == "f" else int(np.nan_to_num(junk, posinf=7))
+    elif w is not None and w.dtype.kind == "f" and spoilt != "nothing":
+        w = w.copy()
+        w.flat[rng.integers(w.size) if spoilt == "weights" else slice(None)] = junk if spoilt == "weights" else 0.0
+    for empty_ok in (False, True):
+        try:
+            loss.check(lg.load("numpy"), shape, y, w, empty_ok=empty_ok)
+            passes = True
+        except ValueError:
+            passes = False
+        xp = array_api_compat.numpy
+        assert bool(loss.fits(xp, shape, y, w, empty_ok=empty_ok)) == passes
+
+
+def test_only_the_check_tells_where_a_loss_has_a_door_of_its_own():
+    @lg.record
+    class OfEven(SquaredError):  # noqa: N818
+        def refuse_targets(self, targets, counted):
+            door.refuse("OfEven", (targets % 2 != 0) & counted, targets, "targets must be even")
+
+    y = np.zeros((3, 2))
+    assert SquaredError().fits(np, (3, 2), y, None)
+    assert OfEven().fits(np, (3, 2), y, None) is False
+    assert not SquaredError(scale=2.0).has_arrays
+    assert SquaredError(scale=np.asarray(2.0)).has_arrays

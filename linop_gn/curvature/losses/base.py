@@ -23,6 +23,7 @@ is the number that each batch adds to that total.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NoReturn
 
@@ -33,7 +34,7 @@ from ...protocols import Array, Backend
 from ...records import data_fields, record, static
 from . import door
 from .hessians import Blocks, OutputHessian, Weighted, as_hessian
-from .weighting import count, fit_weights, grand_total, keep, real
+from .weighting import count, finite, fit_weights, grand_total, keep, real
 
 __all__ = ["Elementwise", "Loss"]
 
@@ -100,8 +101,10 @@ class Loss:
                 f"{type(self).__name__}: reduction must be 'mean' or 'sum', got {self.reduction!r}. "
                 "Per-example losses ('none') have no curvature; give weights to weigh the examples."
             )
+        optional = {field.name for field in dataclasses.fields(self) if field.default is None}
         for field in self.limits:
-            if known(type(self).__name__, field, getattr(self, field)) is None and getattr(self, field) is None:
+            value = getattr(self, field)
+            if known(type(self).__name__, field, value) is None and value is None and field not in optional:
                 raise TypeError(f"{type(self).__name__}: {field} must be a number, got None: leave it out.")
         for field in data_fields(self):
             number = real(getattr(self, field))
@@ -151,12 +154,22 @@ class Loss:
     def refuse_targets(self, targets: np.ndarray[Any, Any], counted: np.ndarray[Any, Any]) -> None:
         """Raise if a finite target (float64, on the host) is none for this loss. ``counted`` broadcasts."""
 
+    def are_targets(self, xp: Any, y: Array) -> Any:
+        """Where finite targets are such as :meth:`refuse_targets` lets pass: True, or an array like ``y``."""
+        return True
+
     # what is made of it
 
     @property
     def autodiff(self) -> bool:
         """Whether derivatives come from the framework, instead of from closed forms here."""
         return type(self).slope is Loss.slope
+
+    @property
+    def has_arrays(self) -> bool:
+        """Whether an array is among the numbers that have a limit: these are looked at by :meth:`check`."""
+        values = [getattr(self, field) for field in self.limits]
+        return any(value is not None and real(value) is None for value in values)
 
     def total(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> Array:
         """The weighted sum over examples, a 0-d array; any automatic differentiation takes it, twice."""
@@ -214,6 +227,23 @@ class Loss:
         if not empty_ok:
             door.refuse_empty(name, counted)
 
+    def fits(
+        self, xp: Any, shape: tuple[int, ...], targets: Array | None, weights: Array | None, *, empty_ok: bool = False
+    ) -> Any:
+        """Whether :meth:`check` lets these arrays pass, worked out beside the loss by its own program: a 0-d array.
+
+        False where only :meth:`check` can tell: it looks at everything anew then, and says what is wrong. The loss's
+        own numbers are data, so that :attr:`has_arrays` asks for them outside.
+        """
+        kind = type(self)
+        own = kind.check is not Loss.check
+        own = own or (kind.refuse_targets is not Loss.refuse_targets and kind.are_targets is Loss.are_targets)
+        if own:
+            return False
+        counted, good = _weights_fit(xp, weights, self._examples(shape, weights))
+        counted, fine = self._targets_fit(xp, shape, targets, counted)
+        return good & fine & (empty_ok | xp.any(counted))
+
     # parts
 
     def _examples(self, shape: tuple[int, ...], weights: Array | None) -> tuple[int, ...]:
@@ -258,6 +288,15 @@ class Loss:
         self.refuse_targets(y, used)
         return counted
 
+    def _targets_fit(self, xp: Any, shape: tuple[int, ...], targets: Array | None, counted: Array) -> tuple[Array, Any]:
+        """Which examples count, and whether :meth:`_check_targets` lets the targets pass."""
+        if targets is None:
+            return counted, True
+        if tuple(targets.shape) != shape or xp.isdtype(targets.dtype, "complex floating"):
+            return counted, False
+        used = xp.reshape(counted, counted.shape + (1,) * (len(shape) - len(counted.shape)))
+        return counted, xp.all(~used | (finite(xp, targets) & self.are_targets(xp, targets)))
+
     def _lacks(self, what: str) -> NoReturn:
         name = type(self).__name__
         if self.autodiff and what != "value":
@@ -273,6 +312,16 @@ class Elementwise(Loss):
     """A convex loss of each output by itself."""
 
     convex: ClassVar[bool] = True
+
+
+def _weights_fit(xp: Any, weights: Array | None, examples: tuple[int, ...]) -> tuple[Array, Any]:
+    """Which examples have a weight, and whether :func:`door.counted_examples` lets the weights pass."""
+    if weights is None:
+        return xp.ones(examples, dtype=xp.bool), True
+    if xp.isdtype(weights.dtype, "complex floating"):
+        return xp.ones(examples, dtype=xp.bool), False
+    padded = xp.reshape(weights, weights.shape + (1,) * (len(examples) - len(weights.shape)))
+    return xp.broadcast_to(padded != 0, examples), xp.all(finite(xp, weights) & (weights >= 0))
 
 
 def _weighed(xp: Any, weights: Array | None, x: Array, like: Array) -> Array:

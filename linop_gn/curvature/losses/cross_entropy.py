@@ -29,7 +29,7 @@ from . import door
 from .base import Loss
 from .hessians import OutputHessian, OutputRoot, Weighted, divided
 from .softmax import centred, closed, log_parts, over_classes, softmax
-from .weighting import count, fit_weights, index_dtype, keep, number, placed
+from .weighting import count, fit_weights, grand_total, index_dtype, keep, number, placed, real
 
 __all__ = ["CrossEntropy"]
 
@@ -85,7 +85,7 @@ class CrossEntropy(Loss):
         is -100; here there is none). It is never used as an index.
     label_smoothing : float
         Weight e of the uniform distribution, in [0, 1]: a number or a 0-d array
-        (it is data: another value compiles nothing anew).
+        (it is data: another value compiles nothing anew). None, like the number 0, leaves its terms out.
     weight : array (C,), optional
         Of the classes, not negative: data too. As in torch, a mean over class indices divides by the weights of the
         classes that occur, a mean over probabilities by the number of examples.
@@ -109,11 +109,13 @@ class CrossEntropy(Loss):
     limits = MappingProxyType({"label_smoothing": ("lie in [0, 1]", lambda e: 0 <= e <= 1)})
 
     ignore_index: int | None = static(default=None)
-    label_smoothing: float | Array = 0.0
+    label_smoothing: float | Array | None = None
     weight: Array | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if real(self.label_smoothing) == 0:  # as data, a compiled program could not know that it is
+            object.__setattr__(self, "label_smoothing", None)
         if isinstance(self.weight, (list, tuple)):
             object.__setattr__(self, "weight", np.asarray(self.weight, dtype=np.float64))
         if self.ignore_index is not None:
@@ -121,19 +123,19 @@ class CrossEntropy(Loss):
 
     def value(self, xp: Any, z: Array, y: Array) -> Array:
         largest, log_sum = log_parts(xp, z)
-        w, e = self._class_weights(xp, z), number(xp, self.label_smoothing, z)
+        w, e = self._class_weights(xp, z), self._smoothing(xp, z)
         if self._has_labels(xp, y):
             chosen = xp.take_along_axis(z, y, axis=-1)
-            if w is None and _is_zero(e):
+            if w is None and e is None:
                 return log_sum + (largest - chosen)
-            mass = (1 - e) * (1.0 if w is None else _at(xp, w, y))
+            mass = (1 - (0.0 if e is None else e)) * (1.0 if w is None else _at(xp, w, y))
             losses = mass * log_sum - _times(xp, 2 * mass, 0.5 * chosen - 0.5 * largest)
         else:
             y = y if w is None else w * y
-            y = y if _is_zero(e) else (1 - e) * y
+            y = y if e is None else (1 - e) * y
             halves = keep(xp, y != 0, 0.5 * z - 0.5 * largest)  # a forbidden class (logit -inf) may have none
             losses = over_classes(xp, y) * log_sum - 2 * over_classes(xp, y * halves)
-        if _is_zero(e):
+        if e is None:
             return losses
         classes, power = z.shape[-1], 2.0 ** z.shape[-1].bit_length()  # 1/C may have few digits in half precision
         halves = 0.5 / power * z - 0.5 / power * largest
@@ -141,15 +143,26 @@ class CrossEntropy(Loss):
             return losses + e * log_sum - _times(xp, 2 * power / classes * e, over_classes(xp, halves))
         return losses + e * xp.mean(w) * log_sum - over_classes(xp, _times(xp, 2 * power / classes * e * w, halves))
 
+    def total(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> Array:
+        if self.weight is not None or self.label_smoothing is not None:
+            return super().total(xp, outputs, targets, weights)
+        z, y, w = self._read(xp, outputs, targets, weights)
+        if not self._has_labels(xp, y):
+            return super().total(xp, outputs, targets, weights)
+        largest, log_sum = log_parts(xp, z)  # summed by themselves: XLA takes half as long again for their sum's sum
+        parts = log_sum, largest - xp.take_along_axis(z, y, axis=-1)
+        first, second = (grand_total(xp, part if w is None else w * keep(xp, w != 0, part)) for part in parts)
+        return xp.reshape(xp.reshape(first, (1,)) + second, ())  # an array: NumPy's sum of two would be a scalar
+
     def slope(self, xp: Any, z: Array, y: Array) -> Array:
         p, top = softmax(xp, z)
-        w, e = self._class_weights(xp, z), number(xp, self.label_smoothing, p)
+        w, e = self._class_weights(xp, z), self._smoothing(xp, z)
         if self._has_labels(xp, y):
             g = closed(xp, y, p) if w is None else _at(xp, w, y) * closed(xp, y, p)
         else:
             y = y if w is None else w * y
             g = closed(xp, top, over_classes(xp, y) * p - y)
-        if _is_zero(e):
+        if e is None:
             return g
         return (1 - e) * g + e * (p - 1 / p.shape[-1] if w is None else xp.mean(w) * p - w / p.shape[-1])
 
@@ -167,14 +180,14 @@ class CrossEntropy(Loss):
 
     def curvature(self, xp: Any, z: Array, y: Array) -> OutputHessian:
         made, w = SoftmaxHessian(*softmax(xp, z)), self._class_weights(xp, z)
-        e = number(xp, self.label_smoothing, z)
+        e = self._smoothing(xp, z)
         if self._has_labels(xp, y):
             if w is None:
                 return made
             mass = _at(xp, w, y)
         else:
             mass = over_classes(xp, y if w is None else w * y)
-        return Weighted(made, mass if _is_zero(e) else (1 - e) * mass + e * (1.0 if w is None else xp.mean(w)))
+        return Weighted(made, mass if e is None else (1 - e) * mass + e * (1.0 if w is None else xp.mean(w)))
 
     def weight_sum(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> Array:
         z, y, counted = self._read(xp, outputs, targets, weights)
@@ -189,6 +202,10 @@ class CrossEntropy(Loss):
         if isinstance(self.weight, np.ndarray) and not isinstance(z, np.ndarray):
             return placed(xp, self.weight, z)
         return None if self.weight is None else xp.astype(self.weight, z.dtype, copy=False)
+
+    def _smoothing(self, xp: Any, z: Array) -> Any:
+        """e, a number or in the dtype of z; None where there is none."""
+        return None if self.label_smoothing is None else number(xp, self.label_smoothing, z)
 
     def _has_labels(self, xp: Any, y: Array) -> bool:
         """Whether targets, as :meth:`_read` gives them, are class indices (..., 1) rather than probabilities."""
@@ -237,12 +254,24 @@ class CrossEntropy(Loss):
             door.refuse("CrossEntropy", ((values < 0) | (values >= classes)) & counted, values, must)
         else:
             y, sums, used = values.astype(np.float64), values.sum(-1, dtype=np.float64), counted[..., None]
-            far = abs(sums - 1) > (2e-2 if "16" in dtype else 1e-3)
+            far = abs(sums - 1) > _off_by(dtype)
             door.refuse("CrossEntropy", ~np.isfinite(y) & used, y, "probabilities must be finite")
             door.refuse("CrossEntropy", (y < 0) & used, y, "probabilities must not be negative")
             must = "probabilities must sum to one over the last axis (normalise them)"
             door.refuse("CrossEntropy", far & counted, sums, must)
         return counted
+
+    def _targets_fit(self, xp: Any, shape: tuple[int, ...], targets: Any, counted: Any) -> tuple[Any, Any]:
+        if self.weight is not None or targets is None or shape[-1] < 2:
+            return counted, False
+        if xp.isdtype(targets.dtype, "integral"):
+            if self.ignore_index is not None:
+                counted = counted & (targets != self.ignore_index)
+            return counted, xp.all(~counted | ((targets >= 0) & (targets < shape[-1])))
+        if tuple(targets.shape) != shape or not xp.isdtype(targets.dtype, "real floating"):
+            return counted, False
+        near = abs(xp.sum(targets, axis=-1) - 1) <= _off_by(str(targets.dtype))  # NaN and infinity are not
+        return counted, xp.all(~counted | (near & xp.all(targets >= 0, axis=-1)))
 
     def _check_class_weights(self, backend: Backend, classes: int) -> None:
         given: Any = self.weight
@@ -280,6 +309,11 @@ class CrossEntropy(Loss):
         )
 
 
+def _off_by(dtype: str) -> float:
+    """How far from one the sum of probabilities may be."""
+    return 2e-2 if "16" in dtype else 1e-3
+
+
 def _at(xp: Any, w: Array, index: Array) -> Array:
     """The entries of w (C,) that ``index`` (..., 1) names."""
     return xp.reshape(xp.take(w, xp.reshape(index, (-1,))), index.shape)
@@ -290,7 +324,3 @@ def _times(xp: Any, c: Any, x: Array) -> Array:
     if isinstance(c, float):
         return c * x if c else xp.zeros_like(x)
     return c * keep(xp, (c != 0) | (x > -math.inf), x)
-
-
-def _is_zero(e: Any) -> bool:
-    return isinstance(e, float) and e == 0

@@ -90,6 +90,9 @@ class FromFunction(Loss):
         """Which examples count; the targets are the callable's own affair."""
         return counted
 
+    def _targets_fit(self, xp: Any, shape: tuple[int, ...], targets: Any, counted: Any) -> tuple[Any, Any]:
+        return counted, True
+
     def _evaluate(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> tuple[Array, int]:
         """What the callable returns, in the outputs' dtype, and the number of examples."""
         losses = self.fn(outputs, targets)

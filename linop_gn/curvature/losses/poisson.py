@@ -77,7 +77,10 @@ class Poisson(Elementwise):
         return xp.exp(z)
 
     def refuse_targets(self, targets: np.ndarray[Any, Any], counted: np.ndarray[Any, Any]) -> None:
-        door.refuse("Poisson", (targets < 0) & counted, targets, "counts must not be negative")
+        door.refuse("Poisson", ~self.are_targets(np, targets) & counted, targets, "counts must not be negative")
+
+    def are_targets(self, xp: Any, y: Array) -> Array:
+        return y >= 0
 
 
 def _slope_of_few(xp: Any, rate: Array, u: Array, v: Array) -> Array:

@@ -11,7 +11,7 @@ when everything is referred to class k:
 * what does not see a constant (H v, S^T v) may take v - v_k: p (u - <p, u>), where u_k = 0.
 
 The function is the same and smooth whatever k is, so automatic differentiation
-of it is right, twice, also where two classes tie.
+of it is right, twice, also where classes tie: these share the place of k then.
 """
 
 from __future__ import annotations
@@ -36,16 +36,17 @@ def likeliest(xp: Any, z: Array) -> Array:
 
 def log_parts(xp: Any, z: Array) -> tuple[Array, Array]:
     """The largest logit k (..., 1), and r (..., 1) with log p = z - k - r, where z - k <= 0 <= r."""
-    top = likeliest(xp, z)
-    largest = xp.take_along_axis(z, top, axis=-1)
-    others = xp.where(class_mask(xp, top, z), 0, xp.exp(z - largest))
-    return largest, xp.log1p(over_classes(xp, others))
+    largest = xp.max(z, axis=-1, keepdims=True)
+    e, top = xp.exp(z - largest), z == largest
+    tied = xp.astype(over_classes(xp, xp.astype(top, xp.int32)), z.dtype)
+    # Of m tied classes each gives e - 1/m, which has the sum m - 1; an index of the largest takes XLA twice the time.
+    return largest, xp.log1p(over_classes(xp, xp.where(top, xp.where(tied > 1, e - 1 / tied, 0), e)))
 
 
 def softmax(xp: Any, z: Array) -> tuple[Array, Array]:
     """Probabilities, and the index (..., 1) of the largest."""
     top = likeliest(xp, z)
-    e = xp.exp(z - xp.take_along_axis(z, top, axis=-1))
+    e = xp.exp(z - xp.max(z, axis=-1, keepdims=True))
     return e / over_classes(xp, e), top
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "class_mask",
     "count",
     "counter",
+    "finite",
     "fit_weights",
     "grand_total",
     "index_dtype",
@@ -77,6 +78,11 @@ def count(xp: Any, weights: Array | None, outputs: Array, axes: int) -> Array:
 def grand_total(xp: Any, x: Array) -> Array:
     """The sum of all entries as a 0-d array (NumPy's own sum would be a scalar, which is no array)."""
     return xp.reshape(xp.sum(x, keepdims=True), ())
+
+
+def finite(xp: Any, x: Array) -> Any:
+    """Where ``x`` is finite: everywhere, if it has no floating point."""
+    return xp.isfinite(x) if xp.isdtype(x.dtype, "real floating") else xp.ones(x.shape, dtype=xp.bool)
 
 
 def index_dtype(xp: Any) -> Any:
