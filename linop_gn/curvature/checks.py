@@ -47,7 +47,9 @@ def require_fitting(space: Space, batch: Batch) -> None:
     ops = space.backend
     for what in ("inputs", "targets", "weights"):
         value = getattr(batch, what)
-        for name, leaf in zip(*ops.flatten(value)[:2], strict=True) if value is not None else ():
+        if value is None or (ops.is_array(value) and ops.describe(value)[2] in (None, space.device)):
+            continue  # what a loop has: flattening takes longer than a look
+        for name, leaf in zip(*ops.flatten(value)[:2], strict=True):
             where = f"the {what}{f' ({name})' if name else ''}"
             if not ops.is_array(leaf):
                 if isinstance(leaf, (int, float, bool, str)) or (what == "inputs" and owner_of(leaf) is ops):
