@@ -146,6 +146,10 @@ class KroneckerBlocks(LinearOperator):
         """:meth:`logdet`."""
         return self.logdet(damping)
 
+    def known_frobenius_norm(self) -> Scalar:
+        """:meth:`frobenius_norm`."""
+        return self.frobenius_norm()
+
     def inverse(self, damping: Any = 0.0, rule: str = "exact", relative: str | None = None) -> KroneckerBlocks:
         """(K + damping I)^-1, by eigendecompositions of the factors.
 

@@ -186,6 +186,10 @@ class KFAC(AtPoint):
         """:meth:`logdet`, unless the objective's l2 has a number for each parameter."""
         return None if len(getattr(self._l2, "shape", ())) else self.logdet(damping)
 
+    def known_frobenius_norm(self) -> Scalar:
+        """:meth:`frobenius_norm`."""
+        return self.frobenius_norm()
+
     def report(self) -> str:
         """A table of the blocks: their names, sizes and kinds, and what is not as one might expect."""
         return self.factors.report()
