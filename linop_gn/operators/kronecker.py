@@ -18,7 +18,8 @@ from ..spaces import Space
 from .base import LinearOperator
 from .checks import array_of, symmetric_enough, values_of
 from .factored import Factored, Spectral
-from .places import Place, assembled
+from .partition import Partition
+from .places import Place, assembled, partition_of_places
 
 __all__ = ["KroneckerBlocks"]
 
@@ -87,6 +88,11 @@ class KroneckerBlocks(LinearOperator):
             diagonal = block.diagonal(self.backend.namespace())
             parts += place.written(self.domain, self.backend.cast(diagonal, self.domain.dtype))
         return assembled(self.domain, parts, self.rest + self.domain.zeros())
+
+    @property
+    def partition(self) -> Partition | None:
+        """The blocks, and what is in none of them; None where a weight is cut out of a leaf across its rows."""
+        return partition_of_places(self.domain, self.places)
 
     @property
     def missing(self) -> int:

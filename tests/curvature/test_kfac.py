@@ -366,6 +366,7 @@ def test_each_entry_is_in_one_block(ops, net, shapes, blocks):
     f = lg.Objective(net, lg.losses.CrossEntropy(), (put(ops, x), put(ops, y)))
     K = lg.KFAC(f, p)
     assert {place.name for place in K.factors.places} == blocks
+    assert {block.name for block in K.partition} == blocks
     M = dense(K)
     assert M.shape == K.shape
     np.testing.assert_allclose(dense(K.inverse(0.1)), np.linalg.inv(M + 0.1 * np.eye(len(M))), atol=1e-9)
@@ -382,6 +383,7 @@ def test_entries_that_nothing_depends_on_are_damped_too(ops):
     K = lg.KFAC(f, p)
     M, n = dense(K), K.shape[0]
     assert "10 entries" in K.report()
+    assert K.partition is None  # the weight is some columns of a leaf
     np.testing.assert_allclose(dense(K.inverse(0.2)), np.linalg.inv(M + 0.2 * np.eye(n)), atol=1e-9)
     np.testing.assert_allclose(float(K.logdet(0.2)), np.linalg.slogdet(M + 0.2 * np.eye(n))[1], rtol=1e-9)
     mean = 0.1 * np.trace(M) / n
@@ -492,6 +494,35 @@ def test_dampings_of_blocks(ops):
     mean = 0.1 * np.mean(np.diag(M)) * np.eye(len(M))
     np.testing.assert_allclose(dense(K.inverse(0.1, relative="all")), np.linalg.inv(M + mean), atol=1e-9)
     assert np.isneginf(float(lg.KFAC(f, p).logdet()))
+
+
+def test_a_door_that_asks_for_blocks_is_given_them():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)).double()
+    net.register_parameter("idle", torch.nn.Parameter(torch.ones(2).double()))
+    f = lg.Objective(net, lg.losses.CrossEntropy(), (torch.randn(9, 3).double(), torch.randint(3, (9,))))
+    K = lg.KFAC(f, net)
+    M, n = dense(K), K.shape[0]
+    assert [block.name for block in K.partition] == ["idle", "0", "2"]
+    for block in K.partition:
+        inside = np.concatenate([np.arange(*r) for r in block.ranges])
+        assert not np.delete(M[inside], inside, axis=1).any()
+        density = lg.spectral_density(K, block=block.name, steps=len(inside))
+        assert density.mean(lambda x: x)[0] == pytest.approx(np.trace(M[np.ix_(inside, inside)]) / len(inside), rel=0.6)
+        assert density.range[1] == pytest.approx(np.linalg.eigvalsh(M[np.ix_(inside, inside)])[-1])
+    b = torch.randn(n).double()
+    A, want = lg.Damped(K, 0.1), np.linalg.solve(M + 0.1 * np.eye(n), b.numpy())
+    for solver in (lg.Blockwise(lg.CG(rtol=1e-12)), lg.Cholesky()):
+        np.testing.assert_allclose(lg.solve(A, b, solver).x.numpy(), want, atol=1e-10)
+    jacobi = lg.preconditioners.BlockJacobi()
+    assert jacobi.cost(A)[0] == n
+    np.testing.assert_allclose(dense(jacobi(A)), np.linalg.inv(M + 0.1 * np.eye(n)), atol=1e-10)
+    G = lg.Damped(lg.BlockGGN(f, net), 0.1)
+    by_blocks = lg.solve(G, b, lg.Blockwise(lg.CG(rtol=1e-10, preconditioner=lg.preconditioners.KFAC())))
+    assert by_blocks.succeeded
+    parts = lg.KroneckerBlocks((), (), lg.Space.of({"w": np.zeros(3)}))
+    assert [(block.name, block.ranges) for block in parts.partition] == [("w", ((0, 3),))]
 
 
 def test_the_heuristic_damps_the_factors(ops):

@@ -22,6 +22,7 @@ from ...draws import check_seed
 from ...operators.base import LinearOperator
 from ...operators.factored import Factored, Spectral, positive, traces
 from ...operators.kronecker import KroneckerBlocks
+from ...operators.partition import Partition
 from ...protocols import Array, Backend, Scalar, Tree
 from ...records import Partial, fill, memo, record, replace, static
 from ..at_point import AtPoint, as_point, with_l2
@@ -177,6 +178,11 @@ class KFAC(AtPoint):
     def _l2_vector(self) -> Any:
         """The objective's l2 for each entry; None where there is none."""
         return None if self._l2 is None else self._l2 + self.domain.zeros()
+
+    @property
+    def partition(self) -> Partition | None:
+        """That of :attr:`factors`, which are computed for it."""
+        return self.factors.partition
 
     def known_diagonal(self) -> Any:
         """The diagonal (n,)."""
