@@ -9,6 +9,7 @@ from kronecker import LOSSES, MODELS, dense, made, odd, pooled, put, targets
 from systems import FULL
 
 import linop_gn as lg
+from linop_gn.curvature.kfac.sums import _moment
 from linop_gn.operators.places import entries
 
 from .cases import Streamed
@@ -554,6 +555,22 @@ def test_an_l2_is_added_as_it_is_to_the_operator(ops):
     np.testing.assert_allclose(dense(K.inverse(0.1)), np.linalg.inv(dense(K) + 0.1 * np.eye(K.shape[0])), atol=1e-9)
     np.testing.assert_allclose(float(K.trace()), np.trace(dense(K)), rtol=1e-10)
     np.testing.assert_allclose(float(K.frobenius_norm()), np.linalg.norm(dense(K)), rtol=1e-10)
+
+
+@pytest.mark.parametrize("rows", [3, 520])
+@pytest.mark.parametrize("one", [True, False])
+def test_moments_of_wide_layers_are_those_of_narrow_ones(numpy_backend, rows, one):
+    rng = np.random.default_rng(0)
+    a, w = rng.standard_normal((2, rows, 1, 260)), rng.uniform(1, 2, rows)
+    full = np.concatenate([a, np.ones((2, rows, 1, 1))], axis=-1)[:, :, 0, : 260 + one]
+    for weights in (None, w):
+        made, count = _moment(numpy_backend.namespace(), a, weights, True, one)
+        want = np.einsum("r,gri,grj->gij", np.ones(rows) if weights is None else w, full, full)
+        np.testing.assert_allclose(made, want, atol=1e-11)
+        assert made.shape == want.shape
+        np.testing.assert_allclose(count, rows if weights is None else w.sum())
+        diagonal, _ = _moment(numpy_backend.namespace(), a, weights, False, one)
+        np.testing.assert_allclose(diagonal, np.einsum("gii->gi", want), atol=1e-11)
 
 
 def test_sides_that_are_large_are_diagonals(ops):
