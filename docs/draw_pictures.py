@@ -47,9 +47,31 @@ def uses(found: dict[str, Any]) -> Any:
     return figure
 
 
+def findings(found: dict[str, Any]) -> Any:
+    """The three panels of ``network_spectra.md``: densities beside each other."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 3.2), layout="constrained")
+    panels = figure.subplots(1, 3)
+    first = {name: density for name, (_, _, _, density) in found["found"].items()}
+    titles = "Batch normalisation", "Blocks of a dense net", "Blocks of a transformer"
+    shown = first, found["blocks"]["dense"], found["blocks"]["transformer"]
+    for axes, title, densities in zip(panels, titles, shown, strict=True):
+        for name, density in densities.items():
+            curve = density.smooth(log=True)
+            up = curve.x > 0
+            axes.loglog(curve.x[up], curve.mean[up], label=name.removesuffix(".weight"), linewidth=1.2)
+        axes.set(title=title, xlabel="eigenvalue", ylim=(1e-4, 1e3), xlim=(1e-7, 50))
+        axes.legend(frameon=False, fontsize=7, ncols=2, loc="upper left")
+    panels[0].set_ylabel("density per decade")
+    return figure
+
+
 def main() -> None:
     """Draw all of them."""
-    pictures = {"network_spectra": computed("network_spectra.md")["figure"], "uses": uses(computed("uses.md"))}
+    spectra = computed("network_spectra.md")
+    pictures = {"network_spectra": spectra["figure"], "network_findings": findings(spectra)}
+    pictures["uses"] = uses(computed("uses.md"))
     for name, figure in pictures.items():
         figure.savefig(HERE / f"{name}.svg", metadata={"Date": None})
 

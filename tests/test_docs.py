@@ -13,8 +13,8 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 @pytest.mark.parametrize("page", [page for page in PAGES if page.exists()], ids=lambda page: page.name)
 def test_blocks_run(page, capsys):
     blocks = BLOCK.findall(page.read_text())
-    for framework in ("torch", "jax", "autograd"):
-        needed = rf"^\s*import {framework}\b|derivatives=\"{framework}\""
+    for framework in ("torch", "jax", "autograd", "sklearn"):
+        needed = rf"^\s*(import|from) {framework}\b|derivatives=\"{framework}\""
         if any(re.search(needed, block, re.MULTILINE) for block in blocks):
             pytest.importorskip(framework)
     scope = {"__name__": f"page_{page.stem}"}

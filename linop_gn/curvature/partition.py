@@ -22,9 +22,10 @@ from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, TypeAlias
 
+from ..operators.partition import Partition
 from ..spaces import Space
 
-__all__ = ["Blocks", "LeafBlock", "partition"]
+__all__ = ["Blocks", "LeafBlock", "partition", "whole_leaves"]
 
 
 class LeafBlock(NamedTuple):
@@ -58,6 +59,24 @@ def partition(space: Space, blocks: Blocks) -> tuple[LeafBlock, ...]:
     for index, name in enumerate(space.names):
         groups.setdefault(name_of(name), []).append(index)
     return tuple(LeafBlock(name, tuple(leaves), space.part(tuple(leaves))) for name, leaves in groups.items())
+
+
+def whole_leaves(space: Space, known: Partition) -> tuple[LeafBlock, ...] | None:
+    """The blocks that an operator knows of, by their leaves; None where there are none or one cuts a leaf in two.
+
+    >>> import numpy as np
+    >>> from linop_gn.operators.partition import consecutive
+    >>> space = Space.of({"b": np.ones(2), "w": np.ones((2, 2))})
+    >>> [block.leaves for block in whole_leaves(space, consecutive([2, 4]))], whole_leaves(space, consecutive([3, 3]))
+    ([(0,), (1,)], None)
+    """
+    made, leaves = [], list(space.slices.values())
+    for block in known:
+        mine = tuple(i for i, s in enumerate(leaves) if any(a <= s.start and s.stop <= b for a, b in block.ranges))
+        if sum(leaves[i].stop - leaves[i].start for i in mine) != block.size:
+            return None
+        made.append(LeafBlock(block.name, mine, space.part(mine)))
+    return tuple(made) or None
 
 
 def _rule(space: Space, blocks: Any) -> Callable[[str], str]:

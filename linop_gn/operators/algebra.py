@@ -108,6 +108,10 @@ class Scaled(Modified):
         inner = self.operator.known_diagonal()
         return None if inner is None else self.backend.scale(self.scalar, inner)
 
+    def known_frobenius_norm(self) -> Scalar | None:
+        inner = self.operator.known_frobenius_norm()
+        return None if inner is None else abs(self.backend.item(self.scalar)) * inner
+
 
 @record
 class Product(LinearOperator):
@@ -162,6 +166,9 @@ class Adjoint(LinearOperator):
 
     def known_diagonal(self) -> Vector | None:
         return self.operator.known_diagonal()
+
+    def known_frobenius_norm(self) -> Scalar | None:
+        return self.operator.known_frobenius_norm()
 
 
 def add(left: LinearOperator, right: LinearOperator) -> LinearOperator:

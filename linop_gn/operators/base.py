@@ -137,6 +137,10 @@ class LinearOperator:
         """log det (A + damping I) of a symmetric operator, where it costs no product; None where it would."""
         return None
 
+    def known_frobenius_norm(self) -> Scalar | None:
+        """The Frobenius norm, where it costs no product; None where it would."""
+        return None
+
     # what everybody gets
 
     def diagonal(self) -> Vector:

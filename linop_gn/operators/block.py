@@ -10,10 +10,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ..protocols import Vector
+from ..protocols import Scalar, Vector
 from ..records import fill, record, static
 from ..spaces import Space
 from .base import LinearOperator
+from .norms import root_of_squares
 from .partition import Partition, consecutive, of_leaves
 
 __all__ = ["BlockDiagonal"]
@@ -115,6 +116,10 @@ class BlockDiagonal(LinearOperator):
         square = all(block.shape[0] == block.shape[1] for block in self.blocks)
         parts = [block.known_diagonal() for block in self.blocks] if square else [None]
         return None if any(part is None for part in parts) else self._whole(parts)
+
+    def known_frobenius_norm(self) -> Scalar | None:
+        parts = [block.known_frobenius_norm() for block in self.blocks]
+        return None if any(part is None for part in parts) else root_of_squares(self.backend, *parts)
 
     def _parts(self, v: Vector, sizes: list[int]) -> list[Vector]:
         """Each block's entries of ``v`` (views where the framework has them)."""

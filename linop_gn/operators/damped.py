@@ -14,9 +14,10 @@ from typing import Any
 from ..arguments import known_float
 from ..protocols import Scalar, Vector
 from ..records import record, static
-from ..spaces import Space
+from ..spaces import Space, wide
 from .algebra import Modified, Scaled, Sum
 from .base import LinearOperator
+from .norms import root_of_squares
 from .partition import Partition
 
 __all__ = ["Damped", "Identity", "partition_of", "undamped"]
@@ -49,6 +50,9 @@ class Identity(LinearOperator):
     def known_diagonal(self) -> Vector | None:
         made: Vector = self.backend.namespace().ones_like(self.space.zeros())
         return made
+
+    def known_frobenius_norm(self) -> Scalar | None:
+        return math.sqrt(self.space.size)
 
 
 @record
@@ -103,6 +107,19 @@ class Damped(Modified):
         inner = self.operator.known_diagonal()
         ones = self.backend.namespace().ones_like
         return None if inner is None else self.backend.axpy(self.damping, ones(inner), inner)
+
+    def known_frobenius_norm(self) -> Scalar | None:
+        """Of ||A||^2 + 2 damping tr A + n damping^2, in which nothing cancels where A is psd."""
+        inner = self.operator.known_frobenius_norm() if self.psd else None
+        diagonal = None if inner is None else self.operator.known_diagonal()
+        if diagonal is None:
+            return None
+        ops = self.backend
+        damping = known_float(self.damping) if ops.is_concrete(self.damping) else self.damping
+        diagonal = ops.cast(diagonal, wide(self.dtype))
+        trace = ops.maximum(ops.dot(diagonal, ops.namespace().ones_like(diagonal)), 0.0)
+        root = ops.sqrt(damping)
+        return root_of_squares(ops, inner, root * ops.sqrt(2.0 * trace), damping * math.sqrt(self.domain.size))
 
 
 def undamped(operator: LinearOperator) -> tuple[LinearOperator, Scalar]:

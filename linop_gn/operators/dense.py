@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from ..dispatch import backend_of
-from ..protocols import Array, Vector
+from ..protocols import Array, Scalar, Vector
 from ..records import fill, record, static
 from ..spaces import Space
 from .base import LinearOperator
 from .checks import array_of, space_for, symmetric_enough, values_of
+from .norms import norm_of
 
 __all__ = ["Dense"]
 
@@ -99,3 +100,6 @@ class Dense(LinearOperator):
 
     def known_diagonal(self) -> Vector | None:
         return self.backend.copy(self.backend.namespace().linalg.diagonal(self.matrix))
+
+    def known_frobenius_norm(self) -> Scalar | None:
+        return norm_of(self.backend, self.matrix)

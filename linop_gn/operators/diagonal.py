@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ..dispatch import backend_of
-from ..protocols import Vector
+from ..protocols import Scalar, Vector
 from ..records import fill, record, static
 from ..spaces import Space
 from .base import LinearOperator
 from .checks import nonnegative, values_of
+from .norms import norm_of
 
 __all__ = ["Diagonal"]
 
@@ -79,3 +80,6 @@ class Diagonal(LinearOperator):
 
     def known_diagonal(self) -> Vector | None:
         return self.backend.copy(self.values)
+
+    def known_frobenius_norm(self) -> Scalar | None:
+        return norm_of(self.backend, self.values)

@@ -18,7 +18,8 @@ from ..spaces import Space
 from .base import LinearOperator
 from .checks import array_of, symmetric_enough, values_of
 from .factored import Factored, Spectral
-from .places import Place, assembled
+from .partition import Partition
+from .places import Place, assembled, partition_of_places
 
 __all__ = ["KroneckerBlocks"]
 
@@ -89,6 +90,11 @@ class KroneckerBlocks(LinearOperator):
         return assembled(self.domain, parts, self.rest + self.domain.zeros())
 
     @property
+    def partition(self) -> Partition | None:
+        """The blocks, and what is in none of them; None where a weight is cut out of a leaf across its rows."""
+        return partition_of_places(self.domain, self.places)
+
+    @property
     def missing(self) -> int:
         """How many entries are in no block."""
         return self.domain.size - sum(math.prod(place.sizes) for place in self.places)
@@ -145,6 +151,10 @@ class KroneckerBlocks(LinearOperator):
     def known_logdet(self, damping: Scalar) -> Scalar:
         """:meth:`logdet`."""
         return self.logdet(damping)
+
+    def known_frobenius_norm(self) -> Scalar:
+        """:meth:`frobenius_norm`."""
+        return self.frobenius_norm()
 
     def inverse(self, damping: Any = 0.0, rule: str = "exact", relative: str | None = None) -> KroneckerBlocks:
         """(K + damping I)^-1, by eigendecompositions of the factors.

@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from ..dispatch import backend_of
-from ..protocols import Array, Vector
+from ..protocols import Array, Scalar, Vector
 from ..records import fill, record, static
-from ..spaces import Space
+from ..spaces import Space, wide
 from .base import LinearOperator
 from .checks import array_of, nonnegative, space_for, symmetric_enough, values_of
+from .norms import norm_of
 
 __all__ = ["LowRank"]
 
@@ -101,3 +102,12 @@ class LowRank(LinearOperator):
             weighted = self.factor * self.middle if len(self.middle.shape) == 1 else self.factor @ self.middle
         made: Vector = self.backend.namespace().sum(weighted * self.factor, axis=1)
         return made
+
+    def known_frobenius_norm(self) -> Scalar | None:
+        """That of R M R^T, U = Q R: with Gram matrices in its place half of the digits would be lost."""
+        ops, dtype = self.backend, wide(self.domain.dtype)
+        R = ops.namespace().linalg.qr(ops.cast(self.factor, dtype))[1]
+        if self.middle is None:
+            return norm_of(ops, R @ R.T)
+        middle = ops.cast(self.middle, dtype)
+        return norm_of(ops, (R * middle if len(middle.shape) == 1 else R @ middle) @ R.T)

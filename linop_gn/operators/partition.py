@@ -6,14 +6,13 @@ block by block, all at once: :class:`linop_gn.Blockwise`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 from ..spaces import Space
 
-__all__ = ["Block", "Partition", "consecutive", "of_leaves"]
+__all__ = ["Block", "Partition", "consecutive", "of_leaves", "of_ranges"]
 
 
 class Block(NamedTuple):
@@ -40,9 +39,27 @@ def consecutive(sizes: Sequence[int]) -> Partition:
     """
     made, start = [], 0
     for number, size in enumerate(sizes):
-        made.append(Block(str(number), ((start, start + size),)))
+        made.append((str(number), [(start, start + size)]))
         start += size
-    return _in_order(made)
+    return of_ranges(made)
+
+
+def of_ranges(blocks: Iterable[tuple[str, Sequence[tuple[int, int]]]]) -> Partition:
+    """Blocks with these names and ranges (start, stop), which are in any order; those without entries are left out.
+
+    >>> of_ranges([("late", [(2, 3)]), ("early", [(1, 2), (0, 1), (3, 4)])])
+    (Block(name='early', ranges=((0, 2), (3, 4))), Block(name='late', ranges=((2, 3),)))
+    """
+    made = []
+    for name, given in blocks:
+        ranges: list[tuple[int, int]] = []
+        for start, stop in sorted(given):
+            if ranges and ranges[-1][1] == start:
+                ranges[-1] = (ranges[-1][0], stop)
+            else:
+                ranges.append((start, stop))
+        made.append(Block(name, tuple(ranges)))
+    return tuple(sorted((block for block in made if block.size > 0), key=lambda block: block.ranges[0]))
 
 
 @lru_cache(maxsize=64)
@@ -54,18 +71,14 @@ def of_leaves(space: Space, blocks: tuple[tuple[str | None, tuple[int, ...]], ..
     >>> of_leaves(space, ((None, (2,)), (None, (0, 1))))
     (Block(name='fc', ranges=((0, 6),)), Block(name='out', ranges=((6, 7),)))
     """
-    sizes = [math.prod(shape) for shape in space.shapes]
-    starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    made = []
-    for name, leaves in blocks:
-        ranges: list[tuple[int, int]] = []
-        for i in sorted(leaves):
-            if ranges and ranges[-1][1] == starts[i]:
-                ranges[-1] = (ranges[-1][0], starts[i] + sizes[i])
-            else:
-                ranges.append((starts[i], starts[i] + sizes[i]))
-        made.append(Block(_common([space.names[i] for i in leaves]) if name is None else name, tuple(ranges)))
-    return _in_order(made)
+    where = list(space.slices.values())
+    return of_ranges(
+        (
+            _common([space.names[i] for i in leaves]) if name is None else name,
+            [(where[i].start, where[i].stop) for i in leaves],
+        )
+        for name, leaves in blocks
+    )
 
 
 def _common(names: Sequence[str]) -> str:
@@ -74,8 +87,3 @@ def _common(names: Sequence[str]) -> str:
     while all(len(p) > shared and p[shared] == parts[0][shared] for p in parts):
         shared += 1
     return ".".join(parts[0][:shared]) or "+".join(names)
-
-
-def _in_order(blocks: Iterable[Block]) -> Partition:
-    """By their first entries; those without any left out."""
-    return tuple(sorted((block for block in blocks if block.size > 0), key=lambda block: block.ranges[0]))

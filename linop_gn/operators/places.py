@@ -16,8 +16,9 @@ import numpy as np
 
 from ..protocols import Array, Vector, View
 from ..spaces import Space
+from .partition import Partition, of_ranges
 
-__all__ = ["Place", "assembled", "disjoint", "entries"]
+__all__ = ["Place", "assembled", "disjoint", "entries", "partition_of_places"]
 
 
 class Place(NamedTuple):
@@ -136,6 +137,32 @@ def disjoint(space: Space, views: list[View]) -> bool:
         return all(stop <= start for (_, stop), (start, _) in itertools.pairwise(ends))
     places = np.concatenate([entries(space, view) for view in views])
     return len(np.unique(places)) == len(places)
+
+
+@lru_cache(maxsize=64)
+def partition_of_places(space: Space, places: tuple[Place, ...]) -> Partition | None:
+    """A block for each place, and one for each run of entries that are in none, named by its leaf and where in it.
+
+    None where a weight is no run of entries: it may have a range for each of its rows, and vectors would be cut into
+    as many pieces.
+    """
+    blocks: list[tuple[str, list[tuple[int, int]]]] = []
+    covered: list[tuple[int, int]] = []
+    for place in places:
+        runs = [_run(space, view) for view in place.views]
+        if any(run.start is None for run in runs):
+            return None
+        ranges = [(run.start or 0, run.stop or 0) for run in runs]
+        blocks.append((place.name, ranges))
+        covered += ranges
+    covered.sort()
+    for name, leaf in space.slices.items():
+        inside = [(max(a, leaf.start), min(b, leaf.stop)) for a, b in covered if a < leaf.stop and leaf.start < b]
+        ends = [leaf.start, *itertools.chain.from_iterable(inside), leaf.stop]
+        for start, stop in zip(ends[::2], ends[1::2], strict=True):
+            part = "" if (start, stop) == (leaf.start, leaf.stop) else f"[{start - leaf.start}:{stop - leaf.start}]"
+            blocks.append((name + part, [(start, stop)]))
+    return of_ranges(blocks)
 
 
 def _read(space: Space, v: Vector, view: View) -> Array:

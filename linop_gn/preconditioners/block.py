@@ -13,7 +13,7 @@ from typing import Any
 
 from ..arguments import whole
 from ..curvature.at_point import GGN, BlockGGN, block_products
-from ..curvature.partition import Blocks, partition
+from ..curvature.partition import Blocks, partition, whole_leaves
 from ..draws import check_seed
 from ..operators.base import LinearOperator
 from ..operators.block import BlockDiagonal
@@ -36,7 +36,7 @@ class BlockJacobi(Checked):
     ----------
     blocks
         A partition of the leaves, as for :class:`~linop_gn.BlockGGN` ("layer", "leaf", a pattern, ...).
-        None: the operator's own blocks where it has some, otherwise by layer.
+        None: the operator's own blocks where it has some of whole leaves, otherwise by layer.
     dense
         Blocks of up to so many entries are factored, with as many products.
     rank, seed
@@ -98,10 +98,8 @@ class BlockJacobi(Checked):
         """The diagonal blocks, and the leaves that each acts on."""
         if self.blocks is None and isinstance(inner, BlockDiagonal):
             return list(inner.blocks), inner.leaves
-        if self.blocks is None and isinstance(inner, BlockGGN):
-            cut = inner.blocks
-        else:
-            cut = partition(inner.domain, "layer" if self.blocks is None else self.blocks)
+        own = whole_leaves(inner.domain, inner.partition or ()) if self.blocks is None else None
+        cut = own or partition(inner.domain, "layer" if self.blocks is None else self.blocks)
         leaves = tuple(block.leaves for block in cut)
         if isinstance(inner, (GGN, BlockGGN)) and not inner.host:
             return block_products(inner, cut), leaves

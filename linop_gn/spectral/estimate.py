@@ -80,7 +80,8 @@ class Estimate(Outcome):
         status: Status = self.status
         if self.exact and status.succeeded:
             factored = self.method == "rows of the Jacobian"
-            return _FACTORED if factored else _EXACTLY if int(self.products) else _KNOWN
+            known = f"Exact: the operator knows its {self.method.removeprefix('known ')} without a product."
+            return _FACTORED if factored else _EXACTLY if int(self.products) else known
         return _SENTENCES.get(status, status.sentence)
 
     def _headline(self) -> str:
@@ -106,7 +107,6 @@ def shown(value: Any) -> str:
     return brief(backend.to_numpy(leaves[0])) if len(leaves) == 1 else f"a tree of {len(leaves)} leaves"
 
 
-_KNOWN = "Exact: the operator knows its diagonal without a product."
 _EXACTLY = "Exact: the products cover the whole space, a unit vector for each."
 _FACTORED = "Exact: from the rows of the Jacobian, a product with its adjoint for each output."
 _SENTENCES = {

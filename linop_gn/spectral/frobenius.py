@@ -24,6 +24,7 @@ from .estimate import (
     Probed,
     block_of,
     estimated,
+    exactly,
     gathered,
     is_looked_at,
     require_operator,
@@ -89,13 +90,17 @@ def frobenius_norm(
     A
         Operator (m, n). Its adjoint has the same norm: of one with few rows ask ``A.T``.
     products
-        Products with A at most. Where they are n or more, n unit vectors give the exact norm.
+        Products with A at most. Where they are n or more, n unit vectors give the exact norm; an operator that knows
+        its own (a matrix, a diagonal, low rank, Kronecker factors, multiples and blocks of these) takes none.
     rtol, atol, seed, watch, every
         As of :func:`linop_gn.trace`.
 
     >>> import numpy as np, linop_gn as lg
     >>> A = lg.Dense(np.array([[3.0, 0.0], [0.0, 4.0], [0.0, 0.0]]))
     >>> lg.frobenius_norm(A)
+    frobenius_norm 5; known norm, 0 products, completed
+    Exact: the operator knows its norm without a product.
+    >>> lg.frobenius_norm(A @ lg.Identity(A.domain))
     frobenius_norm 5; unit vectors, 2 products, completed
     Exact: the products cover the whole space, a unit vector for each.
 
@@ -106,6 +111,11 @@ def frobenius_norm(
     """
     require_operator("frobenius_norm", A)
     products, n = whole("frobenius_norm", "products", products, 1), A.domain.size
+    known = A.known_frobenius_norm()
+    if known is not None:
+        ops = A.backend
+        code = ops.where(ops.isfinite(known), Code.COMPLETED, Code.NONFINITE)
+        return exactly("frobenius_norm", known, 0.0, method="known norm", code=code)
     exact, looked_at = products >= n, is_looked_at(watch, rtol, atol)
     probes = n if exact else products
     estimator = (UnitVectors if exact else Hutchinson)(probes, block_of(probes, looked_at))

@@ -2,19 +2,19 @@
 
 The smaller of the two squares is taken, so that the basis is of the shorter vectors, and here A stands for the operator
 or its adjoint, whichever is not wide. A pair (theta, v) with r = ||A^T A v - theta v|| belongs to a singular value
-within min(r / sqrt(theta), sqrt(r)) of sqrt(theta). The largest ones are therefore found as well as by
-bidiagonalisation.
+within min(r / sqrt(theta), sqrt(r)) of sqrt(theta): the largest ones are found as well as by bidiagonalisation, and of
+those below sqrt(eps) ||A|| rounding hides all digits, while their vectors are mixed with one another.
 
-The smallest are at the other end of the square, where rounding hides those below sqrt(eps) ||A||: their vectors may
-be mixed with one another. What the search has found is verified without the square. Of the orthonormal vectors V
-that it ends with, A V is taken once more, and its triplets::
+So what the search has found is verified without the square. Of the orthonormal vectors V that it ends with, A V is
+taken once more, and its triplets::
 
     A V = Q R,  R = P S Z^T,  U <- Q P,  V <- V Z         a = ||A v - sigma u||,  s = ||A^T u - sigma v||
 
 A + E with ||E|| <= sqrt(a^2 + s^2) has sigma for a singular value, so that A has one within that of it (Weyl). And by
 Courant and Fischer the j-th smallest of A is at most the j-th smallest of A V, so that there is one within sigma of
 sigma too. Where that is the smaller bound, sigma is an upper limit, and u, of which nothing is known, is returned as
-zero. So both residuals are within the bound whichever it is. Rounding is added.
+zero. So both residuals are within the bound whichever it is. Rounding is added. Small values are as good as V spans the
+space of all that are as small: to the last digit of ||A|| where all singular values are asked for, or all below a gap.
 
 PRIMME (Wu, Romero and Stathopoulos, 2017) goes on from there inside of the spectrum of [0 A; A^T 0], which gives more
 digits to who has a preconditioner. Lanczos has no access to the inside of a spectrum but by an inverse, and with one
@@ -31,7 +31,7 @@ import numpy as np
 from ..draws import check_seed
 from ..operators.base import LinearOperator
 from ..protocols import Array, Scalar
-from ..records import record, static
+from ..records import Partial, record, static
 from ..run.loop import Watcher
 from ..run.solution import Outcome
 from ..run.status import Code, Status, is_one_of
@@ -58,14 +58,14 @@ class SingularTriplets(Outcome):
         Columns (m, k) and (n, k) with A right = left * values; ``left_vector(i)`` and ``right_vector(i)`` have the
         formats of the operator's spaces. The column that belongs to a value of zero is zero where it is not unique.
     bounds
-        A singular value of A lies no farther from each. Of the smallest both ||A v - sigma u|| and
-        ||A^T u - sigma v|| are within it too. Where it is no less than the value, that is an upper limit, and the
-        vector on the longer side, of which nothing is known, zero.
+        A singular value of A lies no farther from each. Both ||A v - sigma u|| and ||A^T u - sigma v|| are within it
+        too. Where it is no less than the value, that is an upper limit, and the vector on the longer side, of which
+        nothing is known, zero.
     met
         Of the largest, whether the eigenpair of the square met rtol; of the smallest, whether the bound is at most
         rtol ||A||.
     products
-        Each one with A and one with A^T; one more of A told its scale.
+        Each one with A and one with A^T, those of the verification included; one more of A told its scale.
     """
 
     values: Array = None
@@ -89,13 +89,12 @@ class SingularTriplets(Outcome):
     def sentence(self) -> str:
         """What was looked for, what happened, and what to do about it."""
         said = told(self.status, self.met, self.block, "singular value")
-        if self.which == "largest":
-            return said
-        if self.status is Status.STAGNATED:
+        if self.which == "smallest" and self.status is Status.STAGNATED:
             met = int(np.sum(np.asarray(self.met)))
             said = f"{met} of {len(self.met)} met rtol; of the others the square of A has lost the digits. {_LOST}"
         hidden = int(np.sum(np.asarray(self.bounds) >= np.asarray(self.values)))
-        return f"{said} {hidden} of {len(self.met)} {_LIMIT}" if hidden else said
+        limits = f"{said} {hidden} of {len(self.met)} are upper limits: a singular value lies between zero and each."
+        return said if not hidden else limits if self.which == "largest" else f"{limits} {_MORE}"
 
     def _headline(self) -> str:
         return f"{self.which}: {self.status.name.lower()}; {self.method}, {int(self.products)} products"
@@ -105,10 +104,7 @@ class SingularTriplets(Outcome):
 
 
 _LOST = "Loosen rtol, use float64, or take the largest of an inverse: lg.svds(lg.inverse(A), k)."
-_LIMIT = (
-    "are upper limits: a singular value lies between zero and each. There may be more of these than copies were "
-    "looked for."
-)
+_MORE = "There may be more of these than copies were looked for."
 
 
 def svds(
@@ -136,7 +132,7 @@ def svds(
     which
         ``"largest"``, or ``"smallest"`` of the min(m, n) that an m x n operator has. Small ones come late, after
         about as many products as the condition number, and those below the root of round-off times ||A|| as upper
-        limits.
+        limits; where all min(m, n) are asked for as the largest, they have all digits of ||A||.
     rtol
         Of the largest, as of :func:`~linop_gn.eigsh` for the square, relative to ||A||^2. Of the smallest, relative to
         ||A||: a triplet is accepted where its bound is at most rtol ||A||; by default what the square has, the root of
@@ -171,48 +167,41 @@ def svds(
         spaces = A.domain, A.codomain
     inherited = {name: getattr(found, name) for name in ("steps", "rows", "names", "method", "block")}
     with np.errstate(all="ignore"):
-        made = _largest(A, found, scale) if which == "largest" else _smallest(A, found, scale, allowed)
+        made = _triplets(A, found, scale, None if which == "largest" else allowed)
     return SingularTriplets(**inherited, **made, spaces=spaces, which=which)
 
 
-def _largest(A: LinearOperator, found: Eigenpairs, scale: Scalar) -> dict[str, Any]:
-    ops, xp, tall = A.backend, A.backend.small_namespace(), A.domain.size <= A.codomain.size
-    theta, r = xp.maximum(xp.asarray(found.values), 0.0), xp.asarray(found.bounds)
-    values = xp.sqrt(theta)
-    bounds = xp.minimum(xp.where(values > 0, r / xp.where(values > 0, values, 1.0), xp.inf), xp.sqrt(r))
-    inverse = xp.where(values > 0, 1.0 / xp.where(values > 0, values, 1.0), 0.0)
-    other = ops.scale(ops.divide(1.0, scale), (A if tall else A.T).matmat(found.columns))
-    other = ops.scale(inverse, other)
-    left, right = (other, found.columns) if tall else (found.columns, other)
-    numbers = {"values": values * scale, "bounds": bounds * scale, "met": found.met}
-    return {**numbers, "left": left, "right": right, "code": found.code, "products": found.products}
-
-
-def _smallest(A: LinearOperator, found: Eigenpairs, scale: Scalar, allowed: Scalar) -> dict[str, Any]:
+def _triplets(A: LinearOperator, found: Eigenpairs, scale: Scalar, allowed: Scalar | None) -> dict[str, Any]:
+    """Of the smallest those within ``allowed`` are accepted; None: the largest, as the search has accepted them."""
     ops, tall = A.backend, A.domain.size <= A.codomain.size
     B = (A if tall else A.T) * ops.divide(1.0, scale)
-    verify = _verified if B.host else lambda *given: ops.call(_verified, *given)
-    values, left, right, bounds = verify(B.prepare(), found.columns, found.values, found.size)
-    xp = ops.small_namespace()
-    met = bounds <= xp.asarray(allowed)
-    all_met, code = ops.item(xp.all(met)), found.code
-    known = is_one_of(code, [Code.CONVERGED, Code.STAGNATED, Code.MAX_STEPS])
-    otherwise = ops.where(code == Code.CONVERGED, Code.STAGNATED, code)
+    verify = Partial(_verified, largest=allowed is None)
+    given = B.prepare(), found.columns, found.values, found.size
+    values, left, right, bounds = verify(*given) if B.host else ops.call(verify, *given)
+    xp, met, code = ops.small_namespace(), found.met, found.code
+    if allowed is not None:
+        met = bounds <= xp.asarray(allowed)
+        all_met = ops.item(xp.all(met))
+        known = is_one_of(code, [Code.CONVERGED, Code.STAGNATED, Code.MAX_STEPS])
+        otherwise = ops.where(code == Code.CONVERGED, Code.STAGNATED, code)
+        code = ops.where(known, ops.where(all_met, Code.CONVERGED, otherwise), code)
     return {
         "values": values * scale,
         "left": left if tall else right,
         "right": right if tall else left,
         "bounds": bounds * scale,
         "met": met,
-        "code": ops.where(known, ops.where(all_met, Code.CONVERGED, otherwise), code),
+        "code": code,
         "products": found.products + found.columns.shape[1],
     }
 
 
-def _verified(B: LinearOperator, V: Array, theta: Array, size: Scalar) -> tuple[Array, Array, Array, Array]:
-    """Values, left and right vectors and bounds of an operator that is not wide, in the span of V, the smallest first.
+def _verified(
+    B: LinearOperator, V: Array, theta: Array, size: Scalar, largest: bool = False
+) -> tuple[Array, Array, Array, Array]:
+    """Values, left and right vectors and bounds of an operator that is not wide, in the span of V.
 
-    ``theta`` are NaN where V has no vector, ``size`` is about ||B||^2.
+    The smallest come first, or the largest. ``theta`` are NaN where V has no vector, ``size`` is about ||B||^2.
     """
     ops, xp, k = B.backend, B.backend.small_namespace(), V.shape[1]
     eps, norm = ops.eps(V), ops.sqrt(size)
@@ -237,7 +226,9 @@ def _verified(B: LinearOperator, V: Array, theta: Array, size: Scalar) -> tuple[
     R = xp.where(there[None, :] & there[:, None], R, xp.where(index[:, None] == index[None, :], beyond, 0.0))
     finite = xp.all(xp.isfinite(R))
     P, sigma, Z = xp.linalg.svd(xp.where(finite, R, xp.eye(k, dtype=dtype)))
-    P, sigma, Z = P[:, ::-1], sigma[::-1], Z[::-1].T
+    count = xp.sum(xp.where(there, 1, 0))  # the vectors that there are not come last
+    order = xp.where(index < count, count - 1 - index, index) if largest else index
+    P, sigma, Z = (xp.take(part, order, axis=-1) for part in (P[:, ::-1], sigma[::-1], Z[::-1].T))
     left, right = ops.combine(Q, P, k), _turned(V, Z, ops)
     a = _norms(ops.axpy(-sigma, left, _turned(image, Z, ops)), ops)
     s = _norms(ops.axpy(-sigma, right, B.rapply(left)), ops)
@@ -245,7 +236,7 @@ def _verified(B: LinearOperator, V: Array, theta: Array, size: Scalar) -> tuple[
     limit = ~(apart < sigma + a)
     left = ops.scale(xp.where(limit, 0.0, 1.0), left)
     bounds = xp.where(limit, sigma + a, apart) + ROUNDING * eps * norm * k**0.5
-    good = finite & (xp.cumsum(xp.ones(k)) <= xp.sum(xp.where(there, 1, 0)))
+    good = finite & (index < count)
     return xp.where(good, sigma, xp.nan), left, right, xp.where(good & xp.isfinite(bounds), bounds, xp.inf)
 
 

@@ -9,6 +9,7 @@ from kronecker import LOSSES, MODELS, dense, made, odd, pooled, put, targets
 from systems import FULL
 
 import linop_gn as lg
+from linop_gn.curvature.kfac.sums import _moment
 from linop_gn.operators.places import entries
 
 from .cases import Streamed
@@ -366,6 +367,7 @@ def test_each_entry_is_in_one_block(ops, net, shapes, blocks):
     f = lg.Objective(net, lg.losses.CrossEntropy(), (put(ops, x), put(ops, y)))
     K = lg.KFAC(f, p)
     assert {place.name for place in K.factors.places} == blocks
+    assert {block.name for block in K.partition} == blocks
     M = dense(K)
     assert M.shape == K.shape
     np.testing.assert_allclose(dense(K.inverse(0.1)), np.linalg.inv(M + 0.1 * np.eye(len(M))), atol=1e-9)
@@ -382,6 +384,7 @@ def test_entries_that_nothing_depends_on_are_damped_too(ops):
     K = lg.KFAC(f, p)
     M, n = dense(K), K.shape[0]
     assert "10 entries" in K.report()
+    assert K.partition is None  # the weight is some columns of a leaf
     np.testing.assert_allclose(dense(K.inverse(0.2)), np.linalg.inv(M + 0.2 * np.eye(n)), atol=1e-9)
     np.testing.assert_allclose(float(K.logdet(0.2)), np.linalg.slogdet(M + 0.2 * np.eye(n))[1], rtol=1e-9)
     mean = 0.1 * np.trace(M) / n
@@ -464,6 +467,10 @@ def test_what_a_matrix_is_asked(ops):
         np.testing.assert_allclose(float(K.frobenius_norm()), np.linalg.norm(M), rtol=1e-10)
         np.testing.assert_allclose(ops.to_numpy(K.diagonal()), np.diag(M), atol=1e-12)
         np.testing.assert_allclose(float(K.logdet(0.3)), np.linalg.slogdet(M + 0.3 * np.eye(n))[1], rtol=1e-10)
+        asked = lg.frobenius_norm(K)
+        assert (float(asked.value), int(asked.products), asked.exact) == (float(K.frobenius_norm()), 0, True)
+        damped = lg.frobenius_norm(lg.Damped(K, 0.3))
+        np.testing.assert_allclose(float(damped.value), np.linalg.norm(M + 0.3 * np.eye(n)), rtol=1e-10)
         asked = lg.logdet(lg.Damped(K, 0.3))
         assert (float(asked.value), int(asked.products), asked.status.name) == (float(K.logdet(0.3)), 0, "COMPLETED")
         np.testing.assert_allclose(dense(K.inverse(0.3)), np.linalg.inv(M + 0.3 * np.eye(n)), atol=1e-10)
@@ -488,6 +495,35 @@ def test_dampings_of_blocks(ops):
     mean = 0.1 * np.mean(np.diag(M)) * np.eye(len(M))
     np.testing.assert_allclose(dense(K.inverse(0.1, relative="all")), np.linalg.inv(M + mean), atol=1e-9)
     assert np.isneginf(float(lg.KFAC(f, p).logdet()))
+
+
+def test_a_door_that_asks_for_blocks_is_given_them():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)).double()
+    net.register_parameter("idle", torch.nn.Parameter(torch.ones(2).double()))
+    f = lg.Objective(net, lg.losses.CrossEntropy(), (torch.randn(9, 3).double(), torch.randint(3, (9,))))
+    K = lg.KFAC(f, net)
+    M, n = dense(K), K.shape[0]
+    assert [block.name for block in K.partition] == ["idle", "0", "2"]
+    for block in K.partition:
+        inside = np.concatenate([np.arange(*r) for r in block.ranges])
+        assert not np.delete(M[inside], inside, axis=1).any()
+        density = lg.spectral_density(K, block=block.name, steps=len(inside))
+        assert density.mean(lambda x: x)[0] == pytest.approx(np.trace(M[np.ix_(inside, inside)]) / len(inside), rel=0.6)
+        assert density.range[1] == pytest.approx(np.linalg.eigvalsh(M[np.ix_(inside, inside)])[-1])
+    b = torch.randn(n).double()
+    A, want = lg.Damped(K, 0.1), np.linalg.solve(M + 0.1 * np.eye(n), b.numpy())
+    for solver in (lg.Blockwise(lg.CG(rtol=1e-12)), lg.Cholesky()):
+        np.testing.assert_allclose(lg.solve(A, b, solver).x.numpy(), want, atol=1e-10)
+    jacobi = lg.preconditioners.BlockJacobi()
+    assert jacobi.cost(A)[0] == n
+    np.testing.assert_allclose(dense(jacobi(A)), np.linalg.inv(M + 0.1 * np.eye(n)), atol=1e-10)
+    G = lg.Damped(lg.BlockGGN(f, net), 0.1)
+    by_blocks = lg.solve(G, b, lg.Blockwise(lg.CG(rtol=1e-10, preconditioner=lg.preconditioners.KFAC())))
+    assert by_blocks.succeeded
+    parts = lg.KroneckerBlocks((), (), lg.Space.of({"w": np.zeros(3)}))
+    assert [(block.name, block.ranges) for block in parts.partition] == [("w", ((0, 3),))]
 
 
 def test_the_heuristic_damps_the_factors(ops):
@@ -519,6 +555,22 @@ def test_an_l2_is_added_as_it_is_to_the_operator(ops):
     np.testing.assert_allclose(dense(K.inverse(0.1)), np.linalg.inv(dense(K) + 0.1 * np.eye(K.shape[0])), atol=1e-9)
     np.testing.assert_allclose(float(K.trace()), np.trace(dense(K)), rtol=1e-10)
     np.testing.assert_allclose(float(K.frobenius_norm()), np.linalg.norm(dense(K)), rtol=1e-10)
+
+
+@pytest.mark.parametrize("rows", [3, 520])
+@pytest.mark.parametrize("one", [True, False])
+def test_moments_of_wide_layers_are_those_of_narrow_ones(numpy_backend, rows, one):
+    rng = np.random.default_rng(0)
+    a, w = rng.standard_normal((2, rows, 1, 260)), rng.uniform(1, 2, rows)
+    full = np.concatenate([a, np.ones((2, rows, 1, 1))], axis=-1)[:, :, 0, : 260 + one]
+    for weights in (None, w):
+        made, count = _moment(numpy_backend.namespace(), a, weights, True, one)
+        want = np.einsum("r,gri,grj->gij", np.ones(rows) if weights is None else w, full, full)
+        np.testing.assert_allclose(made, want, atol=1e-11)
+        assert made.shape == want.shape
+        np.testing.assert_allclose(count, rows if weights is None else w.sum())
+        diagonal, _ = _moment(numpy_backend.namespace(), a, weights, False, one)
+        np.testing.assert_allclose(diagonal, np.einsum("gii->gi", want), atol=1e-11)
 
 
 def test_sides_that_are_large_are_diagonals(ops):

@@ -57,9 +57,46 @@ def test_small_values_have_bounds_that_say_so():
     A = lg.Dense(np.diag([1.0, 1e-3, 1e-9, 0.0]))
     found = lg.svds(A, 4)
     assert (abs(found.values - [1.0, 1e-3, 1e-9, 0.0]) <= found.bounds).all()
-    assert found.bounds[2] > 1e-9
+    assert (found.bounds < 1e-14).all()
     assert "one copy was looked for" in found.sentence
+    assert "1 of 4 are upper limits" in found.sentence
     assert "singular value" in repr(found)
+
+
+@given(
+    m=st.integers(1, 40),
+    n=st.integers(1, 40),
+    kind=st.sampled_from(["decades", "gap", "cluster", "zeros"]),
+    scale=st.sampled_from([1e-100, 1.0, 1e100]),
+    seed=seeds(),
+)
+def test_where_all_are_asked_for_the_small_ones_have_the_digits_that_there_are(numpy_backend, m, n, kind, scale, seed):
+    rng, p = np.random.default_rng(seed), min(m, n)
+    small = {
+        "decades": 10.0 ** rng.uniform(-14, 0, p),
+        "gap": np.where(np.arange(p) % 2, 10.0 ** rng.uniform(-12, -8, p), rng.uniform(0.1, 1, p)),
+        "cluster": 1e-9 * (1 + 1e-6 * rng.standard_normal(p)),
+        "zeros": np.where(np.arange(p) % 2, 0.0, rng.uniform(0.1, 1, p)),
+    }[kind]
+    M = scale * matrix(m, n, np.append(small[1:], 1.0), rng)
+    found, exact = lg.svds(lg.Dense(M), p, seed=seed % 1000), np.linalg.svd(M)[1]
+    assert found.succeeded
+    np.testing.assert_allclose(found.values, exact, rtol=0, atol=1e-13 * exact[0])
+    assert (abs(found.values - exact) <= found.bounds + 1e-14 * exact[0]).all()
+    assert (found.bounds <= 1e-12 * exact[0]).all()
+    assert (np.linalg.norm(M @ found.right - found.left * found.values, axis=0) <= found.bounds).all()
+    assert (np.linalg.norm(M.T @ found.left - found.right * found.values, axis=0) <= found.bounds).all()
+
+
+def test_of_some_the_bounds_say_what_the_square_hides():
+    rng = np.random.default_rng(0)
+    M = matrix(60, 40, np.geomspace(1, 1e-12, 40), rng)
+    found, exact = lg.svds(lg.Dense(M), 35), np.linalg.svd(M)[1]
+    assert (abs(found.values[:, None] - exact).min(axis=1) <= found.bounds).all()
+    good = found.bounds < 1e-3 * found.values
+    assert good[:20].all()  # down to 1e-6
+    np.testing.assert_allclose(found.values[good], exact[:35][good], rtol=1e-3)
+    assert "upper limits" in found.sentence
 
 
 def test_a_matrix_of_zeros_and_refusals():

@@ -50,7 +50,10 @@ def _inputs_in_basis(batch: Batch, block: Plan, left: Array | None, right: Array
 
 
 def _through(xp: Any, rows: Array, vectors: Array | None) -> Array:
-    return rows if vectors is None else xp.matmul(rows, vectors[:, None, :, :])
+    """One product of all rows: with examples as an axis to broadcast over, each would be a product of its own."""
+    if vectors is None:
+        return rows
+    return xp.reshape(xp.matmul(xp.reshape(rows, (rows.shape[0], -1, rows.shape[-1])), vectors), rows.shape)
 
 
 def _values(

@@ -22,6 +22,7 @@ from ...draws import check_seed
 from ...operators.base import LinearOperator
 from ...operators.factored import Factored, Spectral, positive, traces
 from ...operators.kronecker import KroneckerBlocks
+from ...operators.partition import Partition
 from ...protocols import Array, Backend, Scalar, Tree
 from ...records import Partial, fill, memo, record, replace, static
 from ..at_point import AtPoint, as_point, with_l2
@@ -178,6 +179,11 @@ class KFAC(AtPoint):
         """The objective's l2 for each entry; None where there is none."""
         return None if self._l2 is None else self._l2 + self.domain.zeros()
 
+    @property
+    def partition(self) -> Partition | None:
+        """That of :attr:`factors`, which are computed for it."""
+        return self.factors.partition
+
     def known_diagonal(self) -> Any:
         """The diagonal (n,)."""
         return self.prepare().known_diagonal()
@@ -185,6 +191,10 @@ class KFAC(AtPoint):
     def known_logdet(self, damping: Scalar) -> Scalar | None:
         """:meth:`logdet`, unless the objective's l2 has a number for each parameter."""
         return None if len(getattr(self._l2, "shape", ())) else self.logdet(damping)
+
+    def known_frobenius_norm(self) -> Scalar:
+        """:meth:`frobenius_norm`."""
+        return self.frobenius_norm()
 
     def report(self) -> str:
         """A table of the blocks: their names, sizes and kinds, and what is not as one might expect."""

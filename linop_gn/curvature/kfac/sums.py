@@ -88,31 +88,32 @@ def _moment(xp: Any, a: Array, w: Array | None, matrix: bool, one: bool = False)
     unit = xp.ones_like(a[0, :1, 0])
     count = unit * a.shape[1] if w is None else xp.sum(w, keepdims=True) * unit
     wa = a if w is None else xp.astype(w, a.dtype)[:, None] * a
-    moment = _gram(xp, wa, a) if matrix else xp.sum(wa * a, axis=1)
-    if not one:
-        return moment, count
-    corner = xp.zeros_like(a[:, :1, :1]) + count
-    if not matrix:
-        return xp.concat([moment, corner[:, :, 0]], axis=1), count
-    s = xp.sum(wa, axis=1)[:, :, None]
-    last = xp.concat([xp.matrix_transpose(s), corner], axis=2)
-    return xp.concat([xp.concat([moment, s], axis=2), last], axis=1), count
+    last = xp.concat([xp.sum(wa, axis=1), xp.zeros_like(a[:, 0, :1]) + count], axis=1) if one else None
+    if matrix:
+        return _gram(xp, wa, a, last), count
+    moment = xp.sum(wa * a, axis=1)
+    return (moment if last is None else xp.concat([moment, last[:, -1:]], axis=1)), count
 
 
-def _gram(xp: Any, x: Array, y: Array) -> Array:
-    """x^T y (groups, n, n) that is known to be symmetric: of large ones the upper part, in strips."""
+def _gram(xp: Any, x: Array, y: Array, last: Array | None) -> Array:
+    """x^T y (groups, n, n) that is known to be symmetric: of large ones the upper part, in strips.
+
+    With ``last`` (groups, n + 1) as one more row and column.
+    """
     n = x.shape[-1]
     strips = min(8, n // 64)
-    if strips < 4:
-        return xp.matmul(xp.matrix_transpose(x), y)
+    if strips < 4 or x.shape[1] < 512:  # of few rows copies cost more than products
+        strips = 1
     cuts = [n * i // strips for i in range(strips + 1)]
     ranges = list(itertools.pairwise(cuts))  # 5/8 of the work for four of them, 9/16 for eight
     upper = [xp.matmul(xp.matrix_transpose(x[:, :, i:j]), y[:, :, i:]) for i, j in ranges]
     rows = []
     for k, (i, j) in enumerate(ranges):
         left = [xp.matrix_transpose(upper[m][:, :, i - first : j - first]) for m, (first, _) in enumerate(ranges[:k])]
-        rows.append(xp.concat([*left, upper[k]], axis=2) if left else upper[k])
-    return xp.concat(rows, axis=1)
+        row = [*left, upper[k], *([] if last is None else [last[:, i:j, None]])]
+        rows.append(xp.concat(row, axis=2) if len(row) > 1 else row[0])
+    rows += [] if last is None else [last[:, None, :]]
+    return xp.concat(rows, axis=1) if len(rows) > 1 else rows[0]
 
 
 def _counts(batch: Batch, block: Plan, i: int, w: Array | None) -> tuple[Array, Array]:
