@@ -65,14 +65,14 @@ def words(space: Space, seed: Scalar, group: Scalar) -> Array:
 
 def signs_in(space: Space, bits: Array, place: Scalar) -> Vector:
     """The probe in these places of the words that hold it."""
-    return space.backend.cast(1 - 2 * ((bits >> place) & 1), space.dtype)
+    return _entries(space, space.backend.cast(1 - 2 * ((bits >> place) & 1), space.dtype))
 
 
 def sign_columns(space: Space, seed: Scalar, first: Scalar, columns: int) -> Array:
     """The probes number ``first`` .. ``first`` + ``columns`` - 1 of a seed, as columns (n, columns)."""
     index = indices(space, first, columns)
     bits = _hashed(space, counter(space)[:, None], seed, (index // BITS)[None, :])
-    return space.backend.cast(1 - 2 * ((bits >> (index % BITS)[None, :]) & 1), space.dtype)
+    return _entries(space, space.backend.cast(1 - 2 * ((bits >> (index % BITS)[None, :]) & 1), space.dtype))
 
 
 def sphere(space: Space, seed: Scalar, first: Scalar, columns: int) -> Array:
@@ -80,7 +80,7 @@ def sphere(space: Space, seed: Scalar, first: Scalar, columns: int) -> Array:
     ops, xp = space.backend, space.backend.namespace()
     rows, index = counter(space)[:, None], indices(space, first, columns)[None, :]
     u, v = (_uniform(space, _hashed(space, rows, seed, 2 * index + i)) for i in (0, 1))
-    normal = xp.sqrt(-2.0 * xp.log(u)) * xp.cos(2.0 * math.pi * v)
+    normal = _entries(space, xp.sqrt(-2.0 * xp.log(u)) * xp.cos(2.0 * math.pi * v))
     return ops.cast(ops.scale(space.size**0.5 / ops.sqrt(ops.dot(normal, normal)), normal), space.dtype)
 
 
@@ -92,11 +92,13 @@ def normal(space: Space, seed: Scalar, columns: int) -> Array:
     u = _uniform(space, _hashed(space, counter(space)[:, None], seed, pairs[None, :]))
     length, angle = xp.sqrt(-2.0 * xp.log(u[:, :half])), 2.0 * math.pi * u[:, half:]
     both = xp.concat([length * xp.cos(angle), length * xp.sin(angle)], axis=1)
-    return ops.cast(both[:, :columns], space.dtype)
+    return _entries(space, ops.cast(both[:, :columns], space.dtype))
 
 
 def counter(space: Space) -> Array:
-    """0 .. n - 1, as int32."""
+    """0 .. n - 1, as int32; the place of each entry in the vector of all leaves in order, whatever the layout."""
+    if space.layout is not None:
+        return space.layout.numbers()
     xp = space.backend.namespace()
     return xp.arange(space.size, dtype=xp.int32, **_place(space))
 
@@ -105,6 +107,21 @@ def indices(space: Space, first: Scalar, columns: int) -> Array:
     """``first`` .. ``first`` + ``columns`` - 1, as int32."""
     xp = space.backend.namespace()
     return xp.arange(columns, dtype=xp.int32, **_place(space)) + _small(xp, first)
+
+
+def unit_columns(space: Space, first: Scalar, columns: int) -> Array:
+    """The columns number ``first`` and following of the identity."""
+    ops, xp = space.backend, space.backend.namespace()
+    index = indices(space, first, columns)
+    return ops.cast(xp.astype(counter(space)[:, None] == index[None, :], xp.int32), space.dtype)
+
+
+def _entries(space: Space, drawn: Array) -> Array:
+    """``drawn`` with zeros where flat vectors of a layout have no entry."""
+    if space.width == space.size:
+        return drawn
+    real = counter(space) < space.size
+    return space.backend.namespace().where(real if len(drawn.shape) == 1 else real[:, None], drawn, 0)
 
 
 def _place(space: Space) -> dict[str, Any]:

@@ -52,6 +52,9 @@ class Space:
     dtypes: tuple[str, ...]
     dtype: str
     device: Hashable = None
+    layout: Any = None
+    """How the backend lays flat vectors out over devices, where the leaves are cut: None for one array of all leaves in
+    order."""
 
     def __hash__(self) -> int:
         return self._hash
@@ -59,7 +62,8 @@ class Space:
     @cached_property
     def _hash(self) -> int:
         """Worked out once: each program that takes a record of this space asks."""
-        return hash((self.backend, self.structure, self.names, self.shapes, self.dtypes, self.dtype, self.device))
+        where = self.device, self.layout
+        return hash((self.backend, self.structure, self.names, self.shapes, self.dtypes, self.dtype, where))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_hash"}  # strings' differ by process
@@ -88,7 +92,8 @@ class Space:
                     f"{_leaf(name, what)} is {described(leaf, backend.name)}; convert it, or close over it "
                     "in the model if it is not a variable."
                 )
-        return _space(backend, structure, tuple(names), tuple(map(backend.describe, leaves)), what), leaves  # type: ignore[arg-type]
+        described_leaves = tuple(map(backend.describe, leaves))
+        return _space(backend, structure, tuple(names), described_leaves, backend.layout(leaves), what), leaves  # type: ignore[arg-type]
 
     def again(self, tree: Tree) -> list[Array] | None:
         """The leaves of ``tree`` where it is one of this space at first sight; a loop asks with such at every step."""
@@ -101,7 +106,7 @@ class Space:
             return None
         shapes, dtypes, devices = zip(*map(ops.describe, leaves), strict=True)
         same = shapes == self.shapes and dtypes == self.dtypes and {None, *devices} == {None, self.device}
-        return leaves if same else None
+        return leaves if same and ops.layout(leaves) == self.layout else None
 
     @classmethod
     def flat(cls, size: int, like: Array) -> Space:
@@ -118,6 +123,11 @@ class Space:
         """Number of entries n."""
         return sum(map(math.prod, self.shapes))
 
+    @cached_property
+    def width(self) -> int:
+        """Length of flat vectors: n, or more where a layout ends parts of them in zeros."""
+        return self.size if self.layout is None else self.layout.size
+
     @property
     def is_flat(self) -> bool:
         """Whether the vectors are plain arrays (n,), without a tree."""
@@ -126,9 +136,32 @@ class Space:
     @cached_property
     def slices(self) -> dict[str, slice]:
         """Where each leaf lies in the flat vector, by name."""
+        self.require_whole("a leaf's place in flat vectors")
         ends = np.cumsum([math.prod(shape) for shape in self.shapes]).tolist()
         starts = [0, *ends[:-1]]
         return {name: slice(i, j) for name, i, j in zip(self.names, starts, ends, strict=True)}
+
+    def require_whole(self, what: str) -> None:
+        """Raise where flat vectors are cut over devices, in an order of their own."""
+        if self.layout is not None:
+            raise ValueError(
+                f"{what} is not known where parameters are sharded ({self.layout}): flat vectors are in the order of "
+                "the devices then. Gather the parameters (jax.device_put(params, jax.devices()[0])), or take what "
+                "needs products alone: CG, MINRES, LSMR, Lanczos, estimates."
+            )
+
+    def require_even(self, what: str) -> None:
+        """Raise where flat vectors have zeros that are no entry, of which a matrix would be singular."""
+        if self.width != self.size:
+            raise ValueError(
+                f"{what} needs parameters that the {self.layout.devices} devices can share evenly: vectors of these "
+                f"{self.size} entries have {self.width - self.size} zeros besides. Gather the parameters "
+                "(jax.device_put(params, jax.devices()[0])), or take what needs products alone."
+            )
+
+    def laid_out(self, leaves: list[Array]) -> list[Array]:
+        """The leaves over devices as the parameters are."""
+        return leaves if self.layout is None else self.layout.constrained(leaves)
 
     def leaves(self, tree: Tree, what: str = "vector") -> list[Array]:
         """The leaves of ``tree`` in this space's order, checked."""
@@ -164,12 +197,14 @@ class Space:
 
     def pack(self, tree: Tree, what: str = "vector") -> Vector:
         """A new flat vector (n,) from a tree."""
-        return self.backend.pack(self.leaves(tree, what), self.dtype)
+        return self.join(self.leaves(tree, what))
 
     def split(self, vector: Vector | tuple[Array, ...]) -> list[Array]:
         """The leaves of a flat vector, as views where the framework has them; or of a tuple of them."""
         if isinstance(vector, tuple):
             return list(vector)
+        if self.layout is not None:
+            return self.layout.split(vector, self.dtypes)  # type: ignore[no-any-return]
         return self.backend.split(vector, self.shapes, self.dtypes)
 
     @cached_property
@@ -182,11 +217,11 @@ class Space:
 
     def like(self, vector: Any, leaves: list[Array]) -> Any:
         """The leaves in the form of ``vector``: a flat vector, or a tuple."""
-        return tuple(leaves) if isinstance(vector, tuple) else self.join(leaves)
+        return tuple(self.laid_out(leaves)) if isinstance(vector, tuple) else self.join(leaves)
 
     def join(self, leaves: list[Array]) -> Vector:
         """A new flat vector from leaves in order; the inverse of :meth:`split`."""
-        return self.backend.pack(leaves, self.dtype)
+        return self.backend.pack(leaves, self.dtype) if self.layout is None else self.layout.pack(leaves, self.dtype)
 
     def unpack(self, vector: Vector) -> Tree:
         """The tree of a flat vector; for columns (n, k) every leaf has a trailing axis of k."""
@@ -206,13 +241,14 @@ class Space:
                 if self.is_flat:
                     return v, lambda result, space: result if len(space.shapes) == 1 else space.unpack(result)
                 return self.pack(v, what), lambda result, space: space.unpack(result)
-            if shape[:1] == (self.size,) and len(shape) in (1, 2):
+            if shape[:1] == (self.width,) and len(shape) in (1, 2):
                 self.require(f"the {what}", v)
+                v = v if self.layout is None else self.layout.vector(v, f"the {what}")
                 return v, lambda result, space: result
             wanted = self.shapes[0] if alone else f"a tree with leaves {list(self.names)}"
             raise ValueError(
-                f"the {what} has shape {shape}; expected {wanted}, a flat array ({self.size},) or columns "
-                f"({self.size}, k)."
+                f"the {what} has shape {shape}; expected {wanted}, a flat array ({self.width},) or columns "
+                f"({self.width}, k)."
             )
         self.require_own(v, what)
         return self.pack(v, what), lambda result, space: space.unpack(result)
@@ -229,12 +265,14 @@ class Space:
     def check(self, vector: Vector, what: str = "vector") -> Vector:
         """``vector`` itself if it is flat (n,) or columns (n, k) of this space's dtype; a clear error otherwise."""
         shape = self.require(f"the {what}", vector)
-        if shape[:1] != (self.size,) or len(shape) > 2:
-            raise ValueError(f"the {what} has shape {shape}; expected ({self.size},) or ({self.size}, k).")
+        if shape[:1] != (self.width,) or len(shape) > 2:
+            raise ValueError(f"the {what} has shape {shape}; expected ({self.width},) or ({self.width}, k).")
         return vector
 
     def zeros(self, columns: int | None = None) -> Vector:
         """The zero vector (n,), or (n, columns)."""
+        if self.layout is not None:
+            return self.layout.zeros(self.dtype, columns)
         return self._filled(np.zeros, columns)
 
     def random(self, seed: int, columns: int | None = None) -> Vector:
@@ -243,7 +281,8 @@ class Space:
 
     def _filled(self, make: Callable[..., Any], columns: int | None) -> Vector:
         shape = (self.size,) if columns is None else (self.size, columns)
-        return self.backend.asarray(make(shape), self.dtype, self.device)
+        made = self.backend.asarray(make(shape), self.dtype, self.device)
+        return made if self.layout is None else self.join(self.backend.split(made, self.shapes, self.dtypes))
 
     def part(self, leaves: tuple[int, ...]) -> Space:
         """The space of these leaves alone: a flat dict by name."""
@@ -254,16 +293,23 @@ class Space:
         if tuple(order) != leaves:  # frameworks that sort keys would permute the leaves: use a list instead
             _, _, structure = ops.flatten(list(leaves))
         shapes, dtypes = tuple(self.shapes[i] for i in leaves), tuple(self.dtypes[i] for i in leaves)
-        return Space(ops, structure, names, shapes, dtypes, self.dtype, self.device)
+        layout = None if self.layout is None else self.layout.part(leaves)
+        return Space(ops, structure, names, shapes, dtypes, self.dtype, self.device, layout)
 
     def agrees(self, other: Space) -> bool:
         """Whether vectors of both are interchangeable as flat arrays."""
-        same = (self.backend, self.size, self.dtype) == (other.backend, other.size, other.dtype)
+        same = (self.backend, self.size, self.dtype, self.layout) == (
+            other.backend,
+            other.size,
+            other.dtype,
+            other.layout,
+        )
         return same and (None in (self.device, other.device) or self.device == other.device)
 
     def __repr__(self) -> str:
         shape = f"{self.size}" if self.is_flat else f"{self.size} in {len(self.names)} leaves"
-        return f"Space({shape}, {self.backend.name} {self.dtype}{f' on {self.device}' if self.device else ''})"
+        where = f" on {self.device}" if self.device else "" if self.layout is None else f" in {self.layout}"
+        return f"Space({shape}, {self.backend.name} {self.dtype}{where})"
 
 
 @lru_cache(maxsize=64)
@@ -272,6 +318,7 @@ def _space(
     structure: Hashable,
     names: tuple[str, ...],
     leaves: tuple[tuple[tuple[int, ...], str, Hashable], ...],
+    layout: Any,
     what: str,
 ) -> Space:
     """The space of such leaves: the same object each time, because a loop asks at every step."""
@@ -294,7 +341,7 @@ def _space(
     dtype = max(dtypes, key=_WIDTH.__getitem__)
     if {"float16", "bfloat16"} <= set(dtypes) and _WIDTH[dtype] == 1:
         dtype = "float32"  # neither of the two holds the other's numbers
-    return Space(backend, structure, _distinct(names), shapes, dtypes, dtype, next(iter(devices), None))
+    return Space(backend, structure, _distinct(names), shapes, dtypes, dtype, next(iter(devices), None), layout)
 
 
 def _leaf(name: str, what: str) -> str:

@@ -21,6 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from linop_gn.backend import Array, Tree, Vector
 
 from .compiled import at_rest, can_be_quick, compiled, tracing
+from .layouts import Layout, layout_of
 from .mapped import cast, varying
 from .models import parameters_of
 
@@ -160,6 +161,9 @@ class JaxArrays:
         if isinstance(x, jax.core.Tracer) or not x.committed or len(x.sharding.device_set) > 1:
             return None
         return next(iter(x.sharding.device_set))
+
+    def layout(self, leaves: Sequence[Any]) -> Layout | None:
+        return layout_of(leaves)
 
     def pack(self, leaves: Sequence[Array], dtype: str) -> Vector:
         kept = list(leaves)

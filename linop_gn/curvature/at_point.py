@@ -265,7 +265,9 @@ class BlockGGN(AtPoint):
         return Partial(each_block, tuple(block.leaves for block in self.blocks))
 
     @property
-    def partition(self) -> Partition:
+    def partition(self) -> Partition | None:
+        if self.domain.layout is not None:
+            return None  # each device has its part of each block
         return of_leaves(self.domain, tuple((block.name, block.leaves) for block in self.blocks))
 
     def diagonal_blocks(self) -> dict[str, LinearOperator]:

@@ -70,6 +70,8 @@ def whole_leaves(space: Space, known: Partition) -> tuple[LeafBlock, ...] | None
     >>> [block.leaves for block in whole_leaves(space, consecutive([2, 4]))], whole_leaves(space, consecutive([3, 3]))
     ([(0,), (1,)], None)
     """
+    if not known:
+        return None
     made, leaves = [], list(space.slices.values())
     for block in known:
         mine = tuple(i for i, s in enumerate(leaves) if any(a <= s.start and s.stop <= b for a, b in block.ranges))

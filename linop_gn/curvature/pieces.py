@@ -249,7 +249,7 @@ def _by_block(
     space, ops, count = piece.space, piece.space.backend, len(blocks)
     compiled, at_once = "compiled" in ops.capabilities, together((piece,), space)
     outputs = math.prod(piece.outputs.shape)
-    few = _MANY < count > outputs and outputs * space.size <= _ENTRIES
+    few = _MANY < count > outputs and outputs * space.size <= _ENTRIES and space.layout is None
     if few:
         piece = replace(piece, linearization=Rows.of(piece, outputs))
     if count > _MANY and (compiled or (at_once == _COLUMNS and not few)):
@@ -277,10 +277,8 @@ def _of_one(function: Callable[..., list[Array]], share: Vector, piece: Piece, v
 
 def one_block(leaves: tuple[int, ...], piece: Piece, v: Vector) -> Vector:
     """J_l^T H_L J_l v_l, vectors of the space of the block's ``leaves``."""
-    space = piece.space
-    shapes, dtypes = [space.shapes[i] for i in leaves], [space.dtypes[i] for i in leaves]
-    parts = list(v) if isinstance(v, tuple) else space.backend.split(v, shapes, dtypes)
-    return space.like(v, piece.ggn(parts, leaves))
+    space = piece.space.part(leaves)
+    return space.like(v, piece.ggn(space.split(v), leaves))
 
 
 def of_batch(product: Callable[..., Vector], term: Any, x: Vector, v: Any) -> tuple[None, Vector, Array | None]:

@@ -45,6 +45,9 @@ class BackendDefaults:
         flat = x if len(x.shape) == 1 else ops.namespace().reshape(x, (-1,))
         return math.isfinite(ops.read(ops.max_abs(flat)))
 
+    def layout(self, leaves: Sequence[Any]) -> Any:
+        return None
+
     def gathered(self, matrix: Array) -> Array:
         return matrix
 

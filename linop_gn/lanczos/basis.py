@@ -305,7 +305,7 @@ def krylov(
     method.check(A)
     rhs, _ = A.domain.enter(b, "right-hand side")
     problem, ops = BasisProblem(A.prepare(), rhs), A.backend
-    flat = ops.is_array(b) and tuple(b.shape) == (A.domain.size,)
+    flat = ops.is_array(b) and tuple(b.shape) == (A.domain.width,)
 
     def made(carry: Carry) -> Krylov:
         start = None if keep else ops.call(answers.first_vector, problem, carry.state)

@@ -39,7 +39,7 @@ def _of_leaves(operator: LinearOperator, v: tuple[Array, ...]) -> list[Array]:
     """A v for the leaves of v, as leaves."""
     if operator.leafwise:
         made = operator.matvec(v)
-        return list(made) if isinstance(made, tuple) else operator.codomain.split(made)
+        return operator.codomain.laid_out(list(made)) if isinstance(made, tuple) else operator.codomain.split(made)
     return operator.codomain.split(operator.apply(operator.domain.join(list(v))))
 
 
@@ -262,8 +262,12 @@ class LinearOperator:
 
     def to_dense(self) -> Array:
         """The matrix (m, n) as an array of the backend: n products."""
-        eye = self.backend.asarray(np.eye(self.domain.size), self.domain.dtype, self.domain.device)
-        return run(LinearOperator.apply, self, eye)
+        eye, ops = self.backend.asarray(np.eye(self.domain.size), self.domain.dtype, self.domain.device), self.backend
+        if self.domain.layout is None and self.codomain.layout is None:
+            return run(LinearOperator.apply, self, eye)
+        leaves = ops.split(eye, self.domain.shapes, self.domain.dtypes)  # in the order of the leaves, not the devices
+        made, xp = self.codomain.split(run(LinearOperator.apply, self, self.domain.join(leaves))), ops.namespace()
+        return xp.concat([xp.reshape(leaf, (-1, self.domain.size)) for leaf in made])
 
     def __repr__(self) -> str:
         known = "psd" if self.psd else "symmetric" if self.symmetric else "general"

@@ -97,6 +97,8 @@ class BlockDiagonal(LinearOperator):
 
     @property
     def partition(self) -> Partition | None:
+        if self.domain.layout is not None:
+            return None
         if self.leaves is not None:
             return of_leaves(self.domain, tuple((None, group) for group in self.leaves))
         square = all(block.domain.agrees(block.codomain) for block in self.blocks)
@@ -125,6 +127,10 @@ class BlockDiagonal(LinearOperator):
         """Each block's entries of ``v`` (views where the framework has them)."""
         if self.leaves is None:
             return _cut(v, sizes)
+        if self.domain.layout is not None:
+            leaves = self.domain.split(v)
+            groups = zip(self.blocks, self.leaves, strict=True)
+            return [block.domain.join([leaves[i] for i in group]) for block, group in groups]
         pieces = _cut(v, [math.prod(shape) for shape in self.domain.shapes])
         return [self._concat([pieces[i] for i in group]) for group in self.leaves]
 
@@ -132,6 +138,11 @@ class BlockDiagonal(LinearOperator):
         """The vector that the blocks' products are parts of: an array of its own."""
         if self.leaves is None:
             return self._concat(results)
+        if self.codomain.layout is not None:
+            made: dict[int, Any] = {}
+            for block, group, result in zip(self.blocks, self.leaves, results, strict=True):
+                made.update(zip(group, block.codomain.split(result), strict=True))
+            return self.codomain.join([made[i] for i in range(len(made))])
         sizes = [math.prod(shape) for shape in self.domain.shapes]
         pieces = {
             i: piece

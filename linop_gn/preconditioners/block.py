@@ -118,6 +118,7 @@ class Spectra:
 
 def _eigen(block: LinearOperator) -> tuple[Array, Array]:
     ops, space = block.backend, block.domain
+    space.require_even("a factored block")
     matrix = ops.cast(block.matmat(ops.identity(space.size, space.zeros())), wide(space.dtype))
     values, vectors, _ = ops.eigh((matrix + matrix.T) / 2)
     values = values + 0.0 * ops.namespace().sum(matrix)  # a matrix that is not finite shows

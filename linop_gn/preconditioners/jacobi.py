@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..arguments import whole
-from ..draws import BITS, check_seed, signs_in, words
+from ..draws import BITS, check_seed, signs_in, unit_columns, words
 from ..operators.base import LinearOperator
 from ..operators.damped import undamped
 from ..protocols import Array, Scalar, Vector
@@ -85,7 +85,7 @@ class Jacobi(DiagonalRecipe):
 
 
 def _exact(operator: LinearOperator) -> Vector:
-    eye = operator.backend.identity(operator.domain.size, operator.domain.zeros())
+    eye = unit_columns(operator.domain, 0, operator.domain.size)
     return operator.backend.namespace().sum(operator.matmat(eye) * eye, axis=0)
 
 

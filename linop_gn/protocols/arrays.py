@@ -47,6 +47,13 @@ class Arrays(Protocol):
     def describe(self, x: Array) -> tuple[tuple[int, ...], str, Hashable]:
         """Shape, dtype name (``"float32"``) and device (None where it is not fixed, as in a trace)."""
 
+    def layout(self, leaves: Sequence[Any]) -> Any:
+        """How flat vectors of these leaves lie over several devices; None where they are one array of all in order.
+
+        A hashable with ``size`` (length of vectors), ``pack(leaves, dtype)``, ``split(vector, dtypes)``,
+        ``constrained(leaves)``, ``vector(v, what)``, ``zeros(dtype, columns)``, ``numbers()``, ``part(leaves)``.
+        """
+
     def pack(self, leaves: Sequence[Array], dtype: str) -> Vector:
         """A *new* flat array (n,) of all leaves in order (never an alias of a single leaf).
 

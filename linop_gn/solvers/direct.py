@@ -83,6 +83,7 @@ class Direct(Solver):
     def check(self, operator: LinearOperator) -> None:
         """Raise for an operator that is too large, or of the wrong kind."""
         super().check(operator)
+        operator.domain.require_even("a direct solver")
         n = largest_block(operator)
         if n > self.max_size:
             width = 8 if self.double or operator.dtype == "float64" else 4

@@ -151,7 +151,7 @@ class LeastSquares(Solver):
         b, warm = problem.rhs, problem.x0 is not None
         u, scale, inverse, largest, finite = scaled_rhs(ops, b)
         size = ops.sqrt(ops.dot(u, u))
-        x = ops.zeros(problem.operator.shape[1], b)
+        x = ops.zeros(problem.operator.domain.width, b)
         if warm:
             x, finite = scaled_start(ops, problem.x0, inverse, largest, finite)
         elif problem.operator.domain.dtype != problem.operator.codomain.dtype:

@@ -235,7 +235,7 @@ class ServedSolver(Solver):
 
     def _answer(self, ops: Backend, problem: LinearProblem, state: Any) -> Vector:
         """The solver's own answer, once it is known to be one."""
-        shape = (problem.operator.shape[1], *problem.rhs.shape[1:])
+        shape = (problem.operator.domain.width, *problem.rhs.shape[1:])
         answer = self.solver.answer(ops, problem, state)
         return require_vector(f"{self.title}.answer must return", ops, answer, shape, problem.rhs)
 

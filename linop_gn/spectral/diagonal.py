@@ -29,7 +29,7 @@ from typing import Any, ClassVar
 from ..arguments import whole
 from ..curvature.at_point import GGN, BlockGGN
 from ..curvature.squares import count_outputs, gauss_newton_diagonal
-from ..draws import sign_columns
+from ..draws import sign_columns, unit_columns
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar
 from ..records import record, static
@@ -47,7 +47,6 @@ from .estimate import (
     exactly,
     is_looked_at,
     scaled,
-    unit_columns,
 )
 from .leave_one_out import inverse_basis, nystrom_root
 

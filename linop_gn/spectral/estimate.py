@@ -17,7 +17,7 @@ import numpy as np
 
 from ..arguments import require_number
 from ..dispatch import backend_of
-from ..draws import check_seed, counter, indices, normal
+from ..draws import check_seed, normal
 from ..operators.base import LinearOperator, run
 from ..protocols import Array, Backend, Carry, Scalar, Vector
 from ..records import record, static
@@ -40,7 +40,6 @@ __all__ = [
     "is_looked_at",
     "require_operator",
     "scaled",
-    "unit_columns",
 ]
 
 LEAST = 10
@@ -317,13 +316,6 @@ def gathered(
 def error_of(ops: Backend, squares: Scalar, count: Scalar) -> Scalar:
     """The standard error of a mean, of the squared deviations; infinite for a single value."""
     return ops.where(count > 1, ops.sqrt(ops.divide(squares, count * (count - 1.0))), math.inf)
-
-
-def unit_columns(space: Any, first: Scalar, columns: int) -> Array:
-    """The columns number ``first`` and following of the identity."""
-    ops, xp = space.backend, space.backend.namespace()
-    index = indices(space, first, columns)
-    return ops.cast(xp.astype(counter(space)[:, None] == index[None, :], xp.int32), space.dtype)
 
 
 # the door's side

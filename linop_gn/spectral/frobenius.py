@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from ..arguments import whole
-from ..draws import sign_columns
+from ..draws import sign_columns, unit_columns
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar
 from ..records import record, static
@@ -29,7 +29,6 @@ from .estimate import (
     is_looked_at,
     require_operator,
     scaled,
-    unit_columns,
 )
 
 __all__ = ["frobenius_norm"]

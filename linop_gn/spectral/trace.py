@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from ..arguments import whole
-from ..draws import sign_columns, sphere
+from ..draws import sign_columns, sphere, unit_columns
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar
 from ..records import record, static
@@ -40,7 +40,6 @@ from .estimate import (
     gathered,
     is_looked_at,
     scaled,
-    unit_columns,
 )
 from .leave_one_out import (
     ROUNDING,

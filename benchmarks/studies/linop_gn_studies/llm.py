@@ -211,7 +211,7 @@ def _spectra(case: Case) -> list[Run]:
         parts = blocks(case.scale.size)
         A = lg.BlockGGN(objective, start, blocks=parts)
         space = objective.at(start).space
-        places = next(b for b in A.partition if b.name == [*parts][block]).ranges
+        places = next(b for b in A.partition or () if b.name == [*parts][block]).ranges
         b = np.zeros(space.size)
         rng = np.random.default_rng(block)
         for begin, end in places:

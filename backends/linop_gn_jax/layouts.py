@@ -1,0 +1,238 @@
+"""Flat vectors of sharded parameters: each device holds, one after the other, its own shards of the leaves.
+
+A vector (n,) is cut along its one axis by the axes of the mesh that cut the leaves, and device d has
+
+    v_d = [shard of leaf 1, shard of leaf 2, ...],    n = devices * len(v_d).
+
+So packing and cutting move nothing between devices, inner products are local sums and one all-reduce, and whatever
+solvers do with flat vectors, bases (k, n) of them too, is divided as the parameters are. Only the order of the entries
+differs from that on one device, which nobody sees who gives and takes trees.
+
+A leaf that only some of these axes cut would stand in v several times: each of the devices that hold the same shard
+takes a part of it then, and cutting the vector gathers it along the other axes (biases, scales). Where the parts are
+not even, the last ones end in zeros, which stay zero: ``numbers`` tells them apart.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from linop_gn.backend import Array, Vector
+
+__all__ = ["Layout", "layout_of"]
+
+Axes = tuple[str, ...]
+
+
+class _Group(NamedTuple):
+    """Leaves that the same axes do not cut, and so are shared out along these."""
+
+    leaves: tuple[int, ...]
+    rest: Axes
+    entries: int
+    """Of a device, without the zeros at the end."""
+    part: int
+    """Of these, or zeros, in the vector."""
+
+
+def layout_of(leaves: Sequence[Any]) -> Layout | None:
+    """The layout of vectors like these leaves; None where no axis of a mesh cuts one, or where that is not known."""
+    if not leaves or not isinstance(leaves[0], jax.Array):
+        return None
+    if not isinstance(leaves[0], jax.core.Tracer) and not isinstance(leaves[0].sharding, NamedSharding):
+        return None  # at first sight: a loop asks with such at every step
+    shardings = [jax.typeof(x).sharding if isinstance(x, jax.core.Tracer) else x.sharding for x in leaves]
+    named = [s for s in shardings if isinstance(s, NamedSharding) and not s.mesh.empty]
+    if len(named) < len(leaves) or len({s.mesh for s in named}) > 1:
+        return None
+    mesh = named[0].mesh
+    specs = tuple(_whole(s.spec, x.ndim) for s, x in zip(named, leaves, strict=True))
+    if all(math.prod(mesh.shape[name] for name in _axes(spec)) == 1 for spec in specs):
+        return None
+    if jax.sharding.get_abstract_mesh().manual_axes:  # inside shard_map an array is what one device has of it
+        return None
+    return Layout(mesh, specs, tuple(tuple(x.shape) for x in leaves))
+
+
+def _whole(spec: Any, ndim: int) -> tuple[Any, ...]:
+    """The axes that cut each axis of an array: a tuple of names, or None."""
+    entries = [None if e is None else (e,) if isinstance(e, str) else tuple(e) or None for e in spec]
+    return tuple(entries) + (None,) * (ndim - len(entries))
+
+
+def _axes(spec: tuple[Any, ...]) -> Axes:
+    return tuple(name for entry in spec if entry is not None for name in entry)
+
+
+class Layout:
+    """How vectors of sharded leaves lie over a mesh; compared by value, as part of programs."""
+
+    def __init__(self, mesh: Any, specs: tuple[Any, ...], shapes: tuple[tuple[int, ...], ...]) -> None:
+        self.mesh, self.specs, self.shapes = mesh, specs, shapes
+        self._key = mesh, specs, shapes
+        cutting = {name for spec in specs for name in _axes(spec) if mesh.shape[name] > 1}
+        self.axes: Axes = tuple(name for name in mesh.axis_names if name in cutting)
+        self.devices = math.prod(mesh.shape[name] for name in self.axes)
+        groups: dict[Axes, list[int]] = {}
+        for i, spec in enumerate(specs):
+            groups.setdefault(tuple(name for name in self.axes if name not in _axes(spec)), []).append(i)
+        self.groups = tuple(self._group(tuple(found), rest) for rest, found in sorted(groups.items()))
+        self.size = self.devices * sum(group.part for group in self.groups)
+
+    def _group(self, leaves: tuple[int, ...], rest: Axes) -> _Group:
+        entries = sum(math.prod(self._local(i)) for i in leaves)
+        return _Group(leaves, rest, entries, -(-entries // math.prod(self.mesh.shape[name] for name in rest)))
+
+    def _local(self, leaf: int) -> tuple[int, ...]:
+        """The shape of a shard."""
+        cuts = [math.prod(self.mesh.shape[name] for name in entry or ()) for entry in self.specs[leaf]]
+        return tuple(n // cut for n, cut in zip(self.shapes[leaf], cuts, strict=True))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Layout) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __repr__(self) -> str:
+        return f"{self.devices} parts along {', '.join(self.axes)}"
+
+    @property
+    def padded(self) -> bool:
+        """Whether vectors have zeros that are no entry of a leaf."""
+        return any(group.entries % math.prod(self.mesh.shape[n] for n in group.rest) for group in self.groups)
+
+    def part(self, leaves: tuple[int, ...]) -> Layout | None:
+        """The layout of these leaves alone."""
+        specs, shapes = tuple(self.specs[i] for i in leaves), tuple(self.shapes[i] for i in leaves)
+        cut = any(self.mesh.shape[name] > 1 for spec in specs for name in _axes(spec))
+        return Layout(self.mesh, specs, shapes) if cut else None
+
+    # vectors and leaves
+
+    def pack(self, leaves: Sequence[Array], dtype: str) -> Vector:
+        """The vector (n,) of these leaves, or columns (n, k) of leaves with a last axis of k."""
+        columns = leaves[0].ndim - len(self.shapes[0])
+        return _packed(self, dtype, columns)(self.constrained(leaves, columns))
+
+    def split(self, vector: Vector, dtypes: Sequence[str]) -> list[Array]:
+        """The leaves of a vector, cut as the parameters are."""
+        return list(_cut(self, tuple(dtypes), vector.ndim - 1)(vector))
+
+    def constrained(self, leaves: Sequence[Array], columns: int = 0) -> list[Array]:
+        """These leaves, laid out as the parameters are."""
+        specs = [PartitionSpec(*spec, *(None,) * columns) for spec in self.specs]
+        return [laid(x, NamedSharding(self.mesh, spec)) for x, spec in zip(leaves, specs, strict=True)]
+
+    def zeros(self, dtype: str, columns: int | None) -> Vector:
+        """The vector of zeros, or columns of them."""
+        return _zeros(self, dtype, columns)()
+
+    def vector(self, v: Any, what: str) -> Vector:
+        """``v`` if it lies as vectors of this layout do, with zeros where they have no entry; else a clear error."""
+        wanted = NamedSharding(self.mesh, self._specs(v.ndim - 1)[1])
+        if not isinstance(v, jax.core.Tracer) and not v.sharding.is_equivalent_to(wanted, v.ndim):
+            raise ValueError(
+                f"{what} is a flat array that does not lie over the devices as vectors of these sharded parameters do "
+                f"({self}), in whose order its entries would be read: give a tree like the parameters."
+            )
+        if not self.padded:
+            return v
+        real = self.numbers() < sum(map(math.prod, self.shapes))
+        return jnp.where(jnp.reshape(real, (-1, *(1,) * (v.ndim - 1))), v, 0)
+
+    def numbers(self) -> Array:
+        """The place of each entry in the vector of the whole leaves, int32; from the number of entries on: no entry."""
+        return _numbers(self)()
+
+    def _mapped(self, function: Any, inputs: Any, outputs: Any) -> Any:
+        return jax.shard_map(function, mesh=self.mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
+
+    def _specs(self, columns: int) -> tuple[list[PartitionSpec], PartitionSpec]:
+        """Those of the leaves, and that of vectors."""
+        free = (None,) * columns
+        return [PartitionSpec(*spec, *free) for spec in self.specs], PartitionSpec(self.axes, *free)
+
+    def _pack_here(self, leaves: Sequence[Array], dtype: Any) -> Vector:
+        """What one device puts into a vector."""
+        parts = []
+        for group in self.groups:
+            flat = [jnp.reshape(leaves[i], (-1, *leaves[i].shape[len(self.shapes[i]) :])) for i in group.leaves]
+            whole = jnp.concatenate([x.astype(dtype) for x in flat])
+            if group.rest:
+                count = math.prod(self.mesh.shape[name] for name in group.rest)
+                zeros = jnp.zeros((count * group.part - group.entries, *whole.shape[1:]), dtype)
+                start = lax.axis_index(group.rest) * group.part
+                whole = lax.dynamic_slice_in_dim(jnp.concatenate([whole, zeros]), start, group.part)
+            parts.append(whole)
+        return jnp.concatenate(parts)
+
+    def _split_here(self, vector: Vector, dtypes: tuple[str, ...]) -> tuple[Array, ...]:
+        """What one device has of the leaves."""
+        found: dict[int, Array] = {}
+        start = 0
+        for group in self.groups:
+            whole, start = vector[start : start + group.part], start + group.part
+            if group.rest:
+                whole = lax.all_gather(whole, group.rest, tiled=True)
+            at = 0
+            for i in group.leaves:
+                shape = self._local(i)
+                stop = at + math.prod(shape)
+                found[i] = whole[at:stop].reshape(shape + vector.shape[1:]).astype(dtypes[i])
+                at = stop
+        return tuple(found[i] for i in range(len(self.shapes)))
+
+
+def laid(x: Array, sharding: NamedSharding) -> Array:
+    """``x`` over devices as this says."""
+    if not isinstance(x, jax.core.Tracer):
+        return x if x.sharding == sharding else jax.device_put(x, sharding)
+    if all(kind == jax.sharding.AxisType.Explicit for kind in sharding.mesh.axis_types):
+        return jax.sharding.reshard(x, sharding)
+    return lax.with_sharding_constraint(x, sharding)
+
+
+@functools.lru_cache(maxsize=256)
+def _packed(layout: Layout, dtype: str, columns: int) -> Any:
+    leaves, vector = layout._specs(columns)
+    return jax.jit(layout._mapped(lambda given: layout._pack_here(given, dtype), (leaves,), vector))
+
+
+@functools.lru_cache(maxsize=256)
+def _cut(layout: Layout, dtypes: tuple[str, ...], columns: int) -> Any:
+    leaves, vector = layout._specs(columns)
+    return jax.jit(layout._mapped(lambda given: layout._split_here(given, dtypes), (vector,), tuple(leaves)))
+
+
+@functools.lru_cache(maxsize=256)
+def _zeros(layout: Layout, dtype: str, columns: int | None) -> Any:
+    shape, free = (layout.size // layout.devices,), () if columns is None else (columns,)
+    vector = PartitionSpec(layout.axes, *(None,) * len(free))
+    return jax.jit(layout._mapped(lambda: jnp.zeros(shape + free, dtype), (), vector))
+
+
+@functools.lru_cache(maxsize=256)
+def _numbers(layout: Layout) -> Any:
+    """Leaves of their numbers are packed, with the zeros at the end told apart by counting from one."""
+    ends = np.cumsum([math.prod(shape) for shape in layout.shapes]).tolist()
+    total = ends[-1]
+
+    def numbered() -> Array:
+        leaves = [
+            jnp.arange(end - math.prod(shape), end, dtype=jnp.int32).reshape(shape) + 1
+            for shape, end in zip(layout.shapes, ends, strict=True)
+        ]
+        packed = layout.pack(leaves, "int32")
+        return jnp.where(packed == 0, total, packed - 1)
+
+    return jax.jit(numbered)
