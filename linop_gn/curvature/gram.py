@@ -22,6 +22,7 @@ from ..protocols import Array, Scalar, Tree, Vector
 from ..records import Partial, fill, memo, rebuild, record, static
 from ..spaces import Space
 from .at_point import as_point
+from .checks import require_one_process
 from .losses import Loss, SquaredError
 from .objective import Objective
 from .pieces import Piece, flat_outputs, kept, like_outputs, together
@@ -99,6 +100,7 @@ class Gram(LinearOperator):
         point = as_point(objective, params, "Gram")
         if point.host:
             raise ValueError("lg.Gram needs all outputs at once, and the data are streamed: hold them in a list.")
+        require_one_process(point.objective, "lg.Gram")
         require_root(point.objective.loss, "lg.Gram", point.objective)
         root = _root_at(point)
         fill(self, source=point, outputs=root.codomain)

@@ -4,7 +4,8 @@ A file holds the arrays and numbers of a method's state, where the run began, th
 and the place in the stream of batches. It is a safetensors file where that package is installed, else
 npz; nothing in it is a pickle. It is written beside its place, forced to the disk and renamed, and the
 one before is kept as ``<path>.before``. A linearisation that is no tree of arrays (torch's is a graph) is
-not written but made again at x, by the same operations.
+not written but made again at x, by the same operations. So is what is of one process's share of the data: a
+state belongs to no number of processes. Of several the first writes.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ from zlib import crc32
 import numpy as np
 
 from ..dispatch import backend_of, load
+from ..distributed.agreed import Agreed
+from ..operators.base import LinearOperator
 from ..protocols import Backend
-from ..records import closed, opened
+from ..records import closed, data_fields, memo, opened
 from .base import ServedMethod
 from .generators import Generators
 from .problem import MinimizeProblem, StepData
@@ -39,11 +42,21 @@ __all__ = ["Checkpoint", "Cursor", "restored", "save_state"]
 
 _FORMAT = 2
 
+_UNEVEN = (
+    "minimize: one process has fewer batches than another, and each step takes one of every process. Give all of them "
+    "equally many (torch's DistributedSampler does); their sizes may differ."
+)
+_UNSEEN = (
+    "checkpoint: some processes find a state there to go on from, and others find none: give a path that all of them "
+    "see, on a shared disk."
+)
+
 
 def save_state(path: Any, state: State, generators: Iterable[Any] = ()) -> None:
     """Write ``state`` to the file ``path``; what was there is kept as ``<path>.before``.
 
-    With it go the states of the process's random generators, and of those given, as in :func:`minimize`.
+    With it go the states of the process's random generators, and of those given, as in :func:`minimize`. Of a run over
+    several processes the first one writes, and the others return at once.
 
     >>> import pathlib, tempfile, numpy as np, linop_gn as lg
     >>> line = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
@@ -61,18 +74,31 @@ def save_state(path: Any, state: State, generators: Iterable[Any] = ()) -> None:
         raise TypeError(
             f"save_state takes what lg.start or lg.advance returned, or result.state, got a {type(state).__qualname__}."
         )
-    _write(_place_for(path), state, None, Generators(generators).states())
+    reduction = memo(state).reduction
+    if reduction is None or reduction.first:
+        _write(_place_for(path), state, None, Generators(generators).states())
 
 
 class Cursor:
     """The place of a run in its batches, which it goes through ``passes`` times (None: as often as asked)."""
 
-    def __init__(self, batches: Iterable[Any], passes: int | None, generators: Generators | None) -> None:
+    def __init__(
+        self,
+        batches: Iterable[Any],
+        passes: int | None,
+        generators: Generators | None,
+        agreed: Agreed | None = None,
+    ) -> None:
         if not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
             raise TypeError(
                 f"minimize: batches= is a list, loader or generator of batches, got a {type(batches).__qualname__}."
             )
         self.batches, self.passes, self.generators = batches, passes, generators
+        length = _length(batches) if hasattr(batches, "__len__") else None
+        if agreed is not None:
+            agreed.require_same(length, _UNEVEN)
+        self._agreed = agreed if length is None else None  # or each batch that comes is agreed upon
+        self._first_of_all = agreed is None or agreed.reduction.first
         self.one_shot = isinstance(batches, Iterator)
         if self.one_shot and passes != 1:
             raise ValueError(
@@ -89,7 +115,7 @@ class Cursor:
         self._is_other = False
 
     def __iter__(self) -> Iterator[Any]:
-        while self.is_left():
+        while self._is_left_to_all():
             (batch,), self._next = self._next, ()
             self.taken += 1
             yield batch
@@ -108,7 +134,7 @@ class Cursor:
                 "Give the loader that it had, or another path; state= takes other data."
             )
         self._told = told
-        if self._is_other:
+        if self._is_other and self._first_of_all:
             warnings.warn(
                 "minimize: the first batch of the pass is another than when the run took it, so that it does not go on "
                 "as it would have. Other data? Give those that it had, or another path. A loader that shuffles, or "
@@ -117,6 +143,12 @@ class Cursor:
                 stacklevel=3,
             )
         return batch
+
+    def _is_left_to_all(self) -> bool:
+        left = self.is_left()
+        if self._agreed is not None:
+            self._agreed.require_same(left, _UNEVEN)
+        return left
 
     def is_left(self) -> bool:
         """Whether a batch comes next."""
@@ -213,14 +245,29 @@ def _kinds(name: str, item: Any) -> dict[str, str]:
 class Checkpoint:
     """The file that a run is written to, ``every`` so many steps, or so that it takes at most 5 % of the time."""
 
-    def __init__(self, path: Any, every: int | None, generators: Generators) -> None:
-        self.path, self.every, self.generators = _place_for(path), every, generators
+    def __init__(self, path: Any, every: int | None, generators: Generators, agreed: Agreed | None = None) -> None:
+        if agreed is not None and agreed.reduction.rank is None:
+            raise ValueError(
+                "checkpoint: one of the processes writes the file, and reduce= does not say which this is: give it as "
+                "lg.distributed.Reduction(all_reduce, rank=comm.rank)."
+            )
+        self.agreed, self._writes = agreed, agreed is None or agreed.reduction.first
+        self.path = _place_for(path) if self._writes else Path(path)
+        self.every, self.generators = every, generators
         self._saved, self._ended, self._cost = -1, 0.0, 0.0
         self._place: tuple[Any, ...] | None = None  # no step was taken
 
     def exists(self) -> bool:
         """Whether there is a state to go on from."""
-        return _newest(self.path) is not None
+        found = _newest(self.path) is not None
+        if self.agreed is not None:
+            self.agreed.require_same(found, _UNSEEN)
+        return found
+
+    def wait(self) -> None:
+        """Until the file is there for all processes."""
+        if self.agreed is not None:
+            self.agreed.wait()
 
     def place(self) -> tuple[Any, Any]:
         """The place in the batches of the run that is there, and the states of its generators."""
@@ -236,7 +283,7 @@ class Checkpoint:
 
     def save(self, run: Run) -> None:
         """Write the run's state, unless it is there already."""
-        if run.steps != self._saved and self._place is not None:
+        if self._writes and run.steps != self._saved and self._place is not None:
             clock = time.perf_counter()
             _write(self.path, run.state, *self._place)
             self._saved, self._ended = run.steps, time.perf_counter()
@@ -273,7 +320,7 @@ def restored(
     for name, kept in header["fields"].items():
         like, again = getattr(own, name), name in served.method.of_data
         names, leaves, structure = ops.flatten(like if again else opened(like))
-        if not kept and again:
+        if again and (not kept or _is_of_shares(like)):
             continue
         if [leaf["name"] for leaf in kept] != names:
             raise ValueError(f"the state in {path} has {name} of another structure: was the data's shape another one?")
@@ -327,6 +374,8 @@ def _write(path: Path, state: State, batches: Any, drawn: Any) -> None:
     fields = {}
     for name, value in zip(own._fields, own, strict=True):
         names, leaves, _ = ops.flatten(value if name in state.method.of_data else opened(value))
+        if _is_of_shares(value) and name in state.method.of_data:
+            continue
         if all(_is_written(ops, leaf) for leaf in leaves):
             fields[name] = [_kept(ops, arrays, *pair) for pair in zip(names, leaves, strict=True)]
         elif name not in state.method.of_data:
@@ -357,6 +406,15 @@ def _write(path: Path, state: State, batches: Any, drawn: Any) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _is_of_shares(value: Any) -> bool:
+    """Whether it holds an operator of one process's share of the data."""
+    if isinstance(value, LinearOperator):
+        return value.reduction is not None
+    if isinstance(value, (tuple, list)):
+        return any(map(_is_of_shares, value))
+    return dataclasses.is_dataclass(value) and any(_is_of_shares(getattr(value, name)) for name in data_fields(value))
 
 
 def _is_written(ops: Backend, leaf: Any) -> bool:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from ..arguments import require_instance, require_number
 from ..curvature.batches import Batch
+from ..curvature.checks import require_one_process
 from ..curvature.gram import require_no_l2
 from ..curvature.pieces import linearised_gradient
 from ..protocols import Backend, Scalar, Vector
@@ -135,6 +136,7 @@ class Linearised(Method):
                 "make it with lg.Objective(model, loss, data) or lg.Objective.from_residuals(residuals)."
             )
         require_no_l2(problem.objective, self.name)
+        require_one_process(problem.objective, self.name, "takes an inner step for each minibatch")
         x = ops.copy(problem.start)
         zero, count, value = ops.scalar(0.0, x), ops.scalar(0, x), problem.value_at(x)
         return InnerState(
