@@ -344,6 +344,11 @@ def _served(
                 f"{door} needs an lg.Objective, got {type(given).__qualname__}. Another batch of an objective is "
                 "objective.with_data(batch)."
             )
+        if given is not None and (given.reduce is None) != (objective.reduce is None):
+            raise ValueError(
+                f"{door}: one of objective, curvature= and acceptance= is summed over processes and another is not, so "
+                "that the processes would decide differently: give all of them a reduce=, or DataParallel."
+            )
     method = LevenbergMarquardt() if method is None else method
     wrap = f"It solves linear systems: write lg.LevenbergMarquardt(solver=lg.{type(method).__name__}(...))."
     advice = wrap if isinstance(method, Solver) else "A method of your own derives from lg.Method."

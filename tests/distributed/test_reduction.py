@@ -207,7 +207,10 @@ def test_collectives_are_counted(eager):
         counted("product", lambda: G @ v)
         counted("columns", lambda: G @ V)
         counted("blocks", lambda: lg.BlockGGN(fit, {k: 2.5 * v for k, v in params.items()}, blocks="leaf") @ v)
+        H = lg.Hessian(fit, {k: 2.5 * v for k, v in params.items()}).prepare()
         counted("solve", lambda: lg.solve(lg.Damped(G, 0.1), v, lg.CG(steps=7)))
+        counted("MINRES", lambda: found.update(products=lg.solve(H, v, lg.MINRES(max_steps=5, rtol=0.0)).products))
+        counted("krylov", lambda: lg.krylov(G, v, 5))
         counted("watched", lambda: lg.solve(lg.Damped(G, 0.1), v, lg.CG(steps=7), watch=[lg.Recorder()]))
         return found
 
@@ -218,6 +221,8 @@ def test_collectives_are_counted(eager):
         assert found["gradient"] == [1 + n + 1 + marks]
         assert (found["product"], found["columns"], found["blocks"]) == ([n], [5 * n], [n])
         assert found["solve"] == found["watched"] == [n] * 7
+        assert found["MINRES"] == [n] * found["products"]
+        assert found["krylov"] == [n] * 5
 
 
 @pytest.mark.parametrize(
@@ -360,6 +365,8 @@ def test_what_needs_all_examples_is_refused_by_a_sentence(numpy_backend):
     ):
         with pytest.raises(ValueError, match="over processes"):
             ask()
+    with pytest.raises(ValueError, match="would decide differently"):
+        lg.minimize(fit, params, acceptance=objective(ops, (x, y)))
     assert "GramSolve" not in repr(lg.cost(lg.Damped(G, 0.1)))
 
 

@@ -350,7 +350,7 @@ def run(rank, size, folder):
     torch.set_num_threads(1)
     os.environ["LINOP_GN_TEST_FOLDER"] = folder
     init = f"file://{folder}/store"
-    dist.init_process_group("gloo", init_method=init, rank=rank, world_size=size, timeout=timedelta(seconds=20))
+    dist.init_process_group("gloo", init_method=init, rank=rank, world_size=size, timeout=timedelta(seconds=60))
     found = {}
     for name, check in CHECKS.items():  # up to the first that fails: the processes are out of step then
         begun = time.monotonic()
