@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -190,12 +190,15 @@ class TorchReduction(Reduction):
                     "LayerNorm, which see one example at a time."
                 )
 
-    def all_reduce(self, ops: Backend, x: Tensor) -> Tensor:
-        if x.requires_grad:
+    def sum(self, ops: Backend, arrays: Sequence[Tensor], marks: Sequence[int] = ()) -> list[Tensor]:
+        if any(x.requires_grad for x in arrays):
             raise NotImplementedError(
                 "what is summed over processes has no derivative here: solve with detached parameters, or "
                 "differentiate the solve of an objective of all data in one process."
             )
+        return super().sum(ops, arrays, marks)
+
+    def all_reduce(self, ops: Backend, x: Tensor) -> Tensor:
         self.line.enter()
         work = dist.all_reduce(x, group=self.group, async_op=True)
         begun = time.monotonic()

@@ -282,7 +282,8 @@ class Objective(Terms):
         name = getattr(self.model, "__qualname__", type(self.model).__qualname__)
         what = "scalar function" if self.loss is None else repr(self.loss)
         data = "streamed" if self.stream is not None else f"{len(self.batches)} batch{'es' * (len(self.batches) != 1)}"
-        return f"Objective({name}, {what}, {data}{'' if self.l2 is None else ', l2'})"
+        rest = ("" if self.l2 is None else ", l2") + ("" if self.reduce is None else f", {self.reduce!r}")
+        return f"Objective({name}, {what}, {data}{rest})"
 
 
 def _require_function(what: str, given: Any) -> None:

@@ -1,5 +1,7 @@
 """Objectives whose data are shared out over processes, against one objective of all data."""
 
+import copy
+
 import numpy as np
 import pytest
 from processes import OfThreads, on_threads, share
@@ -361,6 +363,7 @@ def test_what_needs_all_examples_is_refused_by_a_sentence(numpy_backend):
         lambda: lg.EmpiricalFisher(fit, params).low_rank(),
         lambda: lg.minimize(fit, params, lg.methods.LeastSquares()),
         lambda: lg.minimize(fit, params, lg.InnerGaussNewton(lg.optimisers.SGD())),
+        lambda: lg.minimize(fit, params, lg.EGN()),
         lambda: lg.validate(G),
     ):
         with pytest.raises(ValueError, match="over processes"):
@@ -521,3 +524,6 @@ def test_a_start_that_some_do_not_see_is_refused(numpy_backend, tmp_path):
 def test_a_reduction_reads_as_what_it_is():
     assert repr(OfThreads(1, 2, None, None)) == "OfThreads(process 1 of 2)"
     assert repr(lg.distributed.Reduction(lambda x: x)) == "Reduction()"
+    fit = lg.Objective(model, lg.losses.SquaredError(), (np.ones((2, 3)), np.ones((2, 2))), reduce=lambda x: x)
+    assert repr(fit).endswith("1 batch, Reduction())")
+    assert copy.deepcopy(fit).reduce is fit.reduce

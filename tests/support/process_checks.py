@@ -111,8 +111,8 @@ def check_products_of_uneven_shares():
 
 def check_kronecker_factors():
     net, (x, y, w), rank = network(), data(9), dist.get_rank()
-    whole, cuts = lg.Objective(net, LOSS, (x, y, w)), [0, 5, 8, 9]
-    fit = parallel(net, tuple(part[cuts[rank] : cuts[rank + 1]] for part in (x, y, w)))
+    whole = lg.Objective(net, LOSS, (x, y, w))
+    fit = parallel(net, tuple(part[rank :: dist.get_world_size()] for part in (x, y, w)))
     v = lg.GGN(whole, net).domain.random(0)
     for kind, accuracy in ((lg.KFAC, 1e-12), (lg.EKFAC, 1e-9)):
         made = kind(fit, net).inverse(damping=0.1) @ v
@@ -304,6 +304,9 @@ def check_derivatives_of_solves_are_refused():
         lg.solve(A, A.domain.random(0), lg.CG(steps=3)).x.sum().backward()
 
     assert "no derivative here" in raised(NotImplementedError, ask)
+    reduction = fit.reduce
+    x = torch.ones(3, requires_grad=True) * 2
+    assert "no derivative here" in raised(NotImplementedError, lambda: reduction.sum(lg.load("torch"), [x]))
 
 
 def check_single_precision():
