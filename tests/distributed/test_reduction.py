@@ -186,6 +186,39 @@ def test_functions_and_residuals_are_summed(numpy_backend):
 # what is sent
 
 
+def test_arrays_of_all_shapes_and_dtypes_travel_as_one(backend):
+    if "compiled" in backend.capabilities:
+        pytest.skip("nothing is called between its products")
+    ops, shapes, dtypes = backend, [(), (2, 3), (4,)], ["float64", "float32", "float64"]
+
+    def work(processes):
+        numbers = [np.full(shape, 1.0 + processes.rank) for shape in shapes]
+        sums = processes.sum(ops, [ops.asarray(*pair) for pair in zip(numbers, dtypes, strict=True)], [2**32 - 1, 7])
+        alone = processes.sum(ops, [ops.asarray(numbers[1], "float32")])
+        counted = processes.count(ops, sums[2], 2.5), processes.any(ops, sums[2], processes.rank == 1)
+        return sums, alone, processes.sent, counted
+
+    for sums, alone, sent, counted in on_threads(3, work):
+        for made, shape, dtype in zip([*sums, *alone], [*shapes, shapes[1]], [*dtypes, dtypes[1]], strict=True):
+            assert ops.describe(made)[:2] == (shape, dtype)
+            np.testing.assert_array_equal(ops.to_numpy(made), np.full(shape, 6.0))
+        assert sent == [1 + 6 + 4 + 1 + 2 * 16, 6, 1, 1]
+        assert counted == (7.5, True)
+
+
+def test_marks_tell_what_is_not_the_same_from_sums_alone(numpy_backend):
+    like = np.zeros(1)
+
+    def work(processes, marks):
+        for i, mark in enumerate(marks):
+            processes.require_same(numpy_backend, like, mark[processes.rank], f"number {i}")
+
+    on_threads(3, lambda processes: work(processes, [(5, 5, 5), (0, 0, 0), (2**32 - 1,) * 3]))
+    for other in [(1, 2, 3), (0, 0, 1), (2**31, 2**31, 0), (7, 7, 7 + 2**28)]:
+        with pytest.raises(ValueError, match="number 1"):
+            on_threads(3, lambda processes, other=other: work(processes, [(5, 5, 5), other]))
+
+
 def test_collectives_are_counted(eager):
     """One a product, whatever the columns; one for value, gradient and weight; none more a CG step."""
     ops, n = eager, 22

@@ -22,7 +22,7 @@ from .race import METHOD, accuracy
 
 __all__ = ["command", "started"]
 
-STEPS, QUICK_STEPS, CLOSE = 30, 5, 1e-6
+STEPS, QUICK_STEPS, CLOSE = 20, 5, 1e-6
 
 
 def started() -> int:
