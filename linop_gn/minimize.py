@@ -17,7 +17,8 @@ from .distributed.agreed import Agreed
 from .distributed.watching import telling
 from .given import as_start
 from .methods.base import Method, ServedMethod
-from .methods.checkpoint import Checkpoint, Cursor, restored
+from .methods.checkpoint import Checkpoint, restored
+from .methods.cursor import Cursor
 from .methods.generators import Generators
 from .methods.named import LevenbergMarquardt
 from .methods.problem import MinimizeProblem, StepData

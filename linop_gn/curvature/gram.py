@@ -100,7 +100,6 @@ class Gram(LinearOperator):
         point = as_point(objective, params, "Gram")
         if point.host:
             raise ValueError("lg.Gram needs all outputs at once, and the data are streamed: hold them in a list.")
-        require_one_process(point.objective, "lg.Gram")
         require_root(point.objective.loss, "lg.Gram", point.objective)
         root = _root_at(point)
         fill(self, source=point, outputs=root.codomain)
@@ -154,6 +153,7 @@ def _rooted(piece: Any) -> Any:
 
 def require_root(loss: Loss | None, who: str, terms: Terms | None = None) -> None:
     """Raise for a loss whose Hessian has no real root S, S S^T = H_L, or none by blocks that are known."""
+    require_one_process(terms, who)
     require_no_l2(terms, who)
     if loss is None or loss.autodiff or not loss.convex:
         name = "a plain scalar function" if loss is None else type(loss).__name__

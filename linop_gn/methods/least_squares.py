@@ -45,7 +45,6 @@ import math
 from typing import Any
 
 from ..arguments import require_number
-from ..curvature.checks import require_one_process
 from ..curvature.gram import require_root
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
@@ -144,7 +143,6 @@ class LeastSquares(Method):
     columns = ("value", "gradient_norm", "optimality", "damping", "ratio", "evaluations", "linearisations", "refused")
 
     def init(self, ops: Backend, problem: MinimizeProblem) -> LeastSquaresState:
-        require_one_process(problem.objective, "LeastSquares", "factors the residuals of all examples")
         require_root(problem.objective.loss, "LeastSquares", problem.objective)
         if problem.space.dtype in ("float16", "bfloat16"):
             raise TypeError(f"LeastSquares: {problem.space.dtype} cannot be factored; use float32 or float64.")
