@@ -33,7 +33,7 @@ def DataParallel(objective: T, group: Any = None) -> T:
     >>> torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     >>> net, share = torch.nn.Linear(3, 1), (torch.ones(8, 3), torch.zeros(8, 1))
     >>> fit = lg.distributed.DataParallel(lg.Objective(net, lg.losses.SquaredError(), share))
-    >>> lg.minimize(fit, net, max_steps=5).value.item() < 1e-6
+    >>> bool(lg.minimize(fit, net, max_steps=5).value < 1e-6)
     True
     >>> torch.distributed.destroy_process_group()
 

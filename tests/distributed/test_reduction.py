@@ -425,7 +425,6 @@ def test_a_plain_function_will_do_in_place_or_not(numpy_backend):
     ops = numpy_backend
     params, x, y, _ = problem(ops)
     whole = objective(ops, (x, y))
-    lg.Objective(model, lg.losses.SquaredError(), (x, y), derivatives="autograd")
 
     def in_place(x):
         x *= 1.0
