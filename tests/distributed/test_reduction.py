@@ -306,6 +306,27 @@ def test_batches_of_steps_are_shared_out(numpy_backend):
         on_threads(2, lambda processes: work(processes, fewer=True))
 
 
+def test_inner_steps_are_of_minibatches_of_all(eager):
+    ops = eager
+    params, *data = problem(ops, rows=12)
+    method = lg.InnerGaussNewton(lg.optimisers.SGD(0.5), 0.1)
+    batches = [share(3, i, *data) for i in range(3)]
+    alone = lg.minimize(objective(ops, batches), params, method, max_steps=3)
+
+    def work(processes, fewer=0):
+        mine = [share(2, processes.rank, *batch, cuts=[0, 1, 4]) for batch in batches]
+        fit = objective(ops, mine[processes.rank * fewer :], reduce=processes)
+        return lg.minimize(fit, params, method, max_steps=3)
+
+    for run in on_threads(2, work):
+        close(ops, run.params, alone.params)
+        close(ops, ops.asarray(run.value, "float64"), ops.asarray(alone.value, "float64"))
+    with pytest.raises(ValueError, match="fewer minibatches than another"):
+        on_threads(2, lambda processes: work(processes, 1))
+    with pytest.raises(ValueError, match="hold them in a list"):
+        lg.minimize(objective(ops, Unsized(batches), reduce=lambda x: x), params, method)
+
+
 class Unsized:
     def __init__(self, batches):
         self.batches = batches
@@ -395,7 +416,6 @@ def test_what_needs_all_examples_is_refused_by_a_sentence(numpy_backend):
         lambda: lg.solve(lg.Damped(G, 0.1), params, lg.GramSolve()),
         lambda: lg.EmpiricalFisher(fit, params).low_rank(),
         lambda: lg.minimize(fit, params, lg.methods.LeastSquares()),
-        lambda: lg.minimize(fit, params, lg.InnerGaussNewton(lg.optimisers.SGD())),
         lambda: lg.minimize(fit, params, lg.EGN()),
         lambda: lg.validate(G),
     ):
