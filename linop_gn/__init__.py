@@ -11,8 +11,8 @@ array([1., 2.])
 
 import sys as _sys
 
+from . import distributed, preconditioners, tree
 from . import moved as _moved
-from . import preconditioners, tree
 from .cost import Costs, cost
 from .curvature import (
     EKFAC,
@@ -207,6 +207,7 @@ __all__ = [
     "curve_fit",
     "descents",
     "diagonal",
+    "distributed",
     "eigsh",
     "frobenius_norm",
     "from_scipy",

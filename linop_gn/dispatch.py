@@ -175,7 +175,8 @@ def register(kind: type, backend: Backend) -> None:
     _by_type[kind] = _contracted(backend, type(backend).__qualname__)
 
 
-def _backend_of_type(kind: type) -> Backend | None:
+def owner_of_type(kind: type) -> Backend | None:
+    """The backend that things of a type belong to, arrays or not, if any."""
     if kind not in _by_type:
         require_plain(kind)
         roots = [base.__module__.partition(".")[0] for base in kind.__mro__]
@@ -212,7 +213,7 @@ def _leaves(tree: Any) -> Iterator[Any]:
 
 def owner_of(leaf: Any) -> Backend | None:
     """The backend that one leaf belongs to, if any."""
-    backend = _backend_of_type(type(leaf))
+    backend = owner_of_type(type(leaf))
     if backend is not None:
         return backend
     # A container that only its framework's tree functions know (flax, equinox, attrs...):
@@ -222,7 +223,7 @@ def owner_of(leaf: Any) -> Backend | None:
     for candidate in imported():
         inside = candidate.flatten(candidate.normalize(leaf))[1]
         if inside and all(candidate.is_array(x) for x in inside):
-            return _backend_of_type(type(inside[0]))
+            return owner_of_type(type(inside[0]))
     return None
 
 

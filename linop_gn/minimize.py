@@ -13,8 +13,12 @@ import numpy as np
 from .arguments import require_instance, whole
 from .curvature.objective import Objective
 from .curvature.point import Point
+from .distributed.agreed import Agreed
+from .distributed.watching import telling
+from .given import as_start
 from .methods.base import Method, ServedMethod
-from .methods.checkpoint import Checkpoint, Cursor, restored
+from .methods.checkpoint import Checkpoint, restored
+from .methods.cursor import Cursor
 from .methods.generators import Generators
 from .methods.named import LevenbergMarquardt
 from .methods.problem import MinimizeProblem, StepData
@@ -72,7 +76,8 @@ def minimize(
         How often to go through ``batches``: once by default, or as often as ``max_steps`` asks.
     checkpoint
         A path. The state is written there on the way; where there is one already, the run goes on from it, and
-        ``max_steps`` and ``passes`` count from the start of the whole run.
+        ``max_steps`` and ``passes`` count from the start of the whole run. Of several processes the first one writes,
+        where all of them can read.
     generators
         Random generators that the model or the loader draws from: their states go into the checkpoint, as do those of
         the process's (Python's, NumPy's and torch's).
@@ -103,14 +108,37 @@ def minimize(
     (True, array([ 2. , -0.5]))
     """
     served, asked = _served("minimize", objective, method, curvature, acceptance)
+    with telling(objective.reduce):
+        return _minimized(
+            served, asked, params, max_steps, watch, every, state, batches, passes, checkpoint, Generators(generators)
+        )
+
+
+def _minimized(
+    served: ServedMethod,
+    asked: _Asked,
+    params: Tree,
+    max_steps: int | None,
+    watch: Sequence[Watcher],
+    every: int | None,
+    state: State | None,
+    batches: Iterable[Any] | None,
+    passes: int | None,
+    checkpoint: Any,
+    drawn: Generators,
+) -> Result:
+    """The run of :func:`minimize`, with the method and what it asks looked at."""
     steps = NO_LIMIT if batches is not None else 100
     steps = steps if max_steps is None else min(NO_LIMIT, whole("minimize", "max_steps", max_steps))
     every = every if every is None else whole("minimize", "every", every, 1)
     watch = watchers_of(watch)
     if batches is None and passes is not None:
         raise ValueError("minimize: passes= says how often to go through batches=, and there are none.")
-    drawn = Generators(generators)
-    kept = None if checkpoint is None else Checkpoint(checkpoint, every, drawn)
+    agreed = None
+    if asked.objective.reduce is not None and not (checkpoint is None and batches is None):
+        like = Space.entered(as_start(params))[0].zeros() if state is None else state.own.x
+        agreed = Agreed(asked.objective.reduce, like)
+    kept = None if checkpoint is None else Checkpoint(checkpoint, every, drawn, agreed)
     resumed = kept is not None and kept.exists()
     if resumed and state is not None:
         raise ValueError(f"minimize: {checkpoint} holds a state to go on from, and state= gives another: choose one.")
@@ -118,7 +146,7 @@ def minimize(
     if batches is not None:
         endless = passes is None and max_steps is not None and not isinstance(batches, Iterator)
         passes = None if endless else whole("minimize", "passes", 1 if passes is None else passes)
-        cursor = Cursor(batches, passes, None if kept is None else drawn)
+        cursor = Cursor(batches, passes, None if kept is None else drawn, agreed)
     if kept is not None and resumed:
         place, states = kept.place()
         if (place is None) != (cursor is None):
@@ -179,6 +207,7 @@ def minimize(
         raise
     if kept is not None:
         kept.save(run)
+        kept.wait()
     return returned
 
 
@@ -204,7 +233,7 @@ def start(
     served, asked = _served("start", objective, method, curvature, acceptance)
     problem = _begun(asked, params)
     made = State(began(served, problem).state.own, problem.start, served.method, problem.space)
-    memo(made).terms = problem.terms
+    memo(made).terms, memo(made).reduction = problem.terms, objective.reduce
     return made
 
 
@@ -242,7 +271,7 @@ def advance(
     problem = replace(problem, once=fresh)
     own = stretched(served, problem, state.own, fresh, 1).state.own
     made = State(own, state.start, served.method, state.space)
-    memo(made).terms = None if fresh else problem.terms
+    memo(made).terms, memo(made).reduction = None if fresh else problem.terms, objective.reduce
     return made
 
 
@@ -276,7 +305,7 @@ def load_state(
     served, asked = _served("load_state", objective, method, curvature, acceptance)
     problem = _begun(asked, params)
     found = restored(path, served, problem, began(served, problem).state.own, Generators(generators))
-    memo(found).terms = problem.terms
+    memo(found).terms, memo(found).reduction = problem.terms, objective.reduce
     return found
 
 
@@ -315,6 +344,11 @@ def _served(
             raise TypeError(
                 f"{door} needs an lg.Objective, got {type(given).__qualname__}. Another batch of an objective is "
                 "objective.with_data(batch)."
+            )
+        if given is not None and (given.reduce is None) != (objective.reduce is None):
+            raise ValueError(
+                f"{door}: one of objective, curvature= and acceptance= is summed over processes and another is not, so "
+                "that the processes would decide differently: give all of them a reduce=, or DataParallel."
             )
     method = LevenbergMarquardt() if method is None else method
     wrap = f"It solves linear systems: write lg.LevenbergMarquardt(solver=lg.{type(method).__name__}(...))."

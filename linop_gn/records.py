@@ -181,6 +181,8 @@ class Memo:
     """Of a point: what was evaluated and linearised there, in common with other points at the same values."""
     origin: Any = None
     """Of a point: the parameters in the graph that they were detached from, and the leaves that they were packed of."""
+    reduction: Any = None
+    """Of a state: what sums over the processes that its run is on, where there are several."""
     packed: Any = None
     """Of a point that was given leaves: the flat vector of them."""
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from .arguments import whole
+from .distributed.watching import telling, together
 from .operators.base import LinearOperator
 from .protocols import Carry
 from .records import Partial, replace
-from .run.loop import Look, Watcher, drive, looks, reached
+from .run.loop import Look, Watcher, drive, looks, reached, watchers_of
 from .run.solution import Solution
 from .run.status import Code, is_one_of
 from .solvers import CG, LinearProblem
@@ -85,6 +86,8 @@ def solve(
         ``result``; not where the run is one compiled program.
     """
     solver, problem, leave = _linear(A, b, method, x0)
+    reduction = A.reduction
+    shown = together(reduction, A.backend, problem.rhs, watchers_of(watch))
     backend, domain = A.backend, A.domain  # what outlives a trace holds no operator
 
     def run(solver: Solver, problem: LinearProblem) -> tuple[Any, Solution]:
@@ -118,8 +121,8 @@ def solve(
             )
 
         advice = "error.result has the latest x" + ", to go on from (x0=)." * solver.solves_system
-        with reached(lambda carry: leaving(*told(carry, False)), advice):
-            carry = drive(backend, method, problem, solver.limit(problem), watch, every, solver.title)
+        with telling(reduction), reached(lambda carry: leaving(*told(carry, False)), advice):
+            carry = drive(backend, method, problem, solver.limit(problem), shown, every, solver.title)
         return told(carry, True)
 
     def leaving(x: Any, solution: Solution) -> Solution:

@@ -14,6 +14,7 @@ from .arrays import TorchArrays
 from .bases import TorchBases
 from .calculus import TorchCalculus
 from .columns import TorchColumns
+from .distributed import TorchProcesses
 from .factors import TorchFactors
 from .implicit import TorchImplicit
 from .losses import translated
@@ -23,7 +24,14 @@ __all__ = ["TorchBackend", "backend"]
 
 
 class TorchBackend(
-    TorchArrays, TorchArithmetic, TorchFactors, TorchBases, TorchColumns, TorchImplicit, ArrayApiBackend
+    TorchArrays,
+    TorchArithmetic,
+    TorchFactors,
+    TorchBases,
+    TorchColumns,
+    TorchImplicit,
+    TorchProcesses,
+    ArrayApiBackend,
 ):
     """See :mod:`linop_gn.protocols`. There is one instance, :data:`backend`."""
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -56,6 +59,16 @@ class TorchParticipant:
     def objective(self, data: Batch, start: Weights) -> lg.Objective:
         x, y = map(torch.tensor, data)
         return lg.Objective(self.module(start), lg.losses.CrossEntropy(), (x, y))
+
+    @contextmanager
+    def in_processes(self) -> Iterator[tuple[int, int]]:
+        """The group of all processes that torchrun has started: the number of this one, and how many there are."""
+        dist.init_process_group("gloo")
+        try:
+            yield dist.get_rank(), dist.get_world_size()
+            dist.barrier()
+        finally:
+            dist.destroy_process_group()
 
     def train(self, plan: Plan, start: Weights, data: Batch) -> Run:
         x, y = map(torch.tensor, data)

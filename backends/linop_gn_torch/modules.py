@@ -35,7 +35,7 @@ from linop_gn.given import the_array
 from .draws import OwnDraws, fixed_draws, states
 from .recording import current
 from .shells import MEMBERS, Shells
-from .spread import guarded, require_local
+from .spread import guarded, require_local, unwrapped
 from .trees import flatten_tree
 
 __all__ = ["AdaptedModule", "adapt", "trainable"]
@@ -88,6 +88,7 @@ def trainable(module: nn.Module) -> dict[str, Tensor]:
     >>> list(trainable(torch.nn.Linear(3, 1)))
     ['weight', 'bias']
     """
+    module, _ = unwrapped(module)  # the parameters of all processes are the module's own
     for name, m in module.named_modules():
         require_local(m, name or "the module")
     found: dict[str, Tensor] = {name: p for name, p in uncompiled(module).named_parameters() if p.requires_grad}

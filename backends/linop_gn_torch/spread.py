@@ -18,11 +18,11 @@ from weakref import WeakValueDictionary
 
 from torch import nn
 
-__all__ = ["guarded", "require_local"]
+__all__ = ["guarded", "modules_of", "require_local", "unwrapped"]
 
 _REDUCE = (
-    "give each process the plain module and its part of the data, and all-reduce the products, as "
-    "docs/backends.md shows (torch.distributed.all_reduce in an lg.FunctionOperator)."
+    "give each process the plain module and its part of the data, and let lg.distributed.DataParallel(objective) "
+    "all-reduce value, gradient and products, as docs/many_devices.md shows."
 )
 SPREAD = {
     "DistributedDataParallel": "it averages the gradients of backward() over processes, and nothing else, so that "
@@ -57,7 +57,7 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function``, or if it can reach what is spread, one that raises where it is called; looked for once."""
     found = _looked.get(id(function))
     if found is None:
-        spread = [m for m in _modules(function) if _kind(m) is not None]
+        spread = [m for m in modules_of(function) if _kind(m) is not None]
         found = _Guarded(function, spread) if spread else function
         try:
             _looked[id(function)] = found
@@ -82,8 +82,15 @@ class _Guarded:
             return self.function(*arguments)
 
 
-def _modules(function: Any) -> Iterator[nn.Module]:
-    """The modules that a function can reach by a few names."""
+def unwrapped(model: Any) -> tuple[Any, Any]:
+    """The module inside of one that averages gradients over processes, and its group; else what is given, and None."""
+    if _kind(model) == "DistributedDataParallel":
+        return model.module, model.process_group
+    return model, None
+
+
+def modules_of(function: Any) -> Iterator[nn.Module]:
+    """The modules that a function can reach by a few names, or those in a module."""
     level, seen = [function], set[int]()
     for _ in range(5):
         level = [x for x in level if id(x) not in seen and not seen.add(id(x))]  # type: ignore[func-returns-value]

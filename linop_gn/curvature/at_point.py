@@ -27,13 +27,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..distributed.reduction import Reduction
+from ..distributed.watching import telling
 from ..operators.algebra import Modified
 from ..operators.base import LinearOperator
 from ..operators.damped import Damped
 from ..operators.partition import Partition, of_leaves
 from ..protocols import Scalar, Tree, Vector
-from ..records import Partial, fill, record, static
+from ..records import Partial, fields, fill, rebuild, record, static
 from ..spaces import Space
+from .checks import require_one_process
 from .objective import Objective
 from .partition import Blocks, LeafBlock, partition
 from .pieces import (
@@ -69,16 +72,32 @@ class Products(LinearOperator):
     psd: bool = static(default=False)
     partition: Partition | None = static(default=None)
     adjoint: Callable[..., Vector] | None = static(default=None)
+    reduce: Reduction | None = static(default=None)
+    """What sums over processes, of which each has the pieces of its share of the data."""
+
+    @property
+    def reduction(self) -> Reduction | None:
+        return self.reduce
 
     @property
     def together(self) -> int:
         return together(self.pieces, self.domain)
 
     def matvec(self, v: Vector) -> Vector:
-        return self._over_pieces(self.product, v)
+        if self.reduce is None:
+            return self._over_pieces(self.product, v)
+        with telling(self.reduce):
+            return self.reduce.sum(self.backend, [self._over_pieces(self.product, v)])[0]
+
+    def matmat(self, v: Vector) -> Vector:
+        if self.reduce is None:
+            return super().matmat(v)
+        with telling(self.reduce):
+            own = rebuild(type(self), fields(self) | {"reduce": None})
+            return self.reduce.sum(self.backend, [own.matmat(v)])[0]
 
     def rmatvec(self, u: Vector) -> Vector:
-        return self._over_pieces(self.adjoint or self.product, u)
+        return self.matvec(u) if self.adjoint is None else self._over_pieces(self.adjoint, u)
 
     @property
     def leafwise(self) -> bool:
@@ -117,6 +136,10 @@ class AtPoint(LinearOperator):
         return self.point.space
 
     @property
+    def reduction(self) -> Reduction | None:
+        return self.point.objective.reduce
+
+    @property
     def psd(self) -> bool:
         loss = self.point.objective.loss
         return loss is not None and loss.convex
@@ -135,7 +158,7 @@ class AtPoint(LinearOperator):
     def _products(self) -> Products:
         made = self.point.linearized()
         known = self.domain, self.codomain, self.symmetric, self.psd, self.partition
-        return Products(made.pieces, made.scale, self.product, *known)
+        return Products(made.pieces, made.scale, self.product, *known, reduce=self.reduction)
 
     @property
     def together(self) -> int:
@@ -233,7 +256,7 @@ class Hessian(AtPoint):
 
     def _products(self) -> Products:
         made = self.point.curved()
-        return Products(made.pieces, made.scale, self.product, self.domain, self.domain)
+        return Products(made.pieces, made.scale, self.product, self.domain, self.domain, reduce=self.reduction)
 
 
 @record
@@ -280,10 +303,13 @@ class BlockGGN(AtPoint):
 def block_products(operator: GGN | BlockGGN, blocks: tuple[LeafBlock, ...]) -> list[LinearOperator]:
     """J_l^T H_L J_l for each of the blocks, on the space of its own leaves; they share one linearisation."""
     made, l2 = operator.point.linearized(), operator.point.objective.l2_in(operator.domain)
+    over = operator.reduction
     parts = operator.domain.split(l2) if len(getattr(l2, "shape", ())) else None
     return [
         with_l2(
-            Products(made.pieces, made.scale, Partial(one_block, leaves), space, space, True, operator.psd),
+            Products(
+                made.pieces, made.scale, Partial(one_block, leaves), space, space, True, operator.psd, reduce=over
+            ),
             l2 if parts is None else space.join([parts[i] for i in leaves]),
         )
         for _, leaves, space in blocks
@@ -298,7 +324,9 @@ class _AtOutputs(AtPoint):
 
     def __init__(self, objective: Objective | Point, params: Tree = None) -> None:
         AtPoint.__init__(self, objective, params)
-        fill(self, outputs=_outputs_space(self.point, f"lg.{type(self).__name__}"))
+        name = f"lg.{type(self).__name__}"
+        require_one_process(self.point.objective, name, "is of the outputs of one process, which knows them all")
+        fill(self, outputs=_outputs_space(self.point, name))
 
 
 @record

@@ -92,6 +92,8 @@ def mark_of(batch: Batch) -> np.ndarray:
         if not ops.is_array(leaf) or not ops.is_concrete(leaf) or ops.describe(leaf)[1].startswith(("complex", "key")):
             continue
         x = np.asarray(ops.to_numpy(leaf))
+        if not x.size:  # of a process whose share has no example
+            continue
         x = np.nan_to_num(x.reshape(x.shape[0] if x.ndim else 1, -1).astype(np.float64))
         along = np.cos(np.arange(x.shape[1]))
         made += x.sum(), (x @ along).sum(), abs(x).sum()

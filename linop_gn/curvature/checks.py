@@ -15,6 +15,7 @@ from ..spaces import Space
 from .batches import Batch
 
 __all__ = ["require_counted", "require_finite_inputs", "require_finite_parameters", "require_fitting"]
+__all__ += ["require_one_process"]
 
 
 def require_finite_parameters(space: Space, x: Vector | tuple[Array, ...]) -> None:
@@ -67,3 +68,12 @@ def require_counted(ops: Backend, weight: Any) -> None:
     """Raise if the examples of all batches together are known to weigh nothing."""
     if weight is not None and ops.is_concrete(weight) and not float(weight) > 0:
         raise ValueError("no example of any batch counts: all are ignored or have weight zero. Look at the mask.")
+
+
+def require_one_process(terms: Any, who: str, why: str = "needs the outputs of all examples at once") -> None:
+    """Raise for an objective whose data are shared out over processes."""
+    if terms is not None and terms.reduce is not None:
+        raise ValueError(
+            f"{who} {why}, and this objective's are shared out over processes. Take what needs products with the "
+            "parameters only, such as lg.GGN with lg.CG, or an objective of all data in one process (without reduce=)."
+        )

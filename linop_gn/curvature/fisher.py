@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..arguments import whole
+from ..distributed.reduction import Reduction
 from ..draws import check_seed
 from ..operators.base import LinearOperator
 from ..operators.low_rank import LowRank
@@ -29,6 +30,7 @@ from ..protocols import Array, Backend, Scalar, Tree, Vector
 from ..records import Partial, fill, record, replace
 from .at_point import GGN, as_point, with_l2
 from .batches import Batch, Stream, mark_of
+from .checks import require_one_process
 from .losses.base import Loss
 from .losses.scores import DrawnScores, Scores, masses_of, slopes_of
 from .objective import Objective
@@ -76,6 +78,7 @@ class OfGradients(GGN):
                 f"{type(self).__name__}.low_rank holds a gradient of each example, and the data are streamed: hold "
                 "them in a list."
             )
+        require_one_process(self.point.objective, f"{type(self).__name__}.low_rank", "holds a gradient of each example")
         space, made = self.domain, self.point.linearized()
         gradients, masses = space.backend.call(_gradients_and_masses, made.pieces, made.scale)
         return with_l2(LowRank(gradients, masses, psd=True, domain=space), self._l2)
@@ -144,9 +147,9 @@ class Fisher(OfGradients):
             loss.drawn_slope(None, None, lambda k: None)  # says what there is to do
         terms: Terms = replace(point.objective, loss=DrawnScores(loss, seed, samples))
         if terms.stream is not None:
-            terms = replace(terms, stream=InOrder(terms.stream))
+            terms = replace(terms, stream=InOrder(terms.stream, terms.reduce))
         else:
-            terms = replace(terms, batches=_numbered(point.space.backend, terms.batches))
+            terms = replace(terms, batches=_numbered(point.space.backend, terms.batches, terms.reduce))
         fill(self, point=point.anew(terms))
 
 
@@ -196,8 +199,8 @@ def _sloped(point: Point, name: str) -> Loss:
     return loss
 
 
-def _numbered(ops: Backend, batches: tuple[Batch, ...]) -> tuple[Batch, ...]:
-    """With their places: of stacked ones an array."""
+def _numbered(ops: Backend, batches: tuple[Batch, ...], reduction: Reduction | None) -> tuple[Batch, ...]:
+    """With their places, among the batches of all processes: of stacked ones an array."""
     made, first = [], 0
     for batch in batches:
         place: Any = first
@@ -205,6 +208,8 @@ def _numbered(ops: Backend, batches: tuple[Batch, ...]) -> tuple[Batch, ...]:
             count = ops.flatten((batch.inputs, batch.targets, batch.weights))[1][0].shape[0]
             place = ops.asarray(np.arange(first, first + count, dtype=np.int32), "int32")
             first += count - 1
+        elif reduction is not None:
+            place = reduction.place(first)
         made.append(replace(batch, place=place))
         first += 1
     return tuple(made)
@@ -213,7 +218,8 @@ def _numbered(ops: Backend, batches: tuple[Batch, ...]) -> tuple[Batch, ...]:
 class InOrder(Stream):
     """A stream whose batches have places, and must keep them from pass to pass."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, reduction: Reduction | None) -> None:
+        self._reduction = reduction
         super().__init__(stream.data, stream.change, stream.changing)
         self._marks: list[np.ndarray] = []
 
@@ -227,4 +233,4 @@ class InOrder(Stream):
                     "lg.Fisher draws for an example by its place, and the stream gave its batches in another order "
                     "than on the pass before: shuffle=False, or hold the batches in a list."
                 )
-            yield replace(batch, place=i)
+            yield replace(batch, place=i if self._reduction is None else self._reduction.place(i))

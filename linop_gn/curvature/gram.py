@@ -22,6 +22,7 @@ from ..protocols import Array, Scalar, Tree, Vector
 from ..records import Partial, fill, memo, rebuild, record, static
 from ..spaces import Space
 from .at_point import as_point
+from .checks import require_one_process
 from .losses import Loss, SquaredError
 from .objective import Objective
 from .pieces import Piece, flat_outputs, kept, like_outputs, together
@@ -152,6 +153,7 @@ def _rooted(piece: Any) -> Any:
 
 def require_root(loss: Loss | None, who: str, terms: Terms | None = None) -> None:
     """Raise for a loss whose Hessian has no real root S, S S^T = H_L, or none by blocks that are known."""
+    require_one_process(terms, who)
     require_no_l2(terms, who)
     if loss is None or loss.autodiff or not loss.convex:
         name = "a plain scalar function" if loss is None else type(loss).__name__

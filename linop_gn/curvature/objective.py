@@ -14,6 +14,8 @@ from typing import Any
 
 from ..arguments import require_number
 from ..dispatch import require_registered
+from ..distributed.reduction import as_reduction
+from ..distributed.watching import telling
 from ..given import as_columns, as_start
 from ..protocols import Array, Backend, Scalar, Tree, Vector
 from ..records import Asked, fields, fill, memo, rebuild, record, replace
@@ -26,6 +28,11 @@ from .supplied import Supplied
 from .terms import Terms
 
 __all__ = ["Objective"]
+
+_UNLIKE = (
+    "the processes do not have the same parameters (names, shapes, dtypes), not the same loss, or their data are "
+    "streamed on some and held in memory on others: make all but the examples alike."
+)
 
 
 @record
@@ -59,6 +66,11 @@ class Objective(Terms):
         that is not the arrays' own: ``"torch"``, ``"jax"``, ``"autograd"``. It is called with arrays of
         that framework, by DLPack; everything else stays in the arrays' own. See
         :mod:`linop_gn.curvature.bridge`.
+    reduce
+        Where each of several processes has a share of the data: a function of a flat array that returns its sum over
+        the processes, such as one around mpi4py's ``Allreduce``, or an ``lg.distributed.Reduction``. The objective,
+        mean and all, is then that of all shares together. For torch's process groups there is
+        ``lg.distributed.DataParallel``; JAX shards arrays instead.
     l2
         The lambda of a Gaussian prior: 1/2 lambda ||p||^2 is added to the mean or sum, lambda p to the gradient,
         lambda I to GGN and Hessian. A number, or a tree like the parameters of numbers and arrays: data.
@@ -90,11 +102,13 @@ class Objective(Terms):
         derivatives: str | None = None,
         l2: Any = None,
         changing_data: bool = False,
+        reduce: Any = None,
     ) -> None:
         _require_function("the model must be a function (params, inputs) -> outputs", model)
         supplied = Supplied.given(jvp=jvp, vjp=vjp, jacobian=jacobian)
         held = _held(as_batches(data), changing_data)
-        fill(self, **_fields(model, as_loss(loss), derivatives, supplied, l2), whole=False, **held)
+        made = _fields(model, as_loss(loss), derivatives, supplied, l2, reduce)
+        fill(self, **made, whole=False, **held)
 
     @classmethod
     def from_function(
@@ -106,14 +120,15 @@ class Objective(Terms):
         hvp: Callable[..., Tree] | None = None,
         derivatives: str | None = None,
         l2: Any = None,
+        reduce: Any = None,
     ) -> Objective:
         """An objective from a plain scalar function ``function(params)``, or ``function(params, data)``.
 
         It has a value, a gradient and a Hessian, but no Gauss-Newton operator: that
-        needs to know which part is the model and which the loss.
+        needs to know which part is the model and which the loss. With ``reduce`` it is the sum of the processes' own.
         """
         _require_function("the objective must be a function of the parameters", function)
-        made = _fields(function, None, derivatives, Supplied.given(gradient=gradient, hvp=hvp), l2)
+        made = _fields(function, None, derivatives, Supplied.given(gradient=gradient, hvp=hvp), l2, reduce)
         return rebuild(cls, made | _whole(data))
 
     @classmethod
@@ -127,11 +142,13 @@ class Objective(Terms):
         jacobian: Callable[..., Any] | None = None,
         derivatives: str | None = None,
         l2: Any = None,
+        reduce: Any = None,
     ) -> Objective:
         """Nonlinear least squares 1/2 ||r(params)||^2, with r(params) or r(params, data); its GGN is J^T J."""
         _require_function("the residuals must be a function of the parameters", residuals)
         supplied = Supplied.given(jvp=jvp, vjp=vjp, jacobian=jacobian)
-        return rebuild(cls, _fields(residuals, SquaredError(reduction="sum"), derivatives, supplied, l2) | _whole(data))
+        made = _fields(residuals, SquaredError(reduction="sum"), derivatives, supplied, l2, reduce)
+        return rebuild(cls, made | _whole(data))
 
     def with_data(self, data: Any) -> Objective:
         """The same model and loss on other data (a new batch): the same compiled program.
@@ -147,7 +164,8 @@ class Objective(Terms):
 
     def at(self, params: Tree) -> Point:
         """The objective at ``params``, which are copied; the same point again while model and parameters are equal."""
-        return self._looked_at(self._at(params))
+        with telling(self.reduce):
+            return self._looked_at(self._at(params))
 
     def _at(self, params: Tree) -> Point:
         asked = self._asked
@@ -203,9 +221,13 @@ class Objective(Terms):
     def now(self, space: Space, x: Vector) -> Terms:
         """What points hold: these terms with the model as it is now, and in a compiled program equal batches as one."""
         ops, guest = space.backend, self.differentiating(space.backend)
+        if self.reduce is not None:
+            self._require_alike(space, x)
         model = self.model if guest.calculus is None else guest.calculus.adapt(self.model, space.names)
         terms: Terms | None = memo(self).terms
         if terms is None or terms.model is not model:
+            if self.reduce is not None:
+                self.reduce.check_model(self.model)  # in the mode that it has now
             terms = rebuild(Terms, fields(self) | {"model": model})
             if len(self.batches) > 1 and "compiled" in ops.capabilities:
                 for term in terms.in_memory(space):
@@ -215,29 +237,44 @@ class Objective(Terms):
                 memo(self).terms, memo(terms).asked = terms, self._asked
         return terms
 
+    def _require_alike(self, space: Space, x: Vector) -> None:
+        """Raise where no process can sum, or the processes have other parameters or losses than each other."""
+        assert self.reduce is not None
+        if "compiled" in space.backend.capabilities:
+            raise TypeError(
+                f"reduce= is called between products, and {space.backend.name} compiles whole solves: share the data "
+                "out over its devices instead, as arrays that are sharded along the examples."
+            )
+        loss = None if self.loss is None else (type(self.loss).__qualname__, self.loss.reduction)
+        told = self.host, loss, space.names, space.shapes, space.dtypes, space.dtype
+        self.reduce.require_known(space.backend, x, told, _UNLIKE)
+
     # what users ask
 
     def value(self, params: Tree) -> Scalar:
         """The objective at ``params``: a 0-d array."""
-        point = self._at(params)
-        value = point.value
-        return _own(self._looked_at(point).space.backend, value)
+        with telling(self.reduce):
+            point = self._at(params)
+            value = point.value
+            return _own(self._looked_at(point).space.backend, value)
 
     def gradient(self, params: Tree) -> Tree:
         """The gradient, in the format of ``params``."""
-        point = self._at(params)
-        gradient = point.gradient_tree
-        self._looked_at(point)
-        return gradient
+        with telling(self.reduce):
+            point = self._at(params)
+            gradient = point.gradient_tree
+            self._looked_at(point)
+            return gradient
 
     def value_and_gradient(self, params: Tree) -> tuple[Scalar, Tree]:
         """Both from one pass."""
-        point = self._at(params)
-        value, gradient = point.summary().value, point.gradient_tree
-        return _own(self._looked_at(point).space.backend, value), gradient
+        with telling(self.reduce):
+            point = self._at(params)
+            value, gradient = point.summary().value, point.gradient_tree
+            return _own(self._looked_at(point).space.backend, value), gradient
 
     def outputs(self, params: Tree) -> Array:
-        """The model's outputs, for data of one batch."""
+        """The model's outputs, for data of one batch: with ``reduce``, of this process's."""
         point = self.at(params)
         return _own(point.space.backend, point.outputs)
 
@@ -245,7 +282,8 @@ class Objective(Terms):
         name = getattr(self.model, "__qualname__", type(self.model).__qualname__)
         what = "scalar function" if self.loss is None else repr(self.loss)
         data = "streamed" if self.stream is not None else f"{len(self.batches)} batch{'es' * (len(self.batches) != 1)}"
-        return f"Objective({name}, {what}, {data}{'' if self.l2 is None else ', l2'})"
+        rest = ("" if self.l2 is None else ", l2") + ("" if self.reduce is None else f", {self.reduce!r}")
+        return f"Objective({name}, {what}, {data}{rest})"
 
 
 def _require_function(what: str, given: Any) -> None:
@@ -254,7 +292,7 @@ def _require_function(what: str, given: Any) -> None:
 
 
 def _fields(
-    model: Any, loss: Loss | None, derivatives: str | None, supplied: Supplied | None, l2: Any
+    model: Any, loss: Loss | None, derivatives: str | None, supplied: Supplied | None, l2: Any, reduce: Any
 ) -> dict[str, Any]:
     """All fields of an objective but its data."""
     if derivatives is not None:
@@ -265,7 +303,8 @@ def _fields(
         if isinstance(value, (int, float)):
             require_number("Objective", "l2", value)
     l2 = None if isinstance(l2, Real) and l2 == 0 else l2
-    return {"model": model, "loss": loss, "supplied": supplied, "derivatives": derivatives, "l2": l2}
+    made = {"model": model, "loss": loss, "supplied": supplied, "derivatives": derivatives, "l2": l2}
+    return {**made, "reduce": as_reduction(reduce)}
 
 
 def _held(batches: tuple[Batch, ...] | Stream, changing: bool = False) -> dict[str, Any]:

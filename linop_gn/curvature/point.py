@@ -18,6 +18,8 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, TypeAlias
 
+from ..distributed.reduction import mark_of
+from ..distributed.watching import telling
 from ..protocols import Array, Scalar, Tree, Vector
 from ..records import Partial, memo, record, replace, static
 from ..spaces import Space
@@ -31,6 +33,10 @@ __all__ = ["Point", "Summary", "Sums"]
 
 Sums: TypeAlias = tuple[Any, Any, Any]
 """Sums over batches: value, gradient (or a product), weight; None where there is none."""
+_OTHERWISE = (
+    "the layers enter the model otherwise on one process than on another, by the shapes of their data: give all of "
+    "them examples of one shape."
+)
 Visit: TypeAlias = Callable[[Term, Vector], tuple[Sums, Any]]
 """visit(term, x) -> (sums, piece) of one batch."""
 
@@ -131,11 +137,12 @@ class Point:
     def stream(self, part: Callable[..., Sums], *shared: Any) -> Summary:
         """sum_b part(term_b, x, *shared) over one pass of streamed batches, normalised."""
         ops, totals = self.space.backend, None
-        for term in self.objective.streamed(self.space, self.x):
-            sums = ops.call(part, term, self.x, *shared)
-            totals = sums if totals is None else _add(self, totals, sums)
-        assert totals is not None
-        return Summary(*_normalised(self, totals))
+        with telling(self.objective.reduce):
+            for term in self.objective.streamed(self.space, self.x):
+                sums = ops.call(part, term, self.x, *shared)
+                totals = sums if totals is None else _add(self, totals, sums)
+            assert totals is not None
+            return Summary(*_normalised(self, totals))
 
     def gathered(self, function: Callable[..., tuple[Sums, Any]], *shared: Array) -> Summary:
         """The normalised sums of ``function(term, x, *shared)`` over all batches, without an l2, and its pieces.
@@ -143,18 +150,22 @@ class Point:
         Its sums are arrays in a tuple, which the ``gradient`` is then.
         """
         bare = self if self.objective.l2 is None else self.anew(replace(self.objective, l2=None))
+        with telling(self.objective.reduce):
+            return bare._gathered(function, *shared)
+
+    def _gathered(self, function: Callable[..., tuple[Sums, Any]], *shared: Array) -> Summary:
         visit, ops = Partial(_gathered, function), self.space.backend
         if not self.host:
-            bare.check_data()
-            made: Summary = ops.call(Partial(_over_memory, visit), bare, *shared)
+            self.check_data()
+            made: Summary = ops.call(Partial(_over_memory, visit), self, *shared)
             return made
         totals, pieces = None, []
-        for term in bare.objective.streamed(self.space, self.x):
+        for term in self.objective.streamed(self.space, self.x):
             sums, piece = ops.call(visit, term, self.x, *shared)
             totals = sums if totals is None else _add(self, totals, sums)
             pieces.append(piece)
         assert totals is not None
-        return Summary(*_normalised(bare, totals), tuple(pieces))
+        return Summary(*_normalised(self, totals), tuple(pieces))
 
     def abroad(self) -> Point:
         """The same point in the framework that differentiates."""
@@ -197,7 +208,8 @@ class Point:
     def _once(self, slot: str, visit: Visit) -> Summary:
         made: Summary | None = getattr(self._made, slot)
         if made is None:
-            made = _with_l2(self, self.stream(Partial(_sums_of, visit))) if self.host else self._in_memory(visit)
+            with telling(self.objective.reduce):
+                made = _with_l2(self, self.stream(Partial(_sums_of, visit))) if self.host else self._in_memory(visit)
             if self.may_keep(made):
                 setattr(self._made, slot, made)
         return made
@@ -351,11 +363,28 @@ def _add(point: Point, totals: Sums, more: Sums) -> Sums:
 
 
 def _normalised(point: Point, sums: Sums) -> tuple[Any, Any, Any, Any]:
-    """value / W, vector / W, weight, 1 / W. Consumes the vector."""
-    (value, vector, weight), loss = sums, point.objective.loss
+    """value / W, vector / W, weight, 1 / W, of all processes. Consumes the vector."""
+    (value, vector, weight), loss = _of_all_processes(point, sums), point.objective.loss
     require_counted(point.space.backend, weight)
     if loss is None or loss.reduction == "sum":
         return value, vector, weight, 1.0
     scale = 1.0 / weight
     value = None if value is None else value * scale
     return value, None if vector is None else scaled(point.space.backend, scale, vector), weight, scale
+
+
+def _of_all_processes(point: Point, sums: Sums) -> Sums:
+    """The sums over all processes, where each has a share of the data: one collective, or two for several arrays."""
+    reduction, ops = point.objective.reduce, point.space.backend
+    if reduction is None:
+        return sums
+    value, vector, weight = sums
+    vectors = vector if isinstance(vector, tuple) else () if vector is None else (vector,)
+    if isinstance(vector, tuple):  # whose number and sizes may depend on the data
+        reduction.require_same(ops, point.x, mark_of([ops.describe(x)[:2] for x in vectors]), _OTHERWISE)
+    parts = [part for part in (value, *vectors, weight) if part is not None]
+    found = iter(reduction.sum(ops, parts, (reduction.fingerprint(ops, point.x),)))
+    value = None if value is None else next(found)
+    vectors = tuple(next(found) for _ in vectors)
+    vector = vectors if isinstance(vector, tuple) else vectors[0] if vectors else None
+    return value, vector, None if weight is None else next(found)

@@ -41,7 +41,7 @@ def squared_gradients(point: Point, probes: int | None, seed: Scalar = 0) -> Vec
     if point.host:
         return point.stream(Partial(of_batch, part), seed).gradient
     made = point.linearized()
-    total = Products(made.pieces, made.scale, part, point.space)
+    total = Products(made.pieces, made.scale, part, point.space, reduce=point.objective.reduce)
     return point.space.backend.call(Products.matvec, total, seed)
 
 
@@ -87,13 +87,14 @@ def count_outputs(point: Point) -> int | None:
     if point.host or point.objective.is_bridged(point.space):
         return None
     total: int = sum(math.prod(piece.outputs.shape) for piece in point.linearized().pieces)
-    return total
+    reduction = point.objective.reduce
+    return total if reduction is None else int(reduction.count(point.space.backend, point.x, total))
 
 
 def gauss_newton_diagonal(point: Point) -> Vector:
     """diag(J^T H_L J) of the objective without its l2, a product with J^T for each output."""
     made = point.linearized()
-    total = Products(made.pieces, made.scale, _columns_of_the_root, point.space)
+    total = Products(made.pieces, made.scale, _columns_of_the_root, point.space, reduce=point.objective.reduce)
     return point.space.backend.call(Products.matvec, total, 0)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..dispatch import how_to_bring, load, owner_of
+from ..distributed.reduction import Reduction
 from ..given import as_tree
 from ..protocols import Array, Backend, Vector
 from ..records import Partial, data_fields, map_arrays, memo, record, static
@@ -42,6 +43,8 @@ class Terms:
     """The framework that differentiates, where that is not the arrays' own."""
     l2: Any = None
     """lambda of 1/2 sum lambda p^2, which is added to all of it: a number, one for each entry, or a tree of them."""
+    reduce: Reduction | None = static(default=None)
+    """What sums over processes, of which each has a share of the data."""
 
     def l2_in(self, space: Space) -> Any:
         """``l2`` as a number or a flat vector of ``space``; None where there is none."""
@@ -99,7 +102,7 @@ class Terms:
     def _term(self, space: Space, batch: Batch) -> Term:
         inputs, targets, weights = space.backend.detach((batch.inputs, batch.targets, batch.weights))
         bare = Batch(inputs, targets, weights, stacked=batch.stacked, place=batch.place)
-        alone = not self.host and len(self.batches) == 1 and not batch.stacked
+        alone = not self.host and len(self.batches) == 1 and not batch.stacked and self.reduce is None
         term = Term(self.loss, bare, self.model, space, self.supplied, alone)
         memo(term).checked = memo(self).checked == space
         return term
@@ -152,7 +155,7 @@ class Terms:
         model = Partial(on_leaves, self.model, ops, space.structure)
         l2 = self.l2_in(space)
         l2 = l2 if l2 is None or isinstance(l2, (int, float)) else crossing.lend(l2)
-        return Terms(loss, lent, stream, model, None, self.whole, l2=l2), crossing
+        return Terms(loss, lent, stream, model, None, self.whole, l2=l2, reduce=self.reduce), crossing
 
     def stream_batches(self, space: Space) -> Iterator[Batch]:
         """One pass over streamed batches."""

@@ -66,6 +66,13 @@ class BackendDefaults:
     def loss_of(self, obj: Any) -> Any:
         return None
 
+    def processes(self, group: Any, model: Any) -> tuple[Any, Any]:
+        raise TypeError(
+            f"lg.distributed.DataParallel: {self.name} has no groups of processes. Give the objective a function that "
+            "sums a flat array over them, lg.Objective(..., reduce=all_reduce), as docs/many_devices.md shows for "
+            "mpi4py."
+        )
+
 
 class CalculusDefaults:
     """Models are plain functions, whose dtypes follow the arrays that they are given."""

@@ -4,46 +4,51 @@ A file holds the arrays and numbers of a method's state, where the run began, th
 and the place in the stream of batches. It is a safetensors file where that package is installed, else
 npz; nothing in it is a pickle. It is written beside its place, forced to the disk and renamed, and the
 one before is kept as ``<path>.before``. A linearisation that is no tree of arrays (torch's is a graph) is
-not written but made again at x, by the same operations.
+not written but made again at x, by the same operations. So is what is of one process's share of the data: a
+state belongs to no number of processes. Of several the first writes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
-import itertools
 import json
 import os
 import time
-import warnings
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from functools import reduce
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 
-from ..dispatch import backend_of, load
+from ..dispatch import load
+from ..distributed.agreed import Agreed
+from ..operators.base import LinearOperator
 from ..protocols import Backend
-from ..records import closed, opened
+from ..records import closed, data_fields, memo, opened
 from .base import ServedMethod
+from .cursor import Cursor
 from .generators import Generators
-from .problem import MinimizeProblem, StepData
+from .problem import MinimizeProblem
 from .running import Run
-from .state import State
+from .state import State, is_written
 
-__all__ = ["Checkpoint", "Cursor", "restored", "save_state"]
+__all__ = ["Checkpoint", "restored", "save_state"]
 
 _FORMAT = 2
+
+_UNSEEN = (
+    "checkpoint: some processes find a state there to go on from, and others find none: give a path that all of them "
+    "see, on a shared disk."
+)
 
 
 def save_state(path: Any, state: State, generators: Iterable[Any] = ()) -> None:
     """Write ``state`` to the file ``path``; what was there is kept as ``<path>.before``.
 
-    With it go the states of the process's random generators, and of those given, as in :func:`minimize`.
+    With it go the states of the process's random generators, and of those given, as in :func:`minimize`. Of a run over
+    several processes the first one writes, and the others return at once.
 
     >>> import pathlib, tempfile, numpy as np, linop_gn as lg
     >>> line = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
@@ -61,166 +66,37 @@ def save_state(path: Any, state: State, generators: Iterable[Any] = ()) -> None:
         raise TypeError(
             f"save_state takes what lg.start or lg.advance returned, or result.state, got a {type(state).__qualname__}."
         )
-    _write(_place_for(path), state, None, Generators(generators).states())
-
-
-class Cursor:
-    """The place of a run in its batches, which it goes through ``passes`` times (None: as often as asked)."""
-
-    def __init__(self, batches: Iterable[Any], passes: int | None, generators: Generators | None) -> None:
-        if not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
-            raise TypeError(
-                f"minimize: batches= is a list, loader or generator of batches, got a {type(batches).__qualname__}."
-            )
-        self.batches, self.passes, self.generators = batches, passes, generators
-        self.one_shot = isinstance(batches, Iterator)
-        if self.one_shot and passes != 1:
-            raise ValueError(
-                f"minimize: the batches are a one-shot {type(batches).__qualname__}, which can be gone through once: "
-                "pass passes=1, or a list or loader that starts anew."
-            )
-        self.past = self.taken = 0
-        self._rest: Iterator[Any] | None = None
-        self._drawn: Any = None  # where the generators were when the pass began
-        self._next: tuple[Any, ...] = ()
-        self._told: dict[str, str] = {}
-        self._first: int | None = None
-        """Checksum of the pass's first batch."""
-        self._is_other = False
-
-    def __iter__(self) -> Iterator[Any]:
-        while self.is_left():
-            (batch,), self._next = self._next, ()
-            self.taken += 1
-            yield batch
-
-    def peek(self) -> Any:
-        """The batch that comes next; where none is left, the first one. It is to be like those of the run gone on from.
-
-        What other orders and lengths of examples leave alone is compared; of values only those of a pass's first batch.
-        """
-        batch = self._next[0] if self.is_left() else next(iter(self.batches))
-        told = {"the number of batches in a pass": f"{_length(self.batches)}"} | _kinds("the batch", batch)
-        pairs = {name: (self._told.get(name, now), now) for name, now in told.items()}
-        if differ := [f"{name} was {was}, is {now}" for name, (was, now) in pairs.items() if was != now]:
-            raise ValueError(
-                f"minimize: the batches are not those of the run that is gone on from: {'; '.join(differ[:4])}. "
-                "Give the loader that it had, or another path; state= takes other data."
-            )
-        self._told = told
-        if self._is_other:
-            warnings.warn(
-                "minimize: the first batch of the pass is another than when the run took it, so that it does not go on "
-                "as it would have. Other data? Give those that it had, or another path. A loader that shuffles, or "
-                "augments, by a generator of its own? Hand that over (generators=[...]), or give the loader a "
-                "state_dict.",
-                stacklevel=3,
-            )
-        return batch
-
-    def is_left(self) -> bool:
-        """Whether a batch comes next."""
-        while not self._next and (self.passes is None or self.past < self.passes):
-            if self._rest is None:
-                self._drawn = None if self.generators is None else self.generators.states()
-                self._rest = iter(self.batches)
-            self._next = tuple(itertools.islice(self._rest, 1))
-            if self._next and not self.taken and self.generators is not None:
-                self._first = _checksum(self._next[0])
-            if not self._next and not self.taken:
-                raise ValueError("minimize: the batches gave none on this pass; give a list, or a loader.")
-            if not self._next:
-                self.past, self.taken, self._rest = self.past + 1, 0, None
-        return bool(self._next)
-
-    def left(self, unknown: int) -> int:
-        """How many batches are left, where that is known."""
-        length = _length(self.batches)
-        return unknown if length is None or self.passes is None else (self.passes - self.past) * length - self.taken
-
-    def place(self) -> dict[str, Any]:
-        """Where the run is, to be written; with the checksum of the first batch of this pass."""
-        loader = self.batches.state_dict() if hasattr(self.batches, "state_dict") else None
-        at = {"past": self.past, "taken": self.taken, "loader": loader, "drawn": self._drawn}
-        return {**at, "told": self._told, "first": self._first}
-
-    def go_to(self, place: dict[str, Any]) -> None:
-        """Go on from a place: by the loader's ``load_state_dict``, else by passing over what was taken."""
-        if self.one_shot:
-            raise ValueError("minimize: a one-shot stream of batches cannot be resumed: give a list, or a loader.")
-        self._told = place.get("told", {})
-        had, has = place["loader"] is not None, hasattr(self.batches, "load_state_dict")
-        if had != has:
-            raise ValueError(
-                f"minimize: the loader of the run that is gone on from had {'a' if had else 'no'} state_dict, and "
-                f"this one has {'a' if has else 'no'} load_state_dict: give the same loader, or another path."
-            )
-        if had:
-            self.batches.load_state_dict(place["loader"])  # type: ignore[attr-defined]
-            self.past, self.taken = place["past"], place["taken"]
-            return
-        for _ in range(place["past"]):  # a loader may know how often it was gone through
-            deque(self.batches, maxlen=0)
-        if self.generators is not None:
-            self.generators.put_back(place["drawn"])
-        self._drawn, self._rest = place["drawn"], iter(self.batches)
-        self.past, self.taken = place["past"], place["taken"]
-        over = list(itertools.islice(self._rest, 1))  # between the others a model may have drawn numbers
-        if len(over) + sum(1 for _ in itertools.islice(self._rest, self.taken - 1)) < self.taken:
-            raise ValueError(
-                f"minimize: the run that is gone on from took {self.taken} batches of this pass, and there are fewer "
-                "now: give the loader that it had, or another path."
-            )
-        self._first = _checksum(over[0])
-        self._is_other = place.get("first") not in (None, self._first)
-
-
-def _checksum(batch: Any) -> int | None:
-    """Of the bits of a batch's arrays; None where nothing is known of them."""
-    parts = (batch.gradient, batch.curvature, batch.acceptance) if isinstance(batch, StepData) else batch
-    try:
-        ops = backend_of(parts)
-    except TypeError:
-        return None
-    leaves = [x for x in ops.flatten(parts)[1] if ops.is_array(x) and _is_written(ops, x)]
-    return reduce(lambda so_far, x: crc32(np.asarray(ops.to_numpy(x)).tobytes(), so_far), leaves, 0)
-
-
-def _length(batches: Any) -> int | None:
-    """How many batches there are, where that is known."""
-    try:
-        return len(batches)
-    except TypeError:  # also of torch's loaders of streams, which have a __len__ all the same
-        return None
-
-
-def _kinds(name: str, item: Any) -> dict[str, str]:
-    """Dtype and number of axes of the arrays in a batch, by name; of a list of batches those of the first."""
-    if hasattr(item, "shape") and hasattr(item, "dtype"):
-        return {name: f"{item.dtype} with {len(item.shape)} axes"}
-    if isinstance(item, StepData):
-        return _kinds(name, item.gradient)
-    if isinstance(item, Mapping):
-        children: Any = item.items()
-    elif isinstance(item, (tuple, list)):
-        several = isinstance(item, list) and not any(hasattr(child, "shape") for child in item)
-        children = enumerate(item[:1] if several else item)
-    else:
-        children = ()
-    return {k: v for key, child in children for k, v in _kinds(f"{name}[{key!r}]", child).items()}
+    reduction = memo(state).reduction
+    if reduction is None or reduction.first:
+        _write(_place_for(path), state, None, Generators(generators).states())
 
 
 class Checkpoint:
     """The file that a run is written to, ``every`` so many steps, or so that it takes at most 5 % of the time."""
 
-    def __init__(self, path: Any, every: int | None, generators: Generators) -> None:
-        self.path, self.every, self.generators = _place_for(path), every, generators
+    def __init__(self, path: Any, every: int | None, generators: Generators, agreed: Agreed | None = None) -> None:
+        if agreed is not None and agreed.reduction.rank is None:
+            raise ValueError(
+                "checkpoint: one of the processes writes the file, and reduce= does not say which this is: give it as "
+                "lg.distributed.Reduction(all_reduce, rank=comm.rank)."
+            )
+        self.agreed, self._writes = agreed, agreed is None or agreed.reduction.first
+        self.path = _place_for(path) if self._writes else Path(path)
+        self.every, self.generators = every, generators
         self._saved, self._ended, self._cost = -1, 0.0, 0.0
         self._place: tuple[Any, ...] | None = None  # no step was taken
 
     def exists(self) -> bool:
         """Whether there is a state to go on from."""
-        return _newest(self.path) is not None
+        found = _newest(self.path) is not None
+        if self.agreed is not None:
+            self.agreed.require_same(found, _UNSEEN)
+        return found
+
+    def wait(self) -> None:
+        """Until the file is there for all processes."""
+        if self.agreed is not None:
+            self.agreed.wait()
 
     def place(self) -> tuple[Any, Any]:
         """The place in the batches of the run that is there, and the states of its generators."""
@@ -236,7 +112,7 @@ class Checkpoint:
 
     def save(self, run: Run) -> None:
         """Write the run's state, unless it is there already."""
-        if run.steps != self._saved and self._place is not None:
+        if self._writes and run.steps != self._saved and self._place is not None:
             clock = time.perf_counter()
             _write(self.path, run.state, *self._place)
             self._saved, self._ended = run.steps, time.perf_counter()
@@ -273,7 +149,7 @@ def restored(
     for name, kept in header["fields"].items():
         like, again = getattr(own, name), name in served.method.of_data
         names, leaves, structure = ops.flatten(like if again else opened(like))
-        if not kept and again:
+        if again and (not kept or _is_of_shares(like)):
             continue
         if [leaf["name"] for leaf in kept] != names:
             raise ValueError(f"the state in {path} has {name} of another structure: was the data's shape another one?")
@@ -327,10 +203,12 @@ def _write(path: Path, state: State, batches: Any, drawn: Any) -> None:
     fields = {}
     for name, value in zip(own._fields, own, strict=True):
         names, leaves, _ = ops.flatten(value if name in state.method.of_data else opened(value))
-        if all(_is_written(ops, leaf) for leaf in leaves):
+        if _is_of_shares(value) and name in state.method.of_data:
+            continue
+        if all(is_written(ops, leaf) for leaf in leaves):
             fields[name] = [_kept(ops, arrays, *pair) for pair in zip(names, leaves, strict=True)]
         elif name not in state.method.of_data:
-            kind = next(type(leaf).__qualname__ for leaf in leaves if not _is_written(ops, leaf))
+            kind = next(type(leaf).__qualname__ for leaf in leaves if not is_written(ops, leaf))
             raise TypeError(
                 f"{type(state.method).__name__}: its state holds a {kind} in {name}, which no file can: name the field "
                 "in of_data if it can be made again at x, or hold arrays and numbers there."
@@ -359,10 +237,13 @@ def _write(path: Path, state: State, batches: Any, drawn: Any) -> None:
             os.close(folder)
 
 
-def _is_written(ops: Backend, leaf: Any) -> bool:
-    if ops.is_array(leaf):
-        return not ops.describe(leaf)[1].startswith("key")  # JAX's keys are opaque
-    return leaf is None or isinstance(leaf, (bool, int, float, np.generic, np.ndarray))
+def _is_of_shares(value: Any) -> bool:
+    """Whether it holds an operator of one process's share of the data."""
+    if isinstance(value, LinearOperator):
+        return value.reduction is not None
+    if isinstance(value, (tuple, list)):
+        return any(map(_is_of_shares, value))
+    return dataclasses.is_dataclass(value) and any(_is_of_shares(getattr(value, name)) for name in data_fields(value))
 
 
 def _kept(ops: Backend, arrays: dict[str, Any], name: str, leaf: Any) -> dict[str, Any]:

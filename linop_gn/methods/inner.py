@@ -26,6 +26,8 @@ from ..arguments import require_instance, require_number
 from ..curvature.batches import Batch
 from ..curvature.gram import require_no_l2
 from ..curvature.pieces import linearised_gradient
+from ..distributed.reduction import Reduction
+from ..distributed.watching import telling
 from ..protocols import Backend, Scalar, Vector
 from ..records import Partial, record, replace, static
 from ..run.returned import row_type
@@ -39,6 +41,11 @@ from .problem import MinimizeProblem
 from .searches import Grid
 
 __all__ = ["InnerGaussNewton", "InnerState", "Linearised", "ProxLinear"]
+
+_UNEVEN = (
+    "one process has fewer minibatches than another, and each inner step takes one of every process: give all of them "
+    "equally many; their sizes may differ."
+)
 
 
 class InnerState(NamedTuple):
@@ -135,6 +142,11 @@ class Linearised(Method):
                 "make it with lg.Objective(model, loss, data) or lg.Objective.from_residuals(residuals)."
             )
         require_no_l2(problem.objective, self.name)
+        if problem.objective.host and problem.objective.reduce is not None:
+            raise ValueError(
+                f"{self.name} steps with each minibatch, and processes cannot tell whether their streams hold equally "
+                "many: hold them in a list."
+            )
         x = ops.copy(problem.start)
         zero, count, value = ops.scalar(0.0, x), ops.scalar(0, x), problem.value_at(x)
         return InnerState(
@@ -196,12 +208,15 @@ class Linearised(Method):
         kept = s.kept if self.warm else self.optimiser.init(ops, problem.space, s.x)
         average = begin_average(ops, self.inner_average, s.x)
         run = _Run(q, kept, average, zero, zero, s.rate, ops.scalar(0, s.x))
+        if terms.reduce is not None:
+            terms.reduce.require_same(ops, s.x, len(terms.batches), _UNEVEN)
         for term in terms.streamed(problem.space, s.x) if terms.host else terms.in_memory(problem.space):
             if term.batch.stacked:
                 _, leaves, _ = ops.flatten((term.batch.inputs, term.batch.targets, term.batch.weights))
                 run = ops.repeat(leaves[0].shape[0], partial(self._of_slice, ops, term, s), run)
             else:
-                run = self._inner_step(ops, term, s, run)
+                with telling(terms.reduce):
+                    run = self._inner_step(ops, term, s, run, terms.reduce)
         return run
 
     def _of_slice(self, ops: Backend, term: Any, s: InnerState, i: Scalar, run: _Run) -> _Run:
@@ -211,11 +226,16 @@ class Linearised(Method):
         batch = Batch(*ops.unflatten(structure, [leaf[i, ...] for leaf in leaves]))
         return self._inner_step(ops, replace(term, batch=batch), s, run)
 
-    def _inner_step(self, ops: Backend, term: Any, s: InnerState, run: _Run) -> _Run:
+    def _inner_step(
+        self, ops: Backend, term: Any, s: InnerState, run: _Run, reduction: Reduction | None = None
+    ) -> _Run:
         space, piece = term.space, term.linearize(s.x)
         blocks = None if self.blocks is None else tuple(b.leaves for b in groups_of(space, self.blocks))
-        v, weight = ops.axpy(-1.0, s.x, ops.copy(run.q)), ops.item(piece.weight)
-        g = piece.apply(Partial(linearised_gradient, blocks, self.of == "loss"), v)
+        v = ops.axpy(-1.0, s.x, ops.copy(run.q))
+        g, sums = piece.apply(Partial(linearised_gradient, blocks, self.of == "loss"), v), [piece.weight, piece.value]
+        if reduction is not None:
+            g, *sums = reduction.sum(ops, [g, *sums])
+        weight, total = map(ops.item, sums)
         if term.loss.reduction == "mean":
             g = ops.scale(ops.divide(1.0, weight), g)
         rate = self.rate + 0.0 * run.rate
@@ -226,7 +246,7 @@ class Linearised(Method):
         d, kept = updated(self.optimiser, ops, space, g, run.kept, run.q, rate)
         q = ops.axpy(1.0, d, run.q)
         average = go_on_average(ops, self.inner_average, run.average, q)
-        value = run.value + ops.item(piece.value)
+        value = run.value + total
         return _Run(q, kept, average, value, run.weight + weight, rate, run.steps + 1)
 
     # the search

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..distributed.reduction import Reduction
+from ..distributed.watching import telling, together
 from ..protocols import Backend, Carry
 from ..records import memo
 from ..run.loop import Look, Watcher, drive, watched
@@ -108,7 +110,12 @@ class Run:
         """The latest state."""
         made = State(self.own, self.problem.start, self.served.method, self.problem.space)
         memo(made).terms = None if self.problem.once else self.problem.terms
+        memo(made).reduction = self._reduction
         return made
+
+    @property
+    def _reduction(self) -> Reduction | None:
+        return self.problem.objective.reduce
 
     @property
     def ended(self) -> bool:
@@ -121,7 +128,9 @@ class Run:
         What is raised on the way leaves with ``state`` and ``result``, for ``lg.<door>(..., state=)``.
         """
         try:
-            _, stopped = watched(self._looks(every, bool(watch)), watch)
+            with telling(self._reduction):
+                shown = together(self._reduction, self.ops, self.problem.start, watch)
+                _, stopped = watched(self._looks(every, bool(watch)), shown)
         except BaseException as error:
             with suppress(AttributeError):
                 error.__dict__.pop("carry", None)  # of the loop

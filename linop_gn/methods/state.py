@@ -22,7 +22,7 @@ from ..spaces import Space
 from .base import Method, ServedMethod
 from .problem import MinimizeProblem
 
-__all__ = ["State", "Stretch", "StretchState", "is_at_rest", "unlike"]
+__all__ = ["State", "Stretch", "StretchState", "is_at_rest", "is_written", "unlike"]
 
 
 @record
@@ -202,3 +202,10 @@ def _copied(ops: Backend, tree: Any) -> Any:
     if isinstance(tree, dict):
         return {name: _copied(ops, child) for name, child in tree.items()}
     return ops.copy(tree) if ops.is_array(tree) else tree
+
+
+def is_written(ops: Backend, leaf: Any) -> bool:
+    """Whether a file can hold it."""
+    if ops.is_array(leaf):
+        return not ops.describe(leaf)[1].startswith("key")  # JAX's keys are opaque
+    return leaf is None or isinstance(leaf, (bool, int, float, np.generic, np.ndarray))

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..distributed.reduction import Reduction
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import data_fields, memo, record
 from ..spaces import Space
@@ -91,6 +92,11 @@ class LinearOperator:
     def host(self) -> bool:
         """Whether products draw data from the host, so that no compiler can trace them."""
         return any(child.host for child in self._children())
+
+    @property
+    def reduction(self) -> Reduction | None:
+        """What sums its products over processes, where there are several; a run with it ends on all of them at once."""
+        return next((found for child in self._children() if (found := child.reduction) is not None), None)
 
     @property
     def leafwise(self) -> bool:

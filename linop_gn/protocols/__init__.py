@@ -11,6 +11,7 @@ here, in groups that a :class:`Backend` brings together:
 :class:`Bases`       a basis of vectors as the rows of an array, and small problems in it
 :class:`Loops`       call, advance and iterate pure functions
 :class:`Calculus`    linearise a function (optional: NumPy and CuPy have none)
+:class:`Processes`   groups of processes, where the framework has them
 =============== ============================================================
 
 **Scalars belong to the backend.** ``dot`` returns a Python float where work is
@@ -30,6 +31,7 @@ from .bases import Bases
 from .calculus import Calculus, GradientLinearization, Linearization
 from .factors import Factors
 from .loops import Carry, Iteration, Loops
+from .processes import Processes
 from .stores import Stores
 from .types import Array, Scalar, Tree, Vector
 from .uses import Use, Uses, View
@@ -49,6 +51,7 @@ __all__ = [
     "Iteration",
     "Linearization",
     "Loops",
+    "Processes",
     "Scalar",
     "Stores",
     "Tree",

@@ -10,6 +10,7 @@ from .bases import Bases
 from .calculus import Calculus
 from .factors import Factors
 from .loops import Loops
+from .processes import Processes
 from .stores import Stores
 
 __all__ = ["CAPABILITIES", "CONTRACT", "Backend"]
@@ -21,7 +22,7 @@ CAPABILITIES = frozenset({"compiled", "derivatives", "devices", "float64", "in_p
 """The words that a backend may claim."""
 
 
-class Backend(Arrays, Arithmetic, Factors, Stores, Bases, Loops, Protocol):
+class Backend(Arrays, Arithmetic, Factors, Stores, Bases, Loops, Processes, Protocol):
     """One framework. Instances are singletons, hashable, found by :func:`linop_gn.backend_of`."""
 
     contract: int

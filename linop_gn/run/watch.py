@@ -25,13 +25,16 @@ _FIRST = ("value", "residual", "damping", "radius", "rate", "ratio")
 
 
 class ProgressBar:
-    """A progress bar (rich) with the newest row of the history beside it.
+    """A progress bar (rich) with the newest row of the history beside it. Of several processes the first shows it.
 
     >>> import numpy as np, linop_gn as lg
     >>> A = lg.Diagonal(np.array([1.0, 2.0]))
     >>> lg.solve(A, np.ones(2), watch=[lg.ProgressBar(disable=True)]).succeeded
     True
     """
+
+    stops, shows = False, True
+    """What runs over several processes ask: whether it may end a run, and whether one of them is enough to show it."""
 
     def __init__(self, description: str | None = None, *, disable: bool = False, console: Any = None) -> None:
         self.description, self.disable, self.console = description, disable, console
@@ -82,6 +85,8 @@ class Recorder:
     ([0, 1, 2], 3, 3)
     """
 
+    stops = False
+
     def __init__(self, measure: Callable[[Look], Any] | None = None) -> None:
         self.measure = measure
         self.begin()
@@ -113,6 +118,7 @@ class Budget:
     """A watcher that stops the run once it took so many seconds, or products by the method's own count.
 
     The clock starts with the run, or where it goes on. No step is broken off: the last one may go beyond.
+    Where several processes work together, all of them stop once one has used it up.
 
     >>> import numpy as np, linop_gn as lg
     >>> A = lg.Diagonal(np.arange(1.0, 99.0))

@@ -154,6 +154,11 @@ class GramSolve(Solver):
                 f"GramSolve needs lg.Damped(lg.GGN(objective, params), damping), got {operator!r}: other operators "
                 "have no Gram form. Use lg.CG."
             )
+        if inner.reduction is not None:
+            raise ValueError(
+                "GramSolve needs all outputs at once, and these are shared out over processes: use lg.CG, or an "
+                "objective of all data in one process (without reduce=)."
+            )
         if inner.host:
             raise ValueError("GramSolve needs all outputs at once, and the data are streamed: hold them in a list.")
         if operator.backend.is_concrete(damping) and not known_float(damping) > 0:

@@ -20,6 +20,7 @@ import numpy as np
 
 from .. import draws
 from ..arguments import require_number, whole
+from ..distributed.watching import together
 from ..lanczos import answers
 from ..lanczos.basis import Krylov, krylov
 from ..operators.base import LinearOperator
@@ -296,7 +297,7 @@ def spectral_density(
                 spaces = [*spaces, krylov(ready, probe(i), steps, seed=seed)]
 
     with np.errstate(all="ignore"):  # the status tells
-        spaces, stopped = watched(run(), watchers_of(watch))
+        spaces, stopped = watched(run(), together(A.reduction, A.backend, A.domain.zeros(), watchers_of(watch)))
     if not spaces:
         raise ValueError("spectral_density: a watcher stopped the run before its first probe.")
     code = Code.STOPPED if stopped else Code.COMPLETED if spaces[-1].status.succeeded else int(spaces[-1].status)

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from ..arguments import require_number, whole
+from ..distributed.watching import together
 from ..draws import check_seed
 from ..operators.base import LinearOperator
 from ..protocols import Array, Carry, Scalar
 from ..records import record, static
-from ..run.loop import Watcher, drive, reached
+from ..run.loop import Watcher, drive, reached, watchers_of
 from ..run.solution import Outcome
 from ..run.status import Status
 from ..solvers.problem import LinearProblem
@@ -253,7 +254,8 @@ def search(
         return made(carry)[0]
 
     with np.errstate(all="ignore"), reached(told_so_far, "error.result has the pairs so far."):  # the status tells
-        carry = drive(ops, method, problem, limit, watch, every, method.title)
+        shown = together(problem.operator.reduction, ops, problem.like, watchers_of(watch))
+        carry = drive(ops, method, problem, limit, shown, every, method.title)
     with np.errstate(all="ignore"):
         return made(carry)
 

@@ -17,11 +17,12 @@ import numpy as np
 
 from ..arguments import require_number
 from ..dispatch import backend_of
+from ..distributed.watching import together
 from ..draws import check_seed, normal
 from ..operators.base import LinearOperator, run
 from ..protocols import Array, Backend, Carry, Scalar, Vector
 from ..records import record, static
-from ..run.loop import Watcher, drive, reached
+from ..run.loop import Watcher, drive, reached, watchers_of
 from ..run.solution import Outcome, brief
 from ..run.status import Code, Status, verdict
 from ..solvers.options import scale_of
@@ -390,7 +391,8 @@ def estimated(
     with backend.unguarded(), np.errstate(all="ignore"):  # the status tells
         problem: Probed = backend.constant(Probed(A.prepare(), seed, rtol, like, shift, lowest, atol), _NO_DERIVATIVE)
         with reached(told, "error.result has the estimate so far."):
-            carry = drive(backend, estimator, problem, estimator.steps, watch, every, estimator.title)
+            shown = together(A.reduction, backend, problem.like, watchers_of(watch))
+            carry = drive(backend, estimator, problem, estimator.steps, shown, every, estimator.title)
         return told(carry)
 
 

@@ -82,6 +82,11 @@ def validate(
             )
         if not given.backend.is_concrete(given):
             raise TypeError("validate reads values, which a compiled function does not know: call it outside of jit.")
+        if given.reduction is not None:
+            raise ValueError(
+                f"{what} is summed over processes, and the laws compare with what one process knows: validate that of "
+                "one process's own objective (without reduce=), whose sum it is."
+            )
     given = operator if against is None else against
     if not (operator.domain.agrees(given.domain) and operator.codomain.agrees(given.codomain)):
         raise ValueError(f"{operator!r} and {given!r} act on different vectors, so that they cannot be compared.")

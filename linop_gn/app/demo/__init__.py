@@ -2,7 +2,8 @@
 
 For each backend: the Hessian, Gauss-Newton and block Gauss-Newton operators of
 a small network are validated against dense matrices, and the network is trained
-with Levenberg-Marquardt beside SGD and Adam. See :mod:`.race` for the rules.
+with Levenberg-Marquardt beside SGD and Adam. See :mod:`.race` for the rules. Under
+``torchrun`` it is one run over all processes: :mod:`.processes`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..files import MissingDataError, require_folder
+from . import processes
 from .participants import find
 from .problem import Problem, load, one_thread
 from .report import write
@@ -29,6 +31,8 @@ BUDGET, QUICK_BUDGET = 500, 60
 def command(options: argparse.Namespace) -> int:
     """Run the demo; 0 if every operator passed, 1 if one did not, 2 if something is not installed."""
     console = Console(highlight=False)
+    if processes.started() > 1:
+        return processes.command(options.quick, options.backend, console)
     begin, folder = time.perf_counter(), require_folder(options.out)
     try:
         problem, outcomes, missing = run(options.backend, options.quick, console)

@@ -104,7 +104,13 @@ def evaluated(settings: Settings, term: Term, x: Vector) -> tuple[Batch, Array]:
     hessian = loss.of_batch(term.batch.place).hessian(xp, z, term.batch.targets, term.batch.weights)
     weights = hessian.weights if isinstance(hessian, Weighted) else None
     plans = plan(made.uses, made.otherwise, term.space, settings)
-    return Batch(ops, made, plans, hessian.columns(xp, z), weights, settings, _examples(made)), term.weight(z)
+    examples = _examples(made)
+    if not examples:
+        raise ValueError(
+            "Kronecker factors are of inputs and outputs, and a batch has no example at all: leave it out. Where the "
+            "data are shared out over processes, each needs one, if with a weight of zero."
+        )
+    return Batch(ops, made, plans, hessian.columns(xp, z), weights, settings, examples), term.weight(z)
 
 
 def _examples(made: Uses) -> int:

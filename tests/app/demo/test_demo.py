@@ -2,14 +2,17 @@
 
 import json
 import re
+import socket
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import linop_gn as lg
 from linop_gn.app.cli import main
 from linop_gn.app.demo import problem as problems
+from linop_gn.app.demo import processes
 from linop_gn.app.demo.participants import find, precision
 from linop_gn.app.demo.race import Entry, first_order, levenberg_marquardt, passes_of, plans
 from linop_gn.app.demo.report import findings
@@ -180,3 +183,24 @@ def test_the_reports_numbers_are_those_of_the_run(tmp_path, capsys):
     best = outcomes["numpy"].entries[0].best
     assert float(shown["final loss"]) == pytest.approx(best.losses[-1], rel=0.01)
     assert json.loads(shown["products"]) == best.products
+
+
+def test_processes_of_a_framework_without_groups_are_told_so(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["demo", "--quick", "--backend", "numpy"]) == 2
+    assert "2 processes were started, and numpy cannot work together" in capsys.readouterr().out
+
+
+@pytest.mark.skipif("torch" not in NAMES, reason="torch has the process groups")
+def test_under_torchrun_a_run_over_all_processes_is_that_of_one(monkeypatch, capsys):
+    """Of one process here; ``support/process_checks.py`` has three."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in (("RANK", 0), ("WORLD_SIZE", 1), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", port)):
+        monkeypatch.setenv(name, str(value))
+    assert processes.started() == 1
+    assert processes.command(True, ["torch"], Console(width=120)) == 0
+    printed = capsys.readouterr().out
+    for words in ("1 processes", "one process", "280", "one all-reduce of 644 numbers"):
+        assert words in printed
