@@ -4,6 +4,7 @@
     tests     the test suite and the doctests, with every CPU framework
     tests_full  the same with every draw on every framework: the full cross product (an hour)
     processors  the solvers' tests under each kernel of BLAS, torch and XLA that this host can run
+    devices   the tests of many devices: eight that JAX makes of this host, and processes of torch
     kills     runs with checkpoints are killed a hundred times, in both kinds of files
     lint      ruff
     types     mypy --strict on linop_gn
@@ -145,6 +146,13 @@ def doctor(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests and doctests with every CPU framework."""
     run_tests(session, cpu(session), *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def devices(session: nox.Session) -> None:
+    """Run the tests of many devices on eight that JAX makes of this host, and on processes of torch."""
+    eight = " ".join((XLA_FLAGS, *QUICK_TO_COMPILE, "--xla_force_host_platform_device_count=8"))
+    run_tests(session, cpu(session), "-m", "devices", "tests/distributed", *session.posargs, XLA_FLAGS=eight)
 
 
 @nox.session(venv_backend="none")

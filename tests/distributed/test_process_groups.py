@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.devices
+
 SIZE = 3
 SOURCE = Path(__file__).parents[1] / "support" / "process_checks.py"
 NAMES = [

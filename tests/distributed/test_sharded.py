@@ -19,7 +19,10 @@ jnp = jax.numpy
 from jax.sharding import NamedSharding  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
-pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices: nox -s devices")
+pytestmark = [
+    pytest.mark.devices,
+    pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices: nox -s devices"),
+]
 
 
 class Here(NamedTuple):
