@@ -13,6 +13,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..dispatch import load
+from ..dispatch import available, load
 from ..methods.base import Method
 from .files import MissingDataError, UnusableFileError, require_folder, update_page, with_table, write_whole
 
@@ -125,7 +126,7 @@ def _run(options: argparse.Namespace) -> int:
         write_whole(page, html(told).encode())
         console.print(f"Verdicts and pictures: {page}")
     if told and options.update:
-        update_page(Path(options.update), f"\n{markdown(told)}\n", BEGIN, END)
+        update_page(Path(options.update), f"\n{markdown(told, _elsewhere(folder, told, form))}\n", BEGIN, END)
     if failed:
         print(
             f"linop-gn study: {len(failed)} runs failed, as told above; give the command again when that is mended: "
@@ -133,6 +134,15 @@ def _run(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return 1 if failed or (options.report and not told) else 0
+
+
+def _elsewhere(folder: Path, told: Sequence[Any], form: Any) -> dict[str, dict[str, Any]]:
+    """What is stored of these studies in the same form on other backends."""
+    from linop_gn_studies.store import Store
+
+    names = [name for name in available() if name != form.backend]
+    stores = {s.name: {name: Store(folder, s.name, replace(form, backend=name)) for name in names} for s, _ in told}
+    return {study: {name: store.results() for name, store in of.items()} for study, of in stores.items()}
 
 
 def _listed(entries: Sequence[Any]) -> Table:

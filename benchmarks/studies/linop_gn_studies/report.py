@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -108,8 +108,8 @@ def _spread(found: Sequence[dict[str, Any]]) -> str:
     return "; ".join([*told, *(mixed if len(sources) > 1 else [])])
 
 
-def markdown(found: Found) -> str:
-    """The tables for the documentation."""
+def markdown(found: Found, others: Mapping[str, Mapping[str, Results]] | None = None) -> str:
+    """The tables for the documentation; ``others``: by study and backend, the results on other backends."""
     made = []
     for study, results in found:
         verdicts = study.claims(results)
@@ -129,7 +129,30 @@ def markdown(found: Found) -> str:
             "",
             *(f"{line}\n" for line in origins(results)),
         ]
+        for backend, theirs in (others or {}).get(study.name, {}).items():
+            made += _beside(results, backend, theirs)
     return "\n".join(made)
+
+
+def _beside(ours: Results, backend: str, theirs: Results) -> list[str]:
+    """Runs that were made on another backend too, from the same description and seed: where they end."""
+    twins = {(r["case"], r["entry"], r["seed"]): r for r in ours}
+    pairs = [(twins.get((r["case"], r["entry"], r["seed"])), r) for r in theirs if "train_loss" in r["figures"]]
+    rows = [_twins(one, other) for one, other in pairs if one is not None and one["key"] == other["key"]]
+    if not rows:
+        return []
+    here = next(iter(ours))["backend"]
+    head = f"| run | training loss on {here} | on {backend} | ms a step on {here} | on {backend} |"
+    return [f"The same on {backend}, one seed, at the best rates:", "", head, "|---|---|---|---|---|", *rows, ""]
+
+
+def _twins(one: dict[str, Any], other: dict[str, Any]) -> str:
+    cells = [f"{one['case']}: {one['entry']}"]
+    cells += [f"{r['figures']['train_loss']:.4g}" for r in (one, other)]
+    for r in (one, other):
+        steps, seconds = r["figures"].get("step"), r["figures"].get("seconds")
+        cells.append(f"{1000 * seconds / steps:.2g}" if steps and seconds else "")
+    return f"| {' | '.join(map(_cell, cells))} |"
 
 
 def _outcome(v: Verdict) -> str:
