@@ -102,11 +102,16 @@ class Space:
             _, leaves, structure = ops.flatten(tree)
         except Exception:  # what is no tree for this framework may be one for another
             return None
-        if structure != self.structure or not all(owner_of(x) is ops and ops.is_array(x) for x in leaves):
+        if structure != self.structure or not all(map(ops.is_array, leaves)) or owner_of(leaves[0]) is not ops:
             return None
-        shapes, dtypes, devices = zip(*map(ops.describe, leaves), strict=True)
-        same = shapes == self.shapes and dtypes == self.dtypes and {None, *devices} == {None, self.device}
-        return leaves if same and ops.layout(leaves) == self.layout else None
+        for x, shape, dtype in zip(leaves, self.shapes, self.dtypes, strict=True):
+            if ops.describe(x) != (
+                shape,
+                dtype,
+                self.device,
+            ):  # a leaf that may be anywhere is looked at with all others
+                return None
+        return leaves if ops.layout(leaves) == self.layout else None
 
     @classmethod
     def flat(cls, size: int, like: Array) -> Space:

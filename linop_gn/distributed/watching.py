@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 from ..protocols import Backend, Vector
@@ -57,11 +57,6 @@ def together(
     return [Together(watch, lambda wish: reduction.any(ops, like, wish), reduction.first)]
 
 
-@contextmanager
-def telling(reduction: Reduction | None) -> Iterator[None]:
+def telling(reduction: Reduction | None) -> AbstractContextManager[Any]:
     """What is raised inside, other processes hear of where they wait for this one."""
-    if reduction is None:
-        yield
-    else:
-        with reduction.telling():
-            yield
+    return nullcontext() if reduction is None else reduction.telling()
