@@ -109,7 +109,7 @@ class Space:
                 shape,
                 dtype,
                 self.device,
-            ):  # a leaf that may be anywhere is looked at with all others
+            ):  # which may differ for all together
                 return None
         return leaves if ops.layout(leaves) == self.layout else None
 
