@@ -285,6 +285,31 @@ def test_results_are_kept_apart_by_form_and_backend(tmp_path):
     assert len(other.results()) == 1
 
 
+def test_a_rate_that_was_chosen_on_jax_is_taken_on_another_backend(tmp_path):
+    sweep = Run("bowl", "SGD rate=1", 0, dict)
+    last = Run("bowl", "SGD", 0, dict, after=[sweep])
+    stores = {name: Store(tmp_path, "tiny", Form("cpu", name)) for name in ("jax", "numpy")}
+    assert stores["numpy"].before(last) is None
+    assert len(stores["numpy"].before(sweep)) == 0
+    stores["jax"].keep(sweep, {"figures": {"train_loss": 1.0}}, 1.0)
+    assert [r["entry"] for r in stores["numpy"].before(last)] == ["SGD rate=1"]
+    stores["numpy"].keep(sweep, {"figures": {"train_loss": 2.0}}, 1.0)  # its own, once it is made
+    assert stores["numpy"].before(last).figure("bowl", "SGD rate=1", "train_loss") == [2.0]
+
+
+def test_runs_on_another_backend_stand_beside(tmp_path):
+    def kept(backend, loss):
+        run = Run("bowl", "SGD | fast", 0, dict, settings={"steps": 2})
+        found = {"figures": {"train_loss": loss, "step": 2, "seconds": 0.1}}
+        Store(tmp_path, "tiny", Form("cpu", backend)).keep(run, found, 1.0)
+        return Store(tmp_path, "tiny", Form("cpu", backend)).results()
+
+    ours, theirs = kept("jax", 0.5), kept("numpy", 0.25)
+    told = report.markdown([(tiny(), ours)], {"tiny": {"numpy": theirs, "torch": Results([])}})
+    assert "| bowl: SGD \\| fast | 0.5 | 0.25 | 50 | 50 |" in told
+    assert "on torch" not in told
+
+
 def test_a_run_that_diverged_counts_as_infinite():
     rows = [{"case": "a", "entry": "SGD", "seed": s, "figures": {"loss": v}} for s, v in enumerate((1.0, None))]
     results = Results([*rows, {"case": "a", "entry": "SGD 2", "of": "SGD", "seed": 0, "figures": {"loss": 9.0}}])

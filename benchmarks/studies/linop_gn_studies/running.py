@@ -69,9 +69,11 @@ def run(study: Study, runs: Sequence[Run], store: Store, console: Console) -> tu
             try:
                 if store.has(item):  # another process has made it
                     continue
-                if absent := [r.name for r in item.after if not store.has(r)]:
+                before = store.before(item)
+                if before is None:
+                    absent = [r.name for r in item.after if not store.has(r)]
                     raise RuntimeError(f"it comes after {', '.join(absent)}")
-                found = item.work(tell, store.results(item.after)) if item.after else item.work(tell)
+                found = item.work(tell, before) if item.after else item.work(tell)
             except (MissingDataError, OSError, UnusableFileError):
                 raise
             except Exception as error:  # of a method of anybody's: the other runs are not to blame

@@ -11,6 +11,7 @@ import math
 import os
 import platform
 from collections.abc import Container, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -48,7 +49,7 @@ class Store:
     """The results of one study in one form, under ``folder``."""
 
     def __init__(self, folder: Path, study: str, form: Form) -> None:
-        self.form = form
+        self.form, self._place = form, (folder, study)
         self.folder = folder / study / (form.name if form.backend == "jax" else f"{form.name}-{form.backend}")
 
     def path(self, run: Run) -> Path:
@@ -87,6 +88,13 @@ class Store:
         if runs is not None:
             return Results(found for run in runs if (found := self._of(run)) is not None)
         return Results(_read(path) for path in sorted(self.folder.glob("*.json")) if path not in but)
+
+    def before(self, run: Run) -> Results | None:
+        """What the runs left that ``run`` comes after: here, or on JAX, whose choice of rates counts elsewhere too."""
+        for store in (self, Store(*self._place, replace(self.form, backend="jax"))):
+            if all(map(store.has, run.after)):
+                return store.results(run.after)
+        return None
 
     def outdated(self, runs: Iterable[Run]) -> set[Path]:
         """Files that are kept of these runs with other settings, as a run that was left out leaves them."""
