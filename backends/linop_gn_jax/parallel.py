@@ -64,8 +64,8 @@ class JaxDevices:
         if not (isinstance(axes, tuple) and axes and all(isinstance(axis, str) for axis in axes)):
             raise TypeError(
                 "lg.distributed.DataParallel: in JAX the group is the axis of the mesh along which the examples are "
-                f"cut, as a name or a tuple of names, inside jax.shard_map; got {group!r}. Outside of shard_map, arrays "
-                "that are sharded along the examples need no group."
+                f"cut, as a name or a tuple of names, inside jax.shard_map; got {group!r}. Outside of it, arrays that "
+                "are sharded along the examples need no group."
             )
         made = OverAxes(axes)
         self.apart((), made)

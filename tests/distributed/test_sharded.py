@@ -5,6 +5,7 @@ Runs where there are eight devices: ``nox -s devices``, which makes them of one 
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -219,12 +220,12 @@ def layers(params: Any, x: Any) -> Any:
 def test_memory_of_a_device_is_that_of_its_share_and_one_gathered_layer():
     """CG on eight devices takes what CG on one takes for an eighth of the parameters."""
 
-    def taken(params: Any, data: Any) -> tuple[int, int]:
+    def taken(params: Any, data: Any) -> tuple[int, Any]:
         fit = lg.Objective(layers, lg.losses.SquaredError(), data)
         A = lg.Damped(lg.GGN(fit, params), 0.1).prepare()
         b = A.domain.pack(fit.gradient(params))
-        product = lowered(lambda A, b: A.apply(b), A, b).memory_analysis()
-        return lowered(lambda A, b: lg.solve(A, b).x, A, b).memory_analysis().temp_size_in_bytes, product
+        cg = lowered(lambda A, b: lg.solve(A, b).x, A, b).memory_analysis().temp_size_in_bytes
+        return cg, lowered(lambda A, b: A.apply(b), A, b)
 
     W, x = RNG.standard_normal((LAYERS, WIDTH, WIDTH)) / 8, RNG.standard_normal((16, WIDTH))
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -233,4 +234,15 @@ def test_memory_of_a_device_is_that_of_its_share_and_one_gathered_layer():
     share, _ = taken(jnp.asarray(W[:, : WIDTH // 8]), (jnp.asarray(x[:2]), jnp.asarray(x[:2])))
     layer, vector, activations = W[0].nbytes, W.nbytes / 8, LAYERS * x[:2].nbytes
     assert cg <= 1.2 * share + layer + activations
-    assert product.temp_size_in_bytes <= 1.2 * (vector + 2 * layer + 2 * activations)
+    assert product.memory_analysis().temp_size_in_bytes <= 1.2 * (vector + 2 * layer + 2 * activations)
+    sent = re.findall(r"= f64\[([\d,]+)\]\S* (all-gather|all-reduce)\(", product.as_text())  # of one layer, in loops
+    sizes = sorted((kind, math.prod(map(int, shape.split(",")))) for shape, kind in sent)
+    assert sizes == [("all-gather", W[0].size)] * 3 + [("all-reduce", W[0].size)]  # as docs/many_devices.md counts
+
+
+def test_data_parallel_products_send_one_number_for_each_parameter():
+    here = spread("data-parallel")
+    text = lowered(lambda A, v: A.apply(v), here.ggn.prepare(), here.ggn.domain.pack(here.gradient)).as_text()
+    (shapes,) = re.findall(r" = (\S.*?) all-reduce\(", text)
+    sizes = [math.prod(map(int, shape.split(","))) for shape in re.findall(r"f64\[([\d,]+)\]", shapes)]
+    assert sum(sizes) == here.ggn.domain.size
