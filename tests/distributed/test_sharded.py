@@ -184,7 +184,7 @@ def test_sharded_parameters_add_two_sums_of_numbers_to_a_step_of_cg(layout):
 
 def test_numbers_are_those_of_any_number_of_devices_and_the_same_bit_for_bit_on_one_layout():
     found = []
-    for devices in (1, 4, 8, 8):
+    for devices in (1, 2, 8, 8):
         here = spread("fully sharded", devices=devices)
         made = lg.solve(lg.Damped(here.ggn, 0.1), here.gradient, lg.CG(rtol=1e-12))
         found.append((made.x, int(made.steps)))

@@ -21,7 +21,6 @@ pytestmark = [
 
 # Explicit axes want to be told how what is contracted comes out, and that parameters are gathered where they are used.
 SPLIT = {  # of W1 and W2 where they are used, of the outputs
-    "data-parallel": (P(), P(), P("data")),
     "split by tensor": (P(None, "model"), P("model"), P(None, None)),
     "fully sharded": (P(), P(), P("data")),
     "data and model": (P(None, "model"), P("model"), P("data")),
@@ -46,7 +45,7 @@ def solved(objective: Any, params: Any) -> Any:
     return lg.solve(lg.Damped(lg.GGN(objective, params), 0.1), objective.gradient(params), CG).x
 
 
-@pytest.mark.parametrize("layout", ["data-parallel", "split by tensor", "data and model"])
+@pytest.mark.parametrize("layout", ["split by tensor", "data and model"])
 def test_products_solves_and_matrices(layout):
     here, there = explicit(layout), one()
     with jax.set_mesh(here.data[0].sharding.mesh):
