@@ -289,6 +289,23 @@ class Space:
         made = self.backend.asarray(make(shape), self.dtype, self.device)
         return made if self.layout is None else self.join(self.backend.split(made, self.shapes, self.dtypes))
 
+    def in_order(self, vector: Vector) -> np.ndarray[Any, Any]:
+        """A flat vector (n,), or columns, on the host in the order of the leaves, whatever the layout."""
+        ops = self.backend
+        if self.layout is None:
+            return np.asarray(ops.to_numpy(vector))
+        leaves = self.layout.split(vector, (ops.describe(vector)[1],) * len(self.shapes))
+        return np.concatenate([np.reshape(ops.to_numpy(leaf), (-1, *vector.shape[1:])) for leaf in leaves])
+
+    def from_order(self, host: np.ndarray[Any, Any], dtype: str) -> Vector:
+        """The inverse of :meth:`in_order`."""
+        if self.layout is None:
+            return self.backend.asarray(host, dtype, self.device)
+        ends = np.cumsum([math.prod(shape) for shape in self.shapes]).tolist()
+        parts = zip(np.split(host, ends[:-1]), self.shapes, strict=True)
+        leaves = [self.backend.asarray(part.reshape(shape + host.shape[1:]), dtype) for part, shape in parts]
+        return self.layout.pack(leaves, dtype)
+
     def part(self, leaves: tuple[int, ...]) -> Space:
         """The space of these leaves alone: a flat dict by name."""
         if self.names == ("",):

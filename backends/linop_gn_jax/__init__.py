@@ -18,6 +18,7 @@ from .calculus import JaxCalculus
 from .compiled import all_unguarded, compilations, unguarded
 from .factors import JaxFactors
 from .loops import JaxLoops
+from .parallel import JaxDevices
 from .pytrees import register_record
 from .stores import JaxStores
 
@@ -25,7 +26,7 @@ __all__ = ["JaxBackend", "backend"]
 
 
 @all_unguarded
-class JaxBackend(JaxArrays, JaxArithmetic, JaxFactors, JaxStores, JaxBases, JaxLoops, BackendDefaults):
+class JaxBackend(JaxArrays, JaxArithmetic, JaxFactors, JaxStores, JaxBases, JaxLoops, JaxDevices, BackendDefaults):
     """The one instance is :data:`backend`."""
 
     contract = 1

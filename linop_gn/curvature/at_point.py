@@ -87,7 +87,10 @@ class Products(LinearOperator):
         if self.reduce is None:
             return self._over_pieces(self.product, v)
         with telling(self.reduce):
-            return self.reduce.sum(self.backend, [self._over_pieces(self.product, v)])[0]
+            own = self._over_pieces(self.product, v)
+            if isinstance(own, tuple):  # of leaves
+                return tuple(self.reduce.sum(self.backend, own))
+            return self.reduce.sum(self.backend, [own])[0]
 
     def matmat(self, v: Vector) -> Vector:
         if self.reduce is None:

@@ -208,9 +208,7 @@ def _numbered(ops: Backend, batches: tuple[Batch, ...], reduction: Reduction | N
             count = ops.flatten((batch.inputs, batch.targets, batch.weights))[1][0].shape[0]
             place = ops.asarray(np.arange(first, first + count, dtype=np.int32), "int32")
             first += count - 1
-        elif reduction is not None:
-            place = reduction.place(first)
-        made.append(replace(batch, place=place))
+        made.append(replace(batch, place=place if reduction is None else reduction.place(place)))
         first += 1
     return tuple(made)
 

@@ -70,7 +70,7 @@ class Objective(Terms):
         Where each of several processes has a share of the data: a function of a flat array that returns its sum over
         the processes, such as one around mpi4py's ``Allreduce``, or an ``lg.distributed.Reduction``. The objective,
         mean and all, is then that of all shares together. For torch's process groups there is
-        ``lg.distributed.DataParallel``; JAX shards arrays instead.
+        ``lg.distributed.DataParallel``, and so for JAX inside ``shard_map``; outside of it JAX shards arrays.
     l2
         The lambda of a Gaussian prior: 1/2 lambda ||p||^2 is added to the mean or sum, lambda p to the gradient,
         lambda I to GGN and Hessian. A number, or a tree like the parameters of numbers and arrays: data.
@@ -240,11 +240,7 @@ class Objective(Terms):
     def _require_alike(self, space: Space, x: Vector) -> None:
         """Raise where no process can sum, or the processes have other parameters or losses than each other."""
         assert self.reduce is not None
-        if "compiled" in space.backend.capabilities:
-            raise TypeError(
-                f"reduce= is called between products, and {space.backend.name} compiles whole solves: share the data "
-                "out over its devices instead, as arrays that are sharded along the examples."
-            )
+        space.backend.apart(x, self.reduce)
         loss = None if self.loss is None else (type(self.loss).__qualname__, self.loss.reduction)
         told = self.host, loss, space.names, space.shapes, space.dtypes, space.dtype
         self.reduce.require_known(space.backend, x, told, _UNLIKE)

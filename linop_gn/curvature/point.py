@@ -104,6 +104,12 @@ class Point:
         slots.made = slots.made or _Made()
         return slots.made  # type: ignore[no-any-return]
 
+    @property
+    def own(self) -> Vector | tuple[Array, ...]:
+        """x where it is differentiated: what comes of it is of this process alone, until it is summed, once."""
+        reduction = self.objective.reduce
+        return self.where if reduction is None else self.space.backend.apart(self.where, reduction)
+
     def share(self, other: Point) -> None:
         """Use the summaries of ``other``, a point at the same values, and make them for it."""
         memo(self).made = other._made
@@ -307,15 +313,13 @@ def _sums_of(visit: Visit, term: Term, x: Vector) -> Sums:
 
 def _over_memory(visit: Callable[..., tuple[Sums, Any]], point: Point, *shared: Array) -> Summary:
     """The sums over all batches in memory, and the piece of each; stacked batches go through one loop."""
-    totals, pieces = None, []
+    totals, pieces, where = None, [], point.own
     for term in point.objective.in_memory(point.space):
         if term.batch.stacked:
-            sums, piece = point.space.backend.scan_over(
-                Partial(_of_slice, visit), term.batch, term, point.where, *shared
-            )
+            sums, piece = point.space.backend.scan_over(Partial(_of_slice, visit), term.batch, term, where, *shared)
             piece = None if piece is None else replace(piece, stacked=True)
         else:
-            sums, piece = visit(term, point.where, *shared)
+            sums, piece = visit(term, where, *shared)
         pieces.append(piece)
         totals = sums if totals is None else _add(point, totals, sums)
     assert totals is not None

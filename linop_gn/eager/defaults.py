@@ -14,6 +14,7 @@ from ..protocols import Array, Calculus, Tree
 __all__ = ["BackendDefaults", "CalculusDefaults", "LinearizationDefaults"]
 
 R = TypeVar("R")
+T = TypeVar("T")
 L = TypeVar("L", bound="LinearizationDefaults")
 
 
@@ -72,6 +73,9 @@ class BackendDefaults:
             "sums a flat array over them, lg.Objective(..., reduce=all_reduce), as docs/many_devices.md shows for "
             "mpi4py."
         )
+
+    def apart(self, x: T, reduction: Any) -> T:
+        return x
 
 
 class CalculusDefaults:

@@ -4,8 +4,9 @@ A file holds the arrays and numbers of a method's state, where the run began, th
 and the place in the stream of batches. It is a safetensors file where that package is installed, else
 npz; nothing in it is a pickle. It is written beside its place, forced to the disk and renamed, and the
 one before is kept as ``<path>.before``. A linearisation that is no tree of arrays (torch's is a graph) is
-not written but made again at x, by the same operations. So is what is of one process's share of the data: a
-state belongs to no number of processes. Of several the first writes.
+not written but made again at x, by the same operations. So is what is of one process's share of the data, or of
+sharded parameters, whose vectors are written in the order of the leaves: a state belongs to no number of processes or
+devices. Of several processes the first writes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ..distributed.agreed import Agreed
 from ..operators.base import LinearOperator
 from ..protocols import Backend
 from ..records import closed, data_fields, memo, opened
+from ..spaces import Space
 from .base import ServedMethod
 from .cursor import Cursor
 from .generators import Generators
@@ -149,14 +151,14 @@ def restored(
     for name, kept in header["fields"].items():
         like, again = getattr(own, name), name in served.method.of_data
         names, leaves, structure = ops.flatten(like if again else opened(like))
-        if again and (not kept or _is_of_shares(like)):
+        if again and (not kept or _is_of_shares(like) or space.layout is not None):
             continue
         if [leaf["name"] for leaf in kept] != names:
             raise ValueError(f"the state in {path} has {name} of another structure: was the data's shape another one?")
-        filled = [_leaf(ops, arrays, leaf, like) for leaf, like in zip(kept, leaves, strict=True)]
+        filled = [_leaf(ops, arrays, leaf, like, space) for leaf, like in zip(kept, leaves, strict=True)]
         made = ops.unflatten(structure, filled)
         values[name] = made if again else closed(like, made)
-    start = _leaf(ops, arrays, header["start"], problem.start)
+    start = _leaf(ops, arrays, header["start"], problem.start, space)
     state = own._replace(**values)
     problem = dataclasses.replace(problem, start=start)
     anew = [name for name in own._fields if name not in values]
@@ -203,10 +205,10 @@ def _write(path: Path, state: State, batches: Any, drawn: Any) -> None:
     fields = {}
     for name, value in zip(own._fields, own, strict=True):
         names, leaves, _ = ops.flatten(value if name in state.method.of_data else opened(value))
-        if _is_of_shares(value) and name in state.method.of_data:
+        if name in state.method.of_data and (_is_of_shares(value) or state.space.layout is not None):
             continue
         if all(is_written(ops, leaf) for leaf in leaves):
-            fields[name] = [_kept(ops, arrays, *pair) for pair in zip(names, leaves, strict=True)]
+            fields[name] = [_kept(ops, arrays, *pair, state.space) for pair in zip(names, leaves, strict=True)]
         elif name not in state.method.of_data:
             kind = next(type(leaf).__qualname__ for leaf in leaves if not is_written(ops, leaf))
             raise TypeError(
@@ -217,7 +219,7 @@ def _write(path: Path, state: State, batches: Any, drawn: Any) -> None:
         "format": _FORMAT,
         "settings": _settings(state),
         "fields": fields,
-        "start": _kept(ops, arrays, "", state.start),
+        "start": _kept(ops, arrays, "", state.start, state.space),
         "batches": _plain(ops, arrays, batches),
         "drawn": _plain(ops, arrays, drawn),
     }
@@ -246,22 +248,33 @@ def _is_of_shares(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and any(_is_of_shares(getattr(value, name)) for name in data_fields(value))
 
 
-def _kept(ops: Backend, arrays: dict[str, Any], name: str, leaf: Any) -> dict[str, Any]:
-    """What the header says of a leaf; arrays go into ``arrays``."""
+def _is_laid_out(space: Space | None, leaf: Any) -> bool:
+    """Whether it is a vector, or columns, in an order that devices have and files have not."""
+    if space is None or space.layout is None or not space.backend.is_array(leaf):
+        return False
+    shape = space.backend.describe(leaf)[0]
+    return shape[:1] == (space.width,) and len(shape) <= 2
+
+
+def _kept(ops: Backend, arrays: dict[str, Any], name: str, leaf: Any, space: Space | None = None) -> dict[str, Any]:
+    """What the header says of a leaf; arrays go into ``arrays``, vectors of ``space`` in the order of its leaves."""
     if isinstance(leaf, np.generic):
         leaf = leaf.item()
     if leaf is None or isinstance(leaf, (bool, int, float)):
         return {"name": name, "value": leaf}
     key = str(len(arrays))
     dtype = ops.describe(leaf)[1] if ops.is_array(leaf) else "host"
-    array = np.asarray(ops.to_numpy(leaf) if ops.is_array(leaf) else leaf)
+    if space is not None and _is_laid_out(space, leaf):
+        array = space.in_order(leaf)
+    else:
+        array = np.asarray(ops.to_numpy(leaf) if ops.is_array(leaf) else leaf)
     if dtype == "bfloat16":  # NumPy has none: the upper half of a float32
         array = (np.ascontiguousarray(array, np.float32).view(np.uint32) >> 16).astype(np.uint16)
     arrays[key] = array
     return {"name": name, "array": key, "dtype": dtype}
 
 
-def _leaf(ops: Backend, arrays: dict[str, Any], kept: dict[str, Any], like: Any) -> Any:
+def _leaf(ops: Backend, arrays: dict[str, Any], kept: dict[str, Any], like: Any, space: Space | None = None) -> Any:
     """The leaf again, where ``like`` is."""
     if "array" not in kept:
         return kept["value"]
@@ -270,6 +283,8 @@ def _leaf(ops: Backend, arrays: dict[str, Any], kept: dict[str, Any], like: Any)
         return array
     if dtype == "bfloat16":
         array = (array.astype(np.uint32) << 16).view(np.float32)
+    if space is not None and _is_laid_out(space, like):
+        return space.from_order(array, dtype)
     return ops.asarray(array, dtype, None if like is None else ops.describe(like)[2])
 
 

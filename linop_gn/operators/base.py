@@ -272,8 +272,8 @@ class LinearOperator:
         if self.domain.layout is None and self.codomain.layout is None:
             return run(LinearOperator.apply, self, eye)
         leaves = ops.split(eye, self.domain.shapes, self.domain.dtypes)  # in the order of the leaves, not the devices
-        made, xp = self.codomain.split(run(LinearOperator.apply, self, self.domain.join(leaves))), ops.namespace()
-        return xp.concat([xp.reshape(leaf, (-1, self.domain.size)) for leaf in made])
+        made = self.codomain.split(run(LinearOperator.apply, self, self.domain.join(leaves)))
+        return ops.namespace().reshape(ops.pack(made, self.dtype), (-1, self.domain.size))
 
     def __repr__(self) -> str:
         known = "psd" if self.psd else "symmetric" if self.symmetric else "general"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 __all__ = ["Processes"]
+
+T = TypeVar("T")
 
 
 class Processes(Protocol):
@@ -14,5 +16,15 @@ class Processes(Protocol):
         """The :class:`linop_gn.distributed.Reduction` over a group, and the model without a wrapper for processes.
 
         ``group`` None is all processes, or the group of the wrapper. A framework without groups says what to do.
+        """
+        ...
+
+    def apart(self, x: T, reduction: Any) -> T:
+        """The parameters as those of one of the processes that ``reduction`` sums over, to be differentiated there.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where products cannot call this reduction.
         """
         ...

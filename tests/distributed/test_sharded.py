@@ -5,9 +5,9 @@ Runs where there are eight devices: ``nox -s devices``, which makes them of one 
 
 from __future__ import annotations
 
+import math
 import re
-from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +18,21 @@ jax = pytest.importorskip("jax")
 jnp = jax.numpy
 from jax.sharding import NamedSharding  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
+from sharded import (  # noqa: E402
+    DATA,
+    PARAMS,
+    RNG,
+    SHAPES,
+    SHARDED,
+    Here,
+    close,
+    collectives,
+    host,
+    laid_out_like,
+    lowered,
+    one,
+    spread,
+)
 
 pytestmark = [
     pytest.mark.devices,
@@ -25,76 +40,7 @@ pytestmark = [
 ]
 
 
-class Here(NamedTuple):
-    """A problem on some devices."""
-
-    params: Any
-    data: tuple[Any, Any]
-
-    @property
-    def objective(self) -> lg.Objective:
-        return lg.Objective(model, lg.losses.SquaredError(), self.data)
-
-    @property
-    def ggn(self) -> Any:
-        return lg.GGN(self.objective, self.params)
-
-    @property
-    def gradient(self) -> Any:
-        return self.objective.gradient(self.params)
-
-
-def model(p: Any, x: Any) -> Any:
-    return jnp.tanh(x @ p["W1"] + p["b1"]) @ p["W2"] + p["b2"]
-
-
-RNG = np.random.default_rng(0)
-SHAPES = {"W1": (6, 16), "W2": (16, 8), "b1": (16,), "b2": (8,)}
-PARAMS = {name: RNG.standard_normal(shape) / 2 for name, shape in SHAPES.items()}
-DATA = RNG.standard_normal((24, 6)), RNG.standard_normal((24, 8))
-LAYOUTS = {
-    "split by tensor": ((8,), ("model",), {"W1": P(None, "model"), "b1": P("model"), "W2": P("model"), "b2": P()}, P()),
-    "fully sharded": ((8,), ("data",), {"W1": P(None, "data"), "b1": P(), "W2": P("data"), "b2": P()}, P("data")),
-    "data and model": (
-        (4, 2),
-        ("data", "model"),
-        {"W1": P(None, ("data", "model")), "b1": P("model"), "W2": P("model", "data"), "b2": P()},
-        P("data"),
-    ),
-}
-
-
-def data_of(params: Any) -> tuple[np.ndarray, np.ndarray]:
-    return DATA[0], DATA[1][:, : params["b2"].size]
-
-
-def one(params: Any = PARAMS) -> Here:
-    return Here(jax.tree.map(jnp.asarray, params), tuple(map(jnp.asarray, data_of(params))))
-
-
-def spread(layout: str, params: Any = PARAMS) -> Here:
-    shape, names, specs, batch = LAYOUTS[layout]
-    mesh = jax.make_mesh(shape, names, axis_types=(jax.sharding.AxisType.Auto,) * len(shape))
-    put = {name: jax.device_put(x, NamedSharding(mesh, specs[name])) for name, x in params.items()}
-    return Here(put, tuple(jax.device_put(x, NamedSharding(mesh, batch)) for x in data_of(params)))
-
-
-def host(tree: Any) -> list[np.ndarray]:
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
-
-
-def close(got: Any, want: Any, rtol: float = 1e-12) -> None:
-    for a, b in zip(host(got), host(want), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * max(1e-300, np.abs(b).max()))
-
-
-def laid_out_like(tree: Any, params: Any) -> bool:
-    """Whether nothing came back more replicated than the parameters."""
-    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(params), strict=True)
-    return all(a.sharding.is_equivalent_to(b.sharding, a.ndim) for a, b in pairs)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", SHARDED)
 def test_products_are_those_of_one_device_and_lie_as_the_parameters(layout):
     here, there = spread(layout), one()
     close(here.objective.value(here.params), there.objective.value(there.params))
@@ -129,7 +75,7 @@ SOLVERS = {
 }
 
 
-@pytest.mark.parametrize(("solver", "layout"), [*zip(SOLVERS, [*LAYOUTS] * 3, strict=True)])
+@pytest.mark.parametrize(("solver", "layout"), [*zip(SOLVERS, SHARDED * 3, strict=True)])
 def test_solvers(solver, layout):
     def solved(h: Here) -> lg.Solution:
         start = h.gradient if solver == "CG from a start" else None
@@ -170,12 +116,12 @@ def test_least_squares_krylov_spaces_and_estimates(layout):
 METHODS = {
     "LM": lg.LevenbergMarquardt(solver=lg.CG(rtol=1e-12)),
     "SGN": lg.SGN(steps=10),
-    "trust region": lg.TrustRegion(),
+    "trust region": lg.TrustRegion(descent=lg.descents.Steihaug()),
     "Adam": lg.FirstOrder(rate=0.01),
 }
 
 
-@pytest.mark.parametrize(("method", "layout"), [*zip(METHODS, [*LAYOUTS, "fully sharded"], strict=True)])
+@pytest.mark.parametrize(("method", "layout"), [*zip(METHODS, [*SHARDED, "fully sharded"], strict=True)])
 def test_training_takes_the_steps_of_one_device(method, layout):
     here, there = spread(layout), one()
     got, want = (lg.minimize(h.objective, h.params, METHODS[method], max_steps=10) for h in (here, there))
@@ -213,39 +159,15 @@ def test_what_a_layout_does_not_know_is_said():
         here.ggn @ jnp.ones(here.ggn.domain.width)
 
 
-def collectives(program: Any, part: str = "") -> Counter[str]:
-    """The collectives in a compiled program, or in the bodies of its loops."""
-    text = program.as_text()
-    bodies = set(re.findall(r"body=%?([\w.\-]+)", text))
-    found: Counter[str] = Counter()
-    for block in re.split(r"\n(?=%|ENTRY)", text):
-        if part == "loops" and block.split(" ")[0].lstrip("%") not in bodies:
-            continue
-        for made, kind in re.findall(
-            r" = (\S.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(", block
-        ):
-            found["scalar" if re.fullmatch(r"\(?f64\[\](, f64\[\])*\)?", made) else kind] += 1
-    return found
-
-
-def lowered(function: Any, *arguments: Any) -> Any:
-    return jax.jit(function).lower(*arguments).compile()
-
-
 def test_a_product_of_data_parallel_parameters_is_one_all_reduce_and_a_step_of_cg_none_more():
-    shape, names, _, batch = LAYOUTS["fully sharded"]
-    mesh = jax.make_mesh(shape, names, axis_types=(jax.sharding.AxisType.Auto,))
-    here = Here(
-        jax.device_put(PARAMS, NamedSharding(mesh, P())),
-        tuple(jax.device_put(x, NamedSharding(mesh, batch)) for x in DATA),
-    )
+    here = spread("data-parallel")
     A = lg.Damped(here.ggn, 0.1).prepare()
     v = A.domain.pack(here.gradient)
     assert collectives(lowered(lambda A, v: A.apply(v), A, v)) == {"all-reduce": 1}
     assert collectives(lowered(lambda A, v: lg.solve(A, v).x, A, v), "loops") == {"all-reduce": 1}
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", SHARDED)
 def test_sharded_parameters_add_two_sums_of_numbers_to_a_step_of_cg(layout):
     here = spread(layout)
     A = lg.Damped(here.ggn, 0.1).prepare()
@@ -258,3 +180,69 @@ def test_sharded_parameters_add_two_sums_of_numbers_to_a_step_of_cg(layout):
     assert all(np.prod([int(n) for n in sizes.split(",")]) <= max(largest, DATA[0].size) for sizes in gathered)
     packing = lowered(lambda g: A.domain.pack(g), here.gradient)
     assert not collectives(packing)
+
+
+def test_numbers_are_those_of_any_number_of_devices_and_the_same_bit_for_bit_on_one_layout():
+    found = []
+    for devices in (1, 2, 8, 8):
+        here = spread("fully sharded", devices=devices)
+        made = lg.solve(lg.Damped(here.ggn, 0.1), here.gradient, lg.CG(rtol=1e-12))
+        found.append((made.x, int(made.steps)))
+    for x, steps in found[1:]:
+        close(x, found[0][0], 1e-10)
+        assert abs(steps - found[0][1]) <= 1
+    for x, y in zip(host(found[-1][0]), host(found[-2][0]), strict=True):
+        assert (x == y).all()
+
+
+def test_a_run_on_eight_devices_goes_on_on_two_and_on_one(tmp_path):
+    """Files hold vectors in the order of the leaves, whatever that of the devices is."""
+    here, method = spread("fully sharded"), METHODS["Adam"]
+    want = lg.minimize(one().objective, one().params, method, max_steps=6).params
+    for there, file in ((here, "of eight"), (one(), "of one")):
+        lg.minimize(there.objective, there.params, method, max_steps=3, checkpoint=tmp_path / file)
+    for there, file in ((one(), "of eight"), (spread("fully sharded", devices=2), "of eight"), (here, "of one")):
+        path = tmp_path / "copy"
+        path.write_bytes((tmp_path / file).read_bytes())
+        got = lg.minimize(there.objective, there.params, method, max_steps=6, checkpoint=path)
+        close(got.params, want, 1e-9)
+        assert laid_out_like(got.params, there.params)
+
+
+LAYERS, WIDTH = 8, 64
+
+
+def layers(params: Any, x: Any) -> Any:
+    """Layer after layer, each gathered where it is used."""
+    return jax.lax.scan(lambda x, W: (jnp.tanh(x[:, : W.shape[0]] @ W), None), x, params)[0]
+
+
+def test_memory_of_a_device_is_that_of_its_share_and_one_gathered_layer():
+    """CG on eight devices takes what CG on one takes for an eighth of the parameters."""
+
+    def taken(params: Any, data: Any) -> tuple[int, Any]:
+        fit = lg.Objective(layers, lg.losses.SquaredError(), data)
+        A = lg.Damped(lg.GGN(fit, params), 0.1).prepare()
+        b = A.domain.pack(fit.gradient(params))
+        cg = lowered(lambda A, b: lg.solve(A, b).x, A, b).memory_analysis().temp_size_in_bytes
+        return cg, lowered(lambda A, b: A.apply(b), A, b)
+
+    W, x = RNG.standard_normal((LAYERS, WIDTH, WIDTH)) / 8, RNG.standard_normal((16, WIDTH))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    params = jax.device_put(W, NamedSharding(mesh, P(None, "data")))
+    cg, product = taken(params, tuple(jax.device_put(x, NamedSharding(mesh, P("data"))) for _ in range(2)))
+    share, _ = taken(jnp.asarray(W[:, : WIDTH // 8]), (jnp.asarray(x[:2]), jnp.asarray(x[:2])))
+    layer, vector, activations = W[0].nbytes, W.nbytes / 8, LAYERS * x[:2].nbytes
+    assert cg <= 1.2 * share + layer + activations
+    assert product.memory_analysis().temp_size_in_bytes <= 1.2 * (vector + 2 * layer + 2 * activations)
+    sent = re.findall(r"= f64\[([\d,]+)\]\S* (all-gather|all-reduce)\(", product.as_text())  # of one layer, in loops
+    sizes = sorted((kind, math.prod(map(int, shape.split(",")))) for shape, kind in sent)
+    assert sizes == [("all-gather", W[0].size)] * 3 + [("all-reduce", W[0].size)]  # as docs/many_devices.md counts
+
+
+def test_data_parallel_products_send_one_number_for_each_parameter():
+    here = spread("data-parallel")
+    text = lowered(lambda A, v: A.apply(v), here.ggn.prepare(), here.ggn.domain.pack(here.gradient)).as_text()
+    (shapes,) = re.findall(r" = (\S.*?) all-reduce\(", text)
+    sizes = [math.prod(map(int, shape.split(","))) for shape in re.findall(r"f64\[([\d,]+)\]", shapes)]
+    assert sum(sizes) == here.ggn.domain.size

@@ -1,0 +1,108 @@
+"""Sharded parameters on meshes with explicit axes, and inside of a user's own ``jit``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import linop_gn as lg
+
+jax = pytest.importorskip("jax")
+jnp = jax.numpy
+from jax.sharding import AxisType  # noqa: E402
+from jax.sharding import PartitionSpec as P  # noqa: E402
+from sharded import Here, close, collectives, laid_out_like, lowered, one, spread  # noqa: E402
+
+pytestmark = [
+    pytest.mark.devices,
+    pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices: nox -s devices"),
+]
+
+# Explicit axes want to be told how what is contracted comes out, and that parameters are gathered where they are used.
+SPLIT = {  # of W1 and W2 where they are used, of the outputs
+    "split by tensor": (P(None, "model"), P("model"), P(None, None)),
+    "fully sharded": (P(), P(), P("data")),
+    "data and model": (P(None, "model"), P("model"), P("data")),
+}
+
+
+def explicit(layout: str) -> Here:
+    first, second, out = SPLIT[layout]
+
+    def model(p: Any, x: Any) -> Any:
+        hidden = jnp.tanh(x @ jax.sharding.reshard(p["W1"], first) + p["b1"])
+        return jnp.dot(hidden, jax.sharding.reshard(p["W2"], second), out_sharding=out) + p["b2"]
+
+    here = spread(layout, kind=AxisType.Explicit)
+    return here._replace(model=model)
+
+
+CG = lg.CG(rtol=1e-12)
+
+
+def solved(objective: Any, params: Any) -> Any:
+    return lg.solve(lg.Damped(lg.GGN(objective, params), 0.1), objective.gradient(params), CG).x
+
+
+@pytest.mark.parametrize("layout", ["split by tensor", "data and model"])
+def test_products_solves_and_matrices(layout):
+    here, there = explicit(layout), one()
+    with jax.set_mesh(here.data[0].sharding.mesh):
+        g = here.gradient
+        close(g, there.gradient)
+        for kind in (lg.Hessian, lambda o, p: lg.BlockGGN(o, p, blocks="leaf")):
+            made = kind(here.objective, here.params) @ g
+            close(made, kind(there.objective, there.params) @ there.gradient)
+            assert laid_out_like(made, here.params)
+        x = solved(here.objective, here.params)
+        close(x, solved(there.objective, there.params), 1e-9)
+        assert laid_out_like(x, here.params)
+        if layout == "split by tensor":
+            close(lg.Damped(here.ggn, 0.3).to_dense(), lg.Damped(there.ggn, 0.3).to_dense())
+
+
+@pytest.mark.parametrize("layout", ["fully sharded"])
+def test_training(layout):
+    here, there = explicit(layout), one()
+    method = lg.LevenbergMarquardt(solver=CG)
+    with jax.set_mesh(here.data[0].sharding.mesh):
+        got = lg.minimize(here.objective, here.params, method, max_steps=3)
+        close(got.params, lg.minimize(there.objective, there.params, method, max_steps=3).params, 1e-8)
+        assert laid_out_like(got.params, here.params)
+
+
+@pytest.mark.parametrize("layout", ["data and model"])
+def test_inside_jit_the_types_tell_the_layout(layout):
+    here, there = explicit(layout), one()
+
+    def whole(params: Any, data: Any) -> Any:
+        return solved(here._replace(data=data).objective, params)
+
+    with jax.set_mesh(here.data[0].sharding.mesh):
+        program = lowered(whole, here.params, here.data)
+        x = program(here.params, here.data)
+    close(x, solved(there.objective, there.params), 1e-9)
+    assert laid_out_like(x, here.params)
+    assert collectives(program, "loops")["scalar"] <= 2
+
+
+def test_inside_jit_on_an_auto_mesh_points_bring_their_layout():
+    """Types tell nothing there; numbers are right all the same, and a point or operator made outside knows."""
+    here, there = spread("split by tensor"), one()
+    want = solved(there.objective, there.params)
+
+    def whole(params: Any, data: Any) -> Any:
+        return solved(here._replace(data=data).objective, params)
+
+    close(jax.jit(whole)(here.params, here.data), want, 1e-9)
+
+    def brought(point: Any) -> Any:
+        return lg.solve(lg.Damped(lg.GGN(point), 0.1), point.gradient_tree, CG).x
+
+    point = here.objective.at(here.params)
+    program = lowered(brought, point)
+    x = program(point)
+    close(x, want, 1e-9)
+    assert laid_out_like(x, here.params)
+    assert collectives(program, "loops")["scalar"] <= 2

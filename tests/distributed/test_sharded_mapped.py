@@ -1,0 +1,107 @@
+"""Data-parallel objectives inside ``shard_map``: summed once, with and without ``check_vma``, in any batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import linop_gn as lg
+
+jax = pytest.importorskip("jax")
+jnp = jax.numpy
+from jax.sharding import PartitionSpec as P  # noqa: E402
+from sharded import DATA, PARAMS, close, collectives, model, one  # noqa: E402
+
+pytestmark = [
+    pytest.mark.devices,
+    pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices: nox -s devices"),
+]
+
+
+def everywhere(work: Any, *data: Any, batches: int = 1, vma: bool = True) -> Any:
+    """work(objective, params) on eight devices, each with its rows in batches; and the compiled program."""
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def mapped(params: Any, data: Any) -> Any:
+        parts = list(zip(*(jnp.split(x, batches) for x in data), strict=True))
+        own = lg.Objective(model, lg.losses.SquaredError(), parts if batches > 1 else parts[0])
+        return work(lg.distributed.DataParallel(own, "d"), params)
+
+    program = jax.jit(jax.shard_map(mapped, mesh=mesh, in_specs=(P(), P("d")), out_specs=P(), check_vma=vma))
+    given = jax.tree.map(jnp.asarray, (PARAMS, data))
+    return program(*given), program.lower(*given).compile
+
+
+def products(fit: Any, p: Any) -> Any:
+    g = fit.gradient(p)
+    kinds = lg.GGN, lg.Hessian, lg.EmpiricalFisher, lambda o, p: lg.BlockGGN(o, p, blocks="leaf")
+    return fit.value(p), g, [kind(fit, p) @ g for kind in kinds]
+
+
+@pytest.mark.parametrize(("vma", "batches"), [(True, 1), (True, 3), (False, 1), (False, 3)])
+def test_products_are_summed_once_whatever_the_batches_of_a_device(vma, batches):
+    """netket's case, #2228: batches smaller than the three rows of a device scaled products by the number of these."""
+    got, compiled = everywhere(products, *DATA, batches=batches, vma=vma)
+    close(got, products(one().objective, one().params))
+    assert collectives(compiled())["all-reduce"] <= 7  # value and gradient, once linearised each way; four products
+
+
+@pytest.mark.parametrize("vma", [True, False])
+def test_a_step_of_cg_is_one_all_reduce_and_training_takes_the_steps_of_one_device(vma):
+    def solved(fit: Any, p: Any) -> Any:
+        return lg.solve(lg.Damped(lg.GGN(fit, p), 0.1), fit.gradient(p), lg.CG(rtol=1e-12)).x
+
+    def trained(fit: Any, p: Any) -> Any:
+        return lg.minimize(fit, p, lg.LevenbergMarquardt(solver=lg.CG(rtol=1e-12)), max_steps=3).params
+
+    here = one()
+    got, compiled = everywhere(solved, *DATA, vma=vma)
+    close(got, solved(here.objective, here.params), 1e-9)
+    assert collectives(compiled(), "loops") == {"all-reduce": 1}
+    if vma:
+        close(everywhere(trained, *DATA)[0], trained(here.objective, here.params), 1e-8)
+
+
+def test_the_weight_is_that_of_all_devices():
+    """kfac-jax's case: a normaliser of each device is wrong where they have unlike weights, and one has none."""
+    weights = np.random.default_rng(1).uniform(0.5, 2.0, 24)
+    weights[:5] = 0.0  # all of the first device's
+    whole = lg.Objective(model, lg.losses.SquaredError(), tuple(map(jnp.asarray, (*DATA, weights))))
+    for vma in (True, False):
+        close(everywhere(products, *DATA, weights, vma=vma)[0], products(whole, one().params))
+
+
+def test_thirteen_rows_on_eight_devices():
+    """Rows that make shares even have no weight; what is in their targets does not count, and be it NaN."""
+    x, y, w = np.zeros((16, 6)), np.full((16, 8), np.nan), np.zeros(16)
+    x[:13], y[:13], w[:13] = DATA[0][:13], DATA[1][:13], 1.0
+    whole = lg.Objective(model, lg.losses.SquaredError(), (jnp.asarray(x[:13]), jnp.asarray(y[:13])))
+    close(everywhere(products, x, y, w)[0], products(whole, one().params))
+
+
+def test_devices_draw_other_targets_for_their_examples():
+    """kfac-jax's other case: what was drawn on one device was drawn on others."""
+    x, y = (np.tile(part[:1], (8, 1)) for part in DATA)  # the same example everywhere
+
+    def drawn(fit: Any, p: Any) -> Any:
+        return lg.Fisher(fit, p, samples=1) @ p
+
+    def of(place: int) -> Any:  # as the batch of that place in one process draws
+        data = [(jnp.asarray(x[:1]), jnp.asarray(y[:1]), jnp.full(1, float(i == place))) for i in range(8)]
+        return drawn(lg.Objective(model, lg.losses.SquaredError(), data), one().params)
+
+    close(everywhere(drawn, x, y)[0], jax.tree.map(lambda *parts: sum(parts) / 8, *map(of, range(8))))
+
+
+def test_what_is_no_axis_is_said():
+    fit = one().objective
+    with pytest.raises(ValueError, match=r"sums over d, which no jax.shard_map around it maps"):
+        lg.distributed.DataParallel(fit, "d")
+    with pytest.raises(TypeError, match="in JAX the group is the axis of the mesh"):
+        lg.distributed.DataParallel(fit)
+    with pytest.raises(TypeError, match=r"or inside jax.shard_map by lg.distributed.DataParallel"):
+        lg.Objective(model, lg.losses.SquaredError(), one().data, reduce=lambda x: x).value(one().params)
+    with pytest.raises(ValueError, match="shared out over processes"):
+        everywhere(lambda fit, p: lg.Jacobian(fit, p) @ p, *DATA)
