@@ -152,7 +152,8 @@ def tests(session: nox.Session) -> None:
 def devices(session: nox.Session) -> None:
     """Run the tests of many devices on eight that JAX makes of this host, and on processes of torch."""
     eight = " ".join((XLA_FLAGS, *QUICK_TO_COMPILE, "--xla_force_host_platform_device_count=8"))
-    run_tests(session, cpu(session), "-m", "devices", "tests/distributed", *session.posargs, XLA_FLAGS=eight)
+    chosen = ("-m", "devices", "--dist", "loadfile", "tests/distributed")  # processes are started once for a file
+    run_tests(session, cpu(session), *chosen, *session.posargs, XLA_FLAGS=eight)
 
 
 @nox.session(venv_backend="none")

@@ -113,15 +113,16 @@ def unit_columns(space: Space, first: Scalar, columns: int) -> Array:
     """The columns number ``first`` and following of the identity."""
     ops, xp = space.backend, space.backend.namespace()
     index = indices(space, first, columns)
-    return ops.cast(xp.astype(counter(space)[:, None] == index[None, :], xp.int32), space.dtype)
+    made = ops.cast(xp.astype(counter(space)[:, None] == index[None, :], xp.int32), space.dtype)
+    return _entries(space, made)
 
 
 def _entries(space: Space, drawn: Array) -> Array:
     """``drawn`` with zeros where flat vectors of a layout have no entry."""
-    if space.width == space.size:
-        return drawn
-    real = counter(space) < space.size
-    return space.backend.namespace().where(real if len(drawn.shape) == 1 else real[:, None], drawn, 0)
+    if space.width != space.size:
+        real = counter(space) < space.size
+        drawn = space.backend.namespace().where(real if len(drawn.shape) == 1 else real[:, None], drawn, 0)
+    return drawn if space.layout is None else space.backend.spread(space.layout, drawn)
 
 
 def _place(space: Space) -> dict[str, Any]:

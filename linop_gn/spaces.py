@@ -24,7 +24,7 @@ from .dispatch import backend_of, how_to_bring, owner_of
 from .given import as_tree
 from .protocols import Array, Backend, Tree, Vector
 
-__all__ = ["REAL", "Space", "wide"]
+__all__ = ["REAL", "Space", "require_here", "wide"]
 
 REAL = frozenset({"float16", "bfloat16", "float32", "float64"})
 _WIDTH = {"float16": 1, "bfloat16": 1, "float32": 2, "float64": 3}
@@ -120,6 +120,7 @@ class Space:
         _, dtype, device = backend.describe(like)
         if dtype not in REAL:
             raise TypeError(f"vectors are real floating point, but the array has dtype {dtype}; convert it first.")
+        require_here(backend, like, "what is flat")
         _, _, structure = backend.flatten(like)
         return cls(backend, structure, ("",), ((size,),), (dtype,), dtype, device)
 
@@ -151,17 +152,31 @@ class Space:
         if self.layout is not None:
             raise ValueError(
                 f"{what} is not known where parameters are sharded ({self.layout}): flat vectors are in the order of "
-                "the devices then. Gather the parameters (jax.device_put(params, jax.devices()[0])), or take what "
-                "needs products alone: CG, MINRES, LSMR, Lanczos, estimates."
+                f"the devices then. Gather the parameters ({self._gathering}), or take what needs products alone: CG, "
+                "MINRES, LSMR, Lanczos, estimates."
+            )
+
+    @property
+    def _gathering(self) -> str:
+        """How users gather parameters."""
+        return "jax.device_put(params, jax.devices()[0])" if self.backend.name == "jax" else "p.full_tensor() of each"
+
+    def require_together(self, what: str) -> None:
+        """Raise where each process has a part of vectors, and none of them a matrix of such."""
+        if self.layout is not None and "compiled" not in self.backend.capabilities:
+            raise ValueError(
+                f"{what} needs vectors in one process, and these parameters lie over several ({self.layout}). Gather "
+                f"the parameters ({self._gathering}), or take what needs products alone, such as lg.GGN with lg.CG."
             )
 
     def require_even(self, what: str) -> None:
         """Raise where flat vectors have zeros that are no entry, of which a matrix would be singular."""
+        self.require_together(what)
         if self.width != self.size:
             raise ValueError(
                 f"{what} needs parameters that the {self.layout.devices} devices can share evenly: vectors of these "
                 f"{self.size} entries have {self.width - self.size} zeros besides. Gather the parameters "
-                "(jax.device_put(params, jax.devices()[0])), or take what needs products alone."
+                f"({self._gathering}), or take what needs products alone."
             )
 
     def laid_out(self, leaves: list[Array]) -> list[Array]:
@@ -192,6 +207,8 @@ class Space:
         if not self.backend.is_array(array):
             raise TypeError(f"{where} is {described(array, self.backend.name)}.")
         got_shape, got_dtype, got_device = self.backend.describe(array)
+        if self.layout is None:
+            require_here(self.backend, array, where)
         if shape not in (None, got_shape):
             raise ValueError(f"{where} has shape {got_shape}, expected {shape}.")
         if got_dtype != (dtype or self.dtype):
@@ -364,6 +381,15 @@ def _space(
     if {"float16", "bfloat16"} <= set(dtypes) and _WIDTH[dtype] == 1:
         dtype = "float32"  # neither of the two holds the other's numbers
     return Space(backend, structure, _distinct(names), shapes, dtypes, dtype, next(iter(devices), None), layout)
+
+
+def require_here(backend: Backend, array: Array, where: str) -> None:
+    """Raise for an array that lies over several processes, among what does not."""
+    if "compiled" not in backend.capabilities and backend.layout([array]) is not None:
+        raise TypeError(
+            f"{where} is a {type(array).__qualname__}, of which each process has a part, among arrays that each has "
+            "all of: gather it, on all of them, x.full_tensor()."
+        )
 
 
 def _leaf(name: str, what: str) -> str:

@@ -9,9 +9,9 @@ import torch
 
 from linop_gn.backend import ArrayApiBackend, Calculus, declared
 
-from .arithmetic import TorchArithmetic
+from .arithmetic import ShardedArithmetic
 from .arrays import TorchArrays
-from .bases import TorchBases
+from .bases import ShardedBases
 from .calculus import TorchCalculus
 from .columns import TorchColumns
 from .distributed import TorchProcesses
@@ -25,9 +25,9 @@ __all__ = ["TorchBackend", "backend"]
 
 class TorchBackend(
     TorchArrays,
-    TorchArithmetic,
+    ShardedArithmetic,
     TorchFactors,
-    TorchBases,
+    ShardedBases,
     TorchColumns,
     TorchImplicit,
     TorchProcesses,

@@ -15,15 +15,17 @@ double precision gives 5e-10, 2e-8, 4e-9 and 2e-5 for 60 microseconds more at
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .sharded import is_sharded, largest, local, over_shards, summed
 from .tracking import is_tracked, tracking
 
-__all__ = ["TorchArithmetic"]
+__all__ = ["ShardedArithmetic", "TorchArithmetic"]
 
 _BLOCK = 65536
 _HALF = (torch.float16, torch.bfloat16)
@@ -104,6 +106,47 @@ class TorchArithmetic:
         if isinstance(condition, np.ndarray) and condition.ndim:
             return torch.where(torch.tensor(condition, device=x.device), _plain(x), _plain(y))
         return x if condition else y
+
+
+class ShardedArithmetic(TorchArithmetic):
+    """The same on vectors of which each process has a part: nothing is sent but what an inner product needs."""
+
+    def dot(self, x: Tensor, y: Tensor) -> Any:
+        if type(x) is Tensor:
+            return super().dot(x, y)
+        return summed(super().dot(local(x), local(y)), x) if is_sharded(x) else super().dot(x, y)
+
+    def max_abs(self, x: Tensor) -> Any:
+        if not is_sharded(x):
+            return super().max_abs(x)
+        own = local(x)
+        return largest(super().max_abs(own if own.ndim else own[None]), x)
+
+    def scale(self, a: Any, x: Tensor) -> Tensor:
+        if type(x) is Tensor or not is_sharded(x):
+            return super().scale(a, x)
+        return over_shards(partial(super().scale, a), x)
+
+    def axpy(self, a: Any, x: Tensor, y: Tensor) -> Tensor:
+        if type(y) is Tensor or not is_sharded(y):
+            return super().axpy(a, x, y)
+        return over_shards(partial(super().axpy, a), x, y)
+
+    def axpby(self, a: Any, x: Tensor, b: Any, y: Tensor) -> Tensor:
+        if type(y) is Tensor or not is_sharded(y):
+            return super().axpby(a, x, b, y)
+        plain = super().axpby
+        return over_shards(lambda x, y: plain(a, x, b, y), x, y)
+
+    def subtract(self, x: Tensor, y: Tensor) -> Tensor:
+        if type(y) is Tensor or not is_sharded(y):
+            return super().subtract(x, y)
+        return over_shards(super().subtract, x, y)
+
+    def select(self, condition: Any, x: Tensor, y: Tensor) -> Tensor:
+        if type(y) is Tensor or not is_sharded(y):
+            return super().select(condition, x, y)
+        return over_shards(partial(super().select, condition), x, y)
 
 
 def _columns(x: Tensor) -> Any:

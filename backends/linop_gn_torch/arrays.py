@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .modules import trainable
+from .sharded import is_sharded, layout_of, whole
 from .spread import require_local
 from .tracking import constant
 from .trees import map_tree
@@ -46,9 +47,24 @@ class TorchArrays:
         return trainable(tree) if isinstance(tree, nn.Module) else tree
 
     def describe(self, x: Tensor) -> tuple[tuple[int, ...], str, Hashable]:
-        if type(x) is not Tensor:
-            require_local(x, f"an array of shape {tuple(x.shape)}")
         return tuple(x.shape), str(x.dtype).removeprefix("torch."), str(x.device)
+
+    def layout(self, leaves: Sequence[Any]) -> Any:
+        return layout_of(leaves)
+
+    def spread(self, layout: Any, part: Tensor) -> Tensor:
+        return part if layout is None else layout.spread(part)
+
+    def gathered(self, matrix: Tensor) -> Tensor:
+        return whole(matrix)
+
+    def agreed(self, layout: Any, number: Tensor) -> Tensor:
+        return layout.agreed(number)  # type: ignore[no-any-return]
+
+    def all_finite(self, x: Any) -> bool:
+        if is_sharded(x):
+            return math.isfinite(self.max_abs(x))  # type: ignore[attr-defined]
+        return super().all_finite(x)  # type: ignore[misc,no-any-return]
 
     def pack(self, leaves: Sequence[Tensor], dtype: str) -> Tensor:
         """A new flat tensor, in the order of ``torch.nn.utils.parameters_to_vector``.

@@ -1,4 +1,7 @@
-"""Bases of tensors: written and multiplied in place, and cut from any graph that is being recorded."""
+"""Bases of tensors: written and multiplied in place, and cut from any graph that is being recorded.
+
+Of vectors that lie over processes each has its columns of the basis, and what is projected is summed.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["TorchBases"]
+from .sharded import is_sharded, local, rows_like, summed, vector_like
+
+__all__ = ["ShardedBases", "TorchBases"]
 
 
 class TorchBases:
@@ -26,3 +31,35 @@ class TorchBases:
             return x
         factors = torch.tensor(coefficients[:count], dtype=x.dtype, device=x.device)
         return x.addmv_(basis[:count].T, factors, alpha=-1.0)
+
+
+class ShardedBases(TorchBases):
+    """The same of vectors of which each process has a part."""
+
+    def basis(self, like: Tensor, capacity: int) -> Tensor:
+        made: Tensor = super().basis(local(like), capacity)  # type: ignore[misc]
+        return rows_like(like, made) if is_sharded(like) else made
+
+    def grow(self, basis: Tensor, capacity: int, count: Any) -> Tensor:
+        made: Tensor = super().grow(local(basis), capacity, count)  # type: ignore[misc]
+        return rows_like(basis, made) if is_sharded(basis) else made
+
+    def row(self, basis: Tensor, index: Any) -> Tensor:
+        made: Tensor = super().row(local(basis), index)  # type: ignore[misc]
+        return vector_like(basis, made) if is_sharded(basis) else made
+
+    def store(self, basis: Tensor, index: Any, a: Any, x: Tensor) -> Tensor:
+        super().store(local(basis), index, a, local(x))
+        return basis
+
+    def project(self, basis: Tensor, x: Tensor, count: Any) -> Any:
+        found = super().project(local(basis), local(x), count)  # type: ignore[misc]
+        return summed(found, x) if is_sharded(x) else found
+
+    def deflate(self, basis: Tensor, coefficients: Any, x: Tensor, count: Any) -> Tensor:
+        made = super().deflate(local(basis), coefficients, local(x), count)
+        return x if is_sharded(x) else made
+
+    def combine(self, basis: Tensor, coefficients: Any, count: Any) -> Tensor:
+        made: Tensor = super().combine(local(basis), coefficients, count)  # type: ignore[misc]
+        return vector_like(basis, made) if is_sharded(basis) else made

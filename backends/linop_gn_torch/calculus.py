@@ -32,7 +32,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -46,6 +46,7 @@ from .nan import operation_of_nan, tell_of_nan
 from .precision import as_double
 from .recording import Recording, backward, filled, keeping
 from .safe_ops import math_attention, once_differentiable, step_by_step, twice_differentiable
+from .sharded import Way, layout_of, local
 from .tracking import constant, tracking
 from .trees import map_tree
 from .uses import TorchUses
@@ -53,17 +54,45 @@ from .uses import TorchUses
 __all__ = ["TorchCalculus", "TorchGradientLinearization", "TorchLinearization"]
 
 Leaves = Sequence[Tensor]
+R = TypeVar("R")
 
 
 def _record(
     function: Callable[[list[Tensor]], Tensor], params: Leaves, scalar: bool = False, **kernels: Any
-) -> tuple[Recording, list[Tensor], Tensor]:
-    """The graph of ``function``: what it takes to go through it, its leaves, and its outputs."""
+) -> tuple[Recording, list[Tensor], Tensor, Way | None]:
+    """The graph of ``function``: what it takes to go through it, its leaves, and its outputs.
+
+    Of DTensors the leaves are this process's shards, and the last result is the way from these to what they are of.
+    """
+    function, params, way = _here(function, params)
     recording, leaves = Recording(**kernels), snapshot(params)
     with torch.enable_grad(), unwritten(leaves):
         outputs = recording.make(lambda: function(leaves))
         require_differentiable(outputs, scalar)
-    return recording, leaves, outputs
+    return recording, leaves, outputs, way
+
+
+def _here(
+    function: Callable[[list[Tensor]], R], params: Leaves
+) -> tuple[Callable[[list[Tensor]], R], Leaves, Way | None]:
+    """``function`` and ``params`` on this process."""
+    layout = layout_of(params)
+    if layout is None:
+        return function, params, None
+    way = Way(layout)
+    return way.seen(function), list(map(local, params)), way
+
+
+def _spread(way: Way | None, shards: list[Tensor], chosen: Sequence[int] | None = None) -> list[Tensor]:
+    return shards if way is None else way.layout.wrapped(shards, chosen)
+
+
+def _require_whole(params: Leaves, what: str) -> None:
+    if layout_of(params) is not None:
+        raise ValueError(
+            f"{what} needs whole parameters, and these are DTensors: gather them, p.full_tensor(), or take what needs "
+            "products alone, such as lg.GGN with lg.CG."
+        )
 
 
 def _has_nan(arrays: Sequence[Tensor | None]) -> bool:
@@ -84,18 +113,21 @@ class TorchLinearization(LinearizationDefaults):
         self, function: Callable[[list[Tensor]], Tensor], params: Leaves, cotangent: Callable[[Tensor], Tensor]
     ) -> None:
         with torch.enable_grad(), explained():
-            self._recording, self._leaves, self._outputs = _record(function, params)
+            self._recording, self._leaves, self._outputs, self._way = _record(function, params)
+            self._function = function if self._way is None else self._way.seen(function)
             self.outputs = constant(self._outputs)
             self._u = cotangent(self.outputs).detach().requires_grad_()
             self._recorded = self._vjp(self._u, range(len(self._leaves)), create_graph=True)
             custom = custom_functions(self._outputs)
-            self._recording.resume(lambda: require_linear(self._recorded, self._u, custom))
-        self.gradient: list[Tensor] | None = filled(self._recorded, self._leaves)
-        self._function, self._looked, self._forward = function, False, False
+            total = None if self._way is None else self._way.total
+            self._recording.resume(lambda: require_linear(self._recorded, self._u, custom, total))
+        self.gradient: list[Tensor] | None = _spread(self._way, filled(self._recorded, self._leaves))
+        self._looked, self._forward = False, False
 
     def jvp(self, tangents: Sequence[Tensor], only: tuple[int, ...] | None = None) -> Tensor:
         """J v, as the derivative of the recorded ``J^T u`` along u."""
         chosen = range(len(self._leaves)) if only is None else only
+        tangents = tangents if self._way is None else list(map(local, tangents))
         pairs = [(r, v) for i, v in zip(chosen, tangents, strict=True) if (r := self._recorded[i]) is not None]
         if self._forward:
             return self._pushed(tangents, chosen)
@@ -140,7 +172,8 @@ class TorchLinearization(LinearizationDefaults):
     def vjp(self, cotangent: Tensor, only: tuple[int, ...] | None = None) -> list[Tensor]:
         """J^T u, for the leaves in ``only`` alone where that is given."""
         chosen = range(len(self._leaves)) if only is None else only
-        return filled(self._vjp(cotangent, chosen, **keeping()), [self._leaves[i] for i in chosen])
+        made = filled(self._vjp(cotangent, chosen, **keeping()), [self._leaves[i] for i in chosen])
+        return _spread(self._way, made, chosen)
 
     def _vjp(self, u: Tensor, chosen: Sequence[int], **options: bool) -> list[Tensor | None]:
         leaves = [self._leaves[i] for i in chosen]
@@ -155,18 +188,20 @@ class TorchGradientLinearization(LinearizationDefaults):
 
     def __init__(self, function: Callable[[list[Tensor]], Tensor], params: Leaves) -> None:
         with torch.enable_grad(), explained():
-            self._recording, self._leaves, value = _record(function, params, scalar=True)
+            self._recording, self._leaves, value, self._way = _record(function, params, scalar=True)
             self.value = constant(value)
             # With a seed that requires gradients, what has no graph is zero, or comes from a backward that lost it.
             seed = torch.ones_like(self.value, requires_grad=True)
             self._gradient = partial(backward, [value], self._leaves, [seed])
             self._recorded = self._recording.resume(lambda: self._gradient(create_graph=True), records=True)
-            self._recording.resume(lambda: require_linear(self._recorded, seed, custom_functions(value)))
-        self.gradient = filled(self._recorded, self._leaves)
+            total = None if self._way is None else self._way.total
+            self._recording.resume(lambda: require_linear(self._recorded, seed, custom_functions(value), total))
+        self.gradient = _spread(self._way, filled(self._recorded, self._leaves))
         self._told = False
 
     def hvp(self, tangents: Sequence[Tensor]) -> list[Tensor]:
         """H v, by one backward through the gradient's graph."""
+        tangents = tangents if self._way is None else list(map(local, tangents))
         pairs = [(r, v) for r, v in zip(self._recorded, tangents, strict=True) if r is not None]
         product = partial(backward, [r for r, _ in pairs], self._leaves, [v for _, v in pairs])
         with explained():
@@ -179,7 +214,7 @@ class TorchGradientLinearization(LinearizationDefaults):
                 at_fault = self._gradient if first else product
                 name = self._recording.resume(lambda: operation_of_nan(at_fault, retain_graph=True))
                 tell_of_nan(name, "H v", None, "first" if first else "second")
-        return made
+        return _spread(self._way, made)
 
 
 class TorchCalculus(CalculusDefaults):
@@ -199,6 +234,7 @@ class TorchCalculus(CalculusDefaults):
 
     def evaluate(self, function: Callable[[list[Tensor]], Any], params: Leaves) -> Any:
         # Not under no_grad: a model may differentiate inside. Constants have no graph, so nothing is recorded anyway.
+        function, params, _ = _here(function, params)
         with torch.enable_grad(), twice_differentiable(), explained():
             return map_tree(constant, function([constant(p) for p in params]))
 
@@ -210,27 +246,30 @@ class TorchCalculus(CalculusDefaults):
     ) -> tuple[Tensor, list[Tensor]]:
         # Kernels that are differentiated once may be any; those of attention draw the numbers that evaluations draw.
         with explained():
-            recording, leaves, value = _record(function, params, cotangent is None, kernels=lambda: math_attention)
+            recording, leaves, value, way = _record(function, params, cotangent is None, kernels=lambda: math_attention)
             u = None if cotangent is None else cotangent(value.detach())
             gradient = recording.resume(lambda: backward([value], leaves, [u]))
-        return value.detach(), filled(gradient, leaves)
+        return value.detach(), _spread(way, filled(gradient, leaves))
 
     def uses(self, function: Callable[[list[Tensor]], Tensor], params: Leaves) -> TorchUses:
+        _require_whole(params, "a Kronecker factor")
         with explained():
-            return TorchUses(*_record(function, params, kernels=step_by_step))
+            return TorchUses(*_record(function, params, kernels=step_by_step)[:3])
 
     def jacobian_rows(
         self, function: Callable[[list[Tensor]], Tensor], params: Leaves, rows: Sequence[int]
     ) -> list[list[Tensor]]:
         # Plain kernels where they will do (attention's random draws depend on its kernel): an oracle is another way.
-        recording, leaves, outputs = _record(function, params, kernels=once_differentiable)
+        _require_whole(params, "a Jacobian, row by row,")
+        recording, leaves, outputs, _ = _record(function, params, kernels=once_differentiable)
         with torch.enable_grad():
             return _rows(recording, outputs.reshape(-1), leaves, rows)
 
     def hessian_rows(
         self, function: Callable[[list[Tensor]], Tensor], params: Leaves, rows: Sequence[int]
     ) -> list[list[Tensor]]:
-        recording, leaves, value = _record(function, params, scalar=True)
+        _require_whole(params, "a Hessian, row by row,")
+        recording, leaves, value, _ = _record(function, params, scalar=True)
         with torch.enable_grad():
             gradient = recording.resume(lambda: backward([value], leaves, [None], create_graph=True), records=True)
             flat = torch.cat(

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .sharded import is_sharded
 from .tracking import tracking
 
 __all__ = ["TorchColumns", "in_columns"]
@@ -29,7 +30,7 @@ class TorchColumns:
     def over_columns(self, function: Callable[[Tensor], Tensor], columns: Tensor, together: int = 1) -> Tensor:
         """See :meth:`linop_gn.protocols.Loops.over_columns`."""
         made = None
-        if together > 1 and columns.shape[1] > 1 and not tracking.get():
+        if together > 1 and columns.shape[1] > 1 and not (tracking.get() or is_sharded(columns)):
             made = _at_once(function, columns, together)
         if made is None or made.isnan().any():
             made = super().over_columns(function, columns)  # type: ignore[misc]

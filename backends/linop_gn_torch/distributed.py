@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -27,6 +27,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from linop_gn.backend import Backend
 from linop_gn.distributed import OtherProcessError, Reduction
 
+from .sharded import is_sharded, sharing
 from .spread import modules_of, unwrapped
 
 __all__ = ["TorchProcesses", "TorchReduction"]
@@ -166,11 +167,14 @@ class TorchReduction(Reduction):
 
     def __init__(self, group: Any) -> None:
         self.line, self.group = Line.of(group), group
+        self._meshes: set[Any] = set()
         super().__init__(lambda x: x, self.line.rank, self.line.size)
         self._waits_in_slices = "gloo" in str(dist.get_backend(group))
 
     def fingerprint(self, ops: Backend, x: Tensor) -> int:
         """Of sums of the bits as whole numbers, which no order of adding changes: without leaving the device."""
+        if is_sharded(x):  # of which each process has another part
+            return 0
         bits = x.detach().contiguous().view(_WHOLE[x.element_size()])
         sums = torch.stack([bits.sum(dtype=torch.int64), bits[::2].sum(dtype=torch.int64)]).tolist()
         return hash(tuple(sums)) & 0xFFFFFFFF
@@ -190,7 +194,21 @@ class TorchReduction(Reduction):
                     "LayerNorm, which see one example at a time."
                 )
 
+    def require_mesh(self, mesh: Any) -> None:
+        """Raise unless the processes over which parameters are spread are those that have shares of the data."""
+        if mesh in self._meshes:
+            return
+        if sorted(mesh.mesh.flatten().tolist()) != sorted(dist.get_process_group_ranks(self.group)):
+            raise ValueError(
+                f"lg.distributed.DataParallel: the parameters are DTensors over {mesh}, and the data are shared out "
+                f"over processes {dist.get_process_group_ranks(self.group)}: use a mesh of these processes."
+            )
+        self._meshes.add(mesh)
+
     def sum(self, ops: Backend, arrays: Sequence[Tensor], marks: Sequence[int] = ()) -> list[Tensor]:
+        if any(map(is_sharded, arrays)):  # summed as they were scattered
+            plain = iter(self.sum(ops, rest, marks) if (rest := [x for x in arrays if not is_sharded(x)]) else [])
+            return [x if is_sharded(x) else next(plain) for x in arrays]
         if any(x.requires_grad for x in arrays):
             raise NotImplementedError(
                 "what is summed over processes has no derivative here: solve with detached parameters, or "
@@ -199,23 +217,30 @@ class TorchReduction(Reduction):
         return super().sum(ops, arrays, marks)
 
     def all_reduce(self, ops: Backend, x: Tensor) -> Tensor:
+        self.finish(lambda: dist.all_reduce(x, group=self.group, async_op=True))
+        return x
+
+    def finish(self, begin: Callable[[], Any]) -> None:
+        """Have a collective of these processes done, or raise what one of them raised instead of entering it."""
         self.line.enter()
-        work = dist.all_reduce(x, group=self.group, async_op=True)
+        work = begin()
         begun = time.monotonic()
         while not self._is_done(work):
             self.line.listen()
             if time.monotonic() - begun > self.line.limit + 1.0:
                 self.line.lost(f"waited {self.line.limit:.0f} s in vain for the others")
-        return x
 
     @contextmanager
     def telling(self) -> Iterator[None]:
+        token = sharing.set(self)
         try:
             yield
         except BaseException as error:
             with suppress(Exception):  # what went wrong is what is told
                 self.line.tell(error)
             raise
+        finally:
+            sharing.reset(token)
 
     def _is_done(self, work: Any) -> bool:
         """Whether the collective has ended, within a moment."""

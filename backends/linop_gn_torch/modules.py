@@ -34,8 +34,9 @@ from linop_gn.given import the_array
 
 from .draws import OwnDraws, fixed_draws, states
 from .recording import current
+from .sharded import whole
 from .shells import MEMBERS, Shells
-from .spread import guarded, require_local, unwrapped
+from .spread import gathers_dtensors, guarded, require_local, unwrapped
 from .trees import flatten_tree
 
 __all__ = ["AdaptedModule", "adapt", "trainable"]
@@ -90,7 +91,8 @@ def trainable(module: nn.Module) -> dict[str, Tensor]:
     """
     module, _ = unwrapped(module)  # the parameters of all processes are the module's own
     for name, m in module.named_modules():
-        require_local(m, name or "the module")
+        if not gathers_dtensors(m):  # between its runs they are as it was given them
+            require_local(m, name or "the module")
     found: dict[str, Tensor] = {name: p for name, p in uncompiled(module).named_parameters() if p.requires_grad}
     for name, parameter in found.items():
         if nn.parameter.is_lazy(parameter):
@@ -129,7 +131,7 @@ class AdaptedModule:
         dense = [b for b in source.buffers() if b.layout is torch.strided]
         self._versions = [(t, _version(t)) for t in chain(constant, source.buffers()) if all(t is not b for b in dense)]
         with torch.inference_mode(False), torch.no_grad():  # what is made in there could not be differentiated out here
-            copies = {id(t): t.detach().clone() for t in chain(source.buffers(), constant)}
+            copies = {id(t): whole(t.detach()).clone() for t in chain(source.buffers(), constant)}
         self._buffers = [(b, copies[id(b)]) for b in dense]
         self.module = Shells(source)(copies)
         for m in self.module.modules():  # nobody writes into these

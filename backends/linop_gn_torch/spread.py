@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 
 from torch import nn
 
-__all__ = ["guarded", "modules_of", "require_local", "unwrapped"]
+__all__ = ["gathers_dtensors", "guarded", "modules_of", "require_local", "unwrapped"]
 
 _REDUCE = (
     "give each process the plain module and its part of the data, and let lg.distributed.DataParallel(objective) "
@@ -30,16 +30,21 @@ SPREAD = {
     "DataParallel": "its replicas on other devices would not take the parameters given here. Take its .module.",
     "FullyShardedDataParallel": "each process has a part of its parameters, which it gathers as it runs, where no "
     f"product follows. Gather them, by a full state dict: {_REDUCE}",
-    "FSDPModule": "its parameters are DTensors, which it gathers as it runs, where no product follows. Gather them, "
-    f"by p.full_tensor(), into a plain module: {_REDUCE}",
-    "DTensor": "it is spread over the processes of a mesh, which products here do not follow. Gather it, by "
-    f"x.full_tensor(): {_REDUCE}",
+    "FSDPModule": "it gathers its parameters as it runs, where no product follows. Let the model be the same module "
+    "without fully_shard, and give the parameters of this one, which are DTensors: they are gathered here, and "
+    "products come back as they lie (docs/many_devices.md).",
+    "DTensor": "each process has a part of it. Gather it, on all of them: x.full_tensor().",
 }
 """What belongs to several processes, by the name of its class, and what to do about it."""
 
 
 def _kind(thing: Any) -> str | None:
     return next((kind.__name__ for kind in type(thing).__mro__ if kind.__name__ in SPREAD), None)
+
+
+def gathers_dtensors(module: Any) -> bool:
+    """Whether ``fully_shard`` was applied to it."""
+    return _kind(module) == "FSDPModule"
 
 
 def require_local(thing: Any, what: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..dispatch import how_to_bring, owner_of
 from ..protocols import Array, Backend, Vector
-from ..spaces import Space
+from ..spaces import Space, require_here
 from .batches import Batch
 
 __all__ = ["require_counted", "require_finite_inputs", "require_finite_parameters", "require_fitting"]
@@ -48,6 +48,8 @@ def require_fitting(space: Space, batch: Batch) -> None:
     ops = space.backend
     for what in ("inputs", "targets", "weights"):
         value = getattr(batch, what)
+        if ops.is_array(value):
+            require_here(ops, value, f"what the {what} are")
         if value is None or (ops.is_array(value) and ops.describe(value)[2] in (None, space.device)):
             continue  # what a loop has: flattening takes longer than a look
         for name, leaf in zip(*ops.flatten(value)[:2], strict=True):

@@ -34,6 +34,11 @@ _UNLIKE = (
     "streamed on some and held in memory on others: make all but the examples alike."
 )
 
+_UNEVEN = (
+    "the processes have different numbers of batches, and parameters that lie over processes are gathered for each: "
+    "give all of them equally many. How many examples are in each does not matter."
+)
+
 
 @record
 class Objective(Terms):
@@ -244,6 +249,13 @@ class Objective(Terms):
         loss = None if self.loss is None else (type(self.loss).__qualname__, self.loss.reduction)
         told = self.host, loss, space.names, space.shapes, space.dtypes, space.dtype
         self.reduce.require_known(space.backend, x, told, _UNLIKE)
+        if space.layout is not None:  # each batch gathers the parameters, on all processes at once
+            if self.host:
+                raise ValueError(
+                    "parameters that lie over processes are gathered for each batch, so that all must have equally "
+                    "many, and of a stream that is not known before its end: hold the batches in a list."
+                )
+            self.reduce.require_known(space.backend, x, ("batches", len(self.batches)), _UNEVEN)
 
     # what users ask
 

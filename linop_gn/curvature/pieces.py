@@ -252,7 +252,7 @@ def _by_block(
     few = _MANY < count > outputs and outputs * space.size <= _ENTRIES and space.layout is None
     if few:
         piece = replace(piece, linearization=Rows.of(piece, outputs))
-    if count > _MANY and (compiled or (at_once == _COLUMNS and not few)):
+    if count > _MANY and (compiled or (at_once == _COLUMNS and not few and space.layout is None)):
         member = np.array([[i in block for i in range(len(space.names))] for block in blocks], float)
         shares, masked = ops.asarray(member, space.dtype, space.device), Partial(_of_one, function)
         if compiled:

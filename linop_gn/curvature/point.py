@@ -343,7 +343,7 @@ def _with_l2(point: Point, made: Summary) -> Summary:
     x, value = point.x, made.value
     pull = l2 * x
     if value is not None:
-        value = value + ops.cast(0.5 * ops.namespace().sum(pull * x), ops.describe(value)[1])
+        value = value + ops.cast(ops.gathered(0.5 * ops.namespace().sum(pull * x)), ops.describe(value)[1])
     if made.gradient is None:
         return replace(made, value=value)
     pulls = tuple(point.space.split(pull)) if isinstance(made.gradient, tuple) else pull
@@ -380,9 +380,11 @@ def _normalised(point: Point, sums: Sums) -> tuple[Any, Any, Any, Any]:
 def _of_all_processes(point: Point, sums: Sums) -> Sums:
     """The sums over all processes, where each has a share of the data: one collective, or two for several arrays."""
     reduction, ops = point.objective.reduce, point.space.backend
-    if reduction is None:
-        return sums
     value, vector, weight = sums
+    if reduction is None:
+        layout = point.space.layout
+        value, weight = (x if x is None or layout is None else ops.agreed(layout, x) for x in (value, weight))
+        return value, vector, weight
     vectors = vector if isinstance(vector, tuple) else () if vector is None else (vector,)
     if isinstance(vector, tuple):  # whose number and sizes may depend on the data
         reduction.require_same(ops, point.x, mark_of([ops.describe(x)[:2] for x in vectors]), _OTHERWISE)

@@ -37,12 +37,23 @@ __all__ = ["count_outputs", "gauss_newton_diagonal", "squared_gradients"]
 
 def squared_gradients(point: Point, probes: int | None, seed: Scalar = 0) -> Vector:
     """sum_i w_i (dl_i/dp)^2 / W over all batches: exactly for ``probes=None``, else estimated with so many signs."""
+    _require_own(point)
     part = Partial(_squares, probes)
     if point.host:
         return point.stream(Partial(of_batch, part), seed).gradient
     made = point.linearized()
     total = Products(made.pieces, made.scale, part, point.space, reduce=point.objective.reduce)
     return point.space.backend.call(Products.matvec, total, seed)
+
+
+def _require_own(point: Point) -> None:
+    """Raise where what a product with J^T gives is a sum over processes already, of which squares are others."""
+    if _is_summed(point):
+        point.space.require_together("a sum of squares of the examples' gradients")
+
+
+def _is_summed(point: Point) -> bool:
+    return point.objective.reduce is not None and point.space.layout is not None
 
 
 def _squares(probes: int | None, piece: Piece, seed: Scalar) -> Vector:
@@ -83,8 +94,11 @@ def _squared(piece: Piece, u: Array) -> Vector:
 
 
 def count_outputs(point: Point) -> int | None:
-    """How many numbers the model puts out on all data; None where they are streamed, or made in another framework."""
-    if point.host or point.objective.is_bridged(point.space):
+    """How many numbers the model puts out on all data; None where they are streamed, or made in another framework.
+
+    Or where processes share parameters and data, so that what a product with J^T gives is a sum over them.
+    """
+    if point.host or point.objective.is_bridged(point.space) or _is_summed(point):
         return None
     total: int = sum(math.prod(piece.outputs.shape) for piece in point.linearized().pieces)
     reduction = point.objective.reduce
@@ -93,6 +107,7 @@ def count_outputs(point: Point) -> int | None:
 
 def gauss_newton_diagonal(point: Point) -> Vector:
     """diag(J^T H_L J) of the objective without its l2, a product with J^T for each output."""
+    _require_own(point)
     made = point.linearized()
     total = Products(made.pieces, made.scale, _columns_of_the_root, point.space, reduce=point.objective.reduce)
     return point.space.backend.call(Products.matvec, total, 0)

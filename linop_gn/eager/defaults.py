@@ -49,6 +49,12 @@ class BackendDefaults:
     def layout(self, leaves: Sequence[Any]) -> Any:
         return None
 
+    def spread(self, layout: Any, part: Array) -> Array:
+        return part
+
+    def agreed(self, layout: Any, number: Array) -> Array:
+        return number
+
     def gathered(self, matrix: Array) -> Array:
         return matrix
 

@@ -273,7 +273,7 @@ class LinearOperator:
             return run(LinearOperator.apply, self, eye)
         leaves = ops.split(eye, self.domain.shapes, self.domain.dtypes)  # in the order of the leaves, not the devices
         made = self.codomain.split(run(LinearOperator.apply, self, self.domain.join(leaves)))
-        return ops.namespace().reshape(ops.pack(made, self.dtype), (-1, self.domain.size))
+        return ops.namespace().reshape(ops.pack(list(map(ops.gathered, made)), self.dtype), (-1, self.domain.size))
 
     def __repr__(self) -> str:
         known = "psd" if self.psd else "symmetric" if self.symmetric else "general"

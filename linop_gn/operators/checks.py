@@ -47,7 +47,7 @@ def values_of(backend: Backend, x: Array, what: str) -> Any:
     """The finite values of ``x`` on the host; None in a trace, where they cannot be read."""
     if not backend.is_concrete(x):
         return None
-    host = backend.to_numpy(x)
+    host = backend.to_numpy(x if "compiled" in backend.capabilities else backend.gathered(x))
     finite(host, what)
     return host
 

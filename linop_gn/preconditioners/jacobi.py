@@ -86,7 +86,7 @@ class Jacobi(DiagonalRecipe):
 
 def _exact(operator: LinearOperator) -> Vector:
     eye = unit_columns(operator.domain, 0, operator.domain.size)
-    return operator.backend.namespace().sum(operator.matmat(eye) * eye, axis=0)
+    return operator.backend.namespace().sum(operator.matmat(eye) * eye, axis=1)
 
 
 def _estimate(probes: int, operator: LinearOperator, seed: Scalar) -> Vector:

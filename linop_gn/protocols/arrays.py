@@ -54,6 +54,12 @@ class Arrays(Protocol):
         ``constrained(leaves)``, ``vector(v, what)``, ``zeros(dtype, columns)``, ``numbers()``, ``part(leaves)``.
         """
 
+    def spread(self, layout: Any, part: Array) -> Vector:
+        """What was computed from ``layout.numbers()``, which may be those of one process, as the vector that it is."""
+
+    def agreed(self, layout: Any, number: Array) -> Array:
+        """A number that each process of a layout computed for itself, as one of them has it: rounding may differ."""
+
     def pack(self, leaves: Sequence[Array], dtype: str) -> Vector:
         """A *new* flat array (n,) of all leaves in order (never an alias of a single leaf).
 

@@ -140,6 +140,7 @@ class GramSolve(Solver):
 
     def check(self, operator: LinearOperator) -> None:
         """Raise unless the operator is a damped GGN that has a Gram form."""
+        operator.domain.require_together("GramSolve")
         inner, units, damping = _inner(operator)
         known = inner.point.objective if isinstance(inner, GGN) else None
         l2 = known.l2_in(inner.domain) if known else None

@@ -151,7 +151,8 @@ class LeastSquares(Solver):
         b, warm = problem.rhs, problem.x0 is not None
         u, scale, inverse, largest, finite = scaled_rhs(ops, b)
         size = ops.sqrt(ops.dot(u, u))
-        x = ops.zeros(problem.operator.domain.width, b)
+        space = problem.operator.domain
+        x = ops.zeros(space.width, b) if space.layout is None else space.zeros(*b.shape[1:])
         if warm:
             x, finite = scaled_start(ops, problem.x0, inverse, largest, finite)
         elif problem.operator.domain.dtype != problem.operator.codomain.dtype:

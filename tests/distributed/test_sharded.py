@@ -86,7 +86,7 @@ def test_solvers(solver, layout):
     close(got.x, want.x, 1e-9)
     assert laid_out_like(got.x, here.params)
     assert got.status == want.status
-    assert abs(int(got.steps) - int(want.steps)) <= 1
+    assert abs(int(got.steps) - int(want.steps)) <= 1 + int(want.steps) // 20  # to twelve digits rounding tells
 
 
 @pytest.mark.parametrize("layout", ["fully sharded"])

@@ -1,5 +1,6 @@
 """What each of several gloo processes checks; :func:`run` is what they run, and writes what came of each check."""
 
+import importlib
 import os
 import pickle
 import time
@@ -349,13 +350,16 @@ def check_a_process_that_ends_is_missed():
 CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().items()) if name.startswith("check_")}
 
 
-def run(rank, size, folder):
+def run(rank, size, folder, checks="process_checks"):
+    """Run the checks of a module."""
     torch.set_num_threads(1)
     os.environ["LINOP_GN_TEST_FOLDER"] = folder
     init = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=init, rank=rank, world_size=size, timeout=timedelta(seconds=60))
     found = {}
-    for name, check in CHECKS.items():  # up to the first that fails: the processes are out of step then
+    for name, check in importlib.import_module(
+        checks
+    ).CHECKS.items():  # up to the first that fails: the processes are out of step then
         begun = time.monotonic()
         try:
             check()

@@ -1,0 +1,221 @@
+"""What each of several gloo processes checks of parameters that are DTensors; run by ``process_checks.run``."""
+
+import torch
+import torch.distributed as dist
+from process_checks import LOSS, Again, close, data, mine, parallel, raised
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DeviceMesh, DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
+
+import linop_gn as lg
+
+
+def network():
+    """Its 13 rows torch cuts in four as 4, 4, 4, 1, and its 2 as 1, 1, 0, 0."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 13), nn.Tanh(), nn.Linear(13, 2)).double()
+
+
+def plain():
+    return {name: p.detach() for name, p in network().named_parameters()}
+
+
+def spread(tree, mesh=None, placements=None):
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),)) if mesh is None else mesh
+    placements = placements or [Shard(0)]
+    return {name: distribute_tensor(x, mesh, placements) for name, x in tree.items()}
+
+
+def whole(tree, like=None):
+    """The tree gathered; it must lie as the parameters do."""
+    for name, x in tree.items():
+        assert isinstance(x, DTensor)
+        assert x.placements == (like[name].placements if like else (Shard(0),)), name
+    return {name: x.full_tensor() for name, x in tree.items()}
+
+
+def both(l2=0.1):
+    """An objective of all data on each process, as in a single one, and beside it that of shares."""
+    one = lg.Objective(network(), LOSS, data(), l2=l2)
+    return one, (one, parallel(network(), mine(*data()), l2=l2))
+
+
+class Collectives:
+    """Which ones are begun, and how many numbers each takes."""
+
+    NAMES = ("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast")
+
+    def __enter__(self):
+        self.sent, self._plain = [], {name: getattr(dist, name) for name in self.NAMES}
+        for name, function in self._plain.items():
+            setattr(dist, name, self._counting(name, function))
+        return self.sent
+
+    def _counting(self, name, function):
+        def counting(x, *args, **options):
+            self.sent.append((name, max([x.numel(), *(y.numel() for y in args if isinstance(y, torch.Tensor))])))
+            return function(x, *args, **options)
+
+        return counting
+
+    def __exit__(self, *exc):
+        for name, function in self._plain.items():
+            setattr(dist, name, function)
+
+
+# checks
+
+
+def check_products():
+    one, fits = both()
+    D, P = spread(plain()), plain()
+    for fit in fits:
+        close(fit.value(D), one.value(P))
+        close(whole(fit.gradient(D)), one.gradient(P))
+        for kind in (lg.GGN, lg.Hessian, *((lg.BlockGGN, lg.EmpiricalFisher) if fit.reduce else ())):
+            v = kind(one, P).domain.unpack(kind(one, P).domain.random(0))
+            close(whole(kind(fit, D) @ spread(v)), kind(one, P) @ v)
+            close(whole(kind(fit, D) @ v), kind(one, P) @ v)
+
+
+def check_other_placements():
+    one, fits = both()
+    P, size = plain(), dist.get_world_size()
+    v = lg.GGN(one, P).domain.unpack(lg.GGN(one, P).domain.random(1))
+    made = [spread(P, None, [Replicate()])]
+    if size == 4:
+        mesh = init_device_mesh("cpu", (2, 2))
+        made += [spread(P, mesh, [Replicate(), Shard(0)]), spread(P, mesh, [Shard(0), Shard(0)])]
+        made += [{k: distribute_tensor(x, mesh, [Shard(0), Shard(x.ndim - 1)]) for k, x in P.items()}]
+    for D in made:
+        for fit in fits:
+            close(whole(fit.gradient(D), D), one.gradient(P))
+            close(whole(lg.GGN(fit, D) @ v, D), lg.GGN(one, P) @ v)
+
+
+def check_solvers():
+    one, fits = both()
+    D, P = spread(plain()), plain()
+    B, h = lg.Damped(lg.GGN(one, P), 0.1), one.gradient(P)
+    divided = lg.CG(rtol=1e-10, preconditioner=lg.preconditioners.Jacobi())
+    methods = (lg.LSMR(), divided), (lg.CG(rtol=1e-10), lg.MINRES(rtol=1e-10))
+    for fit, chosen in zip(fits, methods, strict=True):
+        A, g = lg.Damped(lg.GGN(fit, D), 0.1), fit.gradient(D)
+        for method in chosen:
+            found, wanted = lg.solve(A, g, method), lg.solve(B, h, method)
+            close(whole(found.x), wanted.x, 1e-6 if method is methods[0][0] else 1e-8)
+            assert abs(found.steps - wanted.steps) <= 1
+    close(whole(lg.krylov(A, g, 5).solve(0.1).x), lg.krylov(B, h, 5).solve(0.1).x, 1e-8)
+
+
+def check_training():
+    one, fits = both()
+    for fit, method, steps in zip(fits, (lg.TrustRegion(), lg.LevenbergMarquardt()), (4, 10), strict=True):
+        wanted = lg.minimize(one, plain(), method, max_steps=steps)
+        run = lg.minimize(fit, spread(plain()), method, max_steps=steps)
+        close(whole(run.params), wanted.params, 1e-8)
+        assert run.steps == wanted.steps
+
+
+def check_two_of_them():
+    mesh = DeviceMesh("cpu", [0, 1])
+    if dist.get_rank() > 1:
+        return
+    one, D, P = both()[0], spread(plain(), mesh), plain()
+    fit = parallel(network(), tuple(x[5:] if dist.get_rank() else x[:5] for x in data()), mesh.get_group(), l2=0.1)
+    v = lg.GGN(one, P).domain.unpack(lg.GGN(one, P).domain.random(0))
+    for objective in (one, fit):
+        close(whole(lg.GGN(objective, D) @ v), lg.GGN(one, P) @ v)
+    run = lg.minimize(fit, D, max_steps=10, watch=[lg.stop_when(lambda look: False)])
+    close(whole(run.params), lg.minimize(one, P, max_steps=10).params, 1e-8)
+
+
+def check_collectives_are_counted():
+    _, fits = both(None)
+    D = spread(plain())
+    n = lg.Space.of(D).width
+    for fit in fits:
+        shared = fit.reduce is not None
+        G = lg.GGN(fit, D)
+        g = fit.gradient(D)
+        G.prepare()
+        product = [("all_gather_into_tensor", n), *[("reduce_scatter_tensor", n)] * shared]
+        with Collectives() as sent:
+            G @ g
+        assert sent == product
+        with Collectives() as sent:
+            lg.solve(lg.Damped(G, 0.1), g, lg.CG(steps=3))
+        few = len(sent)
+        with Collectives() as sent:
+            lg.solve(lg.Damped(G, 0.1), g, lg.CG(steps=7))
+        assert len(sent) - few == 4 * (len(product) + 2)  # and two inner products
+        assert max(number for _, number in sent) == n
+
+
+def check_what_each_process_holds():
+    D = spread(plain())
+    fit = both()[1][1]
+    x = lg.GGN(fit, D).domain.random(0)
+    own = sum(p.to_local().numel() for p in D.values())
+    assert x.to_local().numel() == max(-(-13 // dist.get_world_size()) * 4 + -(-2 // dist.get_world_size()) * 14, own)
+
+
+def check_fully_sharded_modules():
+    one, fits = both()
+    sharded = network()
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    fully_shard(sharded[0], mesh=mesh)
+    fully_shard(sharded, mesh=mesh)
+    for fit in fits:
+        close(whole(fit.gradient(sharded)), one.gradient(plain()))
+        run = lg.minimize(fit, sharded, max_steps=3)
+        close(whole(run.params), lg.minimize(one, plain(), max_steps=3).params, 1e-8)
+    assert "without fully_shard" in raised(TypeError, lambda: lg.Objective(sharded, LOSS, data()).value(plain()))
+    with torch.no_grad():
+        for name, p in sharded.named_parameters():
+            p.copy_(run.params[name])
+    close(sharded(data()[0]), torch.func.functional_call(network(), whole(run.params), (data()[0],)))
+
+
+def check_what_is_refused():
+    one, (_, fit) = both()
+    D = spread(plain())
+    G, g = lg.Damped(lg.GGN(one, D), 0.1), one.gradient(D)
+    for method in (lg.Cholesky(), lg.GramSolve()):
+        assert "p.full_tensor() of each" in raised(ValueError, lambda method=method: lg.solve(G, g, method))
+    assert "in the order of the devices" in raised(ValueError, lambda: lg.Space.of(D).slices)
+    assert "Kronecker factor needs whole" in raised(ValueError, lambda: lg.KFAC(one, D) @ g)
+    assert "give a tree like" in raised(ValueError, lambda: G @ torch.ones(lg.Space.of(D).width, dtype=torch.float64))
+    assert "sum of squares" in raised(ValueError, lambda: lg.preconditioners.EmpiricalFisher()(lg.GGN(fit, D)))
+    assert "is a plain tensor, and others" in raised(ValueError, lambda: lg.Space.of(D | {"z": torch.ones(2)}))
+    mixed = D | spread({"0.bias": plain()["0.bias"]}, None, [Replicate()])
+    assert "either all are sharded or none" in raised(ValueError, lambda: lg.Space.of(mixed))
+    stream = parallel(network(), Again([mine(*data())]))
+    assert "hold the batches in a list" in raised(ValueError, lambda: stream.value(D))
+    uneven = parallel(network(), [mine(*data())] * (1 + (dist.get_rank() == 0)))
+    assert "different numbers of batches" in raised(ValueError, lambda: uneven.value(D))
+    group = dist.new_group([0, 1])
+    if dist.get_rank() < 2 < dist.get_world_size():
+        some = parallel(network(), data(), group)
+        assert "use a mesh of these processes" in raised(ValueError, lambda: some.value(D))
+
+
+def check_a_failure_of_one_is_told_to_all():
+    calls = []
+
+    def model(params, x):
+        calls.append(1)
+        if dist.get_rank() == 1 and len(calls) > 2:
+            raise KeyError("no such feature")
+        return torch.func.functional_call(network(), params, (x,))
+
+    fit, D = parallel(model, mine(*data()), dist.new_group()), spread(plain())
+
+    def ask():
+        return [fit.gradient({name: (1 + i) * p for name, p in D.items()}) for i in range(5)]
+
+    kind = KeyError if dist.get_rank() == 1 else lg.distributed.OtherProcessError
+    assert "no such feature" in raised(kind, ask)
+
+
+CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().items()) if name.startswith("check_")}
