@@ -5,6 +5,7 @@
     tests_full  the same with every draw on every framework: the full cross product (an hour)
     processors  the solvers' tests under each kernel of BLAS, torch and XLA that this host can run
     devices   the tests of many devices: eight that JAX makes of this host, and processes of torch
+    devices_full  the same with every check on every layout (three minutes)
     kills     runs with checkpoints are killed a hundred times, in both kinds of files
     lint      ruff
     types     mypy --strict on linop_gn
@@ -130,6 +131,13 @@ def run_tests(session: nox.Session, python: Path, *arguments: str, **more: str) 
     session.run(str(python), "-m", "pytest", *workers, *arguments, env=env, external=True)
 
 
+def on_many(session: nox.Session, **more: str) -> None:
+    """Run the tests that need several devices or processes, which are started once for a file."""
+    eight = " ".join((XLA_FLAGS, *QUICK_TO_COMPILE, "--xla_force_host_platform_device_count=8"))
+    chosen = ("-m", "devices", "--dist", "loadfile", "tests/distributed")
+    run_tests(session, cpu(session), *chosen, *session.posargs, XLA_FLAGS=eight, **more)
+
+
 @nox.session(venv_backend="none")
 def demo(session: nox.Session) -> None:
     """Validate and train on real data with each framework, and write a report."""
@@ -151,9 +159,13 @@ def tests(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def devices(session: nox.Session) -> None:
     """Run the tests of many devices on eight that JAX makes of this host, and on processes of torch."""
-    eight = " ".join((XLA_FLAGS, *QUICK_TO_COMPILE, "--xla_force_host_platform_device_count=8"))
-    chosen = ("-m", "devices", "--dist", "loadfile", "tests/distributed")  # processes are started once for a file
-    run_tests(session, cpu(session), *chosen, *session.posargs, XLA_FLAGS=eight)
+    on_many(session)
+
+
+@nox.session(venv_backend="none")
+def devices_full(session: nox.Session) -> None:
+    """The same with every check on every layout."""
+    on_many(session, HYPOTHESIS_PROFILE="full")
 
 
 @nox.session(venv_backend="none")

@@ -152,21 +152,17 @@ class Space:
         if self.layout is not None:
             raise ValueError(
                 f"{what} is not known where parameters are sharded ({self.layout}): flat vectors are in the order of "
-                f"the devices then. Gather the parameters ({self._gathering}), or take what needs products alone: CG, "
-                "MINRES, LSMR, Lanczos, estimates."
+                f"the devices then. Gather the parameters ({self.layout.gathering}), or take what needs products "
+                "alone: CG, MINRES, LSMR, Lanczos, estimates."
             )
-
-    @property
-    def _gathering(self) -> str:
-        """How users gather parameters."""
-        return "jax.device_put(params, jax.devices()[0])" if self.backend.name == "jax" else "p.full_tensor() of each"
 
     def require_together(self, what: str) -> None:
         """Raise where each process has a part of vectors, and none of them a matrix of such."""
         if self.layout is not None and "compiled" not in self.backend.capabilities:
             raise ValueError(
                 f"{what} needs vectors in one process, and these parameters lie over several ({self.layout}). Gather "
-                f"the parameters ({self._gathering}), or take what needs products alone, such as lg.GGN with lg.CG."
+                f"the parameters ({self.layout.gathering}), or take what needs products alone, such as lg.GGN with "
+                "lg.CG."
             )
 
     def require_even(self, what: str) -> None:
@@ -176,7 +172,7 @@ class Space:
             raise ValueError(
                 f"{what} needs parameters that the {self.layout.devices} devices can share evenly: vectors of these "
                 f"{self.size} entries have {self.width - self.size} zeros besides. Gather the parameters "
-                f"({self._gathering}), or take what needs products alone."
+                f"({self.layout.gathering}), or take what needs products alone."
             )
 
     def laid_out(self, leaves: list[Array]) -> list[Array]:

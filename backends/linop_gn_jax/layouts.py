@@ -76,6 +76,9 @@ def _axes(spec: tuple[Any, ...]) -> Axes:
 class Layout:
     """How vectors of sharded leaves lie over a mesh; compared by value, as part of programs."""
 
+    gathering = "jax.device_put(params, jax.devices()[0])"
+    """How users gather parameters."""
+
     def __init__(self, mesh: Any, specs: tuple[Any, ...], shapes: tuple[tuple[int, ...], ...]) -> None:
         self.mesh, self.specs, self.shapes = mesh, specs, shapes
         self._key = mesh, specs, shapes

@@ -175,6 +175,9 @@ def _layout(mesh: Any, placements: tuple[Any, ...], shapes: tuple[tuple[int, ...
 class Layout:
     """How vectors of DTensors lie over a mesh; compared by value."""
 
+    gathering = "p.full_tensor() of each"
+    """How users gather parameters."""
+
     def __init__(self, mesh: Any, placements: tuple[Any, ...], shapes: tuple[tuple[int, ...], ...]) -> None:
         self.mesh, self.placements, self.shapes = mesh, placements, shapes
         self._key = mesh, placements, shapes

@@ -98,7 +98,9 @@ def _run(options: argparse.Namespace) -> int:
                 console.print(f"{study.name}: no results in {store.folder}.", soft_wrap=True)
             continue
         planned = ordered(study.plan(form, more))
-        runs = ordered([r for r in planned if fnmatch.fnmatchcase(r.name, options.only or "*")])
+        chosen = [r for r in planned if fnmatch.fnmatchcase(r.name, options.only or "*")]
+        needed = {r.name for r in ordered([r for r in chosen if store.before(r) is None])}
+        runs = [r for r in ordered(chosen) if r in chosen or r.name in needed]
         fitting += len(runs)
         if options.dry_run:
             missing = [r for r in runs if not store.has(r)]

@@ -50,8 +50,9 @@ class Arrays(Protocol):
     def layout(self, leaves: Sequence[Any]) -> Any:
         """How flat vectors of these leaves lie over several devices; None where they are one array of all in order.
 
-        A hashable with ``size`` (length of vectors), ``pack(leaves, dtype)``, ``split(vector, dtypes)``,
-        ``constrained(leaves)``, ``vector(v, what)``, ``zeros(dtype, columns)``, ``numbers()``, ``part(leaves)``.
+        A hashable with ``gathering`` (what users write to gather parameters), ``size`` (length of vectors),
+        ``pack(leaves, dtype)``, ``split(vector, dtypes)``, ``constrained(leaves)``, ``vector(v, what)``,
+        ``zeros(dtype, columns)``, ``numbers()``, ``part(leaves)``.
         """
 
     def spread(self, layout: Any, part: Array) -> Vector:

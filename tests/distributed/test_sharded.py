@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from systems import in_full
 
 import linop_gn as lg
 
@@ -75,7 +76,13 @@ SOLVERS = {
 }
 
 
-@pytest.mark.parametrize(("solver", "layout"), [*zip(SOLVERS, SHARDED * 3, strict=True)])
+SOLVED = [*zip(SOLVERS, SHARDED * 3, strict=True)]
+LATER = {"CG from a start", "CG, Nystrom", "GLTR", "Steihaug"}
+
+
+@pytest.mark.parametrize(
+    ("solver", "layout"), [pytest.param(*both, marks=in_full if both[0] in LATER else ()) for both in SOLVED]
+)
 def test_solvers(solver, layout):
     def solved(h: Here) -> lg.Solution:
         start = h.gradient if solver == "CG from a start" else None
@@ -121,7 +128,13 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize(("method", "layout"), [*zip(METHODS, [*SHARDED, "fully sharded"], strict=True)])
+FEW = {"LM", "Adam"}
+TRAINED = [*zip(METHODS, [*SHARDED, "fully sharded"], strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("method", "layout"), [pytest.param(*both, marks=() if both[0] in FEW else in_full) for both in TRAINED]
+)
 def test_training_takes_the_steps_of_one_device(method, layout):
     here, there = spread(layout), one()
     got, want = (lg.minimize(h.objective, h.params, METHODS[method], max_steps=10) for h in (here, there))

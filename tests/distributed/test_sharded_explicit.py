@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from systems import in_full
 
 import linop_gn as lg
 
@@ -62,6 +63,7 @@ def test_products_solves_and_matrices(layout):
             close(lg.Damped(here.ggn, 0.3).to_dense(), lg.Damped(there.ggn, 0.3).to_dense())
 
 
+@in_full
 @pytest.mark.parametrize("layout", ["fully sharded"])
 def test_training(layout):
     here, there = explicit(layout), one()

@@ -84,7 +84,7 @@ def section(T, k):
 
 
 FULL = os.environ.get("HYPOTHESIS_PROFILE") == "full"
-in_full = pytest.mark.skipif(not FULL, reason="in nox -s tests_full")
+in_full = pytest.mark.skipif(not FULL, reason="in nox -s tests_full, or devices_full")
 """For kits whose programs take long to compile, of methods that other tests compile too."""
 
 OF_A_BACKEND = (
