@@ -299,8 +299,7 @@ class Space:
 
     def _filled(self, make: Callable[..., Any], columns: int | None) -> Vector:
         shape = (self.size,) if columns is None else (self.size, columns)
-        made = self.backend.asarray(make(shape), self.dtype, self.device)
-        return made if self.layout is None else self.join(self.backend.split(made, self.shapes, self.dtypes))
+        return self.from_order(make(shape), self.dtype)
 
     def in_order(self, vector: Vector) -> np.ndarray[Any, Any]:
         """A flat vector (n,), or columns, on the host in the order of the leaves, whatever the layout."""
@@ -316,7 +315,9 @@ class Space:
             return self.backend.asarray(host, dtype, self.device)
         ends = np.cumsum([math.prod(shape) for shape in self.shapes]).tolist()
         parts = zip(np.split(host, ends[:-1]), self.shapes, strict=True)
-        leaves = [self.backend.asarray(part.reshape(shape + host.shape[1:]), dtype) for part, shape in parts]
+        leaves = [
+            self.backend.asarray(part.reshape(shape + host.shape[1:]), dtype, self.device) for part, shape in parts
+        ]
         return self.layout.pack(leaves, dtype)
 
     def part(self, leaves: tuple[int, ...]) -> Space:

@@ -127,7 +127,10 @@ def _reduced(number: Any, like: Any, op: Any) -> Any:
 
 def _wait(begin: Callable[[], Any]) -> None:
     """Have a collective done; with the processes of a reduction, hear what others raise instead of entering it."""
-    reduction = sharing.get()
+    _finish(sharing.get(), begin)
+
+
+def _finish(reduction: Any, begin: Callable[[], Any]) -> None:
     if reduction is None:
         begin().wait()
     else:
@@ -403,23 +406,17 @@ class Way:
     def _collected(self, flat: Tensor, axis: int) -> Tensor:
         made = flat.new_empty(len(flat) * self.layout.mesh.size(axis))
         group = self.layout.mesh.get_group(axis)
-        self._wait(lambda: dist.all_gather_into_tensor(made, flat, group, async_op=True))
+        _finish(self.reduction, lambda: dist.all_gather_into_tensor(made, flat, group, async_op=True))
         return made
 
     def _reduced(self, flat: Tensor, axis: int) -> Tensor:
         group = self.layout.mesh.get_group(axis)
         if axis not in self.layout.cut:
-            self._wait(lambda: dist.all_reduce(flat, group=group, async_op=True))
+            _finish(self.reduction, lambda: dist.all_reduce(flat, group=group, async_op=True))
             return flat
         made = flat.new_empty(len(flat) // self.layout.mesh.size(axis))
-        self._wait(lambda: dist.reduce_scatter_tensor(made, flat, group=group, async_op=True))
+        _finish(self.reduction, lambda: dist.reduce_scatter_tensor(made, flat, group=group, async_op=True))
         return made
-
-    def _wait(self, begin: Callable[[], Any]) -> None:
-        if self.reduction is None:
-            begin().wait()
-        else:
-            self.reduction.finish(begin)
 
 
 def _widest(dtypes: Sequence[torch.dtype]) -> torch.dtype:

@@ -268,12 +268,12 @@ class LinearOperator:
 
     def to_dense(self) -> Array:
         """The matrix (m, n) as an array of the backend: n products."""
-        eye, ops = self.backend.asarray(np.eye(self.domain.size), self.domain.dtype, self.domain.device), self.backend
-        if self.domain.layout is None and self.codomain.layout is None:
-            return run(LinearOperator.apply, self, eye)
-        leaves = ops.split(eye, self.domain.shapes, self.domain.dtypes)  # in the order of the leaves, not the devices
-        made = self.codomain.split(run(LinearOperator.apply, self, self.domain.join(leaves)))
-        return ops.namespace().reshape(ops.pack(list(map(ops.gathered, made)), self.dtype), (-1, self.domain.size))
+        domain, codomain, ops = self.domain, self.codomain, self.backend
+        made = run(LinearOperator.apply, self, domain.from_order(np.eye(domain.size), domain.dtype))
+        if domain.layout is None and codomain.layout is None:
+            return made
+        leaves = list(map(ops.gathered, codomain.split(made)))  # in the order of the leaves, not the devices
+        return ops.namespace().reshape(ops.pack(leaves, self.dtype), (-1, domain.size))
 
     def __repr__(self) -> str:
         known = "psd" if self.psd else "symmetric" if self.symmetric else "general"

@@ -1,41 +1,16 @@
 """torch's process groups: three gloo processes, started once, run all the checks of ``support/process_checks.py``."""
 
-import ast
-import pickle
-from pathlib import Path
-
 import pytest
+from spawned import checks_of, hold, run_checks
 
 pytestmark = pytest.mark.devices
-
-SIZE = 3
-SOURCE = Path(__file__).parents[1] / "support" / "process_checks.py"
-NAMES = [
-    node.name.removeprefix("check_")
-    for node in ast.parse(SOURCE.read_text(encoding="utf-8")).body
-    if isinstance(node, ast.FunctionDef) and node.name.startswith("check_")
-]
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    torch = pytest.importorskip("torch")
-    if not torch.distributed.is_available():
-        pytest.skip("this torch has no torch.distributed")
-    import process_checks
-
-    folder = tmp_path_factory.mktemp("processes")
-    started = torch.multiprocessing.start_processes(
-        process_checks.run, (SIZE, str(folder)), SIZE, join=False, start_method="spawn"
-    )
-    for process in started.processes:
-        process.join(180)
-        if process.is_alive():
-            process.kill()
-    return [pickle.loads((folder / f"found{rank}").read_bytes()) for rank in range(SIZE)]
+    return run_checks(tmp_path_factory.mktemp("processes"), "process_checks", 3)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", checks_of("process_checks"))
 def test_on_all_processes(found, name):
-    told = [f"process {rank}: {of.get(name, 'it never came to this check')}" for rank, of in enumerate(found)]
-    assert told == [f"process {rank}: " for rank in range(SIZE)], "\n".join(told)
+    hold(found, name)
