@@ -152,6 +152,8 @@ class Asked:
 
     before: bool = False
     """Whether it has answered."""
+    at_once: bool = True
+    """Whether its program can tell good data from bad."""
     space: Any = None
     """That of the latest parameters."""
 

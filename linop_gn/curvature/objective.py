@@ -8,7 +8,9 @@ normaliser belongs to the objective, once, not to each batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from numbers import Real
 from typing import Any
 
@@ -23,7 +25,7 @@ from ..spaces import Space
 from .batches import Batch, Stream, as_batches, stack
 from .checks import require_finite_parameters
 from .losses import Loss, SquaredError, as_loss
-from .point import Point
+from .point import Asking, Point, value_of
 from .supplied import Supplied
 from .terms import Terms
 
@@ -202,6 +204,35 @@ class Objective(Terms):
         memo(self).latest = point  # the latest one's graph goes before another is recorded
         return point
 
+    def _at_once(self, params: Tree) -> Scalar | None:
+        """The value by a program of plain arguments, where a compiled framework is asked again; None where it cannot.
+
+        No point is made: for a small model that takes as long as the program, and a loop asks at each step.
+        """
+        asked, held = self._asked, memo(self)
+        if not (asked.before and asked.at_once) or asked.space is None or len(self.batches) != 1:
+            return None
+        space, ops = asked.space, asked.space.backend
+        if not space.in_leaves or self.reduce is not None or self.derivatives is not None or self.l2 is not None:
+            return None
+        if self.batches[0].stacked or (self.loss is not None and self.loss.has_arrays) or not ops.calculus:
+            return None
+        leaves = space.again(params)
+        if leaves is None or not ops.is_concrete((leaves, self.batches)):
+            return None
+        if held.latest is not None:
+            if all(a is b for a, b in zip(held.latest.where, leaves, strict=True)):
+                return None  # which has been asked already
+            held.latest = None
+        self.require_fitting(space)
+        asking = Asking(ops.calculus.adapt(self.model, space.names), self.supplied, self.whole, space)
+        with suppress(Exception):  # what does not fit is refused below in other words
+            value, seen = ops.call(value_of, asking, tuple(leaves), self.batches, self.loss)
+            if seen is not None and ops.is_concrete(value) and math.isfinite(float(ops.to_numpy(value))):
+                return value
+            asked.at_once = seen is not None
+        return None
+
     @property
     def _asked(self) -> Asked:
         """Shared with copies of other data: a loop asks a copy at each step, and may never ask the first objective."""
@@ -262,6 +293,9 @@ class Objective(Terms):
     def value(self, params: Tree) -> Scalar:
         """The objective at ``params``: a 0-d array."""
         with telling(self.reduce):
+            value = self._at_once(params)
+            if value is not None:
+                return value
             point = self._at(params)
             value = point.value
             return _own(self._looked_at(point).space.backend, value)

@@ -14,6 +14,7 @@ one division at the end, whatever the sizes of the batches.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, TypeAlias
@@ -29,7 +30,7 @@ from .pieces import added, scaled
 from .term import Term, outputs_of
 from .terms import Terms
 
-__all__ = ["Point", "Summary", "Sums"]
+__all__ = ["Asking", "Point", "Summary", "Sums", "value_of"]
 
 Sums: TypeAlias = tuple[Any, Any, Any]
 """Sums over batches: value, gradient (or a product), weight; None where there is none."""
@@ -226,32 +227,30 @@ class Point:
         told = "compiled" in ops.capabilities and ops.is_concrete(self.where)
         if not known:
             self.check_data()
+        plain = Partial(_over_memory, visit)
         try:
             made: Summary
-            if told:
-                made, fits = ops.call(Partial(_and_fits, visit), self)
-            else:
-                made, fits = ops.call(Partial(_over_memory, visit), self), None
+            made, seen = ops.call(Partial(_and_fits, visit), self) if told else (ops.call(plain, self), None)
         except Exception:
             self.objective.in_memory(self.space)  # data that do not fit are refused in other words
             raise
-        if known and not self._passes(fits):
+        good = seen is not None and ops.is_concrete(made.value) and math.isfinite(float(ops.to_numpy(made.value)))
+        if known and not (good and self._passed()):
             self.check_data()
+        if seen is not None and not good:  # the value may be that of a refusal without a reason
+            made = ops.call(plain, self)
         if len(self.objective.batches) > 1 or any(batch.stacked for batch in self.objective.batches):
             require_counted(self.space.backend, made.weight)
         return made
 
-    def _passes(self, fits: Any) -> bool:
-        """Whether the program has seen that parameters and data are good: one number to read, for all checks."""
-        loss = self.objective.loss
-        if fits is None or (loss is not None and loss.has_arrays) or not self.space.backend.is_concrete(fits):
+    def _passed(self) -> bool:
+        """Note that the program has seen good parameters and data; False where it cannot see all that a loss holds."""
+        if self.objective.loss is not None and self.objective.loss.has_arrays:
             return False
         self.objective.require_fitting(self.space)
-        good = bool(self.space.backend.to_numpy(fits))
-        if good:
-            memo(self).checked = True
-            self.objective.passed(self.space)
-        return good
+        memo(self).checked = True
+        self.objective.passed(self.space)
+        return True
 
     # what users ask
 
@@ -326,13 +325,36 @@ def _over_memory(visit: Callable[..., tuple[Sums, Any]], point: Point, *shared: 
     return _with_l2(point, Summary(*_normalised(point, totals), tuple(pieces)))
 
 
-def _and_fits(visit: Visit, point: Point) -> tuple[Summary, Any]:
-    """:func:`_over_memory`, and whether parameters and data are such as the checks at the door let pass."""
-    made, ops = _over_memory(visit, point), point.space.backend
+def _and_fits(visit: Visit, point: Point) -> tuple[Summary, tuple[()] | None]:
+    """:func:`_over_memory`, with NaN as its value where parameters or data are such as the checks at the door refuse.
+
+    Its second value is None where the program cannot tell. To hand over an array takes 3 microseconds, to read one 9:
+    the value, which callers want anyway, is the only one for that.
+    """
+    made, xp = _over_memory(visit, point), point.space.backend.namespace()
     if visit is _evaluate and len(point.objective.batches) == 1 and not point.objective.batches[0].stacked:
-        made = replace(made, weight=None, scale=None)  # nobody asks, and handing over an array takes 3 microseconds
+        made = replace(made, weight=None, scale=None)  # nobody asks
     fits = [term.fits(point.where) for term in point.objective.in_memory(point.space)]
-    return made, None if any(one is None for one in fits) else ops.namespace().all(ops.namespace().stack(fits))
+    if any(one is None for one in fits):
+        return made, None
+    return replace(made, value=xp.where(xp.all(xp.stack(fits)), made.value, math.nan)), ()
+
+
+@record
+class Asking:
+    """What a program of :func:`value_of` is made of, beside its arguments."""
+
+    model: Any = static()
+    supplied: Any = static()
+    whole: bool = static()
+    space: Space = static()
+
+
+def value_of(asking: Asking, where: tuple[Array, ...], batches: tuple[Batch, ...], loss: Any) -> tuple[Scalar, Any]:
+    """The value at leaves of parameters, NaN where these or the data are not good; None beside it for cannot tell."""
+    terms = Terms(loss, batches, None, asking.model, asking.supplied, asking.whole)
+    made, seen = _and_fits(_evaluate, Point(terms, where, asking.space))
+    return made.value, seen
 
 
 def _with_l2(point: Point, made: Summary) -> Summary:

@@ -229,12 +229,45 @@ def test_the_program_of_a_loop_looks_at_its_data_itself(jax, backend, data, para
     assert seen == ["run"]
     with pytest.raises(ValueError, match="the inputs hold NaN"):
         f.with_data((data[0] * np.nan, *data[1:])).value(params)
-    assert seen == ["run", "run", "look"]
+    assert seen == ["run"] * 3 + ["look"]
     with pytest.raises(ValueError, match="the parameters hold NaN"):
         f.with_data(data).value(jax.tree.map(lambda leaf: leaf * np.nan, params))
     del seen[:]
     f.with_data(data).value_and_gradient(params)
     assert seen == ["run"]
+
+
+def test_values_that_are_not_finite_of_data_that_are_good_are_told(jax, backend):
+    f = lg.Objective.from_function(lambda p: 1.0 / p["w"][0])
+    zero, one = {"w": put(backend, np.zeros(1))}, {"w": put(backend, np.ones(1))}
+    for _ in range(2):
+        assert float(f.value(one)) == 1.0 and float(f.value(zero)) == np.inf
+        value, gradient = f.value_and_gradient(zero)
+        assert float(value) == np.inf and float(gradient["w"][0]) == -np.inf
+    assert f.value(one) is not f.value(zero)
+
+
+def test_a_loop_of_values_sees_new_parameters_models_and_faults(jax, backend, data, params):
+    """The program of plain arguments says what a point says, for every loss that may use it."""
+    jnp = jax.numpy
+    f = objective(CASE, backend)
+    for _ in range(2):
+        for scale in (1.0, 0.5):
+            new = jax.tree.map(lambda leaf, scale=scale: leaf * scale, params)
+            close(f.value(new), f.at(new).value, 1e-13)
+            close(f.with_data(data).value(new), f.at(new).value, 1e-13)
+    x, y = jnp.ones((4, 3)), jnp.ones(4)
+    g = lg.Objective(lambda w, x: x @ w, lg.losses.SquaredError(), (x, y))
+    for _ in range(3):
+        assert float(g.value(jnp.zeros(3))) == 0.5
+        with pytest.raises(TypeError, match="belong to numpy"):
+            g.with_data((x, np.ones(4))).value(jnp.zeros(3))
+        with pytest.raises(ValueError, match="shape"):
+            g.with_data((x, jnp.ones(5))).value(jnp.zeros(3))
+        with pytest.raises(ValueError, match="must be finite"):
+            g.with_data((x, y * jnp.nan)).value(jnp.zeros(3))
+        assert float(g.with_data([(x, y), (x, 2 * y)]).value(jnp.zeros(3))) == 1.25
+        assert float(g.with_data((x, y, jnp.asarray([1.0, 0, 0, 0]))).value(jnp.zeros(3))) == 0.5
 
 
 def test_double_precision_that_is_switched_off_is_an_error_where_it_would_be_silent(jax):
