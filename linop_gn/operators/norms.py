@@ -49,8 +49,9 @@ def norm_with_diagonal(backend: Backend, norm: Scalar, diagonal: Array, added: A
     The root of ||A||^2 + 2 added . diagonal + ||added||^2.
 
     >>> import numpy as np, linop_gn as lg
-    >>> norm_with_diagonal(lg.load("numpy"), 4e200, np.array([4e200, 0.0]), np.array([0.0, 3e200]))
-    5e+200
+    >>> found = norm_with_diagonal(lg.load("numpy"), 4e200, np.array([4e200, 0.0]), np.array([0.0, 3e200]))
+    >>> bool(np.isclose(found, 5e200))
+    True
     """
     diagonal, added = (backend.cast(x, wide(backend.describe(x)[1])) for x in (diagonal, added))
     scale = backend.power_of_two(backend.maximum(norm, backend.max_abs(added)), added)
