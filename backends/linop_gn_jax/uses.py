@@ -53,6 +53,8 @@ class JaxUses:
     otherwise: tuple[int, ...]
     linear: Linearization
     """In what is added to the result of each use, and in the parameters."""
+    mixes: str = ""
+    """A program is arithmetic: what a batch norm does is not known by its name."""
 
     def pull(self, cotangent: Array, leaves: tuple[int, ...] = ()) -> tuple[list[Array], list[Array]]:
         n = len(self.uses)

@@ -49,6 +49,8 @@ class TorchUses:
         self._recording, self._leaves, self._outputs = recording, list(leaves), outputs
         graph = Graph(outputs, leaves)
         self._found, self.otherwise = recording.resume(lambda: _read(graph))
+        mixed = any(_mixes(graph, node) for node in graph.nodes)
+        self.mixes = "a batch norm in training mode (model.eval() ends that)" if mixed else ""
         self.outputs = constant(outputs)
         self.uses: tuple[Use, ...] = tuple(f.use for f in self._found)
         self.inputs = Inputs(recording, self._found)
@@ -108,6 +110,12 @@ def _read(graph: Graph) -> tuple[list[Found], tuple[int, ...]]:
             seen.add(node)
             todo += [tuple(given) for i, given in enumerate(node.next_functions) if (node, i) not in taken]
     return uses, tuple(sorted(reached))
+
+
+def _mixes(graph: Graph, node: Any) -> bool:
+    """Whether it takes means over examples; an instance norm is a batch norm of one example to autograd."""
+    training = kind(node).endswith("BatchNorm") and getattr(node, "_saved_training", False)
+    return training and graph.shape((node, 0))[0] > 1
 
 
 def _with_biases(graph: Graph, uses: list[Found]) -> list[Found]:

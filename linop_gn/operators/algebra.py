@@ -14,7 +14,7 @@ from typing import Any
 from ..arguments import known_float
 from ..protocols import Scalar, Vector
 from ..records import record, static
-from ..spaces import Space
+from ..spaces import Space, wide
 from .base import LinearOperator
 from .partition import Partition
 
@@ -111,6 +111,17 @@ class Scaled(Modified):
     def known_frobenius_norm(self) -> Scalar | None:
         inner = self.operator.known_frobenius_norm()
         return None if inner is None else abs(self.backend.item(self.scalar)) * inner
+
+    def known_logdet(self, damping: Scalar) -> Scalar | None:
+        """n log c + log det (A + damping / c), where c is known not to be negative."""
+        c, ops = self.scalar, self.backend
+        if not self.nonnegative or (ops.is_concrete(c) and known_float(c) == 0):
+            return None
+        inner = self.operator.known_logdet(damping / c)
+        if inner is None:
+            return None
+        one = ops.identity(1, ops.cast(self.domain.zeros(), wide(self.dtype)))[0, 0]
+        return inner + self.domain.size * ops.item(ops.namespace().log(c * one))
 
 
 @record

@@ -123,6 +123,10 @@ class BlockDiagonal(LinearOperator):
         parts = [block.known_frobenius_norm() for block in self.blocks]
         return None if any(part is None for part in parts) else root_of_squares(self.backend, *parts)
 
+    def known_logdet(self, damping: Scalar) -> Scalar | None:
+        parts = [block.known_logdet(damping) if block.symmetric else None for block in self.blocks]
+        return None if any(part is None for part in parts) else sum(parts)  # type: ignore[arg-type]
+
     def _parts(self, v: Vector, sizes: list[int]) -> list[Vector]:
         """Each block's entries of ``v`` (views where the framework has them)."""
         if self.leaves is None:

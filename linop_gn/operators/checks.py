@@ -6,15 +6,16 @@ reductions are traced, but its entries can still be looked at.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from ..arguments import described
-from ..protocols import Array, Backend
+from ..arguments import described, known_float
+from ..protocols import Array, Backend, Scalar
 from ..spaces import Space
 
-__all__ = ["array_of", "finite", "nonnegative", "space_for", "symmetric_enough", "values_of"]
+__all__ = ["array_of", "finite", "nonnegative", "require_damping", "space_for", "symmetric_enough", "values_of"]
 
 SYMMETRY_TOLERANCE = 1000.0
 """Largest |M - M^T| forgiven, in units of round-off of the largest entry: what X^T W X leaves, not a wrong matrix."""
@@ -41,6 +42,20 @@ def space_for(space: Space | None, size: int, like: Array, what: str, backend: B
         raise ValueError(f"{what} has {space.size} entries, but the array is made for {size}.")
     space.require(f"the array given with {what}", like)
     return space
+
+
+def require_damping(backend: Backend, damping: Scalar, advice: str) -> None:
+    """Refuse what is not one finite number >= 0, as far as its value is known."""
+    value = 0.0
+    try:
+        if math.prod(getattr(damping, "shape", ())) != 1 or isinstance(damping, (str, bytes, bool, np.bool_)):
+            raise TypeError("no number")  # known of traced ones too
+        if backend.is_concrete(damping):
+            value = known_float(damping)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"damping must be one number, got {damping!r}. {advice}") from error
+    if not (value >= 0 and math.isfinite(value)):
+        raise ValueError(f"damping must be a finite number >= 0, got {value}.")
 
 
 def values_of(backend: Backend, x: Array, what: str) -> Any:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..arguments import known_float
 from ..protocols import Scalar, Vector
 from ..records import record, static
 from ..spaces import Space, wide
 from .algebra import Modified, Scaled, Sum
 from .base import LinearOperator
-from .norms import root_of_squares
+from .checks import require_damping
+from .norms import norm_with_diagonal
 from .partition import Partition
 
 __all__ = ["Damped", "Identity", "partition_of", "undamped"]
@@ -77,19 +77,8 @@ class Damped(Modified):
             raise TypeError(f"Damped needs a linear operator, got {type(self.operator).__qualname__}.")
         if not self.operator.domain.agrees(self.operator.codomain):
             raise ValueError(f"only a square operator can be damped, got {self.operator!r}.")
-        backend, value = self.operator.backend, 0.0
-        try:
-            if math.prod(getattr(self.damping, "shape", ())) != 1 or isinstance(self.damping, (str, bytes)):
-                raise TypeError("no number")  # known of traced ones too
-            if backend.is_concrete(self.damping):
-                value = known_float(self.damping)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(
-                f"damping must be one number, got {self.damping!r}. For several of them there are lg.krylov and "
-                "lg.MultiShiftCG; for one an unknown, add a lg.Diagonal."
-            ) from error
-        if not (value >= 0 and math.isfinite(value)):
-            raise ValueError(f"damping must be a finite number >= 0, got {value}.")
+        advice = "For several of them there are lg.krylov and lg.MultiShiftCG; for one an unknown, add a lg.Diagonal."
+        require_damping(self.operator.backend, self.damping, advice)
 
     @property
     def psd(self) -> bool:
@@ -109,17 +98,17 @@ class Damped(Modified):
         return None if inner is None else self.backend.axpy(self.damping, ones(inner), inner)
 
     def known_frobenius_norm(self) -> Scalar | None:
-        """Of ||A||^2 + 2 damping tr A + n damping^2, in which nothing cancels where A is psd."""
+        """Of a psd operator whose norm and diagonal are known."""
         inner = self.operator.known_frobenius_norm() if self.psd else None
         diagonal = None if inner is None else self.operator.known_diagonal()
         if diagonal is None:
             return None
-        ops = self.backend
-        damping = known_float(self.damping) if ops.is_concrete(self.damping) else self.damping
-        diagonal = ops.cast(diagonal, wide(self.dtype))
-        trace = ops.maximum(ops.dot(diagonal, ops.namespace().ones_like(diagonal)), 0.0)
-        root = ops.sqrt(damping)
-        return root_of_squares(ops, inner, root * ops.sqrt(2.0 * trace), damping * math.sqrt(self.domain.size))
+        diagonal = self.backend.cast(diagonal, wide(self.dtype))
+        added = self.backend.scale(self.damping, self.backend.namespace().ones_like(diagonal))
+        return norm_with_diagonal(self.backend, inner, diagonal, added)
+
+    def known_logdet(self, damping: Scalar) -> Scalar | None:
+        return self.operator.known_logdet(self.damping + damping)
 
 
 def undamped(operator: LinearOperator) -> tuple[LinearOperator, Scalar]:

@@ -9,8 +9,9 @@ A factor may be a diagonal, whose eigenvectors are the unit vectors. The inverse
 
     exact       1 / (l_i r_j + damping)
     heuristic   1 / ((l_i + sqrt(damping) / pi) (r_j + sqrt(damping) pi)),   pi^2 = (tr R / dim R) / (tr L / dim L),
+                1 / ((s l_i / m + sqrt(damping)) (s r_j / n + sqrt(damping))),   m, n the two means, s^2 = m n,
 
-the second the inverse of a Kronecker product again (Martens and Grosse, *Optimizing neural networks with
+the last two the same, the inverse of a Kronecker product again (Martens and Grosse, *Optimizing neural networks with
 Kronecker-factored approximate curvature*, 2015, section 6.3), which damps more than it says.
 """
 
@@ -24,8 +25,11 @@ import numpy as np
 
 from ..protocols import Array, Backend, Scalar
 from ..records import record
+from ..spaces import wide
+from .checks import SYMMETRY_TOLERANCE
+from .norms import norm_of, norms_of
 
-__all__ = ["Factored", "Spectral", "positive", "traces"]
+__all__ = ["Factored", "Spectral", "positive", "traces", "widened"]
 
 
 @record
@@ -39,21 +43,25 @@ class Factored:
         """L V R."""
         return _times_right(xp, _times_left(xp, self.left, V), self.right)
 
-    def trace(self, xp: Any) -> Array:
+    def trace(self, ops: Backend) -> Array:
         """The sum over groups of tr L tr R."""
-        return xp.sum(traces(xp, self.left) * traces(xp, self.right))
+        xp = ops.namespace()
+        return xp.sum(traces(xp, widened(ops, self.left)) * traces(xp, widened(ops, self.right)))
 
-    def square(self, xp: Any) -> Array:
-        """The square of the Frobenius norm."""
-        return xp.sum(_squares(xp, self.left) * _squares(xp, self.right))
+    def norm(self, ops: Backend) -> Scalar:
+        """The Frobenius norm: of a group it is the product of the factors' norms."""
+        return norm_of(ops, norms_of(ops, self.left) * norms_of(ops, self.right))
 
     def diagonal(self, xp: Any) -> Array:
         """The diagonal, as matrices."""
         return _diagonals(xp, self.left)[:, :, None] * _diagonals(xp, self.right)[:, None, :]
 
     def spectral(self, ops: Backend) -> Spectral:
-        """The same by eigenvectors; eigenvalues that rounding cannot tell from zero are zero."""
-        (l, U), (r, W) = _eigen(ops, self.left), _eigen(ops, self.right)
+        """The same by eigenvectors, in single precision at least.
+
+        Eigenvalues that rounding cannot tell from zero are zero.
+        """
+        (l, U), (r, W) = (_eigen(ops, widened(ops, side)) for side in (self.left, self.right))
         return Spectral(U, W, l[:, :, None] * r[:, None, :], l, r)
 
 
@@ -82,13 +90,17 @@ class Spectral:
             V = xp.matmul(xp.matrix_transpose(self.left), V)
         return V if self.right is None else xp.matmul(V, self.right)
 
-    def trace(self, xp: Any) -> Array:
+    def trace(self, ops: Backend) -> Array:
         """The sum of the values."""
-        return xp.sum(self.values)
+        return ops.namespace().sum(widened(ops, self.values))
 
-    def square(self, xp: Any) -> Array:
-        """The square of the Frobenius norm."""
-        return xp.sum(self.values * self.values)
+    def norm(self, ops: Backend) -> Scalar:
+        """The Frobenius norm."""
+        return norm_of(ops, self.values)
+
+    def root(self, xp: Any) -> Spectral:
+        """The root that is symmetric and psd."""
+        return Spectral(self.left, self.right, xp.sqrt(self.values))
 
     def diagonal(self, xp: Any) -> Array:
         """The diagonal, as matrices."""
@@ -109,9 +121,10 @@ class Spectral:
             l, r = self.left_values, self.right_values
             means = [xp.mean(side, axis=-1, keepdims=True) for side in (l, r)]
             known = (means[0] > 0) & (means[1] > 0)
-            pi = xp.where(known, xp.where(known, means[1], 1.0) / xp.where(known, means[0], 1.0), 1.0) ** 0.5
-            root = damping**0.5
-            sums = (l + root / pi)[:, :, None] * (r + root * pi)[:, None, :]
+            means = [xp.where(known, mean, xp.ones_like(mean)) for mean in means]
+            size, root = xp.sqrt(means[0]) * xp.sqrt(means[1]), damping**0.5  # no quotient of means, which may overflow
+            l, r = (size * (side / mean) + root for side, mean in zip((l, r), means, strict=True))
+            sums = l[:, :, None] * r[:, None, :]
         else:
             sums = self.values + damping
         good = sums > 0
@@ -130,29 +143,48 @@ def _diagonals(xp: Any, factor: Array) -> Array:
     return factor if len(factor.shape) == 2 else xp.linalg.diagonal(factor)
 
 
+def widened(ops: Backend, x: Array) -> Array:
+    """In single precision at least."""
+    return ops.cast(x, wide(ops.describe(x)[1]))
+
+
 def traces(xp: Any, factor: Array) -> Array:
     """The trace of each group (groups,)."""
     return xp.sum(_diagonals(xp, factor), axis=-1)
-
-
-def _squares(xp: Any, factor: Array) -> Array:
-    return xp.sum(xp.sum(factor * factor, axis=-1), axis=tuple(range(1, len(factor.shape) - 1)))
 
 
 def _eigen(ops: Backend, factor: Array) -> tuple[Array, Array | None]:
     """Eigenvalues (groups, n) and eigenvectors (groups, n, n); of a diagonal itself, and None."""
     xp = ops.namespace()
     if len(factor.shape) == 2:
-        return xp.where(factor > 0, factor, 0.0 * factor), None
+        return _clipped(ops, factor, 0.0 * factor), None
     values, vectors = _of_groups(ops, 0.5 * (factor + xp.matrix_transpose(factor)))
     return positive(ops, values), vectors
 
 
 def positive(ops: Backend, values: Array) -> Array:
-    """The eigenvalues of each group (groups, ...), those that rounding cannot tell from zero as zeros."""
+    """The eigenvalues of each group (groups, ...), those that rounding cannot tell from zero as zeros.
+
+    A negative one that is no rounding is an error where it can be read, and makes its group NaN in a trace.
+    """
     xp, axes = ops.namespace(), tuple(range(1, len(values.shape)))
-    least = max(values.shape[1:]) * ops.eps(values) * xp.max(values, axis=axes, keepdims=True)
-    return xp.where(values > least, values, 0.0 * values)
+    return _clipped(ops, values, max(values.shape[1:]) * ops.eps(values) * xp.max(values, axis=axes, keepdims=True))
+
+
+def _clipped(ops: Backend, values: Array, least: Array) -> Array:
+    if 0 in values.shape:
+        return values
+    xp, axes = ops.namespace(), tuple(range(1, len(values.shape)))
+    lowest, size = xp.min(values, axis=axes, keepdims=True), xp.max(xp.abs(values), axis=axes, keepdims=True)
+    allowed = max(SYMMETRY_TOLERANCE, *values.shape[1:]) * ops.eps(values)
+    wrong = lowest < -allowed * size
+    if ops.is_concrete(wrong) and bool(xp.any(wrong)):
+        raise ValueError(
+            f"a Kronecker factor has the eigenvalue {float(xp.min(xp.where(wrong, lowest, 0.0 * lowest))):.3g} (their "
+            f"sizes reach {float(xp.max(size)):.3g}), so that it is not positive semi-definite, as this operator is "
+            "taken to be: look for an error in the factors, or keep what is indefinite in lg.Dense."
+        )
+    return xp.where(wrong, xp.nan, xp.where(values > least, values, 0.0 * values))
 
 
 def _of_groups(ops: Backend, factor: Array) -> tuple[Array, Array]:

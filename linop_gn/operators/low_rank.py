@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ..dispatch import backend_of
 from ..protocols import Array, Scalar, Vector
 from ..records import fill, record, static
@@ -105,9 +107,29 @@ class LowRank(LinearOperator):
 
     def known_frobenius_norm(self) -> Scalar | None:
         """That of R M R^T, U = Q R: with Gram matrices in its place half of the digits would be lost."""
+        ops = self.backend
+        R, middle = self._triangle()
+        if middle is None:
+            return norm_of(ops, R @ R.T)
+        return norm_of(ops, (R * middle if len(middle.shape) == 1 else R @ middle) @ R.T)
+
+    def known_logdet(self, damping: Scalar) -> Scalar | None:
+        """By the squares of the singular values of R M^(1/2), U = Q R; None unless M is a diagonal that is psd."""
+        if not self.psd or (self.middle is not None and len(self.middle.shape) == 2):
+            return None
+        ops, xp = self.backend, self.backend.namespace()
+        R, middle = self._triangle()
+        if 0 in R.shape:
+            return None
+        sizes = xp.linalg.svdvals(R if middle is None else R * xp.sqrt(middle))
+        sizes = xp.where(sizes > max(R.shape) * ops.eps(sizes) * xp.max(sizes), sizes, xp.zeros_like(sizes))
+        zero, idle = 0.0 * sizes[0], self.domain.size - sizes.shape[0]
+        with np.errstate(divide="ignore"):  # of a singular one it is minus infinity
+            total = xp.sum(xp.log(sizes * sizes + damping))
+            return ops.item(total + idle * xp.log(zero + damping) if idle else total)
+
+    def _triangle(self) -> tuple[Array, Array | None]:
+        """R of U = Q R, and M, in single precision at least."""
         ops, dtype = self.backend, wide(self.domain.dtype)
         R = ops.namespace().linalg.qr(ops.cast(self.factor, dtype))[1]
-        if self.middle is None:
-            return norm_of(ops, R @ R.T)
-        middle = ops.cast(self.middle, dtype)
-        return norm_of(ops, (R * middle if len(middle.shape) == 1 else R @ middle) @ R.T)
+        return R, None if self.middle is None else ops.cast(self.middle, dtype)

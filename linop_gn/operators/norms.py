@@ -7,7 +7,7 @@ from functools import reduce
 from ..protocols import Array, Backend, Scalar
 from ..spaces import wide
 
-__all__ = ["norm_of", "root_of_squares"]
+__all__ = ["norm_of", "norm_with_diagonal", "norms_of", "root_of_squares"]
 
 
 def norm_of(backend: Backend, x: Array) -> Scalar:
@@ -24,6 +24,39 @@ def norm_of(backend: Backend, x: Array) -> Scalar:
     scale = backend.power_of_two(backend.max_abs(flat), flat)
     flat = flat / scale  # of its own: the entries are the caller's
     return scale * backend.sqrt(backend.dot(flat, flat))
+
+
+def norms_of(backend: Backend, x: Array) -> Array:
+    """The norm of each ``x[i]`` (n,), in single precision at least, each in units of its own largest entry.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> norms_of(lg.load("numpy"), np.array([[3e200, 4e200], [3e-200, 4e-200]]))
+    array([5.e+200, 5.e-200])
+    """
+    xp, axes = backend.namespace(), tuple(range(1, len(x.shape)))
+    x = backend.cast(x, wide(backend.describe(x)[1]))
+    if 0 in x.shape:
+        return xp.sum(x, axis=axes)
+    unit = xp.max(xp.abs(x), axis=axes, keepdims=True)
+    unit = xp.where(unit > 0, unit, xp.ones_like(unit))
+    x = x / unit
+    return xp.reshape(unit, (-1,)) * xp.sqrt(xp.sum(x * x, axis=axes))
+
+
+def norm_with_diagonal(backend: Backend, norm: Scalar, diagonal: Array, added: Array) -> Scalar:
+    """||A + diag(added)||_F from ||A||_F and the diagonal of A; nothing cancels where none of them is negative.
+
+    The root of ||A||^2 + 2 added . diagonal + ||added||^2.
+
+    >>> import numpy as np, linop_gn as lg
+    >>> found = norm_with_diagonal(lg.load("numpy"), 4e200, np.array([4e200, 0.0]), np.array([0.0, 3e200]))
+    >>> bool(np.isclose(found, 5e200))
+    True
+    """
+    diagonal, added = (backend.cast(x, wide(backend.describe(x)[1])) for x in (diagonal, added))
+    scale = backend.power_of_two(backend.maximum(norm, backend.max_abs(added)), added)
+    own, share, added = norm / scale, diagonal / scale, added / scale
+    return scale * backend.sqrt(own * own + 2.0 * backend.dot(share, added) + backend.dot(added, added))
 
 
 def root_of_squares(backend: Backend, *norms: Scalar) -> Scalar:

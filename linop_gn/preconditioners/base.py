@@ -66,7 +66,8 @@ def point_of(operator: LinearOperator, recipe: str) -> Point:
         parts = part._children() + parts
     raise TypeError(
         f"{recipe} needs the model's gradients, and {operator!r} was not made from an objective. Use it with "
-        "lg.GGN, lg.BlockGGN or lg.Hessian (damped or not), or use Jacobi, which needs products only."
+        "lg.GGN, lg.BlockGGN, lg.Hessian, lg.Fisher or lg.EmpiricalFisher (damped or not), or use Jacobi, which needs "
+        "products only."
     )
 
 

@@ -110,10 +110,14 @@ class KFAC(Checked):
         xp = operator.backend.namespace()
         level: Any = damping if prepared.l2 is None else damping + xp.mean(xp.asarray(prepared.l2))
         if not isinstance(inner, Congruence):
-            return prepared.spectral.inverse(level, self.rule)
+            return self._inverse(prepared, level)
         units = xp.where(inner.units > 0, inner.units, xp.ones_like(inner.units))
         level = level / xp.mean(units * units)  # S K S + d I is about S (K + d / mean(s^2) I) S
-        return Congruence(prepared.spectral.inverse(level, self.rule), 1.0 / units)
+        return Congruence(self._inverse(prepared, level), 1.0 / units)
+
+    def _inverse(self, prepared: Prepared, level: Scalar) -> KroneckerBlocks:
+        """Where it is singular the solver has zeros, of which the residual tells: no warning."""
+        return prepared.spectral.inverse_at(prepared.spectral.levels(level), self.rule)
 
     def cost(self, operator: LinearOperator) -> tuple[int, int]:
         """Products (passes backward), and numbers held at a time, that :meth:`prepare` takes."""

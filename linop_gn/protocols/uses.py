@@ -62,6 +62,8 @@ class Uses(Protocol):
     """Of each use; they may be made at each access."""
     otherwise: tuple[int, ...]
     """The leaves that entered something else as well, whatever it was."""
+    mixes: str
+    """What makes examples depend on each other, in words; empty where nothing is known to."""
 
     def pull(self, cotangent: Array, leaves: tuple[int, ...] = ()) -> tuple[list[Array], list[Array]]:
         """J^T u for the results of all uses, (groups, *rows, outputs) each, and for some of the parameters.

@@ -33,9 +33,12 @@ from ..curvature.pieces import ggn
 from ..operators.base import LinearOperator
 from ..operators.congruence import Congruence
 from ..operators.damped import Damped, undamped
+from ..operators.dense import Dense
+from ..operators.low_rank import LowRank
 from ..protocols import Array, Backend, Scalar, Vector
-from ..records import record, replace, static
+from ..records import rebuild, record, replace, static
 from ..run.status import Code, verdict
+from ..spaces import Space
 from .base import Cost, Solver, bytes_each
 from .options import check_tolerances, require_inner, scaled_rhs
 from .problem import LinearProblem, Recipe, Row
@@ -82,6 +85,8 @@ class GramState(NamedTuple):
 @record
 class GramSolve(Solver):
     """(G + damping I)^-1 b in the space of the outputs, for ``lg.Damped(lg.GGN(objective, params), damping)``.
+
+    Of U M U^T + damping I (:class:`lg.LowRank`) W is M^(1/2) U^T, which is there: no product makes K.
 
     Forming K takes a product for each output (example x class): it pays where CG would take more steps than the
     batch has outputs, or where several right-hand sides share it. ``lg.cost`` tells. With ``solver=lg.CG()`` there
@@ -142,6 +147,14 @@ class GramSolve(Solver):
         """Raise unless the operator is a damped GGN that has a Gram form."""
         operator.domain.require_together("GramSolve")
         inner, units, damping = _inner(operator)
+        if isinstance(inner, LowRank):
+            if not inner.psd or len(getattr(inner.middle, "shape", ())) == 2:
+                raise ValueError(
+                    f"GramSolve takes U M U^T with a diagonal M that is known to be psd, and {operator!r} has another: "
+                    "use lg.CG or lg.MINRES."
+                )
+            self._check_damping(operator, damping)
+            return
         known = inner.point.objective if isinstance(inner, GGN) else None
         l2 = known.l2_in(inner.domain) if known else None
         if len(getattr(l2, "shape", ())) or isinstance(inner, WithDiagonal) or (units is not None and l2 is not None):
@@ -152,8 +165,8 @@ class GramSolve(Solver):
         damping = damping if l2 is None else damping + l2
         if not isinstance(inner, (GGN, Products)) or inner.product is not ggn:
             raise ValueError(
-                f"GramSolve needs lg.Damped(lg.GGN(objective, params), damping), got {operator!r}: other operators "
-                "have no Gram form. Use lg.CG."
+                f"GramSolve needs lg.Damped(lg.GGN(objective, params), damping), got {operator!r}: of other operators "
+                "only lg.LowRank has a Gram form. Use lg.CG."
             )
         if inner.reduction is not None:
             raise ValueError(
@@ -162,16 +175,28 @@ class GramSolve(Solver):
             )
         if inner.host:
             raise ValueError("GramSolve needs all outputs at once, and the data are streamed: hold them in a list.")
+        self._check_damping(operator, damping)
+        require_root(inner.pieces[0].loss if known is None else known.loss, "GramSolve")
+
+    def _check_damping(self, operator: LinearOperator, damping: Scalar) -> None:
         if operator.backend.is_concrete(damping) and not known_float(damping) > 0:
             raise ValueError(
                 "GramSolve needs a positive damping: without it the system has no unique solution wherever there are "
                 "more parameters than outputs. Use lg.Damped(G, damping), or lg.MINRES for the undamped system."
             )
-        require_root(inner.pieces[0].loss if known is None else known.loss, "GramSolve")
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         ready: Any = undamped(_inner(operator)[0].prepare())[0]
-        m, n, width = sum(math.prod(p.outputs.shape) for p in ready.pieces), operator.domain.size, bytes_each(operator)
+        n, width = operator.domain.size, bytes_each(operator)
+        if isinstance(ready, LowRank) and self.solver is None:
+            r = ready.factor.shape[1]
+            memory, flops = (n * r + 3 * r * r + 4 * n) * width, 2.0 * r * r * n + r**3 / 3.0
+            return Cost("GramSolve, Cholesky", 1, memory, flops, f"rank {r}")
+        m = (
+            ready.factor.shape[1]
+            if isinstance(ready, LowRank)
+            else sum(math.prod(p.outputs.shape) for p in ready.pieces)
+        )
         if self.solver is not None:
             k = self.solver.planned(steps)
             return Cost("GramSolve, CG", k + 4, (7 * m + 6 * n) * width, 10.0 * m * k, f"{k} steps with {m} outputs")
@@ -259,17 +284,17 @@ def _factored_by(
     good: Any = True
     if dense:
         W, K = _matrix(ops, root, rows, most_bytes)
-        xp, spent = ops.namespace(), root.shape[0]
+        xp, m, spent = ops.namespace(), root.shape[0], 0 if isinstance(root, Dense) else root.shape[0]
         trace = ops.item(xp.sum(xp.linalg.diagonal(K)))
         shift = ops.maximum(shift, 2.0 * ops.eps(K) * trace)
-        factor, good = ops.cholesky(ops.axpy(shift, ops.identity(spent, K), K))
-    q = root_gradient(root)
+        factor, good = ops.cholesky(ops.axpy(shift, ops.identity(m, K), K))
+    q = root.codomain.zeros() if isinstance(root, Dense) else root_gradient(root)
     t = _pull(root, W, q)
     tt = ops.dot(t, t)
     return Factored(W, factor, shift, q, t, tt), good & ops.isfinite(tt), spent
 
 
-def _matrix(ops: Backend, root: Root, rows: bool | None, most_bytes: int) -> tuple[Array | None, Array]:
+def _matrix(ops: Backend, root: Root | Dense, rows: bool | None, most_bytes: int) -> tuple[Array | None, Array]:
     """W, where there is room for it, and K."""
     m, n = root.shape
     size = m * m * bytes_each(root.T)
@@ -280,6 +305,8 @@ def _matrix(ops: Backend, root: Root, rows: bool | None, most_bytes: int) -> tup
             f"GramSolve: the Gram matrix of {m} outputs would take {size:.3g} bytes, more than most_bytes="
             f"{most_bytes}. Take a smaller batch, pass solver=lg.CG(rtol=1e-6), or use lg.CG on the GGN."
         )
+    if isinstance(root, Dense):
+        return root.matrix, root.matrix @ root.matrix.T
     if _keeps_rows(rows, m, n):
         W = ops.cast(root.rows(), root.codomain.dtype)
         return W, W @ W.T
@@ -300,7 +327,7 @@ def _solve_with(ops: Backend, operator: LinearOperator, f: Factored, solver: Any
     if f.factor is not None:
         y = ops.cholesky_solve(f.factor, rhs)
     else:
-        K = Damped(Gram.of(root), f.shift)
+        K = Damped(root @ root.T if isinstance(root, Dense) else Gram.of(root), f.shift)
         given = solver.preconditioner
         linear = LinearProblem(K, rhs, None, given(K) if isinstance(given, Recipe) else given)
         inner = inner_solve(ops, solver, linear)
@@ -314,19 +341,25 @@ def _inner(operator: LinearOperator) -> tuple[LinearOperator, Vector | None, Sca
     return (inner.operator, inner.units, damping) if isinstance(inner, Congruence) else (inner, None, damping)
 
 
-def _root(operator: LinearOperator) -> tuple[Root, Scalar]:
+def _root(operator: LinearOperator) -> tuple[Root | Dense, Scalar]:
     inner, units, damping = _inner(operator)
+    if isinstance(inner, LowRank):
+        W, middle, xp = inner.factor.T, inner.middle, inner.backend.namespace()
+        W = W if middle is None else xp.sqrt(middle)[:, None] * W
+        W = W if units is None else W * units
+        spaces = {"domain": inner.domain, "codomain": Space.flat(W.shape[0], W)}
+        return rebuild(Dense, {"matrix": W, "symmetric": False, "psd": False, **spaces}), damping
     made: Any
     made, l2 = undamped(inner.prepare())
     return replace(root_of(made.pieces, made.scale, made.domain), units=units), damping + l2
 
 
-def _push(root: Root, rows: Array | None, v: Vector) -> Vector:
+def _push(root: Root | Dense, rows: Array | None, v: Vector) -> Vector:
     """W v."""
     return root.apply(v) if rows is None else rows @ root.backend.cast(v, root.codomain.dtype)
 
 
-def _pull(root: Root, rows: Array | None, u: Vector) -> Vector:
+def _pull(root: Root | Dense, rows: Array | None, u: Vector) -> Vector:
     """W^T u."""
     if rows is not None:
         made: Vector = root.backend.cast(rows.T @ u, root.domain.dtype)

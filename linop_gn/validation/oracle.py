@@ -99,7 +99,7 @@ class Oracle:
                 U = host(A.domain, A.factor)
                 M = np.ones(U.shape[1]) if A.middle is None else host(A.domain, A.middle)
                 return aslinearoperator(U) @ aslinearoperator((np.diag(M) if M.ndim == 1 else M) @ U.T)
-        raise NotApplicableError(f"what a {type(A).__name__} ought to be is not known")
+        raise NotApplicableError(f"what this {type(A).__name__} ought to be is not known")
 
     def _blocks(self, A: BlockDiagonal) -> Matrix:
         """The sum of R_i A_i C_i, where C_i picks the block's entries and R_i puts its products where they belong."""

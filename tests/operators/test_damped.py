@@ -40,6 +40,17 @@ def test_bad_dampings_are_refused(damping):
         lg.Damped(lg.Diagonal(np.ones(2)), "1e-3")
 
 
+def test_a_norm_whose_trace_overflows(backend):
+    A = lg.Damped(lg.Diagonal(array(backend, np.full(40, 3e37), "float32")), 1.0)
+    assert float(lg.frobenius_norm(A).value) == pytest.approx(3e37 * 40**0.5, rel=1e-6)
+
+
+def test_the_norm_has_a_derivative_without_damping(jax):
+    d = lg.Diagonal(jax.numpy.array([1.0, 2.0, 2.0]))
+    slope = jax.grad(lambda damping: lg.Damped(d, damping).known_frobenius_norm())(0.0)
+    assert float(slope) == pytest.approx(5 / 3)  # tr A / ||A||
+
+
 def test_only_square_operators_are_damped():
     with pytest.raises(ValueError, match="only a square operator can be damped, got Dense"):
         lg.Damped(lg.Dense(np.ones((2, 3))), 1.0)

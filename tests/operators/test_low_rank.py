@@ -64,3 +64,25 @@ def test_parts_that_do_not_fit_are_refused(backend, other):
         lg.LowRank(U, array(backend, np.ones(2), "float32"))
     with pytest.raises(TypeError, match="arrays of several frameworks are mixed"):
         lg.LowRank(U, array(other, np.ones(2)))
+
+
+@given(data=st.data(), n=st.integers(1, 8), r=st.integers(1, 10), middle=st.booleans(), exponent=st.integers(-6, 3))
+def test_the_determinant_is_known(numpy_backend, data, n, r, middle, exponent):
+    U, m, damping = data.draw(matrices(n, r)), np.linspace(0.0, 2.0, r) if middle else None, 10.0**exponent
+    U = U / max(1e-3, np.abs(U).max())
+    found = lg.LowRank(U, m).known_logdet(damping)
+    want = np.linalg.slogdet((U if m is None else U * m) @ U.T + damping * np.eye(n))[1]
+    assert float(found) == pytest.approx(want, rel=1e-8, abs=1e-8)
+
+
+def test_determinants_on_every_framework(backend):
+    U = np.random.default_rng(0).standard_normal((30, 4))
+    A = lg.LowRank(array(backend, U))
+    found = lg.logdet(lg.Damped(3.0 * A, 0.1), products=5, steps=5)
+    assert (found.exact, int(found.products)) == (True, 0)
+    assert float(found.value) == pytest.approx(np.linalg.slogdet(3 * U @ U.T + 0.1 * np.eye(30))[1], rel=1e-12)
+    assert lg.logdet(A).status is lg.Status.SINGULAR
+    small = lg.LowRank(array(backend, U[:3]))
+    assert float(lg.logdet(small).value) == pytest.approx(np.linalg.slogdet(U[:3] @ U[:3].T)[1], rel=1e-12)
+    for unknown in (lg.LowRank(array(backend, U), array(backend, np.eye(4)), psd=True), -1.0 * A):
+        assert unknown.known_logdet(1.0) is None

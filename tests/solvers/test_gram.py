@@ -8,6 +8,7 @@ from systems import host as flat_host
 
 import linop_gn as lg
 from linop_gn import GramSolve, Status
+from linop_gn.operators.congruence import Congruence
 
 from ..curvature.cases import Case, Streamed, cases, dense, objective, put
 
@@ -240,3 +241,31 @@ def test_errors_say_what_to_do(torch, numpy_backend):
     streamed = lg.Objective(lambda p, x: x @ p, lg.losses.SquaredError(), Streamed([(x, torch.ones(2))]))
     with pytest.raises(ValueError, match="streamed"):
         lg.solve(lg.Damped(lg.GGN(streamed, p), 1.0), p, GramSolve())
+
+
+@pytest.mark.parametrize("middle", [True, False])
+def test_low_rank_has_its_root_at_hand(backend, middle):
+    rng = np.random.default_rng(0)
+    U, m, b = rng.standard_normal((40, 6)), np.linspace(0, 2, 6), rng.standard_normal((40, 2))
+    A = lg.LowRank(put(backend, U), put(backend, m) if middle else None)
+    G = (U * m if middle else U) @ U.T
+    methods = (EXACT,) if "compiled" in backend.capabilities else (EXACT, INNER)
+    for method, rhs in [(method, rhs) for method in methods for rhs in (b, b[:, 0])]:
+        step = lg.solve(lg.Damped(A, 0.1), put(backend, rhs), method)
+        assert step.succeeded
+        near(flat_host(backend, step.x), G, 0.1, rhs)
+    s = np.linspace(1, 2, 40)
+    scaled = lg.Damped(Congruence(A, put(backend, s)), 0.1)
+    step = lg.solve(scaled, put(backend, b[:, 0]), EXACT)
+    near(flat_host(backend, step.x), s[:, None] * G * s, 0.1, b[:, 0])
+    (told,) = lg.cost(scaled, EXACT)
+    assert (told.products, told.note) == (int(step.products), "rank 6")
+
+
+def test_low_rank_that_has_no_root_is_refused():
+    U = np.eye(5)[:, :2]
+    for A in (lg.LowRank(U, np.eye(2), psd=True), lg.LowRank(U, np.array([1.0, -1.0]))):
+        with pytest.raises(ValueError, match="diagonal M that is known to be psd"):
+            lg.solve(lg.Damped(A, 0.1), np.ones(5), GramSolve())
+    with pytest.raises(ValueError, match="positive damping"):
+        lg.solve(lg.LowRank(U), np.ones(5), GramSolve())

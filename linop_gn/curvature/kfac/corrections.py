@@ -37,7 +37,7 @@ def corrections(settings: Settings, term: Term, x: Vector, *vectors: Array) -> t
     def squares(pulled: list[Array], leaves: list[Array]) -> tuple[Array, ...]:
         return tuple(_values(batch, *basis, given, pulled) for basis, given in zip(bases, inputs, strict=True))
 
-    return (None, over_columns(batch, squares), weight), Layout.of(batch.plans)
+    return (None, over_columns(batch, squares), weight), Layout.of(batch.plans, batch.made.mixes)
 
 
 def _inputs_in_basis(batch: Batch, block: Plan, left: Array | None, right: Array | None) -> dict[int, Array]:

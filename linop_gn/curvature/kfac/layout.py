@@ -32,6 +32,8 @@ class Settings(NamedTuple):
     """``expand`` or ``reduce``."""
     dense: int
     """The largest side of a factor that is held as a matrix."""
+    fisher: str = "type-2"
+    """What the factors of the outputs are made of."""
 
 
 class Plan(NamedTuple):
@@ -59,12 +61,14 @@ class Layout:
     """
 
     plans: tuple[Plan, ...] = static()
+    mixes: str = static(default="")
+    """By what examples depend on each other, where that is known."""
     stacked: bool = static(default=False)
 
     @classmethod
-    def of(cls, plans: tuple[Plan, ...]) -> Layout:
+    def of(cls, plans: tuple[Plan, ...], mixes: str) -> Layout:
         """That of a batch."""
-        return cls(tuple(block._replace(uses=(), transposed=(0,) * bool(block.transposed)) for block in plans))
+        return cls(tuple(block._replace(uses=(), transposed=(0,) * bool(block.transposed)) for block in plans), mixes)
 
 
 def plan(uses: tuple[Use, ...], otherwise: tuple[int, ...], space: Space, settings: Settings) -> tuple[Plan, ...]:

@@ -15,13 +15,15 @@ Layers are found by what the model calls: any operation that is linear in a para
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar
 
 from ...arguments import whole
 from ...draws import check_seed
 from ...operators.base import LinearOperator
-from ...operators.factored import Factored, Spectral, positive, traces
+from ...operators.factored import Factored, Spectral, positive, traces, widened
 from ...operators.kronecker import KroneckerBlocks
+from ...operators.norms import norm_with_diagonal
 from ...operators.partition import Partition
 from ...protocols import Array, Backend, Scalar, Tree
 from ...records import Partial, fill, memo, record, replace, static
@@ -45,7 +47,10 @@ def check_options(owner: str, fisher: str, samples: int, seed: Scalar, sharing: 
     if sharing not in ("expand", "reduce"):
         raise ValueError(f"{owner}: sharing must be 'expand' or 'reduce', got {sharing!r}.")
     check_seed(owner, seed)
-    return whole(owner, "samples", samples, 1), whole(owner, "dense", dense, 1)
+    samples = whole(owner, "samples", samples, 1)
+    if samples > 1 and fisher != "mc":
+        raise ValueError(f"{owner}: samples={samples} are targets drawn for fisher='mc', and fisher is {fisher!r}.")
+    return samples, whole(owner, "dense", dense, 1)
 
 
 @record
@@ -114,7 +119,7 @@ class KFAC(AtPoint):
             point = Fisher(point, samples=samples, seed=seed).point
         else:
             point = EmpiricalFisher(point).point
-        fill(self, point=point, settings=Settings(sharing, dense))
+        fill(self, point=point, settings=Settings(sharing, dense, fisher))
 
     @property
     def factors(self) -> KroneckerBlocks:
@@ -137,7 +142,9 @@ class KFAC(AtPoint):
         sums = iter(made.gradient)  # type: ignore[arg-type]
         blocks: tuple[Any, ...] = tuple(_block(ops, block, sums) for block in plans)
         places = tuple(block.place for block in plans)
-        result = KroneckerBlocks(blocks, places, self.domain, tuple(block.why for block in plans))
+        notes = (*(block.why for block in plans), *self._mixed(made.pieces, blocks))
+        estimated = sum(block.kind == "diagonal" and block.place.sizes[1] > 0 for block in plans)
+        result = KroneckerBlocks(blocks, places, self.domain, notes, estimated=estimated)
         if not self.corrected:
             return result
         spectral = result.spectral().blocks
@@ -148,31 +155,39 @@ class KFAC(AtPoint):
             Spectral(basis.left, basis.right, positive(ops, next(found))) if block.linear else basis
             for block, basis in zip(plans, spectral, strict=True)
         )
-        return KroneckerBlocks(blocks, places, self.domain, result.notes)
+        return replace(result, blocks=blocks)
+
+    def _mixed(self, pieces: tuple[Any, ...], blocks: Any) -> tuple[str, ...]:
+        """What there is to say where examples depend on each other, which is also a warning."""
+        mixing = next((piece.mixes for piece in pieces if piece.mixes), "")
+        if not mixing:
+            return ()
+        note = f"Examples depend on each other, by {mixing}, which the blocks leave out."
+        if self.backend.is_concrete(blocks):
+            warnings.warn(f"lg.{type(self).__name__}: {note}", RuntimeWarning, stacklevel=2)
+        return (note,)
 
     # what a matrix is asked
 
     def inverse(self, damping: Any = 0.0, rule: str = "exact", relative: str | None = None) -> KroneckerBlocks:
         """(K + damping I)^-1 as an operator: see :meth:`linop_gn.KroneckerBlocks.inverse`. An l2 is damping too."""
-        return self.factors.inverse(self._with_l2(damping, relative), rule, relative)
+        return self.factors.inverse_at(self._levels(damping, relative), rule, tell=True)
 
     def logdet(self, damping: Any = 0.0, relative: str | None = None) -> Scalar:
         """log det (K + damping I); minus infinity where that is singular."""
-        return self.factors.logdet(self._with_l2(damping, relative), relative)
+        return self.factors.logdet_at(self._levels(damping, relative))
 
     def trace(self) -> Scalar:
         """tr K."""
         total, l2 = self.factors.trace(), self._l2_vector
-        return total if l2 is None else total + self.backend.item(self.backend.namespace().sum(l2))
+        return (
+            total if l2 is None else total + self.backend.item(self.backend.namespace().sum(widened(self.backend, l2)))
+        )
 
     def frobenius_norm(self) -> Scalar:
         """||K||_F."""
-        l2, ops = self._l2_vector, self.backend
-        norm = self.factors.frobenius_norm()
-        if l2 is None:
-            return norm
-        more = ops.namespace().sum(l2 * (2.0 * self.factors.known_diagonal() + l2))
-        return ops.sqrt(norm * norm + ops.item(more))
+        l2, norm = self._l2_vector, self.factors.frobenius_norm()
+        return norm if l2 is None else norm_with_diagonal(self.backend, norm, self.factors.known_diagonal(), l2)
 
     @property
     def _l2_vector(self) -> Any:
@@ -200,18 +215,22 @@ class KFAC(AtPoint):
         """A table of the blocks: their names, sizes and kinds, and what is not as one might expect."""
         return self.factors.report()
 
-    def _with_l2(self, damping: Any, relative: str | None) -> Any:
-        l2 = self._l2
+    def __repr__(self) -> str:
+        made = memo(self).made
+        options = f"fisher={self.settings.fisher!r}, sharing={self.settings.sharing!r}"
+        return f"{super().__repr__()[:-1]}; {options}" + ("" if made is None else f"; {made.described()}") + ")"
+
+    def _levels(self, damping: Any, relative: str | None) -> list[Scalar]:
+        """The damping of each block, and of entries in none, with the l2."""
+        l2, levels = self._l2, self.factors.levels(damping, relative)
         if l2 is None:
-            return damping
+            return levels
         if relative is not None or len(getattr(l2, "shape", ())):
             raise ValueError(
                 "the objective's l2 has a number for each parameter, or damping is relative: invert "
                 f"lg.{type(self).__name__}(...).factors, which leave the l2 out."
             )
-        if isinstance(damping, dict):
-            return {name: level + l2 for name, level in damping.items()}
-        return damping + l2
+        return [level + l2 for level in levels]
 
 
 @record

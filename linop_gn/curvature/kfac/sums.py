@@ -44,7 +44,7 @@ def factor_sums(settings: Settings, term: Term, x: Vector) -> tuple[tuple[Any, .
     left = iter(sums)
     for given in sides:
         made += [next(left)] if not given else [x for side in given for x in (next(left), *side)]
-    return (None, tuple(made), weight), Layout.of(batch.plans)
+    return (None, tuple(made), weight), Layout.of(batch.plans, batch.made.mixes)
 
 
 # the side of the inputs
