@@ -30,6 +30,7 @@ from ..spaces import wide
 
 __all__ = [
     "LEAST",
+    "MISFITS",
     "Estimate",
     "Estimator",
     "Probed",
@@ -151,6 +152,11 @@ _SENTENCES = {
 }
 
 
+MISFITS = (
+    "The products with A and with its adjoint don't fit each other: the adjoint is another operator's, or products are "
+    "not linear, or right to fewer digits than their dtype has (lg.validate measures how far)."
+)
+"""Of squares of operators that nobody declared symmetric."""
 _NO_DERIVATIVE = (
     "an estimate has no derivative. Differentiate a sum of z.A z in your own program instead, for fixed probes z such "
     "as those of A.domain.random(seed)."

@@ -31,7 +31,7 @@ from ..protocols import Array, Backend, Scalar
 from ..records import Partial, record
 from ..run.solution import brief
 from ..run.status import Code, Status, succeeded, verdict
-from .estimate import Estimate, EstimatorRow, check_operator, require_symmetric
+from .estimate import MISFITS, Estimate, EstimatorRow, check_operator, require_symmetric
 
 __all__ = ["Approximation", "approximation", "code_for", "grown", "inverse_quadratic", "matrix_function"]
 
@@ -53,7 +53,8 @@ class Approximation(Estimate):
     def sentence(self) -> str:
         """What happened, and what to do about it."""
         status: Status = self.status
-        said = _SENTENCES.get(status, status.sentence)
+        misfits = status is Status.NOT_SYMMETRIC and not self.psd
+        said = MISFITS if misfits else _SENTENCES.get(status, status.sentence)
         return f"{said} {_AT_LEAST.format(brief(self.standard_error))}" if self._is_least else said
 
     @property

@@ -40,7 +40,7 @@ from ..run.solution import Outcome
 from ..run.status import Code, Status, is_one_of
 from ..spaces import Space
 from .eigsh import Eigenpairs, own, search, table, told
-from .estimate import require_operator, squared
+from .estimate import MISFITS, require_operator, squared
 from .on_host import on_host
 from .thick_restart import ROUNDING
 
@@ -96,7 +96,7 @@ class SingularTriplets(Outcome):
     def sentence(self) -> str:
         """What was looked for, what happened, and what to do about it."""
         if self.status is Status.NOT_SYMMETRIC:
-            return _MISFIT
+            return f"{MISFITS} Don't rely on the triplets."
         said = told(self.status, self.met, self.block, "singular value")
         n = min(len(self.left), len(self.right))
         if self.status is Status.MAX_STEPS and int(self.products) > n + len(self.met):
@@ -115,11 +115,6 @@ class SingularTriplets(Outcome):
         return [*table(self._headline(), "singular value", self.values, self.bounds, self.met), self.sentence]
 
 
-_MISFIT = (
-    "The products with A and with its adjoint don't fit each other: the adjoint is another operator's, or products are "
-    "not linear, or right to fewer digits than their dtype has (lg.validate measures how far). Don't rely on the "
-    "triplets."
-)
 _LOST = "Loosen rtol, use float64, or take the largest of an inverse: lg.svds(lg.inverse(A), k)."
 _MORE = "There may be more of these than copies were looked for."
 

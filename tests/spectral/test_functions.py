@@ -176,3 +176,14 @@ def test_a_condition_number_that_nothing_bounds_is_printed_as_at_least():
     exact = lg.condition_number(lg.Dense(with_spectrum(np.repeat([1.0, 5.0], 20), 0), psd=True))
     assert exact.status is lg.Status.INVARIANT
     assert "at least" not in repr(exact)
+
+
+def test_a_condition_number_takes_no_adjoint_that_is_none():
+    M = np.random.default_rng(0).standard_normal((30, 20))
+    spaces = lg.Space.flat(20, M), lg.Space.flat(30, M)
+    for wrong in (lambda u: -(M.T @ u), lambda u: M[::-1].T @ u):
+        found = lg.condition_number(lg.FunctionOperator(lambda v: M @ v, *spaces, wrong))
+        assert (found.status, bool(np.isnan(found.value))) == (lg.Status.NOT_SYMMETRIC, True)
+        assert "don't fit each other" in found.sentence
+    lied = lg.FunctionOperator(lambda v: v * np.linspace(-1, 2, 20), spaces[0], psd=True)
+    assert lg.condition_number(lied).status is lg.Status.NEGATIVE_CURVATURE
