@@ -60,7 +60,7 @@ class NeumannState(NamedTuple):
     threshold: Scalar
     alpha: Scalar
     before: Scalar
-    """Products that are left before the first step: power iterations, then that with a start."""
+    """Products that are left before the first step: that with a start, then power iterations."""
     scale: Scalar
     status: Scalar
     steps: Scalar
@@ -129,14 +129,14 @@ class Neumann(Solver):
         whole, x, before = ops.sqrt(ops.dot(r, r)), ops.zeros_like(b), int(problem.x0 is not None)
         if problem.x0 is not None:
             x, finite = scaled_start(ops, problem.x0, inverse, largest, finite)
-        if self.scale is None:
+        if self.scale is None and self.limit(problem):
             seek, before = _first(ops, problem), before + _POWER
         threshold = threshold_of(ops, self, whole, scale, b)
         done = Code.CONVERGED if self.steps is None else Code.COMPLETED
         none = ops.scalar(0, b)
         status = verdict(
             ops,
-            ops.scalar(Code.RUNNING if self.limit(problem) else at_limit(self), b),
+            ops.scalar(Code.RUNNING if self.limit(problem) or before else at_limit(self), b),
             (ops.logical_not(finite), Code.NONFINITE_INPUT),
             (largest == 0, Code.CONVERGED),
             ((whole <= threshold) & (problem.x0 is None), done),
@@ -159,10 +159,10 @@ class Neumann(Solver):
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: NeumannState) -> NeumannState:
-        no, running, warm = ops.logical_not, s.status == Code.RUNNING, int(problem.x0 is not None)
-        seeking = running & (s.before > warm)
-        known = running & no(seeking)  # the product is one with x
-        moving = running & (s.before <= 0)
+        no, running, warm = ops.logical_not, s.status == Code.RUNNING, problem.x0 is not None
+        first = warm + (0 if s.seek is None else _POWER)
+        starting = running & warm & (s.before == first)
+        seeking, moving = running & (s.before > 0) & no(starting), running & (s.before <= 0)
         x = ops.axpy(ops.where(moving, s.alpha, 0.0), s.r, s.x)
         v = x if s.seek is None else ops.select(seeking, s.seek, x)
         product = problem.operator.apply(v)
@@ -184,7 +184,6 @@ class Neumann(Solver):
         moved = moving & sound
         good = moved
         if warm:  # a start that is worse than zero, or has no product, is given up
-            starting = known & no(moving)
             good = moved | (starting & sound & (norm <= s.whole))
             x = ops.mask(no(starting & no(good)), x)
         r = ops.select(good, r, s.r)
@@ -210,7 +209,7 @@ class Neumann(Solver):
                 (met, Code.CONVERGED if self.steps is None else Code.COMPLETED),
                 (grown, Code.RESIDUAL_GROWS),
                 (moved & drowned & no(norm < s.norm), Code.STAGNATED if self.steps is None else Code.COMPLETED),
-                (moved & end, at_limit(self)),
+                ((moved | starting) & end, at_limit(self)),
             )
             lost = grown & (norm > s.whole)
             told = ops.where(lost, s.whole, norm), ops.where(lost, 0.0, model)

@@ -71,6 +71,9 @@ def condition_number(A: LinearOperator, *, steps: int = 50, rtol: Scalar = 0.0, 
         inside = xp.isfinite(values)
         low, high = xp.argmin(xp.where(inside, values, xp.inf)), xp.argmax(xp.where(inside, values, -xp.inf))
         (least, near), (most, far) = ((ops.item(values[i]), ops.item(bounds[i])) for i in (low, high))
+        negative = least < -800.0 * eps * ops.maximum(
+            abs(most), abs(least)
+        )  # of what is a square, or known as definite
         least, most = least + shift, most + shift
         singular = least <= 8.0 * eps * most
         quotient = ops.divide(most, least)
@@ -79,13 +82,15 @@ def condition_number(A: LinearOperator, *, steps: int = 50, rtol: Scalar = 0.0, 
             error, quotient = ops.divide(error, 2.0 * ops.sqrt(quotient)), ops.sqrt(quotient)
         code = code_for(ops, K, error, quotient, rtol, 0)
         code = ops.where(singular & (succeeded(code) | (code == Code.MAX_STEPS)), Code.SINGULAR, code)
+        fault = Code.NOT_SYMMETRIC if root else Code.NEGATIVE_CURVATURE
+        code = ops.where(negative & (succeeded(code) | (code == Code.SINGULAR)), fault, code)
         good = succeeded(code) | (code == Code.MAX_STEPS)
-        value = ops.where(singular, float("inf"), ops.where(good, quotient, float("nan")))
+        value = ops.where(singular & (code == Code.SINGULAR), float("inf"), ops.where(good, quotient, float("nan")))
         error = ops.where(good, error, float("nan"))
         upper: Any = None
         if damped and not root:
             upper = ops.where(good, (most + far) / shift, float("nan"))
         made = approximation("condition_number", K, value, error, code, value, upper)
-        return replace(made, products=2 * made.products + 1) if root else made
+        return replace(made, products=2 * made.products + 1, psd=False) if root else made
 
     return grown(inner, normal(inner.domain, seed, 1)[:, 0], steps, rtol, told)

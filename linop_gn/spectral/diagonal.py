@@ -42,6 +42,7 @@ from .estimate import (
     EstimatorState,
     Probed,
     block_of,
+    check_numbers,
     check_operator,
     estimated,
     exactly,
@@ -284,6 +285,7 @@ def diagonal(
         For an operator that is not square, or not known to be what the method needs; too few products.
     """
     check_operator("diagonal", A)
+    check_numbers("diagonal", rtol, atol, seed)
     if method not in METHODS:
         raise ValueError(f"diagonal: method must be one of {', '.join(map(repr, METHODS))}, got {method!r}.")
     products, n = whole("diagonal", "products", products, 1), A.domain.size

@@ -22,14 +22,15 @@ from ..run.solution import Outcome
 from ..run.status import Status
 from ..solvers.problem import LinearProblem
 from ..spaces import Space
-from .estimate import require_operator, require_symmetric
+from .estimate import check_operator, require_symmetric
 from .on_host import on_host
 from .thick_restart import ENDS, ThickRestart, ThickRow, best
 
 __all__ = ["Eigenpairs", "eigsh"]
 
 WORDS = {"LA": "largest", "SA": "smallest", "BE": "both ends", "LM": "largest magnitude"}
-SMALLEST_BASIS = 20
+FEW, SMALLEST_BASIS = 6, 20
+"""Pairs, and vectors in a basis, if neither is said."""
 RTOL, ROUNDINGS = 1e-8, 2.0
 """The tolerance if none is given: at least so many times the rounding in the bounds."""
 
@@ -81,7 +82,8 @@ class Eigenpairs(Outcome):
         return told(self.status, self.met, self.block, "eigenvalue")
 
     def _headline(self) -> str:
-        counts = f"{int(self.products)} products, {int(self.restarts)} restarts"
+        restarts = int(self.restarts)
+        counts = f"{int(self.products)} products, {restarts} restart{'s' * (restarts != 1)}"
         return f"{WORDS[self.which]}: {self.status.name.lower()}; {self.method}, {counts}"
 
     def _lines(self) -> list[str]:
@@ -122,7 +124,7 @@ _SHOWN = 20
 
 def eigsh(
     A: LinearOperator,
-    k: int = 6,
+    k: int | None = None,
     which: str = "LA",
     *,
     rtol: Scalar | None = None,
@@ -142,7 +144,7 @@ def eigsh(
     A
         Symmetric operator, definite or not, on any backend.
     k
-        How many.
+        How many; 6 by default, or as many as there are.
     which
         ``"LA"``, the largest; ``"SA"``, the smallest (of an indefinite operator the most negative: a saddle's way
         down); ``"BE"``, from both ends in turn; ``"LM"``, the largest in magnitude.
@@ -182,14 +184,22 @@ def eigsh(
     TypeError, ValueError
         For an operator that is not known to be symmetric, a k that the space has not, a basis that is too small.
     """
+    check_operator("eigsh", A)
+    require_symmetric("eigsh", A, "its singular values are found by lg.svds(A)")
+    if which not in ENDS:
+        raise ValueError(
+            f"eigsh: which must be one of {ENDS}, got {which!r}. Eigenvalues near a number sigma inside of the "
+            "spectrum are the largest in magnitude of the inverse of A - sigma I."
+        )
     options: dict[str, Any] = {"rtol": rtol, "block": block, "basis": basis, "basis_on": basis_on}
     options |= {"max_products": max_products, "start": start, "seed": seed, "watch": watch, "every": every}
-    return search(A, k, which, **options)[0]
+    return search("eigsh", A, k, which, **options)[0]
 
 
 def search(
+    door: str,
     A: LinearOperator,
-    k: int,
+    k: int | None,
     which: str,
     *,
     rtol: Scalar | None,
@@ -204,26 +214,27 @@ def search(
     squares: bool = False,
 ) -> tuple[Eigenpairs, Scalar]:
     """The pairs, and the tolerance that they were held to; with ``squares`` that is one on the eigenvalues' roots."""
-    k, block = whole("eigsh", "k", k, 1), whole("eigsh", "block", block, 1)
-    check_seed("eigsh", seed)
-    _check(A, k, which)
-    if basis_on not in ("device", "host"):
-        raise ValueError(f'eigsh: basis_on is "device" or "host", got {basis_on!r}.')
     n, space = A.domain.size, A.domain
+    k, block = min(FEW, n) if k is None else whole(door, "k", k, 1), whole(door, "block", block, 1)
+    check_seed(door, seed)
+    if k > n:
+        raise ValueError(f"{door}: k = {k} were asked for, and the space has {n}.")
+    if basis_on not in ("device", "host"):
+        raise ValueError(f'{door}: basis_on is "device" or "host", got {basis_on!r}.')
     block = min(block, n)
-    basis = max(2 * k + 1, SMALLEST_BASIS) + block - 1 if basis is None else whole("eigsh", "basis", basis, 1)
+    basis = max(2 * k + 1, SMALLEST_BASIS) + block - 1 if basis is None else whole(door, "basis", basis, 1)
     if basis + block > n:
         basis = n
     if basis < min(n, k + block + 1):
-        raise ValueError(f"eigsh: a basis for {k} pairs with block={block} has at least {k + block + 1} vectors.")
-    limit = max(10 * n, 1000) if max_products is None else whole("eigsh", "max_products", max_products, 1)
+        raise ValueError(f"{door}: a basis for k={k} with block={block} has at least {k + block + 1} vectors.")
+    limit = max(10 * n, 1000) if max_products is None else whole(door, "max_products", max_products, 1)
     kept = max(1, basis - block - 1)
     rtol, roundings = (RTOL, ROUNDINGS) if rtol is None else (rtol, 0.0)
-    require_number("eigsh", "rtol", rtol, positive=True)
+    require_number(door, "rtol", rtol, positive=True)
     given = None if start is None else space.enter(start, "start")[0]
     if basis_on == "host":
         given = given if given is None else np.array(A.backend.to_numpy(given))
-        A = on_host("eigsh", A)
+        A = on_host(door, A)
     ops, rhs = A.backend, A.domain.zeros() if given is None else given
     method = ThickRestart(rtol, limit, seed, k, which, basis, block, kept, roundings, squares)
     problem = LinearProblem(A.prepare(), rhs)
@@ -271,17 +282,3 @@ def _picked(problem: LinearProblem, method: ThickRestart, s: Any) -> tuple[Array
         ops.combine(s.basis, pick.vectors, s.filled),
         pick.allowed * (ops.sqrt(s.scale) if method.squares else s.scale),
     )
-
-
-def _check(A: Any, k: int, which: Any) -> None:
-    require_operator("eigsh", A)
-    if not A.domain.agrees(A.codomain):
-        raise ValueError(f"eigsh needs a square operator, got {A!r}; for singular values take A.T @ A or A @ A.T.")
-    require_symmetric("eigsh", A, "A.T @ A is known to be")
-    if k > A.domain.size:
-        raise ValueError(f"eigsh: k = {k} pairs were asked for, and the space has {A.domain.size}.")
-    if which not in ENDS:
-        raise ValueError(
-            f"eigsh: which must be one of {ENDS}, got {which!r}. Eigenvalues near a number sigma inside of the "
-            "spectrum are the largest in magnitude of the inverse of A - sigma I."
-        )

@@ -30,10 +30,12 @@ from ..spaces import wide
 
 __all__ = [
     "LEAST",
+    "MISFITS",
     "Estimate",
     "Estimator",
     "Probed",
     "block_of",
+    "check_numbers",
     "check_operator",
     "estimated",
     "exactly",
@@ -58,7 +60,8 @@ class Estimate(Outcome):
     value
         The estimate; NaN if no product was finite.
     standard_error
-        Of the value, from the scatter of the probes: 0 if it is exact, infinite of a single probe.
+        Of the value, from the scatter of the probes: 0 if it is exact, infinite of a single probe. Of fewer than ten it
+        scatters itself: intervals are those of Student's t.
     samples
         Probes; of an exact value, unit vectors.
     exact
@@ -73,16 +76,29 @@ class Estimate(Outcome):
     samples: Scalar = None
     exact: bool = static(default=False)
     what: str = static(default="trace")
+    psd: bool = static(default=True)
+    """Whether the operator is known to be positive semi-definite."""
+    remark: str = static(default="")
+    """What is to be said of a value besides."""
 
     @property
     def sentence(self) -> str:
         """What happened, and what to do about it."""
         status: Status = self.status
-        if self.exact and status.succeeded:
-            factored = self.method == "rows of the Jacobian"
-            known = f"Exact: the operator knows its {self.method.removeprefix('known ')} without a product."
-            return _FACTORED if factored else _EXACTLY if int(self.products) else known
-        return _SENTENCES.get(status, status.sentence)
+        if self.exact and (status.succeeded or not int(self.products)):
+            factored, known = self.method == "rows of the Jacobian", self.method.removeprefix("known ")
+            if status is Status.NONFINITE:
+                return f"No product was taken: what the operator knows itself ({known}) is out of range. Scale it."
+            if status.succeeded:
+                free = f"Exact: the operator knows its {known} without a product."
+                return _FACTORED if factored else _EXACTLY if int(self.products) else free
+        if status is Status.NEGATIVE_CURVATURE and not self.psd:
+            return _INDEFINITE
+        said = [_SENTENCES.get(status, status.sentence)]
+        if status in _WITH_VALUE and not self.exact:
+            few = 1 < int(self.samples) < LEAST
+            said += [_FEW] * few + [_ONE] * (int(self.samples) == 1) + [self.remark] * bool(self.remark)
+        return " ".join(said)
 
     def _headline(self) -> str:
         counts = f"{int(self.products)} products with {int(self.samples)} probes"
@@ -109,6 +125,13 @@ def shown(value: Any) -> str:
 
 _EXACTLY = "Exact: the products cover the whole space, a unit vector for each."
 _FACTORED = "Exact: from the rows of the Jacobian, a product with its adjoint for each output."
+_FEW = "From fewer than ten probes that error is uncertain itself: take more, or intervals of Student's t."
+_ONE = "From one probe nobody knows that error: take ten or more."
+_INDEFINITE = (
+    "The products say that the operator is not positive definite: its determinant has no logarithm that is real. Add "
+    "damping; log |det A| is half the logdet of A.T @ A."
+)
+_WITH_VALUE = (Status.CONVERGED, Status.COMPLETED, Status.MAX_STEPS, Status.STOPPED)
 _SENTENCES = {
     Status.CONVERGED: "The standard error is at most rtol times the value, or atol.",
     Status.COMPLETED: "All products asked for were done; the standard error says what they were worth.",
@@ -121,14 +144,19 @@ _SENTENCES = {
         "at this point, or scale it."
     ),
     Status.NEGATIVE_CURVATURE: (
-        "The operator was declared positive semi-definite, and its products say that it is not: don't rely on the "
-        "value. Take method='xtrace' for a trace, 'xdiag' for a diagonal, which need no definiteness; for a "
-        "determinant add damping."
+        "The operator is known to be or was declared positive semi-definite, and its products say that it is not: "
+        "don't rely on the value. Take method='xtrace' for a trace, 'xdiag' for a diagonal, which need no "
+        "definiteness; for a determinant add damping."
     ),
     Status.SINGULAR: "The operator is singular to working precision, and its determinant zero: add damping.",
 }
 
 
+MISFITS = (
+    "The products with A and with its adjoint don't fit each other: the adjoint is another operator's, or products are "
+    "not linear, or right to fewer digits than their dtype has (lg.validate measures how far)."
+)
+"""Of squares of operators that nobody declared symmetric."""
 _NO_DERIVATIVE = (
     "an estimate has no derivative. Differentiate a sum of z.A z in your own program instead, for fixed probes z such "
     "as those of A.domain.random(seed)."
@@ -338,9 +366,16 @@ def check_operator(door: str, A: Any) -> None:
     require_operator(door, A)
     if not A.domain.agrees(A.codomain):
         raise ValueError(
-            f"{door} needs a square operator, got {A!r}; of a rectangular one there are lg.frobenius_norm(A) and the "
-            "operators A.T @ A and A @ A.T."
+            f"{door} needs a square operator, got {A!r}; of a rectangular one there are singular values, lg.svds(A), "
+            "lg.frobenius_norm(A) and the operators A.T @ A and A @ A.T."
         )
+
+
+def check_numbers(door: str, rtol: Scalar, atol: Scalar, seed: Scalar) -> None:
+    """Raise unless the tolerances and the seed, as far as they are known, are some."""
+    require_number(door, "rtol", rtol)
+    require_number(door, "atol", atol)
+    check_seed(door, seed)
 
 
 def require_symmetric(door: str, A: LinearOperator, otherwise: str = "") -> None:
@@ -364,11 +399,9 @@ def estimated(
     exact: bool = False,
     shift: Scalar = 0.0,
     lowest: Scalar = 0.0,
+    remark: str = "",
 ) -> Estimate:
     """What the estimator finds out about A."""
-    require_number(door, "rtol", rtol)
-    require_number(door, "atol", atol)
-    check_seed(door, seed)
     backend = A.backend
     like = A.domain.backend.asarray(np.zeros(1), A.dtype, A.domain.device)
 
@@ -386,6 +419,8 @@ def estimated(
             samples=state.samples,
             exact=exact,
             what=door,
+            psd=A.psd,
+            remark=remark,
         )
 
     with backend.unguarded(), np.errstate(all="ignore"):  # the status tells
@@ -397,7 +432,13 @@ def estimated(
 
 
 def exactly(
-    door: str, value: Any, error: Any, products: Any = 0, method: str = "known diagonal", code: Any = Code.COMPLETED
+    door: str,
+    value: Any,
+    error: Any,
+    products: Any = 0,
+    method: str = "known diagonal",
+    code: Any = Code.COMPLETED,
+    psd: bool = True,
 ) -> Estimate:
     """A value that no probe was needed for."""
     return Estimate(
@@ -412,4 +453,5 @@ def exactly(
         samples=products,
         exact=True,
         what=door,
+        psd=psd,
     )

@@ -23,6 +23,7 @@ from .estimate import (
     EstimatorState,
     Probed,
     block_of,
+    check_numbers,
     estimated,
     exactly,
     gathered,
@@ -109,6 +110,7 @@ def frobenius_norm(
         For what is no operator, or products that are no whole number.
     """
     require_operator("frobenius_norm", A)
+    check_numbers("frobenius_norm", rtol, atol, seed)
     products, n = whole("frobenius_norm", "products", products, 1), A.domain.size
     known = A.known_frobenius_norm()
     if known is not None:

@@ -31,7 +31,7 @@ from ..protocols import Array, Backend, Scalar
 from ..records import Partial, record
 from ..run.solution import brief
 from ..run.status import Code, Status, succeeded, verdict
-from .estimate import Estimate, EstimatorRow, check_operator, require_symmetric
+from .estimate import MISFITS, Estimate, EstimatorRow, check_operator, require_symmetric
 
 __all__ = ["Approximation", "approximation", "code_for", "grown", "inverse_quadratic", "matrix_function"]
 
@@ -53,7 +53,18 @@ class Approximation(Estimate):
     def sentence(self) -> str:
         """What happened, and what to do about it."""
         status: Status = self.status
-        return _SENTENCES.get(status, status.sentence)
+        misfits = status is Status.NOT_SYMMETRIC and not self.psd
+        said = MISFITS if misfits else _SENTENCES.get(status, status.sentence)
+        return f"{said} {_AT_LEAST.format(brief(self.standard_error))}" if self._is_least else said
+
+    @property
+    def _is_least(self) -> bool:
+        """Whether the value is a lower bound, and nobody knows an upper one."""
+        one_sided = self.what == "condition_number" and self.upper is None
+        return one_sided and self.status in (Status.COMPLETED, Status.CONVERGED, Status.MAX_STEPS)
+
+    def _shown(self) -> str:
+        return f"at least {brief(self.value)}" if self._is_least else super()._shown()
 
     def _headline(self) -> str:
         between = "" if self.upper is None else f" (between {brief(self.lower)} and {brief(self.upper)})"
@@ -61,6 +72,10 @@ class Approximation(Estimate):
         return f"{told}; {self.method}, {int(np.sum(self.products))} products, {self.status.name.lower()}"
 
 
+_AT_LEAST = (
+    "The value is a lower bound; it is right to {} if the extreme eigenvalues are near the Ritz values at the ends, "
+    "and nothing bounds it from above (damping would)."
+)
 _SENTENCES = {
     Status.CONVERGED: "The error is at most rtol times the value.",
     Status.COMPLETED: "All steps asked for were done; the error says what they were worth.",

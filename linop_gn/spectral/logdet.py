@@ -7,9 +7,10 @@ Saad, 2017). There are two errors: the scatter of the probes, and that of the
 rules. Gauss rules are too large for the logarithm, whose even derivatives are
 negative, and Gauss-Radau rules with a node below the spectrum are too small: where
 such a number is known, as the damping is, the value is the middle of the two, and
-half of what is between them counts in the standard error. Otherwise three times
-what the last quarter of the steps has changed does, which is what is left over if
-the error falls as 1 / k. SciPy has nothing of the kind.
+half of what is between them counts in the standard error. Otherwise the node is put
+where the smallest Ritz value's distance from an eigenvalue allows, theta - ||A y - theta y||,
+or if nothing positive is left at the rounding of the largest; the value is Gauss's,
+and all of what is between them counts. SciPy has nothing of the kind.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ..arguments import known_float, require_number, whole
 from ..draws import signs
 from ..lanczos.process import BasisProblem, Lanczos
 from ..lanczos.quadrature import gauss_rule, radau_rule
+from ..lanczos.tridiagonal import spectrum
 from ..operators.base import LinearOperator
 from ..operators.damped import undamped
 from ..protocols import Array, Backend, Scalar
@@ -36,6 +38,7 @@ from .estimate import (
     Estimator,
     EstimatorState,
     Probed,
+    check_numbers,
     check_operator,
     estimated,
     exactly,
@@ -44,6 +47,13 @@ from .estimate import (
 )
 
 __all__ = ["logdet"]
+
+ROUNDING = 8.0
+"""Round-offs of the largest eigenvalue that one may be off by."""
+_UNBOUNDED = (
+    "Nothing bounds the determinant from below (lowest=, or damping, would): if the operator is singular the value "
+    "means nothing."
+)
 
 
 class Quadratures(NamedTuple):
@@ -84,12 +94,12 @@ class LogDeterminant(Estimator):
         value, rounding, code = self.quadrature(ops, problem, run, gauss_rule(ops, (run.alphas, run.betas), k))
         if self.bounded:
             end = (problem.lowest - problem.shift) / run.ascale
-            other = self.quadrature(ops, problem, run, radau_rule(ops, (run.alphas, run.betas), k, end))[0]
-            value, change = 0.5 * (value + other), 0.5 * abs(value - other)
         else:
-            early = gauss_rule(ops, (run.alphas, run.betas), ops.maximum(k - k // 4, 1))
-            other = self.quadrature(ops, problem, run, early)[0]
-            change = ops.where((k > 3) & (run.status != Code.INVARIANT), 3.0 * abs(other - value), 0.0)
+            end = seen_end(ops, run, k, problem.shift / run.ascale)
+        other = self.quadrature(ops, problem, run, radau_rule(ops, (run.alphas, run.betas), k, end))[0]
+        change = abs(value - other)
+        if self.bounded:
+            value, change = 0.5 * (value + other), 0.5 * change
         values = ops.small_namespace().stack([ops.small(value, z)])
         mean, squares, scatter = gathered(ops, s.samples, held.mean, held.squares, values)
         change, lost = held.change + change, held.lost + rounding
@@ -108,13 +118,24 @@ class LogDeterminant(Estimator):
         return total * size * size, lost * size * size, code
 
 
+def seen_end(ops: Backend, run: Any, count: Scalar, shift: Scalar) -> Scalar:
+    """Where the spectrum may begin by what a run has seen: below its smallest Ritz value, and above rounding."""
+    S = spectrum(ops, (run.alphas, run.betas), count)
+    least, apart = (
+        ops.lookup(S.values, 0),
+        abs(ops.lookup(run.betas, count - 1) * ops.lookup(S.vectors[:, 0], count - 1)),
+    )
+    noise = ROUNDING * ops.eps(run.basis) * ops.item(S.size) - shift
+    return ops.minimum(least, ops.maximum(least - apart, noise))
+
+
 def logarithms(
     ops: Backend, values: Array, weights: Array, problem: Probed, eps: float
 ) -> tuple[Scalar, Scalar, Scalar]:
     """The sum of weights times log(values + shift); a bound on its rounding; a code if one of these is not positive."""
     xp, used = ops.small_namespace(), weights > 0
     highest = xp.max(xp.where(used, abs(values), 0.0))
-    noise = 8.0 * eps * highest
+    noise = ROUNDING * eps * highest
     lowest = xp.min(xp.where(used, values, xp.inf))
     if problem.operator.psd:
         negative = lowest < -100.0 * noise
@@ -155,8 +176,9 @@ def logdet(
         Lanczos steps of a probe. Memory: that many vectors.
     lowest
         A positive number that is not above any eigenvalue of A, for a bound on the error of the quadrature; by default
-        the damping, where the undamped operator is known to be positive semi-definite. Without it that error can only
-        be guessed, and is guessed too small where eigenvalues spread evenly over many decades.
+        the damping, where the undamped operator is known to be positive semi-definite. Without it the smallest
+        eigenvalue is what the steps have seen of it, down to rounding: the standard error is large where they have not
+        come to it, and of a singular operator the value means nothing.
     rtol, atol, seed, watch, every
         As of :func:`linop_gn.trace`; a step is a probe.
 
@@ -172,8 +194,12 @@ def logdet(
         For an operator that is not known to be symmetric, or fewer products than steps.
     """
     check_operator("logdet", A)
+    check_numbers("logdet", rtol, atol, seed)
+    require_number("logdet", "lowest", lowest, positive=True, optional=True)
     steps, products = whole("logdet", "steps", steps, 1), whole("logdet", "products", products, 1)
-    require_symmetric("logdet", A, "log |det A| of another one is half the logdet of A.T @ A")
+    require_symmetric(
+        "logdet", A, "log |det A| of another one is half the logdet of A.T @ A, its singular values lg.svds(A)"
+    )
     inner, shift = undamped(A)
     n, ops, known = A.domain.size, A.backend, inner.known_logdet(shift)
     if known is not None:
@@ -185,11 +211,10 @@ def logdet(
         return _from_eigenvalues(inner, shift)
     if products < steps:
         raise ValueError(f"logdet: {products} products are less than the {steps} steps of one probe; lower steps=.")
-    require_number("logdet", "lowest", lowest, positive=True, optional=True)
     damped = inner.psd and not (A.backend.is_concrete(shift) and known_float(shift) == 0)
     estimator = LogDeterminant(products // steps, steps, damped or lowest is not None)
-    lowest = shift if lowest is None else lowest
-    return estimated("logdet", inner, estimator, rtol, atol, seed, watch, every, shift=shift, lowest=lowest)
+    lowest, more = shift if lowest is None else lowest, "" if estimator.bounded else _UNBOUNDED
+    return estimated("logdet", inner, estimator, rtol, atol, seed, watch, every, False, shift, lowest, more)
 
 
 def _from_eigenvalues(A: LinearOperator, shift: Scalar) -> Estimate:
@@ -209,4 +234,4 @@ def _from_eigenvalues(A: LinearOperator, shift: Scalar) -> Estimate:
     bad = ops.logical_not(found) | ops.logical_not(ops.isfinite(total)) | (finite != 1.0)
     code = verdict(ops, code, (bad, Code.NONFINITE), (skew, Code.NOT_SYMMETRIC))
     value = ops.where(code == Code.COMPLETED, total, math.nan)
-    return exactly("logdet", value, 0.0, space.size, "eigenvalues", code)
+    return exactly("logdet", value, 0.0, space.size, "eigenvalues", code, A.psd)

@@ -16,6 +16,9 @@ sigma too. Where that is the smaller bound, sigma is an upper limit, and u, of w
 zero. So both residuals are within the bound whichever it is. Rounding is added. Small values are as good as V spans the
 space of all that are as small: to the last digit of ||A|| where all singular values are asked for, or all below a gap.
 
+A search that met its tolerance t ||A||^2 promises s <= t ||A||^2 / sigma. Where the verified bound is far above that,
+A^T is not the adjoint of A, or one of them is not linear: no success, whatever the search has said.
+
 PRIMME (Wu, Romero and Stathopoulos, 2017) goes on from there inside of the spectrum of [0 A; A^T 0], which gives more
 digits to who has a preconditioner. Lanczos has no access to the inside of a spectrum but by an inverse, and with one
 ``lg.svds(lg.inverse(A), k)`` has all digits.
@@ -37,13 +40,17 @@ from ..run.solution import Outcome
 from ..run.status import Code, Status, is_one_of
 from ..spaces import Space
 from .eigsh import Eigenpairs, own, search, table, told
-from .estimate import require_operator, squared
+from .estimate import MISFITS, require_operator, squared
 from .on_host import on_host
 from .thick_restart import ROUNDING
 
 __all__ = ["SingularTriplets", "svds"]
 
 ENDS = {"largest": "LA", "smallest": "SA"}
+WHOLE = 128
+"""Of so small a space all is taken for the smallest values, which come last: a search takes as many products."""
+MISFIT = 10.0
+"""Times what was promised of a bound, from which on A^T is no adjoint."""
 
 
 @record
@@ -62,8 +69,8 @@ class SingularTriplets(Outcome):
         too. Where it is no less than the value, that is an upper limit, and the vector on the longer side, of which
         nothing is known, zero.
     met
-        Of the largest, whether the eigenpair of the square met rtol; of the smallest, whether the bound is at most
-        rtol ||A||.
+        Of the largest, whether the eigenpair of the square met rtol, and the bound is what that promises; of the
+        smallest, whether the bound is at most rtol ||A||.
     products
         Each one with A and one with A^T, those of the verification included; one more of A told its scale.
     """
@@ -88,7 +95,12 @@ class SingularTriplets(Outcome):
     @property
     def sentence(self) -> str:
         """What was looked for, what happened, and what to do about it."""
+        if self.status is Status.NOT_SYMMETRIC:
+            return f"{MISFITS} Don't rely on the triplets."
         said = told(self.status, self.met, self.block, "singular value")
+        n = min(len(self.left), len(self.right))
+        if self.status is Status.MAX_STEPS and int(self.products) > n + len(self.met):
+            said = f"{said} The whole space, basis={n}, has all of them after {n} products."
         if self.which == "smallest" and self.status is Status.STAGNATED:
             met = int(np.sum(np.asarray(self.met)))
             said = f"{met} of {len(self.met)} met rtol; of the others the square of A has lost the digits. {_LOST}"
@@ -109,7 +121,7 @@ _MORE = "There may be more of these than copies were looked for."
 
 def svds(
     A: LinearOperator,
-    k: int = 6,
+    k: int | None = None,
     which: str = "largest",
     *,
     rtol: Scalar | None = None,
@@ -128,7 +140,7 @@ def svds(
     A
         Any operator with an adjoint, such as ``lg.Jacobian(objective, params)``.
     k
-        How many.
+        How many; 6 by default, or as many as there are.
     which
         ``"largest"``, or ``"smallest"`` of the min(m, n) that an m x n operator has. Small ones come late, after
         about as many products as the condition number, and those below the root of round-off times ||A|| as upper
@@ -138,7 +150,8 @@ def svds(
         ||A||: a triplet is accepted where its bound is at most rtol ||A||; by default what the square has, the root of
         twice the rounding in its bounds (1e-7; in single precision 3e-3).
     block, basis, basis_on, max_products, seed, watch, every
-        As of :func:`~linop_gn.eigsh`, for A^T A or A A^T.
+        As of :func:`~linop_gn.eigsh`, for A^T A or A A^T; the basis for the smallest is by default the whole space
+        where min(m, n) is at most 128.
 
     >>> import numpy as np, linop_gn as lg
     >>> A = lg.Dense(np.diag([3.0, 2.0, 1.0])[:, :2])
@@ -155,36 +168,44 @@ def svds(
     """
     require_operator("svds", A)
     check_seed("svds", seed)
-    if which not in ENDS:
-        raise ValueError(f"svds: which must be one of {tuple(ENDS)}, got {which!r}.")
+    if which not in tuple(ENDS):
+        known = next((end for end in ENDS if which == {"largest": "LM", "smallest": "SM"}[end]), None)
+        meant = "" if known is None else f" {which!r} is {known!r} here."
+        raise ValueError(f"svds: which must be one of {tuple(ENDS)}, got {which!r}.{meant}")
     square, scale = squared(A, seed)
+    if basis is None and which == "smallest" and square.domain.size <= WHOLE:
+        basis = square.domain.size
     options: dict[str, Any] = {"rtol": rtol, "block": block, "basis": basis, "max_products": max_products, "seed": seed}
     options |= {"basis_on": basis_on, "watch": watch, "every": every}
-    found, allowed = search(square, k, ENDS[which], **options, squares=which == "smallest")
+    found, allowed = search("svds", square, k, ENDS[which], **options, squares=which == "smallest")
     if basis_on == "host":
         A, scale, spaces = on_host("svds", A), float(scale), (A.domain, A.codomain)
     else:
         spaces = A.domain, A.codomain
     inherited = {name: getattr(found, name) for name in ("steps", "rows", "names", "method", "block")}
     with np.errstate(all="ignore"):
-        made = _triplets(A, found, scale, None if which == "largest" else allowed)
+        made = _triplets(A, found, scale, allowed, which == "largest")
     return SingularTriplets(**inherited, **made, spaces=spaces, which=which)
 
 
-def _triplets(A: LinearOperator, found: Eigenpairs, scale: Scalar, allowed: Scalar | None) -> dict[str, Any]:
-    """Of the smallest those within ``allowed`` are accepted; None: the largest, as the search has accepted them."""
+def _triplets(A: LinearOperator, found: Eigenpairs, scale: Scalar, allowed: Scalar, largest: bool) -> dict[str, Any]:
+    """What is accepted: of the smallest what is within ``allowed``, of the largest what that promises of the square."""
     ops, tall = A.backend, A.domain.size <= A.codomain.size
     B = (A if tall else A.T) * ops.divide(1.0, scale)
-    verify = Partial(_verified, largest=allowed is None)
+    verify = Partial(_verified, largest=largest)
     given = B.prepare(), found.columns, found.values, found.size
     values, left, right, bounds = verify(*given) if B.host else ops.call(verify, *given)
-    xp, met, code = ops.small_namespace(), found.met, found.code
-    if allowed is not None:
-        met = bounds <= xp.asarray(allowed)
-        all_met = ops.item(xp.all(met))
+    xp, code, k = ops.small_namespace(), found.code, found.columns.shape[1]
+    allowed = xp.asarray(allowed)
+    share = xp.maximum(values, xp.sqrt(allowed)) if largest else 1.0  # what is below that is an upper limit
+    fits = bounds * share <= MISFIT * k**0.5 * allowed
+    met = xp.asarray(found.met) & fits if largest else bounds <= allowed
+    all_met, all_fit = ops.item(xp.all(met)), ops.item(xp.all(fits))
+    if not largest:
         known = is_one_of(code, [Code.CONVERGED, Code.STAGNATED, Code.MAX_STEPS])
-        otherwise = ops.where(code == Code.CONVERGED, Code.STAGNATED, code)
+        otherwise = ops.where(code == Code.CONVERGED, ops.where(all_fit, Code.STAGNATED, Code.NOT_SYMMETRIC), code)
         code = ops.where(known, ops.where(all_met, Code.CONVERGED, otherwise), code)
+    code = ops.where(code == Code.CONVERGED, ops.where(all_fit, code, Code.NOT_SYMMETRIC), code)
     return {
         "values": values * scale,
         "left": left if tall else right,

@@ -34,6 +34,7 @@ from .estimate import (
     EstimatorState,
     Probed,
     block_of,
+    check_numbers,
     check_operator,
     estimated,
     exactly,
@@ -305,6 +306,7 @@ def trace(
         For an operator that is not square, or not known to be what the method needs; too few products.
     """
     check_operator("trace", A)
+    check_numbers("trace", rtol, atol, seed)
     if method not in METHODS:
         raise ValueError(f"trace: method must be one of {', '.join(map(repr, METHODS))}, got {method!r}.")
     products, n = whole("trace", "products", products, 1), A.domain.size

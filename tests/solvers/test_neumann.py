@@ -130,3 +130,39 @@ def test_what_it_costs_and_refuses():
         lg.Neumann(steps=3, max_steps=4)
     with pytest.raises(ValueError, match="symmetric"):
         lg.solve(lg.Dense(np.triu(np.ones((3, 3)))), np.ones(3), lg.Neumann())
+
+
+def product(v):
+    return np.array([1e200 * (1e200 * v[0]), v[1]])
+
+
+@pytest.mark.parametrize(
+    ("A", "solver", "status"),
+    [
+        (lg.Diagonal(-np.ones(2), psd=False), lg.Neumann(), "NEGATIVE_CURVATURE"),
+        (lg.Diagonal(np.array([-1.0, 3.0]), psd=False), lg.Neumann(scale=1.0), "RESIDUAL_GROWS"),
+        (lg.Diagonal(np.zeros(2)), lg.Neumann(), "SINGULAR"),
+        (lg.FunctionOperator(product, lg.Space.flat(2, np.zeros(1)), symmetric=True), lg.Neumann(), "NONFINITE"),
+        (lg.Diagonal(np.array([1.0, 2.0])), lg.Neumann(), "CONVERGED"),
+        (lg.Diagonal(np.array([1.0, 2.0])), lg.Neumann(steps=3), "COMPLETED"),
+        (lg.Diagonal(np.array([1.0, 2.0])), lg.Neumann(max_steps=2), "MAX_STEPS"),
+        (lg.Diagonal(np.array([1.0, 2.0])), lg.Neumann(max_steps=0), "MAX_STEPS"),
+        (lg.Diagonal(np.array([1.0, 2.0])), lg.Neumann(max_steps=0, scale=0.1), "MAX_STEPS"),
+    ],
+)
+@pytest.mark.parametrize("x0", [[3.0, 4.0], [0.9, 0.05], [-0.1, 0.0]])
+def test_residual_and_model_are_those_of_x_whatever_the_end(A, solver, status, x0):
+    b = np.array([1.0, 0.0])
+    with np.errstate(over="ignore"):
+        found = lg.solve(A, b, solver, x0=np.array(x0))
+        image = A @ found.x if found.x.any() else np.zeros(2)
+    assert found.status.name == status
+    np.testing.assert_allclose(found.residual, np.linalg.norm(b - image), rtol=1e-9)
+    np.testing.assert_allclose(found.model, 0.5 * found.x @ image - b @ found.x, rtol=1e-9, atol=1e-15)
+    assert found.residual <= 1.0 + 1e-12
+    assert found.history["residual"][-1] == found.residual
+
+
+def test_a_start_that_is_good_enough_takes_one_product():
+    found = lg.solve(lg.Diagonal(np.array([1.0, 2.0])), np.array([1.0, 2.0]), lg.Neumann(), x0=np.ones(2))
+    assert (found.status.name, int(found.products)) == ("CONVERGED", 1)

@@ -186,3 +186,41 @@ def test_distances_to_densities_of_zeros_and_to_none_at_all():
 def test_an_operator_that_is_not_known_as_symmetric_is_refused():
     with pytest.raises(ValueError, match="spectral_density needs a symmetric operator"):
         lg.spectral_density(lg.Dense(np.triu(np.ones((3, 3)))))
+
+
+def test_zeros_beside_small_eigenvalues_are_not_told_apart_and_that_is_said():
+    phi = lg.spectral_density(lg.Diagonal(np.r_[np.zeros(200), np.geomspace(1e-6, 1, 200)]), probes=10, steps=30)
+    for x in (0.0, 1e-12):
+        share, error = phi.below(x)
+        assert abs(share - 0.5) <= error
+    assert phi.below(-1e-9) == (0.0, 0.0)  # it is known to be positive semi-definite
+    assert "more steps would tell better" in repr(phi)
+
+
+@pytest.mark.parametrize("psd", [True, False])
+@pytest.mark.parametrize("steps", [12, 40])
+def test_the_error_of_a_share_counts_what_the_steps_leave_open(psd, steps):
+    rng = np.random.default_rng(0)
+    small = np.r_[np.zeros(40), np.geomspace(1e-6, 1e-1, 70), np.linspace(0.5, 5, 10)]
+    d = small if psd else np.r_[small, -np.geomspace(1e-5, 1e-2, 40)]
+    A, right = lg.Dense(dense(d), symmetric=True, psd=psd), []
+    for seed in range(6):
+        phi = lg.spectral_density(A, probes=10, steps=steps, seed=seed)
+        for x in rng.choice([-1.0, 1.0], 30) * 10.0 ** rng.uniform(-7, 1, 30):
+            share, error = phi.below(x)
+            right.append(abs(share - np.mean(d <= x)) <= 1.96 * error + 1e-12)
+    assert np.mean(right) > 0.93
+
+
+@given(n=st.integers(2, 25), m=st.integers(1, 25), seed=seeds())
+def test_the_share_of_a_probe_lies_in_what_is_open(numpy_backend, n, m, seed):
+    """Of each probe the measure is known here: v's squared coefficients."""
+    seed %= 2**31
+    rng = np.random.default_rng(seed)
+    M = dense(rng.choice([-1, 1], n) * 10.0 ** rng.uniform(-3, 0, n), seed)
+    A = lg.Dense(M, symmetric=True)
+    phi, (values, V) = lg.spectral_density(A, probes=1, steps=m, seed=seed), np.linalg.eigh(M)
+    measure = (V.T @ draws.signs(A.domain, seed, 0)) ** 2 / n
+    for x in rng.uniform(-1, 1, 5):
+        share, _, half = phi._below(x)
+        assert abs(share - measure[values <= x].sum()) <= half + 0.1

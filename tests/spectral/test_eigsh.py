@@ -275,3 +275,23 @@ def test_bounds_hold_after_hundreds_of_restarts():
         residuals = np.linalg.norm(M @ found.columns - found.columns * found.values, axis=0)
         assert (residuals <= found.bounds * (1 + 1e-6)).all()
         assert found.restarts > 30
+
+
+def test_by_default_there_are_six_or_all():
+    assert lg.eigsh(lg.Diagonal(np.arange(4.0))).values.shape == (4,)
+    assert lg.eigsh(lg.Diagonal(np.arange(9.0))).values.shape == (6,)
+
+
+def test_what_has_singular_values_is_told_who_finds_them():
+    for A in (lg.Dense(np.ones((3, 2))), lg.Dense(np.triu(np.ones((3, 3))))):
+        for door in (lg.eigsh, lg.logdet, lg.spectral_density):
+            with pytest.raises(ValueError, match=r"lg\.svds\(A\)"):
+                door(A)
+    for door in (lg.trace, lg.diagonal):
+        with pytest.raises(ValueError, match=r"lg\.svds\(A\)"):
+            door(lg.Dense(np.ones((3, 2))))
+
+
+def test_one_restart_is_one():
+    runs = [lg.eigsh(lg.Diagonal(np.linspace(0, 1, 200)), 1, max_products=n) for n in (10, 30)]
+    assert ["1 restart\n" in repr(run) for run in runs] == [run.restarts == 1 for run in runs]

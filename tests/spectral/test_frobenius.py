@@ -86,3 +86,17 @@ def test_who_knows(backend):
     assert float(U.known_frobenius_norm()) == pytest.approx(np.linalg.norm(small), abs=1e-15)
     for A in (M.T @ M, D + M.T @ M, lg.Damped(D, 1.0), lg.BlockDiagonal((D, M.T @ M))):
         assert A.known_frobenius_norm() is None
+
+
+def test_what_is_given_is_checked_where_the_norm_is_known_too():
+    known = lg.Diagonal(np.ones(3))
+    for estimate in (lg.frobenius_norm, lg.trace, lg.diagonal, lg.logdet):
+        for wrong in ({"rtol": np.nan}, {"atol": -1.0}, {"seed": "a"}):
+            with pytest.raises((TypeError, ValueError), match=estimate.__name__):
+                estimate(known, **wrong)
+
+
+def test_a_known_norm_may_leave_the_range_of_numbers():
+    found = lg.frobenius_norm(lg.Diagonal(np.full(2, 1.7e308)))
+    assert found.status is lg.Status.NONFINITE
+    assert "No product was taken" in found.sentence

@@ -159,3 +159,31 @@ def test_the_error_of_a_function_counts_the_rounding_of_small_eigenvalues():
     found = lg.matrix_function(lg.Dense((M + M.T) / 2, psd=True), b, "inverse_root", steps=60)
     error = np.linalg.norm(found.value - Q @ d**-0.5)
     assert error <= 4 * found.standard_error < 0.1 * np.linalg.norm(d**-0.5)
+
+
+def test_a_condition_number_that_nothing_bounds_is_printed_as_at_least():
+    singular = lg.Dense(with_spectrum(np.r_[np.zeros(60), np.geomspace(1e-4, 1, 140)], 0), psd=True)
+    found = lg.condition_number(singular, steps=25)
+    assert found.succeeded
+    assert found.value == found.lower
+    assert found.standard_error > 0
+    assert found.upper is None
+    assert f"at least {found.value:.6g};" in repr(found)
+    assert "nothing bounds it from above" in found.sentence
+    bounded = lg.condition_number(lg.Damped(singular, 0.1), steps=25)
+    assert "at least" not in repr(bounded)
+    assert "between" in repr(bounded)
+    exact = lg.condition_number(lg.Dense(with_spectrum(np.repeat([1.0, 5.0], 20), 0), psd=True))
+    assert exact.status is lg.Status.INVARIANT
+    assert "at least" not in repr(exact)
+
+
+def test_a_condition_number_takes_no_adjoint_that_is_none():
+    M = np.random.default_rng(0).standard_normal((30, 20))
+    spaces = lg.Space.flat(20, M), lg.Space.flat(30, M)
+    for wrong in (lambda u: -(M.T @ u), lambda u: M[::-1].T @ u):
+        found = lg.condition_number(lg.FunctionOperator(lambda v: M @ v, *spaces, wrong))
+        assert (found.status, bool(np.isnan(found.value))) == (lg.Status.NOT_SYMMETRIC, True)
+        assert "don't fit each other" in found.sentence
+    lied = lg.FunctionOperator(lambda v: v * np.linspace(-1, 2, 20), spaces[0], psd=True)
+    assert lg.condition_number(lied).status is lg.Status.NEGATIVE_CURVATURE

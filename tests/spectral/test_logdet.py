@@ -96,3 +96,47 @@ def test_the_exact_one_sees_that_an_operator_is_not_symmetric():
     found = lg.logdet(A)
     assert found.status == lg.Status.NOT_SYMMETRIC
     assert np.isnan(found.value)
+
+
+SPREAD = {
+    "decades": np.geomspace(1e-9, 1, 120),
+    "cluster": np.r_[1e-6 * np.linspace(1, 1.1, 60), np.linspace(0.1, 1, 60)],
+    "even": np.linspace(0.1, 3, 120),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(SPREAD))
+def test_what_the_steps_have_not_seen_is_part_of_the_bar(kind):
+    spectrum = SPREAD[kind]
+    A, size = lg.Dense(with_spectrum(spectrum, 0), psd=True), np.log(spectrum).sum()
+    found = [lg.logdet(A, products=119, steps=9, seed=seed) for seed in range(8)]
+    assert np.mean([abs(one.value - size) <= 2.2 * one.standard_error for one in found]) >= 0.8
+    assert "if the operator is singular the value means nothing" in found[0].sentence
+    known = lg.logdet(A, products=119, steps=9, lowest=spectrum[0])
+    assert "means nothing" not in known.sentence
+    assert known.standard_error <= 1.01 * found[0].standard_error
+
+
+def test_a_singular_operator_has_no_narrow_bar():
+    A = lg.Dense(with_spectrum(np.r_[np.zeros(80), np.geomspace(1e-4, 1, 80)], 0), psd=True)
+    found = lg.logdet(A, products=150, steps=15)
+    assert not found.succeeded or found.standard_error > 0.5 * abs(found.value)
+
+
+@pytest.mark.parametrize(
+    ("products", "said"), [(13, "From one probe"), (39, "From fewer than ten probes"), (130, None)]
+)
+def test_few_probes_are_said_to_be_few(products, said):
+    found = lg.logdet(lg.Dense(with_spectrum(np.linspace(1, 2, 140), 0), psd=True), products=products, steps=13)
+    assert (said or "") in found.sentence
+    assert said is not None or "probe" not in found.sentence
+
+
+@pytest.mark.parametrize("products", [39, SIZE])
+def test_nobody_is_said_to_have_declared_what_nobody_has(products):
+    matrix = with_spectrum(np.linspace(-1, 2, SIZE), 0)
+    space = lg.Space.flat(SIZE, matrix)
+    for known in ({"symmetric": True}, {"psd": True}):
+        found = lg.logdet(lg.FunctionOperator(lambda v: matrix @ v, space, **known), products=products, steps=13)
+        assert found.status is lg.Status.NEGATIVE_CURVATURE
+        assert ("declared" in found.sentence) == ("psd" in known)

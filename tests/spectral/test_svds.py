@@ -234,3 +234,90 @@ def test_with_the_basis_on_the_host(torch, which):
 def test_an_end_that_there_is_not():
     with pytest.raises(ValueError, match="'smallest'"):
         lg.svds(lg.Dense(np.eye(3)), 1, "SM")
+
+
+WRONG = {
+    "negated": lambda M, u: -(M.T @ u),
+    "nothing": lambda M, u: 0 * u[: len(M.T)],
+    "scaled": lambda M, u: 1.001 * (M.T @ u),
+    "another": lambda M, u: M[::-1].T @ u,
+}
+
+
+@pytest.mark.parametrize("which", ["largest", "smallest"])
+@pytest.mark.parametrize("wrong", sorted(WRONG))
+@given(n=st.integers(2, 12), more=st.integers(0, 5), seed=seeds(), data=st.data())
+def test_an_adjoint_that_is_none_is_no_success(numpy_backend, which, wrong, n, more, seed, data):
+    rng = np.random.default_rng(seed)
+    M, k = matrix(n + more, n, rng.uniform(0.5, 1.0, n), rng), data.draw(st.integers(1, n))
+    spaces = lg.Space.flat(n, M), lg.Space.flat(n + more, M)
+    A = lg.FunctionOperator(lambda v: M @ v, *spaces, lambda u: WRONG[wrong](M, u))
+    found = lg.svds(A, k, which, seed=seed % 1000)
+    assert found.status is Status.NOT_SYMMETRIC
+    assert not found.met.any()
+    assert "don't fit each other" in found.sentence
+    assert "declared" not in repr(found)
+
+
+@given(
+    m=st.integers(1, 60),
+    n=st.integers(1, 60),
+    kind=st.sampled_from(["decades", "cluster", "copies", "zeros"]),
+    dtype=st.sampled_from(["float32", "float64"]),
+    rtol=st.sampled_from([None, 1e-2, 1e-4]),
+    scale=st.sampled_from([1e-10, 1.0, 1e10]),
+    seed=seeds(),
+    data=st.data(),
+)
+def test_the_largest_of_an_honest_operator_are_a_success(numpy_backend, m, n, kind, dtype, rtol, scale, seed, data):
+    rng, p = np.random.default_rng(seed), min(m, n)
+    sigma = {
+        "decades": 10.0 ** rng.uniform(-12, 0, p),
+        "cluster": 1 + 1e-9 * rng.standard_normal(p),
+        "copies": np.round(rng.uniform(0, 3, p)),
+        "zeros": np.zeros(p),
+    }[kind]
+    M = (scale * matrix(m, n, sigma, rng)).astype(dtype)
+    found = lg.svds(lg.Dense(M), data.draw(st.integers(1, min(p, 6))), rtol=rtol, seed=seed % 1000)
+    assert found.status is Status.CONVERGED
+    assert found.met.all()
+
+
+def test_an_adjoint_that_is_none_on_every_framework(backend):
+    if "compiled" in backend.capabilities and not FULL:
+        pytest.skip("it takes seconds to compile: run by tests_full")
+    M, space = array(backend, np.diag([3.0, 2.0, 1.0])), lg.Space.flat(3, array(backend, np.zeros(3)))
+    A = lg.FunctionOperator(
+        lambda v, M: M @ v, space, adjoint_function=lambda u, M: -(M @ u), args=(M,), codomain=space
+    )
+    assert lg.svds(A, 1).status is Status.NOT_SYMMETRIC
+
+
+def test_of_a_small_space_all_is_taken_for_the_smallest():
+    rng = np.random.default_rng(0)
+    M = matrix(120, 111, np.append(np.linspace(0.1, 1.0, 100), np.zeros(11)), rng)
+    found = lg.svds(lg.Dense(M), 3, "smallest")
+    assert found.succeeded
+    assert (found.values < 1e-13).all()
+    assert found.products == 111 + 3
+    large = lg.svds(lg.Dense(matrix(200, 200, np.geomspace(1e-5, 1, 200), rng)), 3, "smallest", max_products=400)
+    assert large.status is Status.MAX_STEPS
+    assert "The whole space, basis=200, has all of them after 200 products." in large.sentence
+
+
+def test_errors_name_it_and_so_does_what_is_given_by_default():
+    A = lg.Dense(np.arange(35.0).reshape(7, 5))
+    assert lg.svds(A).values.shape == (5,)
+    for options in (
+        {"k": 9},
+        {"k": 0},
+        {"rtol": -1.0},
+        {"basis": 1},
+        {"block": 0},
+        {"basis_on": []},
+        {"which": ["LM"]},
+    ):
+        with pytest.raises(ValueError, match=r"^svds: "):
+            lg.svds(A, **options)
+    with pytest.raises(ValueError, match="'LM' is 'largest' here"):
+        lg.svds(A, 1, "LM")
