@@ -166,7 +166,7 @@ class XDiag(LeaveOneOut):
         Omega = sign_columns(space, problem.seed, 0, k)
         Y, scale = scaled(ops, s.scale, problem.multiply(Omega))
         Omega = ops.cast(Omega, wide(space.dtype))
-        Q, R = xp.linalg.qr(Y)
+        Q, R = ops.qr(Y)
         Z, _ = scaled(ops, scale, problem.operator.rmatmat(ops.cast(ops.copy(Q), space.dtype)))
         R = ops.small(R, Y)
         S = inverse_basis(ops, R, ops.eps(Y))

@@ -114,7 +114,7 @@ class HutchPlusPlus(Estimator):
     def start(self, ops: Backend, problem: Probed) -> tuple[Any, Scalar]:
         space = problem.operator.domain
         Y, scale = scaled(ops, 0.0, problem.multiply(sign_columns(space, problem.seed, 0, self.rank)))
-        Q = ops.namespace().linalg.qr(Y)[0]
+        Q = ops.qr(Y)[0]
         Z, _ = scaled(ops, scale, problem.multiply(ops.copy(Q)))
         inner = ops.item(ops.small_namespace().sum(ops.dot(Q, Z)))
         return (ops.copy(Q.T), inner, 0.0, 0.0, 0.0), scale
