@@ -34,11 +34,37 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Layout", "Way", "is_sharded", "largest", "layout_of", "local", "over_shards", "qr_over_shards"]
-__all__ += ["require_alike", "require_basis", "rows_like", "sharing", "summed", "vector_like", "whole"]
+from linop_gn.distributed.reduction import as_sent, which_differs
+
+__all__ = ["Layout", "Way", "is_sharded", "largest", "layout_of", "local", "mark_of_bits", "over_shards"]
+__all__ += [
+    "qr_over_shards",
+    "require_alike",
+    "require_basis",
+    "rows_like",
+    "sharing",
+    "summed",
+    "vector_like",
+    "whole",
+]
 
 sharing: ContextVar[Any] = ContextVar("sharing", default=None)
 """The reduction over the processes that have a share of the data each; None where each has all of them."""
+
+
+_WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def mark_of_bits(arrays: Sequence[Tensor]) -> int:
+    """Of sums of the bits as whole numbers, which no order of adding changes: read from the device once."""
+    sums = []
+    for x in arrays:
+        x = torch.view_as_real(x) if x.is_complex() else x
+        bits = x.detach().contiguous().reshape(-1).view(_WHOLE[x.element_size()])
+        sums += [bits.sum(dtype=torch.int64), bits[::2].sum(dtype=torch.int64)]
+    places = {x.device for x in sums}
+    sums = sums if len(places) < 2 else [x.cpu() for x in sums]
+    return hash(tuple(torch.stack(sums).tolist())) & 0xFFFFFFFF if sums else 0
 
 
 def is_sharded(x: Any) -> bool:
@@ -210,6 +236,9 @@ def _finish(reduction: Any, begin: Callable[[], Any]) -> None:
         reduction.finish(begin)
 
 
+_SCALAR = " A number cannot be sharded: give it the shape (1,)."
+
+
 def layout_of(leaves: Sequence[Any]) -> Layout | None:
     """The layout of vectors like these leaves; None where none of them is a DTensor.
 
@@ -224,7 +253,7 @@ def layout_of(leaves: Sequence[Any]) -> Layout | None:
         if not is_sharded(x):
             raise ValueError(
                 f"parameter {i} (shape {tuple(x.shape)}) is a plain tensor, and others are DTensors: spread it too, "
-                "torch.distributed.tensor.distribute_tensor(x, mesh, placements)."
+                f"torch.distributed.tensor.distribute_tensor(x, mesh, placements).{_SCALAR * (x.ndim == 0)}"
             )
         if x.device_mesh != leaves[0].device_mesh:
             raise ValueError(f"parameters lie over several meshes, {leaves[0].device_mesh} and {x.device_mesh}.")
@@ -263,7 +292,7 @@ class Layout:
             raise ValueError(
                 f"parameter {i} (shape {shapes[i]}) is placed as {placements[i]}, and the first as {placements[0]}: "
                 "along each axis of the mesh either all are sharded or none. Shard small ones as well (torch gives "
-                "processes beyond their rows none)."
+                f"processes beyond their rows none).{_SCALAR * (() in (shapes[i], shapes[0]))}"
             )
         self.cut = tuple(i for i, is_cut in enumerate(kinds[0]) if is_cut)
         self.devices = math.prod(mesh.size(i) for i in self.cut)
@@ -435,6 +464,24 @@ class Way:
     def seen(self, function: Callable[[list[Tensor]], Any]) -> Callable[[list[Tensor]], Any]:
         """``function``, of whole leaves, as one of shards."""
         return lambda shards: function(list(_Gather.apply(self, *shards)))
+
+    def require_same_copies(self, shards: Sequence[Tensor]) -> None:
+        """Raise on all processes unless those that should have the same shards do: along axes that cut nothing."""
+        layout, mesh = self.layout, self.layout.mesh
+        if math.prod(mesh.shape) == layout.devices:
+            return
+        sent = np.zeros((layout.devices, len(as_sent([0]))))
+        sent[layout.places.index(layout.here)] = as_sent([mark_of_bits(shards)])
+        found = torch.tensor(sent, dtype=torch.float32, device=layout._device)
+        for i in range(mesh.ndim):
+            group = mesh.get_group(i)
+            _finish(self.reduction, lambda group=group: dist.all_reduce(found, group=group, async_op=True))
+        if any(which_differs(sums) is not None for sums in found.tolist()):
+            raise ValueError(
+                "the parameters are DTensors, and processes that should have the same shards of them, along an axis of "
+                "the mesh that is replicated, do not. Make them by distribute_tensor, which sends those of the first "
+                "process, or begin from one seed."
+            )
 
     def gather(self, shards: Sequence[Tensor]) -> list[Tensor]:
         """The whole leaves."""

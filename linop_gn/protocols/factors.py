@@ -23,7 +23,7 @@ class Factors(Protocol):
         """The matrix, or vector, whole on each device, as factorisations take it."""
 
     def qr(self, columns: Array) -> tuple[Array, Array]:
-        """Orthonormal Q (n, k), over devices as the columns are, and the triangle R (k, k), for columns Q R with k <= n.
+        """Orthonormal Q (n, k), over devices as the columns are, and R (k, k), a triangle: the columns are Q R; k <= n.
 
         Where the columns are dependent, those of Q that none of them needs may be anything, zero too.
         """

@@ -29,6 +29,7 @@ from typing import Any, ClassVar
 from ..arguments import whole
 from ..curvature.at_point import GGN, BlockGGN
 from ..curvature.squares import count_outputs, gauss_newton_diagonal
+from ..distributed.watching import told_to_all
 from ..draws import sign_columns, unit_columns
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar
@@ -228,6 +229,7 @@ FEW = 3
 """Probes that an exchangeable estimator takes at least, if the method is left open."""
 
 
+@told_to_all
 def diagonal(
     A: LinearOperator,
     method: str = "auto",

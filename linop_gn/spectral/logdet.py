@@ -21,6 +21,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from ..arguments import known_float, require_number, whole
+from ..distributed.watching import told_to_all
 from ..draws import signs
 from ..lanczos.process import BasisProblem, Lanczos
 from ..lanczos.quadrature import gauss_rule, radau_rule
@@ -129,6 +130,7 @@ def logarithms(
     return ops.item(total), ops.item(lost), code
 
 
+@told_to_all
 def logdet(
     A: LinearOperator,
     *,

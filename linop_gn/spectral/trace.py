@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from ..arguments import whole
+from ..distributed.watching import told_to_all
 from ..draws import sign_columns, sphere, unit_columns
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar
@@ -251,6 +252,7 @@ FEW = 3
 """Probes that an exchangeable estimator takes at least, if the method is left open."""
 
 
+@told_to_all
 def trace(
     A: LinearOperator,
     method: str = "auto",

@@ -41,7 +41,7 @@ class Factors(Kit):
 
     @drawn(6)
     def test_qr(self, data: Draws) -> None:
-        """qr(columns) gives orthonormal columns and a triangle, whose product the columns are; of dependent ones too."""
+        """qr(columns) gives orthonormal ones and a triangle, whose product the columns are; of dependent ones too."""
         dtype = data.draw(st.sampled_from(self.dtypes))
         host = self.normal(data, 6, 3)
         host[:, 2] = host[:, 2] if data.draw(st.booleans()) else host[:, 0]
