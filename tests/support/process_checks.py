@@ -314,20 +314,23 @@ def check_doors_that_one_does_not_pass_are_told():
         asked(dist.new_group(), ask)
 
 
-def check_a_checkpoint_that_fails_is_one_failure():
-    """What the first raises, and raises again as it writes the state that it ends at."""
-    group, rank, begun = dist.new_group(), dist.get_rank(), time.monotonic()
-    fit, path = parallel(network(), mine(*data()), group), Path(os.environ["LINOP_GN_TEST_FOLDER"]) / "none"
+def check_a_failure_within_a_failure_is_one():
+    """As where a run ends, and writing its last state fails as well: it is told once, and nobody waits for another."""
+    fit, begun = parallel(network(), mine(*data()), dist.new_group()), time.monotonic()
 
-    class Draws:
-        def get_state(self):
-            raise KeyError("no state")
+    def twice():
+        with fit.reduce.telling():
+            try:
+                with fit.reduce.telling():
+                    raise KeyError("first")
+            except KeyError:
+                raise ValueError("second")  # noqa: B904
 
-        set_state = None
-
-    ask = lambda: lg.minimize(fit, network(), max_steps=3, checkpoint=path, generators=[Draws()] if rank == 0 else [])  # noqa: E731
-    raised((Exception,), ask)
-    raised((Exception,), lambda: fit.value(network(1)))
+    if dist.get_rank() == 0:
+        raised(ValueError, twice)
+    else:
+        assert "first" in raised(lg.distributed.OtherProcessError, lambda: fit.value(network()))
+    assert "new objectives" in raised(lg.distributed.OtherProcessError, lambda: fit.value(network(1)))
     assert time.monotonic() - begun < 10
 
 
