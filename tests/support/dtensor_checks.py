@@ -106,7 +106,8 @@ def check_solvers():
     D, P = spread(plain()), plain()
     B, h = lg.Damped(lg.GGN(one, P), 0.1), one.gradient(P)
     divided = lg.CG(rtol=1e-10, preconditioner=lg.preconditioners.Jacobi())
-    methods = (lg.LSMR(), divided), (lg.CG(rtol=1e-10), lg.MINRES(rtol=1e-10))
+    sketched = lg.CG(rtol=1e-10, preconditioner=lg.preconditioners.Nystrom(12))
+    methods = (lg.LSMR(), divided), (sketched, lg.MINRES(rtol=1e-10))
     for fit, chosen in zip(fits, methods, strict=True):
         A, g = lg.Damped(lg.GGN(fit, D), 0.1), fit.gradient(D)
         for method in chosen:
@@ -256,6 +257,10 @@ def check_what_is_refused():
         message = raised(ValueError, lambda objective=objective: lg.minimize(objective, D, checkpoint=path))
         assert "a checkpoint needs vectors in one process" in message
     assert "in the order of the devices" in raised(ValueError, lambda: lg.solve(lg.BlockGGN(one, D), g, lg.Blockwise()))
+    bare = lg.Objective(network(), LOSS, data())
+    assert "LeastSquares needs vectors in one" in raised(
+        ValueError, lambda: lg.minimize(bare, D, lg.methods.LeastSquares())
+    )
     ops, x = lg.load("torch"), lg.Space.of(D).random(0)
     astray = x.redistribute(placements=[Replicate()])
     for ask in (lambda: ops.dot(x, astray), lambda: ops.axpy(1.0, astray, ops.copy(x)), lambda: G.apply(astray)):
