@@ -13,7 +13,7 @@ import numpy as np
 from .arguments import require_instance, whole
 from .curvature.objective import Objective
 from .curvature.point import Point
-from .distributed.agreed import Agreed
+from .distributed.agreed import Agreed, require_alike
 from .distributed.watching import telling
 from .given import as_start
 from .methods.base import Method, ServedMethod
@@ -107,8 +107,8 @@ def minimize(
     >>> fit.succeeded, fit.params.round(4)
     (True, array([ 2. , -0.5]))
     """
-    served, asked = _served("minimize", objective, method, curvature, acceptance)
-    with telling(objective.reduce):
+    with telling(_reduction_of(objective)):
+        served, asked = _served("minimize", objective, method, curvature, acceptance)
         return _minimized(
             served, asked, params, max_steps, watch, every, state, batches, passes, checkpoint, Generators(generators)
         )
@@ -134,10 +134,15 @@ def _minimized(
     watch = watchers_of(watch)
     if batches is None and passes is not None:
         raise ValueError("minimize: passes= says how often to go through batches=, and there are none.")
-    agreed = None
-    if asked.objective.reduce is not None and not (checkpoint is None and batches is None):
-        like = Space.entered(as_start(params))[0].zeros() if state is None else state.own.x
-        agreed = Agreed(asked.objective.reduce, like)
+    agreed, reduction = None, asked.objective.reduce
+    if reduction is not None or checkpoint is not None:
+        space = Space.entered(as_start(params))[0] if state is None else state.space
+    if checkpoint is not None:
+        space.require_together("minimize: a checkpoint")
+    if reduction is not None:
+        options = steps, passes, batches is None, checkpoint is None, state is None
+        agreed = Agreed(reduction, space.backend.asarray(np.zeros(1), space.dtype, space.device))
+        require_alike(reduction, "minimize", agreed.like, (served.method, *options))
     kept = None if checkpoint is None else Checkpoint(checkpoint, every, drawn, agreed)
     resumed = kept is not None and kept.exists()
     if resumed and state is not None:
@@ -230,9 +235,11 @@ def start(
     >>> lg.result(state).steps, state.params.round(3)
     (3, array([2.962, 2.962]))
     """
-    served, asked = _served("start", objective, method, curvature, acceptance)
-    problem = _begun(asked, params)
-    made = State(began(served, problem).state.own, problem.start, served.method, problem.space)
+    with telling(_reduction_of(objective)):
+        served, asked = _served("start", objective, method, curvature, acceptance)
+        problem = _begun(asked, params)
+        require_alike(objective.reduce, "start", problem.start, served.method)
+        made = State(began(served, problem).state.own, problem.start, served.method, problem.space)
     memo(made).terms, memo(made).reduction = problem.terms, objective.reduce
     return made
 
@@ -265,11 +272,12 @@ def advance(
     TypeError, ValueError
         For a state of another method or of arrays of another framework.
     """
-    served, asked = _served("advance", objective, method, curvature, acceptance)
-    problem = _gone_on("advance", served, asked, state)
-    fresh = _is_other(problem, state) if fresh is None else fresh
-    problem = replace(problem, once=fresh)
-    own = stretched(served, problem, state.own, fresh, 1).state.own
+    with telling(_reduction_of(objective)):
+        served, asked = _served("advance", objective, method, curvature, acceptance)
+        problem = _gone_on("advance", served, asked, state)
+        fresh = _is_other(problem, state) if fresh is None else fresh
+        problem = replace(problem, once=fresh)
+        own = stretched(served, problem, state.own, fresh, 1).state.own
     made = State(own, state.start, served.method, state.space)
     memo(made).terms, memo(made).reduction = None if fresh else problem.terms, objective.reduce
     return made
@@ -302,9 +310,10 @@ def load_state(
     ValueError
         For a state of other settings, parameters or arrays; the message names what differs.
     """
-    served, asked = _served("load_state", objective, method, curvature, acceptance)
-    problem = _begun(asked, params)
-    found = restored(path, served, problem, began(served, problem).state.own, Generators(generators))
+    with telling(_reduction_of(objective)):
+        served, asked = _served("load_state", objective, method, curvature, acceptance)
+        problem = _begun(asked, params)
+        found = restored(path, served, problem, began(served, problem).state.own, Generators(generators))
     memo(found).terms, memo(found).reduction = problem.terms, objective.reduce
     return found
 
@@ -333,6 +342,10 @@ class _Asked(NamedTuple):
             for terms in found.values():
                 Point(terms, x, space).check_data()
         return found
+
+
+def _reduction_of(objective: Any) -> Any:
+    return getattr(objective, "reduce", None)
 
 
 def _served(

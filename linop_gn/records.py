@@ -185,6 +185,8 @@ class Memo:
     """Of a point: the parameters in the graph that they were detached from, and the leaves that they were packed of."""
     reduction: Any = None
     """Of a state: what sums over the processes that its run is on, where there are several."""
+    mark: int = 0
+    """Of terms that are summed over processes: of what must be the same on all of these."""
     packed: Any = None
     """Of a point that was given leaves: the flat vector of them."""
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from .arguments import whole
-from .distributed.watching import telling, together
+from .distributed.agreed import require_alike
+from .distributed.watching import telling, together, told_to_all
 from .operators.base import LinearOperator
 from .protocols import Carry
 from .records import Partial, replace
@@ -34,12 +35,14 @@ def steps(A: LinearOperator, b: Any, method: Solver | None = None, *, x0: Any = 
     >>> [look.step for look in lg.steps(A, np.ones(3), lg.CG(steps=2))]
     [0, 1, 2]
     """
-    solver, problem, _ = _linear(A, b, method, x0)
+    with telling(getattr(A, "reduction", None)):
+        solver, problem, _ = _linear(A, b, method, x0)
     every = whole("steps", "every", every, 1)
     for look, _ in looks(A.backend, served(solver, problem), problem, solver.limit(problem), every, solver.title):
         yield look
 
 
+@told_to_all
 def solve(
     A: LinearOperator,
     b: Any,
@@ -121,7 +124,7 @@ def solve(
             )
 
         advice = "error.result has the latest x" + ", to go on from (x0=)." * solver.solves_system
-        with telling(reduction), reached(lambda carry: leaving(*told(carry, False)), advice):
+        with reached(lambda carry: leaving(*told(carry, False)), advice):
             carry = drive(backend, method, problem, solver.limit(problem), shown, every, solver.title)
         return told(carry, True)
 
@@ -211,6 +214,7 @@ def _linear(
         start, _ = A.domain.enter(x0, "starting point x0")
         if tuple(start.shape[1:]) != tuple(rhs.shape[1:]):
             raise ValueError(f"x0 has shape {tuple(start.shape)} but b has {tuple(rhs.shape)}; give them alike.")
+    require_alike(A.reduction, "solve", rhs, (A, method), right_hand_side=rhs, starting_point=start)
     inner = method.preconditioner
     with A.backend.unguarded():
         if inner is not None:

@@ -8,7 +8,7 @@ devices, with ``check_vma`` and without, in however many batches, and what it gi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -42,13 +42,13 @@ class OverAxes(Reduction):
 
     # All devices run one program, so that there is nothing to find out of the others.
 
-    def sum(self, ops: Backend, arrays: Sequence[Array], marks: Sequence[int] = ()) -> list[Array]:
+    def sum(self, ops: Backend, arrays: Sequence[Array], marks: Mapping[str, int] | None = None) -> list[Array]:
         return super().sum(ops, arrays)
 
     def fingerprint(self, ops: Backend, x: Vector) -> int:
         return 0
 
-    def require_same(self, ops: Backend, like: Vector, mark: int, what: str) -> None:
+    def compare(self, ops: Backend, like: Vector, marks: Mapping[str, int]) -> None:
         pass
 
     def place(self, i: Any) -> Any:

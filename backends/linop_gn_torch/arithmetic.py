@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .sharded import is_sharded, largest, local, over_shards, summed
+from .sharded import is_sharded, largest, local, over_shards, require_alike, summed
 from .tracking import is_tracked, tracking
 
 __all__ = ["ShardedArithmetic", "TorchArithmetic"]
@@ -114,7 +114,10 @@ class ShardedArithmetic(TorchArithmetic):
     def dot(self, x: Tensor, y: Tensor) -> Any:
         if type(x) is Tensor:
             return super().dot(x, y)
-        return summed(super().dot(local(x), local(y)), x) if is_sharded(x) else super().dot(x, y)
+        if not is_sharded(x):
+            return super().dot(x, y)
+        require_alike(x, y)
+        return summed(super().dot(local(x), local(y)), x)
 
     def max_abs(self, x: Tensor) -> Any:
         if not is_sharded(x):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .sharded import is_sharded, local, rows_like, summed, vector_like
+from .sharded import is_sharded, local, require_basis, rows_like, summed, vector_like
 
 __all__ = ["ShardedBases", "TorchBases"]
 
@@ -49,14 +49,20 @@ class ShardedBases(TorchBases):
         return vector_like(basis, made) if is_sharded(basis) else made
 
     def store(self, basis: Tensor, index: Any, a: Any, x: Tensor) -> Tensor:
+        if is_sharded(x):
+            require_basis(basis, x)
         super().store(local(basis), index, a, local(x))
         return basis
 
     def project(self, basis: Tensor, x: Tensor, count: Any) -> Any:
+        if is_sharded(x):
+            require_basis(basis, x)
         found = super().project(local(basis), local(x), count)  # type: ignore[misc]
         return summed(found, x) if is_sharded(x) else found
 
     def deflate(self, basis: Tensor, coefficients: Any, x: Tensor, count: Any) -> Tensor:
+        if is_sharded(x):
+            require_basis(basis, x)
         made = super().deflate(local(basis), coefficients, local(x), count)
         return x if is_sharded(x) else made
 

@@ -79,8 +79,9 @@ def _here(
     layout = layout_of(params)
     if layout is None:
         return function, params, None
-    way = Way(layout)
-    return way.seen(function), list(map(local, params)), way
+    way, shards = Way(layout), list(map(local, params))
+    way.require_same_copies(shards)
+    return way.seen(function), shards, way
 
 
 def _spread(way: Way | None, shards: list[Tensor], chosen: Sequence[int] | None = None) -> list[Tensor]:

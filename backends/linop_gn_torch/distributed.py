@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -27,7 +27,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from linop_gn.backend import Backend
 from linop_gn.distributed import OtherProcessError, Reduction
 
-from .sharded import is_sharded, sharing
+from .sharded import is_sharded, mark_of_bits, sharing
 from .spread import modules_of, unwrapped
 
 __all__ = ["TorchProcesses", "TorchReduction"]
@@ -37,7 +37,6 @@ _MOMENT = 0.25
 _GRACE = 5.0
 """Seconds that the process with the store stays for others to read it, at most."""
 _PREFIX = "linop_gn"
-_WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class TorchProcesses:
@@ -97,15 +96,16 @@ class Line:
             if self._count("failed", number) < self.size:
                 raise OtherProcessError(
                     "a process raised before where the others waited for it, so that the group is out of step: end the "
-                    "run on all of them, or make a new group (torch.distributed.new_group)."
+                    "run on all of them, or make a new group and new objectives on it: "
+                    "lg.distributed.DataParallel(objective, torch.distributed.new_group())."
                 )
             self._failed = None
         self.number += 1
 
     def tell(self, error: BaseException) -> None:
         """Leave word for those who wait in the next collective; once."""
-        if self._told is error or isinstance(error, (OtherProcessError, GeneratorExit)) or self._store is None:
-            return
+        if self._store is None or any(e is self._told or isinstance(e, _HEARD) for e in _chain(error)):
+            return  # of one failure, or what followed from it
         self._told, self.number = error, self.number + 1
         self._failed = self.number
         message = {"rank": self.rank, "error": f"{type(error).__name__}: {error}"}
@@ -151,6 +151,16 @@ class Line:
         return self._count("failed", number) + self._count("waited", number) >= self.size
 
 
+_HEARD = OtherProcessError, GeneratorExit
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that it came of."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 _lines: WeakKeyDictionary[Any, Line] = WeakKeyDictionary()
 
 
@@ -173,11 +183,20 @@ class TorchReduction(Reduction):
 
     def fingerprint(self, ops: Backend, x: Tensor) -> int:
         """Of sums of the bits as whole numbers, which no order of adding changes: without leaving the device."""
-        if is_sharded(x):  # of which each process has another part
-            return 0
-        bits = x.detach().contiguous().view(_WHOLE[x.element_size()])
-        sums = torch.stack([bits.sum(dtype=torch.int64), bits[::2].sum(dtype=torch.int64)]).tolist()
-        return hash(tuple(sums)) & 0xFFFFFFFF
+        return 0 if is_sharded(x) else mark_of_bits([x])  # of which each process has another part
+
+    def told_of_model(self, model: Any, names: Sequence[str]) -> Any:
+        """Of each module its kind, its mode and, if it is torch's, its numbers; a mark of what is not trained."""
+        told, held = [], dict[int, Tensor]()
+        for m in modules_of(model):
+            numbers = vars(m) if type(m).__module__.startswith("torch.nn.") else {}
+            options = {k: v for k, v in numbers.items() if isinstance(v, (bool, int, float, str)) and k[0] != "_"}
+            told.append((type(m).__qualname__, m.training, sorted(options.items())))
+            held |= {id(b): b for k, b in m.named_buffers(recurse=False) if k != "num_batches_tracked"}
+        if isinstance(model, nn.Module):
+            held |= {id(p): p for name, p in model.named_parameters() if not p.requires_grad and name not in names}
+        dense = [x for x in held.values() if x.layout is torch.strided and not is_sharded(x)]
+        return told, [tuple(x.shape) for x in dense], mark_of_bits(dense)
 
     def check_model(self, model: Any) -> None:
         """Raise for batch norm in training mode, whose outputs depend on the other examples of the process."""
@@ -205,7 +224,7 @@ class TorchReduction(Reduction):
             )
         self._meshes.add(mesh)
 
-    def sum(self, ops: Backend, arrays: Sequence[Tensor], marks: Sequence[int] = ()) -> list[Tensor]:
+    def sum(self, ops: Backend, arrays: Sequence[Tensor], marks: Mapping[str, int] | None = None) -> list[Tensor]:
         if any(map(is_sharded, arrays)):  # summed as they were scattered
             plain = iter(self.sum(ops, rest, marks) if (rest := [x for x in arrays if not is_sharded(x)]) else [])
             return [x if is_sharded(x) else next(plain) for x in arrays]
@@ -242,6 +261,14 @@ class TorchReduction(Reduction):
         finally:
             sharing.reset(token)
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        token = sharing.set(None)
+        try:
+            yield
+        finally:
+            sharing.reset(token)
+
     def _is_done(self, work: Any) -> bool:
         """Whether the collective has ended, within a moment."""
         try:
@@ -259,5 +286,5 @@ class TorchReduction(Reduction):
             if not work.is_completed():
                 return False
             self.line.listen()
-            self.line.lost(f"lost the others: {str(error).splitlines()[0]}", error)
+            self.line.lost("lost the others", error)
         return True

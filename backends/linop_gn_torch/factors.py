@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .sharded import is_sharded, qr_over_shards
+
 __all__ = ["TorchFactors"]
 
 
@@ -16,6 +18,12 @@ def _columns(b: Tensor) -> Tensor:
 
 class TorchFactors:
     """The operations of :class:`linop_gn.protocols.Factors`."""
+
+    def qr(self, columns: Tensor) -> tuple[Tensor, Tensor]:
+        if is_sharded(columns):
+            return qr_over_shards(columns)
+        Q, R = torch.linalg.qr(columns.detach())
+        return Q, R
 
     def cholesky(self, matrix: Tensor) -> tuple[Any, bool]:
         factor, info = torch.linalg.cholesky_ex(matrix.detach())

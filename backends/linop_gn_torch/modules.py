@@ -42,7 +42,7 @@ from .trees import flatten_tree
 __all__ = ["AdaptedModule", "adapt", "trainable"]
 
 _adapted: WeakValueDictionary[tuple[int, tuple[str, ...] | None, int], AdaptedModule] = WeakValueDictionary()
-_COMPILED = "_orig_mod."
+_COMPILED, _PARALLEL = "_orig_mod.", "module."
 COPIED = np.ndarray, set
 EMBEDDINGS = nn.Embedding, nn.EmbeddingBag
 INTERNAL = frozenset(vars(nn.Module()))
@@ -223,7 +223,7 @@ class AdaptedModule:
 
     def _own_names(self, own: Mapping[str, Tensor], names: Sequence[str], ordered: bool | None = None) -> list[str]:
         """The names that the module has for parameters called ``names`` in a tree, or numbered in a list."""
-        names = [name.replace(_COMPILED, "") for name in names]
+        names = [_unprefixed(name.replace(_COMPILED, ""), own) for name in names]
         ordered = names == [str(i) for i in range(len(names))] if ordered is None else ordered
         if not ordered or own.keys() >= set(names):
             return names
@@ -266,6 +266,13 @@ class AdaptedModule:
 def _named(module: nn.Module, **options: bool) -> dict[str, Tensor]:
     """The parameters by name, without what ``torch.compile`` adds to names."""
     return {name.replace(_COMPILED, ""): p for name, p in module.named_parameters(**options)}
+
+
+def _unprefixed(name: str, own: Mapping[str, Tensor]) -> str:
+    """A name without what ``DistributedDataParallel`` puts before it."""
+    while name not in own and name.startswith(_PARALLEL):
+        name = name.removeprefix(_PARALLEL)
+    return name
 
 
 def _same(now: Mapping[str, Any], then: Mapping[str, Any]) -> bool:

@@ -14,8 +14,10 @@ stands a linear map with its transpose, each other's derivatives to any order:
     scatter    whole leaves -> shards     where each process has all data: its part of them, and nothing is sent
                                           where each has a share: one reduce-scatter, the sum over the processes
 
-So a product gathers v once and scatters the result once, for any number of leaves. Within the model and the solver all
-tensors are plain: operations on DTensors, and their derivatives, are left to nobody.
+So a product gathers v once and scatters the result once, for any number of leaves. Within the model all tensors are
+plain, and so is what solvers compute with: arithmetic, bases and QR are of local parts. DTensor's own operations are
+used for what each process does with its entries alone, such as products entry by entry; what they would send nobody
+hears of, and how they place what they make is looked at here.
 """
 
 from __future__ import annotations
@@ -32,11 +34,37 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Layout", "Way", "is_sharded", "largest", "layout_of", "local", "over_shards", "rows_like"]
-__all__ += ["sharing", "summed", "vector_like", "whole"]
+from linop_gn.distributed.reduction import as_sent, which_differs
+
+__all__ = ["Layout", "Way", "is_sharded", "largest", "layout_of", "local", "mark_of_bits", "over_shards"]
+__all__ += [
+    "qr_over_shards",
+    "require_alike",
+    "require_basis",
+    "rows_like",
+    "sharing",
+    "summed",
+    "vector_like",
+    "whole",
+]
 
 sharing: ContextVar[Any] = ContextVar("sharing", default=None)
 """The reduction over the processes that have a share of the data each; None where each has all of them."""
+
+
+_WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def mark_of_bits(arrays: Sequence[Tensor]) -> int:
+    """Of sums of the bits as whole numbers, which no order of adding changes: read from the device once."""
+    sums = []
+    for x in arrays:
+        x = torch.view_as_real(x) if x.is_complex() else x
+        bits = x.detach().contiguous().reshape(-1).view(_WHOLE[x.element_size()])
+        sums += [bits.sum(dtype=torch.int64), bits[::2].sum(dtype=torch.int64)]
+    places = {x.device for x in sums}
+    sums = sums if len(places) < 2 else [x.cpu() for x in sums]
+    return hash(tuple(torch.stack(sums).tolist())) & 0xFFFFFFFF if sums else 0
 
 
 def is_sharded(x: Any) -> bool:
@@ -45,8 +73,41 @@ def is_sharded(x: Any) -> bool:
 
 
 def local(x: Any) -> Any:
-    """What this process has of a DTensor; anything else as it is."""
-    return x.detach().to_local() if is_sharded(x) else x
+    """What this process has of a DTensor; anything else as it is.
+
+    Raises
+    ------
+    ValueError
+        For one that is a sum not yet taken, of which this process has a summand.
+    """
+    if not is_sharded(x):
+        return x
+    if any(p.is_partial() for p in x.placements):
+        raise _astray(x, "whole entries")
+    return x.detach().to_local()
+
+
+def _astray(x: Any, wanted: str) -> ValueError:
+    had = f"is placed as {tuple(x.placements)}" if is_sharded(x) else "is a plain tensor"
+    return ValueError(
+        f"an array of shape {tuple(x.shape)} {had}, where {wanted} are due, so that the part that this process has is "
+        "not what it would be taken for. Bring it into the layout of the parameters: x.redistribute(placements=...), "
+        "or lg.Space.of(params).layout.spread(part)."
+    )
+
+
+def require_alike(like: Any, *others: Any) -> None:
+    """Raise unless the processes have the same entries of all these vectors, or columns."""
+    for x in others:
+        if not is_sharded(x) or x.placements != like.placements or x.shape[:1] != like.shape[:1]:
+            raise _astray(x, f"vectors placed as {tuple(like.placements)}")
+
+
+def require_basis(basis: Any, x: Any) -> None:
+    """Raise unless the processes have the same entries of the basis, in rows, and of the vector, or columns."""
+    same = is_sharded(basis) and is_sharded(x) and len(basis.placements) == len(x.placements)
+    if not same or any(p.is_shard(1) != q.is_shard(0) for p, q in zip(basis.placements, x.placements, strict=True)):
+        raise _astray(x if is_sharded(basis) else basis, "a basis and vectors that lie alike")
 
 
 def whole(x: Tensor) -> Tensor:
@@ -56,7 +117,7 @@ def whole(x: Tensor) -> Tensor:
     placements: Any = x.placements  # type: ignore[attr-defined]
     if x.ndim or not all(p.is_replicate() or p.is_partial("sum") for p in placements):
         return x.full_tensor()  # type: ignore[attr-defined,no-any-return]
-    found = local(x).clone()  # a sum of entries
+    found = x.detach().to_local().clone()  # type: ignore[attr-defined]  # a sum of entries
     for i, placement in enumerate(placements):
         if placement.is_partial():
             group = x.device_mesh.get_group(i)  # type: ignore[attr-defined]
@@ -70,6 +131,7 @@ def over_shards(function: Callable[..., Any], *arguments: Any) -> Any:
     Of several processes with the same entries each does the same.
     """
     like = next(x for x in arguments if is_sharded(x))
+    require_alike(like, *arguments)
     parts = [local(x) for x in arguments]
     made = function(*parts)
     for part, x in zip(parts, arguments, strict=True):
@@ -100,6 +162,43 @@ def rows_like(like: Any, part: Tensor) -> Tensor:
     shape = torch.Size((len(part), like.shape[-1]))
     stride = like.shape[-1], 1
     return DTensor.from_local(part, like.device_mesh, placements, run_check=False, shape=shape, stride=stride)
+
+
+def qr_over_shards(columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Q, which lies as the columns (n, k) do, and R (k, k), on each process: the QR of all processes' R.
+
+    One all-gather of k^2 numbers from each (Demmel, Grigori, Hoemmen and Langou, 2012). Rows of zeros are left out, so
+    that Q is zero where a vector has no entry.
+    """
+    own, k, mesh = local(columns), columns.shape[1], columns.device_mesh  # type: ignore[attr-defined]
+    used = (own != 0).any(1)
+    Q, upper = torch.linalg.qr(own[used])
+    R, place = upper.new_zeros(k, k), 0
+    R[: len(upper)] = upper
+    cut = [i for i, placement in enumerate(columns.placements) if placement.is_shard()]  # type: ignore[attr-defined]
+    for i in reversed(cut):
+        parts = R.new_empty(len(R) * mesh.size(i), k)
+        group = mesh.get_group(i)
+        _wait(lambda parts=parts, R=R, group=group: all_gather(parts, R, group))
+        R = parts
+    for i in cut:
+        place = place * mesh.size(i) + mesh.get_coordinate()[i]
+    both, R = torch.linalg.qr(R)
+    made = torch.zeros_like(own)
+    made[used] = Q @ both[place * k : place * k + len(upper)]
+    return _spread(made, mesh, columns.placements, len(columns)), R  # type: ignore[attr-defined]
+
+
+def all_gather(parts: Tensor, own: Tensor, group: Any) -> Any:
+    """Begin to collect what the processes of a group have, under the name that this torch has for it."""
+    begin = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    return begin(parts, own, group, async_op=True)
+
+
+def reduce_scatter(own: Tensor, parts: Tensor, group: Any) -> Any:
+    """Begin to sum parts of the processes of a group, of which each gets its own."""
+    begin = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+    return begin(own, parts, group=group, async_op=True)
 
 
 def summed(number: Any, like: Any) -> Any:
@@ -137,6 +236,9 @@ def _finish(reduction: Any, begin: Callable[[], Any]) -> None:
         reduction.finish(begin)
 
 
+_SCALAR = " A number cannot be sharded: give it the shape (1,)."
+
+
 def layout_of(leaves: Sequence[Any]) -> Layout | None:
     """The layout of vectors like these leaves; None where none of them is a DTensor.
 
@@ -151,7 +253,7 @@ def layout_of(leaves: Sequence[Any]) -> Layout | None:
         if not is_sharded(x):
             raise ValueError(
                 f"parameter {i} (shape {tuple(x.shape)}) is a plain tensor, and others are DTensors: spread it too, "
-                "torch.distributed.tensor.distribute_tensor(x, mesh, placements)."
+                f"torch.distributed.tensor.distribute_tensor(x, mesh, placements).{_SCALAR * (x.ndim == 0)}"
             )
         if x.device_mesh != leaves[0].device_mesh:
             raise ValueError(f"parameters lie over several meshes, {leaves[0].device_mesh} and {x.device_mesh}.")
@@ -190,7 +292,7 @@ class Layout:
             raise ValueError(
                 f"parameter {i} (shape {shapes[i]}) is placed as {placements[i]}, and the first as {placements[0]}: "
                 "along each axis of the mesh either all are sharded or none. Shard small ones as well (torch gives "
-                "processes beyond their rows none)."
+                f"processes beyond their rows none).{_SCALAR * (() in (shapes[i], shapes[0]))}"
             )
         self.cut = tuple(i for i, is_cut in enumerate(kinds[0]) if is_cut)
         self.devices = math.prod(mesh.size(i) for i in self.cut)
@@ -274,6 +376,8 @@ class Layout:
 
     def split(self, vector: Tensor, dtypes: Sequence[str]) -> list[Tensor]:
         """The leaves of a vector, as the parameters lie: views, where they have its dtype."""
+        if not is_sharded(vector) or vector.placements != self.vectors or len(vector) != self.size:  # type: ignore[attr-defined]
+            raise _astray(vector, f"vectors ({self.size},) placed as {self.vectors}")
         kinds = [getattr(torch, dtype) for dtype in dtypes]
         return self.wrapped([shard.to(kind) for shard, kind in zip(self.shards(local(vector)), kinds, strict=True)])
 
@@ -361,6 +465,24 @@ class Way:
         """``function``, of whole leaves, as one of shards."""
         return lambda shards: function(list(_Gather.apply(self, *shards)))
 
+    def require_same_copies(self, shards: Sequence[Tensor]) -> None:
+        """Raise on all processes unless those that should have the same shards do: along axes that cut nothing."""
+        layout, mesh = self.layout, self.layout.mesh
+        if math.prod(mesh.shape) == layout.devices:
+            return
+        sent = np.zeros((layout.devices, len(as_sent([0]))))
+        sent[layout.places.index(layout.here)] = as_sent([mark_of_bits(shards)])
+        found = torch.tensor(sent, dtype=torch.float32, device=layout._device)
+        for i in range(mesh.ndim):
+            group = mesh.get_group(i)
+            _finish(self.reduction, lambda group=group: dist.all_reduce(found, group=group, async_op=True))
+        if any(which_differs(sums) is not None for sums in found.tolist()):
+            raise ValueError(
+                "the parameters are DTensors, and processes that should have the same shards of them, along an axis of "
+                "the mesh that is replicated, do not. Make them by distribute_tensor, which sends those of the first "
+                "process, or begin from one seed."
+            )
+
     def gather(self, shards: Sequence[Tensor]) -> list[Tensor]:
         """The whole leaves."""
         layout, dtypes = self.layout, [shard.dtype for shard in shards]
@@ -406,7 +528,7 @@ class Way:
     def _collected(self, flat: Tensor, axis: int) -> Tensor:
         made = flat.new_empty(len(flat) * self.layout.mesh.size(axis))
         group = self.layout.mesh.get_group(axis)
-        _finish(self.reduction, lambda: dist.all_gather_into_tensor(made, flat, group, async_op=True))
+        _finish(self.reduction, lambda: all_gather(made, flat, group))
         return made
 
     def _reduced(self, flat: Tensor, axis: int) -> Tensor:
@@ -415,7 +537,7 @@ class Way:
             _finish(self.reduction, lambda: dist.all_reduce(flat, group=group, async_op=True))
             return flat
         made = flat.new_empty(len(flat) // self.layout.mesh.size(axis))
-        _finish(self.reduction, lambda: dist.reduce_scatter_tensor(made, flat, group=group, async_op=True))
+        _finish(self.reduction, lambda: reduce_scatter(made, flat, group))
         return made
 
 

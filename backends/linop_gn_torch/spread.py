@@ -83,15 +83,22 @@ class _Guarded:
 
         with ExitStack() as stack:
             for module in self.spread:
-                stack.callback(module.register_forward_pre_hook(refuse).remove)
+                stack.callback(module.register_forward_pre_hook(refuse, prepend=True).remove)
             return self.function(*arguments)
 
 
 def unwrapped(model: Any) -> tuple[Any, Any]:
-    """The module inside of one that averages gradients over processes, and its group; else what is given, and None."""
-    if _kind(model) == "DistributedDataParallel":
-        return model.module, model.process_group
-    return model, None
+    """The module inside of those that average gradients over processes, and the group; else what is given, and None."""
+    inside, found, group = model, model, None
+    while isinstance(inside, nn.Module):
+        if _kind(inside) == "DistributedDataParallel":
+            group = inside.process_group if group is None else group
+            found = inside = inside.module
+        elif isinstance(compiled := getattr(inside, "_orig_mod", None), nn.Module):
+            inside = compiled
+        else:
+            break
+    return found, group
 
 
 def modules_of(function: Any) -> Iterator[nn.Module]:

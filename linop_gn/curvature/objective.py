@@ -16,7 +16,8 @@ from typing import Any
 
 from ..arguments import require_number
 from ..dispatch import require_registered
-from ..distributed.reduction import as_reduction
+from ..distributed.agreed import told_of
+from ..distributed.reduction import as_reduction, mark_of
 from ..distributed.watching import telling
 from ..given import as_columns, as_start
 from ..protocols import Array, Backend, Scalar, Tree, Vector
@@ -269,6 +270,9 @@ class Objective(Terms):
                 for term in terms.in_memory(space):
                     term.check_ahead(x)
                 terms = replace(terms, batches=stack(self.batches, ops))
+            if self.reduce is not None:
+                told = self.l2, self.loss, self.reduce.told_of_model(self.model, space.names)
+                memo(terms).mark = mark_of(told_of(self.reduce, told))
             if ops.is_concrete((terms.batches, x)):
                 memo(self).terms, memo(terms).asked = terms, self._asked
         return terms

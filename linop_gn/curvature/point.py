@@ -34,6 +34,16 @@ __all__ = ["Asking", "Point", "Summary", "Sums", "value_of"]
 
 Sums: TypeAlias = tuple[Any, Any, Any]
 """Sums over batches: value, gradient (or a product), weight; None where there is none."""
+_DRIFTED = (
+    "the parameters are not the same on all processes, so that a sum over these is no derivative of anything. Begin "
+    "from one seed, or send those of the first process to all (torch.distributed.broadcast(p.data, 0) for each "
+    "parameter; DistributedDataParallel does so when it is made)."
+)
+_OTHER_TERMS = (
+    "the objectives of the processes differ in more than their examples: in l2, in the loss's numbers or weights, in "
+    "the model's mode (train or eval), the options of its layers, its buffers or the parameters that are not trained. "
+    "Make all of these alike, as from one seed and one file, or send those of the first process to all."
+)
 _OTHERWISE = (
     "the layers enter the model otherwise on one process than on another, by the shapes of their data: give all of "
     "them examples of one shape."
@@ -411,7 +421,8 @@ def _of_all_processes(point: Point, sums: Sums) -> Sums:
     if isinstance(vector, tuple):  # whose number and sizes may depend on the data
         reduction.require_same(ops, point.x, mark_of([ops.describe(x)[:2] for x in vectors]), _OTHERWISE)
     parts = [part for part in (value, *vectors, weight) if part is not None]
-    found = iter(reduction.sum(ops, parts, (reduction.fingerprint(ops, point.x),)))
+    marks = {_DRIFTED: reduction.fingerprint(ops, point.x), _OTHER_TERMS: memo(point.objective).mark}
+    found = iter(reduction.sum(ops, parts, marks))
     value = None if value is None else next(found)
     vectors = tuple(next(found) for _ in vectors)
     vector = vectors if isinstance(vector, tuple) else vectors[0] if vectors else None

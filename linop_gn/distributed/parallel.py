@@ -54,7 +54,8 @@ def DataParallel(objective: T, group: Any = None) -> T:
     if terms.reduce is not None:
         raise ValueError("lg.distributed.DataParallel: the objective is summed over processes already (reduce=).")
     reduction, model = _backend_of(terms, group).processes(group, terms.model)
-    reduction.check_model(model)
+    with reduction.telling():
+        reduction.check_model(model)
     return rebuild(type(objective), fields(objective) | {"reduce": reduction, "model": model})
 
 

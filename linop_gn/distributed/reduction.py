@@ -14,7 +14,7 @@ floating-point format of 24 bits holds exactly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from zlib import crc32
@@ -23,11 +23,10 @@ import numpy as np
 
 from ..protocols import Array, Backend, Vector
 
-__all__ = ["OtherProcessError", "Reduction", "as_reduction", "mark_of"]
+__all__ = ["OtherProcessError", "Reduction", "as_reduction", "as_sent", "mark_of", "which_differs"]
 
 _PARTS = 8
 """Numbers below 16 that a mark of 32 bits is cut into."""
-_EXACT = ("float32", "float64")
 
 
 class OtherProcessError(RuntimeError):
@@ -87,8 +86,15 @@ class Reduction:
     def check_model(self, model: Any) -> None:
         """Raise for a model that is no sum over examples."""
 
+    def told_of_model(self, model: Any, names: Sequence[str]) -> Any:
+        """What of a model must be the same everywhere, besides the parameters of these names: its mode, its buffers."""
+
     def telling(self) -> AbstractContextManager[Any]:
         """What is raised inside, the other processes hear of where they wait for this one."""
+        return nullcontext()
+
+    def aside(self) -> AbstractContextManager[Any]:
+        """Inside of :meth:`telling`, what is done inside belongs to no sum."""
         return nullcontext()
 
     # what is asked
@@ -98,13 +104,14 @@ class Reduction:
         """Whether this process is the one that writes and shows."""
         return not self.rank
 
-    def sum(self, ops: Backend, arrays: Sequence[Array], marks: Sequence[int] = ()) -> list[Array]:
+    def sum(self, ops: Backend, arrays: Sequence[Array], marks: Mapping[str, int] | None = None) -> list[Array]:
         """The arrays summed over all processes, by one collective. Consumes the arrays.
 
         Raises
         ------
         ValueError
-            On all processes, where ``marks`` (of 32 bits) are not the same on all of them.
+            On all processes, where a mark (of 32 bits) is not the same on all of them: with the sentence that it stands
+            under in ``marks``.
         """
         known = [ops.describe(x) for x in arrays]
         if len(arrays) == 1 and not marks:
@@ -112,21 +119,26 @@ class Reduction:
             return [ops.namespace().reshape(self.all_reduce(ops, flat), known[0][0])]
         shapes, dtypes = [shape for shape, _, _ in known], [dtype for _, dtype, _ in known]
         wide = "float64" if "float64" in dtypes else "float32"
-        wide = dtypes[0] if len(set(dtypes)) == 1 and not (marks and dtypes[0] not in _EXACT) else wide
-        extra = [] if not marks else [ops.asarray(_sent(marks), wide, known[0][2])]
+        wide = dtypes[0] if len(set(dtypes)) == 1 and not (marks and dtypes[0] != wide) else wide
+        extra = [] if not marks else [ops.asarray(as_sent(marks.values()), wide, known[0][2])]
         flat = self.all_reduce(ops, ops.pack([*arrays, *extra], wide))
-        sizes = [*shapes, *((_length(marks),) for _ in extra)]
+        sizes = [*shapes, *(tuple(x.shape) for x in extra)]
         made = ops.split(flat, sizes, [*dtypes, *(wide for _ in extra)])
         if marks:
-            self._require_equal(np.asarray(ops.to_numpy(made.pop())), _DRIFTED)
+            _require_equal(np.asarray(ops.to_numpy(made.pop())), marks)
         return made
+
+    def compare(self, ops: Backend, like: Vector, marks: Mapping[str, int]) -> None:
+        """Raise on all processes unless each mark is the same on all of them: the sentence that it stands under.
+
+        They travel in one dtype, whatever that of ``like`` is: of dtypes that differ there is something to be said too.
+        """
+        flat = self.all_reduce(ops, ops.asarray(as_sent(marks.values()), "float32", ops.describe(like)[2]))
+        _require_equal(np.asarray(ops.to_numpy(flat)), marks)
 
     def require_same(self, ops: Backend, like: Vector, mark: int, what: str) -> None:
         """Raise on all processes, saying ``what``, unless the mark is the same on all of them."""
-        dtype, device = ops.describe(like)[1:]
-        dtype = dtype if dtype in _EXACT else "float32"
-        flat = self.all_reduce(ops, ops.asarray(_sent([mark]), dtype, device))
-        self._require_equal(np.asarray(ops.to_numpy(flat)), what)
+        self.compare(ops, like, {what: mark})
 
     def require_known(self, ops: Backend, like: Vector, told: Any, what: str) -> None:
         """:meth:`require_same` of the text of ``told``, the first time that it is met."""
@@ -136,8 +148,8 @@ class Reduction:
 
     def count(self, ops: Backend, like: Vector, number: float) -> float:
         """The sum of a number over all processes."""
-        dtype, device = ops.describe(like)[1:]
-        return float(ops.to_numpy(self.all_reduce(ops, ops.asarray(np.array([float(number)]), dtype, device)))[0])
+        sent = ops.asarray(np.array([float(number)]), "float32", ops.describe(like)[2])
+        return float(ops.to_numpy(self.all_reduce(ops, sent))[0])
 
     def any(self, ops: Backend, like: Vector, wish: bool) -> bool:
         """Whether any process wishes it."""
@@ -147,24 +159,12 @@ class Reduction:
         """The number of this process's batch ``i`` among those of all of them, as far as their number is known."""
         return i if self.rank is None or self.size is None else i * self.size + self.rank
 
-    def _require_equal(self, sums: np.ndarray[Any, Any], what: str) -> None:
-        number, *both = (round(float(x)) for x in sums)
-        if any(number * q != s * s for s, q in zip(both[::2], both[1::2], strict=True)):
-            raise ValueError(what)
-
     def __deepcopy__(self, memo: Any) -> Reduction:
         return self  # the processes are the same
 
     def __repr__(self) -> str:
         of = "" if self.size is None else f" of {self.size}"
         return f"{type(self).__name__}({'' if self.rank is None else f'process {self.rank}{of}'})"
-
-
-_DRIFTED = (
-    "the parameters are not the same on all processes, so that a sum over these is no derivative of anything. Begin "
-    "from one seed, or send those of the first process to all (torch.distributed.broadcast(p.data, 0) for each "
-    "parameter; DistributedDataParallel does so when it is made)."
-)
 
 
 def as_reduction(given: Any) -> Reduction | None:
@@ -177,11 +177,20 @@ def mark_of(told: Any) -> int:
     return crc32(repr(told).encode())
 
 
-def _length(marks: Sequence[int]) -> int:
-    return 1 + 2 * _PARTS * len(marks)
-
-
-def _sent(marks: Sequence[int]) -> np.ndarray[Any, Any]:
-    """1, and m and m^2 of each part of the marks."""
+def as_sent(marks: Iterable[int]) -> np.ndarray[Any, Any]:
+    """1, and m and m^2 of each part of the marks: what is summed over processes."""
     parts = [mark >> 4 * i & 15 for mark in marks for i in range(_PARTS)]
     return np.array([1, *(x for m in parts for x in (m, m * m))], float)
+
+
+def which_differs(sums: Any) -> int | None:
+    """The first of the marks that was not the same on all processes, by the sums of what they sent; None: all were."""
+    number, *both = (round(float(x)) for x in sums)
+    unlike = [number * q != s * s for s, q in zip(both[::2], both[1::2], strict=True)]
+    return unlike.index(True) // _PARTS if any(unlike) else None
+
+
+def _require_equal(sums: Any, marks: Mapping[str, int]) -> None:
+    found = which_differs(sums)
+    if found is not None:
+        raise ValueError(list(marks)[found])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any, TypeVar
 
 from ..protocols import Backend, Vector
 from .reduction import Reduction
 
-__all__ = ["Together", "telling", "together"]
+__all__ = ["Together", "telling", "together", "told_to_all"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Together:
@@ -57,6 +61,40 @@ def together(
     return [Together(watch, lambda wish: reduction.any(ops, like, wish), reduction.first)]
 
 
-def telling(reduction: Reduction | None) -> AbstractContextManager[Any]:
-    """What is raised inside, other processes hear of where they wait for this one."""
-    return nullcontext() if reduction is None else reduction.telling()
+_active: ContextVar[Reduction | None] = ContextVar("active", default=None)
+
+
+def telling(reduction: Any) -> AbstractContextManager[Any]:
+    """What is raised inside, other processes hear of where they wait for this one; what is no reduction has none."""
+    reduction = reduction if isinstance(reduction, Reduction) else None
+    return nullcontext() if reduction is None and _active.get() is None else _telling(reduction)
+
+
+@contextmanager
+def _telling(reduction: Reduction | None) -> Iterator[None]:
+    """Either is set: what belongs to no sum is aside of the one that is being made."""
+    outer = _active.get()
+    token = _active.set(reduction)
+    try:
+        if reduction is not None:
+            with reduction.telling():
+                yield
+        elif outer is not None:
+            with outer.aside():
+                yield
+    finally:
+        _active.reset(token)
+
+
+def told_to_all(door: F) -> F:
+    """A door whose first argument is an operator: what it raises, the processes that its products are summed over hear.
+
+    Where an argument is refused on one of them, the others may be in the first product.
+    """
+
+    @wraps(door)
+    def opened(A: Any, *args: Any, **options: Any) -> Any:
+        with telling(getattr(A, "reduction", None)):
+            return door(A, *args, **options)
+
+    return opened  # type: ignore[return-value]

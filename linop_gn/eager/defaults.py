@@ -58,6 +58,10 @@ class BackendDefaults:
     def gathered(self, matrix: Array) -> Array:
         return matrix
 
+    def qr(self, columns: Array) -> tuple[Array, Array]:
+        Q, R = self.namespace().linalg.qr(columns)  # type: ignore[attr-defined]
+        return Q, R
+
     def unguarded(self) -> AbstractContextManager[None]:
         return nullcontext()
 

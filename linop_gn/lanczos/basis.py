@@ -27,6 +27,8 @@ from weakref import ref
 import numpy as np
 
 from ..arguments import require_number, whole
+from ..distributed.agreed import require_alike
+from ..distributed.watching import told_to_all
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Carry, Scalar, Vector
 from ..records import bare, memo, record, replace, static
@@ -262,6 +264,7 @@ class Krylov:
         return f"Krylov: {self.status.name.lower()}; {counts}; {kind}\n{self.status.sentence}"
 
 
+@told_to_all
 def krylov(
     A: LinearOperator, b: Any, k: int, *, reorthogonalise: str = "selective", keep: bool = True, seed: int = 0
 ) -> Krylov:
@@ -304,6 +307,7 @@ def krylov(
     method = Lanczos(k, reorthogonalise, keep, False, seed)
     method.check(A)
     rhs, _ = A.domain.enter(b, "right-hand side")
+    require_alike(A.reduction, "krylov", rhs, (A, method), right_hand_side=rhs)
     problem, ops = BasisProblem(A.prepare(), rhs), A.backend
     flat = ops.is_array(b) and tuple(b.shape) == (A.domain.width,)
 

@@ -68,6 +68,7 @@ def save_state(path: Any, state: State, generators: Iterable[Any] = ()) -> None:
         raise TypeError(
             f"save_state takes what lg.start or lg.advance returned, or result.state, got a {type(state).__qualname__}."
         )
+    state.space.require_together("save_state: a file")
     reduction = memo(state).reduction
     if reduction is None or reduction.first:
         _write(_place_for(path), state, None, Generators(generators).states())

@@ -144,6 +144,7 @@ class LeastSquares(Method):
 
     def init(self, ops: Backend, problem: MinimizeProblem) -> LeastSquaresState:
         require_root(problem.objective.loss, "LeastSquares", problem.objective)
+        problem.space.require_together("LeastSquares")
         if problem.space.dtype in ("float16", "bfloat16"):
             raise TypeError(f"LeastSquares: {problem.space.dtype} cannot be factored; use float32 or float64.")
         x = self._inside(ops, ops.copy(problem.start))

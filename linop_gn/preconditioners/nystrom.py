@@ -90,18 +90,24 @@ def sketch(operator: LinearOperator, rank: int, seed: Scalar) -> tuple[Array, Ar
 
 def _sketch(rank: int, operator: LinearOperator, seed: Scalar) -> tuple[Array, Array]:
     space, ops = operator.domain, operator.backend
-    xp = ops.namespace()
-    dtype = wide(space.dtype)
-    Q = xp.linalg.qr(ops.cast(normal(space, seed, rank), dtype))[0]
+    sm, dtype = ops.small_namespace(), wide(space.dtype)
+    Q = ops.qr(ops.cast(normal(space, seed, rank), dtype))[0]
     Y = ops.cast(operator.matmat(ops.cast(Q, space.dtype)), dtype)
-    nu = ops.eps(Y) * xp.sqrt(xp.sum(Y * Y))
-    Y = Y + nu * Q
-    core = Q.T @ Y
-    d, V, _ = ops.eigh((core + core.T) / 2)
-    d = xp.maximum(d, xp.broadcast_to(ops.eps(Y) * d[-1:], d.shape))
-    root = xp.where(d > 0, 1.0 / xp.sqrt(xp.where(d > 0, d, xp.ones_like(d))), xp.zeros_like(d))
-    B, R = xp.linalg.qr(Y @ (V * root))
-    values, W, _ = ops.eigh(R @ R.T)
+    nu = ops.eps(Y) * ops.item(sm.sqrt(sm.sum(ops.dot(Y, Y))))
+    Y = ops.axpy(nu, Q, Y)
+    d, V = _eigh(sm, ops.project(Q.T, Y, rank))
+    d = sm.maximum(d, ops.eps(Y) * d[-1:])
+    root = sm.where(d > 0, 1.0 / sm.sqrt(sm.where(d > 0, d, 1.0)), 0.0)
+    B, R = ops.qr(ops.combine(Y.T, V * root, rank))
+    R = ops.small(R, Y)
+    values, W = _eigh(sm, R @ R.T)
     values = values - nu
-    values = xp.where(values < 0, xp.zeros_like(values), values)  # a NaN stays one
-    return ops.cast(B @ W, space.dtype), ops.cast(values, space.dtype)
+    values = sm.where(values < 0, 0.0, values)  # a NaN stays one
+    return ops.cast(ops.combine(B.T, W, rank), space.dtype), ops.asarray(values, space.dtype, space.device)
+
+
+def _eigh(sm: Any, matrix: Array) -> tuple[Array, Array]:
+    """Eigenvalues and eigenvectors of the symmetric part of a small matrix; NaN where that is not finite."""
+    finite = sm.all(sm.isfinite(matrix))
+    d, V = sm.linalg.eigh(sm.where(finite, (matrix + matrix.T) / 2, 0.0))
+    return sm.where(finite, d, sm.nan), V

@@ -30,6 +30,8 @@ class SpectralInverse(LinearOperator):
     psd = True
 
     def matvec(self, v: Vector) -> Vector:
+        if self.domain.layout is not None and "compiled" not in self.backend.capabilities:
+            return self._over_processes(v)
         U = self.vectors
         inside = U.T @ v
         product: Vector = U @ ((self.inner if len(inside.shape) == 1 else self.inner[:, None]) * inside)
@@ -40,6 +42,20 @@ class SpectralInverse(LinearOperator):
         return product + (self.outer if len(v.shape) == 1 else self.outer[:, None]) * outside
 
     matmat = matvec
+
+    def _over_processes(self, v: Vector) -> Vector:
+        """The same, of vectors of which each process has a part."""
+        ops, U, k = self.backend, self.vectors.T, self.inner.shape[0]
+
+        def without(v: Vector, inside: Array) -> Vector:
+            return ops.axpy(-1.0, ops.combine(U, inside, k), ops.copy(v))
+
+        inside = ops.project(U, v, k)
+        product: Vector = ops.combine(U, (ops.small(self.inner, v) * inside.T).T, k)
+        if self.outer is None:
+            return product
+        outside = without(v, inside)
+        return ops.axpy(float(ops.small(self.outer, v)[0]), without(outside, ops.project(U, outside, k)), product)
 
 
 def spectral_inverse(space: Space, vectors: Array, values: Array, damping: Scalar, whole: bool) -> SpectralInverse:

@@ -22,6 +22,12 @@ class Factors(Protocol):
     def gathered(self, matrix: Array) -> Array:
         """The matrix, or vector, whole on each device, as factorisations take it."""
 
+    def qr(self, columns: Array) -> tuple[Array, Array]:
+        """Orthonormal Q (n, k), over devices as the columns are, and R (k, k), a triangle: the columns are Q R; k <= n.
+
+        Where the columns are dependent, those of Q that none of them needs may be anything, zero too.
+        """
+
     def zeros(self, size: int, like: Vector) -> Vector:
         """The zero vector ``(size,)``, or ``(size, k)`` where ``like`` has k columns, of its dtype and device."""
 

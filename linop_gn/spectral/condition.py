@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..arguments import known_float, require_number
+from ..distributed.watching import told_to_all
 from ..draws import check_seed, normal
 from ..lanczos import answers
 from ..lanczos.basis import Krylov
@@ -28,6 +29,7 @@ from .functions import Approximation, approximation, code_for, grown
 __all__ = ["condition_number"]
 
 
+@told_to_all
 def condition_number(A: LinearOperator, *, steps: int = 50, rtol: Scalar = 0.0, seed: Scalar = 0) -> Approximation:
     """The 2-norm condition number of an operator: of its largest singular value over the smallest one.
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from .. import draws
 from ..arguments import require_number, whole
-from ..distributed.watching import together
+from ..distributed.watching import together, told_to_all
 from ..lanczos import answers
 from ..lanczos.basis import Krylov, krylov
 from ..operators.base import LinearOperator
@@ -281,6 +281,7 @@ def _over_probes(shares: NDArray) -> tuple[float, float]:
     return float(mean), float(error)
 
 
+@told_to_all
 def spectral_density(
     A: LinearOperator,
     *,

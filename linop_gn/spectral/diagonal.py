@@ -29,6 +29,7 @@ from typing import Any, ClassVar
 from ..arguments import whole
 from ..curvature.at_point import GGN, BlockGGN
 from ..curvature.squares import count_outputs, gauss_newton_diagonal
+from ..distributed.watching import told_to_all
 from ..draws import sign_columns, unit_columns
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar
@@ -167,7 +168,7 @@ class XDiag(LeaveOneOut):
         Omega = sign_columns(space, problem.seed, 0, k)
         Y, scale = scaled(ops, s.scale, problem.multiply(Omega))
         Omega = ops.cast(Omega, wide(space.dtype))
-        Q, R = xp.linalg.qr(Y)
+        Q, R = ops.qr(Y)
         Z, _ = scaled(ops, scale, problem.operator.rmatmat(ops.cast(ops.copy(Q), space.dtype)))
         R = ops.small(R, Y)
         S = inverse_basis(ops, R, ops.eps(Y))
@@ -229,6 +230,7 @@ FEW = 3
 """Probes that an exchangeable estimator takes at least, if the method is left open."""
 
 
+@told_to_all
 def diagonal(
     A: LinearOperator,
     method: str = "auto",

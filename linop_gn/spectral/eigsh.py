@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..arguments import require_number, whole
-from ..distributed.watching import together
+from ..distributed.agreed import require_alike
+from ..distributed.watching import together, told_to_all
 from ..draws import check_seed
 from ..operators.base import LinearOperator
 from ..protocols import Array, Carry, Scalar
@@ -122,6 +123,7 @@ def table(headline: str, kind: str, values: Any, bounds: Any, met: Any) -> list[
 _SHOWN = 20
 
 
+@told_to_all
 def eigsh(
     A: LinearOperator,
     k: int | None = None,
@@ -232,6 +234,8 @@ def search(
     rtol, roundings = (RTOL, ROUNDINGS) if rtol is None else (rtol, 0.0)
     require_number(door, "rtol", rtol, positive=True)
     given = None if start is None else space.enter(start, "start")[0]
+    asked = A, k, which, rtol, block, basis, basis_on, limit, seed, squares
+    require_alike(A.reduction, "eigsh", A.backend.asarray(np.zeros(1), A.dtype, space.device), asked, start=given)
     if basis_on == "host":
         given = given if given is None else np.array(A.backend.to_numpy(given))
         A = on_host(door, A)

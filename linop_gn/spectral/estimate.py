@@ -17,6 +17,7 @@ import numpy as np
 
 from ..arguments import require_number
 from ..dispatch import backend_of
+from ..distributed.agreed import require_alike
 from ..distributed.watching import together
 from ..draws import check_seed, normal
 from ..operators.base import LinearOperator, run
@@ -423,6 +424,7 @@ def estimated(
             remark=remark,
         )
 
+    require_alike(A.reduction, door, like, (A, estimator, rtol, atol, seed, shift, lowest))
     with backend.unguarded(), np.errstate(all="ignore"):  # the status tells
         problem: Probed = backend.constant(Probed(A.prepare(), seed, rtol, like, shift, lowest, atol), _NO_DERIVATIVE)
         with reached(told, "error.result has the estimate so far."):

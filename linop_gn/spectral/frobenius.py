@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from ..arguments import whole
+from ..distributed.watching import told_to_all
 from ..draws import sign_columns, unit_columns
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar
@@ -73,6 +74,7 @@ class Hutchinson(Estimator):
         return value, ops.divide(error, 2.0 * value), (mean, squares), scale, Code.RUNNING
 
 
+@told_to_all
 def frobenius_norm(
     A: LinearOperator,
     *,

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..arguments import known_float, require_number, whole
+from ..distributed.watching import told_to_all
 from ..lanczos import answers
 from ..lanczos.basis import Krylov, krylov
 from ..lanczos.tridiagonal import filled, spectrum
@@ -88,6 +89,7 @@ _SENTENCES = {
 }
 
 
+@told_to_all
 def inverse_quadratic(
     A: LinearOperator, b: Any, *, steps: int = 50, lowest: Scalar | None = None, rtol: Scalar = 0.0
 ) -> Approximation:
@@ -170,6 +172,7 @@ NAMED: dict[str, Callable[[Any, Array], Array]] = {
 }
 
 
+@told_to_all
 def matrix_function(
     A: LinearOperator, b: Any, function: str | Callable[[Array], Array], *, steps: int = 50, rtol: Scalar = 0.0
 ) -> Approximation:

@@ -101,7 +101,7 @@ def orthogonal_block(ops: Backend, basis: Array, Y: Array, first: Scalar) -> tup
 
     Block Gram-Schmidt, twice (Barlow and Smoktunowicz, 2013). Consumes Y.
     """
-    qr, like = ops.namespace().linalg.qr, Y
+    qr, like = ops.qr, Y
     if Y.shape[1] == basis.shape[0]:  # all at once
         Q, R = qr(Y)
         R = ops.small(R, like)

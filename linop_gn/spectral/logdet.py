@@ -22,6 +22,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from ..arguments import known_float, require_number, whole
+from ..distributed.watching import told_to_all
 from ..draws import signs
 from ..lanczos.process import BasisProblem, Lanczos
 from ..lanczos.quadrature import gauss_rule, radau_rule
@@ -150,6 +151,7 @@ def logarithms(
     return ops.item(total), ops.item(lost), code
 
 
+@told_to_all
 def logdet(
     A: LinearOperator,
     *,

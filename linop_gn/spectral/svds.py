@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from ..distributed.watching import told_to_all
 from ..draws import check_seed
 from ..operators.base import LinearOperator
 from ..protocols import Array, Scalar
@@ -119,6 +120,7 @@ _LOST = "Loosen rtol, use float64, or take the largest of an inverse: lg.svds(lg
 _MORE = "There may be more of these than copies were looked for."
 
 
+@told_to_all
 def svds(
     A: LinearOperator,
     k: int | None = None,

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from ..arguments import whole
+from ..distributed.watching import told_to_all
 from ..draws import sign_columns, sphere, unit_columns
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar
@@ -115,7 +116,7 @@ class HutchPlusPlus(Estimator):
     def start(self, ops: Backend, problem: Probed) -> tuple[Any, Scalar]:
         space = problem.operator.domain
         Y, scale = scaled(ops, 0.0, problem.multiply(sign_columns(space, problem.seed, 0, self.rank)))
-        Q = ops.namespace().linalg.qr(Y)[0]
+        Q = ops.qr(Y)[0]
         Z, _ = scaled(ops, scale, problem.multiply(ops.copy(Q)))
         inner = ops.item(ops.small_namespace().sum(ops.dot(Q, Z)))
         return (ops.copy(Q.T), inner, 0.0, 0.0, 0.0), scale
@@ -252,6 +253,7 @@ FEW = 3
 """Probes that an exchangeable estimator takes at least, if the method is left open."""
 
 
+@told_to_all
 def trace(
     A: LinearOperator,
     method: str = "auto",

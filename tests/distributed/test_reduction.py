@@ -193,7 +193,9 @@ def test_arrays_of_all_shapes_and_dtypes_travel_as_one(backend):
 
     def work(processes):
         numbers = [np.full(shape, 1.0 + processes.rank) for shape in shapes]
-        sums = processes.sum(ops, [ops.asarray(*pair) for pair in zip(numbers, dtypes, strict=True)], [2**32 - 1, 7])
+        sums = processes.sum(
+            ops, [ops.asarray(*pair) for pair in zip(numbers, dtypes, strict=True)], {"one": 2**32 - 1, "other": 7}
+        )
         alone = processes.sum(ops, [ops.asarray(numbers[1], "float32")])
         counted = processes.count(ops, sums[2], 2.5), processes.any(ops, sums[2], processes.rank == 1)
         return sums, alone, processes.sent, counted
@@ -249,15 +251,15 @@ def test_collectives_are_counted(eager):
         counted("watched", lambda: lg.solve(lg.Damped(G, 0.1), v, lg.CG(steps=7), watch=[lg.Recorder()]))
         return found
 
-    marks = 17
+    mark, marks = 17, 33
     for found in on_threads(2, work):
-        assert found["first"] == [marks, 1 + n + 1 + marks]
+        assert found["first"] == [mark, 1 + n + 1 + marks]
         assert found["value"] == [1 + 1 + marks]
         assert found["gradient"] == [1 + n + 1 + marks]
         assert (found["product"], found["columns"], found["blocks"]) == ([n], [5 * n], [n])
-        assert found["solve"] == found["watched"] == [n] * 7
-        assert found["MINRES"] == [n] * found["products"]
-        assert found["krylov"] == [n] * 5
+        assert found["solve"] == found["watched"] == [marks] + [n] * 7
+        assert found["MINRES"] == [marks] + [n] * found["products"]
+        assert found["krylov"] == [marks] + [n] * 5
 
 
 @pytest.mark.parametrize(
@@ -404,6 +406,78 @@ def test_parameters_that_differ_are_refused_on_all(eager):
         assert len(seen) == 2
 
 
+def _rate(processes):
+    return 0.1 + processes.rank
+
+
+UNLIKE = {
+    "l2": lambda p, fit, params, own: fit(l2=_rate(p)).value(params),
+    "a tree for l2": lambda p, fit, params, own: fit(l2={"w": 1.0, "v": _rate(p), "c": 0.0}).value(params),
+    "the loss": lambda p, fit, params, own: fit(loss=lg.losses.Huber(_rate(p))).value(params),
+}
+ASKED = {
+    "damping": lambda p, fit, params, own: lg.solve(lg.Damped(lg.GGN(fit(), params), _rate(p)), params),
+    "steps": lambda p, fit, params, own: lg.solve(lg.GGN(fit(), params), params, lg.CG(steps=2 + p.rank)),
+    "tolerance": lambda p, fit, params, own: lg.solve(lg.GGN(fit(), params), params, lg.CG(rtol=_rate(p) / 10)),
+    "solver": lambda p, fit, params, own: lg.solve(lg.GGN(fit(), params), params, (lg.CG(), lg.MINRES())[p.rank]),
+    "k": lambda p, fit, params, own: lg.krylov(lg.GGN(fit(), params), params, 3 + p.rank),
+    "pairs": lambda p, fit, params, own: lg.eigsh(lg.GGN(fit(), params), 1 + p.rank),
+    "probes": lambda p, fit, params, own: lg.trace(lg.GGN(fit(), params), products=5 + p.rank),
+    "method": lambda p, fit, params, own: lg.minimize(fit(), params, lg.LevenbergMarquardt(damping=_rate(p))),
+    "limit": lambda p, fit, params, own: lg.minimize(fit(), params, max_steps=2 + p.rank),
+    "the first state": lambda p, fit, params, own: lg.start(lg.NewtonCG(damping=_rate(p)), fit(), params),
+}
+OWN = {
+    "solve": lambda p, fit, params, own: lg.solve(lg.GGN(fit(), params), own.gradient(params)),
+    "a start": lambda p, fit, params, own: lg.solve(lg.GGN(fit(), params), params, x0=own.gradient(params)),
+    "krylov": lambda p, fit, params, own: lg.krylov(lg.GGN(fit(), params), own.gradient(params), 3),
+    "eigsh": lambda p, fit, params, own: lg.eigsh(lg.GGN(fit(), params), 2, start=own.gradient(params)),
+}
+DIFFERENT = {
+    **{name: (ask, "objectives of the processes differ") for name, ask in UNLIKE.items()},
+    **{name: (ask, "the processes ask for different things") for name, ask in ASKED.items()},
+    **{f"{name} of one process": (ask, "is not the same on all processes") for name, ask in OWN.items()},
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_what_differs_besides_the_examples_is_refused_on_all(eager, name):
+    """Numbers and vectors that were a wrong sum, or had one process wait for a product that no other takes."""
+    ops, (ask, match) = eager, DIFFERENT[name]
+    params, *data = problem(ops)
+    seen = []
+
+    def work(processes):
+        mine = share(2, processes.rank, *data)
+
+        def fit(**options):
+            return objective(ops, mine, reduce=processes, **options)
+
+        try:
+            ask(processes, fit, params, objective(ops, mine))
+        except ValueError as error:
+            seen.append(str(error))
+            raise
+
+    with pytest.raises(ValueError, match=match):
+        on_threads(2, work)
+    assert len(seen) == 2
+
+
+def test_dtypes_that_differ_are_refused(eager):
+    ops = eager
+    params, *data = problem(ops)
+
+    def work(processes):
+        dtype = ("float64", "float32")[processes.rank]
+        mine = [ops.cast(x, dtype) for x in share(2, processes.rank, *data)]
+        fit = objective(ops, tuple(mine), reduce=processes)
+        return fit.value({name: ops.cast(x, dtype) for name, x in params.items()})
+
+    with pytest.raises(ValueError, match=r"same parameters \(names, shapes, dtypes\)"):
+        on_threads(2, work)
+
+
 def test_what_needs_all_examples_is_refused_by_a_sentence(numpy_backend):
     ops = numpy_backend
     params, x, y, _ = problem(ops)
@@ -431,7 +505,7 @@ def test_what_is_no_sum_is_named(numpy_backend):
     params, x, y, _ = problem(ops)
     with pytest.raises(TypeError, match="reduce= is a function of a flat array"):
         objective(ops, (x, y), reduce=3)
-    with pytest.raises(TypeError, match=r"must return the sum over processes .* it returned float64\(\)"):
+    with pytest.raises(TypeError, match=r"must return the sum over processes .* it returned float32\(\)"):
         objective(ops, (x, y), reduce=lambda x: np.asarray(x.sum())).value(params)
     with pytest.raises(ValueError, match="summed over processes already"):
         lg.distributed.DataParallel(objective(ops, (x, y), reduce=lambda x: x))

@@ -1,5 +1,8 @@
 """What each of several gloo processes checks of parameters that are DTensors; run by ``process_checks.run``."""
 
+import os
+from pathlib import Path
+
 import torch
 import torch.distributed as dist
 from process_checks import LOSS, Again, close, data, mine, parallel, raised
@@ -43,7 +46,12 @@ def both(l2=0.1):
 class Collectives:
     """Which ones are begun, and how many numbers each takes."""
 
-    NAMES = ("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast")
+    NAMES = (
+        "all_reduce",
+        *(("all_gather_single",) if hasattr(dist, "all_gather_single") else ("all_gather_into_tensor",)),
+        *(("reduce_scatter_single",) if hasattr(dist, "reduce_scatter_single") else ("reduce_scatter_tensor",)),
+        "broadcast",
+    )
 
     def __enter__(self):
         self.sent, self._plain = [], {name: getattr(dist, name) for name in self.NAMES}
@@ -98,7 +106,8 @@ def check_solvers():
     D, P = spread(plain()), plain()
     B, h = lg.Damped(lg.GGN(one, P), 0.1), one.gradient(P)
     divided = lg.CG(rtol=1e-10, preconditioner=lg.preconditioners.Jacobi())
-    methods = (lg.LSMR(), divided), (lg.CG(rtol=1e-10), lg.MINRES(rtol=1e-10))
+    sketched = lg.CG(rtol=1e-10, preconditioner=lg.preconditioners.Nystrom(12))
+    methods = (lg.LSMR(), divided), (sketched, lg.MINRES(rtol=1e-10))
     for fit, chosen in zip(fits, methods, strict=True):
         A, g = lg.Damped(lg.GGN(fit, D), 0.1), fit.gradient(D)
         for method in chosen:
@@ -106,6 +115,59 @@ def check_solvers():
             close(whole(found.x), wanted.x, 1e-6 if method is methods[0][0] else 1e-8)
             assert abs(found.steps - wanted.steps) <= 1
     close(whole(lg.krylov(A, g, 5).solve(0.1).x), lg.krylov(B, h, 5).solve(0.1).x, 1e-8)
+
+
+def check_qr_of_columns():
+    """Of full rank, of dependent columns, of zeros, and of fewer entries on a process than there are columns."""
+    ops, space = lg.load("torch"), lg.Space.of(spread(plain()))
+    mixed = torch.randn(2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy()
+    small = lg.Space.of(spread({"0.bias": plain()["0.bias"]})).random(0, 9)
+    for Y in (space.random(0, 5), ops.combine(space.random(1, 2).T, mixed, 2), space.zeros(3), small):
+        Q, R = ops.qr(Y)
+        assert Q.placements == Y.placements
+        assert type(R) is torch.Tensor
+        Q, Y = Q.full_tensor(), Y.full_tensor()
+        close(Q @ R, Y, 1e-13)
+        close(R, R.triu(), 1e-14)
+        rank = int(torch.linalg.matrix_rank(Y))
+        close(Q[:, :rank].T @ Q[:, :rank], torch.eye(rank, dtype=Y.dtype), 1e-13)
+        assert not Q[Y.abs().sum(1) == 0].any()
+
+
+def check_preconditioners_and_estimates():
+    one, fits = both()
+    D, P = spread(plain()), plain()
+    recipes = lg.preconditioners.Nystrom(12), lg.preconditioners.Nystrom(100)
+    B, h = lg.Damped(lg.GGN(one, P), 0.1), one.gradient(P)
+    for fit, recipe in zip(fits, recipes, strict=True):
+        A, g = lg.Damped(lg.GGN(fit, D), 0.1), fit.gradient(D)
+        method = lg.CG(rtol=1e-10, preconditioner=recipe)
+        found, wanted = lg.solve(A, g, method), lg.solve(B, h, method)
+        close(whole(found.x), wanted.x, 1e-8)
+        assert abs(found.steps - wanted.steps) <= 1
+        methods = (12, "hutch++"), (12, "xtrace"), (12, "auto")
+        for products, name in methods[: 3 if fit is fits[1] else 1]:
+            found, wanted = (lg.trace(G, name, products=products).value for G in (A, B))
+            assert abs(found - wanted) < 1e-9 * abs(wanted), name
+    for name in ("xdiag", "xnysdiag"):
+        found, wanted = (G.domain.unpack(lg.diagonal(G, name, products=12).value) for G in (A, B))
+        close(whole(found), wanted, 1e-9)
+
+
+def check_copies_that_differ_are_refused():
+    if dist.get_world_size() < 4:
+        return
+    mesh = init_device_mesh("cpu", (2, dist.get_world_size() // 2))
+    for placements in ([Replicate(), Shard(0)], [Shard(0), Replicate()], [Replicate(), Replicate()]):
+        made = spread(plain(), mesh, placements)
+        x = made["0.bias"]
+        other = x.to_local() + (dist.get_rank() == 1)
+        drifted = made | {
+            "0.bias": DTensor.from_local(other, mesh, placements, run_check=False, shape=x.shape, stride=(1,))
+        }
+        for fit in both()[1]:
+            for ask in (fit.value, fit.gradient):
+                assert "should have the same shards" in raised(ValueError, lambda ask=ask, at=drifted: ask(at))
 
 
 def check_training():
@@ -139,7 +201,7 @@ def check_collectives_are_counted():
         G = lg.GGN(fit, D)
         g = fit.gradient(D)
         G.prepare()
-        product = [("all_gather_into_tensor", n), *[("reduce_scatter_tensor", n)] * shared]
+        product = [(Collectives.NAMES[1], n), *[(Collectives.NAMES[2], n)] * shared]
         with Collectives() as sent:
             G @ g
         assert sent == product
@@ -190,6 +252,21 @@ def check_what_is_refused():
     assert "is a plain tensor, and others" in raised(ValueError, lambda: lg.Space.of(D | {"z": torch.ones(2)}))
     mixed = D | spread({"0.bias": plain()["0.bias"]}, None, [Replicate()])
     assert "either all are sharded or none" in raised(ValueError, lambda: lg.Space.of(mixed))
+    path = Path(os.environ["LINOP_GN_TEST_FOLDER"]) / "run"
+    for objective in (one, fit):
+        message = raised(ValueError, lambda objective=objective: lg.minimize(objective, D, checkpoint=path))
+        assert "a checkpoint needs vectors in one process" in message
+    assert "in the order of the devices" in raised(ValueError, lambda: lg.solve(lg.BlockGGN(one, D), g, lg.Blockwise()))
+    bare = lg.Objective(network(), LOSS, data())
+    assert "LeastSquares needs vectors in one" in raised(
+        ValueError, lambda: lg.minimize(bare, D, lg.methods.LeastSquares())
+    )
+    ops, x = lg.load("torch"), lg.Space.of(D).random(0)
+    astray = x.redistribute(placements=[Replicate()])
+    for ask in (lambda: ops.dot(x, astray), lambda: ops.axpy(1.0, astray, ops.copy(x)), lambda: G.apply(astray)):
+        assert "Bring it into the layout" in raised(ValueError, ask)
+    number = D | spread({"z": torch.tensor(1.0, dtype=torch.float64)}, None, [Replicate()])
+    assert "give it the shape (1,)" in raised(ValueError, lambda: lg.Space.of(number))
     stream = parallel(network(), Again([mine(*data())]))
     assert "hold the batches in a list" in raised(ValueError, lambda: stream.value(D))
     uneven = parallel(network(), [mine(*data())] * (1 + (dist.get_rank() == 0)))
@@ -198,6 +275,14 @@ def check_what_is_refused():
     if dist.get_rank() < 2 < dist.get_world_size():
         some = parallel(network(), data(), group)
         assert "use a mesh of these processes" in raised(ValueError, lambda: some.value(D))
+
+
+def check_functions_that_call_sharded_modules_are_refused():
+    sharded = network()
+    fully_shard(sharded, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    one = lg.Objective(lambda params, x: sharded(x), LOSS, data())
+    assert "without fully_shard" in raised(TypeError, lambda: one.value(plain()))
+    close(sharded(data()[0]), network()(data()[0]))  # it is as it was
 
 
 def check_a_failure_of_one_is_told_to_all():

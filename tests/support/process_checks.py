@@ -134,7 +134,7 @@ def check_means_of_means_are_wrong():
 
 
 def check_collectives_are_counted():
-    net, marks = network(), 17
+    net, marks = network(), 33
     fit, n = parallel(net, mine(*data())), 26
     fit.value(network(1))
     with Counted() as sent:
@@ -147,10 +147,10 @@ def check_collectives_are_counted():
         G @ torch.stack([v, v], dim=1)
         assert sent[1:] == [n, 2 * n]
         lg.solve(lg.Damped(G, 0.1), v, lg.CG(steps=5))
-        assert sent[3:] == [n] * 5
+        assert sent[3:] == [marks] + [n] * 5
         H = lg.Hessian(fit, network(2))
         H @ v
-        assert sent[8:] == [1 + n + 1 + marks, n]
+        assert sent[9:] == [1 + n + 1 + marks, n]
 
 
 def check_streams_and_batches():
@@ -177,6 +177,67 @@ def check_wrapped_modules_are_made_right():
     close(run.params, whole.params, 1e-8)
     same_everywhere(run.params)
     assert abs(run.steps - whole.steps) <= 1
+
+
+def check_names_and_wrappers_of_wrapped_modules():
+    net = network()
+    ddp = nn.parallel.DistributedDataParallel(net)
+    whole = lg.Objective(net, LOSS, data())
+    for wrapped in (ddp, torch.compile(ddp), nn.parallel.DistributedDataParallel(ddp)):
+        close(parallel(wrapped, mine(*data())).gradient(wrapped), whole.gradient(net))
+    named = dict(ddp.named_parameters())
+    found = parallel(ddp, mine(*data())).gradient(named)
+    close({name.removeprefix("module."): x for name, x in found.items()}, whole.gradient(net))
+    ddp.load_state_dict(lg.minimize(parallel(ddp, mine(*data())), named, max_steps=1).params)
+
+
+def check_models_that_differ_are_refused():
+    """In mode, in an option, in a buffer, in a weight that is not trained."""
+    first = dist.get_rank() == 0
+
+    def model(p=0.0, mean=0.0, mode=False, frozen=1.0):
+        net = nn.Sequential(network(), nn.Dropout(p), nn.BatchNorm1d(2).double(), nn.Linear(2, 2, bias=False).double())
+        net[2].running_mean += mean
+        net[3].requires_grad_(False).weight.fill_(frozen)
+        net[1].train(mode)
+        net[2].eval()
+        return net
+
+    alike = model()
+    fit = parallel(alike, mine(*data()))
+    close(fit.value(alike), lg.Objective(alike, LOSS, data()).value(alike))
+    for options in ({"p": 0.5}, {"mode": True}, {"mean": 0.5}, {"frozen": 2.0}):
+        net = model(**options) if first else model()
+        fit = parallel(net, mine(*data()))
+        assert "objectives of the processes differ" in raised(ValueError, lambda fit=fit, net=net: fit.value(net))
+
+
+def check_gradients_of_one_process_are_no_right_side():
+    net, x, y = network(), *data()[:2]
+    own = lg.Objective(net, LOSS, tuple(part[dist.get_rank() :: 3] for part in (x, y)))
+    fit = lg.distributed.DataParallel(own)
+    A = lg.Damped(lg.GGN(fit, net), 0.1)
+    assert "fit.gradient rather than own.gradient" in raised(ValueError, lambda: lg.solve(A, own.gradient(net)))
+    assert "ask for different things" in raised(
+        ValueError, lambda: lg.minimize(fit, net, max_steps=2 + dist.get_rank())
+    )
+    close(
+        lg.solve(A, fit.gradient(net)).x,
+        lg.solve(lg.Damped(lg.GGN(lg.Objective(net, LOSS, (x, y)), net), 0.1), fit.gradient(net)).x,
+        1e-4,
+    )
+
+
+def check_groups_of_one():
+    net, given = network(), mine(*data())
+    groups = [dist.new_group([rank]) for rank in range(dist.get_world_size())]
+    own = lg.Objective(net, LOSS, data(8 + dist.get_rank()))
+    fit = lg.distributed.DataParallel(own, groups[dist.get_rank()])
+    close(lg.minimize(fit, net, max_steps=2).params, lg.minimize(own, net, max_steps=2).params)
+    weights = given[2] * (0.0 if dist.get_rank() == 1 else 1.0)
+    x, y, w = data()
+    w = torch.where((torch.arange(8) >= 5), 0.0, w)
+    close(parallel(net, (*given[:2], weights)).gradient(net), lg.Objective(net, LOSS, (x, y, w)).gradient(net))
 
 
 def check_methods_leave_the_same_on_all():
@@ -223,6 +284,54 @@ def check_a_failure_of_one_is_told_to_all():
     dist.barrier()
     calls[:] = []
     assert "out of step" in raised(lg.distributed.OtherProcessError, lambda: fit.value(params))
+
+
+def check_doors_that_one_does_not_pass_are_told():
+    rank, net = dist.get_rank(), network()
+    normed = nn.Sequential(network(), nn.BatchNorm1d(2).double()).train(rank == 1)
+
+    def asked(group, ask):
+        fit, begun = parallel(net, mine(*data()), group), time.monotonic()
+        message = raised((ValueError, TypeError, RuntimeError), lambda: ask(fit))
+        assert time.monotonic() - begun < 10
+        assert rank == 1 or "process 1 of" in message, message
+
+    def product(fit):
+        return lg.GGN(fit, net)
+
+    x, y, w = mine(*data())
+    wrong = torch.ones(3 if rank == 1 else 26, dtype=torch.float64)
+    for ask in (
+        lambda fit: lg.minimize(fit, net, 3 if rank == 1 else None),
+        lambda fit: lg.solve(product(fit), net, 3 if rank == 1 else None),
+        lambda fit: lg.solve(product(fit), wrong),
+        lambda fit: lg.krylov(product(fit), wrong, 3),
+        lambda fit: lg.trace(product(fit), "none" if rank == 1 else "exact"),
+        lambda fit: lg.eigsh(product(fit), 99 if rank == 1 else 2),
+        lambda fit: lg.start(3 if rank == 1 else lg.NewtonCG(), fit, net),
+        lambda fit: parallel(normed, (x, y, w), fit.reduce.group).value(normed),
+    ):
+        asked(dist.new_group(), ask)
+
+
+def check_a_failure_within_a_failure_is_one():
+    """As where a run ends, and writing its last state fails as well: it is told once, and nobody waits for another."""
+    fit, begun = parallel(network(), mine(*data()), dist.new_group()), time.monotonic()
+
+    def twice():
+        with fit.reduce.telling():
+            try:
+                with fit.reduce.telling():
+                    raise KeyError("first")
+            except KeyError:
+                raise ValueError("second")  # noqa: B904
+
+    if dist.get_rank() == 0:
+        raised(ValueError, twice)
+    else:
+        assert "first" in raised(lg.distributed.OtherProcessError, lambda: fit.value(network()))
+    assert "new objectives" in raised(lg.distributed.OtherProcessError, lambda: fit.value(network(1)))
+    assert time.monotonic() - begun < 10
 
 
 def check_a_watcher_that_raises_ends_all():

@@ -39,6 +39,21 @@ class Factors(Kit):
         agree(self.host(zeros), np.zeros((3, *shape[1:])), 0.0, "zeros")
         agree(self.host(eye), np.eye(3), 0.0, "identity")
 
+    @drawn(6)
+    def test_qr(self, data: Draws) -> None:
+        """qr(columns) gives orthonormal ones and a triangle, whose product the columns are; of dependent ones too."""
+        dtype = data.draw(st.sampled_from(self.dtypes))
+        host = self.normal(data, 6, 3)
+        host[:, 2] = host[:, 2] if data.draw(st.booleans()) else host[:, 0]
+        A = self.array(host, dtype)
+        with self.untouched("qr", A):
+            Q, R = self.ops.qr(A)
+        self.same_kind(Q, A, "Q")
+        tolerance = 100 * EPS[dtype] * (1 + np.linalg.norm(host))
+        agree(self.host(Q) @ self.host(R), self.host(A), tolerance, "Q R")
+        agree(np.tril(self.host(R), -1), np.zeros((3, 3)), tolerance, "R below its diagonal")
+        agree(self.host(Q)[:, :2].T @ self.host(Q)[:, :2], np.eye(2), tolerance, "Q^T Q")
+
     def _solves(self, data: Draws, name: str, definite: bool) -> None:
         dtype, general, positive = self._matrix(data)
         matrix, b = positive if definite else general, self.normal(data, 4, *data.draw(st.sampled_from([(), (3,)])))
