@@ -222,9 +222,9 @@ _ADVICE = (
 
 
 _MAPPED = (
-    "Inside of shard_map, a step that differs by device met an objective that was linearised at parameters which do "
-    "not: reduce the objective (jax.lax.psum, pmean), so that all devices take the same steps, or let each have "
-    "parameters of its own, jax.lax.pcast(params, axis, to='varying'), for a run of its own."
+    "Inside of shard_map, an objective of a device's own rows leads to steps and parameters that are its own. If all "
+    "devices are to take the same steps, sum the objective: lg.distributed.DataParallel(objective, axis). For a run of "
+    "each device's own, hand in parameters that may differ: jax.lax.pcast(params, axis, to='varying')."
 )
 
 
