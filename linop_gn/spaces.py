@@ -92,8 +92,8 @@ class Space:
                     f"{_leaf(name, what)} is {described(leaf, backend.name)}; convert it, or close over it "
                     "in the model if it is not a variable."
                 )
-        described_leaves = tuple(map(backend.describe, leaves))
-        return _space(backend, structure, tuple(names), described_leaves, backend.layout(leaves), what), leaves  # type: ignore[arg-type]
+        described_leaves, layout = tuple(map(backend.describe, leaves)), backend.layout(leaves, names)
+        return _space(backend, structure, tuple(names), described_leaves, layout, what), leaves  # type: ignore[arg-type]
 
     def again(self, tree: Tree) -> list[Array] | None:
         """The leaves of ``tree`` where it is one of this space at first sight; a loop asks with such at every step."""
@@ -111,7 +111,7 @@ class Space:
                 self.device,
             ):  # which may differ for all together
                 return None
-        return leaves if ops.layout(leaves) == self.layout else None
+        return leaves if ops.layout(leaves, self.names) == self.layout else None
 
     @classmethod
     def flat(cls, size: int, like: Array) -> Space:

@@ -162,8 +162,8 @@ class JaxArrays:
             return None
         return next(iter(x.sharding.device_set))
 
-    def layout(self, leaves: Sequence[Any]) -> Layout | None:
-        return layout_of(leaves)
+    def layout(self, leaves: Sequence[Any], names: Sequence[str] = ()) -> Layout | None:
+        return layout_of(leaves, names)
 
     def pack(self, leaves: Sequence[Array], dtype: str) -> Vector:
         kept = list(leaves)

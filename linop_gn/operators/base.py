@@ -231,7 +231,7 @@ class LinearOperator:
             return self._product(other)
         if self.domain.in_leaves and not self.backend.is_array(other) and not self.host:
             self.domain.require_own(other)
-            made = run(_of_leaves, self, tuple(self.domain.leaves(other)))
+            made = run(_of_leaves, self, tuple(self.domain.laid_out(self.domain.leaves(other))))
             return self.backend.unflatten(self.codomain.structure, made)
         flat, leave = self.domain.enter(other)
         return leave(run(LinearOperator.apply, self, flat), self.codomain)

@@ -170,6 +170,10 @@ def test_what_a_layout_does_not_know_is_said():
         _ = here.ggn.domain.slices
     with pytest.raises(ValueError, match="in whose order its entries would be read: give a tree like the parameters"):
         here.ggn @ jnp.ones(here.ggn.domain.width)
+    for door in (lambda v: here.ggn @ v, lambda v: lg.solve(here.ggn, v).x):  # read in the wrong order, until now
+        for traced in (lambda v, door=door: jax.eval_shape(door, v), lambda v, door=door: jax.vmap(door)(v[None])):
+            with pytest.raises(ValueError, match="a traced program does not know that it lies over the devices"):
+                traced(jnp.ones(here.ggn.domain.width))
 
 
 def test_a_product_of_data_parallel_parameters_is_one_all_reduce_and_a_step_of_cg_none_more():
@@ -187,7 +191,7 @@ def test_sharded_parameters_add_two_sums_of_numbers_to_a_step_of_cg(layout):
     v = A.domain.pack(here.gradient)
     product = lowered(lambda A, v: A.apply(v), A, v)
     assert collectives(product)["scalar"] == 0
-    assert collectives(lowered(lambda A, v: lg.solve(A, v).x, A, v), "loops")["scalar"] <= 2
+    assert collectives(lowered(lambda A, g: lg.solve(A, g).x, A, here.gradient), "loops")["scalar"] <= 2
     largest = max(np.prod(shape) for shape in SHAPES.values())
     gathered = re.findall(r"= f64\[([\d,]+)\]\S* all-gather\(", product.as_text())
     assert all(np.prod([int(n) for n in sizes.split(",")]) <= max(largest, DATA[0].size) for sizes in gathered)
@@ -236,9 +240,9 @@ def test_memory_of_a_device_is_that_of_its_share_and_one_gathered_layer():
     def taken(params: Any, data: Any) -> tuple[int, Any]:
         fit = lg.Objective(layers, lg.losses.SquaredError(), data)
         A = lg.Damped(lg.GGN(fit, params), 0.1).prepare()
-        b = A.domain.pack(fit.gradient(params))
-        cg = lowered(lambda A, b: lg.solve(A, b).x, A, b).memory_analysis().temp_size_in_bytes
-        return cg, lowered(lambda A, b: A.apply(b), A, b)
+        g = fit.gradient(params)
+        cg = lowered(lambda A, g: lg.solve(A, g).x, A, g).memory_analysis().temp_size_in_bytes
+        return cg, lowered(lambda A, b: A.apply(b), A, A.domain.pack(g))
 
     W, x = RNG.standard_normal((LAYERS, WIDTH, WIDTH)) / 8, RNG.standard_normal((16, WIDTH))
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
