@@ -309,6 +309,20 @@ class Space:
         leaves = self.layout.split(vector, (ops.describe(vector)[1],) * len(self.shapes))
         return np.concatenate([np.reshape(ops.to_numpy(leaf), (-1, *vector.shape[1:])) for leaf in leaves])
 
+    def ordered(self, vector: Vector) -> Array:
+        """A flat vector (n,), or columns, as one array in the order of the leaves, whatever the layout."""
+        if self.layout is None:
+            return vector
+        ops, dtype = self.backend, self.backend.describe(vector)[1]
+        leaves = self.layout.split(vector, (dtype,) * len(self.shapes))
+        whole = ops.pack(list(map(ops.gathered, leaves)), dtype)
+        return ops.namespace().reshape(whole, (self.size, *vector.shape[1:]))
+
+    def tree_of(self, ordered: Array) -> Tree:
+        """The tree of a vector (n,) in the order of the leaves."""
+        leaves = self.backend.split(ordered, self.shapes, self.dtypes)
+        return self.backend.unflatten(self.structure, self.laid_out(leaves))
+
     def from_order(self, host: np.ndarray[Any, Any], dtype: str) -> Vector:
         """The inverse of :meth:`in_order`."""
         if self.layout is None:

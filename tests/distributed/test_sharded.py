@@ -142,6 +142,23 @@ def test_training_takes_the_steps_of_one_device(method, layout):
     assert laid_out_like(got.params, here.params)
 
 
+def test_what_least_squares_tells_of_a_parameter_is_told_of_that_one():
+    x, y = RNG.standard_normal((40, 16)), RNG.standard_normal(40)
+    line = {"W": np.arange(16.0).reshape(2, 8)}
+
+    def fitted(params: Any) -> Any:
+        return lg.least_squares(lambda p: jnp.asarray(x) @ p["W"].ravel() - jnp.asarray(y), params)
+
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    here = fitted({"W": jax.device_put(line["W"], NamedSharding(mesh, P(None, "d")))})
+    there = fitted(jax.tree.map(jnp.asarray, line))
+    names = [row.split()[0:2] for row in here.summary().splitlines() if row.startswith("W")]
+    assert names == [row.split()[0:2] for row in there.summary().splitlines() if row.startswith("W")]
+    close(here.standard_errors(), there.standard_errors(), 1e-9)
+    close(here.covariance(), there.covariance(), 1e-9)
+    assert laid_out_like(here.standard_errors(), here.x)
+
+
 UNEVEN = PARAMS | {"b2": RNG.standard_normal(3), "W2": RNG.standard_normal((16, 3))}
 
 
