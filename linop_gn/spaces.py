@@ -147,11 +147,11 @@ class Space:
         starts = [0, *ends[:-1]]
         return {name: slice(i, j) for name, i, j in zip(self.names, starts, ends, strict=True)}
 
-    def require_whole(self, what: str) -> None:
+    def require_whole(self, what: str, lacks: str = "is not known") -> None:
         """Raise where flat vectors are cut over devices, in an order of their own."""
         if self.layout is not None:
             raise ValueError(
-                f"{what} is not known where parameters are sharded ({self.layout}): flat vectors are in the order of "
+                f"{what} {lacks} where parameters are sharded ({self.layout}): flat vectors are in the order of "
                 f"the devices then. Gather the parameters ({self.layout.gathering}), or take what needs products "
                 "alone: CG, MINRES, LSMR, Lanczos, estimates."
             )

@@ -63,6 +63,8 @@ def test_products_are_those_of_one_device_and_lie_as_the_parameters(layout):
     close(damped.to_dense(), lg.Damped(there.ggn, 0.3).to_dense())
 
 
+UNEVEN = PARAMS | {"b2": RNG.standard_normal(3), "W2": RNG.standard_normal((16, 3))}
+
 SOLVERS = {
     "CG": lg.CG(rtol=1e-12),
     "CG from a start": lg.CG(rtol=1e-12),
@@ -94,6 +96,44 @@ def test_solvers(solver, layout):
     assert laid_out_like(got.x, here.params)
     assert got.status == want.status
     assert abs(int(got.steps) - int(want.steps)) <= 1 + int(want.steps) // 20  # to twelve digits rounding tells
+
+
+def test_vectors_of_the_host_are_in_the_order_of_the_leaves():
+    here, there = spread("fully sharded", UNEVEN), one(UNEVEN)
+    A, B = lg.Damped(here.ggn, 0.3), lg.Damped(there.ggn, 0.3)
+    space, v = A.domain, np.arange(1.0, 164.0)
+    close(lg.to_scipy(A) @ v, lg.to_scipy(B) @ v)
+    close(space.ordered(space.from_order(v, "float64")), v)
+    tree = space.tree_of(jnp.asarray(v))
+    close(tree, B.domain.unpack(jnp.asarray(v)))
+    assert laid_out_like(tree, here.params)
+    pairs = lg.eigsh(A, 1, basis_on="host", start=here.gradient)
+    close(A @ pairs.vector(0), jax.tree.map(lambda leaf: leaf * pairs.values[0], pairs.vector(0)), 1e-6)
+    for refused, words in {
+        (lambda: lg.FunctionOperator(lambda v: v, space)): 'give functions of trees, and on="tree"',
+        (lambda: lg.Submatrix(A, np.arange(10))): "Submatrix: the place of an entry is not known where parameters are",
+        (lambda: lg.KFAC(here.objective, here.params)): "lg.KFAC has no blocks where parameters are sharded",
+        (lambda: lg.validate(A)): "validate compares no entries where parameters are sharded",
+        (lambda: lg.solve(lg.BlockGGN(here.objective, here.params), here.gradient, lg.Blockwise(lg.CG()))): (
+            "Blockwise: the place of a block's entries is not known where parameters are sharded"
+        ),
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            refused()
+
+
+def test_leaves_that_were_put_nowhere_are_whole_on_each_device_and_others_are_named():
+    here = spread("fully sharded")
+    params = {**here.params, "b2": jnp.asarray(PARAMS["b2"])}
+    g = here.objective.gradient(params)
+    close(g, one().gradient)
+    assert all(laid_out_like(g[name], here.params[name]) for name in ("W1", "b1", "W2"))
+    with pytest.raises(ValueError, match=r"leaf 'W1' is sharded over Mesh\('data': 8\), but leaf 'b1' lies on .*:1: put"):
+        here.objective.gradient({**here.params, "b1": jax.device_put(PARAMS["b1"], jax.devices()[1])})
+    first = jax.device_put(DATA, jax.devices()[0])
+    with pytest.raises(ValueError, match=r"batch 0: inputs \(float64\[24,6\]\) on \[0\], leaf 0 of the parameters .*7\]"):
+        here.objective.with_data(first).gradient(here.params)
+    close(here.ggn @ jax.device_put(PARAMS, jax.devices()[2]), one().ggn @ one().params)  # a vector is brought over
 
 
 @pytest.mark.parametrize("layout", ["fully sharded"])
@@ -142,6 +182,7 @@ def test_training_takes_the_steps_of_one_device(method, layout):
     assert laid_out_like(got.params, here.params)
 
 
+@in_full
 def test_what_least_squares_tells_of_a_parameter_is_told_of_that_one():
     x, y = RNG.standard_normal((40, 16)), RNG.standard_normal(40)
     line = {"W": np.arange(16.0).reshape(2, 8)}
@@ -157,9 +198,6 @@ def test_what_least_squares_tells_of_a_parameter_is_told_of_that_one():
     close(here.standard_errors(), there.standard_errors(), 1e-9)
     close(here.covariance(), there.covariance(), 1e-9)
     assert laid_out_like(here.standard_errors(), here.x)
-
-
-UNEVEN = PARAMS | {"b2": RNG.standard_normal(3), "W2": RNG.standard_normal((16, 3))}
 
 
 def test_what_the_devices_cannot_share_evenly_has_zeros_that_stay_zero():
