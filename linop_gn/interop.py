@@ -49,9 +49,7 @@ def to_scipy(operator: LinearOperator) -> Any:
     """
     from scipy.sparse.linalg import LinearOperator as ScipyOperator
 
-    def product(
-        apply: Callable[[LinearOperator, Vector], Vector], space: Space, target: Space
-    ) -> Callable[[Any], Any]:
+    def product(apply: Callable[[LinearOperator, Vector], Vector], space: Space, target: Space) -> Callable[[Any], Any]:
         def on_host(x: Any) -> Any:
             x = np.asarray(x)
             if np.iscomplexobj(x):

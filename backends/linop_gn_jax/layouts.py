@@ -231,7 +231,6 @@ class Layout:
                 at = stop
         return tuple(found[i] for i in range(len(self.shapes)))
 
-
     def _entries_here(self, vector: Vector) -> Vector:
         """What one device has of a vector, with zeros for what is no entry."""
         firsts = [lax.axis_index(group.rest) * group.part if group.rest else 0 for group in self.groups]
