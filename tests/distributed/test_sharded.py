@@ -128,14 +128,10 @@ def test_leaves_that_were_put_nowhere_are_whole_on_each_device_and_others_are_na
     g = here.objective.gradient(params)
     close(g, one().gradient)
     assert all(laid_out_like(g[name], here.params[name]) for name in ("W1", "b1", "W2"))
-    with pytest.raises(
-        ValueError, match=r"'W1' is sharded over Mesh\('data': 8\), but leaf 'b1' lies on .*:1: put"
-    ):
+    with pytest.raises(ValueError, match=r"'W1' is sharded over Mesh\('data': 8\), but leaf 'b1' lies on .*:1: put"):
         here.objective.gradient({**here.params, "b1": jax.device_put(PARAMS["b1"], jax.devices()[1])})
     first = jax.device_put(DATA, jax.devices()[0])
-    with pytest.raises(
-        ValueError, match=r"inputs \(float64\[24,6\]\) on \[0\], leaf 0 of the parameters .*7\]"
-    ):
+    with pytest.raises(ValueError, match=r"inputs \(float64\[24,6\]\) on \[0\], leaf 0 of the parameters .*7\]"):
         here.objective.with_data(first).gradient(here.params)
     close(here.ggn @ jax.device_put(PARAMS, jax.devices()[2]), one().ggn @ one().params)  # a vector is brought over
 
