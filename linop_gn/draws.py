@@ -97,6 +97,11 @@ def normal(space: Space, seed: Scalar, columns: int) -> Array:
 
 def counter(space: Space) -> Array:
     """0 .. n - 1, as int32; the place of each entry in the vector of all leaves in order, whatever the layout."""
+    if space.size >= 2**31:
+        raise ValueError(
+            f"probes number the entries of vectors by 32 bits, and there are {space.size}: estimate of parts of the "
+            "parameters, or take what draws nothing."
+        )
     if space.layout is not None:
         return space.layout.numbers()
     xp = space.backend.namespace()

@@ -34,7 +34,7 @@ def to_scipy(operator: LinearOperator) -> Any:
     """``operator`` as a ``scipy.sparse.linalg.LinearOperator`` on NumPy vectors.
 
     Vectors (n,) and columns (n, k) of any real dtype are converted to the
-    operator's own; products come back as NumPy arrays of that dtype.
+    operator's own; products come back as NumPy arrays of that dtype. Entries are in the order of the leaves.
 
     >>> import numpy as np, linop_gn as lg
     >>> from scipy.sparse.linalg import cg
@@ -49,19 +49,19 @@ def to_scipy(operator: LinearOperator) -> Any:
     """
     from scipy.sparse.linalg import LinearOperator as ScipyOperator
 
-    def product(apply: Callable[[LinearOperator, Vector], Vector], space: Space) -> Callable[[Any], Any]:
+    def product(apply: Callable[[LinearOperator, Vector], Vector], space: Space, target: Space) -> Callable[[Any], Any]:
         def on_host(x: Any) -> Any:
             x = np.asarray(x)
             if np.iscomplexobj(x):
                 raise TypeError("a real operator was applied to a complex vector; apply it to .real and .imag apart.")
             x = x.reshape(-1) if x.ndim == 1 or x.shape[1] == 1 else x
-            v = space.backend.asarray(np.array(x), space.dtype, space.device)
-            return np.array(space.backend.to_numpy(run(apply, operator, v)))
+            v = space.from_order(np.array(x), space.dtype)
+            return np.array(target.in_order(run(apply, operator, v)))
 
         return on_host
 
-    forward = product(LinearOperator.apply, operator.domain)
-    backward = product(LinearOperator.rapply, operator.codomain)
+    forward = product(LinearOperator.apply, operator.domain, operator.codomain)
+    backward = product(LinearOperator.rapply, operator.codomain, operator.domain)
     return ScipyOperator(
         operator.shape,
         matvec=forward,

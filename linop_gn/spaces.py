@@ -92,8 +92,8 @@ class Space:
                     f"{_leaf(name, what)} is {described(leaf, backend.name)}; convert it, or close over it "
                     "in the model if it is not a variable."
                 )
-        described_leaves = tuple(map(backend.describe, leaves))
-        return _space(backend, structure, tuple(names), described_leaves, backend.layout(leaves), what), leaves  # type: ignore[arg-type]
+        described_leaves, layout = tuple(map(backend.describe, leaves)), backend.layout(leaves, names)
+        return _space(backend, structure, tuple(names), described_leaves, layout, what), leaves  # type: ignore[arg-type]
 
     def again(self, tree: Tree) -> list[Array] | None:
         """The leaves of ``tree`` where it is one of this space at first sight; a loop asks with such at every step."""
@@ -111,7 +111,7 @@ class Space:
                 self.device,
             ):  # which may differ for all together
                 return None
-        return leaves if ops.layout(leaves) == self.layout else None
+        return leaves if ops.layout(leaves, self.names) == self.layout else None
 
     @classmethod
     def flat(cls, size: int, like: Array) -> Space:
@@ -147,11 +147,11 @@ class Space:
         starts = [0, *ends[:-1]]
         return {name: slice(i, j) for name, i, j in zip(self.names, starts, ends, strict=True)}
 
-    def require_whole(self, what: str) -> None:
+    def require_whole(self, what: str, lacks: str = "is not known") -> None:
         """Raise where flat vectors are cut over devices, in an order of their own."""
         if self.layout is not None:
             raise ValueError(
-                f"{what} is not known where parameters are sharded ({self.layout}): flat vectors are in the order of "
+                f"{what} {lacks} where parameters are sharded ({self.layout}): flat vectors are in the order of "
                 f"the devices then. Gather the parameters ({self.layout.gathering}), or take what needs products "
                 "alone: CG, MINRES, LSMR, Lanczos, estimates."
             )
@@ -308,6 +308,20 @@ class Space:
             return np.asarray(ops.to_numpy(vector))
         leaves = self.layout.split(vector, (ops.describe(vector)[1],) * len(self.shapes))
         return np.concatenate([np.reshape(ops.to_numpy(leaf), (-1, *vector.shape[1:])) for leaf in leaves])
+
+    def ordered(self, vector: Vector) -> Array:
+        """A flat vector (n,), or columns, as one array in the order of the leaves, whatever the layout."""
+        if self.layout is None:
+            return vector
+        ops, dtype = self.backend, self.backend.describe(vector)[1]
+        leaves = self.layout.split(vector, (dtype,) * len(self.shapes))
+        whole = ops.pack(list(map(ops.gathered, leaves)), dtype)
+        return ops.namespace().reshape(whole, (self.size, *vector.shape[1:]))
+
+    def tree_of(self, ordered: Array) -> Tree:
+        """The tree of a vector (n,) in the order of the leaves."""
+        leaves = self.backend.split(ordered, self.shapes, self.dtypes)
+        return self.backend.unflatten(self.structure, self.laid_out(leaves))
 
     def from_order(self, host: np.ndarray[Any, Any], dtype: str) -> Vector:
         """The inverse of :meth:`in_order`."""

@@ -97,6 +97,13 @@ def _all_finite(parts: tuple[Array, ...]) -> Array:
     return jnp.all(jnp.stack([jnp.isfinite(part).all() for part in parts]))
 
 
+def _of_all_processes(x: Any) -> Any:
+    """``x`` on each process, where each has a part of it; all processes have to ask."""
+    if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+        return x
+    return jax.jit(lambda x: x, out_shardings=NamedSharding(x.sharding.mesh, PartitionSpec()))(x)  # type: ignore[attr-defined]
+
+
 _names: dict[Any, list[str]] = {}  # of leaves, by structure: JAX takes 2 microseconds to name one
 _name = functools.cache(str)  # NumPy takes 7 microseconds to name a dtype
 
@@ -162,8 +169,8 @@ class JaxArrays:
             return None
         return next(iter(x.sharding.device_set))
 
-    def layout(self, leaves: Sequence[Any]) -> Layout | None:
-        return layout_of(leaves)
+    def layout(self, leaves: Sequence[Any], names: Sequence[str] = ()) -> Layout | None:
+        return layout_of(leaves, names)
 
     def pack(self, leaves: Sequence[Array], dtype: str) -> Vector:
         kept = list(leaves)
@@ -201,12 +208,14 @@ class JaxArrays:
 
     def all_finite(self, x: Array | tuple[Array, ...]) -> bool:
         parts = x if isinstance(x, tuple) else (x,)
-        if jax.default_backend() == "cpu" or tracing():  # its memory is NumPy's, and operations would be traced
+        whole = jax.process_count() == 1 or all(part.is_fully_addressable for part in parts)
+        if whole and (jax.default_backend() == "cpu" or tracing()):  # NumPy's memory, and operations would be traced
             return all(np.isfinite(np.asarray(part)).all() for part in parts)
-        return bool(_all_finite(parts))  # one read for all of them
+        with jax.ensure_compile_time_eval():
+            return bool(_all_finite(parts))  # one read for all of them
 
     def to_numpy(self, x: Array) -> Any:
-        return np.array(x)
+        return np.array(_of_all_processes(x))
 
     def read(self, tree: Any) -> Any:
-        return jax.device_get(tree)
+        return jax.device_get(tree if jax.process_count() == 1 else tree_util.tree_map(_of_all_processes, tree))

@@ -27,6 +27,7 @@ from linop_gn.backend import Array, CalculusDefaults, LinearizationDefaults
 from .arrays import laid_out
 from .compiled import compiled, tracing
 from .linear import LinearProgram
+from .mapped import apart, cast
 from .models import adapt, explained
 from .uses import JaxUses, perturbed
 
@@ -110,7 +111,7 @@ _all_rows = compiled(
 
 def _rows(flat: Callable[[list[Array]], Array], params: Sequence[Any], rows: Sequence[int]) -> list[list[Array]]:
     """Rows of the Jacobian of a function with a flat value, by reverse mode; many of them in one loop, on the host."""
-    leaves = _differentiable(params)
+    leaves, _ = apart(_differentiable(params), flat)
     if len(rows) <= 4 or tracing():
         outputs, pullback = jax.vjp(flat, leaves)
         return [_row(pullback, outputs, row) for row in rows]
@@ -132,6 +133,13 @@ def _differentiable(params: Sequence[Any]) -> list[Array]:
 def _outputs(function: Callable[[list[Array]], Array], p: list[Array]) -> Array:
     with explained():
         return _one_real_array(function(p), "the model")
+
+
+def _with_cotangent(
+    function: Callable[[list[Array]], Array], cotangent: Callable[[Array], Array], p: list[Array]
+) -> tuple[Array, Array]:
+    outputs = _outputs(function, p)
+    return outputs, cotangent(outputs)
 
 
 def _one_real_array(outputs: Any, what: str) -> Array:
@@ -199,8 +207,8 @@ class JaxCalculus(CalculusDefaults):
     def linearize(
         self, function: Callable[[list[Array]], Array], params: Sequence[Array], cotangent: Callable[[Array], Array]
     ) -> JaxLinearization:
-        leaves = _differentiable(params)
-        outputs, pushforward = jax.linearize(lambda p: _outputs(function, p), leaves)
+        leaves, axes = apart(_differentiable(params), lambda p: _with_cotangent(function, cotangent, p))
+        outputs, pushforward = jax.linearize(lambda p: cast(_outputs(function, p), axes), leaves)
         program, residuals = _linear_part(pushforward, leaves)
         backward = program.only_transposes
         with _rules_followed() if backward else nullcontext():
@@ -212,7 +220,7 @@ class JaxCalculus(CalculusDefaults):
     def linearize_gradient(
         self, function: Callable[[list[Array]], Array], params: Sequence[Array]
     ) -> JaxGradientLinearization:
-        leaves = _differentiable(params)
+        leaves, _ = apart(_differentiable(params), _scalar_valued(function))
 
         def gradient_and_value(p: list[Array]) -> tuple[list[Array], Array]:
             value, gradient = jax.value_and_grad(_scalar_valued(function))(p)
@@ -231,10 +239,11 @@ class JaxCalculus(CalculusDefaults):
         params: Sequence[Array],
         cotangent: Callable[[Array], Array] | None = None,
     ) -> tuple[Array, list[Array]]:
-        leaves = _differentiable(params)
         if cotangent is None:
-            return jax.value_and_grad(_scalar_valued(function))(leaves)
-        outputs, pullback = jax.vjp(lambda p: _outputs(function, p), leaves)
+            value = _scalar_valued(function)
+            return jax.value_and_grad(value)(apart(_differentiable(params), value)[0])
+        leaves, axes = apart(_differentiable(params), lambda p: _with_cotangent(function, cotangent, p))
+        outputs, pullback = jax.vjp(lambda p: cast(_outputs(function, p), axes), leaves)
         return outputs, pullback(cotangent(outputs))[0]
 
     def jacobian_rows(
@@ -251,7 +260,7 @@ class JaxCalculus(CalculusDefaults):
         return _rows(gradient, params, rows)
 
     def uses(self, function: Callable[[list[Array]], Array], params: Sequence[Array]) -> JaxUses:
-        leaves = _differentiable(params)
+        leaves, _ = apart(_differentiable(params), lambda p: _outputs(function, p))
         found = perturbed(lambda p: _outputs(function, p), leaves)
         arguments = [*found.zeros, *leaves]
         outputs, pushforward, inputs = jax.linearize(found.function, arguments, has_aux=True)

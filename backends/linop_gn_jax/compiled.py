@@ -189,6 +189,7 @@ def compiled(
                 return program(*arguments)
             except ValueError as error:  # what the function closes over is transformed
                 if options is None or "compiler_options" not in str(error):
+                    _refuse_scattered(error)
                     raise
             except TypeError as error:
                 _refuse_foreign(error)
@@ -215,6 +216,38 @@ def _refuse_foreign(error: TypeError) -> None:
         raise TypeError(told) from error
 
 
+_SCATTERED = re.compile(r"argument (\S+) of \S+ with shape (\S+?) and with device ids (\[[\d, ]+\])", re.DOTALL)
+_TOLD = {
+    r".*batches\[(\d+)\]\.": r"batch \1: ",
+    r".*point\.where\[(\d+)\]": r"leaf \1 of the parameters",
+    r"\w+\[(\d+)\]": r"leaf \1 of the vector",
+    r".*\bpieces\[.*": "the operator",
+    r"(problem\.)?(rhs|v|u)$": "the vector",
+    r"problem\.start$": "the parameters",
+    r"(method\.)?(carry|own|state)\b.*": "the state of the run",
+}
+
+
+def _refuse_scattered(error: ValueError) -> None:
+    """Raise in our words what JAX says of arrays on different devices."""
+    if "incompatible devices" not in str(error) or len(found := _SCATTERED.findall(str(error))) != 2:
+        return
+    (first, here, some), (second, there, others) = ((_told_of(name), *rest) for name, *rest in found)
+    told = (
+        f"arrays lie on different devices: {first} ({here}) on {some}, {second} ({there}) on {others}. Put parameters "
+        "and data on one mesh, jax.device_put(x, NamedSharding(mesh, PartitionSpec(...))); whole on each of its "
+        "devices is PartitionSpec(). A run goes on on other devices from its file (checkpoint=, lg.save_state)."
+    )
+    raise ValueError(told) from error
+
+
+def _told_of(argument: str) -> str:
+    for pattern, words in _TOLD.items():
+        if re.match(pattern, argument):
+            return re.sub(pattern, words, argument, count=1)
+    return argument
+
+
 _ADVICE = (
     "asks for a value where JAX compiles it and none is known yet. Write ops.where(condition, a, b) in place of if, "
     "and &, |, ops.logical_not(a) in place of and, or, not; in a model or loss jax.numpy.where."
@@ -222,9 +255,9 @@ _ADVICE = (
 
 
 _MAPPED = (
-    "Inside of shard_map, a step that differs by device met an objective that was linearised at parameters which do "
-    "not: reduce the objective (jax.lax.psum, pmean), so that all devices take the same steps, or let each have "
-    "parameters of its own, jax.lax.pcast(params, axis, to='varying'), for a run of its own."
+    "Inside of shard_map, an objective of a device's own rows leads to steps and parameters that are its own. If all "
+    "devices are to take the same steps, sum the objective: lg.distributed.DataParallel(objective, axis). For a run of "
+    "each device's own, hand in parameters that may differ: jax.lax.pcast(params, axis, to='varying')."
 )
 
 

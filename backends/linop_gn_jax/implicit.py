@@ -83,7 +83,7 @@ def implicit(
                 "operator. Use jax.vjp."
             )
         u, operator = cotangents[0], tree_util.tree_unflatten(structure, arguments[:n])[1]
-        nothing = jnp.zeros((operator.shape[0], *u.shape[1:]), operator.codomain.dtype)
+        nothing = jnp.zeros((operator.codomain.width, *u.shape[1:]), operator.codomain.dtype)
         still = [None] * (n + aside)
 
         def along(rhs: Vector) -> Vector | None:

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from linop_gn.backend import Array, Vector
 
@@ -44,23 +44,51 @@ class _Group(NamedTuple):
     """Of these, or zeros, in the vector."""
 
 
-def layout_of(leaves: Sequence[Any]) -> Layout | None:
-    """The layout of vectors like these leaves; None where no axis of a mesh cuts one, or where that is not known."""
-    if not leaves or not isinstance(leaves[0], jax.Array):
-        return None
-    if not isinstance(leaves[0], jax.core.Tracer) and not isinstance(leaves[0].sharding, NamedSharding):
+def layout_of(leaves: Sequence[Any], names: Sequence[str] = ()) -> Layout | None:
+    """The layout of vectors like these leaves; None where no axis of a mesh cuts one, or where that is not known.
+
+    Leaves that were put nowhere, and traced ones whose types tell nothing, count as whole on each device.
+    """
+    found = [jax.typeof(x).sharding if isinstance(x, jax.core.Tracer) else x.sharding for x in leaves]
+    if not any(isinstance(s, NamedSharding) for s in found):
         return None  # at first sight: a loop asks with such at every step
-    shardings = [jax.typeof(x).sharding if isinstance(x, jax.core.Tracer) else x.sharding for x in leaves]
-    named = [s for s in shardings if isinstance(s, NamedSharding) and not s.mesh.empty]
-    if len(named) < len(leaves) or len({s.mesh for s in named}) > 1:
+    specs = tuple(_spec(s, x.ndim) for s, x in zip(found, leaves, strict=True))
+    cut = [i for i, spec in enumerate(specs) if _axes(spec) and _count(found[i].mesh, _axes(spec)) > 1]
+    if not cut or jax.sharding.get_abstract_mesh().manual_axes:  # there an array is what one device has of it
         return None
-    mesh = named[0].mesh
-    specs = tuple(_whole(s.spec, x.ndim) for s, x in zip(named, leaves, strict=True))
-    if all(math.prod(mesh.shape[name] for name in _axes(spec)) == 1 for spec in specs):
-        return None
-    if jax.sharding.get_abstract_mesh().manual_axes:  # inside shard_map an array is what one device has of it
-        return None
-    return Layout(mesh, specs, tuple(tuple(x.shape) for x in leaves))
+    mesh = next((found[i].mesh for i in cut if isinstance(found[i].mesh, jax.sharding.Mesh)), found[cut[0]].mesh)
+    for i, leaf in enumerate(leaves):
+        if i in cut:
+            apart = found[i].mesh not in (mesh, mesh.abstract_mesh)
+        else:
+            known = isinstance(mesh, jax.sharding.Mesh) and not isinstance(leaf, jax.core.Tracer) and leaf.committed
+            apart = known and found[i].device_set != set(mesh.devices.flat)
+        if apart:
+            (first, here), (second, there) = ((_name(names, j, leaves[j]), found[j]) for j in (cut[0], i))
+            raise ValueError(
+                f"{first} is sharded over {_told(here)}, but {second} lies on {_told(there)}: put all parameters on "
+                "one mesh, jax.device_put(leaf, NamedSharding(mesh, PartitionSpec(...)))."
+            )
+    return _layout(mesh, specs, tuple(tuple(x.shape) for x in leaves))
+
+
+def _name(names: Sequence[str], i: int, leaf: Any) -> str:
+    return f"leaf {names[i]!r}" if names else f"leaf {i} of shape {tuple(leaf.shape)}"
+
+
+def _told(sharding: Any) -> str:
+    if isinstance(sharding, NamedSharding):
+        return ", ".join(f"{name!r}: {size}" for name, size in sharding.mesh.shape.items()).join(("Mesh(", ")"))
+    return ", ".join(map(str, sorted(sharding.device_set, key=lambda device: device.id)))
+
+
+def _spec(sharding: Any, ndim: int) -> tuple[Any, ...]:
+    return _whole(sharding.spec if isinstance(sharding, NamedSharding) else (), ndim)
+
+
+def _count(mesh: Any, names: Sequence[str]) -> int:
+    """The devices along these axes."""
+    return math.prod(mesh.shape[name] for name in names)
 
 
 def _whole(spec: Any, ndim: int) -> tuple[Any, ...]:
@@ -76,15 +104,16 @@ def _axes(spec: tuple[Any, ...]) -> Axes:
 class Layout:
     """How vectors of sharded leaves lie over a mesh; compared by value, as part of programs."""
 
-    gathering = "jax.device_put(params, jax.devices()[0])"
+    gathering = "jax.device_put(params, NamedSharding(mesh, PartitionSpec()))"
     """How users gather parameters."""
 
     def __init__(self, mesh: Any, specs: tuple[Any, ...], shapes: tuple[tuple[int, ...], ...]) -> None:
         self.mesh, self.specs, self.shapes = mesh, specs, shapes
         self._key = mesh, specs, shapes
         cutting = {name for spec in specs for name in _axes(spec) if mesh.shape[name] > 1}
-        self.axes: Axes = tuple(name for name in mesh.axis_names if name in cutting)
-        self.devices = math.prod(mesh.shape[name] for name in self.axes)
+        kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))  # JAX has explicit axes before automatic ones
+        self.axes: Axes = tuple(sorted(cutting, key=lambda n: (kinds[n] != AxisType.Explicit, [*kinds].index(n))))
+        self.devices = _count(mesh, self.axes)
         groups: dict[Axes, list[int]] = {}
         for i, spec in enumerate(specs):
             groups.setdefault(tuple(name for name in self.axes if name not in _axes(spec)), []).append(i)
@@ -93,11 +122,11 @@ class Layout:
 
     def _group(self, leaves: tuple[int, ...], rest: Axes) -> _Group:
         entries = sum(math.prod(self._local(i)) for i in leaves)
-        return _Group(leaves, rest, entries, -(-entries // math.prod(self.mesh.shape[name] for name in rest)))
+        return _Group(leaves, rest, entries, -(-entries // _count(self.mesh, rest)))
 
     def _local(self, leaf: int) -> tuple[int, ...]:
         """The shape of a shard."""
-        cuts = [math.prod(self.mesh.shape[name] for name in entry or ()) for entry in self.specs[leaf]]
+        cuts = [_count(self.mesh, entry or ()) for entry in self.specs[leaf]]
         return tuple(n // cut for n, cut in zip(self.shapes[leaf], cuts, strict=True))
 
     def __eq__(self, other: object) -> bool:
@@ -112,13 +141,12 @@ class Layout:
     @property
     def padded(self) -> bool:
         """Whether vectors have zeros that are no entry of a leaf."""
-        return any(group.entries % math.prod(self.mesh.shape[n] for n in group.rest) for group in self.groups)
+        return any(group.entries % _count(self.mesh, group.rest) for group in self.groups)
 
     def part(self, leaves: tuple[int, ...]) -> Layout | None:
         """The layout of these leaves alone."""
         specs, shapes = tuple(self.specs[i] for i in leaves), tuple(self.shapes[i] for i in leaves)
-        cut = any(self.mesh.shape[name] > 1 for spec in specs for name in _axes(spec))
-        return Layout(self.mesh, specs, shapes) if cut else None
+        return _layout(self.mesh, specs, shapes) if any(_count(self.mesh, _axes(spec)) > 1 for spec in specs) else None
 
     # vectors and leaves
 
@@ -143,22 +171,30 @@ class Layout:
     def vector(self, v: Any, what: str) -> Vector:
         """``v`` if it lies as vectors of this layout do, with zeros where they have no entry; else a clear error."""
         wanted = NamedSharding(self.mesh, self._specs(v.ndim - 1)[1])
-        if not isinstance(v, jax.core.Tracer) and not v.sharding.is_equivalent_to(wanted, v.ndim):
+        if isinstance(v, jax.core.Tracer):
+            told = jax.typeof(v).sharding
+            same = told.mesh == wanted.mesh.abstract_mesh and _spec(told, v.ndim) == _spec(wanted, v.ndim)
+            lies = "is a flat array of which a traced program does not know that it lies"
+        else:
+            same = v.sharding.is_equivalent_to(wanted, v.ndim)
+            lies = "is a flat array that does not lie"
+        if not same:
             raise ValueError(
-                f"{what} is a flat array that does not lie over the devices as vectors of these sharded parameters do "
-                f"({self}), in whose order its entries would be read: give a tree like the parameters."
+                f"{what} {lies} over the devices as vectors of these sharded parameters do ({self}), in whose order "
+                "its entries would be read: give a tree like the parameters."
             )
-        if not self.padded:
-            return v
-        real = self.numbers() < sum(map(math.prod, self.shapes))
-        return jnp.where(jnp.reshape(real, (-1, *(1,) * (v.ndim - 1))), v, 0)
+        return _without_rest(self, v.ndim - 1)(v) if self.padded else v
 
     def numbers(self) -> Array:
         """The place of each entry in the vector of the whole leaves, int32; from the number of entries on: no entry."""
         return _numbers(self)()
 
-    def _mapped(self, function: Any, inputs: Any, outputs: Any) -> Any:
-        return jax.shard_map(function, mesh=self.mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
+    def _program(self, function: Any, inputs: Any, outputs: Any) -> Any:
+        mapped = jax.shard_map(function, mesh=self.mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
+        if len(set(self.mesh.axis_types)) == 1 or not isinstance(self.mesh, jax.sharding.Mesh):
+            return jax.jit(mapped)
+        wanted = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), outputs)
+        return jax.jit(mapped, out_shardings=wanted)  # else cut by the explicit axes alone
 
     def _specs(self, columns: int) -> tuple[list[PartitionSpec], PartitionSpec]:
         """Those of the leaves, and that of vectors."""
@@ -172,8 +208,8 @@ class Layout:
             flat = [jnp.reshape(leaves[i], (-1, *leaves[i].shape[len(self.shapes[i]) :])) for i in group.leaves]
             whole = jnp.concatenate([x.astype(dtype) for x in flat])
             if group.rest:
-                count = math.prod(self.mesh.shape[name] for name in group.rest)
-                zeros = jnp.zeros((count * group.part - group.entries, *whole.shape[1:]), dtype)
+                more = _count(self.mesh, group.rest) * group.part - group.entries
+                zeros = jnp.zeros((more, *whole.shape[1:]), dtype)
                 start = lax.axis_index(group.rest) * group.part
                 whole = lax.dynamic_slice_in_dim(jnp.concatenate([whole, zeros]), start, group.part)
             parts.append(whole)
@@ -195,33 +231,57 @@ class Layout:
                 at = stop
         return tuple(found[i] for i in range(len(self.shapes)))
 
+    def _entries_here(self, vector: Vector) -> Vector:
+        """What one device has of a vector, with zeros for what is no entry."""
+        firsts = [lax.axis_index(group.rest) * group.part if group.rest else 0 for group in self.groups]
+        real = [
+            first + jnp.arange(group.part) < group.entries for first, group in zip(firsts, self.groups, strict=True)
+        ]
+        return jnp.where(jnp.reshape(jnp.concatenate(real), (-1, *(1,) * (vector.ndim - 1))), vector, 0)
+
 
 def laid(x: Array, sharding: NamedSharding) -> Array:
     """``x`` over devices as this says."""
     if not isinstance(x, jax.core.Tracer):
-        return x if x.sharding == sharding else jax.device_put(x, sharding)
-    if all(kind == jax.sharding.AxisType.Explicit for kind in sharding.mesh.axis_types):
-        return jax.sharding.reshard(x, sharding)
-    return lax.with_sharding_constraint(x, sharding)
+        same = x.sharding == sharding or x.sharding.is_equivalent_to(sharding, x.ndim)
+        return x if same else jax.device_put(x, sharding)
+    mesh, kinds = sharding.mesh, set(sharding.mesh.axis_types)
+    if AxisType.Explicit not in kinds:
+        return lax.with_sharding_constraint(x, sharding)
+    explicit = {name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Explicit}
+    spec = [tuple(name for name in entry or () if name in explicit) for entry in _spec(sharding, x.ndim)]
+    x = jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(*spec)))
+    if kinds == {AxisType.Explicit}:
+        return x
+    return jax.shard_map(lambda x: x, mesh=mesh, in_specs=sharding.spec, out_specs=sharding.spec)(x)
+
+
+_layout = functools.lru_cache(maxsize=256)(Layout)
 
 
 @functools.lru_cache(maxsize=256)
 def _packed(layout: Layout, dtype: str, columns: int) -> Any:
     leaves, vector = layout._specs(columns)
-    return jax.jit(layout._mapped(lambda given: layout._pack_here(given, dtype), (leaves,), vector))
+    return layout._program(lambda given: layout._pack_here(given, dtype), (leaves,), vector)
 
 
 @functools.lru_cache(maxsize=256)
 def _cut(layout: Layout, dtypes: tuple[str, ...], columns: int) -> Any:
     leaves, vector = layout._specs(columns)
-    return jax.jit(layout._mapped(lambda given: layout._split_here(given, dtypes), (vector,), tuple(leaves)))
+    return layout._program(lambda given: layout._split_here(given, dtypes), (vector,), tuple(leaves))
+
+
+@functools.lru_cache(maxsize=256)
+def _without_rest(layout: Layout, columns: int) -> Any:
+    _, vector = layout._specs(columns)
+    return layout._program(layout._entries_here, (vector,), vector)
 
 
 @functools.lru_cache(maxsize=256)
 def _zeros(layout: Layout, dtype: str, columns: int | None) -> Any:
     shape, free = (layout.size // layout.devices,), () if columns is None else (columns,)
     vector = PartitionSpec(layout.axes, *(None,) * len(free))
-    return jax.jit(layout._mapped(lambda: jnp.zeros(shape + free, dtype), (), vector))
+    return layout._program(lambda: jnp.zeros(shape + free, dtype), (), vector)
 
 
 @functools.lru_cache(maxsize=256)

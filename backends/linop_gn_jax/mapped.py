@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import jax
 from jax import lax, tree_util
 
-__all__ = ["alike", "cast", "steady", "varying"]
+__all__ = ["alike", "apart", "cast", "steady", "varying"]
 
 T = TypeVar("T")
 Axes = frozenset[str]
@@ -29,6 +29,24 @@ def cast(x: Any, axes: Axes) -> Any:
     """``x`` as numbers that differ along these axes, too."""
     missing = axes - varying(jax.typeof(x))
     return lax.pcast(x, tuple(missing), to="varying") if missing else x
+
+
+def apart(leaves: list[Any], results: Callable[[list[Any]], Any]) -> tuple[list[Any], Axes]:
+    """Parameters that differ along the axes along which the results at them do, as an objective's own; and these axes.
+
+    JAX would sum what comes back to parameters that are the same everywhere, over devices whose objectives are apart.
+    """
+    if not _mapped():
+        return leaves, frozenset()
+    own = frozenset[str]().union(*(varying(jax.typeof(leaf)) for leaf in leaves))
+    axes = frozenset[str]().union(*_results(results, leaves))
+    if reduced := sorted(own - axes):
+        raise ValueError(
+            f"the parameters differ along {', '.join(reduced)} inside of jax.shard_map, and the objective is summed "
+            "over it: they are parts of one vector, of which a device would take its own for all. Give parameters that "
+            "are the same on all devices of the map; those that are split go without shard_map, as sharded arrays."
+        )
+    return [cast(leaf, axes) for leaf in leaves], axes
 
 
 def alike(functions: Sequence[Callable[..., Any]], operands: tuple[Any, ...]) -> Sequence[Callable[..., Any]]:

@@ -17,7 +17,7 @@ from jax import lax, tree_util
 from linop_gn.backend import Array, Backend, Vector
 from linop_gn.distributed import Reduction
 
-from .mapped import cast
+from .mapped import cast, varying
 
 __all__ = ["JaxDevices", "OverAxes"]
 
@@ -60,11 +60,11 @@ class JaxDevices:
 
     def processes(self, group: Any, model: Any) -> tuple[Reduction, Any]:
         """The reduction over an axis of the mesh, or several."""
-        axes = (group,) if isinstance(group, str) else group
+        axes = (group,) if isinstance(group, str) else tuple(group) if isinstance(group, list) else group
         if not (isinstance(axes, tuple) and axes and all(isinstance(axis, str) for axis in axes)):
             raise TypeError(
                 "lg.distributed.DataParallel: in JAX the group is the axis of the mesh along which the examples are "
-                f"cut, as a name or a tuple of names, inside jax.shard_map; got {group!r}. Outside of it, arrays that "
+                f"cut, as a name or several, inside jax.shard_map; got {group!r}. Outside of it, arrays that "
                 "are sharded along the examples need no group."
             )
         made = OverAxes(axes)
@@ -86,4 +86,13 @@ class JaxDevices:
                 "make the objective inside of the mapped function. Outside, arrays that are sharded along the examples "
                 "need no DataParallel."
             )
-        return tree_util.tree_map(lambda leaf: cast(leaf, frozenset(reduction.axes)), x)
+        axes = frozenset(reduction.axes)
+        differ = [axis for leaf in tree_util.tree_leaves(x) for axis in axes & varying(jax.typeof(leaf))]
+        if differ:
+            raise ValueError(
+                f"lg.distributed.DataParallel sums over {', '.join(sorted(set(differ)))}, along which the parameters "
+                "differ, so that each device would add a derivative in its own to those in others: hand in parameters "
+                "that are the same on all its devices (in_specs: jax.sharding.PartitionSpec()). Those that are split "
+                "go without shard_map, as sharded arrays."
+            )
+        return tree_util.tree_map(lambda leaf: cast(leaf, axes), x)

@@ -49,7 +49,7 @@ class TorchArrays:
     def describe(self, x: Tensor) -> tuple[tuple[int, ...], str, Hashable]:
         return tuple(x.shape), str(x.dtype).removeprefix("torch."), str(x.device)
 
-    def layout(self, leaves: Sequence[Any]) -> Any:
+    def layout(self, leaves: Sequence[Any], names: Sequence[str] = ()) -> Any:
         return layout_of(leaves)
 
     def spread(self, layout: Any, part: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class BackendDefaults:
         flat = x if len(x.shape) == 1 else ops.namespace().reshape(x, (-1,))
         return math.isfinite(ops.read(ops.max_abs(flat)))
 
-    def layout(self, leaves: Sequence[Any]) -> Any:
+    def layout(self, leaves: Sequence[Any], names: Sequence[str] = ()) -> Any:
         return None
 
     def spread(self, layout: Any, part: Array) -> Array:

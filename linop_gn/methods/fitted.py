@@ -111,7 +111,7 @@ class LeastSquaresResult(Result):
         return numbers if np.ndim(self.code) else numbers[0]
 
     def covariance(self, absolute_sigma: bool = False) -> Array:
-        """The covariance (n, n) of the parameters, linearised at x: s^2 (J^T H J)^-1, as a flat array.
+        """The covariance (n, n) of the parameters, linearised at x: s^2 (J^T H J)^-1, in the order of the leaves.
 
         s^2 is 2 cost / (m - n) for n parameters that no bound holds, or 1 with ``absolute_sigma``, where residuals are
         in units of their standard deviations. A parameter that a bound holds is taken as known: its rows are zero. For
@@ -121,19 +121,19 @@ class LeastSquaresResult(Result):
         """
         xp, (kept, lengths, V) = self.space.backend.namespace(), self._directions()
         half = V * lengths
-        unseen = xp.sum(xp.where(kept, 0.0 * V, V * V), axis=1)  # what of each cannot be seen
+        unseen = self.space.ordered(xp.sum(xp.where(kept, 0.0 * V, V * V), axis=1))  # what of each cannot be seen
         lost = unseen > math.sqrt(self.space.backend.eps(self.free))
         size, few = self._variance(absolute_sigma)
         names = self._names_of(self._told(lost))
         self._warn(few, f"{', '.join(names)}: their covariance is" if names else "", "fit more data")
-        half = half * (self.sizes * self.free)[:, None]
+        half = self.space.ordered(half * (self.sizes * self.free)[:, None])
         found = size * (half @ half.T)
         return xp.where(lost[:, None] | lost[None, :] | few, xp.zeros_like(found) + math.inf, found)
 
     def standard_errors(self, absolute_sigma: bool = False) -> Tree:
         """The square roots of the covariance's diagonal, like x."""
         xp = self.space.backend.namespace()
-        return self.space.unpack(xp.sqrt(xp.linalg.diagonal(self.covariance(absolute_sigma))))
+        return self.space.tree_of(xp.sqrt(xp.linalg.diagonal(self.covariance(absolute_sigma))))
 
     def correlations(self) -> Array:
         """The covariance (n, n) with a diagonal of ones; NaN for what a bound holds or nothing determines."""
@@ -230,11 +230,11 @@ class LeastSquaresResult(Result):
 
     def summary(self, level: float = 0.95, absolute_sigma: bool = False) -> str:
         """A table of the parameters with standard errors and confidence intervals, and how the run ended."""
-        ops, space = self.space.backend, self.space
+        space = self.space
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trees = self.x, self.standard_errors(absolute_sigma), *self.confidence_intervals(level, absolute_sigma)
-        columns = [np.asarray(ops.to_numpy(space.pack(tree)), float) for tree in trees]
+        columns = [np.asarray(space.in_order(space.pack(tree)), float) for tree in trees]
         names = self._names_of(np.ones(len(columns[0]), bool))
         width = max(map(len, names))
         head = f"{'':{width}}  {'value':>13}  {'std. error':>13}  {f'{100 * level:g} % interval':>29}"
@@ -242,7 +242,7 @@ class LeastSquaresResult(Result):
             f"{name:{width}}  {v:13.6g}  {e:13.6g}  {low:13.6g} .. {high:<13.6g}".rstrip()
             if free
             else f"{name:{width}}  {v:13.6g}  {'held by a bound':>15}"
-            for name, free, v, e, low, high in zip(names, ops.to_numpy(self.free), *columns, strict=True)
+            for name, free, v, e, low, high in zip(names, space.in_order(self.free), *columns, strict=True)
         ]
         total = f"{_entries(self.fun)} residuals, cost {float(self.cost):.6g}, {int(self.nfev)} evaluations"
         return "\n".join([self._headline(), head, *rows, total, self.message])
@@ -261,7 +261,7 @@ class LeastSquaresResult(Result):
         """s^2, and whether there are too few residuals to tell."""
         xp = self.space.backend.namespace()
 
-        freedom = _entries(self.fun) - xp.sum(self.free)
+        freedom = _entries(self.fun) - xp.sum(self.space.ordered(self.free))
         size = 2.0 * self.cost / xp.where(freedom > 0, freedom, xp.ones_like(freedom))
         return (1.0 if absolute_sigma else size), (freedom <= 0) & (not absolute_sigma)
 
@@ -276,7 +276,7 @@ class LeastSquaresResult(Result):
                 "intervals take the degrees of freedom, which are not known while a program is being traced: take "
                 "standard_errors() there, and intervals of what the program returns."
             )
-        freedom = _entries(self.fun) - float(np.sum(self.space.backend.to_numpy(self.free)))
+        freedom = _entries(self.fun) - float(np.sum(self.space.in_order(self.free)))
         if absolute_sigma or freedom <= 0:  # then errors are infinite
             return float(ndtri(0.5 + level / 2))
         return float(stdtrit(freedom, 0.5 + level / 2))
@@ -297,6 +297,10 @@ class LeastSquaresResult(Result):
                 stacklevel=3,
             )
 
+    def _listed(self, x: Array) -> np.ndarray[Any, Any]:
+        """A vector, or those of many fits, on the host in the order of the leaves."""
+        return self.space.in_order(x) if len(x.shape) == 1 else self.space.in_order(x.T).T
+
     def _names_of(self, chosen: Any) -> list[str]:
         """The names of the entries of x that are chosen."""
         names = [
@@ -307,8 +311,7 @@ class LeastSquaresResult(Result):
         return [name for name, wanted in zip(names, chosen, strict=True) if wanted]
 
     def _remarks(self) -> list[str]:
-        ops = self.space.backend
-        lost: Any = (np.asarray(ops.to_numpy(self.effects)) < 1e-6) & (np.asarray(ops.to_numpy(self.free)) > 0)
+        lost: Any = (self._listed(self.effects) < 1e-6) & (self._listed(self.free) > 0)
         lost = np.atleast_2d(lost).any(axis=0)  # of many fits: in any of them
         unknown = self.status in (Status.NONFINITE_INPUT, Status.BREAKDOWN)  # nothing is known then
         lost &= not unknown

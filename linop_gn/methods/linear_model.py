@@ -337,6 +337,7 @@ def linear_at(
     q = ops.scale(root.scale, ops.copy(root_gradient(root)))
     size = ops.sqrt(ops.dot(q, q))
     if solver is None and _is_factored(root):
+        problem.space.require_even("lg.least_squares, which factors the Jacobian of few parameters,")
         return Triangle.of(ops, root.apply(ops.identity(problem.space.size, point.x)), q), q, root.scale, size
     return matrix_free(ops, root, q, point.gradient, size), q, root.scale, size
 

@@ -231,7 +231,7 @@ class LinearOperator:
             return self._product(other)
         if self.domain.in_leaves and not self.backend.is_array(other) and not self.host:
             self.domain.require_own(other)
-            made = run(_of_leaves, self, tuple(self.domain.leaves(other)))
+            made = run(_of_leaves, self, tuple(self.domain.laid_out(self.domain.leaves(other))))
             return self.backend.unflatten(self.codomain.structure, made)
         flat, leave = self.domain.enter(other)
         return leave(run(LinearOperator.apply, self, flat), self.codomain)
@@ -268,12 +268,9 @@ class LinearOperator:
 
     def to_dense(self) -> Array:
         """The matrix (m, n) as an array of the backend: n products."""
-        domain, codomain, ops = self.domain, self.codomain, self.backend
-        made = run(LinearOperator.apply, self, domain.from_order(np.eye(domain.size), domain.dtype))
-        if domain.layout is None and codomain.layout is None:
-            return made
-        leaves = list(map(ops.gathered, codomain.split(made)))  # in the order of the leaves, not the devices
-        return ops.namespace().reshape(ops.pack(leaves, self.dtype), (-1, domain.size))
+        unit = self.domain.from_order(np.eye(self.domain.size), self.domain.dtype)
+        made = self.codomain.ordered(run(LinearOperator.apply, self, unit))
+        return made if self.domain.layout is None else self.backend.gathered(made)
 
     def __repr__(self) -> str:
         known = "psd" if self.psd else "symmetric" if self.symmetric else "general"

@@ -91,6 +91,11 @@ class FunctionOperator(LinearOperator):
                 )
         if self.on not in ("flat", "tree"):
             raise ValueError(f'on is "flat" or "tree", got {self.on!r}.')
+        if self.on == "flat" and any(space.layout is not None for space in spaces.values()):
+            raise ValueError(
+                "FunctionOperator: flat vectors of sharded parameters are in the order of the devices, of which a "
+                'function cannot tell; give functions of trees, and on="tree".'
+            )
         codomain: Space = spaces["codomain"]
         symmetric = bool(self.symmetric or self.psd)
         if symmetric and not self.domain.agrees(codomain):

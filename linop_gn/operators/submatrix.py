@@ -111,6 +111,7 @@ def _chosen(space: Space, at: Any) -> tuple[np.ndarray[Any, Any], Space]:
         leaves = [i for i, name in enumerate(space.names) if any(name == p or fnmatchcase(name, p) for p in patterns)]
         where = [space.slices[space.names[i]] for i in leaves]
         return np.concatenate([np.arange(s.start, s.stop) for s in where]), space.part(tuple(leaves))
+    space.require_whole("Submatrix: the place of an entry")
     entries = np.arange(space.size)
     try:
         index = at if isinstance(at, slice) else np.asarray(at)

@@ -47,8 +47,10 @@ class Arrays(Protocol):
     def describe(self, x: Array) -> tuple[tuple[int, ...], str, Hashable]:
         """Shape, dtype name (``"float32"``) and device (None where it is not fixed, as in a trace)."""
 
-    def layout(self, leaves: Sequence[Any]) -> Any:
+    def layout(self, leaves: Sequence[Any], names: Sequence[str] = ()) -> Any:
         """How flat vectors of these leaves lie over several devices; None where they are one array of all in order.
+
+        ``names`` are for errors.
 
         A hashable with ``gathering`` (what users write to gather parameters), ``size`` (length of vectors),
         ``pack(leaves, dtype)``, ``split(vector, dtypes)``, ``constrained(leaves)``, ``vector(v, what)``,

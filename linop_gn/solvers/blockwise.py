@@ -129,7 +129,7 @@ class Blockwise(Solver):
 def _partition_of(operator: LinearOperator) -> Partition:
     partition = partition_of(operator)
     if partition is None:
-        operator.domain.require_whole("where each block's entries lie, as Blockwise has to know,")
+        operator.domain.require_whole("Blockwise: the place of a block's entries")
         raise ValueError(
             f"Blockwise needs an operator with blocks, and {operator!r} knows of none. Use lg.BlockGGN, "
             "lg.BlockDiagonal, or one of them damped; for other operators there is the method itself."

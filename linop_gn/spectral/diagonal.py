@@ -267,7 +267,8 @@ def diagonal(
     Returns
     -------
     Estimate
-        ``value`` and ``standard_error`` (n,) in A's flat order: ``A.domain.unpack(found.value)`` is a tree. Memory: of
+        ``value`` and ``standard_error`` (n,) in A's flat order, which is that of the devices where parameters are
+        sharded: ``A.domain.unpack(found.value)`` is a tree. Memory: of
         Hutchinson a block of vectors, of XDiag about 4 m and of XNysDiag 6 m vectors for m products.
 
     >>> import numpy as np, linop_gn as lg

@@ -94,7 +94,7 @@ class Eigenpairs(Outcome):
 def own(space: Space, x: Any) -> Any:
     """A vector, or columns, of the framework or of NumPy, as a tree of the space in memory of its own."""
     ops = space.backend
-    return space.unpack(ops.copy(x) if ops.is_array(x) else ops.asarray(x, space.dtype, space.device))
+    return space.unpack(ops.copy(x) if ops.is_array(x) else space.from_order(x, space.dtype))
 
 
 def told(status: Status, met: Any, block: int, kind: str) -> str:
@@ -237,7 +237,7 @@ def search(
     asked = A, k, which, rtol, block, basis, basis_on, limit, seed, squares
     require_alike(A.reduction, "eigsh", A.backend.asarray(np.zeros(1), A.dtype, space.device), asked, start=given)
     if basis_on == "host":
-        given = given if given is None else np.array(A.backend.to_numpy(given))
+        given = given if given is None else np.array(space.in_order(given))
         A = on_host(door, A)
     ops, rhs = A.backend, A.domain.zeros() if given is None else given
     method = ThickRestart(rtol, limit, seed, k, which, basis, block, kept, roundings, squares)

@@ -44,19 +44,21 @@ class OnHost(LinearOperator):
         return OnHost(self.operator.prepare(), self.domain, self.codomain)
 
     def matvec(self, v: Vector) -> Vector:
-        return _fetched(self.operator, run(LinearOperator.apply, self.operator, _sent(self.operator.domain, v)))
+        A = self.operator
+        return _fetched(A.codomain, run(LinearOperator.apply, A, _sent(A.domain, v)))
 
     def rmatvec(self, u: Vector) -> Vector:
-        return _fetched(self.operator, run(LinearOperator.rapply, self.operator, _sent(self.operator.codomain, u)))
+        A = self.operator
+        return _fetched(A.domain, run(LinearOperator.rapply, A, _sent(A.codomain, u)))
 
 
 def _sent(space: Space, v: Vector) -> Vector:
-    return space.backend.asarray(v, space.dtype, space.device)
+    return space.from_order(v, space.dtype)
 
 
-def _fetched(operator: LinearOperator, w: Vector) -> Vector:
+def _fetched(space: Space, w: Vector) -> Vector:
     """In memory of its own."""
-    return np.array(operator.backend.to_numpy(w))
+    return np.array(space.in_order(w))
 
 
 def on_host(door: str, A: LinearOperator) -> OnHost:

@@ -82,6 +82,8 @@ def validate(
             )
         if not given.backend.is_concrete(given):
             raise TypeError("validate reads values, which a compiled function does not know: call it outside of jit.")
+        for space in (given.domain, given.codomain):
+            space.require_whole("validate", "compares no entries")
         if given.reduction is not None:
             raise ValueError(
                 f"{what} is summed over processes, and the laws compare with what one process knows: validate that of "

@@ -63,6 +63,8 @@ def test_products_are_those_of_one_device_and_lie_as_the_parameters(layout):
     close(damped.to_dense(), lg.Damped(there.ggn, 0.3).to_dense())
 
 
+UNEVEN = PARAMS | {"b2": RNG.standard_normal(3), "W2": RNG.standard_normal((16, 3))}
+
 SOLVERS = {
     "CG": lg.CG(rtol=1e-12),
     "CG from a start": lg.CG(rtol=1e-12),
@@ -94,6 +96,44 @@ def test_solvers(solver, layout):
     assert laid_out_like(got.x, here.params)
     assert got.status == want.status
     assert abs(int(got.steps) - int(want.steps)) <= 1 + int(want.steps) // 20  # to twelve digits rounding tells
+
+
+def test_vectors_of_the_host_are_in_the_order_of_the_leaves():
+    here, there = spread("fully sharded", UNEVEN), one(UNEVEN)
+    A, B = lg.Damped(here.ggn, 0.3), lg.Damped(there.ggn, 0.3)
+    space, v = A.domain, np.arange(1.0, 164.0)
+    close(lg.to_scipy(A) @ v, lg.to_scipy(B) @ v)
+    close(space.ordered(space.from_order(v, "float64")), v)
+    tree = space.tree_of(jnp.asarray(v))
+    close(tree, B.domain.unpack(jnp.asarray(v)))
+    assert laid_out_like(tree, here.params)
+    pairs = lg.eigsh(A, 1, basis_on="host", start=here.gradient)
+    close(A @ pairs.vector(0), jax.tree.map(lambda leaf: leaf * pairs.values[0], pairs.vector(0)), 1e-6)
+    for refused, words in {
+        (lambda: lg.FunctionOperator(lambda v: v, space)): 'give functions of trees, and on="tree"',
+        (lambda: lg.Submatrix(A, np.arange(10))): "Submatrix: the place of an entry is not known where parameters are",
+        (lambda: lg.KFAC(here.objective, here.params)): "lg.KFAC has no blocks where parameters are sharded",
+        (lambda: lg.validate(A)): "validate compares no entries where parameters are sharded",
+        (lambda: lg.solve(lg.BlockGGN(here.objective, here.params), here.gradient, lg.Blockwise(lg.CG()))): (
+            "Blockwise: the place of a block's entries is not known where parameters are sharded"
+        ),
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            refused()
+
+
+def test_leaves_that_were_put_nowhere_are_whole_on_each_device_and_others_are_named():
+    here = spread("fully sharded")
+    params = {**here.params, "b2": jnp.asarray(PARAMS["b2"])}
+    g = here.objective.gradient(params)
+    close(g, one().gradient)
+    assert all(laid_out_like(g[name], here.params[name]) for name in ("W1", "b1", "W2"))
+    with pytest.raises(ValueError, match=r"'W1' is sharded over Mesh\('data': 8\), but leaf 'b1' lies on .*:1: put"):
+        here.objective.gradient({**here.params, "b1": jax.device_put(PARAMS["b1"], jax.devices()[1])})
+    first = jax.device_put(DATA, jax.devices()[0])
+    with pytest.raises(ValueError, match=r"inputs \(float64\[24,6\]\) on \[0\], leaf 0 of the parameters .*7\]"):
+        here.objective.with_data(first).gradient(here.params)
+    close(here.ggn @ jax.device_put(PARAMS, jax.devices()[2]), one().ggn @ one().params)  # a vector is brought over
 
 
 @pytest.mark.parametrize("layout", ["fully sharded"])
@@ -142,7 +182,22 @@ def test_training_takes_the_steps_of_one_device(method, layout):
     assert laid_out_like(got.params, here.params)
 
 
-UNEVEN = PARAMS | {"b2": RNG.standard_normal(3), "W2": RNG.standard_normal((16, 3))}
+@in_full
+def test_what_least_squares_tells_of_a_parameter_is_told_of_that_one():
+    x, y = RNG.standard_normal((40, 16)), RNG.standard_normal(40)
+    line = {"W": np.arange(16.0).reshape(2, 8)}
+
+    def fitted(params: Any) -> Any:
+        return lg.least_squares(lambda p: jnp.asarray(x) @ p["W"].ravel() - jnp.asarray(y), params)
+
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    here = fitted({"W": jax.device_put(line["W"], NamedSharding(mesh, P(None, "d")))})
+    there = fitted(jax.tree.map(jnp.asarray, line))
+    names = [row.split()[0:2] for row in here.summary().splitlines() if row.startswith("W")]
+    assert names == [row.split()[0:2] for row in there.summary().splitlines() if row.startswith("W")]
+    close(here.standard_errors(), there.standard_errors(), 1e-9)
+    close(here.covariance(), there.covariance(), 1e-9)
+    assert laid_out_like(here.standard_errors(), here.x)
 
 
 def test_what_the_devices_cannot_share_evenly_has_zeros_that_stay_zero():
@@ -170,6 +225,10 @@ def test_what_a_layout_does_not_know_is_said():
         _ = here.ggn.domain.slices
     with pytest.raises(ValueError, match="in whose order its entries would be read: give a tree like the parameters"):
         here.ggn @ jnp.ones(here.ggn.domain.width)
+    for door in (lambda v: here.ggn @ v, lambda v: lg.solve(here.ggn, v).x):  # read in the wrong order, until now
+        for traced in (lambda v, door=door: jax.eval_shape(door, v), lambda v, door=door: jax.vmap(door)(v[None])):
+            with pytest.raises(ValueError, match="a traced program does not know that it lies over the devices"):
+                traced(jnp.ones(here.ggn.domain.width))
 
 
 def test_a_product_of_data_parallel_parameters_is_one_all_reduce_and_a_step_of_cg_none_more():
@@ -187,7 +246,7 @@ def test_sharded_parameters_add_two_sums_of_numbers_to_a_step_of_cg(layout):
     v = A.domain.pack(here.gradient)
     product = lowered(lambda A, v: A.apply(v), A, v)
     assert collectives(product)["scalar"] == 0
-    assert collectives(lowered(lambda A, v: lg.solve(A, v).x, A, v), "loops")["scalar"] <= 2
+    assert collectives(lowered(lambda A, g: lg.solve(A, g).x, A, here.gradient), "loops")["scalar"] <= 2
     largest = max(np.prod(shape) for shape in SHAPES.values())
     gathered = re.findall(r"= f64\[([\d,]+)\]\S* all-gather\(", product.as_text())
     assert all(np.prod([int(n) for n in sizes.split(",")]) <= max(largest, DATA[0].size) for sizes in gathered)
@@ -236,9 +295,9 @@ def test_memory_of_a_device_is_that_of_its_share_and_one_gathered_layer():
     def taken(params: Any, data: Any) -> tuple[int, Any]:
         fit = lg.Objective(layers, lg.losses.SquaredError(), data)
         A = lg.Damped(lg.GGN(fit, params), 0.1).prepare()
-        b = A.domain.pack(fit.gradient(params))
-        cg = lowered(lambda A, b: lg.solve(A, b).x, A, b).memory_analysis().temp_size_in_bytes
-        return cg, lowered(lambda A, b: A.apply(b), A, b)
+        g = fit.gradient(params)
+        cg = lowered(lambda A, g: lg.solve(A, g).x, A, g).memory_analysis().temp_size_in_bytes
+        return cg, lowered(lambda A, b: A.apply(b), A, A.domain.pack(g))
 
     W, x = RNG.standard_normal((LAYERS, WIDTH, WIDTH)) / 8, RNG.standard_normal((16, WIDTH))
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))

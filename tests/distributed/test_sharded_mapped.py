@@ -98,6 +98,55 @@ def test_devices_draw_other_targets_for_their_examples():
     close(everywhere(drawn, x, y)[0], jax.tree.map(lambda *parts: sum(parts) / 8, *map(of, range(8))))
 
 
+@pytest.mark.parametrize("vma", [True, False])
+def test_without_data_parallel_an_objective_is_that_of_the_device(vma):
+    """JAX sums what comes back to parameters that are the same on all devices: 8 times the gradient, silently."""
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def own(params: Any, data: Any) -> Any:
+        fit = lg.Objective(model, lg.losses.SquaredError(), data)
+        closed = lg.Objective.from_function(lambda p: jnp.sum((model(p, data[0]) - data[1]) ** 2))
+        x = lg.solve(lg.Damped(lg.GGN(fit, params), 0.1), fit.gradient(params), lg.CG(rtol=1e-12)).x
+        return fit.gradient(params), lg.GGN(fit, params) @ params, lg.Hessian(closed, params) @ params, x
+
+    def mapped(params: Any, data: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf[None], own(params, data))
+
+    program = jax.jit(jax.shard_map(mapped, mesh=mesh, in_specs=(P(), P("d")), out_specs=P("d"), check_vma=vma))
+    params, data = jax.tree.map(jnp.asarray, (PARAMS, DATA))
+    made = program(params, data)
+    for place in (0, 7):
+        rows = tuple(x[3 * place : 3 * place + 3] for x in data)
+        close(jax.tree.map(lambda leaf: leaf[place], made), own(params, rows), 1e-9)  # noqa: B023
+
+
+SPLIT = {"W1": P(None, "t"), "b1": P("t"), "W2": P("t"), "b2": P()}
+
+
+def split_by_tensor(p: Any, x: Any) -> Any:
+    return jax.lax.psum(jnp.tanh(x @ p["W1"] + p["b1"]) @ p["W2"], "t") + p["b2"]
+
+
+@pytest.mark.parametrize(
+    ("axes", "error"),
+    [
+        ("d", "the parameters differ along t inside of jax.shard_map, and the objective is summed over it"),
+        (["d", "t"], "DataParallel sums over t, along which the parameters differ"),
+    ],
+)
+def test_parameters_that_are_split_inside_of_a_map_are_refused(axes, error):
+    """Inner products would be those of a shard: devices took different numbers of steps, and waited for each other."""
+    mesh = jax.make_mesh((4, 2), ("d", "t"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+    def solved(params: Any, data: Any) -> Any:
+        fit = lg.distributed.DataParallel(lg.Objective(split_by_tensor, lg.losses.SquaredError(), data), axes)
+        return lg.solve(lg.Damped(lg.GGN(fit, params), 0.1), fit.gradient(params)).x
+
+    program = jax.shard_map(solved, mesh=mesh, in_specs=(SPLIT, P("d")), out_specs=SPLIT)
+    with pytest.raises(ValueError, match=error):
+        jax.eval_shape(program, PARAMS, DATA)
+
+
 def test_what_is_no_axis_is_said():
     fit = one().objective
     with pytest.raises(ValueError, match=r"sums over d, which no jax.shard_map around it maps"):

@@ -109,6 +109,7 @@ class KFAC(AtPoint):
     ) -> None:
         name = f"lg.{type(self).__name__}"
         point = as_point(objective, params, type(self).__name__)
+        point.space.require_whole(name, "has no blocks")
         samples, dense = check_options(name, fisher, samples, seed, sharing, dense)
         loss = point.objective.loss
         if isinstance(loss, Scores) and fisher != "type-2":  # of a Fisher operator: drawn, or taken, anew
