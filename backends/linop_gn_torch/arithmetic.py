@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .sharded import is_sharded, largest, local, over_shards, require_alike, summed
+from .shards import is_sharded, largest, local, over_shards, require_alike, summed
 from .tracking import is_tracked, tracking
 
 __all__ = ["ShardedArithmetic", "TorchArithmetic"]

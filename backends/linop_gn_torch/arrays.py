@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from .modules import trainable
-from .sharded import is_sharded, layout_of, whole
+from .sharded import layout_of
+from .shards import is_sharded, whole
 from .spread import require_local
 from .tracking import constant
 from .trees import map_tree

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .sharded import is_sharded, local, require_basis, rows_like, summed, vector_like
+from .shards import is_sharded, local, require_basis, rows_like, summed, vector_like
 
 __all__ = ["ShardedBases", "TorchBases"]
 

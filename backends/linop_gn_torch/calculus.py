@@ -46,7 +46,8 @@ from .nan import operation_of_nan, tell_of_nan
 from .precision import as_double
 from .recording import Recording, backward, filled, keeping
 from .safe_ops import math_attention, once_differentiable, step_by_step, twice_differentiable
-from .sharded import Way, layout_of, local
+from .sharded import Way, layout_of
+from .shards import local
 from .tracking import constant, tracking
 from .trees import map_tree
 from .uses import TorchUses

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .sharded import is_sharded
+from .shards import is_sharded
 from .tracking import tracking
 
 __all__ = ["TorchColumns", "in_columns"]

@@ -27,7 +27,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from linop_gn.backend import Backend
 from linop_gn.distributed import OtherProcessError, Reduction
 
-from .sharded import is_sharded, mark_of_bits, sharing
+from .shards import is_sharded, mark_of_bits, sharing
 from .spread import modules_of, unwrapped
 
 __all__ = ["TorchProcesses", "TorchReduction"]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .sharded import is_sharded, qr_over_shards
+from .shards import is_sharded, qr_over_shards
 
 __all__ = ["TorchFactors"]
 

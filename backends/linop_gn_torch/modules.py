@@ -34,7 +34,7 @@ from linop_gn.given import the_array
 
 from .draws import OwnDraws, fixed_draws, states
 from .recording import current
-from .sharded import whole
+from .shards import whole
 from .shells import MEMBERS, Shells
 from .spread import gathers_dtensors, guarded, require_local, unwrapped
 from .trees import flatten_tree

@@ -15,16 +15,13 @@ stands a linear map with its transpose, each other's derivatives to any order:
                                           where each has a share: one reduce-scatter, the sum over the processes
 
 So a product gathers v once and scatters the result once, for any number of leaves. Within the model all tensors are
-plain, and so is what solvers compute with: arithmetic, bases and QR are of local parts. DTensor's own operations are
-used for what each process does with its entries alone, such as products entry by entry; what they would send nobody
-hears of, and how they place what they make is looked at here.
+plain, and so is what solvers compute with: arithmetic, bases and QR are of local parts (:mod:`.shards`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextvars import ContextVar
 from functools import cached_property, lru_cache
 from itertools import product
 from typing import Any
@@ -36,205 +33,21 @@ from torch import Tensor
 
 from linop_gn.distributed.reduction import as_sent, which_differs
 
-__all__ = ["Layout", "Way", "is_sharded", "largest", "layout_of", "local", "mark_of_bits", "over_shards"]
-__all__ += [
-    "qr_over_shards",
-    "require_alike",
-    "require_basis",
-    "rows_like",
-    "sharing",
-    "summed",
-    "vector_like",
-    "whole",
-]
+from .shards import (
+    all_gather,
+    astray,
+    finish,
+    is_sharded,
+    local,
+    mark_of_bits,
+    placed,
+    reduce_scatter,
+    sharing,
+    spread,
+    wait,
+)
 
-sharing: ContextVar[Any] = ContextVar("sharing", default=None)
-"""The reduction over the processes that have a share of the data each; None where each has all of them."""
-
-
-_WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def mark_of_bits(arrays: Sequence[Tensor]) -> int:
-    """Of sums of the bits as whole numbers, which no order of adding changes: read from the device once."""
-    sums = []
-    for x in arrays:
-        x = torch.view_as_real(x) if x.is_complex() else x
-        bits = x.detach().contiguous().reshape(-1).view(_WHOLE[x.element_size()])
-        sums += [bits.sum(dtype=torch.int64), bits[::2].sum(dtype=torch.int64)]
-    places = {x.device for x in sums}
-    sums = sums if len(places) < 2 else [x.cpu() for x in sums]
-    return hash(tuple(torch.stack(sums).tolist())) & 0xFFFFFFFF if sums else 0
-
-
-def is_sharded(x: Any) -> bool:
-    """Whether it is a DTensor; told by name, because torch takes a while to import what makes them."""
-    return type(x) is not Tensor and type(x).__name__ == "DTensor"
-
-
-def local(x: Any) -> Any:
-    """What this process has of a DTensor; anything else as it is.
-
-    Raises
-    ------
-    ValueError
-        For one that is a sum not yet taken, of which this process has a summand.
-    """
-    if not is_sharded(x):
-        return x
-    if any(p.is_partial() for p in x.placements):
-        raise _astray(x, "whole entries")
-    return x.detach().to_local()
-
-
-def _astray(x: Any, wanted: str) -> ValueError:
-    had = f"is placed as {tuple(x.placements)}" if is_sharded(x) else "is a plain tensor"
-    return ValueError(
-        f"an array of shape {tuple(x.shape)} {had}, where {wanted} are due, so that the part that this process has is "
-        "not what it would be taken for. Bring it into the layout of the parameters: x.redistribute(placements=...), "
-        "or lg.Space.of(params).layout.spread(part)."
-    )
-
-
-def require_alike(like: Any, *others: Any) -> None:
-    """Raise unless the processes have the same entries of all these vectors, or columns."""
-    for x in others:
-        if not is_sharded(x) or x.placements != like.placements or x.shape[:1] != like.shape[:1]:
-            raise _astray(x, f"vectors placed as {tuple(like.placements)}")
-
-
-def require_basis(basis: Any, x: Any) -> None:
-    """Raise unless the processes have the same entries of the basis, in rows, and of the vector, or columns."""
-    same = is_sharded(basis) and is_sharded(x) and len(basis.placements) == len(x.placements)
-    if not same or any(p.is_shard(1) != q.is_shard(0) for p, q in zip(basis.placements, x.placements, strict=True)):
-        raise _astray(x if is_sharded(basis) else basis, "a basis and vectors that lie alike")
-
-
-def whole(x: Tensor) -> Tensor:
-    """What a DTensor is, on each process; a plain tensor as it is."""
-    if not is_sharded(x):
-        return x
-    placements: Any = x.placements  # type: ignore[attr-defined]
-    if x.ndim or not all(p.is_replicate() or p.is_partial("sum") for p in placements):
-        return x.full_tensor()  # type: ignore[attr-defined,no-any-return]
-    found = x.detach().to_local().clone()  # type: ignore[attr-defined]  # a sum of entries
-    for i, placement in enumerate(placements):
-        if placement.is_partial():
-            group = x.device_mesh.get_group(i)  # type: ignore[attr-defined]
-            _wait(lambda group=group: dist.all_reduce(found, group=group, async_op=True))
-    return found  # type: ignore[no-any-return]
-
-
-def over_shards(function: Callable[..., Any], *arguments: Any) -> Any:
-    """``function`` of what this process has of vectors, as a vector; the argument itself where that was written into.
-
-    Of several processes with the same entries each does the same.
-    """
-    like = next(x for x in arguments if is_sharded(x))
-    require_alike(like, *arguments)
-    parts = [local(x) for x in arguments]
-    made = function(*parts)
-    for part, x in zip(parts, arguments, strict=True):
-        if part is made:
-            return x
-    return _spread(made, like.device_mesh, like.placements, len(like) if like.ndim else 0)
-
-
-def _spread(part: Tensor, mesh: Any, placements: Any, length: int) -> Tensor:
-    """The vector (n,), or columns, of which this process has a part."""
-    from torch.distributed.tensor import DTensor
-
-    shape = torch.Size((length, *part.shape[1:]))
-    stride = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
-    return DTensor.from_local(part.contiguous(), mesh, placements, run_check=False, shape=shape, stride=stride)
-
-
-def vector_like(like: Any, part: Tensor) -> Tensor:
-    """A vector, or columns, like those of the basis, or like the vector, of which this process has a part."""
-    return _spread(part, like.device_mesh, _placements([p.is_shard() for p in like.placements]), like.shape[-1])
-
-
-def rows_like(like: Any, part: Tensor) -> Tensor:
-    """A basis of vectors (n,) like the vector, or like those of the basis, of which this process has some columns."""
-    from torch.distributed.tensor import DTensor, Replicate, Shard
-
-    placements = [Shard(1) if p.is_shard() else Replicate() for p in like.placements]
-    shape = torch.Size((len(part), like.shape[-1]))
-    stride = like.shape[-1], 1
-    return DTensor.from_local(part, like.device_mesh, placements, run_check=False, shape=shape, stride=stride)
-
-
-def qr_over_shards(columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Q, which lies as the columns (n, k) do, and R (k, k), on each process: the QR of all processes' R.
-
-    One all-gather of k^2 numbers from each (Demmel, Grigori, Hoemmen and Langou, 2012). Rows of zeros are left out, so
-    that Q is zero where a vector has no entry.
-    """
-    own, k, mesh = local(columns), columns.shape[1], columns.device_mesh  # type: ignore[attr-defined]
-    used = (own != 0).any(1)
-    Q, upper = torch.linalg.qr(own[used])
-    R, place = upper.new_zeros(k, k), 0
-    R[: len(upper)] = upper
-    cut = [i for i, placement in enumerate(columns.placements) if placement.is_shard()]  # type: ignore[attr-defined]
-    for i in reversed(cut):
-        parts = R.new_empty(len(R) * mesh.size(i), k)
-        group = mesh.get_group(i)
-        _wait(lambda parts=parts, R=R, group=group: all_gather(parts, R, group))
-        R = parts
-    for i in cut:
-        place = place * mesh.size(i) + mesh.get_coordinate()[i]
-    both, R = torch.linalg.qr(R)
-    made = torch.zeros_like(own)
-    made[used] = Q @ both[place * k : place * k + len(upper)]
-    return _spread(made, mesh, columns.placements, len(columns)), R  # type: ignore[attr-defined]
-
-
-def all_gather(parts: Tensor, own: Tensor, group: Any) -> Any:
-    """Begin to collect what the processes of a group have, under the name that this torch has for it."""
-    begin = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-    return begin(parts, own, group, async_op=True)
-
-
-def reduce_scatter(own: Tensor, parts: Tensor, group: Any) -> Any:
-    """Begin to sum parts of the processes of a group, of which each gets its own."""
-    begin = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
-    return begin(own, parts, group=group, async_op=True)
-
-
-def summed(number: Any, like: Any) -> Any:
-    """The sum of a number that each process has of its part of ``like``, or of one for each column."""
-    return _reduced(number, like, dist.ReduceOp.SUM)
-
-
-def largest(number: Any, like: Any) -> Any:
-    """The largest of such numbers; NaN where one is."""
-    worst = _reduced([number, np.where(np.isnan(number), 1.0, 0.0)], like, dist.ReduceOp.MAX)
-    found = np.where(worst[1] > 0, np.nan, worst[0])
-    return float(found) if found.ndim == 0 else found
-
-
-def _reduced(number: Any, like: Any, op: Any) -> Any:
-    if (reduction := sharing.get()) is not None:  # before others are waited for
-        reduction.require_mesh(like.device_mesh)
-    sent = torch.tensor(np.asarray(number), dtype=torch.float64, device=local(like).device)
-    for i, placement in enumerate(like.placements):
-        if placement.is_shard():
-            group = like.device_mesh.get_group(i)
-            _wait(lambda group=group: dist.all_reduce(sent, op, group, async_op=True))
-    return sent.item() if sent.ndim == 0 else sent.numpy(force=True)
-
-
-def _wait(begin: Callable[[], Any]) -> None:
-    """Have a collective done; with the processes of a reduction, hear what others raise instead of entering it."""
-    _finish(sharing.get(), begin)
-
-
-def _finish(reduction: Any, begin: Callable[[], Any]) -> None:
-    if reduction is None:
-        begin().wait()
-    else:
-        reduction.finish(begin)
-
+__all__ = ["Layout", "Way", "layout_of"]
 
 _SCALAR = " A number cannot be sharded: give it the shape (1,)."
 
@@ -265,13 +78,6 @@ def layout_of(leaves: Sequence[Any]) -> Layout | None:
     return _layout(leaves[0].device_mesh, tuple(x.placements for x in leaves), tuple(tuple(x.shape) for x in leaves))
 
 
-def _placements(kind: Sequence[bool]) -> tuple[Any, ...]:
-    """Those of vectors."""
-    from torch.distributed.tensor import Replicate, Shard
-
-    return tuple(Shard(0) if is_cut else Replicate() for is_cut in kind)
-
-
 @lru_cache(maxsize=256)
 def _layout(mesh: Any, placements: tuple[Any, ...], shapes: tuple[tuple[int, ...], ...]) -> Layout:
     return Layout(mesh, placements, shapes)
@@ -296,7 +102,7 @@ class Layout:
             )
         self.cut = tuple(i for i, is_cut in enumerate(kinds[0]) if is_cut)
         self.devices = math.prod(mesh.size(i) for i in self.cut)
-        self.vectors = _placements(kinds[0])
+        self.vectors = placed(kinds[0])
         self.length = self.entries((0,) * len(self.cut))  # torch gives the first ones most
         self.size = self.devices * self.length
 
@@ -372,12 +178,12 @@ class Layout:
 
     def spread(self, part: Tensor) -> Tensor:
         """The vector, or columns, of which this process has a part."""
-        return _spread(part, self.mesh, self.vectors, self.size)
+        return spread(part, self.mesh, self.vectors, self.size)
 
     def split(self, vector: Tensor, dtypes: Sequence[str]) -> list[Tensor]:
         """The leaves of a vector, as the parameters lie: views, where they have its dtype."""
         if not is_sharded(vector) or vector.placements != self.vectors or len(vector) != self.size:  # type: ignore[attr-defined]
-            raise _astray(vector, f"vectors ({self.size},) placed as {self.vectors}")
+            raise astray(vector, f"vectors ({self.size},) placed as {self.vectors}")
         kinds = [getattr(torch, dtype) for dtype in dtypes]
         return self.wrapped([shard.to(kind) for shard, kind in zip(self.shards(local(vector)), kinds, strict=True)])
 
@@ -417,7 +223,7 @@ class Layout:
         """``x`` of the first process along these axes of the mesh; writes into it."""
         for i in axes:
             group = self.mesh.get_group(i)
-            _wait(lambda group=group: dist.broadcast(x, group=group, group_src=0, async_op=True))
+            wait(lambda group=group: dist.broadcast(x, group=group, group_src=0, async_op=True))
         return x
 
     @property
@@ -475,7 +281,7 @@ class Way:
         found = torch.tensor(sent, dtype=torch.float32, device=layout._device)
         for i in range(mesh.ndim):
             group = mesh.get_group(i)
-            _finish(self.reduction, lambda group=group: dist.all_reduce(found, group=group, async_op=True))
+            finish(self.reduction, lambda group=group: dist.all_reduce(found, group=group, async_op=True))
         if any(which_differs(sums) is not None for sums in found.tolist()):
             raise ValueError(
                 "the parameters are DTensors, and processes that should have the same shards of them, along an axis of "
@@ -518,7 +324,7 @@ class Way:
         sent = sent.to(layout._device)
         for i in layout.cut if not self.shared else range(layout.mesh.ndim):
             group = layout.mesh.get_group(i)
-            _wait(lambda group=group: dist.all_reduce(sent, group=group, async_op=True))
+            wait(lambda group=group: dist.all_reduce(sent, group=group, async_op=True))
         copies = math.prod(layout.mesh.shape) // layout.devices if self.shared else 1
         return float(sent[0]) / copies, float(sent[1])
 
@@ -528,16 +334,16 @@ class Way:
     def _collected(self, flat: Tensor, axis: int) -> Tensor:
         made = flat.new_empty(len(flat) * self.layout.mesh.size(axis))
         group = self.layout.mesh.get_group(axis)
-        _finish(self.reduction, lambda: all_gather(made, flat, group))
+        finish(self.reduction, lambda: all_gather(made, flat, group))
         return made
 
     def _reduced(self, flat: Tensor, axis: int) -> Tensor:
         group = self.layout.mesh.get_group(axis)
         if axis not in self.layout.cut:
-            _finish(self.reduction, lambda: dist.all_reduce(flat, group=group, async_op=True))
+            finish(self.reduction, lambda: dist.all_reduce(flat, group=group, async_op=True))
             return flat
         made = flat.new_empty(len(flat) // self.layout.mesh.size(axis))
-        _finish(self.reduction, lambda: reduce_scatter(made, flat, group))
+        finish(self.reduction, lambda: reduce_scatter(made, flat, group))
         return made
 
 

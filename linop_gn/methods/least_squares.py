@@ -149,8 +149,7 @@ class LeastSquares(Method):
             raise TypeError(f"LeastSquares: {problem.space.dtype} cannot be factored; use float32 or float64.")
         x = self._inside(ops, ops.copy(problem.start))
         here = self._at(ops, problem, x, False, None)
-        zero, count = ops.scalar(0.0, x), ops.scalar(0, x)
-        unit = self._unit(ops, here)
+        zero, count, unit = ops.scalar(0.0, x), ops.scalar(0, x), self._unit(ops, here)
         sound = ops.isfinite(here.value) & ops.isfinite(here.gradient_norm)
         size = 0.0 if here.q is None else ops.max_abs(here.q)
         vanished = (size > 0) & (here.value * ops.eps(x) == 0)  # digits of the value are lost
