@@ -180,6 +180,20 @@ def test_batches_that_cannot_be():
         lg.minimize(fit.with_data(pairs[0]), start, METHOD, passes=2)
 
 
+@pytest.mark.parametrize("every", [None, 1, 2, 3])
+@pytest.mark.parametrize("rate", [0.1, 1e60, 1e200])
+def test_watched_runs_over_batches_end_in_one_closing_look(every, rate):
+    """Also where a step that broke down leaves their number as it was shown last."""
+    fit, pairs, start = batches(lg.load("numpy"))
+    fit = lg.Objective(lambda w, x: (x @ w)[:, None], fit.loss, None, jacobian=lambda w, x: x[:, None, :])
+    method, seen = lg.FirstOrder(lg.optimisers.SGD(), rate), []
+    with np.errstate(all="ignore"):
+        run = lg.minimize(fit, start, method, batches=pairs * 3, watch=[seen.append], every=every)
+    assert run.status == (lg.Status.COMPLETED if rate < 1 else lg.Status.NONFINITE)
+    assert [look.running for look in seen] == [True] * (len(seen) - 1) + [False]
+    assert (seen[-1].step, seen[-1].status) == (run.steps, run.status)
+
+
 # other data for curvature and acceptance
 
 

@@ -165,8 +165,7 @@ class Run:
             if every is not None and self.steps >= shown + every and not self.ended:
                 yield self._look(seen, shown_to), None
                 seen, shown = len(self.rows), self.steps
-        if self.steps > shown or self.code == Code.COMPLETED:
-            yield self._look(seen, shown_to), None
+        yield self._look(seen, shown_to), None  # also where a step that failed leaves their number as it was shown
 
     def _look(self, seen: int, live: bool) -> Look:
         names, rows = type(self.served.observe(self.own))._fields, np.asarray(self.rows[seen:])

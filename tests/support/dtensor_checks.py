@@ -246,7 +246,7 @@ def check_what_is_refused():
     for method in (lg.Cholesky(), lg.GramSolve()):
         assert "p.full_tensor() of each" in raised(ValueError, lambda method=method: lg.solve(G, g, method))
     assert "in the order of the devices" in raised(ValueError, lambda: lg.Space.of(D).slices)
-    assert "Kronecker factor needs whole" in raised(ValueError, lambda: lg.KFAC(one, D) @ g)
+    assert "KFAC has no blocks" in raised(ValueError, lambda: lg.KFAC(one, D) @ g)
     assert "give a tree like" in raised(ValueError, lambda: G @ torch.ones(lg.Space.of(D).width, dtype=torch.float64))
     assert "sum of squares" in raised(ValueError, lambda: lg.preconditioners.EmpiricalFisher()(lg.GGN(fit, D)))
     assert "is a plain tensor, and others" in raised(ValueError, lambda: lg.Space.of(D | {"z": torch.ones(2)}))
