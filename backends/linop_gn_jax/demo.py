@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import linop_gn as lg
 from linop_gn.app.demo.problem import Batch, Weights
@@ -82,6 +85,35 @@ class JaxParticipant:
     def objective(self, data: Batch, start: Weights) -> lg.Objective:
         x, y = map(jnp.asarray, data)
         return lg.Objective(network, lg.losses.CrossEntropy(), (x, y))
+
+    def on_devices(self, count: int, data: Batch, start: Weights) -> dict[str, tuple[Any, lg.Objective]]:
+        """The start and the objective on so many devices, by how they lie there; the CPU's are virtual.
+
+        Raises
+        ------
+        LookupError
+            Where there are fewer, and JAX has been used already.
+        """
+        with suppress(RuntimeError):  # which JAX raises once it has looked for its devices
+            jax.config.update("jax_num_cpu_devices", count)
+        devices = jax.devices()
+        if len(devices) < count:
+            raise LookupError(
+                f"JAX has {len(devices)} devices here, fewer than {count}: give --devices {len(devices)}."
+            )
+        mesh = jax.make_mesh((count,), ("data",), (jax.sharding.AxisType.Auto,), devices=devices[:count])
+        x, y = data
+        missing = -len(y) % count  # rows of weight zero make the shares even
+        padded = np.pad(x, ((0, missing), (0, 0))), np.pad(y, (0, missing)), np.pad(np.ones(len(y)), (0, missing))
+        fit = lg.Objective(network, lg.losses.CrossEntropy(), jax.device_put(padded, NamedSharding(mesh, P("data"))))
+
+        def cut(leaf: Any) -> NamedSharding:
+            axis = next((i for i, size in enumerate(leaf.shape) if size % count == 0), None)
+            return NamedSharding(mesh, P() if axis is None else P(*[None] * axis, "data"))
+
+        copied = jax.device_put(start, NamedSharding(mesh, P()))
+        spread = jax.device_put(start, jax.tree.map(cut, start))
+        return {"examples spread out": (copied, fit), "parameters too": (spread, fit)}
 
     def train(self, plan: Plan, start: Weights, data: Batch) -> Run:
         x, y = map(jnp.asarray, data)

@@ -58,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", default="linop-gn-demo", metavar="DIR", help="folder for the report (%(default)s)")
     demo.add_argument("--backend", action="append", metavar="NAME", help="only this one (may be repeated)")
     demo.add_argument("--quick", action="store_true", help="a few steps on little data: a check that it runs")
+    demo.add_argument(
+        "--devices", type=int, metavar="N", help="instead, one run over N devices of this process beside one on one"
+    )
 
     study.arguments(
         commands.add_parser(

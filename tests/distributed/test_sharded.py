@@ -14,6 +14,7 @@ import pytest
 from systems import in_full
 
 import linop_gn as lg
+from linop_gn.app.cli import main
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
@@ -318,3 +319,11 @@ def test_data_parallel_products_send_one_number_for_each_parameter():
     (shapes,) = re.findall(r" = (\S.*?) all-reduce\(", text)
     sizes = [math.prod(map(int, shape.split(","))) for shape in re.findall(r"f64\[([\d,]+)\]", shapes)]
     assert sum(sizes) == here.ggn.domain.size
+
+
+def test_the_demo_runs_alike_however_its_arrays_lie(capsys):
+    pytest.importorskip("sklearn")
+    assert main(["demo", "--quick", "--devices", "8"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("one device", "parameters too", "81", "one all-reduce of 644 numbers"):
+        assert words in printed

@@ -3,7 +3,8 @@
 For each backend: the Hessian, Gauss-Newton and block Gauss-Newton operators of
 a small network are validated against dense matrices, and the network is trained
 with Levenberg-Marquardt beside SGD and Adam. See :mod:`.race` for the rules. Under
-``torchrun`` it is one run over all processes: :mod:`.processes`.
+``torchrun`` it is one run over all processes: :mod:`.processes`; with ``--devices`` one over the devices of one:
+:mod:`.devices`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..files import MissingDataError, require_folder
-from . import processes
+from . import devices, processes
 from .participants import find
 from .problem import Problem, load, one_thread
 from .report import write
@@ -33,6 +34,8 @@ def command(options: argparse.Namespace) -> int:
     console = Console(highlight=False)
     if processes.started() > 1:
         return processes.command(options.quick, options.backend, console)
+    if options.devices is not None:
+        return devices.command(options.devices, options.quick, options.backend, console)
     begin, folder = time.perf_counter(), require_folder(options.out)
     try:
         problem, outcomes, missing = run(options.backend, options.quick, console)

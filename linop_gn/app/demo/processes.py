@@ -20,7 +20,7 @@ from .participants import Participant, find
 from .problem import Problem, load, one_thread
 from .race import METHOD, accuracy
 
-__all__ = ["command", "started"]
+__all__ = ["CLOSE", "QUICK_STEPS", "STEPS", "command", "difference", "started"]
 
 STEPS, QUICK_STEPS, CLOSE = 20, 5, 1e-6
 
@@ -54,7 +54,7 @@ def _run(participant: Participant, problem: Problem, steps: int, rank: int, size
     if rank:
         return 0
     alone = minimize(whole, params, METHOD, max_steps=steps, watch=[ProgressBar("one process", console=console)])
-    apart = _difference(participant, shared.params, alone.params)
+    apart = difference(participant, shared.params, alone.params)
     console.print(problem.described, markup=False)
     table = Table("run", "examples", "steps", "products", "loss", "accuracy on the test set", title="Training")
     examples = " + ".join(str(len(y[r::size])) for r in range(size))
@@ -71,7 +71,8 @@ def _run(participant: Participant, problem: Problem, steps: int, rank: int, size
     return 0 if apart < CLOSE else 1
 
 
-def _difference(participant: Participant, one: Any, other: Any) -> float:
+def difference(participant: Participant, one: Any, other: Any) -> float:
+    """How far the parameters of two runs are apart, relative to the second's."""
     flat = [
         np.concatenate([leaf.ravel() for layer in participant.weights(tree).values() for leaf in layer.values()])
         for tree in (one, other)

@@ -191,6 +191,13 @@ def test_processes_of_a_framework_without_groups_are_told_so(monkeypatch, capsys
     assert "2 processes were started, and numpy cannot work together" in capsys.readouterr().out
 
 
+def test_devices_of_a_framework_that_spreads_nothing_are_told_so(capsys):
+    assert main(["demo", "--quick", "--backend", "numpy", "--devices", "2"]) == 2
+    assert "numpy cannot spread arrays over devices" in capsys.readouterr().out
+    assert main(["demo", "--quick", "--devices", "0"]) == 2
+    assert "1 or more, got 0" in capsys.readouterr().out
+
+
 @pytest.mark.skipif("torch" not in NAMES, reason="torch has the process groups")
 def test_under_torchrun_a_run_over_all_processes_is_that_of_one(monkeypatch, capsys):
     """Of one process here; ``support/process_checks.py`` has three."""
