@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     parser.add_argument("study", metavar="NAME", help="a study, 'all' of them, or 'list' to see which there are")
     forms = parser.add_mutually_exclusive_group()
-    forms.add_argument("--quick", action="store_true", help="a small form, under three minutes on two cores")
+    forms.add_argument("--quick", action="store_true", help="a small form, some three minutes on two idle cores")
     forms.add_argument("--gpu", action="store_true", help="the form for one accelerator")
     parser.add_argument("--backend", metavar="NAME", help="the framework to run on; a compiled one where there is one")
     parser.add_argument("--data", metavar="DIR", help="a folder with full data sets, for what no package ships")

@@ -468,6 +468,16 @@ def test_a_name_that_is_taken_is_refused():
         joined([own], [same])
     with pytest.raises(ValueError, match="sweep is one name with its values"):
         Entry("SGD", lambda a, b: None, sweep={"a": (1,), "b": (2,)})
+    for sweep in ({"a": ()}, {"a": 0.1}, {"a": "ab"}, {"a": ("b",)}, {"a": (None, True)}, {"a": (0.1, 0.1)}):
+        with pytest.raises(ValueError, match="numbers that differ"):
+            Entry("SGD", lambda a: None, sweep=sweep)
+    with pytest.raises(TypeError, match="method is a function that makes one"):
+        Entry("SGD", lg.SGN())
+    for most in ({"steps": 0}, {"seeds": 0}, {"steps": -3}, {"seeds": 1.5}):
+        with pytest.raises(ValueError, match="is a whole number, 1 or more"):
+            Entry("SGD", lambda: None, **most)
+    swept = Entry("SGD", lambda a: None, sweep={"a": (1e-20, 1e20, 0.10000001, 0.10000002)})
+    assert len({Run("case", name, 0, dict).name for name, _, _ in swept.made()}) == 4
     assert len({Run("case", name, 0, dict).name for name in ("µ", "λ", "größe")}) == 3
 
 

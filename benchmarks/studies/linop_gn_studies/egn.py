@@ -258,8 +258,15 @@ def _table(results: Results, case: str) -> list[Verdict]:
     for name, words in (("EGN, momentum .9", "momentum"), ("EGN, Armijo", "the line search, nothing tuned,")):
         if not np.isnan(known[name][0]):
             held = no_worse(name, "EGN")
-            made.append(judged(f"{case}: ablation: {words} does no harm", "optional", told("EGN", name), held))
+            why = "it never shortened a step" if name.endswith("Armijo") and _never_shortened(results, case) else ""
+            made.append(judged(f"{case}: ablation: {words} does no harm", "optional", told("EGN", name), held, why))
     return made
+
+
+def _never_shortened(results: Results, case: str) -> bool:
+    """Whether the runs with a search are those of whole steps, number by number."""
+    searched, whole = ([r["curves"] for r in results.of(case, name)] for name in ("EGN, Armijo", "EGN length=1"))
+    return bool(whole) and [c.get("train_loss") for c in searched] == [c.get("train_loss") for c in whole]
 
 
 def pictures(results: Results) -> list[Picture]:

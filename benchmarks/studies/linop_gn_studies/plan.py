@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,21 @@ class Entry:
     """From how many seeds at most."""
 
     def __post_init__(self) -> None:
-        if len(self.sweep) > 1 or not all(len(values) for values in self.sweep.values()):
-            raise ValueError(
-                f"Entry {self.name!r}: sweep is one name with its values, such as {{'rate': (0.1, 1.0)}}; other "
-                "numbers go into numbers=, or into an entry of their own."
+        if not callable(self.method) or isinstance(self.method, lg.Method):
+            raise TypeError(
+                f"Entry {self.name!r}: method is a function that makes one, such as lambda rate: lg.SGN(rate=rate), so "
+                f"that each run has its own; got {self.method!r}."
             )
+        values = [value for given in self.sweep.values() for value in (given if isinstance(given, Sequence) else ())]
+        numbers = not any(isinstance(v, bool) or not isinstance(v, Real) for v in values)
+        if len(self.sweep) > 1 or bool(self.sweep) != bool(values) or not numbers or len(set(values)) < len(values):
+            raise ValueError(
+                f"Entry {self.name!r}: sweep is one name with its values, numbers that differ, such as "
+                "{'rate': (0.1, 1.0)}; other numbers go into numbers=, or into an entry of their own."
+            )
+        for name, most in (("steps", self.steps), ("seeds", self.seeds)):
+            if most is not None and (not isinstance(most, int) or most < 1):
+                raise ValueError(f"Entry {self.name!r}: {name} is a whole number, 1 or more, or None; got {most!r}.")
 
     def made(self) -> Iterator[tuple[str, dict[str, float], Any]]:
         """The name of a run, its numbers and its method, for each value that is swept."""
@@ -91,7 +102,8 @@ class Entry:
         ((swept, values),) = self.sweep.items()
         for value in values:
             numbers = {**self.numbers, swept: value}
-            yield f"{self.name} {swept}={value:g}", numbers, self.method(**numbers)
+            short = f"{value:g}" if sum(f"{v:g}" == f"{value:g}" for v in values) == 1 else repr(value)
+            yield f"{self.name} {swept}={short}", numbers, self.method(**numbers)
 
 
 def joined(own: Iterable[Entry], more: Iterable[Entry]) -> list[Entry]:
@@ -128,7 +140,8 @@ class Run:
         >>> Run("MNIST 5000", "HF-GN, 4", 0, dict).name
         'mnist-5000--hf-gn-4--0'
         """
-        words = (re.sub(r"(?:[^\w.=]|_)+", "-", part.lower()).strip("-") for part in (self.case, self.entry))
+        parts = (re.sub(r"(?<=\de)\+", "", part.lower()) for part in (self.case, self.entry))  # 1e+20 is 1e20
+        words = (re.sub(r"(?:[^\w.=]|_)+", "-", part).strip("-") for part in parts)
         return f"{'--'.join(words)}--{self.seed}"
 
     @property

@@ -70,7 +70,11 @@ def _figures(results: Results) -> str:
         names = list(dict.fromkeys(n for r in found for n, v in r["figures"].items() if isinstance(v, numbers)))
         rows = ""
         for entry in dict.fromkeys(r["entry"] for r in found):
-            means = {n: results.mean(case, entry, n) for n in names}
+            known = {n for r in found if r["entry"] == entry and r.get("status") != "NONFINITE" for n in r["figures"]}
+            bare = {
+                n for n in known if all(v is None for v in results.figure(case, entry, n))
+            }  # such as a ratio of no trial
+            means = {n: float("nan") if n in bare else results.mean(case, entry, n) for n in names}
             cells = "".join("<td>" if v != v else f"<td>{v:.4g}" for v in means.values())
             ends = Counter(r.get("status") or "" for r in found if r["entry"] == entry)
             ended = ", ".join(f"{end} {n}" if len(ends) > 1 else end for end, n in ends.items())

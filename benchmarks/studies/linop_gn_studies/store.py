@@ -105,12 +105,16 @@ def _read(path: Path) -> dict[str, Any]:
     advice = "move it away, and run the study again."
     try:
         found = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise UnusableFileError(f"{path} is no stored result ({error}): {advice}") from error
     kinds = {"case": str, "entry": str, "seed": int, "key": str, "curves": dict, "figures": dict}
-    if not isinstance(found, dict) or not all(isinstance(found.get(name), kind) for name, kind in kinds.items()):
-        raise UnusableFileError(f"{path} is no stored result: {advice}")
-    return found
+    kinds |= {"versions": dict, "device": str, "machine": str, "date": str, "form": str, "backend": str}
+    lacks = [
+        name for name, kind in kinds.items() if not isinstance(found, dict) or not isinstance(found.get(name), kind)
+    ]
+    if lacks:
+        raise UnusableFileError(f"{path} is no stored result, which has {', '.join(lacks)}: {advice}")
+    return found  # type: ignore[no-any-return]
 
 
 def _rounded(x: Any) -> Any:
