@@ -104,14 +104,13 @@ class Space:
             return None
         if structure != self.structure or not all(map(ops.is_array, leaves)) or owner_of(leaves[0]) is not ops:
             return None
-        for x, shape, dtype in zip(leaves, self.shapes, self.dtypes, strict=True):
-            if ops.describe(x) != (
-                shape,
-                dtype,
-                self.device,
-            ):  # which may differ for all together
-                return None
+        if [*map(ops.describe, leaves)] != self._described:  # with devices that may differ for all together
+            return None
         return leaves if ops.layout(leaves, self.names) == self.layout else None
+
+    @cached_property
+    def _described(self) -> list[tuple[tuple[int, ...], str, Hashable]]:
+        return [(shape, dtype, self.device) for shape, dtype in zip(self.shapes, self.dtypes, strict=True)]
 
     @classmethod
     def flat(cls, size: int, like: Array) -> Space:

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from linop_gn.backend import Array, Vector
 
@@ -49,9 +49,12 @@ def layout_of(leaves: Sequence[Any], names: Sequence[str] = ()) -> Layout | None
 
     Leaves that were put nowhere, and traced ones whose types tell nothing, count as whole on each device.
     """
+    traced = any(issubclass(kind, jax.core.Tracer) for kind in {*map(type, leaves)})
+    if not traced and all(type(x.sharding) is SingleDeviceSharding for x in leaves):
+        return None  # as most are, and a loop asks at each step
     found = [jax.typeof(x).sharding if isinstance(x, jax.core.Tracer) else x.sharding for x in leaves]
     if not any(isinstance(s, NamedSharding) for s in found):
-        return None  # at first sight: a loop asks with such at every step
+        return None
     specs = tuple(_spec(s, x.ndim) for s, x in zip(found, leaves, strict=True))
     cut = [i for i, spec in enumerate(specs) if _axes(spec) and _count(found[i].mesh, _axes(spec)) > 1]
     if not cut or jax.sharding.get_abstract_mesh().manual_axes:  # there an array is what one device has of it

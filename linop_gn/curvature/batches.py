@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..dispatch import backend_of
+from ..dispatch import backend_of, owner_of_type
 from ..given import as_tree
 from ..protocols import Array, Backend, Tree
 from ..records import record, static
@@ -143,6 +143,8 @@ def as_batches(data: Any) -> tuple[Batch, ...] | Stream:
     """
     if data is None:
         return (Batch(),)
+    if type(data) is tuple and len(data) in (2, 3) and all(owner_of_type(type(x)) for x in data):
+        return (Batch(*data),)  # arrays, as a loop has them: to look for other kinds takes longer
     one = isinstance(data, list) and len(data) in (2, 3) and hasattr(data[1], "shape")
     one = one or (isinstance(data, Mapping) and "labels" in data)
     if one or isinstance(data, Batch) or (isinstance(data, tuple) and data and not all(map(_is_batch, data))):

@@ -48,10 +48,12 @@ def require_fitting(space: Space, batch: Batch) -> None:
     ops = space.backend
     for what in ("inputs", "targets", "weights"):
         value = getattr(batch, what)
-        if ops.is_array(value):
+        if value is None:
+            continue
+        if ops.is_array(value):  # what a loop has: flattening takes longer than a look
             require_here(ops, value, f"what the {what} are")
-        if value is None or (ops.is_array(value) and ops.describe(value)[2] in (None, space.device)):
-            continue  # what a loop has: flattening takes longer than a look
+            if ops.describe(value)[2] in (None, space.device):
+                continue
         for name, leaf in zip(*ops.flatten(value)[:2], strict=True):
             where = f"the {what}{f' ({name})' if name else ''}"
             if not ops.is_array(leaf):
