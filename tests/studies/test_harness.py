@@ -478,6 +478,8 @@ def test_a_name_that_is_taken_is_refused():
             Entry("SGD", lambda: None, **most)
     swept = Entry("SGD", lambda a: None, sweep={"a": (1e-20, 1e20, 0.10000001, 0.10000002)})
     assert len({Run("case", name, 0, dict).name for name, _, _ in swept.made()}) == 4
+    swept = Entry("SGD", lambda a: None, sweep={"a": np.array([0.10000001, 0.10000002, 1.0])})
+    assert [name for name, _, _ in swept.made()] == ["SGD a=0.10000001", "SGD a=0.10000002", "SGD a=1"]
     assert len({Run("case", name, 0, dict).name for name in ("µ", "λ", "größe")}) == 3
 
 

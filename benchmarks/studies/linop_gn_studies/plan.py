@@ -83,7 +83,8 @@ class Entry:
                 f"Entry {self.name!r}: method is a function that makes one, such as lambda rate: lg.SGN(rate=rate), so "
                 f"that each run has its own; got {self.method!r}."
             )
-        values = [value for given in self.sweep.values() for value in (given if isinstance(given, Sequence) else ())]
+        listed = Sequence, np.ndarray
+        values = [value for given in self.sweep.values() for value in (given if isinstance(given, listed) else ())]
         numbers = not any(isinstance(v, bool) or not isinstance(v, Real) for v in values)
         if len(self.sweep) > 1 or bool(self.sweep) != bool(values) or not numbers or len(set(values)) < len(values):
             raise ValueError(
@@ -102,7 +103,7 @@ class Entry:
         ((swept, values),) = self.sweep.items()
         for value in values:
             numbers = {**self.numbers, swept: value}
-            short = f"{value:g}" if sum(f"{v:g}" == f"{value:g}" for v in values) == 1 else repr(value)
+            short = f"{value:g}" if sum(f"{v:g}" == f"{value:g}" for v in values) == 1 else repr(float(value))
             yield f"{self.name} {swept}={short}", numbers, self.method(**numbers)
 
 
