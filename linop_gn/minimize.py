@@ -141,8 +141,8 @@ def _minimized(
         space.require_together("minimize: a checkpoint")
     if reduction is not None:
         options = steps, passes, batches is None, checkpoint is None, state is None
-        agreed = Agreed(reduction, space.backend.asarray(np.zeros(1), space.dtype, space.device))
-        require_alike(reduction, "minimize", agreed.like, (served.method, *options))
+        agreed = Agreed(reduction, space.one)
+        require_alike(reduction, "minimize", space, (served.method, *options))
     kept = None if checkpoint is None else Checkpoint(checkpoint, every, drawn, agreed)
     resumed = kept is not None and kept.exists()
     if resumed and state is not None:
@@ -238,7 +238,7 @@ def start(
     with telling(_reduction_of(objective)):
         served, asked = _served("start", objective, method, curvature, acceptance)
         problem = _begun(asked, params)
-        require_alike(objective.reduce, "start", problem.start, served.method)
+        require_alike(objective.reduce, "start", problem.space, served.method)
         made = State(began(served, problem).state.own, problem.start, served.method, problem.space)
     memo(made).terms, memo(made).reduction = problem.terms, objective.reduce
     return made

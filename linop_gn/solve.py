@@ -214,7 +214,7 @@ def _linear(
         start, _ = A.domain.enter(x0, "starting point x0")
         if tuple(start.shape[1:]) != tuple(rhs.shape[1:]):
             raise ValueError(f"x0 has shape {tuple(start.shape)} but b has {tuple(rhs.shape)}; give them alike.")
-    require_alike(A.reduction, "solve", rhs, (A, method), right_hand_side=rhs, starting_point=start)
+    require_alike(A.reduction, "solve", A.domain, (A, method), right_hand_side=rhs, starting_point=start)
     inner = method.preconditioner
     with A.backend.unguarded():
         if inner is not None:

@@ -286,6 +286,11 @@ class Space:
             raise ValueError(f"the {what} has shape {shape}; expected ({self.width},) or ({self.width}, k).")
         return vector
 
+    @property
+    def one(self) -> Array:
+        """The number 1, a 0-d array where vectors lie: of their dtype, in single precision at least."""
+        return self.backend.asarray(np.ones(()), wide(self.dtype), self.device)
+
     def zeros(self, columns: int | None = None) -> Vector:
         """The zero vector (n,), or (n, columns)."""
         if self.layout is not None:

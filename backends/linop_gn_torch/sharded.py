@@ -35,6 +35,7 @@ from linop_gn.distributed.reduction import as_sent, which_differs
 
 from .shards import (
     all_gather,
+    all_reduce,
     astray,
     finish,
     is_sharded,
@@ -279,9 +280,7 @@ class Way:
         sent = np.zeros((layout.devices, len(as_sent([0]))))
         sent[layout.places.index(layout.here)] = as_sent([mark_of_bits(shards)])
         found = torch.tensor(sent, dtype=torch.float32, device=layout._device)
-        for i in range(mesh.ndim):
-            group = mesh.get_group(i)
-            finish(self.reduction, lambda group=group: dist.all_reduce(found, group=group, async_op=True))
+        all_reduce(found, mesh, range(mesh.ndim), self.reduction)
         if any(which_differs(sums) is not None for sums in found.tolist()):
             raise ValueError(
                 "the parameters are DTensors, and processes that should have the same shards of them, along an axis of "
@@ -322,9 +321,7 @@ class Way:
         layout = self.layout
         sent = torch.tensor([expected, found if self.shared else found / layout.devices], dtype=torch.float64)
         sent = sent.to(layout._device)
-        for i in layout.cut if not self.shared else range(layout.mesh.ndim):
-            group = layout.mesh.get_group(i)
-            wait(lambda group=group: dist.all_reduce(sent, group=group, async_op=True))
+        all_reduce(sent, layout.mesh, layout.cut if not self.shared else range(layout.mesh.ndim), sharing.get())
         copies = math.prod(layout.mesh.shape) // layout.devices if self.shared else 1
         return float(sent[0]) / copies, float(sent[1])
 
@@ -338,10 +335,9 @@ class Way:
         return made
 
     def _reduced(self, flat: Tensor, axis: int) -> Tensor:
-        group = self.layout.mesh.get_group(axis)
         if axis not in self.layout.cut:
-            finish(self.reduction, lambda: dist.all_reduce(flat, group=group, async_op=True))
-            return flat
+            return all_reduce(flat, self.layout.mesh, [axis], self.reduction)
+        group = self.layout.mesh.get_group(axis)
         made = flat.new_empty(len(flat) // self.layout.mesh.size(axis))
         finish(self.reduction, lambda: reduce_scatter(made, flat, group))
         return made

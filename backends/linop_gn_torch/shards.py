@@ -8,7 +8,7 @@ looked at here. Collectives are sent here, where the processes of a reduction he
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 __all__ = [
     "all_gather",
+    "all_reduce",
     "astray",
     "finish",
     "is_sharded",
@@ -111,11 +112,8 @@ def whole(x: Tensor) -> Tensor:
     if x.ndim or not all(p.is_replicate() or p.is_partial("sum") for p in placements):
         return x.full_tensor()  # type: ignore[attr-defined,no-any-return]
     found = x.detach().to_local().clone()  # type: ignore[attr-defined]  # a sum of entries
-    for i, placement in enumerate(placements):
-        if placement.is_partial():
-            group = x.device_mesh.get_group(i)  # type: ignore[attr-defined]
-            wait(lambda group=group: dist.all_reduce(found, group=group, async_op=True))
-    return found  # type: ignore[no-any-return]
+    partial = [i for i, placement in enumerate(placements) if placement.is_partial()]
+    return all_reduce(found, x.device_mesh, partial, sharing.get())  # type: ignore[attr-defined]
 
 
 def over_shards(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -182,6 +180,14 @@ def qr_over_shards(columns: Tensor) -> tuple[Tensor, Tensor]:
     return spread(made, mesh, columns.placements, len(columns)), R  # type: ignore[attr-defined]
 
 
+def all_reduce(x: Tensor, mesh: Any, axes: Iterable[int], reduction: Any, op: Any = dist.ReduceOp.SUM) -> Tensor:
+    """``x`` summed over the processes along these axes of the mesh; writes into it."""
+    for i in axes:
+        group = mesh.get_group(i)
+        finish(reduction, lambda group=group: dist.all_reduce(x, op, group, async_op=True))
+    return x
+
+
 def all_gather(parts: Tensor, own: Tensor, group: Any) -> Any:
     """Begin to collect what the processes of a group have, under the name that this torch has for it."""
     begin = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -210,10 +216,8 @@ def _reduced(number: Any, like: Any, op: Any) -> Any:
     if (reduction := sharing.get()) is not None:  # before others are waited for
         reduction.require_mesh(like.device_mesh)
     sent = torch.tensor(np.asarray(number), dtype=torch.float64, device=local(like).device)
-    for i, placement in enumerate(like.placements):
-        if placement.is_shard():
-            group = like.device_mesh.get_group(i)
-            wait(lambda group=group: dist.all_reduce(sent, op, group, async_op=True))
+    cut = [i for i, placement in enumerate(like.placements) if placement.is_shard()]
+    all_reduce(sent, like.device_mesh, cut, sharing.get(), op)
     return sent.item() if sent.ndim == 0 else sent.numpy(force=True)
 
 

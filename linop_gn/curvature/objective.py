@@ -8,7 +8,6 @@ normaliser belongs to the objective, once, not to each batch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from numbers import Real
@@ -26,7 +25,7 @@ from ..spaces import Space
 from .batches import Batch, Stream, as_batches, stack
 from .checks import require_finite_parameters
 from .losses import Loss, SquaredError, as_loss
-from .point import Asking, Point, value_of
+from .point import Asking, Point, is_finite, value_of
 from .supplied import Supplied
 from .terms import Terms
 
@@ -229,7 +228,7 @@ class Objective(Terms):
         asking = Asking(ops.calculus.adapt(self.model, space.names), self.supplied, self.whole, space)
         with suppress(Exception):  # what does not fit is refused below in other words
             value, seen = ops.call(value_of, asking, tuple(leaves), self.batches, self.loss)
-            if seen is not None and ops.is_concrete(value) and math.isfinite(float(ops.to_numpy(value))):
+            if seen is not None and is_finite(ops, value):
                 return value
             asked.at_once = seen is not None
         return None

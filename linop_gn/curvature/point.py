@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 
 from ..distributed.reduction import mark_of
 from ..distributed.watching import telling
-from ..protocols import Array, Scalar, Tree, Vector
+from ..protocols import Array, Backend, Scalar, Tree, Vector
 from ..records import Partial, memo, record, replace, static
 from ..spaces import Space
 from .batches import Batch
@@ -30,7 +30,7 @@ from .pieces import added, scaled
 from .term import Term, outputs_of
 from .terms import Terms
 
-__all__ = ["Asking", "Point", "Summary", "Sums", "value_of"]
+__all__ = ["Asking", "Point", "Summary", "Sums", "is_finite", "value_of"]
 
 Sums: TypeAlias = tuple[Any, Any, Any]
 """Sums over batches: value, gradient (or a product), weight; None where there is none."""
@@ -244,7 +244,7 @@ class Point:
         except Exception:
             self.objective.in_memory(self.space)  # data that do not fit are refused in other words
             raise
-        good = seen is not None and ops.is_concrete(made.value) and math.isfinite(float(ops.to_numpy(made.value)))
+        good = seen is not None and is_finite(ops, made.value)
         if known and not (good and self._passed()):
             self.check_data()
         if seen is not None and not good:  # the value may be that of a refusal without a reason
@@ -348,6 +348,11 @@ def _and_fits(visit: Visit, point: Point) -> tuple[Summary, tuple[()] | None]:
     if any(one is None for one in fits):
         return made, None
     return replace(made, value=xp.where(xp.all(xp.stack(fits)), made.value, math.nan)), ()
+
+
+def is_finite(ops: Backend, value: Scalar) -> bool:
+    """Whether a value is known, and finite."""
+    return ops.is_concrete(value) and math.isfinite(float(ops.to_numpy(value)))
 
 
 @record

@@ -12,6 +12,7 @@ import numpy as np
 from ..dispatch import backend_of, owner_of
 from ..protocols import Backend, Vector
 from ..records import fields
+from ..spaces import Space
 from .reduction import Reduction, mark_of
 
 __all__ = ["Agreed", "require_alike", "told_of"]
@@ -36,7 +37,7 @@ class Agreed(NamedTuple):
         self.reduction.any(self._ops, self.like, False)
 
 
-def require_alike(reduction: Reduction | None, door: str, like: Vector, asked: Any, **vectors: Vector | None) -> None:
+def require_alike(reduction: Reduction | None, door: str, space: Space, asked: Any, **vectors: Vector | None) -> None:
     """Raise on all processes where some ask for other things than others: numbers, methods, vectors.
 
     One collective of 17 numbers and 16 for each vector, before anything is begun: else they would take other steps, and
@@ -44,13 +45,13 @@ def require_alike(reduction: Reduction | None, door: str, like: Vector, asked: A
     """
     if reduction is None:
         return
-    ops = backend_of(like)
+    ops = space.backend
     given = {name: v for name, v in vectors.items() if v is not None}
     marks = {
         _ASKED.format(door): mark_of((told_of(reduction, asked), [(k, ops.describe(v)[:2]) for k, v in given.items()]))
     }
     marks |= {_OWN.format(door, name.replace("_", " ")): reduction.fingerprint(ops, v) for name, v in given.items()}
-    reduction.compare(ops, like, marks)
+    reduction.compare(ops, space.one, marks)
 
 
 def told_of(reduction: Reduction, x: Any) -> Any:

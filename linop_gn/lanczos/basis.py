@@ -307,7 +307,7 @@ def krylov(
     method = Lanczos(k, reorthogonalise, keep, False, seed)
     method.check(A)
     rhs, _ = A.domain.enter(b, "right-hand side")
-    require_alike(A.reduction, "krylov", rhs, (A, method), right_hand_side=rhs)
+    require_alike(A.reduction, "krylov", A.domain, (A, method), right_hand_side=rhs)
     problem, ops = BasisProblem(A.prepare(), rhs), A.backend
     flat = ops.is_array(b) and tuple(b.shape) == (A.domain.width,)
 

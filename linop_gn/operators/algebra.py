@@ -14,7 +14,7 @@ from typing import Any
 from ..arguments import known_float
 from ..protocols import Scalar, Vector
 from ..records import record, static
-from ..spaces import Space, wide
+from ..spaces import Space
 from .base import LinearOperator
 from .partition import Partition
 
@@ -120,8 +120,7 @@ class Scaled(Modified):
         inner = self.operator.known_logdet(damping / c)
         if inner is None:
             return None
-        one = ops.identity(1, ops.cast(self.domain.zeros(), wide(self.dtype)))[0, 0]
-        return inner + self.domain.size * ops.item(ops.namespace().log(c * one))
+        return inner + self.domain.size * ops.item(ops.namespace().log(c * self.domain.one))
 
 
 @record

@@ -20,7 +20,7 @@ from ..records import memo, record, replace, static
 from ..spaces import Space, wide
 from .base import LinearOperator
 from .checks import array_of, require_damping, symmetric_enough, values_of
-from .factored import Factored, Spectral, widened
+from .factored import Factored, Spectral
 from .norms import root_of_squares
 from .partition import Partition
 from .places import Place, assembled, partition_of_places
@@ -110,18 +110,13 @@ class KroneckerBlocks(LinearOperator):
     def trace(self) -> Scalar:
         """The trace."""
         return self.backend.item(
-            sum((b.trace(self.backend) for b in self.blocks), self._one * (self.missing * self.rest))
+            sum((b.trace(self.backend) for b in self.blocks), self.domain.one * (self.missing * self.rest))
         )
 
     def frobenius_norm(self) -> Scalar:
         """The Frobenius norm."""
-        rest = self.backend.item(self._one * (math.sqrt(self.missing) * self.rest))
+        rest = self.backend.item(self.domain.one * (math.sqrt(self.missing) * self.rest))
         return root_of_squares(self.backend, rest, *(block.norm(self.backend) for block in self.blocks))
-
-    @property
-    def _one(self) -> Array:
-        """1 of the operator's dtype, in single precision at least, where it lies."""
-        return self.backend.identity(1, widened(self.backend, self.domain.zeros()))[0, 0]
 
     def spectral(self) -> KroneckerBlocks:
         """The same operator with its blocks by eigenvectors, which are computed once for all dampings."""
@@ -144,7 +139,7 @@ class KroneckerBlocks(LinearOperator):
         """
         made, xp = self.spectral(), self.backend.namespace()
         blocks = tuple(block.root(xp) for block in made.blocks)
-        rest = self.backend.item(xp.sqrt(self._one * self.rest))
+        rest = self.backend.item(xp.sqrt(self.domain.one * self.rest))
         return KroneckerBlocks(blocks, self.places, self.domain, self.notes, rest, self.estimated)
 
     def report(self) -> str:
@@ -185,7 +180,7 @@ class KroneckerBlocks(LinearOperator):
 
     def logdet_at(self, levels: list[Scalar]) -> Scalar:
         """:meth:`logdet` with these added to the blocks, and to entries in none."""
-        made, xp, one, (*levels, rest) = self.spectral(), self.backend.namespace(), self._one, levels
+        made, xp, one, (*levels, rest) = self.spectral(), self.backend.namespace(), self.domain.one, levels
         with np.errstate(divide="ignore"):
             logs = [xp.sum(xp.log(b.values + level)) for b, level in zip(made.blocks, levels, strict=True)]
             logs += [self.missing * xp.log(one * (self.rest + rest))] if self.missing else []
@@ -237,7 +232,7 @@ class KroneckerBlocks(LinearOperator):
         if tell:
             made._warn_where_singular(levels)
         blocks = tuple(block.inverse(xp, level, rule) for block, level in zip(made.blocks, levels, strict=True))
-        rest = self._one * (self.rest + rest)
+        rest = self.domain.one * (self.rest + rest)
         rest = xp.where(rest > 0, 1.0 / xp.where(rest > 0, rest, xp.ones_like(rest)), 0.0 * rest)
         return replace(self, blocks=blocks, rest=rest, dampings=tuple(levels))
 

@@ -188,15 +188,13 @@ class GramSolve(Solver):
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         ready: Any = undamped(_inner(operator)[0].prepare())[0]
         n, width = operator.domain.size, bytes_each(operator)
-        if isinstance(ready, LowRank) and self.solver is None:
-            r = ready.factor.shape[1]
-            memory, flops = (n * r + 3 * r * r + 4 * n) * width, 2.0 * r * r * n + r**3 / 3.0
-            return Cost("GramSolve, Cholesky", 1, memory, flops, f"rank {r}")
-        m = (
-            ready.factor.shape[1]
-            if isinstance(ready, LowRank)
-            else sum(math.prod(p.outputs.shape) for p in ready.pieces)
-        )
+        if isinstance(ready, LowRank):
+            m = ready.factor.shape[1]
+            if self.solver is None:
+                memory, flops = (n * m + 3 * m * m + 4 * n) * width, 2.0 * m * m * n + m**3 / 3.0
+                return Cost("GramSolve, Cholesky", 1, memory, flops, f"rank {m}")
+        else:
+            m = sum(math.prod(p.outputs.shape) for p in ready.pieces)
         if self.solver is not None:
             k = self.solver.planned(steps)
             return Cost("GramSolve, CG", k + 4, (7 * m + 6 * n) * width, 10.0 * m * k, f"{k} steps with {m} outputs")

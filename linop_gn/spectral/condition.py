@@ -73,9 +73,8 @@ def condition_number(A: LinearOperator, *, steps: int = 50, rtol: Scalar = 0.0, 
         inside = xp.isfinite(values)
         low, high = xp.argmin(xp.where(inside, values, xp.inf)), xp.argmax(xp.where(inside, values, -xp.inf))
         (least, near), (most, far) = ((ops.item(values[i]), ops.item(bounds[i])) for i in (low, high))
-        negative = least < -800.0 * eps * ops.maximum(
-            abs(most), abs(least)
-        )  # of what is a square, or known as definite
+        largest = ops.maximum(abs(most), abs(least))
+        negative = least < -800.0 * eps * largest  # of what is a square, or known as definite
         least, most = least + shift, most + shift
         singular = least <= 8.0 * eps * most
         quotient = ops.divide(most, least)

@@ -234,9 +234,8 @@ def search(
     rtol, roundings = (RTOL, ROUNDINGS) if rtol is None else (rtol, 0.0)
     require_number(door, "rtol", rtol, positive=True)
     given = None if start is None else space.enter(start, "start")[0]
-    if A.reduction is not None:
-        asked = A, k, which, rtol, block, basis, basis_on, limit, seed, squares
-        require_alike(A.reduction, door, A.backend.asarray(np.zeros(1), A.dtype, space.device), asked, start=given)
+    asked = A, k, which, rtol, block, basis, basis_on, limit, seed, squares
+    require_alike(A.reduction, door, space, asked, start=given)
     if basis_on == "host":
         given = given if given is None else np.array(space.in_order(given))
         A = on_host(door, A)

@@ -424,7 +424,7 @@ def estimated(
             remark=remark,
         )
 
-    require_alike(A.reduction, door, like, (A, estimator, rtol, atol, seed, shift, lowest))
+    require_alike(A.reduction, door, A.domain, (A, estimator, rtol, atol, seed, shift, lowest))
     with backend.unguarded(), np.errstate(all="ignore"):  # the status tells
         problem: Probed = backend.constant(Probed(A.prepare(), seed, rtol, like, shift, lowest, atol), _NO_DERIVATIVE)
         with reached(told, "error.result has the estimate so far."):

@@ -122,10 +122,8 @@ class LogDeterminant(Estimator):
 def seen_end(ops: Backend, run: Any, count: Scalar, shift: Scalar) -> Scalar:
     """Where the spectrum may begin by what a run has seen: below its smallest Ritz value, and above rounding."""
     S = spectrum(ops, (run.alphas, run.betas), count)
-    least, apart = (
-        ops.lookup(S.values, 0),
-        abs(ops.lookup(run.betas, count - 1) * ops.lookup(S.vectors[:, 0], count - 1)),
-    )
+    least = ops.lookup(S.values, 0)
+    apart = abs(ops.lookup(run.betas, count - 1) * ops.lookup(S.vectors[:, 0], count - 1))
     noise = ROUNDING * ops.eps(run.basis) * ops.item(S.size) - shift
     return ops.minimum(least, ops.maximum(least - apart, noise))
 

@@ -71,9 +71,8 @@ def _figures(results: Results) -> str:
         rows = ""
         for entry in dict.fromkeys(r["entry"] for r in found):
             known = {n for r in found if r["entry"] == entry and r.get("status") != "NONFINITE" for n in r["figures"]}
-            bare = {
-                n for n in known if all(v is None for v in results.figure(case, entry, n))
-            }  # such as a ratio of no trial
+            # such as a ratio of no trial
+            bare = {n for n in known if all(v is None for v in results.figure(case, entry, n))}
             means = {n: float("nan") if n in bare else results.mean(case, entry, n) for n in names}
             cells = "".join("<td>" if v != v else f"<td>{v:.4g}" for v in means.values())
             ends = Counter(r.get("status") or "" for r in found if r["entry"] == entry)

@@ -27,17 +27,18 @@ __all__ = ["command"]
 
 def command(count: int, quick: bool, names: Sequence[str] | None, console: Console) -> int:
     """Run it; 0 if all runs agree, 1 if they do not, 2 if no framework here spreads arrays over devices."""
+    if count < 1:
+        console.print(f"--devices takes a number of devices, 1 or more, got {count}.")
+        return 2
     loaded = []
     for entry in entry_points(group=GROUP):  # not by find(), whose doctor looks for devices before they are asked for
         with suppress(ImportError):
             loaded += [entry.load()] if entry.name in (names or [entry.name]) else []
     ready = [participant for participant in loaded if hasattr(participant, "on_devices")]
-    if count < 1 or not ready:
+    if not ready:
         named = ", ".join(participant.backend.name for participant in loaded) or "what was named"
         console.print(
-            f"--devices takes a number of devices, 1 or more, got {count}."
-            if count < 1
-            else f"{named} cannot spread arrays over devices in one process. Give --backend jax, or start several "
+            f"{named} cannot spread arrays over devices in one process. Give --backend jax, or start several "
             "processes: torchrun -m linop_gn demo.",
             soft_wrap=True,
         )

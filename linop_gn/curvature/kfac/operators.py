@@ -181,9 +181,8 @@ class KFAC(AtPoint):
     def trace(self) -> Scalar:
         """tr K."""
         total, l2 = self.factors.trace(), self._l2_vector
-        return (
-            total if l2 is None else total + self.backend.item(self.backend.namespace().sum(widened(self.backend, l2)))
-        )
+        ops = self.backend
+        return total if l2 is None else total + ops.item(ops.namespace().sum(widened(ops, l2)))
 
     def frobenius_norm(self) -> Scalar:
         """||K||_F."""
