@@ -156,6 +156,8 @@ class Asked:
     """Whether its program can tell good data from bad."""
     space: Any = None
     """That of the latest parameters."""
+    points: bool = False
+    """Whether points have been asked for, whose linearisation products take."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -168,6 +170,8 @@ class Memo:
     """Of an objective: its :class:`~linop_gn.curvature.terms.Terms` with the model as it was last seen."""
     latest: Any = None
     """Of an objective: the latest point."""
+    answer: Any = None
+    """Of an objective: leaves of parameters, and value and gradient there, where no point was made."""
     parts: dict[Any, Any] = dataclasses.field(default_factory=dict)
     """Of terms: one for each batch, by the space of the parameters."""
     abroad: dict[Any, Any] = dataclasses.field(default_factory=dict)

@@ -8,7 +8,7 @@ normaliser belongs to the objective, once, not to each batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from numbers import Real
 from typing import Any
@@ -25,7 +25,7 @@ from ..spaces import Space
 from .batches import Batch, Stream, as_batches, stack
 from .checks import require_finite_parameters
 from .losses import Loss, SquaredError, as_loss
-from .point import Asking, Point, is_finite, value_of
+from .point import Asking, Point, is_finite, slope_of, value_of
 from .supplied import Supplied
 from .terms import Terms
 
@@ -171,6 +171,7 @@ class Objective(Terms):
 
     def at(self, params: Tree) -> Point:
         """The objective at ``params``, which are copied; the same point again while model and parameters are equal."""
+        self._asked.points = True
         with telling(self.reduce):
             return self._looked_at(self._at(params))
 
@@ -191,7 +192,7 @@ class Objective(Terms):
             return point
         latest = memo(self).latest
         again = latest is not None and latest.objective is terms and latest.space == space
-        if again and apart and all(a is b for a, b in zip(latest.where, x, strict=True)):
+        if again and apart and _are(latest.where, x):
             return latest  # type: ignore[no-any-return]
         point = Point(terms, x, space)
         memo(point).origin = None if packed is x else (packed, leaves)
@@ -204,10 +205,12 @@ class Objective(Terms):
         memo(self).latest = point  # the latest one's graph goes before another is recorded
         return point
 
-    def _at_once(self, params: Tree) -> Scalar | None:
+    def _at_once(self, params: Tree, *, slope: bool = False) -> tuple[Scalar, Any] | None:
         """The value by a program of plain arguments, where a compiled framework is asked again; None where it cannot.
 
-        No point is made: for a small model that takes as long as the program, and a loop asks at each step.
+        With ``slope`` the gradient's leaves too, unless the model has been asked for points: then products will follow,
+        which take the linearisation that the gradient comes from. No point is made here: for a small model that takes
+        as long as the program, and a loop asks at each step.
         """
         asked, held = self._asked, memo(self)
         if not (asked.before and asked.at_once) or asked.space is None or len(self.batches) != 1:
@@ -217,19 +220,27 @@ class Objective(Terms):
             return None
         if self.batches[0].stacked or (self.loss is not None and self.loss.has_arrays) or not ops.calculus:
             return None
+        if slope and asked.points:
+            return None
         leaves = space.again(params)
         if leaves is None or not ops.is_concrete((leaves, self.batches)):
             return None
+        if held.answer is not None and _are(held.answer[0], leaves):
+            known: tuple[Scalar, Any] = held.answer[1:]
+            if known[1] is not None or not slope:
+                return known
         if held.latest is not None:
-            if all(a is b for a, b in zip(held.latest.where, leaves, strict=True)):
+            if _are(held.latest.where, leaves):
                 return None  # which has been asked already
             held.latest = None
         self.require_fitting(space)
         asking = Asking(ops.calculus.adapt(self.model, space.names), self.supplied, self.whole, space)
         with suppress(Exception):  # what does not fit is refused below in other words
-            value, seen = ops.call(value_of, asking, tuple(leaves), self.batches, self.loss)
+            way = slope_of if slope else value_of
+            value, gradient, seen = ops.call(way, asking, tuple(leaves), self.batches, self.loss)
             if seen is not None and is_finite(ops, value):
-                return value
+                held.answer = leaves, value, gradient
+                return value, gradient
             asked.at_once = seen is not None
         return None
 
@@ -296,24 +307,24 @@ class Objective(Terms):
     def value(self, params: Tree) -> Scalar:
         """The objective at ``params``: a 0-d array."""
         with telling(self.reduce):
-            value = self._at_once(params)
-            if value is not None:
-                return value
+            known = self._at_once(params)
+            if known is not None:
+                return known[0]
             point = self._at(params)
             value = point.value
             return _own(self._looked_at(point).space.backend, value)
 
     def gradient(self, params: Tree) -> Tree:
         """The gradient, in the format of ``params``."""
-        with telling(self.reduce):
-            point = self._at(params)
-            gradient = point.gradient_tree
-            self._looked_at(point)
-            return gradient
+        return self.value_and_gradient(params)[1]
 
     def value_and_gradient(self, params: Tree) -> tuple[Scalar, Tree]:
         """Both from one pass."""
         with telling(self.reduce):
+            known = self._at_once(params, slope=True)
+            if known is not None:
+                space = self._asked.space
+                return known[0], space.backend.unflatten(space.structure, known[1])
             point = self._at(params)
             value, gradient = point.summary().value, point.gradient_tree
             return _own(self._looked_at(point).space.backend, value), gradient
@@ -368,7 +379,12 @@ def _same_leaves(ours: Any, theirs: Any) -> bool:
     """Whether parameters were detached from the same leaves, to which derivatives go, or from none."""
     if ours is None or theirs is None:
         return ours is theirs
-    return all(a is b for a, b in zip(ours[1], theirs[1], strict=True))
+    return _are(ours[1], theirs[1])
+
+
+def _are(these: Iterable[Array], those: Iterable[Array]) -> bool:
+    """Whether they are the same arrays."""
+    return all(a is b for a, b in zip(these, those, strict=True))
 
 
 def _own(ops: Backend, x: Array) -> Array:

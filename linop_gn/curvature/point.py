@@ -30,7 +30,7 @@ from .pieces import added, scaled
 from .term import Term, outputs_of
 from .terms import Terms
 
-__all__ = ["Asking", "Point", "Summary", "Sums", "is_finite", "value_of"]
+__all__ = ["Asking", "Point", "Summary", "Sums", "is_finite", "slope_of", "value_of"]
 
 Sums: TypeAlias = tuple[Any, Any, Any]
 """Sums over batches: value, gradient (or a product), weight; None where there is none."""
@@ -357,7 +357,7 @@ def is_finite(ops: Backend, value: Scalar) -> bool:
 
 @record
 class Asking:
-    """What a program of :func:`value_of` is made of, beside its arguments."""
+    """What a program of :func:`value_of` and :func:`slope_of` is made of, beside its arguments."""
 
     model: Any = static()
     supplied: Any = static()
@@ -365,11 +365,23 @@ class Asking:
     space: Space = static()
 
 
-def value_of(asking: Asking, where: tuple[Array, ...], batches: tuple[Batch, ...], loss: Any) -> tuple[Scalar, Any]:
-    """The value at leaves of parameters, NaN where these or the data are not good; None beside it for cannot tell."""
+def value_of(
+    asking: Asking, where: tuple[Array, ...], batches: tuple[Batch, ...], loss: Any, visit: Visit = _evaluate
+) -> tuple[Scalar, Any, Any]:
+    """The value at leaves of parameters, NaN where these or the data are not good, and no gradient.
+
+    The last of the three is None where the program cannot tell whether they are good.
+    """
     terms = Terms(loss, batches, None, asking.model, asking.supplied, asking.whole)
-    made, seen = _and_fits(_evaluate, Point(terms, where, asking.space))
-    return made.value, seen
+    made, seen = _and_fits(visit, Point(terms, where, asking.space))
+    return made.value, made.gradient, seen
+
+
+def slope_of(
+    asking: Asking, where: tuple[Array, ...], batches: tuple[Batch, ...], loss: Any
+) -> tuple[Scalar, Any, Any]:
+    """:func:`value_of` and the gradient's leaves: nothing is linearised, so that nothing has to be kept."""
+    return value_of(asking, where, batches, loss, _differentiate)
 
 
 def _with_l2(point: Point, made: Summary) -> Summary:
