@@ -269,6 +269,42 @@ def test_a_loop_of_values_sees_new_parameters_models_and_faults(jax, backend, da
         assert float(g.with_data((x, y, jnp.asarray([1.0, 0, 0, 0]))).value(jnp.zeros(3))) == 0.5
 
 
+def test_a_loop_of_gradients_linearises_nothing_until_products_are_asked_for(jax, backend, monkeypatch):
+    """Gradients alone keep no residuals; with products, gradient and products are of one pass again."""
+    jnp, made = jax.numpy, []
+    once = Term.linearize
+    monkeypatch.setattr(Term, "linearize", lambda self, x: (made.append(1), once(self, x))[1])
+    x, y = jnp.linspace(0.0, 1.0, 12).reshape(4, 3), jnp.arange(4.0)
+    f = lg.Objective(lambda w, x: jnp.tanh(x @ w), lg.losses.SquaredError(), (x, y))
+    w = jnp.asarray([0.3, -0.2, 0.5])
+    f.gradient(w)
+    del made[:]
+    for _ in range(3):
+        w = w - 0.1 * f.with_data((x, 2 * y)).gradient(w)
+        want, slope = jax.value_and_grad(lambda w: jnp.mean((jnp.tanh(x @ w) - 2 * y) ** 2) / 2)(w)
+        with_new = f.with_data((x, 2 * y))
+        value, gradient = with_new.value_and_gradient(w)
+        close(value, want, 1e-14)
+        close(gradient, slope, 1e-14)
+        assert with_new.value(w) is value
+        assert not made
+        with pytest.raises(ValueError, match="must be finite"):
+            f.with_data((x, y * jnp.nan)).gradient(w)
+        with pytest.raises(ValueError, match="shape"):
+            f.with_data((x, jnp.ones(5))).gradient(w)
+        with pytest.raises(ValueError, match="NaN or infinity"):
+            f.gradient(w * jnp.nan)
+        del made[:]  # what is refused is looked at anew
+    lg.GGN(f, w) @ w
+    calls, call = [], type(backend).call
+    monkeypatch.setattr(type(backend), "call", lambda self, g, *a: (calls.append(g), call(self, g, *a))[1])
+    for new in (0.5 * w, 0.25 * w):
+        f.gradient(new)
+        del calls[:]
+        lg.GGN(f, new).prepare()
+        assert not calls
+
+
 def test_double_precision_that_is_switched_off_is_an_error_where_it_would_be_silent(jax):
     with jax.enable_x64(False):
         backend = lg.load("jax")
