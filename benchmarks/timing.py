@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import platform
 import statistics
 import time
@@ -19,7 +20,7 @@ from typing import Any
 
 __all__ = ["RESULTS", "Timings", "interleaved", "machine", "save"]
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("LINOP_GN_RESULTS") or Path(__file__).parent / "results")
 PACKAGES = ("linop-gn", "numpy", "scipy", "torch", "jax", "jaxlib", "lineax", "matfree", "curvlinops-for-pytorch")
 
 
