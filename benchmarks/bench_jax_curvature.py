@@ -42,8 +42,9 @@ def mlp(params: Any, x: Any) -> Any:
 
 
 def transformer(params: Any, tokens: Any) -> Any:
-    """Two pre-norm blocks of width 128 on byte tokens, dense layers on (batch * length, width)."""
+    """Pre-norm blocks with heads of 32, dense layers on (batch * length, width)."""
     batch, length = tokens.shape
+    width = params["embedding"].shape[1]
     x = params["embedding"][tokens.reshape(-1)]
 
     def norm(x: Any) -> Any:
@@ -52,33 +53,39 @@ def transformer(params: Any, tokens: Any) -> Any:
 
     for block in params["blocks"]:
         q, k, v = jnp.split(norm(x) @ block["mix"], 3, axis=-1)
-        q, k, v = (part.reshape(batch, length, 4, 32).transpose(0, 2, 1, 3) for part in (q, k, v))
+        q, k, v = (part.reshape(batch, length, width // 32, 32).transpose(0, 2, 1, 3) for part in (q, k, v))
         score = q @ k.swapaxes(-1, -2) / jnp.sqrt(32.0)
         score = jnp.where(jnp.tril(jnp.ones((length, length), bool)), score, -1e9)
-        mixed = (jax.nn.softmax(score) @ v).transpose(0, 2, 1, 3).reshape(batch * length, 128)
+        mixed = (jax.nn.softmax(score) @ v).transpose(0, 2, 1, 3).reshape(batch * length, width)
         x = x + mixed @ block["out"]
         x = x + jax.nn.gelu(norm(x) @ block["up"]) @ block["down"]
-    return (norm(x) @ params["head"]).reshape(batch, length, 256)
+    return (norm(x) @ params["head"]).reshape(batch, length, -1)
+
+
+def normal(rng: np.random.Generator, *shape: int) -> Any:
+    """Weights of a layer."""
+    return jnp.asarray(rng.standard_normal(shape) / np.sqrt(shape[0]), jnp.float32)
+
+
+def language_model(
+    vocabulary: int = 256, width: int = 128, blocks: int = 2, batch: int = 8, length: int = 64
+) -> tuple[Callable[..., Any], Any, Any, Any]:
+    """The transformer, its parameters, tokens and the tokens that follow them."""
+    rng = np.random.default_rng(0)
+    shapes = {"mix": (width, 3 * width), "out": (width, width), "up": (width, 4 * width), "down": (4 * width, width)}
+    layers = [{name: normal(rng, *shape) for name, shape in shapes.items()} for _ in range(blocks)]
+    words = {"embedding": normal(rng, vocabulary, width), "blocks": layers, "head": normal(rng, width, vocabulary)}
+    tokens = jnp.asarray(rng.integers(0, vocabulary, (batch, length + 1)))
+    return transformer, words, tokens[:, :-1], tokens[:, 1:]
 
 
 def networks() -> dict[str, tuple[Callable[..., Any], Any, Any, Any]]:
     """Model, parameters, inputs, targets."""
     rng = np.random.default_rng(0)
-
-    def normal(*shape: int) -> Any:
-        return jnp.asarray(rng.standard_normal(shape) / np.sqrt(shape[0]), jnp.float32)
-
-    sizes = [784, 512, 512, 10]
-    layers = [{"w": normal(a, b), "b": jnp.zeros(b)} for a, b in pairwise(sizes)]
-    blocks = [
-        {"mix": normal(128, 384), "out": normal(128, 128), "up": normal(128, 512), "down": normal(512, 128)}
-        for _ in range(2)
-    ]
-    words = {"embedding": normal(256, 128), "blocks": blocks, "head": normal(128, 256)}
-    tokens = jnp.asarray(rng.integers(0, 256, (8, 65)))
+    layers = [{"w": normal(rng, a, b), "b": jnp.zeros(b)} for a, b in pairwise([784, 512, 512, 10])]
     return {
-        "MLP 784-512-512-10, batch 512": (mlp, layers, normal(512, 784), jnp.asarray(rng.integers(0, 10, 512))),
-        "transformer 2 x 128, 8 x 64 tokens": (transformer, words, tokens[:, :-1], tokens[:, 1:]),
+        "MLP 784-512-512-10, batch 512": (mlp, layers, normal(rng, 512, 784), jnp.asarray(rng.integers(0, 10, 512))),
+        "transformer 2 x 128, 8 x 64 tokens": language_model(),
     }
 
 

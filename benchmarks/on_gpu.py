@@ -3,6 +3,7 @@
     python benchmarks/on_gpu.py [--backends cupy torch jax] [--save]
 
 The kit runs on arrays of the first accelerator; the demo (``--quick``) trains there and compares with dense matrices.
+Then bench_accelerator.py times products, steps and solvers there. In all under eight minutes.
 ``--save`` writes ``results/gpu.json``, where the table in docs/backends.md gets its last row from
 (``linop-gn doctor --update docs/backends.md``); a backend that failed keeps the record of its last good run.
 The tests that are marked ``gpu`` are a third thing: ``JAX_PLATFORMS=cuda,cpu pytest -m gpu``.
@@ -24,7 +25,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cuda,cpu")
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 
 import numpy as np
+from bench_accelerator import measured
 from rich.console import Console
+from timing import save
 
 import linop_gn as lg
 from linop_gn.app.cli import main as command_line
@@ -93,6 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         good = good and record is not None
         if record is not None:
             records[name] = record
+    timed = measured([name for name in options.backends if name in records], False, 7, console)
+    if options.save and timed:
+        save("accelerator", timed)
     if options.save and records:
         before = json.loads(RESULTS.read_text())["runs"] if RESULTS.is_file() else {}
         RESULTS.write_text(json.dumps({"runs": before | records}, indent=2) + "\n")

@@ -1,5 +1,6 @@
 """The record of a run on a GPU, with the stand-in for one."""
 
+import functools
 import importlib.util
 import json
 from pathlib import Path
@@ -15,11 +16,13 @@ pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="runs from the sourc
 
 @pytest.fixture
 def script(stand_in, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
     spec = importlib.util.spec_from_file_location("on_gpu", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "RESULTS", tmp_path / "gpu.json")
     monkeypatch.setattr(module, "command_line", lambda arguments: 0)
+    monkeypatch.setattr(module, "measured", lambda *arguments: {})  # tried below, on the CPU
     return module
 
 
@@ -49,3 +52,17 @@ def test_a_run_that_fails_is_not(script, monkeypatch, broken):
         monkeypatch.setitem(script.DEVICES, "cupy", nothing)
     assert script.main(["--backends", "cupy", "--save"]) == 1
     assert not script.RESULTS.exists()
+
+
+@pytest.mark.parametrize("name", ["torch", "jax", "cupy"])
+def test_what_is_timed_on_a_gpu_runs_on_the_host_at_small_size(name, monkeypatch):
+    if name != "cupy":
+        pytest.importorskip(name)
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    bench = importlib.import_module("bench_accelerator")
+    monkeypatch.setattr(bench, "_installed", lambda name: False)
+    monkeypatch.setattr(bench, "interleaved", functools.partial(bench.interleaved, least=0.0))
+    title, found = bench.BACKENDS[name](True, 1)
+    assert title.startswith("CPU")
+    assert len(found) > 2
+    assert all(figure["seconds"] > 0 for figure in found.values())
