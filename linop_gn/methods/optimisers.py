@@ -31,8 +31,7 @@ from ..records import record, static
 from ..run.returned import require_pair, require_vector
 from ..spaces import Space
 
-__all__ = ["SGD", "Adam", "Clip", "Groups", "Optimiser", "groups_of", "hashable", "require_optimiser"]
-__all__ += ["updated"]
+__all__ = ["SGD", "Adam", "Clip", "Groups", "Optimiser"]
 
 
 @record

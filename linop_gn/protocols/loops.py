@@ -87,7 +87,7 @@ class Loops(Protocol):
         """The tree with its arrays on the host as NumPy arrays or numbers, in one transfer."""
 
     def rows(self, carry: Carry, start: int, stop: int) -> Any:
-        """Rows ``start .. stop`` as a host array (rows, fields[, k])."""
+        """Rows from ``start`` to ``stop``, without it, as a host array (rows, fields[, k])."""
 
     def sum_over(self, function: Callable[..., R], stacked: Any, *shared: Any) -> R:
         """The sum over leading index i of ``function(stacked[i], *shared)``, whose result is a tree of arrays.
