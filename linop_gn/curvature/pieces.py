@@ -19,6 +19,7 @@ from ..protocols import Array, Backend, Linearization, Scalar, Vector
 from ..records import Partial, record, replace, static
 from ..spaces import Space
 from .losses import Loss, OutputHessian
+from .losses.parts import in_parts
 from .supplied import Supplied
 
 __all__ = ["Curve", "Differentiated", "Piece", "added", "each_block", "flat_outputs", "ggn", "hessian", "jvp"]
@@ -84,7 +85,7 @@ class Piece(OfOneBatch):
         """dL/dz at outputs z, which need not be ``outputs``."""
         ops, data = self.space.backend, (self.targets, self.weights)
         if not self.loss.autodiff:
-            return self.loss.gradient(ops.namespace(), z, *data)
+            return in_parts(ops, self.loss, z).gradient(ops.namespace(), z, *data)
         assert ops.calculus is not None
         return ops.calculus.gradient(lambda z: self.loss.total(ops.namespace(), z[0], *data), [z])[1][0]
 
