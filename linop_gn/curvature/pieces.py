@@ -64,7 +64,6 @@ class Piece(OfOneBatch):
     linearization: Linearization
     hessian: OutputHessian
     """H_L at ``outputs``."""
-    outputs: Array
     value: Array | None
     gradient: Vector | None
     weight: Array | None
@@ -72,6 +71,11 @@ class Piece(OfOneBatch):
     stacked: bool = static(default=False)
     root: Any = None
     """S with S S^T = H_L, once :meth:`rooted`."""
+
+    @property
+    def outputs(self) -> Array:
+        """The model's outputs, which the linearisation holds: a program would return them once more for each holder."""
+        return self.linearization.outputs
 
     def rooted(self) -> Piece:
         """The piece with the root of H_L."""
@@ -108,6 +112,11 @@ class Rows:
         ops, like = piece.space.backend, flat_outputs(piece, piece.outputs)
         unit = ops.identity(size, like)
         return cls(ops.over_columns(lambda u: vjp(piece, u), unit, together((piece,), piece.space)), piece, piece.space)
+
+    @property
+    def outputs(self) -> Array:
+        """The model's."""
+        return self.piece.outputs
 
     def _of(self, only: tuple[int, ...] | None) -> tuple[Array, list[Any], list[Any]]:
         """The rows of J^T for these leaves, their shapes and dtypes."""

@@ -225,7 +225,7 @@ class Term:
             bent = self._asked(z).hessian(*self._with_data(z))
         data, gradient = (self.batch.targets, self.batch.weights), self.space.like(x, lin.gradient)
         sums = self.total(z), gradient, self.weight(z)
-        return Piece(self.loss, *data, lin.without_gradient(), bent, z, *sums, self.space)
+        return Piece(self.loss, *data, lin.without_gradient(), bent, *sums, self.space)
 
     def gathered(self, function: Callable[..., tuple[Any, Any]], x: Vector, *shared: Array) -> tuple[Any, Any]:
         """``function(self, x, *shared) -> (sums, piece)``, where the model is differentiated."""
