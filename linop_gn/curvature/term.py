@@ -60,7 +60,7 @@ class Term:
         return (params,) if self.batch.inputs is None else (params, self.batch.inputs)
 
     def outputs(self, leaves: list[Array]) -> Array:
-        """The model's outputs, or its scalar."""
+        """The model's outputs, or its scalar: in single precision at least where the parameters are."""
         z = called("the model", "(params[, inputs])", self.model, *self.arguments(leaves))
         if self.ops.calculus is None and isinstance(z, numbers.Real):
             z = self.ops.asarray(z, self.space.dtype, self.space.device)  # what NumPy makes of 0-d arrays
@@ -78,7 +78,8 @@ class Term:
                 "rather than classes; complex ones as two real arrays; float64 at most)."
             )
         memo(self).shape = tuple(z.shape)
-        return z
+        coarse = "16" in dtype and "16" not in self.space.dtype  # of a model that multiplies so: sums must not
+        return self.ops.cast(z, "float32") if coarse else z
 
     def value(self, leaves: list[Array]) -> Array:
         """The unnormalised loss as a function of the parameters."""
