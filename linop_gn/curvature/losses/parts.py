@@ -2,7 +2,7 @@
 
 On its way from logits to a number or to p v - p <p, v> a loss makes several arrays of their size, and a vocabulary of
 50304 over 2048 tokens is 412 MB each. Taken in parts, these stay in the processor's cache, and nothing but what is
-returned is as large as the outputs. A Hessian keeps the outputs, which the model's linearisation holds anyway, and two
+returned is as large as the outputs. A Hessian keeps the outputs, which the linearisation holds anyway, and three
 numbers for each example in place of its probabilities: they are made again for each product, part by part, which costs
 no more than reading them from memory.
 
@@ -45,7 +45,7 @@ def places(shape: tuple[int, ...], axes: int, most: int) -> Iterator[Place]:
     """Indices along the first ``axes`` axes of an array, which cut it into parts of ``most`` entries or of one example.
 
     >>> list(places((3, 100), 1, 250))
-    [(slice(0, 2, None), Ellipsis), (slice(2, 4, None), Ellipsis)]
+    [(slice(0, 2, None), Ellipsis), (slice(2, 3, None), Ellipsis)]
     >>> len(list(places((2, 3, 100), 2, 100)))
     6
     """
