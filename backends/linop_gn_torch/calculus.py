@@ -30,7 +30,7 @@ backward keeps the graph of what it computes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -41,6 +41,7 @@ from linop_gn.backend import CalculusDefaults, LinearizationDefaults
 
 from .advice import custom_functions, explained, require_differentiable, require_linear, snapshot, unwritten
 from .columns import in_columns
+from .cotangents import forgotten, marked
 from .modules import adapt
 from .nan import operation_of_nan, tell_of_nan
 from .precision import as_double
@@ -118,11 +119,12 @@ class TorchLinearization(LinearizationDefaults):
             self._recording, self._leaves, self._outputs, self._way = _record(function, params)
             self._function = function if self._way is None else self._way.seen(function)
             self.outputs = constant(self._outputs)
-            self._u = cotangent(self.outputs).detach().requires_grad_()
-            self._recorded = self._vjp(self._u, range(len(self._leaves)), create_graph=True)
-            custom = custom_functions(self._outputs)
+            self._cotangent, custom = cotangent, custom_functions(self._outputs)
+            u, self._place = marked(cotangent(self.outputs).detach())
+            with forgotten(u) if not (custom or self._recording.has_hooks) else nullcontext():
+                self._recorded = self._vjp(u, range(len(self._leaves)), create_graph=True)
             total = None if self._way is None else self._way.total
-            self._recording.resume(lambda: require_linear(self._recorded, self._u, custom, total))
+            self._recording.resume(lambda: require_linear(self._recorded, u, custom, total))
         self.gradient: list[Tensor] | None = _spread(self._way, filled(self._recorded, self._leaves))
         self._looked, self._forward = False, False
 
@@ -133,17 +135,17 @@ class TorchLinearization(LinearizationDefaults):
         pairs = [(r, v) for i, v in zip(chosen, tangents, strict=True) if (r := self._recorded[i]) is not None]
         if self._forward:
             return self._pushed(tangents, chosen)
-        product = partial(backward, [r for r, _ in pairs], [self._u], [v for _, v in pairs])
+        product = partial(backward, [r for r, _ in pairs], [self._place], [v for _, v in pairs])
         with explained():
             (result,) = self._recording.resume(lambda: product(**keeping()), records=tracking.get())
-        made = filled([result], [self._u])[0]
+        made = filled([result], [self.outputs])[0]
         if not (
             self._looked or tracking.get() or in_columns.get()
         ):  # what is NaN at a point is so along all directions
             self._looked = True
-            if made.isnan().any() and not any(v.isnan().any() for _, v in pairs):
-                first = _has_nan(self._recorded)
-                at_fault = partial(backward, [self._outputs], self._leaves, [self._u]) if first else product
+            if made.sum().isnan() and made.isnan().any() and not any(v.isnan().any() for _, v in pairs):
+                first, u = _has_nan(self._recorded), self._cotangent(constant(self.outputs))
+                at_fault = partial(backward, [self._outputs], self._leaves, [u]) if first else product
                 name = self._recording.resume(lambda: operation_of_nan(at_fault, retain_graph=True))
                 return self._instead(made, (name, "first" if first else "second"), tangents, chosen)
         return made

@@ -19,6 +19,7 @@ from ..protocols import Array, Backend, Linearization, Scalar, Vector
 from ..records import Partial, record, replace, static
 from ..spaces import Space
 from .losses import Loss, OutputHessian
+from .losses.parts import in_parts
 from .supplied import Supplied
 
 __all__ = ["Curve", "Differentiated", "Piece", "added", "each_block", "flat_outputs", "ggn", "hessian", "jvp"]
@@ -63,7 +64,6 @@ class Piece(OfOneBatch):
     linearization: Linearization
     hessian: OutputHessian
     """H_L at ``outputs``."""
-    outputs: Array
     value: Array | None
     gradient: Vector | None
     weight: Array | None
@@ -71,6 +71,11 @@ class Piece(OfOneBatch):
     stacked: bool = static(default=False)
     root: Any = None
     """S with S S^T = H_L, once :meth:`rooted`."""
+
+    @property
+    def outputs(self) -> Array:
+        """The model's outputs, which the linearisation holds: a program would return them once more for each holder."""
+        return self.linearization.outputs
 
     def rooted(self) -> Piece:
         """The piece with the root of H_L."""
@@ -84,7 +89,7 @@ class Piece(OfOneBatch):
         """dL/dz at outputs z, which need not be ``outputs``."""
         ops, data = self.space.backend, (self.targets, self.weights)
         if not self.loss.autodiff:
-            return self.loss.gradient(ops.namespace(), z, *data)
+            return in_parts(ops, self.loss, z).gradient(ops.namespace(), z, *data)
         assert ops.calculus is not None
         return ops.calculus.gradient(lambda z: self.loss.total(ops.namespace(), z[0], *data), [z])[1][0]
 
@@ -107,6 +112,11 @@ class Rows:
         ops, like = piece.space.backend, flat_outputs(piece, piece.outputs)
         unit = ops.identity(size, like)
         return cls(ops.over_columns(lambda u: vjp(piece, u), unit, together((piece,), piece.space)), piece, piece.space)
+
+    @property
+    def outputs(self) -> Array:
+        """The model's."""
+        return self.piece.outputs
 
     def _of(self, only: tuple[int, ...] | None) -> tuple[Array, list[Any], list[Any]]:
         """The rows of J^T for these leaves, their shapes and dtypes."""

@@ -20,6 +20,7 @@ from ..spaces import REAL, Space
 from .batches import Batch
 from .checks import require_finite_inputs
 from .losses import Loss
+from .losses.parts import in_parts
 from .pairs import may_be_pairs, warn_of_pairs
 from .pieces import Curve, Differentiated, Piece
 from .supplied import MissingDerivativeError, Supplied
@@ -59,7 +60,7 @@ class Term:
         return (params,) if self.batch.inputs is None else (params, self.batch.inputs)
 
     def outputs(self, leaves: list[Array]) -> Array:
-        """The model's outputs, or its scalar."""
+        """The model's outputs, or its scalar: in single precision at least where the parameters are."""
         z = called("the model", "(params[, inputs])", self.model, *self.arguments(leaves))
         if self.ops.calculus is None and isinstance(z, numbers.Real):
             z = self.ops.asarray(z, self.space.dtype, self.space.device)  # what NumPy makes of 0-d arrays
@@ -77,7 +78,8 @@ class Term:
                 "rather than classes; complex ones as two real arrays; float64 at most)."
             )
         memo(self).shape = tuple(z.shape)
-        return z
+        coarse = "16" in dtype and "16" not in self.space.dtype  # of a model that multiplies so: sums must not
+        return self.ops.cast(z, "float32") if coarse else z
 
     def value(self, leaves: list[Array]) -> Array:
         """The unnormalised loss as a function of the parameters."""
@@ -86,7 +88,7 @@ class Term:
     def _value_of(self, z: Array) -> Array:
         if self.loss is not None:
             self.check_here(z)
-            return self.total(z)
+            return self._total([z])
         if tuple(z.shape) != ():
             raise ValueError(
                 f"the function returned an array of shape {tuple(z.shape)}; a plain objective must be a scalar. Sum or "
@@ -98,15 +100,20 @@ class Term:
         """What a loss's functions are called with."""
         return self.ops.namespace(), z, self.batch.targets, self.batch.weights
 
-    def total(self, z: Array) -> Array:
-        """The unnormalised loss of outputs."""
+    def _asked(self, z: Array) -> Any:
+        """The loss for outputs that no derivatives are taken through."""
         assert self.loss is not None
-        return self.loss.total(*self._with_data(z))
+        return in_parts(self.ops, self.loss.of_batch(self.batch.place), z)
+
+    def total(self, z: Array) -> Array:
+        """The unnormalised loss of outputs that no derivatives are taken through."""
+        made: Array = self._asked(z).total(*self._with_data(z))
+        return made
 
     def weight(self, z: Array) -> Array:
         """What this batch adds to the normaliser."""
-        assert self.loss is not None
-        return self.loss.weight_sum(*self._with_data(z))
+        made: Array = self._asked(z).weight_sum(*self._with_data(z))
+        return made
 
     def cotangent(self, z: Array) -> Array:
         """dL/dz."""
@@ -115,10 +122,13 @@ class Term:
         assert self.loss is not None
         if self.loss.autodiff:
             return self._require("the gradient of a loss without closed forms", _LOSS).gradient(self._total, [z])[1][0]
-        return self.loss.gradient(*self._with_data(z))
+        made: Array = self._asked(z).gradient(*self._with_data(z))
+        return made
 
     def _total(self, z: list[Array]) -> Array:
-        return self.total(z[0])
+        """The unnormalised loss, as a function of the outputs."""
+        assert self.loss is not None
+        return self.loss.total(*self._with_data(z[0]))
 
     def evaluate(self, x: Vector) -> tuple[Array, Array | None]:
         """Unnormalised value and normaliser at x, without derivatives."""
@@ -213,10 +223,10 @@ class Term:
             calculus = self._require("the Hessian of a loss without closed forms", _LOSS)
             bent: Any = Differentiated(calculus.linearize_gradient(self._total, [z]))
         else:
-            bent = self.loss.of_batch(self.batch.place).hessian(*self._with_data(z))
+            bent = self._asked(z).hessian(*self._with_data(z))
         data, gradient = (self.batch.targets, self.batch.weights), self.space.like(x, lin.gradient)
         sums = self.total(z), gradient, self.weight(z)
-        return Piece(self.loss, *data, lin.without_gradient(), bent, z, *sums, self.space)
+        return Piece(self.loss, *data, lin.without_gradient(), bent, *sums, self.space)
 
     def gathered(self, function: Callable[..., tuple[Any, Any]], x: Vector, *shared: Array) -> tuple[Any, Any]:
         """``function(self, x, *shared) -> (sums, piece)``, where the model is differentiated."""

@@ -84,6 +84,8 @@ class Loss:
     last."""
     second_derivative: ClassVar[bool] = True
     """Whether :meth:`curvature` is that, and not something in its place; :func:`linop_gn.validate` holds it to it."""
+    by_rows: ClassVar[bool] = False
+    """Whether the loss of an example depends on that example alone, so that many may be taken a few at a time."""
     targets_optional: ClassVar[bool] = False
     """Whether ``y`` may be None, for data without targets."""
     limits: ClassVar[Mapping[str, tuple[str, Callable[[float], bool]]]] = {}
@@ -129,6 +131,10 @@ class Loss:
         :class:`~linop_gn.curvature.losses.OutputHessian`, whose products and root are in closed form.
         """
         self._lacks("curvature")
+
+    def known(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> tuple[Array, ...]:
+        """Arrays (..., 1) of the examples that :meth:`curvature` takes as a fourth argument, to be cheap; none here."""
+        return ()
 
     def score(self, xp: Any, z: Array, y: Array) -> tuple[Array, Array | None]:
         """The slope of each example as if it had the weight one, and the weight that the loss itself gives it, if any.
@@ -183,10 +189,20 @@ class Loss:
         z, y, w = self._read(xp, outputs, targets, weights)
         return _weighed(xp, w, self.slope(xp, z, y), z)
 
-    def hessian(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> OutputHessian:
-        """The second derivative H_L of :meth:`total`: a record with products and a root."""
+    def hessian(
+        self,
+        xp: Any,
+        outputs: Array,
+        targets: Array | None,
+        weights: Array | None,
+        known: tuple[Array, ...] = (),
+    ) -> OutputHessian:
+        """The second derivative H_L of :meth:`total`: a record with products and a root.
+
+        ``known`` is what :meth:`known` returned of the same data, or nothing.
+        """
         z, y, w = self._read(xp, outputs, targets, weights)
-        made = as_hessian(xp, self.curvature(xp, z, y), z, w)
+        made = as_hessian(xp, self.curvature(xp, z, y, *([known] if known else ())), z, w)
         if isinstance(made, Weighted) and isinstance(made.inner, Blocks) and made.weights.shape[-1] > 1:
             raise ValueError(
                 f"{type(self).__name__}: its curvature couples the outputs along the last axis, which are one example "
@@ -312,6 +328,11 @@ class Elementwise(Loss):
     """A convex loss of each output by itself."""
 
     convex: ClassVar[bool] = True
+
+    @property
+    def by_rows(self) -> bool:  # type: ignore[override]
+        """Unless it has arrays, which may belong to outputs."""
+        return not any(getattr(getattr(self, name), "shape", ()) for name in data_fields(self))
 
 
 def _weights_fit(xp: Any, weights: Array | None, examples: tuple[int, ...]) -> tuple[Array, Any]:

@@ -28,7 +28,7 @@ from ...records import record, static
 from . import door
 from .base import Loss
 from .hessians import OutputHessian, OutputRoot, Weighted, divided
-from .softmax import centred, closed, log_parts, over_classes, softmax
+from .softmax import centred, closed, log_parts, numbers, over_classes, softmax
 from .weighting import count, fit_weights, grand_total, index_dtype, keep, number, placed, real
 
 __all__ = ["CrossEntropy"]
@@ -106,6 +106,7 @@ class CrossEntropy(Loss):
     name: ClassVar[str] = "softmax cross-entropy"
     convex: ClassVar[bool] = True
     example_axes: ClassVar[int | None] = -1
+    by_rows: ClassVar[bool] = True
     limits = MappingProxyType({"label_smoothing": ("lie in [0, 1]", lambda e: 0 <= e <= 1)})
 
     ignore_index: int | None = static(default=None)
@@ -178,8 +179,11 @@ class CrossEntropy(Loss):
         drawn = xp.argmax(xp.astype(z, gumbel.dtype, copy=False) + gumbel, axis=-1, keepdims=True)
         return closed(xp, drawn, softmax(xp, z)[0])
 
-    def curvature(self, xp: Any, z: Array, y: Array) -> OutputHessian:
-        made, w = SoftmaxHessian(*softmax(xp, z)), self._class_weights(xp, z)
+    def known(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> tuple[Array, ...]:
+        return numbers(xp, self._read(xp, outputs, targets, weights)[0])
+
+    def curvature(self, xp: Any, z: Array, y: Array, known: tuple[Array, ...] = ()) -> OutputHessian:
+        made, w = SoftmaxHessian(*softmax(xp, z, known)), self._class_weights(xp, z)
         e = self._smoothing(xp, z)
         if self._has_labels(xp, y):
             if w is None:

@@ -21,7 +21,7 @@ from typing import Any
 from ...protocols import Array
 from .weighting import class_mask
 
-__all__ = ["centred", "closed", "likeliest", "log_parts", "over_classes", "softmax"]
+__all__ = ["centred", "closed", "likeliest", "log_parts", "numbers", "over_classes", "softmax"]
 
 
 def over_classes(xp: Any, x: Array) -> Array:
@@ -43,11 +43,20 @@ def log_parts(xp: Any, z: Array) -> tuple[Array, Array]:
     return largest, xp.log1p(over_classes(xp, xp.where(top, xp.where(tied > 1, e - 1 / tied, 0), e)))
 
 
-def softmax(xp: Any, z: Array) -> tuple[Array, Array]:
-    """Probabilities, and the index (..., 1) of the largest."""
+def softmax(xp: Any, z: Array, known: tuple[Array, ...] = ()) -> tuple[Array, Array]:
+    """Probabilities, and the index (..., 1) of the largest. ``known`` are the :func:`numbers` of these logits."""
+    if known:
+        top, largest, total = known
+        return xp.exp(z - largest) / total, top
     top = likeliest(xp, z)
     e = xp.exp(z - xp.max(z, axis=-1, keepdims=True))
     return e / over_classes(xp, e), top
+
+
+def numbers(xp: Any, z: Array) -> tuple[Array, Array, Array]:
+    """The index k of the largest logit, that logit, and sum_j e^(z_j - z_k): (..., 1) each."""
+    largest = xp.max(z, axis=-1, keepdims=True)
+    return likeliest(xp, z), largest, over_classes(xp, xp.exp(z - largest))
 
 
 def closed(xp: Any, index: Array, x: Array) -> Array:

@@ -27,6 +27,7 @@ __all__ = [
     "keep",
     "number",
     "placed",
+    "placement",
     "real",
 ]
 
@@ -70,7 +71,7 @@ def count(xp: Any, weights: Array | None, outputs: Array, axes: int) -> Array:
     """The sum of weights over the first ``axes`` axes: the number of examples where there are none."""
     examples = tuple(outputs.shape[:axes])
     if weights is None:
-        return xp.asarray(float(math.prod(examples)), dtype=outputs.dtype, **_placement(outputs))
+        return xp.asarray(float(math.prod(examples)), dtype=outputs.dtype, **placement(outputs))
     whole = xp.broadcast_to(weights, examples + (1,) * (len(outputs.shape) - axes))
     return grand_total(xp, whole)
 
@@ -92,20 +93,21 @@ def index_dtype(xp: Any) -> Any:
 
 def class_mask(xp: Any, index: Array, like: Array) -> Array:
     """True at the class that ``index`` (..., 1) names: a mask of the shape (..., C) of ``like``."""
-    return index == xp.arange(like.shape[-1], dtype=index.dtype, **_placement(like))
+    return index == xp.arange(like.shape[-1], dtype=index.dtype, **placement(like))
 
 
 def counter(xp: Any, count: int, like: Array) -> Array:
     """0 .. count - 1 as int32, where ``like`` is."""
-    return xp.arange(count, dtype=xp.int32, **_placement(like))
+    return xp.arange(count, dtype=xp.int32, **placement(like))
 
 
 def placed(xp: Any, numbers: Any, like: Array) -> Array:
     """NumPy's numbers as an array of the dtype of ``like``, where that is."""
-    return xp.asarray(numbers, dtype=like.dtype, **_placement(like))
+    return xp.asarray(numbers, dtype=like.dtype, **placement(like))
 
 
-def _placement(like: Array) -> dict[str, Any]:
+def placement(like: Array) -> dict[str, Any]:
+    """What creates a constant where ``like`` is."""
     # Arrays that are being traced have no device, and those spread over several name their layout, which
     # a small constant cannot have: in both cases the library places the constant by itself.
     device = array_api_compat.device(like)

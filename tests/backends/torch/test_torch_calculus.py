@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from linop_gn_torch import backend
+from linop_gn_torch import backend, cotangents
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -227,7 +227,9 @@ def test_compiled_functions():
         calculus.linearize(lambda p: compiled(p[0]), [W], torch.cos).jvp([W])
 
 
-def test_parameters_changed_in_place_after_linearising():
+@pytest.mark.parametrize("many", [1, 100])
+def test_parameters_changed_in_place_after_linearising(many, monkeypatch):
+    monkeypatch.setattr(cotangents, "MANY", many)
     w = W.clone()
     at = calculus.linearize(lambda p: p[0] @ p[0].T, [w], torch.cos)
     curved = calculus.linearize_gradient(lambda p: p[0].sin().sum(), [w])

@@ -1,0 +1,134 @@
+"""Cross-entropy over a large vocabulary: time, and copies of the logits held, beside double backward through torch's.
+
+    OMP_NUM_THREADS=1 python benchmarks/bench_cross_entropy.py [--tokens 2048] [--vocabulary 50304] [--save]
+
+A hidden layer and the weights of a vocabulary, V W^T; 64 hidden units, so that the loss's part shows. Told are bytes at
+the peak of what torch allocates (its profiler), in copies of the logits: what is held between products, and what one
+product takes beside that. The peer differentiates twice through ``torch.nn.functional.cross_entropy`` and the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from timing import interleaved, save
+from torch.nn.functional import cross_entropy
+
+import linop_gn as lg
+from linop_gn.curvature.losses.parts import in_parts
+
+HIDDEN = 64
+
+
+def allocated(function: Callable[[], Any]) -> tuple[int, int, Any]:
+    """Bytes at the peak and in the end of what torch allocates in ``function``, and its result."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        made = function()
+    todo, found = list(profile.profiler.kineto_results.experimental_event_tree()), []  # type: ignore[union-attr]
+    while todo:
+        event = todo.pop()
+        todo += event.children
+        if hasattr(event.extra_fields, "alloc_size"):
+            found.append((event.start_time_ns, event.extra_fields.alloc_size))
+    now = peak = 0
+    for _, size in sorted(found):
+        now += size
+        peak = max(peak, now)
+    return peak, now, made
+
+
+class Problem:
+    """Tokens, parameters and a direction."""
+
+    def __init__(self, tokens: int, vocabulary: int) -> None:
+        torch.manual_seed(0)
+        self.x, self.y = torch.randn(tokens, HIDDEN), torch.randint(vocabulary, (tokens,))
+        self.params = {"A": torch.randn(HIDDEN, HIDDEN) / 8, "W": torch.randn(vocabulary, HIDDEN) / 8}
+        self.v = {name: torch.randn_like(p) for name, p in self.params.items()}
+        self.logits = 4 * tokens * vocabulary
+
+    def model(self, p: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x @ p["A"]) @ p["W"].T
+
+    def ours(self) -> Callable[[], Any]:
+        G = lg.GGN(lg.Objective(self.model, lg.losses.CrossEntropy(), (self.x, self.y)), self.params).prepare()
+        return lambda: G @ self.v
+
+    def double_backward(self) -> Callable[[], Any]:
+        p = {name: x.clone().requires_grad_() for name, x in self.params.items()}
+        z = self.model(p, self.x)
+        at = z.detach().requires_grad_()
+        (g,) = torch.autograd.grad(cross_entropy(at, self.y), at, create_graph=True)
+        u = torch.zeros_like(z, requires_grad=True)
+        pulled = torch.autograd.grad(z, list(p.values()), u, create_graph=True)
+
+        def product() -> Any:
+            (Jv,) = torch.autograd.grad(pulled, u, list(self.v.values()), retain_graph=True)
+            (HJv,) = torch.autograd.grad(g, at, Jv, retain_graph=True)
+            return torch.autograd.grad(z, list(p.values()), HJv, retain_graph=True)
+
+        return product
+
+    def losses(self) -> dict[str, Callable[[], Any]]:
+        """H v alone, at outputs: from what is kept between products, and from nothing."""
+        z, v = self.model(self.params, self.x), torch.randn(len(self.y), len(self.params["W"]))
+        xp, loss = lg.namespace(z), in_parts(lg.backend_of(z), lg.losses.CrossEntropy(), z)
+        H, at = loss.hessian(xp, z, self.y, None), z.clone().requires_grad_()
+        (g,) = torch.autograd.grad(cross_entropy(at, self.y, reduction="sum"), at, create_graph=True)
+
+        def anew() -> Any:
+            (g,) = torch.autograd.grad(cross_entropy(at, self.y, reduction="sum"), at, create_graph=True)
+            return torch.autograd.grad(g, at, v)
+
+        return {
+            # the graph of the gradient, or the numbers of each token, are kept between products
+            "H v": lambda: H.product(xp, v),
+            "H v, double backward": lambda: torch.autograd.grad(g, at, v, retain_graph=True),
+            "H v from nothing": lambda: loss.hessian(xp, z, self.y, None).product(xp, v),
+            "H v from nothing, double backward": anew,
+        }
+
+
+def measure(tokens: int, vocabulary: int) -> dict[str, Any]:
+    """Seconds, and copies of the logits. The loss alone is timed on a sixteenth of the tokens."""
+    problem, told = Problem(tokens, vocabulary), dict[str, Any]()
+    for name, make in (("linop_gn", problem.ours), ("double backward", problem.double_backward)):
+        first, kept, product = allocated(make)
+        product()  # the first one looks for NaN
+        start = time.perf_counter()
+        more, _, _ = allocated(product)
+        seconds = time.perf_counter() - start
+        copies = {"preparing": first, "kept": kept, "a product, with what is kept": kept + more}
+        told[name] = {what: round(size / problem.logits, 2) for what, size in copies.items()}
+        told[name]["seconds of a product"] = round(seconds, 3)
+        del product
+        gc.collect()
+    few = max(1, tokens // 16)
+    times = interleaved(Problem(few, vocabulary).losses(), rounds=3)
+    told["the loss, seconds"] = {"tokens": few} | {name: round(times.median(name), 4) for name in times}
+    for name in ("H v", "H v from nothing"):
+        told[f"{name}, of double backward's time"] = round(times.ratio(name, f"{name}, double backward")[0], 3)
+    return {"tokens": tokens, "vocabulary": vocabulary} | told
+
+
+def main() -> None:
+    """Measure, print, and save where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--vocabulary", type=int, default=50304)
+    parser.add_argument("--save", action="store_true")
+    asked = parser.parse_args()
+    results = measure(asked.tokens, asked.vocabulary)
+    for name, value in results.items():
+        print(f"{name}: {value}")
+    if asked.save:
+        print(save("cross_entropy", results))
+
+
+if __name__ == "__main__":
+    main()
