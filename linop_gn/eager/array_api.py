@@ -130,6 +130,8 @@ class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerBases, Ea
         return np.asarray(x) if isinstance(x, (np.ndarray, np.generic)) else np.from_dlpack(x)
 
     def read(self, tree: Any) -> Any:
+        if isinstance(tree, (int, float)):
+            return tree
         return optree.tree_map(
             lambda x: self.to_numpy(x) if self.is_array(x) else x, tree, namespace=self.tree_namespace
         )
