@@ -21,6 +21,9 @@ __all__ = ["NumpyArithmetic"]
 _LONG = 65536
 """Entries above which one chain of single-precision additions loses digits."""
 
+_COLUMN = 1024
+"""Entries of a column above which it is worth a call."""
+
 
 class _Routines(NamedTuple):
     dot: Callable[..., float]
@@ -47,6 +50,12 @@ def _routines(y: Any) -> _Routines | None:
     return _blas[y.dtype.char] if type(y) is np.ndarray and y.ndim == 1 and y.flags.carray and y.size else None
 
 
+def _are_columns(x: Any, y: Any) -> bool:
+    """Whether these are long columns that lie in memory one after the other."""
+    alike = type(y) is np.ndarray and y.ndim == 2 and y.shape == x.shape and x.dtype is y.dtype
+    return alike and y.shape[0] >= _COLUMN and x.flags.f_contiguous and y.flags.farray
+
+
 class NumpyArithmetic:
     """The operations that solvers spend their time in."""
 
@@ -57,9 +66,12 @@ class NumpyArithmetic:
         return super().dot(x, y)  # type: ignore[misc]
 
     def max_abs(self, x: Vector) -> Scalar:
-        if type(x) is not np.ndarray or x.ndim != 1 or x.dtype.char not in "efd" or x.size == 0:
+        if type(x) is not np.ndarray or x.dtype.char not in "efd" or x.size == 0:
             return super().max_abs(x)  # type: ignore[misc]
-        above, below = np.maximum.reduce(x).item(), -np.minimum.reduce(x).item()  # abs would make an array
+        above, below = np.maximum.reduce(x), -np.minimum.reduce(x)  # abs would make an array
+        if x.ndim == 2:
+            return np.asarray(np.maximum(abs(above), below), dtype=float)
+        above, below = above.item(), below.item()
         return abs(above) if above >= below or above != above else below
 
     def zeros_like(self, x: Vector) -> Vector:
@@ -75,6 +87,10 @@ class NumpyArithmetic:
         routines = _routines(y)
         if routines is not None and a != 0 and x.dtype is y.dtype:
             return routines.axpy(x, y, a=a)
+        if _are_columns(x, y):
+            for j, factor in enumerate(np.broadcast_to(a, y.shape[1:]).tolist()):
+                self.axpy(factor, x[:, j], y[:, j])
+            return y
         return super().axpy(a, x, y)  # type: ignore[misc]
 
     def axpby(self, a: Scalar, x: Vector, b: Scalar, y: Vector) -> Vector:

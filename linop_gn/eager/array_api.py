@@ -191,13 +191,15 @@ class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerBases, Ea
 
     def select(self, condition: Scalar, x: Vector, y: Vector) -> Vector:
         if isinstance(condition, np.ndarray) and condition.ndim:
+            if condition.all() or not condition.any():
+                return x if condition.all() else y
             return self.xp.where(self.asarray(condition, "bool", self._device(x)), x, y)
         return x if condition else y
 
     def mask(self, condition: Scalar, x: Vector) -> Vector:
         if isinstance(condition, np.ndarray) and condition.ndim:
-            return self.select(condition, x, self.xp.zeros_like(x))
-        return x if condition else self.xp.zeros_like(x)
+            return x if condition.all() else self.select(condition, x, self.zeros_like(x))
+        return x if condition else self.zeros_like(x)
 
     def branch(self, condition: Scalar, then: Callable[..., R], otherwise: Callable[..., R], *operands: Any) -> R:
         if not isinstance(condition, np.ndarray):
