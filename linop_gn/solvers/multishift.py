@@ -163,7 +163,7 @@ class MultiShiftCG(Solver):
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         k, n, m = self.planned(steps), operator.domain.size, np.size(self.dampings)
-        memory, flops = (3 * m + 5 + _room(m, k)) * n * bytes_each(operator), (10.0 + 6.0 * m) * n * k
+        memory, flops = (2 * m + 5 + _room(m, k)) * n * bytes_each(operator), (10.0 + 6.0 * m) * n * k
         return Cost(self.title, k if self.steps is not None else k + m, memory, flops, f"{k} steps for {m} dampings")
 
     def defect(self, operator: LinearOperator, rhs: Vector, x: Vector) -> Vector:
@@ -326,7 +326,7 @@ class MultiShiftCG(Solver):
 
 def _room(m: int, limit: int) -> int:
     """Rows of the block for m systems."""
-    return max(1, min(limit, max(m, 4)))
+    return max(1, min(limit, max(m, 8)))
 
 
 def _solutions(ops: Backend, s: MultiShiftState) -> Vector:
