@@ -197,11 +197,17 @@ class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerBases, Ea
         return x if condition else y
 
     def mask(self, condition: Scalar, x: Vector) -> Vector:
+        if condition is True:
+            return x
         if isinstance(condition, np.ndarray) and condition.ndim:
             return x if condition.all() else self.select(condition, x, self.zeros_like(x))
         return x if condition else self.zeros_like(x)
 
     def branch(self, condition: Scalar, then: Callable[..., R], otherwise: Callable[..., R], *operands: Any) -> R:
+        if condition is True:
+            return then(*operands)
+        if condition is False:
+            return otherwise(*operands)
         if not isinstance(condition, np.ndarray):
             return (then if condition else otherwise)(*operands)
         if condition.all() or not condition.any():
