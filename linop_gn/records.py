@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, TypeVar, dataclass_transform
 
 __all__ = [
@@ -277,9 +277,14 @@ def map_arrays(given: T, is_array: Callable[[Any], bool], change: Callable[[Any]
 
 def data_fields(cls: type | object) -> tuple[str, ...]:
     """Names of the fields that hold data, in order."""
-    return tuple(f.name for f in dataclasses.fields(cls) if f.init and not f.metadata.get("static"))  # type: ignore[arg-type]
+    return _named(cls if isinstance(cls, type) else type(cls), False)
 
 
 def static_fields(cls: type | object) -> tuple[str, ...]:
     """Names of the fields that are part of the program."""
-    return tuple(f.name for f in dataclasses.fields(cls) if f.init and f.metadata.get("static"))  # type: ignore[arg-type]
+    return _named(cls if isinstance(cls, type) else type(cls), True)
+
+
+@lru_cache(maxsize=1024)  # each solve asks for those of its operators, several times
+def _named(cls: type, wanted: bool) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(cls) if f.init and bool(f.metadata.get("static")) is wanted)

@@ -10,7 +10,6 @@ and would hide a NaN, and read-only arrays, which SciPy's wrappers write to.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +21,9 @@ __all__ = ["NumpyArithmetic"]
 _LONG = 65536
 """Entries above which one chain of single-precision additions loses digits."""
 
+_COLUMN = 1024
+"""Entries of a column above which it is worth a call."""
+
 
 class _Routines(NamedTuple):
     dot: Callable[..., float]
@@ -29,16 +31,29 @@ class _Routines(NamedTuple):
     scal: Callable[..., Any]
 
 
-@cache
-def _blas() -> dict[str, _Routines]:
+class _Blas(dict[str, _Routines | None]):
     """BLAS by kind of array. Importing it takes longer than NumPy itself, hence only when it is needed."""
-    from scipy.linalg import blas
 
-    return {"d": _Routines(blas.ddot, blas.daxpy, blas.dscal), "f": _Routines(blas.sdot, blas.saxpy, blas.sscal)}
+    def __missing__(self, kind: str) -> _Routines | None:
+        from scipy.linalg import blas
+
+        self["d"] = _Routines(blas.ddot, blas.daxpy, blas.dscal)
+        self["f"] = _Routines(blas.sdot, blas.saxpy, blas.sscal)
+        return self.setdefault(kind, None)
 
 
-def _is_plain(y: Any) -> bool:
-    return type(y) is np.ndarray and y.ndim == 1 and y.dtype.char in "df" and y.flags.carray and y.size > 0
+_blas = _Blas()
+
+
+def _routines(y: Any) -> _Routines | None:
+    """What may write to y, if anything."""
+    return _blas[y.dtype.char] if type(y) is np.ndarray and y.ndim == 1 and y.flags.carray and y.size else None
+
+
+def _are_columns(x: Any, y: Any) -> bool:
+    """Whether these are long columns that lie in memory one after the other."""
+    alike = type(y) is np.ndarray and y.ndim == 2 and y.shape == x.shape and x.dtype is y.dtype
+    return alike and y.shape[0] >= _COLUMN and x.flags.f_contiguous and y.flags.farray
 
 
 class NumpyArithmetic:
@@ -47,19 +62,42 @@ class NumpyArithmetic:
     def dot(self, x: Vector, y: Vector) -> Scalar:
         kind = x.dtype.char
         if x.ndim == 1 and kind == y.dtype.char and (kind == "d" or (kind == "f" and x.size <= _LONG)) and x.size > 0:
-            return _blas()[kind].dot(x, y)
+            return _blas[kind].dot(x, y)  # type: ignore[union-attr]
         return super().dot(x, y)  # type: ignore[misc]
 
+    def max_abs(self, x: Vector) -> Scalar:
+        if type(x) is not np.ndarray or x.dtype.char not in "efd" or x.size == 0:
+            return super().max_abs(x)  # type: ignore[misc]
+        above, below = np.maximum.reduce(x), -np.minimum.reduce(x)  # abs would make an array
+        if x.ndim == 2:
+            return np.asarray(np.maximum(abs(above), below), dtype=float)
+        above, below = above.item(), below.item()
+        return abs(above) if above >= below or above != above else below
+
+    def zeros_like(self, x: Vector) -> Vector:
+        return np.zeros(x.shape, x.dtype) if type(x) is np.ndarray else super().zeros_like(x)  # type: ignore[misc]
+
+    def scale(self, a: Scalar, x: Vector) -> Vector:
+        routines = _routines(x)
+        if routines is not None and type(a) is float and a != 0:
+            return routines.scal(a, x)
+        return super().scale(a, x)  # type: ignore[misc]
+
     def axpy(self, a: Scalar, x: Vector, y: Vector) -> Vector:
-        if _is_plain(y) and a != 0 and x.dtype is y.dtype:
-            return _blas()[y.dtype.char].axpy(x, y, a=a)
+        routines = _routines(y)
+        if routines is not None and a != 0 and x.dtype is y.dtype:
+            return routines.axpy(x, y, a=a)
+        if _are_columns(x, y):
+            for j, factor in enumerate(np.broadcast_to(a, y.shape[1:]).tolist()):
+                self.axpy(factor, x[:, j], y[:, j])
+            return y
         return super().axpy(a, x, y)  # type: ignore[misc]
 
     def axpby(self, a: Scalar, x: Vector, b: Scalar, y: Vector) -> Vector:
-        if isinstance(b, float) and b == 1.0:
+        if type(b) is float and b == 1.0:
             return self.axpy(a, x, y)
-        if _is_plain(y) and a != 0 and b != 0 and x.dtype is y.dtype:
-            routines = _blas()[y.dtype.char]
+        routines = _routines(y)
+        if routines is not None and a != 0 and b != 0 and x.dtype is y.dtype:
             return routines.axpy(x, routines.scal(b, y), a=a)
         return super().axpby(a, x, b, y)  # type: ignore[misc]
 

@@ -104,6 +104,8 @@ class TorchArithmetic:
 
     def select(self, condition: Any, x: Tensor, y: Tensor) -> Tensor:
         if isinstance(condition, np.ndarray) and condition.ndim:
+            if condition.all() or not condition.any():
+                return x if condition.all() else y
             return torch.where(torch.tensor(condition, device=x.device), _plain(x), _plain(y))
         return x if condition else y
 

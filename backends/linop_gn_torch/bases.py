@@ -30,6 +30,8 @@ class TorchBases:
         if not count:
             return x
         factors = torch.tensor(coefficients[:count], dtype=x.dtype, device=x.device)
+        if x.ndim == 2:
+            return x.T.addmm_(factors.T, basis[:count], alpha=-1.0).T
         return x.addmv_(basis[:count].T, factors, alpha=-1.0)
 
 

@@ -130,6 +130,8 @@ class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerBases, Ea
         return np.asarray(x) if isinstance(x, (np.ndarray, np.generic)) else np.from_dlpack(x)
 
     def read(self, tree: Any) -> Any:
+        if isinstance(tree, (int, float)):
+            return tree
         return optree.tree_map(
             lambda x: self.to_numpy(x) if self.is_array(x) else x, tree, namespace=self.tree_namespace
         )
@@ -189,15 +191,23 @@ class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerBases, Ea
 
     def select(self, condition: Scalar, x: Vector, y: Vector) -> Vector:
         if isinstance(condition, np.ndarray) and condition.ndim:
+            if condition.all() or not condition.any():
+                return x if condition.all() else y
             return self.xp.where(self.asarray(condition, "bool", self._device(x)), x, y)
         return x if condition else y
 
     def mask(self, condition: Scalar, x: Vector) -> Vector:
+        if condition is True:
+            return x
         if isinstance(condition, np.ndarray) and condition.ndim:
-            return self.select(condition, x, self.xp.zeros_like(x))
-        return x if condition else self.xp.zeros_like(x)
+            return x if condition.all() else self.select(condition, x, self.zeros_like(x))
+        return x if condition else self.zeros_like(x)
 
     def branch(self, condition: Scalar, then: Callable[..., R], otherwise: Callable[..., R], *operands: Any) -> R:
+        if condition is True:
+            return then(*operands)
+        if condition is False:
+            return otherwise(*operands)
         if not isinstance(condition, np.ndarray):
             return (then if condition else otherwise)(*operands)
         if condition.all() or not condition.any():

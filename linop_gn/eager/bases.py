@@ -7,6 +7,7 @@ time, and the blocks added up in double precision.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -22,9 +23,9 @@ R = TypeVar("R")
 _BLOCK = 65536
 
 
-def _blocks(n: int) -> list[tuple[int, int]]:
+def _blocks(n: int, size: int = _BLOCK) -> list[tuple[int, int]]:
     """Pieces of n entries."""
-    return [(start, min(start + _BLOCK, n)) for start in range(0, n, _BLOCK)]
+    return [(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 class EagerBases:
@@ -68,9 +69,11 @@ class EagerBases:
 
     def deflate(self, basis: Array, coefficients: Array, x: Vector, count: Scalar) -> Vector:
         if count:
-            for start, stop in _blocks(x.shape[0]):  # pieces that stay in the cache, without a vector in between
-                part = x[start:stop]
-                part -= self._product(coefficients[:count], basis[:count, start:stop])
+            wanted, size = coefficients[:count], max(1024, _BLOCK // math.prod(x.shape[1:]))
+            for start, stop in _blocks(x.shape[0], size):  # pieces that stay in the cache, without a vector in between
+                part = x[start:stop, ...]
+                made = self._product(wanted.T, basis[:count, start:stop])
+                part -= made if wanted.ndim == 1 else made.T
         return x
 
     def combine(self, basis: Array, coefficients: Array, count: Scalar) -> Vector:

@@ -47,7 +47,10 @@ class Bases(Protocol):
         """
 
     def deflate(self, basis: Array, coefficients: Array, x: Vector, count: Scalar) -> Vector:
-        """``x - sum over i < count of c_i q_i`` for a small array (capacity,); consumes x."""
+        """``x - sum over i < count of c_i q_i`` for a small array (capacity,); consumes x.
+
+        Columns (n, m) take a small array with a second axis of m.
+        """
 
     def combine(self, basis: Array, coefficients: Array, count: Scalar) -> Vector:
         """``sum over i < count of c_i q_i``, a new vector (n,), for a small array of at least ``count`` entries.

@@ -193,63 +193,82 @@ class LeastSquares(Solver):
         (x,) = ops.branch(s.basis.ascale > 0, lambda x: (x,), lambda x: (ops.scale(basis.ascale, x),), s.x)
         at = s if x is s.x else s._replace(x=x)
         after, x, directions, norm, normal, decrease, cond = self.move(ops, at, basis, beta, anorm, moved)
-        norm = ops.where(known, beta, ops.where(moved, norm, s.norm))
-        normal = ops.where(known, beta * basis.alpha, ops.where(moved, normal, s.normal))
-        before = ops.where(s.steps > 0, s.norm, s.size)
-        decrease = ops.where(known, (before - norm) * (before + norm), ops.where(moved, decrease, 0.0))
-        cond = ops.where(moved, ops.maximum(s.cond, cond), s.cond)
         steps, products = s.steps + moved, s.products + 2 * running
         if problem.x0 is None:
             products = products - (renew & (s.steps == 0))
+        cond, lower = ops.maximum(s.cond, cond), s.model - 0.5 * decrease
 
-        eps = max(ops.eps(s.x), ops.eps(problem.rhs))
+        eps, end = max(ops.eps(s.x), ops.eps(problem.rhs)), steps >= self.limit(problem)
         atol, btol = (eps, eps) if fixed else (self.atol, self.btol)
-        useful = norm <= (1.0 + math.sqrt(eps)) * s.size  # else x is worse than zero, and solves nothing
         image = anorm * ops.sqrt(ops.dot(x, x))  # ||A|| ||x||
-        compatible = useful & (norm <= btol * s.size + atol * image)
-        least = useful & (normal <= atol * anorm * norm)
-        met, end = compatible | least, steps >= self.limit(problem)
-        # A start that solves A^T r = 0 exactly: there is nothing to compare with yet.
-        found = known & (met | (useful & (normal == 0)))
         conlim = 0.0 if self.conlim is None else self.conlim
-        ill = cond >= ops.where(conlim > 0, ops.minimum(conlim, 1.0 / eps), 1.0 / eps)
-        # At an end, a norm is recomputed that has fallen far below the last one recomputed, or is near rounding in A x.
-        fallen = norm < eps ** (0.5 if problem.x0 is None else 0.25) * s.verified
-        unsure = moved & (end | (met if fixed else ill)) & (fallen | (norm < 1e3 * eps * image))
-        settled = (moved & no(unsure)) | (known & (s.steps > 0))
-        over = (moved & end & no(unsure)) | (known & end)
-        stuck = known & (s.steps > 0) & (norm > 0.5 * s.verified) & (normal > 0.5 * s.verified_normal)
-        ascale = ops.where(s.basis.ascale > 0, s.basis.ascale, 1.0)
-        fits, unfit = unfit_status(ops, largest, ops.divide(s.scale, ascale), s.x)
-        claims: Any = ((over | found | (settled & met), Code.COMPLETED),)
-        if not fixed:
-            claims = (
-                (found & no(fits), unfit),
-                (found & compatible, Code.CONVERGED),
-                (found, Code.LEAST_SQUARES),
-                (stuck, Code.STAGNATED),
-                (settled & ill & no(met), Code.CONDITION_LIMIT),
-                (over & no(moved & met), Code.MAX_STEPS),
-            )
-        status = verdict(ops, s.status, (running & no(sound), Code.NONFINITE), *claims)
-        # Zero is better than a start whose product is out of range, and than what was made of noise where A^T b = 0.
-        lost = known & no(useful) if problem.x0 is None else running & no(sound) & (s.verified == math.inf)
-        lost = lost & (status != Code.RUNNING)
-        rotation: Any = ops.branch(moved, lambda: tuple(after), lambda: tuple(self.begin(ops, basis, beta)))
-        rotation, x, renew = type(s.rotation)(*rotation), ops.mask(no(lost), x), moved & (met | unsure)
-        norm, model = ops.where(lost, s.size, norm), ops.where(lost, 0.0, s.model - 0.5 * decrease)
+        most = ops.where(conlim > 0, ops.minimum(conlim, 1.0 / eps), 1.0 / eps)
 
-        near = abs(norm - s.verified) <= 0.1 * s.verified
-        ahead = ops.where(near, normal - s.verified_normal, norm - s.verified)  # of the best point
-        better, behind = known & (ahead < 0), (status == Code.STAGNATED) | (status == Code.MAX_STEPS)
-        back = running & behind & (ahead > 0)
-        verified, verified_normal = ops.where(better, norm, s.verified), ops.where(better, normal, s.verified_normal)
-        best, best_model = ops.put(s.best, 0 * steps, x, better), ops.where(better, model, s.best_model)
-        norm, normal = ops.where(back, s.verified, norm), ops.where(back, s.verified_normal, normal)
-        model = ops.where(back, s.best_model, model)
-        vectors, told = (x, basis, rotation, directions), (norm, normal, model, anorm, cond, s.size, s.scale)
-        known_best = verified, verified_normal, best, best_model, back | s.back
-        return LeastSquaresState(*vectors, *told, *known_best, renew, status, steps, products)
+        def go_on() -> tuple[Scalar, ...]:
+            best = s.verified, s.verified_normal, renew, s.best_model, s.back
+            return norm, normal, lower, cond, *best, renew, renew, s.status, *after
+
+        def judge() -> tuple[Scalar, ...]:
+            told = ops.where(known, beta, ops.where(moved, norm, s.norm))
+            slope = ops.where(known, beta * basis.alpha, ops.where(moved, normal, s.normal))
+            before = ops.where(s.steps > 0, s.norm, s.size)
+            fell = ops.where(known, (before - told) * (before + told), ops.where(moved, decrease, 0.0))
+            spread = ops.where(moved, cond, s.cond)
+            useful = told <= (1.0 + math.sqrt(eps)) * s.size  # else x is worse than zero, and solves nothing
+            compatible = useful & (told <= btol * s.size + atol * image)
+            least = useful & (slope <= atol * anorm * told)
+            met, ill = compatible | least, spread >= most
+            # A start that solves A^T r = 0 exactly: there is nothing to compare with yet.
+            found = known & (met | (useful & (slope == 0)))
+            # At an end, a norm is recomputed that has fallen far below the last such, or is near rounding in A x.
+            fallen = told < eps ** (0.5 if problem.x0 is None else 0.25) * s.verified
+            unsure = moved & (end | (met if fixed else ill)) & (fallen | (told < 1e3 * eps * image))
+            settled = (moved & no(unsure)) | (known & (s.steps > 0))
+            over = (moved & end & no(unsure)) | (known & end)
+            stuck = known & (s.steps > 0) & (told > 0.5 * s.verified) & (slope > 0.5 * s.verified_normal)
+            ascale = ops.where(s.basis.ascale > 0, s.basis.ascale, 1.0)
+            fits, unfit = unfit_status(ops, largest, ops.divide(s.scale, ascale), s.x)
+            claims: Any = ((over | found | (settled & met), Code.COMPLETED),)
+            if not fixed:
+                claims = (
+                    (found & no(fits), unfit),
+                    (found & compatible, Code.CONVERGED),
+                    (found, Code.LEAST_SQUARES),
+                    (stuck, Code.STAGNATED),
+                    (settled & ill & no(met), Code.CONDITION_LIMIT),
+                    (over & no(moved & met), Code.MAX_STEPS),
+                )
+            status = verdict(ops, s.status, (running & no(sound), Code.NONFINITE), *claims)
+            # Zero is better than a start whose product is out of range, and than what was made of noise at A^T b = 0.
+            lost = known & no(useful) if problem.x0 is None else running & no(sound) & (s.verified == math.inf)
+            lost = lost & (status != Code.RUNNING)
+            anew = self.begin(ops, basis, beta)
+            rotation = [ops.where(moved, new, first) for new, first in zip(after, anew, strict=True)]
+            told, model = ops.where(lost, s.size, told), ops.where(lost, 0.0, s.model - 0.5 * fell)
+
+            near = abs(told - s.verified) <= 0.1 * s.verified
+            ahead = ops.where(near, slope - s.verified_normal, told - s.verified)  # of the best point
+            better, behind = known & (ahead < 0), (status == Code.STAGNATED) | (status == Code.MAX_STEPS)
+            back = running & behind & (ahead > 0)
+            verified, verified_normal = ops.where(better, told, s.verified), ops.where(better, slope, s.verified_normal)
+            best = verified, verified_normal, better, ops.where(better, model, s.best_model), back | s.back
+            told, slope = ops.where(back, s.verified, told), ops.where(back, s.verified_normal, slope)
+            model = ops.where(back, s.best_model, model)
+            return told, slope, model, spread, *best, lost, moved & (met | unsure), status, *rotation
+
+        # Of an ordinary step most need not be asked: an eager scalar operation takes a tenth of a microsecond.
+        claimed = (norm <= btol * s.size + atol * image) | (normal <= atol * anorm * norm)
+        usual = no(ops.any(no(moved & no(claimed | (cond >= most) | end))))
+        (
+            norm, normal, model, cond, verified, verified_normal, better, best_model, back, lost, again, status,
+            *rotation,
+        ) = ops.branch(usual, go_on, judge)  # fmt: skip
+        x = ops.mask(no(lost), x)
+        best = ops.put(s.best, 0 * steps, x, better)
+        return LeastSquaresState(
+            x, basis, type(s.rotation)(*rotation), directions, norm, normal, model, anorm, cond, s.size, s.scale,
+            verified, verified_normal, best, best_model, back, again, status, steps, products,
+        )  # fmt: skip
 
     def observe(self, state: LeastSquaresState) -> LeastSquaresRow:
         scale, ascale = state.scale, state.basis.ascale

@@ -202,120 +202,152 @@ class MINRES(ResidualSolver):
         yy = ops.dot(y, y)
         yz = yy if z is y else ops.dot(y, z)
         sound = ops.isfinite(alpha + yy + yz + model)
+        known = looking & sound  # the residual of x, recomputed
         indefinite = running & sound & (yz < 0)
         alpha = ops.where(sound, alpha, 0.0)
         beta = ops.sqrt(ops.where(sound & (yz > 0), yz, 0.0))
-        known = looking & sound  # the residual of x, recomputed
 
-        # The next column of the triangle, and what happens there.
+        # The next column of the triangle.
         gbar, dbar = q.sn * q.dbar - q.cs * alpha, -q.cs * beta
         gamma = ops.sqrt(gbar * gbar + beta * beta)
+        inverse, turn = ops.divide(1.0, gamma), ops.divide(1.0, beta)
         cs, sn = ops.divide(gbar, gamma), ops.divide(beta, gamma)
-        stepping = running & sound & no(looking | indefinite)
-        column = ops.sqrt(q.beta * q.beta + alpha * alpha + beta * beta)
-        anorm = ops.where(stepping, ops.maximum(s.anorm, column), s.anorm)
+        phi, phibar, delta = cs * q.phibar, sn * q.phibar, q.cs * q.dbar + q.sn * alpha
+        column = ops.maximum(s.anorm, ops.sqrt(q.beta * q.beta + alpha * alpha + beta * beta))
         eps, limit = ops.eps(s.x), self.limit(problem)
         root = ops.sqrt(gbar * gbar + dbar * dbar)  # ||A r|| / ||r||
-        small = stepping & (root <= math.sqrt(eps) * anorm)
-        tiny = small & (root <= 100.0 * eps * anorm)
-        singular = small & (alpha * alpha <= (10.0 * eps * anorm) ** 2) & (s.norm > 100.0 * eps)
-        sure = s.phase == _FIRST
-        fresh = sure & (q.beta == 0)  # A r is that of a recomputed r, not of a recurrence
-        over = stepping & fresh & ((tiny & singular) | (s.idle >= 2))
-        stuck = tiny & no(fresh)
-        unsure = small & no(tiny | sure | s.risky)
-        moved = stepping & no(over | stuck | unsure)
-
-        # x and r after the step, or as they are; w too where the recurrence waits.
-        norm = ops.where(known, ops.sqrt(yy), s.norm)
-        right = known & (s.phase == _PROVE) & (norm <= 1.01 * s.norm) & (q.beta > 0)
-        hold = right | unsure | stuck
-        y, z = ops.mask(sound, y), None if z is y else ops.mask(sound, z)
-        inverse = ops.where(moved, ops.divide(1.0, gamma), 0.0)
-        phi = cs * q.phibar
-        length = ops.where(moved, ops.divide(phi, ascale), 0.0)
-        w = ops.axpby(inverse, q.v, ops.where(hold, 1.0, -q.epsilon * inverse), q.w_old)
-        w = ops.axpy(-(q.cs * q.dbar + q.sn * alpha) * inverse, q.w, w)
-        descent = ops.dot(w, s.r)
-        fade = ops.where(known, 0.0, ops.where(moved, sn * sn, 1.0))
-        r = ops.axpby(ops.where(known, 1.0, -phi * inverse), y, fade, s.r)
-        model = ops.where(known, model, s.model - 0.5 * length * (descent + ops.dot(w, r)))
-        x = ops.axpy(length, w, s.x)
-        norm = ops.where(moved, sn * q.phibar if q.p is None else ops.sqrt(ops.dot(r, r)), norm)
-
-        # Where x has grown, is the residual less than at the best point by more than rounding in a product with x?
-        risking = moved & s.risky
-        largest, before = ops.branch(
-            known | risking, lambda x, y: (ops.max_abs(x), ops.max_abs(y)), lambda x, y: (norm, norm), x, s.best
-        )
-        noise, grown = 10.0 * eps * anorm * ascale * largest, largest > 2.0 * before
-        drowned = risking & grown & (noise > math.sqrt(eps) * s.best_norm) & (noise > s.best_norm - norm)
-        slack = ops.where(grown, -noise, ops.minimum(noise, 1e-6 * s.best_norm))  # of equal points the later is better
-        better = known & (norm <= s.best_norm + slack)
-        gain = better & (norm <= 0.5 * s.best_norm)
-        doubt = s.risky | (grown & (noise > 1e-2 * s.best_norm))
-        steps = s.steps + moved
-        met, end = norm <= s.threshold, steps >= limit
-        vain = known & no(gain | right | met) & (s.phase != _RETURN) & (doubt | (s.norm <= s.threshold))
-        best, best_norm, best_model = ops.branch(
-            better, lambda y: (ops.copy(x), norm, model), lambda y: (y, s.best_norm, s.best_model), s.best
-        )
-
-        risky = ops.where(known, right, s.risky | unsure | stuck | (moved & small))
-        inverses, trusted = s.inverses, running & fixed & (q.p is None)
-        if fixed:  # no product is spent on an x that the recurrence cannot have taken far from what it claims
-            inverses = ops.where(known, 0.0, ops.where(moved, s.inverses + ops.dot(w, w), s.inverses))
-            drift = eps * anorm * anorm * inverses * s.best_norm  # with a preconditioner ||w|| is in units of M
-            trusted = trusted & (drift <= _DRIFT * norm) & (norm >= math.sqrt(eps) * s.best_norm)
-            trusted = trusted & no(s.risky) & (stuck | (moved & (met | end)))
-        fits, unfit = unfit_status(ops, largest, s.scale, s.x)
         tired = running & (s.products > min(4 * limit + 16, 2**31 - 1))  # no run looks at itself for ever
-        status = verdict(
-            ops,
-            s.status,
-            (running & no(sound), Code.NONFINITE),
-            (indefinite, Code.INDEFINITE_PRECONDITIONER),
-            (known & met & no(fits), unfit),
-            (known & met, Code.COMPLETED if fixed else Code.CONVERGED),
-            (over & singular, Code.COMPLETED if fixed else Code.INCONSISTENT),
-            (over | (vain & no(doubt)) | tired, Code.COMPLETED if fixed else Code.STAGNATED),
-            (known & end, Code.COMPLETED if fixed else Code.MAX_STEPS),
-            (trusted, Code.COMPLETED),
-        )
-        lost = drowned | (vain & doubt & no(better))
-        phase = verdict(
-            ops,
-            _STEP,
-            (lost, _RETURN),
-            (known, _FIRST),
-            (stuck | (moved & (met | end)), _CHECK),
-            (unsure | (moved & risky & (norm <= 0.99 * s.best_norm)), _PROVE),
-        )
 
-        # Attempts that came to nothing, and an end amid attempts, lead back to the best point.
-        worse = norm > s.best_norm
-        if q.p is not None:  # ||r||_M never grows
-            worse = worse & ((s.phase != _CHECK) | (yz > 1.02 * q.phibar * q.phibar))
-        stopped = running & (status != Code.RUNNING) & ops.where(known, worse & no(met), looking | s.risky)
-        back = (lost | stopped) & (best_norm < math.inf)
+        def take() -> tuple[Scalar, ...]:
+            factors = inverse, -q.epsilon * inverse, -delta * inverse, ops.divide(phi, ascale), -phi * inverse, sn * sn
+            return running, *(looking,) * 7, ascale, column, s.norm, *factors, beta, cs, sn, dbar, q.sn * beta, phibar
+
+        def look() -> tuple[Scalar, ...]:
+            """What happens, and factors for x, r and w after the step, or as they are."""
+            stepping = running & sound & no(looking | indefinite)
+            anorm = ops.where(stepping, column, s.anorm)
+            small = stepping & (root <= math.sqrt(eps) * anorm)
+            tiny = small & (root <= 100.0 * eps * anorm)
+            singular = small & (alpha * alpha <= (10.0 * eps * anorm) ** 2) & (s.norm > 100.0 * eps)
+            sure = s.phase == _FIRST
+            fresh = sure & (q.beta == 0)  # A r is that of a recomputed r, not of a recurrence
+            over = stepping & fresh & ((tiny & singular) | (s.idle >= 2))
+            stuck = tiny & no(fresh)
+            unsure = small & no(tiny | sure | s.risky)
+            moved = stepping & no(over | stuck | unsure)
+            norm = ops.where(known, ops.sqrt(yy), s.norm)
+            right = known & (s.phase == _PROVE) & (norm <= 1.01 * s.norm) & (q.beta > 0)
+            hold = right | unsure | stuck  # w stays as well: the recurrence waits
+            reach = ops.where(moved, inverse, 0.0)
+            length = ops.where(moved, ops.divide(phi, ascale), 0.0)
+            onto, fade = ops.where(known, 1.0, -phi * reach), ops.where(known, 0.0, ops.where(moved, sn * sn, 1.0))
+            factors = reach, ops.where(hold, 1.0, -q.epsilon * reach), -delta * reach, length, onto, fade
+            after, anew = (beta, cs, sn, dbar, q.sn * beta, phibar), (0.0, -1.0, 0.0, 0.0, 0.0, beta)
+            scalars = [ops.where(moved, a, ops.where(hold, b, c)) for a, b, c in zip(after, q[5:], anew, strict=True)]
+            cases = moved, hold, right, unsure, stuck, over, over & singular, moved & small
+            return *cases, ops.where(stepping, ascale, s.ascale), anorm, norm, *factors, *scalars
+
+        # Of an ordinary step most need not be asked: an eager scalar operation takes a tenth of a microsecond.
+        usual = running & sound & (root > math.sqrt(eps) * column) & (s.idle < 2)
+        usual = no(ops.any(no(usual & no(looking | indefinite | s.risky | tired))))
+        (
+            moved, hold, right, unsure, stuck, over, singular, small, ascale, anorm, norm,
+            reach, second, first, length, onto, fade, *scalars,
+        ) = ops.branch(usual, take, look)  # fmt: skip
+        y, z = ops.mask(sound, y), None if z is y else ops.mask(sound, z)
+        w = ops.axpby(reach, q.v, second, q.w_old)
+        w = ops.axpy(first, q.w, w)
+        descent = ops.dot(w, s.r)
+        r = ops.axpby(onto, y, fade, s.r)
+        lower = s.model - 0.5 * length * (descent + ops.dot(w, r))
+        x = ops.axpy(length, w, s.x)
+        claimed = phibar if q.p is None else ops.sqrt(ops.dot(r, r))
+        summed = s.inverses + ops.dot(w, w) if fixed else s.inverses
+        steps = s.steps + moved
+
+        def go_on() -> tuple[Scalar, ...]:
+            best = s.best_norm, s.best_model
+            return looking, looking, claimed, lower, *best, s.risky, summed, s.idle, 0 * s.phase, s.status
+
+        def judge() -> tuple[Scalar, ...]:
+            told = ops.where(moved, claimed, norm)
+            reached = ops.where(known, model, lower)
+            # Where x has summed, is the residual less than at the best point by more than rounding in a product with x?
+            risking = moved & s.risky
+            largest, before = ops.branch(
+                known | risking,
+                lambda x, y: (ops.max_abs(x), ops.max_abs(y)),
+                lambda x, y: (told, told),
+                x,
+                s.best,
+            )
+            noise, far = 10.0 * eps * anorm * ascale * largest, largest > 2.0 * before
+            drowned = risking & far & (noise > math.sqrt(eps) * s.best_norm) & (noise > s.best_norm - told)
+            slack = ops.where(far, -noise, ops.minimum(noise, 1e-6 * s.best_norm))  # of equals the later is better
+            better = known & (told <= s.best_norm + slack)
+            gain = better & (told <= 0.5 * s.best_norm)
+            doubt = s.risky | (far & (noise > 1e-2 * s.best_norm))
+            met, end = told <= s.threshold, steps >= limit
+            vain = known & no(gain | right | met) & (s.phase != _RETURN) & (doubt | (s.norm <= s.threshold))
+            best_norm, best_model = ops.where(better, told, s.best_norm), ops.where(better, reached, s.best_model)
+
+            risky = ops.where(known, right, s.risky | unsure | stuck | small)
+            inverses, trusted = s.inverses, running & fixed & (q.p is None)
+            if fixed:  # no product is spent on an x that the recurrence cannot have taken far from what it claims
+                inverses = ops.where(known, 0.0, ops.where(moved, summed, s.inverses))
+                drift = eps * anorm * anorm * inverses * s.best_norm  # with a preconditioner ||w|| is in units of M
+                trusted = trusted & (drift <= _DRIFT * told) & (told >= math.sqrt(eps) * s.best_norm)
+                trusted = trusted & no(s.risky) & (stuck | (moved & (met | end)))
+            fits, unfit = unfit_status(ops, largest, s.scale, s.x)
+            status = verdict(
+                ops,
+                s.status,
+                (running & no(sound), Code.NONFINITE),
+                (indefinite, Code.INDEFINITE_PRECONDITIONER),
+                (known & met & no(fits), unfit),
+                (known & met, Code.COMPLETED if fixed else Code.CONVERGED),
+                (singular, Code.COMPLETED if fixed else Code.INCONSISTENT),
+                (over | (vain & no(doubt)) | tired, Code.COMPLETED if fixed else Code.STAGNATED),
+                (known & end, Code.COMPLETED if fixed else Code.MAX_STEPS),
+                (trusted, Code.COMPLETED),
+            )
+            lost = drowned | (vain & doubt & no(better))
+            phase = verdict(
+                ops,
+                0 * s.phase,
+                (lost, _RETURN),
+                (known, _FIRST),
+                (stuck | (moved & (met | end)), _CHECK),
+                (unsure | (moved & risky & (told <= 0.99 * s.best_norm)), _PROVE),
+            )
+
+            # Attempts that came to nothing, and an end amid attempts, lead back to the best point.
+            worse = told > s.best_norm
+            if q.p is not None:  # ||r||_M never grows
+                worse = worse & ((s.phase != _CHECK) | (yz > 1.02 * q.phibar * q.phibar))
+            stopped = running & (status != Code.RUNNING) & ops.where(known, worse & no(met), looking | s.risky)
+            back = (lost | stopped) & (best_norm < math.inf)
+            idle = ops.where(gain, 0, s.idle + (drowned | (vain & doubt)))
+            told, reached = ops.where(back, best_norm, told), ops.where(back, best_model, reached)
+            return better, back, told, reached, best_norm, best_model, risky, inverses, idle, phase, status
+
+        usual = no(ops.any(no(usual & (claimed > s.threshold) & (steps < limit))))
+        better, back, norm, model, best_norm, best_model, *bounds, idle, phase, status = ops.branch(usual, go_on, judge)
+        (best,) = ops.branch(better, lambda y: (ops.copy(x),), lambda y: (y,), s.best)
         (x,) = ops.branch(back, lambda x, best: (ops.copy(best),), lambda x, best: (x,), x, best)
         if problem.x0 is not None:  # a start with a product out of range is given up for zero
             x = ops.mask(no(running & no(sound) & (best_norm == math.inf)), x)
-
-        turn, previous = ops.divide(1.0, beta), ops.mask(moved | hold, q.w)
-        after, anew = (beta, cs, sn, dbar, q.sn * beta, sn * q.phibar), (0.0, -1.0, 0.0, 0.0, 0.0, beta)
+        previous = ops.mask(moved | hold, q.w)
         recurrence = Recurrence(
             ops.select(hold, q.v, ops.scale(turn, y if z is None else z)),
             None if q.p is None else ops.select(hold, q.p, ops.scale(turn, y)),
             ops.select(hold, q.p_old, ops.mask(moved, q.v if q.p is None else q.p)),
             ops.select(hold, previous, w),
             ops.select(hold, w, previous),
-            *(ops.where(moved, a, ops.where(hold, b, c)) for a, b, c in zip(after, q[5:], anew, strict=True)),
+            *scalars,
         )
-        ascale, idle = ops.where(stepping, ascale, s.ascale), ops.where(gain, 0, s.idle + (drowned | (vain & doubt)))
-        norm, model = ops.where(back, best_norm, norm), ops.where(back, best_model, model)
-        found, bounds = (x, r, recurrence, best, best_norm, best_model), (risky, idle, anorm, inverses)
-        told, counts = (ascale, norm, model, s.threshold, s.scale), (phase, status, steps, s.products + running)
+        risky, inverses = bounds
         return MINRESState(
-            *found, *bounds, *told, *counts
-        )  # in order: replacing fields by name takes three times as long
+            x, r, recurrence, best, best_norm, best_model, risky, idle, anorm, inverses,
+            ascale, norm, model, s.threshold, s.scale, phase, status, steps, s.products + running,
+        )  # in order: replacing fields by name takes three times as long  # fmt: skip

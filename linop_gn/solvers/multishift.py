@@ -15,6 +15,10 @@ carried here as the ratio zeta' / zeta, which neither under- nor overflows. Sinc
 alpha_j = ||r_j||^2 / p_j.(A + sigma_j I) p_j, each system knows by itself whether
 its operator is positive definite, and goes on where the seed's is not.
 
+The vectors x_j and p_j are combinations of the seed's residuals. These are kept
+for some steps, and the coefficients beside them, so that what would be four passes
+over all x_j and p_j at each step are two matrix products once in a while.
+
 A system whose residual met the tolerance is left where it is. At the end each
 is verified by a product of its own: ``CONVERGED`` is a fact. As in CG the
 residual told is that of x, whatever the end: where rounding, 4 eps ||A|| ||x||,
@@ -49,9 +53,20 @@ class MultiShiftState(NamedTuple):
     """Vectors in units of ``scale``; scalars (m,) have an entry for each damping."""
 
     x: Vector
-    """(n, m)."""
+    """(n, m), and p: as they were when the block was last emptied; x_j and p_j are now::
+
+        x + gone p + block^T along        left p + block^T into"""
     p: Vector
-    """(n, m)."""
+    held: Scalar
+    """Whether the block was ever emptied: until then x and p are zero."""
+    block: Array
+    """Rows: the residuals of the seed since."""
+    count: Scalar
+    """How many these are."""
+    along: Array
+    into: Array
+    gone: Scalar
+    left: Scalar
     r: Vector
     """(n,): of the seed."""
     direction: Vector
@@ -148,7 +163,7 @@ class MultiShiftCG(Solver):
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         k, n, m = self.planned(steps), operator.domain.size, np.size(self.dampings)
-        memory, flops = (3 * m + 5) * n * bytes_each(operator), (10.0 + 6.0 * m) * n * k
+        memory, flops = (2 * m + 5 + _room(m, k)) * n * bytes_each(operator), (10.0 + 6.0 * m) * n * k
         return Cost(self.title, k if self.steps is not None else k + m, memory, flops, f"{k} steps for {m} dampings")
 
     def defect(self, operator: LinearOperator, rhs: Vector, x: Vector) -> Vector:
@@ -173,14 +188,20 @@ class MultiShiftCG(Solver):
         r, scale, _, _, finite = scaled_rhs(ops, b)
         rr = ops.dot(r, r)
         norm = ops.sqrt(rr)
-        p = ops.copy(xp.broadcast_to(xp.reshape(r, (-1, 1)), (b.shape[0], shifts.shape[0])))
-        one = ops.scalar(1.0, p)
+        x = ops.zeros_like(xp.broadcast_to(xp.reshape(r, (-1, 1)), (b.shape[0], shifts.shape[0])))
+        one, room = ops.scalar(1.0, x), _room(shifts.shape[0], self.limit(problem))
+        nothing = ops.table(room, one)
         threshold = threshold_of(ops, self, norm, scale, b)
-        status = ops.scalar(Code.RUNNING if self.limit(problem) else at_limit(self), p)
+        status = ops.scalar(Code.RUNNING if self.limit(problem) else at_limit(self), x)
         status = ops.where((norm <= threshold) & (one > 0), Code.CONVERGED, status)
         return MultiShiftState(
-            x=ops.zeros_like(p),
-            p=p,
+            x=x,
+            p=ops.zeros_like(x),
+            held=ops.scalar(False, b),
+            block=ops.store(ops.basis(b, room), 0, 1.0, r),
+            count=ops.scalar(1, b),
+            along=nothing,
+            into=ops.write(ops.table(room, one), 0, one),
             r=r,
             direction=ops.copy(r),
             rr=rr,
@@ -188,7 +209,7 @@ class MultiShiftCG(Solver):
             beta=ops.scalar(0.0, b),
             **alike("zeta ratio", one),
             residual=norm * one,
-            **alike("model path trial", 0.0 * one),
+            **alike("model path trial gone left", 0.0 * one),
             length=norm * one,
             size=norm,
             anorm=ops.scalar(0.0, b),
@@ -196,12 +217,12 @@ class MultiShiftCG(Solver):
             scale=scale,
             phase=ops.scalar(-1, b),
             status=ops.where(finite & (one > 0), status, Code.NONFINITE_INPUT),
-            **alike("claim steps", ops.scalar(0, p)),
+            **alike("claim steps", ops.scalar(0, x)),
             products=ops.scalar(0, b),
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: MultiShiftState) -> MultiShiftState:
-        xp, small = ops.namespace(), ops.small_namespace()
+        small = ops.small_namespace()
         shifts, least = self._shifts(ops, problem)
         index = small.arange(shifts.shape[0])
         running, no = ops.any(s.status == Code.RUNNING), ops.logical_not
@@ -247,11 +268,9 @@ class MultiShiftCG(Solver):
         taken = here & sound & (no(tried) | (true <= s.threshold))
         ratio, zeta = ops.where(moved, ratio, s.ratio), ops.where(moved, s.zeta * ratio, s.zeta)
         went = moved | (tried & taken)
-        x = ops.axpy(ops.where(went, stride, 0.0), s.p, s.x)
-        turn = ops.where(moved, beta * ratio * ratio, 1.0)
-        column = xp.reshape(ops.mask(sound, r), (-1, 1))
-        p = ops.axpby(ops.where(moved, zeta, 0.0), column, turn, s.p)
-        direction = ops.axpby(1.0, ops.mask(sound, r), ops.where(good, beta, 0.0), s.direction)
+        turn, stretch = ops.where(moved, beta * ratio * ratio, 1.0), ops.where(went, stride, 0.0)
+        newest = ops.mask(sound, r)
+        direction = ops.axpby(1.0, newest, ops.where(good, beta, 0.0), s.direction)
 
         norm = abs(zeta) * ops.sqrt(rr)
         length = ops.where(moved, ops.sqrt(norm * norm + (turn * s.length) ** 2), s.length)
@@ -264,7 +283,7 @@ class MultiShiftCG(Solver):
         end = steps >= self.limit(problem)
 
         def judge() -> tuple[Scalar, ...]:
-            fits, unfit = unfit_status(ops, ops.max_abs(x), s.scale, x)
+            fits, unfit = unfit_status(ops, ops.max_abs(v), s.scale, v)  # v is x where here
             status = verdict(
                 ops,
                 s.status,
@@ -286,10 +305,14 @@ class MultiShiftCG(Solver):
         # What waits for a product that verifies it gets one once no system moves.
         waiting = (status == Code.RUNNING) & (claim != Code.RUNNING)
         first = small.min(small.where(waiting, index, shifts.shape[0]))
-        verifying = no(ops.any((status == Code.RUNNING) & no(waiting))) & (first < shifts.shape[0])
+        ahead = ops.any((status == Code.RUNNING) & no(waiting))
+        verifying = no(ahead) & (first < shifts.shape[0])
         phase = ops.where(verifying, first, -1)
         s = s._replace(**where_new(ops, good, s, rr=rr, alpha=alpha, beta=beta, anorm=anorm))
-        s = s._replace(x=x, p=p, r=r, direction=direction, zeta=zeta, ratio=ratio, residual=residual, model=model)
+        s = s._replace(gone=s.gone + stretch * s.left, along=s.along + stretch * s.into)
+        s = _emptied(ops, s, (ahead & (s.count >= s.block.shape[0])) | (verifying & (s.count > 0)))
+        s = _prolonged(ops, s, newest, ops.where(moved, zeta, 0.0), turn, good & ahead)
+        s = s._replace(r=r, direction=direction, zeta=zeta, ratio=ratio, residual=residual, model=model)
         s = s._replace(length=length, path=path, trial=trial)
         return s._replace(claim=claim, phase=phase, status=status, steps=steps, products=s.products + running)
 
@@ -298,4 +321,49 @@ class MultiShiftCG(Solver):
         return Row(state.residual * state.scale, state.model * state.scale * state.scale)
 
     def answer(self, ops: Backend, problem: LinearProblem, state: MultiShiftState) -> Vector:
-        return ops.scale(state.scale, state.x)
+        return ops.scale(state.scale, _solutions(ops, state))
+
+
+def _room(m: int, limit: int) -> int:
+    """Rows of the block for m systems."""
+    return max(1, min(limit, max(m, 8)))
+
+
+def _solutions(ops: Backend, s: MultiShiftState) -> Vector:
+    """x_j now; consumes s.x."""
+
+    def onto(x: Vector) -> tuple[Vector]:
+        return (ops.deflate(s.block, -s.along, ops.axpy(s.gone, s.p, x), s.count),)
+
+    return ops.branch(s.held, onto, lambda x: (ops.combine(s.block, s.along, s.count),), s.x)[0]
+
+
+def _emptied(ops: Backend, s: MultiShiftState, full: Scalar) -> MultiShiftState:
+    """The state, with an empty block where it is ``full``."""
+
+    def empty(x: Vector, p: Vector) -> tuple[Any, ...]:
+        x = _solutions(ops, s)
+        (p,) = ops.branch(
+            s.held,
+            lambda p: (ops.deflate(s.block, -s.into, ops.scale(s.left, p), s.count),),
+            lambda p: (ops.combine(s.block, s.into, s.count),),
+            p,
+        )
+        return x, p, 0.0 * s.along, 0.0 * s.into, 0.0 * s.gone, 0.0 * s.left + 1.0, 0 * s.count
+
+    def leave(x: Vector, p: Vector) -> tuple[Any, ...]:
+        return x, p, s.along, s.into, s.gone, s.left, s.count
+
+    x, p, along, into, gone, left, count = ops.branch(full, empty, leave, s.x, s.p)
+    return s._replace(x=x, p=p, held=s.held | full, along=along, into=into, gone=gone, left=left, count=count)
+
+
+def _prolonged(
+    ops: Backend, s: MultiShiftState, r: Vector, zeta: Scalar, turn: Scalar, wanted: Scalar
+) -> MultiShiftState:
+    """The state with p_j <- zeta_j r + turn_j p_j, where wanted."""
+    place = ops.minimum(s.count, s.block.shape[0] - 1)
+    turn = ops.where(wanted, turn, 1.0)
+    into = ops.write(turn * s.into, place, ops.where(wanted, zeta, ops.lookup(s.into, place)))
+    block = ops.store(s.block, place, 1.0, ops.select(wanted, r, ops.row(s.block, place)))
+    return s._replace(block=block, into=into, left=turn * s.left, count=s.count + wanted)

@@ -134,3 +134,38 @@ def test_the_residual_of_what_underflows_is_that_of_the_column_returned(backend,
     np.testing.assert_allclose(np.asarray(solution.residual, float), true, rtol=1e-4)
     assert not any(s.succeeded and r > 1e-3 * np.linalg.norm(b) for s, r in zip(solution.status, true, strict=True))
     assert np.ndim(solution.products) == 0
+
+
+@pytest.mark.parametrize("steps", [7, 8, 9, 16, 17, 40])
+def test_iterates_are_those_of_each_alone_however_often_the_block_was_emptied(backend, steps):
+    spare(backend, steps == 17)
+    values, b = np.linspace(1.0, 50.0, 60), gaussian(1, 60)
+    A, B, dampings = lg.Diagonal(array(backend, values)), array(backend, b), [0.0, 3.0, 1e3]
+    together = lg.solve(A, B, lg.MultiShiftCG(dampings=dampings, steps=steps))
+    for j, damping in enumerate(dampings):
+        alone = lg.solve(lg.Damped(A, damping), B, lg.CG(steps=steps))
+        expected = host(backend, alone.x)
+        np.testing.assert_allclose(host(backend, together.x)[:, j], expected, rtol=0, atol=1e-11 * abs(expected).max())
+    for look in lg.steps(A, B, lg.MultiShiftCG(dampings=dampings, steps=steps)):
+        state = look.state
+    assert int(state.count) <= max(len(dampings), 8)
+
+
+def test_all_iterates_are_made_by_one_matrix_product_while_the_block_has_room(monkeypatch):
+    ops, made = lg.load("numpy"), []
+
+    def counted(name):
+        plain = getattr(type(ops), name)
+
+        def call(self, *args):
+            made.extend(name for x in args if getattr(x, "ndim", 0) == 2 and x.shape[0] == 100)
+            return plain(self, *args)
+
+        monkeypatch.setattr(type(ops), name, call, raising=False)
+
+    for name in ("combine", "axpy", "axpby", "deflate"):
+        counted(name)
+    combine, dampings = type(ops).combine, np.logspace(-2, 1, 20)
+    monkeypatch.setattr(type(ops), "combine", lambda *args: made.append("combine") or combine(*args))
+    lg.solve(lg.Diagonal(np.linspace(1.0, 9.0, 100)), np.ones(100), lg.MultiShiftCG(dampings=dampings, steps=20))
+    assert made == ["combine"]

@@ -77,6 +77,8 @@ class Bases(Kit):
         left = self.ops.deflate(basis, small[:, 0], self.ops.copy(X), count)
         self.same_kind(left, X, "deflate")
         agree(self.host(left), x - rows.T @ used[:, 0], slack, "deflate")
+        left = self.ops.deflate(basis, small, columns, count)
+        agree(self.host(left), np.zeros((SIZE, 3)), 2 * slack, "deflate of columns")
         for i, row in enumerate(rows):
             agree(self.host(self.ops.row(basis, i)), row, 0.0, f"row {i} after it was combined")
 

@@ -91,3 +91,26 @@ def test_empty_vectors_have_an_inner_product():
 def test_long_single_precision_sums_keep_their_digits():
     x = np.full(2_000_000, 0.1, "float32")
     assert ops.dot(x, x) == pytest.approx(float(x[0]) ** 2 * len(x), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", sorted(EPS))
+def test_the_largest_entry_of_any_sign_and_of_none(dtype):
+    x = np.array([[1.0, -3.0, 0.0], [-2.0, 3.0, -0.0]], dtype)
+    assert ops.max_abs(x).tolist() == [2.0, 3.0, 0.0]
+    assert [ops.max_abs(column) for column in x.T] == [2.0, 3.0, 0.0]
+    assert math.copysign(1.0, ops.max_abs(-np.zeros(2, dtype))) == 1.0
+    for bad in (math.nan, math.inf, -math.inf):
+        x[1, 1] = bad
+        np.testing.assert_equal(ops.max_abs(x), [2.0, abs(bad), 0.0])
+        np.testing.assert_equal(ops.max_abs(x[:, 1]), abs(bad))
+
+
+def test_long_columns_that_lie_one_after_the_other_are_updated_one_by_one():
+    rng = np.random.default_rng(0)
+    x, y = (np.asfortranarray(rng.standard_normal((2000, 3))) for _ in range(2))
+    for factor in (0.5, np.array([2.0, 0.0, -1.0])):
+        expected, given = factor * x + y, y.copy(order="F")
+        assert ops.axpy(factor, x, given) is given
+        np.testing.assert_allclose(given, expected, rtol=0, atol=1e-15)
+    x[7, 1] = math.nan
+    assert np.isnan(ops.axpy(np.array([2.0, 0.0, -1.0]), x, y)[7, 1])
