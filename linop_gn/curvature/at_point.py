@@ -37,6 +37,8 @@ from ..protocols import Scalar, Tree, Vector
 from ..records import Partial, fields, fill, rebuild, record, static
 from ..spaces import Space
 from .checks import require_one_process
+from .layers.blocks import LayerBlocks, block_factors, covered, pays
+from .layers.rows import layers_at
 from .objective import Objective
 from .partition import Blocks, LeafBlock, partition
 from .pieces import (
@@ -57,6 +59,9 @@ from .point import Point
 from .term import outputs_of
 
 __all__ = ["GGN", "AtPoint", "BlockGGN", "Hessian", "Jacobian", "LossHessian", "Products", "as_point", "block_products"]
+
+_LAYERS = 4
+"""Blocks from which on layers may pay."""
 
 
 @record
@@ -289,6 +294,39 @@ class BlockGGN(AtPoint):
     @property
     def product(self) -> Partial[Vector]:  # type: ignore[override]
         return Partial(each_block, tuple(block.leaves for block in self.blocks))
+
+    def _prepare(self) -> LinearOperator:
+        made = None if self.host else self._by_layers()
+        return super()._prepare() if made is None else with_l2(made, self._l2)
+
+    def _by_layers(self) -> LinearOperator | None:
+        """Products from the model's layers, where they take much fewer flops than on the graph; None elsewhere."""
+        point, blocks = self.point, tuple(block.leaves for block in self.blocks)
+        loss, ops = point.objective.loss, self.backend
+        if len(blocks) < _LAYERS or self.reduction is not None or loss is None or loss.autodiff or not loss.convex:
+            return None
+        found = layers_at(point, Partial(pays, blocks))
+        if found is None or not (places := covered(blocks, found.places, found.left)):
+            return None
+        apart = found.apart
+        if ops.is_concrete(apart):
+            if not ops.read(apart):
+                return None
+            apart = None
+        outside = tuple(leaves for number, leaves in enumerate(blocks) if number not in places)
+        graph = self._products() if outside or apart is not None else None
+        others = fields(graph) | {"product": Partial(each_block, outside)} if graph and outside else None
+        return LayerBlocks(
+            ops.call(Partial(block_factors, self.domain, tuple(map(tuple, places.values()))), found),
+            point.linearized().scale,
+            None if others is None else rebuild(Products, others),
+            graph if apart is not None else None,
+            apart,
+            tuple(tuple(found.places[k] for k in own) for own in places.values()),
+            self.domain,
+            self.psd,
+            self.partition,
+        )
 
     @property
     def partition(self) -> Partition | None:

@@ -14,11 +14,15 @@ Then e is rounding and is dropped, and what is left is the direction of EGN
 e is what remains, and steps of iterative refinement follow until the residual,
 recomputed with a product, meets the tolerance.
 
-K = W W^T is formed from the rows of W, m products with J^T and a matrix product
-of 2 m^2 n flops, or column by column, m products with J^T and J. For dense layers
-a product with J takes 4 n flops for each example, so that the second way takes
-less as soon as there are several classes, and never holds m n numbers. The first
-is quicker where all is small. Or K is not formed, and a solver takes its products.
+K = W W^T is formed layer by layer from what the layers are given and the derivatives
+in what they make (:mod:`linop_gn.curvature.layers`): as many passes backward as an
+example has outputs, five gradients in all for 32 examples and 10 classes. It is made
+once for a point, whatever dampings are tried there. Where a model has no such layers,
+or its examples enter each other's outputs, K is formed from the rows of W, m products
+with J^T and a matrix product of 2 m^2 n flops, or column by column, m products with
+J^T and J: that takes less as soon as there are several classes, and never holds m n
+numbers; the first is quicker where all is small. Or K is not formed, and a solver
+takes its products.
 """
 
 from __future__ import annotations
@@ -27,8 +31,8 @@ import math
 from typing import Any, ClassVar, NamedTuple
 
 from ..arguments import known_float, whole
-from ..curvature.at_point import GGN, Products, WithDiagonal
-from ..curvature.gram import Gram, Root, require_root, root_gradient, root_of
+from ..curvature.at_point import GGN, Products, WithDiagonal, with_l2
+from ..curvature.gram import Gram, Root, gram_matrix, keeps_rows, require_root, root_gradient, root_of
 from ..curvature.pieces import ggn
 from ..operators.base import LinearOperator
 from ..operators.congruence import Congruence
@@ -36,7 +40,7 @@ from ..operators.damped import Damped, undamped
 from ..operators.dense import Dense
 from ..operators.low_rank import LowRank
 from ..protocols import Array, Backend, Scalar, Vector
-from ..records import rebuild, record, replace, static
+from ..records import fields, rebuild, record, replace, static
 from ..run.status import Code, verdict
 from ..spaces import Space
 from .base import Cost, Solver, bytes_each
@@ -47,8 +51,6 @@ from .served import inner_solve
 __all__ = ["GramSolve", "GramState"]
 
 
-_SMALL = 2**22
-"""Entries of W up to which its rows are kept by default: there a matrix product is quicker than m calls."""
 _ROUNDING = 64.0
 """What is left of a right-hand side beside the gradient's multiple counts as rounding below so many round-offs."""
 
@@ -83,14 +85,23 @@ class GramState(NamedTuple):
 
 
 @record
+class WithGram(Products):
+    """A Gauss-Newton operator with its K."""
+
+    gram: Any = None
+
+
+@record
 class GramSolve(Solver):
     """(G + damping I)^-1 b in the space of the outputs, for ``lg.Damped(lg.GGN(objective, params), damping)``.
 
     Of U M U^T + damping I (:class:`lg.LowRank`) W is M^(1/2) U^T, which is there: no product makes K.
 
-    Forming K takes a product for each output (example x class): it pays where CG would take more steps than the
-    batch has outputs, or where several right-hand sides share it. ``lg.cost`` tells. With ``solver=lg.CG()`` there
-    are as many products as CG on G takes, and shorter vectors.
+    K is formed layer by layer where the model has layers, which takes a pass backward for each number that an example
+    puts out; it belongs to the operator then, and is made once for all dampings and right-hand sides. Else forming K
+    takes a product for each output (example x class): that pays where CG would take more steps than the batch has
+    outputs, or where several right-hand sides share it. ``lg.cost`` tells. With ``solver=lg.CG()`` there are as many
+    products as CG on G takes, and shorter vectors.
 
     Parameters
     ----------
@@ -102,14 +113,15 @@ class GramSolve(Solver):
         None: Cholesky factorisation of the matrix K. Otherwise a solver for products with K, such as
         ``lg.CG(rtol=1e-6)``.
     rows
-        Whether K is formed from the rows of W, which are then kept, (m, n), rather than column by column. None: where
-        m n <= 2^22. Rows suit models whose products cost much more than 4 n flops an example (convolutions).
+        None: K is formed layer by layer, where that can be. Otherwise, True: from the rows of W, which are then kept,
+        (m, n); False: column by column; and None takes rows where m n <= 2^22.
     most_bytes
         Memory for K (m, m), which is otherwise refused.
 
     Notes
     -----
-    ``products`` counts a pair of products with J and J^T, or one with J^T alone, as one.
+    ``products`` counts a pair of products with J and J^T, or one with J^T alone, as one. A K that is formed layer by
+    layer is part of the operator, as its linearisation is, and is not counted.
 
     >>> import numpy as np, linop_gn as lg
     >>> x = np.array([[1.0, 2.0, 3.0], [3.0, 4.0, 6.0]])
@@ -185,6 +197,25 @@ class GramSolve(Solver):
                 "more parameters than outputs. Use lg.Damped(G, damping), or lg.MINRES for the undamped system."
             )
 
+    def prepared(self, operator: LinearOperator) -> LinearOperator:
+        """With K, where the model's layers make it."""
+        if isinstance(operator, Damped):
+            return rebuild(Damped, fields(operator) | {"operator": self.prepared(operator.operator)})
+        made = operator.prepare()
+        asked_for = self.solver is None and self.rows is None
+        if not (asked_for and isinstance(operator, GGN)) or operator.host or operator.reduction is not None:
+            return made
+        inner, l2 = undamped(made)
+        if not isinstance(inner, Products) or len(getattr(l2, "shape", ())):
+            return made
+        m, loss = sum(math.prod(piece.outputs.shape) for piece in inner.pieces), operator.point.objective.loss
+        if loss is None or loss.autodiff or not loss.convex or m * m * bytes_each(operator) > self.most_bytes:
+            return made
+        K = gram_matrix(operator, operator.point)
+        if K is None:
+            return made
+        return with_l2(rebuild(WithGram, fields(inner) | {"gram": K}), operator.point.objective.l2_in(operator.domain))
+
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         ready: Any = undamped(_inner(operator)[0].prepare())[0]
         n, width = operator.domain.size, bytes_each(operator)
@@ -199,7 +230,7 @@ class GramSolve(Solver):
             k = self.solver.planned(steps)
             return Cost("GramSolve, CG", k + 4, (7 * m + 6 * n) * width, 10.0 * m * k, f"{k} steps with {m} outputs")
         cholesky = m**3 / 3.0
-        if _keeps_rows(self.rows, m, n):
+        if keeps_rows(self.rows, m, n):
             memory, flops = (2 * m * n + 3 * m * m + 4 * n) * width, 2.0 * m * m * n + cholesky
             return Cost("GramSolve, Cholesky", m + 1, memory, flops, f"{m} outputs; J^T alone")
         return Cost("GramSolve, Cholesky", m + 2, (5 * m * m + 6 * n) * width, cholesky, f"{m} outputs; J and J^T")
@@ -268,11 +299,6 @@ def _judged(ops: Backend, problem: LinearProblem, x: Vector, scale: Scalar) -> t
     return r, ops.sqrt(ops.dot(r, r)), -0.5 * ops.dot(x, both)
 
 
-def _keeps_rows(rows: bool | None, m: int, n: int) -> bool:
-    """Whether the rows of W (m, n) are kept: as was asked for, or by size."""
-    return m * n <= _SMALL if rows is None else rows
-
-
 def _factored_by(
     ops: Backend, operator: LinearOperator, dense: bool, rows: bool | None, most_bytes: int
 ) -> tuple[Factored, Scalar, int]:
@@ -281,8 +307,10 @@ def _factored_by(
     shift, W, factor, spent = ops.item(ops.detach(damping)), None, None, 1
     good: Any = True
     if dense:
-        W, K = _matrix(ops, root, rows, most_bytes)
+        known = _known_gram(operator)
+        W, K = _matrix(ops, root, rows, most_bytes) if known is None else (None, ops.copy(known))
         xp, m, spent = ops.namespace(), root.shape[0], 0 if isinstance(root, Dense) else root.shape[0]
+        spent = spent if known is None else 1
         trace = ops.item(xp.sum(xp.linalg.diagonal(K)))
         shift = ops.maximum(shift, 2.0 * ops.eps(K) * trace)
         factor, good = ops.cholesky(ops.axpy(shift, ops.identity(m, K), K))
@@ -294,7 +322,7 @@ def _factored_by(
 
 def _matrix(ops: Backend, root: Root | Dense, rows: bool | None, most_bytes: int) -> tuple[Array | None, Array]:
     """W, where there is room for it, and K."""
-    m, n = root.shape
+    m = root.shape[0]
     size = m * m * bytes_each(root.T)
     if root.codomain.dtype not in ("float32", "float64"):
         raise ValueError(f"GramSolve: outputs of {root.codomain.dtype} cannot be factored; use float32, or lg.CG.")
@@ -305,10 +333,13 @@ def _matrix(ops: Backend, root: Root | Dense, rows: bool | None, most_bytes: int
         )
     if isinstance(root, Dense):
         return root.matrix, root.matrix @ root.matrix.T
-    if _keeps_rows(rows, m, n):
-        W = ops.cast(root.rows(), root.codomain.dtype)
-        return W, W @ W.T
-    return None, Gram.of(root).matmat(ops.identity(m, root.codomain.zeros()))
+    return root.gram(rows)
+
+
+def _known_gram(operator: LinearOperator) -> Array | None:
+    """K, where the operator was prepared with it, and is in no other units."""
+    inner, units, _ = _inner(operator)
+    return getattr(undamped(inner)[0], "gram", None) if units is None else None
 
 
 def _solve_with(ops: Backend, operator: LinearOperator, f: Factored, solver: Any, r: Vector) -> tuple[Vector, Any]:
@@ -320,7 +351,13 @@ def _solve_with(ops: Backend, operator: LinearOperator, f: Factored, solver: Any
     large = ops.dot(e, e) > (_ROUNDING * ops.eps(r)) ** 2 * ops.dot(r, r)
     e = ops.mask(large, e)
     inverse = ops.divide(1.0, f.shift)
-    rhs = ops.axpby(alpha, q, -inverse, _push(root, f.rows, e))
+    (rhs,) = ops.branch(
+        ops.any(large),
+        lambda e, q: (ops.axpby(alpha, q, -inverse, _push(root, f.rows, e)),),
+        lambda e, q: (ops.scale(alpha, ops.copy(q)),),
+        e,
+        q,
+    )
     spent: Any = int(f.rows is None)
     if f.factor is not None:
         y = ops.cholesky_solve(f.factor, rhs)
