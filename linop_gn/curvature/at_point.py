@@ -37,7 +37,7 @@ from ..protocols import Scalar, Tree, Vector
 from ..records import Partial, fields, fill, rebuild, record, static
 from ..spaces import Space
 from .checks import require_one_process
-from .layers.blocks import LayerBlocks, block_factors, covered, pays
+from .layers.blocks import LayerBlocks, block_factors, covered, cut, pays
 from .layers.rows import layers_at
 from .objective import Objective
 from .partition import Blocks, LeafBlock, partition
@@ -306,7 +306,11 @@ class BlockGGN(AtPoint):
         if len(blocks) < _LAYERS or self.reduction is not None or loss is None or loss.autodiff or not loss.convex:
             return None
         found = layers_at(point, Partial(pays, blocks))
-        if found is None or not (places := covered(blocks, found.places, found.left)):
+        if found is None:
+            return None
+        found = cut(blocks, found)
+        places = covered(blocks, found.places, found.left)
+        if not places:
             return None
         apart = found.apart
         if ops.is_concrete(apart):

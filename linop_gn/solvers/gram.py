@@ -33,6 +33,7 @@ from typing import Any, ClassVar, NamedTuple
 from ..arguments import known_float, whole
 from ..curvature.at_point import GGN, Products, WithDiagonal, with_l2
 from ..curvature.gram import Gram, Root, gram_matrix, keeps_rows, require_root, root_gradient, root_of
+from ..curvature.layers.rows import told_at
 from ..curvature.pieces import ggn
 from ..operators.base import LinearOperator
 from ..operators.congruence import Congruence
@@ -202,19 +203,24 @@ class GramSolve(Solver):
         if isinstance(operator, Damped):
             return rebuild(Damped, fields(operator) | {"operator": self.prepared(operator.operator)})
         made = operator.prepare()
-        asked_for = self.solver is None and self.rows is None
-        if not (asked_for and isinstance(operator, GGN)) or operator.host or operator.reduction is not None:
+        inner = undamped(made)[0]
+        if not (self._asks_layers(operator) and isinstance(operator, GGN) and isinstance(inner, Products)):
             return made
-        inner, l2 = undamped(made)
-        if not isinstance(inner, Products) or len(getattr(l2, "shape", ())):
-            return made
-        m, loss = sum(math.prod(piece.outputs.shape) for piece in inner.pieces), operator.point.objective.loss
-        if loss is None or loss.autodiff or not loss.convex or m * m * bytes_each(operator) > self.most_bytes:
-            return made
-        K = gram_matrix(operator, operator.point)
+        m = sum(math.prod(piece.outputs.shape) for piece in inner.pieces)
+        K = None if m * m * bytes_each(operator) > self.most_bytes else gram_matrix(operator, operator.point)
         if K is None:
             return made
         return with_l2(rebuild(WithGram, fields(inner) | {"gram": K}), operator.point.objective.l2_in(operator.domain))
+
+    def _asks_layers(self, operator: LinearOperator) -> bool:
+        """Whether K is to be formed layer by layer, if the model has layers."""
+        if self.solver is not None or self.rows is not None or not isinstance(operator, GGN) or operator.host:
+            return False
+        loss = operator.point.objective.loss
+        return loss is not None and not loss.autodiff and loss.convex and operator.reduction is None
+
+    def _by_layers(self, operator: LinearOperator) -> Any:
+        return told_at(operator.point) if self._asks_layers(operator) and isinstance(operator, GGN) else None
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         ready: Any = undamped(_inner(operator)[0].prepare())[0]
@@ -230,6 +236,11 @@ class GramSolve(Solver):
             k = self.solver.planned(steps)
             return Cost("GramSolve, CG", k + 4, (7 * m + 6 * n) * width, 10.0 * m * k, f"{k} steps with {m} outputs")
         cholesky = m**3 / 3.0
+        told = self._by_layers(_inner(operator)[0])
+        if told is not None:
+            held = (told.numbers + 3 * m * m + 6 * n) * width
+            flops, note = 2.0 * m * m * told.width + cholesky, f"{m} outputs; by layers"
+            return Cost("GramSolve, Cholesky", told.passes + 3, held, flops, note)
         if keeps_rows(self.rows, m, n):
             memory, flops = (2 * m * n + 3 * m * m + 4 * n) * width, 2.0 * m * m * n + cholesky
             return Cost("GramSolve, Cholesky", m + 1, memory, flops, f"{m} outputs; J^T alone")
@@ -292,11 +303,11 @@ class GramSolve(Solver):
 
 
 def _judged(ops: Backend, problem: LinearProblem, x: Vector, scale: Scalar) -> tuple[Vector, Scalar, Scalar]:
-    """b - A x in units of ``scale``, its norm, and the model -1/2 x^T (b + r): one product."""
-    inverse = ops.divide(1.0, scale)
-    r = ops.axpby(inverse, problem.rhs, -1.0, problem.operator.apply(x))
-    both = ops.axpby(inverse, problem.rhs, 1.0, ops.copy(r))
-    return r, ops.sqrt(ops.dot(r, r)), -0.5 * ops.dot(x, both)
+    """r = b - A x in units of ``scale``, its norm, and the model -x^T r - 1/2 x^T A x: one product."""
+    Ax = problem.operator.apply(x)
+    curvature = ops.dot(x, Ax)
+    r = ops.axpby(ops.divide(1.0, scale), problem.rhs, -1.0, Ax)
+    return r, ops.sqrt(ops.dot(r, r)), -ops.dot(x, r) - 0.5 * curvature
 
 
 def _factored_by(
@@ -349,15 +360,13 @@ def _solve_with(ops: Backend, operator: LinearOperator, f: Factored, solver: Any
     alpha = ops.divide(ops.dot(t, r), f.tt)
     e = ops.axpy(-alpha, t, ops.copy(r))
     large = ops.dot(e, e) > (_ROUNDING * ops.eps(r)) ** 2 * ops.dot(r, r)
-    e = ops.mask(large, e)
+    some = ops.any(large)
     inverse = ops.divide(1.0, f.shift)
-    (rhs,) = ops.branch(
-        ops.any(large),
-        lambda e, q: (ops.axpby(alpha, q, -inverse, _push(root, f.rows, e)),),
-        lambda e, q: (ops.scale(alpha, ops.copy(q)),),
-        e,
-        q,
-    )
+
+    def with_rest(e: Vector, q: Vector) -> tuple[Vector]:
+        return (ops.axpby(alpha, q, -inverse, _push(root, f.rows, ops.mask(large, ops.copy(e)))),)
+
+    (rhs,) = ops.branch(some, with_rest, lambda e, q: (ops.scale(alpha, ops.copy(q)),), e, q)
     spent: Any = int(f.rows is None)
     if f.factor is not None:
         y = ops.cholesky_solve(f.factor, rhs)
@@ -367,7 +376,9 @@ def _solve_with(ops: Backend, operator: LinearOperator, f: Factored, solver: Any
         linear = LinearProblem(K, rhs, None, given(K) if isinstance(given, Recipe) else given)
         inner = inner_solve(ops, solver, linear)
         y, spent = inner.x, spent + inner.products
-    return ops.axpy(inverse, e, _pull(root, f.rows, y)), spent
+    x = _pull(root, f.rows, y)
+    (x,) = ops.branch(some, lambda e, x: (ops.axpy(inverse, ops.mask(large, e), x),), lambda e, x: (x,), e, x)
+    return x, spent
 
 
 def _inner(operator: LinearOperator) -> tuple[LinearOperator, Vector | None, Scalar]:

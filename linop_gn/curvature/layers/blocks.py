@@ -18,11 +18,11 @@ from ...operators.base import LinearOperator
 from ...operators.partition import Partition
 from ...operators.places import Place, assembled
 from ...protocols import Array, Scalar, Vector
-from ...records import record, static
+from ...records import record, replace, static
 from ...spaces import Space
-from .rows import Examples, Layers
+from .rows import Examples, Layers, Share
 
-__all__ = ["LayerBlocks", "block_factors", "covered", "pays"]
+__all__ = ["LayerBlocks", "block_factors", "covered", "cut", "pays"]
 
 _ENTRIES = 1 << 22
 """Numbers in the rows of a weight up to which they are formed, or so many times those that they are made of."""
@@ -134,17 +134,31 @@ def _apart(place: Place) -> list[Place]:
     return whole if place.bias is None else [*whole, Place(place.name, place.bias, len(place.bias.shape) - 1)]
 
 
+def cut(blocks: tuple[tuple[int, ...], ...], layers: Layers) -> Layers:
+    """The rows with each bias by itself whose weight is in another of the blocks of leaves."""
+    of_leaf = {leaf: number for number, leaves in enumerate(blocks) for leaf in leaves}
+    torn = [k for k, p in enumerate(layers.places) if len({of_leaf[view.leaf] for view in p.views}) > 1]
+    places, made = list(layers.places), list(zip(layers.shares, layers.moving, layers.fixed, strict=True))
+    for k in torn:
+        mine = [(m, f) for share, m, f in made if share.block == k]
+        made = [(share, m, f[..., :-1] if share.block == k else f) for share, m, f in made]
+        places[k], bias = _apart(places[k])
+        made += [(Share(len(places), False), m, f[..., -1:]) for m, f in mine]
+        places.append(bias)
+    shares, moving, fixed = zip(*made, strict=True)
+    return replace(layers, shares=shares, moving=moving, fixed=fixed, places=tuple(places))
+
+
 def covered(
     blocks: tuple[tuple[int, ...], ...], places: tuple[Place, ...], left: tuple[int, ...]
 ) -> dict[int, list[int]]:
     """The places in each of the blocks of leaves that lies in layers alone, by the number of the block."""
     of_leaf = {leaf: number for number, leaves in enumerate(blocks) for leaf in leaves}
-    homes = [{of_leaf[view.leaf] for view in place.views} for place in places]
-    torn = {number for home in homes if len(home) > 1 for number in home} | {of_leaf[leaf] for leaf in left}
+    outside = {of_leaf[leaf] for leaf in left}
     found: dict[int, list[int]] = {}
-    for index, home in enumerate(homes):
-        (number, *_) = home
-        if number not in torn:
+    for index, place in enumerate(places):
+        number = of_leaf[place.weight.leaf]
+        if number not in outside:
             found.setdefault(number, []).append(index)
     return found
 

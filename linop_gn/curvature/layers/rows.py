@@ -31,7 +31,7 @@ from ..term import Term
 from .batch import Batch, hessian_of, observed
 from .layout import Plan, Settings
 
-__all__ = ["Examples", "Layers", "Share", "examples", "has_layers", "layers", "layers_at"]
+__all__ = ["Examples", "Layers", "Share", "examples", "has_layers", "layers", "layers_at", "told_at"]
 
 _SETTINGS = Settings("expand", 1 << 62)  # no factor is a diagonal
 _EXACT = ("float32", "float64")
@@ -256,6 +256,45 @@ def layers_at(point: Point, worth: Callable[[Examples], bool] | None = None) -> 
     if not has_layers(point):
         return None
     return joined(point.space.backend.namespace(), point.gathered(Partial(layers, worth)).pieces)
+
+
+@record
+class Told:
+    """What rows by layers take; no arrays."""
+
+    passes: int = static()
+    """Backward."""
+    width: int = static()
+    """Of all layers together: outputs of those with one position, numbers in the weights of the others."""
+    numbers: int = static()
+    """In the factors."""
+    stacked: bool = static(default=False)
+
+
+def told_at(point: Point) -> Told | None:
+    """What :func:`layers_at` would take, from a pass forward alone; None where there are no layers."""
+    if not has_layers(point):
+        return None
+    pieces = point.gathered(_told).pieces
+    if not pieces or any(piece is None for piece in pieces):
+        return None
+    return Told(pieces[0].passes, pieces[0].width, sum(piece.numbers for piece in pieces))
+
+
+def _told(term: Term, x: Vector) -> tuple[Any, Told | None]:
+    made = examples(term, x)
+    if made is None:
+        return (None, None, term.weight(term.outputs_at(x))), None
+    weight, C = term.weight(made.batch.made.outputs), made.columns
+    if made.batch.made.mixes:
+        return (None, None, weight), None
+    width = numbers = 0
+    for share, fixed in zip(made.shares, made.fixed(), strict=True):
+        size = fixed.shape[0] * math.prod(_rows_of(made, share, fixed))
+        width += math.prod(made.plans[share.block].place.sizes) if fixed.shape[2] > 1 else size // fixed.shape[1]
+        numbers += C * size + math.prod(fixed.shape)
+    rest = made.batch.examples * C if made.rest else 0
+    return (None, None, weight), Told(C + 1 + rest, width, numbers)
 
 
 def joined(xp: Any, pieces: tuple[Layers | None, ...]) -> Layers | None:
