@@ -1,15 +1,19 @@
 """PyTorch: what products and Gauss-Newton steps cost, in multiples of one gradient, beside curvlinops.
 
     python benchmarks/bench_torch_curvature.py [--rounds 15] [--save]
+    python benchmarks/bench_torch_curvature.py --few [--rounds 15] [--save]
 
 One gradient is loss and backward on the same batch. A Gauss-Newton step is the
-gradient, the set-up of the operator and 20 CG iterations on the damped GGN.
+gradient, the set-up of the operator and 20 CG iterations on the damped GGN. With
+``--few``, what few outputs allow: 32 examples and ten classes by a Gram step, and
+products with nine diagonal blocks.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -171,18 +175,74 @@ def _math(case: Callable[[], Any]) -> Callable[[], Any]:
     return run
 
 
+def few_outputs() -> dict[str, dict[str, Callable[[], Any]]]:
+    """A step in the space of 320 outputs, and products with nine blocks by layers and on the graph."""
+    torch.manual_seed(0)
+    mlp = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
+    deep = nn.Sequential(*(m for a, b in pairwise([784, *[256] * 8, 10]) for m in (nn.Linear(a, b), nn.Tanh())))[:-1]
+    return {"Gram step, 32 examples x 10": gram_cases(mlp), "nine blocks, 256 examples x 10": block_cases(deep)}
+
+
+def fit_of(net: nn.Module, count: int) -> tuple[dict[str, Any], Callable[[], lg.Objective], Callable[[], Any]]:
+    """Parameters, a function that makes an objective anew, and one of a plain gradient."""
+    x, y, params = torch.randn(count, 784), torch.randint(10, (count,)), dict(net.named_parameters())
+    plain = nn.CrossEntropyLoss()
+    return (
+        params,
+        lambda: lg.Objective(net, lg.losses.CrossEntropy(), (x, y)),
+        lambda: torch.autograd.grad(plain(net(x), y), list(params.values())),
+    )
+
+
+def gram_cases(net: nn.Module) -> dict[str, Callable[[], Any]]:
+    """A step from K, and what it is made of."""
+    params, made, gradient = fit_of(net, 32)
+    point = made().at(params)
+
+    def step(solver: Any) -> Any:
+        fresh = made()
+        return lg.solve(lg.Damped(lg.GGN(fresh, params), 1e-2), fresh.gradient(params), solver)
+
+    return {
+        "gradient": gradient,
+        "linearise and gradient": lambda: made().gradient(params),
+        "K by layers": lambda: lg.Gram(point).known_matrix(),
+        "Gram step": lambda: step(lg.GramSolve()),
+        f"{STEPS} steps of CG": lambda: step(lg.CG(steps=STEPS)),
+    }
+
+
+def block_cases(net: nn.Module) -> dict[str, Callable[[], Any]]:
+    """Products with blocks."""
+    params, made, gradient = fit_of(net, 256)
+    B = lg.BlockGGN(made(), params, blocks="layer")
+    by_layers, graph, G, v = B.prepare(), B._products(), lg.GGN(B.point).prepare(), B.domain.random(0)
+    return {
+        "gradient": gradient,
+        "GGN product": lambda: G.matvec(v),
+        "block product by layers": lambda: by_layers.matvec(v),
+        "block product on the graph": lambda: graph.matvec(v),
+        "linearise, and layers": lambda: lg.BlockGGN(made(), params, blocks="layer").prepare(),
+    }
+
+
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-peers", action="store_true", help="leave curvlinops out")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/torch_curvature.json")
+    parser.add_argument("--few", action="store_true", help="what few outputs allow, and nothing else")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/torch_curvature.json, or ..._few")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     console, results = Console(), {}
-    for name, (model, x, y) in networks().items():
-        timings = interleaved(cases(model, x, y, not options.no_peers), options.rounds)
+    if options.few:
+        tables = few_outputs()
+    else:
+        tables = {name: cases(*network, not options.no_peers) for name, network in networks().items()}
+    for name, timed in tables.items():
+        timings = interleaved(timed, options.rounds)
         table = Table("", "multiples of a gradient", "quartiles", "ms", title=name)
         results[name] = {}
         for case in timings:
@@ -191,7 +251,7 @@ def main() -> None:
             results[name][case] = {"gradients": ratio, "quartiles": [low, high], "seconds": timings.median(case)}
         console.print(table)
     if options.save:
-        console.print(f"saved to {save('torch_curvature', results)}")
+        console.print(f"saved to {save('torch_curvature_few' if options.few else 'torch_curvature', results)}")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from .curvature import (
     LossHessian,
     MissingDerivativeError,
     Objective,
+    gradient_norms,
     losses,
 )
 from .curve_fit import curve_fit
@@ -211,6 +212,7 @@ __all__ = [
     "eigsh",
     "frobenius_norm",
     "from_scipy",
+    "gradient_norms",
     "inverse",
     "inverse_quadratic",
     "jensen_shannon",

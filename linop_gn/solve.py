@@ -221,4 +221,4 @@ def _linear(
             inner = inner if isinstance(inner, LinearOperator) else inner(A)
             require_fit(inner, A)
             method = replace(method, preconditioner=None)  # the problem has it now
-        return method, LinearProblem(A, rhs, start, inner).prepare(), leave
+        return method, LinearProblem(method.prepared(A), rhs, start, inner).prepare(), leave

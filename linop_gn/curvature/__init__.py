@@ -5,6 +5,7 @@ from .at_point import GGN, BlockGGN, Hessian, Jacobian, LossHessian
 from .fisher import EmpiricalFisher, Fisher
 from .gram import Gram
 from .kfac import EKFAC, KFAC
+from .norms import gradient_norms
 from .objective import Objective
 from .point import Point
 from .supplied import MissingDerivativeError
@@ -23,5 +24,6 @@ __all__ = [
     "MissingDerivativeError",
     "Objective",
     "Point",
+    "gradient_norms",
     "losses",
 ]

@@ -23,13 +23,18 @@ from ..records import Partial, fill, memo, rebuild, record, static
 from ..spaces import Space
 from .at_point import as_point
 from .checks import require_one_process
+from .layers.gram import gram
+from .layers.rows import Layers, layers_at
 from .losses import Loss, SquaredError
 from .objective import Objective
 from .pieces import Piece, flat_outputs, kept, like_outputs, together
 from .point import Point
 from .terms import Terms
 
-__all__ = ["Gram", "Root", "require_root", "root_gradient", "root_of"]
+__all__ = ["Gram", "Root", "gram_matrix", "keeps_rows", "require_root", "root_gradient", "root_of"]
+
+_SMALL = 2**22
+"""Entries of W up to which its rows are kept by default: there a matrix product is quicker than m calls."""
 
 
 @record
@@ -70,6 +75,14 @@ class Root(LinearOperator):
     def rows(self) -> Array:
         """W as an array (m, n): m products with J^T."""
         return self.rmatmat(self.backend.identity(self.codomain.size, self.codomain.zeros())).T
+
+    def gram(self, rows: bool | None = None) -> tuple[Array | None, Array]:
+        """W, if its ``rows`` are kept (None: where m n <= 2^22), and K (m, m): from these, or column by column."""
+        ops, (m, n) = self.backend, self.shape
+        if not keeps_rows(rows, m, n):
+            return None, Gram.of(self).matmat(ops.identity(m, self.codomain.zeros()))
+        W = ops.cast(self.rows(), self.codomain.dtype)
+        return W, W @ W.T
 
 
 @record
@@ -130,6 +143,45 @@ class Gram(LinearOperator):
     @property
     def together(self) -> int:
         return self.root.together
+
+    def known_matrix(self) -> Array | None:
+        """K (m, m) by the layers' inputs and derivatives, where the model has such: see :func:`gram_matrix`."""
+        return None if isinstance(self.source, Root) else gram_matrix(self, self.source)
+
+
+def keeps_rows(rows: bool | None, m: int, n: int) -> bool:
+    """Whether the rows of W (m, n) are kept: as was asked for, or by size."""
+    return m * n <= _SMALL if rows is None else rows
+
+
+def gram_matrix(owner: LinearOperator, point: Point) -> Array | None:
+    """K (m, m) at a point by layers; None where the model has none. Made once for ``owner``, and kept.
+
+    Where examples enter each other's outputs it is formed from the rows of W, or column by column.
+    """
+    slots, ops = memo(owner), point.space.backend
+    if slots.made is None:
+        found = layers_at(point) if point.objective.reduce is None else None
+        if found is None:
+            return None
+        made: Array = ops.call(_matrix, found, _root_at(point))
+        if not point.may_keep(made):
+            return made
+        slots.made = made
+    return slots.made
+
+
+def _matrix(found: Layers, root: Root) -> Array:
+    ops, square = root.backend, root.scale * root.scale
+    xp, dtype = ops.namespace(), root.codomain.dtype
+    z, again = ops.pack([piece.outputs for piece in root.pieces], dtype), ops.pack([found.outputs], dtype)
+    same = xp.all(abs(z - again) <= 1e3 * ops.eps(z) * xp.max(abs(z)))  # a model may draw numbers at each call
+
+    def by_layers(root: Root) -> tuple[Array]:
+        return (ops.cast(square * gram(ops, found), dtype),)
+
+    made: Array = ops.branch(ops.item(found.apart & same), by_layers, lambda root: (root.gram()[1],), root)[0]
+    return made
 
 
 def _root_at(point: Point) -> Root:

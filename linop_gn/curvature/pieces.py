@@ -275,7 +275,8 @@ def _by_block(
     for block in blocks:
         for i, leaf in zip(block, function(piece, [leaves[i] for i in block], block), strict=True):
             found[i] = leaf
-    return space.like(v, found)
+    zeros = ops.namespace().zeros_like  # of leaves that are in none of these blocks
+    return space.like(v, [zeros(leaf) if made is None else made for made, leaf in zip(found, leaves, strict=True)])
 
 
 def _of_one(function: Callable[..., list[Array]], share: Vector, piece: Piece, v: Vector) -> Vector:

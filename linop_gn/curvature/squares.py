@@ -7,7 +7,8 @@ gradient of w_i l_i would square it. An example is an entry of the first axis of
 the model's outputs: for a language model a sequence, whose positions add up
 before they are squared.
 
-Exactly, this takes one product with J^T for each example. With random signs
+Exactly, this takes one product with J^T for each example, or one pass backward where the model has layers
+(:mod:`linop_gn.curvature.layers`). With random signs
 s_i = -1, 1 the square of a *sum* has the same mean, because mixed terms cancel,
 
     E (J^T (s o u))^2 = sum_i (J_i^T u_i)^2,
@@ -17,27 +18,48 @@ the whole, with a relative standard deviation of at most sqrt(2 / probes).
 
 The diagonal of the Gauss-Newton operator is such a sum too, of the columns of the
 root S of H_L = S S^T: diag(J^T H_L J) = sum_e (J^T S e)^2 over the unit vectors e
-of the outputs. Where these are fewer than parameters it is the cheaper way.
+of the outputs. Where these are fewer than parameters it is the cheaper way; by layers it takes as many passes as an
+example has outputs.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 from ..draws import counter, signs
 from ..protocols import Array, Scalar, Vector
 from ..records import Partial
 from ..spaces import Space
 from .at_point import Products
+from .layers.rows import has_layers
+from .layers.squares import gradient_squares, root_squares, slopes
 from .pieces import Piece, of_batch
 from .point import Point
 
-__all__ = ["count_outputs", "gauss_newton_diagonal", "squared_gradients"]
+__all__ = ["count_outputs", "diagonal_by_layers", "gauss_newton_diagonal", "squared_gradients"]
 
 
 def squared_gradients(point: Point, probes: int | None, seed: Scalar = 0) -> Vector:
     """sum_i w_i (dl_i/dp)^2 / W over all batches: exactly for ``probes=None``, else estimated with so many signs."""
     _require_own(point)
+    if probes is None:
+        return _by_layers(point, gradient_squares, Partial(_one_by_one, None, 0))
+    return _one_by_one(probes, seed, point)
+
+
+def _by_layers(point: Point, squares: Any, otherwise: Callable[[Point], Vector]) -> Vector:
+    """The sum by the model's layers; ``otherwise`` where it has none, or examples enter each other's outputs."""
+    if point.objective.reduce is not None or not has_layers(point, streamed=True):
+        return otherwise(point)
+    made: Any = point.gathered(squares).gradient
+    ops = point.space.backend
+    found: Vector = ops.branch(ops.item(made[1][0]) > 0, lambda d: (otherwise(point),), lambda d: (d,), made[0])[0]
+    return found
+
+
+def _one_by_one(probes: int | None, seed: Scalar, point: Point) -> Vector:
     part = Partial(_squares, probes)
     if point.host:
         return point.stream(Partial(of_batch, part), seed).gradient
@@ -66,14 +88,11 @@ def _squares(probes: int | None, piece: Piece, seed: Scalar) -> Vector:
 
 def _cotangents(piece: Piece) -> Array:
     """sqrt(w_i) dl_i/dz_i for all examples."""
-    ops, loss, weights = piece.space.backend, piece.loss, piece.weights
+    ops, weights = piece.space.backend, piece.weights
     xp = ops.namespace()
     if weights is not None:
         weights = xp.sqrt(xp.astype(weights, piece.outputs.dtype, copy=False))
-    if not loss.autodiff:
-        return loss.gradient(xp, piece.outputs, piece.targets, weights)
-    assert ops.calculus is not None  # or there would be no curvature of this loss, and no piece
-    return ops.calculus.gradient(lambda z: loss.total(xp, z[0], piece.targets, weights), [piece.outputs])[1][0]
+    return slopes(ops, piece.loss, piece.outputs, piece.targets, weights)
 
 
 def _of_signs(index: Scalar, piece: Piece, u: Array, seed: Scalar) -> Vector:
@@ -111,6 +130,20 @@ def gauss_newton_diagonal(point: Point) -> Vector:
     made = point.linearized()
     total = Products(made.pieces, made.scale, _columns_of_the_root, point.space, reduce=point.objective.reduce)
     return point.space.backend.call(Products.matvec, total, 0)
+
+
+def diagonal_by_layers(point: Point) -> tuple[Vector, int] | None:
+    """:func:`gauss_newton_diagonal` from the model's layers, and the passes backward that it took.
+
+    None where it cannot be had so, or cannot be known to be right, in a trace.
+    """
+    if point.objective.reduce is not None or not has_layers(point):
+        return None
+    made, ops = point.gathered(root_squares), point.space.backend
+    value, unfit = made.gradient  # type: ignore[misc]
+    if not ops.is_concrete(unfit) or ops.read(unfit)[0] > 0:
+        return None
+    return value, sum(piece.number for piece in made.pieces)
 
 
 def _columns_of_the_root(piece: Piece, nothing: Scalar) -> Vector:

@@ -364,7 +364,9 @@ class SecondOrder(Method):
         curvature = self.curvature(problem.for_curvature(point))
         if not isinstance(curvature, LinearOperator):
             raise TypeError(f"{self.name}: curvature(point) must give a linear operator, got {curvature!r:.100}.")
-        operator, gradient = curvature.prepare(), point.gradient
+        # in other units nothing that the descent has prepared would hold
+        operator = self.descent.prepared(curvature) if self.x_scale is None else curvature.prepare()
+        gradient = point.gradient
         value = ops.item(problem.for_acceptance(point).value) if value is None else value
         return Model(point.x, gradient, ops.sqrt(ops.dot(gradient, gradient)), value, operator), curvature
 

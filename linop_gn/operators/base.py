@@ -147,6 +147,10 @@ class LinearOperator:
         """The Frobenius norm, where it costs no product; None where it would."""
         return None
 
+    def known_matrix(self) -> Array | None:
+        """The matrix (m, n), where the operator has a shorter way to it than products; None where it has none."""
+        return None
+
     # what everybody gets
 
     def diagonal(self) -> Vector:
@@ -267,7 +271,10 @@ class LinearOperator:
         return self * (1.0 / divisor)
 
     def to_dense(self) -> Array:
-        """The matrix (m, n) as an array of the backend: n products."""
+        """The matrix (m, n) as an array of the backend: n products, unless it has a shorter way."""
+        known = self.known_matrix()
+        if known is not None:
+            return self.backend.copy(known)
         unit = self.domain.from_order(np.eye(self.domain.size), self.domain.dtype)
         made = self.codomain.ordered(run(LinearOperator.apply, self, unit))
         return made if self.domain.layout is None else self.backend.gathered(made)

@@ -121,6 +121,10 @@ class Solver(ABC):
                 "solve the normal equations with A.T @ A, whose symmetry is known."
             )
 
+    def prepared(self, operator: LinearOperator) -> LinearOperator:
+        """The operator with the work done that this solver's products share: what it is then called with."""
+        return operator.prepare()
+
     def limit(self, problem: LinearProblem) -> int:
         """The steps that a run may take: ``steps``, ``max_steps``, or min(10 n, 10000). A size of the program."""
         fixed = self.max_steps if self.steps is None else self.steps

@@ -22,8 +22,9 @@ from ..operators.damped import Damped, Identity, partition_of
 from ..operators.dense import Dense
 from ..operators.partition import Block, Partition
 from ..protocols import Array, Backend, Vector
+from ..records import fields, rebuild
 
-__all__ = ["Matrices", "blocks_of", "cut", "join", "largest_block", "matrices"]
+__all__ = ["Matrices", "blocks_of", "cut", "join", "largest_block", "matrices", "with_matrices"]
 
 
 class Matrices(NamedTuple):
@@ -33,6 +34,17 @@ class Matrices(NamedTuple):
     partition: Partition
     products: int
     """With the operator, or with those that it is made of."""
+
+
+def with_matrices(operator: LinearOperator) -> LinearOperator:
+    """The operator prepared, and a matrix where it has a shorter way to it than products."""
+    if isinstance(operator, Damped):
+        return rebuild(Damped, fields(operator) | {"operator": with_matrices(operator.operator)})
+    known = operator.known_matrix()
+    if known is None:
+        return operator.prepare()
+    kinds = {"symmetric": operator.symmetric, "psd": operator.psd}
+    return rebuild(Dense, {"matrix": known, **kinds, "domain": operator.domain, "codomain": operator.codomain})
 
 
 def blocks_of(operator: LinearOperator) -> Partition:

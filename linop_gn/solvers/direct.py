@@ -30,7 +30,7 @@ from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
 from ..run.status import Code, verdict
 from .base import Cost, Solver, bytes_each
-from .dense import blocks_of, cut, join, largest_block, matrices
+from .dense import blocks_of, cut, join, largest_block, matrices, with_matrices
 from .options import check_tolerances, scaled_rhs, unfit_status
 from .problem import LinearProblem, Row
 
@@ -92,6 +92,10 @@ class Direct(Solver):
                 f"{n} products, more than max_size = {self.max_size} allows. Use an iterative solver (CG, MINRES, "
                 "LSMR), or raise max_size if that is meant."
             )
+
+    def prepared(self, operator: LinearOperator) -> LinearOperator:
+        """With its matrix, where there is a shorter way to it than products."""
+        return with_matrices(operator)
 
     def limit(self, problem: LinearProblem) -> int:
         """One step does it all."""

@@ -14,11 +14,15 @@ Then e is rounding and is dropped, and what is left is the direction of EGN
 e is what remains, and steps of iterative refinement follow until the residual,
 recomputed with a product, meets the tolerance.
 
-K = W W^T is formed from the rows of W, m products with J^T and a matrix product
-of 2 m^2 n flops, or column by column, m products with J^T and J. For dense layers
-a product with J takes 4 n flops for each example, so that the second way takes
-less as soon as there are several classes, and never holds m n numbers. The first
-is quicker where all is small. Or K is not formed, and a solver takes its products.
+K = W W^T is formed layer by layer from what the layers are given and the derivatives
+in what they make (:mod:`linop_gn.curvature.layers`): as many passes backward as an
+example has outputs, five gradients in all for 32 examples and 10 classes. It is made
+once for a point, whatever dampings are tried there. Where a model has no such layers,
+or its examples enter each other's outputs, K is formed from the rows of W, m products
+with J^T and a matrix product of 2 m^2 n flops, or column by column, m products with
+J^T and J: that takes less as soon as there are several classes, and never holds m n
+numbers; the first is quicker where all is small. Or K is not formed, and a solver
+takes its products.
 """
 
 from __future__ import annotations
@@ -27,8 +31,9 @@ import math
 from typing import Any, ClassVar, NamedTuple
 
 from ..arguments import known_float, whole
-from ..curvature.at_point import GGN, Products, WithDiagonal
-from ..curvature.gram import Gram, Root, require_root, root_gradient, root_of
+from ..curvature.at_point import GGN, Products, WithDiagonal, with_l2
+from ..curvature.gram import Gram, Root, gram_matrix, keeps_rows, require_root, root_gradient, root_of
+from ..curvature.layers.rows import told_at
 from ..curvature.pieces import ggn
 from ..operators.base import LinearOperator
 from ..operators.congruence import Congruence
@@ -36,7 +41,7 @@ from ..operators.damped import Damped, undamped
 from ..operators.dense import Dense
 from ..operators.low_rank import LowRank
 from ..protocols import Array, Backend, Scalar, Vector
-from ..records import rebuild, record, replace, static
+from ..records import fields, rebuild, record, replace, static
 from ..run.status import Code, verdict
 from ..spaces import Space
 from .base import Cost, Solver, bytes_each
@@ -47,8 +52,6 @@ from .served import inner_solve
 __all__ = ["GramSolve", "GramState"]
 
 
-_SMALL = 2**22
-"""Entries of W up to which its rows are kept by default: there a matrix product is quicker than m calls."""
 _ROUNDING = 64.0
 """What is left of a right-hand side beside the gradient's multiple counts as rounding below so many round-offs."""
 
@@ -83,14 +86,23 @@ class GramState(NamedTuple):
 
 
 @record
+class WithGram(Products):
+    """A Gauss-Newton operator with its K."""
+
+    gram: Any = None
+
+
+@record
 class GramSolve(Solver):
     """(G + damping I)^-1 b in the space of the outputs, for ``lg.Damped(lg.GGN(objective, params), damping)``.
 
     Of U M U^T + damping I (:class:`lg.LowRank`) W is M^(1/2) U^T, which is there: no product makes K.
 
-    Forming K takes a product for each output (example x class): it pays where CG would take more steps than the
-    batch has outputs, or where several right-hand sides share it. ``lg.cost`` tells. With ``solver=lg.CG()`` there
-    are as many products as CG on G takes, and shorter vectors.
+    K is formed layer by layer where the model has layers, which takes a pass backward for each number that an example
+    puts out; it belongs to the operator then, and is made once for all dampings and right-hand sides. Else forming K
+    takes a product for each output (example x class): that pays where CG would take more steps than the batch has
+    outputs, or where several right-hand sides share it. ``lg.cost`` tells. With ``solver=lg.CG()`` there are as many
+    products as CG on G takes, and shorter vectors.
 
     Parameters
     ----------
@@ -102,14 +114,15 @@ class GramSolve(Solver):
         None: Cholesky factorisation of the matrix K. Otherwise a solver for products with K, such as
         ``lg.CG(rtol=1e-6)``.
     rows
-        Whether K is formed from the rows of W, which are then kept, (m, n), rather than column by column. None: where
-        m n <= 2^22. Rows suit models whose products cost much more than 4 n flops an example (convolutions).
+        None: K is formed layer by layer, where that can be. Otherwise, True: from the rows of W, which are then kept,
+        (m, n); False: column by column; and None takes rows where m n <= 2^22.
     most_bytes
         Memory for K (m, m), which is otherwise refused.
 
     Notes
     -----
-    ``products`` counts a pair of products with J and J^T, or one with J^T alone, as one.
+    ``products`` counts a pair of products with J and J^T, or one with J^T alone, as one. A K that is formed layer by
+    layer is part of the operator, as its linearisation is, and is not counted.
 
     >>> import numpy as np, linop_gn as lg
     >>> x = np.array([[1.0, 2.0, 3.0], [3.0, 4.0, 6.0]])
@@ -185,6 +198,30 @@ class GramSolve(Solver):
                 "more parameters than outputs. Use lg.Damped(G, damping), or lg.MINRES for the undamped system."
             )
 
+    def prepared(self, operator: LinearOperator) -> LinearOperator:
+        """With K, where the model's layers make it."""
+        if isinstance(operator, Damped):
+            return rebuild(Damped, fields(operator) | {"operator": self.prepared(operator.operator)})
+        made = operator.prepare()
+        inner = undamped(made)[0]
+        if not (self._asks_layers(operator) and isinstance(operator, GGN) and isinstance(inner, Products)):
+            return made
+        m = sum(math.prod(piece.outputs.shape) for piece in inner.pieces)
+        K = None if m * m * bytes_each(operator) > self.most_bytes else gram_matrix(operator, operator.point)
+        if K is None:
+            return made
+        return with_l2(rebuild(WithGram, fields(inner) | {"gram": K}), operator.point.objective.l2_in(operator.domain))
+
+    def _asks_layers(self, operator: LinearOperator) -> bool:
+        """Whether K is to be formed layer by layer, if the model has layers."""
+        if self.solver is not None or self.rows is not None or not isinstance(operator, GGN) or operator.host:
+            return False
+        loss = operator.point.objective.loss
+        return loss is not None and not loss.autodiff and loss.convex and operator.reduction is None
+
+    def _by_layers(self, operator: LinearOperator) -> Any:
+        return told_at(operator.point) if self._asks_layers(operator) and isinstance(operator, GGN) else None
+
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         ready: Any = undamped(_inner(operator)[0].prepare())[0]
         n, width = operator.domain.size, bytes_each(operator)
@@ -199,7 +236,12 @@ class GramSolve(Solver):
             k = self.solver.planned(steps)
             return Cost("GramSolve, CG", k + 4, (7 * m + 6 * n) * width, 10.0 * m * k, f"{k} steps with {m} outputs")
         cholesky = m**3 / 3.0
-        if _keeps_rows(self.rows, m, n):
+        told = self._by_layers(_inner(operator)[0])
+        if told is not None:
+            held = (told.numbers + 3 * m * m + 6 * n) * width
+            flops, note = 2.0 * m * m * told.width + cholesky, f"{m} outputs; by layers"
+            return Cost("GramSolve, Cholesky", told.passes + 3, held, flops, note)
+        if keeps_rows(self.rows, m, n):
             memory, flops = (2 * m * n + 3 * m * m + 4 * n) * width, 2.0 * m * m * n + cholesky
             return Cost("GramSolve, Cholesky", m + 1, memory, flops, f"{m} outputs; J^T alone")
         return Cost("GramSolve, Cholesky", m + 2, (5 * m * m + 6 * n) * width, cholesky, f"{m} outputs; J and J^T")
@@ -261,16 +303,11 @@ class GramSolve(Solver):
 
 
 def _judged(ops: Backend, problem: LinearProblem, x: Vector, scale: Scalar) -> tuple[Vector, Scalar, Scalar]:
-    """b - A x in units of ``scale``, its norm, and the model -1/2 x^T (b + r): one product."""
-    inverse = ops.divide(1.0, scale)
-    r = ops.axpby(inverse, problem.rhs, -1.0, problem.operator.apply(x))
-    both = ops.axpby(inverse, problem.rhs, 1.0, ops.copy(r))
-    return r, ops.sqrt(ops.dot(r, r)), -0.5 * ops.dot(x, both)
-
-
-def _keeps_rows(rows: bool | None, m: int, n: int) -> bool:
-    """Whether the rows of W (m, n) are kept: as was asked for, or by size."""
-    return m * n <= _SMALL if rows is None else rows
+    """r = b - A x in units of ``scale``, its norm, and the model -x^T r - 1/2 x^T A x: one product."""
+    Ax = problem.operator.apply(x)
+    curvature = ops.dot(x, Ax)
+    r = ops.axpby(ops.divide(1.0, scale), problem.rhs, -1.0, Ax)
+    return r, ops.sqrt(ops.dot(r, r)), -ops.dot(x, r) - 0.5 * curvature
 
 
 def _factored_by(
@@ -281,8 +318,10 @@ def _factored_by(
     shift, W, factor, spent = ops.item(ops.detach(damping)), None, None, 1
     good: Any = True
     if dense:
-        W, K = _matrix(ops, root, rows, most_bytes)
+        known = _known_gram(operator)
+        W, K = _matrix(ops, root, rows, most_bytes) if known is None else (None, ops.copy(known))
         xp, m, spent = ops.namespace(), root.shape[0], 0 if isinstance(root, Dense) else root.shape[0]
+        spent = spent if known is None else 1
         trace = ops.item(xp.sum(xp.linalg.diagonal(K)))
         shift = ops.maximum(shift, 2.0 * ops.eps(K) * trace)
         factor, good = ops.cholesky(ops.axpy(shift, ops.identity(m, K), K))
@@ -294,7 +333,7 @@ def _factored_by(
 
 def _matrix(ops: Backend, root: Root | Dense, rows: bool | None, most_bytes: int) -> tuple[Array | None, Array]:
     """W, where there is room for it, and K."""
-    m, n = root.shape
+    m = root.shape[0]
     size = m * m * bytes_each(root.T)
     if root.codomain.dtype not in ("float32", "float64"):
         raise ValueError(f"GramSolve: outputs of {root.codomain.dtype} cannot be factored; use float32, or lg.CG.")
@@ -305,10 +344,13 @@ def _matrix(ops: Backend, root: Root | Dense, rows: bool | None, most_bytes: int
         )
     if isinstance(root, Dense):
         return root.matrix, root.matrix @ root.matrix.T
-    if _keeps_rows(rows, m, n):
-        W = ops.cast(root.rows(), root.codomain.dtype)
-        return W, W @ W.T
-    return None, Gram.of(root).matmat(ops.identity(m, root.codomain.zeros()))
+    return root.gram(rows)
+
+
+def _known_gram(operator: LinearOperator) -> Array | None:
+    """K, where the operator was prepared with it, and is in no other units."""
+    inner, units, _ = _inner(operator)
+    return getattr(undamped(inner)[0], "gram", None) if units is None else None
 
 
 def _solve_with(ops: Backend, operator: LinearOperator, f: Factored, solver: Any, r: Vector) -> tuple[Vector, Any]:
@@ -318,9 +360,13 @@ def _solve_with(ops: Backend, operator: LinearOperator, f: Factored, solver: Any
     alpha = ops.divide(ops.dot(t, r), f.tt)
     e = ops.axpy(-alpha, t, ops.copy(r))
     large = ops.dot(e, e) > (_ROUNDING * ops.eps(r)) ** 2 * ops.dot(r, r)
-    e = ops.mask(large, e)
+    some = ops.any(large)
     inverse = ops.divide(1.0, f.shift)
-    rhs = ops.axpby(alpha, q, -inverse, _push(root, f.rows, e))
+
+    def with_rest(e: Vector, q: Vector) -> tuple[Vector]:
+        return (ops.axpby(alpha, q, -inverse, _push(root, f.rows, ops.mask(large, ops.copy(e)))),)
+
+    (rhs,) = ops.branch(some, with_rest, lambda e, q: (ops.scale(alpha, ops.copy(q)),), e, q)
     spent: Any = int(f.rows is None)
     if f.factor is not None:
         y = ops.cholesky_solve(f.factor, rhs)
@@ -330,7 +376,9 @@ def _solve_with(ops: Backend, operator: LinearOperator, f: Factored, solver: Any
         linear = LinearProblem(K, rhs, None, given(K) if isinstance(given, Recipe) else given)
         inner = inner_solve(ops, solver, linear)
         y, spent = inner.x, spent + inner.products
-    return ops.axpy(inverse, e, _pull(root, f.rows, y)), spent
+    x = _pull(root, f.rows, y)
+    (x,) = ops.branch(some, lambda e, x: (ops.axpy(inverse, ops.mask(large, e), x),), lambda e, x: (x,), e, x)
+    return x, spent
 
 
 def _inner(operator: LinearOperator) -> tuple[LinearOperator, Vector | None, Scalar]:

@@ -51,6 +51,10 @@ class Inverse(LinearOperator):
     def psd(self) -> bool:
         return self.operator.psd
 
+    def _prepare(self) -> LinearOperator:
+        inner = None if self.preconditioner is None else self.preconditioner.prepare()
+        return Inverse(self.solver.prepared(self.operator), self.solver, inner)
+
     def matvec(self, v: Vector) -> Vector:
         return self._solved(self.operator, v)
 

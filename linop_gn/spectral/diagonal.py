@@ -23,12 +23,13 @@ products. SciPy has no such estimator.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from ..arguments import whole
 from ..curvature.at_point import GGN, BlockGGN
-from ..curvature.squares import count_outputs, gauss_newton_diagonal
+from ..curvature.squares import count_outputs, diagonal_by_layers, gauss_newton_diagonal
 from ..distributed.watching import told_to_all
 from ..draws import sign_columns, unit_columns
 from ..operators.base import LinearOperator
@@ -206,23 +207,32 @@ class XNysDiag(LeaveOneOut):
         return mean, error, (), scale, fault
 
 
-def _of_factors(A: LinearOperator) -> Estimate | None:
-    """The diagonal of a Gauss-Newton operator from the root of the loss's Hessian; None where n products are fewer."""
-    if not isinstance(A, (GGN, BlockGGN)) or A.host:
+def _of_factors(A: LinearOperator, most: int | None = None) -> Estimate | None:
+    """The diagonal of a Gauss-Newton operator from the root of the loss's Hessian; None where n products are fewer.
+
+    With ``most``, of passes backward, from the model's layers or not at all.
+    """
+    if not isinstance(A, (GGN, BlockGGN)) or A.host or not A.psd:
         return None
-    ops, rows = A.backend, count_outputs(A.point)
-    if rows is None or rows >= A.domain.size:
+    ops, rows, loss = A.backend, count_outputs(A.point), A.point.objective.loss
+    if rows is None or loss is None or loss.autodiff:
         return None
     with ops.unguarded():
         try:
-            value = gauss_newton_diagonal(A.point)
+            pieces = A.point.linearized().pieces
+            each = sum(math.prod(z.shape[p.stacked + 1 :]) for p in pieces if (z := p.outputs) is not None)
+            found = None if most is not None and each + 2 * len(pieces) > most else diagonal_by_layers(A.point)
+            if found is None and (most is not None or rows >= A.domain.size):
+                return None
+            value, rows = (gauss_newton_diagonal(A.point), rows) if found is None else found
         except NotImplementedError:  # this Hessian has no root
             return None
         l2 = A.point.objective.l2_in(A.domain)
         value = value if l2 is None else value + l2
         finite = ops.isfinite(ops.max_abs(value))
     code = ops.where(finite, Code.COMPLETED, Code.NONFINITE)
-    return exactly("diagonal", value, ops.zeros_like(value), rows, "rows of the Jacobian", code)
+    way = "rows of the Jacobian" if found is None else "layers of the model"
+    return exactly("diagonal", value, ops.zeros_like(value), rows, way, code)
 
 
 METHODS = ("auto", "exact", "hutchinson", "xdiag", "xnysdiag")
@@ -251,9 +261,10 @@ def diagonal(
         adjoint.
     method
         ``"hutchinson"``, ``"xdiag"`` (two products a probe, one of them with the adjoint), ``"xnysdiag"`` (one),
-        ``"exact"`` (n products; of ``lg.GGN`` and its kind a product with J^T for each output, if these are fewer), or
-        ``"auto"``: the diagonal itself if A knows it, XNysDiag where A is known to be
-        positive semi-definite, else XDiag; of very few products Hutchinson.
+        ``"exact"`` (n products; of ``lg.GGN`` and its kind a pass backward for each number that an example puts out,
+        where the model has layers, or a product with J^T for each output, if these are fewer than n), or
+        ``"auto"``: the diagonal itself if A knows it, or if layers give it within ``products`` passes; XNysDiag where
+        A is known to be positive semi-definite, else XDiag; of very few products Hutchinson.
     products
         Products at most. Where they are n or more, n unit vectors give the exact diagonal.
     rtol, atol
@@ -299,6 +310,8 @@ def diagonal(
             finite = ops.isfinite(ops.max_abs(known))
             code = ops.where(finite, Code.COMPLETED, Code.NONFINITE)
             return exactly("diagonal", known, ops.zeros_like(known), code=code)
+        if (found := _of_factors(A, products)) is not None:
+            return found
         probes = products if A.psd else products // 2
         method = "hutchinson" if probes < FEW else "xnysdiag" if A.psd else "xdiag"
     exact = method == "exact" or products >= n

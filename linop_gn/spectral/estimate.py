@@ -87,12 +87,12 @@ class Estimate(Outcome):
         """What happened, and what to do about it."""
         status: Status = self.status
         if self.exact and (status.succeeded or not int(self.products)):
-            factored, known = self.method == "rows of the Jacobian", self.method.removeprefix("known ")
+            factored, known = _FACTORED.get(self.method), self.method.removeprefix("known ")
             if status is Status.NONFINITE:
                 return f"No product was taken: what the operator knows itself ({known}) is out of range. Scale it."
             if status.succeeded:
                 free = f"Exact: the operator knows its {known} without a product."
-                return _FACTORED if factored else _EXACTLY if int(self.products) else free
+                return factored or (_EXACTLY if int(self.products) else free)
         if status is Status.NEGATIVE_CURVATURE and not self.psd:
             return _INDEFINITE
         said = [_SENTENCES.get(status, status.sentence)]
@@ -125,7 +125,10 @@ def shown(value: Any) -> str:
 
 
 _EXACTLY = "Exact: the products cover the whole space, a unit vector for each."
-_FACTORED = "Exact: from the rows of the Jacobian, a product with its adjoint for each output."
+_FACTORED = {
+    "rows of the Jacobian": "Exact: from the rows of the Jacobian, a product with its adjoint for each output.",
+    "layers of the model": "Exact: from the layers of the model, a pass backward for each number of an example.",
+}
 _FEW = "From fewer than ten probes that error is uncertain itself: take more, or intervals of Student's t."
 _ONE = "From one probe nobody knows that error: take ten or more."
 _INDEFINITE = (

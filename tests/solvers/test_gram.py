@@ -147,6 +147,33 @@ def test_products_and_history(numpy_backend):
     np.testing.assert_allclose(float(step.model), model, rtol=1e-10)
 
 
+def test_by_layers_k_belongs_to_the_operator(torch):
+    """Whatever dampings and right-hand sides: two passes for each solve beside the residual's product."""
+    made, params = wide(lg.load("torch"))
+    G, b = lg.GGN(made, params), -made.at(params).gradient
+    for damping in (0.1, 1.0):
+        step = lg.solve(lg.Damped(G, damping), b, EXACT)
+        assert (step.succeeded, int(step.products)) == (True, 3)
+    (told,) = lg.cost(lg.Damped(G, 0.1), EXACT)
+    assert (told.products, told.note) == (4 + 3, "24 outputs; by layers")
+    for asked in (GramSolve(rows=True), GramSolve(rows=False), INNER):
+        assert "by layers" not in lg.cost(lg.Damped(G, 0.1), asked)[0].note
+
+
+def test_methods_make_k_once_for_a_point(torch, monkeypatch):
+    from linop_gn.curvature import gram
+
+    calls, matrix = [], gram._matrix
+    monkeypatch.setattr(gram, "_matrix", lambda *given: calls.append(1) or matrix(*given))
+    made, params = wide(lg.load("torch"))
+    result = lg.minimize(made, params, lg.LevenbergMarquardt(solver=EXACT, damping=1e-8), max_steps=4)
+    columns = lg.minimize(
+        made, params, lg.LevenbergMarquardt(solver=lg.replace(EXACT, rows=False), damping=1e-8), max_steps=4
+    )
+    np.testing.assert_allclose(result.history["value"], columns.history["value"], rtol=1e-6)
+    assert len(calls) <= 5
+
+
 def test_a_warm_start_and_a_zero_right_hand_side(backend):
     if backend.name == "array_api_strict":
         pytest.skip("the model is written for arrays that multiply themselves")

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...protocols import Array, Backend, Vector
+from ...protocols import Array, Vector
+from ..layers.batch import Batch
+from ..layers.layout import Layout, Plan, Settings
+from ..layers.squares import sum_of_squares
 from ..term import Term
-from .batch import Batch, evaluated, over_columns
-from .layout import Layout, Plan, Settings
+from .batch import evaluated, over_columns
 
 __all__ = ["corrections"]
-
-_ENTRIES = 1 << 22
-"""Numbers in the matrices P of as many examples as are held at a time."""
 
 
 def corrections(settings: Settings, term: Term, x: Vector, *vectors: Array) -> tuple[tuple[Any, ...], Layout]:
@@ -67,31 +66,5 @@ def _values(
             pairs.append((g, inputs[i]) if i in block.uses else (inputs[i], g))
     together = batch.by_example((*block.uses, *block.transposed))
     groups = [pairs] if together else [[pair] for pair in pairs]
-    parts = [_squares(batch.ops, group) for group in groups]
+    parts = [sum_of_squares(batch.ops, group) for group in groups]
     return sum(parts[1:], parts[0])
-
-
-def _squares(ops: Backend, pairs: list[tuple[Array, Array]]) -> Array:
-    """sum_n (sum_t g_nt a_nt^T)^2 over pairs of (groups, examples, positions, n) that belong to the same examples."""
-    xp = ops.namespace()
-    (g, a), *rest = pairs
-    if not rest and g.shape[2] == 1:
-        return xp.matmul(xp.matrix_transpose(g[:, :, 0, :] ** 2), a[:, :, 0, :] ** 2)
-
-    def some(both: list[tuple[Array, Array]]) -> Array:
-        P = sum(xp.matmul(xp.matrix_transpose(g), a) for g, a in both)
-        return xp.sum(P * P, axis=1)
-
-    n, examples = max(1, _ENTRIES // (g.shape[0] * g.shape[-1] * a.shape[-1])), g.shape[1]
-    if n >= examples:
-        return some(pairs)
-    whole = examples // n
-
-    def stack(x: Array) -> Array:
-        parts = xp.reshape(x[:, : whole * n, ...], (x.shape[0], whole, n, *x.shape[2:]))
-        return xp.permute_dims(parts, (1, 0, 2, 3, 4))
-
-    total = ops.sum_over(some, [(stack(g), stack(a)) for g, a in pairs])
-    if whole * n < examples:
-        total = total + some([(g[:, whole * n :, ...], a[:, whole * n :, ...]) for g, a in pairs])
-    return total

@@ -30,11 +30,11 @@ from ...records import Partial, fill, memo, record, replace, static
 from ..at_point import AtPoint, as_point, with_l2
 from ..fisher import EmpiricalFisher, Fisher
 from ..gram import require_root
+from ..layers.layout import Plan, Settings
 from ..losses.scores import Scores
 from ..objective import Objective
 from ..point import Point
 from .corrections import corrections
-from .layout import Plan, Settings
 from .sums import factor_sums, plus
 
 __all__ = ["EKFAC", "KFAC", "check_options"]

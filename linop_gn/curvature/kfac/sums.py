@@ -22,10 +22,11 @@ from typing import Any
 
 from ...protocols import Array, Vector
 from ...spaces import wide
+from ..layers.batch import Batch
+from ..layers.layout import Layout, Plan, Settings
 from ..losses.weighting import counter
 from ..term import Term
-from .batch import Batch, evaluated, over_columns, row_weights
-from .layout import Layout, Plan, Settings
+from .batch import evaluated, over_columns, row_weights
 
 __all__ = ["factor_sums", "plus"]
 

@@ -111,6 +111,10 @@ class Descent(ABC):
                 "Declare it (symmetric=True) if it is."
             )
 
+    def prepared(self, operator: LinearOperator) -> LinearOperator:
+        """The curvature with the work done that all steps at the point share."""
+        return operator.prepare()
+
     def query(self, ops: Backend, model: Model, before: Any) -> tuple[Any, Scalar]:
         """What is kept for the point, a tree of arrays, and the products taken.
 

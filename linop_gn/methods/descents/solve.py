@@ -167,6 +167,10 @@ class Solve(Descent):
         if isinstance(given := self.solver.preconditioner, LinearOperator):
             require_fit(given, A)
 
+    def prepared(self, operator: LinearOperator) -> LinearOperator:
+        """As the solver wants it."""
+        return self.solver.prepared(operator)
+
     def query(self, ops: Backend, model: Model, before: Solved | None) -> tuple[Solved, Scalar]:
         """What the recipe prepares; the start and the forcing term."""
         start, eta = None, forced(ops, self.forcing, model, None if before is None else before.forced)

@@ -1,0 +1,84 @@
+"""Which models have rows by layers, and that examples which enter each other's outputs are found out."""
+
+import numpy as np
+import pytest
+
+import linop_gn as lg
+from linop_gn.curvature.layers.rows import layers_at
+
+from ..cases import Case, put
+from ..cases import objective as drawn_objective
+
+
+def test_every_layer_is_found_and_examples_that_mix_are_told(torch):
+    from .models import BY_LAYERS, objective
+
+    for name in BY_LAYERS:
+        found = layers_at(lg.GGN(*objective(name)).point)
+        assert (bool(found.apart), found.left, found.passes) == (True, (), 3), name
+    found = layers_at(lg.GGN(*objective("in part")).point)
+    assert (bool(found.apart), len(found.left), found.rest.shape) == (True, 1, (12, 2))
+    assert not layers_at(lg.GGN(*objective("batch norm by hand")).point).apart
+    assert layers_at(lg.GGN(*objective("batch norm")).point) is None  # torch names it
+
+
+def test_what_has_no_layers_has_none(torch, numpy_backend):
+    x, w = torch.ones(4, 3).double(), torch.ones(3).double()
+    supplied = lg.Objective(lambda w, x: x @ w, lg.losses.SquaredError(), (x, x[:, 0]), jacobian=lambda w, x: x)
+    streamed = lg.Objective(lambda w, x: x @ w, lg.losses.SquaredError(), iter_again([(x, x[:, 0])]))
+    assert layers_at(supplied.at(w)) is layers_at(streamed.at(w)) is None
+    case = Case("mlp", "softmax", "mean", 0)
+    assert layers_at(drawn_objective(case, numpy_backend).at(put(numpy_backend, case.params()))) is None
+
+
+class iter_again:  # noqa: N801
+    def __init__(self, data):
+        self.data = data
+
+    def __iter__(self):
+        return iter(self.data)
+
+
+def test_passes_do_not_grow_with_the_examples(torch, monkeypatch):
+    from linop_gn_torch.uses import TorchUses
+
+    calls = []
+    pull = TorchUses.pull
+    monkeypatch.setattr(TorchUses, "pull", lambda self, *given: calls.append(1) or pull(self, *given))
+    monkeypatch.setattr("linop_gn_torch.columns._at_once", lambda *given: None)  # one pass for each column
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)).double()
+    for examples in (5, 50):
+        calls.clear()
+        x = torch.randn(examples, 3).double()
+        fit = lg.Objective(net, lg.losses.SquaredError(), (x, x[:, :2]))
+        found = layers_at(fit.at(dict(net.named_parameters())))
+        assert len(calls) == found.passes == 3
+
+
+@pytest.mark.parametrize("sizes", [(4, 2), (2, 2, 2)])
+def test_batches_are_joined_in_order(torch, sizes):
+    ops = lg.load("torch")
+    case = Case("mlp", "softmax", "mean", 1, "weights", sizes)
+    made, params = drawn_objective(case, ops), put(ops, case.params())
+    whole = drawn_objective(case._replace(sizes=(6,)), ops)
+    one, other = layers_at(whole.at(params)), layers_at(made.at(params))
+    for a, b in zip((*one.moving, *one.fixed), (*other.moving, *other.fixed), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-14)
+
+
+def test_in_jax_new_data_are_the_same_program(jax):
+    ops = lg.load("jax")
+    case = Case("mlp", "softmax", "mean", 0)
+    made, params = drawn_objective(case, ops), put(ops, case.params())
+    assert bool(layers_at(made.at(params)).apart)
+    before = ops.compilations()
+    layers_at(drawn_objective(case._replace(seed=1), ops).at(put(ops, case._replace(seed=2).params())))
+    assert ops.compilations() == before
+
+    def mixing(p, x):
+        z = x @ p["fc1"]["weight"]
+        return (z - z.mean(0)) @ p["fc2"]["weight"]
+
+    x = case.batches()[0]
+    other = lg.Objective(mixing, lg.losses.CrossEntropy(), (put(ops, x.inputs), put(ops, x.targets)))
+    assert not layers_at(other.at(params)).apart
