@@ -24,6 +24,7 @@ from typing import Any, TypeVar, dataclass_transform
 
 __all__ = [
     "Asked",
+    "Everywhere",
     "Memo",
     "Partial",
     "bare",
@@ -189,6 +190,8 @@ class Memo:
     """Of terms that are summed over processes: of what must be the same on all of these."""
     packed: Any = None
     """Of a point that was given leaves: the flat vector of them."""
+    outputs: Any = None
+    """Of a batch that is linearised anew for each product: the model's outputs, once somebody has asked for them."""
 
 
 def memo(given: Any) -> Memo:
@@ -279,3 +282,10 @@ def data_fields(cls: type | object) -> tuple[str, ...]:
 def static_fields(cls: type | object) -> tuple[str, ...]:
     """Names of the fields that are part of the program."""
     return tuple(f.name for f in dataclasses.fields(cls) if f.init and f.metadata.get("static"))  # type: ignore[arg-type]
+
+
+@record
+class Everywhere:
+    """What among stacked arrays has no leading axis, an array or a tree of them: the same at every index."""
+
+    array: Any
