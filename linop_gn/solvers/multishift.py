@@ -38,7 +38,7 @@ from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
 from ..run.status import Code, alike, verdict, where_new
-from .base import Cost, Solver, bytes_each
+from .base import Cost, Solver, bytes_of, each
 from .options import at_limit, check_limits, check_tolerances, scaled_rhs, threshold_of, unfit_status
 from .problem import LinearProblem, Row
 
@@ -148,7 +148,7 @@ class MultiShiftCG(Solver):
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         k, n, m = self.planned(steps), operator.domain.size, np.size(self.dampings)
-        memory, flops = (3 * m + 5) * n * bytes_each(operator), (10.0 + 6.0 * m) * n * k
+        memory, flops = bytes_of(operator, each(operator, 4 * m + 2, 3 * m + 3)), (10.0 + 6.0 * m) * n * k
         return Cost(self.title, k if self.steps is not None else k + m, memory, flops, f"{k} steps for {m} dampings")
 
     def defect(self, operator: LinearOperator, rhs: Vector, x: Vector) -> Vector:
