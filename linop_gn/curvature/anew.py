@@ -79,7 +79,7 @@ class Anew(OfOneBatch):
             if not ops.is_concrete(made):
                 return made
             slots.outputs = made
-        return slots.outputs  # type: ignore[no-any-return]
+        return slots.outputs
 
     def rooted(self) -> Anew:
         """The piece with the root of H_L."""

@@ -189,16 +189,15 @@ def cut(batch: Batch, size: int | None) -> tuple[Batch, ...]:
     """
     if size is None:
         return (batch,)
-    tree = batch.inputs, batch.targets, batch.weights
+    tree = {"inputs": batch.inputs, "targets": batch.targets, "weights": batch.weights}
     backend = backend_of(tree)
     names, leaves, structure = backend.flatten(tree)
     whole = [backend.is_array(leaf) and bool(leaf.shape) for leaf in leaves]
     lengths = {name: leaf.shape[0] for name, leaf, rows in zip(names, leaves, whole, strict=True) if rows}
     if len({*lengths.values()}) != 1:
-        told = {name.replace("0", "inputs", 1).replace("1", "targets", 1): n for name, n in lengths.items()}
         raise ValueError(
             f"microbatch={size} cuts a batch along the first axis of its arrays, which must be that of the examples in "
-            f"all of them; their lengths are {told}. Close over what belongs to no example in the model."
+            f"all of them; their lengths are {lengths}. Close over what belongs to no example in the model."
         )
     count = lengths.popitem()[1]
     if count <= size:
@@ -206,7 +205,7 @@ def cut(batch: Batch, size: int | None) -> tuple[Batch, ...]:
 
     def part(start: int) -> Batch:
         rows = [x[start : start + size] if axis else x for x, axis in zip(leaves, whole, strict=True)]
-        return replace(batch, **dict(zip(("inputs", "targets", "weights"), backend.unflatten(structure, rows), strict=True)))
+        return replace(batch, **backend.unflatten(structure, rows))
 
     return tuple(map(part, range(0, count, size)))
 

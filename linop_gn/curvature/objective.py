@@ -240,7 +240,9 @@ class Objective(Terms):
         space, ops = asked.space, asked.space.backend
         if not space.in_leaves or self.reduce is not None or self.derivatives is not None or self.l2 is not None:
             return None
-        if self.microbatch is not None or self.batches[0].stacked or (self.loss is not None and self.loss.has_arrays) or not ops.calculus:
+        if self.microbatch is not None or self.batches[0].stacked:
+            return None
+        if (self.loss is not None and self.loss.has_arrays) or not ops.calculus:
             return None
         leaves = space.again(params)
         if leaves is None or not ops.is_concrete((leaves, self.batches)):
@@ -371,7 +373,7 @@ class Objective(Terms):
         what = "scalar function" if self.loss is None else repr(self.loss)
         data = "streamed" if self.stream is not None else f"{len(self.batches)} batch{'es' * (len(self.batches) != 1)}"
         rest = ("" if self.l2 is None else ", l2") + ("" if self.reduce is None else f", {self.reduce!r}")
-        rest += ("" if self.memory == "kept" else f", memory={self.memory!r}")
+        rest += "" if self.memory == "kept" else f", memory={self.memory!r}"
         rest += "" if self.microbatch is None else f", microbatch={self.microbatch}"
         return f"Objective({name}, {what}, {data}{rest})"
 
@@ -404,7 +406,9 @@ def _sparing(memory: str, microbatch: int | None) -> dict[str, Any]:
             f"memory must be 'kept' (operators keep the model linearised) or 'low' (each product linearises anew), got "
             f"{memory!r}."
         )
-    return {"memory": memory, "microbatch": None if microbatch is None else whole("Objective", "microbatch", microbatch, 1)}
+    if microbatch is not None:
+        microbatch = whole("Objective", "microbatch", microbatch, 1)
+    return {"memory": memory, "microbatch": microbatch}
 
 
 def _held(batches: tuple[Batch, ...] | Stream, changing: bool = False) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from .losses import Loss, OutputHessian
 from .supplied import Supplied
 
 __all__ = ["Curve", "Differentiated", "Piece", "added", "applied", "by_columns", "each_block", "flat_outputs", "ggn"]
-__all__ += ["hessian", "jvp", "kept", "like_outputs", "linearised_gradient", "loss_hessian", "multiple", "of_batch", "one_block"]
-__all__ += ["scaled", "together", "vjp"]
+__all__ += ["hessian", "jvp", "kept", "like_outputs", "linearised_gradient", "loss_hessian", "multiple", "of_batch"]
+__all__ += ["one_block", "scaled", "together", "vjp"]
 
 
 _COLUMNS, _ENTRIES = 64, 1 << 22
@@ -182,12 +182,14 @@ def kept(function: Callable[..., Any], piece: Any, *vectors: Vector) -> tuple[tu
 
 def applied(function: Callable[..., Vector], piece: Any, *vectors: Vector) -> Vector:
     """``function`` of the piece and vectors, by the way of the piece: for loops over a stack."""
-    return piece.apply(function, *vectors)  # type: ignore[no-any-return]
+    made: Vector = piece.apply(function, *vectors)
+    return made
 
 
 def by_columns(function: Callable[..., Vector], piece: Any, v: Vector) -> Vector:
     """``function`` of the piece and each column of v, one by one: no more memory than one of them takes."""
-    return piece.space.backend.over_columns(Partial(function, piece), v)  # type: ignore[no-any-return]
+    made: Vector = piece.space.backend.over_columns(Partial(function, piece), v)
+    return made
 
 
 def jvp(piece: Piece, v: Vector) -> Vector:

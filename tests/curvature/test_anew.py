@@ -94,7 +94,8 @@ def test_what_takes_linearisations_apart(request, name):
     whole, cut = made(name, *about), made(name, *about, memory="low", microbatch=4)
     params = {key: put(name, value) for key, value in PARAMS.items()}
     same(name, lg.Gram(cut, params).to_dense(), lg.Gram(whole, params).to_dense())
-    same(name, lg.EmpiricalFisher(cut, params).low_rank() @ put(name, V), lg.EmpiricalFisher(whole, params) @ put(name, V))
+    ranks = lg.EmpiricalFisher(cut, params).low_rank(), lg.EmpiricalFisher(whole, params)
+    same(name, *(F @ put(name, V) for F in ranks))
     blocks = (lg.BlockGGN(o, params, blocks="leaf").diagonal_blocks() for o in (cut, whole))
     for ours, theirs in zip(*(b.values() for b in blocks), strict=True):
         same(name, ours.to_dense(), theirs.to_dense())
@@ -169,11 +170,12 @@ def test_a_supplied_jacobian_is_made_for_a_microbatch():
     fit = functools.partial(
         lg.Objective, lambda w, x: x @ w, lg.losses.SquaredError(), (x, x[:, 0]), jacobian=lambda w, x: x
     )
-    taken = []
-    for options in ({"memory": "low", "microbatch": 256}, {}):
-        taken.append(peak("numpy", lambda o=options: lg.GGN(fit(**o), np.ones(200)) @ np.ones(200)))
-    assert taken[0] < 1.2 * x[:256].nbytes
-    assert taken[1] > x.nbytes
+    low, kept = (
+        peak("numpy", lambda o=options: lg.GGN(fit(**o), np.ones(200)) @ np.ones(200))
+        for options in ({"memory": "low", "microbatch": 256}, {})
+    )
+    assert low < 1.2 * x[:256].nbytes
+    assert kept > x.nbytes
 
 
 def test_no_loop_keeps_what_is_made_anew(jax):
@@ -242,11 +244,11 @@ def test_examples_that_depend_on_each_other(torch):
 def test_errors_say_what_to_do():
     data, params = (X, np.eye(4)[Y]), PARAMS
     fit = functools.partial(lg.Objective, net, lg.losses.SquaredError(), jacobian=jacobian)
-    with pytest.raises(ValueError, match="memory must be 'kept' .* or 'low'"):
+    with pytest.raises(ValueError, match=r"memory must be 'kept' .* or 'low'"):
         fit(data, memory="little")
     with pytest.raises(ValueError, match="microbatch must be a whole number >= 1"):
         fit(data, microbatch=0)
-    with pytest.raises(ValueError, match=r"microbatch=4 cuts a batch along the first axis.*'inputs.positions': 5, 'inputs.x': 13"):
+    with pytest.raises(ValueError, match=r"microbatch=4 cuts a batch along the first axis.*'inputs.positions': 5"):
         fit(({"x": X, "positions": np.zeros(5)}, data[1]), microbatch=4).value(params)
     with pytest.raises(ValueError, match="residuals are a function of the parameters alone"):
         lg.Objective.from_residuals(lambda p: p, microbatch=4)
