@@ -202,6 +202,12 @@ def cut(batch: Batch, size: int | None) -> tuple[Batch, ...]:
     count = lengths.popitem()[1]
     if count <= size:
         return (batch,)
+    if backend.layout([leaf for leaf, axis in zip(leaves, whole, strict=True) if axis]) is not None:
+        raise ValueError(
+            f"microbatch={size} would cut examples that lie over several devices, so that each part is on some of them "
+            "only. Leave it out (each device has its share alone, also with memory='low'), or cut what one device has: "
+            "lg.distributed.DataParallel inside of a map over the devices."
+        )
 
     def part(start: int) -> Batch:
         rows = [x[start : start + size] if axis else x for x, axis in zip(leaves, whole, strict=True)]
