@@ -3,8 +3,16 @@
 A product with the operator is one with J and one with J^T for Gauss-Newton
 operators; where a route takes J^T alone, that counts as one as well, as it does
 in ``Solution.products``. Memory is that of the vectors and matrices that the
-route holds at its peak, without the operator's own (a linearisation keeps the
-model's activations) and without what the framework allocates for a product.
+route holds at its peak, the solution among them, beyond operator and right-hand
+side: counted for each route where operations are done as they are asked for
+(NumPy, torch, CuPy) and in JAX's programs, and within a fifth of what is measured
+there. It is told without the operator's own (a linearisation keeps the model's
+activations, unless the objective's ``memory="low"``) and without what the
+framework allocates inside a product. Where vectors are divided among devices it
+is that of each. JAX's programs for the CPU hold more than their solver needs, CG
+11 vectors where 8 would do: XLA begins operations before they are needed, to run
+some at once, and no program can say that it should not (for a whole process
+``XLA_FLAGS=--xla_cpu_enable_concurrency_optimized_scheduler=false`` does).
 Flops are leading terms. A route with steps is told for ``steps`` of them, which
 is what it may need and not what it will need.
 
@@ -21,7 +29,7 @@ from .arguments import whole
 from .lanczos.gltr import GLTR
 from .lanczos.process import Lanczos
 from .operators.base import LinearOperator
-from .solvers.base import Cost, Solver, bytes_each, require_solver
+from .solvers.base import Cost, Solver, bytes_of, require_solver
 from .solvers.blockwise import Blockwise
 from .solvers.cg import CG
 from .solvers.direct import LU, Cholesky, Eigh
@@ -66,9 +74,9 @@ def cost(A: LinearOperator, method: Any = None, *, steps: int = 50) -> Costs:
     >>> line = lg.Objective.from_residuals(lambda w: x @ w - 1.0, jacobian=lambda w: x)
     >>> lg.cost(lg.Damped(lg.GGN(line, np.zeros(1000)), 0.1), steps=20)
     route                products    memory  flops beside
-    GramSolve, Cholesky         4  78.3 kiB       1.8e+04  3 outputs; J^T alone
-    GLTR                       20   188 kiB         1e+06  20 steps; another radius is free
-    krylov, basis kept         20   188 kiB         1e+06  every damping and radius
+    GramSolve, Cholesky         4  62.6 kiB       1.8e+04  3 outputs; J^T alone
+    GLTR                       20   180 kiB         1e+06  20 steps; another radius is free
+    krylov, basis kept         20   180 kiB         1e+06  every damping and radius
     CG                         21  46.9 kiB         2e+05  20 steps
     MINRES                     21  85.9 kiB       3.8e+05  20 steps
     Steihaug                   21  39.1 kiB       2.4e+05  20 steps
@@ -76,10 +84,10 @@ def cost(A: LinearOperator, method: Any = None, *, steps: int = 50) -> Costs:
     krylov, basis anew         39  70.3 kiB         2e+05  two passes
     Cholesky                 1000  38.1 MiB       3.3e+08
     LU                       1000  22.9 MiB       6.7e+08
-    Eigh                     1000  30.5 MiB         9e+09
+    Eigh                     1000  45.8 MiB         9e+09
     >>> lg.cost(lg.Diagonal(np.ones(10)), lg.CG(steps=5, preconditioner=lg.preconditioners.Jacobi()))
     route        products  memory  flops beside
-    CG + Jacobi         5   640 B         6e+02  5 steps
+    CG + Jacobi         5   480 B         6e+02  5 steps
 
     Raises
     ------
@@ -118,7 +126,10 @@ def _takes(A: LinearOperator, route: Solver) -> bool:
 
 
 def _of(A: LinearOperator, method: Solver, steps: int) -> Cost:
-    return _preconditioned(A, method.preconditioner, method.cost(A, steps))
+    made = _preconditioned(A, method.preconditioner, method.cost(A, steps))
+    if A.domain.layout is None:
+        return made
+    return made._replace(note=f"{made.note}; each of {A.domain.layout.devices} devices".lstrip("; "))
 
 
 def _preconditioned(A: LinearOperator, given: Any, made: Cost) -> Cost:
@@ -131,7 +142,7 @@ def _preconditioned(A: LinearOperator, given: Any, made: Cost) -> Cost:
     return made._replace(
         route=f"{made.route} + {name}",
         products=made.products + products,
-        memory=made.memory + (numbers + n) * bytes_each(A),
+        memory=made.memory + bytes_of(A, 1 + numbers / n),
         flops=made.flops + 2.0 * max(numbers, n) * made.products,
     )
 

@@ -24,6 +24,7 @@ from typing import Any, TypeVar, dataclass_transform
 
 __all__ = [
     "Asked",
+    "Everywhere",
     "Memo",
     "Partial",
     "bare",
@@ -193,6 +194,8 @@ class Memo:
     """Of terms that are summed over processes: of what must be the same on all of these."""
     packed: Any = None
     """Of a point that was given leaves: the flat vector of them."""
+    outputs: Any = None
+    """Of a batch that is linearised anew for each product: the model's outputs, once somebody has asked for them."""
 
 
 def memo(given: Any) -> Memo:
@@ -288,3 +291,10 @@ def static_fields(cls: type | object) -> tuple[str, ...]:
 @lru_cache(maxsize=1024)  # each solve asks for those of its operators, several times
 def _named(cls: type, wanted: bool) -> tuple[str, ...]:
     return tuple(f.name for f in dataclasses.fields(cls) if f.init and bool(f.metadata.get("static")) is wanted)
+
+
+@record
+class Everywhere:
+    """What among stacked arrays has no leading axis, an array or a tree of them: the same at every index."""
+
+    array: Any

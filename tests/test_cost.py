@@ -1,7 +1,5 @@
 """What ``lg.cost`` says beside what solves take: products counted, memory traced."""
 
-import tracemalloc
-
 import numpy as np
 import pytest
 
@@ -9,36 +7,44 @@ import linop_gn as lg
 from linop_gn.preconditioners import BlockJacobi, EmpiricalFisher, Jacobi, Nystrom, SquaredGradient
 from linop_gn.testing.strategies import array
 
-
-def peak(run):
-    run()
-    tracemalloc.start()
-    run()
-    found = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return found
+from .support.peaks import compiled_peak, peak
 
 
-@pytest.fixture(scope="module")
-def long():
-    return lg.Damped(lg.Diagonal(np.linspace(1, 50, 100_000)), 0.1), np.ones(100_000)
+@pytest.fixture(params=["numpy", "torch"])
+def name(request):
+    """Where operations are done as they are asked for."""
+    if request.param != "numpy":
+        request.getfixturevalue(request.param)
+    return request.param
 
 
-@pytest.fixture(scope="module")
-def dense():
+def put(name, x):
+    return array(lg.load(name), x, "float64")
+
+
+@pytest.fixture
+def long(name):
+    return lg.Damped(lg.Diagonal(put(name, np.linspace(1, 50, 100_000))), 0.1), put(name, np.ones(100_000))
+
+
+@pytest.fixture
+def dense(name):
     Q = np.random.default_rng(0).standard_normal((300, 300))
-    return lg.Damped(lg.Dense(Q @ Q.T, psd=True), 1.0), np.ones(300)
+    return lg.Damped(lg.Dense(put(name, Q @ Q.T), psd=True), 1.0), put(name, np.ones(300))
 
 
-@pytest.fixture(scope="module")
-def wide():
-    X = np.random.default_rng(0).standard_normal((40, 10_000))
+def linear(name, m, n):
+    X, w = put(name, np.random.default_rng(0).standard_normal((m, n))), put(name, np.zeros(n))
     line = lg.Objective.from_residuals(lambda w: X @ w - 1.0, jvp=lambda w, v: X @ v, vjp=lambda w, u: X.T @ u)
-    w = np.zeros(10_000)
     return lg.Damped(lg.GGN(line, w), 1.0), line.gradient(w)
 
 
-def held_to(system, method, fixed=True):
+@pytest.fixture
+def wide(name):
+    return linear(name, 40, 10_000)
+
+
+def held_to(system, method, fixed=True, unseen=0, least=0.8):
     A, b = system
     (told,) = lg.cost(A, method)
     solution = lg.solve(A, b, method)
@@ -47,14 +53,18 @@ def held_to(system, method, fixed=True):
     if solution.status is lg.Status.COMPLETED and int(solution.steps) == 8:
         assert told.products == spent
     assert told.products >= spent
-    assert 0.6 < peak(lambda: lg.solve(A, b, method)) / told.memory < 1.4
+    assert_near(told, peak(A.backend.name, lambda: lg.solve(A, b, method)) + unseen, least)
     return told
+
+
+def assert_near(told, measured, least=0.8):
+    assert least <= told.memory / measured <= 2 - least
 
 
 @pytest.mark.parametrize(
     "method",
-    [lg.CG(steps=8), lg.CG(max_steps=8), lg.CG(steps=8, preconditioner=Jacobi()), lg.MINRES(steps=8)],
-    ids=["CG", "CG at most", "preconditioned", "MINRES"],
+    [lg.CG(steps=8), lg.CG(steps=8, preconditioner=Jacobi()), lg.CG(steps=8, keep="every"), lg.MINRES(steps=8)],
+    ids=["CG", "preconditioned", "iterates", "MINRES"],
 )
 def test_short_recurrences(long, method):
     told = held_to(long, method)
@@ -62,9 +72,42 @@ def test_short_recurrences(long, method):
     assert told.flops > 0
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        lg.CG(max_steps=60),
+        lg.CG(max_steps=60, preconditioner=Jacobi()),
+        lg.MINRES(max_steps=60),
+        lg.Steihaug(radius=1e9, max_steps=60),
+    ],
+    ids=["CG", "preconditioned", "MINRES", "Steihaug"],
+)
+def test_a_solution_that_is_verified(long, method):
+    A, b = long
+    assert lg.solve(A, b, method).succeeded
+    assert_near(lg.cost(A, method)[0], peak(A.backend.name, lambda: lg.solve(A, b, method)))
+
+
 @pytest.mark.parametrize("method", [lg.LSMR(steps=8), lg.LSQR(steps=8)], ids=["LSMR", "LSQR"])
 def test_least_squares(long, method):
     assert held_to(long, method, fixed=False).products == 17
+
+
+@pytest.mark.parametrize("tall", [True, False])
+def test_least_squares_of_two_spaces(name, tall):
+    few, many = put(name, np.zeros(40_000)), put(name, np.zeros(120_000))
+    spaces = lg.Space.flat(40_000, few), lg.Space.flat(120_000, many)
+
+    def stacked(v):
+        return lg.namespace(v).concat([v, v, v])
+
+    def summed(u):
+        return u[:40_000] + u[40_000:80_000] + u[80_000:]
+
+    A = lg.FunctionOperator(stacked, *spaces, summed)
+    A, b = (A, many + 1.0) if tall else (A.T, few + 1.0)
+    for method in (lg.LSMR(steps=8), lg.LSQR(steps=8, damping=0.1)):
+        assert_near(lg.cost(A, method)[0], peak(name, lambda method=method: lg.solve(A, b, method)))
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -79,7 +122,7 @@ def test_krylov(long, keep):
     (told,) = lg.cost(A, lg.Lanczos(8, way, keep))
     assert told.products == (8 if keep else 15)
     assert int(run()[0].products) == 8
-    assert 0.6 < peak(run) / told.memory < 1.4
+    assert_near(told, peak(A.backend.name, run))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +141,53 @@ def test_shifts_are_verified_one_by_one(long):
 
 @pytest.mark.parametrize("method", [lg.Cholesky(), lg.LU(), lg.Eigh()], ids=["Cholesky", "LU", "Eigh"])
 def test_direct_solvers(dense, method):
-    assert held_to(dense, method, fixed=False).products == 300
+    unseen = 0  # where LAPACK's workspace is not an array of the framework's
+    if isinstance(method, lg.Eigh) and dense[0].backend.name == "numpy":
+        unseen = 2 * 300**2 * 8
+    assert held_to(dense, method, fixed=False, unseen=unseen).products == 300
+
+
+@pytest.mark.parametrize(("m", "n"), [(40, 10_000), (300, 2000)])
+def test_of_outputs_and_parameters(name, m, n):
+    A, b = linear(name, m, n)
+    for method in (lg.GramSolve(), lg.GramSolve(rows=False), lg.GramSolve(solver=lg.CG(max_steps=20))):
+        assert_near(lg.cost(A, method)[0], peak(name, lambda method=method: lg.solve(A, b, method)))
+
+
+def test_of_a_low_rank(name):
+    A = lg.Damped(lg.LowRank(put(name, np.random.default_rng(0).standard_normal((4000, 50))), psd=True), 0.1)
+    b = put(name, np.ones(4000))
+    assert_near(lg.cost(A, lg.GramSolve())[0], peak(name, lambda: lg.solve(A, b, lg.GramSolve())))
+
+
+def test_blocks_take_a_vector_more(name):
+    halves = (lg.Diagonal(put(name, np.linspace(1, 50, 50_000))),) * 2
+    A, b, method = lg.Damped(lg.BlockDiagonal(halves), 0.1), put(name, np.ones(100_000)), lg.Blockwise(lg.CG(steps=8))
+    assert_near(lg.cost(A, method)[0], peak(name, lambda: lg.solve(A, b, method)))
+
+
+def test_compiled_programs(jax):
+    """Of two routes, since compiling takes time; benchmarks/memory.py measures all."""
+    n = 20_000
+    A, b = lg.Damped(lg.Diagonal(put("jax", np.linspace(1, 50, n))), 0.1), put("jax", np.ones(n))
+    assert_near(lg.cost(A, lg.CG())[0], compiled_peak(lambda A, b: lg.solve(A, b).x, A, b))
+    (told,) = lg.cost(A, lg.Lanczos(20))
+    assert_near(told, compiled_peak(lambda A, b: lg.krylov(A, b, 20).solve(damping=0.1).x, A, b))
+
+
+def test_bytes_of_each_device(jax):
+    """A vector takes its share on each; what is told is that, and of how many."""
+    space = lg.Space.flat(1000, put("jax", np.zeros(1000)))
+
+    class Layout:
+        devices, size = 8, 1024
+
+    divided = lg.replace(space, layout=Layout())
+    whole, parts = (
+        lg.cost(lg.FunctionOperator(lambda v: v, s, psd=True, on="tree"), lg.CG(steps=5))[0] for s in (space, divided)
+    )
+    assert (whole.memory, parts.memory) == (11 * 1000 * 8, 11 * 128 * 8)
+    assert parts.note == "5 steps; each of 8 devices"
 
 
 def test_blocks_share_their_products():
@@ -124,7 +213,7 @@ def test_the_gram_space(wide, method):
 
 @pytest.mark.parametrize("recipe", [Nystrom(200), BlockJacobi(dense=1000)], ids=lambda r: type(r).__name__)
 def test_recipes_that_keep_matrices(dense, recipe):
-    told = held_to(dense, lg.CG(max_steps=8, preconditioner=recipe))
+    told = held_to(dense, lg.CG(max_steps=8, preconditioner=recipe), least=0.2)  # LAPACK's workspace is seen in torch
     assert told.products == 9 + (200 if isinstance(recipe, Nystrom) else 300)
     assert type(recipe).__name__ in told.route
 
@@ -177,7 +266,7 @@ def test_only_routes_that_there_are(torch):
 def test_under_every_framework(backend):
     A = lg.Damped(lg.Diagonal(array(backend, np.ones(4), "float32")), 1.0)
     (told,) = lg.cost(A, lg.CG(steps=5))
-    assert (told.products, told.memory) == (5, 6 * 4 * 4)
+    assert (told.products, told.memory) == (5, (11 if "compiled" in backend.capabilities else 4) * 4 * 4)
 
 
 def test_methods_of_your_own():

@@ -215,6 +215,9 @@ class JaxLoops(EagerLoops):
             return scan_over(function, stacked, shared)
         return self._program("scan", function, scan_over)(stacked, shared)  # type: ignore[no-any-return]
 
+    def afresh(self, x: T, arguments: R) -> tuple[T, R]:
+        return lax.optimization_barrier((x, arguments)) if tracing() else (x, arguments)  # type: ignore[no-any-return]
+
     def describe_of(self, function: Callable[..., Array], *records: Any) -> tuple[tuple[int, ...], str, Hashable]:
         """Remembered here: JAX takes 40 microseconds to find what it remembers."""
         leaves, structure = tree_util.tree_flatten(records)

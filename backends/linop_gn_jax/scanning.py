@@ -11,7 +11,7 @@ as stacked data.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -20,21 +20,15 @@ from jax import lax, tree_util
 from jax.extend import core
 from jax.interpreters import ad
 
+from linop_gn.records import Everywhere
+
 from .calculus import JaxGradientLinearization, JaxLinearization
 from .linear import without_dead_code
 from .mapped import cast, varying
 
-__all__ = ["Everywhere", "scan_over"]
+__all__ = ["scan_over"]
 
 _Linear = (JaxLinearization, JaxGradientLinearization)
-
-
-@tree_util.register_dataclass
-@dataclass(eq=False)
-class Everywhere:
-    """An array among stacked ones that has no leading axis: the same at every index."""
-
-    array: Any
 
 
 def _is_everywhere(node: Any) -> bool:

@@ -33,6 +33,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -46,14 +47,15 @@ from .modules import adapt
 from .nan import operation_of_nan, tell_of_nan
 from .precision import as_double
 from .recording import Recording, backward, filled, keeping
-from .safe_ops import math_attention, once_differentiable, step_by_step, twice_differentiable
+from .safe_ops import both_ways, math_attention, once_differentiable, step_by_step, twice_differentiable
 from .sharded import Way, layout_of
 from .shards import local
+from .spread import batch_norm_in_training
 from .tracking import constant, tracking
 from .trees import map_tree
 from .uses import TorchUses
 
-__all__ = ["TorchCalculus", "TorchGradientLinearization", "TorchLinearization"]
+__all__ = ["TorchCalculus", "TorchGradientLinearization", "TorchLinearization", "TorchOnePass"]
 
 Leaves = Sequence[Tensor]
 R = TypeVar("R")
@@ -166,12 +168,7 @@ class TorchLinearization(LinearizationDefaults):
         return pushed if self._forward else made
 
     def _pushed(self, tangents: Sequence[Tensor], chosen: Sequence[int]) -> Tensor:
-        with torch.autograd.forward_ad.dual_level() as level, self._recording.kernels():
-            leaves = [constant(leaf) for leaf in self._leaves]
-            for i, v in zip(chosen, tangents, strict=True):
-                leaves[i] = torch.autograd.forward_ad.make_dual(leaves[i], v)
-            made = torch.autograd.forward_ad.unpack_dual(self._function(leaves), level=level).tangent
-        return torch.zeros_like(self.outputs) if made is None else constant(made)
+        return _pushed(self._recording, self._function, self._leaves, tangents, chosen, self.outputs)
 
     def vjp(self, cotangent: Tensor, only: tuple[int, ...] | None = None) -> list[Tensor]:
         """J^T u, for the leaves in ``only`` alone where that is given."""
@@ -185,6 +182,107 @@ class TorchLinearization(LinearizationDefaults):
             return self._recording.resume(
                 lambda: backward([self._outputs], leaves, [u], **options), records="create_graph" in options
             )
+
+
+_FORWARD: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+"""Whether forward mode has been seen to work in a model."""
+
+
+def _works_forward(model: Any) -> bool | None:
+    with suppress(TypeError):  # a model of a kind that is in no such dictionary
+        return _FORWARD.get(model)
+    return None
+
+
+class TorchOnePass(LinearizationDefaults):
+    """A function for one product: its graph, no graph of ``J^T u``, and J v by forward mode, which keeps nothing.
+
+    A product with J and J^T costs 5 forward passes so, and 7 by double backward, whose graphs hold three times as much.
+    Forward mode alone is right where forward over reverse is not; the first product with a model holds it to the
+    adjoint, and where it fails or is missing, products go by double backward.
+    """
+
+    gradient = None
+
+    def __init__(
+        self,
+        function: Callable[[list[Tensor]], Tensor],
+        params: Leaves,
+        cotangent: Callable[[Tensor], Tensor],
+        model: Any,
+    ) -> None:
+        self._made_of = function, params, cotangent
+        self._model = model
+        self._other: TorchLinearization | None = None
+        with torch.enable_grad(), explained():
+            self._recording, self._leaves, self._outputs, _ = _record(function, params, kernels=both_ways)
+        self.outputs = constant(self._outputs)
+
+    def jvp(self, tangents: Sequence[Tensor], only: tuple[int, ...] | None = None) -> Tensor:
+        """J v, by one pass forward with dual numbers."""
+        chosen = range(len(self._leaves)) if only is None else only
+        if self._other is None and not in_columns.get():
+            made = self._forward(tangents, chosen)
+            if made is not None:
+                return made
+        return self._by_double_backward().jvp(tangents, only)
+
+    def vjp(self, cotangent: Tensor, only: tuple[int, ...] | None = None) -> list[Tensor]:
+        """J^T u, for the leaves in ``only`` alone where that is given."""
+        if self._other is not None:
+            return self._other.vjp(cotangent, only)
+        leaves = self._leaves if only is None else [self._leaves[i] for i in only]
+        product = partial(backward, [self._outputs], leaves, [cotangent], retain_graph=True)
+        with explained():
+            return filled(self._recording.resume(product), leaves)
+
+    def _by_double_backward(self) -> TorchLinearization:
+        if self._other is None:
+            self._other = TorchLinearization(*self._made_of)
+        return self._other
+
+    def _forward(self, tangents: Sequence[Tensor], chosen: Sequence[int]) -> Tensor | None:
+        """J v, or None where forward mode fails; which of both is remembered for the model."""
+        try:
+            made = _pushed(self._recording, self._made_of[0], self._leaves, tangents, chosen, self.outputs)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # no forward mode
+            good = False
+        else:
+            if _works_forward(self._model):
+                return made
+            good = self._is_adjoint(tangents, chosen, made)
+        with suppress(TypeError):  # a model that cannot be told from others
+            _FORWARD[self._model] = good
+        return made if good else None
+
+    def _is_adjoint(self, tangents: Sequence[Tensor], chosen: Sequence[int], made: Tensor) -> bool:
+        """Whether <u, J v> = <J^T u, v> for the gradient u of the loss."""
+        u = self._made_of[2](self.outputs).detach()
+        pairs = [(g.double(), v.double()) for g, v in zip(self.vjp(u, tuple(chosen)), tangents, strict=True)]
+        found, u = (u.double() * made.double()).sum(), u.double()
+        expected = sum((g * v).sum() for g, v in pairs)
+        sizes = sum(g.square().sum() for g, _ in pairs) * sum(v.square().sum() for _, v in pairs)
+        size = torch.as_tensor(sizes).sqrt() + u.norm() * made.double().norm()
+        return bool(abs(found - expected) <= torch.finfo(made.dtype).eps ** 0.5 * size)
+
+
+def _pushed(
+    recording: Recording,
+    function: Callable[[list[Tensor]], Tensor],
+    params: Leaves,
+    tangents: Sequence[Tensor],
+    chosen: Sequence[int],
+    like: Tensor,
+) -> Tensor:
+    """J v of ``function`` by forward mode."""
+    with torch.autograd.forward_ad.dual_level() as level, recording.kernels():
+        leaves = [constant(leaf) for leaf in params]
+        for i, v in zip(chosen, tangents, strict=True):
+            leaves[i] = torch.autograd.forward_ad.make_dual(leaves[i], v)
+        made = torch.autograd.forward_ad.unpack_dual(function(leaves), level=level).tangent
+    return torch.zeros_like(like) if made is None else constant(made)
 
 
 class TorchGradientLinearization(LinearizationDefaults):
@@ -235,6 +333,23 @@ class TorchCalculus(CalculusDefaults):
     as_double = staticmethod(as_double)
     linearize = TorchLinearization
     linearize_gradient = TorchGradientLinearization
+
+    def linearize_once(
+        self,
+        function: Callable[[list[Tensor]], Tensor],
+        params: Leaves,
+        cotangent: Callable[[Tensor], Tensor],
+        model: Any,
+    ) -> TorchLinearization | TorchOnePass:
+        """See :meth:`linop_gn.protocols.Calculus.linearize_once`."""
+        if tracking.get() or _works_forward(model) is False or layout_of(params) is not None:
+            return TorchLinearization(function, params, cotangent)
+        return TorchOnePass(function, params, cotangent, model)
+
+    def coupling(self, model: Any) -> str | None:
+        """See :meth:`linop_gn.protocols.Calculus.coupling`."""
+        found = batch_norm_in_training(model)
+        return None if found is None else type(found).__name__
 
     def evaluate(self, function: Callable[[list[Tensor]], Any], params: Leaves) -> Any:
         # Not under no_grad: a model may differentiate inside. Constants have no graph, so nothing is recorded anyway.

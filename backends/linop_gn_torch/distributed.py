@@ -22,13 +22,12 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from linop_gn.backend import Backend
 from linop_gn.distributed import OtherProcessError, Reduction
 
 from .shards import is_sharded, mark_of_bits, sharing
-from .spread import modules_of, unwrapped
+from .spread import batch_norm_in_training, modules_of, unwrapped
 
 __all__ = ["TorchProcesses", "TorchReduction"]
 
@@ -200,18 +199,18 @@ class TorchReduction(Reduction):
 
     def check_model(self, model: Any) -> None:
         """Raise for batch norm in training mode, whose outputs depend on the other examples of the process."""
-        for module in modules_of(model):
-            if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
-                why = (
-                    "has no second derivative, and sums over processes once more on its way back"
-                    if isinstance(module, nn.SyncBatchNorm)
-                    else "normalises by the examples of one process alone, so that the model is another on each"
-                )
-                raise ValueError(
-                    f"lg.distributed.DataParallel: the model has a {type(module).__name__} in training mode, which "
-                    f"{why}. Use its running statistics (model.eval(), or .eval() of these layers), or GroupNorm or "
-                    "LayerNorm, which see one example at a time."
-                )
+        module = batch_norm_in_training(model)
+        if module is not None:
+            why = (
+                "has no second derivative, and sums over processes once more on its way back"
+                if isinstance(module, nn.SyncBatchNorm)
+                else "normalises by the examples of one process alone, so that the model is another on each"
+            )
+            raise ValueError(
+                f"lg.distributed.DataParallel: the model has a {type(module).__name__} in training mode, which "
+                f"{why}. Use its running statistics (model.eval(), or .eval() of these layers), or GroupNorm or "
+                "LayerNorm, which see one example at a time."
+            )
 
     def require_mesh(self, mesh: Any) -> None:
         """Raise unless the processes over which parameters are spread are those that have shares of the data."""

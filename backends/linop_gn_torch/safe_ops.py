@@ -46,7 +46,7 @@ from torch.overrides import TorchFunctionMode
 
 from . import convolution
 
-__all__ = ["math_attention", "once_differentiable", "step_by_step", "twice_differentiable"]
+__all__ = ["both_ways", "math_attention", "once_differentiable", "step_by_step", "twice_differentiable"]
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
@@ -217,10 +217,11 @@ def _taken_out(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
     return number
 
 
+_TAKEN_OUT = {method: _taken_out(method) for method in (Tensor.__float__, Tensor.item, Tensor.tolist)}
 _RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 _EMBEDDINGS = {nn.functional.embedding: embedding, nn.functional.embedding_bag: embedding_bag}
 _REPLACEMENTS: dict[Any, Callable[..., Any]] = {
-    **{method: _taken_out(method) for method in (Tensor.__float__, Tensor.item, Tensor.tolist)},
+    **_TAKEN_OUT,
     torch._weight_norm: weight_norm,
     nn.functional.scaled_dot_product_attention: _attention,
     nn.functional.hardsigmoid: hardsigmoid,
@@ -257,6 +258,13 @@ def twice_differentiable() -> Iterator[None]:
 def once_differentiable() -> Iterator[None]:
     """Inside, operations are torch's own, but for those whose gradient is no derivative, and attention's kernel."""
     with math_attention, _Replace(_EMBEDDINGS):
+        yield
+
+
+@contextmanager
+def both_ways() -> Iterator[None]:
+    """Inside, operations are torch's own where these have forward mode: for one pass forward and one back."""
+    with math_attention, _Replace(_EMBEDDINGS | _TAKEN_OUT | {torch._weight_norm: weight_norm}):
         yield
 
 

@@ -17,8 +17,9 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["gathers_dtensors", "guarded", "modules_of", "require_local", "unwrapped"]
+__all__ = ["batch_norm_in_training", "gathers_dtensors", "guarded", "modules_of", "require_local", "unwrapped"]
 
 _REDUCE = (
     "give each process the plain module and its part of the data, and let lg.distributed.DataParallel(objective) "
@@ -110,6 +111,12 @@ def modules_of(function: Any) -> Iterator[nn.Module]:
             if isinstance(thing, nn.Module):
                 yield from thing.modules()
         level = [held for thing in level if not isinstance(thing, nn.Module) for held in _held(thing)]
+
+
+def batch_norm_in_training(model: Any) -> nn.Module | None:
+    """A layer that normalises by the examples that come at a time, so that these depend on each other."""
+    norms = (module for module in modules_of(model) if isinstance(module, _BatchNorm))
+    return next((module for module in norms if module.training or module.running_mean is None), None)
 
 
 def _held(thing: Any) -> Iterator[Any]:

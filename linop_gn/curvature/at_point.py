@@ -45,6 +45,8 @@ from .objective import Objective
 from .partition import Blocks, LeafBlock, partition
 from .pieces import (
     added,
+    applied,
+    by_columns,
     each_block,
     ggn,
     hessian,
@@ -101,6 +103,8 @@ class Products(LinearOperator):
 
     def matmat(self, v: Vector) -> Vector:
         if self.reduce is None:
+            if any(piece.recomputes for piece in self.pieces):
+                return self._over_pieces(Partial(by_columns, self.product), v)
             return super().matmat(v)
         with telling(self.reduce):
             own = rebuild(type(self), fields(self) | {"reduce": None})
@@ -117,12 +121,14 @@ class Products(LinearOperator):
         ops, total = self.backend, None
         for piece in self.pieces:
             if piece.stacked:
-                part = scaled(ops, self.scale, ops.sum_over(product, piece, v))
+                part = ops.sum_over(Partial(applied, product), piece, v)
+                part = part if self.scale is None else scaled(ops, self.scale, part)
             elif self.scale is None:
                 part = piece.apply(product, v)
             else:
                 part = piece.apply(Partial(multiple, product), v, self.scale)
             total = part if total is None else added(ops, part, total)
+            del part  # which would be held while the next is made
         return total
 
 

@@ -21,9 +21,9 @@ import numpy as np
 from ..dispatch import backend_of, owner_of_type
 from ..given import as_tree
 from ..protocols import Array, Backend, Tree
-from ..records import record, static
+from ..records import record, replace, static
 
-__all__ = ["Batch", "Stream", "as_batch", "as_batches", "mark_of", "stack"]
+__all__ = ["Batch", "Stream", "as_batch", "as_batches", "cut", "mark_of", "stack"]
 
 
 @record
@@ -44,8 +44,14 @@ class Stream:
     Unless they are meant to be ``changing``, the first two whole passes are compared, whatever the order of examples.
     """
 
-    def __init__(self, data: Iterable[Any], change: Callable[[Any], Batch], changing: bool = False) -> None:
-        self.data, self.change, self.changing = data, change, changing
+    def __init__(
+        self,
+        data: Iterable[Any],
+        change: Callable[[Any], Batch],
+        changing: bool = False,
+        microbatch: int | None = None,
+    ) -> None:
+        self.data, self.change, self.changing, self.microbatch = data, change, changing, microbatch
         self._first: np.ndarray | None = None
         self._compared = False
 
@@ -56,7 +62,7 @@ class Stream:
             batch = self.change(item)
             if mark is not None:
                 mark += mark_of(batch)
-            yield batch
+            yield from cut(batch, self.microbatch)
         if mark is not None and not empty:
             self._compare(mark)
         if empty:
@@ -169,6 +175,45 @@ def as_batches(data: Any) -> tuple[Batch, ...] | Stream:
 def _is_batch(item: Any) -> bool:
     labelled = isinstance(item, Mapping) and "labels" in item
     return labelled or isinstance(item, Batch) or (isinstance(item, tuple) and len(item) in (2, 3))
+
+
+def cut(batch: Batch, size: int | None) -> tuple[Batch, ...]:
+    """The batch as microbatches of ``size`` examples, the last of what is left: views, where the framework has them.
+
+    All arrays in it are cut along their first axis, except those without axes.
+
+    Raises
+    ------
+    ValueError
+        For arrays that do not have one length in common.
+    """
+    if size is None:
+        return (batch,)
+    tree = {"inputs": batch.inputs, "targets": batch.targets, "weights": batch.weights}
+    backend = backend_of(tree)
+    names, leaves, structure = backend.flatten(tree)
+    whole = [backend.is_array(leaf) and bool(leaf.shape) for leaf in leaves]
+    lengths = {name: leaf.shape[0] for name, leaf, rows in zip(names, leaves, whole, strict=True) if rows}
+    if len({*lengths.values()}) != 1:
+        raise ValueError(
+            f"microbatch={size} cuts a batch along the first axis of its arrays, which must be that of the examples in "
+            f"all of them; their lengths are {lengths}. Close over what belongs to no example in the model."
+        )
+    count = lengths.popitem()[1]
+    if count <= size:
+        return (batch,)
+    if backend.layout([leaf for leaf, axis in zip(leaves, whole, strict=True) if axis]) is not None:
+        raise ValueError(
+            f"microbatch={size} would cut examples that lie over several devices, so that each part is on some of them "
+            "only. Leave it out (each device has its share alone, also with memory='low'), or cut what one device has: "
+            "lg.distributed.DataParallel inside of a map over the devices."
+        )
+
+    def part(start: int) -> Batch:
+        rows = [x[start : start + size] if axis else x for x, axis in zip(leaves, whole, strict=True)]
+        return replace(batch, **backend.unflatten(structure, rows))
+
+    return tuple(map(part, range(0, count, size)))
 
 
 def stack(batches: tuple[Batch, ...], backend: Backend) -> tuple[Batch, ...]:

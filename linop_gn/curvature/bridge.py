@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ..protocols import Array, Backend, Tree, Vector
 from ..records import record, replace, static
@@ -143,6 +143,8 @@ class BridgedTerm:
     loss: Any
     crossing: Crossing = static()
 
+    leafwise: ClassVar[bool] = False
+
     @property
     def space(self) -> Space:
         """The space of the caller's parameters."""
@@ -170,6 +172,10 @@ class BridgedTerm:
     def linearize(self, x: Vector) -> BridgedPiece:
         """The model linearised at x, with value and gradient from the same pass."""
         return self._piece(Term.linearize, x)
+
+    def once(self, x: Vector) -> BridgedPiece:
+        """The model linearised at x for one product."""
+        return self._piece(Term.once, x)
 
     def linearize_gradient(self, x: Vector) -> BridgedPiece:
         """The gradient of the loss linearised at x."""

@@ -218,7 +218,7 @@ class InOrder(Stream):
 
     def __init__(self, stream: Stream, reduction: Reduction | None) -> None:
         self._reduction = reduction
-        super().__init__(stream.data, stream.change, stream.changing)
+        super().__init__(stream.data, stream.change, stream.changing, stream.microbatch)
         self._marks: list[np.ndarray] = []
 
     def __iter__(self) -> Iterator[Batch]:

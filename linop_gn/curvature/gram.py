@@ -194,7 +194,8 @@ def root_of(pieces: tuple[Any, ...], scale: Scalar, space: Space) -> Root:
     outputs = [piece.outputs for piece in pieces]
     codomain = Space.of(outputs[0] if len(outputs) == 1 and not pieces[0].stacked else tuple(outputs), "outputs")
     size = math.sqrt(scale) if isinstance(scale, float) else space.backend.namespace().sqrt(scale)
-    return Root(tuple(space.backend.call(_rooted, piece) for piece in pieces), size, space, codomain)
+    rooted = (piece.rooted() if piece.recomputes else space.backend.call(_rooted, piece) for piece in pieces)
+    return Root(tuple(rooted), size, space, codomain)
 
 
 def _rooted(piece: Any) -> Any:
@@ -259,7 +260,8 @@ def _pull(piece: Piece, u: Vector) -> Vector:
 
 
 def _pull_slice(both: tuple[Piece, Vector]) -> Vector:
-    return _pull(*both)
+    piece, u = both
+    return piece.apply(_pull, u)
 
 
 def _root_cotangent(piece: Piece) -> Vector:

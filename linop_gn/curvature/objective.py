@@ -13,7 +13,7 @@ from contextlib import suppress
 from numbers import Real
 from typing import Any
 
-from ..arguments import require_number
+from ..arguments import require_number, whole
 from ..dispatch import require_registered
 from ..distributed.agreed import told_of
 from ..distributed.reduction import as_reduction, mark_of
@@ -22,7 +22,7 @@ from ..given import as_columns, as_start
 from ..protocols import Array, Backend, Scalar, Tree, Vector
 from ..records import Asked, fields, fill, memo, rebuild, record, replace
 from ..spaces import Space
-from .batches import Batch, Stream, as_batches, stack
+from .batches import Batch, Stream, as_batches, cut, stack
 from .checks import require_finite_parameters
 from .losses import Loss, SquaredError, as_loss
 from .point import Asking, Point, is_finite, slope_of, value_of
@@ -81,6 +81,13 @@ class Objective(Terms):
     l2
         The lambda of a Gaussian prior: 1/2 lambda ||p||^2 is added to the mean or sum, lambda p to the gradient,
         lambda I to GGN and Hessian. A number, or a tree like the parameters of numbers and arrays: data.
+    memory
+        ``"kept"``: an operator keeps the model linearised, activations and all, and products are cheap. ``"low"``: it
+        keeps parameters and data; each product linearises anew, batch by batch, at 1.5 to 2 times the work.
+    microbatch
+        How many examples go through the model at a time: batches are cut into parts of so many, the last of what is
+        left, and values, gradients and products are summed over these, exactly. With ``memory="low"`` no more than the
+        activations of one microbatch are ever held. The model must take each example by itself.
 
     >>> import numpy as np, linop_gn as lg
     >>> x, y = np.array([[1.0], [2.0]]), np.array([[1.0], [3.0]])
@@ -110,12 +117,16 @@ class Objective(Terms):
         l2: Any = None,
         changing_data: bool = False,
         reduce: Any = None,
+        memory: str = "kept",
+        microbatch: int | None = None,
     ) -> None:
         _require_function("the model must be a function (params, inputs) -> outputs", model)
         supplied = Supplied.given(jvp=jvp, vjp=vjp, jacobian=jacobian)
-        held = _held(as_batches(data), changing_data)
+        held, sparing = _held(as_batches(data), changing_data), _sparing(memory, microbatch)
+        if held["stream"] is not None:
+            held["stream"].microbatch = sparing["microbatch"]
         made = _fields(model, as_loss(loss), derivatives, supplied, l2, reduce)
-        fill(self, **made, whole=False, **held)
+        fill(self, **made, whole=False, **held, **sparing)
 
     @classmethod
     def from_function(
@@ -128,15 +139,17 @@ class Objective(Terms):
         derivatives: str | None = None,
         l2: Any = None,
         reduce: Any = None,
+        memory: str = "kept",
     ) -> Objective:
         """An objective from a plain scalar function ``function(params)``, or ``function(params, data)``.
 
         It has a value, a gradient and a Hessian, but no Gauss-Newton operator: that
         needs to know which part is the model and which the loss. With ``reduce`` it is the sum of the processes' own.
+        There is no ``microbatch``: nobody knows how the function is a sum over the data.
         """
         _require_function("the objective must be a function of the parameters", function)
         made = _fields(function, None, derivatives, Supplied.given(gradient=gradient, hvp=hvp), l2, reduce)
-        return rebuild(cls, made | _whole(data))
+        return rebuild(cls, made | _whole(data) | _sparing(memory, None))
 
     @classmethod
     def from_residuals(
@@ -150,12 +163,22 @@ class Objective(Terms):
         derivatives: str | None = None,
         l2: Any = None,
         reduce: Any = None,
+        memory: str = "kept",
+        microbatch: int | None = None,
     ) -> Objective:
-        """Nonlinear least squares 1/2 ||r(params)||^2, with r(params) or r(params, data); its GGN is J^T J."""
+        """Nonlinear least squares 1/2 ||r(params)||^2, with r(params) or r(params, data); its GGN is J^T J.
+
+        ``microbatch`` is for residuals of some rows of the data that do not depend on the other rows.
+        """
         _require_function("the residuals must be a function of the parameters", residuals)
         supplied = Supplied.given(jvp=jvp, vjp=vjp, jacobian=jacobian)
         made = _fields(residuals, SquaredError(reduction="sum"), derivatives, supplied, l2, reduce)
-        return rebuild(cls, made | _whole(data))
+        if microbatch is not None and data is None:
+            raise ValueError(
+                "microbatch= cuts the data, and these residuals are a function of the parameters alone: hand the data "
+                "over, Objective.from_residuals(residuals, data, ...), as the second argument of the residuals."
+            )
+        return rebuild(cls, made | _whole(data) | _sparing(memory, microbatch))
 
     def with_data(self, data: Any) -> Objective:
         """The same model and loss on other data (a new batch): the same compiled program.
@@ -165,6 +188,8 @@ class Objective(Terms):
         """
         changing = self.stream is not None and self.stream.changing
         held = _whole(data) if self.whole else _held(as_batches(data), changing)
+        if held["stream"] is not None:
+            held["stream"].microbatch = self.microbatch
         made = rebuild(type(self), fields(self) | held)
         memo(made).asked = self._asked
         return made
@@ -218,7 +243,9 @@ class Objective(Terms):
         space, ops = asked.space, asked.space.backend
         if not space.in_leaves or self.reduce is not None or self.derivatives is not None or self.l2 is not None:
             return None
-        if self.batches[0].stacked or (self.loss is not None and self.loss.has_arrays) or not ops.calculus:
+        if self.microbatch is not None or self.batches[0].stacked:
+            return None
+        if (self.loss is not None and self.loss.has_arrays) or not ops.calculus:
             return None
         if slope and asked.points:
             return None
@@ -275,17 +302,34 @@ class Objective(Terms):
         if terms is None or terms.model is not model:
             if self.reduce is not None:
                 self.reduce.check_model(self.model)  # in the mode that it has now
-            terms = rebuild(Terms, fields(self) | {"model": model})
-            if len(self.batches) > 1 and "compiled" in ops.capabilities:
+            terms, batches = rebuild(Terms, fields(self) | {"model": model}), self._parts(space)
+            if len(batches) > 1 and "compiled" in ops.capabilities:
                 for term in terms.in_memory(space):
                     term.check_ahead(x)
-                terms = replace(terms, batches=stack(self.batches, ops))
+                batches = stack(batches, ops)
+            terms = terms if batches is self.batches else replace(terms, batches=batches)
             if self.reduce is not None:
                 told = self.l2, self.loss, self.reduce.told_of_model(self.model, space.names)
                 memo(terms).mark = mark_of(told_of(self.reduce, told))
             if ops.is_concrete((terms.batches, x)):
                 memo(self).terms, memo(terms).asked = terms, self._asked
         return terms
+
+    def _parts(self, space: Space) -> tuple[Batch, ...]:
+        """The batches in memory, cut where there is a ``microbatch``."""
+        if self.microbatch is None:
+            return self.batches
+        calculus = self.differentiating(space.backend).calculus
+        coupling = None if calculus is None else calculus.coupling(self.model)
+        if coupling is not None:
+            raise ValueError(
+                f"microbatch={self.microbatch}: the model has a {coupling} in training mode, which normalises by all "
+                "examples that come at a time, so that the parts of a batch are of another model. Use its running "
+                "statistics (model.eval(), or .eval() of these layers), or GroupNorm or LayerNorm, which see one "
+                "example at a time."
+            )
+        self.require_fitting(space)
+        return tuple(part for batch in self.batches for part in cut(batch, self.microbatch))
 
     def _require_alike(self, space: Space, x: Vector) -> None:
         """Raise where no process can sum, or the processes have other parameters or losses than each other."""
@@ -300,7 +344,7 @@ class Objective(Terms):
                     "parameters that lie over processes are gathered for each batch, so that all must have equally "
                     "many, and of a stream that is not known before its end: hold the batches in a list."
                 )
-            self.reduce.require_known(space.backend, x, ("batches", len(self.batches)), _UNEVEN)
+            self.reduce.require_known(space.backend, x, ("batches", len(self._parts(space))), _UNEVEN)
 
     # what users ask
 
@@ -332,13 +376,16 @@ class Objective(Terms):
     def outputs(self, params: Tree) -> Array:
         """The model's outputs, for data of one batch: with ``reduce``, of this process's."""
         point = self.at(params)
-        return _own(point.space.backend, point.outputs)
+        outputs = point.outputs if self.microbatch is None or len(self.batches) != 1 else point.all_outputs
+        return _own(point.space.backend, outputs)
 
     def __repr__(self) -> str:
         name = getattr(self.model, "__qualname__", type(self.model).__qualname__)
         what = "scalar function" if self.loss is None else repr(self.loss)
         data = "streamed" if self.stream is not None else f"{len(self.batches)} batch{'es' * (len(self.batches) != 1)}"
         rest = ("" if self.l2 is None else ", l2") + ("" if self.reduce is None else f", {self.reduce!r}")
+        rest += "" if self.memory == "kept" else f", memory={self.memory!r}"
+        rest += "" if self.microbatch is None else f", microbatch={self.microbatch}"
         return f"Objective({name}, {what}, {data}{rest})"
 
 
@@ -361,6 +408,18 @@ def _fields(
     l2 = None if isinstance(l2, Real) and l2 == 0 else l2
     made = {"model": model, "loss": loss, "supplied": supplied, "derivatives": derivatives, "l2": l2}
     return {**made, "reduce": as_reduction(reduce)}
+
+
+def _sparing(memory: str, microbatch: int | None) -> dict[str, Any]:
+    """What an objective does where memory is short."""
+    if memory not in ("kept", "low"):
+        raise ValueError(
+            f"memory must be 'kept' (operators keep the model linearised) or 'low' (each product linearises anew), got "
+            f"{memory!r}."
+        )
+    if microbatch is not None:
+        microbatch = whole("Objective", "microbatch", microbatch, 1)
+    return {"memory": memory, "microbatch": microbatch}
 
 
 def _held(batches: tuple[Batch, ...] | Stream, changing: bool = False) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from .losses import Loss, OutputHessian
 from .losses.parts import in_parts
 from .supplied import Supplied
 
-__all__ = ["Curve", "Differentiated", "Piece", "added", "each_block", "flat_outputs", "ggn", "hessian", "jvp"]
-__all__ += ["kept", "like_outputs", "linearised_gradient", "loss_hessian", "multiple", "of_batch", "one_block"]
-__all__ += ["scaled", "together", "vjp"]
+__all__ = ["Curve", "Differentiated", "Piece", "added", "applied", "by_columns", "each_block", "flat_outputs", "ggn"]
+__all__ += ["hessian", "jvp", "kept", "like_outputs", "linearised_gradient", "loss_hessian", "multiple", "of_batch"]
+__all__ += ["one_block", "scaled", "together", "vjp"]
 
 
 _COLUMNS, _ENTRIES = 64, 1 << 22
@@ -39,6 +39,8 @@ class OfOneBatch:
 
     leafwise: ClassVar[bool] = True
     """Whether products take tuples of leaves too."""
+    recomputes: ClassVar[bool] = False
+    """Whether each call of :meth:`apply` linearises anew, so that columns had better share one."""
 
     value: Array | None
     gradient: Any
@@ -185,7 +187,19 @@ def together(pieces: tuple[Any, ...], space: Space) -> int:
 
 def kept(function: Callable[..., Any], piece: Any, *vectors: Vector) -> tuple[tuple[()], Any]:
     """A function whose results are stacked by ``scan_over``, and nothing summed."""
-    return (), function(piece, *vectors)
+    return (), piece.apply(function, *vectors)
+
+
+def applied(function: Callable[..., Vector], piece: Any, *vectors: Vector) -> Vector:
+    """``function`` of the piece and vectors, by the way of the piece: for loops over a stack."""
+    made: Vector = piece.apply(function, *vectors)
+    return made
+
+
+def by_columns(function: Callable[..., Vector], piece: Any, v: Vector) -> Vector:
+    """``function`` of the piece and each column of v, one by one: no more memory than one of them takes."""
+    made: Vector = piece.space.backend.over_columns(Partial(function, piece), v)
+    return made
 
 
 def jvp(piece: Piece, v: Vector) -> Vector:
@@ -294,7 +308,7 @@ def one_block(leaves: tuple[int, ...], piece: Piece, v: Vector) -> Vector:
 
 def of_batch(product: Callable[..., Vector], term: Any, x: Vector, v: Any) -> tuple[None, Vector, Array | None]:
     """(None, product, weight) of one streamed batch, which is linearised for it."""
-    made = term.linearize_gradient(x) if product is hessian else term.linearize(x)
+    made = term.linearize_gradient(x) if product is hessian else term.once(x)
     return None, made.apply(product, v), made.weight
 
 

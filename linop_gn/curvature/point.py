@@ -24,6 +24,7 @@ from ..distributed.watching import telling
 from ..protocols import Array, Backend, Scalar, Tree, Vector
 from ..records import Partial, memo, record, replace, static
 from ..spaces import Space
+from .anew import Anew
 from .batches import Batch
 from .checks import require_counted
 from .pieces import added, scaled
@@ -135,7 +136,7 @@ class Point:
 
     def linearized(self) -> Summary:
         """Value, gradient and the model linearised, as :class:`~.pieces.Piece` s; made once."""
-        return self._once("linearized", _linearize)
+        return self._anew("linearized") if self.objective.low else self._once("linearized", _linearize)
 
     @property
     def is_linearized(self) -> bool:
@@ -144,7 +145,7 @@ class Point:
 
     def curved(self) -> Summary:
         """Value, gradient and the gradient linearised, as :class:`~.pieces.Curve` s; made once."""
-        return self._once("curved", _curve)
+        return self._anew("curved") if self.objective.low else self._once("curved", _curve)
 
     def expect_hessian(self) -> Point:
         """Take the gradient from :meth:`curved` from now on; returns the point."""
@@ -158,6 +159,7 @@ class Point:
             for term in self.objective.streamed(self.space, self.x):
                 sums = ops.call(part, term, self.x, *shared)
                 totals = sums if totals is None else _add(self, totals, sums)
+                del sums, term
             assert totals is not None
             return Summary(*_normalised(self, totals))
 
@@ -231,6 +233,17 @@ class Point:
                 setattr(self._made, slot, made)
         return made
 
+    def _anew(self, slot: str) -> Summary:
+        """Value and gradient, and each batch in memory as what is to be linearised for each product."""
+        made: Summary | None = getattr(self._made, slot)
+        if made is None:
+            made = self.slope()
+            terms, where = self.objective.in_memory(self.space), self.own
+            made = replace(made, pieces=tuple(Anew.made(term, where, slot == "curved") for term in terms))
+            if self.may_keep(made):
+                setattr(self._made, slot, made)
+        return made
+
     def _in_memory(self, visit: Visit) -> Summary:
         asked, ops = memo(self.objective).asked, self.space.backend
         known = "compiled" in ops.capabilities and asked is not None and asked.before
@@ -288,10 +301,27 @@ class Point:
     @property
     def outputs(self) -> Array:
         """The model's outputs, for data of one batch."""
-        term = self.objective.single(self.space, "an array of outputs")
-        if self.is_linearized:
+        if self.is_linearized and len(self.objective.batches) == 1:
             return self.linearized().pieces[0].outputs
+        term = self.objective.single(self.space, "an array of outputs")
         return self.space.backend.call(outputs_of, term, self.where)
+
+    @property
+    def all_outputs(self) -> Array:
+        """The model's outputs of all batches in memory, in order, one after the other."""
+        ops, parts = self.space.backend, []
+        xp = ops.namespace()
+        for term in self.objective.in_memory(self.space):
+            if term.batch.stacked:
+                z = ops.scan_over(_outputs_of_slice, term.batch, term, self.where)[1]
+                parts.append(xp.reshape(z, (-1, *z.shape[2:])))
+            else:
+                parts.append(ops.call(outputs_of, term, self.where))
+        return xp.concat(parts, axis=0)
+
+
+def _outputs_of_slice(batch: Batch, term: Term, x: Vector) -> tuple[tuple[()], Array]:
+    return (), outputs_of(replace(term, batch=batch), x)
 
 
 def _linearize(term: Term, x: Vector) -> tuple[Sums, Any]:
@@ -331,6 +361,7 @@ def _over_memory(visit: Callable[..., tuple[Sums, Any]], point: Point, *shared: 
             sums, piece = visit(term, where, *shared)
         pieces.append(piece)
         totals = sums if totals is None else _add(point, totals, sums)
+        del sums, piece  # which would be held while the next are made
     assert totals is not None
     return _with_l2(point, Summary(*_normalised(point, totals), tuple(pieces)))
 

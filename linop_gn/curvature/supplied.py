@@ -83,9 +83,12 @@ class Supplied:
         return self.jvp is not None or self.jacobian is not None
 
     def linearize(
-        self, space: Space, arguments: tuple[Any, ...], outputs: Array, cotangent: Callable[[Array], Array]
+        self, space: Space, arguments: tuple[Any, ...], outputs: Array, cotangent: Callable[[Array], Array] | None
     ) -> SuppliedLinearization:
-        """A linearisation at ``arguments`` = (params, [inputs]) whose model value is ``outputs``."""
+        """A linearisation at ``arguments`` = (params, [inputs]) whose model value is ``outputs``.
+
+        Its gradient is J^T ``cotangent(outputs)``.
+        """
         outputs, matrix = space.backend.copy(outputs), None
         if self.jacobian is not None:
             matrix, arguments = (
@@ -93,7 +96,7 @@ class Supplied:
                 (),
             )
         made = SuppliedLinearization(self, space, arguments, outputs, matrix)
-        return replace(made, gradient=made.vjp(cotangent(outputs)))
+        return made if cotangent is None else replace(made, gradient=made.vjp(cotangent(outputs)))
 
 
 @record

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from ..arguments import called
 from ..given import the_array
@@ -46,6 +46,9 @@ class Term:
     space: Space = static()
     supplied: Supplied | None = static(default=None)
     alone: bool = static(default=True)
+
+    leafwise: ClassVar[bool] = True
+    """Whether parameters and vectors may be tuples of leaves."""
 
     @property
     def ops(self) -> Backend:
@@ -209,24 +212,38 @@ class Term:
 
     def linearize(self, x: Vector) -> Piece:
         """The model linearised at x, with value and gradient from the same pass."""
+        return self._linearized(x)
+
+    def _linearized(self, x: Vector, once: bool = False) -> Piece:
         leaves = self.space.split(x)
         assert self.loss is not None
         if self.supplied is not None and self.supplied.first_order:
             z = self._evaluate(self.outputs, leaves)
             self.check_here(z)
-            lin: Any = self.supplied.linearize(self.space, self.arguments(leaves), z, self.cotangent)
+            cotangent = None if once else self.cotangent
+            lin: Any = self.supplied.linearize(self.space, self.arguments(leaves), z, cotangent)
         else:
             calculus = self._require("a Gauss-Newton operator or a gradient", _MODEL)
-            lin = calculus.linearize(self.outputs, leaves, self.cotangent)
+            if once:
+                lin = calculus.linearize_once(self.outputs, leaves, self.cotangent, self.model)
+                self.check_here(self.ops.detach(lin.outputs))
+            else:
+                lin = calculus.linearize(self.outputs, leaves, self.cotangent)
         z = self.ops.detach(lin.outputs)
         if self.loss.autodiff:
             calculus = self._require("the Hessian of a loss without closed forms", _LOSS)
             bent: Any = Differentiated(calculus.linearize_gradient(self._total, [z]))
         else:
             bent = self._asked(z).hessian(*self._with_data(z))
-        data, gradient = (self.batch.targets, self.batch.weights), self.space.like(x, lin.gradient)
-        sums = self.total(z), gradient, self.weight(z)
+        data = self.batch.targets, self.batch.weights
+        if once:
+            return Piece(self.loss, *data, lin, bent, None, None, self.weight(z), self.space)
+        sums = self.total(z), self.space.like(x, lin.gradient), self.weight(z)
         return Piece(self.loss, *data, lin.without_gradient(), bent, *sums, self.space)
+
+    def once(self, x: Vector) -> Piece:
+        """The model linearised at x for one product, without value and gradient; what it held goes with the piece."""
+        return self._linearized(x, once=True)
 
     def gathered(self, function: Callable[..., tuple[Any, Any]], x: Vector, *shared: Array) -> tuple[Any, Any]:
         """``function(self, x, *shared) -> (sums, piece)``, where the model is differentiated."""

@@ -45,6 +45,15 @@ class Terms:
     """lambda of 1/2 sum lambda p^2, which is added to all of it: a number, one for each entry, or a tree of them."""
     reduce: Reduction | None = static(default=None)
     """What sums over processes, of which each has a share of the data."""
+    memory: str = static(default="kept")
+    """Whether operators keep what was linearised, or linearise for each product: "low"."""
+    microbatch: int | None = static(default=None)
+    """How many examples go through the model at a time; None: a batch."""
+
+    @property
+    def low(self) -> bool:
+        """Whether batches in memory are linearised anew for each product, as streamed ones are."""
+        return self.memory == "low" and not self.host
 
     def l2_in(self, space: Space) -> Any:
         """``l2`` as a number or a flat vector of ``space``; None where there is none."""
@@ -180,5 +189,8 @@ class Terms:
     def single(self, space: Space, what: str) -> Any:
         """The term of the one batch there is; an error that names ``what`` for several."""
         if self.host or len(self.batches) != 1 or self.batches[0].stacked:
-            raise ValueError(f"{what} exists for data of one batch only; make an objective for one: with_data(batch).")
+            whole = "" if self.microbatch is None else ", and leave out microbatch=, which makes several of it"
+            raise ValueError(
+                f"{what} exists for data of one batch only; make an objective for one: with_data(batch){whole}."
+            )
         return self.in_memory(space)[0]

@@ -97,11 +97,23 @@ class CalculusDefaults:
     def evaluate(self, function: Callable[[list[Array]], Any], params: Sequence[Array]) -> Any:
         return function(list(params))
 
+    def linearize_once(
+        self,
+        function: Callable[[list[Array]], Array],
+        params: Sequence[Array],
+        cotangent: Callable[[Array], Array],
+        model: Any,
+    ) -> Any:
+        return self.linearize(function, params, cotangent)  # type: ignore[attr-defined]
+
     def uses(self, function: Callable[[list[Array]], Array], params: Sequence[Array]) -> Any:
         raise NotImplementedError(
             "this framework does not tell which operations parameters enter, as Kronecker factors need: write the "
             "model in torch or JAX (lg.Objective(..., derivatives=) differentiates it there), or take lg.BlockGGN."
         )
+
+    def coupling(self, model: Any) -> str | None:
+        return None
 
     def as_double(self, model: Any) -> Any:
         return model

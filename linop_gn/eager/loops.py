@@ -125,5 +125,8 @@ class EagerLoops:
             pieces.append(piece)
         return total, optree.tree_map(lambda *rows: self.namespace().stack(rows), *pieces)  # type: ignore[attr-defined]
 
+    def afresh(self, x: T, arguments: R) -> tuple[T, R]:
+        return x, arguments
+
     def describe_of(self, function: Callable[..., Any], *records: Any) -> tuple[tuple[int, ...], str, Hashable]:
         return self.describe(function(*records))  # type: ignore[attr-defined, no-any-return]

@@ -46,7 +46,7 @@ from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
 from ..run.status import Code, alike, verdict, where_new
-from ..solvers.base import Cost, Solver, bytes_each
+from ..solvers.base import Cost, Solver, bytes_of, each
 from ..solvers.options import scale_of, scaled_rhs
 from ..solvers.problem import LinearProblem
 from .orthogonal import LEVEL, fresh, levels, orthogonalise
@@ -191,13 +191,14 @@ class Lanczos(Solver):
             )
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
-        n, width = operator.domain.size, bytes_each(operator)
+        n = operator.domain.size
         k = min(self.steps, n)
         if not self.keep:
-            return Cost("krylov, basis anew", 2 * k - 1, 9 * n * width, 10.0 * n * k, "two passes")
+            return Cost("krylov, basis anew", 2 * k - 1, bytes_of(operator, 9), 10.0 * n * k, "two passes")
         passes = {"none": 0, "selective": 1, "full": 2}[self.reorthogonalise]
         flops = 10.0 * n * k + 2.0 * passes * n * k * k + 4.0 * k**3
-        return Cost("krylov, basis kept", k, (k + 4) * n * width, flops, "every damping and radius")
+        memory = bytes_of(operator, k + each(operator, 3, 7))
+        return Cost("krylov, basis kept", k, memory, flops, "every damping and radius")
 
     def limit(self, problem: LinearProblem) -> int:
         """The number of steps that a run may take."""

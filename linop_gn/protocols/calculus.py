@@ -69,6 +69,18 @@ class Calculus(Protocol):
     ) -> Linearization:
         """Linearise ``function`` at ``params``; ``gradient`` is J^T applied to ``cotangent(outputs)``."""
 
+    def linearize_once(
+        self,
+        function: Callable[[list[Array]], Array],
+        params: Sequence[Array],
+        cotangent: Callable[[Array], Array],
+        model: Any,
+    ) -> Linearization:
+        """:meth:`linearize` for one product with J and J^T, in the memory of one pass backward; without a gradient.
+
+        ``model`` is what ``function`` calls: the same object for batches and products of one operator.
+        """
+
     def linearize_gradient(
         self, function: Callable[[list[Array]], Array], params: Sequence[Array]
     ) -> GradientLinearization:
@@ -101,6 +113,9 @@ class Calculus(Protocol):
         What it returns belongs to the call, or the trace, that it was made in.
         """
         ...
+
+    def coupling(self, model: Any) -> str | None:
+        """The name of a layer whose outputs for one example depend on the others; None where none is known."""
 
     def as_double(self, model: Any) -> Any:
         """``model`` with the floating numbers that it holds itself in float64: a copy where it holds any.

@@ -107,5 +107,11 @@ class Loops(Protocol):
         Returns the sum of the parts (a tree of arrays) and the pieces, stacked along a new leading axis.
         """
 
+    def afresh(self, x: T, arguments: R) -> tuple[T, R]:
+        """Both as they are, where what is computed of ``x`` is to be computed again for each ``arguments``.
+
+        A compiler would take what depends on ``x`` alone out of a loop, and keep what memory is too short for.
+        """
+
     def describe_of(self, function: Callable[..., Array], *records: Any) -> tuple[tuple[int, ...], str, Hashable]:
         """What :meth:`Arrays.describe` says of ``function(*records)``; not computed where the framework can tell."""

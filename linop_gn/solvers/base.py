@@ -16,10 +16,11 @@ from ..operators.base import LinearOperator
 from ..operators.partition import Partition
 from ..protocols import Backend, Vector
 from ..records import record
+from ..spaces import Space
 from .block_arithmetic import block_arithmetic
 from .problem import LinearProblem
 
-__all__ = ["Cost", "Solver", "bytes_each", "require_solver"]
+__all__ = ["Cost", "Solver", "bytes_each", "bytes_of", "each", "require_solver"]
 
 SUPPORTED = frozenset({"x0", "columns", "blocks", "report"})
 _WIDTH = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
@@ -31,7 +32,7 @@ class Cost(NamedTuple):
     route: str
     products: int
     memory: int
-    """Bytes."""
+    """Bytes; of each device, where vectors are divided among several."""
     flops: float
     """Beside the products."""
     note: str = ""
@@ -40,6 +41,21 @@ class Cost(NamedTuple):
 def bytes_each(A: LinearOperator) -> int:
     """Bytes of a number."""
     return _WIDTH[A.dtype]
+
+
+def each(A: LinearOperator, eager: float, compiled: float) -> float:
+    """What is held where each operation is done as it is asked for, or in a compiled program: measured on the CPU.
+
+    A compiler does not always write over what is no longer needed, and runs operations early where it may.
+    """
+    return compiled if "compiled" in A.backend.capabilities else eager
+
+
+def bytes_of(A: LinearOperator, vectors: float, space: Space | None = None) -> int:
+    """Bytes that so many vectors of the domain (or of ``space``) take on each device."""
+    space = A.domain if space is None else space
+    parts = 1 if space.layout is None else space.layout.devices
+    return int(vectors * -(-space.width // parts) * bytes_each(A))
 
 
 @record

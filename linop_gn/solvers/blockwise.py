@@ -19,7 +19,7 @@ from ..operators.diagonal import Diagonal
 from ..operators.partition import Block, Partition
 from ..protocols import Backend, Vector
 from ..records import record, replace
-from .base import Cost, Solver, require_solver
+from .base import Cost, Solver, bytes_of, require_solver
 from .cg import CG
 from .direct import Direct
 from .problem import LinearProblem
@@ -92,7 +92,7 @@ class Blockwise(Solver):
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         made = self.method.cost(operator, steps)
-        return made._replace(route=f"Blockwise {made.route}")
+        return made._replace(route=f"Blockwise {made.route}", memory=made.memory + bytes_of(operator, 1))
 
     def partition(self, problem: LinearProblem) -> Partition:
         """The blocks, in the order in which results are given."""

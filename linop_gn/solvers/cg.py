@@ -46,7 +46,7 @@ from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, replace, static
 from ..run.status import Code, alike, verdict
-from .base import Cost, Solver, bytes_each
+from .base import Cost, Solver, bytes_of, each
 from .iterates import MOST, Iterates, as_schedule, collect, plan
 from .options import ResidualSolver, at_limit, begun_status, scaled_rhs, unfit_status
 from .problem import LinearProblem
@@ -102,10 +102,9 @@ def along_start(ops: Backend, rp: Scalar, energy: Scalar) -> Scalar:
     return ops.where(0.5 * energy <= rp, 1.0, ops.where(energy > 0, ops.divide(rp, energy), 0.0))
 
 
-def short_recurrence(solver: Solver, A: LinearOperator, k: int, sure: bool, vectors: int, flops: float) -> Cost:
+def short_recurrence(solver: Solver, A: LinearOperator, k: int, sure: bool, vectors: float, flops: float) -> Cost:
     """The cost of k steps with so many vectors, and flops an unknown and step; unless ``sure``, x is verified."""
-    n = A.domain.size
-    return Cost(solver.title, k if sure else k + 1, vectors * n * bytes_each(A), flops * n * k, f"{k} steps")
+    return Cost(solver.title, k if sure else k + 1, bytes_of(A, vectors), flops * A.domain.size * k, f"{k} steps")
 
 
 def _direction(x: Vector, p: Vector) -> tuple[Vector]:
@@ -167,7 +166,9 @@ class CG(ResidualSolver):
             )
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
-        return short_recurrence(self, operator, self.planned(steps), self.steps is not None, 6, 10.0)
+        k, sure = self.planned(steps), self.steps is not None
+        shelf = 0 if self.keep is None else plan(self.keep, k).capacity
+        return short_recurrence(self, operator, k, sure, each(operator, 4 if sure else 6, 11) + shelf, 10.0)
 
     def tangent(self, operator: LinearOperator) -> tuple[LinearOperator, Solver]:
         return operator, replace(self, keep=None)

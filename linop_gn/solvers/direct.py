@@ -29,7 +29,7 @@ from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
 from ..run.status import Code, verdict
-from .base import Cost, Solver, bytes_each
+from .base import Cost, Solver, bytes_each, each
 from .dense import blocks_of, cut, join, largest_block, matrices, with_matrices
 from .options import check_tolerances, scaled_rhs, unfit_status
 from .problem import LinearProblem, Row
@@ -68,8 +68,9 @@ class Direct(Solver):
 
     symmetric: ClassVar[bool] = True
     supports: ClassVar[frozenset[str]] = frozenset({"x0", "columns", "report"})  # a start is of no use
-    copies: ClassVar[int]
-    """Dense matrices held at a time, unit vectors and products among them."""
+    copies: ClassVar[tuple[int, int]]
+    """Dense matrices held at a time, unit vectors and products among them: where each operation is done as it is asked
+    for, and in a compiled program. LAPACK's workspace counts, which for eigenvectors is two of them."""
     cubes: ClassVar[float]
     """Flops over n^3."""
 
@@ -105,7 +106,8 @@ class Direct(Solver):
         sizes = [block.size for block in blocks_of(operator)]
         n, width = max(sizes), 8 if self.double else max(4, bytes_each(operator))
         blocks = f"{len(sizes)} blocks of up to {n}" if len(sizes) > 1 else ""
-        memory = (2 * n * operator.domain.size + (self.copies - 2) * sum(size * size for size in sizes)) * width
+        copies = each(operator, *self.copies)
+        memory = int((2 * n * operator.domain.size + (copies - 2) * sum(size * size for size in sizes)) * width)
         flops = self.cubes * sum(size**3 for size in sizes)
         return Cost(self.title, largest_block(operator), memory, flops, blocks)
 
@@ -234,7 +236,7 @@ class Cholesky(Direct):
     'NEGATIVE_CURVATURE'
     """
 
-    copies: ClassVar[int] = 5
+    copies: ClassVar[tuple[int, int]] = 5, 4
     cubes: ClassVar[float] = 1 / 3
 
     def factor(self, ops: Backend, matrix: Array, eps: float) -> Factored:
@@ -268,7 +270,7 @@ class LU(Direct):
     """
 
     symmetric: ClassVar[bool] = False
-    copies: ClassVar[int] = 3
+    copies: ClassVar[tuple[int, int]] = 3, 4
     cubes: ClassVar[float] = 2 / 3
 
     def factor(self, ops: Backend, matrix: Array, eps: float) -> Factored:
@@ -305,7 +307,7 @@ class Eigh(Direct):
 
     rcond: Scalar | None = None
 
-    copies: ClassVar[int] = 4
+    copies: ClassVar[tuple[int, int]] = 6, 5
     cubes: ClassVar[float] = 9.0
 
     def __post_init__(self) -> None:

@@ -44,7 +44,7 @@ from ..protocols import Array, Backend, Scalar, Vector
 from ..records import fields, rebuild, record, replace, static
 from ..run.status import Code, verdict
 from ..spaces import Space
-from .base import Cost, Solver, bytes_each
+from .base import Cost, Solver, bytes_each, each
 from .options import check_tolerances, require_inner, scaled_rhs
 from .problem import LinearProblem, Recipe, Row
 from .served import inner_solve
@@ -228,23 +228,30 @@ class GramSolve(Solver):
         if isinstance(ready, LowRank):
             m = ready.factor.shape[1]
             if self.solver is None:
-                memory, flops = (n * m + 3 * m * m + 4 * n) * width, 2.0 * m * m * n + m**3 / 3.0
-                return Cost("GramSolve, Cholesky", 1, memory, flops, f"rank {m}")
+                factors = each(operator, int(ready.middle is not None), 2)
+                rest = each(operator, max(5 * n + m * m, 2 * n + 3 * m * m), 5 * n + 3 * m * m)
+                memory, flops = (factors * n * m + rest) * width, 2.0 * m * m * n + m**3 / 3.0
+                return Cost("GramSolve, Cholesky", 1, int(memory), flops, f"rank {m}")
         else:
             m = sum(math.prod(p.outputs.shape) for p in ready.pieces)
         if self.solver is not None:
             k = self.solver.planned(steps)
-            return Cost("GramSolve, CG", k + 4, (7 * m + 6 * n) * width, 10.0 * m * k, f"{k} steps with {m} outputs")
-        cholesky = m**3 / 3.0
+            memory = int(each(operator, 7 * m + 6 * n, 9 * m + 7 * n)) * width
+            return Cost("GramSolve, CG", k + 4, memory, 10.0 * m * k, f"{k} steps with {m} outputs")
+        cholesky, square = m**3 / 3.0, m * m
         told = self._by_layers(_inner(operator)[0])
         if told is not None:
-            held = (told.numbers + 3 * m * m + 6 * n) * width
-            flops, note = 2.0 * m * m * told.width + cholesky, f"{m} outputs; by layers"
+            held = (told.numbers + 3 * square + 6 * n) * width
+            flops, note = 2.0 * square * told.width + cholesky, f"{m} outputs; by layers"
             return Cost("GramSolve, Cholesky", told.passes + 3, held, flops, note)
+        at_once = 0 if operator.backend.calculus is None else min(m, ready.together) * n  # columns of J^T
         if keeps_rows(self.rows, m, n):
-            memory, flops = (2 * m * n + 3 * m * m + 4 * n) * width, 2.0 * m * m * n + cholesky
-            return Cost("GramSolve, Cholesky", m + 1, memory, flops, f"{m} outputs; J^T alone")
-        return Cost("GramSolve, Cholesky", m + 2, (5 * m * m + 6 * n) * width, cholesky, f"{m} outputs; J and J^T")
+            held = each(operator, max(2 * m * n + square, m * n + 3 * square), 2 * m * n + at_once + square) + 2 * n
+            flops, note = 2.0 * square * n + cholesky, f"{m} outputs; J^T alone"
+            return Cost("GramSolve, Cholesky", m + 1, int(held) * width, flops, note)
+        eager, compiled = max(2 * at_once + square, 3 * square) + 6 * n, at_once + 3 * square + 2 * n
+        held = int(each(operator, eager, compiled)) * width
+        return Cost("GramSolve, Cholesky", m + 2, held, cholesky, f"{m} outputs; J and J^T")
 
     def init(self, ops: Backend, problem: LinearProblem) -> GramState:
         b = problem.rhs

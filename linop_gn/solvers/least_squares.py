@@ -35,7 +35,7 @@ from ..operators.damped import Damped
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..run.status import Code, alike, verdict
-from .base import Cost, Solver, bytes_each
+from .base import Cost, Solver, bytes_of, each
 from .bidiagonal import Basis, tick
 from .cg import CG
 from .options import begun_status, check_limits, check_tolerances, scaled_rhs, scaled_start, unfit_status
@@ -123,7 +123,9 @@ class LeastSquares(Solver):
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         k, (m, n) = self.planned(steps), operator.shape
-        memory = ((self.depth + 5) * n + 3 * m) * bytes_each(operator)
+        of_n, of_m = bytes_of(operator, 1), bytes_of(operator, 1, operator.codomain)
+        kept = (self.depth + 2 + (self.damping is not None) + int(each(operator, 0, 1))) * of_n + of_m
+        memory = kept + max(2 * of_m + of_n, 3 * of_n)  # at a product with J, and at one with J^T
         return Cost(self.title, 2 * k + 1, memory, (4.0 * m + 8.0 * n) * k, f"{k} steps; J and J^T apart")
 
     def defect(self, operator: LinearOperator, rhs: Vector, x: Vector) -> Vector:

@@ -48,7 +48,7 @@ from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record
 from ..run.status import Code, alike, verdict
-from .base import Cost
+from .base import Cost, each
 from .cg import short_recurrence
 from .options import ResidualSolver, begun_status, scale_of, scaled_rhs, scaled_start, threshold_of, unfit_status
 from .problem import LinearProblem
@@ -141,7 +141,7 @@ class MINRES(ResidualSolver):
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         sure = self.steps is not None and self.preconditioner is None
-        return short_recurrence(self, operator, self.planned(steps), sure, 11, 19.0)
+        return short_recurrence(self, operator, self.planned(steps), sure, each(operator, 9 if sure else 11, 11), 19.0)
 
     def init(self, ops: Backend, problem: LinearProblem) -> MINRESState:
         b, warm = problem.rhs, problem.x0 is not None

@@ -35,7 +35,7 @@ from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..run.status import Code, alike, verdict
-from .base import Cost, Solver
+from .base import Cost, Solver, each
 from .cg import short_recurrence
 from .options import at_limit, begun_status, check_region, made_from, scaled_rhs, threshold_of, unfit_status
 from .problem import LinearProblem
@@ -126,7 +126,8 @@ class Steihaug(Solver):
         object.__setattr__(self, "preconditioner", made_from(self))
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
-        return short_recurrence(self, operator, self.planned(steps), self.steps is not None, 5, 12.0)
+        vectors = each(operator, 5 if self.steps is None else 4, 9)
+        return short_recurrence(self, operator, self.planned(steps), self.steps is not None, vectors, 12.0)
 
     def init(self, ops: Backend, problem: LinearProblem) -> SteihaugState:
         b = problem.rhs

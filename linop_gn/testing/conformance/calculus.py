@@ -151,6 +151,25 @@ class FirstOrder(Calculus):
                 self.near(self.host(leaf), whole[index], at, f"leaf {index} of J^T u, only leaves {only},")
 
     @drawn(4)
+    def test_linearize_once(self, data: Draws) -> None:
+        """linearize_once gives the value, and J v and J^T u, of all leaves or some; it need not make a gradient."""
+        at = self.place(data, "network")
+        (u, U), v = self._cotangent(data, at), self.normal(data, at.function.size)
+        for only in (None, (2, 0)):
+            parts, chosen = at.function.leaves(v), range(3) if only is None else only
+            with self.untouched("linearize_once", *at.params):
+                once = self.calculus.linearize_once(at.model, at.params, self.xp.cos, at.model)
+            self.near(self.host(once.outputs), at.truth.outputs, at, "outputs, linearised once,")
+            masked = np.zeros_like(v)
+            for index, leaf in enumerate(at.function.leaves(masked)):
+                leaf[...] = parts[index] if index in chosen else 0.0
+            got = self.host(once.jvp([self.array(parts[index], self.wide) for index in chosen], only))
+            self.near(got, (at.truth.jacobian @ masked).reshape(at.truth.outputs.shape), at, "J v, linearised once,")
+            whole = at.function.leaves(at.truth.jacobian.T @ u.reshape(-1))
+            for leaf, index in zip(once.vjp(U, only), chosen, strict=True):
+                self.near(self.host(leaf), whole[index], at, f"leaf {index} of J^T u, linearised once,")
+
+    @drawn(4)
     def test_ignored_leaves(self, data: Draws) -> None:
         """What a function ignores has derivatives that are exact zeros, of the right kind."""
         at = self.place(data, "ignoring")

@@ -70,6 +70,13 @@ class Programs(Kit):
         got = self.ops.describe_of(_twice_all_but_the_first, X)
         claim(got[:2] == ((3,), self.wide), f"describe_of says {got[:2]}, expected {((3,), self.wide)}")
 
+    def test_afresh(self) -> None:
+        """afresh gives both back."""
+        x = np.arange(4.0)
+        X, (V, none) = self.ops.afresh(self.array(x, self.wide), (self.array(2 * x, self.wide), None))
+        claim(none is None, "afresh made something of None")
+        agree(self.host(X) + self.host(V), 3 * x, 0.0, "afresh")
+
     @drawn(6)
     def test_sum_over_and_scan_over(self, data: Draws) -> None:
         """sum_over and scan_over add up parts over stacked data, in order, and stack the pieces."""

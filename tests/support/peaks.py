@@ -1,0 +1,45 @@
+"""The memory that a run takes at its peak: counted, not timed, and the same on every machine."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from itertools import accumulate
+from typing import Any
+
+__all__ = ["compiled_peak", "peak"]
+
+
+def peak(name: str, run: Callable[[], Any]) -> int:
+    """Bytes that ``run()`` holds at its peak beyond those held before, in NumPy's arrays or torch's."""
+    return traced_by_torch(run) if name == "torch" else traced_by_python(run)
+
+
+def traced_by_python(run: Callable[[], Any]) -> int:
+    run()  # what is made once
+    tracemalloc.start()
+    try:
+        run()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def traced_by_torch(run: Callable[[], Any]) -> int:
+    """From the allocator's own account of the CPU: what autograd keeps counts as well."""
+    import torch
+
+    run()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    assert profile.profiler is not None
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())), default=0)
+
+
+def compiled_peak(function: Callable[..., Any], *arguments: Any) -> int:
+    """Bytes of temporaries and results of JAX's program for ``function(*arguments)``, which is not run."""
+    import jax
+
+    taken = jax.jit(function).lower(*arguments).compile().memory_analysis()
+    return int(taken.temp_size_in_bytes + taken.output_size_in_bytes)
