@@ -45,6 +45,8 @@ class Terms:
     """lambda of 1/2 sum lambda p^2, which is added to all of it: a number, one for each entry, or a tree of them."""
     reduce: Reduction | None = static(default=None)
     """What sums over processes, of which each has a share of the data."""
+    programs: Any = static(default=None)
+    """What linearises by compiled programs, a :class:`~linop_gn.protocols.Compiled`, where that was asked for."""
 
     def l2_in(self, space: Space) -> Any:
         """``l2`` as a number or a flat vector of ``space``; None where there is none."""
@@ -103,7 +105,7 @@ class Terms:
         inputs, targets, weights = space.backend.detach((batch.inputs, batch.targets, batch.weights))
         bare = Batch(inputs, targets, weights, stacked=batch.stacked, place=batch.place)
         alone = not self.host and len(self.batches) == 1 and not batch.stacked and self.reduce is None
-        term = Term(self.loss, bare, self.model, space, self.supplied, alone)
+        term = Term(self.loss, bare, self.model, space, self.supplied, alone, self.programs)
         memo(term).checked = memo(self).checked == space
         return term
 
@@ -155,7 +157,8 @@ class Terms:
         model = Partial(on_leaves, self.model, ops, space.structure)
         l2 = self.l2_in(space)
         l2 = l2 if l2 is None or isinstance(l2, (int, float)) else crossing.lend(l2)
-        return Terms(loss, lent, stream, model, None, self.whole, l2=l2, reduce=self.reduce), crossing
+        made = Terms(loss, lent, stream, model, None, self.whole, l2=l2, reduce=self.reduce, programs=self.programs)
+        return made, crossing
 
     def stream_batches(self, space: Space) -> Iterator[Batch]:
         """One pass over streamed batches."""

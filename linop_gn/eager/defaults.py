@@ -103,6 +103,9 @@ class CalculusDefaults:
             "model in torch or JAX (lg.Objective(..., derivatives=) differentiates it there), or take lg.BlockGGN."
         )
 
+    def compiled(self) -> Any:
+        return None
+
     def as_double(self, model: Any) -> Any:
         return model
 
