@@ -26,6 +26,7 @@ from .batches import Batch, Stream, as_batches, stack
 from .checks import require_finite_parameters
 from .losses import Loss, SquaredError, as_loss
 from .point import Asking, Point, is_finite, value_of
+from .programs import Programs
 from .supplied import Supplied
 from .terms import Terms
 
@@ -40,28 +41,6 @@ _UNEVEN = (
     "the processes have different numbers of batches, and parameters that lie over processes are gathered for each: "
     "give all of them equally many. How many examples are in each does not matter."
 )
-
-
-class Programs:
-    """What an objective and its copies with other data keep of compiled programs. Other copies compile anew."""
-
-    def __init__(self) -> None:
-        self._made: dict[str, Any] = {}
-
-    def of(self, ops: Backend) -> Any:
-        """What linearises by programs for arrays of ``ops``; None where it does so without being asked."""
-        if ops.name not in self._made:
-            made = None if ops.calculus is None else ops.calculus.compiled()
-            if made is None:
-                raise ValueError(
-                    f"compile=True: {ops.name} compiles no products. Leave it out, or name a framework that does with "
-                    "derivatives=."
-                )
-            self._made[ops.name] = None if made is ops.calculus else made
-        return self._made[ops.name]
-
-    def __reduce__(self) -> Any:
-        return Programs, ()
 
 
 @record

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from ..records import Partial
 from .types import Array, Tree
 from .uses import Uses
 
@@ -51,7 +50,7 @@ class Compiled(Protocol):
     """Linearisations whose products are compiled programs, with those programs.
 
     Each method is that of :class:`Calculus`, asked for the same ``function`` of leaves once more as a ``program``, a
-    :class:`~linop_gn.records.Partial` of a function and a record: what is static in these is the program, the arrays in
+    :class:`linop_gn.records.Partial` of a function and a record: what is static in these is the program, the arrays in
     the record are given to it. So a new batch is the same program. What cannot be compiled, or gives other results
     compiled than as it is, is linearised as :class:`Calculus` does it, with a warning that says why.
     """
@@ -61,7 +60,7 @@ class Compiled(Protocol):
         function: Callable[[list[Array]], Array],
         params: Sequence[Array],
         cotangent: Callable[[Array], Array],
-        program: Partial[Array],
+        program: Callable[..., Array],
     ) -> Linearization:
         """Linearise ``function``, which is ``program`` of the same leaves."""
         ...
@@ -70,7 +69,7 @@ class Compiled(Protocol):
         self,
         function: Callable[[list[Array]], Array],
         params: Sequence[Array],
-        program: Partial[tuple[Array, Array]],
+        program: Callable[..., tuple[Array, Array]],
         look: Callable[[Array], None],
     ) -> GradientLinearization:
         """Linearise the gradient of ``function``; ``program`` returns its value and the model's outputs.
