@@ -13,7 +13,7 @@ J^T H_L J v, eager          1.20   .85  1.45
 linearise, with a gradient   .84   .85   .89
 ==========================  ====  ====  ====
 
-To compile takes 5 to 60 seconds a program, on one thread. So it is done when somebody asks (``compile=True``), for so
+To compile takes 10 seconds to two minutes. So it is done when somebody asks (``compile=True``), for so
 many shapes at most, and what cannot be compiled is eager with a warning that says why. Compilers have been wrong: the
 first time that a program is used its results are compared with the eager ones, and where they differ it is not used.
 
