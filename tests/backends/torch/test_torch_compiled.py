@@ -11,6 +11,7 @@ from linop_gn_torch import backend, programs
 from systems import FULL, in_full
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 import linop_gn as lg
 
@@ -155,6 +156,25 @@ def test_another_point_and_batch_are_the_same_programs():
         torch.testing.assert_close(again.gradient(there), eager.with_data(batch).gradient(there))
     assert traced(again) == 2
     assert again.programs is compiled.programs
+
+
+@pytest.mark.parametrize("make", [lg.GGN, lg.Hessian])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=in_full) for n in ("conv", "attention")] + ["dense"])
+def test_work_is_that_of_the_eager_products(name, make):
+    model, x = NETWORKS[name]() if name in NETWORKS else (dense(nn.Tanh()), torch.randn(6, 4))
+    params = dict(model.named_parameters())
+    eager, compiled = pair(model, CE, (x, torch.randint(3, model(x).shape[:-1])))
+    A, B = make(eager, params).prepare(), make(compiled, params).prepare()
+    v = torch.randn(A.shape[1])
+    assert 0 < flops(lambda: B.matvec(v)) <= flops(lambda: A.matvec(v))
+    again, anew = compiled.with_data(compiled.batches[0]), eager.with_data(eager.batches[0])
+    assert 0 < flops(lambda: make(again, params).prepare()) <= flops(lambda: make(anew, params).prepare())
+
+
+def flops(function):
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
 
 
 def test_batches_in_memory_weights_masks_and_l2():
