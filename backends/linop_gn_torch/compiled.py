@@ -4,14 +4,13 @@
 
 (:mod:`linop_gn_torch.tracing`), each made fast by inductor. ``J v`` is the derivative of ``J^T u`` along u and ``H v``
 one backward over the gradient's graph, as in :mod:`linop_gn_torch.calculus`, whose operations these are: forward over
-reverse would be silently wrong on normalisation layers. Measured on one thread, in gradients, torch 2.13, on the dense
-net, the CNN and the transformer of ``benchmarks/bench_torch_curvature.py``:
+reverse would be silently wrong on normalisation layers. Measured on one thread, in gradients, with torch 2.13 on the
+dense net, the CNN and the transformer of ``benchmarks/bench_torch_curvature.py``:
 
-==========================  ====  ====  ====
-J^T H_L J v, compiled       1.08   .82  1.02
-J^T H_L J v, eager          1.20   .85  1.45
-linearise, with a gradient   .84   .85   .89
-==========================  ====  ====  ====
+========================  ====  ====  ====
+J^T H_L J v, compiled     1.08   .82  1.01
+J^T H_L J v, eager        1.21   .85  1.45
+========================  ====  ====  ====
 
 To compile takes 10 seconds to two minutes. So it is done when somebody asks (``compile=True``), for so
 many shapes at most, and what cannot be compiled is eager with a warning that says why. Compilers have been wrong: the
