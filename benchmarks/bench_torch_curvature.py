@@ -6,7 +6,8 @@
 One gradient is loss and backward on the same batch. A Gauss-Newton step is the
 gradient, the set-up of the operator and 20 CG iterations on the damped GGN. With
 ``--few``, what few outputs allow: 32 examples and ten classes by a Gram step, and
-products with nine diagonal blocks.
+products with nine diagonal blocks. What is compiled (``compile=True``) is
+compiled before it is timed, which takes minutes.
 """
 
 from __future__ import annotations
@@ -94,7 +95,9 @@ def plain_cg(product: Callable[[torch.Tensor], torch.Tensor], b: torch.Tensor, d
     return x
 
 
-def cases(model: nn.Module, x: torch.Tensor, y: torch.Tensor, peers: bool) -> dict[str, Callable[[], Any]]:
+def cases(
+    model: nn.Module, x: torch.Tensor, y: torch.Tensor, peers: bool, compiled: bool = True
+) -> dict[str, Callable[[], Any]]:
     """What is timed for one network."""
     params = dict(model.named_parameters())
     loss = nn.CrossEntropyLoss()
@@ -108,10 +111,12 @@ def cases(model: nn.Module, x: torch.Tensor, y: torch.Tensor, peers: bool) -> di
     B = lg.BlockGGN(objective, params, blocks="layer")
     v = G.domain.random(0)
 
-    def step() -> Any:
-        fresh = lg.Objective(model, lg.losses.CrossEntropy(), (x, y))
-        ours = lg.GGN(fresh, params)
-        b = ours.domain.pack(fresh.gradient(params))
+    def fresh() -> lg.Objective:
+        return lg.Objective(model, lg.losses.CrossEntropy(), (x, y))
+
+    def step(objective: lg.Objective) -> Any:
+        ours = lg.GGN(objective, params)
+        b = ours.domain.pack(objective.gradient(params))
         solution = lg.solve(lg.Damped(ours, DAMPING), b, lg.CG(steps=STEPS))
         assert solution.steps == STEPS, "an early end would not be a fair comparison"
         return solution.x
@@ -121,9 +126,18 @@ def cases(model: nn.Module, x: torch.Tensor, y: torch.Tensor, peers: bool) -> di
         "GGN product": lambda: G @ v,
         "Hessian product": lambda: H @ v,
         f"block GGN product ({len(B.blocks)} blocks)": lambda: B @ v,
-        "linearise and gradient": lambda: lg.Objective(model, lg.losses.CrossEntropy(), (x, y)).gradient(params),
-        "Gauss-Newton step": step,
+        "linearise and gradient": lambda: fresh().gradient(params),
+        "Gauss-Newton step": lambda: step(fresh()),
     }
+    if compiled:
+        programs = lg.Objective(model, lg.losses.CrossEntropy(), (x, y), compile=True)
+        C, D = lg.GGN(programs, params), lg.Hessian(programs, params)
+        found |= {
+            "GGN product, compiled": lambda: C @ v,
+            "Hessian product, compiled": lambda: D @ v,
+            "linearise and gradient, compiled": lambda: programs.with_data((x, y)).gradient(params),
+            "Gauss-Newton step, compiled": lambda: step(programs.with_data((x, y))),
+        }
     if peers:
         found |= curvlinops_cases(model, x, y, v, gradient)
     return found
@@ -233,6 +247,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-peers", action="store_true", help="leave curvlinops out")
     parser.add_argument("--few", action="store_true", help="what few outputs allow, and nothing else")
+    parser.add_argument("--no-compiled", action="store_true", help="leave compiled products out")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/torch_curvature.json, or ..._few")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -240,7 +255,9 @@ def main() -> None:
     if options.few:
         tables = few_outputs()
     else:
-        tables = {name: cases(*network, not options.no_peers) for name, network in networks().items()}
+        tables = {
+            name: cases(*network, not options.no_peers, not options.no_compiled) for name, network in networks().items()
+        }
     for name, timed in tables.items():
         timings = interleaved(timed, options.rounds)
         table = Table("", "multiples of a gradient", "quartiles", "ms", title=name)

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from systems import FULL
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "backends" / "README.md"]
@@ -11,12 +12,14 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.exists()], ids=lambda page: page.name)
-def test_blocks_run(page, capsys):
+def test_blocks_run(page, capsys, monkeypatch):
     blocks = BLOCK.findall(page.read_text())
     for framework in ("torch", "jax", "autograd", "sklearn"):
         needed = rf"^\s*(import|from) {framework}\b|derivatives=\"{framework}\""
         if any(re.search(needed, block, re.MULTILINE) for block in blocks):
             pytest.importorskip(framework)
+    if page.stem == "compiled" and not FULL:  # inductor takes half a minute for it
+        monkeypatch.setattr("linop_gn_torch.programs.COMPILER", "eager")
     scope = {"__name__": f"page_{page.stem}"}
     for block in blocks:
         exec(compile(block, f"{page.name}: {block.splitlines()[0]}", "exec"), scope)

@@ -200,6 +200,9 @@ class JaxCalculus(CalculusDefaults):
 
     adapt = staticmethod(adapt)
 
+    def compiled(self) -> JaxCalculus:
+        return self
+
     def evaluate(self, function: Callable[[list[Array]], Any], params: Sequence[Array]) -> Any:
         with explained():
             return function(list(params))

@@ -55,7 +55,7 @@ from .tracking import constant, tracking
 from .trees import map_tree
 from .uses import TorchUses
 
-__all__ = ["TorchCalculus", "TorchGradientLinearization", "TorchLinearization", "TorchOnePass"]
+__all__ = ["TorchCalculus", "TorchGradientLinearization", "TorchLinearization", "TorchOnePass", "has_nan"]
 
 Leaves = Sequence[Tensor]
 R = TypeVar("R")
@@ -100,7 +100,8 @@ def _require_whole(params: Leaves, what: str) -> None:
         )
 
 
-def _has_nan(arrays: Sequence[Tensor | None]) -> bool:
+def has_nan(arrays: Sequence[Tensor | None]) -> bool:
+    """Whether there is a NaN."""
     return any(a is not None and bool(a.isnan().any()) for a in arrays)
 
 
@@ -146,7 +147,7 @@ class TorchLinearization(LinearizationDefaults):
         ):  # what is NaN at a point is so along all directions
             self._looked = True
             if made.sum().isnan() and made.isnan().any() and not any(v.isnan().any() for _, v in pairs):
-                first, u = _has_nan(self._recorded), self._cotangent(constant(self.outputs))
+                first, u = has_nan(self._recorded), self._cotangent(constant(self.outputs))
                 at_fault = partial(backward, [self._outputs], self._leaves, [u]) if first else product
                 name = self._recording.resume(lambda: operation_of_nan(at_fault, retain_graph=True))
                 return self._instead(made, (name, "first" if first else "second"), tangents, chosen)
@@ -311,8 +312,8 @@ class TorchGradientLinearization(LinearizationDefaults):
         made = filled(result, self._leaves)
         if not (self._told or tracking.get() or in_columns.get()):
             self._told = True
-            if _has_nan(made) and not _has_nan(tangents):
-                first = _has_nan(self.gradient)
+            if has_nan(made) and not has_nan(tangents):
+                first = has_nan(self.gradient)
                 at_fault = self._gradient if first else product
                 name = self._recording.resume(lambda: operation_of_nan(at_fault, retain_graph=True))
                 tell_of_nan(name, "H v", None, "first" if first else "second")
@@ -369,6 +370,11 @@ class TorchCalculus(CalculusDefaults):
             u = None if cotangent is None else cotangent(value.detach())
             gradient = recording.resume(lambda: backward([value], leaves, [u]))
         return value.detach(), _spread(way, filled(gradient, leaves))
+
+    def compiled(self) -> Any:
+        from .compiled import CompiledCalculus  # what traces and compiles takes long to import
+
+        return CompiledCalculus()
 
     def uses(self, function: Callable[[list[Tensor]], Tensor], params: Leaves) -> TorchUses:
         _require_whole(params, "a Kronecker factor")

@@ -26,6 +26,7 @@ from .batches import Batch, Stream, as_batches, cut, stack
 from .checks import require_finite_parameters
 from .losses import Loss, SquaredError, as_loss
 from .point import Asking, Point, is_finite, slope_of, value_of
+from .programs import Programs
 from .supplied import Supplied
 from .terms import Terms
 
@@ -73,6 +74,12 @@ class Objective(Terms):
         that is not the arrays' own: ``"torch"``, ``"jax"``, ``"autograd"``. It is called with arrays of
         that framework, by DLPack; everything else stays in the arrays' own. See
         :mod:`linop_gn.curvature.bridge`.
+    compile
+        Whether products of the model are compiled: traced once for each shape of the data, with parameters and data as
+        inputs, checked against the products as they are, and kept by the objective and what ``with_data`` makes of it.
+        That takes seconds to minutes, once, and pays where many products follow. What the compiler cannot take is done
+        as without, with a warning that says why. Where everything is compiled anyway it changes nothing. See
+        ``docs/compiled.md``.
     reduce
         Where each of several processes has a share of the data: a function of a flat array that returns its sum over
         the processes, such as one around mpi4py's ``Allreduce``, or an ``lg.distributed.Reduction``. The objective,
@@ -119,13 +126,14 @@ class Objective(Terms):
         reduce: Any = None,
         memory: str = "kept",
         microbatch: int | None = None,
+        compile: bool = False,  # noqa: A002
     ) -> None:
         _require_function("the model must be a function (params, inputs) -> outputs", model)
         supplied = Supplied.given(jvp=jvp, vjp=vjp, jacobian=jacobian)
         held, sparing = _held(as_batches(data), changing_data), _sparing(memory, microbatch)
         if held["stream"] is not None:
             held["stream"].microbatch = sparing["microbatch"]
-        made = _fields(model, as_loss(loss), derivatives, supplied, l2, reduce)
+        made = _fields(model, as_loss(loss), derivatives, supplied, l2, reduce, compile)
         fill(self, **made, whole=False, **held, **sparing)
 
     @classmethod
@@ -140,6 +148,7 @@ class Objective(Terms):
         l2: Any = None,
         reduce: Any = None,
         memory: str = "kept",
+        compile: bool = False,  # noqa: A002
     ) -> Objective:
         """An objective from a plain scalar function ``function(params)``, or ``function(params, data)``.
 
@@ -148,7 +157,7 @@ class Objective(Terms):
         There is no ``microbatch``: nobody knows how the function is a sum over the data.
         """
         _require_function("the objective must be a function of the parameters", function)
-        made = _fields(function, None, derivatives, Supplied.given(gradient=gradient, hvp=hvp), l2, reduce)
+        made = _fields(function, None, derivatives, Supplied.given(gradient=gradient, hvp=hvp), l2, reduce, compile)
         return rebuild(cls, made | _whole(data) | _sparing(memory, None))
 
     @classmethod
@@ -165,6 +174,7 @@ class Objective(Terms):
         reduce: Any = None,
         memory: str = "kept",
         microbatch: int | None = None,
+        compile: bool = False,  # noqa: A002
     ) -> Objective:
         """Nonlinear least squares 1/2 ||r(params)||^2, with r(params) or r(params, data); its GGN is J^T J.
 
@@ -172,7 +182,7 @@ class Objective(Terms):
         """
         _require_function("the residuals must be a function of the parameters", residuals)
         supplied = Supplied.given(jvp=jvp, vjp=vjp, jacobian=jacobian)
-        made = _fields(residuals, SquaredError(reduction="sum"), derivatives, supplied, l2, reduce)
+        made = _fields(residuals, SquaredError(reduction="sum"), derivatives, supplied, l2, reduce, compile)
         if microbatch is not None and data is None:
             raise ValueError(
                 "microbatch= cuts the data, and these residuals are a function of the parameters alone: hand the data "
@@ -302,7 +312,8 @@ class Objective(Terms):
         if terms is None or terms.model is not model:
             if self.reduce is not None:
                 self.reduce.check_model(self.model)  # in the mode that it has now
-            terms, batches = rebuild(Terms, fields(self) | {"model": model}), self._parts(space)
+            programs = None if self.programs is None else self.programs.of(guest)
+            terms, batches = rebuild(Terms, fields(self) | {"model": model, "programs": programs}), self._parts(space)
             if len(batches) > 1 and "compiled" in ops.capabilities:
                 for term in terms.in_memory(space):
                     term.check_ahead(x)
@@ -383,7 +394,8 @@ class Objective(Terms):
         name = getattr(self.model, "__qualname__", type(self.model).__qualname__)
         what = "scalar function" if self.loss is None else repr(self.loss)
         data = "streamed" if self.stream is not None else f"{len(self.batches)} batch{'es' * (len(self.batches) != 1)}"
-        rest = ("" if self.l2 is None else ", l2") + ("" if self.reduce is None else f", {self.reduce!r}")
+        rest = ", compiled" * (self.programs is not None)
+        rest += ("" if self.l2 is None else ", l2") + ("" if self.reduce is None else f", {self.reduce!r}")
         rest += "" if self.memory == "kept" else f", memory={self.memory!r}"
         rest += "" if self.microbatch is None else f", microbatch={self.microbatch}"
         return f"Objective({name}, {what}, {data}{rest})"
@@ -395,19 +407,29 @@ def _require_function(what: str, given: Any) -> None:
 
 
 def _fields(
-    model: Any, loss: Loss | None, derivatives: str | None, supplied: Supplied | None, l2: Any, reduce: Any
+    model: Any,
+    loss: Loss | None,
+    derivatives: str | None,
+    supplied: Supplied | None,
+    l2: Any,
+    reduce: Any,
+    compile: bool,  # noqa: A002
 ) -> dict[str, Any]:
     """All fields of an objective but its data."""
     if derivatives is not None:
         require_registered(derivatives)
         if supplied is not None:
             raise ValueError(f"derivatives={derivatives!r} was given beside functions that supply them: choose.")
+    if compile and supplied is not None:
+        raise ValueError(
+            "compile=True was given beside functions that supply derivatives, which run as they are: choose."
+        )
     for value in l2.values() if isinstance(l2, Mapping) else (l2,):
         if isinstance(value, (int, float)):
             require_number("Objective", "l2", value)
     l2 = None if isinstance(l2, Real) and l2 == 0 else l2
     made = {"model": model, "loss": loss, "supplied": supplied, "derivatives": derivatives, "l2": l2}
-    return {**made, "reduce": as_reduction(reduce)}
+    return {**made, "reduce": as_reduction(reduce), "programs": Programs() if compile else None}
 
 
 def _sparing(memory: str, microbatch: int | None) -> dict[str, Any]:

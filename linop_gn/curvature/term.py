@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 from ..arguments import called
 from ..given import the_array
-from ..protocols import Array, Backend, Calculus, Vector
-from ..records import memo, record, static
+from ..protocols import Array, Backend, Calculus, Compiled, Vector
+from ..records import Partial, memo, record, replace, static
 from ..spaces import REAL, Space
 from .batches import Batch
 from .checks import require_finite_inputs
@@ -46,6 +46,8 @@ class Term:
     space: Space = static()
     supplied: Supplied | None = static(default=None)
     alone: bool = static(default=True)
+    programs: Compiled | None = static(default=None)
+    """What linearises by compiled programs, where that was asked for."""
 
     leafwise: ClassVar[bool] = True
     """Whether parameters and vectors may be tuples of leaves."""
@@ -98,6 +100,15 @@ class Term:
                 "average it, or use Objective.from_residuals for 1/2 ||r||^2."
             )
         return z
+
+    def _value_and_outputs(self, leaves: list[Array]) -> tuple[Array, Array]:
+        """The unnormalised loss, without a look at the data, and what it is of."""
+        z = self.outputs(leaves)
+        return z if self.loss is None else self.total(z), z
+
+    def _bare(self) -> Term:
+        """What the functions of the parameters above depend on."""
+        return replace(self, batch=replace(self.batch, place=None), programs=None)
 
     def _with_data(self, z: Array) -> tuple[Any, Array, Array | None, Array | None]:
         """What a loss's functions are called with."""
@@ -223,12 +234,14 @@ class Term:
             cotangent = None if once else self.cotangent
             lin: Any = self.supplied.linearize(self.space, self.arguments(leaves), z, cotangent)
         else:
-            calculus = self._require("a Gauss-Newton operator or a gradient", _MODEL)
-            if once:
-                lin = calculus.linearize_once(self.outputs, leaves, self.cotangent, self.model)
+            calculus, asked = self._require("a Gauss-Newton operator or a gradient", _MODEL), (leaves, self.cotangent)
+            if self.programs is not None:
+                lin = self.programs.linearize(self.outputs, *asked, Partial(Term.outputs, self._bare()))
+            elif once:
+                lin = calculus.linearize_once(self.outputs, *asked, self.model)
                 self.check_here(self.ops.detach(lin.outputs))
             else:
-                lin = calculus.linearize(self.outputs, leaves, self.cotangent)
+                lin = calculus.linearize(self.outputs, *asked)
         z = self.ops.detach(lin.outputs)
         if self.loss.autodiff:
             calculus = self._require("the Hessian of a loss without closed forms", _LOSS)
@@ -258,13 +271,22 @@ class Term:
             return Curve(None, self.arguments(leaves), value, flat, None, self.supplied, self.space)
         seen: list[tuple[Any, ...]] = []  # the normaliser needs to know of the outputs what they are, not their values
 
+        def look(z: Array) -> None:
+            seen[:] = [self.ops.describe(z)]
+            if self.loss is not None:
+                self.check_here(z)
+
         def value_of(leaves: list[Array]) -> Array:
             z = self.outputs(leaves)
-            seen[:] = [self.ops.describe(z)]
+            look(z)
             return self._value_of(z)
 
-        ways = _SCALAR if self.loss is None else _HESSIAN
-        curve, weight = self._require("a Hessian", ways).linearize_gradient(value_of, leaves), None
+        calculus, weight = self._require("a Hessian", _SCALAR if self.loss is None else _HESSIAN), None
+        if self.programs is None:
+            curve = calculus.linearize_gradient(value_of, leaves)
+        else:
+            program = Partial(Term._value_and_outputs, self._bare())
+            curve = self.programs.linearize_gradient(value_of, leaves, program, look)
         if self.loss is not None:
             (shape, dtype, device), ops = seen[0], self.ops
             zero = ops.asarray(0.0, dtype, self.space.device if device is None else device)

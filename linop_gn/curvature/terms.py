@@ -49,6 +49,8 @@ class Terms:
     """Whether operators keep what was linearised, or linearise for each product: "low"."""
     microbatch: int | None = static(default=None)
     """How many examples go through the model at a time; None: a batch."""
+    programs: Any = static(default=None)
+    """What linearises by compiled programs, a :class:`~linop_gn.protocols.Compiled`, where that was asked for."""
 
     @property
     def low(self) -> bool:
@@ -112,7 +114,7 @@ class Terms:
         inputs, targets, weights = space.backend.detach((batch.inputs, batch.targets, batch.weights))
         bare = Batch(inputs, targets, weights, stacked=batch.stacked, place=batch.place)
         alone = not self.host and len(self.batches) == 1 and not batch.stacked and self.reduce is None
-        term = Term(self.loss, bare, self.model, space, self.supplied, alone)
+        term = Term(self.loss, bare, self.model, space, self.supplied, alone, self.programs)
         memo(term).checked = memo(self).checked == space
         return term
 
@@ -164,7 +166,8 @@ class Terms:
         model = Partial(on_leaves, self.model, ops, space.structure)
         l2 = self.l2_in(space)
         l2 = l2 if l2 is None or isinstance(l2, (int, float)) else crossing.lend(l2)
-        return Terms(loss, lent, stream, model, None, self.whole, l2=l2, reduce=self.reduce), crossing
+        made = Terms(loss, lent, stream, model, None, self.whole, l2=l2, reduce=self.reduce, programs=self.programs)
+        return made, crossing
 
     def stream_batches(self, space: Space) -> Iterator[Batch]:
         """One pass over streamed batches."""

@@ -115,6 +115,9 @@ class CalculusDefaults:
     def coupling(self, model: Any) -> str | None:
         return None
 
+    def compiled(self) -> Any:
+        return None
+
     def as_double(self, model: Any) -> Any:
         return model
 

@@ -28,7 +28,7 @@ from .arithmetic import Arithmetic
 from .arrays import Arrays
 from .backend import CAPABILITIES, CONTRACT, Backend
 from .bases import Bases
-from .calculus import Calculus, GradientLinearization, Linearization
+from .calculus import Calculus, Compiled, GradientLinearization, Linearization
 from .factors import Factors
 from .loops import Carry, Iteration, Loops
 from .processes import Processes
@@ -46,6 +46,7 @@ __all__ = [
     "Bases",
     "Calculus",
     "Carry",
+    "Compiled",
     "Factors",
     "GradientLinearization",
     "Iteration",

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from .types import Array, Tree
 from .uses import Uses
 
-__all__ = ["Calculus", "GradientLinearization", "Linearization"]
+__all__ = ["Calculus", "Compiled", "GradientLinearization", "Linearization"]
 
 
 @runtime_checkable
@@ -44,6 +44,39 @@ class GradientLinearization(Protocol):
 
     def hvp(self, tangents: Sequence[Array]) -> list[Array]:
         """H v: leaves like the parameters (exact zeros where the gradient ignores one)."""
+
+
+class Compiled(Protocol):
+    """Linearisations whose products are compiled programs, with those programs.
+
+    Each method is that of :class:`Calculus`, asked for the same ``function`` of leaves once more as a ``program``, a
+    :class:`linop_gn.records.Partial` of a function and a record: what is static in these is the program, the arrays in
+    the record are given to it. So a new batch is the same program. What cannot be compiled, or gives other results
+    compiled than as it is, is linearised as :class:`Calculus` does it, with a warning that says why.
+    """
+
+    def linearize(
+        self,
+        function: Callable[[list[Array]], Array],
+        params: Sequence[Array],
+        cotangent: Callable[[Array], Array],
+        program: Callable[..., Array],
+    ) -> Linearization:
+        """Linearise ``function``, which is ``program`` of the same leaves."""
+        ...
+
+    def linearize_gradient(
+        self,
+        function: Callable[[list[Array]], Array],
+        params: Sequence[Array],
+        program: Callable[..., tuple[Array, Array]],
+        look: Callable[[Array], None],
+    ) -> GradientLinearization:
+        """Linearise the gradient of ``function``; ``program`` returns its value and the model's outputs.
+
+        ``look`` is called with an array like the outputs, before a program runs. ``function`` calls it by itself.
+        """
+        ...
 
 
 class Calculus(Protocol):
@@ -106,6 +139,9 @@ class Calculus(Protocol):
 
         The validator's oracle: each row anew from the recorded gradient, whatever way the products take.
         """
+
+    def compiled(self) -> Any:
+        """A new :class:`Compiled`; this calculus itself where all is compiled anyway, None where nothing can be."""
 
     def uses(self, function: Callable[[list[Array]], Array], params: Sequence[Array]) -> Uses:
         """``function`` evaluated, and what each of its parameters is multiplied with: for Kronecker factors.

@@ -267,7 +267,7 @@ def _together(point: Point, twin: Twin) -> Terms:
     if parts[0].place is not None:
         raise NotApplicableError("what is drawn for an example depends on the batch that it is in")
     try:
-        terms = replace(point.objective, batches=(union(ops, parts),), stream=None)
+        terms = replace(point.objective, batches=(union(ops, parts),), stream=None, programs=None)
         one = Twin(point.anew(terms), twin.double)
         outputs = one.all_outputs(one.x)
     except Exception as error:
