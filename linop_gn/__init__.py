@@ -13,6 +13,7 @@ import sys as _sys
 
 from . import distributed, preconditioners, tree
 from . import moved as _moved
+from .adaptors.transformations import to_optax
 from .cost import Costs, cost
 from .curvature import (
     EKFAC,
@@ -239,6 +240,7 @@ __all__ = [
     "steps",
     "stop_when",
     "svds",
+    "to_optax",
     "to_scipy",
     "trace",
     "tree",
