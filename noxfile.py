@@ -286,7 +286,8 @@ def minimal(session: nox.Session) -> None:
     session.install("-q", "-c", str(CONSTRAINTS), f"{built}[testing]")
     with session.chdir(copied_tests(session)):
         arguments = session.posargs or ["tests", "--pyargs", "linop_gn", "linop_gn_numpy"]
-        needy = "/*kfac*", "/*distributed/parallel.py"  # whose examples need a framework with derivatives
+        # Whose examples need a framework with derivatives, or scikit-learn.
+        needy = "/*kfac*", "/*distributed/parallel.py", "/*adaptors/estimators.py"
         arguments = [*arguments, *(f"--ignore-glob={glob}" for glob in needy)]
         run_tests(
             session, python, *arguments, HYPOTHESIS_PROFILE="quick", LINOP_GN_INSTALLED=str(Path(session.bin).parent)

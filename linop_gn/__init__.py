@@ -10,9 +10,12 @@ array([1., 2.])
 """
 
 import sys as _sys
+from typing import Any as _Any
 
 from . import distributed, preconditioners, tree
 from . import moved as _moved
+from .adaptors.lineax import from_lineax, to_lineax
+from .adaptors.scipy_minimize import scipy_method, scipy_problem
 from .adaptors.transformations import to_optax
 from .cost import Costs, cost
 from .curvature import (
@@ -111,6 +114,17 @@ from .validation import Report, ValidationError, validate
 
 __version__ = "0.1.0"
 
+
+
+def __getattr__(name: str) -> _Any:
+    """Estimators, at whose first use scikit-learn is imported."""
+    if name in ("LMRegressor", "NewtonClassifier"):
+        from .adaptors import estimators
+
+        return getattr(estimators, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 _sys.meta_path.append(_moved.OldPaths())
 
 __all__ = [
@@ -158,6 +172,7 @@ __all__ = [
     "Jacobian",
     "KroneckerBlocks",
     "Krylov",
+    "LMRegressor",
     "Lanczos",
     "LayerwiseGaussNewton",
     "LeastSquaresResult",
@@ -176,6 +191,7 @@ __all__ = [
     "Neumann",
     "Newton",
     "NewtonCG",
+    "NewtonClassifier",
     "Nielsen",
     "Objective",
     "ProgressBar",
@@ -211,6 +227,7 @@ __all__ = [
     "distributed",
     "eigsh",
     "frobenius_norm",
+    "from_lineax",
     "from_scipy",
     "inverse",
     "inverse_quadratic",
@@ -232,6 +249,8 @@ __all__ = [
     "replace",
     "result",
     "save_state",
+    "scipy_method",
+    "scipy_problem",
     "searches",
     "solve",
     "spectral_density",
@@ -240,6 +259,7 @@ __all__ = [
     "steps",
     "stop_when",
     "svds",
+    "to_lineax",
     "to_optax",
     "to_scipy",
     "trace",

@@ -176,7 +176,7 @@ def least_squares(
     point = objective.at(x0)
     point.check_data()
     problem = MinimizeProblem(point.objective, point.x, point.space, max_steps)
-    watch = watchers_of(watch) + ([] if callback is None else [_called(callback, space)]) + [_printed] * (verbose > 1)
+    watch = watchers_of(watch) + ([] if callback is None else [as_scipy_calls(callback, space, _told)]) + [_printed] * (verbose > 1)
     made = _fitted(ServedMethod(method), problem, watch, every, state, checkpoint, how)
     if verbose:
         print(made)
@@ -449,8 +449,8 @@ def _bounds(ops: Backend, space: Space, bounds: Any, x0: Tree) -> tuple[Vector |
 # watching
 
 
-def _called(callback: Callable[..., Any], space: Space) -> Watcher:
-    """A watcher that calls as SciPy does."""
+def as_scipy_calls(callback: Callable[..., Any], space: Space, more: Callable[[Any], dict[str, Any]]) -> Watcher:
+    """A watcher that calls with x, or with SciPy's ``intermediate_result=``, which has ``more(state)`` of the state."""
     takes_result = "intermediate_result" in inspect.signature(callback).parameters
 
     def watcher(look: Look) -> bool:
@@ -462,8 +462,7 @@ def _called(callback: Callable[..., Any], space: Space) -> Watcher:
             if takes_result:
                 from scipy.optimize import OptimizeResult
 
-                told = {"x": x, "cost": state.value, "nfev": state.evaluations, "nit": look.step}
-                callback(intermediate_result=OptimizeResult(**told))
+                callback(intermediate_result=OptimizeResult(x=x, nit=look.step, **more(state)))
             else:
                 callback(x)
         except StopIteration:
@@ -471,6 +470,10 @@ def _called(callback: Callable[..., Any], space: Space) -> Watcher:
         return False
 
     return watcher
+
+
+def _told(state: Any) -> dict[str, Any]:
+    return {"cost": state.value, "nfev": state.evaluations}
 
 
 def _printed(look: Look) -> None:
