@@ -30,7 +30,7 @@ from .curvature.losses import Arctan, Cauchy, Huber, Loss, Robust, SoftL1, Squar
 from .curvature.objective import Objective
 from .curvature.term import joined
 from .dispatch import backend_of, how_to_bring, owner_of
-from .given import as_start, as_tree
+from .given import Values, as_start, as_tree, bounded
 from .methods.base import ServedMethod
 from .methods.checkpoint import Checkpoint, restored
 from .methods.fit_state import Here
@@ -87,6 +87,7 @@ def least_squares(
         Residuals: one array of any shape, of the framework of x.
     x0
         Start: an array or a tree of arrays, which are not changed; a number, or a list or dict of numbers, is NumPy's.
+        ``lmfit.Parameters`` are a dict of numbers with ``bounds``: value, min, max, and vary.
     jac
         ``jac(x, *args, **kwargs)``: the Jacobian (m, n), dense or scipy.sparse, or a tree of arrays. None: the
         framework's own derivatives, and where there are none ``"2-point"`` differences; ``"3-point"`` ones are more
@@ -142,6 +143,11 @@ def least_squares(
         raise TypeError(f"least_squares: fun must be a function of x, got {type(fun).__qualname__}.")
     if x0 is None and state is None:
         raise TypeError("least_squares: x0 is None: give a start, or state= to go on from.")
+    named = bounded(x0)
+    if named is not None:
+        if not (isinstance(bounds, tuple) and bounds == (-math.inf, math.inf)):
+            raise ValueError("least_squares: the parameters have min and max of their own: leave bounds= out.")
+        fun, (x0, bounds) = Partial(_by_value, fun), named
     x0 = as_start(x0) if state is None else _went_to(state)
     ops, space = backend_of(x0), Space.of(x0, "start")
     args, kwargs = tuple(map(as_tree, args)), {name: as_tree(value) for name, value in (kwargs or {}).items()}
@@ -181,6 +187,10 @@ def least_squares(
     if verbose:
         print(made)
     return made
+
+
+def _by_value(fun: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
+    return called("fun", _LIKE, fun, Values(x), *args, **kwargs)
 
 
 def _went_to(state: Any) -> Tree:
