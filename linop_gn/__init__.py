@@ -14,6 +14,7 @@ from typing import Any as _Any
 
 from . import distributed, preconditioners, tree
 from . import moved as _moved
+from .adaptors.complex_numbers import as_complex, as_real, complex_operator
 from .adaptors.lineax import from_lineax, to_lineax
 from .adaptors.scipy_minimize import scipy_method, scipy_problem
 from .adaptors.transformations import to_optax
@@ -215,9 +216,12 @@ __all__ = [
     "ValidationError",
     "__version__",
     "advance",
+    "as_complex",
+    "as_real",
     "available",
     "averaged",
     "backend_of",
+    "complex_operator",
     "condition_number",
     "controls",
     "cost",

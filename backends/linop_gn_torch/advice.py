@@ -58,7 +58,7 @@ def require_differentiable(outputs: Any, scalar: bool = False) -> None:
         )
     if not outputs.is_floating_point():
         raise TypeError(
-            f"the function returned {outputs.dtype}: derivatives need real floating-point outputs (split complex ones "
+            f"the function returned {outputs.dtype}: derivatives need real floating-point outputs (complex ones by "
             "with torch.view_as_real; return scores rather than an argmax)."
         )
     if scalar and outputs.numel() != 1:

@@ -1,0 +1,216 @@
+"""Complex systems, models and residuals as pairs, against NumPy's complex arithmetic."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import scipy.sparse as sparse
+import scipy.sparse.linalg as splinalg
+
+import linop_gn as lg
+
+rng = np.random.default_rng(0)
+
+
+def complexes(*shape):
+    return rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
+
+
+R = complexes(9, 5)
+HPD = R.conj().T @ R + np.eye(5)
+INDEFINITE = HPD - 8.0 * np.eye(5)
+B, WIDE_B = complexes(5), complexes(9)
+
+
+@pytest.fixture(params=["numpy", "torch", "jax"])
+def array(request):
+    if request.param == "numpy":
+        return np.array
+    if request.param == "torch":
+        return pytest.importorskip("torch").tensor
+    return pytest.importorskip("jax").numpy.asarray
+
+
+class Two(NamedTuple):
+    a: object
+    b: object
+
+
+def test_trees_are_made_and_unmade(array):
+    tree = {"z": array(B), "x": array(np.ones(2)), "more": [array(B[0]), (array(R),)], "two": Two(array(B), None)}
+    real = lg.as_real(tree)
+    assert "complex" not in str([leaf.dtype for leaf in lg.load("numpy").flatten(real)[1] if hasattr(leaf, "dtype")])
+    assert isinstance(real["two"], Two)
+    assert real["x"] is tree["x"]
+    back = lg.as_complex(real)
+    for ours, theirs in ((back["z"], B), (back["more"][0], B[0]), (back["more"][1][0], R), (back["two"].a, B)):
+        np.testing.assert_array_equal(np.asarray(ours), theirs)
+        assert type(ours) is type(tree["z"])
+    np.testing.assert_array_equal(np.asarray(lg.as_real(array(R), stacked=True)), np.stack([R.real, R.imag], axis=-1))
+    assert lg.as_real(tree["x"]) is tree["x"]
+
+
+def test_python_numbers():
+    np.testing.assert_array_equal(lg.as_complex(lg.as_real([1, 2j])), [1, 2j])
+    assert lg.as_complex(lg.as_real({"a": 1 + 2j, "b": 3.0})) == {"a": 1 + 2j, "b": 3.0}
+
+
+def test_the_real_operator_is_the_complex_one(array):
+    A = lg.complex_operator(array(R))
+    assert not A.symmetric
+    blocks = np.block([[R.real, -R.imag], [R.imag, R.real]])
+    np.testing.assert_allclose(np.asarray(A.to_dense()), blocks)
+    np.testing.assert_allclose(np.asarray(A.T.to_dense()), blocks.T)
+    np.testing.assert_allclose(np.asarray(lg.as_complex(A @ lg.as_real(array(B)))), R @ B)
+    np.testing.assert_allclose(np.asarray(lg.as_complex(A.T @ lg.as_real(array(WIDE_B)))), R.conj().T @ WIDE_B)
+    assert lg.complex_operator(array(HPD)).symmetric == bool((HPD == HPD.conj().T).all())
+    assert lg.complex_operator(array(HPD), psd=True).psd
+
+
+SYSTEMS = {
+    "CG": (HPD, B, {"psd": True}, lg.CG(rtol=1e-12)),
+    "MINRES": (INDEFINITE, B, {"hermitian": True}, lg.MINRES(rtol=1e-12)),
+    "LSMR": (R, WIDE_B, {}, lg.LSMR(atol=1e-12, btol=1e-12)),
+    "LSQR": (R, WIDE_B, {}, lg.LSQR(atol=1e-12, btol=1e-12)),
+    "Cholesky": (HPD, B, {"psd": True}, lg.Cholesky()),
+}
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_systems_of_a_matrix(array, name):
+    A, b, known, solver = SYSTEMS[name]
+    solved = lg.solve(lg.complex_operator(array(A), **known), lg.as_real(array(b)), solver)
+    assert solved.succeeded
+    np.testing.assert_allclose(np.asarray(lg.as_complex(solved.x)), np.linalg.lstsq(A, b, rcond=None)[0], rtol=1e-8)
+
+
+def test_cg_takes_the_steps_of_complex_cg():
+    seen = []
+    splinalg.cg(HPD, B, rtol=1e-10, callback=lambda x: seen.append(np.copy(x)))
+    A, b = lg.complex_operator(HPD, psd=True), lg.as_real(B)
+    for k in (1, 2, 4):
+        x = lg.as_complex(lg.solve(A, b, lg.CG(steps=k)).x)
+        np.testing.assert_allclose(x, seen[k - 1], rtol=1e-8)
+    assert abs(int(lg.solve(A, b, lg.CG(rtol=1e-10)).steps) - len(seen)) <= 1
+
+
+WAYS = {
+    "sparse": lambda A: (sparse.csr_array(A), {}),
+    "LinearOperator": lambda A: (splinalg.aslinearoperator(A), {}),
+    "function": lambda A: (lambda z, A: A @ z, {"like": A[0], "codomain": A[:, 0], "args": (A,), "adjoint": _across}),
+}
+
+
+def _across(u, A):
+    return A.conj().T @ u
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_systems_of_what_is_no_array(way):
+    for name in ("CG", "MINRES", "LSMR"):
+        A, b, known, solver = SYSTEMS[name]
+        A = (A + A.conj().T) / 2 if known else A
+        given, more = WAYS[way](A)
+        operator = lg.complex_operator(given, **known, **more)
+        x = lg.as_complex(lg.solve(operator, lg.as_real(b), solver).x)
+        np.testing.assert_allclose(x, np.linalg.lstsq(A, b, rcond=None)[0], rtol=1e-8)
+        np.testing.assert_allclose(operator.T.to_dense(), operator.to_dense().T, atol=1e-12)
+    assert lg.complex_operator(sparse.csr_array((HPD + HPD.conj().T) / 2)).symmetric
+
+
+def test_validation_holds_the_real_operator():
+    assert lg.validate(lg.complex_operator(HPD, psd=True)).passed
+
+
+# models and residuals
+
+
+def signal(p, t):
+    """A damped oscillation: complex parameters, a real one, complex outputs."""
+    xp = lg.namespace(t)
+    return p["amplitude"] * xp.exp(p["pole"] * t) + p["offset"]
+
+
+T = np.linspace(0.0, 3.0, 24)
+TRUE = {"amplitude": np.array(1.5 - 0.5j), "pole": np.array(-0.3 + 2.0j), "offset": np.array(0.25)}
+Y = TRUE["amplitude"] * np.exp(TRUE["pole"] * T) + TRUE["offset"]
+START = {"amplitude": np.array(1.0 + 0.0j), "pole": np.array(-0.1 + 1.8j), "offset": np.array(0.0)}
+
+
+def close(params, tolerance):
+    for name, value in TRUE.items():
+        np.testing.assert_allclose(np.asarray(params[name]), value, atol=tolerance)
+
+
+def test_least_squares_of_complex_residuals(array):
+    start = lg.as_real({name: array(value) for name, value in START.items()})
+    t, y = array(T), array(Y)
+    fit = lg.least_squares(lg.as_real(lambda p: signal(p, t) - y), start)
+    assert fit.success
+    assert tuple(fit.fun.shape) == (24, 2)
+    close(lg.as_complex(fit.x), 1e-6)
+
+
+@pytest.mark.parametrize("array", ["torch", "jax"], indirect=True)
+def test_models_and_their_curvature(array):
+    params = lg.as_real({name: array(value) for name, value in START.items()})
+    data = array(T), lg.as_real(array(Y), stacked=True)
+    objective = lg.Objective(lg.as_real(signal), lg.losses.SquaredError(), data)
+    z, mean = START["amplitude"] * np.exp(START["pole"] * T), np.mean
+    r = z + START["offset"] - Y
+    np.testing.assert_allclose(float(objective.value(params)), mean(abs(r) ** 2) / 2)
+    gradient = lg.as_complex(objective.gradient(params))
+    slopes = {"amplitude": np.exp(START["pole"] * T), "pole": T * z}
+    for name, slope in slopes.items():  # dL/d re + i dL/d im = mean(conj(dz/dp) r) of a holomorphic function
+        np.testing.assert_allclose(np.asarray(gradient[name]), mean(slope.conj() * r))
+    J = np.stack([slopes["amplitude"], 1j * slopes["amplitude"], np.ones(24), slopes["pole"], 1j * slopes["pole"]], 1)
+    names = ["amplitude.re", "amplitude.im", "offset", "pole.re", "pole.im"]
+    G, space = np.asarray(lg.GGN(objective, params).to_dense()), lg.Space.of(params)
+    order = [space.names.index(name) for name in names]
+    np.testing.assert_allclose(G[np.ix_(order, order)], (J.conj().T @ J).real / 24, atol=1e-12)
+    run = lg.minimize(objective, params, lg.LevenbergMarquardt(), max_steps=100)
+    assert run.succeeded
+    close(lg.as_complex(run.params), 1e-5)
+
+
+def test_models_by_autograd():
+    pytest.importorskip("autograd")
+    data = T, lg.as_real(Y, stacked=True)
+    objective = lg.Objective(lg.as_real(signal), lg.losses.SquaredError(), data, derivatives="autograd")
+    run = lg.minimize(objective, lg.as_real(START), lg.LevenbergMarquardt(), max_steps=100)
+    close(lg.as_complex(run.params), 1e-5)
+
+
+def test_functions_that_are_not_holomorphic():
+    jnp = pytest.importorskip("jax").numpy
+    target = jnp.asarray(abs(B))
+    fit = lg.least_squares(lg.as_real(lambda z: abs(z) - target), lg.as_real(jnp.asarray(B + 0.3j)))
+    np.testing.assert_allclose(abs(lg.as_complex(fit.x)), abs(B), rtol=1e-6)
+    value = lg.Objective.from_function(lg.as_real(lambda z: (abs(z - target) ** 2).sum()))
+    np.testing.assert_allclose(lg.Hessian(value, lg.as_real(jnp.asarray(B))).to_dense(), 2 * np.eye(10), atol=1e-12)
+
+
+def test_equal_functions_are_one_program():
+    assert lg.as_real(signal) == lg.as_real(signal)
+    assert hash(lg.as_real(signal)) == hash(lg.as_real(signal))
+
+
+def test_what_cannot_be_used_is_refused():
+    with pytest.raises(ValueError, match="not Hermitian, by"):
+        lg.complex_operator(R[:5], hermitian=True)
+    with pytest.raises(ValueError, match=r"shape \(9, 5\) is not Hermitian"):
+        lg.complex_operator(R, psd=True)
+    with pytest.raises(TypeError, match="like= is a complex tree"):
+        lg.complex_operator(lambda z: z)
+    with pytest.raises(TypeError, match="are for functions"):
+        lg.complex_operator(R, args=(1,))
+    with pytest.raises(TypeError, match=r"of shape \(5,\)"):
+        lg.complex_operator(B)
+    with pytest.raises(TypeError, match="lg.complex_operator"):
+        lg.as_real(lg.Dense(np.eye(2)))
+    with pytest.raises(TypeError, match="take its arrays out"):
+        lg.as_real({"a": object()})
+    with pytest.raises(TypeError, match="pairs of real ones by lg.as_real"):
+        lg.Space.of(B)
+    with pytest.raises(TypeError, match="lg.complex_operator"):
+        lg.from_scipy(sparse.csr_array(HPD))
