@@ -116,7 +116,6 @@ from .validation import Report, ValidationError, validate
 __version__ = "0.1.0"
 
 
-
 def __getattr__(name: str) -> _Any:
     """Estimators, at whose first use scikit-learn is imported."""
     if name in ("LMRegressor", "NewtonClassifier"):

@@ -56,8 +56,8 @@ def bounded(x: Any) -> tuple[dict[str, float], tuple[dict[str, float], dict[str,
     for name, p in x.items():
         if p.expr is not None:
             raise ValueError(
-                f"parameter {name!r} is an expression of others, {p.expr!r}, which derivatives cannot follow: remove it "
-                "from the parameters, and work it out in the function."
+                f"parameter {name!r} is an expression of others, {p.expr!r}, which derivatives cannot follow: remove "
+                "it from the parameters, and work it out in the function."
             )
         if not np.isfinite(p.value):
             raise ValueError(f"parameter {name!r} has no value to begin at: set value=.")

@@ -101,7 +101,10 @@ class HostOperator(FunctionOperator):
         if result.shape != wanted:
             raise ValueError(f"a product computed on the host has shape {result.shape}; expected {wanted}.")
         if np.iscomplexobj(result):
-            raise TypeError("a product computed on the host is complex; operators here are real: lg.complex_operator makes a real one of it.")
+            raise TypeError(
+                "a product computed on the host is complex; operators here are real: lg.complex_operator makes a real "
+                "one of it."
+            )
         return self.backend.asarray(np.array(result), target.dtype, target.device)
 
 

@@ -182,7 +182,11 @@ def least_squares(
     point = objective.at(x0)
     point.check_data()
     problem = MinimizeProblem(point.objective, point.x, point.space, max_steps)
-    watch = watchers_of(watch) + ([] if callback is None else [as_scipy_calls(callback, space, _told)]) + [_printed] * (verbose > 1)
+    watch = (
+        watchers_of(watch)
+        + ([] if callback is None else [as_scipy_calls(callback, space, _told)])
+        + [_printed] * (verbose > 1)
+    )
     made = _fitted(ServedMethod(method), problem, watch, every, state, checkpoint, how)
     if verbose:
         print(made)
@@ -472,7 +476,7 @@ def as_scipy_calls(callback: Callable[..., Any], space: Space, more: Callable[[A
             if takes_result:
                 from scipy.optimize import OptimizeResult
 
-                callback(intermediate_result=OptimizeResult(x=x, nit=look.step, **more(state)))
+                callback(intermediate_result=OptimizeResult(**{"x": x, "nit": look.step, **more(state)}))
             else:
                 callback(x)
         except StopIteration:

@@ -14,7 +14,7 @@ __all__ = ["translated"]
 
 
 @record
-class EachSquared(SquaredError):
+class EachSquared(SquaredError):  # noqa: N818
     """``optax.l2_loss`` (scale 1/2) and ``optax.squared_error`` (scale 1): every output is an example."""
 
     example_axes: ClassVar[int | None] = None

@@ -95,13 +95,13 @@ def to_lineax(operator: lg.LinearOperator) -> LinopOperator:
     """See :func:`linop_gn.to_lineax`."""
     if operator.backend.name != "jax":
         raise TypeError(
-            f"to_lineax: {operator!r} has vectors of {operator.backend.name}, and lineax those of JAX: make the operator "
-            "of JAX arrays."
+            f"to_lineax: {operator!r} has vectors of {operator.backend.name}, and lineax those of JAX: make the "
+            "operator of JAX arrays."
         )
     if operator.host:
         raise TypeError(
-            f"to_lineax: products of {operator!r} are computed on the host, and lineax's solvers are compiled: bring the "
-            "matrix over as an array (lg.Dense)."
+            f"to_lineax: products of {operator!r} are computed on the host, and lineax's solvers are compiled: bring "
+            "the matrix over as an array (lg.Dense)."
         )
     return LinopOperator(operator.prepare())
 

@@ -6,9 +6,9 @@ Re(w^H z) and the norm of z. In it
     A z   is   [Re A  -Im A] [u]        A^H   is the transpose,        Hermitian   is   symmetric,
                [Im A   Re A] [v]
 
-and a Hermitian positive definite A is a symmetric positive definite matrix, with each eigenvalue twice. CG, MINRES, LSMR
-and LSQR have real coefficients on complex systems too, so that their iterates are those of the complex methods. The
-derivative of a function of complex numbers is that of the pairs: whether it is holomorphic does not matter, and
+and a Hermitian positive definite A is a symmetric positive definite matrix, with each eigenvalue twice. CG, MINRES,
+LSMR and LSQR have real coefficients on complex systems too, so that their iterates are those of the complex methods.
+The derivative of a function of complex numbers is that of the pairs: whether it is holomorphic does not matter, and
 1/2 sum |r|^2 is least squares of the pairs of r.
 """
 
@@ -141,8 +141,8 @@ def complex_operator(
     Parameters
     ----------
     A
-        A complex matrix (m, n) of any framework; a complex ``scipy.sparse`` array or ``LinearOperator``; or a function of
-        complex trees, ``A(z, *args)``.
+        A complex matrix (m, n) of any framework; a complex ``scipy.sparse`` array or ``LinearOperator``; or a function
+        of complex trees, ``A(z, *args)``.
     like
         Of a function: a complex tree like its vectors. Of what SciPy has: an array of the framework, dtype and device
         that re and im are to have.
@@ -165,7 +165,7 @@ def complex_operator(
     TypeError, ValueError
         For what is no operator, a matrix that is not Hermitian though claimed to be, and products that do not fit.
     """
-    known = {"symmetric": bool(hermitian or psd), "psd": psd}
+    known: Any = {"symmetric": bool(hermitian or psd), "psd": psd}
     if callable(A) and not hasattr(A, "shape"):
         if like is None:
             raise TypeError("complex_operator: of a function, like= is a complex tree like the vectors that it takes.")
@@ -175,8 +175,8 @@ def complex_operator(
         return FunctionOperator(Partial(_tree_product, A), domain, target, across, args=args, on="tree", **known)
     if len(getattr(A, "shape", ())) != 2:
         raise TypeError(
-            f"complex_operator takes a matrix (m, n), what SciPy has for one, or a function, got a {type(A).__qualname__}"
-            + (f" of shape {tuple(A.shape)}." if hasattr(A, "shape") else ".")
+            "complex_operator takes a matrix (m, n), what SciPy has for one, or a function, got a "
+            f"{type(A).__qualname__}" + (f" of shape {tuple(A.shape)}." if hasattr(A, "shape") else ".")
         )
     if adjoint is not None or codomain is not None or args:
         raise TypeError("complex_operator: adjoint=, codomain= and args= are for functions; a matrix has its own.")
@@ -216,8 +216,8 @@ def _is_hermitian(A: Any, claimed: bool | None, psd: bool) -> bool:
         return difference == 0.0
     if not difference <= SYMMETRY_TOLERANCE * float(np.finfo(A.dtype).eps) * size:
         raise ValueError(
-            f"complex_operator: the matrix is not Hermitian, by {difference:.3g}. Take (A + A.conj().T) / 2, or leave the "
-            "claim out."
+            f"complex_operator: the matrix is not Hermitian, by {difference:.3g}. Take (A + A.conj().T) / 2, or leave "
+            "the claim out."
         )
     return True
 
@@ -243,5 +243,5 @@ def _of_scipy(A: Any, like: Any, hermitian: bool | None, psd: bool) -> LinearOpe
         forward, backward = A.__matmul__, A.conj().T.tocsr().__matmul__
     else:
         forward, backward = A.dot, A.H.dot
-    alike = {"symmetric": bool(hermitian or psd), "psd": psd}
+    alike: Any = {"symmetric": bool(hermitian or psd), "psd": psd}
     return HostOperator(on_pairs(forward, n), pairs(n), pairs(m), on_pairs(backward, m), **alike)

@@ -29,7 +29,9 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         if BaseEstimator is object:
-            raise ImportError(f"{cls.__name__} is an estimator of scikit-learn, which is missing: pip install scikit-learn.")
+            raise ImportError(
+                f"{cls.__name__} is an estimator of scikit-learn, which is missing: pip install scikit-learn."
+            )
         return super().__new__(cls)
 
     def _start(self, function: Any, start: Any) -> Any:
@@ -75,8 +77,8 @@ class LMRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
     start
         Where the parameters begin: an array or a tree of arrays.
     bounds, loss, f_scale, solver, max_steps, derivatives
-        As for :func:`linop_gn.least_squares`. ``derivatives="jax"`` or ``"torch"`` for a function written there; without
-        it finite differences are taken.
+        As for :func:`linop_gn.least_squares`. ``derivatives=`` is the name of the framework that the function is
+        written in; without it finite differences are taken.
 
     Attributes
     ----------
@@ -154,7 +156,7 @@ class LMRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
 
 
 class NewtonClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
-    """Classification by cross-entropy and Gauss-Newton steps; without a function, logistic regression by Newton's method.
+    """Classification by cross-entropy and Gauss-Newton steps; without a function, logistic regression by Newton's.
 
     Minimises sum_i w_i loss(logits_i, y_i) + ||params||^2 / 2C; of the linear one without the intercept, as
     ``sklearn.linear_model.LogisticRegression`` does.
@@ -173,7 +175,7 @@ class NewtonClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
     max_steps
         Limit on steps.
     derivatives
-        ``"jax"``, ``"torch"`` or ``"autograd"``: the framework that the function is written in.
+        The name of the framework that the function is written in, as for :class:`linop_gn.Objective`.
 
     Attributes
     ----------
@@ -213,12 +215,17 @@ class NewtonClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
         self.classes_, labels = np.unique(y, return_inverse=True)
         many = len(self.classes_)
         if many < 2:
-            raise ValueError(f"NewtonClassifier needs samples of at least 2 classes, got one class: {self.classes_[0]!r}.")
+            raise ValueError(
+                f"NewtonClassifier needs samples of at least 2 classes, got one class: {self.classes_[0]!r}."
+            )
         start = self._start(self.function, self.start)
-        l2 = 0.0 if self.C is None else 1.0 / self.C
+        l2: Any = 0.0 if self.C is None else 1.0 / self.C
         if self.function is None:
             wide = () if many == 2 else (many,)
-            start, l2 = {"coef": np.zeros((X.shape[1], *wide)), "intercept": np.zeros(wide)}, {"coef": l2, "intercept": 0.0}
+            start, l2 = (
+                {"coef": np.zeros((X.shape[1], *wide)), "intercept": np.zeros(wide)},
+                {"coef": l2, "intercept": 0.0},
+            )
             logits: Any = _line
             ways: dict[str, Any] = {"jvp": _line_along, "vjp": _line_across}
             one = many == 2
@@ -226,7 +233,9 @@ class NewtonClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
             logits, ways = self.function, {"derivatives": self.derivatives}
             one = _called(self, start, X).ndim == 1
             if one and many > 2:
-                raise ValueError(f"NewtonClassifier: function must return logits (N, {many}) of {many} classes, got (N,).")
+                raise ValueError(
+                    f"NewtonClassifier: function must return logits (N, {many}) of {many} classes, got (N,)."
+                )
         loss = BinaryCrossEntropy(reduction="sum") if one else CrossEntropy(reduction="sum")
         targets = labels.astype(np.float64) if one else labels
         objective = Objective(logits, loss, (X, targets, weights), l2=l2, **ways)
@@ -268,5 +277,7 @@ def _line_across(p: Any, X: Any, u: Any) -> Any:
 
 def _called(estimator: Any, params: Any, X: Any) -> Any:
     """The outputs of the estimator's function as a NumPy array."""
-    objective = Objective(estimator.function, CrossEntropy(), (X, np.zeros(len(X), int)), derivatives=estimator.derivatives)
+    objective = Objective(
+        estimator.function, CrossEntropy(), (X, np.zeros(len(X), int)), derivatives=estimator.derivatives
+    )
     return np.asarray(objective.outputs(params), dtype=np.float64)

@@ -57,7 +57,9 @@ def scipy_method(method: Method | None = None) -> Callable[..., Any]:
         For a method that is none; at a call, for bounds and constraints, and a curvature that a plain function lacks.
     """
     method = TrustRegion() if method is None else method
-    require_instance("scipy_method", method, Method, "an lg.Method such as lg.TrustRegion()", "Solvers of linear systems are none.")
+    require_instance(
+        "scipy_method", method, Method, "an lg.Method such as lg.TrustRegion()", "Solvers of linear systems are none."
+    )
 
     def minimized(
         fun: Callable[..., Any],
@@ -96,21 +98,24 @@ def scipy_method(method: Method | None = None) -> Callable[..., Any]:
         result = minimize(functions.objective, x.astype(np.float64), run, max_steps=steps, watch=watch)
         gradient = getattr(result.state.own, "gradient", None)
         gradient = functions.gradient(result.params) if gradient is None else gradient
-        found = OptimizeResult(
-            x=np.asarray(result.params),
-            fun=float(result.value),
-            jac=np.array(gradient),
-            success=bool(result.succeeded),
-            status=0 if result.succeeded else _NUMBERS.get(result.status, 2),
-            message=result.status.sentence + functions.caveat,
-            nit=int(result.steps),
-            nfev=functions.values,
-            njev=functions.gradients,
-            nhev=functions.hessians,
-            result=result,
-        )
+        told: Any = {
+            "x": np.asarray(result.params),
+            "fun": float(result.value),
+            "jac": np.array(gradient),
+            "success": bool(result.succeeded),
+            "status": 0 if result.succeeded else _NUMBERS.get(result.status, 2),
+            "message": result.status.sentence + functions.caveat,
+            "nit": int(result.steps),
+            "nfev": functions.values,
+            "njev": functions.gradients,
+            "nhev": functions.hessians,
+            "result": result,
+        }
+        found = OptimizeResult(**told)
         if disp:
-            print(f"{found.message}\n    {method.title}: fun {found.fun:.6g} after {found.nit} steps, {found.nfev} values")
+            print(
+                f"{found.message}\n    {method.title}: fun {found.fun:.6g} after {found.nit} steps, {found.nfev} values"
+            )
         return found
 
     return minimized
@@ -123,8 +128,8 @@ def _to(method: Any, gtol: float | None) -> Method:
     require_number("scipy_method", "gtol", gtol)
     if not hasattr(getattr(method, "stopping", None), "atol"):
         raise TypeError(
-            f"scipy_method: {method.title} has no test of the gradient's norm, which gtol= and tol= set: leave these out, "
-            "or take a method with stopping=lg.methods.Facts()."
+            f"scipy_method: {method.title} has no test of the gradient's norm, which gtol= and tol= set: leave these "
+            "out, or take a method with stopping=lg.methods.Facts()."
         )
     changed: Method = replace(method, stopping=replace(method.stopping, atol=float(gtol)))
     return changed
@@ -148,7 +153,9 @@ class _Functions:
         if not callable(jac):
             if jac is True:  # as minimize has split it, unless this is called on its own
                 raise TypeError("scipy_method: jac=True is split by scipy.optimize.minimize; give a function here.")
-            self.differences = Differences(self.space, lambda x: np.array([self.value(x)]), True, None, (x0, None, None))
+            self.differences = Differences(
+                self.space, lambda x: np.array([self.value(x)]), True, None, (x0, None, None)
+            )
         self.by_differences = not callable(jac)
         exact = callable(hess) or callable(hessp)
         of = ["the gradient"] * self.by_differences + ["products with the Hessian"] * (not exact)

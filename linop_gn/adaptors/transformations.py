@@ -25,8 +25,8 @@ def to_optax(
 ) -> Any:
     """A method, or a curvature with a solver and a damping, as an ``optax.GradientTransformationExtraArgs``.
 
-    ``update(updates, state, params, *, data=None, objective=None, **others)`` returns what to *add* to ``params``. Other
-    keywords (``value=``, ``grad=``, ``value_fn=``) are for the neighbours in a chain, and are not looked at.
+    ``update(updates, state, params, *, data=None, objective=None, **others)`` returns what to *add* to ``params``.
+    Other keywords (``value=``, ``grad=``, ``value_fn=``) are for the neighbours in a chain, and are not looked at.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def to_optax(
         ``objective.with_data`` takes it, ``objective=`` another objective; batches of one shape are one program.
     method
         An :class:`~linop_gn.Method`: each update is a step of it at ``params``, on the data of the step. It takes the
-        gradient from the objective: what comes in as ``updates`` is not looked at, and transformations belong behind it.
+        gradient from the objective: what comes in as ``updates`` is not looked at, and transformations belong behind.
     curvature, solver, damping
         Without a method: -(C + damping I)^-1 times what comes in, for C = ``curvature(point)`` (``lg.GGN``) by
         ``solver`` (``lg.CG()``). It is linear in the updates, so that transformations stand on both sides. ``damping``
@@ -58,8 +58,8 @@ def to_optax(
     if method is not None:
         if not (curvature is None and solver is None and damping is None):
             raise TypeError(
-                "to_optax: a method has parts of its own: write lg.LevenbergMarquardt(solver=..., damping=...), or leave "
-                "the method out."
+                "to_optax: a method has parts of its own: write lg.LevenbergMarquardt(solver=..., damping=...), or "
+                "leave the method out."
             )
         advice = "A solver with a curvature is to_optax(objective, curvature=lg.GGN, solver=lg.CG(), damping=1e-2)."
         require_instance("to_optax", method, Method, "an lg.Method such as lg.SGN()", advice)

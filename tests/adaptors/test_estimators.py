@@ -72,7 +72,10 @@ def test_a_function_with_bounds_weights_and_a_robust_loss():
     y[3] = 50.0
     weights = np.ones(25)
     weights[3] = 0.0
-    for made, w in ((lg.LMRegressor(decay, START, loss="cauchy", f_scale=0.01), None), (lg.LMRegressor(decay, START), weights)):
+    for made, w in (
+        (lg.LMRegressor(decay, START, loss="cauchy", f_scale=0.01), None),
+        (lg.LMRegressor(decay, START), weights),
+    ):
         fit = clone(made).fit(t, y, w)
         np.testing.assert_allclose([fit.params_["a"], fit.params_["k"]], [2.0, 0.5], atol=1e-3)
     fit = lg.LMRegressor(decay, START, bounds=(0.0, 1.5)).fit(t, y, weights)
@@ -102,7 +105,9 @@ def test_functions_of_another_framework():
 
 
 def test_in_pipelines_and_searches():
-    search = GridSearchCV(make_pipeline(StandardScaler(), lg.NewtonClassifier()), {"newtonclassifier__C": [0.1, 1.0]}, cv=2)
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), lg.NewtonClassifier()), {"newtonclassifier__C": [0.1, 1.0]}, cv=2
+    )
     assert 0.3 < search.fit(X, LABELS > 0).best_score_ <= 1.0
 
 

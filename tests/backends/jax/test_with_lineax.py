@@ -122,13 +122,13 @@ def test_there_and_back():
 
 
 def test_what_cannot_be_used_is_refused():
-    with pytest.raises(TypeError, match="lg.as_real"):
+    with pytest.raises(TypeError, match=r"lg\.as_real"):
         lg.from_lineax(lx.MatrixLinearOperator(1j * jnp.eye(2)))
     with pytest.raises(TypeError, match=r"lg\.Dense\(x\)"):
         lg.from_lineax(np.eye(2))
     with pytest.raises(TypeError, match="has vectors of numpy"):
         lg.to_lineax(lg.Dense(np.eye(2)))
-    with pytest.raises(TypeError, match="takes an lg.LinearOperator"):
+    with pytest.raises(TypeError, match=r"takes an lg\.LinearOperator"):
         lg.to_lineax(np.eye(2))
     with pytest.raises(TypeError, match="computed on the host"):
         lg.to_lineax(lg.from_scipy(lg.to_scipy(lg.Dense(np.eye(2))), like=jnp.ones(2)))

@@ -134,13 +134,13 @@ def test_what_cannot_be_used_is_refused(problem):
     opt = lg.to_optax(objective, lg.SGN())
     with pytest.raises(ValueError, match="needs the parameters as its third argument"):
         opt.update(params, opt.init(params))
-    with pytest.raises(TypeError, match="objective= is an lg.Objective, got str"):
+    with pytest.raises(TypeError, match=r"objective= is an lg\.Objective, got str"):
         opt.update(params, opt.init(params), params, objective="no")
     with pytest.raises(TypeError, match="a method has parts of its own"):
         lg.to_optax(objective, lg.SGN(), damping=1.0)
     with pytest.raises(TypeError, match="A solver with a curvature is"):
         lg.to_optax(objective, lg.CG())
-    with pytest.raises(TypeError, match="an lg.Objective"):
+    with pytest.raises(TypeError, match=r"an lg\.Objective"):
         lg.to_optax(line, lg.SGN())
     with pytest.raises(TypeError, match="a function of a point"):
         lg.to_optax(objective, curvature=lg.GGN(objective, params))
