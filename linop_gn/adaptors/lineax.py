@@ -24,7 +24,7 @@ def from_lineax(operator: Any) -> LinearOperator:
     ImportError
         Where lineax is not installed.
     """
-    made: LinearOperator = serving("from_lineax", "lineax").from_lineax(operator)
+    made: LinearOperator = serving("from_lineax").from_lineax(operator)
     return made
 
 
@@ -44,4 +44,4 @@ def to_lineax(operator: LinearOperator) -> Any:
     """
     if not isinstance(operator, LinearOperator):
         raise TypeError(f"to_lineax takes an lg.LinearOperator, this is {described(operator, 'linop_gn')}.")
-    return serving("to_lineax", "lineax").to_lineax(operator)
+    return serving("to_lineax").to_lineax(operator)

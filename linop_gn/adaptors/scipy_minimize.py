@@ -71,11 +71,10 @@ def scipy_method(method: Method | None = None) -> Callable[..., Any]:
         bounds: Any = None,
         constraints: Any = (),
         callback: Callable[..., Any] | None = None,
-        maxiter: int | None = None,
         gtol: float | None = None,
         tol: float | None = None,
         disp: bool = False,
-        **unknown: Any,
+        **options: Any,
     ) -> Any:
         from scipy.optimize import OptimizeResult, OptimizeWarning
 
@@ -84,8 +83,9 @@ def scipy_method(method: Method | None = None) -> Callable[..., Any]:
                 f"scipy_method: {method.title} takes no bounds and no constraints. lg.least_squares takes bounds, of "
                 "sums of squares; otherwise leave method= out, and SciPy chooses one that does."
             )
-        if unknown:
-            warnings.warn(f"Unknown solver options: {', '.join(unknown)}", OptimizeWarning, stacklevel=3)
+        most = options.pop("maxiter", None)
+        if options:
+            warnings.warn(f"Unknown solver options: {', '.join(options)}", OptimizeWarning, stacklevel=3)
         x = np.atleast_1d(np.asarray(x0))
         if x.dtype.kind == "c" or x.ndim > 1:
             raise ValueError(f"scipy_method: x0 is a real vector (n,), got {x.dtype} of shape {x.shape}.")
@@ -93,7 +93,7 @@ def scipy_method(method: Method | None = None) -> Callable[..., Any]:
         gtol = tol if gtol is None else gtol
         gtol = 1e-5 if gtol is None and functions.by_differences else gtol
         run = _to(method, gtol)
-        steps = 200 * x.size if maxiter is None else maxiter
+        steps = 200 * x.size if most is None else most
         watch = [] if callback is None else [as_scipy_calls(callback, functions.space, _told)]
         result = minimize(functions.objective, x.astype(np.float64), run, max_steps=steps, watch=watch)
         gradient = getattr(result.state.own, "gradient", None)

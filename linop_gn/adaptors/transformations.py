@@ -63,11 +63,11 @@ def to_optax(
             )
         advice = "A solver with a curvature is to_optax(objective, curvature=lg.GGN, solver=lg.CG(), damping=1e-2)."
         require_instance("to_optax", method, Method, "an lg.Method such as lg.SGN()", advice)
-        return serving("to_optax", "optax").stepping(objective, method)
+        return serving("to_optax").stepping(objective, method)
     if curvature is not None and (not callable(curvature) or isinstance(curvature, LinearOperator)):
         raise TypeError(f"to_optax: curvature= is a function of a point, such as lg.GGN, got {curvature!r:.100}.")
     if solver is not None:
         require_solver("to_optax", solver, "a solver such as lg.CG() as solver=")
     if not callable(damping):
         require_number("to_optax", "damping", damping, optional=True)
-    return serving("to_optax", "optax").solving(objective, curvature, solver, 0.0 if damping is None else damping)
+    return serving("to_optax").solving(objective, curvature, solver, 0.0 if damping is None else damping)
