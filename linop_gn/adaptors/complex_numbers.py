@@ -38,7 +38,7 @@ class Complex(NamedTuple):
     im: Array
 
 
-def as_real(x: Any, *, stacked: bool = False) -> Any:
+def as_real(x: Any, *, stacked: bool = False, jacobian: bool = False) -> Any:
     """A tree with a pair ``(re, im)`` for each complex array; of a function, the same function of such trees.
 
     Parameters
@@ -50,6 +50,10 @@ def as_real(x: Any, *, stacked: bool = False) -> Any:
     stacked
         Whether a tree has one real array (..., 2) for each complex one, rather than a pair: as outputs have, for
         targets.
+    jacobian
+        Of a function: it is the derivative dr/dz of residuals r that are holomorphic in the complex parameters, a
+        complex tree like these with the shape of r in front of each leaf; the function of pairs is the ``jac=`` of
+        ``as_real(r)``.
 
     Raises
     ------
@@ -73,7 +77,7 @@ def as_real(x: Any, *, stacked: bool = False) -> Any:
                 f"as_real takes trees of arrays and plain functions, got a {type(x).__qualname__}: write a function of "
                 "its parameters, as a dict of arrays. Complex operators become real by lg.complex_operator."
             )
-        return Partial(_on_pairs, x)
+        return Partial(_slopes if jacobian else _on_pairs, x)
     return _mapped(x, stacked)
 
 
@@ -124,6 +128,24 @@ def _mapped(x: Any, stacked: bool) -> Any:
 
 def _on_pairs(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return as_real(function(*as_complex(args), **as_complex(kwargs)), stacked=True)
+
+
+def _slopes(jac: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
+    return _in_pairs(x, jac(as_complex(x), *as_complex(args), **as_complex(kwargs)))
+
+
+def _in_pairs(x: Any, J: Any) -> Any:
+    """dr/du = J and dr/dv = iJ for z = u + iv, each as pairs of r: (..., 2, *shape of z)."""
+    if _is_tree(x) and not isinstance(x, Complex):
+        if isinstance(x, dict):
+            return type(x)((name, _in_pairs(value, J[name])) for name, value in x.items())
+        made = [_in_pairs(*both) for both in zip(x, J, strict=True)]
+        return type(x)(*made) if hasattr(x, "_fields") else type(x)(made)
+    xp, leaf = namespace(J), x.re if isinstance(x, Complex) else x
+    re, im = (xp.real(J), xp.imag(J)) if "complex" in str(J.dtype) else (J, xp.zeros_like(J))
+    axis = len(J.shape) - len(leaf.shape)
+    along = xp.stack([re, im], axis=axis)
+    return Complex(along, xp.stack([-im, re], axis=axis)) if isinstance(x, Complex) else along
 
 
 def complex_operator(

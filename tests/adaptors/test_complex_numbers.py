@@ -151,6 +151,42 @@ def test_least_squares_of_complex_residuals(array):
     close(lg.as_complex(fit.x), 1e-6)
 
 
+def test_a_complex_jacobian_saves_the_differences():
+    def jac(p):
+        wave = np.exp(p["pole"] * T)
+        return {"amplitude": wave, "pole": p["amplitude"] * T * wave, "offset": np.ones(24)}
+
+    calls = []
+
+    def residuals(p):
+        calls.append(p)
+        return signal(p, T) - Y
+
+    given = lg.as_real(jac, jacobian=True)
+    fit = lg.least_squares(lg.as_real(residuals), lg.as_real(START), given)
+    assert fit.success
+    close(lg.as_complex(fit.x), 1e-8)
+    assert len(calls) <= 3 * fit.steps + 5
+    J = given(lg.as_real(START))
+    assert J["pole"].re.shape == J["pole"].im.shape == J["offset"].shape == (24, 2)
+    # At a matrix of parameters, against the real Jacobian by differences.
+    Z, h = complexes(2, 3), 1e-6
+
+    def r(Z):
+        return (Z @ np.array([1.0, 2j, 3.0])) ** 2
+
+    def dr(Z):
+        return 2 * (Z @ np.array([1.0, 2j, 3.0]))[:, None, None] * np.eye(2)[:, :, None] * np.array([1.0, 2j, 3.0])
+
+    pair, real = lg.as_real(Z), lg.as_real(r)
+    made = lg.as_real(dr, jacobian=True)(pair)
+    for part in ("re", "im"):
+        step = np.zeros((2, 3))
+        step[1, 2] = h
+        moved = [real(pair._replace(**{part: getattr(pair, part) + s * step})) for s in (1, -1)]
+        np.testing.assert_allclose(getattr(made, part)[..., 1, 2], (moved[0] - moved[1]) / (2 * h), atol=1e-7)
+
+
 @pytest.mark.parametrize("array", ["torch", "jax"], indirect=True)
 def test_models_and_their_curvature(array):
     params = lg.as_real({name: array(value) for name, value in START.items()})

@@ -19,8 +19,9 @@ def test_a_library_that_is_not_installed(library, monkeypatch):
     jax = pytest.importorskip("jax")
     monkeypatch.delitem(sys.modules, f"linop_gn_jax.with_{library}", raising=False)
     monkeypatch.setitem(sys.modules, library, None)
+    doors = {
+        "lineax": lambda: lg.to_lineax(lg.Dense(jax.numpy.eye(2))),
+        "optax": lambda: lg.to_optax(lg.Objective.from_residuals(np.copy), lg.SGN()),
+    }
     with pytest.raises(ImportError, match=f"pip install {library}"):
-        if library == "lineax":
-            lg.to_lineax(lg.Dense(jax.numpy.eye(2)))
-        else:
-            lg.to_optax(lg.Objective.from_residuals(np.copy), lg.SGN())
+        doors[library]()
