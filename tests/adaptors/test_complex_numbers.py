@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sparse
 import scipy.sparse.linalg as splinalg
+from hypothesis import given
+from hypothesis import strategies as st
 
 import linop_gn as lg
 
@@ -65,6 +67,26 @@ def test_the_real_operator_is_the_complex_one(array):
     np.testing.assert_allclose(np.asarray(lg.as_complex(A.T @ lg.as_real(array(WIDE_B)))), R.conj().T @ WIDE_B)
     assert lg.complex_operator(array(HPD)).symmetric == bool((HPD == HPD.conj().T).all())
     assert lg.complex_operator(array(HPD), psd=True).psd
+
+
+@given(seed=st.integers(0, 2**32 - 1), m=st.integers(1, 6), n=st.integers(1, 6), wide=st.booleans())
+def test_products_adjoints_and_inner_products_are_those_of_complex_numbers(seed, m, n, wide):
+    draw, dtype = np.random.default_rng(seed), np.complex128 if wide else np.complex64
+    M, z, w = ((draw.standard_normal(s) + 1j * draw.standard_normal(s)).astype(dtype) for s in ((m, n), n, m))
+    A, size = lg.complex_operator(M), 1.0 + np.linalg.norm(M) ** 2 + np.linalg.norm(z) ** 2 + np.linalg.norm(w) ** 2
+    close = {"rtol": 0, "atol": 20 * np.finfo(dtype).eps * size**1.5}  # each is of degree 3 at most
+    product = lg.as_complex(A @ lg.as_real(z))
+    assert product.dtype == dtype
+    np.testing.assert_allclose(product, M @ z, **close)
+    np.testing.assert_allclose(lg.as_complex(A.T @ lg.as_real(w)), M.conj().T @ w, **close)
+    flat = [A.domain.pack(lg.as_real(z)), A.T.domain.pack(lg.as_real(w)), A.codomain.pack(lg.as_real(product))]
+    np.testing.assert_allclose(flat[1] @ flat[2], np.vdot(w, M @ z).real, **close)
+    H = M.conj().T @ M
+    H = (H + H.conj().T) / 2
+    assert lg.complex_operator(H).symmetric
+    np.testing.assert_allclose(
+        np.linalg.eigvalsh(lg.complex_operator(H).to_dense())[::2], np.linalg.eigvalsh(H), **close
+    )
 
 
 SYSTEMS = {

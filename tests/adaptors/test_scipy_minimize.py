@@ -171,3 +171,14 @@ def test_operators_in_scipys_solvers(wrap):
         assert code == 0
         np.testing.assert_allclose(x, np.linalg.solve(R.T @ R + np.eye(8), np.ones(8)))
     np.testing.assert_allclose(splinalg.svds(wrap(J), k=2)[1], np.linalg.svd(R)[1][1::-1])
+
+
+def test_operators_in_pylops_and_back():
+    pylops = pytest.importorskip("pylops")
+    R = np.random.default_rng(0).standard_normal((6, 4))
+    theirs = pylops.aslinearoperator(lg.to_scipy(lg.Dense(R)))
+    y = np.ones(6)
+    np.testing.assert_allclose((theirs.H @ theirs) @ np.ones(4), R.T @ R @ np.ones(4))
+    np.testing.assert_allclose(pylops.optimization.basic.lsqr(theirs, y, np.zeros(4))[0], np.linalg.lstsq(R, y)[0])
+    back = lg.from_scipy(2.0 * theirs)
+    np.testing.assert_allclose(lg.solve(back, y, lg.LSMR(atol=1e-12, btol=1e-12)).x, np.linalg.lstsq(2 * R, y)[0])
