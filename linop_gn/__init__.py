@@ -10,9 +10,14 @@ array([1., 2.])
 """
 
 import sys as _sys
+from typing import Any as _Any
 
 from . import distributed, preconditioners, tree
 from . import moved as _moved
+from .adaptors.complex_numbers import as_complex, as_real, complex_operator
+from .adaptors.lineax import from_lineax, to_lineax
+from .adaptors.scipy_minimize import scipy_method, scipy_problem
+from .adaptors.transformations import to_optax
 from .cost import Costs, cost
 from .curvature import (
     EKFAC,
@@ -111,6 +116,16 @@ from .validation import Report, ValidationError, validate
 
 __version__ = "0.1.0"
 
+
+def __getattr__(name: str) -> _Any:
+    """Estimators, at whose first use scikit-learn is imported."""
+    if name in ("LMRegressor", "NewtonClassifier"):
+        from .adaptors import estimators
+
+        return getattr(estimators, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 _sys.meta_path.append(_moved.OldPaths())
 
 __all__ = [
@@ -158,6 +173,7 @@ __all__ = [
     "Jacobian",
     "KroneckerBlocks",
     "Krylov",
+    "LMRegressor",
     "Lanczos",
     "LayerwiseGaussNewton",
     "LeastSquaresResult",
@@ -176,6 +192,7 @@ __all__ = [
     "Neumann",
     "Newton",
     "NewtonCG",
+    "NewtonClassifier",
     "Nielsen",
     "Objective",
     "ProgressBar",
@@ -199,9 +216,12 @@ __all__ = [
     "ValidationError",
     "__version__",
     "advance",
+    "as_complex",
+    "as_real",
     "available",
     "averaged",
     "backend_of",
+    "complex_operator",
     "condition_number",
     "controls",
     "cost",
@@ -211,6 +231,7 @@ __all__ = [
     "distributed",
     "eigsh",
     "frobenius_norm",
+    "from_lineax",
     "from_scipy",
     "gradient_norms",
     "inverse",
@@ -233,6 +254,8 @@ __all__ = [
     "replace",
     "result",
     "save_state",
+    "scipy_method",
+    "scipy_problem",
     "searches",
     "solve",
     "spectral_density",
@@ -241,6 +264,8 @@ __all__ = [
     "steps",
     "stop_when",
     "svds",
+    "to_lineax",
+    "to_optax",
     "to_scipy",
     "trace",
     "tree",

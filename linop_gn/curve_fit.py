@@ -83,7 +83,9 @@ def curve_fit(
     y = ydata if hasattr(ydata, "shape") and hasattr(ydata, "dtype") else np.asarray(ydata, dtype=np.float64)
     ops = backend_of(y)
     if "complex" in ops.describe(y)[1]:
-        raise TypeError("curve_fit: ydata are complex; fit real and imaginary parts side by side, as one real array.")
+        raise TypeError(
+            "curve_fit: ydata are complex; fit lg.as_real of a function and of parameters, by lg.least_squares."
+        )
     if "float" not in ops.describe(y)[1]:
         y = ops.cast(y, "float64")
     _, dtype, device = ops.describe(y)

@@ -10,9 +10,17 @@ import numpy as np
 from .arguments import require_plain
 from .dispatch import is_container
 
-__all__ = ["as_columns", "as_start", "as_tree", "the_array"]
+__all__ = ["Values", "as_columns", "as_start", "as_tree", "bounded", "the_array"]
 
 _NUMBER = int, float, np.number
+
+
+class Values(dict[str, Any]):
+    """Numbers by name, as functions written for lmfit ask for them: ``p["a"]``, ``p.valuesdict()["a"]``."""
+
+    def valuesdict(self) -> dict[str, Any]:
+        """The same as a plain dict."""
+        return dict(self)
 
 
 def as_start(x: Any) -> Any:
@@ -33,6 +41,30 @@ def as_start(x: Any) -> Any:
         made = {name: np.asarray(value, dtype=np.float64) for name, value in named.items()}
         return made if isinstance(x, dict) else type(x)(**made)
     return x
+
+
+def bounded(x: Any) -> tuple[dict[str, float], tuple[dict[str, float], dict[str, float]]] | None:
+    """The start of ``lmfit.Parameters`` by name, and its bounds, equal where a parameter does not vary; None of others.
+
+    Raises
+    ------
+    ValueError
+        For a parameter that is an expression of others, or has no value.
+    """
+    if not (isinstance(x, Mapping) and hasattr(x, "valuesdict")):
+        return None
+    for name, p in x.items():
+        if p.expr is not None:
+            raise ValueError(
+                f"parameter {name!r} is an expression of others, {p.expr!r}, which derivatives cannot follow: remove "
+                "it from the parameters, and work it out in the function."
+            )
+        if not np.isfinite(p.value):
+            raise ValueError(f"parameter {name!r} has no value to begin at: set value=.")
+    start = {name: float(p.value) for name, p in x.items()}
+    lower = {name: float(p.min) if p.vary else start[name] for name, p in x.items()}
+    upper = {name: float(p.max) if p.vary else start[name] for name, p in x.items()}
+    return start, (lower, upper)
 
 
 def as_tree(x: Any) -> Any:

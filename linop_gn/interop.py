@@ -101,7 +101,10 @@ class HostOperator(FunctionOperator):
         if result.shape != wanted:
             raise ValueError(f"a product computed on the host has shape {result.shape}; expected {wanted}.")
         if np.iscomplexobj(result):
-            raise TypeError("a product computed on the host is complex; operators here are real.")
+            raise TypeError(
+                "a product computed on the host is complex; operators here are real: lg.complex_operator makes a real "
+                "one of it."
+            )
         return self.backend.asarray(np.array(result), target.dtype, target.device)
 
 
@@ -160,7 +163,7 @@ def from_scipy(
         told = f"a dense array of {kind}: write lg.Dense(x)" if dense else described(obj, kind)
         raise TypeError(f"from_scipy takes what has products with NumPy's arrays, and this is {told}.") from error
     if dtype.kind == "c":
-        raise TypeError(f"the operator is complex ({dtype}); operators here are real.")
+        raise TypeError(f"the operator is complex ({dtype}); lg.complex_operator makes a real one of it.")
     if (symmetric or psd) and m != n:
         raise ValueError(f"an operator of shape {(m, n)} cannot be symmetric or positive semi-definite.")
     theirs = _adopted(obj, like, symmetric, psd)

@@ -30,7 +30,7 @@ from .curvature.losses import Arctan, Cauchy, Huber, Loss, Robust, SoftL1, Squar
 from .curvature.objective import Objective
 from .curvature.term import joined
 from .dispatch import backend_of, how_to_bring, owner_of
-from .given import as_start, as_tree
+from .given import Values, as_start, as_tree, bounded
 from .methods.base import ServedMethod
 from .methods.checkpoint import Checkpoint, restored
 from .methods.fit_state import Here
@@ -87,6 +87,7 @@ def least_squares(
         Residuals: one array of any shape, of the framework of x.
     x0
         Start: an array or a tree of arrays, which are not changed; a number, or a list or dict of numbers, is NumPy's.
+        ``lmfit.Parameters`` are a dict of numbers with ``bounds``: value, min, max, and vary.
     jac
         ``jac(x, *args, **kwargs)``: the Jacobian (m, n), dense or scipy.sparse, or a tree of arrays. None: the
         framework's own derivatives, and where there are none ``"2-point"`` differences; ``"3-point"`` ones are more
@@ -142,6 +143,11 @@ def least_squares(
         raise TypeError(f"least_squares: fun must be a function of x, got {type(fun).__qualname__}.")
     if x0 is None and state is None:
         raise TypeError("least_squares: x0 is None: give a start, or state= to go on from.")
+    named = bounded(x0)
+    if named is not None:
+        if not (isinstance(bounds, tuple) and bounds == (-math.inf, math.inf)):
+            raise ValueError("least_squares: the parameters have min and max of their own: leave bounds= out.")
+        fun, (x0, bounds) = Partial(_by_value, fun), named
     x0 = as_start(x0) if state is None else _went_to(state)
     ops, space = backend_of(x0), Space.of(x0, "start")
     args, kwargs = tuple(map(as_tree, args)), {name: as_tree(value) for name, value in (kwargs or {}).items()}
@@ -176,11 +182,19 @@ def least_squares(
     point = objective.at(x0)
     point.check_data()
     problem = MinimizeProblem(point.objective, point.x, point.space, max_steps)
-    watch = watchers_of(watch) + ([] if callback is None else [_called(callback, space)]) + [_printed] * (verbose > 1)
+    watch = (
+        watchers_of(watch)
+        + ([] if callback is None else [as_scipy_calls(callback, space, _told)])
+        + [_printed] * (verbose > 1)
+    )
     made = _fitted(ServedMethod(method), problem, watch, every, state, checkpoint, how)
     if verbose:
         print(made)
     return made
+
+
+def _by_value(fun: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
+    return called("fun", _LIKE, fun, Values(x), *args, **kwargs)
 
 
 def _went_to(state: Any) -> Tree:
@@ -449,8 +463,8 @@ def _bounds(ops: Backend, space: Space, bounds: Any, x0: Tree) -> tuple[Vector |
 # watching
 
 
-def _called(callback: Callable[..., Any], space: Space) -> Watcher:
-    """A watcher that calls as SciPy does."""
+def as_scipy_calls(callback: Callable[..., Any], space: Space, more: Callable[[Any], dict[str, Any]]) -> Watcher:
+    """A watcher that calls with x, or with SciPy's ``intermediate_result=``, which has ``more(state)`` of the state."""
     takes_result = "intermediate_result" in inspect.signature(callback).parameters
 
     def watcher(look: Look) -> bool:
@@ -462,8 +476,7 @@ def _called(callback: Callable[..., Any], space: Space) -> Watcher:
             if takes_result:
                 from scipy.optimize import OptimizeResult
 
-                told = {"x": x, "cost": state.value, "nfev": state.evaluations, "nit": look.step}
-                callback(intermediate_result=OptimizeResult(**told))
+                callback(intermediate_result=OptimizeResult(**{"x": x, "nit": look.step, **more(state)}))
             else:
                 callback(x)
         except StopIteration:
@@ -471,6 +484,10 @@ def _called(callback: Callable[..., Any], space: Space) -> Watcher:
         return False
 
     return watcher
+
+
+def _told(state: Any) -> dict[str, Any]:
+    return {"cost": state.value, "nfev": state.evaluations}
 
 
 def _printed(look: Look) -> None:

@@ -381,8 +381,8 @@ def _space(
         if dtype not in REAL:
             raise TypeError(
                 f"{_leaf(name, what)} has dtype {dtype}; vectors are real floating point, of float64 at most. Cast it, "
-                "or keep integers, booleans and complex numbers out of the tree (close over them in the model, or "
-                "split complex ones in two)."
+                "or keep integers and booleans out of the tree (close over them in the model); complex numbers become "
+                "pairs of real ones by lg.as_real."
             )
         devices.setdefault(device, name)
     devices.pop(None, None)

@@ -14,7 +14,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 @pytest.mark.parametrize("page", [page for page in PAGES if page.exists()], ids=lambda page: page.name)
 def test_blocks_run(page, capsys, monkeypatch):
     blocks = BLOCK.findall(page.read_text())
-    for framework in ("torch", "jax", "autograd", "sklearn"):
+    for framework in ("torch", "jax", "autograd", "sklearn", "optax", "lineax", "lmfit"):
         needed = rf"^\s*(import|from) {framework}\b|derivatives=\"{framework}\""
         if any(re.search(needed, block, re.MULTILINE) for block in blocks):
             pytest.importorskip(framework)

@@ -8,6 +8,8 @@ Everything here works inside and outside the user's ``jit``, ``vmap`` and
 <linop_gn backend 'jax'>
 """
 
+from typing import Any
+
 from linop_gn.backend import BackendDefaults, declared
 from linop_gn.records import on_new_record
 
@@ -18,6 +20,7 @@ from .calculus import JaxCalculus
 from .compiled import all_unguarded, compilations, unguarded
 from .factors import JaxFactors
 from .loops import JaxLoops
+from .losses import translated
 from .parallel import JaxDevices
 from .pytrees import register_record
 from .stores import JaxStores
@@ -37,6 +40,10 @@ class JaxBackend(JaxArrays, JaxArithmetic, JaxFactors, JaxStores, JaxBases, JaxL
         self.calculus = JaxCalculus()
 
     unguarded = staticmethod(unguarded)
+
+    def loss_of(self, obj: Any) -> Any:
+        """A loss function of optax in closed form: see :mod:`linop_gn_jax.losses`."""
+        return translated(obj)
 
     def compilations(self) -> dict[str, int]:
         """How often each program was traced and compiled, by name."""

@@ -58,8 +58,8 @@ def require_differentiable(outputs: Any, scalar: bool = False) -> None:
         )
     if not outputs.is_floating_point():
         raise TypeError(
-            f"the function returned {outputs.dtype}: derivatives need real floating-point outputs (split complex ones "
-            "with torch.view_as_real; return scores rather than an argmax)."
+            f"the function returned {outputs.dtype}: derivatives need real floating-point outputs (of complex ones by "
+            "lg.as_real, or torch.view_as_real; return scores rather than an argmax)."
         )
     if scalar and outputs.numel() != 1:
         raise ValueError(f"a scalar function is needed here, not outputs of shape {tuple(outputs.shape)}: reduce them.")

@@ -80,7 +80,7 @@ class Term:
         if dtype not in REAL:
             raise TypeError(
                 f"the model returned an array of dtype {dtype}; derivatives need real floating-point outputs (scores "
-                "rather than classes; complex ones as two real arrays; float64 at most)."
+                "rather than classes; complex ones by lg.as_real(model); float64 at most)."
             )
         memo(self).shape = tuple(z.shape)
         coarse = "16" in dtype and "16" not in self.space.dtype  # of a model that multiplies so: sums must not

@@ -72,11 +72,15 @@ class State:
         """Steps taken since the start."""
         return self.own.steps
 
-    def __reduce__(self) -> Any:
-        """Copies and pickles are without operators, which are made again at x where the run goes on."""
+    def without_operators(self) -> State:
+        """The same with None for operators, which are made again at x where the run goes on."""
         own, of_data = self.own, self.method.of_data
         made = {name: _without_operators(getattr(own, name)) for name in of_data if name in own._fields}
-        return rebuild, (type(self), fields(self) | {"own": own._replace(**made)})
+        return rebuild(type(self), fields(self) | {"own": own._replace(**made)})
+
+    def __reduce__(self) -> Any:
+        """Copies and pickles are without operators."""
+        return rebuild, (type(self), fields(self.without_operators()))
 
     def __repr__(self) -> str:
         name = f"State of {ServedMethod(self.method).title}"

@@ -1,0 +1,112 @@
+"""Methods and solvers as gradient transformations of optax: what ``lg.to_optax`` returns."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import linop_gn as lg
+from linop_gn.backend import Array, Scalar, Vector
+from linop_gn.run.status import Code, status_of
+
+__all__ = ["MethodState", "SolverState", "solving", "stepping"]
+
+
+class MethodState(NamedTuple):
+    """A run of a method between two updates, without the operators, which the next one makes on its own data."""
+
+    own: Any
+    """The method's own state."""
+    start: Vector
+    """Where the run began, flat."""
+
+    @property
+    def value(self) -> Scalar:
+        """The objective, on the data of the latest step."""
+        return self.own.value
+
+    @property
+    def status(self) -> Any:
+        """What the latest step says: an ``lg.Status``."""
+        return status_of(self.own.status)
+
+    @property
+    def steps(self) -> Scalar:
+        """Steps so far."""
+        return self.own.steps
+
+    @property
+    def products(self) -> Scalar:
+        """Products with the curvature so far; 0 of a method that has none."""
+        return getattr(self.own, "products", 0)
+
+
+class SolverState(NamedTuple):
+    """What the latest solve says."""
+
+    steps: Array
+    """Updates so far."""
+    code: Array
+    products: Array
+    """Of the latest solve."""
+
+    @property
+    def status(self) -> Any:
+        """How the latest solve ended: an ``lg.Status``."""
+        return status_of(self.code)
+
+
+def _asked(base: lg.Objective, objective: Any, data: Any, params: Any) -> lg.Objective:
+    if params is None:
+        raise ValueError(
+            "to_optax: update needs the parameters as its third argument, update(updates, state, params): curvature is "
+            "that of the objective there."
+        )
+    if not isinstance(objective, lg.Objective | None):
+        raise TypeError(f"to_optax: objective= is an lg.Objective, got {type(objective).__qualname__}.")
+    objective = base if objective is None else objective
+    return objective if data is None else objective.with_data(data)
+
+
+def stepping(base: lg.Objective, method: lg.Method) -> optax.GradientTransformationExtraArgs:
+    """Updates that are steps of ``method``."""
+
+    def kept(state: lg.State) -> MethodState:
+        bare = state.without_operators()
+        return MethodState(bare.own, bare.start)
+
+    def init(params: Any) -> MethodState:
+        return kept(lg.start(method, base, params))
+
+    def update(
+        updates: Any, state: MethodState, params: Any = None, *, data: Any = None, objective: Any = None, **others: Any
+    ) -> tuple[Any, MethodState]:
+        asked = _asked(base, objective, data, params)
+        space, leaves = lg.Space.entered(params)
+        own = state.own._replace(x=space.join(leaves))  # which others in the chain may have changed
+        made = lg.advance(method, asked, lg.State(own, state.start, method, space), fresh=True)
+        return jax.tree_util.tree_map(jnp.subtract, made.params, params), kept(made)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def solving(base: lg.Objective, curvature: Any, solver: Any, damping: Any) -> optax.GradientTransformationExtraArgs:
+    """Updates that solve with a damped curvature."""
+    curvature = lg.GGN if curvature is None else curvature
+
+    def init(params: Any) -> SolverState:
+        return SolverState(jnp.int32(0), jnp.int32(Code.RUNNING), jnp.int32(0))
+
+    def update(
+        updates: Any, state: SolverState, params: Any = None, *, data: Any = None, objective: Any = None, **others: Any
+    ) -> tuple[Any, SolverState]:
+        A = curvature(_asked(base, objective, data, params).at(params))
+        level = damping(state.steps) if callable(damping) else damping
+        solved = lg.solve(lg.Damped(A, jnp.asarray(level, A.dtype)), updates, solver)
+        told = SolverState(state.steps + 1, jnp.int32(solved.code), jnp.int32(solved.products))
+        return jax.tree_util.tree_map(jnp.negative, solved.x), told
+
+    return optax.GradientTransformationExtraArgs(init, update)
