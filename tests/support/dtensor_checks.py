@@ -117,6 +117,35 @@ def check_solvers():
     close(whole(lg.krylov(A, g, 5).solve(0.1).x), lg.krylov(B, h, 5).solve(0.1).x, 1e-8)
 
 
+def check_blocks_side_by_side():
+    one, fits = both()
+    D, P = spread(plain()), plain()
+    h, two = one.gradient(P), {"odd": ["0.weight", "2.bias"], "even": ["0.bias", "2.weight"]}
+    spoiled = h | {"0.bias": h["0.bias"] * torch.where(torch.arange(13) == 7, float("nan"), 1.0)}  # of one process
+    for fit, blocks, method in zip(fits, ("leaf", two), (lg.CG(rtol=1e-10), lg.MINRES(rtol=1e-10)), strict=True):
+        A, B = (lg.Damped(lg.BlockGGN(f, p, blocks=blocks), 0.1) for f, p in ((fit, D), (one, P)))
+        for b in (h, spoiled):
+            found, wanted = (lg.solve(operator, b, lg.Blockwise(method)) for operator in (A, B))
+            close(whole(found.x), wanted.x, 1e-8)
+            assert (found.blocks, found.status) == (wanted.blocks, wanted.status)
+            assert abs(found.steps - wanted.steps).max() <= 1
+    with Collectives() as sent:
+        lg.solve(A, fit.gradient(D), lg.Blockwise(lg.CG(steps=2)))
+    few = len(sent)
+    with Collectives() as sent:
+        lg.solve(A, fit.gradient(D), lg.Blockwise(lg.CG(steps=5)))
+    assert len(sent) - few == 3 * (2 * len(two) + 2)  # those of a product of each block, and two of a number for each
+
+
+def check_layerwise_training():
+    one, fits = both()
+    method = lg.LayerwiseGaussNewton(0.1, lg.Blockwise(lg.CG(rtol=1e-12, keep=1.3, max_steps=50)))
+    wanted = lg.minimize(one, plain(), method, max_steps=4)
+    for fit in fits:
+        run = lg.minimize(fit, spread(plain()), method, max_steps=4)
+        close(whole(run.params), wanted.params, 1e-8)
+
+
 def check_qr_of_columns():
     """Of full rank, of dependent columns, of zeros, and of fewer entries on a process than there are columns."""
     ops, space = lg.load("torch"), lg.Space.of(spread(plain()))
@@ -256,7 +285,7 @@ def check_what_is_refused():
     for objective in (one, fit):
         message = raised(ValueError, lambda objective=objective: lg.minimize(objective, D, checkpoint=path))
         assert "a checkpoint needs vectors in one process" in message
-    assert "in the order of the devices" in raised(ValueError, lambda: lg.solve(lg.BlockGGN(one, D), g, lg.Blockwise()))
+    assert "with blocks, and" in raised(ValueError, lambda: lg.solve(G, g, lg.Blockwise()))
     bare = lg.Objective(network(), LOSS, data())
     assert "LeastSquares needs vectors in one" in raised(
         ValueError, lambda: lg.minimize(bare, D, lg.methods.LeastSquares())
