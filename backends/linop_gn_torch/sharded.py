@@ -128,6 +128,11 @@ class Layout:
     # where shards lie
 
     @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes files."""
+        return not any(self.mesh.get_coordinate())
+
+    @property
     def here(self) -> tuple[int, ...]:
         """The place of this process along the axes of the mesh that cut."""
         return tuple(self.mesh.get_coordinate()[i] for i in self.cut)

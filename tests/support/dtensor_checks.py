@@ -243,6 +243,42 @@ def check_collectives_are_counted():
         assert max(number for _, number in sent) == n
 
 
+def check_a_run_of_four_processes_goes_on_with_two_and_with_one():
+    """Files hold vectors in the order of the leaves, and one process writes them."""
+    one, fits = both()
+    folder, rank, P = Path(os.environ["LINOP_GN_TEST_FOLDER"]), dist.get_rank(), plain()
+    methods = lg.FirstOrder(rate=0.01), lg.LevenbergMarquardt(solver=lg.CG(rtol=1e-12))
+    two = DeviceMesh("cpu", [0, 1])
+    for i, (fit, method) in enumerate(zip(fits, methods, strict=True)):
+        wanted = lg.minimize(both()[0], P, method, max_steps=5)
+        path = folder / f"run {i}"
+        lg.minimize(fit, spread(P), method, max_steps=3, checkpoint=path, every=None if i else 2)
+        again = {name: path.with_name(f"{path.name} on {name}") for name in ("four", "two", "one")}
+        if rank == 0:
+            for copy in again.values():
+                copy.write_bytes(path.read_bytes())
+        dist.barrier()
+        on_four = lg.minimize(fit, spread(P), method, max_steps=5, checkpoint=again["four"])
+        close(whole(on_four.params), wanted.params, 1e-9)
+        if rank < 2:
+            rows = slice(None) if fit is one else slice(rank, None, 2)
+            halves = lg.Objective(network(), LOSS, tuple(x[rows] for x in data()), l2=0.1)
+            halves = halves if fit is one else lg.distributed.DataParallel(halves, two.get_group())
+            on_two = lg.minimize(halves, spread(P, two), method, max_steps=5, checkpoint=again["two"])
+            close(whole(on_two.params), wanted.params, 1e-9)
+        if rank == 0:
+            on_one = lg.minimize(both()[0], P, method, max_steps=5, checkpoint=again["one"])
+            close(on_one.params, wanted.params, 1e-9)
+            assert (on_four.steps, on_one.steps) == (5, 5)
+        assert not list(folder.glob("*.new"))
+        lg.save_state(folder / "state", on_four.state)
+        dist.barrier()
+        state = lg.load_state(folder / "state", method, fit, spread(P))
+        assert {k: x.placements for k, x in state.params.items()} == {k: x.placements for k, x in spread(P).items()}
+        close(whole(state.params), whole(on_four.params), 0.0)
+        dist.barrier()
+
+
 def check_what_each_process_holds():
     D = spread(plain())
     fit = both()[1][1]
@@ -281,10 +317,12 @@ def check_what_is_refused():
     assert "is a plain tensor, and others" in raised(ValueError, lambda: lg.Space.of(D | {"z": torch.ones(2)}))
     mixed = D | spread({"0.bias": plain()["0.bias"]}, None, [Replicate()])
     assert "either all are sharded or none" in raised(ValueError, lambda: lg.Space.of(mixed))
-    path = Path(os.environ["LINOP_GN_TEST_FOLDER"]) / "run"
+    path = Path(os.environ["LINOP_GN_TEST_FOLDER"]) / "seen by one"
+    lg.save_state(path, lg.start(lg.FirstOrder(), one, D))
     for objective in (one, fit):
-        message = raised(ValueError, lambda objective=objective: lg.minimize(objective, D, checkpoint=path))
-        assert "a checkpoint needs vectors in one process" in message
+        seen = path if dist.get_rank() == 0 else path.with_name("seen by none")
+        message = raised(ValueError, lambda: lg.minimize(objective, D, lg.FirstOrder(), checkpoint=seen))  # noqa: B023
+        assert "others find none" in message
     assert "with blocks, and" in raised(ValueError, lambda: lg.solve(G, g, lg.Blockwise()))
     bare = lg.Objective(network(), LOSS, data())
     assert "LeastSquares needs vectors in one" in raised(
