@@ -124,7 +124,7 @@ def test_each_block_is_solved_by_itself_and_a_step_sends_two_sums_of_a_number_fo
     loops = [block for block in re.split(r"\n(?=%|ENTRY)", text) if block.split(" ")[0].lstrip("%") in bodies]
     sent = [made for block in loops for made in re.findall(r" = (\S.*?) all-reduce\(", block)]
     assert sum(made.startswith(f"f64[{k}]") for made in sent) == 2
-    assert len(sent) == 3  # and that of the product
+    assert not any(made.startswith("f64[]") for made in sent)  # the others are the product's
     spoiled = {name: jax.device_put(x * (np.nan if name == "b1" else 1), x.sharding) for name, x in g.items()}
     whole, rest = program(A, g), program(A, spoiled)
     left = jax.tree.map(jnp.subtract, g, A @ whole.x)
