@@ -137,13 +137,11 @@ def _minimized(
     agreed, reduction = None, asked.objective.reduce
     if reduction is not None or checkpoint is not None:
         space = Space.entered(as_start(params))[0] if state is None else state.space
-    if checkpoint is not None:
-        space.require_together("minimize: a checkpoint")
     if reduction is not None:
         options = steps, passes, batches is None, checkpoint is None, state is None
         agreed = Agreed(reduction, space.one)
         require_alike(reduction, "minimize", space, (served.method, *options))
-    kept = None if checkpoint is None else Checkpoint(checkpoint, every, drawn, agreed)
+    kept = None if checkpoint is None else Checkpoint(checkpoint, every, drawn, agreed, space)
     resumed = kept is not None and kept.exists()
     if resumed and state is not None:
         raise ValueError(f"minimize: {checkpoint} holds a state to go on from, and state= gives another: choose one.")
@@ -208,7 +206,7 @@ def _minimized(
             error.add_note(f"The latest batch was number {cursor.taken} of pass {cursor.past + 1}.")
         if kept is not None:
             with suppress(OSError):  # what broke the run off is what is told
-                kept.save(run)
+                kept.rescue(run)
         raise
     if kept is not None:
         kept.save(run)

@@ -155,9 +155,14 @@ class Space:
                 "alone: CG, MINRES, LSMR, Lanczos, estimates."
             )
 
+    @property
+    def in_parts(self) -> bool:
+        """Whether each process has a part of vectors, and what reads one is done by all of them."""
+        return self.layout is not None and "compiled" not in self.backend.capabilities
+
     def require_together(self, what: str) -> None:
         """Raise where each process has a part of vectors, and none of them a matrix of such."""
-        if self.layout is not None and "compiled" not in self.backend.capabilities:
+        if self.in_parts:
             raise ValueError(
                 f"{what} needs vectors in one process, and these parameters lie over several ({self.layout}). Gather "
                 f"the parameters ({self.layout.gathering}), or take what needs products alone, such as lg.GGN with "
@@ -306,12 +311,16 @@ class Space:
         return self.from_order(make(shape), self.dtype)
 
     def in_order(self, vector: Vector) -> np.ndarray[Any, Any]:
-        """A flat vector (n,), or columns, on the host in the order of the leaves, whatever the layout."""
+        """A flat vector (n,), or columns, on the host in the order of the leaves, whatever the layout.
+
+        Where each process has a part, all of them ask, and get the whole, a leaf at a time.
+        """
         ops = self.backend
         if self.layout is None:
             return np.asarray(ops.to_numpy(vector))
         leaves = self.layout.split(vector, (ops.describe(vector)[1],) * len(self.shapes))
-        return np.concatenate([np.reshape(ops.to_numpy(leaf), (-1, *vector.shape[1:])) for leaf in leaves])
+        whole = map(ops.gathered, leaves) if self.in_parts else iter(leaves)
+        return np.concatenate([np.reshape(ops.to_numpy(leaf), (-1, *vector.shape[1:])) for leaf in whole])
 
     def ordered(self, vector: Vector) -> Array:
         """A flat vector (n,), or columns, as one array in the order of the leaves, whatever the layout."""

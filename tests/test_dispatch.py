@@ -13,7 +13,7 @@ import pytest
 import linop_gn as lg
 from linop_gn import dispatch
 from linop_gn.app import doctor
-from linop_gn.backend import CONTRACT, ArrayApiBackend
+from linop_gn.backend import CONTRACT, ArrayApiBackend, BackendDefaults
 from linop_gn.dispatch import namespace
 from linop_gn.testing.strategies import array
 
@@ -145,6 +145,12 @@ def test_a_backend_of_another_contract_is_refused(contract, advice, monkeypatch)
         dispatch.load.__wrapped__("mine")
     with pytest.raises(ImportError, match=f"written for contract {contract}"):
         lg.register(Entry, Entry(contract).load())
+
+
+def test_what_the_contract_grew_by_has_defaults():
+    """So that its number stays what it is."""
+    for name in ("layout", "spread", "agreed", "gathered", "qr", "processes", "apart"):
+        assert hasattr(BackendDefaults, name)
 
 
 def test_a_backend_that_names_no_contract_works_for_one_release_more(monkeypatch):

@@ -21,7 +21,7 @@ from linop_gn.backend import Scalar, Vector
 
 from .mapped import alike
 
-__all__ = ["JaxArithmetic", "floats_like", "scalar_dtype"]
+__all__ = ["JaxArithmetic", "floats_like", "scalar_dtype", "size", "sizes"]
 
 R = TypeVar("R")
 
@@ -55,9 +55,25 @@ def _counted(tree: Any) -> Any:
     return tree_util.tree_map(count, tree)
 
 
+def sizes(x: Vector) -> Any:
+    """The bits of |x| as whole numbers, which are ordered as |x| is, with NaN above all: see :func:`size`.
+
+    The largest of floats over several devices leaves NaN out.
+    """
+    wide = jnp.abs(x).astype(scalar_dtype(x.dtype))
+    return lax.bitcast_convert_type(wide, {4: jnp.int32, 8: jnp.int64}[wide.dtype.itemsize])
+
+
+def size(bits: Any) -> Scalar:
+    """The inverse of :func:`sizes`."""
+    return lax.bitcast_convert_type(bits, {4: jnp.float32, 8: jnp.float64}[bits.dtype.itemsize])
+
+
 @jax.jit
 def _max_abs(x: Vector) -> Scalar:
-    return jnp.max(jnp.abs(x), axis=0, initial=0).astype(scalar_dtype(x.dtype))
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return jnp.max(jnp.abs(x), axis=0, initial=0)
+    return size(jnp.max(sizes(x), axis=0, initial=0))
 
 
 class JaxArithmetic:

@@ -28,9 +28,13 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSha
 
 from linop_gn.backend import Array, Vector
 
+from .arithmetic import scalar_dtype, size, sizes
+
 __all__ = ["Layout", "layout_of"]
 
 Axes = tuple[str, ...]
+Blocks = tuple[tuple[int, ...], ...]
+"""Of leaves, by index."""
 
 
 class _Group(NamedTuple):
@@ -192,6 +196,14 @@ class Layout:
         """The place of each entry in the vector of the whole leaves, int32; from the number of entries on: no entry."""
         return _numbers(self)()
 
+    def by_block(self, name: str, blocks: Blocks, *vectors: Vector) -> Array:
+        """For each block of leaves the inner product of its entries in two vectors, or the largest in one: (k,)."""
+        return _by_block(self, name, blocks)(*vectors)
+
+    def of_blocks(self, numbers: Array, blocks: Blocks, like: Vector) -> Vector:
+        """The vector in which each entry is the number (k,) of its leaf's block."""
+        return _of_blocks(self, blocks)(numbers)
+
     def _program(self, function: Any, inputs: Any, outputs: Any) -> Any:
         mapped = jax.shard_map(function, mesh=self.mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
         if len(set(self.mesh.axis_types)) == 1 or not isinstance(self.mesh, jax.sharding.Mesh):
@@ -233,6 +245,31 @@ class Layout:
                 found[i] = whole[at:stop].reshape(shape + vector.shape[1:]).astype(dtypes[i])
                 at = stop
         return tuple(found[i] for i in range(len(self.shapes)))
+
+    def _by_block_here(self, vector: Vector, blocks: Blocks, reduce: Any) -> Array:
+        """Of what one device has of a vector, the entries of each block reduced: as in any sum, not in a chain.
+
+        Where devices have different entries of a group of leaves, each looks at as many as a leaf may have here.
+        """
+        found: list[list[Array]] = [[jnp.zeros((), vector.dtype)] for _ in blocks]
+        block_of = {i: number for number, block in enumerate(blocks) for i in block}
+        base = 0
+        for group in self.groups:
+            part, base = vector[base : base + group.part], base + group.part
+            first = lax.axis_index(group.rest) * group.part if group.rest else 0
+            stop = 0
+            for i in group.leaves:
+                start, stop = stop, stop + math.prod(self._local(i))
+                size = min(stop - start, group.part)
+                if group.rest:
+                    at = jnp.clip(start - first, 0, group.part - size)
+                    places = first + at + jnp.arange(size)
+                    entries = lax.dynamic_slice_in_dim(part, at, size)
+                    entries = jnp.where((start <= places) & (places < stop), entries, 0)
+                else:
+                    entries = part[start:stop]
+                found[block_of[i]].append(reduce(entries, initial=0))
+        return jnp.stack([reduce(jnp.stack(of)) for of in found])
 
     def _entries_here(self, vector: Vector) -> Vector:
         """What one device has of a vector, with zeros for what is no entry."""
@@ -278,6 +315,31 @@ def _cut(layout: Layout, dtypes: tuple[str, ...], columns: int) -> Any:
 def _without_rest(layout: Layout, columns: int) -> Any:
     _, vector = layout._specs(columns)
     return layout._program(layout._entries_here, (vector,), vector)
+
+
+@functools.lru_cache(maxsize=256)
+def _by_block(layout: Layout, name: str, blocks: Blocks) -> Any:
+    def dot(x: Vector, y: Vector) -> Array:
+        terms = x.astype(scalar_dtype(x.dtype)) * y.astype(scalar_dtype(y.dtype))
+        return lax.psum(layout._by_block_here(terms, blocks, jnp.sum), layout.axes)
+
+    def max_abs(x: Vector) -> Array:
+        return size(lax.pmax(layout._by_block_here(sizes(x), blocks, jnp.max), layout.axes))
+
+    _, vector = layout._specs(0)
+    function, many = (dot, 2) if name == "dot" else (max_abs, 1)
+    return layout._program(function, (vector,) * many, PartitionSpec())
+
+
+@functools.lru_cache(maxsize=256)
+def _of_blocks(layout: Layout, blocks: Blocks) -> Any:
+    block_of = {i: number for number, block in enumerate(blocks) for i in block}
+
+    def here(numbers: Array) -> Vector:
+        leaves = [jnp.broadcast_to(numbers[block_of[i]], layout._local(i)) for i in range(len(layout.shapes))]
+        return layout._pack_here(leaves, numbers.dtype)
+
+    return layout._program(here, (PartitionSpec(),), layout._specs(0)[1])
 
 
 @functools.lru_cache(maxsize=256)

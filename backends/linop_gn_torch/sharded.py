@@ -33,23 +33,28 @@ from torch import Tensor
 
 from linop_gn.distributed.reduction import as_sent, which_differs
 
+from .arithmetic import TorchArithmetic
 from .shards import (
     all_gather,
     all_reduce,
     astray,
     finish,
     is_sharded,
+    largest,
     local,
     mark_of_bits,
     placed,
     reduce_scatter,
+    require_alike,
     sharing,
     spread,
+    summed,
     wait,
 )
 
 __all__ = ["Layout", "Way", "layout_of"]
 
+_ARITHMETIC = TorchArithmetic()
 _SCALAR = " A number cannot be sharded: give it the shape (1,)."
 
 
@@ -123,6 +128,11 @@ class Layout:
     # where shards lie
 
     @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes files."""
+        return not any(self.mesh.get_coordinate())
+
+    @property
     def here(self) -> tuple[int, ...]:
         """The place of this process along the axes of the mesh that cut."""
         return tuple(self.mesh.get_coordinate()[i] for i in self.cut)
@@ -142,6 +152,26 @@ class Layout:
             first = min(at * most, size)
             ranges[axis] = start + first, min(most, size - first)
         return tuple(slice(start, start + size) for start, size in ranges)
+
+    # blocks of leaves, by index
+
+    def by_block(self, name: str, blocks: Sequence[Sequence[int]], *vectors: Tensor) -> Any:
+        """For each block of leaves the inner product of its entries in two vectors, or the largest in one: (k,)."""
+        require_alike(*vectors)
+        parts = [[part.reshape(-1) for part in self.shards(local(x))] for x in vectors]
+        here = getattr(_ARITHMETIC, name)
+        found = [[here(*(of[i] for of in parts)) for i in block if len(parts[0][i])] for block in blocks]
+        if name == "dot":
+            return summed([math.fsum(of) for of in found], vectors[0])
+        return largest([float(np.max(of, initial=0.0)) for of in found], vectors[0])
+
+    def of_blocks(self, numbers: Any, blocks: Sequence[Sequence[int]], like: Tensor) -> Tensor:
+        """The vector in which each entry is the number (k,) of its leaf's block."""
+        whole = numbers.dtype != np.float64
+        made = torch.tensor(numbers, dtype=None if whole else torch.promote_types(like.dtype, torch.float32))
+        block_of = {i: number for number, block in enumerate(blocks) for i in block}
+        made, shapes = made.to(local(like).device), self._shapes(self.here)
+        return self.spread(self.flat([made[block_of[i]].expand(s) for i, s in enumerate(shapes)], made.dtype))
 
     def _shapes(self, place: tuple[int, ...]) -> list[tuple[int, ...]]:
         every = [self.shard(i, place) for i in range(len(self.shapes))]

@@ -34,7 +34,7 @@ from ..distributed.watching import telling
 from ..operators.algebra import Modified
 from ..operators.base import LinearOperator
 from ..operators.damped import Damped
-from ..operators.partition import Partition, of_leaves
+from ..operators.partition import LeafBlock
 from ..protocols import Scalar, Tree, Vector
 from ..records import Partial, fields, fill, rebuild, record, static
 from ..spaces import Space
@@ -42,7 +42,7 @@ from .checks import require_one_process
 from .layers.blocks import LayerBlocks, block_factors, covered, cut, pays
 from .layers.rows import layers_at
 from .objective import Objective
-from .partition import Blocks, LeafBlock, partition
+from .partition import Blocks, partition
 from .pieces import (
     added,
     applied,
@@ -79,7 +79,7 @@ class Products(LinearOperator):
     codomain: Space = static(default=None)
     symmetric: bool = static(default=True)
     psd: bool = static(default=False)
-    partition: Partition | None = static(default=None)
+    leaf_blocks: tuple[LeafBlock, ...] | None = static(default=None)
     adjoint: Callable[..., Vector] | None = static(default=None)
     reduce: Reduction | None = static(default=None)
     """What sums over processes, of which each has the pieces of its share of the data."""
@@ -173,7 +173,7 @@ class AtPoint(LinearOperator):
 
     def _products(self) -> Products:
         made = self.point.linearized()
-        known = self.domain, self.codomain, self.symmetric, self.psd, self.partition
+        known = self.domain, self.codomain, self.symmetric, self.psd, self.leaf_blocks
         return Products(made.pieces, made.scale, self.product, *known, reduce=self.reduction)
 
     @property
@@ -342,10 +342,8 @@ class BlockGGN(AtPoint):
         )
 
     @property
-    def partition(self) -> Partition | None:
-        if self.domain.layout is not None:
-            return None  # each device has its part of each block
-        return of_leaves(self.domain, tuple((block.name, block.leaves) for block in self.blocks))
+    def leaf_blocks(self) -> tuple[LeafBlock, ...]:
+        return self.blocks
 
     def diagonal_blocks(self) -> dict[str, LinearOperator]:
         """Each block as an operator on its own parameters, by name; they share one linearisation."""

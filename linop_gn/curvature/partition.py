@@ -20,20 +20,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
-from ..operators.partition import Partition
+from ..operators.partition import LeafBlock, Partition
 from ..spaces import Space
 
-__all__ = ["Blocks", "LeafBlock", "partition", "whole_leaves"]
-
-
-class LeafBlock(NamedTuple):
-    """A block of whole leaves: its name, their indices, and their space, a flat dict from leaf name to array."""
-
-    name: str
-    leaves: tuple[int, ...]
-    space: Space
+__all__ = ["Blocks", "partition", "whole_leaves"]
 
 
 Blocks: TypeAlias = "str | re.Pattern[str] | Mapping[str, str | Sequence[str]] | Callable[[str], str]"

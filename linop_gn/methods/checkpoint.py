@@ -6,7 +6,7 @@ npz; nothing in it is a pickle. It is written beside its place, forced to the di
 one before is kept as ``<path>.before``. A linearisation that is no tree of arrays (torch's is a graph) is
 not written but made again at x, by the same operations. So is what is of one process's share of the data, or of
 sharded parameters, whose vectors are written in the order of the leaves: a state belongs to no number of processes or
-devices. Of several processes the first writes.
+devices. Of several processes the first writes; where each has a part of vectors, all of them gather these at once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..distributed.agreed import Agreed
 from ..operators.base import LinearOperator
 from ..protocols import Backend
 from ..records import closed, data_fields, memo, opened
-from ..spaces import Space
+from ..spaces import Space, wide
 from .base import ServedMethod
 from .cursor import Cursor
 from .generators import Generators
@@ -50,7 +50,8 @@ def save_state(path: Any, state: State, generators: Iterable[Any] = ()) -> None:
     """Write ``state`` to the file ``path``; what was there is kept as ``<path>.before``.
 
     With it go the states of the process's random generators, and of those given, as in :func:`minimize`. Of a run over
-    several processes the first one writes, and the others return at once.
+    several processes the first one writes; all of them call this, for where each has a part of the parameters they
+    gather what is written.
 
     >>> import pathlib, tempfile, numpy as np, linop_gn as lg
     >>> line = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
@@ -68,22 +69,32 @@ def save_state(path: Any, state: State, generators: Iterable[Any] = ()) -> None:
         raise TypeError(
             f"save_state takes what lg.start or lg.advance returned, or result.state, got a {type(state).__qualname__}."
         )
-    state.space.require_together("save_state: a file")
-    reduction = memo(state).reduction
-    if reduction is None or reduction.first:
-        _write(_place_for(path), state, None, Generators(generators).states())
+    reduction, space = memo(state).reduction, state.space
+    writes = space.layout.first if space.in_parts else reduction is None or reduction.first
+    if writes or space.in_parts:
+        _write(_place_for(path) if writes else None, state, None, Generators(generators).states())
 
 
 class Checkpoint:
     """The file that a run is written to, ``every`` so many steps, or so that it takes at most 5 % of the time."""
 
-    def __init__(self, path: Any, every: int | None, generators: Generators, agreed: Agreed | None = None) -> None:
+    def __init__(
+        self,
+        path: Any,
+        every: int | None,
+        generators: Generators,
+        agreed: Agreed | None = None,
+        space: Space | None = None,
+    ) -> None:
         if agreed is not None and agreed.reduction.rank is None:
             raise ValueError(
                 "checkpoint: one of the processes writes the file, and reduce= does not say which this is: give it as "
                 "lg.distributed.Reduction(all_reduce, rank=comm.rank)."
             )
+        self._parts = space if space is not None and space.in_parts else None
         self.agreed, self._writes = agreed, agreed is None or agreed.reduction.first
+        if self._parts is not None:
+            self._writes = self._parts.layout.first
         self.path = _place_for(path) if self._writes else Path(path)
         self.every, self.generators = every, generators
         self._saved, self._ended, self._cost = -1, 0.0, 0.0
@@ -94,12 +105,16 @@ class Checkpoint:
         found = _newest(self.path) is not None
         if self.agreed is not None:
             self.agreed.require_same(found, _UNSEEN)
+        elif self._parts is not None and all(_any(self._parts, wish) for wish in (found, not found)):
+            raise ValueError(_UNSEEN)
         return found
 
     def wait(self) -> None:
         """Until the file is there for all processes."""
         if self.agreed is not None:
             self.agreed.wait()
+        elif self._parts is not None:
+            _any(self._parts, False)
 
     def place(self) -> tuple[Any, Any]:
         """The place in the batches of the run that is there, and the states of its generators."""
@@ -110,16 +125,25 @@ class Checkpoint:
         """Write the run's state if it is time to."""
         self._place = None if cursor is None else cursor.place(), self.generators.states()
         clock = time.perf_counter() - self._ended
-        if clock >= 19 * self._cost if self.every is None else run.steps - self._saved >= self.every:
+        due = clock >= 19 * self._cost if self.every is None else run.steps - self._saved >= self.every
+        if self._parts is not None and self.every is None:  # by the clock of the first
+            due = _as_the_first(self._parts, due)
+        if due:
             self.save(run)
 
     def save(self, run: Run) -> None:
         """Write the run's state, unless it is there already."""
-        if self._writes and run.steps != self._saved and self._place is not None:
+        taking_part = self._writes or self._parts is not None
+        if taking_part and run.steps != self._saved and self._place is not None:
             clock = time.perf_counter()
-            _write(self.path, run.state, *self._place)
+            _write(self.path if self._writes else None, run.state, *self._place)
             self._saved, self._ended = run.steps, time.perf_counter()
             self._cost = self._ended - clock
+
+    def rescue(self, run: Run) -> None:
+        """:meth:`save` of a run that was broken off, unless it takes other processes, which may be gone."""
+        if self._parts is None:
+            self.save(run)
 
 
 def restored(
@@ -185,6 +209,22 @@ def _require_same_data(path: Any, problem: MinimizeProblem, state: Any) -> None:
         )
 
 
+# processes that have a part of vectors each
+
+
+def _as_the_first(space: Space, wish: bool) -> bool:
+    """The wish of the first of the processes."""
+    ops = space.backend
+    told = ops.asarray(np.asarray(float(wish)), wide(space.dtype), space.device)
+    return bool(ops.read(ops.agreed(space.layout, told)) > 0)
+
+
+def _any(space: Space, wish: bool) -> bool:
+    """Whether any of the processes wishes it."""
+    ops, numbers = space.backend, space.layout.numbers()
+    return bool(ops.max_abs(ops.spread(space.layout, ops.cast(0 * numbers + int(wish), "float32"))) > 0)
+
+
 # writing
 
 
@@ -200,7 +240,8 @@ def _place_for(given: Any) -> Path:
     return path
 
 
-def _write(path: Path, state: State, batches: Any, drawn: Any) -> None:
+def _write(path: Path | None, state: State, batches: Any, drawn: Any) -> None:
+    """Write to the path; without one, take part in what those with one gather."""
     ops, own = state.space.backend, state.own
     arrays: dict[str, Any] = {}
     fields = {}
@@ -224,6 +265,8 @@ def _write(path: Path, state: State, batches: Any, drawn: Any) -> None:
         "batches": _plain(ops, arrays, batches),
         "drawn": _plain(ops, arrays, drawn),
     }
+    if path is None:
+        return
     before, beside = path.with_name(path.name + ".before"), path.with_name(path.name + ".new")
     with beside.open("wb") as file:
         _dump(file, arrays, json.dumps(header))

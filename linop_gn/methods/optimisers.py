@@ -25,7 +25,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..arguments import require_instance, require_number
-from ..curvature.partition import LeafBlock, partition
+from ..curvature.partition import partition
+from ..operators.partition import LeafBlock
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import record, static
 from ..run.returned import require_pair, require_vector

@@ -16,7 +16,7 @@ from ..protocols import Scalar, Vector
 from ..records import record, static
 from ..spaces import Space
 from .base import LinearOperator
-from .partition import Partition
+from .partition import LeafBlock, Partition
 
 __all__ = ["Adjoint", "Modified", "Product", "Scaled", "Sum"]
 
@@ -53,6 +53,10 @@ class Sum(LinearOperator):
     matmat, rmatmat = matvec, rmatvec
 
     @property
+    def leaf_blocks(self) -> tuple[LeafBlock, ...] | None:
+        return self.left.leaf_blocks if self.left.leaf_blocks == self.right.leaf_blocks else None
+
+    @property
     def partition(self) -> Partition | None:
         return self.left.partition if self.left.partition == self.right.partition else None
 
@@ -79,6 +83,10 @@ class Modified(LinearOperator):
     @property
     def symmetric(self) -> bool:
         return self.operator.symmetric
+
+    @property
+    def leaf_blocks(self) -> tuple[LeafBlock, ...] | None:
+        return self.operator.leaf_blocks
 
     @property
     def partition(self) -> Partition | None:

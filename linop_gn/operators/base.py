@@ -25,7 +25,7 @@ from ..distributed.reduction import Reduction
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import data_fields, memo, record
 from ..spaces import Space
-from .partition import Partition
+from .partition import LeafBlock, Partition, of_leaves
 
 __all__ = ["LinearOperator", "run"]
 
@@ -131,9 +131,18 @@ class LinearOperator:
         return self.backend.over_columns(self.rmatvec, u, self.together)
 
     @property
-    def partition(self) -> Partition | None:
-        """Blocks of entries that the operator never mixes, in the order of their first entries; None: none known."""
+    def leaf_blocks(self) -> tuple[LeafBlock, ...] | None:
+        """Blocks of whole leaves that the operator never mixes, each leaf in one of them; None: none known."""
         return None
+
+    @property
+    def partition(self) -> Partition | None:
+        """Blocks of entries that the operator never mixes, in the order of their first entries; None: none known.
+
+        Where vectors lie over several devices, entries have no place, and :attr:`leaf_blocks` is what may be known.
+        """
+        known = self.leaf_blocks
+        return None if known is None or self.domain.layout is not None else of_leaves(self.domain, known)
 
     def known_diagonal(self) -> Vector | None:
         """The diagonal (n,) of a square operator, a new array, where it costs no product; None where it would."""

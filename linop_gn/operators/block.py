@@ -15,7 +15,7 @@ from ..records import fill, record, static
 from ..spaces import Space
 from .base import LinearOperator
 from .norms import root_of_squares
-from .partition import Partition, consecutive, of_leaves
+from .partition import LeafBlock, Partition, consecutive, named
 
 __all__ = ["BlockDiagonal"]
 
@@ -96,11 +96,14 @@ class BlockDiagonal(LinearOperator):
         return all(block.psd for block in self.blocks)
 
     @property
+    def leaf_blocks(self) -> tuple[LeafBlock, ...] | None:
+        spaces = tuple(block.domain for block in self.blocks)
+        return None if self.leaves is None else named(self.domain, self.leaves, spaces)
+
+    @property
     def partition(self) -> Partition | None:
-        if self.domain.layout is not None:
-            return None
-        if self.leaves is not None:
-            return of_leaves(self.domain, tuple((None, group) for group in self.leaves))
+        if self.leaves is not None or self.domain.layout is not None:
+            return super().partition
         square = all(block.domain.agrees(block.codomain) for block in self.blocks)
         return consecutive([block.domain.size for block in self.blocks]) if square else None
 

@@ -18,9 +18,9 @@ from .algebra import Modified, Scaled, Sum
 from .base import LinearOperator
 from .checks import require_damping
 from .norms import norm_with_diagonal
-from .partition import Partition
+from .partition import LeafBlock, Partition
 
-__all__ = ["Damped", "Identity", "partition_of", "undamped"]
+__all__ = ["Damped", "Identity", "leaf_blocks_of", "partition_of", "undamped"]
 
 
 @record
@@ -135,6 +135,13 @@ def partition_of(operator: LinearOperator) -> Partition | None:
     """The operator's blocks, damped or not; None where it knows of none."""
     known = operator.partition
     return undamped(operator)[0].partition if known is None else known
+
+
+def leaf_blocks_of(operator: LinearOperator) -> tuple[LeafBlock, ...] | None:
+    """The operator's blocks of whole leaves, damped or not, in the order of their first ones; None: none known."""
+    known = operator.leaf_blocks
+    known = undamped(operator)[0].leaf_blocks if known is None else known
+    return known and tuple(sorted((b for b in known if b.space.size), key=lambda block: min(block.leaves)))
 
 
 def _multiple_of_identity(operator: LinearOperator) -> Any:

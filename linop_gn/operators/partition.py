@@ -1,7 +1,9 @@
-"""A vector's entries in blocks that an operator never mixes.
+"""A vector's entries in blocks that an operator never mixes: ranges of flat vectors, or whole leaves.
 
 An operator that knows its blocks (``operator.partition``) can be solved with
-block by block, all at once: :class:`linop_gn.Blockwise`.
+block by block, all at once: :class:`linop_gn.Blockwise`. Where vectors lie over
+several devices, in an order of their own, blocks of whole leaves can be, and no
+others (``operator.leaf_blocks``).
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 from ..spaces import Space
 
-__all__ = ["Block", "Partition", "consecutive", "of_leaves", "of_ranges"]
+__all__ = ["Block", "LeafBlock", "Partition", "consecutive", "named", "of_leaves", "of_ranges"]
 
 
 class Block(NamedTuple):
@@ -25,6 +27,14 @@ class Block(NamedTuple):
     def size(self) -> int:
         """Number of entries."""
         return sum(stop - start for start, stop in self.ranges)
+
+
+class LeafBlock(NamedTuple):
+    """A block of whole leaves: its name, their indices, and their space, a flat dict from leaf name to array."""
+
+    name: str
+    leaves: tuple[int, ...]
+    space: Space
 
 
 Partition: TypeAlias = tuple[Block, ...]
@@ -63,22 +73,29 @@ def of_ranges(blocks: Iterable[tuple[str, Sequence[tuple[int, int]]]]) -> Partit
 
 
 @lru_cache(maxsize=64)
-def of_leaves(space: Space, blocks: tuple[tuple[str | None, tuple[int, ...]], ...]) -> Partition:
-    """Blocks of leaves of a space, by index, with their names (None: what the leaves' names have in common).
+def of_leaves(space: Space, blocks: tuple[LeafBlock, ...]) -> Partition:
+    """Where blocks of whole leaves of a space lie in its flat vectors.
 
     >>> import numpy as np
     >>> space = Space.of({"fc": {"b": np.ones(2), "w": np.ones(4)}, "out": np.ones(1)})
-    >>> of_leaves(space, ((None, (2,)), (None, (0, 1))))
+    >>> of_leaves(space, (LeafBlock("out", (2,), space.part((2,))), LeafBlock("fc", (0, 1), space.part((0, 1)))))
     (Block(name='fc', ranges=((0, 6),)), Block(name='out', ranges=((6, 7),)))
     """
     where = list(space.slices.values())
-    return of_ranges(
-        (
-            _common([space.names[i] for i in leaves]) if name is None else name,
-            [(where[i].start, where[i].stop) for i in leaves],
-        )
-        for name, leaves in blocks
-    )
+    return of_ranges((block.name, [(where[i].start, where[i].stop) for i in block.leaves]) for block in blocks)
+
+
+@lru_cache(maxsize=64)
+def named(space: Space, leaves: tuple[tuple[int, ...], ...], spaces: tuple[Space, ...]) -> tuple[LeafBlock, ...]:
+    """Blocks of these leaves of a space, in spaces of their own, named by what the leaves' names have in common.
+
+    >>> import numpy as np
+    >>> space = Space.of({"fc": {"b": np.ones(2), "w": np.ones(4)}, "out": np.ones(1)})
+    >>> [block.name for block in named(space, ((2,), (0, 1)), (space.part((2,)), space.part((0, 1))))]
+    ['out', 'fc']
+    """
+    names = (_common([space.names[i] for i in group]) for group in leaves)
+    return tuple(map(LeafBlock, names, leaves, spaces))
 
 
 def _common(names: Sequence[str]) -> str:

@@ -98,8 +98,8 @@ class BlockJacobi(Checked):
         """The diagonal blocks, and the leaves that each acts on."""
         if self.blocks is None and isinstance(inner, BlockDiagonal):
             return list(inner.blocks), inner.leaves
-        own = whole_leaves(inner.domain, inner.partition or ()) if self.blocks is None else None
-        cut = own or partition(inner.domain, "layer" if self.blocks is None else self.blocks)
+        own = inner.leaf_blocks if inner.domain.layout else whole_leaves(inner.domain, inner.partition or ())
+        cut = (self.blocks is None and own) or partition(inner.domain, "layer" if self.blocks is None else self.blocks)
         leaves = tuple(block.leaves for block in cut)
         if isinstance(inner, (GGN, BlockGGN)) and not inner.host:
             return block_products(inner, cut), leaves

@@ -34,4 +34,5 @@ class DiagonalRecipe(Checked):
         largest = xp.max(xp.where(good, e, xp.zeros_like(e)))
         neutral = xp.where(largest > 0, largest, xp.ones_like(largest))
         values = operator.backend.cast(xp.where(good, e, neutral) ** -self.exponent, space.dtype)
-        return Diagonal(values, psd=True, domain=space)
+        # In a trace nobody knows how a flat array lies over devices, and a tree is laid out.
+        return Diagonal(values if space.layout is None else space.unpack(values), psd=True, domain=space)

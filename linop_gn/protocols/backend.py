@@ -16,7 +16,11 @@ from .stores import Stores
 __all__ = ["CAPABILITIES", "CONTRACT", "Backend"]
 
 CONTRACT = 1
-"""The number of this contract: raised when a backend written for the one before would no longer work."""
+"""The number of this contract: raised when a backend written for the one before would no longer work.
+
+A member that comes later with a default leaves it as it is: who inherits ``BackendDefaults``, ``CalculusDefaults`` and
+``LinearizationDefaults`` has the member then. It is raised where a member goes, changes its meaning, or has no default.
+"""
 
 CAPABILITIES = frozenset({"compiled", "derivatives", "devices", "float64", "in_place", "trees", "views"})
 """The words that a backend may claim."""

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from ..arguments import require_instance
 from ..operators.base import LinearOperator
-from ..operators.partition import Partition
+from ..operators.partition import LeafBlock, Partition
 from ..protocols import Backend, Vector
 from ..records import record
 from ..spaces import Space
@@ -172,14 +172,14 @@ class Solver(ABC):
 
     # of solvers that run side by side on blocks
 
-    def partition(self, problem: LinearProblem) -> Partition | None:
-        """The blocks that have a status each; None for columns, or one number."""
+    def partition(self, problem: LinearProblem) -> Partition | tuple[LeafBlock, ...] | None:
+        """Blocks that have a status each, of leaves where vectors have a layout; None for columns, or one number."""
         return None
 
     def arithmetic(self, ops: Any, problem: LinearProblem) -> Any:
         """The arithmetic of the state's scalars: that of the backend, or with one for each block."""
         partition = self.partition(problem)
-        return ops if partition is None else block_arithmetic(ops, partition)
+        return ops if partition is None else block_arithmetic(ops, partition, problem.operator.domain.layout)
 
 
 def require_solver(owner: str, solver: Any, wanted: str = "a solver such as lg.CG()") -> None:

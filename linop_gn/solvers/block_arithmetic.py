@@ -8,6 +8,10 @@ with these operations solves each block on its own, without knowing it.
 Every operation is the backend's own on each range of entries (views, where it has
 them), so that blocks are added up as safely as whole vectors. In-place backends
 write into the vector; others join the parts.
+
+Where vectors lie over several devices, no range of entries has a place, and blocks
+are of whole leaves (:class:`SharedBlocks`): the layout sums over each on all devices
+at once, by one all-reduce of k numbers.
 """
 
 from __future__ import annotations
@@ -18,10 +22,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..operators.partition import Partition
+from ..operators.partition import LeafBlock, Partition
 from ..protocols import Scalar, Vector
 
-__all__ = ["BlockArithmetic", "block_arithmetic"]
+__all__ = ["BlockArithmetic", "SharedBlocks", "block_arithmetic"]
 
 R = TypeVar("R")
 
@@ -38,9 +42,8 @@ class BlockArithmetic:
     """
 
     def __init__(self, ops: Any, partition: Partition) -> None:
-        self.ops = ops
+        self.ops, self.count = ops, len(partition)
         self.size = sum(block.size for block in partition)
-        self.count = len(partition)
         ranges = sorted((start, stop, j) for j, block in enumerate(partition) for start, stop in block.ranges)
         self.ranges = [(slice(start, stop), j) for start, stop, j in ranges]
         self.in_place = _writes_through_views(ops)
@@ -138,10 +141,69 @@ class BlockArithmetic:
         return self._joined([self.ops.get(part, index) for part in shelf])
 
 
+class SharedBlocks(BlockArithmetic):
+    """The same where a layout has vectors on several devices: blocks are of leaves.
+
+    An entry is multiplied by the number of its own block, and chosen by its own condition, so that what is not finite
+    in one block stays there.
+    """
+
+    def __init__(self, ops: Any, blocks: tuple[LeafBlock, ...], layout: Any) -> None:
+        self.ops, self.count, self.size, self.layout = ops, len(blocks), layout.size, layout
+        self.leaves = tuple(block.leaves for block in blocks)
+
+    def dot(self, x: Vector, y: Vector) -> Scalar:
+        return self.layout.by_block("dot", self.leaves, x, y)
+
+    def max_abs(self, x: Vector) -> Scalar:
+        return self.layout.by_block("max_abs", self.leaves, x)
+
+    def _entries(self, a: Scalar, like: Vector) -> Any:
+        """One number as it is; of k, a vector of the number that belongs to each entry."""
+        return a if np.ndim(a) == 0 else self.layout.of_blocks(a, self.leaves, like)
+
+    def _as(self, like: Vector, x: Vector) -> Vector:
+        return self.ops.cast(x, self.ops.describe(like)[1])
+
+    def scale(self, a: Scalar, x: Vector) -> Vector:
+        return self.ops.scale(a, x) if np.ndim(a) == 0 else self._as(x, self._entries(a, x) * x)
+
+    def axpy(self, a: Scalar, x: Vector, y: Vector) -> Vector:
+        return self.ops.axpy(a, x, y) if np.ndim(a) == 0 else self._as(y, self._entries(a, y) * x + y)
+
+    def axpby(self, a: Scalar, x: Vector, b: Scalar, y: Vector) -> Vector:
+        if np.ndim(a) == np.ndim(b) == 0:
+            return self.ops.axpby(a, x, b, y)
+        return self._as(y, self._entries(a, y) * x + self._entries(b, y) * y)
+
+    def select(self, condition: Scalar, x: Vector, y: Vector) -> Vector:
+        if np.ndim(condition) == 0:
+            return self.ops.select(condition, x, y)
+        if isinstance(condition, np.ndarray) and condition.all() == condition.any():
+            return x if condition.all() else y
+        chosen: Vector = self.ops.namespace().where(self._entries(condition, y), x, y)
+        return chosen
+
+    # A shelf is one for each place, since blocks put at different ones.
+
+    def shelf(self, capacity: int, like: Vector) -> Any:
+        return tuple(self.ops.shelf(1, like) for _ in range(capacity))
+
+    def put(self, shelf: Any, index: Scalar, value: Vector, wanted: Scalar) -> Any:
+        made = []
+        for place, held in enumerate(shelf):
+            here = wanted & (index == place)
+            made.append(self.ops.put(held, 0, self.select(here, value, self.ops.get(held, 0)), self.ops.any(here)))
+        return tuple(made)
+
+    def get(self, shelf: Any, index: int) -> Vector:
+        return self.ops.get(shelf[index], 0)
+
+
 @lru_cache(maxsize=64)
-def block_arithmetic(ops: Any, partition: Partition) -> BlockArithmetic:
-    """The one view of ``ops`` with a scalar for each block."""
-    return BlockArithmetic(ops, partition)
+def block_arithmetic(ops: Any, blocks: Any, layout: Any = None) -> BlockArithmetic:
+    """The one view of ``ops`` with a scalar for each block: of a partition, or of leaves that a layout has."""
+    return BlockArithmetic(ops, blocks) if layout is None else SharedBlocks(ops, blocks, layout)
 
 
 @lru_cache(maxsize=64)

@@ -14,9 +14,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..operators.base import LinearOperator
-from ..operators.damped import Identity, partition_of, undamped
+from ..operators.damped import Identity, leaf_blocks_of, partition_of, undamped
 from ..operators.diagonal import Diagonal
-from ..operators.partition import Block, Partition
+from ..operators.partition import LeafBlock, Partition
 from ..protocols import Backend, Vector
 from ..records import record, replace
 from .base import Cost, Solver, bytes_of, require_solver
@@ -40,7 +40,8 @@ class Blockwise(Solver):
         That of ``method`` if left out. It must not mix blocks: a ``Diagonal``, or an operator with blocks
         of its own inside these.
 
-    The operator is a ``BlockGGN``, a ``BlockDiagonal``, or one of them damped. ``solution.status``,
+    The operator is a ``BlockGGN``, a ``BlockDiagonal``, or one of them damped; where parameters are sharded, blocks are
+    of whole leaves. ``solution.status``,
     ``steps``, ``products`` and ``residual`` have an entry for each block, in the order of
     ``solution.blocks``, their names; the products with the whole operator are the most that a block took.
 
@@ -84,7 +85,7 @@ class Blockwise(Solver):
                 + (advice if isinstance(self.method, Direct) else "")
             )
         self.method.check(operator)
-        _partition_of(operator)
+        _blocks_of(operator)
 
     def limit(self, problem: LinearProblem) -> int:
         """The number of steps that a block's run may take."""
@@ -94,9 +95,9 @@ class Blockwise(Solver):
         made = self.method.cost(operator, steps)
         return made._replace(route=f"Blockwise {made.route}", memory=made.memory + bytes_of(operator, 1))
 
-    def partition(self, problem: LinearProblem) -> Partition:
+    def partition(self, problem: LinearProblem) -> Partition | tuple[LeafBlock, ...]:
         """The blocks, in the order in which results are given."""
-        return _partition_of(problem.operator)
+        return _blocks_of(problem.operator)
 
     def init(self, ops: Backend, problem: LinearProblem) -> Any:
         partition = self.partition(problem)
@@ -126,25 +127,27 @@ class Blockwise(Solver):
         return self.method.iterates(self.arithmetic(ops, problem), problem, state, x)
 
 
-def _partition_of(operator: LinearOperator) -> Partition:
-    partition = partition_of(operator)
-    if partition is None:
-        operator.domain.require_whole("Blockwise: the place of a block's entries")
+def _blocks_of(operator: LinearOperator) -> Partition | tuple[LeafBlock, ...]:
+    """Ranges of entries; where vectors lie over several devices, leaves."""
+    found = partition_of(operator) if operator.domain.layout is None else leaf_blocks_of(operator)
+    if found is None:
         raise ValueError(
             f"Blockwise needs an operator with blocks, and {operator!r} knows of none. Use lg.BlockGGN, "
             "lg.BlockDiagonal, or one of them damped; for other operators there is the method itself."
         )
-    return partition
+    return found
 
 
-def _keeps_apart(operator: LinearOperator, partition: Partition) -> bool:
-    """Whether the operator's own blocks lie inside those of ``partition``."""
+def _keeps_apart(operator: LinearOperator, blocks: Partition | tuple[LeafBlock, ...]) -> bool:
+    """Whether the operator's own blocks lie inside these."""
     operator = undamped(operator)[0]
     if isinstance(operator, (Diagonal, Identity)):
         return True
-    own = operator.partition
-    return own is not None and all(any(_within(part, block) for block in partition) for part in own)
+    own = operator.partition if operator.domain.layout is None else operator.leaf_blocks
+    return own is not None and all(any(_within(part, block) for block in blocks) for part in own)
 
 
-def _within(part: Block, whole: Block) -> bool:
+def _within(part: Any, whole: Any) -> bool:
+    if isinstance(part, LeafBlock):
+        return set(part.leaves) <= set(whole.leaves)
     return all(any(a <= start and stop <= b for a, b in whole.ranges) for start, stop in part.ranges)

@@ -117,6 +117,35 @@ def check_solvers():
     close(whole(lg.krylov(A, g, 5).solve(0.1).x), lg.krylov(B, h, 5).solve(0.1).x, 1e-8)
 
 
+def check_blocks_side_by_side():
+    one, fits = both()
+    D, P = spread(plain()), plain()
+    h, two = one.gradient(P), {"odd": ["0.weight", "2.bias"], "even": ["0.bias", "2.weight"]}
+    spoiled = h | {"0.bias": h["0.bias"] * torch.where(torch.arange(13) == 7, float("nan"), 1.0)}  # of one process
+    for fit, blocks, method in zip(fits, ("leaf", two), (lg.CG(rtol=1e-10), lg.MINRES(rtol=1e-10)), strict=True):
+        A, B = (lg.Damped(lg.BlockGGN(f, p, blocks=blocks), 0.1) for f, p in ((fit, D), (one, P)))
+        for b in (h, spoiled):
+            found, wanted = (lg.solve(operator, b, lg.Blockwise(method)) for operator in (A, B))
+            close(whole(found.x), wanted.x, 1e-8)
+            assert (found.blocks, found.status) == (wanted.blocks, wanted.status)
+            assert abs(found.steps - wanted.steps).max() <= 1
+    with Collectives() as sent:
+        lg.solve(A, fit.gradient(D), lg.Blockwise(lg.CG(steps=2)))
+    few = len(sent)
+    with Collectives() as sent:
+        lg.solve(A, fit.gradient(D), lg.Blockwise(lg.CG(steps=5)))
+    assert len(sent) - few == 3 * (2 * len(two) + 2)  # those of a product of each block, and two of a number for each
+
+
+def check_layerwise_training():
+    one, fits = both()
+    method = lg.LayerwiseGaussNewton(0.1, lg.Blockwise(lg.CG(rtol=1e-12, keep=1.3, max_steps=50)))
+    wanted = lg.minimize(one, plain(), method, max_steps=4)
+    for fit in fits:
+        run = lg.minimize(fit, spread(plain()), method, max_steps=4)
+        close(whole(run.params), wanted.params, 1e-8)
+
+
 def check_qr_of_columns():
     """Of full rank, of dependent columns, of zeros, and of fewer entries on a process than there are columns."""
     ops, space = lg.load("torch"), lg.Space.of(spread(plain()))
@@ -214,6 +243,42 @@ def check_collectives_are_counted():
         assert max(number for _, number in sent) == n
 
 
+def check_a_run_of_four_processes_goes_on_with_two_and_with_one():
+    """Files hold vectors in the order of the leaves, and one process writes them."""
+    one, fits = both()
+    folder, rank, P = Path(os.environ["LINOP_GN_TEST_FOLDER"]), dist.get_rank(), plain()
+    methods = lg.FirstOrder(rate=0.01), lg.LevenbergMarquardt(solver=lg.CG(rtol=1e-12))
+    two = DeviceMesh("cpu", [0, 1])
+    for i, (fit, method) in enumerate(zip(fits, methods, strict=True)):
+        wanted = lg.minimize(both()[0], P, method, max_steps=5)
+        path = folder / f"run {i}"
+        lg.minimize(fit, spread(P), method, max_steps=3, checkpoint=path, every=None if i else 2)
+        again = {name: path.with_name(f"{path.name} on {name}") for name in ("four", "two", "one")}
+        if rank == 0:
+            for copy in again.values():
+                copy.write_bytes(path.read_bytes())
+        dist.barrier()
+        on_four = lg.minimize(fit, spread(P), method, max_steps=5, checkpoint=again["four"])
+        close(whole(on_four.params), wanted.params, 1e-9)
+        if rank < 2:
+            rows = slice(None) if fit is one else slice(rank, None, 2)
+            halves = lg.Objective(network(), LOSS, tuple(x[rows] for x in data()), l2=0.1)
+            halves = halves if fit is one else lg.distributed.DataParallel(halves, two.get_group())
+            on_two = lg.minimize(halves, spread(P, two), method, max_steps=5, checkpoint=again["two"])
+            close(whole(on_two.params), wanted.params, 1e-9)
+        if rank == 0:
+            on_one = lg.minimize(both()[0], P, method, max_steps=5, checkpoint=again["one"])
+            close(on_one.params, wanted.params, 1e-9)
+            assert (on_four.steps, on_one.steps) == (5, 5)
+        assert not list(folder.glob("*.new"))
+        lg.save_state(folder / "state", on_four.state)
+        dist.barrier()
+        state = lg.load_state(folder / "state", method, fit, spread(P))
+        assert {k: x.placements for k, x in state.params.items()} == {k: x.placements for k, x in spread(P).items()}
+        close(whole(state.params), whole(on_four.params), 0.0)
+        dist.barrier()
+
+
 def check_what_each_process_holds():
     D = spread(plain())
     fit = both()[1][1]
@@ -252,11 +317,13 @@ def check_what_is_refused():
     assert "is a plain tensor, and others" in raised(ValueError, lambda: lg.Space.of(D | {"z": torch.ones(2)}))
     mixed = D | spread({"0.bias": plain()["0.bias"]}, None, [Replicate()])
     assert "either all are sharded or none" in raised(ValueError, lambda: lg.Space.of(mixed))
-    path = Path(os.environ["LINOP_GN_TEST_FOLDER"]) / "run"
+    path = Path(os.environ["LINOP_GN_TEST_FOLDER"]) / "seen by one"
+    lg.save_state(path, lg.start(lg.FirstOrder(), one, D))
     for objective in (one, fit):
-        message = raised(ValueError, lambda objective=objective: lg.minimize(objective, D, checkpoint=path))
-        assert "a checkpoint needs vectors in one process" in message
-    assert "in the order of the devices" in raised(ValueError, lambda: lg.solve(lg.BlockGGN(one, D), g, lg.Blockwise()))
+        seen = path if dist.get_rank() == 0 else path.with_name("seen by none")
+        message = raised(ValueError, lambda: lg.minimize(objective, D, lg.FirstOrder(), checkpoint=seen))  # noqa: B023
+        assert "others find none" in message
+    assert "with blocks, and" in raised(ValueError, lambda: lg.solve(G, g, lg.Blockwise()))
     bare = lg.Objective(network(), LOSS, data())
     assert "LeastSquares needs vectors in one" in raised(
         ValueError, lambda: lg.minimize(bare, D, lg.methods.LeastSquares())
