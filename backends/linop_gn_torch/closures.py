@@ -16,7 +16,7 @@ from .draws import OwnDraws
 from .recording import current
 from .spread import require_local
 
-__all__ = ["ClosureOf"]
+__all__ = ["ClosureOf", "closures_explained"]
 
 _ADVICE = (
     "A closure returns the loss with its graph, and calls no backward() and no zero_grad():\n"
@@ -70,10 +70,17 @@ class ClosureOf:
 
 
 @contextmanager
-def of_no_backward() -> Iterator[None]:
-    """Say what a closure is where it went backward itself."""
+def closures_explained() -> Iterator[None]:
+    """Say what a closure is where it is none that the method can take."""
     try:
         yield
+    except ValueError as error:
+        if "the model and the loss apart" in str(error):
+            raise ValueError(
+                "this method's curvature needs the model and the loss apart, which a closure does not tell: give the "
+                "optimiser a loss, and step((x, y)) (in Lightning with automatic_optimization = False)."
+            ) from error
+        raise
     except RuntimeError as error:
         if any(words in str(error) for words in ("a second time", "does not require grad")):
             raise RuntimeError(

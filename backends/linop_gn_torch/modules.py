@@ -22,6 +22,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 from weakref import WeakValueDictionary
@@ -105,6 +106,16 @@ def trainable(module: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+@dataclass
+class Known:
+    """What runs have shown of a module."""
+
+    draws: bool | None = None
+    """Whether it draws random numbers."""
+    hooked: bool = False
+    """Whether its forward saves tensors through hooks, as checkpointing does."""
+
+
 class AdaptedModule:
     """The function that :func:`adapt` makes. Call it with a tree of parameters and the inputs.
 
@@ -151,14 +162,13 @@ class AdaptedModule:
             positional = [a for a in arguments if a.kind in (a.POSITIONAL_OR_KEYWORD, a.POSITIONAL_ONLY)]
             self._needed = sum(a.default is a.empty for a in positional)
         self._devices = sorted({p.device.index for p in source.parameters() if p.device.type == "cuda"})
-        self._draws: bool | None = None  # whether the module draws random numbers, once that is known
-        self._hooked = False
+        self._known = Known()
 
     def __repr__(self) -> str:
         return f"adapt({type(self.source).__name__}, seed={self.seed})"
 
     def drawing(self, seed: int) -> AdaptedModule:
-        """The same function with the random numbers of another seed; it shares what it was made of."""
+        """The same function with the random numbers of another seed; it shares what it was made of, and has learnt."""
         made = copy(self)
         made.seed = seed
         return made
@@ -235,25 +245,25 @@ class AdaptedModule:
         """``run`` a shell; if that draws random numbers, with those of the seed."""
         recording = current.get()
         if recording is not None:
-            if self._hooked:
+            if self._known.hooked:
                 recording.expect_hooks()
-            self._hooked = recording.has_hooks
-        if self._draws is False:
+            self._known.hooked = recording.has_hooks
+        if self._known.draws is False:
             before = states(self._devices)
             outputs = run(self._shells(given))
             if all(map(torch.equal, before, states(self._devices))):
                 return outputs  # else something has drawn after all: here, or in another thread
         theirs = {id(p) for p in self.source.parameters() if p.requires_grad} - {id(t) for t in given.values()}
         own, shell = OwnDraws(self.seed, theirs), self._shells(given)
-        if not self._draws:
+        if not self._known.draws:
             with own:
                 outputs = run(shell)
-            self._draws = own.drew
-            if not (own.drew and self._hooked):
+            self._known.draws = own.drew
+            if not (own.drew and self._known.hooked):
                 return outputs
             shell = self._shells(given)
         # What is recomputed in a backward draws from the process's generators, where torch's checkpoints put them back.
-        with fixed_draws(self._devices, self.seed) if self._hooked else own:
+        with fixed_draws(self._devices, self.seed) if self._known.hooked else own:
             return run(shell)
 
 

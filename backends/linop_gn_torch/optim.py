@@ -36,7 +36,7 @@ from linop_gn.records import replace
 from linop_gn.run.solution import Result
 from linop_gn.spaces import Space
 
-from .closures import ClosureOf, of_no_backward
+from .closures import ClosureOf, closures_explained
 from .hugging_face import IGNORED, inputs_and_labels, predicts_next
 from .modules import AdaptedModule, adapt, uncompiled
 from .spread import unwrapped
@@ -84,6 +84,8 @@ class Optimizer(torch.optim.Optimizer):
     TypeError, ValueError
         For parameters that are not the model's, patterns that match none, and a ``model`` that is no module.
     """
+
+    _adapted: Any = None
 
     def __init__(
         self,
@@ -185,6 +187,7 @@ class Optimizer(torch.optim.Optimizer):
             batch, closure = None, batch
         if batch is None and self._collected:
             batch = self._collected if len(self._collected) > 1 else self._collected[0]
+            self._collected = []
         if batch is None and closure is None:
             raise TypeError(
                 f"{type(self).__name__}.step takes a batch, step((x, y)), and evaluates the model itself (backward() "
@@ -194,11 +197,11 @@ class Optimizer(torch.optim.Optimizer):
         moved = self._moved()
         before = {name: p.detach().clone() for name, (p, _) in moved.items()}
         objective, data, statistics = self._objective(batch, closure, moved)
-        with torch.enable_grad(), of_no_backward() if batch is None else nullcontext():
+        with torch.enable_grad(), closures_explained() if batch is None else nullcontext():
             state = self._gone_on(objective, before)
             result = lg.minimize(objective, before, self.method, state=state, batches=[data])
         statistics()
-        self._collected, self.steps = [], self.steps + 1
+        self.steps += 1
         bare = copy(result.state)  # without operators, whose graphs would be kept until the next step
         self.last = replace(result, state=bare)
         first = next(iter(before.values()))
@@ -221,6 +224,7 @@ class Optimizer(torch.optim.Optimizer):
             function = ClosureOf(self.model, closure, seed)
             return lg.Objective.from_function(function, l2=l2), None, closure if running else _nothing
         model: Any = adapt(inside, list(moved))
+        self._adapted = model  # the same one comes again while somebody holds it
         if isinstance(model, AdaptedModule) and inside.training:
             model = model.drawing(seed)
         data, loss = self._plain(batch), self.loss

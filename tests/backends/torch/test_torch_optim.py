@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -261,6 +262,29 @@ def test_a_module_in_another_dtype_begins_anew():
     assert int(opt.last.steps) == 2
 
 
+def test_a_module_on_another_device_goes_on_there():
+    """Seen from a state that says it was elsewhere."""
+    model, twin = net(), net()
+    opt, other = optim.LevenbergMarquardt(model, MSE), optim.LevenbergMarquardt(twin, MSE)
+    trained(opt, BATCHES[:2])
+    trained(other, BATCHES[:2])
+    opt._state = replace(opt._state, space=replace(opt._state.space, device="cuda:0"))
+    assert trained(opt, BATCHES) == trained(other, BATCHES)
+    assert int(opt.last.steps) == 6
+
+
+def test_nothing_of_a_step_is_held_until_the_next():
+    """No graph, and of frozen parameters one snapshot, which the next step finds again."""
+    model = net()
+    model[0].weight.requires_grad_(False)
+    opt = optim.LevenbergMarquardt(model, MSE)
+    opt.step(BATCHES[0])
+    assert opt.last.state.own.operator is None
+    held = opt._adapted
+    opt.step(BATCHES[1])
+    assert opt._adapted is held
+
+
 def test_a_batch_with_nan_moves_nothing():
     model = net()
     opt = optim.LevenbergMarquardt(model, MSE)
@@ -378,7 +402,7 @@ def test_closures_that_cannot_be_taken():
         opt.step(lambda: 1.0)
     with pytest.raises(ValueError, match="depends on no parameter"):
         opt.step(lambda: torch.ones(()))
-    with pytest.raises(ValueError, match="the model and the loss apart"):
+    with pytest.raises(ValueError, match="which a closure does not tell"):
         optim.LevenbergMarquardt(model, MSE).step(closures(model, batch))
     assert same(before, params(model))
     assert [p.grad for p in model.parameters()] == [None] * 4
