@@ -52,6 +52,8 @@ def minimize(
 ) -> Result:
     """Minimise ``objective`` starting at ``params``, which are not changed.
 
+    ``params`` may be a module: ``result.load_into(module)`` then writes the parameters that were found into it.
+
     Parameters
     ----------
     objective
