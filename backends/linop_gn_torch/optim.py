@@ -37,6 +37,7 @@ from linop_gn.run.solution import Result
 from linop_gn.spaces import Space
 
 from .closures import ClosureOf, closures_explained
+from .draws import fixed_draws
 from .hugging_face import IGNORED, inputs_and_labels, predicts_next
 from .modules import AdaptedModule, adapt, uncompiled
 from .spread import unwrapped
@@ -200,7 +201,9 @@ class Optimizer(torch.optim.Optimizer):
         with torch.enable_grad(), closures_explained() if batch is None else nullcontext():
             state = self._gone_on(objective, before)
             result = lg.minimize(objective, before, self.method, state=state, batches=[data])
-        statistics()
+        cuda = {p.device.index for p, _ in moved.values() if p.device.type == "cuda"}
+        with fixed_draws(sorted(cuda), self.seed + self.steps):
+            statistics()
         self.steps += 1
         bare = copy(result.state)  # without operators, whose graphs would be kept until the next step
         self.last = replace(result, state=bare)
@@ -286,7 +289,7 @@ class Optimizer(torch.optim.Optimizer):
         The parameters are the model's, whose own ``state_dict`` goes with it.
         """
         saved = self._saved if self._state is None else _written(self._state)
-        run = torch.tensor(list(saved or b""), dtype=torch.uint8)
+        run = torch.frombuffer(bytearray(saved), dtype=torch.uint8) if saved else torch.empty(0, dtype=torch.uint8)
         return super().state_dict() | {"run": run, "steps": self.steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -301,7 +304,7 @@ class Optimizer(torch.optim.Optimizer):
                 f"{sorted(state_dict)}."
             )
         super().load_state_dict({name: state_dict[name] for name in ("state", "param_groups")})
-        self._state, self._saved = None, bytes(state_dict["run"].tolist()) or None
+        self._state, self._saved = None, state_dict["run"].cpu().numpy().tobytes() or None
         self.steps, self.last = int(state_dict["steps"]), None
 
     def __getstate__(self) -> dict[str, Any]:

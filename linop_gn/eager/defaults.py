@@ -79,8 +79,8 @@ class BackendDefaults:
 
     def load_into(self, holder: Any, params: Tree) -> Any:
         raise TypeError(
-            f"load_into writes into the modules of a framework whose modules hold their parameters, and {self.name}'s "
-            f"are not written into (got a {type(holder).__qualname__}): go on with result.params."
+            f"load_into writes over the parameters of a module, and {self.name} has no modules to write into (got "
+            f"{type(holder).__qualname__}): go on with result.params."
         )
 
     def processes(self, group: Any, model: Any) -> tuple[Any, Any]:

@@ -82,6 +82,17 @@ def test_batches_with_labels_are_the_models_own_loss(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("kind", ["SGN", "HessianFree", "KFAC", "GaussNewton", "TrustRegion", "NewtonCG"])
+def test_every_class_goes_down(kind, name):
+    options = {"HessianFree": {"max_steps": 20}, "NewtonCG": {"max_steps": 20}, "GaussNewton": {"damping": 1e-2}}
+    model = MODELS[name]().eval()
+    batch, opt = batch_for(model), getattr(optim, kind)(model, **options.get(kind, {}))
+    for _ in range(3):
+        opt.step(batch)
+    assert float(opt.last.value) < 0.99 * float(MODELS[name]().eval()(**batch).loss)
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_a_closure_of_the_models_loss_and_the_batch_are_one_step(name):
     model = MODELS[name]().double().eval()
     batch, twin = batch_for(model), copy.deepcopy(model)
@@ -98,6 +109,8 @@ def test_gradient_checkpointing_in_training_mode_with_dropout(name):
     batch, opt = batch_for(model), optim.LevenbergMarquardt(model)
     losses = [float(opt.step(batch)) for _ in range(8)]
     assert losses[-1] < losses[0]
+    with pytest.raises(NotImplementedError, match="checkpointing"):
+        optim.TrustRegion(model).step(lambda: model(**batch).loss)
     plain = MODELS[name]().double()
     plain.config.use_cache = False
     for dropout in (m for m in plain.modules() if isinstance(m, torch.nn.Dropout)):
@@ -123,6 +136,17 @@ def test_lora_by_a_pattern_of_names():
     moved = {name for name, p in params(model).items() if not torch.equal(p, before[name])}
     assert moved
     assert all("lora_" in name for name in moved)
+
+
+def test_batches_that_were_collected():
+    model, twin = gpt().eval(), gpt().eval()
+    opt, batch = optim.LevenbergMarquardt(model), batch_for(model)
+    opt.collect(batch)
+    opt.collect(batch)
+    loss = opt.step()
+    torch.testing.assert_close(loss, twin(**batch).loss.detach(), rtol=1e-5, atol=0)
+    optim.LevenbergMarquardt(twin).step([batch, batch])
+    assert all(torch.equal(p, params(twin)[n]) for n, p in params(model).items())
 
 
 def test_a_loss_that_is_none_of_the_logits_is_refused():

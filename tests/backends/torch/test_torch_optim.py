@@ -345,6 +345,14 @@ def test_dropout_draws_anew_at_each_step_and_as_before_after_a_resume():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_statistics_beside_dropout_leave_the_generators_alone():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
+    opt, state = optim.LevenbergMarquardt(model, MSE), torch.get_rng_state()
+    opt.step(BATCHES[0])
+    assert model[1].num_batches_tracked == 1
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def closures(model, batch):
     return lambda: MSE(model(batch[0]), batch[1])
 
