@@ -52,6 +52,8 @@ def minimize(
 ) -> Result:
     """Minimise ``objective`` starting at ``params``, which are not changed.
 
+    ``params`` may be a module: ``result.load_into(module)`` then writes the parameters that were found into it.
+
     Parameters
     ----------
     objective
@@ -294,14 +296,14 @@ def load_state(
     objective: Objective,
     params: Tree,
     *,
-    generators: Iterable[Any] = (),
+    generators: Iterable[Any] | None = (),
     curvature: Objective | None = None,
     acceptance: Objective | None = None,
 ) -> State:
-    """The state that ``lg.save_state`` wrote to ``path``, of a run of ``method`` on ``objective``.
+    """The state that ``lg.save_state`` wrote to ``path``, or to a file that is open now, of a run of ``method``.
 
     ``params`` gives the format, and may hold any numbers. The process's random generators, and those given, are put
-    back to where they were.
+    back to where they were; None of them where ``generators`` is None.
 
     Raises
     ------
@@ -311,7 +313,8 @@ def load_state(
     with telling(_reduction_of(objective)):
         served, asked = _served("load_state", objective, method, curvature, acceptance)
         problem = _begun(asked, params)
-        found = restored(path, served, problem, began(served, problem).state.own, Generators(generators))
+        drawn = None if generators is None else Generators(generators)
+        found = restored(path, served, problem, began(served, problem).state.own, drawn)
     memo(found).terms, memo(found).reduction = problem.terms, objective.reduce
     return found
 

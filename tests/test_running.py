@@ -1,6 +1,7 @@
 """Runs that go on: in one call, a step at a time, from a state, from a file, over batches, after an interrupt."""
 
 import functools
+import io
 import json
 import os
 import random
@@ -625,6 +626,23 @@ def test_half_precision_in_a_file(name, tmp_path):
     back = lg.load_state(tmp_path / "state", METHOD, objective, start)
     assert ops.describe(back.params)[1] == "bfloat16"
     assert bool((back.params == start).all())
+
+
+def test_an_open_file_stands_for_a_path(tmp_path):
+    objective, start = valley(lg.load("numpy"))
+    state, file = lg.start(METHOD, objective, start), io.BytesIO()
+    random.seed(0)
+    lg.save_state(file, state, generators=None)
+    before = random.getstate()
+    with io.BytesIO(file.getvalue()) as again:
+        back = lg.load_state(again, METHOD, objective, start, generators=None)
+    assert random.getstate() == before
+    assert np.array_equal(back.own.x, state.own.x)
+    with pytest.raises(ValueError, match="without random generators"):
+        lg.load_state(io.BytesIO(file.getvalue()), METHOD, objective, start)
+    lg.save_state(tmp_path / "state", state)
+    with (tmp_path / "state").open("rb") as again:
+        assert int(lg.load_state(again, METHOD, objective, start).steps) == 0
 
 
 def test_parameters_of_a_module_are_loaded_into_it():

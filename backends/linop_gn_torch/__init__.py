@@ -18,6 +18,7 @@ from .distributed import TorchProcesses
 from .factors import TorchFactors
 from .implicit import TorchImplicit
 from .losses import translated
+from .modules import load_into
 from .trees import NAMESPACE
 
 __all__ = ["TorchBackend", "backend"]
@@ -46,6 +47,10 @@ class TorchBackend(
     def loss_of(self, obj: Any) -> Any:
         """A loss module in closed form: see :mod:`linop_gn_torch.losses`."""
         return translated(obj)
+
+    def load_into(self, holder: Any, params: Any) -> Any:
+        """Write into a module: see :func:`linop_gn_torch.modules.load_into`."""
+        return load_into(holder, params)
 
 
 backend = TorchBackend()

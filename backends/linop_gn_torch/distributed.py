@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from linop_gn.backend import Backend
 from linop_gn.distributed import OtherProcessError, Reduction
 
+from .modules import AdaptedModule
 from .shards import is_sharded, mark_of_bits, sharing
 from .spread import batch_norm_in_training, modules_of, unwrapped
 
@@ -186,6 +187,7 @@ class TorchReduction(Reduction):
 
     def told_of_model(self, model: Any, names: Sequence[str]) -> Any:
         """Of each module its kind, its mode and, if it is torch's, its numbers; a mark of what is not trained."""
+        model = model.source if isinstance(model, AdaptedModule) else model
         told, held = [], dict[int, Tensor]()
         for m in modules_of(model):
             numbers = vars(m) if type(m).__module__.startswith("torch.nn.") else {}

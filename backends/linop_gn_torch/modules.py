@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 from weakref import WeakValueDictionary
@@ -39,7 +41,7 @@ from .shells import MEMBERS, Shells
 from .spread import gathers_dtensors, guarded, require_local, unwrapped
 from .trees import flatten_tree
 
-__all__ = ["AdaptedModule", "adapt", "trainable"]
+__all__ = ["AdaptedModule", "adapt", "load_into", "own_names", "trainable"]
 
 _adapted: WeakValueDictionary[tuple[int, tuple[str, ...] | None, int], AdaptedModule] = WeakValueDictionary()
 _COMPILED, _PARALLEL = "_orig_mod.", "module."
@@ -104,6 +106,16 @@ def trainable(module: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+@dataclass
+class Known:
+    """What runs have shown of a module."""
+
+    draws: bool | None = None
+    """Whether it draws random numbers."""
+    hooked: bool = False
+    """Whether its forward saves tensors through hooks, as checkpointing does."""
+
+
 class AdaptedModule:
     """The function that :func:`adapt` makes. Call it with a tree of parameters and the inputs.
 
@@ -125,7 +137,7 @@ class AdaptedModule:
                 )
         self._seen = [(m, _frozen(vars(m)), [dict(getattr(m, kind)) for kind in MEMBERS]) for m in source.modules()]
         own = _named(source, remove_duplicate=False)
-        given = [n for n, p in own.items() if p.requires_grad] if names is None else self._own_names(own, names)
+        given = [n for n, p in own.items() if p.requires_grad] if names is None else own_names(source, own, names)
         varying = {id(own[name]) for name in given if name in own}
         constant = [p for p in source.parameters() if id(p) not in varying]
         dense = [b for b in source.buffers() if b.layout is torch.strided]
@@ -150,11 +162,25 @@ class AdaptedModule:
             positional = [a for a in arguments if a.kind in (a.POSITIONAL_OR_KEYWORD, a.POSITIONAL_ONLY)]
             self._needed = sum(a.default is a.empty for a in positional)
         self._devices = sorted({p.device.index for p in source.parameters() if p.device.type == "cuda"})
-        self._draws: bool | None = None  # whether the module draws random numbers, once that is known
-        self._hooked = False
+        self._known = Known()
 
     def __repr__(self) -> str:
         return f"adapt({type(self.source).__name__}, seed={self.seed})"
+
+    def drawing(self, seed: int) -> AdaptedModule:
+        """The same function with the random numbers of another seed; it shares what it was made of, and has learnt."""
+        made = copy(self)
+        made.seed = seed
+        return made
+
+    def arguments(self, inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """Positional and keyword arguments of ``forward``."""
+        if type(inputs) is tuple or (type(inputs) is list and len(inputs) == self._needed > 1):
+            return tuple(inputs), {}
+        named = isinstance(inputs, Mapping) and inputs and all(isinstance(key, str) for key in inputs)
+        if named and (self._any_keyword or self._keywords.issuperset(inputs)):
+            return (), inputs
+        return (inputs,), {}
 
     def is_current(self) -> bool:
         """Whether the module is still what it was: mode, attributes, buffers, and parameters that are not given."""
@@ -170,7 +196,7 @@ class AdaptedModule:
         )
 
     def __call__(self, params: Any, inputs: Any) -> Tensor:
-        args, kwargs = self._arguments(inputs)
+        args, kwargs = self.arguments(inputs)
         given = self._given(params)
         outputs = self._reproducibly(given, lambda shell: shell(*args, **kwargs))
         outputs = outputs if isinstance(outputs, Tensor) else the_array(outputs)
@@ -184,14 +210,6 @@ class AdaptedModule:
             )
         return outputs
 
-    def _arguments(self, inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-        if type(inputs) is tuple or (type(inputs) is list and len(inputs) == self._needed > 1):
-            return tuple(inputs), {}
-        named = isinstance(inputs, Mapping) and inputs and all(isinstance(key, str) for key in inputs)
-        if named and (self._any_keyword or self._keywords.issuperset(inputs)):
-            return (), inputs
-        return (inputs,), {}
-
     # parameters
 
     def _given(self, params: Any) -> dict[int, Tensor]:
@@ -200,7 +218,7 @@ class AdaptedModule:
             params = trainable(params)
         own, kind = _named(self.module, remove_duplicate=False), type(self.source).__name__
         names, leaves, _ = flatten_tree(params)
-        names = self._own_names(own, names, isinstance(params, (list, tuple)))
+        names = own_names(self.source, own, names, isinstance(params, (list, tuple)))
         if unknown := [name for name in names if name not in own]:
             buffers = dict(self.source.named_buffers(remove_duplicate=False))
             if all(name in buffers for name in unknown):
@@ -221,46 +239,72 @@ class AdaptedModule:
             given[id(own[name])] = leaf
         return {id(p): p.detach() for p in own.values() if p.requires_grad} | given
 
-    def _own_names(self, own: Mapping[str, Tensor], names: Sequence[str], ordered: bool | None = None) -> list[str]:
-        """The names that the module has for parameters called ``names`` in a tree, or numbered in a list."""
-        names = [_unprefixed(name.replace(_COMPILED, ""), own) for name in names]
-        ordered = names == [str(i) for i in range(len(names))] if ordered is None else ordered
-        if not ordered or own.keys() >= set(names):
-            return names
-        every = _named(self.source)
-        for chosen in (list(every), [name for name, p in every.items() if p.requires_grad]):
-            if len(chosen) == len(names):
-                return chosen
-        raise ValueError(
-            f"{len(names)} parameters in a list, but {type(self.source).__name__} has {len(every)}: pass a dict by name"
-        )
-
     # running
 
     def _reproducibly(self, given: dict[int, Tensor], run: Callable[[Any], Any]) -> Any:
         """``run`` a shell; if that draws random numbers, with those of the seed."""
         recording = current.get()
         if recording is not None:
-            if self._hooked:
+            if self._known.hooked:
                 recording.expect_hooks()
-            self._hooked = recording.has_hooks
-        if self._draws is False:
+            self._known.hooked = recording.has_hooks
+        if self._known.draws is False:
             before = states(self._devices)
             outputs = run(self._shells(given))
             if all(map(torch.equal, before, states(self._devices))):
                 return outputs  # else something has drawn after all: here, or in another thread
         theirs = {id(p) for p in self.source.parameters() if p.requires_grad} - {id(t) for t in given.values()}
         own, shell = OwnDraws(self.seed, theirs), self._shells(given)
-        if not self._draws:
+        if not self._known.draws:
             with own:
                 outputs = run(shell)
-            self._draws = own.drew
-            if not (own.drew and self._hooked):
+            self._known.draws = own.drew
+            if not (own.drew and self._known.hooked):
                 return outputs
             shell = self._shells(given)
         # What is recomputed in a backward draws from the process's generators, where torch's checkpoints put them back.
-        with fixed_draws(self._devices, self.seed) if self._hooked else own:
+        with fixed_draws(self._devices, self.seed) if self._known.hooked else own:
             return run(shell)
+
+
+def own_names(
+    module: nn.Module, own: Mapping[str, Tensor], names: Sequence[str], ordered: bool | None = None
+) -> list[str]:
+    """The names that the module has, in ``own``, for parameters called ``names`` in a tree, or numbered in a list."""
+    names = [_unprefixed(name.replace(_COMPILED, ""), own) for name in names]
+    ordered = names == [str(i) for i in range(len(names))] if ordered is None else ordered
+    if not ordered or own.keys() >= set(names):
+        return names
+    every = _named(module)
+    for chosen in (list(every), [name for name, p in every.items() if p.requires_grad]):
+        if len(chosen) == len(names):
+            return chosen
+    raise ValueError(
+        f"{len(names)} parameters in a list, but {type(module).__name__} has {len(every)}: pass a dict by name"
+    )
+
+
+def load_into(module: Any, params: Any) -> Any:
+    """Write ``params``, a tree as :class:`AdaptedModule` takes, over the module's own, in place; returns the module."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"load_into writes into a torch.nn.Module, got a {type(module).__qualname__}: go on with result.params."
+        )
+    inside = uncompiled(unwrapped(module)[0])
+    own = _named(inside, remove_duplicate=False)
+    names, leaves, _ = flatten_tree(params)
+    names = own_names(inside, own, names, isinstance(params, (list, tuple)))
+    kind = type(inside).__name__
+    if unknown := [name for name in names if name not in own]:
+        raise ValueError(
+            f"{kind} has no parameters called {', '.join(sorted(unknown))}: was the run one of this module?"
+        )
+    if other := [n for n, leaf in zip(names, leaves, strict=True) if leaf.shape != own[n].shape]:
+        raise ValueError(f"{kind} has parameters of other shapes: {', '.join(other)}. Was the run one of this module?")
+    with torch.no_grad():
+        for name, leaf in zip(names, leaves, strict=True):
+            own[name].copy_(leaf)
+    return module
 
 
 def _named(module: nn.Module, **options: bool) -> dict[str, Tensor]:

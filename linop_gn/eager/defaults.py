@@ -77,6 +77,12 @@ class BackendDefaults:
     def loss_of(self, obj: Any) -> Any:
         return None
 
+    def load_into(self, holder: Any, params: Tree) -> Any:
+        raise TypeError(
+            f"load_into writes over the parameters of a module, and {self.name} has no modules to write into (got "
+            f"{type(holder).__qualname__}): go on with result.params."
+        )
+
     def processes(self, group: Any, model: Any) -> tuple[Any, Any]:
         raise TypeError(
             f"lg.distributed.DataParallel: {self.name} has no groups of processes. Give the objective a function that "

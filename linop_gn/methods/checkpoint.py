@@ -46,12 +46,13 @@ _UNSEEN = (
 )
 
 
-def save_state(path: Any, state: State, generators: Iterable[Any] = ()) -> None:
+def save_state(path: Any, state: State, generators: Iterable[Any] | None = ()) -> None:
     """Write ``state`` to the file ``path``; what was there is kept as ``<path>.before``.
 
-    With it go the states of the process's random generators, and of those given, as in :func:`minimize`. Of a run over
-    several processes the first one writes; all of them call this, for where each has a part of the parameters they
-    gather what is written.
+    ``path`` may be a binary file that is open for writing, such as an ``io.BytesIO``. With the state go the states of
+    the process's random generators, and of those given, as in :func:`minimize`; of none, where ``generators`` is None.
+    Of a run over several processes the first one writes, to an open file each does; all of them call this, for where
+    each has a part of the parameters they gather what is written.
 
     >>> import pathlib, tempfile, numpy as np, linop_gn as lg
     >>> line = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
@@ -70,9 +71,13 @@ def save_state(path: Any, state: State, generators: Iterable[Any] = ()) -> None:
             f"save_state takes what lg.start or lg.advance returned, or result.state, got a {type(state).__qualname__}."
         )
     reduction, space = memo(state).reduction, state.space
+    drawn = None if generators is None else Generators(generators).states()
+    if hasattr(path, "write"):
+        _dump(path, *_contents(state, None, drawn))
+        return
     writes = space.layout.first if space.in_parts else reduction is None or reduction.first
     if writes or space.in_parts:
-        _write(_place_for(path) if writes else None, state, None, Generators(generators).states())
+        _write(_place_for(path) if writes else None, state, None, drawn)
 
 
 class Checkpoint:
@@ -158,7 +163,10 @@ def restored(
 
     The generators, where they are given, are then where they were. ``same_data`` asks for a state of the same data.
     """
-    header, arrays = _found(Path(path))
+    if hasattr(path, "read"):
+        (header, arrays), path = _load(path.read()), getattr(path, "name", "the open file")
+    else:
+        header, arrays = _found(Path(path))
     ops, space = problem.backend, problem.space
     told = _settings(State(own, problem.start, served.method, space))
     differ = [
@@ -193,7 +201,12 @@ def restored(
     if same_data:
         _require_same_data(path, problem, state)
     if generators is not None:
-        generators.put_back(_place(ops, header, arrays)[1])
+        drawn = _place(ops, header, arrays)[1]
+        if drawn is None:
+            raise ValueError(
+                f"the state in {path} was written without random generators: load it with generators=None."
+            )
+        generators.put_back(drawn)
     return State(state, start, served.method, space)
 
 
@@ -240,8 +253,8 @@ def _place_for(given: Any) -> Path:
     return path
 
 
-def _write(path: Path | None, state: State, batches: Any, drawn: Any) -> None:
-    """Write to the path; without one, take part in what those with one gather."""
+def _contents(state: State, batches: Any, drawn: Any) -> tuple[dict[str, Any], str]:
+    """What a file holds: arrays, and the header that says what they are."""
     ops, own = state.space.backend, state.own
     arrays: dict[str, Any] = {}
     fields = {}
@@ -265,11 +278,17 @@ def _write(path: Path | None, state: State, batches: Any, drawn: Any) -> None:
         "batches": _plain(ops, arrays, batches),
         "drawn": _plain(ops, arrays, drawn),
     }
+    return arrays, json.dumps(header)
+
+
+def _write(path: Path | None, state: State, batches: Any, drawn: Any) -> None:
+    """Write to the path; without one, take part in what those with one gather."""
+    contents = _contents(state, batches, drawn)
     if path is None:
         return
     before, beside = path.with_name(path.name + ".before"), path.with_name(path.name + ".new")
     with beside.open("wb") as file:
-        _dump(file, arrays, json.dumps(header))
+        _dump(file, *contents)
         file.flush()
         os.fsync(file.fileno())
     if path.exists():
@@ -406,7 +425,7 @@ def _newest(path: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     for file in (path, before):
         if file.exists():
             try:
-                return _load(file)
+                return _load(file.read_bytes())
             except Exception as error:  # each reader has its own way to fail on half a file
                 broken = error
     if broken is not None:
@@ -417,8 +436,7 @@ def _newest(path: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     return None
 
 
-def _load(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    raw = file.read_bytes()
+def _load(raw: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     if raw[:4] == b"PK\3\4":  # a zip archive
         with np.load(io.BytesIO(raw), allow_pickle=False) as held:
             arrays = dict(held)

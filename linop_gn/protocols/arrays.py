@@ -122,5 +122,8 @@ class Arrays(Protocol):
     def loss_of(self, obj: Any) -> Any:
         """The loss of :mod:`linop_gn.losses` that a loss of the framework's own is; None for anything else."""
 
+    def load_into(self, holder: Any, params: Tree) -> Any:
+        """Write ``params`` over those that an object of the framework's own holds, and return the object."""
+
     def detach(self, tree: Tree) -> Tree:
         """The same values, cut from any graph that the user is recording."""

@@ -186,19 +186,17 @@ class Result(Outcome):
         return History({name: rows[:, i] for i, name in enumerate(self.names)})
 
     def load_into(self, module: Any) -> Any:
-        """Write the parameters into the module that they are named after, a ``torch.nn.Module``; returns the module."""
-        if not (hasattr(module, "load_state_dict") and isinstance(self.params, dict)):
-            raise TypeError(
-                "load_into writes named parameters into a torch.nn.Module; these are "
-                f"{type(self.params).__qualname__}, and the module is {type(module).__qualname__}. Use result.params."
-            )
-        unknown = sorted(set(self.params) - set(module.state_dict()))
-        if unknown:
-            raise ValueError(
-                f"the module has no parameters called {', '.join(unknown)}: was the run one of this module?"
-            )
-        module.load_state_dict(self.params, strict=False)
-        return module
+        """Write the parameters into what holds them in their framework, in place, and return it: an ``nn.Module``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where the framework has no such objects, or this one has other parameters; ``result.params`` are then what
+            to go on with.
+        """
+        if self.state is None:
+            raise TypeError("load_into: inside a compiled program nothing is written into: go on with result.params.")
+        return self.state.space.backend.load_into(module, self.params)
 
     def plot(self, figure: Any = None) -> Any:
         """A picture of the run, by :func:`linop_gn.plot_runs`: a matplotlib figure."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from linop_gn_torch import optim
 from torch import nn
 
 import linop_gn as lg
@@ -248,6 +249,22 @@ def check_methods_leave_the_same_on_all():
         run = lg.minimize(parallel(net, mine(*data()), l2=0.1), net, **options)
         close(run.params, whole.params, 1e-8)
         same_everywhere(run.params)
+
+
+def check_optimisers_of_wrapped_modules():
+    net, alone = network(), network()
+    opt, other = (optim.LevenbergMarquardt(m, LOSS) for m in (nn.parallel.DistributedDataParallel(net), alone))
+    for _ in range(3):
+        close(opt.step(mine(*data())), other.step(data()))
+    close(dict(net.named_parameters()), dict(alone.named_parameters()), 1e-9)
+    kept, weights = opt.state_dict(), {n: p.clone() for n, p in net.state_dict().items()}
+    opt.step(mine(*data()))
+    ends = {n: p.clone() for n, p in net.state_dict().items()}
+    net.load_state_dict(weights)
+    opt.load_state_dict(kept)
+    opt.step(mine(*data()))
+    same_everywhere(net.state_dict())
+    close(dict(net.state_dict()), ends, 0.0)
 
 
 def check_a_failure_of_all_leaves_them_in_step():
