@@ -110,6 +110,11 @@ def as_plain_text(_app: Any, _what: str, _name: str, _obj: Any, _options: Any, l
     lines[:] = made
 
 
+def is_skipped(_app: Any, _what: str, name: str, _obj: Any, skip: bool, _options: Any) -> bool | None:
+    """Leave out what scikit-learn adds to its estimators."""
+    return True if name.startswith("set_") and name.endswith("_request") else None
+
+
 def with_mathjax(app: Any, failed: Exception | None) -> None:
     """Put a copy of MathJax into the site."""
     if failed is None:
@@ -121,5 +126,6 @@ def setup(app: Any) -> dict[str, bool]:
     """What Sphinx asks of an extension, which this file is one of."""
     app.connect("source-read", with_files)
     app.connect("autodoc-process-docstring", as_plain_text, priority=100)  # before napoleon
+    app.connect("autodoc-skip-member", is_skipped)
     app.connect("build-finished", with_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
