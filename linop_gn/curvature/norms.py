@@ -75,12 +75,12 @@ def _one_by_one(piece: Piece) -> Array:
     ops, z = piece.space.backend, piece.outputs
     u = slopes(ops, piece.loss, z, piece.targets, piece.weights)
     numbers = counter(ops.namespace(), (*z.shape, 1)[0], z)
-    return ops.scan_over(Partial(kept, _norm_of), numbers, piece, u)[1]
+    return ops.scan_over(_norm_of, numbers, piece, u)[1]
 
 
-def _norm_of(index: Scalar, piece: Piece, u: Array) -> Any:
+def _norm_of(index: Scalar, piece: Piece, u: Array) -> tuple[tuple[()], Array]:
     xp = piece.space.backend.namespace()
     n = (*u.shape, 1)[0]
     here = xp.reshape(counter(xp, n, u) == index, (-1,) + (1,) * max(0, len(u.shape) - 1)) if u.shape else True
     g = piece.space.join(piece.linearization.vjp(xp.where(here, u, xp.zeros_like(u)) if u.shape else u))
-    return xp.sqrt(xp.sum(g * g))
+    return (), xp.sqrt(xp.sum(g * g))
