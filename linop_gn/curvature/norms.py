@@ -7,8 +7,6 @@ model's layers they are one pass backward for all of them, and no gradient of an
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..protocols import Array, Scalar, Tree, Vector
 from ..records import Partial
 from .at_point import as_point
