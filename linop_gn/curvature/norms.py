@@ -7,13 +7,11 @@ model's layers they are one pass backward for all of them, and no gradient of an
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..protocols import Array, Scalar, Tree, Vector
 from ..records import Partial
 from .at_point import as_point
 from .layers.rows import has_layers
-from .layers.squares import example_norms, slopes
+from .layers.squares import example_norms
 from .losses.weighting import counter
 from .objective import Objective
 from .pieces import Piece, kept
@@ -73,14 +71,14 @@ def _term_by_term(term: Term, x: Vector) -> Array:
 def _one_by_one(piece: Piece) -> Array:
     """A product with J^T for each example."""
     ops, z = piece.space.backend, piece.outputs
-    u = slopes(ops, piece.loss, z, piece.targets, piece.weights)
     numbers = counter(ops.namespace(), (*z.shape, 1)[0], z)
-    return ops.scan_over(Partial(kept, _norm_of), numbers, piece, u)[1]
+    made: Array = ops.scan_over(_norm_of, numbers, piece, piece.slope(z))[1]
+    return made
 
 
-def _norm_of(index: Scalar, piece: Piece, u: Array) -> Any:
+def _norm_of(index: Scalar, piece: Piece, u: Array) -> tuple[tuple[()], Array]:
     xp = piece.space.backend.namespace()
     n = (*u.shape, 1)[0]
     here = xp.reshape(counter(xp, n, u) == index, (-1,) + (1,) * max(0, len(u.shape) - 1)) if u.shape else True
     g = piece.space.join(piece.linearization.vjp(xp.where(here, u, xp.zeros_like(u)) if u.shape else u))
-    return xp.sqrt(xp.sum(g * g))
+    return (), xp.sqrt(xp.sum(g * g))
