@@ -45,7 +45,7 @@ def of_torch(small: bool, rounds: int) -> tuple[str, Results]:
     size = SMALL if small else LARGE
     model = LanguageModel(**size, heads=size["width"] // 32).to(device)
     tokens = torch.randint(size["vocabulary"], (2, 9) if small else (8, 257), device=device)
-    found = cases(model, tokens[:, :-1], tokens[:, 1:], peers=_installed("curvlinops"))
+    found = cases(model, tokens[:, :-1], tokens[:, 1:], _installed("curvlinops"), compiled=not small)
 
     def waited(case: Callable[[], Any]) -> Callable[[], Any]:
         def run() -> None:

@@ -321,7 +321,7 @@ class BlockGGN(AtPoint):
         places = covered(blocks, found.places, found.left)
         if not places:
             return None
-        apart = found.apart
+        apart = found.hold_for(point.linearized().pieces)
         if ops.is_concrete(apart):
             if not ops.read(apart):
                 return None

@@ -11,7 +11,7 @@ from ..protocols import Array, Scalar, Tree, Vector
 from ..records import Partial
 from .at_point import as_point
 from .layers.rows import has_layers
-from .layers.squares import example_norms, slopes
+from .layers.squares import example_norms
 from .losses.weighting import counter
 from .objective import Objective
 from .pieces import Piece, kept
@@ -71,9 +71,9 @@ def _term_by_term(term: Term, x: Vector) -> Array:
 def _one_by_one(piece: Piece) -> Array:
     """A product with J^T for each example."""
     ops, z = piece.space.backend, piece.outputs
-    u = slopes(ops, piece.loss, z, piece.targets, piece.weights)
     numbers = counter(ops.namespace(), (*z.shape, 1)[0], z)
-    return ops.scan_over(_norm_of, numbers, piece, u)[1]
+    made: Array = ops.scan_over(_norm_of, numbers, piece, piece.slope(z))[1]
+    return made
 
 
 def _norm_of(index: Scalar, piece: Piece, u: Array) -> tuple[tuple[()], Array]:

@@ -41,7 +41,7 @@ _MULTIPLE = 16
 """Or so many times those of the parameters, and of what the layers are given and make."""
 _TOGETHER = 64
 """Columns in one pass at most."""
-_ROUNDING = 1e3
+_ROUNDING = 4e2
 """In round-offs of the largest: what may lie between derivatives that are taken together and one by one."""
 
 
@@ -114,22 +114,32 @@ class Examples(NamedTuple):
         return self.batch.ops.namespace().reshape(given, tuple(self.batch.made.outputs.shape))
 
     def numbers(self) -> Array:
-        """One in [1, 2) for each example, (examples,), none of which are equal: multiples of the golden ratio."""
+        """One in [1, e) for each example, (examples,): exp of the parts of multiples of the golden ratio below one.
+
+        No two are equal, and no sum of them with whole coefficients is zero, where those of the multiples themselves
+        are: in differences of neighbours.
+        """
         xp, z = self.batch.ops.namespace(), self.batch.made.outputs
-        return _golden(xp, self.batch.examples, z)
+        multiples = 0.6180339887498949 * xp.astype(counter(xp, self.batch.examples, z), z.dtype)
+        return xp.exp(multiples - xp.floor(multiples))
+
+    def mixed(self) -> Array:
+        """One in [1, e) for each column, (columns,): no sum of them with whole coefficients is zero either.
+
+        What one column has of other examples is not hidden by another column.
+        """
+        xp, z = self.batch.ops.namespace(), self.batch.made.outputs
+        return xp.exp(xp.astype(counter(xp, self.columns, z), z.dtype) / self.columns)
 
     def agree(self, found: list[Array], pulled: list[Array]) -> Array:
         """Whether what has been found with examples times their :meth:`numbers` is what was ``pulled`` times these."""
         xp, s, good = self.batch.ops.namespace(), self.numbers(), []
         for a, b in zip(found, pulled, strict=True):
-            gap, size = abs(a - xp.astype(s, b.dtype)[None, :, None, None] * b), xp.max(abs(b))
-            good.append(xp.all((gap <= _ROUNDING * xp.finfo(b.dtype).eps * size) | xp.isnan(gap)))
+            gap, eps = abs(a - xp.astype(s, b.dtype)[None, :, None, None] * b), xp.finfo(b.dtype).eps
+            own = xp.max(abs(b), axis=(0, 2, 3), keepdims=True)  # examples may count very differently
+            room = eps * xp.maximum(_ROUNDING * own, xp.max(own))
+            good.append(xp.all((gap <= room) | xp.isnan(gap)))
         return xp.all(xp.stack(good))
-
-
-def _golden(xp: Any, count: int, like: Array) -> Array:
-    multiples = 0.6180339887498949 * xp.astype(counter(xp, count, like), like.dtype)
-    return 1.0 + multiples - xp.floor(multiples)
 
 
 def has_layers(point: Point, streamed: bool = False) -> bool:
@@ -194,6 +204,16 @@ class Layers:
         many = 0 if self.rest is None else math.prod(self.outputs.shape)
         return int(self.outputs.shape[-1]) + 1 + many
 
+    def hold_for(self, pieces: tuple[Any, ...]) -> Array:
+        """Whether they are those of linearised batches: no example enters another's outputs, and outputs are equal.
+
+        A model may draw numbers at each call.
+        """
+        ops, again = pieces[0].space.backend, self.outputs
+        xp, dtype = ops.namespace(), ops.describe(again)[1]
+        z, again = ops.pack([piece.outputs for piece in pieces], dtype), ops.pack([again], dtype)
+        return self.apart & xp.all(abs(z - again) <= 1e3 * ops.eps(z) * xp.max(abs(z)))
+
 
 def layers(worth: Callable[[Examples], bool] | None, term: Term, x: Vector) -> tuple[Any, Layers | None]:
     """(None, None, the weight of a batch), and its rows by layers.
@@ -212,7 +232,8 @@ def layers(worth: Callable[[Examples], bool] | None, term: Term, x: Vector) -> t
     shapes = tuple((f.shape[0], *_rows_of(made, share, f)) for share, f in zip(made.shares, fixed, strict=True))
     size = sum(map(math.prod, shapes))
     room = _MULTIPLE * (term.space.size + size + sum(math.prod(f.shape) for f in fixed) + N * C)
-    if C * size > max(_ENTRIES, room):
+    of_rest = sum(math.prod(term.space.shapes[leaf]) for leaf in made.rest) if worth is None else 0
+    if C * (size + N * of_rest) > max(_ENTRIES, room):
         return (None, None, weight), None
     root, dtype = hessian_of(term, z).root(xp), wide(ops.describe(z)[1])
 
@@ -221,7 +242,7 @@ def layers(worth: Callable[[Examples], bool] | None, term: Term, x: Vector) -> t
 
     like = xp.reshape(z, (-1,))
     unit = xp.reshape(xp.broadcast_to(ops.identity(C, like)[None], (N, C, C)), (N * C, C))
-    mixed = 1.0 + xp.astype(counter(xp, C, z), z.dtype) / C  # so that no root has all columns cancel
+    mixed = made.mixed()
     check = xp.reshape(made.numbers()[:, None] * mixed[None, :], (-1, 1))
     columns = xp.concat([unit, check], axis=1)
     pulled, dtypes = ops.over_columns(pull, columns, min(_TOGETHER, C + 1)), [dtype] * len(shapes)

@@ -54,7 +54,7 @@ def root_squares(term: Term, x: Vector) -> tuple[Any, Passes]:
     def one(index: Any) -> tuple[Array, ...]:
         return _of_blocks(ops, made, made.pull(column(counter(xp, C, z) == index)))
 
-    mixed = column(1.0 + xp.astype(counter(xp, C, z), z.dtype) / C)
+    mixed = column(made.mixed())
     return _squares(term, made, ops.sum_over(one, range(C)), _unfit(made, mixed, made.pull(mixed)), C + 2)
 
 

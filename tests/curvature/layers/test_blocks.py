@@ -76,6 +76,18 @@ def test_examples_that_mix_are_left_to_the_graph(torch):
             assert isinstance(lg.BlockGGN(*of(name), blocks="leaf").prepare(), at_point.Products)
 
 
+def test_a_model_that_draws_at_each_call_is_left_to_the_graph(torch):
+    """Else products are of other draws than the gradient."""
+
+    def model(p, x):
+        return ((x @ p["a"]) * torch.rand(5, 4).double()) @ p["b"]
+
+    p = {"a": torch.ones(3, 4).double(), "b": torch.ones(4, 2).double()}
+    point = lg.Objective(model, lg.losses.SquaredError(), (torch.ones(5, 3).double(), torch.ones(5, 2).double())).at(p)
+    with mock.patch.multiple(at_point, _LAYERS=1, pays=always):
+        assert isinstance(lg.BlockGGN(point, blocks="leaf").prepare(), at_point.Products)
+
+
 def test_where_it_pays(torch):
     """Nine blocks, not three; and then a product takes four flops for each weight and example, and what was pulled."""
     from torch.utils.flop_counter import FlopCounterMode

@@ -22,6 +22,58 @@ def test_every_layer_is_found_and_examples_that_mix_are_told(torch):
     assert layers_at(lg.GGN(*objective("batch norm")).point) is None  # torch names it
 
 
+def drawn(torch, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).double()
+
+
+def hidden(p, x):
+    """What one output has of other examples is the opposite of what the others have, times 3/2."""
+    z = x @ p["w"]
+    h = (z - z.mean(0)).tanh() @ p["v"]
+    return z.new_tensor([3.0, -2.0]) * h[:, None]
+
+
+def slightly(p, x):
+    z = x @ p["w"]
+    return (z - 1e-6 * z.mean(0)).tanh() @ p["v"][:, None]
+
+
+@pytest.mark.parametrize("model", [hidden, slightly])
+def test_mixing_is_not_hidden_by_whole_numbers_nor_by_being_slight(torch, model):
+    p, x = {"w": drawn(torch, 3, 2), "v": drawn(torch, 2)}, drawn(torch, 5, 3)
+    G = lg.GGN(lg.Objective(model, lg.losses.SquaredError(), (x, model(p, x) + 1.0)), p)
+    assert not layers_at(G.point).apart
+    np.testing.assert_allclose(lg.diagonal(G, "exact").value, G.to_dense().diagonal(), rtol=1e-10)
+
+
+def test_mixing_among_examples_that_count_little(torch):
+    """The mean over the last four only, in single precision, and a first one that counts a million times as much."""
+
+    def model(p, x):
+        z = x @ p["w"]
+        return torch.cat([z[:1], z[1:] - z[1:].mean(0)]).tanh() @ p["v"]
+
+    p, x = {"w": drawn(torch, 3, 2).float(), "v": drawn(torch, 2, 2).float()}, drawn(torch, 5, 3).float()
+    weights = torch.tensor([1e12, 1.0, 1.0, 1.0, 1.0])
+    fit = lg.Objective(model, lg.losses.SquaredError(), (x, model(p, x) + 1.0, weights))
+    assert not layers_at(fit.at(p)).apart
+
+
+def test_leaves_in_no_layer_have_no_rows_where_these_take_much_memory(torch, monkeypatch):
+    from linop_gn.curvature.layers import rows as room
+
+    def model(p, x):
+        return (x @ p["w"]) * p["rest"].exp().mean()
+
+    def found(n):
+        p, x = {"w": drawn(torch, 3, 2), "rest": drawn(torch, n)}, drawn(torch, 50, 3)
+        return layers_at(lg.Objective(model, lg.losses.SquaredError(), (x, x[:, :2])).at(p))
+
+    monkeypatch.setattr(room, "_ENTRIES", 1)
+    assert found(1000) is None  # 100 outputs x 1000 numbers
+    assert found(3).rest.shape == (100, 3)
+
+
 def test_what_has_no_layers_has_none(torch, numpy_backend):
     x, w = torch.ones(4, 3).double(), torch.ones(3).double()
     supplied = lg.Objective(lambda w, x: x @ w, lg.losses.SquaredError(), (x, x[:, 0]), jacobian=lambda w, x: x)
