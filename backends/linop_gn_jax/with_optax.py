@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -71,6 +73,22 @@ def _asked(base: lg.Objective, objective: Any, data: Any, params: Any) -> lg.Obj
     return objective if data is None else objective.with_data(data)
 
 
+@contextmanager
+def _masks_explained(params: Any) -> Iterator[None]:
+    """Say what to do where the objective cannot take parameters of which ``optax.masked`` has hidden some."""
+    try:
+        yield
+    except Exception as error:
+        seen = jax.tree_util.tree_leaves(params, is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode))
+        if any(isinstance(leaf, optax.MaskedNode) for leaf in seen):
+            raise TypeError(
+                "to_optax: optax.masked or optax.partition (multi_transform) hides parameters that the objective needs "
+                "(they are MaskedNode here). Write an objective of the others, whose model puts the hidden ones in, as "
+                "docs/with_optax.md shows."
+            ) from error
+        raise
+
+
 def stepping(base: lg.Objective, method: lg.Method) -> optax.GradientTransformationExtraArgs:
     """Updates that are steps of ``method``."""
 
@@ -79,7 +97,8 @@ def stepping(base: lg.Objective, method: lg.Method) -> optax.GradientTransformat
         return MethodState(bare.own, bare.start)
 
     def init(params: Any) -> MethodState:
-        return kept(lg.start(method, base, params))
+        with _masks_explained(params):
+            return kept(lg.start(method, base, params))
 
     def update(
         updates: Any, state: MethodState, params: Any = None, *, data: Any = None, objective: Any = None, **others: Any
@@ -87,7 +106,8 @@ def stepping(base: lg.Objective, method: lg.Method) -> optax.GradientTransformat
         asked = _asked(base, objective, data, params)
         space, leaves = lg.Space.entered(params)
         own = state.own._replace(x=space.join(leaves))  # which others in the chain may have changed
-        made = lg.advance(method, asked, lg.State(own, state.start, method, space), fresh=True)
+        with _masks_explained(params):
+            made = lg.advance(method, asked, lg.State(own, state.start, method, space), fresh=True)
         return jax.tree_util.tree_map(jnp.subtract, made.params, params), kept(made)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -103,9 +123,10 @@ def solving(base: lg.Objective, curvature: Any, solver: Any, damping: Any) -> op
     def update(
         updates: Any, state: SolverState, params: Any = None, *, data: Any = None, objective: Any = None, **others: Any
     ) -> tuple[Any, SolverState]:
-        A = curvature(_asked(base, objective, data, params).at(params))
         level = damping(state.steps) if callable(damping) else damping
-        solved = lg.solve(lg.Damped(A, jnp.asarray(level, A.dtype)), updates, solver)
+        with _masks_explained(params):
+            A = curvature(_asked(base, objective, data, params).at(params))
+            solved = lg.solve(lg.Damped(A, jnp.asarray(level, A.dtype)), updates, solver)
         told = SolverState(state.steps + 1, jnp.int32(solved.code), jnp.int32(solved.products))
         return jax.tree_util.tree_map(jnp.negative, solved.x), told
 

@@ -20,7 +20,9 @@ from batch to batch as in ``lg.minimize(..., batches=)``, and whose bits are in 
 
 from __future__ import annotations
 
+import inspect
 import io
+import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from copy import copy
@@ -87,6 +89,8 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     _adapted: Any = None
+    _options: ClassVar[frozenset[str]] = frozenset()
+    """What the method is made with, which groups do not have."""
 
     def __init__(
         self,
@@ -142,6 +146,17 @@ class Optimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as in torch. The run begins anew at the next step: its vectors have other entries."""
+        if isinstance(param_group, dict):
+            for name in ("lr", "weight_decay"):
+                number = float(param_group.get(name, self.defaults[name]))
+                if not 0.0 <= number < math.inf:
+                    raise ValueError(f"{type(self).__name__}: {name} must be finite and not negative, got {number}.")
+            own = set(param_group) & self._options
+            if own:
+                raise ValueError(
+                    f"{type(self).__name__}: {', '.join(sorted(own))} of a group: groups have lr and weight_decay; "
+                    "what the method is made with goes for all parameters, as a keyword beside model and loss."
+                )
         super().add_param_group(param_group)
         names = self._names()
         if any(id(p) not in names for p in self.param_groups[-1]["params"]):
@@ -334,6 +349,9 @@ class _Named(Optimizer):
     """A named method, whose own arguments come by keyword."""
 
     recipe: ClassVar[Callable[..., Any]]
+
+    def __init_subclass__(cls) -> None:
+        cls._options = frozenset(inspect.signature(cls.recipe).parameters) - {"lr", "weight_decay", "options"}
 
     def __init__(
         self,

@@ -84,6 +84,8 @@ class LMRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
     ----------
     params_
         The parameters found, like ``start``; of the linear one a dict of ``coef`` and ``intercept``.
+    coef_, intercept_
+        Of the linear one, (n,) and a number.
     result_
         The :class:`~linop_gn.LeastSquaresResult`, with ``standard_errors()`` and ``covariance()``.
     n_iter_, n_features_in_
@@ -117,6 +119,9 @@ class LMRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
 
         X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
         root = np.sqrt(_weights(X, sample_weight))
+        counts = root > 0
+        if counts.any() and not counts.all():  # samples that do not count are no degrees of freedom of standard errors
+            X, y, root = X[counts], y[counts], root[counts]
         function, start = self.function, self._start(self.function, self.start)
         extra: dict[str, Any] = {"derivatives": self.derivatives}
         if function is None:
@@ -132,6 +137,7 @@ class LMRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
                 **self._settings(),
             )
             self.params_ = {"coef": found.x["coef"], "intercept": found.x["intercept"] - middle @ found.x["coef"]}
+            self.coef_, self.intercept_ = self.params_["coef"], float(self.params_["intercept"])
         else:
 
             def residuals(p: Any, X: Any, y: Any, root: Any) -> Any:

@@ -104,7 +104,7 @@ def scipy_method(method: Method | None = None) -> Callable[..., Any]:
             "jac": np.array(gradient),
             "success": bool(result.succeeded),
             "status": 0 if result.succeeded else _NUMBERS.get(result.status, 2),
-            "message": result.status.sentence + functions.caveat,
+            "message": result.status.sentence.replace("max_steps", "maxiter") + functions.caveat,
             "nit": int(result.steps),
             "nfev": functions.values,
             "njev": functions.gradients,
@@ -166,7 +166,10 @@ class _Functions:
         if self.known is not None and np.array_equal(self.known[0], x):
             return self.known[1]
         self.values += 1
-        made = np.asarray(self.fun(np.copy(x), *self.args), dtype=np.float64)
+        made = self.fun(np.copy(x), *self.args)
+        if made is None:
+            raise TypeError("scipy_method: fun returned None, not the value: does it lack a return?")
+        made = np.asarray(made, dtype=np.float64)
         if made.size != 1:
             raise ValueError(f"scipy_method: fun must return one number, got shape {made.shape}.")
         self.known = np.copy(x), made.reshape(())
@@ -176,25 +179,37 @@ class _Functions:
         if self.by_differences:
             return self.differences(x)[0]
         self.gradients += 1
-        made = np.asarray(self.jac(np.copy(x), *self.args), dtype=np.float64).reshape(-1)
-        if made.shape != x.shape:
-            raise ValueError(f"scipy_method: jac returned {made.size} numbers for {x.size} parameters.")
-        return made
+        return _like(x, "jac returned", self.jac(np.copy(x), *self.args))
 
     def product(self, x: Any, v: Any) -> Any:
         if callable(self.hess):
             if self.latest is None or not np.array_equal(self.latest[0], x):
                 self.hessians += 1
-                self.latest = np.copy(x), self.hess(np.copy(x), *self.args)
+                self.latest = np.copy(x), self._hessian(x)
             return np.asarray(self.latest[1] @ v, dtype=np.float64).reshape(-1)
         if callable(self.hessp):
             self.hessians += 1
-            return np.asarray(self.hessp(np.copy(x), np.copy(v), *self.args), dtype=np.float64).reshape(-1)
+            return _like(x, "hessp returned", self.hessp(np.copy(x), np.copy(v), *self.args))
         size = math.sqrt(float(v @ v))
         if size == 0.0:
             return np.zeros_like(x)
         h = np.finfo(np.float64).eps ** (1 / 3) * max(1.0, math.sqrt(float(x @ x))) / size
         return (self.gradient(x + h * v) - self.gradient(x - h * v)) / (2 * h)
+
+    def _hessian(self, x: Any) -> Any:
+        made = self.hess(np.copy(x), *self.args)
+        made = made if hasattr(made, "shape") and hasattr(made, "__matmul__") else np.asarray(made, dtype=np.float64)
+        if tuple(made.shape) != (x.size, x.size):
+            raise ValueError(f"scipy_method: hess returned shape {tuple(made.shape)} for {x.size} parameters.")
+        return made
+
+
+def _like(x: Any, what: str, made: Any) -> Any:
+    """What a function of the user's ``returned``, as a vector like ``x``."""
+    made = np.asarray(made, dtype=np.float64).reshape(-1)
+    if made.shape != x.shape:
+        raise ValueError(f"scipy_method: {what} {made.size} numbers for {x.size} parameters.")
+    return made
 
 
 def _told(state: Any) -> dict[str, Any]:

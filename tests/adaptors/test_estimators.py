@@ -55,9 +55,14 @@ def test_linear_regression_is_scikit_learns():
     y = X @ [1.0, 2.0, 3.0] + 1e3 + rng.standard_normal(30)
     for weights in (None, WEIGHTS):
         ours, theirs = lg.LMRegressor().fit(X, y, weights), LinearRegression().fit(X, y, weights)
-        np.testing.assert_allclose(ours.params_["coef"], theirs.coef_, rtol=1e-8)
+        np.testing.assert_allclose(ours.coef_, theirs.coef_, rtol=1e-8)
+        np.testing.assert_allclose(ours.intercept_, theirs.intercept_, rtol=1e-8)
         np.testing.assert_allclose(ours.predict(X), theirs.predict(X), rtol=1e-10)
     assert ours.result_.succeeded
+    some = WEIGHTS > 0
+    alone = lg.LMRegressor().fit(X[some], y[some], WEIGHTS[some])
+    errors, expected = (fit.result_.standard_errors() for fit in (lg.LMRegressor().fit(X, y, WEIGHTS), alone))
+    np.testing.assert_allclose(errors["coef"], expected["coef"], rtol=1e-8)
 
 
 def decay(p, X):

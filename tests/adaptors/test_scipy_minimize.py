@@ -182,3 +182,32 @@ def test_operators_in_pylops_and_back():
     np.testing.assert_allclose(pylops.optimization.basic.lsqr(theirs, y, np.zeros(4))[0], np.linalg.lstsq(R, y)[0])
     back = lg.from_scipy(2.0 * theirs)
     np.testing.assert_allclose(lg.solve(back, y, lg.LSMR(atol=1e-12, btol=1e-12)).x, np.linalg.lstsq(2 * R, y)[0])
+
+
+@pytest.mark.parametrize(
+    ("ways", "kind", "words"),
+    [
+        ({"fun": lambda x: None}, TypeError, "fun returned None"),
+        ({"jac": lambda x: rosen_der(x)[:2]}, ValueError, "jac returned 2 numbers for 3"),
+        ({"hessp": lambda x, v: v[:2]}, ValueError, "hessp returned 2 numbers for 3"),
+        ({"hess": lambda x: rosen_hess(x)[:2]}, ValueError, r"hess returned shape \(2, 3\) for 3"),
+        ({"hess": lambda x: sparse.csr_array(rosen_hess(x)[:2])}, ValueError, r"hess returned shape \(2, 3\)"),
+    ],
+)
+def test_what_functions_return_is_named_where_it_does_not_fit(ways, kind, words):
+    with pytest.raises(kind, match=words):
+        minimize(**{"fun": rosen, "x0": START, "jac": rosen_der, "method": lg.scipy_method()} | ways)
+
+
+def test_a_hessian_of_lists_is_taken_and_the_limit_has_scipys_name():
+    found = minimize(
+        rosen,
+        START,
+        jac=rosen_der,
+        hess=lambda x: rosen_hess(x).tolist(),
+        method=lg.scipy_method(),
+        options={"maxiter": 2},
+    )
+    assert not found.success
+    assert found.nit == 2
+    assert "maxiter" in found.message

@@ -185,3 +185,11 @@ def test_losses_without_a_closed_form_are_differentiated_and_some_known_to_be_co
     smoothed = as_loss(functools.partial(optax.softmax_cross_entropy, axis=0))
     assert smoothed.autodiff
     assert not smoothed.convex
+
+
+@pytest.mark.parametrize("inner", [{"method": lg.SGN()}, {"damping": 0.1}], ids=["method", "solver"])
+def test_hidden_parameters_are_advised_about(problem, inner):
+    objective, params = problem
+    opt = optax.partition({"own": lg.to_optax(objective, **inner), "other": optax.sgd(0.1)}, {"w": "own", "b": "other"})
+    with pytest.raises(TypeError, match="hides parameters that the objective needs"):
+        opt.update(params, opt.init(params), params)

@@ -461,3 +461,20 @@ def test_results_are_loaded_into_modules_of_any_wrapping():
         run.load_into(nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)))
     with pytest.raises(TypeError, match=r"go on with result\.params"):
         run.load_into({})
+
+
+@pytest.mark.parametrize("given", [{"lr": -1.0}, {"lr": float("nan")}, {"weight_decay": -1e-3}])
+def test_rates_that_are_none_are_refused_as_by_torch(given):
+    net = nn.Linear(2, 1)
+    with pytest.raises(ValueError, match=f"{next(iter(given))} must be finite and not negative"):
+        optim.LevenbergMarquardt(net, nn.MSELoss(), **given)
+    with pytest.raises(ValueError, match="must be finite"):
+        optim.LevenbergMarquardt(net, nn.MSELoss(), [{"params": [net.weight], **given}])
+
+
+def test_a_group_has_no_options_of_the_method_and_keeps_those_of_strangers():
+    net = nn.Linear(2, 1)
+    with pytest.raises(ValueError, match="damping of a group"):
+        optim.LevenbergMarquardt(net, nn.MSELoss(), [{"params": [net.weight], "damping": 3.0}])
+    opt = optim.LevenbergMarquardt(net, nn.MSELoss(), [{"params": [net.weight], "lr": 0.5, "tag": "mine"}])
+    assert opt.param_groups[0]["tag"] == "mine"
