@@ -17,7 +17,7 @@ many shapes at most, and what cannot be compiled is eager with a warning that sa
 first time that a program is used its results are compared with the eager ones, and where they differ it is not used.
 
 A program is that of a model as it was: an ``nn.Module`` that has changed is another function (:func:`~.modules.adapt`),
-and so is a plain function whose closure, defaults or globals hold other numbers or objects, or modules in another mode.
+and so is a function that finds other numbers or objects than before (:mod:`~.marks`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import RLock
-from types import CellType, FunctionType
 from typing import Any, ClassVar
 
 import optree
@@ -38,6 +37,7 @@ from linop_gn.records import Partial, data_fields, on_new_record, rebuild, stati
 
 from . import programs
 from .calculus import TorchGradientLinearization, TorchLinearization
+from .marks import mark
 from .programs import Program, TracedGradientLinearization, TracedLinearization, can_compile, has_autocast
 from .recording import Recording, backward, filled
 from .tracing import RefusedError, trace
@@ -60,45 +60,13 @@ def _register(kind: type) -> None:
 
     def parts(given: Any) -> tuple[Any, Any, Any]:
         held = tuple(getattr(given, name) for name in fixed)
-        marks = tuple(_mark(x) for x in held if isinstance(x, _FUNCTIONS))
+        marks = tuple(mark(x) for x in held if callable(x))
         return [getattr(given, name) for name in data], (held, marks), data
 
     def whole(fixed_and_marks: Any, children: Any) -> Any:
         return rebuild(kind, dict(zip((*data, *fixed), (*children, *fixed_and_marks[0]), strict=True)))
 
     optree.register_pytree_node(kind, parts, whole, namespace=_NAMESPACE)
-
-
-_FUNCTIONS = FunctionType, partial
-
-
-class _Same:
-    """An object, equal to itself alone."""
-
-    def __init__(self, held: Any) -> None:
-        self.held = held
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.held is self.held
-
-    def __hash__(self) -> int:
-        return id(self.held)
-
-
-def _mark(held: Any, depth: int = 3) -> Any:
-    """What is another one when a function holds other things than before."""
-    if held is None or isinstance(held, (bool, int, float, complex, str)):
-        return type(held), held
-    if isinstance(held, nn.Module):
-        return _Same(held), tuple(module.training for module in held.modules())
-    found: list[Any] = []
-    if depth and isinstance(held, partial):
-        found = [held.func, *held.args, *held.keywords.values()]
-    elif depth and isinstance(held, FunctionType):
-        cells = [cell.cell_contents for cell in held.__closure__ or () if cell != CellType()]
-        names = [held.__globals__.get(name) for name in held.__code__.co_names]
-        found = [*cells, *names, *(held.__defaults__ or ()), *(held.__kwdefaults__ or {}).values()]
-    return (found and tuple(_mark(x, depth - 1) for x in found)) or _Same(held)
 
 
 on_new_record(_register)

@@ -180,7 +180,7 @@ def _is_batch(item: Any) -> bool:
 def cut(batch: Batch, size: int | None) -> tuple[Batch, ...]:
     """The batch as microbatches of ``size`` examples, the last of what is left: views, where the framework has them.
 
-    All arrays in it are cut along their first axis, except those without axes.
+    All arrays in it are cut along their first axis, except those without axes, and weights that are one for all.
 
     Raises
     ------
@@ -193,6 +193,9 @@ def cut(batch: Batch, size: int | None) -> tuple[Batch, ...]:
     backend = backend_of(tree)
     names, leaves, structure = backend.flatten(tree)
     whole = [backend.is_array(leaf) and bool(leaf.shape) for leaf in leaves]
+    if "weights" in names and max(leaf.shape[0] for leaf, rows in zip(leaves, whole, strict=True) if rows) > 1:
+        weights = names.index("weights")
+        whole[weights] = whole[weights] and leaves[weights].shape[0] > 1
     lengths = {name: leaf.shape[0] for name, leaf, rows in zip(names, leaves, whole, strict=True) if rows}
     if len({*lengths.values()}) != 1:
         raise ValueError(

@@ -241,6 +241,12 @@ def test_examples_that_depend_on_each_other(torch):
     assert np.isfinite(float(cut.value(model)))
 
 
+def test_a_weight_that_is_one_for_all_examples_is_not_cut():
+    fit = functools.partial(lg.Objective, net, lg.losses.SquaredError(reduction="sum"), jacobian=jacobian)
+    data = X, np.eye(4)[Y], np.array([2.0])
+    same("numpy", fit(data, microbatch=4).value(PARAMS), fit(data).value(PARAMS))
+
+
 def test_errors_say_what_to_do():
     data, params = (X, np.eye(4)[Y]), PARAMS
     fit = functools.partial(lg.Objective, net, lg.losses.SquaredError(), jacobian=jacobian)

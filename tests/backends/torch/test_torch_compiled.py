@@ -470,3 +470,35 @@ def test_inductor(name, monkeypatch):
     for make in (lg.GGN, lg.Hessian) if FULL else (lg.GGN,):
         require_same(make, eager, compiled, params, 1e-4)
     assert traced(compiled) == (2 if FULL else 1)
+
+
+HELD = {"scale": 1.0, "list": [1.0], "array": np.ones(1), "act": torch.tanh}
+
+
+class Reads:
+    """A model that finds a number in an attribute, and others in globals, from a function inside of it."""
+
+    scale = 1.0
+
+    def __call__(self, w, x):
+        def inner(h):
+            return HELD["act"](h) * HELD["scale"] * HELD["list"][0] * float(HELD["array"][0]) * self.scale
+
+        return inner(x @ w)
+
+
+def test_what_a_model_finds_elsewhere_is_as_it_is_now(monkeypatch):
+    w, batch, model = torch.randn(4, 3, dtype=torch.float64), data(), Reads()
+    eager, compiled = pair(model, CE, batch)
+    changes = [
+        lambda: None,
+        lambda: HELD["list"].__setitem__(0, 2.0),
+        lambda: HELD["array"].__setitem__(0, 3.0),
+        lambda: monkeypatch.setitem(HELD, "act", lambda h: torch.sin(h)),
+        lambda: setattr(model, "scale", 0.5),
+    ]
+    monkeypatch.setattr("linop_gn_torch.compiled.MOST", len(changes))
+    for k, change in enumerate(changes):
+        change()
+        require_same(lg.GGN, eager, compiled, w + k)
+        assert traced(compiled) == k + 1

@@ -1,0 +1,139 @@
+"""What Python objects a function reads hold now: a mark, which is another one when a program would be of another model.
+
+Numbers that a model reads become constants of a program. They are looked for where a function finds them: in its
+closure, defaults and globals, in functions, containers, NumPy arrays and objects that it finds there, and in the
+methods of these. Tensors are told apart by identity: what is written into them is followed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .modules import INTERNAL, AdaptedModule
+
+__all__ = ["mark"]
+
+REACH = 4096
+"""How many objects are looked at, the nearest first."""
+MOST = 256
+"""Containers of more entries are looked at for their length alone."""
+_KEPT = INTERNAL - {"training", "_parameters", "_buffers", "_modules"}
+_NUMBERS = type(None), bool, int, float, complex, str, bytes
+
+
+class _Same:
+    """An object, equal to itself alone."""
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.held is self.held
+
+    def __hash__(self) -> int:
+        return id(self.held)
+
+
+def mark(held: Any) -> Any:
+    """What is another one when ``held`` finds other numbers, functions or objects than before.
+
+    >>> scale = 1.0
+    >>> before = mark(lambda x: scale * x)
+    >>> scale = 2.0
+    >>> mark(lambda x: scale * x) == before
+    False
+    """
+    found: list[Any] = []
+    seen: set[int] = set()
+    todo = deque([held])
+    while todo and len(seen) < REACH:
+        x = todo.popleft()
+        if isinstance(x, _NUMBERS):
+            found.append((type(x), x))
+        elif isinstance(x, np.ndarray) and not x.dtype.hasobject:
+            found.append((x.shape, x.dtype.str, hashlib.blake2b(np.ascontiguousarray(x).data).digest()))
+        else:
+            found.append(_Same(x.__code__ if isinstance(x, FunctionType) else x))
+            if id(x) not in seen:
+                seen.add(id(x))
+                todo += _inside(x)
+    return tuple(found)
+
+
+def _inside(held: Any) -> Iterator[Any]:
+    """What is looked at next."""
+    if isinstance(held, AdaptedModule):  # which is another one when the module has changed
+        for kind in {type(m): None for m in held.source.modules()}:
+            yield from _methods(kind)
+    elif isinstance(held, FunctionType):
+        yield from _read(held)
+    elif isinstance(held, partial):
+        yield from (held.func, *held.args, *held.keywords.values())
+    elif isinstance(held, MethodType):
+        yield from (held.__func__, held.__self__)
+    elif isinstance(held, staticmethod | classmethod):
+        yield held.__func__
+    elif isinstance(held, property):
+        yield held.fget
+    elif isinstance(held, type):
+        yield from _methods(held)
+    elif isinstance(held, Mapping | list | tuple | set | frozenset):
+        yield len(held)
+        if len(held) <= MOST:
+            yield from held
+            yield from held.values() if isinstance(held, Mapping) else ()
+    elif not isinstance(held, torch.Tensor | ModuleType):
+        own = getattr(held, "__dict__", {})
+        yield from (x for name, x in own.items() if not (isinstance(held, nn.Module) and name in _KEPT))
+        yield from _methods(type(held))
+
+
+def _read(function: FunctionType) -> Iterator[Any]:
+    """What a function finds in its closure, defaults and globals, and in modules that are among these."""
+    if _is_known(function.__module__):
+        return
+    yield from (cell.cell_contents for cell in function.__closure__ or () if cell != CellType())
+    yield from (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+    names = list(dict.fromkeys(_names(function.__code__)))
+    spaces, entered = [function.__globals__], {id(function.__globals__)}
+    for space in spaces:
+        read = [space[name] for name in names if name in space]
+        yield from read
+        for x in read:
+            if isinstance(x, ModuleType) and id(vars(x)) not in entered and not _is_known(x.__name__):
+                entered.add(id(vars(x)))
+                spaces.append(vars(x))
+
+
+def _methods(kind: type) -> Iterator[Any]:
+    """What the classes of an object define, but for those of libraries."""
+    for base in kind.__mro__:
+        if not _is_known(base.__module__):
+            yield from (x for name, x in vars(base).items() if name not in ("__dict__", "__weakref__"))
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """The names that a function reads, and those that functions inside of it read."""
+    yield from code.co_names
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _names(inner)
+
+
+@cache
+def _is_known(module: str | None) -> bool:
+    """Whether it is of a library, which stays as it is."""
+    top = str(module).partition(".")[0]
+    if top in sys.stdlib_module_names or top in ("torch", "linop_gn", "linop_gn_torch"):
+        return True
+    return "-packages" in (getattr(sys.modules.get(top), "__file__", None) or "")
