@@ -6,12 +6,13 @@ are back. Random numbers are drawn from one seed, so that all evaluations of a s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
+from .advice import nodes
 from .draws import OwnDraws
 from .recording import current
 from .spread import require_local
@@ -64,9 +65,15 @@ class ClosureOf:
             )
         if not isinstance(loss, Tensor):
             raise TypeError(f"the closure returned a {type(loss).__qualname__}, not the loss as a tensor. {_ADVICE}")
-        if recording is not None and not loss.requires_grad:
+        if recording is not None and not _reaches(loss, params.values()):
             raise ValueError(f"the loss that the closure returned depends on no parameter of the optimiser. {_ADVICE}")
         return loss
+
+
+def _reaches(loss: Tensor, params: Iterable[Tensor]) -> bool:
+    """Whether any of the parameters is in the graph of the loss: those of another model may be."""
+    leaves, made = {id(p) for p in params}, {p.grad_fn for p in params} - {None}
+    return any(node in made or id(getattr(node, "variable", None)) in leaves for node in nodes(loss))
 
 
 @contextmanager

@@ -408,6 +408,9 @@ def test_closures_that_cannot_be_taken():
         opt.step(recomputed)
     with pytest.raises(TypeError, match="returned a float"):
         opt.step(lambda: 1.0)
+    other = net()
+    with pytest.raises(ValueError, match="depends on no parameter"):
+        opt.step(lambda: MSE(other(batch[0]), batch[1]))
     with pytest.raises(ValueError, match="depends on no parameter"):
         opt.step(lambda: torch.ones(()))
     with pytest.raises(ValueError, match="which a closure does not tell"):
