@@ -13,6 +13,7 @@
     minimal   the tests that need only NumPy, against the built wheel, with no framework installed
     doctor    which backends there are
     docs      the site from docs/, into site/
+    browser   that site in headless Chromium, with pictures into site-pictures/
 
 Arguments after `--` go to the program that the session runs: `nox -s tests -- tests/app/test_cli.py -k doctor`.
 
@@ -257,6 +258,12 @@ def docs(session: nox.Session) -> None:
     session.install("-q", "-c", str(CONSTRAINTS), "-e", f"{ROOT}[docs]")
     shutil.rmtree(ROOT / "docs" / "api" / "generated", ignore_errors=True)
     session.run("sphinx-build", "-W", "--keep-going", "-q", "-j", "2", "docs", "site", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def browser(session: nox.Session) -> None:
+    """Open the site that ``docs`` built in headless Chromium, where there is one; pictures go to site-pictures/."""
+    session.run(sys.executable, "docs/browse.py", "site", "--pictures", "site-pictures", external=True)
 
 
 @nox.session(venv_backend="none")

@@ -19,7 +19,8 @@ from ..records import replace
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 except ImportError:  # estimators say so when they are made
-    BaseEstimator = ClassifierMixin = RegressorMixin = object
+    BaseEstimator, ClassifierMixin = object, type("Absent", (), {})
+    RegressorMixin = ClassifierMixin
 
 __all__ = ["LMRegressor", "NewtonClassifier"]
 
