@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import gc
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,24 +24,10 @@ from torch.nn.functional import cross_entropy
 import linop_gn as lg
 from linop_gn.curvature.losses.parts import in_parts
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from tests.support.peaks import allocations
+
 HIDDEN = 64
-
-
-def allocated(function: Callable[[], Any]) -> tuple[int, int, Any]:
-    """Bytes at the peak and in the end of what torch allocates in ``function``, and its result."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        made = function()
-    todo, found = list(profile.profiler.kineto_results.experimental_event_tree()), []  # type: ignore[union-attr]
-    while todo:
-        event = todo.pop()
-        todo += event.children
-        if hasattr(event.extra_fields, "alloc_size"):
-            found.append((event.start_time_ns, event.extra_fields.alloc_size))
-    now = peak = 0
-    for _, size in sorted(found):
-        now += size
-        peak = max(peak, now)
-    return peak, now, made
 
 
 class Problem:
@@ -98,10 +86,10 @@ def measure(tokens: int, vocabulary: int) -> dict[str, Any]:
     """Seconds, and copies of the logits. The loss alone is timed on a sixteenth of the tokens."""
     problem, told = Problem(tokens, vocabulary), dict[str, Any]()
     for name, make in (("linop_gn", problem.ours), ("double backward", problem.double_backward)):
-        first, kept, product = allocated(make)
+        first, kept, product = allocations(make)
         product()  # the first one looks for NaN
         start = time.perf_counter()
-        more, _, _ = allocated(product)
+        more, _, _ = allocations(product)
         seconds = time.perf_counter() - start
         copies = {"preparing": first, "kept": kept, "a product, with what is kept": kept + more}
         told[name] = {what: round(size / problem.logits, 2) for what, size in copies.items()}

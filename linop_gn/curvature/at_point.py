@@ -338,7 +338,7 @@ class BlockGGN(AtPoint):
             tuple(tuple(found.places[k] for k in own) for own in places.values()),
             self.domain,
             self.psd,
-            self.partition,
+            self.blocks,
         )
 
     @property

@@ -357,7 +357,8 @@ def _matrix(ops: Backend, root: Root | Dense, rows: bool | None, most_bytes: int
 def _known_gram(operator: LinearOperator) -> Array | None:
     """K, where the operator was prepared with it, and is in no other units."""
     inner, units, _ = _inner(operator)
-    return getattr(undamped(inner)[0], "gram", None) if units is None else None
+    made = undamped(inner)[0]
+    return made.gram if units is None and isinstance(made, WithGram) else None
 
 
 def _solve_with(ops: Backend, operator: LinearOperator, f: Factored, solver: Any, r: Vector) -> tuple[Vector, Any]:

@@ -13,6 +13,8 @@ import linop_gn as lg
 from linop_gn.curvature.losses import BinaryCrossEntropy, CrossEntropy, Elementwise, parts
 from linop_gn.testing.losses import draw, everything
 
+from ..support.peaks import allocations
+
 LIBRARIES = ["numpy", "torch", "array_api_strict"]
 
 
@@ -167,25 +169,8 @@ def test_memory_of_a_gauss_newton_product_in_torch(monkeypatch):
         return lg.GGN(lg.Objective(lambda p, x: torch.tanh(x @ p["A"]) @ p["W"], CrossEntropy(), (x, y)), params)
 
     params = {"A": torch.randn(4, 4), "W": W}
-    peak, kept, G = allocations(torch, lambda: made().prepare())
+    peak, kept, G = allocations(lambda: made().prepare())
     assert peak < 3.3 * size
     assert kept < 1.3 * size  # the outputs, and W's gradient
-    again, _, _ = allocations(torch, lambda: G @ params)
+    again, _, _ = allocations(lambda: G @ params)
     assert kept + again < 3.6 * size  # the outputs, J v and H J v, and parameters of a sixteenth each
-
-
-def allocations(torch, function):
-    """Bytes held at the peak and in the end by what torch has allocated in ``function``, and its result."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        made = function()
-    todo, found = list(profile.profiler.kineto_results.experimental_event_tree()), []
-    while todo:
-        event = todo.pop()
-        todo += event.children
-        if hasattr(event.extra_fields, "alloc_size"):
-            found.append((event.start_time_ns, event.extra_fields.alloc_size))
-    now = peak = 0
-    for _, size in sorted(found):
-        now += size
-        peak = max(peak, now)
-    return peak, now, made

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
-__all__ = ["compiled_peak", "peak"]
+__all__ = ["allocations", "compiled_peak", "peak"]
 
 
 def peak(name: str, run: Callable[[], Any]) -> int:
@@ -26,15 +26,23 @@ def traced_by_python(run: Callable[[], Any]) -> int:
 
 
 def traced_by_torch(run: Callable[[], Any]) -> int:
-    """From the allocator's own account of the CPU: what autograd keeps counts as well."""
+    run()
+    return allocations(run)[0]
+
+
+def allocations(run: Callable[[], Any]) -> tuple[int, int, Any]:
+    """Bytes at the peak and in the end of what torch allocates in ``run()``, and its result.
+
+    From the allocator's own account of the CPU: what autograd keeps counts as well.
+    """
     import torch
 
-    run()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        run()
+        made = run()
     assert profile.profiler is not None
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())), default=0)
+    held = list(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+    return max(held, default=0), held[-1] if held else 0, made
 
 
 def compiled_peak(function: Callable[..., Any], *arguments: Any) -> int:

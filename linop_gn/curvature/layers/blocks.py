@@ -15,7 +15,7 @@ import math
 from typing import Any
 
 from ...operators.base import LinearOperator
-from ...operators.partition import Partition
+from ...operators.partition import LeafBlock
 from ...operators.places import Place, assembled
 from ...protocols import Array, Scalar, Vector
 from ...records import record, replace, static
@@ -96,7 +96,7 @@ class LayerBlocks(LinearOperator):
     places: tuple[tuple[Place, ...], ...] = static()
     domain: Space = static(default=None)
     psd: bool = static(default=True)
-    partition: Partition | None = static(default=None)
+    leaf_blocks: tuple[LeafBlock, ...] | None = static(default=None)
 
     def matvec(self, v: Vector) -> Vector:
         ops, graph = self.backend, self.graph
