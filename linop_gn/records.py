@@ -172,7 +172,7 @@ class Memo:
     latest: Any = None
     """Of an objective: the latest point."""
     answer: Any = None
-    """Of an objective: leaves of parameters, and value and gradient there, where no point was made."""
+    """Of an objective: leaves of parameters, and the value there, where no point was made."""
     parts: dict[Any, Any] = dataclasses.field(default_factory=dict)
     """Of terms: one for each batch, by the space of the parameters."""
     abroad: dict[Any, Any] = dataclasses.field(default_factory=dict)

@@ -262,10 +262,8 @@ class Objective(Terms):
         leaves = space.again(params)
         if leaves is None or not ops.is_concrete((leaves, self.batches)):
             return None
-        if held.answer is not None and _are(held.answer[0], leaves):
-            known: tuple[Scalar, Any] = held.answer[1:]
-            if known[1] is not None or not slope:
-                return known
+        if not slope and held.answer is not None and _are(held.answer[0], leaves):
+            return held.answer[1], None
         if held.latest is not None:
             if _are(held.latest.where, leaves):
                 return None  # which has been asked already
@@ -276,7 +274,7 @@ class Objective(Terms):
             way = slope_of if slope else value_of
             value, gradient, seen = ops.call(way, asking, tuple(leaves), self.batches, self.loss)
             if seen is not None and is_finite(ops, value):
-                held.answer = leaves, value, gradient
+                held.answer = leaves, value  # and no gradient, whose memory is its receiver's
                 return value, gradient
             asked.at_once = seen is not None
         return None
