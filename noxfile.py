@@ -13,6 +13,7 @@
     minimal   the tests that need only NumPy, against the built wheel, with no framework installed
     doctor    which backends there are
     docs      the site from docs/, into site/
+    gallery   the same with the scripts of examples/gallery run, and their pictures (a few minutes)
     browser   that site in headless Chromium, with pictures into site-pictures/
 
 Arguments after `--` go to the program that the session runs: `nox -s tests -- tests/app/test_cli.py -k doctor`.
@@ -257,7 +258,18 @@ def docs(session: nox.Session) -> None:
     """Build the site, with the reference from the docstrings; a warning is an error."""
     session.install("-q", "-c", str(CONSTRAINTS), "-e", f"{ROOT}[docs]")
     shutil.rmtree(ROOT / "docs" / "api" / "generated", ignore_errors=True)
-    session.run("sphinx-build", "-W", "--keep-going", "-q", "-j", "2", "docs", "site", *session.posargs)
+    options = "-W", "--keep-going", "-q", "-j", "2", "-D", "plot_gallery=0"
+    session.run("sphinx-build", *options, "docs", "site", *session.posargs)
+
+
+@nox.session
+def gallery(session: nox.Session) -> None:
+    """Build the site with the gallery's scripts run, and their pictures."""
+    session.install("-q", "-c", str(CONSTRAINTS), "-e", f"{ROOT}[gallery]")
+    for made in ("api/generated", "gallery"):
+        shutil.rmtree(ROOT / "docs" / made, ignore_errors=True)
+    env = environ(OMP_NUM_THREADS="1", XLA_FLAGS=f"{XLA_FLAGS} --xla_force_host_platform_device_count=8")
+    session.run("sphinx-build", "-W", "--keep-going", "-q", "docs", "site", *session.posargs, env=env)
 
 
 @nox.session(venv_backend="none")

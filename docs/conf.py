@@ -30,8 +30,9 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
     "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["browse.py", "draw_*.py", "_templates"]
+exclude_patterns = ["browse.py", "draw_*.py", "_templates", "gallery/*.py", "gallery/*.ipynb", "sg_execution_times.rst"]
 templates_path = ["_templates"]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
@@ -44,6 +45,17 @@ napoleon_custom_sections = [("Attributes", "params_style"), ("Methods", "params_
 default_role = "literal"
 copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
+# `nox -s gallery` runs the scripts; in the site of `nox -s docs` they have no pictures, and are built in a moment.
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples/gallery",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"\.py$",
+    "abort_on_example_error": True,
+    "show_signature": False,
+    "download_all_examples": False,
+    "min_reported_time": 1,
+    "write_computation_times": False,
+}
 mathjax_path = "mathjax/tex-chtml.js"
 
 html_theme = "pydata_sphinx_theme"
