@@ -32,6 +32,9 @@ from linop_gn.app.files import update_page, with_table, write_whole
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs" / "performance.md"
+README = HERE.parent / "README.md"
+FRONT = ("GGN product", "Hessian product", "Gauss-Newton step")
+"""What the README shows of the products and steps on PyTorch."""
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 SLOWER = 1.1
 
@@ -121,8 +124,66 @@ def picture(section: Section) -> bytes:
     return made.getvalue()
 
 
+def front_figures() -> tuple[list[Figure], str]:
+    """Those of FRONT with a peer, and when and where they were taken."""
+    section, file = SECTIONS[0], stored(SECTIONS[0].name, RESULTS)
+    about = (file or {}).get("machine", {})
+    shown = [figure for figure in figures(section, RESULTS) if figure.peers and figure.work.split(": ")[1] in FRONT]
+    return shown, f"Taken on {about.get('date')} ({about.get('cpu')}, one thread)"
+
+
+def front() -> str:
+    """The README's picture and ratios."""
+    shown, taken = front_figures()
+    lines = ["![Products and Gauss-Newton steps beside curvlinops and the floor](docs/front.svg)", ""]
+    lines += [
+        f"In multiples of a gradient on PyTorch. {taken}; all of it is in [performance](docs/performance.md).",
+        "",
+    ]
+    lines += ["| | linop_gn | curvlinops | arithmetic alone |", "| --- | --- | --- | --- |"]
+    for figure in shown:
+        (_, theirs), *_ = figure.peers
+        lines.append(f"| {figure.work} | **{figure.ours:.2f}** | {theirs:.2f} | {_number(figure.floor)} |")
+    return "\n".join([*lines, ""])
+
+
+def front_picture() -> bytes:
+    """A panel of bars for each network: the floor, ours and theirs, in SVG."""
+    matplotlib.rcParams["svg.hashsalt"] = "linop_gn"
+    shown, _ = front_figures()
+    networks = list(dict.fromkeys(figure.work.split(": ")[0] for figure in shown))
+    drawing = Picture(figsize=(9, 2.7), layout="constrained", facecolor="white")
+    for axes, network in zip(drawing.subplots(1, len(networks), sharey=True), networks, strict=True):
+        found = [figure for figure in shown if figure.work.startswith(f"{network}: ")]
+        for place, figure in enumerate(found):
+            steps = 20 if figure.work.endswith("step") else 1  # of CG, so that one axis serves
+            bars = (figure.ours, "#2f6fb0"), (figure.peers[0][1], "#d1661c")
+            for side, (value, colour) in zip((-0.2, 0.2), bars, strict=True):
+                drawn = axes.bar(place + side, value / steps, 0.38, color=colour)
+                axes.bar_label(drawn, fmt="%.2f", fontsize=7)
+            if figure.floor is not None:
+                axes.plot([place - 0.4, place + 0.4], [figure.floor / steps] * 2, color="black", linewidth=1.2)
+        names = [figure.work.split(": ")[1] for figure in found]
+        axes.set_xticks(
+            range(len(found)), ["GN step\n/ 20 of CG" if "step" in n else n.replace(" ", "\n") for n in names]
+        )
+        axes.tick_params(labelsize=7)
+        axes.set_title(network, fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    drawing.supylabel("gradients; less is better", fontsize=8)
+    axes.bar(0, 0, color="#2f6fb0", label="linop_gn")
+    axes.bar(0, 0, color="#d1661c", label="curvlinops")
+    axes.plot([], [], color="black", linewidth=1.2, label="arithmetic alone")
+    drawing.legend(fontsize=8, frameon=False, loc="outside upper center", ncols=3)
+    made = io.BytesIO()
+    drawing.savefig(made, format="svg", metadata={"Date": None})
+    return made.getvalue()
+
+
 def write_page() -> None:
-    """The page and its pictures."""
+    """The page and its pictures, and those of the README."""
+    write_whole(PAGE.with_name("front.svg"), front_picture())
+    update_page(README, front(), BEGIN, END)
     for section in SECTIONS:
         if figures(section, RESULTS):
             write_whole(PAGE.with_name(f"performance_{section.name}.svg"), picture(section))
@@ -130,8 +191,9 @@ def write_page() -> None:
 
 
 def is_fresh() -> bool:
-    """Whether the page says what is stored."""
-    return PAGE.read_text(encoding="utf-8") == with_table(PAGE, page(), BEGIN, END)
+    """Whether the page and the README say what is stored."""
+    shown = (PAGE, page()), (README, front())
+    return all(file.read_text(encoding="utf-8") == with_table(file, text, BEGIN, END) for file, text in shown)
 
 
 def main() -> int:

@@ -56,4 +56,5 @@ print(f"{2 * len(camera)} residuals, {fit.products} products, rms {root(start):.
 assert root(fit.x) < 1.1e-3  # the noise is 1e-3
 
 plt.semilogy(fit.history["value"], ".-")
+plt.xlabel("step")
 plt.show()

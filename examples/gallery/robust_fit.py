@@ -23,7 +23,7 @@ def model(p, t):
 
 y = model(true, t) + 0.1 * rng.standard_normal(60)
 bad = rng.choice(60, 6, replace=False)
-y[bad] += rng.uniform(2.0, 5.0, 6)
+y[bad] += rng.uniform(4.0, 9.0, 6)
 
 # %%
 # ``f_scale`` is the size of the residuals that still count in full: that of the noise.
@@ -49,5 +49,6 @@ for loss in ("linear", "cauchy"):
     plt.plot(fine, model(fits[loss].x, fine), label=loss)
 plt.plot(fine, model(true, fine), "--", color="0.6", label="true")
 plt.legend(frameon=False)
+plt.ylim(-4, 8)
 plt.xlabel("t")
 plt.show()

@@ -50,5 +50,5 @@ plt.figure(figsize=(6, 4), layout="constrained")
 plt.contour(u, v, 0.5 * u**2 + 0.25 * (v**2 - 1) ** 2, levels=25, cmap="Greys")
 for (name, path), marker in zip(paths.items(), "os^", strict=True):
     plt.plot(*path.T, marker=marker, label=name, markersize=4)
-plt.legend(frameon=False)
+plt.legend(loc="lower right")
 plt.show()
