@@ -8,10 +8,12 @@
     devices_full  the same with every check on every layout (three minutes)
     kills     runs with checkpoints are killed a hundred times, in both kinds of files
     lint      ruff
-    types     mypy --strict on linop_gn
+    types     mypy --strict on linop_gn, and on what users write (tests/typed)
+    pyright   the latter by basedpyright
     wheel     the test suite against the built wheel
     minimal   the tests that need only NumPy, against the built wheel, with no framework installed
     doctor    which backends there are
+    release   sdist and wheel into dist/, built twice and compared
     docs      the site from docs/, into site/
     gallery   the same with the scripts of examples/gallery run, and their pictures (a few minutes)
     browser   that site in headless Chromium, with pictures into site-pictures/
@@ -251,6 +253,16 @@ def types(session: nox.Session) -> None:
     session.install("-q", "-c", str(CONSTRAINTS), *BUILD, *MYPY)
     session.install("-q", "-c", str(CONSTRAINTS), "--no-build-isolation", "-e", ".")
     session.run("mypy", *session.posargs)
+    if not session.posargs:
+        session.run("mypy", "tests/typed")
+
+
+@nox.session
+def pyright(session: nox.Session) -> None:
+    """Check with a second type checker what users write."""
+    session.install("-q", "-c", str(CONSTRAINTS), *BUILD, "basedpyright")
+    session.install("-q", "-c", str(CONSTRAINTS), "--no-build-isolation", "-e", ".")
+    session.run("basedpyright", "tests/typed", *session.posargs)
 
 
 @nox.session
@@ -295,6 +307,23 @@ def wheel(session: nox.Session) -> None:
         absent = "--ignore-glob=*/with_lineax.py"  # lineax is not in the environment
         arguments = session.posargs or ["tests", absent, "--pyargs", *packages]
         run_tests(session, python, *arguments, HYPOTHESIS_PROFILE="quick", LINOP_GN_INSTALLED=str(SHARED / "wheel"))
+
+
+@nox.session
+def release(session: nox.Session) -> None:
+    """Build sdist and wheel into dist/, twice: they have to be the same bit for bit, and of the version that is named."""
+    session.install("-q", "-c", str(CONSTRAINTS), *BUILD)
+    sums = []
+    for folder in (SHARED / "dist", ROOT / "dist"):
+        shutil.rmtree(folder, ignore_errors=True)
+        session.run("python", "-m", "build", "-q", "--no-isolation", "--outdir", str(folder), str(ROOT))
+        sums.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()})
+    if sums[0] != sums[1]:
+        session.error(f"two builds differ: {sums}")
+    if session.posargs and not all(f"-{session.posargs[0]}" in name for name in sums[0]):
+        session.error(f"the tag says {session.posargs[0]}, and what was built is {sorted(sums[0])}")
+    for name, digest in sums[0].items():
+        session.log(f"{digest}  {name}")
 
 
 @nox.session
