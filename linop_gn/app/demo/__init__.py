@@ -2,7 +2,8 @@
 
 For each backend: the Hessian, Gauss-Newton and block Gauss-Newton operators of
 a small network are validated against dense matrices, and the network is trained
-with Levenberg-Marquardt beside SGD and Adam. See :mod:`.race` for the rules. Under
+with Levenberg-Marquardt beside SGD and Adam. See :mod:`.race` for the rules. Two fits, a curve's and a differential
+equation's, show where curvature decides: :mod:`.fits`. Under
 ``torchrun`` it is one run over all processes: :mod:`.processes`; with ``--devices`` one over the devices of one:
 :mod:`.devices`.
 """
@@ -19,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..files import MissingDataError, require_folder
 from . import devices, processes
+from .fits import fits
 from .participants import find
 from .problem import Problem, load, one_thread
 from .report import write
@@ -39,7 +41,9 @@ def command(options: argparse.Namespace) -> int:
     begin, folder = time.perf_counter(), require_folder(options.out)
     try:
         problem, outcomes, missing = run(options.backend, options.quick, console)
-        files = write(folder, problem, outcomes, QUICK_BUDGET if options.quick else BUDGET, console)
+        with one_thread(), console.status("two fits, on NumPy"):
+            beside = fits(options.quick)
+        files = write(folder, problem, outcomes, QUICK_BUDGET if options.quick else BUDGET, console, beside)
     except (MissingDataError, LookupError) as error:
         console.print(str(error.args[0]), markup=False, soft_wrap=True)
         return 2

@@ -25,7 +25,18 @@ from .race import Entry
 from .runs import Run
 from .study import Outcome
 
-__all__ = ["agreement", "drifts", "findings", "overtakes", "settings", "training", "validation", "write"]
+__all__ = [
+    "agreement",
+    "drifts",
+    "findings",
+    "fitted",
+    "overtakes",
+    "settings",
+    "training",
+    "validation",
+    "won",
+    "write",
+]
 
 MARKS = (1e-1, 1e-3, 1e-5)
 WIDE = 125
@@ -35,24 +46,35 @@ TITLE = "linop_gn: curvature products validated and put to work"
 
 
 def write(
-    folder: Path, problem: Problem, outcomes: Mapping[str, Outcome], budget: int, console: Console
+    folder: Path,
+    problem: Problem,
+    outcomes: Mapping[str, Outcome],
+    budget: int,
+    console: Console,
+    fits: Mapping[str, Sequence[Run]],
 ) -> tuple[Path, Path]:
     """Print the tables, and write the plot and the report into ``folder``."""
     page = Console(record=True, width=180, file=io.StringIO(), highlight=False)
     page.print(f"[bold]{TITLE}[/bold]")
-    for paragraph in [problem.described, *findings(outcomes)]:
+    for paragraph in [problem.described, *findings(outcomes), *map(won, fits, fits.values())]:
         page.print("", paragraph, sep="\n", markup=False)
     for to in (console, page):
-        shown = [validation(outcomes, problem), training(outcomes, budget, to.width >= WIDE), agreement(outcomes)]
+        shown = [
+            validation(outcomes, problem),
+            training(outcomes, budget, to.width >= WIDE),
+            fitted(fits),
+            agreement(outcomes),
+        ]
         for table in filter(None, [*shown, settings(outcomes) if to is page else None]):
             to.print("", table)
     page.print("", " · ".join(_made_with(outcomes)), soft_wrap=True)
     picture, report, drawn = folder / "training.png", folder / "report.html", io.BytesIO()
     curves = {name: [entry.best for entry in o.entries] for name, o in outcomes.items()}
-    draw(curves, drifts(outcomes)).savefig(drawn, format="png")
+    draw(curves, drifts(outcomes), fits).savefig(drawn, format="png")
     image = base64.b64encode(drawn.getvalue()).decode()
     html = page.export_html(inline_styles=True).replace("<head>", f"<head><title>{TITLE}</title>", 1)
-    plot = f'<img width="1100" alt="Training loss by steps, passes and seconds" src="data:image/png;base64,{image}">'
+    plot = f'<figure><img width="1100" alt="Losses by steps, passes and seconds" src="data:image/png;base64,{image}">'
+    plot += f"<figcaption>{escape(caption(outcomes))}</figcaption></figure>"
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(picture, drawn.getvalue())
     write_whole(report, html.replace("</body>", f"{plot}</body>").encode())
@@ -91,6 +113,43 @@ def findings(outcomes: Mapping[str, Outcome]) -> list[str]:
         f"{', '.join(f'{share:.1f} %' for share in right)}, {max(right) - min(right):.1f} points apart; "
         "a lower training loss is not a better classifier.",
     ]
+
+
+def won(name: str, runs: Sequence[Run]) -> str:
+    """What came of a fit, in a sentence."""
+    ours, adam = runs
+    return (
+        f"{name[0].upper()}{name[1:]}: Gauss-Newton comes to {_number(ours.final)} in {ours.steps} steps and "
+        f"{ours.seconds[-1]:.2f} s, Adam, at the best of its rates, to {_number(adam.final)} in {adam.steps} steps and "
+        f"{adam.seconds[-1]:.2f} s."
+    )
+
+
+def fitted(fits: Mapping[str, Sequence[Run]]) -> Table:
+    """The fits' runs: half the sum of squares that each came to."""
+    rows = [
+        {"fit": name, "method": run.method, "setting or end": run.setting, "steps": str(run.steps)}
+        | {"seconds": f"{run.seconds[-1]:.2f}", "half the squares": _number(run.final)}
+        for name, runs in fits.items()
+        for run in runs
+    ]
+    note = (
+        "On NumPy, from one start, with Jacobians by hand: lg.least_squares, and Adam at the best of four rates, each one for all parameters, whatever their units. The "
+        "network's are the residuals of u'' = f. How long a run of Adam goes on is a choice; its seconds are beside it."
+    )
+    ours = [i for i, row in enumerate(rows) if row["method"] != "Adam"]
+    return _table("Fits in which curvature decides", rows, note, 3, ours)
+
+
+def caption(outcomes: Mapping[str, Outcome]) -> str:
+    """What each panel of the picture shows."""
+    first = next(iter(outcomes))
+    return (
+        "Above: the training loss on the digits by steps, by passes over the data and by seconds. Below, left and in "
+        "the middle: the two fits, half the sum of squares by seconds. Below, right: how far each backend's losses in "
+        f"the run of Levenberg-Marquardt are from {first}'s, relative, the largest difference up to each step. They "
+        "begin at rounding, and steps enlarge it."
+    )
 
 
 def overtakes(run: Run, other: Run) -> float | None:

@@ -13,9 +13,10 @@ import linop_gn as lg
 from linop_gn.app.cli import main
 from linop_gn.app.demo import problem as problems
 from linop_gn.app.demo import processes
+from linop_gn.app.demo.fits import FITS, fit
 from linop_gn.app.demo.participants import find, precision
 from linop_gn.app.demo.race import Entry, first_order, levenberg_marquardt, passes_of, plans
-from linop_gn.app.demo.report import findings
+from linop_gn.app.demo.report import findings, won
 from linop_gn.app.demo.runs import Plan, Run, orders
 from linop_gn.app.demo.study import Outcome, pieces, study
 
@@ -46,7 +47,7 @@ def test_quick_demo_prints_tables_and_writes_a_report_that_needs_no_other_file(t
     backends = [part for name in names for part in ("--backend", name)]
     assert main(["demo", "--quick", "--out", str(tmp_path / "out"), *backends]) == 0
     printed = capsys.readouterr().out
-    for words in ("Validation", "Training", "LM-GN-CG", "Done in", "done"):
+    for words in ("Validation", "Training", "LM-GN-CG", "Fits in which", "Done in", "done"):
         assert words in printed
     assert ("Agreement between backends" in printed) == (len(names) > 1)
     assert (tmp_path / "out" / "training.png").read_bytes().startswith(b"\x89PNG")
@@ -183,6 +184,19 @@ def test_the_reports_numbers_are_those_of_the_run(tmp_path, capsys):
     best = outcomes["numpy"].entries[0].best
     assert float(shown["final loss"]) == pytest.approx(best.losses[-1], rel=0.01)
     assert json.loads(shown["products"]) == best.products
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_gauss_newton_wins_the_fits_and_their_jacobians_are_right(name):
+    problem = FITS[name]()
+    report = lg.validate(
+        lg.Jacobian(lg.Objective.from_residuals(problem.residuals, jacobian=problem.jacobian), problem.start)
+    )
+    assert report.passed
+    ours, adam = fit(problem, 200)
+    assert ours.final < 1e-3 * adam.final
+    assert "Gauss-Newton comes to" in won(name, [ours, adam])
+    assert [len(run.losses) for run in (ours, adam)] == [len(run.seconds) for run in (ours, adam)]
 
 
 def test_processes_of_a_framework_without_groups_are_told_so(monkeypatch, capsys):
