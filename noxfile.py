@@ -311,7 +311,7 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session
 def release(session: nox.Session) -> None:
-    """Build sdist and wheel into dist/, twice: they have to be the same bit for bit, and of the version that is named."""
+    """Build sdist and wheel into dist/, twice, the same bit for bit, and of the version that is named."""
     session.install("-q", "-c", str(CONSTRAINTS), *BUILD)
     sums = []
     for folder in (SHARED / "dist", ROOT / "dist"):

@@ -134,8 +134,9 @@ def fitted(fits: Mapping[str, Sequence[Run]]) -> Table:
         for run in runs
     ]
     note = (
-        "On NumPy, from one start, with Jacobians by hand: lg.least_squares, and Adam at the best of four rates, one for "
-        "all parameters, whatever their units. The network's are the residuals of u'' = f. How long a run of Adam goes on is a choice; its seconds are beside it."
+        "On NumPy, from one start, with Jacobians by hand: lg.least_squares, and Adam at the best of four rates, one "
+        "for all parameters, whatever their units. The network's are the residuals of u'' = f. How long a run of Adam "
+        "goes on is a choice; its seconds are beside it."
     )
     ours = [i for i, row in enumerate(rows) if row["method"] != "Adam"]
     return _table("Fits in which curvature decides", rows, note, 3, ours)
