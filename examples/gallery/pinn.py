@@ -3,8 +3,7 @@ A physics-informed network
 ==========================
 
 The heat of a rod, u'' = f with u = 0 at both ends, by a network of some hundred parameters whose residuals are those
-of the equation. Such problems are badly conditioned: in the same time the loss of
-Gauss-Newton falls by several digits more than that of Adam.
+of the equation. In the same time the loss of Gauss-Newton falls by several digits more than that of Adam.
 """
 
 import time
