@@ -303,8 +303,11 @@ def test_solutions_of_least_norm_for_every_shape_and_rank(shape):
         return lg.solve(lg.Dense(left @ right), b, method).x
 
     def both(function):
-        x, pull = jax.vjp(function, *data)
-        return x, pull(u), jax.jvp(function, data, tangents)[1]
+        def derivatives(data, tangents, u):
+            x, pull = jax.vjp(function, *data)
+            return x, pull(u), jax.jvp(function, data, tangents)[1]
+
+        return jax.jit(derivatives)(data, tangents, u)
 
     for got, want in zip(*(jax.tree.leaves(both(f)) for f in (ours, of_least_norm)), strict=True):
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-9 * float(jnp.max(jnp.abs(want))))
