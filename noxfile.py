@@ -136,7 +136,6 @@ def run_tests(session: nox.Session, python: Path, *arguments: str, **more: str) 
 
 def on_many(session: nox.Session, **more: str) -> None:
     """Run the tests that need several devices or processes, which are started once for a file."""
-    more["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # each file compiles programs of its own
     eight = " ".join((XLA_FLAGS, *QUICK_TO_COMPILE, "--xla_force_host_platform_device_count=8"))
     chosen = ("-m", "devices", "--dist", "loadfile", "tests/distributed")
     run_tests(session, cpu(session), *chosen, *session.posargs, XLA_FLAGS=eight, **more)

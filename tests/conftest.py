@@ -1,19 +1,15 @@
 """Hypothesis profiles, and the backends that tests run on.
 
 The environment is set before any framework is imported: double precision in JAX,
-one thread each, XLA's CPU fusions that miscompile loops switched off, and a folder
-in which the processes of a run find the programs that another compiled.
+one thread each, and XLA's CPU fusions that miscompile loops switched off.
 """
 # ruff: noqa: E402
 
-import atexit
 import gc
 import importlib
 import importlib.util
 import os
-import shutil
 import sys
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,10 +17,6 @@ for name, value in {"JAX_ENABLE_X64": "1", "JAX_PLATFORMS": "cpu", "OMP_NUM_THRE
     os.environ.setdefault(name, value)
 if importlib.util.find_spec("jaxlib") and version("jaxlib") == "0.10.2":  # others may not know the flag, and abort
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")
-if importlib.util.find_spec("jax") and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="programs-")
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import pytest
 from hypothesis import HealthCheck, settings
