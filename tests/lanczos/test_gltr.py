@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from regions import SPECTRA, model, smallest_model
-from systems import EPS, N, benign, counted, finished, gaussian, host, operator, rounded, spare, with_spectrum
+from systems import EPS, FULL, N, benign, counted, finished, gaussian, host, operator, rounded, spare, with_spectrum
 
 import linop_gn as lg
 from linop_gn import Status
@@ -63,6 +63,7 @@ def test_the_hard_case_of_the_right_hand_side(backend, missing, seed, exponent):
 @given(seed=seeds())
 def test_the_hard_case_beyond_doubt(backend, seed):
     """The same with zeros that are exact, which end the first space early."""
+    spare(backend, FULL)
     rng = np.random.default_rng(seed)
     values = np.array([-2.0, -1.0, 0.5, 1.0, 2.0, 3.0, 4.0]) + 0.1 * rng.uniform(size=N)
     b = np.where(np.arange(N) < 3, 0.0, rng.uniform(0.5, 1.0, N))
@@ -105,6 +106,7 @@ def test_without_a_boundary(backend):
 
 
 def test_inside_the_region_it_takes_the_steps_of_conjugate_gradients(backend):
+    spare(backend, FULL)
     matrix, b = benign(2), gaussian(2)
     A, B = operator(backend, matrix), array(backend, b)
     ours, theirs = lg.solve(A, B, lg.GLTR(radius=1e6, steps=4)), lg.solve(A, B, lg.CG(steps=4))
@@ -156,7 +158,7 @@ def test_a_refused_step_is_solved_again_without_a_product(backend):
 
 @pytest.mark.parametrize("limit", [0, 1, 3])
 def test_limits(backend, limit):
-    spare(backend, limit == 3)
+    spare(backend, FULL and limit == 3)
     A, b = operator(backend, benign(0)), array(backend, gaussian(0))
     at_most = lg.solve(A, b, lg.GLTR(radius=1e6, rtol=1e-12, max_steps=limit))
     assert (at_most.status, int(at_most.steps), int(at_most.products)) == (Status.MAX_STEPS, limit, limit)
@@ -219,6 +221,7 @@ def test_no_success_claims_a_minimum_that_is_none(backend, pairs, seed, exponent
 
     A + lambda I >= -slack and a residual of at most r make 2 slack radius^2 + 2 r radius all that can be missing.
     """
+    spare(backend, FULL)  # each draw is a program of its own
     dtype = data.draw(dtypes(backend))
     values, parts = np.array(pairs, float).T
     matrix, b = (rounded(part, dtype) for part in of_parts(values, parts, seed))
@@ -248,7 +251,7 @@ def test_no_success_claims_a_minimum_that_is_none(backend, pairs, seed, exponent
 @pytest.mark.parametrize("copies", [1, 5])
 def test_one_random_vector_is_enough(backend, copies, zero):
     """A product for each dimension of b's space, and for each distinct eigenvalue that it leaves."""
-    spare(backend, copies == 5 and not zero)
+    spare(backend, FULL and copies == 5 and not zero)
     values = np.repeat([-2.0, -1.0, 1.0, 2.0, 3.0, 4.0], copies)
     b = np.zeros(6 * copies)
     b[copies] = 0.0 if zero else 1.0
@@ -294,7 +297,7 @@ def test_a_random_block_is_left_where_a_bound_tells_all(numpy_backend, low, stat
 )
 def test_at_the_limit_nothing_is_claimed(backend, options, products, status):
     """Where b's space ends at the limit, or the random block is cut off."""
-    spare(backend, products == 4)
+    spare(backend, FULL and products == 4)
     A, b = (
         lg.Diagonal(array(backend, np.arange(-1.0, 8.0)), psd=False),
         array(backend, 1.0 * np.isin(range(9), (2, 3, 4))),

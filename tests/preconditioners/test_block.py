@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from systems import benign, with_spectrum
+from systems import benign, in_full, with_spectrum
 from systems import host as flat_host
 
 import linop_gn as lg
@@ -45,7 +45,7 @@ def test_the_blocks_of_a_network(numpy_backend, torch, data, case):
     check(case, which, data.draw(st.sampled_from([numpy_backend, lg.load("torch")])), hold)
 
 
-@pytest.mark.parametrize("hold", [list, Streamed])
+@pytest.mark.parametrize("hold", [pytest.param(list, marks=in_full), Streamed])
 def test_the_blocks_of_a_network_in_jax(jax, hold):
     check(Case("mlp", "softmax", "mean", 0, "weights", sizes=(2, 2, 1)), 1, lg.load("jax"), hold)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from kronecker import dense, made
-from systems import FULL
+from systems import FULL, spare
 
 import linop_gn as lg
 
@@ -94,6 +94,7 @@ def test_averages_of_factors_are_renewed_at_a_cadence(ops):
     ids=["corrected", "EKFAC", "averaged"],
 )
 def test_methods_take_every_kind(ops, curvature, recipe):
+    spare(ops, FULL or curvature is lg.EKFAC)
     f, p = made(ops, "two layers", n=12)
     method = lg.LevenbergMarquardt(curvature, damping=1.0, solver=lg.CG(max_steps=5, preconditioner=recipe))
     assert float(lg.minimize(f, p, method, max_steps=3).value) < float(f.value(p))

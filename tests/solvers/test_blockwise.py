@@ -97,6 +97,7 @@ def test_blocks_of_all_kinds_beside_each_other(backend):
 @pytest.mark.parametrize("warm", [False, True])
 def test_a_block_ends_at_any_step_beside_others_that_go_on(backend, warm):
     """Negative curvature and exact convergence at every step index, under a rule, with every iterate kept."""
+    spare(backend, FULL or warm)
     n, couplings = 5, np.linspace(0.4, 0.9, 4)
     good = tridiagonal(np.linspace(1, 3, n), couplings)
     rule = lg.AnyOf(lg.MaxResidual(1e-9), lg.RelativeProgress(1e-14, least=1))
