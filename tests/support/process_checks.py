@@ -96,6 +96,28 @@ class Counted:
 # checks
 
 
+def check_a_share_without_a_batch():
+    """Another process has all batches; outputs are of another dtype than parameters in the last case."""
+    x, y, w = data()
+    last = dist.get_rank() == dist.get_world_size() - 1
+    batches = [mine(x, y, w), mine(x, y, w)] if not last else []
+    wide = lg.Objective(network(), LOSS, [(x, y, w), (x, y, w)], l2=0.1)
+    fit = parallel(network(), batches, l2=0.1)
+    close(fit.value(network()), wide.value(network()))
+    close(fit.gradient(network()), wide.gradient(network()))
+    for kind in (lg.GGN, lg.Hessian, lg.BlockGGN, lg.EmpiricalFisher):
+        v = kind(wide, network()).domain.random(0, 2)
+        close(kind(fit, network()) @ v, kind(wide, network()) @ v)
+    run = lg.minimize(fit, network(), max_steps=3)
+    close(run.params, lg.minimize(wide, network(), max_steps=3).params, 1e-8)
+    message = raised(Exception, lambda: lg.KFAC(fit, network()) @ v)
+    assert "a batch without rows" in message
+    fit, p = parallel(lambda p, x: x @ p.double(), batches, dist.new_group()), torch.ones(3, 2)
+    wide = lg.Objective(lambda p, x: x @ p.double(), LOSS, [(x, y, w), (x, y, w)])
+    close(fit.value(p), wide.value(p))
+    close(fit.gradient(p), wide.gradient(p), 1e-6)
+
+
 def check_products_of_uneven_shares():
     net = network()
     params = dict(net.named_parameters())
