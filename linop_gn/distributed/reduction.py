@@ -14,43 +14,29 @@ floating-point format of 24 bits holds exactly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from zlib import crc32
 
 import numpy as np
 
 from ..protocols import Array, Backend, Vector
+from ..protocols.processes import is_leaving
 
-__all__ = ["OtherProcessError", "Reduction", "as_reduction", "as_sent", "leaving", "mark_of", "require_others"]
-__all__ += ["which_differs"]
+__all__ = ["OtherProcessError", "Reduction", "as_reduction", "as_sent", "mark_of", "require_others", "which_differs"]
 
 _PARTS = 8
 """Numbers below 16 that a mark of 32 bits is cut into."""
-
-
-_leaving: ContextVar[bool] = ContextVar("leaving", default=False)
 
 
 class OtherProcessError(RuntimeError):
     """Another process raised, and this one cannot go on without it."""
 
 
-@contextmanager
-def leaving() -> Iterator[None]:
-    """Inside, a process is on its way out of an error: what it would send or wait for raises, as others may be gone."""
-    token = _leaving.set(True)
-    try:
-        yield
-    finally:
-        _leaving.reset(token)
-
-
 def require_others() -> None:
-    """Raise where this process is :func:`leaving`."""
-    if _leaving.get():
+    """Raise where this process is :func:`~linop_gn.protocols.processes.leaving`."""
+    if is_leaving():
         raise OtherProcessError("what breaks off waits for no other process.")
 
 

@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..distributed.reduction import OtherProcessError, Reduction, leaving
+from ..distributed.reduction import OtherProcessError, Reduction
 from ..distributed.watching import telling, together
 from ..protocols import Backend, Carry
+from ..protocols.processes import leaving
 from ..records import memo
 from ..run.loop import Look, Watcher, drive, watched
 from ..run.solution import History

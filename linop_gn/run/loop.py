@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..arguments import whole
-from ..distributed.reduction import leaving
 from ..protocols import Backend, Carry, Iteration
+from ..protocols.processes import leaving
 from .solution import History
 from .status import Code
 
