@@ -67,7 +67,7 @@ def _backend_of(terms: Any, group: Any) -> Backend:
         if found is not None:
             return found
     raise TypeError(
-        "lg.distributed.DataParallel cannot tell whose processes are meant, from streamed data and a plain function: "
+        "lg.distributed.DataParallel cannot tell whose processes are meant, from data streamed or none and a plain function: "
         "give it the group, as torch.distributed.group.WORLD."
     )
 

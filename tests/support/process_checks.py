@@ -111,7 +111,7 @@ def check_a_share_without_a_batch():
     close(run.params, lg.minimize(wide, network(), max_steps=3).params, 1e-8)
     apart = parallel(network(), batches, dist.new_group())  # which is out of step then
     assert "a batch without rows" in raised(Exception, lambda: lg.KFAC(apart, network()) @ v)
-    fit, p = parallel(lambda p, x: x @ p.double(), batches), torch.ones(3, 2)
+    fit, p = parallel(lambda p, x: x @ p.double(), batches, dist.group.WORLD), torch.ones(3, 2)
     wide = lg.Objective(lambda p, x: x @ p.double(), LOSS, whole)
     close(fit.value(p), wide.value(p))
     close(fit.gradient(p), wide.gradient(p), 1e-6)
