@@ -247,7 +247,12 @@ class Space:
 
     def unpack(self, vector: Vector) -> Tree:
         """The tree of a flat vector; for columns (n, k) every leaf has a trailing axis of k."""
-        return self.backend.unflatten(self.structure, self.split(vector))
+        leaves = self.split(vector)
+        return self.backend.unflatten(self.structure, self._given(leaves))
+
+    def _given(self, leaves: list[Array]) -> list[Array]:
+        """Leaves of a vector as users have them: of a layout, what processes have copies of is in parts in vectors."""
+        return self.layout.given(leaves) if self.in_parts else leaves
 
     def enter(self, v: Any, what: str = "vector") -> tuple[Vector, Callable[[Vector, Space], Any]]:
         """Flat form of ``v`` (tree, flat (n,) or columns (n, k)) and the way back.
@@ -319,7 +324,7 @@ class Space:
         if self.layout is None:
             return np.asarray(ops.to_numpy(vector))
         leaves = self.layout.split(vector, (ops.describe(vector)[1],) * len(self.shapes))
-        whole = map(ops.gathered, leaves) if self.in_parts else iter(leaves)
+        whole = map(ops.gathered, self._given(leaves)) if self.in_parts else iter(leaves)
         return np.concatenate([np.reshape(ops.to_numpy(leaf), (-1, *vector.shape[1:])) for leaf in whole])
 
     def ordered(self, vector: Vector) -> Array:
@@ -328,7 +333,7 @@ class Space:
             return vector
         ops, dtype = self.backend, self.backend.describe(vector)[1]
         leaves = self.layout.split(vector, (dtype,) * len(self.shapes))
-        whole = ops.pack(list(map(ops.gathered, leaves)), dtype)
+        whole = ops.pack(list(map(ops.gathered, self._given(leaves))), dtype)
         return ops.namespace().reshape(whole, (self.size, *vector.shape[1:]))
 
     def tree_of(self, ordered: Array) -> Tree:

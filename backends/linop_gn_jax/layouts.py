@@ -236,7 +236,7 @@ class Layout:
         start = 0
         for group in self.groups:
             whole, start = vector[start : start + group.part], start + group.part
-            if group.rest:
+            if group.rest and group.part:
                 whole = lax.all_gather(whole, group.rest, tiled=True)
             at = 0
             for i in group.leaves:
@@ -268,7 +268,8 @@ class Layout:
                     entries = jnp.where((start <= places) & (places < stop), entries, 0)
                 else:
                     entries = part[start:stop]
-                found[block_of[i]].append(reduce(entries, initial=0))
+                if i in block_of:  # one without entries need not be
+                    found[block_of[i]].append(reduce(entries, initial=0))
         return jnp.stack([reduce(jnp.stack(of)) for of in found])
 
     def _entries_here(self, vector: Vector) -> Vector:
@@ -336,7 +337,7 @@ def _of_blocks(layout: Layout, blocks: Blocks) -> Any:
     block_of = {i: number for number, block in enumerate(blocks) for i in block}
 
     def here(numbers: Array) -> Vector:
-        leaves = [jnp.broadcast_to(numbers[block_of[i]], layout._local(i)) for i in range(len(layout.shapes))]
+        leaves = [jnp.broadcast_to(numbers[block_of.get(i, 0)], layout._local(i)) for i in range(len(layout.shapes))]
         return layout._pack_here(leaves, numbers.dtype)
 
     return layout._program(here, (PartitionSpec(),), layout._specs(0)[1])

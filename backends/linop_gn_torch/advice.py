@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -83,17 +83,12 @@ def nodes(outputs: Tensor, known: Iterable[Any] = ()) -> Iterator[Any]:
             todo += [following for following, _ in node.next_functions]
 
 
-def require_linear(
-    recorded: Sequence[Tensor | None],
-    cotangent: Tensor,
-    custom: list[str],
-    total: Callable[[float, float], tuple[float, float]] | None = None,
-) -> None:
+def require_linear(recorded: Sequence[Tensor | None], cotangent: Tensor, custom: list[str]) -> None:
     """Refuse a recorded ``J^T u`` that is not linear in u: somewhere a backward has lost its graph.
 
     Unnoticed, products would lack what goes through it, or be zeros. What a linear function of u gives must be its
     derivative along u, so one backward tells: ``<d(J^T u)/du . v, u> = <J^T u, v>``, here for ``v = J^T u``. That is
-    done where there are Functions that somebody wrote. ``total`` makes both numbers those of all processes.
+    done where there are Functions that somebody wrote.
     """
     graphs = [r for r in recorded if r is not None and r.requires_grad]
     lost = any(bool(r.detach().any()) for r in recorded if r is not None and not r.requires_grad)
@@ -102,7 +97,6 @@ def require_linear(
         (tangent,) = torch.autograd.grad(graphs, cotangent, values, retain_graph=True, materialize_grads=True)
         expected = sum(float(v.double().square().sum()) for v in values)
         found = float((tangent.double() * cotangent.detach().double()).sum())
-        expected, found = (expected, found) if total is None else total(expected, found)
         lost = abs(found - expected) > 1e-2 * expected
     if lost:
         names = f" ({', '.join(custom)})" if custom else ""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .modules import trainable
 from .sharded import layout_of
-from .shards import is_sharded, whole
+from .shards import is_sharded, largest, local, whole
 from .spread import require_local
 from .tracking import constant
 from .trees import map_tree
@@ -64,7 +64,7 @@ class TorchArrays:
 
     def all_finite(self, x: Any) -> bool:
         if is_sharded(x):
-            return math.isfinite(self.max_abs(x))  # type: ignore[attr-defined]
+            return math.isfinite(largest(self.max_abs(local(x).reshape(-1)), x))  # type: ignore[attr-defined]
         return super().all_finite(x)  # type: ignore[misc,no-any-return]
 
     def pack(self, leaves: Sequence[Tensor], dtype: str) -> Tensor:

@@ -32,7 +32,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -43,13 +43,13 @@ from linop_gn.backend import CalculusDefaults, LinearizationDefaults
 from .advice import custom_functions, explained, require_differentiable, require_linear, snapshot, unwritten
 from .columns import in_columns
 from .cotangents import forgotten, marked
+from .gathering import GatheredGradient, GatheredLinearization, gathered
 from .modules import adapt
 from .nan import operation_of_nan, tell_of_nan
 from .precision import as_double
 from .recording import Recording, backward, filled, keeping
 from .safe_ops import both_ways, math_attention, once_differentiable, step_by_step, twice_differentiable
-from .sharded import Way, layout_of
-from .shards import local
+from .sharded import layout_of
 from .spread import batch_norm_in_training
 from .tracking import constant, tracking
 from .trees import map_tree
@@ -58,38 +58,17 @@ from .uses import TorchUses
 __all__ = ["TorchCalculus", "TorchGradientLinearization", "TorchLinearization", "TorchOnePass", "has_nan"]
 
 Leaves = Sequence[Tensor]
-R = TypeVar("R")
 
 
 def _record(
     function: Callable[[list[Tensor]], Tensor], params: Leaves, scalar: bool = False, **kernels: Any
-) -> tuple[Recording, list[Tensor], Tensor, Way | None]:
-    """The graph of ``function``: what it takes to go through it, its leaves, and its outputs.
-
-    Of DTensors the leaves are this process's shards, and the last result is the way from these to what they are of.
-    """
-    function, params, way = _here(function, params)
+) -> tuple[Recording, list[Tensor], Tensor]:
+    """The graph of ``function``: what it takes to go through it, its leaves, and its outputs."""
     recording, leaves = Recording(**kernels), snapshot(params)
     with torch.enable_grad(), unwritten(leaves):
         outputs = recording.make(lambda: function(leaves))
         require_differentiable(outputs, scalar)
-    return recording, leaves, outputs, way
-
-
-def _here(
-    function: Callable[[list[Tensor]], R], params: Leaves
-) -> tuple[Callable[[list[Tensor]], R], Leaves, Way | None]:
-    """``function`` and ``params`` on this process."""
-    layout = layout_of(params)
-    if layout is None:
-        return function, params, None
-    way, shards = Way(layout), list(map(local, params))
-    way.require_same_copies(shards)
-    return way.seen(function), shards, way
-
-
-def _spread(way: Way | None, shards: list[Tensor], chosen: Sequence[int] | None = None) -> list[Tensor]:
-    return shards if way is None else way.layout.wrapped(shards, chosen)
+    return recording, leaves, outputs
 
 
 def _require_whole(params: Leaves, what: str) -> None:
@@ -119,22 +98,20 @@ class TorchLinearization(LinearizationDefaults):
         self, function: Callable[[list[Tensor]], Tensor], params: Leaves, cotangent: Callable[[Tensor], Tensor]
     ) -> None:
         with torch.enable_grad(), explained():
-            self._recording, self._leaves, self._outputs, self._way = _record(function, params)
-            self._function = function if self._way is None else self._way.seen(function)
+            self._recording, self._leaves, self._outputs = _record(function, params)
+            self._function = function
             self.outputs = constant(self._outputs)
             self._cotangent, custom = cotangent, custom_functions(self._outputs)
             u, self._place = marked(cotangent(self.outputs).detach())
             with forgotten(u) if not (custom or self._recording.has_hooks) else nullcontext():
                 self._recorded = self._vjp(u, range(len(self._leaves)), create_graph=True)
-            total = None if self._way is None else self._way.total
-            self._recording.resume(lambda: require_linear(self._recorded, u, custom, total))
-        self.gradient: list[Tensor] | None = _spread(self._way, filled(self._recorded, self._leaves))
+            self._recording.resume(lambda: require_linear(self._recorded, u, custom))
+        self.gradient: list[Tensor] | None = filled(self._recorded, self._leaves)
         self._looked, self._forward = False, False
 
     def jvp(self, tangents: Sequence[Tensor], only: tuple[int, ...] | None = None) -> Tensor:
         """J v, as the derivative of the recorded ``J^T u`` along u."""
         chosen = range(len(self._leaves)) if only is None else only
-        tangents = tangents if self._way is None else list(map(local, tangents))
         pairs = [(r, v) for i, v in zip(chosen, tangents, strict=True) if (r := self._recorded[i]) is not None]
         if self._forward:
             return self._pushed(tangents, chosen)
@@ -174,8 +151,7 @@ class TorchLinearization(LinearizationDefaults):
     def vjp(self, cotangent: Tensor, only: tuple[int, ...] | None = None) -> list[Tensor]:
         """J^T u, for the leaves in ``only`` alone where that is given."""
         chosen = range(len(self._leaves)) if only is None else only
-        made = filled(self._vjp(cotangent, chosen, **keeping()), [self._leaves[i] for i in chosen])
-        return _spread(self._way, made, chosen)
+        return filled(self._vjp(cotangent, chosen, **keeping()), [self._leaves[i] for i in chosen])
 
     def _vjp(self, u: Tensor, chosen: Sequence[int], **options: bool) -> list[Tensor | None]:
         leaves = [self._leaves[i] for i in chosen]
@@ -216,7 +192,7 @@ class TorchOnePass(LinearizationDefaults):
         self._model = model
         self._other: TorchLinearization | None = None
         with torch.enable_grad(), explained():
-            self._recording, self._leaves, self._outputs, _ = _record(function, params, kernels=both_ways)
+            self._recording, self._leaves, self._outputs = _record(function, params, kernels=both_ways)
         self.outputs = constant(self._outputs)
 
     def jvp(self, tangents: Sequence[Tensor], only: tuple[int, ...] | None = None) -> Tensor:
@@ -291,20 +267,18 @@ class TorchGradientLinearization(LinearizationDefaults):
 
     def __init__(self, function: Callable[[list[Tensor]], Tensor], params: Leaves) -> None:
         with torch.enable_grad(), explained():
-            self._recording, self._leaves, value, self._way = _record(function, params, scalar=True)
+            self._recording, self._leaves, value = _record(function, params, scalar=True)
             self.value = constant(value)
             # With a seed that requires gradients, what has no graph is zero, or comes from a backward that lost it.
             seed = torch.ones_like(self.value, requires_grad=True)
             self._gradient = partial(backward, [value], self._leaves, [seed])
             self._recorded = self._recording.resume(lambda: self._gradient(create_graph=True), records=True)
-            total = None if self._way is None else self._way.total
-            self._recording.resume(lambda: require_linear(self._recorded, seed, custom_functions(value), total))
-        self.gradient = _spread(self._way, filled(self._recorded, self._leaves))
+            self._recording.resume(lambda: require_linear(self._recorded, seed, custom_functions(value)))
+        self.gradient = filled(self._recorded, self._leaves)
         self._told = False
 
     def hvp(self, tangents: Sequence[Tensor]) -> list[Tensor]:
         """H v, by one backward through the gradient's graph."""
-        tangents = tangents if self._way is None else list(map(local, tangents))
         pairs = [(r, v) for r, v in zip(self._recorded, tangents, strict=True) if r is not None]
         product = partial(backward, [r for r, _ in pairs], self._leaves, [v for _, v in pairs])
         with explained():
@@ -317,7 +291,7 @@ class TorchGradientLinearization(LinearizationDefaults):
                 at_fault = self._gradient if first else product
                 name = self._recording.resume(lambda: operation_of_nan(at_fault, retain_graph=True))
                 tell_of_nan(name, "H v", None, "first" if first else "second")
-        return _spread(self._way, made)
+        return made
 
 
 class TorchCalculus(CalculusDefaults):
@@ -332,8 +306,20 @@ class TorchCalculus(CalculusDefaults):
 
     adapt = staticmethod(adapt)
     as_double = staticmethod(as_double)
-    linearize = TorchLinearization
-    linearize_gradient = TorchGradientLinearization
+
+    def linearize(
+        self, function: Callable[[list[Tensor]], Tensor], params: Leaves, cotangent: Callable[[Tensor], Tensor]
+    ) -> Any:
+        """See :meth:`linop_gn.protocols.Calculus.linearize`."""
+        params, way = gathered(params)
+        made = TorchLinearization(function, params, cotangent)
+        return made if way is None else GatheredLinearization(made, way)
+
+    def linearize_gradient(self, function: Callable[[list[Tensor]], Tensor], params: Leaves) -> Any:
+        """See :meth:`linop_gn.protocols.Calculus.linearize_gradient`."""
+        params, way = gathered(params)
+        made = TorchGradientLinearization(function, params)
+        return made if way is None else GatheredGradient(made, way)
 
     def linearize_once(
         self,
@@ -341,11 +327,13 @@ class TorchCalculus(CalculusDefaults):
         params: Leaves,
         cotangent: Callable[[Tensor], Tensor],
         model: Any,
-    ) -> TorchLinearization | TorchOnePass:
+    ) -> Any:
         """See :meth:`linop_gn.protocols.Calculus.linearize_once`."""
-        if tracking.get() or _works_forward(model) is False or layout_of(params) is not None:
-            return TorchLinearization(function, params, cotangent)
-        return TorchOnePass(function, params, cotangent, model)
+        if tracking.get() or _works_forward(model) is False:
+            return self.linearize(function, params, cotangent)
+        params, way = gathered(params)
+        made = TorchOnePass(function, params, cotangent, model)
+        return made if way is None else GatheredLinearization(made, way)
 
     def coupling(self, model: Any) -> str | None:
         """See :meth:`linop_gn.protocols.Calculus.coupling`."""
@@ -354,7 +342,7 @@ class TorchCalculus(CalculusDefaults):
 
     def evaluate(self, function: Callable[[list[Tensor]], Any], params: Leaves) -> Any:
         # Not under no_grad: a model may differentiate inside. Constants have no graph, so nothing is recorded anyway.
-        function, params, _ = _here(function, params)
+        params, _ = gathered(params)
         with torch.enable_grad(), twice_differentiable(), explained():
             return map_tree(constant, function([constant(p) for p in params]))
 
@@ -366,10 +354,12 @@ class TorchCalculus(CalculusDefaults):
     ) -> tuple[Tensor, list[Tensor]]:
         # Kernels that are differentiated once may be any; those of attention draw the numbers that evaluations draw.
         with explained():
-            recording, leaves, value, way = _record(function, params, cotangent is None, kernels=lambda: math_attention)
+            params, way = gathered(params)
+            recording, leaves, value = _record(function, params, cotangent is None, kernels=lambda: math_attention)
             u = None if cotangent is None else cotangent(value.detach())
             gradient = recording.resume(lambda: backward([value], leaves, [u]))
-        return value.detach(), _spread(way, filled(gradient, leaves))
+        made = filled(gradient, leaves)
+        return value.detach(), made if way is None else way.scatter(made)
 
     def compiled(self) -> Any:
         from .compiled import CompiledCalculus  # what traces and compiles takes long to import
@@ -379,14 +369,14 @@ class TorchCalculus(CalculusDefaults):
     def uses(self, function: Callable[[list[Tensor]], Tensor], params: Leaves) -> TorchUses:
         _require_whole(params, "a Kronecker factor")
         with explained():
-            return TorchUses(*_record(function, params, kernels=step_by_step)[:3])
+            return TorchUses(*_record(function, params, kernels=step_by_step))
 
     def jacobian_rows(
         self, function: Callable[[list[Tensor]], Tensor], params: Leaves, rows: Sequence[int]
     ) -> list[list[Tensor]]:
         # Plain kernels where they will do (attention's random draws depend on its kernel): an oracle is another way.
         _require_whole(params, "a Jacobian, row by row,")
-        recording, leaves, outputs, _ = _record(function, params, kernels=once_differentiable)
+        recording, leaves, outputs = _record(function, params, kernels=once_differentiable)
         with torch.enable_grad():
             return _rows(recording, outputs.reshape(-1), leaves, rows)
 
@@ -394,7 +384,7 @@ class TorchCalculus(CalculusDefaults):
         self, function: Callable[[list[Tensor]], Tensor], params: Leaves, rows: Sequence[int]
     ) -> list[list[Tensor]]:
         _require_whole(params, "a Hessian, row by row,")
-        recording, leaves, value, _ = _record(function, params, scalar=True)
+        recording, leaves, value = _record(function, params, scalar=True)
         with torch.enable_grad():
             gradient = recording.resume(lambda: backward([value], leaves, [None], create_graph=True), records=True)
             flat = torch.cat(

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from linop_gn.backend import Backend
 from linop_gn.distributed import OtherProcessError, Reduction
+from linop_gn.distributed.reduction import require_others
 
 from .modules import AdaptedModule
 from .shards import is_sharded, mark_of_bits, sharing
@@ -242,6 +243,7 @@ class TorchReduction(Reduction):
 
     def finish(self, begin: Callable[[], Any]) -> None:
         """Have a collective of these processes done, or raise what one of them raised instead of entering it."""
+        require_others()
         self.line.enter()
         work = begin()
         begun = time.monotonic()

@@ -4,25 +4,20 @@ A vector is a DTensor (n,) of which process d has
 
     v_d = [shard of leaf 1, shard of leaf 2, ..., zeros],    n = processes * len(v_d),
 
-one after the other, with zeros up to the length that the longest has: torch cuts 13 rows in four as 4, 4, 4, 1.
-Packing and cutting send nothing; inner products are local ones and one all-reduce of a number.
+one after the other, with zeros up to the length that the longest has: torch cuts 13 rows in four as 4, 4, 4, 1. Leaves
+of which all processes have copies, plain tensors and numbers too, are cut in vectors as well, along their first axis,
+so that no entry is counted twice. Packing and cutting send nothing; inner products are local ones and one all-reduce of
+a number. What users are given lies as their parameters do: there copies are put together again (:meth:`Layout.given`).
 
-The model sees whole leaves. What is differentiated is a function of a process's shards, and between these and the model
-stands a linear map with its transpose, each other's derivatives to any order:
-
-    gather     shards -> whole leaves     one all-gather of n numbers
-    scatter    whole leaves -> shards     where each process has all data: its part of them, and nothing is sent
-                                          where each has a share: one reduce-scatter, the sum over the processes
-
-So a product gathers v once and scatters the result once, for any number of leaves. Within the model all tensors are
-plain, and so is what solvers compute with: arithmetic, bases and QR are of local parts (:mod:`.shards`).
+Within the model all tensors are plain and whole (:mod:`.gathering`), and so is what solvers compute with: arithmetic,
+bases and QR are of local parts (:mod:`.shards`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property, lru_cache, reduce
 from itertools import product
 from typing import Any
 
@@ -38,13 +33,11 @@ from .shards import (
     all_gather,
     all_reduce,
     astray,
-    finish,
     is_sharded,
     largest,
     local,
     mark_of_bits,
     placed,
-    reduce_scatter,
     require_alike,
     sharing,
     spread,
@@ -52,10 +45,15 @@ from .shards import (
     wait,
 )
 
-__all__ = ["Layout", "Way", "layout_of"]
+__all__ = ["Layout", "Leaves", "layout_of", "widest"]
 
 _ARITHMETIC = TorchArithmetic()
-_SCALAR = " A number cannot be sharded: give it the shape (1,)."
+
+
+class Leaves(list[Tensor]):
+    """The leaves of a vector as it is cut, a DTensor each, with the layout of what they are parts of."""
+
+    layout: Layout
 
 
 def layout_of(leaves: Sequence[Any]) -> Layout | None:
@@ -64,51 +62,63 @@ def layout_of(leaves: Sequence[Any]) -> Layout | None:
     Raises
     ------
     ValueError
-        For leaves that do not lie alike: each of them over one mesh, and along each of its axes all cut, or all copied.
+        For DTensors over several meshes, or placed otherwise than by Shard and Replicate.
     """
-    if not any(is_sharded(x) for x in leaves):
+    if isinstance(leaves, Leaves):
+        return leaves.layout
+    first = next((x for x in leaves if is_sharded(x)), None)
+    if first is None:
         return None
     for i, x in enumerate(leaves):
         if not is_sharded(x):
-            raise ValueError(
-                f"parameter {i} (shape {tuple(x.shape)}) is a plain tensor, and others are DTensors: spread it too, "
-                f"torch.distributed.tensor.distribute_tensor(x, mesh, placements).{_SCALAR * (x.ndim == 0)}"
-            )
-        if x.device_mesh != leaves[0].device_mesh:
-            raise ValueError(f"parameters lie over several meshes, {leaves[0].device_mesh} and {x.device_mesh}.")
+            continue
+        if x.device_mesh != first.device_mesh:
+            raise ValueError(f"parameters lie over several meshes, {first.device_mesh} and {x.device_mesh}.")
         if odd := [p for p in x.placements if type(p).__name__ not in ("Shard", "Replicate")]:
             raise ValueError(
                 f"parameter {i} (shape {tuple(x.shape)}) is placed by {odd[0]!r}; Shard and Replicate can be followed "
                 "here: x.redistribute(placements=...)."
             )
-    return _layout(leaves[0].device_mesh, tuple(x.placements for x in leaves), tuple(tuple(x.shape) for x in leaves))
+    placements = tuple(x.placements if is_sharded(x) else None for x in leaves)
+    return _layout(first.device_mesh, placements, tuple(tuple(x.shape) for x in leaves))
 
 
 @lru_cache(maxsize=256)
-def _layout(mesh: Any, placements: tuple[Any, ...], shapes: tuple[tuple[int, ...], ...]) -> Layout:
-    return Layout(mesh, placements, shapes)
+def _layout(
+    mesh: Any,
+    placements: tuple[tuple[Any, ...] | None, ...],
+    shapes: tuple[tuple[int, ...], ...],
+    cut: tuple[int, ...] | None = None,
+) -> Layout:
+    return Layout(mesh, placements, shapes, cut)
 
 
 class Layout:
-    """How vectors of DTensors lie over a mesh; compared by value."""
+    """How vectors of DTensors lie over a mesh; compared by value.
+
+    ``placements`` holds None for a plain tensor, of which each process has a copy. ``cut`` are the axes of the mesh
+    that cut vectors: those along which a leaf is sharded, of a part of the leaves those of all of them.
+    """
 
     gathering = "p.full_tensor() of each"
     """How users gather parameters."""
 
-    def __init__(self, mesh: Any, placements: tuple[Any, ...], shapes: tuple[tuple[int, ...], ...]) -> None:
+    def __init__(
+        self,
+        mesh: Any,
+        placements: tuple[tuple[Any, ...] | None, ...],
+        shapes: tuple[tuple[int, ...], ...],
+        cut: tuple[int, ...] | None = None,
+    ) -> None:
         self.mesh, self.placements, self.shapes = mesh, placements, shapes
-        self._key = mesh, placements, shapes
-        kinds = [tuple(p.is_shard() for p in of) for of in placements]
-        if len(set(kinds)) > 1:
-            i = next(i for i, kind in enumerate(kinds) if kind != kinds[0])
-            raise ValueError(
-                f"parameter {i} (shape {shapes[i]}) is placed as {placements[i]}, and the first as {placements[0]}: "
-                "along each axis of the mesh either all are sharded or none. Shard small ones as well (torch gives "
-                f"processes beyond their rows none).{_SCALAR * (() in (shapes[i], shapes[0]))}"
-            )
-        self.cut = tuple(i for i, is_cut in enumerate(kinds[0]) if is_cut)
+        self._rows = tuple(shape or (1,) for shape in shapes)
+        by_leaf = [{i for i, p in enumerate(of or ()) if p.is_shard()} for of in placements]
+        self.cut = tuple(sorted(set[int]().union(*by_leaf))) if cut is None else cut
+        self.copied = tuple(tuple(i for i in self.cut if i not in axes) for axes in by_leaf)
+        """For each leaf the axes of the mesh along which processes have copies, and vectors parts, of it."""
+        self._key = mesh, placements, shapes, self.cut
         self.devices = math.prod(mesh.size(i) for i in self.cut)
-        self.vectors = placed(kinds[0])
+        self.vectors = placed([i in self.cut for i in range(mesh.ndim)])
         self.length = self.entries((0,) * len(self.cut))  # torch gives the first ones most
         self.size = self.devices * self.length
 
@@ -123,7 +133,8 @@ class Layout:
 
     def part(self, leaves: tuple[int, ...]) -> Layout:
         """The layout of these leaves alone."""
-        return _layout(self.mesh, tuple(self.placements[i] for i in leaves), tuple(self.shapes[i] for i in leaves))
+        placements, shapes = tuple(self.placements[i] for i in leaves), tuple(self.shapes[i] for i in leaves)
+        return _layout(self.mesh, placements, shapes, self.cut)
 
     # where shards lie
 
@@ -142,14 +153,18 @@ class Layout:
         """Of all processes that have different shards, in the order of vectors."""
         return list(product(*(range(self.mesh.size(i)) for i in self.cut)))
 
-    def shard(self, leaf: int, place: tuple[int, ...]) -> tuple[slice, ...]:
-        """Which entries of a leaf a process has."""
-        ranges = [(0, size) for size in self.shapes[leaf]]
-        for i, at in zip(self.cut, place, strict=True):
-            axis = self.placements[leaf][i].dim
+    def shard(self, leaf: int, place: tuple[int, ...], last: int | None = None) -> tuple[slice, ...]:
+        """Which entries of a leaf a process has in vectors, a number as an array (1,).
+
+        With ``last``, of the axes along which it is copied only those up to this one cut it; -1: which ones it has.
+        """
+        ranges = [(0, size) for size in self._rows[leaf]]
+        at, copied, given = dict(zip(self.cut, place, strict=True)), self.copied[leaf], self.placements[leaf] or ()
+        for i in (*(i for i in self.cut if i not in copied), *(i for i in copied if last is None or i <= last)):
+            axis = 0 if i in copied else given[i].dim
             start, size = ranges[axis]
             most = -(-size // self.mesh.size(i))
-            first = min(at * most, size)
+            first = min(at[i] * most, size)
             ranges[axis] = start + first, min(most, size - first)
         return tuple(slice(start, start + size) for start, size in ranges)
 
@@ -171,11 +186,10 @@ class Layout:
         made = torch.tensor(numbers, dtype=None if whole else torch.promote_types(like.dtype, torch.float32))
         block_of = {i: number for number, block in enumerate(blocks) for i in block}
         made, shapes = made.to(local(like).device), self._shapes(self.here)
-        return self.spread(self.flat([made[block_of[i]].expand(s) for i, s in enumerate(shapes)], made.dtype))
+        return self.spread(self.flat([made[block_of.get(i, 0)].expand(s) for i, s in enumerate(shapes)], made.dtype))
 
     def _shapes(self, place: tuple[int, ...]) -> list[tuple[int, ...]]:
-        every = [self.shard(i, place) for i in range(len(self.shapes))]
-        return [tuple(along.stop - along.start for along in shard) for shard in every]
+        return [_shape(self.shard(i, place)) for i in range(len(self.shapes))]
 
     def entries(self, place: tuple[int, ...]) -> int:
         """How many entries of leaves a process has."""
@@ -185,34 +199,45 @@ class Layout:
 
     def pack(self, leaves: Sequence[Tensor], dtype: str) -> Tensor:
         """The vector (n,) of these leaves, or columns (n, k) of leaves with a last axis of k."""
+        copies = dict[tuple[int, ...], list[Tensor]]()
+        for axes, x in zip(self.copied, leaves, strict=True):
+            if axes and not (is_sharded(x) and any(x.placements[i].is_shard() for i in axes)):  # type: ignore[attr-defined]
+                copies.setdefault(axes, []).append(local(x).detach())
+        self.require_same_copies(copies)
         return self.spread(self.flat(self.own(leaves), getattr(torch, dtype)))
 
     def flat(self, shards: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         """What this process has of a vector, from its shards."""
-        columns = shards[0].shape[len(self.shapes[0]) :]
-        flat = [shard.reshape(-1, *columns).to(dtype) for shard in shards]
-        missing = self.length - sum(map(len, flat))
-        return torch.cat([*flat, flat[0].new_zeros(missing, *columns)])
+        columns = shards[0].shape[len(self._rows[0]) :]
+        return _filled_up([shard.to(dtype) for shard in shards], self.length, columns)
 
     def own(self, leaves: Sequence[Tensor]) -> list[Tensor]:
-        """Shards that this process has of leaves: of DTensors that lie otherwise too, and of whole ones."""
+        """What this process has in vectors of leaves: of DTensors that lie otherwise too, and of whole ones."""
         made = []
         for i, leaf in enumerate(leaves):
-            placements = self.placements[i]
+            mine, have, given = self.shard(i, self.here), self.shard(i, self.here, -1), self.placements[i]
+            cut = is_sharded(leaf) and any(p.is_shard() for p in leaf.placements)  # type: ignore[attr-defined]
             if not is_sharded(leaf):
-                made.append(leaf.detach()[self.shard(i, self.here)])
-            elif leaf.placements == placements and leaf.device_mesh == self.mesh:
-                made.append(local(leaf))
-            else:
-                made.append(local(leaf.detach().redistribute(self.mesh, placements)))
+                have = tuple(slice(0, size) for size in self._rows[i])
+            elif leaf.device_mesh == self.mesh and leaf.placements == self._cuts(i):  # type: ignore[attr-defined]
+                have = mine
+            elif leaf.device_mesh != self.mesh or leaf.placements != given:  # type: ignore[attr-defined]
+                leaf = leaf.detach().redistribute(self.mesh, given or placed([False] * self.mesh.ndim))  # type: ignore[attr-defined]
+            part = local(leaf).detach()
+            part = part if self.shapes[i] or cut else part[None]
+            at = (slice(m.start - h.start, m.stop - h.start) for m, h in zip(mine, have, strict=True))
+            made.append(part[tuple(at)])
         return made
 
     def spread(self, part: Tensor) -> Tensor:
         """The vector, or columns, of which this process has a part."""
         return spread(part, self.mesh, self.vectors, self.size)
 
-    def split(self, vector: Tensor, dtypes: Sequence[str]) -> list[Tensor]:
-        """The leaves of a vector, as the parameters lie: views, where they have its dtype."""
+    def split(self, vector: Tensor, dtypes: Sequence[str]) -> Leaves:
+        """The leaves of a vector, a DTensor of the parts that processes have of each: views, where they have its dtype.
+
+        They lie as the parameters do, but for copies, which are in parts: :meth:`given` are those that users have.
+        """
         if not is_sharded(vector) or vector.placements != self.vectors or len(vector) != self.size:  # type: ignore[attr-defined]
             raise astray(vector, f"vectors ({self.size},) placed as {self.vectors}")
         kinds = [getattr(torch, dtype) for dtype in dtypes]
@@ -220,26 +245,80 @@ class Layout:
 
     def shards(self, flat: Tensor, place: tuple[int, ...] | None = None) -> list[Tensor]:
         """The shards that what a process has of a vector consists of."""
-        shapes = self._shapes(self.here if place is None else place)
-        sizes = [math.prod(shape) for shape in shapes]
-        parts = flat[: sum(sizes)].split(sizes)
-        return [part.reshape(*shape, *flat.shape[1:]) for part, shape in zip(parts, shapes, strict=True)]
+        return _cut(flat, self._shapes(self.here if place is None else place))
 
-    def wrapped(self, shards: Sequence[Tensor], chosen: Sequence[int] | None = None) -> list[Tensor]:
-        """Shards of this process, of the leaves in ``chosen``, as DTensors like the parameters."""
-        from torch.distributed.tensor import DTensor
+    def wrapped(self, shards: Sequence[Tensor]) -> Leaves:
+        """Shards of this process as DTensors."""
+        made = Leaves(self._like(i, shard, self._cuts(i), self._rows[i]) for i, shard in enumerate(shards))
+        made.layout = self
+        return made
 
-        made: list[Tensor] = []
-        for i, shard in zip(range(len(self.shapes)) if chosen is None else chosen, shards, strict=True):
-            shape = torch.Size((*self.shapes[i], *shard.shape[len(self.shapes[i]) :]))
-            stride = tuple(math.prod(shape[j + 1 :]) for j in range(len(shape)))
-            placed = self.placements[i]
-            made.append(DTensor.from_local(shard, self.mesh, placed, run_check=False, shape=shape, stride=stride))
+    def given(self, leaves: Sequence[Tensor]) -> list[Tensor]:
+        """Leaves of a vector as the parameters were given: copies on all processes, plain tensors plain."""
+        parts, made = [local(leaf) for leaf in leaves], list(leaves)
+        for i in reversed(self.cut):
+            those = [leaf for leaf, axes in enumerate(self.copied) if i in axes]
+            for leaf, part in zip(those, self._joined([parts[j] for j in those], those, i), strict=True):
+                parts[leaf] = part
+        for i, (axes, given) in enumerate(zip(self.copied, self.placements, strict=True)):
+            if axes or given is None:
+                part = parts[i] if self.shapes[i] else parts[i][0]
+                made[i] = part if given is None else self._like(i, part, given, self.shapes[i])
         return made
 
     def constrained(self, leaves: list[Tensor]) -> list[Tensor]:
         """These leaves, laid out as the parameters are."""
-        return self.wrapped(self.own(leaves))
+        return self.given(self.wrapped(self.own(leaves)))
+
+    def _cuts(self, leaf: int) -> tuple[Any, ...]:
+        """The placements of what processes have of a leaf in vectors."""
+        cut, given = placed([i in self.cut for i in range(self.mesh.ndim)]), self.placements[leaf]
+        return tuple(p if given is None or i in self.copied[leaf] else given[i] for i, p in enumerate(cut))
+
+    def _like(self, leaf: int, part: Tensor, placements: Any, shape: tuple[int, ...]) -> Tensor:
+        """A DTensor (shape), or columns of such, of which this process has a part."""
+        from torch.distributed.tensor import DTensor
+
+        whole = torch.Size((*shape, *part.shape[len(shape) :]))
+        stride = tuple(math.prod(whole[j + 1 :]) for j in range(len(whole)))
+        return DTensor.from_local(part, self.mesh, placements, run_check=False, shape=whole, stride=stride)
+
+    def _joined(self, parts: Sequence[Tensor], leaves: Sequence[int], axis: int) -> Sequence[Tensor]:
+        """The parts of these leaves that processes have along an axis of the mesh, put together by one all-gather."""
+        if not leaves:
+            return parts
+        place, at, count = self.here, self.cut.index(axis), self.mesh.size(axis)
+        places = [(*place[:at], c, *place[at + 1 :]) for c in range(count)]
+        shapes = [[_shape(self.shard(leaf, there, axis)) for leaf in leaves] for there in places]
+        length, columns = sum(map(math.prod, shapes[0])), parts[0].shape[len(self._rows[leaves[0]]) :]
+        wide, group = widest([part.dtype for part in parts]), self.mesh.get_group(axis)
+        flat = _filled_up([part.to(wide) for part in parts], length, columns)
+        every = flat.new_empty(len(flat) * count, *columns)
+        wait(lambda: all_gather(every, flat, group))
+        found = [_cut(of, own) for of, own in zip(every.split(length), shapes, strict=True)]
+        return [torch.cat(of).to(part.dtype) for part, of in zip(parts, zip(*found, strict=True), strict=True)]
+
+    def require_same_copies(self, copies: Mapping[tuple[int, ...], Sequence[Tensor]]) -> None:
+        """Raise on all processes unless those have the same that differ in their place along axes of the mesh alone.
+
+        ``copies`` holds what this one has, by these axes. All-reduces of 17 numbers for each place along the others.
+        """
+        if not copies:
+            return
+        mesh, sent = self.mesh, []
+        for axes, own in copies.items():
+            others = [i for i in range(mesh.ndim) if i not in axes]
+            table = np.zeros((*(mesh.size(i) for i in others), len(as_sent([0]))))
+            table[tuple(mesh.get_coordinate()[i] for i in others)] = as_sent([mark_of_bits(own)])
+            sent.append(table.reshape(-1, table.shape[-1]))
+        found = torch.tensor(np.concatenate(sent), dtype=torch.float32, device=self._device)
+        all_reduce(found, mesh, range(mesh.ndim), sharing.get())
+        if any(which_differs(sums) is not None for sums in found.tolist()):
+            raise ValueError(
+                "the parameters, or vectors like them, are DTensors or among such, and processes that should have the "
+                "same shards of them, because they are replicated or plain tensors, do not. Make them by "
+                "distribute_tensor, which sends those of the first process, or begin from one seed."
+            )
 
     def zeros(self, dtype: str, columns: int | None) -> Tensor:
         """The vector of zeros, or columns of them."""
@@ -283,120 +362,27 @@ class Layout:
         """
         total = sum(map(math.prod, self.shapes))
         every = torch.arange(total, dtype=torch.int32, device=self._device)
-        whole = every.split([math.prod(shape) for shape in self.shapes])
-        leaves = [part.reshape(shape) for part, shape in zip(whole, self.shapes, strict=True)]
-        found = torch.cat([leaf.reshape(-1) for leaf in self.own(leaves)])
+        found = torch.cat([leaf.reshape(-1) for leaf in self.own(_cut(every, self.shapes))])
         return torch.cat([found, found.new_full((self.length - len(found),), total)])
 
 
-class Way:
-    """Between shards and whole leaves, as a model of one reduction's processes sees them."""
-
-    def __init__(self, layout: Layout) -> None:
-        self.layout, self.reduction = layout, sharing.get()
-        self.shared = self.reduction is not None
-        if self.shared:
-            self.reduction.require_mesh(layout.mesh)
-
-    def seen(self, function: Callable[[list[Tensor]], Any]) -> Callable[[list[Tensor]], Any]:
-        """``function``, of whole leaves, as one of shards."""
-        return lambda shards: function(list(_Gather.apply(self, *shards)))
-
-    def require_same_copies(self, shards: Sequence[Tensor]) -> None:
-        """Raise on all processes unless those that should have the same shards do: along axes that cut nothing."""
-        layout, mesh = self.layout, self.layout.mesh
-        if math.prod(mesh.shape) == layout.devices:
-            return
-        sent = np.zeros((layout.devices, len(as_sent([0]))))
-        sent[layout.places.index(layout.here)] = as_sent([mark_of_bits(shards)])
-        found = torch.tensor(sent, dtype=torch.float32, device=layout._device)
-        all_reduce(found, mesh, range(mesh.ndim), self.reduction)
-        if any(which_differs(sums) is not None for sums in found.tolist()):
-            raise ValueError(
-                "the parameters are DTensors, and processes that should have the same shards of them, along an axis of "
-                "the mesh that is replicated, do not. Make them by distribute_tensor, which sends those of the first "
-                "process, or begin from one seed."
-            )
-
-    def gather(self, shards: Sequence[Tensor]) -> list[Tensor]:
-        """The whole leaves."""
-        layout, dtypes = self.layout, [shard.dtype for shard in shards]
-        flat = layout.flat(shards, _widest(dtypes))
-        for i in reversed(layout.cut):
-            flat = self._collected(flat, i)
-        parts = [
-            layout.shards(part, place) for part, place in zip(flat.split(layout.length), layout.places, strict=True)
-        ]
-        whole = [flat.new_empty(shape, dtype=dtype) for shape, dtype in zip(layout.shapes, dtypes, strict=True)]
-        for place, found in zip(layout.places, parts, strict=True):
-            for i, part in enumerate(found):
-                whole[i][layout.shard(i, place)] = part
-        return whole
-
-    def scatter(self, leaves: Sequence[Tensor]) -> list[Tensor]:
-        """Shards of this process of leaves, or of the sum of those that the processes have."""
-        layout, dtypes = self.layout, [leaf.dtype for leaf in leaves]
-        if not self.shared:
-            copies = [i for i in range(layout.mesh.ndim) if i not in layout.cut]  # where rounding may differ
-            own = [leaf[layout.shard(i, layout.here)].clone() for i, leaf in enumerate(leaves)]
-            return [layout.from_first(shard, copies) for shard in own] if copies else own
-        wide = _widest(dtypes)
-        flat = torch.cat([layout.flat(list(self._cut(leaves, place)), wide) for place in layout.places])
-        for i in range(layout.mesh.ndim):
-            flat = self._reduced(flat, i)
-        return [shard.to(dtype, copy=True) for shard, dtype in zip(layout.shards(flat), dtypes, strict=True)]
-
-    def total(self, expected: float, found: float) -> tuple[float, float]:
-        """<J^T u, J^T u> and <J J^T u, u> of all processes, from the shards and the outputs of this one."""
-        layout = self.layout
-        sent = torch.tensor([expected, found if self.shared else found / layout.devices], dtype=torch.float64)
-        sent = sent.to(layout._device)
-        all_reduce(sent, layout.mesh, layout.cut if not self.shared else range(layout.mesh.ndim), sharing.get())
-        copies = math.prod(layout.mesh.shape) // layout.devices if self.shared else 1
-        return float(sent[0]) / copies, float(sent[1])
-
-    def _cut(self, leaves: Sequence[Tensor], place: tuple[int, ...]) -> Iterator[Tensor]:
-        return (leaf[self.layout.shard(i, place)] for i, leaf in enumerate(leaves))
-
-    def _collected(self, flat: Tensor, axis: int) -> Tensor:
-        made = flat.new_empty(len(flat) * self.layout.mesh.size(axis))
-        group = self.layout.mesh.get_group(axis)
-        finish(self.reduction, lambda: all_gather(made, flat, group))
-        return made
-
-    def _reduced(self, flat: Tensor, axis: int) -> Tensor:
-        if axis not in self.layout.cut:
-            return all_reduce(flat, self.layout.mesh, [axis], self.reduction)
-        group = self.layout.mesh.get_group(axis)
-        made = flat.new_empty(len(flat) // self.layout.mesh.size(axis))
-        finish(self.reduction, lambda: reduce_scatter(made, flat, group))
-        return made
+def _shape(shard: tuple[slice, ...]) -> tuple[int, ...]:
+    return tuple(along.stop - along.start for along in shard)
 
 
-def _widest(dtypes: Sequence[torch.dtype]) -> torch.dtype:
-    found = dtypes[0]
-    for dtype in dtypes[1:]:
-        found = torch.promote_types(found, dtype)
-    return found
+def _cut(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """Arrays of these shapes, or columns of such, from the beginning of a flat one."""
+    sizes = [math.prod(shape) for shape in shapes]
+    parts = flat[: sum(sizes)].split(sizes)
+    return [part.reshape(*shape, *flat.shape[1:]) for part, shape in zip(parts, shapes, strict=True)]
 
 
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, way: Way, *shards: Tensor) -> Any:
-        ctx.way = way
-        return tuple(way.gather(shards))
-
-    @staticmethod
-    def backward(ctx: Any, *leaves: Tensor) -> Any:
-        return None, *_Scatter.apply(ctx.way, *leaves)
+def _filled_up(parts: Sequence[Tensor], length: int, columns: Sequence[int]) -> Tensor:
+    """The parts, flat but for their columns, and zeros up to this length."""
+    flat = torch.cat([part.reshape(-1, *columns) for part in parts])
+    return torch.cat([flat, flat.new_zeros(length - len(flat), *columns)])
 
 
-class _Scatter(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, way: Way, *leaves: Tensor) -> Any:
-        ctx.way = way
-        return tuple(way.scatter(leaves))
-
-    @staticmethod
-    def backward(ctx: Any, *shards: Tensor) -> Any:
-        return None, *_Gather.apply(ctx.way, *shards)
+def widest(dtypes: Sequence[torch.dtype]) -> torch.dtype:
+    """The dtype that holds the numbers of all of these."""
+    return reduce(torch.promote_types, dtypes)

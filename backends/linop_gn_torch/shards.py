@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from linop_gn.distributed.reduction import require_others
+
 __all__ = [
     "all_gather",
     "all_reduce",
@@ -228,6 +230,7 @@ def wait(begin: Callable[[], Any]) -> None:
 
 def finish(reduction: Any, begin: Callable[[], Any]) -> None:
     """:func:`wait`, with the processes of this reduction, or of none."""
+    require_others()
     if reduction is None:
         begin().wait()
     else:

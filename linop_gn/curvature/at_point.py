@@ -129,6 +129,8 @@ class Products(LinearOperator):
                 part = piece.apply(Partial(multiple, product), v, self.scale)
             total = part if total is None else added(ops, part, total)
             del part  # which would be held while the next is made
+        if total is None:  # of a process whose share has no batch
+            return self.domain.zeros(v.shape[1] if len(getattr(v, "shape", ())) == 2 else None)
         return total
 
 

@@ -6,9 +6,10 @@
   A list whose second entry is an array is one too: torch's ``DataLoader`` gives such, with a list for a tuple of
   inputs. So is a mapping with the targets as ``"labels"``, as Hugging Face's loaders give it.
 * any other iterable of such tuples: many batches. A list or tuple of them is
-  held in memory; anything else (a data loader) is streamed from the host on
-  every pass, and therefore has to be iterable again and again. It may give its
-  batches in another order each time.
+  held in memory (an empty one is of a process whose share has no batch);
+  anything else (a data loader) is streamed from the host on every pass, and
+  therefore has to be iterable again and again. It may give its batches in
+  another order each time.
 """
 
 from __future__ import annotations
@@ -144,8 +145,6 @@ def as_batches(data: Any) -> tuple[Batch, ...] | Stream:
     ------
     TypeError
         For what is no tuple and no iterable of tuples, or can be iterated only once.
-    ValueError
-        For an empty list.
     """
     if data is None:
         return (Batch(),)
@@ -156,8 +155,6 @@ def as_batches(data: Any) -> tuple[Batch, ...] | Stream:
     if one or isinstance(data, Batch) or (isinstance(data, tuple) and data and not all(map(_is_batch, data))):
         return (as_batch(data),)
     if isinstance(data, (list, tuple)):
-        if not data:
-            raise ValueError("the data hold no batch: an empty list. Give at least one (inputs, targets).")
         return tuple(as_batch(item) for item in data)
     if not isinstance(data, Iterable) or hasattr(data, "shape") or isinstance(data, (Mapping, str, bytes)):
         raise TypeError(

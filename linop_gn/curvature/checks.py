@@ -23,8 +23,8 @@ def require_finite_parameters(space: Space, x: Vector | tuple[Array, ...]) -> No
     ops = space.backend
     if ops.all_finite(x):
         return
-    parts = x if isinstance(x, tuple) else [x[where] for where in space.slices.values()]
-    bad = [name or "the array" for name, part in zip(space.names, parts, strict=True) if not ops.all_finite(part)]
+    parts = zip(space.names, space.split(x), strict=True)
+    bad = [name or "the array" for name, part in parts if not ops.all_finite(part)]
     if bad:
         raise ValueError(f"the parameters hold NaN or infinity in {bad}; nothing can be computed there.")
 

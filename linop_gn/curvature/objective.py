@@ -107,8 +107,8 @@ class Objective(Terms):
     Raises
     ------
     TypeError, ValueError
-        For data that cannot be iterated twice, are empty or not tuples, and (at the first
-        evaluation) for targets, weights and inputs that do not fit; the messages say what would.
+        For data that cannot be iterated twice or are not tuples, and (at the first evaluation) for data that are
+        empty, and targets, weights and inputs that do not fit; the messages say what would.
     """
 
     def __init__(
@@ -346,7 +346,8 @@ class Objective(Terms):
         space.backend.apart(x, self.reduce)
         loss = None if self.loss is None else (type(self.loss).__qualname__, self.loss.reduction)
         told = self.host, loss, space.names, space.shapes, space.dtypes, space.dtype
-        self.reduce.require_known(space.backend, x, told, _UNLIKE)
+        empty = not (self.host or self.batches)
+        self.reduce.short |= self.reduce.require_known(space.backend, x, told, _UNLIKE, empty)
         if space.layout is not None:  # each batch gathers the parameters, on all processes at once
             if self.host:
                 raise ValueError(

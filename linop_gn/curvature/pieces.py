@@ -284,13 +284,27 @@ def _by_block(
         parts = (shares[i : i + at_once].T for i in range(0, count, at_once))
         made = (ops.over_columns(lambda share: masked(share, piece, v), part, at_once) for part in parts)
         return sum(ops.namespace().sum(part, axis=1) for part in made)
+    products = Partial(_one_by_one, function, blocks, piece)
     leaves = space.split(v)
+    if space.in_parts:
+        return space.like(v, piece.linearization.by_parts(leaves, products))
+    return space.like(v, products(piece.linearization, leaves))
+
+
+def _one_by_one(
+    function: Callable[..., list[Array]],
+    blocks: tuple[tuple[int, ...], ...],
+    piece: Piece,
+    linearization: Linearization,
+    leaves: list[Array],
+) -> list[Array]:
+    piece = replace(piece, linearization=linearization)
     found: list[Any] = [None] * len(leaves)
     for block in blocks:
         for i, leaf in zip(block, function(piece, [leaves[i] for i in block], block), strict=True):
             found[i] = leaf
-    zeros = ops.namespace().zeros_like  # of leaves that are in none of these blocks
-    return space.like(v, [zeros(leaf) if made is None else made for made, leaf in zip(found, leaves, strict=True)])
+    zeros = piece.space.backend.namespace().zeros_like  # of leaves that are in none of these blocks
+    return [zeros(leaf) if made is None else made for made, leaf in zip(found, leaves, strict=True)]
 
 
 def _of_one(function: Callable[..., list[Array]], share: Vector, piece: Piece, v: Vector) -> Vector:

@@ -362,8 +362,20 @@ def _over_memory(visit: Callable[..., tuple[Sums, Any]], point: Point, *shared: 
         pieces.append(piece)
         totals = sums if totals is None else _add(point, totals, sums)
         del sums, piece  # which would be held while the next are made
-    assert totals is not None
+    totals = _of_no_batch(visit, point) if totals is None else totals
     return _with_l2(point, Summary(*_normalised(point, totals), tuple(pieces)))
+
+
+def _of_no_batch(visit: Callable[..., tuple[Sums, Any]], point: Point) -> Sums:
+    """What a process adds whose share has no batch."""
+    if isinstance(visit, Partial):
+        raise ValueError(
+            "a process whose data hold no batch does not know what of the layers is summed: give it a batch without "
+            "rows, (x[:0], y[:0])."
+        )
+    zero, space = 0.0 * point.space.one, point.space
+    vector = None if visit is _evaluate else space.zeros()
+    return zero, tuple(space.split(vector)) if isinstance(point.where, tuple) and vector is not None else vector, zero
 
 
 def _and_fits(visit: Visit, point: Point) -> tuple[Summary, tuple[()] | None]:
@@ -468,6 +480,10 @@ def _of_all_processes(point: Point, sums: Sums) -> Sums:
     vectors = vector if isinstance(vector, tuple) else () if vector is None else (vector,)
     if isinstance(vector, tuple):  # whose number and sizes may depend on the data
         reduction.require_same(ops, point.x, mark_of([ops.describe(x)[:2] for x in vectors]), _OTHERWISE)
+    if value is not None and reduction.short:  # who has no batch does not know the dtype of outputs
+        double = [ops.describe(x)[1] == "float64" for x in (value, weight) if x is not None]
+        dtype = "float64" if reduction.any(ops, point.x, any(double)) else "float32"
+        value, weight = (x if x is None else ops.cast(x, dtype) for x in (value, weight))
     parts = [part for part in (value, *vectors, weight) if part is not None]
     marks = {_DRIFTED: reduction.fingerprint(ops, point.x), _OTHER_TERMS: memo(point.objective).mark}
     found = iter(reduction.sum(ops, parts, marks))

@@ -67,8 +67,8 @@ def _backend_of(terms: Any, group: Any) -> Backend:
         if found is not None:
             return found
     raise TypeError(
-        "lg.distributed.DataParallel cannot tell whose processes are meant, from streamed data and a plain function: "
-        "give it the group, as torch.distributed.group.WORLD."
+        "lg.distributed.DataParallel cannot tell whose processes are meant, from streamed or no data and a "
+        "plain function: give it the group, as torch.distributed.group.WORLD."
     )
 
 

@@ -22,8 +22,9 @@ from zlib import crc32
 import numpy as np
 
 from ..protocols import Array, Backend, Vector
+from ..protocols.processes import is_leaving
 
-__all__ = ["OtherProcessError", "Reduction", "as_reduction", "as_sent", "mark_of", "which_differs"]
+__all__ = ["OtherProcessError", "Reduction", "as_reduction", "as_sent", "mark_of", "require_others", "which_differs"]
 
 _PARTS = 8
 """Numbers below 16 that a mark of 32 bits is cut into."""
@@ -31,6 +32,12 @@ _PARTS = 8
 
 class OtherProcessError(RuntimeError):
     """Another process raised, and this one cannot go on without it."""
+
+
+def require_others() -> None:
+    """Raise where this process is :func:`~linop_gn.protocols.processes.leaving`."""
+    if is_leaving():
+        raise OtherProcessError("what breaks off waits for no other process.")
 
 
 class Reduction:
@@ -62,12 +69,15 @@ class Reduction:
                 f"lg.distributed.Reduction; got a {type(all_reduce).__qualname__}."
             )
         self._all_reduce, self.rank, self.size = all_reduce, rank, size
-        self._known: set[Any] = set()
+        self._known: dict[Any, bool] = {}
+        self.short = False
+        """Whether a process may have no batch at all."""
 
     # what a subclass may know better
 
     def all_reduce(self, ops: Backend, x: Vector) -> Vector:
         """The sum of ``x`` (n,) over all processes; ``x`` may be written into."""
+        require_others()
         made = self._all_reduce(x)
         made = x if made is None else made  # as torch.distributed.all_reduce and MPI's functions in place
         if not ops.is_array(made) or ops.describe(made)[:2] != ops.describe(x)[:2]:
@@ -128,23 +138,28 @@ class Reduction:
             _require_equal(np.asarray(ops.to_numpy(made.pop())), marks)
         return made
 
-    def compare(self, ops: Backend, like: Vector, marks: Mapping[str, int]) -> None:
+    def compare(self, ops: Backend, like: Vector, marks: Mapping[str, int], wish: bool | None = None) -> bool:
         """Raise on all processes unless each mark is the same on all of them: the sentence that it stands under.
 
-        They travel in one dtype, whatever that of ``like`` is: of dtypes that differ there is something to be said too.
+        Returns whether any of them, which are all asked, has a ``wish``. All travels in one dtype, whatever that of
+        ``like`` is: of dtypes that differ there is something to be said too.
         """
-        flat = self.all_reduce(ops, ops.asarray(as_sent(marks.values()), "float32", ops.describe(like)[2]))
-        _require_equal(np.asarray(ops.to_numpy(flat)), marks)
+        asked = () if wish is None else (float(wish),)
+        sent = ops.asarray(np.array([*as_sent(marks.values()), *asked]), "float32", ops.describe(like)[2])
+        found = np.asarray(ops.to_numpy(self.all_reduce(ops, sent))).tolist()
+        wishes = [found.pop() for _ in asked]
+        _require_equal(found, marks)
+        return any(wishes)
 
     def require_same(self, ops: Backend, like: Vector, mark: int, what: str) -> None:
         """Raise on all processes, saying ``what``, unless the mark is the same on all of them."""
         self.compare(ops, like, {what: mark})
 
-    def require_known(self, ops: Backend, like: Vector, told: Any, what: str) -> None:
-        """:meth:`require_same` of the text of ``told``, the first time that it is met."""
+    def require_known(self, ops: Backend, like: Vector, told: Any, what: str, wish: bool = False) -> bool:
+        """:meth:`require_same` of the text of ``told``, the first time that it is met; whether any wished then."""
         if told not in self._known:
-            self.require_same(ops, like, mark_of(told), what)
-            self._known.add(told)
+            self._known[told] = self.compare(ops, like, {what: mark_of(told)}, wish)
+        return self._known[told]
 
     def count(self, ops: Backend, like: Vector, number: float) -> float:
         """The sum of a number over all processes."""

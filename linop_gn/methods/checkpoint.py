@@ -316,7 +316,8 @@ def _is_laid_out(space: Space | None, leaf: Any) -> bool:
     if space is None or space.layout is None or not space.backend.is_array(leaf):
         return False
     shape = space.backend.describe(leaf)[0]
-    return shape[:1] == (space.width,) and len(shape) <= 2
+    whole = space.in_parts and space.backend.layout([leaf]) is None  # of the length of vectors by chance
+    return shape[:1] == (space.width,) and len(shape) <= 2 and not whole
 
 
 def _kept(ops: Backend, arrays: dict[str, Any], name: str, leaf: Any, space: Space | None = None) -> dict[str, Any]:

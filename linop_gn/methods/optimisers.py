@@ -263,7 +263,8 @@ def groups_of(space: Space, groups: Any) -> tuple[LeafBlock, ...]:
 
 def _leaves(space: Space, v: Vector) -> list[Array]:
     """The leaves of v, all in the dtype of vectors."""
-    return space.backend.split(v, space.shapes, [space.dtype] * len(space.shapes))
+    dtypes = [space.dtype] * len(space.shapes)
+    return space.backend.split(v, space.shapes, dtypes) if space.layout is None else space.layout.split(v, dtypes)
 
 
 def _cut(space: Space, blocks: tuple[LeafBlock, ...], *vectors: Vector) -> list[tuple[LeafBlock, list[Vector]]]:

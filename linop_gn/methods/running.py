@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..distributed.reduction import Reduction
+from ..distributed.reduction import OtherProcessError, Reduction
 from ..distributed.watching import telling, together
 from ..protocols import Backend, Carry
+from ..protocols.processes import leaving
 from ..records import memo
 from ..run.loop import Look, Watcher, drive, watched
 from ..run.solution import History
@@ -132,9 +133,10 @@ class Run:
                 shown = together(self._reduction, self.ops, self.problem.start, watch)
                 _, stopped = watched(self._looks(every, bool(watch)), shown)
         except BaseException as error:
-            with suppress(AttributeError):
+            with suppress(AttributeError, OtherProcessError), leaving():
                 error.__dict__.pop("carry", None)  # of the loop
-                error.state, error.result = self.state, result(self)  # type: ignore[attr-defined]
+                error.state = self.state  # type: ignore[attr-defined]
+                error.result = result(self)  # type: ignore[attr-defined]
             error.add_note(
                 f"{self.steps} steps were done: error.state is where to go on from, lg.{door}(..., state=error.state)."
             )

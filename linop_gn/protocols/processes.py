@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["Processes"]
+__all__ = ["Processes", "is_leaving", "leaving"]
 
 T = TypeVar("T")
 
@@ -28,3 +31,21 @@ class Processes(Protocol):
             Where products cannot call this reduction.
         """
         ...
+
+
+_leaving: ContextVar[bool] = ContextVar("leaving", default=False)
+
+
+@contextmanager
+def leaving() -> Iterator[None]:
+    """Inside, a process is on its way out of an error: what it would send or wait for raises, as others may be gone."""
+    token = _leaving.set(True)
+    try:
+        yield
+    finally:
+        _leaving.reset(token)
+
+
+def is_leaving() -> bool:
+    """Whether this process is :func:`leaving`."""
+    return _leaving.get()

@@ -21,6 +21,7 @@ import numpy as np
 
 from ..arguments import whole
 from ..protocols import Backend, Carry, Iteration
+from ..protocols.processes import leaving
 from .solution import History
 from .status import Code
 
@@ -184,7 +185,7 @@ def reached(result: Callable[[Carry], Any], advice: str) -> Iterator[None]:
         if carry is not None:
             del error.carry  # type: ignore[attr-defined]
             steps = int(np.max(carry.state.steps))
-            with suppress(Exception):  # what broke the run off is what is told
+            with suppress(Exception), leaving():  # what broke the run off is what is told
                 error.result = result(carry)  # type: ignore[attr-defined]
             error.add_note(f"{steps} steps were done: {advice}")
         raise

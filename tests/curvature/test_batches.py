@@ -147,7 +147,7 @@ class Examples:
 )
 def test_data_that_are_none(data, error, message):
     with pytest.raises(error, match=message):
-        lg.Objective(lambda p, x: x @ p, lg.losses.SquaredError(), data)
+        lg.Objective(lambda p, x: x @ p, lg.losses.SquaredError(), data).value(np.ones(3))
 
 
 class Exhausted:

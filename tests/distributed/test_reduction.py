@@ -253,13 +253,28 @@ def test_collectives_are_counted(eager):
 
     mark, marks = 17, 33
     for found in on_threads(2, work):
-        assert found["first"] == [mark, 1 + n + 1 + marks]
+        assert found["first"] == [mark + 1, 1 + n + 1 + marks]
         assert found["value"] == [1 + 1 + marks]
         assert found["gradient"] == [1 + n + 1 + marks]
         assert (found["product"], found["columns"], found["blocks"]) == ([n], [5 * n], [n])
         assert found["solve"] == found["watched"] == [marks] + [n] * 7
         assert found["MINRES"] == [marks] + [n] * found["products"]
         assert found["krylov"] == [marks] + [n] * 5
+
+
+def test_a_process_may_have_no_batch(numpy_backend):
+    ops = numpy_backend
+    params, *data = problem(ops)
+    alone = objective(ops, tuple(data), l2=0.1)
+
+    def work(processes):
+        fit = objective(ops, [] if processes.rank else [tuple(data)], l2=0.1, reduce=processes)
+        return fit.value(params), lg.minimize(fit, params, max_steps=5).params
+
+    for value, found in on_threads(2, work):
+        assert value == alone.value(params)
+        for name, x in lg.minimize(alone, params, max_steps=5).params.items():
+            np.testing.assert_allclose(found[name], x, rtol=1e-10)
 
 
 @pytest.mark.parametrize(

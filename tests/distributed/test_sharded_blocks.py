@@ -84,6 +84,35 @@ def test_many_entries_in_single_precision_are_added_up_as_safely_as_those_of_a_v
     np.testing.assert_allclose(found, np.float64(np.float32(0.1)) ** 2 * np.array([2**20, 2**17]), 1e-6)
 
 
+def test_a_leaf_without_entries_is_in_no_block():
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    cut = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("d"))
+    tree = [jnp.ones((0, 2)), jax.device_put(jnp.arange(16.0), cut)]
+    space = lg.Space.of(tree)
+    numbers = space.layout.by_block("max_abs", ((1,),), space.pack(tree))
+    np.testing.assert_array_equal(numbers, [15.0])
+    np.testing.assert_array_equal(space.unpack(space.layout.of_blocks(numbers, ((1,),), None))[1], np.full(16, 15.0))
+
+
+def test_groups_of_leaves_move_as_on_one_device():
+    ops, o = lg.load("jax"), lg.optimisers
+    each = o.Groups({"still": "b*", "moved": "*"}, {"still": o.SGD(), "moved": o.Clip(o.SGD(), 1.0)})
+    found = []
+    for here in (spread("split by tensor", UNEVEN), one(UNEVEN)):
+        space = lg.Space.of(here.params)
+        x = space.pack(here.params)
+        step, _ = each.update(ops, space, 2.0 * x, each.init(ops, space, x), x, ops.scalar(0.1, x))
+        found.append(space.unpack(step))
+    close(*found)
+
+
+def test_parameters_that_are_not_finite_are_named():
+    here = spread("split by tensor", UNEVEN)
+    bad = here.params | {"b2": here.params["b2"].at[1].set(np.nan)}
+    with pytest.raises(ValueError, match=r"hold NaN or infinity in \['b2'\]"):
+        here.objective.at(bad)
+
+
 METHODS = {
     "CG": lg.CG(rtol=1e-10),
     "MINRES": lg.MINRES(rtol=1e-10),

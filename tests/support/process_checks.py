@@ -96,6 +96,27 @@ class Counted:
 # checks
 
 
+def check_a_share_without_a_batch():
+    """The first process has all batches; outputs are of another dtype than parameters in the last case."""
+    whole = [data()] * 2
+    batches = [] if dist.get_rank() else whole
+    wide = lg.Objective(network(), LOSS, whole, l2=0.1)
+    fit = parallel(network(), batches, l2=0.1)
+    close(fit.value(network()), wide.value(network()))
+    close(fit.gradient(network()), wide.gradient(network()))
+    for kind in (lg.GGN, lg.Hessian, lg.BlockGGN, lg.EmpiricalFisher):
+        v = kind(wide, network()).domain.random(0, 2)
+        close(kind(fit, network()) @ v, kind(wide, network()) @ v)
+    run = lg.minimize(fit, network(), max_steps=3)
+    close(run.params, lg.minimize(wide, network(), max_steps=3).params, 1e-8)
+    apart = parallel(network(), batches, dist.new_group())  # which is out of step then
+    assert "a batch without rows" in raised(Exception, lambda: lg.KFAC(apart, network()) @ v)
+    fit, p = parallel(lambda p, x: x @ p.double(), batches, dist.group.WORLD), torch.ones(3, 2)
+    wide = lg.Objective(lambda p, x: x @ p.double(), LOSS, whole)
+    close(fit.value(p), wide.value(p))
+    close(fit.gradient(p), wide.gradient(p), 1e-6)
+
+
 def check_products_of_uneven_shares():
     net = network()
     params = dict(net.named_parameters())
