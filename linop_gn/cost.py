@@ -9,10 +9,10 @@ side: counted for each route where operations are done as they are asked for
 there. It is told without the operator's own (a linearisation keeps the model's
 activations, unless the objective's ``memory="low"``) and without what the
 framework allocates inside a product. Where vectors are divided among devices it
-is that of each. JAX's programs for the CPU hold more than their solver needs, CG
-11 vectors where 8 would do: XLA begins operations before they are needed, to run
-some at once, and no program can say that it should not (for a whole process
-``XLA_FLAGS=--xla_cpu_enable_concurrency_optimized_scheduler=false`` does).
+is that of each. JAX's programs for the CPU may hold more than their solver needs:
+XLA begins operations before they are needed, to run some at once (with
+``compiler_options={"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}``
+in ``jax.jit`` it does not).
 Flops are leading terms. A route with steps is told for ``steps`` of them, which
 is what it may need and not what it will need.
 

@@ -43,7 +43,7 @@ import math
 from typing import Any, NamedTuple
 
 from ..operators.base import LinearOperator
-from ..protocols import Backend, Scalar, Vector
+from ..protocols import Backend, Scalar, Vector, unchanged
 from ..records import record, replace, static
 from ..run.status import Code, alike, verdict
 from .base import Cost, Solver, bytes_of, each
@@ -168,7 +168,7 @@ class CG(ResidualSolver):
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         k, sure = self.planned(steps), self.steps is not None
         shelf = 0 if self.keep is None else plan(self.keep, k).capacity
-        return short_recurrence(self, operator, k, sure, each(operator, 4 if sure else 6, 11) + shelf, 10.0)
+        return short_recurrence(self, operator, k, sure, each(operator, 4 if sure else 6, 6) + shelf, 10.0)
 
     def tangent(self, operator: LinearOperator) -> tuple[LinearOperator, Solver]:
         return operator, replace(self, keep=None)
@@ -223,8 +223,13 @@ class CG(ResidualSolver):
         running, no = s.status == Code.RUNNING, ops.logical_not
         checking = running & (s.claim != Code.RUNNING)
         starting = running & (s.products == 0) if problem.x0 is not None else None
-        (v,) = ops.branch(checking, lambda x, p: (ops.axpy(s.trial, p, ops.copy(x)),), _direction, s.x, s.p)
+
+        def on_trial(x: Vector, p: Vector) -> tuple[Vector]:
+            return (ops.axpy(s.trial, p, ops.copy(x)),)
+
+        (v,) = ops.branch(checking, on_trial, _direction, s.x, s.p)
         product = problem.operator.apply(v)
+        del v  # nor is it read below: a program has no room for it beside the terms of inner products
         curvature = ops.dot(s.p, product)  # of no use while checking, but not finite if the product is not
         good = (running ^ checking) & (curvature > 0)
         if starting is not None:
@@ -235,24 +240,34 @@ class CG(ResidualSolver):
             alpha = ops.where(starting, along_start(ops, s.rp, curvature), alpha)
             change = ops.where(alpha != 0, alpha * (s.rp - 0.5 * alpha * curvature), 0.0)
             gain = ops.where(starting, change, gain)
+        model = s.model - gain
+        moved = good & ((model >= -s.room) | (model >= 1e3 * s.model))
+        r = ops.axpy(-alpha, product, s.r)
 
-        def recur(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar, Scalar, Scalar]:
-            model = s.model - gain
-            sane = (model >= -s.room) | (model >= 1e3 * s.model)
-            return ops.axpy(-alpha, product, r), model, s.rp, s.status, good & sane
+        def replace(r: Vector, model: Scalar, moved: Scalar) -> tuple[Vector, Scalar, Scalar]:
+            """A step on trial is taken if its residual is what was expected of it, and half as large.
 
-        def replace(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar, Scalar, Scalar]:
-            energy = ops.dot(v, product)
-            true = ops.axpby(ops.divide(1.0, s.scale), problem.rhs, -1.0, product)
-            # A step on trial is taken if its residual is what was expected of it, and half as large.
-            gap = ops.subtract(true, r)
-            taken = (s.trial != 0) & (ops.sqrt(ops.dot(true, true)) <= 0.5 * s.norm)
-            taken = taken & (ops.sqrt(ops.dot(gap, gap)) <= 1e-3 * s.norm)
-            fits, unfit = unfit_status(ops, ops.max_abs(v), s.scale, v)
-            held = ops.where(fits, Code.CONVERGED, unfit) + 0 * s.status
-            return true, -0.5 * energy - ops.dot(v, true), ops.dot(s.p, true), held, taken
+            One that is refused needs neither residual nor model, for the run ends. So each sum waits for the one
+            before, and a program holds the terms of one at a time, and writes over r.
+            """
+            weight, plain = ops.divide(1.0, s.scale), s.trial == 0
+            gap = ops.axpby(weight, problem.rhs, -1.0, ops.axpy(1.0, product, r))
+            taken = plain | (ops.sqrt(ops.dot(gap, gap)) <= 1e-3 * s.norm)
+            weight = ops.where(taken, weight, 0.0)
+            true = ops.axpby(weight, problem.rhs, -1.0, product)
+            taken = taken & (plain | (ops.sqrt(ops.dot(true, true)) <= 0.5 * s.norm))
+            weight = ops.where(taken, weight, 0.0)
 
-        r, model, rp, held, moved = ops.branch(checking, replace, recur, s.r, product)
+            def model_at(true: Vector, v: Vector) -> tuple[Scalar]:
+                return (-0.5 * ops.dot(v, ops.axpby(weight, problem.rhs, 1.0, ops.copy(true))),)
+
+            def at_step(true: Vector) -> tuple[Scalar]:
+                return model_at(true, *on_trial(s.x, s.p))
+
+            (model,) = ops.branch(plain, lambda true: model_at(true, s.x), at_step, true)
+            return true, model, taken & no(plain)
+
+        r, model, moved = ops.branch(checking, replace, unchanged, r, model, moved)
         z = problem.precondition(r)
         rr = ops.dot(r, r)
         rz = rr if z is r else ops.dot(r, z)
@@ -279,6 +294,13 @@ class CG(ResidualSolver):
             drowning = good & sound & no(moved)
             tried = checking & (s.trial != 0)
             checked = checking & sound & (moved | no(tried))
+
+            def seen() -> tuple[Scalar, Scalar]:
+                (v,) = on_trial(s.x, s.p)
+                fits, unfit = unfit_status(ops, ops.max_abs(v), s.scale, v)
+                return ops.dot(s.p, r), ops.where(fits, Code.CONVERGED, unfit) + 0 * s.status
+
+            rp, held = ops.branch(checking, seen, lambda: (s.rp, s.status))
             began = moved if starting is None else moved | (starting & sound)
             known = began | checked
             length = ops.where(tried, s.trial, alpha)
