@@ -81,7 +81,9 @@ def _at_most_once(condition: Scalar, function: Callable[..., R], operands: Any) 
 
     def run(carry: tuple[Any, Any]) -> tuple[Any, Any]:
         going, given = carry
-        made = [lax.convert_element_type(x, y.dtype) for x, y in zip(function(*given), given, strict=True)]
+        with jax.named_scope("at_most_once"):  # so that who reads a program can tell it from a loop
+            results = function(*given)
+        made = [lax.convert_element_type(x, y.dtype) for x, y in zip(results, given, strict=True)]
         return jnp.zeros_like(going), made
 
     given = [jnp.asarray(x) for x in operands]
