@@ -9,10 +9,10 @@ side: counted for each route where operations are done as they are asked for
 there. It is told without the operator's own (a linearisation keeps the model's
 activations, unless the objective's ``memory="low"``) and without what the
 framework allocates inside a product. Where vectors are divided among devices it
-is that of each. JAX's programs for the CPU hold more than their solver needs, CG
-11 vectors where 8 would do: XLA begins operations before they are needed, to run
-some at once, and no program can say that it should not (for a whole process
-``XLA_FLAGS=--xla_cpu_enable_concurrency_optimized_scheduler=false`` does).
+is that of each. JAX's programs for the CPU may hold more than their solver needs:
+XLA begins operations before they are needed, to run some at once (with
+``compiler_options={"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}``
+in ``jax.jit`` it does not).
 Flops are leading terms. A route with steps is told for ``steps`` of them, which
 is what it may need and not what it will need.
 
@@ -77,7 +77,7 @@ def cost(A: LinearOperator, method: Any = None, *, steps: int = 50) -> Costs:
     GramSolve, Cholesky         4  62.6 kiB       1.8e+04  3 outputs; J^T alone
     GLTR                       20   180 kiB         1e+06  20 steps; another radius is free
     krylov, basis kept         20   180 kiB         1e+06  every damping and radius
-    CG                         21  46.9 kiB         2e+05  20 steps
+    CG                         21    43 kiB         2e+05  20 steps
     MINRES                     21  85.9 kiB       3.8e+05  20 steps
     Steihaug                   21  39.1 kiB       2.4e+05  20 steps
     GramSolve, CG              24    47 kiB         6e+02  20 steps with 3 outputs

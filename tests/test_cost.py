@@ -170,7 +170,9 @@ def test_compiled_programs(jax):
     """Of two routes, since compiling takes time; benchmarks/memory.py measures all."""
     n = 20_000
     A, b = lg.Damped(lg.Diagonal(put("jax", np.linspace(1, 50, n))), 0.1), put("jax", np.ones(n))
-    assert_near(lg.cost(A, lg.CG())[0], compiled_peak(lambda A, b: lg.solve(A, b).x, A, b))
+    taken = compiled_peak(lambda A, b: lg.solve(A, b).x, A, b)
+    assert_near(lg.cost(A, lg.CG())[0], taken)
+    assert taken <= 6.1 * b.nbytes  # x, r, p, A p, the best point, and one that is multiplied or summed
     (told,) = lg.cost(A, lg.Lanczos(20))
     assert_near(told, compiled_peak(lambda A, b: lg.krylov(A, b, 20).solve(damping=0.1).x, A, b))
 
@@ -186,7 +188,7 @@ def test_bytes_of_each_device(jax):
     whole, parts = (
         lg.cost(lg.FunctionOperator(lambda v: v, s, psd=True, on="tree"), lg.CG(steps=5))[0] for s in (space, divided)
     )
-    assert (whole.memory, parts.memory) == (11 * 1000 * 8, 11 * 128 * 8)
+    assert (whole.memory, parts.memory) == (6 * 1000 * 8, 6 * 128 * 8)
     assert parts.note == "5 steps; each of 8 devices"
 
 
@@ -266,7 +268,7 @@ def test_only_routes_that_there_are(torch):
 def test_under_every_framework(backend):
     A = lg.Damped(lg.Diagonal(array(backend, np.ones(4), "float32")), 1.0)
     (told,) = lg.cost(A, lg.CG(steps=5))
-    assert (told.products, told.memory) == (5, (11 if "compiled" in backend.capabilities else 4) * 4 * 4)
+    assert (told.products, told.memory) == (5, (6 if "compiled" in backend.capabilities else 4) * 4 * 4)
 
 
 def test_methods_of_your_own():

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax, tree_util
 
-from linop_gn.backend import Scalar, Vector
+from linop_gn.backend import Scalar, Vector, unchanged
 
-from .mapped import alike
+from .mapped import alike, steady
 
 __all__ = ["JaxArithmetic", "floats_like", "scalar_dtype", "size", "sizes"]
 
@@ -76,6 +76,20 @@ def _max_abs(x: Vector) -> Scalar:
     return size(jnp.max(sizes(x), axis=0, initial=0))
 
 
+def _at_most_once(condition: Scalar, function: Callable[..., R], operands: Any) -> R:
+    """A loop of one round or none, which writes over its operands: a conditional would make copies of them."""
+
+    def run(carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        going, given = carry
+        with jax.named_scope("at_most_once"):  # so that who reads a program can tell it from a loop
+            results = function(*given)
+        made = [lax.convert_element_type(x, y.dtype) for x, y in zip(results, given, strict=True)]
+        return jnp.zeros_like(going), made
+
+    given = [jnp.asarray(x) for x in operands]
+    return tuple(lax.while_loop(lambda carry: carry[0], *steady(run, (condition, given)))[1])  # type: ignore[return-value]
+
+
 class JaxArithmetic:
     """The part of the backend that solvers are written with."""
 
@@ -107,6 +121,8 @@ class JaxArithmetic:
             return tree_util.tree_map(lambda x, y: jnp.where(condition, x, y), then(*operands), otherwise(*operands))
         if not isinstance(condition, jax.core.Tracer):
             return then(*operands) if condition else otherwise(*operands)
+        if otherwise is unchanged:
+            return _at_most_once(condition, then, operands)
         sides = [lambda *given, side=side: _counted(floats_like(side(*given), operands)) for side in (then, otherwise)]
         return lax.cond(condition, *alike(sides, operands), *operands)
 

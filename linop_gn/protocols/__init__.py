@@ -24,7 +24,7 @@ the array ``y`` must not be read again: eager backends have overwritten it.
 All other arguments are left alone.
 """
 
-from .arithmetic import Arithmetic
+from .arithmetic import Arithmetic, unchanged
 from .arrays import Arrays
 from .backend import CAPABILITIES, CONTRACT, Backend
 from .bases import Bases
@@ -60,4 +60,5 @@ __all__ = [
     "Uses",
     "Vector",
     "View",
+    "unchanged",
 ]

@@ -17,9 +17,14 @@ from typing import Any, Protocol, TypeVar
 
 from .types import Array, Scalar, Vector
 
-__all__ = ["Arithmetic"]
+__all__ = ["Arithmetic", "unchanged"]
 
 R = TypeVar("R")
+
+
+def unchanged(*operands: Any) -> Any:
+    """The side of :meth:`Arithmetic.branch` that leaves the operands, so that a program writes over them: no copies."""
+    return operands
 
 
 class Arithmetic(Protocol):
@@ -59,6 +64,7 @@ class Arithmetic(Protocol):
 
         Both return tuples of vectors and scalars of the same structure. Either may consume its
         operands: where both have to be run (columns that differ), the backend gives one of them copies.
+        ``otherwise`` may be :func:`unchanged`.
         """
 
     def scalar(self, value: Any, like: Vector) -> Scalar:

@@ -32,6 +32,11 @@ What differs from ``scipy.sparse.linalg.cg``:
   zero, and its first product is the only one that a start costs.
 * The model 1/2 x^T A x - b^T x comes with every step, without a product.
 * k columns are solved at once, each with its own scalars and status.
+* ``reductions=1``: the inner products of a step need no other, so that devices that share a vector meet once a step,
+  not twice. Saad (1985) told the next r.r by those with A p, and Meurant (1987) sums it too, a step later; see
+  D'Azevedo, Eijkhout and Romine, *Conjugate gradient algorithms with reduced synchronization overhead* (1993).
+  Chronopoulos and Gear (1989) have one sum as well, but A p by a recurrence, whose drift no later step mends; here it
+  is a product.
 
 The tick that verifies and the tick that iterates share one product, so the
 operator stands once in a compiled program, with or without ``x0``.
@@ -43,7 +48,7 @@ import math
 from typing import Any, NamedTuple
 
 from ..operators.base import LinearOperator
-from ..protocols import Backend, Scalar, Vector
+from ..protocols import Backend, Scalar, Vector, unchanged
 from ..records import record, replace, static
 from ..run.status import Code, alike, verdict
 from .base import Cost, Solver, bytes_of, each
@@ -135,6 +140,10 @@ class CG(ResidualSolver):
         An operator applying an approximation of A^-1; a recipe from
         :mod:`linop_gn.preconditioners`, or a function, that makes one from the
         (damped) operator being solved with.
+    reductions
+        1 sums the inner products of a step at once, in place of 2 after each other, where vectors are sharded; without
+        a preconditioner. A step along p is as long as in CG, and its residual as true; the next direction is right
+        to half the digits and more, or they are summed once more.
 
     >>> import numpy as np, linop_gn as lg
     >>> A = lg.Dense(np.array([[2.0, 1.0], [1.0, 3.0]]), symmetric=True)
@@ -145,6 +154,7 @@ class CG(ResidualSolver):
 
     stop: Any = None
     keep: Any = static(default=None)
+    reductions: int = static(default=2)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -156,6 +166,12 @@ class CG(ResidualSolver):
                     "CG: stop= takes the place of rtol, atol and steps. For several conditions give "
                     "stop=lg.AnyOf(lg.RelativeResidual(rtol, atol), ...), and max_steps for a limit."
                 )
+        if self.reductions not in (1, 2) or (self.reductions == 1 and self.preconditioner is not None):
+            raise ValueError(
+                f"CG: reductions must be 2, or 1 without a preconditioner, got {self.reductions!r}"
+                f"{' with one' if self.preconditioner is not None else ''}: inner products with A p tell the next "
+                "residual's, and not the one with what a preconditioner makes of it."
+            )
         if self.keep is not None and self.steps is self.max_steps is None:
             raise ValueError("CG: keep= needs max_steps= or steps= beside it: they decide how many iterates there are.")
         object.__setattr__(self, "keep", as_schedule(self.keep, "CG"))
@@ -168,7 +184,9 @@ class CG(ResidualSolver):
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         k, sure = self.planned(steps), self.steps is not None
         shelf = 0 if self.keep is None else plan(self.keep, k).capacity
-        return short_recurrence(self, operator, k, sure, each(operator, 4 if sure else 6, 11) + shelf, 10.0)
+        single = self.reductions == 1
+        held = each(operator, 4 if sure else 5.5, 8 if single else 6) + shelf
+        return short_recurrence(self, operator, k, sure, held, 16.0 if single else 10.0)
 
     def tangent(self, operator: LinearOperator) -> tuple[LinearOperator, Solver]:
         return operator, replace(self, keep=None)
@@ -223,38 +241,65 @@ class CG(ResidualSolver):
         running, no = s.status == Code.RUNNING, ops.logical_not
         checking = running & (s.claim != Code.RUNNING)
         starting = running & (s.products == 0) if problem.x0 is not None else None
-        (v,) = ops.branch(checking, lambda x, p: (ops.axpy(s.trial, p, ops.copy(x)),), _direction, s.x, s.p)
+
+        def on_trial(x: Vector, p: Vector) -> tuple[Vector]:
+            return (ops.axpy(s.trial, p, ops.copy(x)),)
+
+        (v,) = ops.branch(checking, on_trial, _direction, s.x, s.p)
         product = problem.operator.apply(v)
-        curvature = ops.dot(s.p, product)  # of no use while checking, but not finite if the product is not
+        del v  # nor is it read below: a program has no room for it beside the terms of inner products
+        rp, before = s.rp, s.rz
+        curvature = ops.dot(s.p, product)
+        single = self.reductions == 1 and problem.preconditioner is None
+        if single:  # none of them needs another, so that programs sum them over devices at once
+            across, square, whole = ops.dot(s.r, product), ops.dot(product, product), ops.dot(s.r, s.r)
+            rp, before = ops.dot(s.p, s.r), ops.where(checking, before, whole)
+        # The curvature is of no use while checking, but not finite if the product is not.
         good = (running ^ checking) & (curvature > 0)
         if starting is not None:
             good = good & no(starting)
-        alpha = ops.where(good, ops.divide(s.rp, curvature), 0.0)
-        gain = 0.5 * alpha * s.rp
+        alpha = ops.where(good, ops.divide(rp, curvature), 0.0)
+        gain = 0.5 * alpha * rp
         if starting is not None:
-            alpha = ops.where(starting, along_start(ops, s.rp, curvature), alpha)
-            change = ops.where(alpha != 0, alpha * (s.rp - 0.5 * alpha * curvature), 0.0)
+            alpha = ops.where(starting, along_start(ops, rp, curvature), alpha)
+            change = ops.where(alpha != 0, alpha * (rp - 0.5 * alpha * curvature), 0.0)
             gain = ops.where(starting, change, gain)
+        model = s.model - gain
+        moved = good & ((model >= -s.room) | (model >= 1e3 * s.model))
+        r = ops.axpy(-alpha, product, s.r)
 
-        def recur(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar, Scalar, Scalar]:
-            model = s.model - gain
-            sane = (model >= -s.room) | (model >= 1e3 * s.model)
-            return ops.axpy(-alpha, product, r), model, s.rp, s.status, good & sane
+        def replace(r: Vector, model: Scalar, moved: Scalar) -> tuple[Vector, Scalar, Scalar]:
+            """A step on trial is taken if its residual is what was expected of it, and half as large.
 
-        def replace(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar, Scalar, Scalar]:
-            energy = ops.dot(v, product)
-            true = ops.axpby(ops.divide(1.0, s.scale), problem.rhs, -1.0, product)
-            # A step on trial is taken if its residual is what was expected of it, and half as large.
-            gap = ops.subtract(true, r)
-            taken = (s.trial != 0) & (ops.sqrt(ops.dot(true, true)) <= 0.5 * s.norm)
-            taken = taken & (ops.sqrt(ops.dot(gap, gap)) <= 1e-3 * s.norm)
-            fits, unfit = unfit_status(ops, ops.max_abs(v), s.scale, v)
-            held = ops.where(fits, Code.CONVERGED, unfit) + 0 * s.status
-            return true, -0.5 * energy - ops.dot(v, true), ops.dot(s.p, true), held, taken
+            One that is refused needs neither residual nor model, for the run ends. So each sum waits for the one
+            before, and a program holds the terms of one at a time, and writes over r.
+            """
+            weight, plain = ops.divide(1.0, s.scale), s.trial == 0
+            gap = ops.axpby(weight, problem.rhs, -1.0, ops.axpy(1.0, product, r))
+            taken = plain | (ops.sqrt(ops.dot(gap, gap)) <= 1e-3 * s.norm)
+            weight = ops.where(taken, weight, 0.0)
+            true = ops.axpby(weight, problem.rhs, -1.0, product)
+            taken = taken & (plain | (ops.sqrt(ops.dot(true, true)) <= 0.5 * s.norm))
+            weight = ops.where(taken, weight, 0.0)
 
-        r, model, rp, held, moved = ops.branch(checking, replace, recur, s.r, product)
+            def model_at(true: Vector, v: Vector) -> tuple[Scalar]:
+                return (-0.5 * ops.dot(v, ops.axpby(weight, problem.rhs, 1.0, ops.copy(true))),)
+
+            def at_step(true: Vector) -> tuple[Scalar]:
+                return model_at(true, *on_trial(s.x, s.p))
+
+            (model,) = ops.branch(plain, lambda true: model_at(true, s.x), at_step, true)
+            return true, model, taken & no(plain)
+
+        r, model, moved = ops.branch(checking, replace, unchanged, r, model, moved)
         z = problem.precondition(r)
-        rr = ops.dot(r, r)
+        if single:
+            told = whole - alpha * (2.0 * across - alpha * square)
+            # Half of its digits are right, or it is summed: so it is where the norm falls below eps^(1/4) in one step.
+            right = no(checking) & (told > ops.eps(r) ** 0.5 * whole) & (told < math.inf)
+            (rr,) = ops.branch(right, lambda r: (told,), lambda r: (ops.dot(r, r),), r)
+        else:
+            rr = ops.dot(r, r)
         rz = rr if z is r else ops.dot(r, z)
         norm = ops.sqrt(rr)
         sound = ops.isfinite(curvature + rr + rz)
@@ -266,7 +311,7 @@ class CG(ResidualSolver):
         else:
             code, memory = look_of(self.stop, ops, s.memory, Progress(steps, norm, model, r, s.scale))
             going = (code == Code.RUNNING) & (norm > s.hope)
-        beta = ops.divide(rz, s.rz)
+        beta = ops.divide(rz, before)
 
         def go_on() -> tuple[Scalar, ...]:
             return (
@@ -279,6 +324,13 @@ class CG(ResidualSolver):
             drowning = good & sound & no(moved)
             tried = checking & (s.trial != 0)
             checked = checking & sound & (moved | no(tried))
+
+            def seen() -> tuple[Scalar, Scalar]:
+                (v,) = on_trial(s.x, s.p)
+                fits, unfit = unfit_status(ops, ops.max_abs(v), s.scale, v)
+                return ops.dot(s.p, r), ops.where(fits, Code.CONVERGED, unfit) + 0 * s.status
+
+            along, held = ops.branch(checking, seen, lambda: (rp, s.status))
             began = moved if starting is None else moved | (starting & sound)
             known = began | checked
             length = ops.where(tried, s.trial, alpha)
@@ -328,13 +380,13 @@ class CG(ResidualSolver):
             better = checked & (norm < s.verified)
             behind = (outcome == Code.STAGNATED) | (outcome == Code.MAX_STEPS)
             back = ended & behind & no(waiting) & (ops.where(known, norm, s.norm) > s.verified)
-            keeps = drowning | (checking & no(moved) & (s.rz != 0))
+            keeps = drowning | (checking & no(moved) & (before != 0))
             return (
                 ops.where(began, length, 0.0),
                 ops.where(keeps, 0.0, 1.0),
                 ops.where(moved, beta, ops.where(keeps, 1.0, 0.0)),
-                ops.where(drowning, s.rz, rz),
-                ops.where(keeps, rp, ops.where(tried, rz + beta * rp, rz)),
+                ops.where(drowning, before, rz),
+                ops.where(keeps, along, ops.where(tried, rz + beta * along, rz)),
                 better,
                 back | s.back,
                 ops.where(back, s.verified, ops.where(known, norm, s.norm)),

@@ -72,6 +72,7 @@ SOLVERS = {
         lambda rtol: lg.CG(rtol=rtol, preconditioner=lg.preconditioners.Jacobi()),
         {"counts": False},
     ),
+    "CG, one reduction": (lambda rtol: lg.CG(rtol=rtol, reductions=1), {}),
     "CG, kept": (lambda rtol: lg.CG(rtol=rtol, max_steps=50, keep="every"), {}),
     "MINRES": (lambda rtol: lg.MINRES(rtol=rtol), ANY),
     "LSMR": (lambda rtol: lg.LSMR(atol=rtol / 10, btol=rtol / 10), {"kit": LeastSquares}),

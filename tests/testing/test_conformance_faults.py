@@ -8,7 +8,7 @@ import pytest
 
 import linop_gn as lg
 from linop_gn import Status
-from linop_gn.protocols import Carry
+from linop_gn.protocols import Carry, unchanged
 
 conformance = pytest.importorskip("linop_gn.testing.conformance")
 Numpy = type(lg.load("numpy"))
@@ -254,6 +254,14 @@ class BranchSharesItsOperands(Sound):
             return super().branch(condition, then, otherwise, *operands)
         pairs = zip(then(*operands), otherwise(*operands), strict=True)
         return tuple(np.where(condition, x, y) for x, y in pairs)
+
+
+@fault("branch_or_unchanged")
+class BranchWritesOverWhatIsUnchanged(Sound):
+    def branch(self, condition, then, otherwise, *operands):
+        if otherwise is not unchanged or not isinstance(condition, np.ndarray):
+            return super().branch(condition, then, otherwise, *operands)
+        return tuple(np.where(condition, x, y) for x, y in zip(then(*operands), operands, strict=True))
 
 
 @fault("branch_runs_one_side")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from ...protocols import unchanged
 from .base import Draws, Kit, agree, claim, drawn
 
 __all__ = ["Choices"]
@@ -68,6 +69,21 @@ class Choices(Kit):
         self.same_kind(vector, X, "branch")
         agree(self.host(vector), np.where(pattern, 2 * x + y, x - y), 1e-5 * (2 + abs(x) + abs(y)), f"by {pattern}")
         agree(self.number(scalar), np.where(pattern, s + 1, s - 1), 1e-5 * (2 + abs(s)), f"scalars by {pattern}")
+
+    @drawn(12)
+    def test_branch_or_unchanged(self, data: Draws) -> None:
+        """branch returns the operands where the other side is ``unchanged``, though the first may consume them."""
+        pattern, shape = self._pattern(data)
+        x, s = self.normal(data, *shape), self.normal(data, *shape[1:])
+        X, ops = self.array(x, self.wide), self.ops
+
+        def then(v: Any, t: Any) -> tuple[Any, Any]:
+            return ops.scale(2.0, v), t + 1.0
+
+        vector, scalar = ops.branch(self.truth(pattern, X), then, unchanged, ops.copy(X), self.scalar(s, X))
+        self.same_kind(vector, X, "branch")
+        agree(self.host(vector), np.where(pattern, 2 * x, x), 1e-5 * abs(x), f"by {pattern}, or unchanged")
+        agree(self.number(scalar), np.where(pattern, s + 1, s), 1e-5 * (2 + abs(s)), f"scalars by {pattern}")
 
     def test_branch_runs_one_side(self) -> None:
         """Only the side that is taken is run, where the condition is one scalar."""
