@@ -61,6 +61,9 @@ class Arithmetic(Protocol):
         operands: where both have to be run (columns that differ), the backend gives one of them copies.
         """
 
+    def either(self, condition: Scalar, then: Callable[..., R], otherwise: Callable[..., R], *operands: Any) -> R:
+        """The same, of sides that take no more than a pass: a compiler may run both, fused with what follows."""
+
     def scalar(self, value: Any, like: Vector) -> Scalar:
         """A scalar, repeated for each column of ``like`` where it has columns."""
 

@@ -168,7 +168,7 @@ class CG(ResidualSolver):
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         k, sure = self.planned(steps), self.steps is not None
         shelf = 0 if self.keep is None else plan(self.keep, k).capacity
-        return short_recurrence(self, operator, k, sure, each(operator, 4 if sure else 6, 11) + shelf, 10.0)
+        return short_recurrence(self, operator, k, sure, each(operator, 4 if sure else 6, 10) + shelf, 10.0)
 
     def tangent(self, operator: LinearOperator) -> tuple[LinearOperator, Solver]:
         return operator, replace(self, keep=None)
@@ -223,8 +223,11 @@ class CG(ResidualSolver):
         running, no = s.status == Code.RUNNING, ops.logical_not
         checking = running & (s.claim != Code.RUNNING)
         starting = running & (s.products == 0) if problem.x0 is not None else None
-        (v,) = ops.branch(checking, lambda x, p: (ops.axpy(s.trial, p, ops.copy(x)),), _direction, s.x, s.p)
-        product = problem.operator.apply(v)
+
+        def trial(x: Vector, p: Vector) -> tuple[Vector]:
+            return (ops.axpy(s.trial, p, ops.copy(x)),)
+
+        product = problem.operator.apply(ops.either(checking, trial, _direction, s.x, s.p)[0])
         curvature = ops.dot(s.p, product)  # of no use while checking, but not finite if the product is not
         good = (running ^ checking) & (curvature > 0)
         if starting is not None:
@@ -236,23 +239,31 @@ class CG(ResidualSolver):
             change = ops.where(alpha != 0, alpha * (s.rp - 0.5 * alpha * curvature), 0.0)
             gain = ops.where(starting, change, gain)
 
-        def recur(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar, Scalar, Scalar]:
+        def true(r: Vector, product: Vector) -> tuple[Vector]:
+            return (ops.axpby(ops.divide(1.0, s.scale), problem.rhs, -1.0, product),)
+
+        def updated(r: Vector, product: Vector) -> tuple[Vector]:
+            return (ops.axpy(down, product, r),)
+
+        def recur(product: Vector) -> tuple[Scalar, ...]:
             model = s.model - gain
             sane = (model >= -s.room) | (model >= 1e3 * s.model)
-            return ops.axpy(-alpha, product, r), model, s.rp, s.status, good & sane
+            return model, s.rp, s.status, good & sane, -alpha
 
-        def replace(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar, Scalar, Scalar]:
-            energy = ops.dot(v, product)
-            true = ops.axpby(ops.divide(1.0, s.scale), problem.rhs, -1.0, product)
+        def replace(product: Vector) -> tuple[Scalar, ...]:
+            (v,), (r,) = trial(s.x, s.p), true(s.r, ops.copy(product))
+            model = -0.5 * ops.dot(v, product) - ops.dot(v, r)
             # A step on trial is taken if its residual is what was expected of it, and half as large.
-            gap = ops.subtract(true, r)
-            taken = (s.trial != 0) & (ops.sqrt(ops.dot(true, true)) <= 0.5 * s.norm)
-            taken = taken & (ops.sqrt(ops.dot(gap, gap)) <= 1e-3 * s.norm)
+            taken = (s.trial != 0) & (ops.sqrt(ops.dot(r, r)) <= 0.5 * s.norm)
             fits, unfit = unfit_status(ops, ops.max_abs(v), s.scale, v)
-            held = ops.where(fits, Code.CONVERGED, unfit) + 0 * s.status
-            return true, -0.5 * energy - ops.dot(v, true), ops.dot(s.p, true), held, taken
+            held, rp = ops.where(fits, Code.CONVERGED, unfit) + 0 * s.status, ops.dot(s.p, r)
+            gap = ops.axpy(-1.0, s.r, r)
+            return model, rp, held, taken & (ops.sqrt(ops.dot(gap, gap)) <= 1e-3 * s.norm), -alpha
 
-        r, model, rp, held, moved = ops.branch(checking, replace, recur, s.r, product)
+        # Vectors that go through a conditional are copied by a compiler, and one that is read in it as well, unless
+        # what is made of it waits for the conditional: hence the length that comes out as it was.
+        model, rp, held, moved, down = ops.branch(checking, replace, recur, product)
+        (r,) = ops.either(checking, true, updated, s.r, product)
         z = problem.precondition(r)
         rr = ops.dot(r, r)
         rz = rr if z is r else ops.dot(r, z)
