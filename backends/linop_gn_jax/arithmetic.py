@@ -126,6 +126,12 @@ class JaxArithmetic:
         sides = [lambda *given, side=side: _counted(floats_like(side(*given), operands)) for side in (then, otherwise)]
         return lax.cond(condition, *alike(sides, operands), *operands)
 
+    def either(self, condition: Scalar, then: Callable[..., R], otherwise: Callable[..., R], *operands: Any) -> R:
+        if not isinstance(condition, jax.core.Tracer):
+            return self.branch(condition, then, otherwise, *operands)
+        # A conditional makes copies of what goes in and comes out, and what uses it starts with reading them.
+        return tree_util.tree_map(lambda x, y: jnp.where(condition, x, y), then(*operands), otherwise(*operands))
+
     def eps(self, x: Vector) -> float:
         return float(jnp.finfo(x.dtype).eps)
 

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from ..dispatch import load
-from ..protocols import Array, Calculus, Tree
+from ..protocols import Array, Calculus, Scalar, Tree
 
 __all__ = ["BackendDefaults", "CalculusDefaults", "LinearizationDefaults"]
 
@@ -61,6 +61,11 @@ class BackendDefaults:
     def qr(self, columns: Array) -> tuple[Array, Array]:
         Q, R = self.namespace().linalg.qr(columns)  # type: ignore[attr-defined]
         return Q, R
+
+    def either(self, condition: Scalar, then: Callable[..., R], otherwise: Callable[..., R], *operands: Any) -> R:
+        ops: Any = self
+        chosen: R = ops.branch(condition, then, otherwise, *operands)
+        return chosen
 
     def unguarded(self) -> AbstractContextManager[None]:
         return nullcontext()

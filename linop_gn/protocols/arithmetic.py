@@ -67,6 +67,9 @@ class Arithmetic(Protocol):
         ``otherwise`` may be :func:`unchanged`.
         """
 
+    def either(self, condition: Scalar, then: Callable[..., R], otherwise: Callable[..., R], *operands: Any) -> R:
+        """The same, of sides that take no more than a pass: a compiler may run both, fused with what follows."""
+
     def scalar(self, value: Any, like: Vector) -> Scalar:
         """A scalar, repeated for each column of ``like`` where it has columns."""
 

@@ -17,6 +17,7 @@ then beta is its norm and alpha beta that of the normal equations' residual.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..protocols import Backend, Scalar, Vector
@@ -47,24 +48,19 @@ def tick(
     (over 1 before there is one), the residual in units of ``scale``. ``sigma`` is sqrt(lambda). ``at_zero`` tells that
     all x are zero, for which no product is spent.
     """
-    q, x, scale = s.basis, s.x, s.scale
-    A, rhs = problem.operator, problem.rhs
-    argument = ops.select(renew, x, q.v)
-    if problem.x0 is None:
-        (image,) = ops.branch(at_zero, lambda v: (ops.zeros_like(rhs),), lambda v: (A.apply(v),), argument)
-    else:
+    q, A = s.basis, problem.operator
+    argument = ops.select(renew, s.x, q.v)
+    if at_zero is False:
         image = A.apply(argument)
+    else:
+        (image,) = ops.branch(at_zero, lambda v: (ops.zeros_like(problem.rhs),), lambda v: (A.apply(v),), argument)
     inverse = ops.where(q.ascale > 0, ops.divide(1.0, q.ascale), 1.0)
-
-    def residual(image: Vector, *lower: Vector) -> tuple[Any, ...]:
-        u = ops.axpby(ops.divide(1.0, scale), rhs, -inverse, image)
-        return ops.max_abs(x), u, *(ops.axpby(-sigma * inverse, x, 0.0, t) for t in lower)
-
-    def extend(image: Vector, *lower: Vector) -> tuple[Any, ...]:
-        u = ops.axpby(-q.alpha, q.u, inverse, image)
-        return 0.0 * q.alpha, u, *(ops.axpby(sigma * inverse, q.v, -q.alpha, t) for t in lower)
-
-    largest, u, *parts = ops.branch(renew, residual, extend, image, *(() if q.t is None else (q.t,)))
+    lower = () if q.t is None else (q.t,)
+    if renew is False:  # nearly always, where work is eager
+        largest, u, *parts = _extend(ops, q, sigma, inverse, image, *lower)
+    else:
+        residual, extend = partial(_residual, ops, problem, s, sigma, inverse), partial(_extend, ops, q, sigma, inverse)
+        largest, u, *parts = ops.branch(renew, residual, extend, image, *lower)
     t = parts[0] if parts else None
     square = ops.dot(u, u) if t is None else ops.dot(u, u) + ops.dot(t, t)
     sound = ops.isfinite(square)
@@ -74,9 +70,11 @@ def tick(
     t = None if t is None else ops.scale(turn, ops.mask(sound, t))
 
     v = A.rmatvec(u) if len(u.shape) == 1 else A.rmatmat(u)
-    (ascale,) = ops.branch(
-        q.ascale > 0, lambda v: (q.ascale,), lambda v: (scale_of(ops, ops.maximum(ops.max_abs(v), sigma), v),), v
-    )
+    ascale, scaled = q.ascale, q.ascale > 0
+    if scaled is not True:
+        (ascale,) = ops.branch(
+            scaled, lambda v: (q.ascale,), lambda v: (scale_of(ops, ops.maximum(ops.max_abs(v), sigma), v),), v
+        )
     v = ops.axpby(ops.where(renew, 0.0, -beta), q.v, ops.divide(1.0, ascale), v)
     if t is not None:
         v = ops.axpy(ops.divide(sigma, ascale), t, v)
@@ -85,3 +83,17 @@ def tick(
     alpha = ops.sqrt(ops.where(sound, square, 0.0))
     v = ops.scale(ops.divide(1.0, alpha), ops.mask(sound, v))
     return Basis(u, t, v, alpha, ascale), beta, sound, largest
+
+
+def _residual(
+    ops: Backend, problem: LinearProblem, s: Any, sigma: Scalar, inverse: Scalar, image: Vector, *lower: Vector
+) -> tuple[Any, ...]:
+    """max |x| and b - A x, with the lower part; consumes what holds A x and the lower part before."""
+    u = ops.axpby(ops.divide(1.0, s.scale), problem.rhs, -inverse, image)
+    return ops.max_abs(s.x), u, *(ops.axpby(-sigma * inverse, s.x, 0.0, t) for t in lower)
+
+
+def _extend(ops: Backend, q: Basis, sigma: Scalar, inverse: Scalar, image: Vector, *lower: Vector) -> tuple[Any, ...]:
+    """0 and A v - alpha u, with the lower part; consumes what holds A v and the lower part before."""
+    u = ops.axpby(-q.alpha, q.u, inverse, image)
+    return 0.0 * q.alpha, u, *(ops.axpby(sigma * inverse, q.v, -q.alpha, t) for t in lower)

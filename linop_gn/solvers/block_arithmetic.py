@@ -122,6 +122,8 @@ class BlockArithmetic:
         made: R = self.ops.branch(self.ops.any(condition), each, otherwise, *operands)
         return made
 
+    either = branch
+
     def _is_vector(self, x: Any) -> bool:
         # With as many blocks as entries, a scalar looks like one; then both are chosen from entry by entry.
         return self.ops.is_array(x) and tuple(x.shape) == (self.size,)

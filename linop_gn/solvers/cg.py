@@ -245,7 +245,7 @@ class CG(ResidualSolver):
         def on_trial(x: Vector, p: Vector) -> tuple[Vector]:
             return (ops.axpy(s.trial, p, ops.copy(x)),)
 
-        (v,) = ops.branch(checking, on_trial, _direction, s.x, s.p)
+        (v,) = ops.either(checking, on_trial, _direction, s.x, s.p)
         product = problem.operator.apply(v)
         del v  # nor is it read below: a program has no room for it beside the terms of inner products
         rp, before = s.rp, s.rz

@@ -192,8 +192,10 @@ class LeastSquares(Solver):
 
         column = ops.sqrt(s.basis.alpha * s.basis.alpha + beta * beta)
         anorm = ops.where(moved, ops.maximum(s.anorm, column), s.anorm)
-        (x,) = ops.branch(s.basis.ascale > 0, lambda x: (x,), lambda x: (ops.scale(basis.ascale, x),), s.x)
-        at = s if x is s.x else s._replace(x=x)
+        at, scaled = s, s.basis.ascale > 0
+        if scaled is not True:
+            (x,) = ops.branch(scaled, lambda x: (x,), lambda x: (ops.scale(basis.ascale, x),), s.x)
+            at = s._replace(x=x)
         after, x, directions, norm, normal, decrease, cond = self.move(ops, at, basis, beta, anorm, moved)
         steps, products = s.steps + moved, s.products + 2 * running
         if problem.x0 is None:
@@ -206,9 +208,8 @@ class LeastSquares(Solver):
         conlim = 0.0 if self.conlim is None else self.conlim
         most = ops.where(conlim > 0, ops.minimum(conlim, 1.0 / eps), 1.0 / eps)
 
-        def go_on() -> tuple[Scalar, ...]:
-            best = s.verified, s.verified_normal, renew, s.best_model, s.back
-            return norm, normal, lower, cond, *best, renew, renew, s.status, *after
+        best = s.verified, s.verified_normal, renew, s.best_model, s.back
+        ordinary: tuple[Any, ...] = norm, normal, lower, cond, *best, renew, renew, s.status, *after
 
         def judge() -> tuple[Scalar, ...]:
             told = ops.where(known, beta, ops.where(moved, norm, s.norm))
@@ -264,12 +265,12 @@ class LeastSquares(Solver):
         (
             norm, normal, model, cond, verified, verified_normal, better, best_model, back, lost, again, status,
             *rotation,
-        ) = ops.branch(usual, go_on, judge)  # fmt: skip
+        ) = ordinary if usual is True else ops.branch(usual, lambda: ordinary, judge)  # fmt: skip
         x = ops.mask(no(lost), x)
-        best = ops.put(s.best, 0 * steps, x, better)
+        kept = ops.put(s.best, 0 * steps, x, better)
         return LeastSquaresState(
-            x, basis, type(s.rotation)(*rotation), directions, norm, normal, model, anorm, cond, s.size, s.scale,
-            verified, verified_normal, best, best_model, back, again, status, steps, products,
+            x, basis, type(after)._make(rotation), directions, norm, normal, model, anorm, cond, s.size, s.scale,
+            verified, verified_normal, kept, best_model, back, again, status, steps, products,
         )  # fmt: skip
 
     def observe(self, state: LeastSquaresState) -> LeastSquaresRow:

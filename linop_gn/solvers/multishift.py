@@ -39,7 +39,7 @@ import numpy as np
 
 from ..arguments import require_plain
 from ..operators.base import LinearOperator
-from ..protocols import Array, Backend, Scalar, Vector
+from ..protocols import Array, Backend, Scalar, Vector, unchanged
 from ..records import record, static
 from ..run.status import Code, alike, verdict, where_new
 from .base import Cost, Solver, bytes_of
@@ -242,14 +242,14 @@ class MultiShiftCG(Solver):
         good = running & no(checking) & known & (curvature != 0)
         alpha = ops.where(good, ops.divide(s.rr, curvature), 0.0)
 
-        def replace(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar]:
-            true = ops.axpby(ops.divide(1.0, s.scale), problem.rhs, -1.0, product)
-            return r, ops.sqrt(ops.dot(true, true)), -0.5 * curvature - ops.dot(v, true)
+        def replace(product: Vector) -> tuple[Scalar, Scalar]:
+            true = ops.axpby(ops.divide(1.0, s.scale), problem.rhs, -1.0, ops.copy(product))
+            return ops.sqrt(ops.dot(true, true)), -0.5 * curvature - ops.dot(v, true)
 
-        def recur(r: Vector, product: Vector) -> tuple[Vector, Scalar, Scalar]:
-            return ops.axpy(-alpha, product, r), 0.0 * alpha, 0.0 * alpha
-
-        r, true, value = ops.branch(checking, replace, recur, s.r, product)
+        true, value = ops.branch(checking, replace, lambda product: (0.0 * alpha, 0.0 * alpha), product)
+        (r,) = ops.either(
+            checking, lambda r, product: (r,), lambda r, product: (ops.axpy(-alpha, product, r),), s.r, product
+        )
         rr = ops.dot(r, r)
         sound = known & ops.isfinite(rr + true)
         good = good & sound
@@ -339,10 +339,13 @@ def _solutions(ops: Backend, s: MultiShiftState) -> Vector:
 
 
 def _emptied(ops: Backend, s: MultiShiftState, full: Scalar) -> MultiShiftState:
-    """The state, with an empty block where it is ``full``."""
+    """The state, with an empty block where it is ``full``.
 
-    def empty(x: Vector, p: Vector) -> tuple[Any, ...]:
-        x = _solutions(ops, s)
+    Where the other side is ``unchanged``, no compiler copies x and p at every step.
+    """
+
+    def empty(x: Vector, p: Vector, *_: Any) -> tuple[Any, ...]:
+        x = _solutions(ops, s._replace(x=x, p=p))
         (p,) = ops.branch(
             s.held,
             lambda p: (ops.deflate(s.block, -s.into, ops.scale(s.left, p), s.count),),
@@ -351,10 +354,8 @@ def _emptied(ops: Backend, s: MultiShiftState, full: Scalar) -> MultiShiftState:
         )
         return x, p, 0.0 * s.along, 0.0 * s.into, 0.0 * s.gone, 0.0 * s.left + 1.0, 0 * s.count
 
-    def leave(x: Vector, p: Vector) -> tuple[Any, ...]:
-        return x, p, s.along, s.into, s.gone, s.left, s.count
-
-    x, p, along, into, gone, left, count = ops.branch(full, empty, leave, s.x, s.p)
+    now = s.x, s.p, s.along, s.into, s.gone, s.left, s.count
+    x, p, along, into, gone, left, count = ops.branch(full, empty, unchanged, *now)
     return s._replace(x=x, p=p, held=s.held | full, along=along, into=into, gone=gone, left=left, count=count)
 
 

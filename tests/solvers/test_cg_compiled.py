@@ -62,6 +62,16 @@ def test_the_operator_stands_once_in_the_program(jax, ops, columns, warm, method
     assert [e.primitive.name for e in equations(loop.params["body_jaxpr"].jaxpr)].count("cos") == 1
 
 
+def test_no_vector_comes_out_of_a_conditional(jax, ops):
+    """A compiler would copy it at every step."""
+    b = array(ops, gaussian(0, N))
+    whole = jax.make_jaxpr(lambda A, b: lg.solve(A, b, lg.CG()).x)(marked_operator(ops, benign(0)), b)
+    loop = next(e for e in equations(whole.jaxpr) if e.primitive.name == "while" and "body_jaxpr" in e.params)
+    sides = [e for e in equations(loop.params["body_jaxpr"].jaxpr) if e.primitive.name == "cond"]
+    assert sides
+    assert not [v for e in sides for v in e.outvars if N in v.aval.shape]
+
+
 def test_ten_solves_with_other_data_compile_once(ops):
     def run(seed):
         A = lg.Damped(marked_operator(ops, benign(seed)), 10.0**-seed)

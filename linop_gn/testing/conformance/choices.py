@@ -1,4 +1,4 @@
-"""Choices: select, mask and branch, for the whole vector and column by column."""
+"""Choices: select, mask, branch and either, for the whole vector and column by column."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Choices(Kit):
 
     @drawn(12)
     def test_branch(self, data: Draws) -> None:
-        """branch takes a side for each column, though both sides may consume their operands."""
+        """branch and either take a side for each column, though both sides may consume their operands."""
         pattern, shape = self._pattern(data)
         x, y = self.normal(data, *shape), self.normal(data, *shape)
         s = self.normal(data, *shape[1:])
@@ -65,10 +65,11 @@ class Choices(Kit):
             return ops.subtract(v, w), t - 1.0
 
         condition, number = self.truth(pattern, X), self.scalar(s, X)
-        vector, scalar = ops.branch(condition, then, otherwise, ops.copy(X), ops.copy(Y), number)
-        self.same_kind(vector, X, "branch")
-        agree(self.host(vector), np.where(pattern, 2 * x + y, x - y), 1e-5 * (2 + abs(x) + abs(y)), f"by {pattern}")
-        agree(self.number(scalar), np.where(pattern, s + 1, s - 1), 1e-5 * (2 + abs(s)), f"scalars by {pattern}")
+        for choose in (ops.branch, ops.either):
+            vector, scalar = choose(condition, then, otherwise, ops.copy(X), ops.copy(Y), number)
+            self.same_kind(vector, X, "branch")
+            agree(self.host(vector), np.where(pattern, 2 * x + y, x - y), 1e-5 * (2 + abs(x) + abs(y)), f"by {pattern}")
+            agree(self.number(scalar), np.where(pattern, s + 1, s - 1), 1e-5 * (2 + abs(s)), f"scalars by {pattern}")
 
     @drawn(12)
     def test_branch_or_unchanged(self, data: Draws) -> None:
