@@ -64,13 +64,16 @@ class Place(NamedTuple):
         ]
 
 
-def assembled(space: Space, parts: list[tuple[View, Array]], rest: Array) -> Vector:
-    """The flat vector (n,), or (k, n), of which these are entries; the others are those of ``rest``.
+def assembled(space: Space, parts: list[tuple[View, Array]], rest: Array | None) -> Vector:
+    """The flat vector (n,), or (k, n), of which these are entries; the others are those of ``rest``, or zero.
 
     No entry may be in two parts.
     """
     xp = space.backend.namespace()
     views = tuple(view for view, _ in parts)
+    if rest is None:  # seldom is anything missing
+        whole = sum(part.shape[-1] for _, part in parts) == space.size
+        rest = parts[0][1][..., :0] if whole else xp.astype(space.zeros(), parts[0][1].dtype, copy=False)
     runs = [_run(space, view) for view in views]
     if any(run.start is None for run in runs):
         inverse, missing = _scattered(space, views)

@@ -32,7 +32,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from ..arguments import known_float, whole
 from ..curvature.at_point import GGN, Products, WithDiagonal, with_l2
-from ..curvature.gram import Gram, Root, gram_matrix, keeps_rows, require_root, root_gradient, root_of
+from ..curvature.gram import ByLayers, Gram, Root, gram_by_layers, keeps_rows, require_root, root_gradient, root_of
+from ..curvature.layers.root import LayerRoot
 from ..curvature.layers.rows import told_at
 from ..curvature.pieces import ggn
 from ..operators.base import LinearOperator
@@ -87,9 +88,16 @@ class GramState(NamedTuple):
 
 @record
 class WithGram(Products):
-    """A Gauss-Newton operator with its K."""
+    """A Gauss-Newton operator with its K, and the W that this was made of, by which products are then."""
 
-    gram: Any = None
+    gram: ByLayers = None  # type: ignore[assignment]
+
+    def matvec(self, v: Vector) -> Vector:
+        root = self.gram.root
+        return super().matvec(v) if root is None else root.rmatvec(root.matvec(v))
+
+    def matmat(self, v: Vector) -> Vector:
+        return super().matmat(v) if self.gram.root is None else LinearOperator.matmat(self, v)
 
 
 @record
@@ -207,10 +215,10 @@ class GramSolve(Solver):
         if not (self._asks_layers(operator) and isinstance(operator, GGN) and isinstance(inner, Products)):
             return made
         m = sum(math.prod(piece.outputs.shape) for piece in inner.pieces)
-        K = None if m * m * bytes_each(operator) > self.most_bytes else gram_matrix(operator, operator.point)
-        if K is None:
+        known = None if m * m * bytes_each(operator) > self.most_bytes else gram_by_layers(operator, operator.point)
+        if known is None:
             return made
-        return with_l2(rebuild(WithGram, fields(inner) | {"gram": K}), operator.point.objective.l2_in(operator.domain))
+        return with_l2(rebuild(WithGram, fields(inner) | {"gram": known}), operator.point.objective.l2_in(operator.domain))
 
     def _asks_layers(self, operator: LinearOperator) -> bool:
         """Whether K is to be formed layer by layer, if the model has layers."""
@@ -326,13 +334,13 @@ def _factored_by(
     good: Any = True
     if dense:
         known = _known_gram(operator)
-        W, K = _matrix(ops, root, rows, most_bytes) if known is None else (None, ops.copy(known))
+        W, K = _matrix(ops, root, rows, most_bytes) if known is None else (None, ops.copy(known.matrix))
         xp, m, spent = ops.namespace(), root.shape[0], 0 if isinstance(root, Dense) else root.shape[0]
         spent = spent if known is None else 1
         trace = ops.item(xp.sum(xp.linalg.diagonal(K)))
         shift = ops.maximum(shift, 2.0 * ops.eps(K) * trace)
         factor, good = ops.cholesky(ops.axpy(shift, ops.identity(m, K), K))
-    q = root.codomain.zeros() if isinstance(root, Dense) else root_gradient(root)
+    q = root.codomain.zeros() if isinstance(root, Dense) else _slope(root)
     t = _pull(root, W, q)
     tt = ops.dot(t, t)
     return Factored(W, factor, shift, q, t, tt), good & ops.isfinite(tt), spent
@@ -354,8 +362,12 @@ def _matrix(ops: Backend, root: Root | Dense, rows: bool | None, most_bytes: int
     return root.gram(rows)
 
 
-def _known_gram(operator: LinearOperator) -> Array | None:
-    """K, where the operator was prepared with it, and is in no other units."""
+def _slope(root: Root | LayerRoot) -> Vector:
+    return root.gradient if isinstance(root, LayerRoot) else root_gradient(root)
+
+
+def _known_gram(operator: LinearOperator) -> ByLayers | None:
+    """K and W, where the operator was prepared with them, and is in no other units."""
     inner, units, _ = _inner(operator)
     made = undamped(inner)[0]
     return made.gram if units is None and isinstance(made, WithGram) else None
@@ -395,8 +407,11 @@ def _inner(operator: LinearOperator) -> tuple[LinearOperator, Vector | None, Sca
     return (inner.operator, inner.units, damping) if isinstance(inner, Congruence) else (inner, None, damping)
 
 
-def _root(operator: LinearOperator) -> tuple[Root | Dense, Scalar]:
+def _root(operator: LinearOperator) -> tuple[Root | LayerRoot | Dense, Scalar]:
     inner, units, damping = _inner(operator)
+    known = _known_gram(operator)
+    if known is not None and known.root is not None:
+        return known.root, damping + undamped(inner.prepare())[1]
     if isinstance(inner, LowRank):
         W, middle, xp = inner.factor.T, inner.middle, inner.backend.namespace()
         W = W if middle is None else xp.sqrt(middle)[:, None] * W
@@ -408,12 +423,12 @@ def _root(operator: LinearOperator) -> tuple[Root | Dense, Scalar]:
     return replace(root_of(made.pieces, made.scale, made.domain), units=units), damping + l2
 
 
-def _push(root: Root | Dense, rows: Array | None, v: Vector) -> Vector:
+def _push(root: LinearOperator, rows: Array | None, v: Vector) -> Vector:
     """W v."""
     return root.apply(v) if rows is None else rows @ root.backend.cast(v, root.codomain.dtype)
 
 
-def _pull(root: Root | Dense, rows: Array | None, u: Vector) -> Vector:
+def _pull(root: LinearOperator, rows: Array | None, u: Vector) -> Vector:
     """W^T u."""
     if rows is not None:
         made: Vector = root.backend.cast(rows.T @ u, root.domain.dtype)

@@ -17,12 +17,12 @@ from typing import Any
 from ...operators.base import LinearOperator
 from ...operators.partition import LeafBlock
 from ...operators.places import Place, assembled
-from ...protocols import Array, Scalar, Vector
+from ...protocols import Array, Scalar, Vector, View
 from ...records import record, replace, static
 from ...spaces import Space
 from .rows import Examples, Layers, Share
 
-__all__ = ["LayerBlocks", "block_factors", "covered", "cut", "pays"]
+__all__ = ["LayerBlocks", "block_factors", "covered", "cut", "inner", "outer", "pays"]
 
 _ENTRIES = 1 << 22
 """Numbers in the rows of a weight up to which they are formed, or so many times those that they are made of."""
@@ -108,24 +108,37 @@ class LayerBlocks(LinearOperator):
         return made
 
     def _by_layers(self, v: Vector) -> Vector:
-        ops, space, parts = self.backend, self.domain, []
-        xp = ops.namespace()
+        space, parts = self.domain, []
         for places, factors in zip(self.places, self.factors, strict=True):
-            homes = [_apart(place) for place in places]
-            r: Any = None
-            for home, terms in zip(homes, factors, strict=True):
-                dtype = terms[0].moving.dtype if isinstance(terms[0], Pair) else terms[0].rows[0].dtype
-                V = [xp.astype(part.read(space, v), dtype, copy=False) for part in home]
-                for term in terms:
-                    made = term.inner(xp, V)
-                    r = made if r is None else r + made
-            r = self.scale * r
-            for home, terms in zip(homes, factors, strict=True):
-                sums = [sum(one) for one in zip(*(term.outer(xp, r, len(home) > 1) for term in terms), strict=True)]
-                for part, whole in zip(home, sums, strict=True):
-                    parts += part.written(space, xp.astype(xp.reshape(whole, part.sizes), v.dtype, copy=False))
-        rest = xp.zeros_like(v) if self.others is None else self.others.matvec(v)
-        return assembled(space, parts, rest)
+            r = self.scale * inner(space, places, factors, v)
+            parts += outer(space, places, factors, r, space.backend.describe(v)[1])
+        return assembled(space, parts, None if self.others is None else self.others.matvec(v))
+
+
+def inner(space: Space, places: tuple[Place, ...], factors: tuple[tuple[Any, ...], ...], v: Vector) -> Array:
+    """<P_nc, v> (examples, columns) of the rows P in these places."""
+    xp, r = space.backend.namespace(), None
+    for place, terms in zip(places, factors, strict=True):
+        dtype = terms[0].moving.dtype if isinstance(terms[0], Pair) else terms[0].rows[0].dtype
+        V = [xp.astype(part.read(space, v), dtype, copy=False) for part in _apart(place)]
+        for term in terms:
+            made = term.inner(xp, V)
+            r = made if r is None else r + made
+    return r
+
+
+def outer(
+    space: Space, places: tuple[Place, ...], factors: tuple[tuple[Any, ...], ...], r: Array, dtype: str
+) -> list[tuple[View, Array]]:
+    """sum_nc r_nc P_nc in these places: what :func:`assembled` takes."""
+    ops, parts = space.backend, list[tuple[View, Array]]()
+    xp = ops.namespace()
+    for place, terms in zip(places, factors, strict=True):
+        home = _apart(place)
+        sums = [sum(one) for one in zip(*(term.outer(xp, r, len(home) > 1) for term in terms), strict=True)]
+        for part, whole in zip(home, sums, strict=True):
+            parts += part.written(space, ops.cast(xp.reshape(whole, part.sizes), dtype))
+    return parts
 
 
 def _apart(place: Place) -> list[Place]:
