@@ -189,9 +189,15 @@ def gram_by_layers(owner: LinearOperator, point: Point) -> ByLayers | None:
 
 
 def _either(apart: Array, found: Layers, root: Root) -> Array:
-    """K, where the program finds out which way."""
-    ops = root.backend
-    ways = (lambda root: (_matrix(found, root),)), (lambda root: (root.gram()[1],))
+    """K, where the program finds out which way: what it will hardly take holds one column at a time."""
+    ops, (m, n) = root.backend, root.shape
+
+    def otherwise(root: Root) -> tuple[Array]:
+        if keeps_rows(None, m, n):
+            return (root.gram()[1],)
+        return (ops.over_columns(lambda e: root.matvec(root.rmatvec(e)), ops.identity(m, root.codomain.zeros())),)
+
+    ways = (lambda root: (_matrix(found, root),)), otherwise
     made: Array = ops.branch(ops.item(apart), *ways, root)[0]
     return made
 

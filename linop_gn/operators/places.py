@@ -18,7 +18,7 @@ from ..protocols import Array, Vector, View
 from ..spaces import Space
 from .partition import Partition, of_ranges
 
-__all__ = ["Place", "assembled", "disjoint", "entries", "partition_of_places"]
+__all__ = ["Place", "assembled", "disjoint", "entries", "lies_by_columns", "partition_of_places"]
 
 
 class Place(NamedTuple):
@@ -88,6 +88,14 @@ def assembled(space: Space, parts: list[tuple[View, Array]], rest: Array | None)
     if end < space.size:
         pieces.append(rest[..., end:])
     return pieces[0] if len(pieces) == 1 else xp.concat(pieces, axis=-1)
+
+
+def lies_by_columns(place: Place) -> bool:
+    """Whether the inputs of a weight come before its outputs in memory, so that to write its rows is to transpose."""
+    view, last = place.weight, 1 + place.outputs
+    steps = [abs(s) for s, n in zip(view.strides, view.shape, strict=True) if n > 1]
+    inputs = [abs(s) for s, n in zip(view.strides[last:], view.shape[last:], strict=True) if n > 1]
+    return bool(inputs) and min(inputs) > min(steps)
 
 
 @lru_cache(maxsize=8)  # they hold a number for each entry

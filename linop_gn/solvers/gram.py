@@ -16,8 +16,9 @@ recomputed with a product, meets the tolerance.
 
 K = W W^T is formed layer by layer from what the layers are given and the derivatives
 in what they make (:mod:`linop_gn.curvature.layers`): as many passes backward as an
-example has outputs, five gradients in all for 32 examples and 10 classes. It is made
-once for a point, whatever dampings are tried there. Where a model has no such layers,
+example has outputs. It is made once for a point, whatever dampings are tried there;
+and so are products with W and W^T, one matrix product a layer each, so that nothing
+else is asked of the model, nor of its linearisation. Where a model has no such layers,
 or its examples enter each other's outputs, K is formed from the rows of W, m products
 with J^T and a matrix product of 2 m^2 n flops, or column by column, m products with
 J^T and J: that takes less as soon as there are several classes, and never holds m n
@@ -218,7 +219,8 @@ class GramSolve(Solver):
         known = None if m * m * bytes_each(operator) > self.most_bytes else gram_by_layers(operator, operator.point)
         if known is None:
             return made
-        return with_l2(rebuild(WithGram, fields(inner) | {"gram": known}), operator.point.objective.l2_in(operator.domain))
+        l2 = operator.point.objective.l2_in(operator.domain)
+        return with_l2(rebuild(WithGram, fields(inner) | {"gram": known}), l2)
 
     def _asks_layers(self, operator: LinearOperator) -> bool:
         """Whether K is to be formed layer by layer, if the model has layers."""
@@ -249,7 +251,7 @@ class GramSolve(Solver):
         cholesky, square = m**3 / 3.0, m * m
         told = self._by_layers(_inner(operator)[0])
         if told is not None:
-            held = (told.numbers + 3 * square + 6 * n) * width
+            held = (told.numbers + 4 * square + 6 * n) * width
             flops, note = 2.0 * square * told.width + cholesky, f"{m} outputs; by layers"
             return Cost("GramSolve, Cholesky", told.passes + 3, held, flops, note)
         at_once = 0 if operator.backend.calculus is None else min(m, ready.together) * n  # columns of J^T

@@ -12,11 +12,13 @@ to get there. Where positions are many (convolutions) the rows are formed, and m
 from __future__ import annotations
 
 import math
+from functools import reduce
+from operator import add
 from typing import Any
 
 from ...operators.base import LinearOperator
 from ...operators.partition import LeafBlock
-from ...operators.places import Place, assembled
+from ...operators.places import Place, assembled, lies_by_columns
 from ...protocols import Array, Scalar, Vector, View
 from ...records import record, replace, static
 from ...spaces import Space
@@ -51,14 +53,17 @@ class Pair:
         # as a row: on the CPU that takes half as long as a column
         return xp.matmul(made, xp.matrix_transpose(self.moving))[:, 0, :]
 
-    def outer(self, xp: Any, r: Array, bias: bool) -> list[Array]:
-        """sum_nc r_nc P_nc (groups, outputs, inputs), and that of a bias."""
+    def outer(self, xp: Any, r: Array, bias: bool, flipped: bool) -> list[Array]:
+        """sum_nc r_nc P_nc (groups, outputs, inputs), and that of a bias; ``flipped``, by columns in memory."""
         (N, _, K), (groups, rows, _) = self.moving.shape, self.fixed.shape
         made = xp.matmul(r[:, None, :], self.moving)[:, 0, :]
         made = xp.permute_dims(xp.reshape(made, (N, groups, -1)), (1, 0, 2))
         made = xp.reshape(made, (groups, rows, K * N // (groups * rows)))
         left, right = (self.fixed, made) if self.turned else (made, self.fixed)
-        weight = xp.matmul(xp.matrix_transpose(left), right)
+        if flipped:
+            weight = xp.matrix_transpose(xp.matmul(xp.matrix_transpose(right), left))
+        else:
+            weight = xp.matmul(xp.matrix_transpose(left), right)
         return [weight, xp.sum(made, axis=1)[..., None]] if bias else [weight]
 
 
@@ -75,7 +80,7 @@ class Formed:
         made = sum(xp.matmul(P, xp.reshape(V, (-1,))) for P, V in zip(self.rows, given, strict=True))
         return xp.reshape(made, (-1, self.columns))
 
-    def outer(self, xp: Any, r: Array, bias: bool) -> list[Array]:
+    def outer(self, xp: Any, r: Array, bias: bool, flipped: bool) -> list[Array]:
         """sum_nc r_nc P_nc, flat, and that of a bias."""
         return [xp.matmul(xp.reshape(r, (-1,)), P) for P in self.rows]
 
@@ -135,7 +140,9 @@ def outer(
     xp = ops.namespace()
     for place, terms in zip(places, factors, strict=True):
         home = _apart(place)
-        sums = [sum(one) for one in zip(*(term.outer(xp, r, len(home) > 1) for term in terms), strict=True)]
+        asked = len(home) > 1, lies_by_columns(home[0])
+        each = zip(*(term.outer(xp, r, *asked) for term in terms), strict=True)
+        sums = [reduce(add, one) for one in each]  # where sum would begin with 0, a copy
         for part, whole in zip(home, sums, strict=True):
             parts += part.written(space, ops.cast(xp.reshape(whole, part.sizes), dtype))
     return parts
