@@ -125,6 +125,15 @@ class EagerLoops:
             pieces.append(piece)
         return total, optree.tree_map(lambda *rows: self.namespace().stack(rows), *pieces)  # type: ignore[attr-defined]
 
+    def by_parts(self, function: Callable[..., Any], size: int, x: Any, *data: Any) -> Any:
+        given = (x, *data)
+        leaves, structure = optree.tree_flatten(given)
+        parts = [
+            function(*optree.tree_unflatten(structure, [leaf[i : i + size, ...] for leaf in leaves]))
+            for i in range(0, x.shape[0], size)
+        ]
+        return self.namespace().concat(parts, axis=0)  # type: ignore[attr-defined]
+
     def afresh(self, x: T, arguments: R) -> tuple[T, R]:
         return x, arguments
 
