@@ -126,10 +126,9 @@ class EagerLoops:
         return total, optree.tree_map(lambda *rows: self.namespace().stack(rows), *pieces)  # type: ignore[attr-defined]
 
     def by_parts(self, function: Callable[..., Any], size: int, x: Any, *data: Any) -> Any:
-        given = (x, *data)
-        leaves, structure = optree.tree_flatten(given)
+        given: Any = (x, *data)
         parts = [
-            function(*optree.tree_unflatten(structure, [leaf[i : i + size, ...] for leaf in leaves]))
+            function(*optree.tree_map(lambda leaf, i=i: leaf[i : i + size, ...], given))
             for i in range(0, x.shape[0], size)
         ]
         return self.namespace().concat(parts, axis=0)  # type: ignore[attr-defined]
