@@ -348,7 +348,7 @@ def _factored_by(
     return Factored(W, factor, shift, q, t, tt), good & ops.isfinite(tt), spent
 
 
-def _matrix(ops: Backend, root: Root | Dense, rows: bool | None, most_bytes: int) -> tuple[Array | None, Array]:
+def _matrix(ops: Backend, root: LinearOperator, rows: bool | None, most_bytes: int) -> tuple[Array | None, Array]:
     """W, where there is room for it, and K."""
     m = root.shape[0]
     size = m * m * bytes_each(root.T)
@@ -361,6 +361,7 @@ def _matrix(ops: Backend, root: Root | Dense, rows: bool | None, most_bytes: int
         )
     if isinstance(root, Dense):
         return root.matrix, root.matrix @ root.matrix.T
+    assert isinstance(root, Root)  # of one by layers K is known
     return root.gram(rows)
 
 
@@ -393,7 +394,7 @@ def _solve_with(ops: Backend, operator: LinearOperator, f: Factored, solver: Any
     if f.factor is not None:
         y = ops.cholesky_solve(f.factor, rhs)
     else:
-        K = Damped(root @ root.T if isinstance(root, Dense) else Gram.of(root), f.shift)
+        K = Damped(Gram.of(root) if isinstance(root, Root) else root @ root.T, f.shift)
         given = solver.preconditioner
         linear = LinearProblem(K, rhs, None, given(K) if isinstance(given, Recipe) else given)
         inner = inner_solve(ops, solver, linear)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from ...operators.places import Place
 from ...protocols import Array, Vector
-from ...records import Partial, record, static
+from ...records import Partial, record, replace, static
 from ...spaces import wide
 from ..losses.weighting import counter
 from ..point import Point
@@ -330,17 +330,17 @@ def joined(xp: Any, pieces: tuple[Layers | None, ...]) -> Layers | None:
     if len(given) == 1:
         return given[0]
     first = given[0]
-    return Layers(
-        tuple(xp.concat(parts, axis=2) for parts in zip(*(p.moving for p in given), strict=True)),
-        tuple(xp.concat(parts, axis=1) for parts in zip(*(p.fixed for p in given), strict=True)),
-        *(
-            None if getattr(first, name) is None else xp.concat([getattr(p, name) for p in given], axis=0)
-            for name in ("rest", "outputs", "slope")
-        ),
-        xp.all(xp.stack([p.apart for p in given])),
-        first.shares,
-        first.places,
-        first.left,
+
+    def along(name: str) -> Array | None:
+        parts = [getattr(piece, name) for piece in given]
+        return None if parts[0] is None else xp.concat(parts, axis=0)
+
+    return replace(
+        first,
+        moving=tuple(xp.concat(parts, axis=2) for parts in zip(*(p.moving for p in given), strict=True)),
+        fixed=tuple(xp.concat(parts, axis=1) for parts in zip(*(p.fixed for p in given), strict=True)),
+        apart=xp.all(xp.stack([p.apart for p in given])),
+        **{name: along(name) for name in ("rest", "outputs", "slope")},
     )
 
 
@@ -363,12 +363,12 @@ def _flattened(xp: Any, piece: Layers) -> Layers:
         x = xp.permute_dims(x, tuple(order))
         return xp.reshape(x, (*x.shape[:axis], -1, *x.shape[axis + 2 :]))
 
-    return Layers(
-        tuple(along(m, 2) for m in piece.moving),
-        tuple(along(f, 1) for f in piece.fixed),
-        *(None if x is None else along(x, 0) for x in (piece.rest, piece.outputs, piece.slope)),
-        xp.all(piece.apart),
-        piece.shares,
-        piece.places,
-        piece.left,
+    rows = {name: x for name in ("rest", "outputs", "slope") if (x := getattr(piece, name)) is not None}
+    return replace(
+        piece,
+        moving=tuple(along(m, 2) for m in piece.moving),
+        fixed=tuple(along(f, 1) for f in piece.fixed),
+        apart=xp.all(piece.apart),
+        stacked=False,
+        **{name: along(x, 0) for name, x in rows.items()},
     )

@@ -113,7 +113,7 @@ class _Fused:
 
 @record
 class HessianInLoop(OutputHessian):
-    """:class:`HessianInParts` as a loop of a compiled program, over stacked parts of one size."""
+    """:class:`HessianInParts` as a loop of a compiled program, which rewrites the vector where it stands."""
 
     loss: Loss
     outputs: Array | None
