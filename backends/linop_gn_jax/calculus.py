@@ -74,7 +74,7 @@ class JaxLinearization(LinearizationDefaults):
         return self._forward_program(only).transpose()
 
     def jvp(self, tangents: Sequence[Array], only: Only = None) -> Array:
-        program = self._forward_program(only)
+        program = self._forward_program(only).in_blocks()
         return _product((self.residuals, _matching("the tangents", tangents, program.inputs)), program)[0]
 
     def vjp(self, cotangent: Array, only: Only = None) -> list[Array]:

@@ -32,6 +32,8 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import ad, partial_eval
 
+from .sums import in_blocks, pays
+
 __all__ = ["LinearProgram", "contains", "inner_jaxprs", "largest", "without_dead_code"]
 
 _RULED = "custom_vjp_call"
@@ -97,6 +99,15 @@ class LinearProgram:
         if contains(self.closed.jaxpr, _RULED):
             return jax.vjp(product, [ad.zeros_like_aval(a) for a in self.inputs])[1](cotangents)[0]
         return jax.linear_transpose(product, list(self.inputs))(cotangents)[0]
+
+    def in_blocks(self) -> LinearProgram:
+        """The same function with less memory, where that is known; no program to transpose."""
+        if not pays(self.closed):
+            return self
+        return self._keep("blocks", lambda: LinearProgram.trace(self._blocks, self.residuals, self.inputs))
+
+    def _blocks(self, residuals: list[Any], inputs: list[Any]) -> list[Any]:
+        return in_blocks(self.closed, *residuals, *inputs)
 
     def at_inputs(self, only: tuple[int, ...]) -> LinearProgram:
         """The function of these inputs alone, the others being zero; nothing is computed from those."""

@@ -215,6 +215,16 @@ class JaxLoops(EagerLoops):
             return scan_over(function, stacked, shared)
         return self._program("scan", function, scan_over)(stacked, shared)  # type: ignore[no-any-return]
 
+    def by_parts(self, function: Callable[..., Array], size: int, x: Array, *data: Any) -> Array:
+        if jax.device_count() > 1:  # which may share the rows: a loop over these would gather them
+            return function(x, *data)
+
+        def one(i: Array, x: Array) -> Array:  # rewritten where it stands: a scan would stack its results elsewhere
+            parts = tree_util.tree_map(lambda a: lax.dynamic_slice_in_dim(a, i * size, size), (x, *data))
+            return lax.dynamic_update_slice_in_dim(x, function(*parts).astype(x.dtype), i * size, axis=0)
+
+        return lax.fori_loop(0, x.shape[0] // size, one, x)
+
     def afresh(self, x: T, arguments: R) -> tuple[T, R]:
         return lax.optimization_barrier((x, arguments)) if tracing() else (x, arguments)  # type: ignore[no-any-return]
 

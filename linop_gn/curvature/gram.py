@@ -24,6 +24,7 @@ from ..spaces import Space
 from .at_point import as_point
 from .checks import require_one_process
 from .layers.gram import gram
+from .layers.root import LayerRoot
 from .layers.rows import Layers, layers_at
 from .losses import Loss, SquaredError
 from .objective import Objective
@@ -31,7 +32,7 @@ from .pieces import Piece, flat_outputs, kept, like_outputs, together
 from .point import Point
 from .terms import Terms
 
-__all__ = ["Gram", "Root", "gram_matrix", "keeps_rows", "require_root", "root_gradient", "root_of"]
+__all__ = ["ByLayers", "Gram", "Root", "gram_by_layers", "keeps_rows", "require_root", "root_gradient", "root_of"]
 
 _SMALL = 2**22
 """Entries of W up to which its rows are kept by default: there a matrix product is quicker than m calls."""
@@ -145,8 +146,9 @@ class Gram(LinearOperator):
         return self.root.together
 
     def known_matrix(self) -> Array | None:
-        """K (m, m) by the layers' inputs and derivatives, where the model has such: see :func:`gram_matrix`."""
-        return None if isinstance(self.source, Root) else gram_matrix(self, self.source)
+        """K (m, m) by the layers' inputs and derivatives, where the model has such: see :func:`gram_by_layers`."""
+        made = None if isinstance(self.source, Root) else gram_by_layers(self, self.source)
+        return None if made is None else made.matrix
 
 
 def keeps_rows(rows: bool | None, m: int, n: int) -> bool:
@@ -154,32 +156,55 @@ def keeps_rows(rows: bool | None, m: int, n: int) -> bool:
     return m * n <= _SMALL if rows is None else rows
 
 
-def gram_matrix(owner: LinearOperator, point: Point) -> Array | None:
-    """K (m, m) at a point by layers; None where the model has none. Made once for ``owner``, and kept.
+@record
+class ByLayers:
+    """K (m, m), and W by the layers that it was made of; None where examples enter each other's outputs."""
 
-    Where examples enter each other's outputs it is formed from the rows of W, or column by column.
+    matrix: Array
+    root: LayerRoot | None
+
+
+def gram_by_layers(owner: LinearOperator, point: Point) -> ByLayers | None:
+    """K and W at a point by layers; None where the model has none. Made once for ``owner``, and kept.
+
+    Where examples enter each other's outputs K is formed from the rows of W, or column by column.
     """
     slots, ops = memo(owner), point.space.backend
     if slots.made is None:
         found = layers_at(point) if point.objective.reduce is None else None
         if found is None:
             return None
-        made: Array = ops.call(_matrix, found, _root_at(point))
+        root = _root_at(point)
+        apart = ops.call(Layers.hold_for, found, root.pieces)
+        known = bool(ops.read(apart)) if ops.is_concrete(apart) else None
+        if known is None:
+            matrix = _either(apart, found, root)
+        else:
+            matrix = ops.call(_matrix, found, root) if known else root.gram()[1]
+        made = ByLayers(matrix, None if known is False else LayerRoot.of(found, root, None if known else apart))
         if not point.may_keep(made):
             return made
         slots.made = made
-    return slots.made
+    return slots.made  # type: ignore[no-any-return]
+
+
+def _either(apart: Array, found: Layers, root: Root) -> Array:
+    """K, where the program finds out which way: what it will hardly take holds one column at a time."""
+    ops, (m, n) = root.backend, root.shape
+
+    def otherwise(root: Root) -> tuple[Array]:
+        if keeps_rows(None, m, n):
+            return (root.gram()[1],)
+        return (ops.over_columns(lambda e: root.matvec(root.rmatvec(e)), ops.identity(m, root.codomain.zeros())),)
+
+    ways = (lambda root: (_matrix(found, root),)), otherwise
+    made: Array = ops.branch(ops.item(apart), *ways, root)[0]
+    return made
 
 
 def _matrix(found: Layers, root: Root) -> Array:
-    ops, square = root.backend, root.scale * root.scale
-    dtype = root.codomain.dtype
-
-    def by_layers(root: Root) -> tuple[Array]:
-        return (ops.cast(square * gram(ops, found), dtype),)
-
-    made: Array = ops.branch(ops.item(found.hold_for(root.pieces)), by_layers, lambda root: (root.gram()[1],), root)[0]
-    return made
+    ops = root.backend
+    return ops.cast(root.scale * root.scale * gram(ops, found), root.codomain.dtype)
 
 
 def _root_at(point: Point) -> Root:

@@ -64,8 +64,8 @@ class Piece(OfOneBatch):
     targets: Array | None
     weights: Array | None
     linearization: Linearization
-    hessian: OutputHessian
-    """H_L at ``outputs``."""
+    bent: OutputHessian
+    """H_L at ``outputs``, without these."""
     value: Array | None
     gradient: Vector | None
     weight: Array | None
@@ -78,6 +78,11 @@ class Piece(OfOneBatch):
     def outputs(self) -> Array:
         """The model's outputs, which the linearisation holds: a program would return them once more for each holder."""
         return self.linearization.outputs
+
+    @property
+    def hessian(self) -> OutputHessian:
+        """H_L at ``outputs``."""
+        return self.bent.with_outputs(self.outputs)
 
     def rooted(self) -> Piece:
         """The piece with the root of H_L."""

@@ -250,9 +250,9 @@ class Term:
             bent = self._asked(z).hessian(*self._with_data(z))
         data = self.batch.targets, self.batch.weights
         if once:
-            return Piece(self.loss, *data, lin, bent, None, None, self.weight(z), self.space)
+            return Piece(self.loss, *data, lin, bent.without_outputs(), None, None, self.weight(z), self.space)
         sums = self.total(z), self.space.like(x, lin.gradient), self.weight(z)
-        return Piece(self.loss, *data, lin.without_gradient(), bent, *sums, self.space)
+        return Piece(self.loss, *data, lin.without_gradient(), bent.without_outputs(), *sums, self.space)
 
     def once(self, x: Vector) -> Piece:
         """The model linearised at x for one product, without value and gradient; what it held goes with the piece."""

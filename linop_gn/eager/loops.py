@@ -125,6 +125,14 @@ class EagerLoops:
             pieces.append(piece)
         return total, optree.tree_map(lambda *rows: self.namespace().stack(rows), *pieces)  # type: ignore[attr-defined]
 
+    def by_parts(self, function: Callable[..., Any], size: int, x: Any, *data: Any) -> Any:
+        given: Any = (x, *data)
+        parts = [
+            function(*optree.tree_map(lambda leaf, i=i: leaf[i : i + size, ...], given))
+            for i in range(0, x.shape[0], size)
+        ]
+        return self.namespace().concat(parts, axis=0)  # type: ignore[attr-defined]
+
     def afresh(self, x: T, arguments: R) -> tuple[T, R]:
         return x, arguments
 

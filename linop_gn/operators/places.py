@@ -18,7 +18,7 @@ from ..protocols import Array, Vector, View
 from ..spaces import Space
 from .partition import Partition, of_ranges
 
-__all__ = ["Place", "assembled", "disjoint", "entries", "partition_of_places"]
+__all__ = ["Place", "assembled", "disjoint", "entries", "lies_by_columns", "partition_of_places"]
 
 
 class Place(NamedTuple):
@@ -64,13 +64,16 @@ class Place(NamedTuple):
         ]
 
 
-def assembled(space: Space, parts: list[tuple[View, Array]], rest: Array) -> Vector:
-    """The flat vector (n,), or (k, n), of which these are entries; the others are those of ``rest``.
+def assembled(space: Space, parts: list[tuple[View, Array]], rest: Array | None) -> Vector:
+    """The flat vector (n,), or (k, n), of which these are entries; the others are those of ``rest``, or zero.
 
     No entry may be in two parts.
     """
     xp = space.backend.namespace()
     views = tuple(view for view, _ in parts)
+    if rest is None:  # seldom is anything missing
+        whole = sum(part.shape[-1] for _, part in parts) == space.size
+        rest = parts[0][1][..., :0] if whole else xp.astype(space.zeros(), parts[0][1].dtype, copy=False)
     runs = [_run(space, view) for view in views]
     if any(run.start is None for run in runs):
         inverse, missing = _scattered(space, views)
@@ -85,6 +88,14 @@ def assembled(space: Space, parts: list[tuple[View, Array]], rest: Array) -> Vec
     if end < space.size:
         pieces.append(rest[..., end:])
     return pieces[0] if len(pieces) == 1 else xp.concat(pieces, axis=-1)
+
+
+def lies_by_columns(place: Place) -> bool:
+    """Whether the inputs of a weight come before its outputs in memory, so that to write its rows is to transpose."""
+    view, last = place.weight, 1 + place.outputs
+    steps = [abs(s) for s, n in zip(view.strides, view.shape, strict=True) if n > 1]
+    inputs = [abs(s) for s, n in zip(view.strides[last:], view.shape[last:], strict=True) if n > 1]
+    return bool(inputs) and min(inputs) > min(steps)
 
 
 @lru_cache(maxsize=8)  # they hold a number for each entry

@@ -107,6 +107,12 @@ class Loops(Protocol):
         Returns the sum of the parts (a tree of arrays) and the pieces, stacked along a new leading axis.
         """
 
+    def by_parts(self, function: Callable[..., Array], size: int, x: Array, *data: Any) -> Array:
+        """``function(rows of x, of data...)``, like these rows, of ``size`` rows of all at a time, put together.
+
+        ``data`` are arrays with as many rows, trees of them, or None. It need not be cut where that would hold no less.
+        """
+
     def afresh(self, x: T, arguments: R) -> tuple[T, R]:
         """Both as they are, where what is computed of ``x`` is to be computed again for each ``arguments``.
 

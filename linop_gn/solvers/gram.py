@@ -16,8 +16,9 @@ recomputed with a product, meets the tolerance.
 
 K = W W^T is formed layer by layer from what the layers are given and the derivatives
 in what they make (:mod:`linop_gn.curvature.layers`): as many passes backward as an
-example has outputs, five gradients in all for 32 examples and 10 classes. It is made
-once for a point, whatever dampings are tried there. Where a model has no such layers,
+example has outputs. It is made once for a point, whatever dampings are tried there;
+and so are products with W and W^T, one matrix product a layer each, so that nothing
+else is asked of the model, nor of its linearisation. Where a model has no such layers,
 or its examples enter each other's outputs, K is formed from the rows of W, m products
 with J^T and a matrix product of 2 m^2 n flops, or column by column, m products with
 J^T and J: that takes less as soon as there are several classes, and never holds m n
@@ -32,7 +33,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from ..arguments import known_float, whole
 from ..curvature.at_point import GGN, Products, WithDiagonal, with_l2
-from ..curvature.gram import Gram, Root, gram_matrix, keeps_rows, require_root, root_gradient, root_of
+from ..curvature.gram import ByLayers, Gram, Root, gram_by_layers, keeps_rows, require_root, root_gradient, root_of
+from ..curvature.layers.root import LayerRoot
 from ..curvature.layers.rows import told_at
 from ..curvature.pieces import ggn
 from ..operators.base import LinearOperator
@@ -87,9 +89,16 @@ class GramState(NamedTuple):
 
 @record
 class WithGram(Products):
-    """A Gauss-Newton operator with its K."""
+    """A Gauss-Newton operator with its K, and the W that this was made of, by which products are then."""
 
-    gram: Any = None
+    gram: ByLayers = None  # type: ignore[assignment]
+
+    def matvec(self, v: Vector) -> Vector:
+        root = self.gram.root
+        return super().matvec(v) if root is None else root.rmatvec(root.matvec(v))
+
+    def matmat(self, v: Vector) -> Vector:
+        return super().matmat(v) if self.gram.root is None else LinearOperator.matmat(self, v)
 
 
 @record
@@ -207,10 +216,11 @@ class GramSolve(Solver):
         if not (self._asks_layers(operator) and isinstance(operator, GGN) and isinstance(inner, Products)):
             return made
         m = sum(math.prod(piece.outputs.shape) for piece in inner.pieces)
-        K = None if m * m * bytes_each(operator) > self.most_bytes else gram_matrix(operator, operator.point)
-        if K is None:
+        known = None if m * m * bytes_each(operator) > self.most_bytes else gram_by_layers(operator, operator.point)
+        if known is None:
             return made
-        return with_l2(rebuild(WithGram, fields(inner) | {"gram": K}), operator.point.objective.l2_in(operator.domain))
+        l2 = operator.point.objective.l2_in(operator.domain)
+        return with_l2(rebuild(WithGram, fields(inner) | {"gram": known}), l2)
 
     def _asks_layers(self, operator: LinearOperator) -> bool:
         """Whether K is to be formed layer by layer, if the model has layers."""
@@ -241,7 +251,7 @@ class GramSolve(Solver):
         cholesky, square = m**3 / 3.0, m * m
         told = self._by_layers(_inner(operator)[0])
         if told is not None:
-            held = (told.numbers + 3 * square + 6 * n) * width
+            held = (told.numbers + 4 * square + 6 * n) * width
             flops, note = 2.0 * square * told.width + cholesky, f"{m} outputs; by layers"
             return Cost("GramSolve, Cholesky", told.passes + 3, held, flops, note)
         at_once = 0 if operator.backend.calculus is None else min(m, ready.together) * n  # columns of J^T
@@ -326,19 +336,19 @@ def _factored_by(
     good: Any = True
     if dense:
         known = _known_gram(operator)
-        W, K = _matrix(ops, root, rows, most_bytes) if known is None else (None, ops.copy(known))
+        W, K = _matrix(ops, root, rows, most_bytes) if known is None else (None, ops.copy(known.matrix))
         xp, m, spent = ops.namespace(), root.shape[0], 0 if isinstance(root, Dense) else root.shape[0]
         spent = spent if known is None else 1
         trace = ops.item(xp.sum(xp.linalg.diagonal(K)))
         shift = ops.maximum(shift, 2.0 * ops.eps(K) * trace)
         factor, good = ops.cholesky(ops.axpy(shift, ops.identity(m, K), K))
-    q = root.codomain.zeros() if isinstance(root, Dense) else root_gradient(root)
+    q = root.codomain.zeros() if isinstance(root, Dense) else _slope(root)
     t = _pull(root, W, q)
     tt = ops.dot(t, t)
     return Factored(W, factor, shift, q, t, tt), good & ops.isfinite(tt), spent
 
 
-def _matrix(ops: Backend, root: Root | Dense, rows: bool | None, most_bytes: int) -> tuple[Array | None, Array]:
+def _matrix(ops: Backend, root: LinearOperator, rows: bool | None, most_bytes: int) -> tuple[Array | None, Array]:
     """W, where there is room for it, and K."""
     m = root.shape[0]
     size = m * m * bytes_each(root.T)
@@ -351,11 +361,16 @@ def _matrix(ops: Backend, root: Root | Dense, rows: bool | None, most_bytes: int
         )
     if isinstance(root, Dense):
         return root.matrix, root.matrix @ root.matrix.T
+    assert isinstance(root, Root)  # of one by layers K is known
     return root.gram(rows)
 
 
-def _known_gram(operator: LinearOperator) -> Array | None:
-    """K, where the operator was prepared with it, and is in no other units."""
+def _slope(root: Root | LayerRoot) -> Vector:
+    return root.gradient if isinstance(root, LayerRoot) else root_gradient(root)
+
+
+def _known_gram(operator: LinearOperator) -> ByLayers | None:
+    """K and W, where the operator was prepared with them, and is in no other units."""
     inner, units, _ = _inner(operator)
     made = undamped(inner)[0]
     return made.gram if units is None and isinstance(made, WithGram) else None
@@ -379,7 +394,7 @@ def _solve_with(ops: Backend, operator: LinearOperator, f: Factored, solver: Any
     if f.factor is not None:
         y = ops.cholesky_solve(f.factor, rhs)
     else:
-        K = Damped(root @ root.T if isinstance(root, Dense) else Gram.of(root), f.shift)
+        K = Damped(Gram.of(root) if isinstance(root, Root) else root @ root.T, f.shift)
         given = solver.preconditioner
         linear = LinearProblem(K, rhs, None, given(K) if isinstance(given, Recipe) else given)
         inner = inner_solve(ops, solver, linear)
@@ -395,8 +410,11 @@ def _inner(operator: LinearOperator) -> tuple[LinearOperator, Vector | None, Sca
     return (inner.operator, inner.units, damping) if isinstance(inner, Congruence) else (inner, None, damping)
 
 
-def _root(operator: LinearOperator) -> tuple[Root | Dense, Scalar]:
+def _root(operator: LinearOperator) -> tuple[Root | LayerRoot | Dense, Scalar]:
     inner, units, damping = _inner(operator)
+    known = _known_gram(operator)
+    if known is not None and known.root is not None:
+        return known.root, damping + undamped(inner.prepare())[1]
     if isinstance(inner, LowRank):
         W, middle, xp = inner.factor.T, inner.middle, inner.backend.namespace()
         W = W if middle is None else xp.sqrt(middle)[:, None] * W
@@ -408,12 +426,12 @@ def _root(operator: LinearOperator) -> tuple[Root | Dense, Scalar]:
     return replace(root_of(made.pieces, made.scale, made.domain), units=units), damping + l2
 
 
-def _push(root: Root | Dense, rows: Array | None, v: Vector) -> Vector:
+def _push(root: LinearOperator, rows: Array | None, v: Vector) -> Vector:
     """W v."""
     return root.apply(v) if rows is None else rows @ root.backend.cast(v, root.codomain.dtype)
 
 
-def _pull(root: Root | Dense, rows: Array | None, u: Vector) -> Vector:
+def _pull(root: LinearOperator, rows: Array | None, u: Vector) -> Vector:
     """W^T u."""
     if rows is not None:
         made: Vector = root.backend.cast(rows.T @ u, root.domain.dtype)

@@ -174,3 +174,38 @@ def test_memory_of_a_gauss_newton_product_in_torch(monkeypatch):
     assert kept < 1.3 * size  # the outputs, and W's gradient
     again, _, _ = allocations(lambda: G @ params)
     assert kept + again < 3.6 * size  # the outputs, J v and H J v, and parameters of a sixteenth each
+
+
+def test_a_compiled_program_loops_over_parts(jax, monkeypatch):
+    monkeypatch.setattr(parts, "MANY", 1)
+    ops, xp = lg.load("jax"), lg.namespace(jax.numpy.ones(1))
+    z, y, w = draw("softmax", 0, (6, 3, 4), 2.0, "float64")
+    loss = CrossEntropy(ignore_index=2, label_smoothing=0.25)
+    for weights in (None, w.reshape(6, -1)[:, 0]):
+        z, y, v, given = (None if x is None else jax.numpy.asarray(x) for x in (z, y, np.cos(z), weights))
+        H, want = parts.in_parts(ops, loss, z).hessian(xp, z, y, given), loss.hessian(xp, z, y, given)
+        assert H.without_outputs().outputs is None
+        H = H.without_outputs().with_outputs(z)
+        np.testing.assert_allclose(H.product(xp, v), want.product(xp, v), rtol=1e-12, atol=1e-15)
+        got, whole = (A.root(xp).transposed(xp, v) for A in (H, want))
+        np.testing.assert_allclose(got, whole, rtol=1e-12, atol=1e-15)
+
+
+def test_memory_of_a_gauss_newton_product_in_jax(jax):
+    """The logits, and one copy beside them: J v, which becomes H J v. It was five."""
+    if jax.device_count() > 1:
+        pytest.skip("of several devices the rows may be shared, and are not cut")
+    n, classes, hidden = 128, 1 << 15, 16
+    size, some = n * classes * 4, jax.ShapeDtypeStruct
+    x, y = some((n, hidden), "float32"), some((n,), "int32")
+    params = {"A": some((hidden, hidden), "float32"), "W": some((hidden, classes), "float32")}
+
+    def prepared(params, x, y):
+        fit = lg.Objective(lambda p, x: jax.numpy.tanh(x @ p["A"]) @ p["W"], CrossEntropy(), (x, y))
+        return lg.GGN(fit, params).prepare()
+
+    G = jax.eval_shape(prepared, params, x, y)
+    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(G))
+    taken = jax.jit(lambda G, v: G @ v).lower(G, params).compile().memory_analysis()
+    assert kept < 1.3 * size
+    assert kept + taken.temp_size_in_bytes + taken.output_size_in_bytes < 3 * size

@@ -12,17 +12,19 @@ to get there. Where positions are many (convolutions) the rows are formed, and m
 from __future__ import annotations
 
 import math
+from functools import reduce
+from operator import add
 from typing import Any
 
 from ...operators.base import LinearOperator
 from ...operators.partition import LeafBlock
-from ...operators.places import Place, assembled
-from ...protocols import Array, Scalar, Vector
+from ...operators.places import Place, assembled, lies_by_columns
+from ...protocols import Array, Scalar, Vector, View
 from ...records import record, replace, static
 from ...spaces import Space
 from .rows import Examples, Layers, Share
 
-__all__ = ["LayerBlocks", "block_factors", "covered", "cut", "pays"]
+__all__ = ["LayerBlocks", "block_factors", "covered", "cut", "inner", "outer", "pays"]
 
 _ENTRIES = 1 << 22
 """Numbers in the rows of a weight up to which they are formed, or so many times those that they are made of."""
@@ -51,14 +53,17 @@ class Pair:
         # as a row: on the CPU that takes half as long as a column
         return xp.matmul(made, xp.matrix_transpose(self.moving))[:, 0, :]
 
-    def outer(self, xp: Any, r: Array, bias: bool) -> list[Array]:
-        """sum_nc r_nc P_nc (groups, outputs, inputs), and that of a bias."""
+    def outer(self, xp: Any, r: Array, bias: bool, flipped: bool) -> list[Array]:
+        """sum_nc r_nc P_nc (groups, outputs, inputs), and that of a bias; ``flipped``, by columns in memory."""
         (N, _, K), (groups, rows, _) = self.moving.shape, self.fixed.shape
         made = xp.matmul(r[:, None, :], self.moving)[:, 0, :]
         made = xp.permute_dims(xp.reshape(made, (N, groups, -1)), (1, 0, 2))
         made = xp.reshape(made, (groups, rows, K * N // (groups * rows)))
         left, right = (self.fixed, made) if self.turned else (made, self.fixed)
-        weight = xp.matmul(xp.matrix_transpose(left), right)
+        if flipped:
+            weight = xp.matrix_transpose(xp.matmul(xp.matrix_transpose(right), left))
+        else:
+            weight = xp.matmul(xp.matrix_transpose(left), right)
         return [weight, xp.sum(made, axis=1)[..., None]] if bias else [weight]
 
 
@@ -75,7 +80,7 @@ class Formed:
         made = sum(xp.matmul(P, xp.reshape(V, (-1,))) for P, V in zip(self.rows, given, strict=True))
         return xp.reshape(made, (-1, self.columns))
 
-    def outer(self, xp: Any, r: Array, bias: bool) -> list[Array]:
+    def outer(self, xp: Any, r: Array, bias: bool, flipped: bool) -> list[Array]:
         """sum_nc r_nc P_nc, flat, and that of a bias."""
         return [xp.matmul(xp.reshape(r, (-1,)), P) for P in self.rows]
 
@@ -108,24 +113,39 @@ class LayerBlocks(LinearOperator):
         return made
 
     def _by_layers(self, v: Vector) -> Vector:
-        ops, space, parts = self.backend, self.domain, []
-        xp = ops.namespace()
+        space, parts = self.domain, []
         for places, factors in zip(self.places, self.factors, strict=True):
-            homes = [_apart(place) for place in places]
-            r: Any = None
-            for home, terms in zip(homes, factors, strict=True):
-                dtype = terms[0].moving.dtype if isinstance(terms[0], Pair) else terms[0].rows[0].dtype
-                V = [xp.astype(part.read(space, v), dtype, copy=False) for part in home]
-                for term in terms:
-                    made = term.inner(xp, V)
-                    r = made if r is None else r + made
-            r = self.scale * r
-            for home, terms in zip(homes, factors, strict=True):
-                sums = [sum(one) for one in zip(*(term.outer(xp, r, len(home) > 1) for term in terms), strict=True)]
-                for part, whole in zip(home, sums, strict=True):
-                    parts += part.written(space, xp.astype(xp.reshape(whole, part.sizes), v.dtype, copy=False))
-        rest = xp.zeros_like(v) if self.others is None else self.others.matvec(v)
-        return assembled(space, parts, rest)
+            r = self.scale * inner(space, places, factors, v)
+            parts += outer(space, places, factors, r, space.backend.describe(v)[1])
+        return assembled(space, parts, None if self.others is None else self.others.matvec(v))
+
+
+def inner(space: Space, places: tuple[Place, ...], factors: tuple[tuple[Any, ...], ...], v: Vector) -> Array:
+    """<P_nc, v> (examples, columns) of the rows P in these places."""
+    xp, r = space.backend.namespace(), None
+    for place, terms in zip(places, factors, strict=True):
+        dtype = terms[0].moving.dtype if isinstance(terms[0], Pair) else terms[0].rows[0].dtype
+        V = [xp.astype(part.read(space, v), dtype, copy=False) for part in _apart(place)]
+        for term in terms:
+            made = term.inner(xp, V)
+            r = made if r is None else r + made
+    return r
+
+
+def outer(
+    space: Space, places: tuple[Place, ...], factors: tuple[tuple[Any, ...], ...], r: Array, dtype: str
+) -> list[tuple[View, Array]]:
+    """sum_nc r_nc P_nc in these places: what :func:`assembled` takes."""
+    ops, parts = space.backend, list[tuple[View, Array]]()
+    xp = ops.namespace()
+    for place, terms in zip(places, factors, strict=True):
+        home = _apart(place)
+        asked = len(home) > 1, lies_by_columns(home[0])
+        each = zip(*(term.outer(xp, r, *asked) for term in terms), strict=True)
+        sums = [reduce(add, one) for one in each]  # where sum would begin with 0, a copy
+        for part, whole in zip(home, sums, strict=True):
+            parts += part.written(space, ops.cast(xp.reshape(whole, part.sizes), dtype))
+    return parts
 
 
 def _apart(place: Place) -> list[Place]:

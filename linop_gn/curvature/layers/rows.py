@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from ...operators.places import Place
 from ...protocols import Array, Vector
-from ...records import Partial, record, static
+from ...records import Partial, record, replace, static
 from ...spaces import wide
 from ..losses.weighting import counter
 from ..point import Point
@@ -190,6 +190,8 @@ class Layers:
     """The rows (examples x columns, n) of the leaves that enter no layer; None where there are none."""
     outputs: Array
     """(examples, columns)."""
+    slope: Array | None
+    """(examples, columns): q with S q = dL/dz; None where it was not asked for."""
     apart: Array
     """Whether no example enters another's outputs."""
     shares: tuple[Share, ...] = static()
@@ -248,7 +250,9 @@ def layers(worth: Callable[[Examples], bool] | None, term: Term, x: Vector) -> t
     pulled, dtypes = ops.over_columns(pull, columns, min(_TOGETHER, C + 1)), [dtype] * len(shapes)
     moving = tuple(xp.permute_dims(f, (4, 0, 1, 2, 3)) for f in ops.split(pulled[:, :C], shapes, dtypes))
     both = (pulled[:, C], xp.matmul(pulled[:, :C], xp.astype(mixed, pulled.dtype)))
-    rest = None
+    rest = slope = None
+    if worth is None:
+        slope = xp.reshape(root.solve(xp, term.cotangent(z)), (N, C))
     if made.rest and worth is None:
         rows = ops.over_columns(
             lambda e: ops.pack(batch.made.pull(root.product(xp, made.like_outputs(e)), made.rest)[1], dtype),
@@ -259,7 +263,7 @@ def layers(worth: Callable[[Examples], bool] | None, term: Term, x: Vector) -> t
     good = made.agree(*(ops.split(ops.copy(x), shapes, dtypes) for x in both))
     places = tuple(block.place for block in made.plans)
     outputs = xp.reshape(z, (N, C))
-    return (None, None, weight), Layers(moving, fixed, rest, outputs, good, made.shares, places, made.rest)
+    return (None, None, weight), Layers(moving, fixed, rest, outputs, slope, good, made.shares, places, made.rest)
 
 
 def _rows_of(made: Examples, share: Share, fixed: Array) -> tuple[int, int, int]:
@@ -272,7 +276,7 @@ def layers_at(point: Point, worth: Callable[[Examples], bool] | None = None) -> 
     """The rows of all batches at a point, one batch after the other; None where they cannot be had by layers.
 
     With ``worth``, which says whether a batch's are worth their cost, those of the leaves that enter no layer are left
-    out.
+    out, and so is the slope.
     """
     if not has_layers(point):
         return None
@@ -326,15 +330,17 @@ def joined(xp: Any, pieces: tuple[Layers | None, ...]) -> Layers | None:
     if len(given) == 1:
         return given[0]
     first = given[0]
-    return Layers(
-        tuple(xp.concat(parts, axis=2) for parts in zip(*(p.moving for p in given), strict=True)),
-        tuple(xp.concat(parts, axis=1) for parts in zip(*(p.fixed for p in given), strict=True)),
-        None if first.rest is None else xp.concat([p.rest for p in given], axis=0),
-        xp.concat([p.outputs for p in given], axis=0),
-        xp.all(xp.stack([p.apart for p in given])),
-        first.shares,
-        first.places,
-        first.left,
+
+    def along(name: str) -> Array | None:
+        parts = [getattr(piece, name) for piece in given]
+        return None if parts[0] is None else xp.concat(parts, axis=0)
+
+    return replace(
+        first,
+        moving=tuple(xp.concat(parts, axis=2) for parts in zip(*(p.moving for p in given), strict=True)),
+        fixed=tuple(xp.concat(parts, axis=1) for parts in zip(*(p.fixed for p in given), strict=True)),
+        apart=xp.all(xp.stack([p.apart for p in given])),
+        **{name: along(name) for name in ("rest", "outputs", "slope")},
     )
 
 
@@ -357,13 +363,12 @@ def _flattened(xp: Any, piece: Layers) -> Layers:
         x = xp.permute_dims(x, tuple(order))
         return xp.reshape(x, (*x.shape[:axis], -1, *x.shape[axis + 2 :]))
 
-    return Layers(
-        tuple(along(m, 2) for m in piece.moving),
-        tuple(along(f, 1) for f in piece.fixed),
-        None if piece.rest is None else along(piece.rest, 0),
-        along(piece.outputs, 0),
-        xp.all(piece.apart),
-        piece.shares,
-        piece.places,
-        piece.left,
+    rows = {name: x for name in ("rest", "outputs", "slope") if (x := getattr(piece, name)) is not None}
+    return replace(
+        piece,
+        moving=tuple(along(m, 2) for m in piece.moving),
+        fixed=tuple(along(f, 1) for f in piece.fixed),
+        apart=xp.all(piece.apart),
+        stacked=False,
+        **{name: along(x, 0) for name, x in rows.items()},
     )

@@ -84,6 +84,14 @@ class OutputHessian:
         """S with H_L = S S^T."""
         raise NotImplementedError(f"{type(self).__name__} does not define root")
 
+    def without_outputs(self) -> OutputHessian:
+        """Itself, without the outputs if it needs them."""
+        return self
+
+    def with_outputs(self, outputs: Array) -> OutputHessian:
+        """The inverse of :meth:`without_outputs`."""
+        return self
+
     def columns(self, xp: Any, outputs: Array) -> Columns:
         """The columns of the root: all of an example's where they are few, else those of its last axis."""
         shape, root = tuple(outputs.shape), self.root(xp)

@@ -6,7 +6,8 @@ returned is as large as the outputs. A Hessian keeps the outputs, which the line
 numbers for each example in place of its probabilities: they are made again for each product, part by part, which costs
 no more than reading them from memory.
 
-Compiled programs fuse these steps by themselves, and are left alone.
+Compiled programs fuse the steps of a number or a slope by themselves. Their Hessians keep the outputs alone, too, and
+are a loop over parts: XLA would hold e^z and p v whole, since both are summed before they are used.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from typing import Any
 import array_api_compat
 
 from ...protocols import Array, Backend
-from ...records import record
+from ...records import Partial, record, replace, static
 from .base import Loss
 from .hessians import OutputHessian, OutputRoot
-from .weighting import grand_total, placement
+from .weighting import fit_weights, grand_total, placement
 
-__all__ = ["FEW", "MANY", "HessianInParts", "RootInParts", "in_parts", "places"]
+__all__ = ["FEW", "MANY", "HessianInLoop", "HessianInParts", "RootInParts", "in_parts", "places"]
 
 MANY = 1 << 22
 """Fewer outputs than these are taken at once."""
@@ -38,7 +39,9 @@ Place = tuple[Any, ...]
 def in_parts(backend: Backend, loss: Loss, outputs: Array) -> Any:
     """``loss``, or what does its work in parts for outputs that no derivatives are taken through."""
     apart = loss.by_rows and not loss.autodiff and math.prod(outputs.shape) >= MANY
-    return _LossInParts(loss) if apart and "compiled" not in backend.capabilities else loss
+    if not apart:
+        return loss
+    return _Fused(backend, loss) if "compiled" in backend.capabilities else _LossInParts(loss)
 
 
 def places(shape: tuple[int, ...], axes: int, most: int) -> Iterator[Place]:
@@ -77,8 +80,7 @@ class _LossInParts:
         return made
 
     def hessian(self, xp: Any, z: Array, y: Array | None, w: Array | None) -> OutputHessian:
-        kind = next(c for c in type(self.loss).__mro__ if "curvature" in c.__dict__)
-        if kind is Loss or "known" not in kind.__dict__:
+        if not _tells(self.loss):
             return self.loss.hessian(xp, z, y, w)
         known: list[Array] = []
         for place in _places(self.loss, z):
@@ -87,6 +89,91 @@ class _LossInParts:
             for whole, x in zip(known, found, strict=True):
                 whole[place] = x
         return HessianInParts(self.loss, z, y, w, tuple(known))
+
+
+def _tells(loss: Loss) -> bool:
+    """Whether the class that gives the curvature says what may be known of it."""
+    kind = next(c for c in type(loss).__mro__ if "curvature" in c.__dict__)
+    return kind is not Loss and "known" in kind.__dict__
+
+
+class _Fused:
+    """What a linearisation asks of a loss in a compiled program, which needs no parts but for the Hessian."""
+
+    def __init__(self, ops: Backend, loss: Loss) -> None:
+        self.ops, self.loss = ops, loss
+        self.total, self.weight_sum, self.gradient = loss.total, loss.weight_sum, loss.gradient
+
+    def hessian(self, xp: Any, z: Array, y: Array | None, w: Array | None) -> OutputHessian:
+        if not _tells(self.loss):
+            return self.loss.hessian(xp, z, y, w)
+        wide = z if xp.finfo(z.dtype).bits > 16 else xp.astype(z, xp.float32)
+        return HessianInLoop(self.loss, z, y, w, self.loss.known(xp, wide, y, w), self.ops)
+
+
+@record
+class HessianInLoop(OutputHessian):
+    """:class:`HessianInParts` as a loop of a compiled program, which rewrites the vector where it stands."""
+
+    loss: Loss
+    outputs: Array | None
+    """None where a piece holds them: a program would return them twice."""
+    targets: Array | None
+    weights: Array | None
+    known: tuple[Array, ...]
+    ops: Backend = static()
+
+    def without_outputs(self) -> OutputHessian:
+        return replace(self, outputs=None)
+
+    def with_outputs(self, outputs: Array) -> OutputHessian:
+        return replace(self, outputs=outputs) if self.outputs is None else self
+
+    def product(self, xp: Any, v: Array) -> Array:
+        return self.each(xp, Partial(_way, "product"), v)
+
+    def root(self, xp: Any) -> RootInParts:
+        return RootInParts(self)
+
+    def each(self, xp: Any, way: Callable[..., Array], v: Array) -> Array:
+        """``way(xp, H_L of a part, v of the part)`` of each part, put together."""
+        assert self.outputs is not None
+        shape = tuple(self.outputs.shape)
+        lead = shape[: self.loss.example_axes]
+
+        def rows(x: Array | None) -> Any:
+            return None if x is None else xp.reshape(x, (math.prod(lead), *x.shape[len(lead) :]))
+
+        w = fit_weights(xp, type(self.loss).__name__, self.weights, self.outputs, len(lead))
+        if w is not None:
+            w = xp.reshape(xp.broadcast_to(w, (*lead, *w.shape[len(lead) :])), (-1,))
+        data = rows(self.outputs), rows(self.targets), w, tuple(map(rows, self.known))
+        function, size = Partial(_of_part, way, self.loss), _size_of(math.prod(lead))
+        return xp.reshape(self.ops.by_parts(function, size, rows(v), *data), shape)
+
+
+def _size_of(examples: int) -> int:
+    """How many are a part: the largest divisor of which there are at least so many parts."""
+    most = max(1, examples // _PARTS)
+    return next(n for n in range(most, 0, -1) if examples % n == 0)
+
+
+def _way(name: str, xp: Any, H: OutputHessian, v: Array) -> Array:
+    made: Array = getattr(H, name)(xp, v)
+    return made
+
+
+def _of_root(name: str, xp: Any, H: OutputHessian, v: Array) -> Array:
+    made: Array = getattr(H.root(xp), name)(xp, v)
+    return made
+
+
+def _of_part(
+    way: Callable[..., Array], loss: Loss, v: Array, z: Array, y: Any, w: Any, known: tuple[Array, ...]
+) -> Array:
+    xp = array_api_compat.array_namespace(z)
+    z = z if xp.finfo(z.dtype).bits > 16 else xp.astype(z, xp.float32)
+    return way(xp, loss.hessian(xp, z, y, w, known), xp.astype(v, z.dtype, copy=False))
 
 
 @record
@@ -101,35 +188,35 @@ class HessianInParts(OutputHessian):
     """What the loss has found out of each example."""
 
     def product(self, xp: Any, v: Array) -> Array:
-        return self.each(xp, lambda H, v: H.product(xp, v), v)
+        return self.each(xp, Partial(_way, "product"), v)
 
     def root(self, xp: Any) -> RootInParts:
         return RootInParts(self)
 
-    def each(self, xp: Any, function: Callable[[OutputHessian, Array], Array], v: Array) -> Array:
-        """``function(H_L of a part, v of the part)`` of each part, put together."""
+    def each(self, xp: Any, way: Callable[..., Array], v: Array) -> Array:
+        """``way(xp, H_L of a part, v of the part)`` of each part, put together."""
         made = xp.empty_like(v)
         for place in _places(self.loss, self.outputs):
             z, y, w = _part(xp, place, self.outputs, self.targets, self.weights)
             H = self.loss.hessian(xp, z, y, w, tuple(x[place] for x in self.known))
-            made[place] = function(H, xp.astype(v[place], z.dtype, copy=False))
+            made[place] = way(xp, H, xp.astype(v[place], z.dtype, copy=False))
         return made
 
 
 @record
 class RootInParts(OutputRoot):
-    """The root of :class:`HessianInParts`."""
+    """The root of a Hessian in parts."""
 
-    hessian: HessianInParts
+    hessian: HessianInParts | HessianInLoop
 
     def product(self, xp: Any, u: Array) -> Array:
-        return self.hessian.each(xp, lambda H, u: H.root(xp).product(xp, u), u)
+        return self.hessian.each(xp, Partial(_of_root, "product"), u)
 
     def transposed(self, xp: Any, v: Array) -> Array:
-        return self.hessian.each(xp, lambda H, v: H.root(xp).transposed(xp, v), v)
+        return self.hessian.each(xp, Partial(_of_root, "transposed"), v)
 
     def solve(self, xp: Any, r: Array) -> Array:
-        return self.hessian.each(xp, lambda H, r: H.root(xp).solve(xp, r), r)
+        return self.hessian.each(xp, Partial(_of_root, "solve"), r)
 
 
 def _places(loss: Loss, z: Array) -> Iterator[Place]:

@@ -36,6 +36,10 @@ def _part_and_piece(pair: Any, factor: Any) -> tuple[Any, Any]:
     return _product(pair, factor), pair["a"] - factor
 
 
+def _row_by_row(x: Any, data: tuple[Any, None]) -> Any:
+    return x * data[0][:, None]
+
+
 def _numbered(index: Any, a: Any) -> Any:
     return index * a
 
@@ -63,6 +67,16 @@ class Programs(Kit):
             result = self.ops.over_columns(_twice_all_but_the_first, X)
         claim(self.ops.describe(result) == self.ops.describe(self.array(x[1:], self.wide)), "over_columns: kind")
         agree(self.host(result), 2.0 * x[1:], 0.0, "over_columns")
+
+    def test_by_parts(self) -> None:
+        """by_parts is the function of all rows, where one row says nothing of another."""
+        x, a = np.arange(12.0).reshape(6, 2), np.arange(6.0)
+        X, A = self.array(x, self.wide), self.array(a, self.wide)
+        for size in (1, 3, 6):
+            got = self.ops.by_parts(_row_by_row, size, X, (A, None))
+            self.same_kind(got, X, "by_parts")
+            agree(self.host(got), x * a[:, None], 0.0, f"by_parts of {size}")
+        agree(self.host(X), x, 0.0, "what by_parts was given")
 
     def test_describe_of(self) -> None:
         """describe_of tells shape and dtype of a function's value."""
