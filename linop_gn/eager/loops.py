@@ -88,7 +88,10 @@ class EagerLoops:
                     if status != Code.RUNNING if type(status) is int else not _is_running(state):
                         break
                     state = step(self, problem, state)  # type: ignore[arg-type]
-                    _write(rows, state.steps, observe(state))
+                    if type(state.steps) is int and state.steps == len(rows):
+                        rows.append(observe(state))
+                    else:
+                        _write(rows, state.steps, observe(state))
         except BaseException as error:
             _tell(error, state, rows)
             raise

@@ -238,7 +238,8 @@ class CG(ResidualSolver):
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: CGState) -> CGState:
-        if not self._is_plain(problem, s):
+        plain = type(s.norm) is float and s.status == s.claim == Code.RUNNING and self.stop is self.keep is None
+        if not plain or (s.products == 0 and problem.x0 is not None):
             return self._tick(ops, problem, s)
         # An ordinary tick where scalars are Python's: what _tick does where there is nothing to judge, in fewer calls.
         p, inner = s.p, problem.preconditioner
@@ -258,11 +259,6 @@ class CG(ResidualSolver):
             return self._tick(ops, problem, s, _Seen(product, curvature, r, z, rr, rz))
         x, p = ops.axpy(alpha, p, s.x), ops.axpby(1.0, z, rz / s.rz, p)
         return CGState._make((x, r, p, *scalars, *s[_KEPT:]))
-
-    def _is_plain(self, problem: LinearProblem, s: CGState) -> bool:
-        """Whether scalars are Python's, and the next tick may be an ordinary one."""
-        plain = type(s.norm) is float and s.status == s.claim == Code.RUNNING and self.stop is self.keep is None
-        return plain and (problem.x0 is None or s.products > 0)
 
     def _ordinary(
         self, s: CGState, curvature: float, rr: float, rz: float, eps: float, limit: int
@@ -288,7 +284,9 @@ class CG(ResidualSolver):
         only the last one's vectors are its own. ``ops.dot`` returns numbers that stay where vectors are.
         """
         limit, inner, lost = self.limit(problem), problem.preconditioner, 0
-        while self.steps is not None and not lost and self._is_plain(problem, s) and s.steps + 1 < limit:
+        if self.steps is None or self.keep is not None or problem.x0 is not None or type(s.norm) is not float:
+            return
+        while not lost and s.status == Code.RUNNING and s.steps + 1 < limit:
             x, r, p, rz, rp, told = ops.copy(s.x), ops.copy(s.r), ops.copy(s.p), s.rz, s.rp, []
             for _ in range(min(_LEAP, limit - 1 - s.steps)):
                 product = problem.operator.apply(p)
