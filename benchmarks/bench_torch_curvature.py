@@ -6,7 +6,8 @@
 One gradient is loss and backward on the same batch. A Gauss-Newton step is the
 gradient, the set-up of the operator and 20 CG iterations on the damped GGN. With
 ``--few``, what few outputs allow: 32 examples and ten classes by a Gram step, and
-products with nine diagonal blocks. What is compiled (``compile=True``) is
+products with nine diagonal blocks; and a small model, a network of 321 parameters in
+a differential equation, beside the same products by hand. What is compiled (``compile=True``) is
 compiled before it is timed, which takes minutes.
 """
 
@@ -190,11 +191,63 @@ def _math(case: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def few_outputs() -> dict[str, dict[str, Callable[[], Any]]]:
-    """A step in the space of 320 outputs, and products with nine blocks by layers and on the graph."""
+    """A step in the space of 320 outputs, products with nine blocks by layers and on the graph, and a small model."""
     torch.manual_seed(0)
     mlp = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
     deep = nn.Sequential(*(m for a, b in pairwise([784, *[256] * 8, 10]) for m in (nn.Linear(a, b), nn.Tanh())))[:-1]
-    return {"Gram step, 32 examples x 10": gram_cases(mlp), "nine blocks, 256 examples x 10": block_cases(deep)}
+    return {
+        "Gram step, 32 examples x 10": gram_cases(mlp),
+        "nine blocks, 256 examples x 10": block_cases(deep),
+        "u'' = f with 321 parameters, 64 points": small_cases(),
+    }
+
+
+def small_cases() -> dict[str, Callable[[], Any]]:
+    """Products where the calls take as long as the arithmetic; by hand: double backward, written out."""
+    net = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 1))
+    x, params = torch.linspace(0, 1, 64)[:, None], dict(net.named_parameters())
+    leaves = [p.detach().requires_grad_() for p in params.values()]
+    sizes = [p.numel() for p in leaves]
+
+    def residuals(given: dict[str, torch.Tensor]) -> torch.Tensor:
+        at = x.clone().requires_grad_()
+        u = torch.func.functional_call(net, given, (at,))
+        (slope,) = torch.autograd.grad(u.sum(), at, create_graph=True)
+        (bend,) = torch.autograd.grad(slope.sum(), at, create_graph=True)
+        return (bend + torch.sin(x)).reshape(-1)
+
+    objective = lg.Objective.from_residuals(residuals)
+    G, H = lg.GGN(objective, params), lg.Hessian(objective, params)
+    v, r = G.domain.random(0), residuals(dict(zip(params, leaves, strict=True)))
+    place = r.detach().clone().requires_grad_()
+    slopes = torch.autograd.grad(r, leaves, place, create_graph=True, allow_unused=True)
+    gradient = torch.autograd.grad(0.5 * r.square().sum(), leaves, create_graph=True, allow_unused=True)
+
+    def pulled(outputs: Any, inputs: Any, cotangents: Any) -> Any:
+        return torch.autograd.grad(outputs, inputs, cotangents, retain_graph=True, allow_unused=True)
+
+    def flat(found: Any) -> torch.Tensor:
+        made = (torch.zeros_like(p) if g is None else g for p, g in zip(leaves, found, strict=True))
+        return torch.cat([g.reshape(-1) for g in made])
+
+    def along(recorded: Any, inputs: Any) -> Any:
+        parts = [part.view(p.shape) for part, p in zip(v.split(sizes), leaves, strict=True)]
+        pairs = [(g, part) for g, part in zip(recorded, parts, strict=True) if g is not None and g.requires_grad]
+        return pulled([g for g, _ in pairs], inputs, [part for _, part in pairs])
+
+    def ggn() -> torch.Tensor:
+        return flat(pulled(r, leaves, along(slopes, place)[0]))
+
+    assert torch.allclose(ggn(), G @ v)
+    return {
+        "gradient": lambda: torch.autograd.grad(
+            residuals(params).square().sum(), list(params.values()), allow_unused=True
+        ),
+        "GGN product": lambda: G @ v,
+        "GGN product, by hand": ggn,
+        "Hessian product": lambda: H @ v,
+        "Hessian product, by hand": lambda: flat(along(gradient, leaves)),
+    }
 
 
 def fit_of(net: nn.Module, count: int) -> tuple[dict[str, Any], Callable[[], lg.Objective], Callable[[], Any]]:

@@ -14,7 +14,7 @@ from .distributed.agreed import require_alike
 from .distributed.watching import telling, together, told_to_all
 from .operators.base import LinearOperator
 from .protocols import Carry
-from .records import Partial, replace
+from .records import Partial, fields, rebuild, replace
 from .run.loop import Look, Watcher, drive, looks, reached, watchers_of
 from .run.solution import Solution
 from .run.status import Code, is_one_of
@@ -130,7 +130,7 @@ def solve(
 
     def leaving(x: Any, solution: Solution) -> Solution:
         iterates = None if solution.iterates is None else solution.iterates.leave(lambda v: leave(v, domain))
-        return replace(solution, x=leave(x, domain), iterates=iterates)
+        return rebuild(Solution, fields(solution) | {"x": leave(x, domain), "iterates": iterates})
 
     return leaving(*backend.implicit(run, solver, problem, A))
 
@@ -147,7 +147,7 @@ def _held_finite(ops: Any, b: Any, x: Any, status: Any, residual: Any, model: An
     largest = ops.max_abs(x)
     small = ops.logical_not(unfit_status(ops, largest, ops.eps(x) ** 3, x)[0])
     plain = (largest > 0) & (largest < math.inf)
-    if np.shape(plain) != np.shape(status):
+    if getattr(plain, "shape", ()) != getattr(status, "shape", ()):
         return x, status, ops.where(status == Code.NONFINITE_INPUT, math.nan, residual), model, small
 
     def replace(status: Any, residual: Any, model: Any) -> tuple[Any, ...]:
@@ -170,7 +170,8 @@ def _held_small(
     b = problem.rhs
     alone = x.shape[1:] == b.shape[1:]  # or one b has many answers, and their solver says what of
     known = alone or type(solver).defect is not Solver.defect
-    if not known or np.shape(small) != np.shape(status) or not ops.read(ops.any(small)):
+    alike = getattr(small, "shape", ()) == getattr(status, "shape", ())
+    if not (known and alike and ops.read(ops.any(small))):
         return status, residual, 0
     r, scale, inverse, *_ = scaled_rhs(ops, b)
     norm = scale * ops.sqrt(ops.dot(r, r))

@@ -14,6 +14,7 @@ from .arrays import TorchArrays
 from .bases import ShardedBases
 from .calculus import TorchCalculus
 from .columns import TorchColumns
+from .deferred import TorchLeaps
 from .distributed import TorchProcesses
 from .factors import TorchFactors
 from .implicit import TorchImplicit
@@ -30,6 +31,7 @@ class TorchBackend(
     TorchFactors,
     ShardedBases,
     TorchColumns,
+    TorchLeaps,
     TorchImplicit,
     TorchProcesses,
     ArrayApiBackend,

@@ -23,6 +23,7 @@ from linop_gn.records import data_fields, memo, rebuild, static_fields
 __all__ = ["Data"]
 
 _NAMESPACE = "linop_gn_torch"
+_PLAIN = {type(None), bool, int, float, str}
 
 
 class Data:
@@ -68,6 +69,8 @@ def _flatten(tree: Any) -> tuple[list[Any], optree.PyTreeSpec]:
 
 def _collect(node: Any, asked: bool, found: dict[int, Tensor], kinds: set[type]) -> bool:
     """Add tensors that require gradients to ``found``, and types of records; True if somebody asked for a tensor."""
+    if type(node) in _PLAIN:
+        return False
     if isinstance(node, Tensor):
         if node.requires_grad:
             found[id(node)] = node

@@ -34,6 +34,20 @@ def _is_running(state: Any) -> bool:
     return status == Code.RUNNING if isinstance(status, int) else bool(np.any(np.equal(status, Code.RUNNING)))
 
 
+def _write(rows: list[Any], step: Any, row: Any) -> None:
+    """The row of that step, over one that was written of it before."""
+    index = step if isinstance(step, int) else int(np.max(step))
+    if index < len(rows):
+        del rows[index:]
+    rows.append(row)
+
+
+def _tell(error: BaseException, state: Any, rows: list[Any]) -> None:
+    """How far a run had come: what was raised leaves with it."""
+    with suppress(AttributeError):
+        error.carry = Carry(state, rows)  # type: ignore[attr-defined]
+
+
 def _quiet() -> Any:
     """No warnings of NumPy about what the status tells, once."""
     return np.errstate(over="ignore", invalid="ignore")
@@ -70,27 +84,46 @@ class EagerLoops:
         try:
             with _quiet():
                 for _ in range(steps):
-                    if not _is_running(state):
+                    status = state.status
+                    if status != Code.RUNNING if type(status) is int else not _is_running(state):
                         break
                     state = step(self, problem, state)  # type: ignore[arg-type]
-                    index = state.steps
-                    if not isinstance(index, int):
-                        index = int(np.max(index))
-                    if index < len(rows):
-                        del rows[index:]
-                    rows.append(observe(state))
+                    if type(state.steps) is int and state.steps == len(rows):
+                        rows.append(observe(state))
+                    else:
+                        _write(rows, state.steps, observe(state))
         except BaseException as error:
-            with suppress(AttributeError):
-                error.carry = Carry(state, rows)  # type: ignore[attr-defined]
+            _tell(error, state, rows)
             raise
         return Carry(state, rows)
 
     def run(self, method: Iteration, problem: Any, capacity: int) -> Carry:
-        return self.advance(method, problem, self.begin(method, problem, capacity), sys.maxsize)
+        return self.advance(
+            method, problem, self._leapt(method, problem, self.begin(method, problem, capacity)), sys.maxsize
+        )
+
+    def _leapt(self, method: Iteration, problem: Any, carry: Carry) -> Carry:
+        """The carry once a method has gone as far as it does by itself."""
+        latest, rows = carry
+        try:
+            with _quiet():
+                for state in self.leaps(method, problem, latest):
+                    latest = state
+                    _write(rows, state.steps, method.observe(state))
+        except BaseException as error:
+            _tell(error, latest, rows)
+            raise
+        return Carry(latest, rows)
+
+    def leaps(self, method: Any, problem: Any, state: Any) -> Iterable[Any]:
+        """The states that a method reaches by itself (:meth:`linop_gn.Solver.leap`), where to read a scalar is dear."""
+        return ()
 
     def iterate(self, method: Iteration, problem: Any) -> Any:
         with _quiet():
             state = method.init(self, problem)  # type: ignore[arg-type]
+            for after in self.leaps(method, problem, state):
+                state = after
             while _is_running(state):
                 state = method.step(self, problem, state)  # type: ignore[arg-type]
         return state

@@ -9,6 +9,7 @@ has a default, and what a solver does not do by itself is done for it
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple
 
 from ..arguments import require_instance
@@ -116,6 +117,15 @@ class Solver(ABC):
     def answer(self, ops: Backend, problem: LinearProblem, state: Any) -> Vector:
         """The solution x; consumes the state."""
 
+    def leap(self, ops: Any, problem: LinearProblem, state: Any) -> Iterable[Any]:
+        """The next states, one for each step, of steps that are taken without a look at a scalar; none need be.
+
+        Asked for where reading a scalar takes longer than arithmetic with it. Those of ``ops`` stay where vectors are:
+        it has ``dot``, ``axpy``, ``axpby``, ``copy``, ``eps``, and ``read``, of a list of rows of scalars at once. The
+        given state's vectors are left as they are.
+        """
+        return ()
+
     # declared
 
     @property
@@ -144,6 +154,8 @@ class Solver(ABC):
     def limit(self, problem: LinearProblem) -> int:
         """The steps that a run may take: ``steps``, ``max_steps``, or min(10 n, 10000). A size of the program."""
         fixed = self.max_steps if self.steps is None else self.steps
+        if type(fixed) is int and fixed < 2**31:
+            return fixed
         return min(10 * min(problem.operator.shape), 10_000) if fixed is None else min(int(fixed), 2**31 - 1)
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:

@@ -45,12 +45,14 @@ operator stands once in a compiled program, with or without ``x0``.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector, unchanged
 from ..records import record, replace, static
 from ..run.status import Code, alike, verdict
+from .ahead import leap
 from .base import Cost, Solver, bytes_of, each
 from .iterates import MOST, Iterates, as_schedule, collect, plan
 from .options import ResidualSolver, at_limit, begun_status, scaled_rhs, unfit_status
@@ -71,6 +73,8 @@ class CGState(NamedTuple):
     """r.p: equal to r.z, except after the residual was replaced."""
     norm: Scalar
     model: Scalar
+    steps: Scalar
+    products: Scalar
     least: Scalar
     """1 / ||A||, as far as it has shown; 0 once a residual was replaced, for no more is learned then."""
     room: Scalar
@@ -96,10 +100,19 @@ class CGState(NamedTuple):
     memory: Any
     """What the stopping rule remembers."""
     scale: Scalar
-    steps: Scalar
-    products: Scalar
     kept: Any
     """Iterates kept for the caller; None if none were asked for."""
+
+
+class _Seen(NamedTuple):
+    """What a tick has computed when it turns out that it is not an ordinary one; what was not yet computed is None."""
+
+    product: Vector
+    curvature: Scalar
+    r: Vector | None = None
+    z: Vector | None = None
+    rr: Scalar = None
+    rz: Scalar = None
 
 
 def along_start(ops: Backend, rp: Scalar, energy: Scalar) -> Scalar:
@@ -238,6 +251,51 @@ class CG(ResidualSolver):
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: CGState) -> CGState:
+        plain = type(s.norm) is float and s.status == s.claim == Code.RUNNING and self.stop is self.keep is None
+        plain = plain and self.reductions == 2
+        if not plain or (s.products == 0 and problem.x0 is not None):
+            return self._tick(ops, problem, s)
+        # An ordinary tick where scalars are Python's: what _tick does where there is nothing to judge, in fewer calls.
+        p, inner = s.p, problem.preconditioner
+        product = problem.operator.apply(p)
+        curvature = ops.dot(p, product)
+        if not curvature > 0:
+            return self._tick(ops, problem, s, _Seen(product, curvature))
+        alpha = s.rp / curvature
+        r = ops.axpy(-alpha, product, s.r)
+        rr = rz = ops.dot(r, r)
+        z = r
+        if inner is not None:
+            z = inner.apply(r)
+            rz = ops.dot(r, z)
+        scalars = self.ordinary(s, curvature, rr, rz, ops.eps(r), self.limit(problem))
+        if scalars is None:
+            return self._tick(ops, problem, s, _Seen(product, curvature, r, z, rr, rz))
+        x, p = ops.axpy(alpha, p, s.x), ops.axpby(1.0, z, rz / s.rz, p)
+        return CGState._make((x, r, p, *scalars, *s[3 + len(scalars) :]))
+
+    def ordinary(
+        self, s: CGState, curvature: float, rr: float, rz: float, eps: float, limit: int
+    ) -> tuple[Any, ...] | None:
+        """What follows x, r, p and goes before ``verified`` in the next state; None where there is more to judge."""
+        before, rp = s.rz, s.rp
+        if not (curvature > 0 and before > 0 and rr > 0 and rz > 0 and curvature + rr + rz < math.inf):
+            return None
+        alpha, beta, norm, steps = rp / curvature, rz / before, math.sqrt(rr), s.steps + 1
+        model = s.model - 0.5 * alpha * rp
+        if not (norm > s.hope and steps < limit and (model >= -s.room or model >= 1e3 * s.model)):
+            return None
+        least, room = s.least, s.room
+        if alpha < least * (1.0 + beta):
+            least = 0.5 * alpha / (1.0 + beta)
+            room = s.whole / (16.0 * eps) * least
+        return rz, rz, norm, model, steps, s.products + 1, least, room
+
+    def leap(self, ops: Backend, problem: LinearProblem, s: CGState) -> Iterator[CGState]:
+        return leap(self, ops, problem, s)
+
+    def _tick(self, ops: Backend, problem: LinearProblem, s: CGState, seen: _Seen | None = None) -> CGState:
+        """The next state, whatever there is to judge, from what was ``seen``."""
         running, no = s.status == Code.RUNNING, ops.logical_not
         checking = running & (s.claim != Code.RUNNING)
         starting = running & (s.products == 0) if problem.x0 is not None else None
@@ -245,11 +303,13 @@ class CG(ResidualSolver):
         def on_trial(x: Vector, p: Vector) -> tuple[Vector]:
             return (ops.axpy(s.trial, p, ops.copy(x)),)
 
-        (v,) = ops.either(checking, on_trial, _direction, s.x, s.p)
-        product = problem.operator.apply(v)
-        del v  # nor is it read below: a program has no room for it beside the terms of inner products
+        if seen is None:
+            (v,) = ops.either(checking, on_trial, _direction, s.x, s.p)
+            product = problem.operator.apply(v)
+            del v  # nor is it read below: a program has no room for it beside the terms of inner products
+            seen = _Seen(product, ops.dot(s.p, product))
+        product, curvature = seen.product, seen.curvature
         rp, before = s.rp, s.rz
-        curvature = ops.dot(s.p, product)
         single = self.reductions == 1 and problem.preconditioner is None
         if single:  # none of them needs another, so that programs sum them over devices at once
             across, square, whole = ops.dot(s.r, product), ops.dot(product, product), ops.dot(s.r, s.r)
@@ -266,7 +326,7 @@ class CG(ResidualSolver):
             gain = ops.where(starting, change, gain)
         model = s.model - gain
         moved = good & ((model >= -s.room) | (model >= 1e3 * s.model))
-        r = ops.axpy(-alpha, product, s.r)
+        r = ops.axpy(-alpha, product, s.r) if seen.r is None else seen.r
 
         def replace(r: Vector, model: Scalar, moved: Scalar) -> tuple[Vector, Scalar, Scalar]:
             """A step on trial is taken if its residual is what was expected of it, and half as large.
@@ -292,15 +352,18 @@ class CG(ResidualSolver):
             return true, model, taken & no(plain)
 
         r, model, moved = ops.branch(checking, replace, unchanged, r, model, moved)
-        z = problem.precondition(r)
-        if single:
-            told = whole - alpha * (2.0 * across - alpha * square)
-            # Half of its digits are right, or it is summed: so it is where the norm falls below eps^(1/4) in one step.
-            right = no(checking) & (told > ops.eps(r) ** 0.5 * whole) & (told < math.inf)
-            (rr,) = ops.branch(right, lambda r: (told,), lambda r: (ops.dot(r, r),), r)
+        if seen.r is not None:
+            z, rr, rz = seen.z, seen.rr, seen.rz
         else:
-            rr = ops.dot(r, r)
-        rz = rr if z is r else ops.dot(r, z)
+            z = problem.precondition(r)
+            if single:
+                told = whole - alpha * (2.0 * across - alpha * square)
+                # Half of its digits are right, or it is summed: where the norm falls below eps^(1/4) in one step.
+                right = no(checking) & (told > ops.eps(r) ** 0.5 * whole) & (told < math.inf)
+                (rr,) = ops.branch(right, lambda r: (told,), lambda r: (ops.dot(r, r),), r)
+            else:
+                rr = ops.dot(r, r)
+            rz = rr if z is r else ops.dot(r, z)
         norm = ops.sqrt(rr)
         sound = ops.isfinite(curvature + rr + rz)
         moved = moved & sound
@@ -325,12 +388,12 @@ class CG(ResidualSolver):
             tried = checking & (s.trial != 0)
             checked = checking & sound & (moved | no(tried))
 
-            def seen() -> tuple[Scalar, Scalar]:
+            def looked() -> tuple[Scalar, Scalar]:
                 (v,) = on_trial(s.x, s.p)
                 fits, unfit = unfit_status(ops, ops.max_abs(v), s.scale, v)
                 return ops.dot(s.p, r), ops.where(fits, Code.CONVERGED, unfit) + 0 * s.status
 
-            along, held = ops.branch(checking, seen, lambda: (rp, s.status))
+            along, held = ops.branch(checking, looked, lambda: (rp, s.status))
             began = moved if starting is None else moved | (starting & sound)
             known = began | checked
             length = ops.where(tried, s.trial, alpha)
@@ -415,8 +478,8 @@ class CG(ResidualSolver):
             planned = plan(self.keep, limit)
             kept = ops.put(kept, ops.lookup(planned.places, steps), x, ops.lookup(planned.wanted, steps))
         return CGState._make((
-            x, r, p, rz, rp, norm, model, least, room, verified, hope, best, best_model, back, trial, claim,
-            status, s.whole, memory, s.scale, steps, s.products + running, kept,
+            x, r, p, rz, rp, norm, model, steps, s.products + running, least, room, verified, hope, best, best_model,
+            back, trial, claim, status, s.whole, memory, s.scale, kept,
         ))  # fmt: skip
 
     def answer(self, ops: Backend, problem: LinearProblem, state: CGState) -> Vector:
