@@ -69,9 +69,9 @@ def _asked(base: lg.Objective, objective: Any, data: Any, params: Any, others: d
     unknown = sorted(others.keys() - _OF_NEIGHBOURS)
     if unknown and data is None and objective is None:  # optax hands on any keyword, a mistyped data= as well
         raise TypeError(
-            f"to_optax: update was given {', '.join(f'{name}=' for name in unknown)}, and neither data= nor objective=: "
-            "it would go on with the data that the objective was made with. Write data=batch; where those data are "
-            "meant, and the keyword is for another in the chain, objective=objective says so."
+            f"to_optax: update was given {'=, '.join(unknown)}=, and neither data= nor objective=: it would go on "
+            "with the data that the objective was made with. Write data=batch; where those data are meant, and the "
+            "keyword is for another in the chain, objective=objective says so."
         )
     if params is None:
         raise ValueError(
