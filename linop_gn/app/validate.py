@@ -82,7 +82,7 @@ def _imported(file: Path) -> Any:
     module = module_from_spec(spec)
     sys.modules[file.stem] = module
     sys.path.insert(0, str(file.parent.resolve()))
-    _run(file, lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
+    _run(file, lambda: spec.loader.exec_module(module))
     return module
 
 

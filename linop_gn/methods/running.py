@@ -128,7 +128,7 @@ class Run:
 
         What is raised on the way leaves with ``state`` and ``result``, for ``lg.<door>(..., state=)``.
         """
-        told = listening(door)
+        told: list[Watcher] = [*listening(door)]
         if told and self._reduction is None:  # processes that work together look together
             every = every or 1
         try:
