@@ -27,7 +27,7 @@ def test_a_run_says_that_it_begins_where_it_is_and_how_it_ended(caplog, monkeypa
         assert caplog.records[-1].name == "linop_gn.least_squares"
         assert "stopped at step 3" in caplog.text
         with pytest.raises(ZeroDivisionError):
-            lg.minimize(LINE, np.ones(2), lg.LevenbergMarquardt(), watch=[lambda look: 1 / (1 - look.step)])
+            lg.minimize(LINE, np.ones(2), lg.LevenbergMarquardt(), watch=[lambda look: 1 / (1 - look.step) < 0])
         assert "stopped at step 1" in caplog.text
 
 
