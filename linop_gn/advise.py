@@ -29,6 +29,7 @@ __all__ = ["RULES", "Advice", "Measured", "Rule", "advise"]
 
 OTHERWISE = "otherwise"
 FEW, OUTPUTS, NOISE, BATCHES = 256, 2000, 0.1, 4
+_NOISY = f"the gradients of batches differ by more than {NOISE:g} of their mean"
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,13 @@ RULES = (
     ),
     Rule(
         "solver",
+        _NOISY,
+        "lg.CG(rtol=1e-2)",
+        "a matrix that is made for one batch serves no other",
+        lambda m: m.noise is not None and m.noise > NOISE,
+    ),
+    Rule(
+        "solver",
         f"there are at most {FEW} parameters",
         "lg.Cholesky()",
         "as many products as parameters make the matrix, once for all dampings",
@@ -135,9 +143,9 @@ RULES = (
     ),
     Rule(
         "method",
-        f"the gradients of batches differ by more than {NOISE:g} of their mean",
+        _NOISY,
         "lg.SGN()",
-        "it takes a step for each batch, and judges none by data that it did not see",
+        "it takes a step for each batch, and judges it on that batch",
         lambda m: m.noise is not None and m.noise > NOISE,
     ),
     Rule(

@@ -28,6 +28,7 @@ def test_the_page_has_every_rule_in_order():
         ({"outputs": 250}, ("lg.GGN", "lg.GramSolve()", "lg.LevenbergMarquardt()")),
         ({"outputs": 251}, ("lg.GGN", "lg.CG(rtol=1e-2)", "lg.LevenbergMarquardt()")),
         ({"noise": 0.2}, ("lg.GGN", "lg.CG(rtol=1e-2)", "lg.SGN()")),
+        ({"noise": 0.2, "parameters": 9}, ("lg.GGN", "lg.CG(rtol=1e-2)", "lg.SGN()")),
         ({"noise": 0.05}, ("lg.GGN", "lg.CG(rtol=1e-2)", "lg.LevenbergMarquardt()")),
         ({"parameters": 9, "residuals": True}, ("lg.GGN", "lg.Cholesky()", "lg.least_squares")),
     ],
