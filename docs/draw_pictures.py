@@ -67,11 +67,26 @@ def findings(found: dict[str, Any]) -> Any:
     return figure
 
 
+def why_stopped(found: dict[str, Any]) -> Any:
+    """The eight panels of ``results.md``: a run for each status."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 4.0), layout="constrained")
+    for axes, (name, end) in zip(figure.subplots(2, 4).ravel(), found["ends"].items(), strict=True):
+        column = "residual" if "residual" in end.history else "value"
+        axes.semilogy(end.history[column], marker="." if end.steps < 60 else "", linewidth=1.2)
+        axes.set_title(name, fontsize=9, color="tab:green" if end.succeeded else "tab:red")
+        axes.set_ylabel(column, fontsize=8)
+        axes.tick_params(labelsize=7)
+    return figure
+
+
 def main() -> None:
     """Draw all of them."""
     spectra = computed("network_spectra.md")
     pictures = {"network_spectra": spectra["figure"], "network_findings": findings(spectra)}
     pictures["uses"] = uses(computed("uses.md"))
+    pictures["why_stopped"] = why_stopped(computed("results.md"))
     for name, figure in pictures.items():
         figure.savefig(HERE / f"{name}.svg", metadata={"Date": None})
 

@@ -18,6 +18,7 @@ from .adaptors.complex_numbers import as_complex, as_real, complex_operator
 from .adaptors.lineax import from_lineax, to_lineax
 from .adaptors.scipy_minimize import scipy_method, scipy_problem
 from .adaptors.transformations import to_optax
+from .advise import Advice, advise
 from .cost import Costs, cost
 from .curvature import (
     EKFAC,
@@ -140,6 +141,7 @@ __all__ = [
     "LU",
     "MINRES",
     "SGN",
+    "Advice",
     "AnyOf",
     "Approximation",
     "BlockDiagonal",
@@ -216,6 +218,7 @@ __all__ = [
     "ValidationError",
     "__version__",
     "advance",
+    "advise",
     "as_complex",
     "as_real",
     "available",

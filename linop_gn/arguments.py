@@ -10,11 +10,12 @@ import inspect
 import math
 import operator
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-__all__ = ["called", "described", "known", "require_instance", "require_number", "require_plain", "whole"]
+__all__ = ["called", "described", "known", "needed", "require_instance", "require_number", "require_plain", "whole"]
 
 
 def require_plain(kind: type) -> None:
@@ -92,6 +93,23 @@ def require_instance(function: str, given: Any, kind: type, wanted: str, advice:
     if "__dataclass_params__" not in vars(type(given)):
         name = type(given).__name__
         raise TypeError(f"{name} must be a record, so that compilers know its data: write @lg.record above it.")
+
+
+def needed(module: str, what: str, extra: str) -> Any:
+    """A module of a library that is not required, imported.
+
+    >>> needed("no_such", "plots are drawn by no_such", "plots")
+    Traceback (most recent call last):
+    ...
+    ImportError: plots are drawn by no_such, which cannot be imported: pip install 'linop-gn[plots]', or no_such.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        library = module.partition(".")[0]
+        raise ImportError(
+            f"{what}, which cannot be imported: pip install 'linop-gn[{extra}]', or {library}."
+        ) from error
 
 
 def whole(owner: str, name: str, value: Any, least: int = 0) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -69,6 +69,8 @@ def curve_fit(
     ------
     RuntimeError
         If the fit is no success; the message says why.
+    TypeError
+        For a start by name, which :func:`least_squares` takes; for arrays of two frameworks, and complex ones.
     ValueError
         For data that are not finite or do not fit each other.
     """
@@ -77,6 +79,13 @@ def curve_fit(
     if not callable(f) or ydata is None:
         raise TypeError(
             f"curve_fit(f, xdata, ydata): f must be a function and ydata an array, got {f!r} and {ydata!r}."
+        )
+    if isinstance(p0, Mapping):
+        raise TypeError(
+            f"curve_fit: p0 is a {type(p0).__qualname__}, and f's parameters are separate arguments without names. "
+            "lg.least_squares takes numbers by name, and lmfit's Parameters with their bounds: "
+            "lg.least_squares(lambda p: f(xdata, **p) - ydata, p0), divided by sigma where there is one. Otherwise "
+            "give a list of numbers, in the order of f's arguments."
         )
     ydata, sigma, p0 = as_tree(ydata), as_tree(sigma), as_tree(p0)
     xdata = xdata if hasattr(xdata, "columns") else as_tree(xdata)  # a frame's columns f may ask for by name

@@ -379,6 +379,16 @@ class Space:
         where = f" on {self.device}" if self.device else "" if self.layout is None else f" in {self.layout}"
         return f"Space({shape}, {self.backend.name} {self.dtype}{where})"
 
+    def told(self, most: int = 20) -> list[tuple[str, str]]:
+        """Name and shape of each leaf, of at most so many; one line says how many there are more.
+
+        >>> import numpy as np
+        >>> Space.of({"b": np.ones(3), "w": np.ones((3, 4))}).told(1)
+        [('b', '(3,)'), ('and', '1 more')]
+        """
+        lines = [(name, str(shape)) for name, shape in zip(self.names, self.shapes, strict=True)]
+        return lines if len(lines) <= most else [*lines[:most], ("and", f"{len(lines) - most} more")]
+
 
 @lru_cache(maxsize=64)
 def _space(

@@ -18,6 +18,9 @@ def test_blocks_run(page, capsys, monkeypatch):
         needed = rf"^\s*(import|from) {framework}\b|derivatives=\"{framework}\""
         if any(re.search(needed, block, re.MULTILINE) for block in blocks):
             pytest.importorskip(framework)
+    for library, mark in (("matplotlib", ".plot("), ("pandas", ".to_pandas(")):
+        if any(mark in block for block in blocks):
+            pytest.importorskip(library)
     if page.stem == "compiled" and not FULL:  # inductor takes half a minute for it
         monkeypatch.setattr("linop_gn_torch.programs.COMPILER", "eager")
     scope = {"__name__": f"page_{page.stem}"}

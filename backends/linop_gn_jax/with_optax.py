@@ -61,7 +61,18 @@ class SolverState(NamedTuple):
         return status_of(self.code)
 
 
-def _asked(base: lg.Objective, objective: Any, data: Any, params: Any) -> lg.Objective:
+_OF_NEIGHBOURS = {"value", "grad", "value_fn", "grad_fn", "obj_fn", "loss", "key"}
+"""What optax's own transformations are given beside the gradient, whatever the data are."""
+
+
+def _asked(base: lg.Objective, objective: Any, data: Any, params: Any, others: dict[str, Any]) -> lg.Objective:
+    unknown = sorted(others.keys() - _OF_NEIGHBOURS)
+    if unknown and data is None and objective is None:  # optax hands on any keyword, a mistyped data= as well
+        raise TypeError(
+            f"to_optax: update was given {'=, '.join(unknown)}=, and neither data= nor objective=: it would go on "
+            "with the data that the objective was made with. Write data=batch; where those data are meant, and the "
+            "keyword is for another in the chain, objective=objective says so."
+        )
     if params is None:
         raise ValueError(
             "to_optax: update needs the parameters as its third argument, update(updates, state, params): curvature is "
@@ -103,7 +114,7 @@ def stepping(base: lg.Objective, method: lg.Method) -> optax.GradientTransformat
     def update(
         updates: Any, state: MethodState, params: Any = None, *, data: Any = None, objective: Any = None, **others: Any
     ) -> tuple[Any, MethodState]:
-        asked = _asked(base, objective, data, params)
+        asked = _asked(base, objective, data, params, others)
         space, leaves = lg.Space.entered(params)
         own = state.own._replace(x=space.join(leaves))  # which others in the chain may have changed
         with _masks_explained(params):
@@ -125,7 +136,7 @@ def solving(base: lg.Objective, curvature: Any, solver: Any, damping: Any) -> op
     ) -> tuple[Any, SolverState]:
         level = damping(state.steps) if callable(damping) else damping
         with _masks_explained(params):
-            A = curvature(_asked(base, objective, data, params).at(params))
+            A = curvature(_asked(base, objective, data, params, others).at(params))
             solved = lg.solve(lg.Damped(A, jnp.asarray(level, A.dtype)), updates, solver)
         told = SolverState(state.steps + 1, jnp.int32(solved.code), jnp.int32(solved.products))
         return jax.tree_util.tree_map(jnp.negative, solved.x), told

@@ -26,7 +26,8 @@ def to_optax(
     """A method, or a curvature with a solver and a damping, as an ``optax.GradientTransformationExtraArgs``.
 
     ``update(updates, state, params, *, data=None, objective=None, **others)`` returns what to *add* to ``params``.
-    Other keywords (``value=``, ``grad=``, ``value_fn=``) are for the neighbours in a chain, and are not looked at.
+    Other keywords (``value=``, ``grad=``, ``value_fn=``) are for the neighbours in a chain. One that no transformation
+    of optax's has is refused where neither ``data`` nor ``objective`` is given: it may be a mistyped ``data``.
 
     Parameters
     ----------

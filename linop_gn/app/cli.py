@@ -1,4 +1,4 @@
-"""The command line: ``linop-gn doctor``, ``linop-gn demo`` and ``linop-gn study``.
+"""The command line: ``linop-gn doctor``, ``linop-gn validate``, ``linop-gn demo`` and ``linop-gn study``.
 
 It reads arguments and calls the module of the same name; nothing is computed
 here, and a command's module is imported only when that command is given. Files
@@ -32,9 +32,10 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser(
         "doctor",
-        help="print which backends are installed, what they can do, and how to get the others",
+        help="print which backends are installed, what they can do, and what is missing for what",
         description="Print which backends are installed, their versions, devices and capabilities, "
-        "where their derivatives come from, and the command that installs each one that is missing.",
+        "where their derivatives come from, the command that installs each one that is missing, and which other "
+        "libraries are missing for what.",
     )
     forms = doctor.add_mutually_exclusive_group()
     forms.add_argument("--json", action="store_true", help="print one JSON object rather than tables")
@@ -48,6 +49,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="where the last runs on accelerators are recorded (%(default)s)",
     )
+
+    checked = commands.add_parser(
+        "validate",
+        help="hold an operator or an objective of yours to its laws",
+        description="Import a file and validate what a name in it is: an operator; an lg.Objective, at the file's "
+        "params; (objective, params); or a function that returns one of these. The status is 0 if all checks passed, "
+        "1 if one failed, 2 if there was nothing to validate.",
+    )
+    checked.add_argument("target", metavar="PATH.py[:NAME]", help="a file, and a name in it (objective)")
+    checked.add_argument("--curvature", choices=("GGN", "Hessian"), help="of an objective, only this one")
+    checked.add_argument("--seed", type=int, default=0, help="of the random vectors (%(default)s)")
+    checked.add_argument("--tolerance", type=float, help="relative error allowed (by the dtype)")
 
     demo = commands.add_parser(
         "demo",

@@ -1,4 +1,4 @@
-"""``linop-gn doctor``: which backends there are, what they can do, and how to get the others.
+"""``linop-gn doctor``: which backends there are, what they can do, how to get the others, and what is missing for what.
 
 Everything is read from what backends declare and from packaging metadata: an
 entry point whose framework is missing is installed by the extra of the same
@@ -8,12 +8,16 @@ else that it misses, by what that distribution says it requires.
 
 from __future__ import annotations
 
+import ast
 import json
+import os
 import platform
 import re
+import shutil
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points, version
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,17 @@ __all__ = ["command", "diagnose", "last_runs", "markdown"]
 OWN = "its own"
 SUPPLIED = "yours: jvp= and vjp=, or a Jacobian; or another framework's: derivatives="
 DISTRIBUTION = "linop-gn"
+LIBRARIES = (
+    ("pictures: .plot(), lg.plot_runs", "matplotlib", "'linop-gn[plots]'"),
+    ("tables: history.to_pandas()", "pandas", "'linop-gn[notebook]'"),
+    ("progress bars in notebooks", "ipywidgets", "'linop-gn[notebook]'"),
+    ("lg.LMRegressor, lg.NewtonClassifier, the data of the demo", "sklearn", "scikit-learn"),
+    ("checkpoints in safetensors (otherwise npz)", "safetensors", "safetensors"),
+    ("starts and bounds of fits as lmfit.Parameters", "lmfit", "lmfit"),
+    ("operators of PyLops", "pylops", "pylops"),
+)
+"""For what, by which module, from where: beside what backends say themselves."""
+COMPILERS = ("c++", "g++", "clang++", "cl")
 BEGIN, END = "<!-- begin: linop-gn doctor --update -->", "<!-- end -->"
 
 
@@ -56,7 +71,35 @@ def diagnose() -> dict[str, Any]:
         "platform": platform.platform(),
         "backends": found,
         "missing": missing,
+        "libraries": _libraries([entries[0].module for entries in by_target.values()]),
     }
+
+
+def _libraries(packages: Iterable[str]) -> list[dict[str, str | None]]:
+    """What more is done with, each with its version, or None and the command that brings it."""
+    wanted = [(purpose, module, f"pip install {source}") for purpose, module, source in LIBRARIES]
+    for package in packages:  # a backend that serves a library has a module with_<library>
+        place = find_spec(package.partition(".")[0])
+        for file in sorted(Path(place.origin).parent.glob("with_*.py")) if place and place.origin else ():
+            told = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            library = file.stem.removeprefix("with_")
+            wanted.append((told.partition("\n")[0].rstrip("."), library, f"pip install {library}"))
+    rows: list[dict[str, str | None]] = [
+        {"for": purpose, "library": module, "version": _version(module), "install": install}
+        for purpose, module, install in wanted
+    ]
+    compiler = next(filter(None, map(shutil.which, filter(None, (os.environ.get("CXX"), *COMPILERS)))), None)
+    way = "install g++ or clang++, or name one in CXX"
+    return [*rows, {"for": "compile=True on the CPU", "library": "a C++ compiler", "version": compiler, "install": way}]
+
+
+def _version(module: str) -> str | None:
+    if find_spec(module) is None:
+        return None
+    try:
+        return version("scikit-learn" if module == "sklearn" else module)
+    except PackageNotFoundError:
+        return "installed"
 
 
 def _describe(backend: Backend, package: str) -> dict[str, Any]:
@@ -146,6 +189,9 @@ def show(report: dict[str, Any], console: Console) -> None:
         headings = ("backend", "why it is missing", "how to get it")
         rows = [(entry["name"], entry["reason"], entry["install"]) for entry in report["missing"]]
         console.print(_table("Backends that could be added", headings, rows))
+    headings = ("for", "library", "version, or how to get it")
+    rows = [(one["for"], one["library"], one["version"] or f"MISSING: {one['install']}") for one in report["libraries"]]
+    console.print(_table("What more is done with", headings, rows))
 
 
 def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], **style: Any) -> Table:

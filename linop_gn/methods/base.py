@@ -8,7 +8,7 @@ goes on from a state is the run that was never interrupted.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, replace
@@ -82,6 +82,14 @@ class Method(ABC):
 
     told_before: ClassVar[bool] = False
     """Whether, on data for one step (``problem.once``), ``value`` is that before the step, which came with it."""
+
+    if not TYPE_CHECKING:  # which would take any attribute for one of a method's
+
+        def __getattr__(self, name: str) -> Any:
+            words = f"{type(self).__qualname__!r} object has no attribute {name!r}"
+            if name == "lower":  # asked by scipy.optimize.minimize, which takes it for the name of a method
+                words += "; for scipy.optimize.minimize write method=lg.scipy_method(method)"
+            raise AttributeError(words, name=name, obj=self)
 
     @property
     def title(self) -> str:

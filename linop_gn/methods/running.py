@@ -19,6 +19,7 @@ from ..distributed.watching import telling, together
 from ..protocols import Backend, Carry
 from ..protocols.processes import leaving
 from ..records import memo
+from ..run.log import listening
 from ..run.loop import Look, Watcher, drive, watched
 from ..run.solution import History
 from ..run.status import Code
@@ -128,9 +129,12 @@ class Run:
 
         What is raised on the way leaves with ``state`` and ``result``, for ``lg.<door>(..., state=)``.
         """
+        told: list[Watcher] = [*listening(door)]
+        if told and self._reduction is None:  # processes that work together look together
+            every = every or 1
         try:
             with telling(self._reduction):
-                shown = together(self._reduction, self.ops, self.problem.start, watch)
+                shown = [*together(self._reduction, self.ops, self.problem.start, watch), *told]
                 _, stopped = watched(self._looks(every, bool(watch)), shown)
         except BaseException as error:
             with suppress(AttributeError, OtherProcessError), leaving():

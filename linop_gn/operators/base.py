@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .. import html
 from ..distributed.reduction import Reduction
 from ..protocols import Array, Backend, Scalar, Vector
 from ..records import data_fields, memo, record
@@ -292,3 +293,10 @@ class LinearOperator:
         known = "psd" if self.psd else "symmetric" if self.symmetric else "general"
         m, n = self.shape
         return f"{type(self).__name__}({m} x {n}, {known}, {self.backend.name} {self.dtype})"
+
+    def _repr_html_(self) -> str:
+        spaces = {"vectors": self.domain} | ({} if self.domain.agrees(self.codomain) else {"products": self.codomain})
+        rows = [(what, f"{name} {shape}") for what, space in spaces.items() for name, shape in space.told()]
+        parts = [(name, getattr(self, name)) for name in data_fields(self)]
+        rows += [(name, repr(part)) for name, part in parts if isinstance(part, LinearOperator)]
+        return html.page(repr(self), html.table(rows))

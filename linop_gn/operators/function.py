@@ -112,7 +112,8 @@ class FunctionOperator(LinearOperator):
             return self.matvec(u)
         raise NotImplementedError(
             f"{_name(self.function)} was given without its adjoint, so that the {type(self).__name__} has no adjoint "
-            "product; pass adjoint_function=, or symmetric=True if it is."
+            "product; pass adjoint_function= (adjoint= of lg.complex_operator), or symmetric=True (hermitian=True) if "
+            "it is."
         )
 
     def _run(self, function: Callable[..., Any], v: Vector, source: Space, target: Space) -> Vector:

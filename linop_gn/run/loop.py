@@ -28,6 +28,8 @@ from .status import Code
 __all__ = ["Look", "Watcher", "drive", "looks", "reached", "watched", "watchers_of"]
 
 COMPILED_LOOK_EVERY = 25
+_FIRST = ("value", "residual", "damping", "radius", "rate", "ratio")
+"""What a narrow terminal shows."""
 
 T = TypeVar("T")
 
@@ -76,6 +78,12 @@ class Look:
     def running(self) -> bool:
         """Whether the run would go on."""
         return bool(np.any(np.equal(self.status, Code.RUNNING)))
+
+    def newest(self) -> str:
+        """The newest row of the history in a line; of columns the largest numbers."""
+        columns = [(name, column) for name, column in self.rows.items() if len(column)]
+        columns.sort(key=lambda named: _FIRST.index(named[0]) if named[0] in _FIRST else len(_FIRST))
+        return "  ".join(f"{name} {float(np.max(np.asarray(column[-1]))):.3g}" for name, column in columns)
 
 
 Watcher = Callable[[Look], Any]

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..arguments import needed
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["plot_runs"]
 
 _PANELS = (
+    ("residual", ("residual",)),
     ("value", ("value",)),
     ("gradient norm", ("gradient_norm",)),
     ("damping or radius", ("damping", "level")),
@@ -24,7 +27,8 @@ _PANELS = (
 def plot_runs(runs: Mapping[str, Any] | Iterable[Any], figure: Any = None) -> Figure:
     """Value, gradient norm, damping or radius, and gain ratio over the steps of runs: a dict by name, or a list.
 
-    What a method does not observe has no panel. Crosses are steps that were refused. Axes are logarithmic where all is
+    Of solutions of linear systems the residual, a curve for each right-hand side. What a method does not observe has no
+    panel. Crosses are steps that were refused. Axes are logarithmic where all is
     positive, but for the ratio. ``figure`` is a matplotlib one to draw on; None: a new one, without a window.
 
     >>> import numpy as np, linop_gn as lg
@@ -37,10 +41,7 @@ def plot_runs(runs: Mapping[str, Any] | Iterable[Any], figure: Any = None) -> Fi
     ImportError
         Without matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plots are drawn by matplotlib: pip install 'linop-gn[studies]', or matplotlib.") from error
+    Figure = needed("matplotlib.figure", "plots are drawn by matplotlib", "plots").Figure
     if not isinstance(runs, Mapping):
         runs = [runs] if hasattr(runs, "history") else list(runs)
         runs = {f"{run.method} {i}" if len(runs) > 1 else run.method: run for i, run in enumerate(runs, 1)}
@@ -55,8 +56,9 @@ def plot_runs(runs: Mapping[str, Any] | Iterable[Any], figure: Any = None) -> Fi
             if column is None:
                 continue
             drawn = np.where(np.isfinite(column), column, np.nan)
-            steps = int(np.asarray(runs[label].first)) + np.arange(len(drawn))
-            (line,) = axes.plot(steps, drawn, label=label, linewidth=1.4, marker="." if len(drawn) < 40 else "")
+            steps = history.first + np.arange(len(drawn))
+            labels = [label, *["_"] * (drawn[0].size - 1)] if drawn.ndim > 1 else label
+            line, *_ = axes.plot(steps, drawn, label=labels, linewidth=1.4, marker="." if len(drawn) < 40 else "")
             count = history.get("refused", np.zeros(len(drawn)))
             refused = np.diff(count, prepend=count[:1]) > 0
             if refused.any():

@@ -7,10 +7,13 @@ arrays and it can be returned; outside, ``status`` and ``history`` explain it.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
+from .. import html
+from ..arguments import needed
 from ..protocols import Scalar
 from ..records import record, static
 from .plot import plot_runs
@@ -20,6 +23,7 @@ __all__ = ["History", "Outcome", "Result", "Solution", "brief"]
 
 
 _BLOCKS_SHOWN = 20
+_DRAWN = ("value", "residual", "gradient_norm")
 _COUNTS = ("evaluations", "gradients", "linearisations", "refused")
 
 
@@ -29,6 +33,29 @@ class History(dict[str, Any]):
     >>> History(residual=np.array([1.0, 0.1]))
     History of 2 rows: residual 1 .. 0.1
     """
+
+    first = 0
+    """The step that the first row is of."""
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame``: a row for each step, a column for each name, or (name, j) of k right-hand sides.
+
+        >>> History(residual=np.array([1.0, 0.1])).to_pandas().loc[1, "residual"].item()
+        0.1
+
+        Raises
+        ------
+        ImportError
+            Without pandas.
+        """
+        pandas = needed("pandas", "tables are made by pandas", "notebook")
+        columns: dict[Any, Any] = {}
+        for name, column in self.items():
+            flat = np.reshape(column, (len(column), -1))
+            columns |= {name if np.ndim(column) == 1 else (name, j): flat[:, j] for j in range(flat.shape[1])}
+        rows = len(next(iter(self.values()), ()))
+        steps = pandas.RangeIndex(self.first, self.first + rows, name="step")
+        return pandas.DataFrame(columns, index=steps)
 
     def __repr__(self) -> str:
         rows = len(next(iter(self.values()), ()))
@@ -86,6 +113,17 @@ class Outcome:
         last = int(np.max(np.asarray(self.steps)))
         rows = np.asarray(self.rows)[: last + 1]
         return History({name: rows[:, i] for i, name in enumerate(self.names)})
+
+    def plot(self, figure: Any = None) -> Any:
+        """A picture of the run, by :func:`linop_gn.plot_runs`: a matplotlib figure."""
+        return plot_runs({self.method: self}, figure)
+
+    def _repr_html_(self) -> str:
+        drawn = {}
+        if not self._traced:
+            with suppress(TypeError):  # many runs have no history in common
+                drawn = {name: column for name, column in self.history.items() if name in _DRAWN}
+        return html.page(repr(self), html.picture(drawn))
 
     def _require_one(self, what: str) -> None:
         """Raise where the fields are those of many runs, as ``jax.vmap`` returns them."""
@@ -183,7 +221,9 @@ class Result(Outcome):
         """What was observed at the steps ``first``, ``first`` + 1, ..., by name."""
         self._require_one("a history")
         rows = np.asarray(self.rows)[: int(np.asarray(self.steps)) - int(np.asarray(self.first)) + 1]
-        return History({name: rows[:, i] for i, name in enumerate(self.names)})
+        made = History({name: rows[:, i] for i, name in enumerate(self.names)})
+        made.first = int(np.asarray(self.first))
+        return made
 
     def load_into(self, module: Any) -> Any:
         """Write the parameters into what holds them in their framework, in place, and return it: an ``nn.Module``.
@@ -197,10 +237,6 @@ class Result(Outcome):
         if self.state is None:
             raise TypeError("load_into: inside a compiled program nothing is written into: go on with result.params.")
         return self.state.space.backend.load_into(module, self.params)
-
-    def plot(self, figure: Any = None) -> Any:
-        """A picture of the run, by :func:`linop_gn.plot_runs`: a matplotlib figure."""
-        return plot_runs({self.method: self}, figure)
 
     def _table(self) -> list[str]:
         """What counts, a line each."""

@@ -20,9 +20,6 @@ from .solution import History
 
 __all__ = ["Budget", "ProgressBar", "Recorder", "stop_when"]
 
-_FIRST = ("value", "residual", "damping", "radius", "rate", "ratio")
-"""What a narrow terminal shows."""
-
 
 class ProgressBar:
     """A progress bar (rich) with the newest row of the history beside it. Of several processes the first shows it.
@@ -58,19 +55,12 @@ class ProgressBar:
         """Move the bar."""
         if not self._open:
             self.begin(look)
-        columns = [(name, column) for name, column in look.rows.items() if len(column)]
-        columns.sort(key=lambda named: _FIRST.index(named[0]) if named[0] in _FIRST else len(_FIRST))
-        newest = "  ".join(f"{name} {_worst(column[-1]):.3g}" for name, column in columns)
-        self._open[-1].update(self._open[-1].task_ids[0], completed=look.step, newest=newest)
+        self._open[-1].update(self._open[-1].task_ids[0], completed=look.step, newest=look.newest())
 
     def end(self, look: Look) -> None:
         """Close the bar."""
         if self._open:
             self._open.pop().stop()
-
-
-def _worst(value: Any) -> float:
-    return float(np.max(np.asarray(value)))
 
 
 class Recorder:

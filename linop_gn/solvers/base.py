@@ -143,8 +143,9 @@ class Solver(ABC):
         if self.symmetric and not operator.symmetric:
             raise ValueError(
                 f"{self.title} needs a symmetric operator, and {operator!r} is not known to be. Declare it "
-                "(symmetric=True) if it is; otherwise use LSMR or LSQR, which need products with A and its adjoint, or "
-                "solve the normal equations with A.T @ A, whose symmetry is known."
+                "(symmetric=True; of lg.complex_operator hermitian=True) if it is; otherwise use LSMR or LSQR, which "
+                "need products with A and its adjoint, or solve the normal equations with A.T @ A, whose symmetry is "
+                "known."
             )
 
     def prepared(self, operator: LinearOperator) -> LinearOperator:

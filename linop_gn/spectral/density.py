@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .. import draws
-from ..arguments import require_number, whole
+from ..arguments import needed, require_number, whole
 from ..distributed.watching import together, told_to_all
 from ..lanczos import answers
 from ..lanczos.basis import Krylov, krylov
@@ -196,13 +196,8 @@ class Density:
 
     def plot(self, log: bool = False, figure: Any = None) -> Figure:
         """A picture: the density with a band of two standard errors, and the outliers as ticks."""
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError(
-                "plots are drawn by matplotlib: pip install 'linop-gn[studies]', or matplotlib."
-            ) from error
-        figure = Figure(figsize=(6.4, 3.2), layout="constrained") if figure is None else figure
+        drawing = needed("matplotlib.figure", "plots are drawn by matplotlib", "plots")
+        figure = drawing.Figure(figsize=(6.4, 3.2), layout="constrained") if figure is None else figure
         found, axes = self.smooth(log=log), figure.subplots()
         for side in (found.x > 0, found.x < 0) if log else (np.full(found.x.shape, True),):
             if side.any():

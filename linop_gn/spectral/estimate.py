@@ -386,8 +386,8 @@ def require_symmetric(door: str, A: LinearOperator, otherwise: str = "") -> None
     """Raise unless A is known to be symmetric; the advice ends with what there is otherwise."""
     if not A.symmetric:
         raise ValueError(
-            f"{door} needs a symmetric operator, and {A!r} is not known to be. Declare it (symmetric=True) if it is"
-            + (f"; {otherwise}." if otherwise else ".")
+            f"{door} needs a symmetric operator, and {A!r} is not known to be. Declare it (symmetric=True; of "
+            "lg.complex_operator hermitian=True) if it is" + (f"; {otherwise}." if otherwise else ".")
         )
 
 

@@ -7,9 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+from .. import html
+from ..arguments import needed
+
 __all__ = ["Check", "Report", "ValidationError"]
 
 _WIDTH = 120
+_LEAST = 1e-18
+"""Where a picture shows an error of zero."""
 
 
 class ValidationError(AssertionError):
@@ -136,6 +141,33 @@ class Report:
 
     def __bool__(self) -> bool:
         return self.passed
+
+    def plot(self, figure: Any = None) -> Any:
+        """A picture: the error of each check that has a tolerance, beside it; a matplotlib figure.
+
+        Raises
+        ------
+        ImportError
+            Without matplotlib.
+        """
+        Figure = needed("matplotlib.figure", "plots are drawn by matplotlib", "plots").Figure
+        shown = [check for check in self.checks if check.tolerance and check.error is not None][::-1]
+        figure = Figure(figsize=(6.4, 1.2 + 0.3 * len(shown)), layout="constrained") if figure is None else figure
+        axes, rows = figure.subplots(), range(len(shown))
+        axes.plot([check.tolerance for check in shown], rows, "k|", markersize=12, label="tolerance")
+        for status, colour in (("passed", "tab:green"), ("failed", "tab:red")):
+            dots = [(max(check.error, _LEAST), y) for y, check in enumerate(shown) if check.status == status]
+            axes.plot([x for x, _ in dots], [y for _, y in dots], "o", color=colour, label=status if dots else "_")
+        axes.set(xscale="log", yticks=rows, yticklabels=[check.name for check in shown])
+        axes.set(title=self.headline(), xlabel=f"relative error (none: {_LEAST:g})")
+        axes.legend(frameon=False)
+        return figure
+
+    def _repr_html_(self) -> str:
+        cells = [check.cells() for check in self.checks]
+        rows = [(name, "FAILED" if status == "failed" else status, *rest) for name, status, *rest in cells]
+        advice = "\n".join(f"{name}: {self[name].advice}" for name in self.failed if self[name].advice)
+        return html.page(self.headline(), html.table(rows, self.headings), html.page(advice) * bool(advice))
 
     def headline(self) -> str:
         """One line: the subject and how many checks passed, failed and were skipped."""

@@ -272,3 +272,14 @@ def test_what_cannot_be_used_is_refused():
         lg.Space.of(B)
     with pytest.raises(TypeError, match=r"lg\.complex_operator"):
         lg.from_scipy(sparse.csr_array(HPD))
+
+
+def test_what_is_not_known_to_be_hermitian_is_told_in_its_own_words():
+    b = np.array([1.0, 1j])
+    A = lg.complex_operator(lambda z: 2.0 * z, b)
+    with pytest.raises(ValueError, match=r"of lg.complex_operator hermitian=True"):
+        lg.solve(A, lg.as_real(b), lg.CG())
+    with pytest.raises(ValueError, match=r"of lg.complex_operator hermitian=True"):
+        lg.eigsh(A, 1)
+    A = lg.complex_operator(lambda z: 2.0 * z, b, hermitian=True, psd=True)
+    np.testing.assert_allclose(lg.as_complex(lg.solve(A, lg.as_real(b), lg.CG()).x), b / 2)

@@ -75,3 +75,11 @@ def test_what_cannot_be_used_is_refused(parameters):
     parameters.add("d", value=1.0, expr="2 * a")
     with pytest.raises(ValueError, match="'d' is an expression of others"):
         lg.least_squares(by_name, parameters)
+
+
+def test_a_start_by_name_is_none_of_a_model_with_separate_arguments(parameters):
+    for p0 in (parameters, {"a": 1.0, "k": 1.0}):
+        with pytest.raises(TypeError, match=r"lg.least_squares\(lambda p: f\(xdata, \*\*p\) - ydata, p0\)"):
+            lg.curve_fit(lambda t, a, k: a * np.exp(-k * t), t, y, p0)
+    fit = lg.least_squares(lambda p: (lambda t, a, k, c: a * np.exp(-k * t) + c)(t, **p) - y, parameters)
+    assert fit.x == lg.least_squares(by_name, parameters).x

@@ -211,3 +211,10 @@ def test_a_hessian_of_lists_is_taken_and_the_limit_has_scipys_name():
     assert not found.success
     assert found.nit == 2
     assert "maxiter" in found.message
+
+
+def test_a_method_itself_says_how_scipy_takes_it():
+    with pytest.raises(AttributeError, match=r"method=lg.scipy_method\(method\)"):
+        minimize(rosen, START, jac=rosen_der, method=lg.TrustRegion())
+    with pytest.raises(AttributeError, match=r"no attribute 'radii'$"):
+        _ = lg.TrustRegion().radii

@@ -181,3 +181,62 @@ def test_interrupts_and_lost_output_end_in_a_sentence(error, status, monkeypatch
     monkeypatch.setattr(doctor, "command", command)
     assert main(["doctor"]) == status
     assert capsys.readouterr().err.startswith("linop-gn doctor: ")
+
+
+def test_doctor_says_what_is_missing_for_what(monkeypatch, capsys):
+    there = doctor.find_spec
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name in ("matplotlib", "optax") else there(name))
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    report = doctor.diagnose()
+    told = {entry["library"]: entry for entry in report["libraries"]}
+    assert told["matplotlib"]["version"] is None
+    assert told["matplotlib"]["install"] == "pip install 'linop-gn[plots]'"
+    assert "lg.to_optax" in told["optax"]["for"]  # in the words of the backend that has it
+    assert told["optax"]["version"] is None
+    assert told["a C++ compiler"]["version"] is None
+    doctor.show(report, doctor.Console(width=200))
+    assert "MISSING: pip install 'linop-gn[plots]'" in capsys.readouterr().out
+
+
+# validate
+
+FILE = """
+import numpy as np
+import linop_gn as lg
+
+params = np.zeros(2)
+wrong = np.eye(2)
+objective = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.eye(2))
+crooked = lg.Objective.from_residuals(lambda p: p - 3.0, jacobian=lambda p: np.array([[1.0, 0.5], [0.0, 1.0]]))
+operator = lg.Diagonal(np.ones(3))
+
+def pair():
+    return crooked, np.ones(2)
+
+def broken():
+    return 1 / 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "told"),
+    [
+        ("", 0, "GGN(2 x 2"),  # of a Hessian there are no derivatives: that is said, and is no failure
+        (":operator", 0, "Diagonal(3 x 3"),
+        (":pair", 1, "FAILED"),
+        (":objective --curvature Hessian", 2, "not validated"),
+        (":wrong", 2, "is a ndarray, not an operator"),
+        (":other", 2, "has no 'other'; it has objective, crooked, operator"),
+        (":broken", 2, "raised ZeroDivisionError"),
+    ],
+)
+def test_validate_takes_what_a_file_has_and_its_status_says_how_it_went(name, status, told, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(FILE)
+    assert main(["validate", *f"{tmp_path / 'mine.py'}{name}".split()]) == status
+    printed = capsys.readouterr()
+    assert told in " ".join((printed.out + printed.err).split())
+
+
+def test_validate_names_a_file_that_is_not_there(capsys):
+    assert main(["validate", "nowhere.py:objective"]) == 2
+    assert "no file nowhere.py" in capsys.readouterr().err

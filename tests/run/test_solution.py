@@ -2,6 +2,7 @@
 
 import re
 import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -101,7 +102,7 @@ def test_a_plot_of_runs_shows_what_was_observed():
 
 def test_a_plot_without_matplotlib_is_advice(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install 'linop-gn\[studies\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'linop-gn\[plots\]'"):
         lg.plot_runs({})
 
 
@@ -119,3 +120,40 @@ def test_a_value_that_rose_far_above_its_start_is_told(method, sign):
     told = "The value rose from 4.85679 to .*, in 30 of 30 steps: the gradient's sign may be wrong"
     assert bool(re.search(told, repr(run))) == (sign < 0)
     assert (run.value > run.history["value"][0]) == (sign < 0)
+
+
+def test_solutions_draw_their_residuals_and_histories_are_tables():
+    pytest.importorskip("matplotlib")
+    columns = lg.solve(A, np.stack([np.ones(3), np.arange(1.0, 4.0)], axis=1), lg.CG(rtol=1e-10))
+    (axes,) = columns.plot().axes
+    assert (axes.get_title(), len(axes.get_lines())) == ("residual", 2)
+    pytest.importorskip("pandas")
+    table = columns.history.to_pandas()
+    np.testing.assert_array_equal(table["residual", 1], columns.history["residual"][:, 1])
+    begun = lg.least_squares(lambda p: p**2 - 2.0, [1.0], max_steps=2)
+    went_on = lg.least_squares(lambda p: p**2 - 2.0, None, state=begun.state)
+    table = went_on.history.to_pandas()
+    assert (table.index.name, table.index[0], len(table)) == ("step", 2, went_on.steps - 1)
+    assert History().to_pandas().empty
+
+
+def test_without_pandas_there_is_advice(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match=r"pip install 'linop-gn\[notebook\]'"):
+        History().to_pandas()
+
+
+def test_notebooks_show_the_text_and_how_the_run_went(jax):
+    run = lg.minimize(
+        lg.Objective.from_residuals(lambda p: p**2 - 2.0, jacobian=lambda p: np.diag(2 * p)),
+        np.ones(2),
+        lg.GaussNewton(),
+    )
+    for made, pictures in ((lg.solve(A, np.ones((3, 12))), 1), (run, 2), (lg.solve(A, np.zeros(3)), 0)):
+        shown = made._repr_html_()
+        assert ElementTree.fromstring(shown).find("pre").text == repr(made)
+        assert shown.count("<svg") == pictures
+        assert "http" not in shown
+    import jax as framework
+
+    framework.eval_shape(lambda d: lg.solve(lg.Diagonal(d), d)._repr_html_() and d, framework.numpy.ones(3))

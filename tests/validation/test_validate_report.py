@@ -1,6 +1,7 @@
 """How a report reads, and what a test asserts on."""
 
 import io
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -84,3 +85,31 @@ def test_every_check_says_what_it_measures_and_what_to_do():
     names = [law.name for law in LAWS]
     assert all(law.advice.endswith(".") for law in LAWS)
     assert all(names.index(first) < names.index(law.name) for law in LAWS for first in law.after)
+
+
+def test_a_report_is_a_table_in_notebooks_and_a_picture():
+    report = Report("A", (PASSED, SKIPPED, FAILED, COUNTED))
+    page = ElementTree.fromstring(report._repr_html_())
+    rows = [[cell.text or "" for cell in row] for row in page.iter("tr")]
+    assert rows[0] == list(Report.headings)
+    assert [row[:2] for row in rows[1:]] == [
+        ["adjoint", "passed"],
+        ["psd", "skipped"],
+        ["dense", "FAILED"],
+        ["finite", "FAILED"],
+    ]
+    assert "dense: Look at the loss." in page.findall(".//pre")[-1].text
+    pytest.importorskip("matplotlib")
+    axes = report.plot().axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["dense", "adjoint"]
+    tolerances, passed, _ = axes.get_lines()
+    assert (list(passed.get_xdata()), list(passed.get_ydata())) == ([2e-16], [1])
+    assert list(tolerances.get_xdata()) == [1e-12, 1e-12]
+
+
+def test_an_operator_in_a_notebook_tells_its_vectors_and_parts():
+    A = lg.Damped(lg.Diagonal({"b": np.ones(2), "w<": np.ones((2, 3))}), 0.5)
+    page = ElementTree.fromstring(A._repr_html_())
+    assert page.find("pre").text == repr(A)
+    rows = [tuple(cell.text for cell in row) for row in page.iter("tr")]
+    assert rows == [("vectors", "b (2,)"), ("vectors", "w< (2, 3)"), ("operator", repr(A.operator))]

@@ -180,3 +180,10 @@ def test_branch_takes_counts_beside_python_integers_in_double_precision():
 
         for condition, wanted in (True, (1, 0)), (False, (3, 4)):
             assert tuple(map(int, jax.jit(branched)(condition, x))) == wanted
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_numbers_of_narrow_floats_are_scalars_of_float32(dtype):
+    """As dots of such vectors are: a loop that carries both has one dtype."""
+    made = ops.item(jnp.ones((), dtype))
+    assert made.dtype == ops.dot(jnp.ones(2, dtype), jnp.ones(2, dtype)).dtype == jnp.float32

@@ -193,3 +193,15 @@ def test_hidden_parameters_are_advised_about(problem, inner):
     opt = optax.partition({"own": lg.to_optax(objective, **inner), "other": optax.sgd(0.1)}, {"w": "own", "b": "other"})
     with pytest.raises(TypeError, match="hides parameters that the objective needs"):
         opt.update(params, opt.init(params), params)
+
+
+def test_a_mistyped_batch_is_not_passed_over(problem):
+    objective, params = problem
+    (batch,) = batches_of(objective, 1)
+    grads = jax.tree.map(jnp.ones_like, params)
+    opt = optax.chain(optax.scale(1.0), lg.to_optax(objective))
+    state = opt.init(params)
+    with pytest.raises(TypeError, match=r"update was given date=, and neither data= nor objective="):
+        opt.update(grads, state, params, date=batch, value=0.0)
+    for given in ({"objective": objective}, {"data": batch}):  # the other keyword is for another in the chain
+        jax.eval_shape(lambda g, given=given: opt.update(g, state, params, noise=0.1, **given)[0], grads)
