@@ -128,6 +128,12 @@ _ADVICE: tuple[tuple[str, type[Exception], str], ...] = (
         "torch.nn.functional.scaled_dot_product_attention, whose kernel is then chosen here).",
     ),
     (
+        r"FlexAttention does not support|flex_attention",
+        NotImplementedError,
+        "the model calls flex_attention, which has no double backward, and on the CPU none at all: call "
+        "torch.nn.functional.scaled_dot_product_attention, with what is added to the scores as its attn_mask.",
+    ),
+    (
         r"same dtype|scalar type \w+ but found|type \(.*\) should be the same|share same datatype",
         RuntimeError,
         "the model met tensors of two dtypes ({0}): data made from NumPy are float64, parameters float32, unless told "

@@ -196,6 +196,12 @@ class ForgetsItsArgument(OnceOnly):
         return 3 * ctx.saved_tensors[0] ** 2 * g.detach()
 
 
+def flexible(x):
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return flex_attention(*[x[None, None]] * 3)
+
+
 UNSUPPORTED = [
     (OnceOnly.apply, r"computed, but not recorded.*\(OnceOnly\).*@once_differentiable"),
     (LeavesTorch.apply, r"\(LeavesTorch\).*leaves torch"),
@@ -205,6 +211,7 @@ UNSUPPORTED = [
     (lambda x: x.exp() * ForgetsItsArgument.apply(x), r"\(ForgetsItsArgument\)"),
     (lambda x: nn.functional.multi_margin_loss(x, torch.tensor([0, 1]), p=2), "multi_margin_loss_backward, has no"),
     (lambda x: checkpoint(torch.sin, x, use_reentrant=True), "use_reentrant=False"),
+    (flexible, "calls flex_attention.*scaled_dot_product_attention"),
 ]
 
 
