@@ -29,6 +29,7 @@ RESULTS = HERE / "results" / "zoo"
 PAGE = HERE.parent / "docs" / "zoo.md"
 BEGIN, END = "<!-- zoo -->", "<!-- /zoo -->"
 COLUMNS = ("value", "gradient", "GGN", "blocks", "Hessian", "step")
+HESSIAN = COLUMNS.index("Hessian")
 LIBRARIES = ("torch", "torchvision", "transformers", "jax", "flax", "equinox", "numpy")
 
 
@@ -83,6 +84,7 @@ def page() -> str:
         for name, one in file["architectures"].items():
             size = f"| {name}{' (float32)' * one['single']} | {one['parameters']:,} |"
             cells = [f"{one['errors'][column]:.0e}" for column in COLUMNS] if "errors" in one else []
+            cells = ["surrogate" if one["surrogate"] and i == HESSIAN else cell for i, cell in enumerate(cells)]
             parts.append(" ".join([size, " | ".join(cells or ["refused", *[""] * (len(COLUMNS) - 1)]), "|"]))
     return "\n".join([*parts, "", "## What is refused, in its own words", "", *refused, ""])
 

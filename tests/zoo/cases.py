@@ -31,6 +31,8 @@ class Case(NamedTuple):
     """The rounding of the model: that of float32 where its authors cast to it whatever they are given."""
     residuals: Callable[[Any], Any] | None = None
     """In place of model and loss: residuals of the parameters."""
+    surrogate: bool = False
+    """Whether what the framework gives for its gradient is meant to be none, as with a straight-through estimator."""
     refused: str | None = None
     """What the error says, as a pattern, where the architecture is refused."""
 

@@ -104,7 +104,11 @@ def unet() -> Any:
 
 
 def prelu() -> Any:
-    layers = [eqx.nn.Linear(3, 5, key=K[0]), eqx.nn.PReLU(), eqx.nn.WeightNorm(eqx.nn.Linear(5, 3, key=K[1]))]
+    layers = [
+        eqx.nn.Linear(3, 5, key=K[0]),
+        eqx.nn.Lambda(eqx.nn.PReLU()),
+        eqx.nn.WeightNorm(eqx.nn.Linear(5, 3, key=K[1])),
+    ]
     return eqx.nn.Sequential(layers)
 
 

@@ -54,7 +54,7 @@ class Recurrent(nn.Module):
 
     @nn.compact
     def __call__(self, x, lengths):
-        both = nn.Bidirectional(nn.RNN(self.cell(4)), nn.RNN(self.cell(4)))
+        both = nn.Bidirectional(*(nn.RNN(self.cell(4, param_dtype=float)) for _ in range(2)))
         return nn.Dense(2)(both(x, seq_lengths=lengths))
 
 

@@ -78,7 +78,10 @@ class Recurrent(nnx.Module):
     """An LSTM over time."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
-        self.rnn, self.head = nnx.RNN(nnx.OptimizedLSTMCell(2, 4, rngs=rngs)), nnx.Linear(4, 2, rngs=rngs)
+        self.rnn, self.head = (
+            nnx.RNN(nnx.OptimizedLSTMCell(2, 4, param_dtype=float, rngs=rngs)),
+            nnx.Linear(4, 2, rngs=rngs),
+        )
 
     def __call__(self, x):
         return self.head(self.rnn(x))

@@ -244,11 +244,11 @@ def ternary() -> nn.Module:
     return nn.Sequential(layer, nn.Tanh(), nn.Linear(5, 2))
 
 
-def rows(model: Callable[[], nn.Module], *widths: int, refused: str | None = None) -> Callable[[], Case]:
+def rows(model: Callable[[], nn.Module], *widths: int, **options: Any) -> Callable[[], Case]:
     def build() -> Case:
         made, x = model(), tuple(torch.randn(6, width) for width in widths)
         z = made(*x)
-        return Case(made, x if len(x) > 1 else x[0], torch.randn_like(z).detach(), "squares", refused=refused)
+        return Case(made, x if len(x) > 1 else x[0], torch.randn_like(z).detach(), "squares", **options)
 
     return build
 
@@ -268,7 +268,7 @@ CASES = {
     "Orthogonal, matrix exponential": rows(normed(lambda m: parametrizations.orthogonal(m, "weight", "matrix_exp")), 3),
     "Orthogonal, Cayley": rows(normed(lambda m: parametrizations.orthogonal(m, "weight", "cayley")), 3),
     "Spectral norm": rows(normed(parametrizations.spectral_norm), 3),
-    "Spectral norm, in training": rows(normed(parametrizations.spectral_norm, train=True), 3),
+    "Spectral norm, in training": rows(normed(parametrizations.spectral_norm, train=True), 3, surrogate=True),
     "LoRA": rows(lora, 3),
-    "Rounded weights, straight through": rows(ternary, 3),
+    "Rounded weights, straight through": rows(ternary, 3, surrogate=True),
 }

@@ -25,7 +25,7 @@ from torchvision.models import (
     video,
 )
 
-from .cases import Case
+from .cases import Case, stirred
 
 FEW = {"num_classes": 3}
 
@@ -34,7 +34,7 @@ def images(make: Callable[[], nn.Module], size: int = 32, train: bool = False, n
     """Two colour images, a class for each."""
 
     def build() -> Case:
-        model = make()
+        model = make().to(torch.float64)  # some tables are float32 whatever the default is
         spread(model)
         return Case(model.train(train), torch.randn(n, 3, size, size), torch.randint(3, (n,)))
 
@@ -178,7 +178,7 @@ CASES = {
     "ResNet, head alone": images(frozen),
     "ResNeXt, bottlenecks": images(lambda: small_resnet(resnet.Bottleneck, groups=4, width_per_group=4)),
     "Wide ResNet, group norm": images(
-        lambda: small_resnet(norm_layer=partial(nn.GroupNorm, 4), zero_init_residual=True)
+        lambda: stirred(small_resnet(norm_layer=partial(nn.GroupNorm, 4), zero_init_residual=True))
     ),
     "DenseNet, checkpointed": images(
         lambda: densenet.DenseNet(4, (2, 2), 8, memory_efficient=True, drop_rate=0.1, **FEW), train=True
