@@ -30,12 +30,11 @@ PAGE = HERE.parent / "docs" / "zoo.md"
 BEGIN, END = "<!-- zoo -->", "<!-- /zoo -->"
 COLUMNS = ("value", "gradient", "GGN", "blocks", "Hessian", "step")
 HESSIAN = COLUMNS.index("Hessian")
-LIBRARIES = ("torch", "torchvision", "transformers", "jax", "flax", "equinox", "numpy")
 
 
 def run(family: cases.Family, save: bool, missing: bool) -> list[str]:
     """Try the architectures of a family; a line for each that is not as it is declared."""
-    about = {"date": date.today().isoformat(), "versions": {name: version(name) for name in LIBRARIES}}
+    about = {"date": date.today().isoformat(), "versions": {name: version(name) for name in (*family.needs, "numpy")}}
     path, wrong = RESULTS / f"{family.module}.json", []
     old = json.loads(path.read_text(encoding="utf-8")) if missing and path.exists() else {}
     found = old["architectures"] if old.get("versions") == about["versions"] else {}

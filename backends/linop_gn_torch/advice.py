@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointFunction
 
 from . import convolution, sharded
 from .tracking import tracking
@@ -66,9 +67,17 @@ def require_differentiable(outputs: Any, scalar: bool = False) -> None:
 
 
 def custom_functions(outputs: Tensor) -> list[str]:
-    """Names of the custom autograd Functions in the graph of ``outputs`` (about 1 microsecond a node)."""
+    """Names of the custom autograd Functions in the graph of ``outputs`` (about 1 microsecond a node).
+
+    Raises
+    ------
+    NotImplementedError
+        For reentrant checkpointing.
+    """
     own = convolution.__name__, sharded.__name__
     functions = [getattr(node, "_forward_cls", None) for node in nodes(outputs)]
+    if CheckpointFunction in functions:  # its parameters are in no graph: those of a first layer would get zeros
+        raise NotImplementedError(_REENTRANT)
     return sorted({f.__qualname__ for f in functions if f is not None and f.__module__ not in own})
 
 
@@ -113,6 +122,10 @@ def require_linear(
         )
 
 
+_REENTRANT = (
+    "reentrant checkpointing cannot be differentiated twice: call torch.utils.checkpoint.checkpoint with "
+    "use_reentrant=False."
+)
 _ADVICE: tuple[tuple[str, type[Exception], str], ...] = (
     (
         r"Can't call numpy\(\) on Tensor that requires grad",
@@ -148,8 +161,7 @@ _ADVICE: tuple[tuple[str, type[Exception], str], ...] = (
     (
         r"use_reentrant|Checkpointing is not compatible with \.grad\(\)",
         NotImplementedError,
-        "reentrant checkpointing cannot be differentiated twice: call torch.utils.checkpoint.checkpoint with "
-        "use_reentrant=False.",
+        _REENTRANT,
     ),
     (
         r"Inference tensors cannot be saved for backward",

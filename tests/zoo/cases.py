@@ -56,6 +56,7 @@ FAMILIES = (
     Family("Graphs and sets", "graphs", ("torch",)),
     Family("Densities and generators", "densities", ("torch",)),
     Family("Physics, implicit layers and layers with a norm", "physics", ("torch",)),
+    Family("Asked in vain", "refused", ("torch",)),
     Family("JAX, plain functions", "jax_nets", ("jax",)),
     Family("flax linen", "linen_nets", ("jax", "flax")),
     Family("flax nnx", "nnx_nets", ("jax", "flax")),

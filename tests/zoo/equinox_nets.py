@@ -112,7 +112,13 @@ def prelu() -> Any:
     return eqx.nn.Sequential(layers)
 
 
+def as_the_model() -> Case:
+    module = eqx.nn.MLP(3, 3, 6, 2, key=K[0])
+    return Case(module, numbers(5, 3), jnp.arange(5) % 3, "classes", module, refused="Give it as the parameters")
+
+
 CASES = {
+    "MLP, as the model": as_the_model,
     "MLP": lambda: made(eqx.nn.MLP(3, 3, 6, 2, key=K[0]), numbers(5, 3), jnp.arange(5) % 3),
     "CNN": lambda: made(
         eqx.nn.Sequential(

@@ -106,16 +106,22 @@ class Stacked(nnx.Module):
         return run(x, self.layers)
 
 
-def made(kind: Any, x: Any, y: Any, trained: Any = nnx.Param, loss: Any = "classes") -> Case:
+def made(kind: Any, x: Any, y: Any, trained: Any = nnx.Param, loss: Any = "classes", eps: float = 2.0**-52) -> Case:
     graph, params, rest = nnx.split(kind(nnx.Rngs(0)), trained, ...)
     params = jax.tree.map(lambda a: a + 0.1 * jax.random.normal(jax.random.key(3), a.shape), params)
-    return Case(lambda p, x: nnx.merge(graph, p, rest, copy=True)(x), x, y, loss, params)
+    return Case(lambda p, x: nnx.merge(graph, p, rest, copy=True)(x), x, y, loss, params, eps)
+
+
+def unsplit() -> Case:
+    module = MLP(nnx.Rngs(0))
+    return Case(module, numbers(5, 3), jnp.arange(5) % 3, "classes", nnx.state(module, nnx.Param), refused="Split it")
 
 
 CASES = {
+    "MLP, not split": unsplit,
     "MLP, batch norm and dropout in training": lambda: made(MLP, numbers(5, 3), jnp.arange(5) % 3),
     "MNIST's CNN": lambda: made(CNN, numbers(3, 8, 8, 1), jnp.arange(3)),
-    "miniGPT": lambda: made(GPT, jnp.arange(8).reshape(2, 4) % 7, jnp.arange(8).reshape(2, 4) % 5),
+    "miniGPT": lambda: made(GPT, jnp.arange(8).reshape(2, 4) % 7, jnp.arange(8).reshape(2, 4) % 5, eps=2.0**-23),
     "LoRA": lambda: made(Tuned, numbers(5, 3), jnp.arange(5) % 3, nnx.LoRAParam),
     "LSTM": lambda: made(Recurrent, numbers(3, 5, 2), numbers(3, 5, 2, seed=2), loss="squares"),
     "Stack in a scan": lambda: made(Stacked, numbers(3, 4), numbers(3, 4, seed=2), loss="squares"),

@@ -195,7 +195,7 @@ CASES = {
     "ConvNeXt, stochastic depth": images(small_convnext, train=True),
     "ViT": images(lambda: tv.VisionTransformer(16, 4, 2, 2, 8, 16, **FEW), 16),
     "Swin": images(lambda: small_swin(SWIN.SwinTransformerBlock, SWIN.PatchMerging)),
-    "Swin v2": images(lambda: small_swin(SWIN.SwinTransformerBlockV2, SWIN.PatchMergingV2)),
+    "Swin v2": images(lambda: stirred(small_swin(SWIN.SwinTransformerBlockV2, SWIN.PatchMergingV2))),
     "MaxViT": images(small_maxvit, 16),
     "FCN": pixels(small_fcn),
     "DeepLab v3": pixels(small_deeplab),

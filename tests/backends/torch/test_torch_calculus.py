@@ -227,6 +227,26 @@ def test_what_cannot_be_differentiated_twice(operation, message):
         calculus.linearize_gradient(lambda p: operation(p[0] + 1).sin().sum(), [W]).hvp([W])
 
 
+def test_parameters_that_reentrant_checkpointing_hides():
+    x = torch.ones(2, 3, dtype=torch.float64, requires_grad=True)  # all that the checkpoint's own node knows of
+
+    def model(p):
+        return checkpoint(lambda x: (x * p[0]).tanh(), x, use_reentrant=True) * p[1]
+
+    def total(p):
+        return model(p).sum()
+
+    ways = (
+        lambda: calculus.linearize(model, [W, 2 * W], torch.cos),
+        lambda: calculus.linearize_gradient(total, [W, 2 * W]),
+        lambda: calculus.gradient(total, [W, 2 * W]),
+        lambda: calculus.gradient(model, [W, 2 * W], torch.cos),
+    )
+    for way in ways:  # once zeros, for the first of the parameters
+        with pytest.raises(NotImplementedError, match="use_reentrant=False"):
+            way()
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_functions():
     compiled = torch.compile(lambda x: torch.tanh(x) * x, backend="aot_eager")
