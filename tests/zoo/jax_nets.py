@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental.ode import odeint
 
 from .cases import Case
 
@@ -81,16 +80,6 @@ def neural_ode() -> Case:
         return lax.scan(step, x, None, length=4)[0]
 
     return Case(model, n(4, 2), n(4, 2), "squares", dense(n, 2, 6, 2))
-
-
-def adjoint_ode() -> Case:
-    """jax.experimental's adaptive odeint, whose reverse mode is the adjoint equation and which has no forward mode."""
-    n = draws(3)
-
-    def model(params, x):
-        return jax.vmap(lambda y: odeint(lambda y, t: mlp(params, y), y, jnp.linspace(0.0, 1.0, 3), rtol=1e-9)[-1])(x)
-
-    return Case(model, n(2, 2), n(2, 2), "squares", dense(n, 2, 3, 2), refused="custom_vjp|forward")
 
 
 def fixed_point(root: bool) -> Case:
@@ -253,7 +242,6 @@ CASES = {
     "RealNVP": real_nvp,
     "Masked autoregressive flow": maf,
     "Neural ODE, Runge-Kutta": neural_ode,
-    "Neural ODE, adjoint odeint": adjoint_ode,
     "Deep equilibrium, iterated": lambda: fixed_point(False),
     "Deep equilibrium, custom_root": lambda: fixed_point(True),
     "PINN of Burgers' equation": pinn,

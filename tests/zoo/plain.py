@@ -96,7 +96,7 @@ class TorchPlain:
             return self._run(x).detach().double().numpy()
 
     def value(self, x: Array) -> Array:
-        return np.asarray(float(self.loss(self._run(x))))
+        return np.asarray(float(self.loss(self._run(x)).detach()))
 
     def gradient(self, x: Array) -> Array:
         return self._back([self.loss(self._run(x))], None)

@@ -17,7 +17,7 @@ TEN = {
     "graphs": ("MPNN, edge network and set2set",),
     "densities": ("Glow, LU", "Critic with gradient penalty"),
     "physics": ("PINN of Poisson's equation", "Neural ODE, adjoint"),
-    "jax_nets": ("Message passing",),
+    "refused": ("CTC loss",),
 }
 CHOSEN = [(family, name) for family in cases.FAMILIES for name in TEN.get(family.module, ())]
 
