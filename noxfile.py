@@ -7,6 +7,7 @@
     devices   the tests of many devices: eight that JAX makes of this host, and processes of torch
     devices_full  the same with every check on every layout (three minutes)
     kills     runs with checkpoints are killed a hundred times, in both kinds of files
+    zoo       architectures of torchvision, transformers, flax, equinox and others against oracles
     lint      ruff
     types     mypy --strict on linop_gn, and on what users write (tests/typed)
     pyright   the latter by basedpyright
@@ -189,6 +190,15 @@ def kills(session: nox.Session) -> None:
     env = environ(OMP_NUM_THREADS="1", XLA_FLAGS=" ".join((XLA_FLAGS, *QUICK_TO_COMPILE)))
     arguments = ["--safetensors", str(folder), *session.posargs]
     session.run(str(python), "benchmarks/kills.py", *arguments, env=env, external=True)
+
+
+@nox.session
+def zoo(session: nox.Session) -> None:
+    """Hold architectures as their authors wrote them to oracles; ``-- --save`` stores that, and writes docs/zoo.md."""
+    session.install("-q", "-c", str(CONSTRAINTS), *BUILD, "-r", str(CONSTRAINTS.with_name("zoo.txt")))
+    session.install("-q", "-c", str(CONSTRAINTS), "--no-build-isolation", "-e", f"{ROOT}[cpu]")
+    env = environ(OMP_NUM_THREADS="1", XLA_FLAGS=" ".join((XLA_FLAGS, *QUICK_TO_COMPILE)))
+    session.run("python", "benchmarks/run_zoo.py", *session.posargs, env=env)
 
 
 BLAS_KERNELS = ("Haswell", "Zen", "SkylakeX", "Nehalem", "Sandybridge", "Prescott")

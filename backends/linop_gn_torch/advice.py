@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointFunction
 
 from . import convolution, sharded
 from .tracking import tracking
@@ -66,9 +67,17 @@ def require_differentiable(outputs: Any, scalar: bool = False) -> None:
 
 
 def custom_functions(outputs: Tensor) -> list[str]:
-    """Names of the custom autograd Functions in the graph of ``outputs`` (about 1 microsecond a node)."""
+    """Names of the custom autograd Functions in the graph of ``outputs`` (about 1 microsecond a node).
+
+    Raises
+    ------
+    NotImplementedError
+        For reentrant checkpointing.
+    """
     own = convolution.__name__, sharded.__name__
     functions = [getattr(node, "_forward_cls", None) for node in nodes(outputs)]
+    if CheckpointFunction in functions:  # its parameters are in no graph: those of a first layer would get zeros
+        raise NotImplementedError(_REENTRANT)
     return sorted({f.__qualname__ for f in functions if f is not None and f.__module__ not in own})
 
 
@@ -107,6 +116,10 @@ def require_linear(recorded: Sequence[Tensor | None], cotangent: Tensor, custom:
         )
 
 
+_REENTRANT = (
+    "reentrant checkpointing cannot be differentiated twice: call torch.utils.checkpoint.checkpoint with "
+    "use_reentrant=False."
+)
 _ADVICE: tuple[tuple[str, type[Exception], str], ...] = (
     (
         r"Can't call numpy\(\) on Tensor that requires grad",
@@ -120,6 +133,12 @@ _ADVICE: tuple[tuple[str, type[Exception], str], ...] = (
         "the model uses an operation whose backward, {1}, has no derivative in torch, and curvature products "
         "differentiate the backward pass: write it in the model with ordinary torch operations (for attention, call "
         "torch.nn.functional.scaled_dot_product_attention, whose kernel is then chosen here).",
+    ),
+    (
+        r"FlexAttention does not support|flex_attention",
+        NotImplementedError,
+        "the model calls flex_attention, which has no double backward, and on the CPU none at all: call "
+        "torch.nn.functional.scaled_dot_product_attention, with what is added to the scores as its attn_mask.",
     ),
     (
         r"same dtype|scalar type \w+ but found|type \(.*\) should be the same|share same datatype",
@@ -136,8 +155,7 @@ _ADVICE: tuple[tuple[str, type[Exception], str], ...] = (
     (
         r"use_reentrant|Checkpointing is not compatible with \.grad\(\)",
         NotImplementedError,
-        "reentrant checkpointing cannot be differentiated twice: call torch.utils.checkpoint.checkpoint with "
-        "use_reentrant=False.",
+        _REENTRANT,
     ),
     (
         r"Inference tensors cannot be saved for backward",

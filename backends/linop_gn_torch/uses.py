@@ -126,8 +126,8 @@ def _with_biases(graph: Graph, uses: list[Found]) -> list[Found]:
     linear = {f.result[0]: f for f in uses if f.use.kind == "linear" and _LAST.get(kind(f.result[0])) == f.taken[0][1]}
     merged = set()
     for node in graph.nodes:
-        one = one_placed(graph, node) if kind(node) == "Add" and node._saved_alpha == 1 else None
-        if one is None:
+        one = one_placed(graph, node) if kind(node) == "Add" else None
+        if one is None or node._saved_alpha != 1:  # the sum with a number, which has one operand, saves none
             continue
         side, placed = one
         before = product = node.next_functions[1 - side][0]

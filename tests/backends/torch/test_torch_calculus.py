@@ -196,6 +196,12 @@ class ForgetsItsArgument(OnceOnly):
         return 3 * ctx.saved_tensors[0] ** 2 * g.detach()
 
 
+def flexible(x):
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return flex_attention(*[x[None, None]] * 3)
+
+
 UNSUPPORTED = [
     (OnceOnly.apply, r"computed, but not recorded.*\(OnceOnly\).*@once_differentiable"),
     (LeavesTorch.apply, r"\(LeavesTorch\).*leaves torch"),
@@ -205,6 +211,7 @@ UNSUPPORTED = [
     (lambda x: x.exp() * ForgetsItsArgument.apply(x), r"\(ForgetsItsArgument\)"),
     (lambda x: nn.functional.multi_margin_loss(x, torch.tensor([0, 1]), p=2), "multi_margin_loss_backward, has no"),
     (lambda x: checkpoint(torch.sin, x, use_reentrant=True), "use_reentrant=False"),
+    (flexible, "calls flex_attention.*scaled_dot_product_attention"),
 ]
 
 
@@ -218,6 +225,26 @@ def test_what_cannot_be_differentiated_twice(operation, message):
         products()
     with pytest.raises(NotImplementedError, match=message):
         calculus.linearize_gradient(lambda p: operation(p[0] + 1).sin().sum(), [W]).hvp([W])
+
+
+def test_parameters_that_reentrant_checkpointing_hides():
+    x = torch.ones(2, 3, dtype=torch.float64, requires_grad=True)  # all that the checkpoint's own node knows of
+
+    def model(p):
+        return checkpoint(lambda x: (x * p[0]).tanh(), x, use_reentrant=True) * p[1]
+
+    def total(p):
+        return model(p).sum()
+
+    ways = (
+        lambda: calculus.linearize(model, [W, 2 * W], torch.cos),
+        lambda: calculus.linearize_gradient(total, [W, 2 * W]),
+        lambda: calculus.gradient(total, [W, 2 * W]),
+        lambda: calculus.gradient(model, [W, 2 * W], torch.cos),
+    )
+    for way in ways:  # once zeros, for the first of the parameters
+        with pytest.raises(NotImplementedError, match="use_reentrant=False"):
+            way()
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -181,6 +181,7 @@ MODULES: dict[str, Any] = {
         "linear scale shift linear",
     ),
     "RMS norm": (lambda: nn.RMSNorm(4), X3, "scale"),
+    "RMS norm of what has a graph": (lambda: net(nn.Linear(4, 4), nn.RMSNorm(4)), X3, "linear scale"),
     "RNN": (lambda: Picked(nn.RNN(4, 3, batch_first=True)), X3, None),
     "LSTM": (lambda: Picked(nn.LSTM(4, 3, num_layers=2, bidirectional=True)), X3, None),
     "GRU": (lambda: Picked(nn.GRU(4, 3, batch_first=True)), X3, None),
