@@ -14,6 +14,7 @@
     wheel     the test suite against the built wheel
     minimal   the tests that need only NumPy, against the built wheel, with no framework installed
     doctor    which backends there are
+    oldest    operators, solvers and derivatives on the oldest versions that are admitted
     release   sdist and wheel into dist/, built twice and compared
     docs      the site from docs/, into site/
     gallery   the same with the scripts of examples/gallery run, and their pictures (a few minutes)
@@ -319,6 +320,18 @@ def wheel(session: nox.Session) -> None:
         absent = "--ignore-glob=*/with_lineax.py"  # lineax is not in the environment
         arguments = session.posargs or ["tests", absent, "--pyargs", *packages]
         run_tests(session, python, *arguments, HYPOTHESIS_PROFILE="quick", LINOP_GN_INSTALLED=str(SHARED / "wheel"))
+
+
+@nox.session
+def oldest(session: nox.Session) -> None:
+    """Run operators, solvers and derivatives on the oldest versions that are admitted."""
+    oldest = ROOT / "requirements" / "oldest.txt"
+    session.install("-q", *BUILD, "pytest", "pytest-xdist", "hypothesis", "-r", str(oldest))
+    session.install("-q", "--no-deps", "--no-build-isolation", "-e", str(ROOT))
+    tests = ["operators", "backends/torch/test_torch_calculus.py", "backends/jax/test_jax_linearization.py", "curvature"]
+    arguments = session.posargs or [f"tests/{name}" for name in [*tests, "solvers/test_solver_conformance.py"]]
+    python = Path(session.bin) / "python"
+    run_tests(session, python, *arguments, HYPOTHESIS_PROFILE="quick", XLA_FLAGS=" ".join(QUICK_TO_COMPILE[::2]))
 
 
 @nox.session
