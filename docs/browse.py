@@ -23,6 +23,10 @@ BROWSERS = "chromium", "chromium-browser", "google-chrome", "chrome"
 PAGES = {
     "index.html": "linop_gn",
     "guide.html": "Guide",
+    "begin_torch.html": "In five minutes: PyTorch",
+    "which.html": "Which",
+    "zoo.html": "zoo",
+    "gallery/index.html": "Gallery",
     "curvature.html": "Curvature",
     "losses.html": "Losses",
     "results.html": "What is in a result",
