@@ -328,7 +328,12 @@ def oldest(session: nox.Session) -> None:
     oldest = ROOT / "requirements" / "oldest.txt"
     session.install("-q", *BUILD, "pytest", "pytest-xdist", "hypothesis", "-r", str(oldest))
     session.install("-q", "--no-deps", "--no-build-isolation", "-e", str(ROOT))
-    tests = ["operators", "backends/torch/test_torch_calculus.py", "backends/jax/test_jax_linearization.py", "curvature"]
+    tests = [
+        "operators",
+        "backends/torch/test_torch_calculus.py",
+        "backends/jax/test_jax_linearization.py",
+        "curvature",
+    ]
     arguments = session.posargs or [f"tests/{name}" for name in [*tests, "solvers/test_solver_conformance.py"]]
     python = Path(session.bin) / "python"
     run_tests(session, python, *arguments, HYPOTHESIS_PROFILE="quick", XLA_FLAGS=" ".join(QUICK_TO_COMPILE[::2]))

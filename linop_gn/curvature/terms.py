@@ -104,7 +104,7 @@ class Terms:
 
     def _in_memory(self, space: Space) -> list[Any]:
         self.require_fitting(space)
-        if not self.batches and self.reduce is None:
+        if not self.batches and not self.host and self.reduce is None:
             raise ValueError(
                 "the data hold no batch: an empty list. Give at least one (inputs, targets); only one of several "
                 "processes, whose shares are summed, may have none."

@@ -9,13 +9,10 @@ still there: the steps are lost, and :meth:`CG.step` takes them again one by one
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..run.status import Code
 from .problem import LinearProblem
-
-if TYPE_CHECKING:
-    from .cg import CG, CGState
 
 __all__ = ["leap"]
 
@@ -23,8 +20,8 @@ MOST = 32
 """Steps between looks; so many are lost where one was not ordinary."""
 
 
-def leap(solver: CG, ops: Any, problem: LinearProblem, s: CGState) -> Iterator[CGState]:
-    """The next states of a run of so many steps; the last one, and what is not ordinary, are left to the solver's step.
+def leap(solver: Any, ops: Any, problem: LinearProblem, s: Any) -> Iterator[Any]:
+    """The next states of CG in a run of so many steps; the last one, and what is not ordinary, are left to the solver's step.
 
     Of the states that come together only the last one's vectors are its own. ``ops.dot`` returns numbers that stay
     where vectors are.

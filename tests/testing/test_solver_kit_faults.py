@@ -31,7 +31,7 @@ class StaysWhereItIs(CG):
 class ClaimsTooEarly(CG):
     def init(self, ops, problem):
         s = super().init(ops, problem)
-        return s._replace(memory=2000 * s.memory)
+        return s._replace(memory=2000 * s.memory, hope=2000 * s.hope)
 
 
 @fault("claims_are_facts")
