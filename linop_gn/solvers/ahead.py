@@ -21,7 +21,7 @@ MOST = 32
 
 
 def leap(solver: Any, ops: Any, problem: LinearProblem, s: Any) -> Iterator[Any]:
-    """The next states of CG in a run of so many steps; the last one, and what is not ordinary, are left to the solver's step.
+    """The next states of CG in a run of so many steps; its step takes the last one, and what is not ordinary.
 
     Of the states that come together only the last one's vectors are its own. ``ops.dot`` returns numbers that stay
     where vectors are.

@@ -127,7 +127,7 @@ def test_a_loop_as_people_write_it_ends_below_sgd_of_any_rate():
     assert ours < 0.5 * best
     assert isinstance(opt.last, lg.Result)
     assert "LevenbergMarquardt" in str(opt.last)
-    assert float(opt.last.value) <= float(opt.step(BATCHES[-1]))  # the loss of the same batch, before the step
+    assert float(opt.last.value) <= float(opt.step(batches[-1]))  # the loss of the same batch, before the step
 
 
 @pytest.mark.parametrize(
