@@ -440,7 +440,10 @@ def _bounds(ops: Backend, space: Space, bounds: Any, x0: Tree) -> tuple[Vector |
     if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
         bounds = bounds.lb, bounds.ub
     if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
-        raise ValueError("least_squares: bounds are a pair (lower, upper) of numbers, or of arrays or trees like x0.")
+        raise ValueError(
+            "least_squares: bounds are a pair (lower, upper) of numbers, or of arrays or trees like x0. Of a pair for "
+            "each parameter tuple(zip(*bounds)) makes one."
+        )
     if all(isinstance(b, (int, float)) for b in bounds) and tuple(bounds) == (-math.inf, math.inf):
         return None, None
     lower, upper = (

@@ -356,7 +356,8 @@ def _served(
     for given in (objective, curvature, acceptance):
         if not isinstance(given, Objective) and (given is not None or given is objective):
             raise TypeError(
-                f"{door} needs an lg.Objective, got {type(given).__qualname__}. Another batch of an objective is "
+                f"{door} needs an lg.Objective, got {type(given).__qualname__}. Of a function of the parameters "
+                "lg.Objective.from_function(function) is one; another batch of an objective is "
                 "objective.with_data(batch)."
             )
         if given is not None and (given.reduce is None) != (objective.reduce is None):

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+import linop_gn as lg
 from linop_gn import html
 
 NUMBERS = npst.arrays(
@@ -32,3 +33,10 @@ def test_curves_fall_where_numbers_fall_and_many_steps_are_thinned_out():
     assert len(y) <= 400
     assert y == sorted(y)  # downwards in SVG
     np.testing.assert_allclose(np.diff(y), np.mean(np.diff(y)), atol=0.11)  # a line: the axis is logarithmic
+
+
+def test_a_density_shows_its_text_and_its_curve():
+    density = lg.spectral_density(lg.Diagonal(np.linspace(-1.0, 4.0, 40)), probes=2, steps=8)
+    shown = ElementTree.fromstring(density._repr_html_())
+    assert shown.find("pre").text == repr(density)
+    assert len(list(shown.iter("polyline"))) == 1

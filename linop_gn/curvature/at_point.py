@@ -461,6 +461,6 @@ def as_point(objective: Any, params: Tree, name: str, any_function: bool = False
         raise ValueError(
             f"lg.{name} needs to know the model and the loss apart, and this objective is a plain scalar function. "
             "Make it with lg.Objective(model, loss, data) or lg.Objective.from_residuals(residuals); "
-            "lg.Hessian works for scalar functions."
+            "lg.Hessian works for scalar functions, and lg.TrustRegion() minimises them."
         )
     return objective

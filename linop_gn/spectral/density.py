@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .. import draws
+from .. import draws, html
 from ..arguments import needed, require_number, whole
 from ..distributed.watching import together, told_to_all
 from ..lanczos import answers
@@ -252,6 +252,9 @@ class Density:
         if open_ > scatter:
             shown = f"{shown} (more steps would tell better)"
         return f"{head}\n{shown}\n{self.status.sentence}"
+
+    def _repr_html_(self) -> str:
+        return html.page(repr(self), html.picture({"density, from low to high": self.smooth().mean}))
 
 
 def span_of(low: float, high: float) -> float:
