@@ -32,3 +32,7 @@ def test_curves_fall_where_numbers_fall_and_many_steps_are_thinned_out():
     assert len(y) <= 400
     assert y == sorted(y)  # downwards in SVG
     np.testing.assert_allclose(np.diff(y), np.mean(np.diff(y)), atol=0.11)  # a line: the axis is logarithmic
+
+
+def test_a_run_that_ends_in_nan_says_so():
+    assert "1 .. nan" in html.picture({"residual": [1.0, 0.5, np.nan]})
