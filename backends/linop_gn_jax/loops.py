@@ -223,9 +223,9 @@ class JaxLoops(EagerLoops):
             parts = tree_util.tree_map(lambda a: lax.dynamic_slice_in_dim(a, start, size), (x, *data))
             return lax.dynamic_update_slice_in_dim(x, function(*parts).astype(x.dtype), start, axis=0)
 
-        many, rest = divmod(x.shape[0], size)
+        many, rest = divmod(x.shape[0], size)  # of no parts the body would still be traced
         # x is rewritten where it stands: a scan would stack its results elsewhere
-        x = lax.fori_loop(0, many, lambda i, x: one(i * size, size, x), x)
+        x = lax.fori_loop(0, many, lambda i, x: one(i * size, size, x), x) if many else x
         return one(many * size, rest, x) if rest else x
 
     def afresh(self, x: T, arguments: R) -> tuple[T, R]:
