@@ -47,7 +47,9 @@ def picture(columns: Mapping[str, Any]) -> str:
 
 
 def _panel(name: str, values: Any) -> str:
-    ends = " .. ".join(f"{np.nanmax(np.where(np.isfinite(row), row, -np.inf)):.3g}" for row in values[[0, -1]])
+    ends = " .. ".join(
+        f"{np.max(row[np.isfinite(row)] if np.isfinite(row).any() else row):.3g}" for row in values[[0, -1]]
+    )
     finite = np.where(np.isfinite(values), values, np.nan)
     log = bool(np.nanmin(finite) > 0)
     y = np.log10(finite) if log else 0.25 * finite  # of which differences do not overflow

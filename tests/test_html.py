@@ -40,3 +40,7 @@ def test_a_density_shows_its_text_and_its_curve():
     shown = ElementTree.fromstring(density._repr_html_())
     assert shown.find("pre").text == repr(density)
     assert len(list(shown.iter("polyline"))) == 1
+
+
+def test_a_run_that_ends_in_nan_says_so():
+    assert "1 .. nan" in html.picture({"residual": [1.0, 0.5, np.nan]})

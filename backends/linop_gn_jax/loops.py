@@ -219,11 +219,14 @@ class JaxLoops(EagerLoops):
         if jax.device_count() > 1:  # which may share the rows: a loop over these would gather them
             return function(x, *data)
 
-        def one(i: Array, x: Array) -> Array:  # rewritten where it stands: a scan would stack its results elsewhere
-            parts = tree_util.tree_map(lambda a: lax.dynamic_slice_in_dim(a, i * size, size), (x, *data))
-            return lax.dynamic_update_slice_in_dim(x, function(*parts).astype(x.dtype), i * size, axis=0)
+        def one(start: Any, size: int, x: Array) -> Array:
+            parts = tree_util.tree_map(lambda a: lax.dynamic_slice_in_dim(a, start, size), (x, *data))
+            return lax.dynamic_update_slice_in_dim(x, function(*parts).astype(x.dtype), start, axis=0)
 
-        return lax.fori_loop(0, x.shape[0] // size, one, x)
+        many, rest = divmod(x.shape[0], size)  # of no parts the body would still be traced
+        # x is rewritten where it stands: a scan would stack its results elsewhere
+        x = lax.fori_loop(0, many, lambda i, x: one(i * size, size, x), x) if many else x
+        return one(many * size, rest, x) if rest else x
 
     def afresh(self, x: T, arguments: R) -> tuple[T, R]:
         return lax.optimization_barrier((x, arguments)) if tracing() else (x, arguments)  # type: ignore[no-any-return]

@@ -3,17 +3,20 @@
 Numbers that a model reads become constants of a program. They are looked for where a function finds them: in its
 closure, defaults and globals, in functions, containers, NumPy arrays and objects that it finds there, and in the
 methods of these. Tensors are told apart by identity: what is written into them is followed. Of NumPy arrays a copy is
-kept, which the array is compared with: that misses nothing, and takes a tenth of the time of hashing it.
+kept, which the array is compared with: that misses nothing, and takes a tenth of the time of hashing it. Numbers are
+compared by their bits as well, so that -0.0 is not 0.0, and a NaN is one.
 """
 
 from __future__ import annotations
 
 import sys
 import weakref
+from array import array
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache, partial
-from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import CellType, CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -49,20 +52,23 @@ class _Bits:
     """What a NumPy array held: equal to what holds the same bits."""
 
     def __init__(self, x: np.ndarray[Any, Any]) -> None:
-        self.kept = np.array(x, order="C", copy=True, subok=False)
+        self.kind = x.shape, x.dtype
+        self.words = _words(x).copy()  # the bytes between fields of records, too, which a copy of x need not have
 
     def are_those_of(self, x: np.ndarray[Any, Any]) -> bool:
-        kept = self.kept
-        if x.shape != kept.shape or x.dtype != kept.dtype:
-            return False
-        a, b = _words(kept), _words(np.ascontiguousarray(x))
-        return all(np.array_equal(a[i : i + _BLOCK], b[i : i + _BLOCK]) for i in range(0, len(a), _BLOCK))
+        return self.kind == (x.shape, x.dtype) and self._holds(_words(x))
+
+    def _holds(self, words: np.ndarray[Any, Any]) -> bool:
+        own = self.words
+        return all(np.array_equal(own[i : i + _BLOCK], words[i : i + _BLOCK]) for i in range(0, len(own), _BLOCK))
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, _Bits) and self.are_those_of(other.kept))
+        if not isinstance(other, _Bits):
+            return False
+        return self is other or (self.kind == other.kind and self._holds(other.words))
 
     def __hash__(self) -> int:
-        return hash((self.kept.shape, self.kept.dtype.str))
+        return hash((self.kind[0], self.kind[1].str))
 
 
 _BLOCK = 1 << 15
@@ -72,8 +78,8 @@ _latest: dict[int, tuple[weakref.ref[Any], _Bits]] = {}
 
 
 def _words(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The bits of a contiguous array."""
-    flat = x.reshape(-1).view(np.uint8) if x.size else np.empty(0, np.uint8)
+    """The bits of an array; no copy of a contiguous one."""
+    flat = np.ascontiguousarray(x).reshape(-1).view(np.uint8) if x.nbytes else np.empty(0, np.uint8)
     return flat.view(np.uint64) if flat.size % 8 == 0 else flat
 
 
@@ -107,8 +113,10 @@ def mark(held: Any) -> Any:
     while todo and len(seen) < REACH:
         x = todo.popleft()
         if isinstance(x, _NUMBERS):
-            found.append((type(x), x))
-        elif isinstance(x, np.ndarray) and not x.dtype.hasobject:
+            found.append((type(x), _exactly(x)))
+        elif isinstance(x, bytearray | array):
+            found.append((type(x), memoryview(x).format, bytes(x)))
+        elif type(x) is np.ndarray and not x.dtype.hasobject:
             found.append(_bits_of(x))
         else:
             found.append(_Same(x.__code__ if isinstance(x, FunctionType) else x))
@@ -116,6 +124,13 @@ def mark(held: Any) -> Any:
                 seen.add(id(x))
                 todo += _inside(x)
     return tuple(found)
+
+
+def _exactly(x: Any) -> Any:
+    """A number, or the bits of one."""
+    if isinstance(x, float):
+        return float.hex(x)
+    return (float.hex(x.real), float.hex(x.imag)) if isinstance(x, complex) else x
 
 
 def _inside(held: Any) -> Iterator[Any]:
@@ -135,7 +150,13 @@ def _inside(held: Any) -> Iterator[Any]:
         yield held.fget
     elif isinstance(held, type):
         yield from _methods(held)
-    elif isinstance(held, Mapping | list | tuple | set | frozenset):
+    elif isinstance(held, np.ndarray):  # of objects, or with more than numbers: a mask
+        if not held.dtype.hasobject:
+            yield held.view(np.ndarray)
+        elif held.size <= MOST:
+            yield from (*held.shape, *held.ravel().tolist())
+        yield from getattr(held, "__dict__", {}).values()
+    elif isinstance(held, Mapping | list | tuple | set | frozenset | deque):
         yield len(held)
         if len(held) <= MOST:
             yield from held
@@ -143,7 +164,16 @@ def _inside(held: Any) -> Iterator[Any]:
     elif not isinstance(held, torch.Tensor | ModuleType):
         own = getattr(held, "__dict__", {})
         yield from (x for name, x in own.items() if not (isinstance(held, nn.Module) and name in _KEPT))
+        yield from _slots(held)
         yield from _methods(type(held))
+
+
+def _slots(held: Any) -> Iterator[Any]:
+    """What an object holds outside of its __dict__, but for those of libraries."""
+    for x in _methods(type(held)):
+        if isinstance(x, MemberDescriptorType):
+            with suppress(AttributeError):  # nothing is there yet
+                yield x.__get__(held)
 
 
 def _read(function: FunctionType) -> Iterator[Any]:

@@ -41,7 +41,7 @@ def command(options: Namespace) -> int:
     if not reports:
         raise UnusableFileError("\n".join(lacking))
     for told in (*reports, *lacking):
-        Console().print(told)
+        Console().print(told, markup=False, emoji=False)  # an operator's name may have brackets
     return 0 if all(reports) else 1
 
 

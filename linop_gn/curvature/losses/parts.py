@@ -148,14 +148,8 @@ class HessianInLoop(OutputHessian):
         if w is not None:
             w = xp.reshape(xp.broadcast_to(w, (*lead, *w.shape[len(lead) :])), (-1,))
         data = rows(self.outputs), rows(self.targets), w, tuple(map(rows, self.known))
-        function, size = Partial(_of_part, way, self.loss), _size_of(math.prod(lead))
+        function, size = Partial(_of_part, way, self.loss), max(1, math.prod(lead) // _PARTS)
         return xp.reshape(self.ops.by_parts(function, size, rows(v), *data), shape)
-
-
-def _size_of(examples: int) -> int:
-    """How many are a part: the largest divisor of which there are at least so many parts."""
-    most = max(1, examples // _PARTS)
-    return next(n for n in range(most, 0, -1) if examples % n == 0)
 
 
 def _way(name: str, xp: Any, H: OutputHessian, v: Array) -> Array:

@@ -72,7 +72,7 @@ class Programs(Kit):
         """by_parts is the function of all rows, where one row says nothing of another."""
         x, a = np.arange(12.0).reshape(6, 2), np.arange(6.0)
         X, A = self.array(x, self.wide), self.array(a, self.wide)
-        for size in (1, 3, 6):
+        for size in (1, 3, 4, 6, 7):
             got = self.ops.by_parts(_row_by_row, size, X, (A, None))
             self.same_kind(got, X, "by_parts")
             agree(self.host(got), x * a[:, None], 0.0, f"by_parts of {size}")

@@ -1,6 +1,9 @@
 """A mark is another one when an array that a model reads holds other bits, and is found quickly where it does not."""
 
 import gc
+from array import array
+from collections import deque
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -35,6 +38,50 @@ def test_bits_and_not_values():
     assert mark(function) == before  # though NaN is not equal to itself
     table[0] = -0.0
     assert mark(function) != before
+
+
+def finding(held):
+    return lambda x: (x, held)
+
+
+@dataclass(slots=True)
+class Slotted:
+    scale: float
+
+
+def put(place, value):
+    return lambda held: held.__setitem__(place, value)
+
+
+@pytest.mark.parametrize(
+    ("held", "change"),
+    [
+        ([0.0], put(0, -0.0)),
+        ([0j], put(0, complex(-0.0, 0.0))),
+        (np.array([1.0, 2.0], dtype=object), put(0, 5.0)),
+        (np.ma.array([1.0, 2.0]), put(0, np.ma.masked)),
+        (np.zeros(5, np.dtype([("a", "i1"), ("b", "f8")], align=True)), put(0, (1, 2.0))),
+        (deque([1.0]), put(0, 2.0)),
+        (bytearray(b"ab"), put(0, 1)),
+        (array("d", [0.0]), put(0, -0.0)),
+        (Slotted(1.0), lambda held: setattr(held, "scale", 2.0)),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_a_change_in_place_is_seen_wherever_numbers_are(held, change):
+    function = finding(held)
+    before = mark(function)
+    assert mark(function) == before
+    change(held)
+    assert mark(function) != before
+
+
+def test_a_nan_is_one():
+    held = [float("nan")]
+    function = finding(held)
+    before = mark(function)
+    held[0] = float("nan") + 0.0
+    assert mark(function) == before
 
 
 def test_views_are_compared_as_they_are():
