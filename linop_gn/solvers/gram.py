@@ -17,8 +17,8 @@ recomputed with a product, meets the tolerance.
 K = W W^T is formed layer by layer from what the layers are given and the derivatives
 in what they make (:mod:`linop_gn.curvature.layers`): as many passes backward as an
 example has outputs. It is made once for a point, whatever dampings are tried there;
-and so are products with W and W^T, one matrix product a layer each, so that nothing
-else is asked of the model, nor of its linearisation. Where a model has no such layers,
+and so are products with W and W^T, one matrix product a layer each. What is verified is
+verified by a product of the operator, which knows nothing of layers. Where a model has no such layers,
 or its examples enter each other's outputs, K is formed from the rows of W, m products
 with J^T and a matrix product of 2 m^2 n flops, or column by column, m products with
 J^T and J: that takes less as soon as there are several classes, and never holds m n
@@ -89,16 +89,9 @@ class GramState(NamedTuple):
 
 @record
 class WithGram(Products):
-    """A Gauss-Newton operator with its K, and the W that this was made of, by which products are then."""
+    """A Gauss-Newton operator with its K, and the W that this was made of; its products are its own, and verify."""
 
     gram: ByLayers = None  # type: ignore[assignment]
-
-    def matvec(self, v: Vector) -> Vector:
-        root = self.gram.root
-        return super().matvec(v) if root is None else root.rmatvec(root.matvec(v))
-
-    def matmat(self, v: Vector) -> Vector:
-        return super().matmat(v) if self.gram.root is None else LinearOperator.matmat(self, v)
 
 
 @record
