@@ -164,6 +164,8 @@ class Layout:
 
     def split(self, vector: Vector, dtypes: Sequence[str]) -> list[Array]:
         """The leaves of a vector, cut as the parameters are."""
+        if AxisType.Explicit in self.mesh.axis_types:  # a direct solver's is whole on each device
+            vector = laid(vector, NamedSharding(self.mesh, self._specs(vector.ndim - 1)[1]))
         return list(_cut(self, tuple(dtypes), vector.ndim - 1)(vector))
 
     def constrained(self, leaves: Sequence[Array], columns: int = 0) -> list[Array]:
@@ -191,6 +193,12 @@ class Layout:
                 "its entries would be read: give a tree like the parameters."
             )
         return _without_rest(self, v.ndim - 1)(v) if self.padded else v
+
+    def axis_of(self, x: Array) -> int | None:
+        """The axis of a vector, columns or a basis along which it is one; how it is cut tells of a square."""
+        spec = _spec(x.sharding, x.ndim)
+        found = [i for i, n in enumerate(x.shape) if n == self.size and x.ndim <= 2]
+        return min(found, key=lambda i: spec[i] is None, default=None)
 
     def numbers(self) -> Array:
         """The place of each entry in the vector of the whole leaves, int32; from the number of entries on: no entry."""
