@@ -164,8 +164,6 @@ class Layout:
 
     def split(self, vector: Vector, dtypes: Sequence[str]) -> list[Array]:
         """The leaves of a vector, cut as the parameters are."""
-        if AxisType.Explicit in self.mesh.axis_types:  # a direct solver's is whole on each device
-            vector = laid(vector, NamedSharding(self.mesh, self._specs(vector.ndim - 1)[1]))
         return list(_cut(self, tuple(dtypes), vector.ndim - 1)(vector))
 
     def constrained(self, leaves: Sequence[Array], columns: int = 0) -> list[Array]:
