@@ -290,11 +290,11 @@ def test_a_basis_in_a_file_is_in_the_order_of_the_leaves(tmp_path):
     begun = [lg.start(method, h.objective, h.params) for h in (here, there)]
     lg.save_state(tmp_path / "of eight", begun[0])
     got = lg.load_state(tmp_path / "of eight", method, there.objective, there.params)
-    assert got.own.kept.run.basis.shape == (7, 163)
-    close(got.own.kept.run.basis, begun[1].own.kept.run.basis)
+    assert got.own.kept.run.lanczos.basis.shape == (7, 163)
+    close(got.own.kept.run.lanczos.basis, begun[1].own.kept.run.lanczos.basis)
     lg.save_state(tmp_path / "of one", got)
     again = lg.load_state(tmp_path / "of one", method, here.objective, here.params)
-    np.testing.assert_array_equal(again.own.kept.run.basis, begun[0].own.kept.run.basis)
+    np.testing.assert_array_equal(again.own.kept.run.lanczos.basis, begun[0].own.kept.run.lanczos.basis)
 
 
 LAYERS, WIDTH = 8, 64

@@ -278,10 +278,10 @@ def check_bases_in_files():
     state, alone = lg.start(method, one, D), lg.start(method, one, P)
     lg.save_state(path, state)
     dist.barrier()
-    again = lg.load_state(path, method, one, D).own.kept.run.basis
-    assert again.placements == state.own.kept.run.basis.placements
-    assert torch.equal(again.to_local()[0], state.own.kept.run.basis.to_local()[0])
-    close(lg.load_state(path, method, one, P).own.kept.run.basis[0], alone.own.kept.run.basis[0])
+    again = lg.load_state(path, method, one, D).own.kept.run.lanczos.basis
+    assert again.placements == state.own.kept.run.lanczos.basis.placements
+    assert torch.equal(again.to_local()[0], state.own.kept.run.lanczos.basis.to_local()[0])
+    close(lg.load_state(path, method, one, P).own.kept.run.lanczos.basis[0], alone.own.kept.run.lanczos.basis[0])
 
 
 def check_runs_of_copies_among_shards():
