@@ -283,6 +283,7 @@ def test_a_run_on_eight_devices_goes_on_on_two_and_on_one(tmp_path):
         assert laid_out_like(got.params, there.params)
 
 
+@in_full
 def test_a_basis_in_a_file_is_in_the_order_of_the_leaves(tmp_path):
     """That of a trust region, (k, n) with n along the devices, was in their order, which is another one elsewhere."""
     method = lg.TrustRegion(descent=lg.descents.TrustRegion(lg.GLTR(max_steps=6)))
