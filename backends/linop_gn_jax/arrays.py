@@ -25,7 +25,7 @@ from .layouts import Layout, layout_of
 from .mapped import cast, varying
 from .models import parameters_of
 
-__all__ = ["JaxArrays", "gathered", "laid_out", "wanted_dtype"]
+__all__ = ["JaxArrays", "gathered", "laid_out", "wanted_dtype", "whole_on_each"]
 
 T = TypeVar("T")
 
@@ -48,13 +48,19 @@ def wanted_dtype(name: str) -> np.dtype[Any]:
     return dtype
 
 
-def gathered(x: Array) -> Array:
-    """``x`` whole on every device, where the axes of an explicit mesh cut it."""
+def whole_on_each(x: Array) -> NamedSharding | None:
+    """How an array lies that is whole on every device, where the axes of an explicit mesh cut ``x``; else None."""
     sharding = jax.typeof(x).sharding
     if all(cut is None for cut in sharding.spec):
-        return x
+        return None
     mesh = sharding.mesh if isinstance(x, jax.core.Tracer) else x.sharding.mesh  # type: ignore[attr-defined]
-    return jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec()))  # type: ignore[no-any-return]
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def gathered(x: Array) -> Array:
+    """``x`` whole on every device, where the axes of an explicit mesh cut it."""
+    whole = whole_on_each(x)
+    return x if whole is None else jax.sharding.reshard(x, whole)  # type: ignore[no-any-return]
 
 
 def laid_out(x: Array, aval: Any) -> Array:

@@ -12,6 +12,7 @@ from jax import lax
 from linop_gn.backend import Array, Scalar, Vector
 
 from .arithmetic import scalar_dtype
+from .arrays import whole_on_each
 from .compiled import tracing
 from .mapped import steady
 
@@ -40,12 +41,10 @@ class JaxBases:
     """The operations of :class:`linop_gn.protocols.Bases`; rows that don't take part are masked, not cut off."""
 
     def basis(self, like: Vector, capacity: int) -> Array:
-        return jnp.zeros((capacity, *like.shape), like.dtype)
+        return jnp.broadcast_to(jnp.zeros_like(like), (capacity, *like.shape))  # over an explicit mesh as ``like`` is
 
     def grow(self, basis: Array, capacity: int, count: Scalar) -> Array:
-        return lax.dynamic_update_slice_in_dim(
-            jnp.zeros((capacity, *basis.shape[1:]), basis.dtype), basis[:capacity], 0, 0
-        )
+        return lax.dynamic_update_slice_in_dim(self.basis(basis[0], capacity), basis[:capacity], 0, 0)
 
     def store(self, basis: Array, index: Scalar, a: Scalar, x: Vector) -> Array:
         return lax.dynamic_update_index_in_dim(basis, (a * x).astype(basis.dtype), index, 0)
@@ -57,7 +56,9 @@ class JaxBases:
         # A sum in trees, fused with the products: XLA's matrix products add up in a few long chains.
         dtype = scalar_dtype(x.dtype)
         if x.ndim == 2:
-            products = jnp.matmul(basis.astype(dtype), x.astype(dtype), precision=lax.Precision.HIGHEST)
+            told = whole_on_each(x)
+            exact = lax.Precision.HIGHEST
+            products = jnp.matmul(basis.astype(dtype), x.astype(dtype), precision=exact, out_sharding=told)
             return jnp.where(_valid(basis, count)[:, None], products, 0)
         v = x.astype(dtype)
         if _one_by_one(basis):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from linop_gn.backend import Array, Scalar, Vector
 
-from .arrays import gathered
+from .arrays import gathered, laid_out
 
 __all__ = ["JaxFactors"]
 
@@ -24,6 +24,10 @@ class JaxFactors:
 
     def identity(self, size: int, like: Vector) -> Array:
         return jnp.eye(size, dtype=like.dtype)
+
+    def qr(self, columns: Array) -> tuple[Array, Array]:
+        Q, R = jnp.linalg.qr(gathered(columns))
+        return laid_out(Q, jax.typeof(columns)), R
 
     def cholesky(self, matrix: Array) -> tuple[Any, Scalar]:
         factor = jnp.linalg.cholesky(gathered(matrix), symmetrize_input=False)

@@ -192,6 +192,12 @@ class Layout:
             )
         return _without_rest(self, v.ndim - 1)(v) if self.padded else v
 
+    def axis_of(self, x: Array) -> int | None:
+        """The axis of a vector, columns or a basis along which it is one; how it is cut tells of a square."""
+        spec = _spec(x.sharding, x.ndim)
+        found = [i for i, n in enumerate(x.shape) if n == self.size and x.ndim <= 2]
+        return min(found, key=lambda i: spec[i] is None, default=None)
+
     def numbers(self) -> Array:
         """The place of each entry in the vector of the whole leaves, int32; from the number of entries on: no entry."""
         return _numbers(self)()

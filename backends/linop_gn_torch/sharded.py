@@ -355,6 +355,11 @@ class Layout:
         part[end:] = 0
         return self.spread(part)
 
+    def axis_of(self, x: Tensor) -> int | None:
+        """The axis of a vector, columns or a basis along which it is one; a plain tensor has its length by chance."""
+        found = [i for i, n in enumerate(x.shape) if n == self.size and x.ndim <= 2 and is_sharded(x)]
+        return min(found, key=lambda i: not any(p.is_shard(i) for p in x.placements), default=None)  # type: ignore[attr-defined]
+
     def numbers(self) -> Tensor:
         """The place of each entry in the vector of the whole leaves, int32, on this process; beyond them, their number.
 
@@ -374,7 +379,7 @@ def _cut(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
     """Arrays of these shapes, or columns of such, from the beginning of a flat one."""
     sizes = [math.prod(shape) for shape in shapes]
     parts = flat[: sum(sizes)].split(sizes)
-    return [part.reshape(*shape, *flat.shape[1:]) for part, shape in zip(parts, shapes, strict=True)]
+    return [part.reshape((*shape, *flat.shape[1:])) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def _filled_up(parts: Sequence[Tensor], length: int, columns: Sequence[int]) -> Tensor:

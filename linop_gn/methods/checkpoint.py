@@ -311,13 +311,20 @@ def _is_of_shares(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and any(_is_of_shares(getattr(value, name)) for name in data_fields(value))
 
 
-def _is_laid_out(space: Space | None, leaf: Any) -> bool:
-    """Whether it is a vector, or columns, in an order that devices have and files have not."""
+def _lies_along(space: Space | None, leaf: Any) -> int | None:
+    """The axis of a vector, columns or a basis along which it is in an order that devices have and files have not."""
     if space is None or space.layout is None or not space.backend.is_array(leaf):
-        return False
-    shape = space.backend.describe(leaf)[0]
-    whole = space.in_parts and space.backend.layout([leaf]) is None  # of the length of vectors by chance
-    return shape[:1] == (space.width,) and len(shape) <= 2 and not whole
+        return None
+    axis: int | None = space.layout.axis_of(leaf)
+    return axis
+
+
+def _on_host(ops: Backend, leaf: Any, space: Space | None) -> Any:
+    """An array as files have it; of a basis each process gathers a vector at a time."""
+    axis = _lies_along(space, leaf)
+    if space is None or axis is None:
+        return np.asarray(ops.to_numpy(leaf) if ops.is_array(leaf) else leaf)
+    return np.stack([space.in_order(ops.row(leaf, i)) for i in range(len(leaf))]) if axis else space.in_order(leaf)
 
 
 def _kept(ops: Backend, arrays: dict[str, Any], name: str, leaf: Any, space: Space | None = None) -> dict[str, Any]:
@@ -328,10 +335,7 @@ def _kept(ops: Backend, arrays: dict[str, Any], name: str, leaf: Any, space: Spa
         return {"name": name, "value": leaf}
     key = str(len(arrays))
     dtype = ops.describe(leaf)[1] if ops.is_array(leaf) else "host"
-    if space is not None and _is_laid_out(space, leaf):
-        array = space.in_order(leaf)
-    else:
-        array = np.asarray(ops.to_numpy(leaf) if ops.is_array(leaf) else leaf)
+    array = _on_host(ops, leaf, space)
     if dtype == "bfloat16":  # NumPy has none: the upper half of a float32
         array = (np.ascontiguousarray(array, np.float32).view(np.uint32) >> 16).astype(np.uint16)
     arrays[key] = array
@@ -347,8 +351,10 @@ def _leaf(ops: Backend, arrays: dict[str, Any], kept: dict[str, Any], like: Any,
         return array
     if dtype == "bfloat16":
         array = (array.astype(np.uint32) << 16).view(np.float32)
-    if space is not None and _is_laid_out(space, like):
-        return space.from_order(array, dtype)
+    if space is not None and (axis := _lies_along(space, like)) is not None:
+        if axis == 0:
+            return space.from_order(array, dtype)
+        return ops.grow(space.from_order(array.T, dtype).T, len(array), len(array))
     return ops.asarray(array, dtype, None if like is None else ops.describe(like)[2])
 
 

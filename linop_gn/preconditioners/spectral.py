@@ -33,15 +33,20 @@ class SpectralInverse(LinearOperator):
         if self.domain.layout is not None and "compiled" not in self.backend.capabilities:
             return self._over_processes(v)
         U = self.vectors
-        inside = U.T @ v
+        inside = self._within(v)
         product: Vector = U @ ((self.inner if len(inside.shape) == 1 else self.inner[:, None]) * inside)
         if self.outer is None:
             return product
         outside = v - U @ inside
-        outside = outside - U @ (U.T @ outside)
+        outside = outside - U @ self._within(outside)
         return product + (self.outer if len(v.shape) == 1 else self.outer[:, None]) * outside
 
     matmat = matvec
+
+    def _within(self, v: Vector) -> Array:
+        """U^T v: of vectors that lie over devices summed over these, which explicit axes of a mesh want to be told."""
+        ops, U = self.backend, self.vectors
+        return U.T @ v if self.domain.layout is None else ops.cast(ops.project(U.T, v, U.shape[1]), ops.describe(v)[1])
 
     def _over_processes(self, v: Vector) -> Vector:
         """The same, of vectors of which each process has a part."""

@@ -54,7 +54,8 @@ class Arrays(Protocol):
 
         A hashable with ``gathering`` (what users write to gather parameters), ``size`` (length of vectors),
         ``pack(leaves, dtype)``, ``split(vector, dtypes)``, ``constrained(leaves)``, ``vector(v, what)``,
-        ``zeros(dtype, columns)``, ``numbers()``, ``part(leaves)``, ``first`` (where each process has a part of vectors:
+        ``zeros(dtype, columns)``, ``numbers()``, ``axis_of(x)`` (along which axis ``x`` is such vectors, or None),
+        ``part(leaves)``, ``first`` (where each process has a part of vectors:
         whether this one writes files); and for blocks of leaves, of indices
         ``((0, 2), (1,))``, ``by_block("dot", blocks, x, y)`` and ``by_block("max_abs", blocks, x)``, the k scalars of
         :class:`Arithmetic`, and ``of_blocks(numbers, blocks, like)``, the vector of the number of each entry's block.

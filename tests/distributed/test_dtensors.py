@@ -7,7 +7,7 @@ from systems import FULL, in_full
 pytestmark = pytest.mark.devices
 
 FEW = {"products", "solvers", "qr_of_columns", "copies_that_differ_are_refused", "collectives_are_counted"}
-FEW |= {"what_is_refused", "blocks_side_by_side", "copies_among_shards"}
+FEW |= {"what_is_refused", "blocks_side_by_side", "copies_among_shards", "bases_in_files"}
 """What is checked where time is short."""
 NAMES = [pytest.param(name, marks=() if name in FEW else in_full) for name in checks_of("dtensor_checks")]
 

@@ -283,6 +283,21 @@ def test_a_run_on_eight_devices_goes_on_on_two_and_on_one(tmp_path):
         assert laid_out_like(got.params, there.params)
 
 
+@in_full
+def test_a_basis_in_a_file_is_in_the_order_of_the_leaves(tmp_path):
+    """That of a trust region, (k, n) with n along the devices, was in their order, which is another one elsewhere."""
+    method = lg.TrustRegion(descent=lg.descents.TrustRegion(lg.GLTR(max_steps=6)))
+    here, there = spread("fully sharded", UNEVEN), one(UNEVEN)
+    begun = [lg.start(method, h.objective, h.params) for h in (here, there)]
+    lg.save_state(tmp_path / "of eight", begun[0])
+    got = lg.load_state(tmp_path / "of eight", method, there.objective, there.params)
+    assert got.own.kept.run.lanczos.basis.shape == (7, 163)
+    close(got.own.kept.run.lanczos.basis, begun[1].own.kept.run.lanczos.basis)
+    lg.save_state(tmp_path / "of one", got)
+    again = lg.load_state(tmp_path / "of one", method, here.objective, here.params)
+    np.testing.assert_array_equal(again.own.kept.run.lanczos.basis, begun[0].own.kept.run.lanczos.basis)
+
+
 LAYERS, WIDTH = 8, 64
 
 

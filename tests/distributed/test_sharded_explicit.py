@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from systems import in_full
 
@@ -72,6 +73,41 @@ def test_training(layout):
         got = lg.minimize(here.objective, here.params, method, max_steps=3)
         close(got.params, lg.minimize(there.objective, there.params, method, max_steps=3).params, 1e-8)
         assert laid_out_like(got.params, here.params)
+
+
+def test_bases_and_columns_are_told_how_they_lie():
+    """What is summed over devices is ambiguous there, and what is written into an array must lie as that does."""
+    here, ops = explicit("data and model"), lg.load("jax")
+    with jax.set_mesh(here.data[0].sharding.mesh):
+        space = here.ggn.domain
+        x, Y = space.pack(here.params), space.random(0, 3)
+        basis = ops.grow(ops.store(ops.basis(x, 2), 1, 2.0, x), 4, 2)
+        found = ops.project(basis, Y, 2), ops.qr(Y), ops.combine(basis, jnp.asarray([0.0, 0.5]), 2)
+    assert basis.sharding.spec == P(None, *x.sharding.spec)
+    (_, dots), (Q, R), again = jax.tree.map(np.asarray, (found[0][:2], found[1], found[2]))
+    np.testing.assert_allclose(dots, 2.0 * np.asarray(x) @ np.asarray(Y), 1e-12)
+    np.testing.assert_allclose(Q @ R, Y, atol=1e-12)
+    np.testing.assert_array_equal(again, x)
+    assert found[1][0].sharding.is_equivalent_to(Y.sharding, 2)
+
+
+@pytest.mark.parametrize("what", ["GLTR", "Nystrom", "xtrace", "hessian-free"])
+def test_what_keeps_vectors_is_valid_where_types_tell_how_they_lie(what):
+    """Programs are made, and not run."""
+    here = explicit("data and model")
+
+    def made(params: Any, data: Any) -> Any:
+        fit = here._replace(data=data).objective
+        A = lg.Damped(lg.GGN(fit, params), 0.1)
+        if what == "xtrace":
+            return lg.trace(A, "xtrace", products=6).value
+        if what == "hessian-free":
+            return lg.minimize(fit, params, lg.HessianFree(max_steps=4), max_steps=2).params
+        sketch = lg.CG(max_steps=3, preconditioner=lg.preconditioners.Nystrom(rank=3))
+        return lg.solve(A, fit.gradient(params), sketch if what == "Nystrom" else lg.GLTR(radius=0.1, max_steps=4)).x
+
+    with jax.set_mesh(here.data[0].sharding.mesh):
+        jax.eval_shape(made, here.params, here.data)
 
 
 @pytest.mark.parametrize("layout", ["data and model"])

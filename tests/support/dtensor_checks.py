@@ -251,6 +251,8 @@ def check_copies_among_shards():
     for mesh, objective in zip(meshes, (fit, one), strict=False):
         P, D = mixed(mesh)
         close(as_given(objective.gradient(D), D), one.gradient(P))
+        space, alone = lg.Space.of(D), lg.Space.of(P)
+        close(as_given(space.unpack(space.random(0)), D), alone.unpack(alone.random(0)), 0.0)
         for kind in (lg.GGN, lg.BlockGGN):
             G = kind(one, P)
             v = G.domain.unpack(G.domain.random(0))
@@ -266,6 +268,20 @@ def check_copies_among_shards():
     drifted = D | {"heat": D["heat"] + (dist.get_rank() == 1)}
     for objective in (one, fit):
         assert "should have the same" in raised(ValueError, lambda objective=objective: objective.value(drifted))
+
+
+def check_bases_in_files():
+    """Those of a trust region's process, (k, n): in the order of the leaves, a vector after the other."""
+    path, one = Path(os.environ["LINOP_GN_TEST_FOLDER"]) / "basis", lg.Objective(scaled, LOSS, data(), l2=0.1)
+    method = lg.TrustRegion(descent=lg.descents.TrustRegion(lg.GLTR(max_steps=6)))
+    P, D = mixed()
+    state, alone = lg.start(method, one, D), lg.start(method, one, P)
+    lg.save_state(path, state)
+    dist.barrier()
+    again = lg.load_state(path, method, one, D).own.kept.run.lanczos.basis
+    assert again.placements == state.own.kept.run.lanczos.basis.placements
+    assert torch.equal(again.to_local()[0], state.own.kept.run.lanczos.basis.to_local()[0])
+    close(lg.load_state(path, method, one, P).own.kept.run.lanczos.basis[0], alone.own.kept.run.lanczos.basis[0])
 
 
 def check_runs_of_copies_among_shards():

@@ -89,20 +89,23 @@ def laid_out_like(tree: Any, params: Any) -> bool:
     return all(a.sharding.is_equivalent_to(b.sharding, a.ndim) for a, b in pairs)
 
 
-def collectives(program: Any, part: str = "") -> Counter[str]:
-    """The collectives in a compiled program, or in the bodies of its loops, but for loops of one round or none."""
-    text = program.as_text()
-    if part == "loops":
-        text = "\n".join(line for line in text.splitlines() if "at_most_once" not in line or line[-1] == "{")
+def loops(program: Any) -> str:
+    """The bodies of the loops of a compiled program, but for loops of one round or none."""
+    lines = program.as_text().splitlines()
+    text = "\n".join(line for line in lines if "at_most_once" not in line or line[-1] == "{")
     bodies = set(re.findall(r"body=%?([\w.\-]+)", text))
+    blocks = re.split(r"\n(?=%|ENTRY)", text)
+    return "\n".join(block for block in blocks if block.split(" ")[0].lstrip("%") in bodies)
+
+
+def collectives(program: Any, part: str = "") -> Counter[str]:
+    """The collectives in a compiled program, or in its :func:`loops`."""
+    text = loops(program) if part == "loops" else program.as_text()
     found: Counter[str] = Counter()
-    for block in re.split(r"\n(?=%|ENTRY)", text):
-        if part == "loops" and block.split(" ")[0].lstrip("%") not in bodies:
-            continue
-        for made, kind in re.findall(
-            r" = (\S.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(", block
-        ):
-            found["scalar" if re.fullmatch(r"\(?f64\[\](, f64\[\])*\)?", made) else kind] += 1
+    for made, kind in re.findall(
+        r" = (\S.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(", text
+    ):
+        found["scalar" if re.fullmatch(r"\(?f64\[\](, f64\[\])*\)?", made) else kind] += 1
     return found
 
 
