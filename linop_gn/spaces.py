@@ -161,10 +161,11 @@ class Space:
         return self.layout is not None and "compiled" not in self.backend.capabilities
 
     def require_together(self, what: str) -> None:
-        """Raise where each process has a part of vectors, and none of them a matrix of such."""
-        if self.in_parts:
+        """Raise where each process has a part of vectors, or types say who has it, and nobody a matrix of such."""
+        if self.in_parts or (self.layout is not None and self.layout.typed):
+            over = "several" if self.in_parts else "the devices of an explicit mesh"
             raise ValueError(
-                f"{what} needs vectors in one process, and these parameters lie over several ({self.layout}). Gather "
+                f"{what} needs vectors in one process, and these parameters lie over {over} ({self.layout}). Gather "
                 f"the parameters ({self.layout.gathering}), or take what needs products alone, such as lg.GGN with "
                 "lg.CG."
             )

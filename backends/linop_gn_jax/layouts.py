@@ -120,6 +120,7 @@ class Layout:
         cutting = {name for spec in specs for name in _axes(spec) if mesh.shape[name] > 1}
         kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))  # JAX has explicit axes before automatic ones
         self.axes: Axes = tuple(sorted(cutting, key=lambda n: (kinds[n] != AxisType.Explicit, [*kinds].index(n))))
+        self.typed = any(kinds[name] == AxisType.Explicit for name in self.axes)
         self.devices = _count(mesh, self.axes)
         groups: dict[Axes, list[int]] = {}
         for i, spec in enumerate(specs):

@@ -102,6 +102,8 @@ class Layout:
 
     gathering = "p.full_tensor() of each"
     """How users gather parameters."""
+    typed = False
+    """Whether types of arrays say how they lie, so that what makes a matrix of vectors has to say it too."""
 
     def __init__(
         self,

@@ -110,6 +110,17 @@ def test_what_keeps_vectors_is_valid_where_types_tell_how_they_lie(what):
         jax.eval_shape(made, here.params, here.data)
 
 
+@pytest.mark.parametrize(
+    "solver", [lg.Cholesky(), lg.Eigh(), lg.GramSolve(), lg.CG(preconditioner=lg.preconditioners.BlockJacobi())]
+)
+def test_what_makes_a_matrix_of_vectors_says_to_gather(solver):
+    here = explicit("data and model")
+    A = lg.Damped(lg.GGN(here.objective, here.params), 0.1)
+    mesh = jax.set_mesh(here.data[0].sharding.mesh)
+    with mesh, pytest.raises(ValueError, match=r"devices of an explicit mesh.*Gather the parameters"):
+        lg.solve(A, A.domain.zeros(), solver)
+
+
 @pytest.mark.parametrize("layout", ["data and model"])
 def test_inside_jit_the_types_tell_the_layout(layout):
     here, there = explicit(layout), one()
