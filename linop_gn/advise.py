@@ -283,6 +283,8 @@ def advise(objective: Objective, params: Tree, *, steps: int = 10, seed: int = 0
     ------
     TypeError
         For an objective that is none; inside a compiled program, where nothing can be measured.
+    ValueError
+        At parameters where products of the curvature are not finite.
     """
     require_instance("advise", objective, Objective, "an lg.Objective", "It knows model, loss and data.")
     steps = whole("advise", "steps", steps, 1)
@@ -322,6 +324,11 @@ def advise(objective: Objective, params: Tree, *, steps: int = 10, seed: int = 0
     seen = next((name for name in ("hessian", "ggn") if name in products), None)
     if seen is not None:
         A, Av = made[seen], products[seen]
+        if not math.isfinite(float(ops.dot(Av, Av))):
+            raise ValueError(
+                "advise: products of the curvature are not finite at these parameters, so that nothing can be measured "
+                "there. Begin elsewhere; lg.validate and the framework's warnings say where NaN comes from."
+            )
         values = krylov(A, u, min(steps, space.size)).eigenvalues().values
         low, high = float(min(values)), float(max(values))
         told |= {"lowest": low, "largest": high}

@@ -78,3 +78,12 @@ def test_a_scalar_function_is_told_its_negative_curvature():
     np.testing.assert_allclose(run.params, np.sqrt([0.5, 0.5]))
     with pytest.raises(TypeError, match=r"advise needs an lg\.Objective"):
         lg.advise(np.sum, np.ones(2))
+
+
+def test_where_products_are_not_finite_nothing_is_advised():
+    fit = lg.Objective.from_residuals(lambda p: np.sqrt(p), jacobian=lambda p: np.diag(0.5 / np.sqrt(p)))
+    with (
+        np.errstate(divide="ignore", invalid="ignore"),
+        pytest.raises(ValueError, match="not finite at these parameters"),
+    ):
+        lg.advise(fit, np.array([0.0, 1.0]))

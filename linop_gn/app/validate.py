@@ -76,11 +76,14 @@ def found(target: str) -> Any:
 
 
 def _imported(file: Path) -> Any:
-    spec = spec_from_file_location(file.stem, file)
+    name = (
+        f"validated_{file.stem}"  # no file of a user takes the place of a module that is imported: copy.py, random.py
+    )
+    spec = spec_from_file_location(name, file)
     assert spec is not None  # of a .py there is one
     assert spec.loader is not None
     module = module_from_spec(spec)
-    sys.modules[file.stem] = module
+    sys.modules[name] = module
     sys.path.insert(0, str(file.parent.resolve()))
     _run(file, lambda: spec.loader.exec_module(module))
     return module
