@@ -143,6 +143,15 @@ class ShardedArithmetic(TorchArithmetic):
         require_alike(x, y)
         return summed(self.dot(local(x), local(y)), x)
 
+    def dots(self, *pairs: tuple[Tensor, Tensor]) -> tuple[Any, ...]:
+        like = pairs[0][0]
+        if not is_sharded(like):
+            return tuple(self.dot(x, y) for x, y in pairs)
+        for pair in pairs:
+            require_alike(like, *pair)
+        found = summed([self.dot(local(x), local(y)) for x, y in pairs], like)
+        return tuple(found) if found.ndim == 2 else tuple(found.tolist())
+
     def max_abs(self, x: Tensor) -> Any:
         if not is_sharded(x):
             return super().max_abs(x)

@@ -62,6 +62,10 @@ class BackendDefaults:
         Q, R = self.namespace().linalg.qr(columns)  # type: ignore[attr-defined]
         return Q, R
 
+    def dots(self, *pairs: tuple[Array, Array]) -> tuple[Scalar, ...]:
+        ops: Any = self
+        return tuple(ops.dot(x, y) for x, y in pairs)
+
     def either(self, condition: Scalar, then: Callable[..., R], otherwise: Callable[..., R], *operands: Any) -> R:
         ops: Any = self
         chosen: R = ops.branch(condition, then, otherwise, *operands)

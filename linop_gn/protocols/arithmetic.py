@@ -33,6 +33,9 @@ class Arithmetic(Protocol):
     def dot(self, x: Vector, y: Vector) -> Scalar:
         """Sum of products, a column at a time, accumulated safely for large n in float32."""
 
+    def dots(self, *pairs: tuple[Vector, Vector]) -> tuple[Scalar, ...]:
+        """``dot`` of each pair; where vectors are cut over processes, one sum over all of them."""
+
     def max_abs(self, x: Vector) -> Scalar:
         """Largest absolute entry (NaN or infinity if there is one)."""
 

@@ -124,6 +124,9 @@ class BlockArithmetic:
 
     either = branch
 
+    def dots(self, *pairs: tuple[Vector, Vector]) -> tuple[Scalar, ...]:
+        return tuple(self.dot(x, y) for x, y in pairs)
+
     def _is_vector(self, x: Any) -> bool:
         # With as many blocks as entries, a scalar looks like one; then both are chosen from entry by entry.
         return self.ops.is_array(x) and tuple(x.shape) == (self.size,)

@@ -299,6 +299,7 @@ class CG(ResidualSolver):
         running, no = s.status == Code.RUNNING, ops.logical_not
         checking = running & (s.claim != Code.RUNNING)
         starting = running & (s.products == 0) if problem.x0 is not None else None
+        single = self.reductions == 1 and problem.preconditioner is None
 
         def on_trial(x: Vector, p: Vector) -> tuple[Vector]:
             return (ops.axpy(s.trial, p, ops.copy(x)),)
@@ -307,13 +308,14 @@ class CG(ResidualSolver):
             (v,) = ops.either(checking, on_trial, _direction, s.x, s.p)
             product = problem.operator.apply(v)
             del v  # nor is it read below: a program has no room for it beside the terms of inner products
-            seen = _Seen(product, ops.dot(s.p, product))
+            seen = _Seen(product, None if single else ops.dot(s.p, product))
         product, curvature = seen.product, seen.curvature
         rp, before = s.rp, s.rz
-        single = self.reductions == 1 and problem.preconditioner is None
         if single:  # none of them needs another, so that programs sum them over devices at once
-            across, square, whole = ops.dot(s.r, product), ops.dot(product, product), ops.dot(s.r, s.r)
-            rp, before = ops.dot(s.p, s.r), ops.where(checking, before, whole)
+            p, r = s.p, s.r
+            pairs = (p, product), (r, product), (product, product), (r, r), (p, r)
+            curvature, across, square, whole, rp = ops.dots(*pairs)
+            before = ops.where(checking, before, whole)
         # The curvature is of no use while checking, but not finite if the product is not.
         good = (running ^ checking) & (curvature > 0)
         if starting is not None:

@@ -344,6 +344,12 @@ def check_collectives_are_counted():
         with Collectives() as sent:
             lg.solve(lg.Damped(G, 0.1), g, lg.CG(steps=7))
         assert len(sent) - few == 4 * (len(product) + 2)  # and two inner products
+        counts = []
+        for steps in (3, 7):
+            with Collectives() as sent:
+                lg.solve(lg.Damped(G, 0.1), g, lg.CG(steps=steps, reductions=1))
+            counts.append(len(sent))
+        assert counts[1] - counts[0] == 4 * (len(product) + 1)  # and five inner products at once
         assert max(number for _, number in sent) == n
 
 

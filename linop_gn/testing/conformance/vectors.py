@@ -175,6 +175,8 @@ class Vectors(Kit):
         except (AttributeError, TypeError) as error:
             raise SkipTest(f"{self.ops.name} has no float16 ({error})") from None
         agree(self.number(self.ops.dot(x, x)), 1e6, 1.0, "dot")
+        for number in self.ops.dots((x, x), (x, x)):
+            agree(self.number(number), 1e6, 1.0, "dots")
         block = self.array(np.full((100, 2), 100.0), "float16")
         agree(self.number(self.ops.dot(block, block)), [1e6, 1e6], 1.0, "dot of columns")
 
