@@ -40,7 +40,7 @@ class History(dict[str, Any]):
     def to_pandas(self) -> Any:
         """A ``pandas.DataFrame``: a row for each step, a column for each name, or (name, j) of k right-hand sides.
 
-        >>> History(residual=np.array([1.0, 0.1])).to_pandas().loc[1, "residual"].item()
+        >>> History(residual=np.array([1.0, 0.1])).to_pandas().loc[1, "residual"].item()  # doctest: +SKIP
         0.1
 
         Raises
