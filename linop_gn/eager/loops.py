@@ -160,9 +160,10 @@ class EagerLoops:
 
     def by_parts(self, function: Callable[..., Any], size: int, x: Any, *data: Any) -> Any:
         given: Any = (x, *data)
+        rows = x.shape[0]
         parts = [
-            function(*optree.tree_map(lambda leaf, i=i: leaf[i : i + size, ...], given))
-            for i in range(0, x.shape[0], size)
+            function(*optree.tree_map(lambda leaf, i=i: leaf[i : min(i + size, rows), ...], given))
+            for i in range(0, rows, size)
         ]
         return self.namespace().concat(parts, axis=0)  # type: ignore[attr-defined]
 
