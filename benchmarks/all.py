@@ -90,9 +90,16 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
+def _svg(drawing: Picture) -> bytes:
+    """The same bytes for the same figures."""
+    matplotlib.rcParams["svg.hashsalt"] = "linop_gn"
+    made = io.BytesIO()
+    drawing.savefig(made, format="svg", metadata={"Date": None})
+    return made.getvalue()
+
+
 def picture(section: Section) -> bytes:
     """Ours, the others' and the floor of each work, on one logarithmic axis; in SVG."""
-    matplotlib.rcParams["svg.hashsalt"] = "linop_gn"
     found = figures(section, RESULTS)[:24][::-1]
     drawing = Picture(figsize=(8, 0.9 + 0.28 * len(found)), layout="constrained")
     axes = drawing.subplots()
@@ -119,9 +126,7 @@ def picture(section: Section) -> bytes:
     axes.tick_params(axis="x", labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     drawing.legend(fontsize=8, frameon=False, loc="outside upper center", ncols=3)
-    made = io.BytesIO()
-    drawing.savefig(made, format="svg", metadata={"Date": None})
-    return made.getvalue()
+    return _svg(drawing)
 
 
 def front_figures() -> tuple[list[Figure], str]:
@@ -150,7 +155,6 @@ def front() -> str:
 
 def front_picture() -> bytes:
     """A panel of bars for each network: the floor, ours and theirs, in SVG."""
-    matplotlib.rcParams["svg.hashsalt"] = "linop_gn"
     shown, _ = front_figures()
     networks = list(dict.fromkeys(figure.work.split(": ")[0] for figure in shown))
     drawing = Picture(figsize=(9, 2.7), layout="constrained", facecolor="white")
@@ -176,9 +180,7 @@ def front_picture() -> bytes:
     axes.bar(0, 0, color="#d1661c", label="curvlinops")
     axes.plot([], [], color="black", linewidth=1.2, label="arithmetic alone")
     drawing.legend(fontsize=8, frameon=False, loc="outside upper center", ncols=3)
-    made = io.BytesIO()
-    drawing.savefig(made, format="svg", metadata={"Date": None})
-    return made.getvalue()
+    return _svg(drawing)
 
 
 def write_page() -> None:

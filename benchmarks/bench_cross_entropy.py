@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import interleaved, save
+from timing import interleaved, tell
 from torch.nn.functional import cross_entropy
 
 import linop_gn as lg
@@ -111,11 +111,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=50304)
     parser.add_argument("--save", action="store_true")
     asked = parser.parse_args()
-    results = measure(asked.tokens, asked.vocabulary)
-    for name, value in results.items():
-        print(f"{name}: {value}")
-    if asked.save:
-        print(save("cross_entropy", results))
+    tell("cross_entropy", measure(asked.tokens, asked.vocabulary), asked.save)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 import numpy as np
-from timing import save
+from timing import tell
 
 import linop_gn as lg
 
@@ -54,11 +54,7 @@ def main() -> None:
     parser.add_argument("--backends", nargs="+", default=["numpy", "torch", "jax"])
     parser.add_argument("--save", action="store_true")
     asked = parser.parse_args()
-    results = measure(int(asked.size), asked.backends)
-    for name, value in results.items():
-        print(f"{name}: {value}")
-    if asked.save:
-        print(save("dots", results))
+    tell("dots", measure(int(asked.size), asked.backends), asked.save)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RESULTS", "Timings", "interleaved", "machine", "save"]
+__all__ = ["RESULTS", "Timings", "interleaved", "machine", "save", "tell"]
 
 RESULTS = Path(os.environ.get("LINOP_GN_RESULTS") or Path(__file__).parent / "results")
 PACKAGES = ("linop-gn", "numpy", "scipy", "torch", "jax", "jaxlib", "lineax", "matfree", "curvlinops-for-pytorch")
@@ -87,3 +87,11 @@ def save(name: str, results: Any, folder: Path = RESULTS) -> Path:
     path = folder / f"{name}.json"
     path.write_text(json.dumps({"machine": machine(), "results": results}, indent=2) + "\n")
     return path
+
+
+def tell(name: str, results: Mapping[str, Any], kept: bool) -> None:
+    """Print results, a line each, and save them where asked."""
+    for what, value in results.items():
+        print(f"{what}: {value}")
+    if kept:
+        print(save(name, results))

@@ -74,7 +74,8 @@ class Rule:
 
 
 def _hessian(m: Measured) -> bool:
-    return "hessian" not in m.notes and (not m.has_loss or not m.convex)
+    """Whether the curvature is the Hessian."""
+    return not m.has_loss or (not m.convex and "hessian" not in m.notes)
 
 
 RULES = (
@@ -104,7 +105,7 @@ RULES = (
         "the curvature is the Hessian",
         "lg.GLTR()",
         "it takes operators of any sign, and another radius costs no product",
-        lambda m: _hessian(m) or not m.has_loss,
+        _hessian,
     ),
     Rule(
         "solver",
@@ -139,7 +140,7 @@ RULES = (
         "the curvature is the Hessian",
         "lg.TrustRegion()",
         "it leaves saddles, and its steps are bounded where curvature is negative",
-        lambda m: _hessian(m) or not m.has_loss,
+        _hessian,
     ),
     Rule(
         "method",

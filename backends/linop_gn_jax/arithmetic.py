@@ -146,9 +146,8 @@ class JaxArithmetic:
         return jnp.broadcast_to(jnp.asarray(value, dtype), like.shape[1:])
 
     def item(self, x: Any) -> Scalar:
-        return (
-            jnp.asarray(x, scalar_dtype(x.dtype)) if hasattr(x, "dtype") else x
-        )  # of bfloat16, float32 as all scalars
+        # Of bfloat16 float32, as all scalars.
+        return jnp.asarray(x, scalar_dtype(x.dtype)) if hasattr(x, "dtype") else x
 
     where, sqrt, minimum, maximum = map(staticmethod, (jnp.where, jnp.sqrt, jnp.minimum, jnp.maximum))
     isfinite, logical_not, any = map(staticmethod, (jnp.isfinite, jnp.logical_not, jnp.any))
