@@ -167,6 +167,8 @@ class Memo:
 
     prepared: Any = None
     """Of an operator: what :meth:`~linop_gn.LinearOperator.prepare` made; of a Krylov space, its weak reference."""
+    children: Any = None
+    """Of an operator: those among its fields."""
     terms: Any = None
     """Of an objective: its :class:`~linop_gn.curvature.terms.Terms` with the model as it was last seen."""
     latest: Any = None

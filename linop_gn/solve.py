@@ -149,6 +149,8 @@ def _held_finite(ops: Any, b: Any, x: Any, status: Any, residual: Any, model: An
     plain = (largest > 0) & (largest < math.inf)
     if getattr(plain, "shape", ()) != getattr(status, "shape", ()):
         return x, status, ops.where(status == Code.NONFINITE_INPUT, math.nan, residual), model, small
+    if plain is True and status != Code.NONFINITE_INPUT:  # nearly always, where work is eager
+        return x, status, residual, model, small
 
     def replace(status: Any, residual: Any, model: Any) -> tuple[Any, ...]:
         r, scale, *_ = scaled_rhs(ops, b)

@@ -297,6 +297,17 @@ class Space:
             raise ValueError(f"the {what} has shape {shape}; expected ({self.width},) or ({self.width}, k).")
         return vector
 
+    def holds(self, vector: Any) -> bool:
+        """Whether ``vector`` is, at first sight, a flat one (n,) of this space; :meth:`check` says what else it is."""
+        ops = self.backend
+        if self.layout is not None or not ops.is_array(vector) or ops.describe(vector) != self._flat:
+            return False
+        return "compiled" in ops.capabilities or ops.layout((vector,)) is None
+
+    @cached_property
+    def _flat(self) -> tuple[tuple[int, ...], str, Hashable]:
+        return (self.width,), self.dtype, self.device
+
     @property
     def one(self) -> Array:
         """The number 1, a 0-d array where vectors lie: of their dtype, in single precision at least."""

@@ -39,6 +39,9 @@ class NumpyBackend(NumpyArithmetic, NumpyFactors, NumpyOwnership, ArrayApiBacken
     def lendable(self, x: Any) -> Any:
         return super().lendable(x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("=")))
 
+    def describe(self, x: Any) -> tuple[tuple[int, ...], str, Hashable]:
+        return x.shape, self._dtype_names.get(x.dtype) or self._dtype_name(x.dtype), "cpu"
+
     def _dtype_name(self, dtype: Any) -> str:
         return super()._dtype_name(dtype) if dtype.isnative else f"{dtype.newbyteorder('=')} (big-endian)"
 

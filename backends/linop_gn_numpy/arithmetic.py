@@ -29,6 +29,7 @@ class _Routines(NamedTuple):
     dot: Callable[..., float]
     axpy: Callable[..., Any]
     scal: Callable[..., Any]
+    gemv: Callable[..., Any]
 
 
 class _Blas(dict[str, _Routines | None]):
@@ -37,8 +38,8 @@ class _Blas(dict[str, _Routines | None]):
     def __missing__(self, kind: str) -> _Routines | None:
         from scipy.linalg import blas
 
-        self["d"] = _Routines(blas.ddot, blas.daxpy, blas.dscal)
-        self["f"] = _Routines(blas.sdot, blas.saxpy, blas.sscal)
+        self["d"] = _Routines(blas.ddot, blas.daxpy, blas.dscal, blas.dgemv)
+        self["f"] = _Routines(blas.sdot, blas.saxpy, blas.sscal, blas.sgemv)
         return self.setdefault(kind, None)
 
 
@@ -54,6 +55,11 @@ def _are_columns(x: Any, y: Any) -> bool:
     """Whether these are long columns that lie in memory one after the other."""
     alike = type(y) is np.ndarray and y.ndim == 2 and y.shape == x.shape and x.dtype is y.dtype
     return alike and y.shape[0] >= _COLUMN and x.flags.f_contiguous and y.flags.farray
+
+
+def _are_rows(basis: Any, x: Any) -> bool:
+    """Whether these are vectors like x that lie in memory one after the other."""
+    return type(basis) is np.ndarray and basis.dtype is x.dtype and basis.flags.c_contiguous
 
 
 class NumpyArithmetic:
@@ -105,3 +111,9 @@ class NumpyArithmetic:
         row: Any = basis[index]
         np.multiply(x, row.dtype.type(a), out=row)
         return basis
+
+    def deflate(self, basis: Array, coefficients: Array, x: Vector, count: Scalar) -> Vector:
+        routines, rows = _routines(x), basis[:count]
+        if not count or routines is None or coefficients.ndim > 1 or not _are_rows(rows, x):
+            return super().deflate(basis, coefficients, x, count)  # type: ignore[misc]
+        return routines.gemv(-1.0, rows.T, coefficients[:count], beta=1.0, y=x, overwrite_y=1)

@@ -69,8 +69,6 @@ def _flatten(tree: Any) -> tuple[list[Any], optree.PyTreeSpec]:
 
 def _collect(node: Any, asked: bool, found: dict[int, Tensor], kinds: set[type]) -> bool:
     """Add tensors that require gradients to ``found``, and types of records; True if somebody asked for a tensor."""
-    if type(node) in _PLAIN:
-        return False
     if isinstance(node, Tensor):
         if node.requires_grad:
             found[id(node)] = node
@@ -82,14 +80,18 @@ def _collect(node: Any, asked: bool, found: dict[int, Tensor], kinds: set[type])
         origin = _origin(node)
         by_somebody = not origin or not all(isinstance(x, nn.Parameter) for x in origin[1] if x.requires_grad)
         held = _before(node).items()
-        some = [_collect(x, asked and (name != "where" or by_somebody), found, kinds) for name, x in held]
+        some = [
+            _collect(x, asked and (name != "where" or by_somebody), found, kinds)
+            for name, x in held
+            if type(x) not in _PLAIN
+        ]
         return any(some)
     if node is None or isinstance(node, (int, float, str)):
         return False
     parts = node if type(node) in (tuple, list) else _flatten(node)[0]
     if len(parts) == 1 and parts[0] is node:
         return False
-    some = [_collect(part, asked, found, kinds) for part in parts]
+    some = [_collect(part, asked, found, kinds) for part in parts if type(part) not in _PLAIN]
     return any(some)
 
 

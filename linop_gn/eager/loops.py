@@ -104,10 +104,13 @@ class EagerLoops:
 
     def _leapt(self, method: Iteration, problem: Any, carry: Carry) -> Carry:
         """The carry once a method has gone as far as it does by itself."""
+        leaps = self.leaps(method, problem, carry.state)
+        if leaps == ():
+            return carry
         latest, rows = carry
         try:
             with _quiet():
-                for state in self.leaps(method, problem, latest):
+                for state in leaps:
                     latest = state
                     _write(rows, state.steps, method.observe(state))
         except BaseException as error:

@@ -196,7 +196,12 @@ class LinearOperator:
         return self.domain.dtype
 
     def _children(self) -> list[LinearOperator]:
-        return [child for name in data_fields(self) for child in _operators_in(getattr(self, name, None))]
+        """The operators among the fields; a solve asks for them several times."""
+        known: list[LinearOperator] | None = memo(self).children
+        if known is None:
+            held = [getattr(self, name, None) for name in data_fields(self)]
+            known = memo(self).children = [child for value in held for child in _operators_in(value)]
+        return known
 
     def prepare(self) -> LinearOperator:
         """The operator with its per-point work done: linearised, factored, whatever products share.

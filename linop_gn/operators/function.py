@@ -117,18 +117,23 @@ class FunctionOperator(LinearOperator):
         )
 
     def _run(self, function: Callable[..., Any], v: Vector, source: Space, target: Space) -> Vector:
-        what = f"result of {_name(function)}"
         if self.on == "tree":
             result: Tree = function(source.unpack(v), *self.args)
-            return target.pack(result, what)
-        product, alone = self.backend.alone(lambda: function(v, *self.args))
+            return target.pack(result, _result_of(function))
+        ops = target.backend
+        product, alone = ops.alone(lambda: function(v, *self.args))
+        if target.holds(product):
+            return product if alone else ops.copy(product)
         if getattr(product, "shape", None) is not None and len(product.shape) != 1:
             raise ValueError(
-                f"the {what} has shape {tuple(product.shape)}; expected ({target.size},). Products are asked for one "
-                'vector at a time; for functions on trees pass on="tree".'
+                f"the {_result_of(function)} has shape {tuple(product.shape)}; expected ({target.size},). Products are "
+                'asked for one vector at a time; for functions on trees pass on="tree".'
             )
-        made = target.check(product, what)
-        return made if alone and made is product else self.backend.copy(made)
+        return ops.copy(target.check(product, _result_of(function)))
+
+
+def _result_of(function: Callable[..., Any]) -> str:
+    return f"result of {_name(function)}"
 
 
 def _name(function: Callable[..., Any]) -> str:

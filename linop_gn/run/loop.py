@@ -155,6 +155,8 @@ def drive(
 
 def watchers_of(watch: Sequence[Watcher]) -> list[Watcher]:
     """The watchers, looked at."""
+    if type(watch) is tuple and not watch:
+        return []
     watch = list(watch) if isinstance(watch, Iterable) else [watch]
     for watcher in watch:
         if isinstance(watcher, type) or not callable(watcher):

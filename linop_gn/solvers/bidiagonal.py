@@ -17,6 +17,7 @@ then beta is its norm and alpha beta that of the normal equations' residual.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -49,40 +50,51 @@ def tick(
     all x are zero, for which no product is spent.
     """
     q, A = s.basis, problem.operator
-    argument = ops.select(renew, s.x, q.v)
+    extending = renew is False  # nearly always, where work is eager
+    argument = q.v if extending else ops.select(renew, s.x, q.v)
     if at_zero is False:
         image = A.apply(argument)
     else:
         (image,) = ops.branch(at_zero, lambda v: (ops.zeros_like(problem.rhs),), lambda v: (A.apply(v),), argument)
     inverse = ops.where(q.ascale > 0, ops.divide(1.0, q.ascale), 1.0)
     lower = () if q.t is None else (q.t,)
-    if renew is False:  # nearly always, where work is eager
+    if extending:
         largest, u, *parts = _extend(ops, q, sigma, inverse, image, *lower)
     else:
         residual, extend = partial(_residual, ops, problem, s, sigma, inverse), partial(_extend, ops, q, sigma, inverse)
         largest, u, *parts = ops.branch(renew, residual, extend, image, *lower)
     t = parts[0] if parts else None
     square = ops.dot(u, u) if t is None else ops.dot(u, u) + ops.dot(t, t)
-    sound = ops.isfinite(square)
-    beta = ops.sqrt(ops.where(sound, square, 0.0))
-    turn = ops.divide(1.0, beta)
-    u = ops.scale(turn, ops.mask(sound, u))
-    t = None if t is None else ops.scale(turn, ops.mask(sound, t))
+    beta, sound, u, t = _unit(ops, square, u, t)
 
-    v = A.rmatvec(u) if len(u.shape) == 1 else A.rmatmat(u)
+    v = A.rapply(u)
     ascale, scaled = q.ascale, q.ascale > 0
     if scaled is not True:
         (ascale,) = ops.branch(
             scaled, lambda v: (q.ascale,), lambda v: (scale_of(ops, ops.maximum(ops.max_abs(v), sigma), v),), v
         )
-    v = ops.axpby(ops.where(renew, 0.0, -beta), q.v, ops.divide(1.0, ascale), v)
+    inverse = inverse if scaled is True else ops.divide(1.0, ascale)
+    if renew is True:
+        v = ops.scale(inverse, v)
+    else:
+        v = ops.axpby(-beta if extending else ops.where(renew, 0.0, -beta), q.v, inverse, v)
     if t is not None:
         v = ops.axpy(ops.divide(sigma, ascale), t, v)
-    square = ops.dot(v, v)
-    sound = sound & ops.isfinite(square)
-    alpha = ops.sqrt(ops.where(sound, square, 0.0))
-    v = ops.scale(ops.divide(1.0, alpha), ops.mask(sound, v))
-    return Basis(u, t, v, alpha, ascale), beta, sound, largest
+    alpha, regular, v, _ = _unit(ops, ops.dot(v, v), v)
+    return Basis(u, t, v, alpha, ascale), beta, sound & regular, largest
+
+
+def _unit(ops: Backend, square: Scalar, x: Vector, t: Vector | None = None) -> tuple[Any, ...]:
+    """The norm whose square is given, whether it is finite, and x and t over it; zero where it is not."""
+    if type(square) is float and 0.0 < square < math.inf:
+        norm, sound = math.sqrt(square), True
+        turn = 1.0 / norm
+    else:
+        sound = ops.isfinite(square)
+        norm = ops.sqrt(ops.where(sound, square, 0.0))
+        turn, x = ops.divide(1.0, norm), ops.mask(sound, x)
+        t = None if t is None else ops.mask(sound, t)
+    return norm, sound, ops.scale(turn, x), None if t is None else ops.scale(turn, t)
 
 
 def _residual(

@@ -26,6 +26,7 @@ stopped early. Only CG takes the best multiple of its start.
 from __future__ import annotations
 
 import math
+from operator import truediv
 from typing import Any, ClassVar, NamedTuple
 
 from ..arguments import require_number
@@ -82,9 +83,30 @@ class LeastSquaresRow(NamedTuple):
     model: Scalar
 
 
+class _Numbers:
+    """Arithmetic of Python's own scalars that asks nothing first: it raises where that of the eager backends is 0."""
+
+    sqrt: ClassVar[Any] = math.sqrt
+    divide: ClassVar[Any] = truediv
+    minimum: ClassVar[Any] = min
+    maximum: ClassVar[Any] = max
+
+
+class _Seen(NamedTuple):
+    """What a tick has computed when it turns out that it is not an ordinary one; what was not yet computed is None."""
+
+    basis: Basis
+    beta: Scalar
+    sound: Scalar
+    largest: Scalar
+    turned: tuple[Any, ...] | None = None
+    x: Vector | None = None
+    directions: tuple[Vector, ...] = ()
+
+
 @record
 class LeastSquares(Solver):
-    """The run of a method on a bidiagonalisation; subclasses give ``begin`` and ``move``."""
+    """The run of a method on a bidiagonalisation; subclasses give ``begin``, ``turn`` and ``move``."""
 
     damping: Scalar | None = None
     atol: Scalar = 1e-6
@@ -112,13 +134,20 @@ class LeastSquares(Solver):
         """The method's scalars at the start of a pass, from a residual of norm ``beta``."""
         raise NotImplementedError
 
-    def move(
-        self, ops: Backend, s: LeastSquaresState, basis: Basis, beta: Scalar, anorm: Scalar, moved: Scalar
+    def turn(
+        self, ops: Backend, numbers: Any, s: LeastSquaresState, basis: Basis, beta: Scalar, anorm: Scalar
     ) -> tuple[Any, ...]:
-        """After a tick that extends the basis: rotation, x, directions, ||r||, ||A^T r||, decrease of ||r||^2, cond(A).
+        """After a tick that extends the basis: rotation, factors, ||r||, ||A^T r||, decrease of ||r||^2, cond(A).
 
-        Consumes s.x and s.directions. Where not ``moved``, x is unchanged, and new directions start from the basis' v.
+        ``numbers`` has the scalar arithmetic, and ``ops`` that of vectors. All of s is left as it is. The factors are
+        those of ``move``; where all of them are zero x stays, and new directions start from the basis' v.
         """
+        raise NotImplementedError
+
+    def move(
+        self, ops: Backend, x: Vector, directions: tuple[Vector, ...], basis: Basis, factors: Any
+    ) -> tuple[Vector, tuple[Vector, ...]]:
+        """x and directions after the step; consumes those before."""
         raise NotImplementedError
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
@@ -182,31 +211,83 @@ class LeastSquares(Solver):
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: LeastSquaresState) -> LeastSquaresState:
+        if not (type(s.norm) is float and s.renew is False and s.status == Code.RUNNING and s.basis.ascale > 0):
+            return self._tick(ops, problem, s)
+        # An ordinary tick where scalars are Python's: what _tick does where there is nothing to judge, in fewer calls.
+        seen = _Seen(*tick(ops, problem, s, self._sigma(ops, problem, s), False, False))
+        basis, beta = seen.basis, seen.beta
+        anorm = max(s.anorm, math.sqrt(s.basis.alpha * s.basis.alpha + beta * beta))
+        try:
+            turned = self.turn(ops, _Numbers, s, basis, beta, anorm)
+        except (ArithmeticError, ValueError):  # a zero, or a square that is out of range
+            return self._tick(ops, problem, s, seen)
+        rotation, factors, norm, normal, decrease, cond = turned
+        if not (seen.sound and norm + normal + cond < math.inf):
+            return self._tick(ops, problem, s, seen)
+        x, directions = self.move(ops, s.x, s.directions, basis, factors)
+        atol, btol, most = self._bounds(ops, max(ops.eps(x), ops.eps(problem.rhs)))
+        image, steps, cond = anorm * math.sqrt(ops.dot(x, x)), s.steps + 1, max(s.cond, cond)
+        usual = norm > btol * s.size + atol * image and normal > atol * anorm * norm and cond < most
+        if not (usual and steps < self.limit(problem)):
+            return self._tick(ops, problem, s, seen._replace(turned=turned, x=x, directions=directions))
+        return LeastSquaresState(
+            x, basis, rotation, directions, norm, normal, s.model - 0.5 * decrease, anorm, cond, s.size, s.scale,
+            s.verified, s.verified_normal, s.best, s.best_model, s.back, False, s.status, steps, s.products + 2,
+        )  # fmt: skip
+
+    def _sigma(self, ops: Backend, problem: LinearProblem, s: LeastSquaresState) -> Scalar:
+        """sqrt(lambda)."""
+        if self.damping is None:
+            return 0.0
+        if type(self.damping) is type(s.scale) is float:
+            return math.sqrt(self.damping)
+        return ops.sqrt(ops.small(self.damping, problem.rhs) + 0.0 * s.scale)
+
+    def _bounds(self, ops: Backend, eps: float) -> tuple[Scalar, Scalar, Scalar]:
+        """atol, btol, and the condition number to stop at."""
+        atol, btol = (eps, eps) if self.steps is not None else (self.atol, self.btol)
+        if self.conlim is None:
+            return atol, btol, 1.0 / eps
+        return atol, btol, ops.where(self.conlim > 0, ops.minimum(self.conlim, 1.0 / eps), 1.0 / eps)
+
+    def _tick(
+        self, ops: Backend, problem: LinearProblem, s: LeastSquaresState, seen: _Seen | None = None
+    ) -> LeastSquaresState:
+        """The next state, whatever there is to judge, from what was ``seen``."""
         running, fixed, no = s.status == Code.RUNNING, self.steps is not None, ops.logical_not
         renew = running & s.renew
-        cold = ops.any(renew & (s.steps == 0)) if problem.x0 is None else False
-        sigma = 0.0 if self.damping is None else ops.sqrt(ops.small(self.damping, problem.rhs) + 0.0 * s.scale)
-        basis, beta, sound, largest = tick(ops, problem, s, sigma, renew, cold)
+        if seen is None:
+            cold = ops.any(renew & (s.steps == 0)) if problem.x0 is None else False
+            seen = _Seen(*tick(ops, problem, s, self._sigma(ops, problem, s), renew, cold))
+        basis, beta, sound, largest = seen[:4]
         known = renew & sound
         moved = running & sound & no(s.renew)
 
         column = ops.sqrt(s.basis.alpha * s.basis.alpha + beta * beta)
         anorm = ops.where(moved, ops.maximum(s.anorm, column), s.anorm)
-        at, scaled = s, s.basis.ascale > 0
-        if scaled is not True:
-            (x,) = ops.branch(scaled, lambda x: (x,), lambda x: (ops.scale(basis.ascale, x),), s.x)
-            at = s._replace(x=x)
-        after, x, directions, norm, normal, decrease, cond = self.move(ops, at, basis, beta, anorm, moved)
+        x, directions, scaled = seen.x, seen.directions, s.basis.ascale > 0
+        if moved is False:  # where work is eager: at a start, and after the end
+            turned: tuple[Any, ...] = s.rotation, (), s.norm, s.normal, 0.0, s.cond
+        else:
+            turned = self.turn(ops, ops, s, basis, beta, anorm) if seen.turned is None else seen.turned
+        after, factors, norm, normal, decrease, cond = turned
+        if x is None:
+            x = s.x
+            if scaled is not True:
+                (x,) = ops.branch(scaled, lambda x: (x,), lambda x: (ops.scale(basis.ascale, x),), x)
+            if moved is False:
+                directions = ops.copy(basis.v), *map(ops.zeros_like, s.directions[1:])
+            else:
+                kept = [ops.where(moved, factor, 0.0) for factor in factors]
+                x, directions = self.move(ops, x, s.directions, basis, kept)
         steps, products = s.steps + moved, s.products + 2 * running
         if problem.x0 is None:
             products = products - (renew & (s.steps == 0))
         cond, lower = ops.maximum(s.cond, cond), s.model - 0.5 * decrease
 
-        eps, end = max(ops.eps(s.x), ops.eps(problem.rhs)), steps >= self.limit(problem)
-        atol, btol = (eps, eps) if fixed else (self.atol, self.btol)
+        eps, end = max(ops.eps(x), ops.eps(problem.rhs)), steps >= self.limit(problem)
+        atol, btol, most = self._bounds(ops, eps)
         image = anorm * ops.sqrt(ops.dot(x, x))  # ||A|| ||x||
-        conlim = 0.0 if self.conlim is None else self.conlim
-        most = ops.where(conlim > 0, ops.minimum(conlim, 1.0 / eps), 1.0 / eps)
 
         best = s.verified, s.verified_normal, renew, s.best_model, s.back
         ordinary: tuple[Any, ...] = norm, normal, lower, cond, *best, renew, renew, s.status, *after
@@ -229,10 +310,11 @@ class LeastSquares(Solver):
             settled = (moved & no(unsure)) | (known & (s.steps > 0))
             over = (moved & end & no(unsure)) | (known & end)
             stuck = known & (s.steps > 0) & (told > 0.5 * s.verified) & (slope > 0.5 * s.verified_normal)
-            ascale = ops.where(s.basis.ascale > 0, s.basis.ascale, 1.0)
-            fits, unfit = unfit_status(ops, largest, ops.divide(s.scale, ascale), s.x)
-            claims: Any = ((over | found | (settled & met), Code.COMPLETED),)
-            if not fixed:
+            if fixed:
+                claims: Any = ((over | found | (settled & met), Code.COMPLETED),)
+            else:
+                ascale = ops.where(s.basis.ascale > 0, s.basis.ascale, 1.0)
+                fits, unfit = unfit_status(ops, largest, ops.divide(s.scale, ascale), s.x)
                 claims = (
                     (found & no(fits), unfit),
                     (found & compatible, Code.CONVERGED),
@@ -245,8 +327,11 @@ class LeastSquares(Solver):
             # Zero is better than a start whose product is out of range, and than what was made of noise at A^T b = 0.
             lost = known & no(useful) if problem.x0 is None else running & no(sound) & (s.verified == math.inf)
             lost = lost & (status != Code.RUNNING)
-            anew = self.begin(ops, basis, beta)
-            rotation = [ops.where(moved, new, first) for new, first in zip(after, anew, strict=True)]
+            if moved is True or moved is False:
+                rotation = after if moved else self.begin(ops, basis, beta)
+            else:
+                pairs = zip(after, self.begin(ops, basis, beta), strict=True)
+                rotation = type(after)._make(ops.where(moved, new, first) for new, first in pairs)
             told, model = ops.where(lost, s.size, told), ops.where(lost, 0.0, s.model - 0.5 * fell)
 
             near = abs(told - s.verified) <= 0.1 * s.verified

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar, NamedTuple
 
-from ..protocols import Backend, Scalar
+from ..protocols import Backend, Scalar, Vector
 from ..records import record
 from .bidiagonal import Basis
 from .least_squares import LeastSquares, LeastSquaresState
@@ -84,38 +84,42 @@ class LSMR(LeastSquares):
         second, norms = (one, one, one, nothing, nothing), (beta, nothing, one, nothing, nothing)
         return _Rotation(basis.alpha, basis.alpha * beta, *second, *norms, nothing, nothing + math.inf)
 
-    def move(
-        self, ops: Backend, s: LeastSquaresState, basis: Basis, beta: Scalar, anorm: Scalar, moved: Scalar
+    def turn(
+        self, ops: Backend, numbers: Any, s: LeastSquaresState, basis: Basis, beta: Scalar, anorm: Scalar
     ) -> tuple[Any, ...]:
-        q, (h, hbar) = s.rotation, s.directions
+        q, sqrt, divide = s.rotation, numbers.sqrt, numbers.divide
         # P_k
-        rho = ops.sqrt(q.alphabar * q.alphabar + beta * beta)
-        c, sn = ops.divide(q.alphabar, rho), ops.divide(beta, rho)
+        rho = sqrt(q.alphabar * q.alphabar + beta * beta)
+        c, sn = divide(q.alphabar, rho), divide(beta, rho)
         theta, alphabar = sn * basis.alpha, c * basis.alpha
         # Pbar_k
         thetabar, turned = q.sbar * rho, q.cbar * rho
-        rhobar = ops.sqrt(turned * turned + theta * theta)
-        cbar, sbar = ops.divide(turned, rhobar), ops.divide(theta, rhobar)
+        rhobar = sqrt(turned * turned + theta * theta)
+        cbar, sbar = divide(turned, rhobar), divide(theta, rhobar)
         zeta, zetabar = cbar * q.zetabar, -sbar * q.zetabar
-
-        back = ops.where(moved, -ops.divide(thetabar * rho, q.rho * q.rhobar), 0.0)
-        hbar = ops.axpby(ops.where(moved, 1.0, 0.0), h, back, hbar)
-        length = ops.where(moved, ops.divide(zeta, rho * rhobar), 0.0)
-        x = ops.axpy(length, hbar, s.x)
-        h = ops.axpby(1.0, basis.v, ops.where(moved, -ops.divide(theta, rho), 0.0), h)
+        back, length = -divide(thetabar * rho, q.rho * q.rhobar), divide(zeta, rho * rhobar)
 
         # Ptilde_(k-1), and from it ||r_k||
         betahat, betadd = c * q.betadd, -sn * q.betadd
-        rhotilde = ops.sqrt(q.rhod * q.rhod + thetabar * thetabar)
-        ctilde, stilde = ops.divide(q.rhod, rhotilde), ops.divide(thetabar, rhotilde)
+        rhotilde = sqrt(q.rhod * q.rhod + thetabar * thetabar)
+        ctilde, stilde = divide(q.rhod, rhotilde), divide(thetabar, rhotilde)
         thetatilde, rhod = stilde * rhobar, ctilde * rhobar
         betad = ctilde * betahat - stilde * q.betad
-        tautilde = ops.divide(q.zeta - q.thetatilde * q.tautilde, rhotilde)
-        tau = ops.divide(zeta - thetatilde * tautilde, rhod)
-        norm = ops.sqrt((betad - tau) * (betad - tau) + betadd * betadd)
+        tautilde = divide(q.zeta - q.thetatilde * q.tautilde, rhotilde)
+        tau = divide(zeta - thetatilde * tautilde, rhod)
+        norm = sqrt((betad - tau) * (betad - tau) + betadd * betadd)
 
-        cond = ops.divide(ops.maximum(q.largest, turned), ops.minimum(q.smallest, turned))
-        largest, smallest = ops.maximum(q.largest, rhobar), ops.minimum(q.smallest, rhobar)
+        cond = divide(numbers.maximum(q.largest, turned), numbers.minimum(q.smallest, turned))
+        largest, smallest = numbers.maximum(q.largest, rhobar), numbers.minimum(q.smallest, rhobar)
         second, norms = (rho, rhobar, cbar, sbar, zeta), (betadd, betad, rhod, tautilde, thetatilde)
         rotation = _Rotation(alphabar, zetabar, *second, *norms, largest, smallest)
-        return rotation, x, (h, hbar), norm, abs(zetabar), (s.norm - norm) * (s.norm + norm), cond
+        factors = 1.0, back, length, -divide(theta, rho)
+        return rotation, factors, norm, abs(zetabar), (s.norm - norm) * (s.norm + norm), cond
+
+    def move(
+        self, ops: Backend, x: Vector, directions: tuple[Vector, ...], basis: Basis, factors: Any
+    ) -> tuple[Vector, tuple[Vector, ...]]:
+        (h, hbar), (onto, back, length, fade) = directions, factors
+        hbar = ops.axpby(onto, h, back, hbar)
+        x = ops.axpy(length, hbar, x)
+        return x, (ops.axpby(1.0, basis.v, fade, h), hbar)

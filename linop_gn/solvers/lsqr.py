@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, NamedTuple
 
-from ..protocols import Backend, Scalar
+from ..protocols import Backend, Scalar, Vector
 from ..records import record
 from .bidiagonal import Basis
 from .least_squares import LeastSquares, LeastSquaresState
@@ -56,17 +56,21 @@ class LSQR(LeastSquares):
     def begin(self, ops: Backend, basis: Basis, beta: Scalar) -> _Rotation:
         return _Rotation(basis.alpha, beta, 0.0 * beta)
 
-    def move(
-        self, ops: Backend, s: LeastSquaresState, basis: Basis, beta: Scalar, anorm: Scalar, moved: Scalar
+    def turn(
+        self, ops: Backend, numbers: Any, s: LeastSquaresState, basis: Basis, beta: Scalar, anorm: Scalar
     ) -> tuple[Any, ...]:
         q, (w,) = s.rotation, s.directions
-        rho = ops.sqrt(q.rhobar * q.rhobar + beta * beta)
-        c, sn = ops.divide(q.rhobar, rho), ops.divide(beta, rho)
+        rho = numbers.sqrt(q.rhobar * q.rhobar + beta * beta)
+        c, sn, inverse = numbers.divide(q.rhobar, rho), numbers.divide(beta, rho), numbers.divide(1.0, rho)
         theta, rhobar = sn * basis.alpha, -c * basis.alpha
         phi, phibar = c * q.phibar, sn * q.phibar
-        inverse = ops.where(moved, ops.divide(1.0, rho), 0.0)
         inverses = q.inverses + inverse * inverse * ops.dot(w, w)
-        x = ops.axpy(ops.where(moved, phi * inverse, 0.0), w, s.x)
-        w = ops.axpby(1.0, basis.v, ops.where(moved, -theta * inverse, 0.0), w)
+        factors = phi * inverse, -theta * inverse
         rotation = _Rotation(rhobar, phibar, inverses)
-        return rotation, x, (w,), phibar, abs(phibar * rhobar), phi * phi, anorm * ops.sqrt(inverses)
+        return rotation, factors, phibar, abs(phibar * rhobar), phi * phi, anorm * numbers.sqrt(inverses)
+
+    def move(
+        self, ops: Backend, x: Vector, directions: tuple[Vector, ...], basis: Basis, factors: Any
+    ) -> tuple[Vector, tuple[Vector, ...]]:
+        (w,), (length, fade) = directions, factors
+        return ops.axpy(length, w, x), (ops.axpby(1.0, basis.v, fade, w),)

@@ -2,7 +2,21 @@
 
 import numpy as np
 import pytest
-from systems import FULL, N, benign, counted, finished, gaussian, host, operator, section, spare, tridiagonal, unit
+from systems import (
+    FULL,
+    N,
+    benign,
+    calls_of,
+    counted,
+    finished,
+    gaussian,
+    host,
+    operator,
+    section,
+    spare,
+    tridiagonal,
+    unit,
+)
 
 import linop_gn as lg
 from linop_gn import Status
@@ -165,3 +179,11 @@ def test_operators_that_cg_does_not_solve_are_refused(backend):
         lg.solve(A, array(backend, np.ones(3)))
     with pytest.raises(TypeError, match=r"lg\.Dense"):
         lg.solve(A.matrix, b)
+
+
+@pytest.mark.parametrize(("solver", "most", "beside"), [(lg.CG, 30, 470), (lg.MINRES, 95, 455)])
+def test_an_ordinary_tick_and_the_set_up_take_few_calls(numpy_backend, solver, most, beside):
+    """Where work is eager: a call takes as long as arithmetic with hundreds of entries."""
+    tick, rest = calls_of(solver)
+    assert tick <= most
+    assert rest <= beside

@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse.linalg
 from hypothesis import given
 from hypothesis import strategies as st
-from systems import EPS, FULL, Counter, finished, gaussian, host, rounded, spare
+from systems import EPS, FULL, Counter, calls_of, finished, gaussian, host, rounded, spare
 
 import linop_gn as lg
 from linop_gn import Status
@@ -277,6 +277,14 @@ def test_products_are_counted(backend, solver):
         cold = 2 * k + 1 if k else 0
         assert run(backend, A, b, solver(steps=k)) == (Status.COMPLETED, k, cold)
         assert run(backend, A, b, solver(atol=1e-14, btol=1e-14, max_steps=k)) == (Status.MAX_STEPS, k, cold)
+
+
+@pytest.mark.parametrize(("solver", "most"), [(lg.LSMR, 95), (lg.LSQR, 80)])
+def test_an_ordinary_tick_takes_few_calls(numpy_backend, solver, most):
+    """Where work is eager: a call takes as long as arithmetic with hundreds of entries."""
+    tick, rest = calls_of(solver)
+    assert tick <= most
+    assert rest <= 620
 
 
 @both

@@ -114,3 +114,22 @@ def test_long_columns_that_lie_one_after_the_other_are_updated_one_by_one():
         np.testing.assert_allclose(given, expected, rtol=0, atol=1e-15)
     x[7, 1] = math.nan
     assert np.isnan(ops.axpy(np.array([2.0, 0.0, -1.0]), x, y)[7, 1])
+
+
+@given(
+    kinds=st.tuples(KINDS, st.booleans()),
+    dtype=DTYPES,
+    n=st.integers(1, 40),
+    count=st.integers(0, 5),
+    seed=st.integers(0, 999),
+)
+def test_combinations_of_a_basis_are_subtracted_from_vectors_of_every_layout(kinds, dtype, n, count, seed):
+    rng, (kind, strided) = np.random.default_rng(seed), kinds
+    x, rows, c = rng.standard_normal(n).astype(dtype), rng.standard_normal((5, n)).astype(dtype), rng.standard_normal(6)
+    rows[count:] = math.nan  # what is not yet stored
+    basis = np.asfortranarray(rows) if strided else rows
+    given = laid_out(kind, x, dtype)
+    left = ops.deflate(basis, c, given, count)
+    assert left is given
+    expected = x.astype(float) - c[:count] @ rows[:count].astype(float)
+    np.testing.assert_allclose(left.astype(float), expected, rtol=0, atol=64 * EPS[dtype])
