@@ -35,7 +35,7 @@ from hypothesis import HealthCheck, settings
 import linop_gn as lg
 
 calm = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
-settings.register_profile("ci", derandomize=True, max_examples=25, **calm)
+settings.register_profile("ci", derandomize=True, max_examples=15, **calm)
 settings.register_profile("quick", derandomize=True, max_examples=3, **calm)  # of an installation, not of the code
 settings.register_profile("full", derandomize=True, max_examples=25, **calm)
 settings.register_profile("thorough", max_examples=400, **calm)

@@ -27,7 +27,6 @@ from linop_gn.testing.strategies import array, dtypes, seeds
 
 IN_CI_ON_JAX = (
     "test_blocks_of_all_kinds_beside_each_other",
-    "test_a_block_ends_at_any_step_beside_others_that_go_on",
     "test_one_product_serves_all_blocks",
     "test_what_has_no_blocks_is_refused",
 )
