@@ -95,6 +95,7 @@ def left_to_full(items):
         if not set(frameworks) - {"numpy"} or any(mark.args[0] for mark in item.iter_markers("skipif")):
             continue
         chosen = getattr(item.module, "IN_CI_ON_JAX", None)
+        assert all(hasattr(item.module, name) for name in chosen or ()), f"IN_CI_ON_JAX of {item.path} names no test"
         if "jax" in frameworks and chosen is not None and item.originalname not in chosen and twins[test] != {"jax"}:
             yield item
         elif not {"spare", "skip"} & set(_written(item).__code__.co_names):
