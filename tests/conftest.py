@@ -1,4 +1,15 @@
-"""Hypothesis profiles, and the backends that tests run on.
+"""Hypothesis profiles, the backends that tests run on, and which cases run in CI.
+
+CI has ten minutes of two cores; `nox -s tests_full` runs every case with every draw on every framework. CI runs
+
+- every case on NumPy, and every test that is of one framework alone;
+- on the others, where a test has several `parametrize`, as many cases as it takes for each row of each to come once.
+  Rows that only hold together belong into one `parametrize`, which is run whole;
+- on JAX, where each test compiles, those tests of a module that it names in ``IN_CI_ON_JAX``, or all of them. Name
+  what a compiled program or its types may spoil: one test of each solver, of its columns, statuses, dtypes and range;
+- of a test that calls ``systems.spare(backend, enough)``, on JAX the cases that are ``enough``, and all elsewhere;
+- a few of hypothesis' draws where programs are compiled (``FEW_DRAWS``). Draw from a few shapes: each is a program;
+- nothing marked ``systems.in_full``: what takes over five seconds, where a quicker test holds as much.
 
 The environment is set before any framework is imported: double precision in JAX,
 one thread each, and XLA's CPU fusions that miscompile loops switched off.
@@ -24,13 +35,14 @@ from hypothesis import HealthCheck, settings
 import linop_gn as lg
 
 calm = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
-settings.register_profile("ci", derandomize=True, max_examples=25, **calm)
+settings.register_profile("ci", derandomize=True, max_examples=15, **calm)
 settings.register_profile("quick", derandomize=True, max_examples=3, **calm)  # of an installation, not of the code
 settings.register_profile("full", derandomize=True, max_examples=25, **calm)
 settings.register_profile("thorough", max_examples=400, **calm)
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
 settings.load_profile(PROFILE)
 
+FRAMEWORKS = ("numpy", "torch", "jax", "array_api_strict", "poison")
 FEW_DRAWS = {"torch": 4, "jax": 2, "array_api_strict": 2} if PROFILE == "ci" else {}
 
 
@@ -52,6 +64,54 @@ def pytest_runtest_call(item):
         owner._hypothesis_internal_use_settings = kept
 
 
+def _frameworks(item):
+    """The frameworks that this case is parametrised with."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    return tuple(value for value in params.values() if isinstance(value, str) and value in FRAMEWORKS)
+
+
+def _rows(item):
+    """The row of each `parametrize` that this case takes, and the value of each fixture."""
+    left = item.callspec.params.keys()
+    for mark in item.iter_markers("parametrize"):
+        names = mark.args[0].split(",") if isinstance(mark.args[0], str) else mark.args[0]
+        yield {name.strip() for name in names} & left
+        left -= {name.strip() for name in names}
+    yield from ({name} for name in left)
+
+
+def _written(item):
+    """The test as it is written, within what hypothesis makes of it."""
+    return item.function.hypothesis.inner_test if hasattr(item.function, "hypothesis") else item.function
+
+
+def left_to_full(items):
+    """The cases that CI leaves to ``tests_full``, as the docstring above says."""
+    seen, twins = {}, {}
+    for item in items:
+        twins.setdefault(item.nodeid.partition("[")[0], set()).update(_frameworks(item))
+    for item in items:
+        frameworks, test = _frameworks(item), item.nodeid.partition("[")[0]
+        if not set(frameworks) - {"numpy"} or any(mark.args[0] for mark in item.iter_markers("skipif")):
+            continue
+        chosen = getattr(item.module, "IN_CI_ON_JAX", None)
+        assert all(hasattr(item.module, name) for name in chosen or ()), f"IN_CI_ON_JAX of {item.path} names no test"
+        if "jax" in frameworks and chosen is not None and item.originalname not in chosen and twins[test] != {"jax"}:
+            yield item
+        elif not {"spare", "skip"} & set(_written(item).__code__.co_names):
+            values = item.callspec.params
+            rows = {tuple((name, id(values[name])) for name in sorted(row)) for row in _rows(item)}
+            known = seen.setdefault((test, frameworks), set())
+            if known and rows <= known:
+                yield item
+            known |= rows
+
+
+def pytest_collection_modifyitems(items):
+    for item in list(left_to_full(items)) if PROFILE in ("ci", "quick") else ():
+        item.add_marker(pytest.mark.skip(reason="held by other cases: in nox -s tests_full"))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
     """Collect without looking for garbage, and leave what was collected out of every later look."""
@@ -65,7 +125,6 @@ def pytest_collection():
 
 collect_ignore = [f"backends/{name}" for name in ("torch", "jax") if importlib.util.find_spec(name) is None]
 
-OURS = ("numpy", "torch", "jax")
 STAND_INS = {"array_api_strict": "linop_gn.testing.strict:strict_backend", "poison": "linop_gn.testing:poison_backend"}
 
 

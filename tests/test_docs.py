@@ -4,14 +4,20 @@ import re
 from pathlib import Path
 
 import pytest
-from systems import FULL
+from systems import FULL, in_full
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "backends" / "README.md"]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
+LONG = "curvature", "differentiating_solves"  # JAX compiles for over ten seconds what other tests hold
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.exists()], ids=lambda page: page.name)
+
+def marked(page):
+    return pytest.param(page, marks=in_full if page.stem in LONG else (), id=page.name)
+
+
+@pytest.mark.parametrize("page", [marked(page) for page in PAGES if page.exists()])
 def test_blocks_run(page, capsys, monkeypatch):
     blocks = BLOCK.findall(page.read_text())
     for framework in ("torch", "jax", "autograd", "sklearn", "optax", "lineax", "lmfit"):

@@ -14,9 +14,11 @@ from systems import FULL, in_full
 
 import linop_gn as lg
 
+IN_CI_ON_JAX = ("test_trees_come_back_as_they_are", "test_curve_fit_on_frameworks")
+
 STARTS = [(name, i) for name in nist.MODELS for i in (0, 1)]
 NEAR = [pytest.param(name, i, marks=in_full if i == 0 else ()) for name, i in STARTS]
-COMPILED = {("Misra1a", 0), ("MGH10", 1)}
+COMPILED = {("MGH10", 1)}
 FEW = [pytest.param(*start, marks=() if start in COMPILED else in_full) for start in STARTS]
 
 

@@ -17,6 +17,13 @@ from systems import FULL, in_full, spare
 import linop_gn as lg
 from linop_gn.methods.checkpoint import _newest
 
+IN_CI_ON_JAX = (
+    "test_a_step_for_each_batch",
+    "test_a_checkpoint_is_gone_on_from",
+    "test_the_place_in_the_batches_is_kept",
+    "test_half_precision_in_a_file",
+)
+
 METHOD = lg.LevenbergMarquardt(damping=1e-3)
 
 

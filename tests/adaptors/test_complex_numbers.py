@@ -11,6 +11,12 @@ from hypothesis import strategies as st
 
 import linop_gn as lg
 
+IN_CI_ON_JAX = (
+    "test_trees_are_made_and_unmade",
+    "test_the_real_operator_is_the_complex_one",
+    "test_systems_of_a_matrix",
+)
+
 rng = np.random.default_rng(0)
 
 

@@ -9,6 +9,15 @@ from linop_gn.testing.strategies import array
 from .cases import ByComplexStep, Case, dense, objective, put
 from .networks import NETWORKS, flat, leaves
 
+IN_CI_ON_JAX = (
+    "test_parameters",
+    "test_a_bad_batch_among_good_ones",
+    "test_models",
+    "test_plain_functions_that_are_no_scalars",
+    "test_vectors",
+    "test_numpy_inside_of_a_model_is_told",
+)
+
 CASE = Case("mlp", "softmax", "mean", 3, "weights")
 x, y = np.ones((4, 3)), np.array([0, 1, 2, 1])
 frameworks = pytest.mark.parametrize("backend", ["numpy", "torch", "jax"], indirect=True)

@@ -12,6 +12,11 @@ from linop_gn.curvature.losses import CrossEntropy, SquaredError
 from .cases import ByComplexStep, Case, host, put
 from .networks import close, jacobian, leaves
 
+IN_CI_ON_JAX = (
+    "test_validate_finds_it_right_and_a_wrong_curvature_wrong",
+    "test_blocks_of_ones_own_are_as_good_as_closed_forms",
+)
+
 CASE = Case("mlp", "squared", "mean", 3, "weights", sizes=(3, 2))
 
 

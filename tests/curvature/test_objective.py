@@ -12,6 +12,8 @@ from linop_gn.testing import finite_difference_gradient, finite_difference_jacob
 from .cases import Case, dense, host, objective, put
 from .networks import NETWORKS, close, flat, leaves, like
 
+IN_CI_ON_JAX = ("test_every_format_goes_in_and_comes_out", "test_nonlinear_least_squares")
+
 
 def residuals(p, data=None):
     t = np.linspace(0.0, 1.0, 4) if data is None else data["t"]

@@ -27,6 +27,14 @@ import linop_gn as lg
 from linop_gn import Status
 from linop_gn.testing.strategies import array, dtypes, scales, seeds, sizes
 
+IN_CI_ON_JAX = (
+    "test_residuals_and_models_are_those_of_the_solutions",
+    "test_trust_region_steps_are_those_of_dense_algebra",
+    "test_another_damping_or_radius_takes_no_product",
+    "test_trees_go_in_and_come_out",
+    "test_a_zero_right_hand_side",
+)
+
 DAMPINGS = [0.0, 1e-3, 1.0, 1e3]
 
 

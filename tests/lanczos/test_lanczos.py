@@ -12,6 +12,8 @@ from linop_gn import Status
 from linop_gn.lanczos.process import WAYS, BasisProblem
 from linop_gn.testing.strategies import array, dtypes, scales, seeds
 
+IN_CI_ON_JAX = ("test_the_recurrence_holds", "test_a_restart_finds_the_rest", "test_products_are_counted")
+
 
 def run(backend, matrix, b, method, dtype="float64"):
     """The final state of a run for its basis."""

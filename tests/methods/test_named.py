@@ -10,6 +10,16 @@ import systems
 
 import linop_gn as lg
 
+IN_CI_ON_JAX = (
+    "test_newton",
+    "test_newton_cg",
+    "test_gauss_newton",
+    "test_trust_region",
+    "test_sgn",
+    "test_egn",
+    "test_layerwise_gauss_newton",
+)
+
 
 @pytest.fixture(scope="module", params=["numpy", "torch", "jax"])
 def ops(request):

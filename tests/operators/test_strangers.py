@@ -8,6 +8,8 @@ import pytest
 
 import linop_gn as lg
 
+IN_CI_ON_JAX = ("test_products_adjoint_and_flags", "test_operators_in_containers_are_prepared")
+
 PAGE = (Path(__file__).parents[2] / "docs" / "operators.md").read_text()
 SOURCE = re.search(r"@lg\.record\nclass KroneckerSum.*?\n\n\n", PAGE, re.DOTALL).group()
 exec(SOURCE, scope := {"lg": lg})

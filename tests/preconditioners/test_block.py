@@ -15,6 +15,8 @@ from ..curvature.cases import Case, Streamed, cases, dense, objective, put
 from ..curvature.networks import leaves
 from ..curvature.test_block_ggn import BLOCKS
 
+IN_CI_ON_JAX = ("test_large_blocks_are_sketched", "test_the_blocks_that_an_operator_is_made_of")
+
 
 def inverse(matrix, groups, sizes, damping):
     """The inverse of the damped blocks, in place."""
@@ -45,7 +47,8 @@ def test_the_blocks_of_a_network(numpy_backend, torch, data, case):
     check(case, which, data.draw(st.sampled_from([numpy_backend, lg.load("torch")])), hold)
 
 
-@pytest.mark.parametrize("hold", [pytest.param(list, marks=in_full), Streamed])
+@in_full  # in CI on NumPy and torch above, and on JAX within test_fewer_steps
+@pytest.mark.parametrize("hold", [list, Streamed])
 def test_the_blocks_of_a_network_in_jax(jax, hold):
     check(Case("mlp", "softmax", "mean", 0, "weights", sizes=(2, 2, 1)), 1, lg.load("jax"), hold)
 

@@ -11,6 +11,13 @@ from linop_gn.draws import signs
 from linop_gn.preconditioners import Jacobi
 from linop_gn.testing.strategies import array, dampings
 
+IN_CI_ON_JAX = (
+    "test_it_divides_by_the_diagonal",
+    "test_products_are_those_promised",
+    "test_a_tree_is_no_obstacle",
+    "test_a_diagonal_that_is_not_finite_is_an_error",
+)
+
 WAYS = [Jacobi(), Jacobi("exact"), Jacobi("estimate", probes=3, seed=4)]
 
 

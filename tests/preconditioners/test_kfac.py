@@ -7,21 +7,15 @@ from systems import FULL, spare
 
 import linop_gn as lg
 
+IN_CI_ON_JAX = ("test_it_is_the_inverse_at_the_live_damping", "test_methods_take_every_kind")
+
 KFAC = lg.preconditioners.KFAC
-COMPILED = {
-    "test_it_is_the_inverse_at_the_live_damping",
-    "test_kfac_is_a_composition",
-    "test_methods_take_every_kind",
-}
-"""Tests that are compiled outside of ``tests_full``, too."""
 
 
 @pytest.fixture(params=["torch", "jax"])
 def ops(request):
     pytest.importorskip(request.param)
     if request.param == "jax":
-        if not FULL and request.function.__name__ not in COMPILED:
-            pytest.skip("compiled long: in tests_full")
         request.getfixturevalue("jax")
     return lg.load(request.param)
 

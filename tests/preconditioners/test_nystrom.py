@@ -11,6 +11,14 @@ from linop_gn.preconditioners import Nystrom
 from linop_gn.preconditioners.nystrom import sketch
 from linop_gn.testing.strategies import array
 
+IN_CI_ON_JAX = (
+    "test_the_sketch_lies_below_the_operator_and_is_right_at_full_rank",
+    "test_at_full_rank_it_is_the_inverse",
+    "test_products_are_those_promised_and_damping_is_free",
+    "test_columns_and_trees",
+    "test_errors_say_what_to_do",
+)
+
 SIZE = 24
 
 

@@ -10,6 +10,8 @@ import linop_gn as lg
 from linop_gn.preconditioners import BlockJacobi, EmpiricalFisher, Jacobi, Nystrom, SquaredGradient
 from linop_gn.testing.strategies import array
 
+IN_CI_ON_JAX = ("test_fewer_steps",)
+
 ROWS, SIZE = 80, 60
 
 

@@ -10,6 +10,13 @@ import linop_gn as lg
 from linop_gn import Status
 from linop_gn.testing.strategies import array
 
+IN_CI_ON_JAX = (
+    "test_right_hand_sides_near_the_ends_of_the_range",
+    "test_subnormal_right_hand_sides",
+    "test_matrices_near_the_ends_of_the_range",
+    "test_a_tolerance_out_of_reach_stagnates_near_rounding",
+)
+
 COMPILED = "compiled"
 
 

@@ -16,6 +16,8 @@ from linop_gn.testing import device_of
 from linop_gn.testing.strategies import KINDS, symmetric_matrices
 from tests.curvature.cases import Case, Streamed, cases, objective, put
 
+IN_CI_ON_JAX = ("test_every_curvature_operator_passes",)
+
 CURVATURE = ("dense", "differences", "gradient")
 PRECISIONS = ("float64", "float32")
 
@@ -77,7 +79,8 @@ def test_drawn_objectives_pass(request, name, dtype, data):
     assert report["batches"].skipped == (len(case.sizes) == 1 and not streamed)
 
 
-@pytest.mark.parametrize(("hold", "kind"), [pytest.param(list, lg.GGN, marks=in_full), (Streamed, lg.Hessian)])
+@in_full
+@pytest.mark.parametrize(("hold", "kind"), [(list, lg.GGN), (Streamed, lg.Hessian)])
 def test_batches_in_jax_pass(jax, hold, kind):
     case = Case("mlp", "softmax", "mean", 1, "weights", sizes=(2, 2, 1))
     fit, params = made(case, lg.load("jax"), "float64", hold)

@@ -13,6 +13,8 @@ from linop_gn.validation.measure import NotApplicableError, leafwise, relative
 from linop_gn.validation.oracle import Oracle
 from tests.curvature.cases import Case, dense, objective, put
 
+IN_CI_ON_JAX = ("test_the_hessian_oracle",)
+
 LIMIT = 1_000_000
 BACKENDS = ["numpy", "torch", "jax"]
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from systems import in_full
 
 from linop_gn.app.doctor import last_runs
 
@@ -36,7 +37,7 @@ def test_a_run_that_passes_is_recorded_beside_those_of_others(script):
     assert runs["cupy"]["laws"] > 80
 
 
-@pytest.mark.parametrize("broken", ["kit", "demo", "device"])
+@pytest.mark.parametrize("broken", ["kit", pytest.param("demo", marks=in_full), "device"])
 def test_a_run_that_fails_is_not(script, monkeypatch, broken):
     from linop_gn_cupy import CupyBackend
 
@@ -54,7 +55,7 @@ def test_a_run_that_fails_is_not(script, monkeypatch, broken):
     assert not script.RESULTS.exists()
 
 
-@pytest.mark.parametrize("name", ["torch", "jax", "cupy"])
+@pytest.mark.parametrize("name", ["torch", pytest.param("jax", marks=in_full), "cupy"])
 def test_what_is_timed_on_a_gpu_runs_on_the_host_at_small_size(name, monkeypatch):
     if name != "cupy":
         pytest.importorskip(name)

@@ -75,7 +75,7 @@ def programs(layout):
     return both(functools.partial(solve, layout=layout)), both(dense)
 
 
-@pytest.mark.parametrize("layout", ["flat", "tree", "columns"])
+@pytest.mark.parametrize("layout", [pytest.param("flat", marks=in_full), "tree", "columns"])
 @given(seed=seeds(), kind=st.sampled_from(SPECTRA), relative=st.floats(-3, 2))
 def test_both_modes_give_the_dense_derivatives(layout, seed, kind, relative):
     values = spectrum(kind, seed)
@@ -107,6 +107,7 @@ def test_first_derivatives_against_differences():
     check_grads(jax.jit(solve), (matrix, b, 0.5), order=1, modes=["fwd", "rev"])
 
 
+@in_full  # lanes of a vmap, their derivatives too, are below
 def test_vmap_over_right_hand_sides_and_dampings():
     matrix, B = jnp.asarray(with_spectrum(spectrum("spread", 3), 3)), jnp.asarray(gaussian(3, 4, N))
     dampings = jnp.array([1e-2, 1e-1, 1.0, 10.0])
@@ -304,8 +305,11 @@ def test_solutions_of_least_norm_for_every_shape_and_rank(shape):
         return lg.solve(lg.Dense(left @ right), b, method).x
 
     def both(function):
-        x, pull = jax.vjp(function, *data)
-        return x, pull(u), jax.jvp(function, data, tangents)[1]
+        def derivatives(data, tangents, u):
+            x, pull = jax.vjp(function, *data)
+            return x, pull(u), jax.jvp(function, data, tangents)[1]
+
+        return jax.jit(derivatives)(data, tangents, u)
 
     for got, want in zip(*(jax.tree.leaves(both(f)) for f in (ours, of_least_norm)), strict=True):
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-9 * float(jnp.max(jnp.abs(want))))
@@ -339,6 +343,7 @@ def test_an_array_of_no_damping_is_no_silent_wrong_number():
         jax.jvp(lambda d: x(A, d), (0.0,), (1.0,))
 
 
+@in_full  # every nesting is above
 def test_second_derivatives_where_the_right_hand_side_is_what_is_traced():
     matrix, b, t = jnp.array([[4.0, 1.0], [1.0, 3.0]]), jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0])
 
@@ -377,7 +382,7 @@ def counted_operator(calls, matrix):
     return lg.FunctionOperator(product, lg.Space.flat(N, matrix[0]), args=(matrix,), psd=True)
 
 
-@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize("wrap", [pytest.param(lambda f: f, marks=in_full), jax.jit], ids=["eager", "jit"])
 def test_a_gradient_takes_one_more_solve_and_one_product(wrap):
     matrix, b, u = jnp.asarray(with_spectrum(spectrum("benign", 5), 5)), jnp.asarray(gaussian(16)), gaussian(17)
     calls = []
