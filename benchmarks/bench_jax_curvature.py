@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from gram_by_hand import jax_step
 from timing import interleaved, save
 
 import linop_gn as lg
@@ -159,6 +160,9 @@ def few_outputs(rounds: int) -> dict[str, Any]:
         return lg.solve(lg.Damped(lg.GGN(fit, p), 1e-2), fit.gradient(p), solver).x
 
     by_gram, by_cg = jax.jit(partial(step, lg.GramSolve())), jax.jit(partial(step, lg.CG(steps=STEPS)))
+    by_hand = jax_step(mlp, 1e-2)
+    difference = [jnp.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (by_gram(*wide), by_hand(*wide)[0])))]
+    assert max(difference) < 1e-3
     matrix = jax.jit(lambda p, x, y: lg.Gram(objective(x, y), p).known_matrix())
     B = lg.BlockGGN(objective(*deep[1:]), deep[0], blocks=lambda name: name.split(".")[0])
     product, v = jax.jit(lambda A, v: A.matvec(v)), B.domain.random(0)
@@ -169,6 +173,7 @@ def few_outputs(rounds: int) -> dict[str, Any]:
             "gradient": lambda: ready(gradient(*wide)),
             "K by layers": lambda: ready(matrix(*wide)),
             "Gram step": lambda: ready(by_gram(*wide)),
+            "Gram step by hand": lambda: ready(by_hand(*wide)),
             f"{STEPS} steps of CG": lambda: ready(by_cg(*wide)),
         },
         "nine blocks, 256 examples x 10": {
