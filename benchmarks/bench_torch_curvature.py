@@ -19,9 +19,9 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from gram_by_hand import torch_step
 from rich.console import Console
 from rich.table import Table
-from gram_by_hand import torch_step
 from timing import interleaved, save
 from torch import nn
 
