@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from timing import interleaved, tell
 from torch.nn.functional import cross_entropy
@@ -82,6 +83,47 @@ class Problem:
         }
 
 
+def in_jax(tokens: int, vocabulary: int) -> dict[str, Callable[[], Any]]:
+    """A product and H v alone, by one program each, beside forward over reverse through JAX's functions."""
+    import jax
+    import jax.numpy as jnp
+
+    rng = np.random.default_rng(0)
+
+    def drawn(*shape: int) -> Any:
+        return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+    x, y = drawn(tokens, HIDDEN), jnp.asarray(rng.integers(0, vocabulary, tokens))
+    params = {"A": drawn(HIDDEN, HIDDEN) / 8, "W": drawn(vocabulary, HIDDEN) / 8}
+    v, along = {name: drawn(*p.shape) for name, p in params.items()}, drawn(tokens, vocabulary)
+
+    def model(p: Any) -> Any:
+        return jnp.tanh(x @ p["A"]) @ p["W"].T
+
+    def loss(z: Any) -> Any:
+        return (jax.nn.logsumexp(z, -1) - jnp.take_along_axis(z, y[:, None], -1)[:, 0]).sum()
+
+    def twice(z: Any, v: Any) -> Any:
+        return jax.jvp(jax.grad(loss), (z,), (v,))[1]
+
+    def product(p: Any, v: Any) -> Any:
+        z, Jv = jax.jvp(model, (p,), (v,))
+        return jax.vjp(model, p)[1](twice(z, Jv))[0]
+
+    G = lg.GGN(lg.Objective(lambda p, x: model(p), lg.losses.CrossEntropy(), (x, y)), params).prepare()
+    z = model(params)
+    H = in_parts(lg.backend_of(z), lg.losses.CrossEntropy(), z).hessian(jnp, z, y, None)
+    ours, theirs = jax.jit(lambda G, v: G @ v), jax.jit(product)
+    own, other = jax.jit(lambda H, v: H.product(jnp, v)), jax.jit(twice)
+    ready = jax.block_until_ready
+    return {
+        "product": lambda: ready(ours(G, v)),
+        "product, differentiated twice": lambda: ready(theirs(params, v)),
+        "H v": lambda: ready(own(H, along)),
+        "H v, differentiated twice": lambda: ready(other(z, along)),
+    }
+
+
 def measure(tokens: int, vocabulary: int) -> dict[str, Any]:
     """Seconds, and copies of the logits. The loss alone is timed on a sixteenth of the tokens."""
     problem, told = Problem(tokens, vocabulary), dict[str, Any]()
@@ -101,6 +143,10 @@ def measure(tokens: int, vocabulary: int) -> dict[str, Any]:
     told["the loss, seconds"] = {"tokens": few} | {name: round(times.median(name), 4) for name in times}
     for name in ("H v", "H v from nothing"):
         told[f"{name}, of double backward's time"] = round(times.ratio(name, f"{name}, double backward")[0], 3)
+    times = interleaved(in_jax(tokens // 4 or 1, vocabulary), rounds=3)
+    told["JAX, seconds"] = {"tokens": tokens // 4 or 1} | {name: round(times.median(name), 4) for name in times}
+    for name in ("product", "H v"):
+        told[f"JAX, {name}, of the time twice"] = round(times.ratio(name, f"{name}, differentiated twice")[0], 3)
     return {"tokens": tokens, "vocabulary": vocabulary} | told
 
 

@@ -27,6 +27,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gram_by_hand import jax_step
 from rich.console import Console
 from rich.table import Table
 from timing import interleaved, save
@@ -159,6 +160,9 @@ def few_outputs(rounds: int) -> dict[str, Any]:
         return lg.solve(lg.Damped(lg.GGN(fit, p), 1e-2), fit.gradient(p), solver).x
 
     by_gram, by_cg = jax.jit(partial(step, lg.GramSolve())), jax.jit(partial(step, lg.CG(steps=STEPS)))
+    by_hand = jax_step(mlp, 1e-2)
+    known = by_hand(*wide)[0]
+    assert max(jax.tree.leaves(jax.tree.map(lambda a, b: abs(a - b).max(), by_gram(*wide), known))) < 1e-4
     matrix = jax.jit(lambda p, x, y: lg.Gram(objective(x, y), p).known_matrix())
     B = lg.BlockGGN(objective(*deep[1:]), deep[0], blocks=lambda name: name.split(".")[0])
     product, v = jax.jit(lambda A, v: A.matvec(v)), B.domain.random(0)
@@ -169,6 +173,7 @@ def few_outputs(rounds: int) -> dict[str, Any]:
             "gradient": lambda: ready(gradient(*wide)),
             "K by layers": lambda: ready(matrix(*wide)),
             "Gram step": lambda: ready(by_gram(*wide)),
+            "Gram step by hand": lambda: ready(by_hand(*wide)),
             f"{STEPS} steps of CG": lambda: ready(by_cg(*wide)),
         },
         "nine blocks, 256 examples x 10": {

@@ -19,6 +19,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from gram_by_hand import torch_step
 from rich.console import Console
 from rich.table import Table
 from timing import interleaved, save
@@ -264,7 +265,9 @@ def fit_of(net: nn.Module, count: int) -> tuple[dict[str, Any], Callable[[], lg.
 def gram_cases(net: nn.Module) -> dict[str, Callable[[], Any]]:
     """A step from K, and what it is made of."""
     params, made, gradient = fit_of(net, 32)
-    point = made().at(params)
+    point, (batch,) = made().at(params), made().batches
+    by_hand = torch_step(net, batch.inputs, batch.targets, 1e-2)
+    assert by_hand()[1] < 1e-4
 
     def step(solver: Any) -> Any:
         fresh = made()
@@ -275,6 +278,7 @@ def gram_cases(net: nn.Module) -> dict[str, Callable[[], Any]]:
         "linearise and gradient": lambda: made().gradient(params),
         "K by layers": lambda: lg.Gram(point).known_matrix(),
         "Gram step": lambda: step(lg.GramSolve()),
+        "Gram step by hand": by_hand,
         f"{STEPS} steps of CG": lambda: step(lg.CG(steps=STEPS)),
     }
 

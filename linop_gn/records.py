@@ -175,6 +175,8 @@ class Memo:
     """Of an objective: the latest point."""
     answer: Any = None
     """Of an objective: leaves of parameters, and the value there, where no point was made."""
+    linear: Any = None
+    """Of a term at a point where it is linearised: its linearisation."""
     parts: dict[Any, Any] = dataclasses.field(default_factory=dict)
     """Of terms: one for each batch, by the space of the parameters."""
     abroad: dict[Any, Any] = dataclasses.field(default_factory=dict)

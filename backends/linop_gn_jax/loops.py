@@ -16,6 +16,7 @@ whether the method still runs; what is inside a step is compiled on its own.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
@@ -38,6 +39,9 @@ __all__ = ["JaxLoops"]
 
 R = TypeVar("R")
 T = TypeVar("T")
+
+_CACHED = 1 << 16
+"""Entries of a part on the CPU: what is made of it on the way stays in a core's cache."""
 
 
 def _is_running(state: Any) -> Array:
@@ -223,6 +227,8 @@ class JaxLoops(EagerLoops):
             parts = tree_util.tree_map(lambda a: lax.dynamic_slice_in_dim(a, start, size), (x, *data))
             return lax.dynamic_update_slice_in_dim(x, function(*parts).astype(x.dtype), start, axis=0)
 
+        if jax.default_backend() == "cpu":
+            size = min(size, max(1, _CACHED // max(1, math.prod(x.shape[1:]))))
         many, rest = divmod(x.shape[0], size)  # of no parts the body would still be traced
         # x is rewritten where it stands: a scan would stack its results elsewhere
         x = lax.fori_loop(0, many, lambda i, x: one(i * size, size, x), x) if many else x

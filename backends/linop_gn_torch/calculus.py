@@ -130,6 +130,12 @@ class TorchLinearization(LinearizationDefaults):
                 return self._instead(made, (name, "first" if first else "second"), tangents, chosen)
         return made
 
+    def uses(self) -> TorchUses | None:
+        # A graph of plain operations serves; of what was put in the place of others the parameters are read anew.
+        with explained():
+            found = TorchUses(self._recording, self._leaves, self._outputs)
+        return None if found.otherwise else found
+
     def _instead(
         self, made: Tensor, cause: tuple[str, str], tangents: Sequence[Tensor], chosen: Sequence[int]
     ) -> Tensor:

@@ -32,7 +32,7 @@ class TorchColumns:
         made = None
         if together > 1 and columns.shape[1] > 1 and not (tracking.get() or is_sharded(columns)):
             made = _at_once(function, columns, together)
-        if made is None or made.isnan().any():
+        if made is None or (made.sum().isnan() and made.isnan().any()):
             made = super().over_columns(function, columns)  # type: ignore[misc]
         return made
 
@@ -43,7 +43,8 @@ def _at_once(function: Callable[[Tensor], Tensor], columns: Tensor, together: in
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of what vmap itself does one by one
-            return torch.vmap(function, 1, 1, chunk_size=together)(columns)
+            size = together if together < columns.shape[1] else None  # a chunk would be copied
+            return torch.vmap(function, 1, 1, chunk_size=size)(columns)
     except Exception:  # whatever the graph's backward does with tensors of that kind: one by one it says what is wrong
         return None
     finally:

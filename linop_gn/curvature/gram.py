@@ -181,11 +181,20 @@ def gram_by_layers(owner: LinearOperator, point: Point) -> ByLayers | None:
             matrix = _either(apart, found, root)
         else:
             matrix = ops.call(_matrix, found, root) if known else root.gram()[1]
-        made = ByLayers(matrix, None if known is False else LayerRoot.of(found, root, None if known else apart))
+        by_layers = None if known is False else LayerRoot.of(found, root, None if known else apart, _slope(point))
+        made = ByLayers(matrix, by_layers)
         if not point.may_keep(made):
             return made
         slots.made = made
     return slots.made  # type: ignore[no-any-return]
+
+
+def _slope(point: Point) -> Vector | None:
+    """The gradient of a sum over batches, where it is at hand: a program would take another pass for it."""
+    made = point.linearized().gradient if point.objective.l2 is None else None
+    if made is None or not point.space.backend.is_concrete(made):
+        return None
+    return point.space.join(list(made)) if isinstance(made, tuple) else made
 
 
 def _either(apart: Array, found: Layers, root: Root) -> Array:

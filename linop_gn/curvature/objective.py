@@ -231,7 +231,7 @@ class Objective(Terms):
             return latest  # type: ignore[no-any-return]
         point = Point(terms, x, space)
         memo(point).origin = None if packed is x else (packed, leaves)
-        if again and not apart and float(ops.read(ops.max_abs(latest.where - x))) == 0:
+        if again and not apart and _holds(latest, x):
             if _same_leaves(memo(latest).origin, memo(point).origin):
                 return latest  # type: ignore[no-any-return]
             point.share(latest)
@@ -460,6 +460,14 @@ def _same_leaves(ours: Any, theirs: Any) -> bool:
     if ours is None or theirs is None:
         return ours is theirs
     return _are(ours[1], theirs[1])
+
+
+def _holds(point: Point, x: Vector) -> bool:
+    """Whether a point's parameters are equal to these, and numbers."""
+    ops = point.space.backend
+    if point.space.in_parts:
+        return float(ops.read(ops.max_abs(point.where - x))) == 0
+    return bool(ops.read(ops.namespace().all(point.where == x)))
 
 
 def _are(these: Iterable[Array], those: Iterable[Array]) -> bool:

@@ -353,7 +353,7 @@ def _sums_of(visit: Visit, term: Term, x: Vector) -> Sums:
 def _over_memory(visit: Callable[..., tuple[Sums, Any]], point: Point, *shared: Array) -> Summary:
     """The sums over all batches in memory, and the piece of each; stacked batches go through one loop."""
     totals, pieces, where = None, [], point.own
-    for term in point.objective.in_memory(point.space):
+    for term in point.objective.told_linear(point.space, point._made.linearized):
         if term.batch.stacked:
             sums, piece = point.space.backend.scan_over(Partial(_of_slice, visit), term.batch, term, where, *shared)
             piece = None if piece is None else replace(piece, stacked=True)

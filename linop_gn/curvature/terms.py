@@ -16,7 +16,7 @@ from ..dispatch import how_to_bring, load, owner_of
 from ..distributed.reduction import Reduction
 from ..given import as_tree
 from ..protocols import Array, Backend, Vector
-from ..records import Partial, data_fields, map_arrays, memo, record, static
+from ..records import Partial, data_fields, map_arrays, memo, record, replace, static
 from ..spaces import Space
 from .batches import Batch, Stream
 from .bridge import BridgedTerm, Crossing, on_leaves
@@ -90,6 +90,16 @@ class Terms:
         if space not in made:
             made[space] = self._in_memory(space)
         return made[space]  # type: ignore[no-any-return]
+
+    def told_linear(self, space: Space, made: Any) -> list[Any]:
+        """The terms in memory, each with its linearisation if ``made`` has one: a graph that need not be made again."""
+        terms = self.in_memory(space)
+        if made is None or self.low:
+            return terms
+        told = [replace(term) for term in terms]
+        for old, new, piece in zip(terms, told, made.pieces, strict=True):
+            memo(new).checked, memo(new).linear = memo(old).checked, None if piece.stacked else piece.linearization
+        return told
 
     def require_fitting(self, space: Space) -> None:
         """Raise for data of another framework or device than the parameters'."""

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from ..dispatch import load
-from ..protocols import Array, Calculus, Scalar, Tree
+from ..protocols import Array, Calculus, Scalar, Tree, Uses
 
 __all__ = ["BackendDefaults", "CalculusDefaults", "LinearizationDefaults"]
 
@@ -163,6 +163,10 @@ class LinearizationDefaults:
         bare = copy.copy(self)
         bare.gradient = None
         return bare
+
+    def uses(self) -> Uses | None:
+        """See :meth:`linop_gn.protocols.Linearization.uses`."""
+        return None
 
     def by_parts(self, tangents: Sequence[Array], products: Callable[[Any, list[Array]], list[Array]]) -> list[Array]:
         """See :meth:`linop_gn.protocols.Linearization.by_parts`."""

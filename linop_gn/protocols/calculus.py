@@ -34,6 +34,9 @@ class Linearization(Protocol):
     def vjp(self, cotangent: Array, only: tuple[int, ...] | None = None) -> list[Array]:
         """J^T u: leaves like the parameters (exact zeros where the function ignores one)."""
 
+    def uses(self) -> Uses | None:
+        """What :meth:`Calculus.uses` makes of the function, from what was recorded; None where that tells not all."""
+
     def by_parts(self, tangents: Sequence[Array], products: Callable[[Any, list[Array]], list[Array]]) -> list[Array]:
         """``products(linearization, tangents)``, which takes several with some of the leaves each.
 

@@ -12,7 +12,9 @@ matters is the gradient, and of that a q is known in closed form: S q = dL/dz.
 Then e is rounding and is dropped, and what is left is the direction of EGN
 (arXiv 2405.14402), whose residual is 4e-5 there. So alpha is the best multiple,
 e is what remains, and steps of iterative refinement follow until the residual,
-recomputed with a product, meets the tolerance.
+recomputed with a product, meets the tolerance. Whether anything remains is told by
+inner products, ||e||^2 = ||b||^2 - alpha t.b, to the root of a round-off: an e below
+that is left to the first refinement, which finds it in the residual.
 
 K = W W^T is formed layer by layer from what the layers are given and the derivatives
 in what they make (:mod:`linop_gn.curvature.layers`): as many passes backward as an
@@ -42,7 +44,7 @@ from ..operators.congruence import Congruence
 from ..operators.damped import Damped, undamped
 from ..operators.dense import Dense
 from ..operators.low_rank import LowRank
-from ..protocols import Array, Backend, Scalar, Vector
+from ..protocols import Array, Backend, Scalar, Vector, unchanged
 from ..records import fields, rebuild, record, replace, static
 from ..run.status import Code, verdict
 from ..spaces import Space
@@ -55,7 +57,7 @@ __all__ = ["GramSolve", "GramState"]
 
 
 _ROUNDING = 64.0
-"""What is left of a right-hand side beside the gradient's multiple counts as rounding below so many round-offs."""
+"""Round-offs in the square of what is left of a right-hand side beside the gradient's multiple: less is left out."""
 
 
 class Factored(NamedTuple):
@@ -68,7 +70,8 @@ class Factored(NamedTuple):
     shift: Scalar
     """The damping, or what rounding in K needs, if that is more: refinement makes up for the difference."""
     q: Vector
-    t: Vector
+    t: Vector | None
+    """W^T q; None where the operator holds the gradient, which is sqrt(c) times that."""
     tt: Scalar
 
 
@@ -281,7 +284,7 @@ class GramSolve(Solver):
 
     def step(self, ops: Backend, problem: LinearProblem, s: GramState) -> GramState:
         running = s.status == Code.RUNNING
-        d, spent = _solve_with(ops, problem.operator, s.factored, self.solver, ops.mask(running, s.r))
+        d, spent = _solve_with(ops, problem.operator, s.factored, self.solver, s.r, s.norm, running)
         x = ops.axpy(1.0, s.x, d)
         r, norm, model = _judged(ops, problem, x, s.scale)
         sound = ops.isfinite(norm)
@@ -336,8 +339,10 @@ def _factored_by(
         shift = ops.maximum(shift, 2.0 * ops.eps(K) * trace)
         factor, good = ops.cholesky(ops.axpy(shift, ops.identity(m, K), K))
     q = root.codomain.zeros() if isinstance(root, Dense) else _slope(root)
-    t = _pull(root, W, q)
-    tt = ops.dot(t, t)
+    gradient = _gradient(root)
+    t = _pull(root, W, q) if gradient is None else None
+    along = gradient if t is None else t
+    tt = ops.dot(along, along)
     return Factored(W, factor, shift, q, t, tt), good & ops.isfinite(tt), spent
 
 
@@ -362,6 +367,11 @@ def _slope(root: Root | LayerRoot) -> Vector:
     return root.gradient if isinstance(root, LayerRoot) else root_gradient(root)
 
 
+def _gradient(root: LinearOperator) -> Vector | None:
+    """The objective's gradient, sqrt(c) W^T q, where the root has it."""
+    return root.pulled if isinstance(root, LayerRoot) else None
+
+
 def _known_gram(operator: LinearOperator) -> ByLayers | None:
     """K and W, where the operator was prepared with them, and is in no other units."""
     inner, units, _ = _inner(operator)
@@ -369,20 +379,26 @@ def _known_gram(operator: LinearOperator) -> ByLayers | None:
     return made.gram if units is None and isinstance(made, WithGram) else None
 
 
-def _solve_with(ops: Backend, operator: LinearOperator, f: Factored, solver: Any, r: Vector) -> tuple[Vector, Any]:
-    """(G + shift I)^-1 r, and the products that it took."""
+def _solve_with(
+    ops: Backend, operator: LinearOperator, f: Factored, solver: Any, r: Vector, norm: Scalar, running: Scalar
+) -> tuple[Vector, Any]:
+    """(G + shift I)^-1 r for the running ones, and the products that it took."""
     root, _ = _root(operator)
-    t, q = (_like_columns(ops, v, r) for v in (f.t, f.q))
-    alpha = ops.divide(ops.dot(t, r), f.tt)
-    e = ops.axpy(-alpha, t, ops.copy(r))
-    large = ops.dot(e, e) > (_ROUNDING * ops.eps(r)) ** 2 * ops.dot(r, r)
-    some = ops.any(large)
-    inverse = ops.divide(1.0, f.shift)
+    r = r if solver is None else ops.mask(running, r)
+    t, q = (_like_columns(ops, v, r) for v in (_gradient(root) if f.t is None else f.t, f.q))
+    unit = ops.item(ops.detach(root.scale)) if f.t is None and isinstance(root, LayerRoot) else 1.0
+    along = ops.dot(t, r)
+    alpha = ops.divide(along, f.tt)
+    large = running & (alpha * along < (1.0 - _ROUNDING * ops.eps(r)) * norm * norm)
+    some, inverse = ops.any(large), ops.divide(1.0, f.shift)
 
-    def with_rest(e: Vector, q: Vector) -> tuple[Vector]:
-        return (ops.axpby(alpha, q, -inverse, _push(root, f.rows, ops.mask(large, ops.copy(e)))),)
+    def rest() -> Vector:
+        return ops.mask(large, ops.axpy(-alpha, t, ops.copy(r)))
 
-    (rhs,) = ops.branch(some, with_rest, lambda e, q: (ops.scale(alpha, ops.copy(q)),), e, q)
+    def less(rhs: Vector) -> tuple[Vector]:
+        return (ops.axpy(-inverse, _push(root, f.rows, rest()), rhs),)
+
+    (rhs,) = ops.branch(some, less, unchanged, ops.scale(alpha * unit, ops.copy(q)))
     spent: Any = int(f.rows is None)
     if f.factor is not None:
         y = ops.cholesky_solve(f.factor, rhs)
@@ -393,7 +409,7 @@ def _solve_with(ops: Backend, operator: LinearOperator, f: Factored, solver: Any
         inner = inner_solve(ops, solver, linear)
         y, spent = inner.x, spent + inner.products
     x = _pull(root, f.rows, y)
-    (x,) = ops.branch(some, lambda e, x: (ops.axpy(inverse, ops.mask(large, e), x),), lambda e, x: (x,), e, x)
+    (x,) = ops.branch(some, lambda x: (ops.axpy(inverse, rest(), x),), unchanged, x)
     return x, spent
 
 

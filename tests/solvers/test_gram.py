@@ -115,6 +115,24 @@ def test_a_gradient_in_single_precision_and_a_small_damping(request, name):
         assert error < 1e-5, (damping, error)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 3e-5), ("float64", 1e-10)])
+def test_what_lies_beside_the_gradient_is_solved_for_however_little(torch, dtype, tolerance):
+    """In one vector, and in columns of which some are multiples of the gradient, some nearly, and one is not at all."""
+    net = torch.nn.Sequential(torch.nn.Linear(5, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3))
+    net = net.to(getattr(torch, dtype))
+    params, x = dict(net.named_parameters()), torch.randn(4, 5, dtype=getattr(torch, dtype))
+    made = lg.Objective(net, lg.losses.CrossEntropy(), (x, torch.tensor([0, 2, 1, 2])))
+    A = lg.Damped(lg.GGN(made, params), 0.1)
+    g, v = made.at(params).gradient, A.domain.random(0)
+    sides = [-2 * g + part * g.norm() * v / v.norm() for part in (0.0, 1e-7, 1e-5, 1e-3, 1e-1)] + [v]
+    columns = lg.solve(A, torch.stack(sides, dim=1), GramSolve(rtol=tolerance))
+    for i, b in enumerate(sides):
+        alone = lg.solve(A, b, GramSolve(rtol=tolerance))
+        assert alone.succeeded
+        for x in (alone.x, columns.x[:, i]):
+            assert float((A @ x - b).norm()) <= 2 * tolerance * float(b.norm())
+
+
 def test_refinement_makes_up_for_cancellation(numpy_backend):
     made, params = wide(numpy_backend, "float32")
     _, d = exact_gradient_step(made, params, numpy_backend, 1e-2)

@@ -6,6 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 from ...protocols import Array, Backend, Uses, Vector
+from ...records import memo
 from ...spaces import wide
 from ..losses.hessians import Columns
 from ..term import Term
@@ -87,7 +88,9 @@ def observed(settings: Settings, term: Term, x: Vector) -> Batch:
     """The batch of a term at x without its loss's Hessian."""
     ops = term.ops
     assert ops.calculus is not None
-    made = ops.calculus.uses(term.outputs, term.space.split(x))
+    linear = memo(term).linear
+    made = None if linear is None else linear.uses()
+    made = ops.calculus.uses(term.outputs, term.space.split(x)) if made is None else made
     term.check_here(made.outputs)
     plans = plan(made.uses, made.otherwise, term.space, settings)
     return Batch(ops, made, plans, settings, _examples(made))

@@ -71,6 +71,18 @@ def test_narrow_vectors_have_single_precision_scalars():
     assert ops.max_abs(x).dtype == np.float32
 
 
+def test_long_vectors_are_reduced_in_windows():
+    rng, n = np.random.default_rng(0), (1 << 16) + 31
+    x, y = (rng.standard_normal(n).astype(np.float32) for _ in range(2))
+    exact = x.astype(float) @ y
+    assert abs(float(ops.dot(jnp.asarray(x), jnp.asarray(y))) - exact) <= 1e-6 * float(abs(x.astype(float) * y).sum())
+    assert float(ops.max_abs(jnp.asarray(x))) == float(abs(x).max())
+    for place in (0, n - 32, n - 1):
+        for value in (math.nan, -math.inf):
+            spoiled = np.where(np.arange(n) == place, np.float32(value), x)
+            assert np.array_equal(ops.max_abs(jnp.asarray(spoiled)), abs(value), equal_nan=True)
+
+
 def test_max_abs_shows_what_is_not_finite():
     assert math.isnan(ops.max_abs(jnp.array([1.0, math.nan])))
     assert math.isinf(ops.max_abs(jnp.array([1.0, -math.inf])))

@@ -107,6 +107,31 @@ def test_passes_do_not_grow_with_the_examples(torch, monkeypatch):
         assert len(calls) == found.passes == 3
 
 
+def test_a_model_that_is_linearised_is_not_run_again(torch):
+    """Its graph tells; of one with operations in the place of others the parameters are read in a graph of its own."""
+
+    class Net(torch.nn.Sequential):
+        calls = 0
+
+        def forward(self, x):
+            Net.calls += 1
+            return super().forward(x)
+
+    x = torch.randn(5, 3).double()
+    for middle, calls in (
+        (torch.nn.Tanh(), 1),
+        (torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(4, 4)), 2),
+    ):
+        net = Net(torch.nn.Linear(3, 4), middle, torch.nn.Linear(4, 2)).double()
+        params = dict(net.named_parameters())
+        fit = lg.Objective(net, lg.losses.CrossEntropy(), (x, torch.tensor([0, 1, 1, 0, 1])))
+        Net.calls = 0
+        step = lg.solve(lg.Damped(lg.GGN(fit, params), 1.0), fit.gradient(params), lg.GramSolve())
+        assert (step.status.name, int(step.steps), Net.calls) == ("CONVERGED", 1, calls)
+        K = lg.Gram(fit, params)
+        np.testing.assert_allclose(K.known_matrix(), K.to_dense(), atol=1e-14)
+
+
 @pytest.mark.parametrize("sizes", [(4, 2), (2, 2, 2)])
 def test_batches_are_joined_in_order(torch, sizes):
     ops = lg.load("torch")
