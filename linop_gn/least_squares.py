@@ -15,9 +15,9 @@ differs:
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
@@ -30,11 +30,12 @@ from .curvature.losses import Arctan, Cauchy, Huber, Loss, Robust, SoftL1, Squar
 from .curvature.objective import Objective
 from .curvature.term import joined
 from .dispatch import backend_of, how_to_bring, owner_of
+from .foreign import advised
 from .given import Values, as_start, as_tree, bounded
 from .methods.base import ServedMethod
 from .methods.checkpoint import Checkpoint, restored
 from .methods.fit_state import Here
-from .methods.fitted import LeastSquaresResult
+from .methods.fitted import LeastSquaresResult, entries
 from .methods.generators import Generators
 from .methods.least_squares import LeastSquares
 from .methods.problem import MinimizeProblem
@@ -43,6 +44,7 @@ from .methods.state import State
 from .protocols import Array, Backend, Scalar, Tree, Vector
 from .records import Partial, fields, rebuild, replace
 from .run.loop import Look, Watcher, watchers_of
+from .run.watch import as_scipy_calls
 from .spaces import Space
 
 __all__ = ["LeastSquaresResult", "least_squares"]
@@ -51,6 +53,7 @@ _LOSSES: dict[str, type[Robust]] = {"huber": Huber, "soft_l1": SoftL1, "cauchy":
 _DIFFERENCES, _LIKE = ("2-point", "3-point"), "(x, *args, **kwargs)"
 
 
+@advised
 def least_squares(
     fun: Callable[..., Any],
     x0: Tree,
@@ -184,10 +187,17 @@ def least_squares(
     problem = MinimizeProblem(point.objective, point.x, point.space, max_steps)
     watch = (
         watchers_of(watch)
-        + ([] if callback is None else [as_scipy_calls(callback, space, _told)])
+        + ([] if callback is None else [as_scipy_calls(callback, partial(_found, space), _told)])
         + [_printed] * (verbose > 1)
     )
     made = _fitted(ServedMethod(method), problem, watch, every, state, checkpoint, how)
+    if entries(made.fun) == 1 < space.size:
+        warnings.warn(
+            f"least_squares: fun returned one number for {space.size} parameters, and it is squared here: return the "
+            "residuals themselves, one for each datum. A function that is a sum already is minimised by "
+            "lg.minimize(lg.Objective.from_function(fun), x0, lg.TrustRegion()).",
+            stacklevel=3,
+        )
     if verbose:
         print(made)
     return made
@@ -466,27 +476,8 @@ def _bounds(ops: Backend, space: Space, bounds: Any, x0: Tree) -> tuple[Vector |
 # watching
 
 
-def as_scipy_calls(callback: Callable[..., Any], space: Space, more: Callable[[Any], dict[str, Any]]) -> Watcher:
-    """A watcher that calls with x, or with SciPy's ``intermediate_result=``, which has ``more(state)`` of the state."""
-    takes_result = "intermediate_result" in inspect.signature(callback).parameters
-
-    def watcher(look: Look) -> bool:
-        if look.step == 0:
-            return False
-        state = look.state
-        x = space.unpack(space.backend.copy(state.x))
-        try:
-            if takes_result:
-                from scipy.optimize import OptimizeResult
-
-                callback(intermediate_result=OptimizeResult(**{"x": x, "nit": look.step, **more(state)}))
-            else:
-                callback(x)
-        except StopIteration:
-            return True
-        return False
-
-    return watcher
+def _found(space: Space, state: Any) -> Tree:
+    return space.unpack(space.backend.copy(state.x))
 
 
 def _told(state: Any) -> dict[str, Any]:
