@@ -44,7 +44,8 @@ _HERE: dict[str, tuple[tuple[str, ...], str]] = {
     **dict.fromkeys(("maxfev", "max_nfev", "max_eval", "maxfun"), (("max_nfev", "max_steps"), _STEPS)),
     **dict.fromkeys(("max_steps", "steps"), (("max_steps", "steps"), _STEPS)),
     **dict.fromkeys(("epochs", "num_epochs", "n_epochs", "epoch"), (("passes",), _BATCHES)),
-    **dict.fromkeys(("batch_size", "dataloader", "loader", "batches"), (("batches",), _BATCHES)),
+    **dict.fromkeys(("dataloader", "loader", "batches"), (("batches",), _BATCHES)),
+    "batch_size": ((), _BATCHES),
     **dict.fromkeys(("tol", "rtol", "atol", "ftol", "xtol", "gtol", "eps"), (("rtol", "ftol"), _TESTS)),
     **dict.fromkeys(("weight_decay", "ridge", "regularization", "l2_regularization"), (("l2",), _DECAY)),
     **dict.fromkeys(("l2", "alpha", "lam", "lambda_"), (("l2", "damping"), _DECAY)),
@@ -60,14 +61,14 @@ _HERE: dict[str, tuple[tuple[str, ...], str]] = {
     **dict.fromkeys(("jac", "Dfun", "fprime", "grad", "gradient"), (("jac", "jacobian"), _DERIVATIVES)),
     **dict.fromkeys(("hess", "hessp", "hessian"), (("hvp",), _DERIVATIVES)),
     "col_deriv": ((), "jac= returns the Jacobian (m, n), a row for each residual: transpose yours"),
-    "epsfcn": (("diff_step",), "it is the square of a step: write diff_step=epsfcn ** 0.5"),
+    "epsfcn": ((), "it is the square of a step: write diff_step=epsfcn ** 0.5"),
     "diff_step": ((), "finite differences are lg.least_squares's, which takes it"),
-    "diag": (("x_scale",), "it is one over the sizes: write x_scale=1 / diag"),
+    "diag": ((), "it is one over the sizes: write x_scale=1 / diag"),
     "x_scale": ((), "sizes of the parameters are x_scale= of lg.least_squares and of methods"),
-    "factor": (("damping",), "it bounds MINPACK's first step; here damping= of lg.methods.LeastSquares does"),
+    "factor": ((), "it bounds MINPACK's first step; here damping= of lg.methods.LeastSquares does"),
     "full_output": ((), "the result has all of it: .nfev, .fun, .message, .covariance()"),
     "sigma": ((), _SIGMA),
-    "weights": (("sigma",), "they are 1 / sigma: divide by sigma, or write sigma=1 / weights of lg.curve_fit"),
+    "weights": (("weight",), "they are 1 / sigma: divide by sigma, or write sigma=1 / weights of lg.curve_fit"),
     "absolute_sigma": ((), "it is of the result: fit.covariance(absolute_sigma=True)"),
     "workers": ((), "evaluations of one model follow each other: vectorise it"),
     "options": ((), _PARTS),
@@ -81,9 +82,6 @@ _HERE: dict[str, tuple[tuple[str, ...], str]] = {
     "x0": (("params",), "where a run begins is an argument of lg.minimize, lg.least_squares and lg.solve"),
 }
 """Of a name elsewhere: what it may be called here, the likeliest first, and what to say where a door has none."""
-
-_SAID_ALWAYS = frozenset(("epsfcn", "diag", "weights", "factor"))
-"""Names whose numbers are others here, so that no other name alone would do."""
 
 
 def unknown(owner: str, given: str, known: Iterable[str]) -> TypeError:
@@ -100,10 +98,10 @@ def unknown(owner: str, given: str, known: Iterable[str]) -> TypeError:
     names, sentence = _HERE.get(given, ((), ""))
     here = [name for name in names if name in known]
     near = get_close_matches(given, known, 1, 0.75 if sentence else 0.6)
-    if sentence and (not here or given in _SAID_ALWAYS):
-        hint = f": {sentence}."
-    elif here:
+    if here:
         hint = f"; here it is {here[0]}=."
+    elif sentence:
+        hint = f": {sentence}."
     elif near:
         hint = f"; did you mean {near[0]!r}?"
     else:
@@ -128,12 +126,23 @@ def advised(door: F) -> F:
         try:
             return door(*args, **options)
         except TypeError as error:
-            if options and error.__traceback__ is not None and error.__traceback__.tb_next is None:  # of the call
-                known = inspect.signature(door).parameters
-                owner = door.__qualname__.removesuffix(".__init__")
-                for name in options:
-                    if name not in known:
-                        raise unknown(owner, name, [known for known in known if known != "self"]) from None
+            if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # of the call itself
+                explain(door, len(args), options)
             raise
 
     return opened  # type: ignore[return-value]
+
+
+def explain(door: Callable[..., Any], count: int, options: Iterable[str]) -> None:
+    """Raise what is to be said of a call with names, or with more arguments, than ``door`` has."""
+    signature, owner = inspect.signature(door).parameters, door.__qualname__.removesuffix(".__init__")
+    for name in options:
+        if name not in signature:
+            raise unknown(owner, name, [known for known in signature if known not in ("self", "cls")]) from None
+    given = [p.name for p in signature.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if count > len(given):
+        call, own = ", ".join(name for name in given if name not in ("self", "cls")), len({"self", "cls"} & {*given})
+        raise TypeError(
+            f"{owner} is called as {owner}({call}), and was given {count - own} arguments without a name; others go by "
+            "name."
+        ) from None

@@ -445,14 +445,16 @@ def _vector(ops: Backend, space: Space, given: Any, what: str) -> Vector:
     return space.pack(ops.unflatten(structure, leaves), what)
 
 
+_PAIRS = " Of a pair for each parameter tuple(zip(*bounds)) makes (lower, upper)."
+
+
 def _bounds(ops: Backend, space: Space, bounds: Any, x0: Tree) -> tuple[Vector | None, Vector | None]:
     """Lower and upper bounds; None where there are none."""
     if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
         bounds = bounds.lb, bounds.ub
     if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
         raise ValueError(
-            "least_squares: bounds are a pair (lower, upper) of numbers, or of arrays or trees like x0. Of a pair for "
-            "each parameter tuple(zip(*bounds)) makes one."
+            f"least_squares: bounds are a pair (lower, upper) of numbers, or of arrays or trees like x0.{_PAIRS}"
         )
     if all(isinstance(b, (int, float)) for b in bounds) and tuple(bounds) == (-math.inf, math.inf):
         return None, None
@@ -462,7 +464,7 @@ def _bounds(ops: Backend, space: Space, bounds: Any, x0: Tree) -> tuple[Vector |
     x, xp = space.pack(x0), ops.namespace()
     if ops.is_concrete((x, lower, upper)):
         if not bool(xp.all(lower <= upper)):
-            raise ValueError("least_squares: each lower bound must be at most the upper one.")
+            raise ValueError(f"least_squares: each lower bound must be at most the upper one.{_PAIRS}")
         if not bool(xp.all((lower <= x) & (x <= upper))):
             outside = [i for i in range(space.size) if not bool(lower[i] <= x[i]) or not bool(x[i] <= upper[i])]
             i, more = outside[0], f" (and {len(outside) - 1} more)" if len(outside) > 1 else ""

@@ -25,6 +25,7 @@ DOORS = {
     "LevenbergMarquardt": lambda **k: lg.LevenbergMarquardt(**k),
     "FirstOrder": lambda **k: lg.FirstOrder(lg.optimisers.SGD(), **k),
     "Adam": lambda **k: lg.optimisers.Adam(**k),
+    "CrossEntropy": lambda **k: lg.losses.CrossEntropy(**k),
     "CG": lambda **k: lg.CG(**k),
     "solve": lambda **k: lg.solve(A, np.ones(2), **k),
     "eigsh": lambda **k: lg.eigsh(A, **k),
@@ -46,6 +47,8 @@ DOORS = {
         ("minimize", "epochs", "here it is passes="),
         ("minimize", "damping", r"lg\.LevenbergMarquardt\(damping=\)"),
         ("Objective", "weight_decay", "here it is l2="),
+        ("minimize", "batch_size", "batches=loader"),
+        ("CrossEntropy", "weights", "here it is weight="),
         ("Objective", "reduction", r"one of lg\.losses"),
         ("from_residuals", "weight_decay", "here it is l2="),
         ("LevenbergMarquardt", "lr", "damping= shortens it"),
@@ -69,6 +72,15 @@ def test_every_argument_of_scipys_is_taken_or_explained(theirs):
     ours = inspect.signature(lg.curve_fit if theirs is scipy.optimize.curve_fit else lg.least_squares).parameters
     explained = {*_HERE, "fun", "f", "xdata", "ydata", "p0", "kwargs"}
     assert {name for name in inspect.signature(theirs).parameters if name not in ours} <= explained
+
+
+def test_arguments_without_a_name_are_counted():
+    with pytest.raises(TypeError, match=r"Objective is called as Objective\(model, loss, data\), and was given 4 arg"):
+        lg.Objective(residuals, lg.losses.SquaredError(), np.ones(2), np.ones(2))
+    with pytest.raises(TypeError, match=r"called as least_squares\(fun, x0, jac, bounds\), and was given 5"):
+        lg.least_squares(residuals, [0.0, 0.0], "2-point", (-9, 9), "trf")
+    with pytest.raises(TypeError, match=r"Diagonal \+ 0\.1: write lg\.Damped\(A, 0\.1\)"):
+        A + 0.1
 
 
 def test_what_a_door_raises_itself_stays_as_it_is():

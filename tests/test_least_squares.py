@@ -814,3 +814,8 @@ def test_a_sum_of_squares_in_place_of_residuals_is_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert lg.least_squares(lambda p: p**2 - 2.0, 1.0).success  # a root of one equation
+
+
+def test_a_pair_of_bounds_for_each_parameter_is_told_apart():
+    with pytest.raises(ValueError, match=r"tuple\(zip\(\*bounds\)\) makes \(lower, upper\)"):
+        lg.least_squares(lambda p: p - np.array([1.0, -1.0]), [1.0, -1.0], bounds=[(0, 5), (-2, 0)])
