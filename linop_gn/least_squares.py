@@ -44,7 +44,7 @@ from .methods.state import State
 from .protocols import Array, Backend, Scalar, Tree, Vector
 from .records import Partial, fields, rebuild, replace
 from .run.loop import Look, Watcher, watchers_of
-from .run.watch import as_scipy_calls
+from .run.watch import as_scipy_calls, found
 from .spaces import Space
 
 __all__ = ["LeastSquaresResult", "least_squares"]
@@ -187,7 +187,7 @@ def least_squares(
     problem = MinimizeProblem(point.objective, point.x, point.space, max_steps)
     watch = (
         watchers_of(watch)
-        + ([] if callback is None else [as_scipy_calls(callback, partial(_found, space), _told)])
+        + ([] if callback is None else [as_scipy_calls(callback, partial(found, space), _told)])
         + [_printed] * (verbose > 1)
     )
     made = _fitted(ServedMethod(method), problem, watch, every, state, checkpoint, how)
@@ -355,11 +355,19 @@ def _array(ops: Backend | None, z: Any, x: Tree) -> Any:
         return z
     z = z if ops.calculus is not None else joined(ops, z)
     if ops.calculus is None and not ops.is_array(z):
-        like, z = ops.flatten(x)[1][0], None if z is None else np.asarray(z)
+        (like, *_), owner = ops.flatten(x)[1], owner_of(z)
+        if owner is not None and owner.calculus is not None:
+            warnings.warn(
+                f"least_squares: x0 is of {ops.name}, and fun returns arrays of {owner.name}: derivatives are finite "
+                f"differences. For exact ones give x0 as an array of {owner.name}, or derivatives={owner.name!r}.",
+                stacklevel=2,
+            )
+        z = None if z is None else np.asarray(z if owner is None else owner.to_numpy(z))
         if z is None or z.dtype.kind not in "biuf":
             got = "None" if z is None else f"what NumPy takes for an array of dtype {z.dtype}"
             raise TypeError(f"least_squares: fun must return an array of residuals, got {got}.")
-        z = ops.asarray(z.astype(float), *ops.describe(like)[1:])
+        _, dtype, device = ops.describe(like)
+        z = ops.asarray(z, z.dtype.name if z.dtype.kind == "f" else dtype, device)  # whose precision differences mind
     return ops.namespace().reshape(z, (1,)) if ops.is_array(z) and tuple(z.shape) == () else z
 
 
@@ -476,10 +484,6 @@ def _bounds(ops: Backend, space: Space, bounds: Any, x0: Tree) -> tuple[Vector |
 
 
 # watching
-
-
-def _found(space: Space, state: Any) -> Tree:
-    return space.unpack(space.backend.copy(state.x))
 
 
 def _told(state: Any) -> dict[str, Any]:

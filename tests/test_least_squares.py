@@ -819,3 +819,15 @@ def test_a_sum_of_squares_in_place_of_residuals_is_warned_of():
 def test_a_pair_of_bounds_for_each_parameter_is_told_apart():
     with pytest.raises(ValueError, match=r"tuple\(zip\(\*bounds\)\) makes \(lower, upper\)"):
         lg.least_squares(lambda p: p - np.array([1.0, -1.0]), [1.0, -1.0], bounds=[(0, 5), (-2, 0)])
+
+
+@pytest.mark.parametrize("framework", ["jax", "torch"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_function_of_another_framework_than_its_start_fits_and_is_told(framework, dtype):
+    other = lg.load(framework)
+    t = other.asarray(T, dtype)
+    goal = other.asarray(2.0 * np.exp(-0.7 * T), dtype)
+    xp = other.namespace()
+    with pytest.warns(UserWarning, match=f"derivatives='{framework}'"):
+        fit = lg.least_squares(lambda p: xp.exp(-float(p[1]) * t) * float(p[0]) - goal, [1.0, 1.0])
+    np.testing.assert_allclose(fit.x, [2.0, 0.7], rtol=1e-4)  # steps of float64 would find no slope in float32

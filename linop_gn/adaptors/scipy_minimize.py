@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from ..minimize import minimize
 from ..protocols import Tree
 from ..records import replace
 from ..run.status import Status
-from ..run.watch import as_scipy_calls
+from ..run.watch import as_scipy_calls, found
 from ..spaces import Space
 
 __all__ = ["ScipyProblem", "scipy_method", "scipy_problem"]
@@ -96,7 +97,7 @@ def scipy_method(method: Method | None = None) -> Callable[..., Any]:
         gtol = 1e-5 if gtol is None and functions.by_differences else gtol
         run = _to(method, gtol)
         steps = 200 * x.size if most is None else most
-        watch = [] if callback is None else [as_scipy_calls(callback, functions.found, _told)]
+        watch = [] if callback is None else [as_scipy_calls(callback, partial(found, functions.space), _told)]
         result = minimize(functions.objective, x.astype(np.float64), run, max_steps=steps, watch=watch)
         gradient = getattr(result.state.own, "gradient", None)
         gradient = functions.gradient(result.params) if gradient is None else gradient
@@ -113,12 +114,10 @@ def scipy_method(method: Method | None = None) -> Callable[..., Any]:
             "nhev": functions.hessians,
             "result": result,
         }
-        found = OptimizeResult(**told)
+        made = OptimizeResult(**told)
         if disp:
-            print(
-                f"{found.message}\n    {method.title}: fun {found.fun:.6g} after {found.nit} steps, {found.nfev} values"
-            )
-        return found
+            print(f"{made.message}\n    {method.title}: fun {made.fun:.6g} after {made.nit} steps, {made.nfev} values")
+        return made
 
     return minimized
 
@@ -166,9 +165,6 @@ class _Functions:
         of = ["the gradient"] * self.by_differences + ["products with the Hessian"] * (not exact)
         self.caveat = f" ({' and '.join(of)}: by finite differences.)" if of else ""
         self.objective = Objective.from_function(self.value, gradient=self.gradient, hvp=self.product)
-
-    def found(self, state: Any) -> Tree:
-        return self.space.unpack(self.space.backend.copy(state.x))
 
     def value(self, x: Any) -> Any:
         if self.known is not None and np.array_equal(self.known[0], x):

@@ -22,7 +22,7 @@ from ..protocols import Tree
 from .loop import Look
 from .solution import History
 
-__all__ = ["Budget", "ProgressBar", "Recorder", "as_scipy_calls", "stop_when"]
+__all__ = ["Budget", "ProgressBar", "Recorder", "as_scipy_calls", "found", "stop_when"]
 
 
 class ProgressBar:
@@ -190,16 +190,21 @@ def stop_when(condition: Callable[[Look], Any]) -> Callable[[Look], bool]:
     return lambda look: bool(condition(look))
 
 
+def found(space: Any, state: Any) -> Tree:
+    """A copy of x of a state, as users have it."""
+    return space.unpack(space.backend.copy(state.x))
+
+
 def as_scipy_calls(
-    callback: Callable[..., Any], found: Callable[[Any], Tree], more: Callable[[Any], dict[str, Any]]
+    callback: Callable[..., Any], x_of: Callable[[Any], Tree], more: Callable[[Any], dict[str, Any]]
 ) -> Callable[[Look], bool]:
-    """A watcher that calls with x = ``found(state)``, or with SciPy's ``intermediate_result=``, which has ``more``."""
+    """A watcher that calls with x = ``x_of(state)``, or with SciPy's ``intermediate_result=``, which has ``more``."""
     takes_result = "intermediate_result" in inspect.signature(callback).parameters
 
     def watcher(look: Look) -> bool:
         if look.step == 0:
             return False
-        x = found(look.state)
+        x = x_of(look.state)
         try:
             if takes_result:
                 from scipy.optimize import OptimizeResult
