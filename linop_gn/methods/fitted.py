@@ -212,7 +212,7 @@ class LeastSquaresResult(Result):
         quantile = self._quantile(level, absolute_sigma)
         ops, space, xp = self.space.backend, self.space, self.space.backend.namespace()
         shape = tuple(getattr(called("model", "(x, *args)", model, self.x, *args), "shape", ()))
-        entered = _at_inputs if shape else Partial(_alone, ops)
+        entered: Callable[..., Any] = _at_inputs if shape else Partial(_alone, ops)
         function: Any = Partial(entered, model)
         if jac is not None:
             jac = Partial(entered, jac)

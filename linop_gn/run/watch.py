@@ -12,6 +12,7 @@ import io
 import math
 import time
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -88,17 +89,16 @@ class _Text:
 
     def show(self, bar: Any, last: bool = False) -> None:
         """Write it over; the last time whatever the clock says."""
-        from IPython.display import display
         from rich.console import Console
 
         if not last and time.perf_counter() < self.latest + 0.1:
             return
         self.latest = time.perf_counter()
-        paper = Console(file=io.StringIO(), width=100, force_jupyter=False, color_system=None)
-        paper.print(bar)
-        text = {"text/plain": paper.file.getvalue().rstrip()}  # type: ignore[attr-defined]
+        paper = io.StringIO()
+        Console(file=paper, width=100, force_jupyter=False, color_system=None).print(bar)
+        text = {"text/plain": paper.getvalue().rstrip()}
         if self.handle is None:
-            self.handle = display(text, raw=True, display_id=True)
+            self.handle = import_module("IPython.display").display(text, raw=True, display_id=True)
         else:
             self.handle.update(text, raw=True)
 
