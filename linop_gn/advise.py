@@ -20,6 +20,7 @@ from .arguments import require_instance, whole
 from .curvature.at_point import GGN, Hessian
 from .curvature.objective import Objective
 from .curvature.supplied import MissingDerivativeError
+from .foreign import advised
 from .lanczos.basis import krylov
 from .operators.base import LinearOperator
 from .protocols import Tree
@@ -71,6 +72,11 @@ class Rule:
     use: str
     why: str
     applies: Callable[[Measured], bool]
+
+    @property
+    def since(self) -> str:
+        """When and why, as what follows "since"."""
+        return self.why if self.when == OTHERWISE else f"{self.when}: {self.why}"
 
 
 def _hessian(m: Measured) -> bool:
@@ -132,7 +138,7 @@ RULES = (
         "solver",
         OTHERWISE,
         "lg.CG(rtol=1e-2)",
-        "memory for a few vectors; a preconditioner may save steps",
+        "it takes memory for a few vectors, and a preconditioner may save steps",
         lambda m: True,
     ),
     Rule(
@@ -151,7 +157,7 @@ RULES = (
     ),
     Rule(
         "method",
-        f"it is least squares of residuals, with at most {FEW} parameters",
+        f"the objective is least squares of residuals, with at most {FEW} parameters",
         "lg.least_squares",
         "it stops by facts about the fit, and tells standard errors",
         lambda m: m.residuals and m.parameters <= FEW,
@@ -203,40 +209,53 @@ class Advice:
         return f"lg.minimize(objective, params, lg.LevenbergMarquardt(solver={self.solver}))"
 
     def _facts(self) -> list[tuple[str, str]]:
+        """What was measured."""
         m = self.measured
         unit = m.gradient_seconds
         loss = "none" if not m.has_loss else "convex" if m.convex else "not known to be convex"
-        told = [("parameters", str(m.parameters)), ("outputs", _or(m.outputs, "{}")), ("loss", loss)]
-        told += [("a gradient", _or(unit, "{:.2g} s"))]
-        for name, seconds in (("a Gauss-Newton product", m.ggn_seconds), ("a Hessian product", m.hessian_seconds)):
-            told.append((name, _or(seconds and unit and seconds / unit, "{:.2g} gradients")))
-        told += [
-            ("Ritz values", f"{_or(m.lowest, '{:.3g}')} .. {_or(m.largest, '{:.3g}')}"),
-            ("negative curvature", {None: "not measured", True: "found", False: "none found"}[m.negative]),
-            ("asymmetry", _or(m.asymmetry, "{:.1e}")),
-            ("Hessian and Gauss-Newton differ by", _or(m.difference, "{:.2g} of a product")),
-            ("noise of the batches' gradients", _or(m.noise, "{:.2g} of their mean")),
+        ritz = None if m.lowest is None else f"{m.lowest:.3g} .. {m.largest:.3g}"
+        told = [
+            ("parameters", m.parameters, "{}"),
+            ("outputs", m.outputs, "{}"),
+            ("loss", loss, "{}"),
+            ("a gradient", unit, "{:.2g} s"),
+            ("a Gauss-Newton product", m.ggn_seconds and unit and m.ggn_seconds / unit, "{:.2g} gradients"),
+            ("a Hessian product", m.hessian_seconds and unit and m.hessian_seconds / unit, "{:.2g} gradients"),
+            ("Ritz values", ritz, "{}"),
+            ("negative curvature", {None: None, True: "found", False: "none found"}[m.negative], "{}"),
+            ("asymmetry", m.asymmetry, "{:.1e}"),
+            ("Hessian and Gauss-Newton differ by", m.difference, "{:.2g} of a product"),
+            ("noise of the batches' gradients", m.noise, "{:.2g} of their mean"),
         ]
-        return told
+        return [(name, form.format(value)) for name, value, form in told if value is not None]
+
+    def _missing(self) -> list[tuple[str, str]]:
+        """What was not, and why: the first sentence of what was raised."""
+        return [(_NAMES.get(name, name), why.partition(". ")[0]) for name, why in self.measured.notes.items()]
 
     def __str__(self) -> str:
         facts = self._facts()
         width = max(len(name) for name, _ in facts)
         lines = ["Measured:", *(f"  {name:{width}}  {text}" for name, text in facts)]
-        lines += [f"  {name} was not measured: {why}" for name, why in self.measured.notes.items()]
-        lines += ["Advice:", *(f"  {rule.part}: {rule.use}; {rule.when}: {rule.why}." for rule in self.rules)]
+        if missing := self._missing():
+            lines += ["Not measured:", *(f"  {name}: {why}" for name, why in missing)]
+        lines += ["Advice:", *(f"  {rule.part}: {rule.use}, since {rule.since}." for rule in self.rules)]
         return "\n".join([*lines, f"  {self.code}"])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        rules = [(rule.part, rule.use, f"{rule.when}: {rule.why}") for rule in self.rules]
-        notes = [(name, f"not measured: {why}") for name, why in self.measured.notes.items()]
+        rules = [(rule.part, rule.use, rule.since) for rule in self.rules]
+        notes = [(name, f"not measured: {why}") for name, why in self._missing()]
         return html.page(self.code, html.table(rules, ("part", "use", "since")), html.table(self._facts() + notes))
 
 
-def _or(value: Any, form: str) -> str:
-    return "not measured" if value is None else form.format(value)
+_NAMES = {
+    "gradient": "the gradient",
+    "ggn": "Gauss-Newton products",
+    "hessian": "Hessian products",
+    "noise": "noise of the batches' gradients",
+}
 
 
 def decide(measured: Measured) -> Advice:
@@ -248,6 +267,7 @@ def decide(measured: Measured) -> Advice:
     return Advice(measured, tuple(first.values()))
 
 
+@advised
 def advise(objective: Objective, params: Tree, *, steps: int = 10, seed: int = 0) -> Advice:
     """Which curvature, solver and method to begin with, and why: by a few products at ``params``.
 

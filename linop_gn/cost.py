@@ -26,6 +26,7 @@ from __future__ import annotations
 from typing import Any
 
 from .arguments import whole
+from .foreign import advised
 from .lanczos.gltr import GLTR
 from .lanczos.process import Lanczos
 from .operators.base import LinearOperator
@@ -57,6 +58,7 @@ class Costs(tuple[Cost, ...]):
         return "\n".join(lines)
 
 
+@advised
 def cost(A: LinearOperator, method: Any = None, *, steps: int = 50) -> Costs:
     """What solving with ``A`` takes by ``method``, or by every route that there is for it.
 

@@ -15,9 +15,9 @@ differs:
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
@@ -30,11 +30,12 @@ from .curvature.losses import Arctan, Cauchy, Huber, Loss, Robust, SoftL1, Squar
 from .curvature.objective import Objective
 from .curvature.term import joined
 from .dispatch import backend_of, how_to_bring, owner_of
+from .foreign import advised
 from .given import Values, as_start, as_tree, bounded
 from .methods.base import ServedMethod
 from .methods.checkpoint import Checkpoint, restored
 from .methods.fit_state import Here
-from .methods.fitted import LeastSquaresResult
+from .methods.fitted import LeastSquaresResult, entries
 from .methods.generators import Generators
 from .methods.least_squares import LeastSquares
 from .methods.problem import MinimizeProblem
@@ -43,6 +44,7 @@ from .methods.state import State
 from .protocols import Array, Backend, Scalar, Tree, Vector
 from .records import Partial, fields, rebuild, replace
 from .run.loop import Look, Watcher, watchers_of
+from .run.watch import as_scipy_calls, found
 from .spaces import Space
 
 __all__ = ["LeastSquaresResult", "least_squares"]
@@ -51,6 +53,7 @@ _LOSSES: dict[str, type[Robust]] = {"huber": Huber, "soft_l1": SoftL1, "cauchy":
 _DIFFERENCES, _LIKE = ("2-point", "3-point"), "(x, *args, **kwargs)"
 
 
+@advised
 def least_squares(
     fun: Callable[..., Any],
     x0: Tree,
@@ -184,10 +187,17 @@ def least_squares(
     problem = MinimizeProblem(point.objective, point.x, point.space, max_steps)
     watch = (
         watchers_of(watch)
-        + ([] if callback is None else [as_scipy_calls(callback, space, _told)])
+        + ([] if callback is None else [as_scipy_calls(callback, partial(found, space), _told)])
         + [_printed] * (verbose > 1)
     )
     made = _fitted(ServedMethod(method), problem, watch, every, state, checkpoint, how)
+    if entries(made.fun) == 1 < space.size:
+        warnings.warn(
+            f"least_squares: fun returned one number for {space.size} parameters, and it is squared here: return the "
+            "residuals themselves, one for each datum. A function that is a sum already is minimised by "
+            "lg.minimize(lg.Objective.from_function(fun), x0, lg.TrustRegion()).",
+            stacklevel=3,
+        )
     if verbose:
         print(made)
     return made
@@ -345,11 +355,19 @@ def _array(ops: Backend | None, z: Any, x: Tree) -> Any:
         return z
     z = z if ops.calculus is not None else joined(ops, z)
     if ops.calculus is None and not ops.is_array(z):
-        like, z = ops.flatten(x)[1][0], None if z is None else np.asarray(z)
+        (like, *_), owner = ops.flatten(x)[1], owner_of(z)
+        if owner is not None and owner.calculus is not None:
+            warnings.warn(
+                f"least_squares: x0 is of {ops.name}, and fun returns arrays of {owner.name}: derivatives are finite "
+                f"differences. For exact ones give x0 as an array of {owner.name}, or derivatives={owner.name!r}.",
+                stacklevel=2,
+            )
+        z = None if z is None else np.asarray(z if owner is None else owner.to_numpy(z))
         if z is None or z.dtype.kind not in "biuf":
             got = "None" if z is None else f"what NumPy takes for an array of dtype {z.dtype}"
             raise TypeError(f"least_squares: fun must return an array of residuals, got {got}.")
-        z = ops.asarray(z.astype(float), *ops.describe(like)[1:])
+        _, dtype, device = ops.describe(like)
+        z = ops.asarray(z, z.dtype.name if z.dtype.kind == "f" else dtype, device)  # whose precision differences mind
     return ops.namespace().reshape(z, (1,)) if ops.is_array(z) and tuple(z.shape) == () else z
 
 
@@ -435,14 +453,16 @@ def _vector(ops: Backend, space: Space, given: Any, what: str) -> Vector:
     return space.pack(ops.unflatten(structure, leaves), what)
 
 
+_PAIRS = " Of a pair for each parameter tuple(zip(*bounds)) makes (lower, upper)."
+
+
 def _bounds(ops: Backend, space: Space, bounds: Any, x0: Tree) -> tuple[Vector | None, Vector | None]:
     """Lower and upper bounds; None where there are none."""
     if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
         bounds = bounds.lb, bounds.ub
     if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
         raise ValueError(
-            "least_squares: bounds are a pair (lower, upper) of numbers, or of arrays or trees like x0. Of a pair for "
-            "each parameter tuple(zip(*bounds)) makes one."
+            f"least_squares: bounds are a pair (lower, upper) of numbers, or of arrays or trees like x0.{_PAIRS}"
         )
     if all(isinstance(b, (int, float)) for b in bounds) and tuple(bounds) == (-math.inf, math.inf):
         return None, None
@@ -452,7 +472,7 @@ def _bounds(ops: Backend, space: Space, bounds: Any, x0: Tree) -> tuple[Vector |
     x, xp = space.pack(x0), ops.namespace()
     if ops.is_concrete((x, lower, upper)):
         if not bool(xp.all(lower <= upper)):
-            raise ValueError("least_squares: each lower bound must be at most the upper one.")
+            raise ValueError(f"least_squares: each lower bound must be at most the upper one.{_PAIRS}")
         if not bool(xp.all((lower <= x) & (x <= upper))):
             outside = [i for i in range(space.size) if not bool(lower[i] <= x[i]) or not bool(x[i] <= upper[i])]
             i, more = outside[0], f" (and {len(outside) - 1} more)" if len(outside) > 1 else ""
@@ -464,29 +484,6 @@ def _bounds(ops: Backend, space: Space, bounds: Any, x0: Tree) -> tuple[Vector |
 
 
 # watching
-
-
-def as_scipy_calls(callback: Callable[..., Any], space: Space, more: Callable[[Any], dict[str, Any]]) -> Watcher:
-    """A watcher that calls with x, or with SciPy's ``intermediate_result=``, which has ``more(state)`` of the state."""
-    takes_result = "intermediate_result" in inspect.signature(callback).parameters
-
-    def watcher(look: Look) -> bool:
-        if look.step == 0:
-            return False
-        state = look.state
-        x = space.unpack(space.backend.copy(state.x))
-        try:
-            if takes_result:
-                from scipy.optimize import OptimizeResult
-
-                callback(intermediate_result=OptimizeResult(**{"x": x, "nit": look.step, **more(state)}))
-            else:
-                callback(x)
-        except StopIteration:
-            return True
-        return False
-
-    return watcher
 
 
 def _told(state: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from .curvature.objective import Objective
 from .curvature.point import Point
 from .distributed.agreed import Agreed, require_alike
 from .distributed.watching import telling
+from .foreign import advised
 from .given import as_start
 from .methods.base import Method, ServedMethod
 from .methods.checkpoint import Checkpoint, restored
@@ -34,6 +35,7 @@ from .spaces import Space
 __all__ = ["advance", "load_state", "minimize", "result", "start"]
 
 
+@advised
 def minimize(
     objective: Objective,
     params: Tree,
@@ -216,6 +218,7 @@ def _minimized(
     return returned
 
 
+@advised
 def start(
     method: Method,
     objective: Objective,
@@ -244,6 +247,7 @@ def start(
     return made
 
 
+@advised
 def advance(
     method: Method,
     objective: Objective,

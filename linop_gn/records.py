@@ -22,6 +22,8 @@ from collections.abc import Callable, Mapping
 from functools import cache, lru_cache, partial
 from typing import Any, TypeVar, dataclass_transform
 
+from .foreign import advised
+
 __all__ = [
     "Asked",
     "Everywhere",
@@ -81,6 +83,7 @@ def record(cls: type[T]) -> type[T]:
     if not own:
         made.__repr__ = _text  # type: ignore[method-assign]
     made.__getstate__ = fields  # type: ignore[assignment, method-assign]
+    made.__init__ = advised(made.__init__)  # type: ignore[method-assign]
     _types.append(made)
     for tell in _subscribers:
         tell(made)

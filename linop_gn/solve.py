@@ -12,6 +12,7 @@ import numpy as np
 from .arguments import whole
 from .distributed.agreed import require_alike
 from .distributed.watching import telling, together, told_to_all
+from .foreign import advised
 from .operators.base import LinearOperator
 from .protocols import Carry
 from .records import Partial, fields, rebuild, replace
@@ -43,6 +44,7 @@ def steps(A: LinearOperator, b: Any, method: Solver | None = None, *, x0: Any = 
 
 
 @told_to_all
+@advised
 def solve(
     A: LinearOperator,
     b: Any,

@@ -65,7 +65,8 @@ def test_what_was_measured_is_so_and_the_code_runs():
     made = lg.advise(whole, params)
     assert made.code == "lg.minimize(objective, params, lg.LevenbergMarquardt(solver=lg.Cholesky()))"
     eval(made.code[:-1] + ", max_steps=1)", scope | {"objective": whole})
-    assert "noise was not measured: there are not several batches" in str(made)
+    assert "Not measured:\n  noise of the batches' gradients: there are not several batches" in str(made)
+    assert "curvature: lg.GGN, since it needs no second derivatives of the model" in str(made)
 
 
 def test_a_scalar_function_is_told_its_negative_curvature():

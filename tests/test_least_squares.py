@@ -311,6 +311,15 @@ def test_bands_of_a_line_are_the_textbook_s(ops):
         np.testing.assert_allclose(ops.to_numpy(band.error), error, rtol=1e-6)
         np.testing.assert_allclose(ops.to_numpy(band.lower), b[0] + b[1] * new - quantile * error, rtol=1e-6)
         np.testing.assert_allclose(ops.to_numpy(band.upper), b[0] + b[1] * new + quantile * error, rtol=1e-6)
+    many = fit.predict(line, ops.asarray(new[:1], "float64"))
+    one = fit.predict(lambda p: p["a"] + p["b"][0] * float(new[0]))
+    assert [tuple(part.shape) for part in one] == [()] * 4
+    np.testing.assert_allclose([float(part) for part in one], [float(part[0]) for part in many], rtol=1e-9)
+    np.testing.assert_allclose(
+        [float(fit.x["a"] if name == "a" else fit.x["b"][0]) for name in fit.entry_names],
+        [b["ab".index(name[0])] for name in fit.entry_names],
+        rtol=1e-6,
+    )
 
 
 def test_bands_know_bounds_units_and_what_is_not_determined():
@@ -331,6 +340,9 @@ def test_bands_know_bounds_units_and_what_is_not_determined():
     given = fit.predict(lambda p, t: np.outer(model(p, t), [1, 2]), T, jac=lambda p, t: np.kron(slope(p), [[1], [2]]))
     np.testing.assert_allclose(given.error[:, 0] * 2, given.error[:, 1], rtol=1e-12)
     np.testing.assert_allclose(given.error[:, 0], fit.predict(model, T).error, rtol=1e-8)
+
+    alone = fit.predict(lambda p: model(p, T[3]), jac=lambda p: slope(p)[3])
+    np.testing.assert_allclose([*alone], [part[3] for part in fit.predict(model, T)], rtol=1e-8)
 
     loose = lg.least_squares(lambda p: (p[0] - 1) * T + 0 * p[1] - 1, [3.0, 2.0])
     assert np.isfinite(loose.predict(lambda p, t: p[0] * t, T).error).all()
@@ -785,3 +797,39 @@ def test_a_prediction_of_a_weighted_fit_asks_for_the_weights():
     with pytest.warns(UserWarning, match=r"observations with sigma = 1: give theirs"):
         wrong = fit.predict(lambda p, t: decay(t, *p), T[:2], kind="prediction")
     assert (wrong.error > 20 * expected.error).all()
+
+
+def test_the_covariance_says_whose_its_rows_are(backend):
+    ops = backend
+    start = {"b": ops.asarray(np.ones(2), "float64"), "a": ops.asarray(np.array(1.0), "float64")}
+    goal = ops.asarray(np.zeros(3), "float64")
+    fit = lg.least_squares(lambda p: ops.namespace().concat([p["b"], 4.0 * p["a"][None], p["b"]]) - goal[0], start)
+    variance = dict(zip(fit.entry_names, np.diag(ops.to_numpy(fit.covariance(True))), strict=True))
+    assert variance == pytest.approx({"b[0]": 0.5, "b[1]": 0.5, "a": 1 / 16})
+
+
+def test_a_sum_of_squares_in_place_of_residuals_is_warned_of():
+    with pytest.warns(UserWarning, match="one number for 2 parameters, and it is squared here"):
+        lg.least_squares(lambda p: np.sum((p - 3.0) ** 2), [1.0, 1.0])
+    with pytest.raises(ValueError, match="residuals are not summed up"):
+        lg.minimize(lg.Objective.from_residuals(lambda p: np.sum(p**2), jacobian=lambda p: 2 * p), np.ones(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert lg.least_squares(lambda p: p**2 - 2.0, 1.0).success  # a root of one equation
+
+
+def test_a_pair_of_bounds_for_each_parameter_is_told_apart():
+    with pytest.raises(ValueError, match=r"tuple\(zip\(\*bounds\)\) makes \(lower, upper\)"):
+        lg.least_squares(lambda p: p - np.array([1.0, -1.0]), [1.0, -1.0], bounds=[(0, 5), (-2, 0)])
+
+
+@pytest.mark.parametrize("framework", ["jax", "torch"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_function_of_another_framework_than_its_start_fits_and_is_told(framework, dtype):
+    other = lg.load(framework)
+    t = other.asarray(T, dtype)
+    goal = other.asarray(2.0 * np.exp(-0.7 * T), dtype)
+    xp = other.namespace()
+    with pytest.warns(UserWarning, match=f"derivatives='{framework}'"):
+        fit = lg.least_squares(lambda p: xp.exp(-float(p[1]) * t) * float(p[0]) - goal, [1.0, 1.0])
+    np.testing.assert_allclose(fit.x, [2.0, 0.7], rtol=1e-4)  # steps of float64 would find no slope in float32

@@ -33,7 +33,8 @@ NARROW = {
     "eager": {"dispatch", "protocols", "records", "run.status", "moved"},
     "moved": set(),
     "protocols": set(),
-    "records": set(),
+    "records": {"foreign"},
+    "foreign": set(),
     "arguments": set(),
     "html": set(),
 }

@@ -1,4 +1,4 @@
-"""Methods and solvers as gradient transformations of optax: what ``lg.to_optax`` returns."""
+"""Methods and solvers as gradient transformations of optax, by lg.to_optax."""
 
 from __future__ import annotations
 

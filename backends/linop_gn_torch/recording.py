@@ -21,7 +21,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch.autograd.graph import disable_saved_tensors_hooks
+from torch.utils.checkpoint import CheckpointFunction
 
+from .advice import REENTRANT
 from .safe_ops import twice_differentiable
 from .tracking import constant, tracking
 
@@ -70,6 +72,23 @@ class Recording:
             return thunk()
         with _again if self.has_hooks else nullcontext(), self.kernels():
             return thunk()
+
+
+_checkpointed = CheckpointFunction.forward
+
+
+def _seen(*args: Any) -> Any:
+    """The forward of a reentrant checkpoint, refused where a graph is recorded.
+
+    Its parameters are in no graph. Where its inputs depend on no parameter it is in none itself, so that nothing else
+    tells: the parameters inside would get zeros, and those that the model also uses outside a part of their gradient.
+    """
+    if current.get() is not None:
+        raise NotImplementedError(REENTRANT)
+    return _checkpointed(*args)
+
+
+CheckpointFunction.forward = staticmethod(_seen)
 
 
 def backward(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,13 @@ from ..arguments import require_instance, require_number
 from ..curvature.at_point import Hessian
 from ..curvature.differences import Differences
 from ..curvature.objective import Objective
-from ..least_squares import as_scipy_calls
 from ..methods.base import Method
 from ..methods.named import TrustRegion
 from ..minimize import minimize
 from ..protocols import Tree
 from ..records import replace
 from ..run.status import Status
+from ..run.watch import as_scipy_calls, found
 from ..spaces import Space
 
 __all__ = ["ScipyProblem", "scipy_method", "scipy_problem"]
@@ -30,6 +31,8 @@ _NUMBERS = {Status.MAX_STEPS: 1, Status.NONFINITE: 3, Status.NONFINITE_INPUT: 3,
 
 def scipy_method(method: Method | None = None) -> Callable[..., Any]:
     """``method`` for ``scipy.optimize.minimize(fun, x0, method=...)``; ``lg.TrustRegion()`` by default.
+
+    A method is itself one as well: ``minimize(fun, x0, method=lg.NewtonCG())`` calls it.
 
     Of what ``minimize`` hands on it takes ``args``, ``jac``, ``hess`` (dense, sparse or a ``LinearOperator``),
     ``hessp``, ``callback`` in both styles, and the options ``maxiter``, ``gtol`` (of the gradient's 2-norm; ``tol`` is
@@ -94,7 +97,7 @@ def scipy_method(method: Method | None = None) -> Callable[..., Any]:
         gtol = 1e-5 if gtol is None and functions.by_differences else gtol
         run = _to(method, gtol)
         steps = 200 * x.size if most is None else most
-        watch = [] if callback is None else [as_scipy_calls(callback, functions.space, _told)]
+        watch = [] if callback is None else [as_scipy_calls(callback, partial(found, functions.space), _told)]
         result = minimize(functions.objective, x.astype(np.float64), run, max_steps=steps, watch=watch)
         gradient = getattr(result.state.own, "gradient", None)
         gradient = functions.gradient(result.params) if gradient is None else gradient
@@ -111,14 +114,15 @@ def scipy_method(method: Method | None = None) -> Callable[..., Any]:
             "nhev": functions.hessians,
             "result": result,
         }
-        found = OptimizeResult(**told)
+        made = OptimizeResult(**told)
         if disp:
-            print(
-                f"{found.message}\n    {method.title}: fun {found.fun:.6g} after {found.nit} steps, {found.nfev} values"
-            )
-        return found
+            print(f"{made.message}\n    {method.title}: fun {made.fun:.6g} after {made.nit} steps, {made.nfev} values")
+        return made
 
     return minimized
+
+
+Method.for_scipy = staticmethod(scipy_method)
 
 
 def _to(method: Any, gtol: float | None) -> Method:

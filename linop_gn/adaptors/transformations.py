@@ -6,6 +6,7 @@ from typing import Any
 
 from ..arguments import require_instance, require_number
 from ..curvature.objective import Objective
+from ..foreign import advised
 from ..methods.base import Method
 from ..operators.base import LinearOperator
 from ..protocols import Scalar
@@ -15,6 +16,7 @@ from .found import serving
 __all__ = ["to_optax"]
 
 
+@advised
 def to_optax(
     objective: Objective,
     method: Method | None = None,

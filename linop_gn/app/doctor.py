@@ -38,7 +38,7 @@ DISTRIBUTION = "linop-gn"
 LIBRARIES = (
     ("pictures: .plot(), lg.plot_runs", "matplotlib", "'linop-gn[plots]'"),
     ("tables: history.to_pandas()", "pandas", "'linop-gn[notebook]'"),
-    ("progress bars in notebooks", "ipywidgets", "'linop-gn[notebook]'"),
+    ("progress bars in notebooks (otherwise text)", "ipywidgets", "'linop-gn[notebook]'"),
     ("lg.LMRegressor, lg.NewtonClassifier, the data of the demo", "sklearn", "scikit-learn"),
     ("checkpoints in safetensors (otherwise npz)", "safetensors", "safetensors"),
     ("starts and bounds of fits as lmfit.Parameters", "lmfit", "lmfit"),

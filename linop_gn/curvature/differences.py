@@ -137,10 +137,7 @@ class Remembered:
 
     def __call__(self, x: Tree, *data: Any) -> Array:
         leaves = self.ops.flatten(x)[1]
-        if self.kept is None or not all(map(_equal, self.kept[0], leaves)):
+        same = self.ops.namespace().all
+        if self.kept is None or not all(bool(same(old == new)) for old, new in zip(self.kept[0], leaves, strict=True)):
             self.kept = [self.ops.copy(leaf) for leaf in leaves], self.ops.copy(self.function(x, *data))
         return self.ops.copy(self.kept[1])
-
-
-def _equal(x: Array, y: Array) -> bool:
-    return bool((x == y).all())

@@ -18,6 +18,7 @@ from ..dispatch import require_registered
 from ..distributed.agreed import told_of
 from ..distributed.reduction import as_reduction, mark_of
 from ..distributed.watching import telling
+from ..foreign import advised
 from ..given import as_columns, as_start
 from ..protocols import Array, Backend, Scalar, Tree, Vector
 from ..records import Asked, fields, fill, memo, rebuild, record, replace
@@ -137,6 +138,7 @@ class Objective(Terms):
         fill(self, **made, whole=False, **held, **sparing)
 
     @classmethod
+    @advised
     def from_function(
         cls,
         function: Callable[..., Array],
@@ -161,6 +163,7 @@ class Objective(Terms):
         return rebuild(cls, made | _whole(data) | _sparing(memory, None))
 
     @classmethod
+    @advised
     def from_residuals(
         cls,
         residuals: Callable[..., Array],

@@ -29,6 +29,7 @@ import numpy as np
 from ..arguments import require_number, whole
 from ..distributed.agreed import require_alike
 from ..distributed.watching import told_to_all
+from ..foreign import advised
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Carry, Scalar, Vector
 from ..records import bare, memo, record, replace, static
@@ -265,6 +266,7 @@ class Krylov:
 
 
 @told_to_all
+@advised
 def krylov(
     A: LinearOperator, b: Any, k: int, *, reorthogonalise: str = "selective", keep: bool = True, seed: int = 0
 ) -> Krylov:

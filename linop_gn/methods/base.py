@@ -8,7 +8,8 @@ goes on from a state is the run that was never interrupted.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, replace
@@ -83,13 +84,13 @@ class Method(ABC):
     told_before: ClassVar[bool] = False
     """Whether, on data for one step (``problem.once``), ``value`` is that before the step, which came with it."""
 
-    if not TYPE_CHECKING:  # which would take any attribute for one of a method's
+    for_scipy: ClassVar[Callable[[Any], Callable[..., Any]] | None] = None
+    """How a method becomes one of SciPy's: what :func:`linop_gn.scipy_method` makes of it."""
 
-        def __getattr__(self, name: str) -> Any:
-            words = f"{type(self).__qualname__!r} object has no attribute {name!r}"
-            if name == "lower":  # asked by scipy.optimize.minimize, which takes it for the name of a method
-                words += "; for scipy.optimize.minimize write method=lg.scipy_method(method)"
-            raise AttributeError(words, name=name, obj=self)
+    def __call__(self, fun: Callable[..., Any], x0: Any, **options: Any) -> Any:
+        """As ``scipy.optimize.minimize(fun, x0, method=method)`` calls it: see :func:`linop_gn.scipy_method`."""
+        assert Method.for_scipy is not None, "set by the adaptor, which linop_gn imports"
+        return Method.for_scipy(self)(fun, x0, **options)
 
     @property
     def title(self) -> str:

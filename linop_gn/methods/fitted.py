@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..arguments import called
 from ..curvature.at_point import Jacobian
 from ..curvature.differences import Differences
 from ..curvature.objective import Objective
-from ..protocols import Array, Scalar, Tree, Vector
+from ..protocols import Array, Backend, Scalar, Tree, Vector
 from ..records import Partial, record, static
 from ..run.solution import Result, brief
 from ..run.status import Status
@@ -110,9 +111,19 @@ class LeastSquaresResult(Result):
         numbers = [_SCIPY.get(status.name, 0) for status in self._statuses()]
         return numbers if np.ndim(self.code) else numbers[0]
 
-    def covariance(self, absolute_sigma: bool = False) -> Array:
-        """The covariance (n, n) of the parameters, linearised at x: s^2 (J^T H J)^-1, in the order of the leaves.
+    @property
+    def entry_names(self) -> tuple[str, ...]:
+        """The names of the numbers in x, in the order of the covariance's rows, such as ``a[0]``."""
+        return tuple(
+            f"{name or 'x'}{list(index) if shape else ''}"
+            for name, shape in zip(self.space.names, self.space.shapes, strict=True)
+            for index in np.ndindex(shape)
+        )
 
+    def covariance(self, absolute_sigma: bool = False) -> Array:
+        """The covariance (n, n) of the parameters, linearised at x: s^2 (J^T H J)^-1; row i is ``entry_names[i]``.
+
+        Of a dict, JAX and NumPy sort the keys, and torch takes them as they stand.
         s^2 is 2 cost / (m - n) for n parameters that no bound holds, or 1 with ``absolute_sigma``, where residuals are
         in units of their standard deviations. A parameter that a bound holds is taken as known: its rows are zero. For
         a robust loss, H is the loss's second derivative as :mod:`linop_gn.curvature.losses.robust` has it, and s^2
@@ -167,7 +178,7 @@ class LeastSquaresResult(Result):
         Parameters
         ----------
         model
-            A function of parameters like x, and of new inputs: one array of any shape.
+            A function of parameters like x, and of new inputs: one array of any shape, a single number too.
         level
             Probability that a value lies in its band; each for itself.
         kind
@@ -200,13 +211,15 @@ class LeastSquaresResult(Result):
             raise ValueError(f"predict: kind must be 'confidence' or 'prediction', got {kind!r}.")
         quantile = self._quantile(level, absolute_sigma)
         ops, space, xp = self.space.backend, self.space, self.space.backend.namespace()
-        function: Any = Partial(_at_inputs, model)
+        shape = tuple(getattr(called("model", "(x, *args)", model, self.x, *args), "shape", ()))
+        entered: Callable[..., Any] = _at_inputs if shape else Partial(_alone, ops)
+        function: Any = Partial(entered, model)
         if jac is not None:
-            jac = Partial(_at_inputs, jac)
+            jac = Partial(entered, jac)
         elif ops.calculus is None:
             jac = Differences(space, function, True, None, (space.pack(self.x), None, None))
         point = Objective.from_residuals(function, args, jacobian=jac).at(self.x)
-        value = point.outputs
+        value = xp.reshape(point.outputs, shape)
         kept, lengths, V = self._directions()
         P = Jacobian(point).prepare().apply(V * (self.sizes * self.free)[:, None])
         squares, weights = xp.sum(xp.where(kept, 0.0 * P, P * P), axis=1), xp.sum(P * P, axis=1)
@@ -244,7 +257,7 @@ class LeastSquaresResult(Result):
             else f"{name:{width}}  {v:13.6g}  {'held by a bound':>15}"
             for name, free, v, e, low, high in zip(names, space.in_order(self.free), *columns, strict=True)
         ]
-        total = f"{_entries(self.fun)} residuals, cost {float(self.cost):.6g}, {int(self.nfev)} evaluations"
+        total = f"{entries(self.fun)} residuals, cost {float(self.cost):.6g}, {int(self.nfev)} evaluations"
         return "\n".join([self._headline(), head, *rows, total, self.message])
 
     def _directions(self) -> tuple[Array, Array, Array]:
@@ -261,7 +274,7 @@ class LeastSquaresResult(Result):
         """s^2, and whether there are too few residuals to tell."""
         xp = self.space.backend.namespace()
 
-        freedom = _entries(self.fun) - xp.sum(self.space.ordered(self.free))
+        freedom = entries(self.fun) - xp.sum(self.space.ordered(self.free))
         size = 2.0 * self.cost / xp.where(freedom > 0, freedom, xp.ones_like(freedom))
         return (1.0 if absolute_sigma else size), (freedom <= 0) & (not absolute_sigma)
 
@@ -276,7 +289,7 @@ class LeastSquaresResult(Result):
                 "intervals take the degrees of freedom, which are not known while a program is being traced: take "
                 "standard_errors() there, and intervals of what the program returns."
             )
-        freedom = _entries(self.fun) - float(np.sum(self.space.in_order(self.free)))
+        freedom = entries(self.fun) - float(np.sum(self.space.in_order(self.free)))
         if absolute_sigma or freedom <= 0:  # then errors are infinite
             return float(ndtri(0.5 + level / 2))
         return float(stdtrit(freedom, 0.5 + level / 2))
@@ -303,12 +316,7 @@ class LeastSquaresResult(Result):
 
     def _names_of(self, chosen: Any) -> list[str]:
         """The names of the entries of x that are chosen."""
-        names = [
-            f"{name or 'x'}{list(index) if shape else ''}"
-            for name, shape in zip(self.space.names, self.space.shapes, strict=True)
-            for index in np.ndindex(shape)
-        ]
-        return [name for name, wanted in zip(names, chosen, strict=True) if wanted]
+        return [name for name, wanted in zip(self.entry_names, chosen, strict=True) if wanted]
 
     def _remarks(self) -> list[str]:
         lost: Any = (self._listed(self.effects) < 1e-6) & (self._listed(self.free) > 0)
@@ -338,5 +346,13 @@ def _at_inputs(function: Callable[..., Any], x: Tree, args: tuple[Any, ...]) -> 
     return function(x, *args)
 
 
-def _entries(x: Array) -> int:
+def _alone(ops: Backend, function: Callable[..., Any], x: Tree, args: tuple[Any, ...]) -> Any:
+    """What ``function`` returns, with an axis in front: of one value, or of its derivative."""
+    _, leaves, structure = ops.flatten(function(x, *args))
+    xp = ops.namespace()
+    return ops.unflatten(structure, [xp.reshape(leaf, (1, *getattr(leaf, "shape", ()))) for leaf in leaves])
+
+
+def entries(x: Array) -> int:
+    """How many numbers x has."""
     return math.prod(tuple(x.shape))

@@ -20,11 +20,12 @@ part can be given as another one: ``lg.NewtonCG(search=lg.searches.Wolfe())``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
+from inspect import signature
 from typing import Any
 
 from ..arguments import whole
 from ..curvature.at_point import GGN, BlockGGN, Hessian
+from ..foreign import unknown
 from ..preconditioners import EmpiricalFisher
 from ..protocols import Scalar
 from ..records import data_fields, static_fields
@@ -50,9 +51,8 @@ def _composed(name: str, recipe: dict[str, Any], parts: dict[str, Any]) -> Secon
     known = (*data_fields(SecondOrder), *static_fields(SecondOrder))
     for given in parts:
         if given not in known:
-            near = get_close_matches(given, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; it takes its own and {', '.join(known)}."
-            raise TypeError(f"{name}: there is no argument {given!r}{hint}")
+            own = (own for own in signature(globals()[name]).parameters if own != "parts")
+            raise unknown(name, given, dict.fromkeys((*own, *known)))
     return SecondOrder(**{"name": name, **recipe, **parts})
 
 

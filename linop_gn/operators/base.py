@@ -266,7 +266,11 @@ class LinearOperator:
     def __add__(self, other: Any) -> Any:
         if isinstance(other, LinearOperator):
             return self._sum(other)
-        return self if isinstance(other, (int, float)) and other == 0 else NotImplemented
+        if isinstance(other, (int, float)) and other != 0:
+            raise TypeError(
+                f"{type(self).__name__} + {other!r}: write lg.Damped(A, {other!r}), or A + c * lg.Identity(A.domain)."
+            )
+        return self if isinstance(other, (int, float)) else NotImplemented
 
     __radd__ = __add__
 

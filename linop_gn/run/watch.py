@@ -7,22 +7,29 @@ the run where a watcher has them.
 
 from __future__ import annotations
 
+import inspect
+import io
 import math
 import time
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
 from ..arguments import require_number
+from ..protocols import Tree
 from .loop import Look
 from .solution import History
 
-__all__ = ["Budget", "ProgressBar", "Recorder", "stop_when"]
+__all__ = ["Budget", "ProgressBar", "Recorder", "as_scipy_calls", "found", "stop_when"]
 
 
 class ProgressBar:
     """A progress bar (rich) with the newest row of the history beside it. Of several processes the first shows it.
+
+    In notebooks it takes ipywidgets, and where there are none it is text that is written over.
 
     >>> import numpy as np, linop_gn as lg
     >>> A = lg.Diagonal(np.array([1.0, 2.0]))
@@ -36,6 +43,7 @@ class ProgressBar:
     def __init__(self, description: str | None = None, *, disable: bool = False, console: Any = None) -> None:
         self.description, self.disable, self.console = description, disable, console
         self._open: list[Any] = []
+        self._text: dict[Any, _Text] = {}
 
     def begin(self, look: Look) -> None:
         """Open a bar, below that of a run which this one is part of."""
@@ -45,6 +53,9 @@ class ProgressBar:
         columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "{task.fields[newest]}"
         made = Progress(*columns, console=self.console, disable=self.disable)
         try:
+            if made.console.is_jupyter and not self.disable and find_spec("ipywidgets") is None:
+                made = Progress(*columns, disable=True)  # rich would warn at each update
+                self._text[made] = _Text()
             made.start()
         except LiveError:  # of a rich that shows one thing at a time
             made = Progress(*columns, disable=True)
@@ -55,12 +66,41 @@ class ProgressBar:
         """Move the bar."""
         if not self._open:
             self.begin(look)
-        self._open[-1].update(self._open[-1].task_ids[0], completed=look.step, newest=look.newest())
+        bar = self._open[-1]
+        bar.update(bar.task_ids[0], completed=look.step, newest=look.newest())
+        if bar in self._text:
+            self._text[bar].show(bar)
 
     def end(self, look: Look) -> None:
         """Close the bar."""
         if self._open:
-            self._open.pop().stop()
+            bar = self._open.pop()
+            bar.stop()
+            if bar in self._text:
+                self._text.pop(bar).show(bar, last=True)
+
+
+class _Text:
+    """What a notebook shows of a bar without ipywidgets: text in the place of the text before, ten times a second."""
+
+    def __init__(self) -> None:
+        self.handle: Any = None
+        self.latest = -math.inf
+
+    def show(self, bar: Any, last: bool = False) -> None:
+        """Write it over; the last time whatever the clock says."""
+        from rich.console import Console
+
+        if not last and time.perf_counter() < self.latest + 0.1:
+            return
+        self.latest = time.perf_counter()
+        paper = io.StringIO()
+        Console(file=paper, width=100, force_jupyter=False, color_system=None).print(bar)
+        text = {"text/plain": paper.getvalue().rstrip()}
+        if self.handle is None:
+            self.handle = import_module("IPython.display").display(text, raw=True, display_id=True)
+        else:
+            self.handle.update(text, raw=True)
 
 
 class Recorder:
@@ -148,3 +188,32 @@ def stop_when(condition: Callable[[Look], Any]) -> Callable[[Look], bool]:
     'STOPPED'
     """
     return lambda look: bool(condition(look))
+
+
+def found(space: Any, state: Any) -> Tree:
+    """A copy of x of a state, as users have it."""
+    return space.unpack(space.backend.copy(state.x))
+
+
+def as_scipy_calls(
+    callback: Callable[..., Any], x_of: Callable[[Any], Tree], more: Callable[[Any], dict[str, Any]]
+) -> Callable[[Look], bool]:
+    """A watcher that calls with x = ``x_of(state)``, or with SciPy's ``intermediate_result=``, which has ``more``."""
+    takes_result = "intermediate_result" in inspect.signature(callback).parameters
+
+    def watcher(look: Look) -> bool:
+        if look.step == 0:
+            return False
+        x = x_of(look.state)
+        try:
+            if takes_result:
+                from scipy.optimize import OptimizeResult
+
+                callback(intermediate_result=OptimizeResult(**{"x": x, "nit": look.step, **more(look.state)}))
+            else:
+                callback(x)
+        except StopIteration:
+            return True
+        return False
+
+    return watcher

@@ -16,6 +16,7 @@ from typing import Any
 from ..arguments import known_float, require_number
 from ..distributed.watching import told_to_all
 from ..draws import check_seed, normal
+from ..foreign import advised
 from ..lanczos import answers
 from ..lanczos.basis import Krylov
 from ..operators.base import LinearOperator
@@ -30,6 +31,7 @@ __all__ = ["condition_number"]
 
 
 @told_to_all
+@advised
 def condition_number(A: LinearOperator, *, steps: int = 50, rtol: Scalar = 0.0, seed: Scalar = 0) -> Approximation:
     """The 2-norm condition number of an operator: of its largest singular value over the smallest one.
 

@@ -26,6 +26,7 @@ import numpy as np
 from .. import draws, html
 from ..arguments import needed, require_number, whole
 from ..distributed.watching import together, told_to_all
+from ..foreign import advised
 from ..lanczos import answers
 from ..lanczos.basis import Krylov, krylov
 from ..operators.base import LinearOperator
@@ -280,6 +281,7 @@ def _over_probes(shares: NDArray) -> tuple[float, float]:
 
 
 @told_to_all
+@advised
 def spectral_density(
     A: LinearOperator,
     *,

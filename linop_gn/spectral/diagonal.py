@@ -32,6 +32,7 @@ from ..curvature.at_point import GGN, BlockGGN
 from ..curvature.squares import count_outputs, diagonal_by_layers, gauss_newton_diagonal
 from ..distributed.watching import told_to_all
 from ..draws import sign_columns, unit_columns
+from ..foreign import advised
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar
 from ..records import record, static
@@ -241,6 +242,7 @@ FEW = 3
 
 
 @told_to_all
+@advised
 def diagonal(
     A: LinearOperator,
     method: str = "auto",

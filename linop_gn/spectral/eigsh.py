@@ -15,6 +15,7 @@ from ..arguments import require_number, whole
 from ..distributed.agreed import require_alike
 from ..distributed.watching import together, told_to_all
 from ..draws import check_seed
+from ..foreign import advised
 from ..operators.base import LinearOperator
 from ..protocols import Array, Carry, Scalar
 from ..records import record, static
@@ -124,6 +125,7 @@ _SHOWN = 20
 
 
 @told_to_all
+@advised
 def eigsh(
     A: LinearOperator,
     k: int | None = None,

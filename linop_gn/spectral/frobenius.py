@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from ..arguments import whole
 from ..distributed.watching import told_to_all
 from ..draws import sign_columns, unit_columns
+from ..foreign import advised
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar
 from ..records import record, static
@@ -75,6 +76,7 @@ class Hutchinson(Estimator):
 
 
 @told_to_all
+@advised
 def frobenius_norm(
     A: LinearOperator,
     *,

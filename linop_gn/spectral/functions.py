@@ -23,6 +23,7 @@ import numpy as np
 
 from ..arguments import known_float, require_number, whole
 from ..distributed.watching import told_to_all
+from ..foreign import advised
 from ..lanczos import answers
 from ..lanczos.basis import Krylov, krylov
 from ..lanczos.tridiagonal import filled, spectrum
@@ -90,6 +91,7 @@ _SENTENCES = {
 
 
 @told_to_all
+@advised
 def inverse_quadratic(
     A: LinearOperator, b: Any, *, steps: int = 50, lowest: Scalar | None = None, rtol: Scalar = 0.0
 ) -> Approximation:
@@ -173,6 +175,7 @@ NAMED: dict[str, Callable[[Any, Array], Array]] = {
 
 
 @told_to_all
+@advised
 def matrix_function(
     A: LinearOperator, b: Any, function: str | Callable[[Array], Array], *, steps: int = 50, rtol: Scalar = 0.0
 ) -> Approximation:

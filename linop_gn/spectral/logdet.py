@@ -24,6 +24,7 @@ import numpy as np
 from ..arguments import known_float, require_number, whole
 from ..distributed.watching import told_to_all
 from ..draws import signs
+from ..foreign import advised
 from ..lanczos.process import BasisProblem, Lanczos
 from ..lanczos.quadrature import gauss_rule, radau_rule
 from ..lanczos.tridiagonal import spectrum
@@ -150,6 +151,7 @@ def logarithms(
 
 
 @told_to_all
+@advised
 def logdet(
     A: LinearOperator,
     *,

@@ -33,6 +33,7 @@ import numpy as np
 
 from ..distributed.watching import told_to_all
 from ..draws import check_seed
+from ..foreign import advised
 from ..operators.base import LinearOperator
 from ..protocols import Array, Scalar
 from ..records import Partial, record, static
@@ -121,6 +122,7 @@ _MORE = "There may be more of these than copies were looked for."
 
 
 @told_to_all
+@advised
 def svds(
     A: LinearOperator,
     k: int | None = None,

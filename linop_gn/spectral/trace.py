@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 from ..arguments import whole
 from ..distributed.watching import told_to_all
 from ..draws import sign_columns, sphere, unit_columns
+from ..foreign import advised
 from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar
 from ..records import record, static
@@ -254,6 +255,7 @@ FEW = 3
 
 
 @told_to_all
+@advised
 def trace(
     A: LinearOperator,
     method: str = "auto",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..curvature.supplied import MissingDerivativeError
+from ..foreign import advised
 from ..operators.base import LinearOperator
 from .measure import NotApplicableError
 from .report import Check, Report
@@ -18,6 +19,7 @@ __all__ = ["validate"]
 DENSE_LIMIT = 5_000_000
 
 
+@advised
 def validate(
     operator: LinearOperator,
     *,

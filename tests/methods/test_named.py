@@ -187,8 +187,8 @@ def test_a_gradient_is_averaged_once_however_often_its_point_is_queried_and_trie
 def test_a_misspelled_argument_is_named():
     with pytest.raises(TypeError, match=r"SGN: there is no argument 'serach'; did you mean 'search'\?"):
         lg.SGN(serach=lg.searches.Armijo())
-    with pytest.raises(TypeError, match=r"TrustRegion: there is no argument 'verbose'; it takes its own and descent"):
-        lg.TrustRegion(verbose=2)
+    with pytest.raises(TypeError, match=r"TrustRegion: there is no argument 'colour'; it takes radius, .*descent"):
+        lg.TrustRegion(colour=2)
 
 
 @pytest.mark.parametrize("numbers", [{"shrink": 2.0}, {"shrink": 0.0}, {"grow": 0.5}, {"low": 0.9}, {"high": -1.0}])

@@ -4,6 +4,7 @@ import io
 import re
 import sys
 import time
+import types
 from contextlib import nullcontext
 
 import numpy as np
@@ -45,6 +46,28 @@ def test_a_narrow_bar_shows_value_damping_and_ratio():
     bowl = lg.Objective.from_residuals(lambda p: p - B, jacobian=lambda p: np.eye(len(B)))
     run = lg.minimize(bowl, np.zeros_like(B), max_steps=2, watch=[lg.ProgressBar("", console=screen)])
     assert re.search(rf"value {run.value:.3g}  damping {run.damping:.3g}  ratio 1", screen.file.getvalue())
+
+
+def test_a_notebook_without_ipywidgets_shows_text_that_is_written_over(monkeypatch, recwarn):
+    shown = []
+
+    def display(data, *, raw, display_id):
+        shown.append(data)
+        return types.SimpleNamespace(update=lambda data, *, raw: shown.append(data))
+
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", types.SimpleNamespace(display=display))
+    bar = lg.ProgressBar("inner", console=Console(force_jupyter=True, file=io.StringIO()))
+    lg.solve(A, B, lg.CG(steps=4), watch=[bar])
+    assert "inner" in shown[0]["text/plain"]
+    assert "4/4" in shown[-1]["text/plain"]
+    assert "residual" in shown[-1]["text/plain"]
+    assert not recwarn.list
+    assert not bar._text
+    quiet = len(shown)
+    lg.solve(A, B, lg.CG(steps=4), watch=[lg.ProgressBar(disable=True, console=bar.console)])
+    assert len(shown) == quiet
 
 
 def test_a_progress_bar_can_be_used_again_and_is_closed_after_an_error():

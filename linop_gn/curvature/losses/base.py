@@ -266,7 +266,10 @@ class Loss:
         """The shape of the examples in outputs of this shape."""
         if not shape and self.example_axes is not None:
             name = type(self).__name__
-            raise ValueError(f"{name}: outputs of shape () have no example axis: give them shape (1,).")
+            raise ValueError(
+                f"{name}: outputs of shape () have no example axis: return one for each example (residuals are not "
+                "summed up); of one example, shape (1,)."
+            )
         return shape[: self.example_axes]
 
     def _read(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> tuple[Array, Any, Any]:

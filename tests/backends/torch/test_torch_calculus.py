@@ -245,6 +245,19 @@ def test_parameters_that_reentrant_checkpointing_hides():
     for way in ways:  # once zeros, for the first of the parameters
         with pytest.raises(NotImplementedError, match="use_reentrant=False"):
             way()
+    data = torch.ones(2, 3, dtype=torch.float64)  # with these the checkpoint is in no graph
+
+    def hidden(p):
+        return checkpoint(lambda x: (x * p[0]).tanh(), data, use_reentrant=True) * p[1]
+
+    def tied(p):  # no parameter lacks a gradient, and that of the first would be a part of it
+        return model(p) * p[0].sum()
+
+    for function in (hidden, tied):
+        for way in (calculus.linearize, calculus.gradient):
+            with pytest.raises(NotImplementedError, match="use_reentrant=False"):
+                way(function, [W, 2 * W], torch.cos)
+    assert checkpoint(torch.sin, x, use_reentrant=True).requires_grad  # of a loop of one's own
 
 
 @pytest.mark.filterwarnings("ignore")
