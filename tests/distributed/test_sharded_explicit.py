@@ -47,7 +47,7 @@ def solved(objective: Any, params: Any) -> Any:
     return lg.solve(lg.Damped(lg.GGN(objective, params), 0.1), objective.gradient(params), CG).x
 
 
-@pytest.mark.parametrize("layout", ["split by tensor", "data and model"])
+@pytest.mark.parametrize("layout", ["split by tensor", pytest.param("data and model", marks=in_full)])
 def test_products_solves_and_matrices(layout):
     here, there = explicit(layout), one()
     with jax.set_mesh(here.data[0].sharding.mesh):
