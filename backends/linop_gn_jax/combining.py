@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 
 __all__ = ["OTHER", "Combined", "combined"]
@@ -77,10 +78,10 @@ class _Reading:
                 made = [a | b for a, b in zip(made, outputs, strict=True)]
             return made
         axes = Marks() if name in _CASTS else _named(p.get("axis_name", p.get("axes", ())))
-        self.found += [Combined(axis, name, OTHER not in every) for axis in sorted(axes & every)]
+        self.found += [Combined(axis, name, OTHER not in marks) for marks in given for axis in sorted(axes & marks)]
         if name == "stop_gradient" or (axes and not given):  # what is not differentiated; the place of the device
             every = Marks({OTHER})
-        return [every] * len(eqn.outvars)
+        return [every if _is_differentiated(v) else Marks({OTHER}) for v in eqn.outvars]
 
     def _repeated(self, body: Any, consts: list[Marks], carry: list[Marks], rows: list[Marks]) -> list[Marks]:
         """Of a loop, until no number of its carry has more marks than before."""
@@ -94,6 +95,10 @@ class _Reading:
 
 _CASTS = "pvary", "pcast"
 """They name axes, and send nothing."""
+
+
+def _is_differentiated(v: Any) -> bool:
+    return bool(jnp.issubdtype(v.aval.dtype, jnp.inexact))
 
 
 def _named(axes: Any) -> Marks:

@@ -185,6 +185,7 @@ BOTH = ["d", "t"]
         (lambda p, x: model(gathered(p, "invarying"), x), None, PARTS, PARTS),
         (layer_by_layer, None, PARTS, PARTS),
     ],
+    ids=["by tensor", "by tensor, all summed", "ZeRO", "ZeRO, all summed", "ZeRO, alone", "ZeRO in a loop"],
 )
 def test_parameters_that_are_split_inside_of_a_map_are_refused(net, axes, typed, untyped):
     """Inner products would be those of a shard: devices took different numbers of steps, and waited for each other."""
@@ -194,7 +195,7 @@ def test_parameters_that_are_split_inside_of_a_map_are_refused(net, axes, typed,
                 jax.eval_shape(over_two(asked(net, axes), SPLIT, P("d"), vma), PARAMS, DATA)
 
 
-@pytest.mark.parametrize(("net", "along"), [(columns, "t"), (centred, "d")])
+@pytest.mark.parametrize(("net", "along"), [(columns, "t"), (centred, "d")], ids=["columns", "centred"])
 def test_derivatives_that_would_be_those_of_other_devices_too_are_refused(net, along):
     """A sum in the model is summed on the way back: right for the sum of the objectives, not for one's own."""
     rows = (P("d", "t"), P("d")) if net is columns else P("d")
@@ -234,7 +235,8 @@ def test_combined_numbers_are_found_in_loops_and_branches():
             0
         ]  # p at its second round
         found += jax.lax.scan(lambda c, _: (c + jax.lax.axis_index("t") * p, psum(c)), x, None, length=3)[0]
-        return found + jax.lax.pmax(jax.lax.stop_gradient(p), "t") + jax.lax.ppermute(jnp.sin(p), "t", [(0, 1)])
+        found += jax.lax.pmin(p > 0, "t") + jax.lax.pmax(jax.lax.stop_gradient(p), "t")
+        return found + jax.lax.ppermute(jnp.sin(p), "t", [(0, 1)])
 
     def here(p: Any, x: Any) -> Any:
         closed = jax.make_jaxpr(program)(p, x)
