@@ -160,9 +160,9 @@ class Space:
         """Whether each process has a part of vectors, and what reads one is done by all of them."""
         return self.layout is not None and "compiled" not in self.backend.capabilities
 
-    def require_together(self, what: str) -> None:
-        """Raise where each process has a part of vectors, or types say who has it, and nobody a matrix of such."""
-        if self.in_parts or (self.layout is not None and self.layout.typed):
+    def require_together(self, what: str, spreads: bool = False) -> None:
+        """Raise where each process has a part of vectors, or types say who has it, unless ``what`` spreads them out."""
+        if self.in_parts or (self.layout is not None and self.layout.typed and not spreads):
             over = "several" if self.in_parts else "the devices of an explicit mesh"
             raise ValueError(
                 f"{what} needs vectors in one process, and these parameters lie over {over} ({self.layout}). Gather "
@@ -170,15 +170,19 @@ class Space:
                 "lg.CG."
             )
 
-    def require_even(self, what: str) -> None:
+    def require_even(self, what: str, spreads: bool = False) -> None:
         """Raise where flat vectors have zeros that are no entry, of which a matrix would be singular."""
-        self.require_together(what)
+        self.require_together(what, spreads)
         if self.width != self.size:
             raise ValueError(
                 f"{what} needs parameters that the {self.layout.devices} devices can share evenly: vectors of these "
                 f"{self.size} entries have {self.width - self.size} zeros besides. Gather the parameters "
                 f"({self.layout.gathering}), or take what needs products alone."
             )
+
+    def from_whole(self, whole: Array) -> Array:
+        """A vector or columns that are whole on each device, over the devices as vectors are, where types tell it."""
+        return self.layout.from_whole(whole) if self.layout is not None and self.layout.typed else whole
 
     def laid_out(self, leaves: list[Array]) -> list[Array]:
         """The leaves over devices as the parameters are."""

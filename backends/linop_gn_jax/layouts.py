@@ -176,6 +176,10 @@ class Layout:
         """The vector of zeros, or columns of them."""
         return _zeros(self, dtype, columns)()
 
+    def from_whole(self, whole: Array) -> Array:
+        """A vector or columns that are whole on each device, as those of this layout lie."""
+        return laid(whole, NamedSharding(self.mesh, self._specs(whole.ndim - 1)[1]))
+
     def vector(self, v: Any, what: str) -> Vector:
         """``v`` if it lies as vectors of this layout do, with zeros where they have no entry; else a clear error."""
         wanted = NamedSharding(self.mesh, self._specs(v.ndim - 1)[1])

@@ -13,6 +13,10 @@ from typing import Any, TypeVar
 import jax
 from jax import lax, tree_util
 
+from linop_gn.distributed.watching import summing
+
+from .combining import combined
+
 __all__ = ["alike", "apart", "cast", "steady", "varying"]
 
 T = TypeVar("T")
@@ -35,18 +39,40 @@ def apart(leaves: list[Any], results: Callable[[list[Any]], Any]) -> tuple[list[
     """Parameters that differ along the axes along which the results at them do, as an objective's own; and these axes.
 
     JAX would sum what comes back to parameters that are the same everywhere, over devices whose objectives are apart.
+
+    Raises
+    ------
+    ValueError
+        Where the results are made of the parameters of other devices too, so that no sum of them is a derivative.
     """
     if not _mapped():
         return leaves, frozenset()
-    own = frozenset[str]().union(*(varying(jax.typeof(leaf)) for leaf in leaves))
-    axes = frozenset[str]().union(*_results(results, leaves))
-    if reduced := sorted(own - axes):
-        raise ValueError(
-            f"the parameters differ along {', '.join(reduced)} inside of jax.shard_map, and the objective is summed "
-            "over it: they are parts of one vector, of which a device would take its own for all. Give parameters that "
-            "are the same on all devices of the map; those that are split go without shard_map, as sharded arrays."
-        )
+    program, summed = jax.make_jaxpr(results)(leaves), frozenset(getattr(summing(), "axes", ()))
+    manual = frozenset(jax.sharding.get_abstract_mesh().manual_axes)
+    typed = any(map(varying, jax.make_jaxpr(lambda: lax.axis_index(tuple(manual)))().out_avals))
+    axes = summed.union(*map(varying, program.out_avals)) if typed else frozenset()
+    own = [varying(jax.typeof(leaf)) for leaf in leaves]
+    parted = frozenset[str]().union(*own)
+    for axis, name, alone in combined(program, [x | (axes - summed) if typed else manual for x in own]):
+        if axis in parted or (alone and not typed):
+            raise ValueError(_PARTS.format(axis=axis, name=name))
+        if axis not in summed:
+            raise ValueError(_OWN.format(axis=axis, name=name, axes=sorted({*summed, axis})))
     return [cast(leaf, axes) for leaf in leaves], axes
+
+
+_PARTS = (
+    "the parameters differ along {axis} inside of jax.shard_map, and the model takes those of other devices ({name}): "
+    "they are parts of one vector, of which a device would take its own for all. Give parameters that are the same on "
+    "all devices of the map, gathered before and not in the model: jax.lax.all_gather(part, {axis!r}, tiled=True, "
+    "to='invarying'). Or let them be split without shard_map, as sharded arrays, which the compiler gathers."
+)
+_OWN = (
+    "the model combines numbers made of parameters over {axis} inside of jax.shard_map ({name}), where the objective "
+    "is each device's own: what comes back is of those of other devices too, and no derivative of its value. If the "
+    "parameters are the same along {axis}, sum over it: lg.distributed.DataParallel(objective, {axes}). Those that are "
+    "split go without shard_map, as sharded arrays."
+)
 
 
 def alike(functions: Sequence[Callable[..., Any]], operands: tuple[Any, ...]) -> Sequence[Callable[..., Any]]:

@@ -35,6 +35,7 @@ from linop_gn.backend import Array, Linearization, Use, View
 
 from .arrays import laid_out
 from .linear import without_dead_code
+from .mapped import varying
 from .views import MOVES, c_strides, entry, moved, repeats, reshaped, stretched, taken, view_of
 
 __all__ = ["JaxUses", "Perturbed", "perturbed"]
@@ -150,7 +151,7 @@ class _Walk:
                 return found
         if name != "stop_gradient":
             given = [self.lose(k) for k in given]
-        if all(k.fixed for k in given) and all(v.aval.shape == () for v in eqn.outvars):  # the counter of a loop, say
+        if all(k.fixed for k in given) and all(map(_is_known, eqn.outvars)) and not eqn.effects:
             with jax.ensure_compile_time_eval():
                 return [_Known(value, fixed=True) for value in _bind(eqn, given)]
         return [_Known(value) for value in _bind(eqn, given)]
@@ -237,6 +238,11 @@ def _has_room(name: str, known: _Known, several: bool) -> bool:
 
 def _one_group(view: View) -> View:
     return view._replace(shape=(1, *view.shape), strides=(0, *view.strides))
+
+
+def _is_known(v: Any) -> bool:
+    """Whether what is made of known numbers is known: the counter of a loop, say, and not the place of a device."""
+    return v.aval.shape == () and not varying(v.aval)
 
 
 def _bind(eqn: core.JaxprEqn, given: Sequence[_Known]) -> list[Any]:

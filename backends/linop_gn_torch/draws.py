@@ -3,10 +3,14 @@
 Below autograd every operation that draws is marked as such, so none is missed:
 ``F.dropout`` and one's own noise draw as layers do. The generators of the
 process, which other threads draw from, are not touched.
+
+Torch hides such a mode from its compiler, and imports that for it: five seconds, at the first evaluation of any model.
+So it is hidden only where the compiler has been imported, as only then a model can be compiled.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from typing import Any
@@ -57,6 +61,9 @@ class OwnDraws(TorchDispatchMode):
     True
     """
 
+    def __new__(cls, *_: Any) -> OwnDraws:
+        return super().__new__(_Hidden if "torch._dynamo" in sys.modules else cls)
+
     def __init__(self, seed: int, forbidden: Set[int] = frozenset()) -> None:
         super().__init__()
         self.seed, self.forbidden = seed, forbidden
@@ -96,6 +103,23 @@ class OwnDraws(TorchDispatchMode):
         if device not in self._generators:
             self._generators[device] = torch.Generator(device).manual_seed(self.seed)
         return self._generators[device]
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class _Hidden(OwnDraws):
+    """The same, which ``torch.compile`` does not look into."""
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return super().__torch_dispatch__(function, types, args, kwargs)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return True
 
 
 def _with_generator(function: Any) -> Any:

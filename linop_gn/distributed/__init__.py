@@ -8,7 +8,7 @@ collective adds up what they have, the weights with it:
 Parameters and vectors are the same on all processes, and so is all that a solver does with them.
 """
 
-from .parallel import DataParallel
+from .parallel import DataParallel, telling
 from .reduction import OtherProcessError, Reduction
 
-__all__ = ["DataParallel", "OtherProcessError", "Reduction"]
+__all__ = ["DataParallel", "OtherProcessError", "Reduction", "telling"]

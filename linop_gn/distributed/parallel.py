@@ -1,14 +1,17 @@
-"""Data parallelism over the process groups of a framework: which one it is, and what its part gives."""
+"""Process groups of a framework: which one it is, data parallelism over it, and what becomes of errors beside sums."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from ..dispatch import owner_of_type
+from ..dispatch import imported, owner_of_type
 from ..protocols import Backend
 from ..records import fields, rebuild
+from .reduction import Reduction
 
-__all__ = ["DataParallel"]
+__all__ = ["DataParallel", "telling"]
 
 T = TypeVar("T")
 
@@ -43,7 +46,8 @@ def DataParallel(objective: T, group: Any = None) -> T:
         For what is no objective, a framework without process groups, a group that does not hold this process, and a
         model that mixes the examples of a process (batch norm in training mode).
     OtherProcessError
-        Later, where another process raised: with its message, on every process that waits for it.
+        Later, where another process raised: with its message, on every process that waits for it. What is raised
+        before, as by ``lg.Objective(...)`` itself, is told inside of :func:`telling`.
     """
     terms: Any = objective
     if not hasattr(terms, "reduce") or not hasattr(terms, "with_data"):
@@ -57,6 +61,54 @@ def DataParallel(objective: T, group: Any = None) -> T:
     with reduction.telling():
         reduction.check_model(model)
     return rebuild(type(objective), fields(objective) | {"reduce": reduction, "model": model})
+
+
+@contextmanager
+def telling(group: Any = None) -> Iterator[None]:
+    """A context in which what this process raises is raised by the others too, where they wait for it in a sum.
+
+    Parameters
+    ----------
+    group
+        The process group of the sums, as :func:`DataParallel` takes it, or a :class:`Reduction`; None: all processes.
+
+    Put it around the whole of a script that comes after the group is made: reading the data, making the model and the
+    objective, and what is done with them. All processes enter it. One that raises before it takes part in a sum would
+    leave the others waiting until the group's timeout; inside, they raise :class:`OtherProcessError` with its message
+    within a second. What waits in a collective of one's own (``barrier()``) hears nothing.
+
+    >>> import linop_gn as lg, torch
+    >>> torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    >>> with lg.distributed.telling():
+    ...     net, share = torch.nn.Linear(3, 1), (torch.ones(8, 3), torch.zeros(8, 1))
+    ...     fit = lg.distributed.DataParallel(lg.Objective(net, lg.losses.SquaredError(), share))
+    ...     value = fit.value(net)
+    >>> torch.distributed.destroy_process_group()
+
+    Raises
+    ------
+    RuntimeError, TypeError, ValueError
+        Where there is no process group, and for one that does not hold this process.
+    """
+    reduction = _reduction_of(group)
+    with reduction.telling(), reduction.aside():
+        yield
+
+
+def _reduction_of(group: Any) -> Reduction:
+    if isinstance(group, Reduction):
+        return group
+    found = None if group is None else owner_of_type(type(group))
+    if found is not None:
+        return found.processes(group, None)[0]  # type: ignore[no-any-return]
+    if group is None:
+        for backend in imported():
+            with suppress(RuntimeError, TypeError):  # it has none
+                return backend.processes(None, None)[0]  # type: ignore[no-any-return]
+    raise RuntimeError(
+        "lg.distributed.telling: there is no process group. Call the framework's init_process_group first, and enter "
+        "the context after that."
+    )
 
 
 def _backend_of(terms: Any, group: Any) -> Backend:

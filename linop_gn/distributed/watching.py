@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from ..protocols import Backend, Vector
 from .reduction import Reduction
 
-__all__ = ["Together", "telling", "together", "told_to_all"]
+__all__ = ["Together", "summing", "telling", "together", "told_to_all"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -62,6 +62,11 @@ def together(
 
 
 _active: ContextVar[Reduction | None] = ContextVar("active", default=None)
+
+
+def summing() -> Reduction | None:
+    """What is summed over by that which is being made."""
+    return _active.get()
 
 
 def telling(reduction: Any) -> AbstractContextManager[Any]:

@@ -67,7 +67,7 @@ def matrices(ops: Backend, operator: LinearOperator, like: Vector, double: bool)
     unit = ops.identity(width, like)
     ranges = _ranges(partition)
     probe = unit if len(partition) == 1 else _concat(ops, [unit[first : first + b - a, :] for a, b, _, first in ranges])
-    columns = operator.apply(probe)
+    columns = ops.gathered(operator.apply(operator.domain.from_whole(probe)))
     dtype = "float64" if double else "float32"
     if double or ops.describe(columns)[1] in ("float16", "bfloat16"):
         columns = ops.cast(columns, dtype)
@@ -138,6 +138,7 @@ def _in_double(ops: Backend, whole: LinearOperator, like: Vector) -> tuple[Array
         if isinstance(operator, Identity):
             return ops.cast(unit, "float64")
         products += operator.domain.size
-        return ops.cast(operator.apply(ops.cast(unit, operator.dtype)), "float64")
+        columns = operator.apply(operator.domain.from_whole(ops.cast(unit, operator.dtype)))
+        return ops.cast(ops.gathered(columns), "float64")
 
     return of(whole), products

@@ -84,7 +84,7 @@ class Direct(Solver):
     def check(self, operator: LinearOperator) -> None:
         """Raise for an operator that is too large, or of the wrong kind."""
         super().check(operator)
-        operator.domain.require_even("a direct solver")
+        operator.domain.require_even("a direct solver", spreads=True)
         n = largest_block(operator)
         if n > self.max_size:
             width = 8 if self.double or operator.dtype == "float64" else 4
@@ -127,7 +127,7 @@ class Direct(Solver):
     def step(self, ops: Backend, problem: LinearProblem, s: DirectState) -> DirectState:
         b, running = problem.rhs, s.status == Code.RUNNING
         scale = ops.power_of_two(ops.max_abs(b), b)
-        rhs = ops.scale(ops.divide(ops.scalar(1.0, b), scale), ops.mask(running, ops.copy(b)))
+        rhs = ops.gathered(ops.scale(ops.divide(ops.scalar(1.0, b), scale), ops.mask(running, ops.copy(b))))
         found = matrices(ops, problem.operator, b, self.double)
         blocks = zip(found.blocks, cut(ops, rhs, found.partition), strict=True)
         parts, xs, rs, rests, codes = zip(*(self._block(ops, *block, ops.eps(b)) for block in blocks), strict=True)
@@ -169,7 +169,7 @@ class Direct(Solver):
         )
         sound = running & finite & fits
         return DirectState(
-            x=ops.select(sound, ops.scale(scale, x), s.x),
+            x=ops.select(sound, problem.operator.domain.from_whole(ops.scale(scale, x)), s.x),
             norm=ops.where(sound, norm * scale, s.norm),
             model=ops.where(sound, -0.5 * energy * scale * scale, s.model),
             status=ops.where(running, status, s.status),

@@ -47,7 +47,7 @@ def solved(objective: Any, params: Any) -> Any:
     return lg.solve(lg.Damped(lg.GGN(objective, params), 0.1), objective.gradient(params), CG).x
 
 
-@pytest.mark.parametrize("layout", ["split by tensor", "data and model"])
+@pytest.mark.parametrize("layout", ["split by tensor", pytest.param("data and model", marks=in_full)])
 def test_products_solves_and_matrices(layout):
     here, there = explicit(layout), one()
     with jax.set_mesh(here.data[0].sharding.mesh):
@@ -111,9 +111,32 @@ def test_what_keeps_vectors_is_valid_where_types_tell_how_they_lie(what):
 
 
 @pytest.mark.parametrize(
-    "solver", [lg.Cholesky(), lg.Eigh(), lg.GramSolve(), lg.CG(preconditioner=lg.preconditioners.BlockJacobi())]
+    "solver", [lg.Cholesky(), pytest.param(lg.Eigh(), marks=in_full), pytest.param(lg.LU(double=True), marks=in_full)]
 )
-def test_what_makes_a_matrix_of_vectors_says_to_gather(solver):
+def test_direct_solvers_gather_a_matrix_and_spread_out_its_solutions(solver):
+    here, there = explicit("data and model"), lg.Damped(one().ggn, 0.1)
+    with jax.set_mesh(here.data[0].sharding.mesh):
+        found = lg.solve(lg.Damped(here.ggn, 0.1), here.gradient, solver)
+    assert found.status == lg.Status.CONVERGED
+    wanted = np.linalg.solve(there.to_dense(), there.domain.pack(one().gradient))
+    close(found.x, there.domain.unpack(jnp.asarray(wanted)), 1e-9)
+    assert laid_out_like(found.x, here.params)
+
+
+@pytest.mark.parametrize("method", [lg.Newton(), lg.LevenbergMarquardt(solver=lg.Cholesky())])
+def test_methods_with_matrices_are_valid(method):
+    """Programs are made, and not run."""
+    here = explicit("data and model")
+
+    def made(params: Any, data: Any) -> Any:
+        return lg.minimize(here._replace(data=data).objective, params, method, max_steps=2).params
+
+    with jax.set_mesh(here.data[0].sharding.mesh):
+        jax.eval_shape(made, here.params, here.data)
+
+
+@pytest.mark.parametrize("solver", [lg.GramSolve(), lg.CG(preconditioner=lg.preconditioners.BlockJacobi())])
+def test_what_makes_a_matrix_of_the_examples_or_of_blocks_says_to_gather(solver):
     here = explicit("data and model")
     A = lg.Damped(lg.GGN(here.objective, here.params), 0.1)
     mesh = jax.set_mesh(here.data[0].sharding.mesh)

@@ -127,24 +127,125 @@ def split_by_tensor(p: Any, x: Any) -> Any:
     return jax.lax.psum(jnp.tanh(x @ p["W1"] + p["b1"]) @ p["W2"], "t") + p["b2"]
 
 
-@pytest.mark.parametrize(
-    ("axes", "error"),
-    [
-        ("d", "the parameters differ along t inside of jax.shard_map, and the objective is summed over it"),
-        (["d", "t"], "DataParallel sums over t, along which the parameters differ"),
-    ],
-)
-def test_parameters_that_are_split_inside_of_a_map_are_refused(axes, error):
-    """Inner products would be those of a shard: devices took different numbers of steps, and waited for each other."""
+def gathered(p: Any, to: str = "varying") -> Any:
+    """ZeRO by hand: whole parameters of the parts of each device."""
+    axes = {name: [*spec].index("t") for name, spec in SPLIT.items() if "t" in spec}
+    return p | {k: jax.lax.all_gather(p[k], "t", axis=a, tiled=True, to=to) for k, a in axes.items()}
+
+
+def layer_by_layer(p: Any, x: Any) -> Any:
+    """Gathered in a loop, and in single precision."""
+
+    def layer(x: Any, W: Any) -> Any:
+        whole = jax.lax.all_gather(W.astype(jnp.float32), "t", axis=1, tiled=True, to="invarying")
+        return x + jnp.tanh(x @ whole)[:, :6], None
+
+    return jnp.pad(jax.lax.scan(jax.checkpoint(layer), x, p["W1"][None])[0], ((0, 0), (0, 2)))
+
+
+def columns(p: Any, x: Any) -> Any:
+    """Parameters that are whole on all devices, of each of which a device multiplies its columns of the inputs."""
+    W = jax.lax.dynamic_slice_in_dim(p["W1"], 3 * jax.lax.axis_index("t"), 3)
+    return jnp.tanh(jax.lax.psum(x @ W, "t") + p["b1"]) @ p["W2"] + p["b2"]
+
+
+def centred(p: Any, x: Any) -> Any:
+    """Outputs without half of their mean over the examples of all devices."""
+    z = model(p, x)
+    return z - (jax.lax.pmean(z.mean(0), "d") if jax.sharding.get_abstract_mesh().manual_axes else z.mean(0)) / 2
+
+
+def over_two(work: Any, params: Any, data: Any, vma: bool = True) -> Any:
+    """work(params, data) on 4 by 2 devices."""
     mesh = jax.make_mesh((4, 2), ("d", "t"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    return jax.shard_map(work, mesh=mesh, in_specs=(params, data), out_specs=P(), check_vma=vma)
 
-    def solved(params: Any, data: Any) -> Any:
-        fit = lg.distributed.DataParallel(lg.Objective(split_by_tensor, lg.losses.SquaredError(), data), axes)
-        return lg.solve(lg.Damped(lg.GGN(fit, params), 0.1), fit.gradient(params)).x
 
-    program = jax.shard_map(solved, mesh=mesh, in_specs=(SPLIT, P("d")), out_specs=SPLIT)
-    with pytest.raises(ValueError, match=error):
-        jax.eval_shape(program, PARAMS, DATA)
+def asked(net: Any, axes: Any) -> Any:
+    def work(params: Any, data: Any) -> Any:
+        own = lg.Objective(net, lg.losses.SquaredError(), data)
+        fit = own if axes is None else lg.distributed.DataParallel(own, axes)
+        g = fit.gradient(params)
+        return fit.value(params), g, lg.GGN(fit, params) @ g, lg.Hessian(fit, params) @ g
+
+    return work
+
+
+PARTS, OWN = "t .* takes those of other devices .* parts of one vector", "over t .* is each device's own"
+BOTH = ["d", "t"]
+
+
+@pytest.mark.parametrize(
+    ("net", "axes", "typed", "untyped"),
+    [
+        (split_by_tensor, "d", PARTS, OWN),
+        (split_by_tensor, BOTH, "DataParallel sums over t, along which the parameters differ", None),
+        (lambda p, x: model(gathered(p), x), "d", PARTS, PARTS),
+        (lambda p, x: model(gathered(p), x), BOTH, "DataParallel sums over t", PARTS),
+        (lambda p, x: model(gathered(p, "invarying"), x), None, PARTS, PARTS),
+        (layer_by_layer, None, PARTS, PARTS),
+    ],
+    ids=["by tensor", "by tensor, all summed", "ZeRO", "ZeRO, all summed", "ZeRO, alone", "ZeRO in a loop"],
+)
+def test_parameters_that_are_split_inside_of_a_map_are_refused(net, axes, typed, untyped):
+    """Inner products would be those of a shard: devices took different numbers of steps, and waited for each other."""
+    for vma, error in ((True, typed), (False, untyped)):
+        if error is not None:  # of sums of what parameters and data have made nothing but types tells
+            with pytest.raises(ValueError, match=error):
+                jax.eval_shape(over_two(asked(net, axes), SPLIT, P("d"), vma), PARAMS, DATA)
+
+
+@pytest.mark.parametrize(("net", "along"), [(columns, "t"), (centred, "d")], ids=["columns", "centred"])
+def test_derivatives_that_would_be_those_of_other_devices_too_are_refused(net, along):
+    """A sum in the model is summed on the way back: right for the sum of the objectives, not for one's own."""
+    rows = (P("d", "t"), P("d")) if net is columns else P("d")
+    refused = (True, False) if net is centred else (False,)  # else the value is that of all along t, and JAX right
+    for vma in refused:
+        with pytest.raises(ValueError, match=rf"over {along} .* each device's own.*objective, \['{along}'\]\)"):
+            jax.eval_shape(over_two(asked(net, None), P(), rows, vma), PARAMS, DATA)
+
+
+@pytest.mark.parametrize("vma", [True, pytest.param(False, marks=in_full)])
+def test_what_a_model_combines_over_devices_is_differentiated_once(vma):
+    """Whole parameters in a model with collectives, and parts that were gathered before."""
+
+    def work(params: Any, parts: Any, data: Any, slices: Any) -> Any:
+        whole = gathered(parts, "invarying") if vma else params
+        plain = asked(model, "d")(whole, data)
+        return plain, asked(columns, BOTH)(params, slices), asked(centred, "d")(params, data)
+
+    mesh = jax.make_mesh((4, 2), ("d", "t"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    specs = P(), SPLIT, P("d"), (P("d", "t"), P("d"))
+    program = jax.jit(jax.shard_map(work, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=vma))
+    params, data = one().params, one().data
+    want = [asked(net, None)(params, data) for net in (model, centred)]
+    close(program(params, params, data, data), (want[0], want[0], want[1]))
+
+
+def test_combined_numbers_are_found_in_loops_and_branches():
+    """What is not differentiated, and what the place of a device had a part in, is no parameter of another device."""
+    from linop_gn_jax.combining import OTHER, combined
+
+    def program(p: Any, x: Any) -> Any:
+        def psum(y: Any) -> Any:
+            return jax.lax.psum(y, "t")
+
+        found = jax.lax.cond(x > 0, lambda p: psum(2 * p), lambda p: p, p)
+        found += jax.lax.while_loop(lambda c: c[1] < x, lambda c: (psum(c[0]), c[0]), (x, p))[
+            0
+        ]  # p at its second round
+        found += jax.lax.scan(lambda c, _: (c + jax.lax.axis_index("t") * p, psum(c)), x, None, length=3)[0]
+        found += jax.lax.pmin(p > 0, "t") + jax.lax.pmax(jax.lax.stop_gradient(p), "t")
+        return found + jax.lax.ppermute(jnp.sin(p), "t", [(0, 1)])
+
+    def here(p: Any, x: Any) -> Any:
+        closed = jax.make_jaxpr(program)(p, x)
+        seen.extend(combined(closed, [frozenset("t"), frozenset([OTHER])]))
+        return p
+
+    seen: list[Any] = []
+    jax.eval_shape(over_two(here, P(), P(), vma=False), 1.0, 2.0)
+    assert {(f.name, f.alone) for f in seen} == {("psum", True), ("psum", False), ("ppermute", True)}
 
 
 def test_what_is_no_axis_is_said():

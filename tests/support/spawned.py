@@ -14,15 +14,15 @@ def checks_of(module):
     return [name.removeprefix("check_") for name in functions if name.startswith("check_")]
 
 
-def run_checks(folder, module, size, names=None, seconds=180):
-    """What each of ``size`` processes told of the checks of a module, or of those with these names."""
+def run_checks(folder, modules, size, names=None, seconds=180):
+    """What each of ``size`` processes told of the checks of modules, or of those with these names."""
     torch = pytest.importorskip("torch")
     if not torch.distributed.is_available():
         pytest.skip("this torch has no torch.distributed")
     import process_checks
 
     started = torch.multiprocessing.start_processes(
-        process_checks.run, (size, str(folder), module, names), size, join=False, start_method="spawn"
+        process_checks.run, (size, str(folder), modules, names), size, join=False, start_method="spawn"
     )
     for process in started.processes:
         process.join(seconds)

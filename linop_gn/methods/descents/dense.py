@@ -89,7 +89,8 @@ class Eigen(Descent):
 
     def _factored(self, ops: Backend, model: Model) -> Spectrum:
         xp, n = ops.namespace(), model.x.shape[0]
-        G = model.operator.apply(ops.identity(n, model.x))
+        space = model.operator.domain
+        G = ops.gathered(model.operator.apply(space.from_whole(ops.identity(n, model.x))))
         if ops.describe(G)[1] not in ("float32", "float64"):
             G = ops.cast(G, "float32")
         finite = ops.isfinite(ops.max_abs(xp.reshape(G, (-1,))))
@@ -143,7 +144,7 @@ class Eigen(Descent):
         least_kept = (n * ops.eps(model.x) if self.rcond is None else self.rcond) * xp.max(sizes)
         large = sizes > least_kept
         step = xp.where(large, -kept.along / xp.where(large, bent, xp.ones_like(e)), xp.zeros_like(e))
-        d = ops.cast(kept.vectors @ step, dtype)
+        d = model.operator.domain.from_whole(ops.cast(kept.vectors @ step, dtype))
         square, energy = ops.dot(step, step), ops.dot(step, e * step)
         predicted = -(ops.dot(kept.along, step) + 0.5 * energy)
         damping_term = 0.5 * level * square
@@ -166,5 +167,5 @@ class Eigen(Descent):
 
 def _along(ops: Backend, vectors: Array, model: Model) -> Array:
     """The gradient among the eigenvectors."""
-    made: Array = vectors.T @ ops.cast(model.gradient, ops.describe(vectors)[1])
+    made: Array = vectors.T @ ops.cast(ops.gathered(model.gradient), ops.describe(vectors)[1])
     return made
