@@ -49,13 +49,14 @@ from .gathering import gathered
 from .modules import adapt
 from .nan import operation_of_nan, tell_of_nan
 from .precision import as_double
-from .recording import Recording, backward, filled, keeping
+from .recording import Recording, backward, edges, filled, keeping
 from .safe_ops import both_ways, math_attention, once_differentiable, step_by_step, twice_differentiable
 from .sharded import layout_of
 from .spread import batch_norm_in_training
 from .tracking import constant, tracking
 from .trees import map_tree
 from .uses import TorchUses
+from .wholes import in_full
 
 __all__ = ["TorchCalculus", "TorchGradientLinearization", "TorchLinearization", "TorchOnePass", "has_nan"]
 
@@ -110,9 +111,10 @@ class TorchLinearization(LinearizationDefaults):
             self._cotangent, custom = cotangent, custom_functions(self._outputs)
             u, self._place = marked(cotangent(self.outputs).detach())
             with forgotten(u) if not (custom or self._recording.has_hooks) else nullcontext():
-                self._recorded = self._vjp(u, range(len(self._leaves)), create_graph=True)
-            self._recording.resume(lambda: require_linear(self._recorded, u, custom, way))
-        self.gradient: list[Tensor] | None = filled(self._recorded, self._leaves)
+                recorded = self._vjp(u, range(len(self._leaves)), create_graph=True)
+            self._recording.resume(lambda: require_linear(recorded, u, custom, way))
+        self.gradient: list[Tensor] | None = filled(recorded, self._leaves)
+        self._recorded = edges(recorded)
         self._looked, self._forward = False, False
 
     def jvp(self, tangents: Sequence[Tensor], only: tuple[int, ...] | None = None) -> Tensor:
@@ -124,14 +126,15 @@ class TorchLinearization(LinearizationDefaults):
         product = partial(backward, [r for r, _ in pairs], [self._place], [v for _, v in pairs])
         with explained():
             (result,) = self._recording.resume(lambda: product(**keeping()), records=tracking.get())
-        made = filled([result], [self.outputs])[0]
+        made = in_full(filled([result], [self.outputs])[0])  # a bias may come as it is
         if not (
             self._looked or tracking.get() or in_columns.get()
         ):  # what is NaN at a point is so along all directions
             self._looked = True
             (bad,) = self._way.any(bool(made.sum().isnan() and made.isnan().any()))
             if bad and not self._way.any(any(v.isnan().any() for _, v in pairs))[0]:
-                (first,), u = self._way.any(has_nan(self._recorded)), self._cotangent(constant(self.outputs))
+                u = self._cotangent(constant(self.outputs))
+                (first,) = self._way.any(has_nan(self.vjp(u)))
                 at_fault = partial(backward, [self._outputs], self._leaves, [u]) if first else product
                 name = self._recording.resume(lambda: operation_of_nan(at_fault, retain_graph=True))
                 return self._instead(made, (name, "first" if first else "second"), tangents, chosen)
@@ -281,7 +284,7 @@ def _pushed(
         for i, v in zip(chosen, tangents, strict=True):
             leaves[i] = torch.autograd.forward_ad.make_dual(leaves[i], v)
         made = torch.autograd.forward_ad.unpack_dual(function(leaves), level=level).tangent
-    return torch.zeros_like(like) if made is None else constant(made)
+    return torch.zeros_like(like) if made is None else constant(in_full(made))
 
 
 class TorchGradientLinearization(LinearizationDefaults):
@@ -295,9 +298,9 @@ class TorchGradientLinearization(LinearizationDefaults):
             # With a seed that requires gradients, what has no graph is zero, or comes from a backward that lost it.
             seed = torch.ones_like(self.value, requires_grad=True)
             self._gradient = partial(backward, [value], self._leaves, [seed])
-            self._recorded = self._recording.resume(lambda: self._gradient(create_graph=True), records=True)
-            self._recording.resume(lambda: require_linear(self._recorded, seed, custom_functions(value), way))
-        self.gradient = filled(self._recorded, self._leaves)
+            recorded = self._recording.resume(lambda: self._gradient(create_graph=True), records=True)
+            self._recording.resume(lambda: require_linear(recorded, seed, custom_functions(value), way))
+        self.gradient, self._recorded = filled(recorded, self._leaves), edges(recorded)
         self._told = False
 
     def hvp(self, tangents: Sequence[Tensor]) -> list[Tensor]:

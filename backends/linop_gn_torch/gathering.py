@@ -100,6 +100,9 @@ class Way(Alone):
         self._along: Sequence[Tensor | None] = [None] * len(self.parts)
         self._added: dict[int, Tensor] = {}
         """Of leaves that this process did not scatter when another one did."""
+        self._vector: Tensor | None = None
+        self._slots: list[Tensor] | None = None
+        """This process's part of a result, and where its leaves are in that."""
         self._key: Any = None
         self._settled: dict[Any, list[int]] = {}
         """What all processes do in runs, of graphs that they have been through."""
@@ -124,9 +127,12 @@ class Way(Alone):
 
     @contextmanager
     def run(self, key: Any, along: Sequence[Tensor] | None = None, only: Sequence[int] | None = None) -> Iterator[None]:
-        """What gathers and scatters, by a ``key`` that tells it from others; ``along`` are parts of tangents in it."""
+        """What gathers and scatters, by a ``key`` that tells it from others; ``along`` are parts of tangents in it.
+
+        What is scattered without being recorded goes to its place in the vector that it will be.
+        """
         self._begin((key, 0))
-        self._added = {}
+        self._added, self._vector, self._slots = {}, None, None
         self._along = [None] * len(self.parts)
         if along is not None:
             self.follow(range(len(self.parts)) if only is None else only, along)
@@ -154,8 +160,24 @@ class Way(Alone):
         added = self._added
         return [part + added[i] if i in added else part for i, part in zip(leaves, parts, strict=True)]
 
+    def slot(self, leaf: int) -> Tensor | None:
+        """The place for what is scattered; None where leaves have several dtypes."""
+        if self._slots is None and len({part.dtype for part in self.parts}) == 1:
+            vector = self.parts[0].new_empty(self.layout.length)
+            vector[self.layout.entries(self.layout.here) :] = 0
+            self._vector, self._slots = vector, self.layout.shards(vector)
+        return None if self._slots is None else self._slots[leaf]
+
     def completed(self, parts: Sequence[Tensor], only: tuple[int, ...] | None = None) -> Leaves:
-        return self._of(only).wrapped(self.summed(parts, range(len(self.parts)) if only is None else only))
+        parts = self.summed(parts, range(len(self.parts)) if only is None else only)
+        made, vector, slots = self._of(only).wrapped(parts), self._vector, self._slots
+        self._vector = self._slots = None
+        if only is None and vector is not None and slots is not None:
+            for slot, part in zip(slots, parts, strict=True):
+                if not _same(slot, part):
+                    slot.copy_(part)
+            made.vector = vector
+        return made
 
     def _of(self, only: tuple[int, ...] | None) -> Layout:
         return self.layout if only is None else self.layout.part(only)
@@ -226,7 +248,7 @@ class Way(Alone):
         number, kind = divmod(asked - 1, 3)
         group = self.groups[number]
         if kind == _SCATTER:
-            for i, part in zip(group.leaves, group.scattered([None] * len(group.leaves)), strict=True):
+            for i, part in zip(group.leaves, group.scattered([None] * len(group.leaves), True), strict=True):
                 self._added[i] = self._added[i] + part if i in self._added else part
             return
         parts = self.parts if kind == _AT else self._along
@@ -259,7 +281,10 @@ class Group:
     def gathered(self, parts: Sequence[Tensor]) -> dict[int, Tensor]:
         """The whole leaves."""
         layout, dtypes = self.layout, [part.dtype for part in parts]
-        flat = layout.flat(parts, widest(dtypes))
+        if len(parts) == 1 and parts[0].numel() == layout.length and parts[0].is_contiguous():
+            flat = parts[0].reshape(-1)
+        else:
+            flat = layout.flat(parts, widest(dtypes))
         for i in reversed(self._cut):
             flat = self._collected(flat, i)
         rows = [shape or (1,) for shape in layout.shapes]
@@ -271,7 +296,7 @@ class Group:
                 whole[i][layout.shard(i, place)] = part
         return dict(zip(self.leaves, whole, strict=True))
 
-    def scattered(self, wholes: Sequence[Tensor | None]) -> list[Tensor]:
+    def scattered(self, wholes: Sequence[Tensor | None], recorded: bool) -> list[Tensor]:
         """The parts of this process of leaves, or of the sum of those that the processes have; None for zeros."""
         layout, parts = self.layout, [self.way.parts[i] for i in self.leaves]
         wide, here = widest([part.dtype for part in parts]), layout.here
@@ -288,9 +313,14 @@ class Group:
                     flat = torch.cat([flat, flat.new_zeros(layout.size - len(flat))])
             else:
                 flat = torch.cat([self._flat(leaves, place, wide) for place in layout.places])
+            slot = None if recorded or len(leaves) > 1 else self.way.slot(self.leaves[0])
             for i in (*self._cut, *self.way.copies):
-                flat = self._reduced(flat, i)
-        return [shard.to(part.dtype) for shard, part in zip(layout.shards(flat), parts, strict=True)]
+                flat = self._reduced(flat, i, slot)
+        made = []
+        for i, shard, part in zip(self.leaves, layout.shards(flat), parts, strict=True):
+            slot = None if recorded else self.way.slot(i)
+            made.append(shard.to(part.dtype) if slot is None else slot if _same(slot, shard) else slot.copy_(shard))
+        return made
 
     def _flat(self, leaves: Sequence[Tensor | None], place: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         shards = []
@@ -306,13 +336,18 @@ class Group:
         finish(self.way.reduction, lambda: all_gather(made, flat, mesh))
         return made
 
-    def _reduced(self, flat: Tensor, axis: int) -> Tensor:
+    def _reduced(self, flat: Tensor, axis: int, slot: Tensor | None) -> Tensor:
         if axis not in self.layout.cut:
             return all_reduce(flat, self.layout.mesh, [axis], self.way.reduction)
         mesh = self.layout.mesh.get_group(axis)
-        made = flat.new_empty(len(flat) // self.layout.mesh.size(axis))
+        size = len(flat) // self.layout.mesh.size(axis)
+        made = flat.new_empty(size) if slot is None or slot.numel() != size else slot.view(-1)
         finish(self.way.reduction, lambda: reduce_scatter(made, flat.contiguous(), mesh))
         return made
+
+
+def _same(x: Tensor, y: Tensor) -> bool:
+    return x.data_ptr() == y.data_ptr()
 
 
 class _Parts:
@@ -341,9 +376,9 @@ class _Parts:
             group.way.keep(self)
         return made  # type: ignore[no-any-return]
 
-    def scattered(self, wholes: Sequence[Tensor | None]) -> list[Tensor]:
+    def scattered(self, wholes: Sequence[Tensor | None], recorded: bool) -> list[Tensor]:
         group = self.group
-        return group.way.in_turn(_SCATTER, group.number, lambda: group.scattered(wholes))  # type: ignore[no-any-return]
+        return group.way.in_turn(_SCATTER, group.number, lambda: group.scattered(wholes, recorded))  # type: ignore[no-any-return]
 
 
 class ShardedLinearization(LinearizationDefaults):

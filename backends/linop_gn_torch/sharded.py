@@ -54,6 +54,8 @@ class Leaves(list[Tensor]):
     """The leaves of a vector as it is cut, a DTensor each, with the layout of what they are parts of."""
 
     layout: Layout
+    vector: Tensor | None = None
+    """What this process has of the vector, where its leaves are in that memory, and nobody has been given it."""
 
 
 def layout_of(leaves: Sequence[Any]) -> Layout | None:
@@ -215,6 +217,9 @@ class Layout:
 
     def pack(self, leaves: Sequence[Tensor], dtype: str) -> Tensor:
         """The vector (n,) of these leaves, or columns (n, k) of leaves with a last axis of k."""
+        if isinstance(leaves, Leaves) and leaves.vector is not None and leaves.vector.dtype == getattr(torch, dtype):
+            vector, leaves.vector = leaves.vector, None
+            return self.spread(vector)
         copies = dict[tuple[int, ...], list[Tensor]]()
         for axes, x in zip(self.copied, leaves, strict=True):
             if axes and not (is_sharded(x) and any(x.placements[i].is_shard() for i in axes)):  # type: ignore[attr-defined]

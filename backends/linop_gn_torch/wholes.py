@@ -25,6 +25,10 @@ from .advice import written
 __all__ = ["Gather", "Scatter", "Shards", "Whole", "in_full"]
 
 
+_AT_ONCE = 1 << 62
+"""A backward goes on with the node of the highest number: a whole gradient does not wait for those of other leaves."""
+
+
 class Shards(Protocol):
     """What a process has of some leaves, with the way to the others, which have the rest."""
 
@@ -40,8 +44,11 @@ class Shards(Protocol):
     def gathered(self) -> dict[int, Tensor]:
         """The whole leaves, contiguous."""
 
-    def scattered(self, wholes: Sequence[Tensor | None]) -> list[Tensor]:
-        """The shards of this process of the sum of what processes have of the leaves; None for zeros."""
+    def scattered(self, wholes: Sequence[Tensor | None], recorded: bool) -> list[Tensor]:
+        """The shards of this process of the sum of what processes have of the leaves; None for zeros.
+
+        They have memory of their own where that is ``recorded``.
+        """
 
 
 class Whole(Tensor):
@@ -112,11 +119,12 @@ class Gather(Function):
     def forward(ctx: Any, shards: Shards, *parts: Tensor) -> tuple[Tensor, ...]:
         ctx.shards = shards
         ctx.set_materialize_grads(False)
+        ctx._set_sequence_nr(_AT_ONCE)
         return _wholes(shards)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
-        return None, *Scatter.apply(ctx.shards, *cotangents)
+        return None, *Scatter.apply(ctx.shards, torch.is_grad_enabled(), *cotangents)
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Any:
@@ -128,15 +136,15 @@ class Scatter(Function):
     """Shards of whole leaves."""
 
     @staticmethod
-    def forward(ctx: Any, shards: Shards, *wholes: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, shards: Shards, recorded: bool, *wholes: Tensor | None) -> tuple[Tensor, ...]:
         ctx.shards = shards
         ctx.set_materialize_grads(False)
-        return tuple(shards.scattered([in_full(x) for x in wholes]))
+        return tuple(shards.scattered([in_full(x) for x in wholes], recorded))
 
     @staticmethod
     def backward(ctx: Any, *tangents: Tensor | None) -> Any:
         shards = ctx.shards.of(tangents)
-        return None, *Gather.apply(shards, *shards.parts)
+        return None, None, *Gather.apply(shards, *shards.parts)
 
 
 def _wholes(shards: Shards) -> tuple[Tensor, ...]:
