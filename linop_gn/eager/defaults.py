@@ -163,7 +163,3 @@ class LinearizationDefaults:
         bare = copy.copy(self)
         bare.gradient = None
         return bare
-
-    def by_parts(self, tangents: Sequence[Array], products: Callable[[Any, list[Array]], list[Array]]) -> list[Array]:
-        """See :meth:`linop_gn.protocols.Linearization.by_parts`."""
-        return products(self, list(tangents))

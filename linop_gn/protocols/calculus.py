@@ -34,12 +34,6 @@ class Linearization(Protocol):
     def vjp(self, cotangent: Array, only: tuple[int, ...] | None = None) -> list[Array]:
         """J^T u: leaves like the parameters (exact zeros where the function ignores one)."""
 
-    def by_parts(self, tangents: Sequence[Array], products: Callable[[Any, list[Array]], list[Array]]) -> list[Array]:
-        """``products(linearization, tangents)``, which takes several with some of the leaves each.
-
-        Where processes have parts of leaves, it is given a linearisation at whole ones: these are gathered once.
-        """
-
 
 @runtime_checkable
 class GradientLinearization(Protocol):
