@@ -1,8 +1,10 @@
 """What several gloo processes check of leaves that are gathered one at a time; run by ``process_checks.run``."""
 
 import gc
+import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -238,6 +240,17 @@ def check_compiled_objectives_are_eager():
             for kind in (lg.GGN, lg.Hessian):
                 close(whole(kind(fit, D) @ spread(v)), kind(one, P) @ v)
         assert any("hold a DTensor" in str(x.message) for x in told)
+
+
+def check_a_run_of_one_process_goes_on_with_all():
+    net, path = deep(5, 1), Path(os.environ["LINOP_GN_TEST_FOLDER"]) / "of one"
+    P, one, method = leaves(net), lg.Objective(net, LOSS, data(), l2=0.1), lg.LevenbergMarquardt()
+    if dist.get_rank() == 0:
+        lg.minimize(one, P, method, max_steps=3, checkpoint=path)
+    dist.barrier()
+    run = lg.minimize(parallel(net, mine(*data()), l2=0.1), spread(P), method, max_steps=6, checkpoint=path)
+    assert run.steps == 6
+    close(whole(run.params), lg.minimize(one, P, method, max_steps=6).params, 1e-8)
 
 
 CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().items()) if name.startswith("check_")}

@@ -6,6 +6,7 @@ import pickle
 import time
 import traceback
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -498,13 +499,14 @@ CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().i
 
 
 def run(rank, size, folder, checks="process_checks", names=None):
-    """Run the checks of a module, or those with these names."""
+    """Run the checks of a module, or of several, apart by a space; or those with these names."""
     torch.set_num_threads(1)
     os.environ["LINOP_GN_TEST_FOLDER"] = folder
     init = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=init, rank=rank, world_size=size, timeout=timedelta(seconds=60))
     found = {}
-    for name, check in importlib.import_module(checks).CHECKS.items():
+    modules = [importlib.import_module(module).CHECKS for module in checks.split()]
+    for name, check in chain.from_iterable(of.items() for of in modules):
         if names is not None and name not in names:
             continue
         begun = time.monotonic()
