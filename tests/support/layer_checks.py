@@ -82,21 +82,19 @@ class Aside(Collectives):
 
 
 def check_one_layer_at_a_time():
-    """No collective is larger than the largest leaf, and each product gathers v and the weights it goes through."""
+    """No collective is larger than the largest leaf, from the linearisation to the solution."""
     net = deep(16, 2)
-    P, L = leaves(net), 16 * 16
-    one = lg.Objective(net, LOSS, data(), l2=0.1)
-    for fit in (one, parallel(net, mine(*data()), l2=0.1)):
-        D = spread(P)
-        for kind in (lg.GGN, lg.Hessian):
-            with Collectives() as sent:
-                A, g = lg.Damped(kind(fit, D), 1.0), fit.gradient(D)
-                x = lg.solve(A, g, lg.MINRES(steps=4)).x
-            assert max(count for _, count in sent) == L, sent
-            B = lg.Damped(kind(one, P), 1.0)
-            close(whole(x), lg.solve(B, one.gradient(P), lg.MINRES(steps=4)).x, 1e-10)
-            v = B.domain.unpack(B.domain.random(0))
-            close(whole(A @ spread(v)), B @ v)
+    P, one = leaves(net), lg.Objective(net, LOSS, data(), l2=0.1)
+    D = spread(P)
+    for fit, kind in ((one, lg.Hessian), (parallel(net, mine(*data()), l2=0.1), lg.GGN)):
+        B, h = lg.Damped(kind(one, P), 1.0), one.gradient(P)
+        with Collectives() as sent:
+            A, g = lg.Damped(kind(fit, D), 1.0), fit.gradient(D)
+            x = lg.solve(A, g, lg.MINRES(steps=4)).x
+            made = A @ g
+        assert max(count for _, count in sent) == 16 * 16, sent
+        close(whole(x), lg.solve(B, h, lg.MINRES(steps=4)).x, 1e-10)
+        close(whole(made), B @ h)
 
 
 def check_memory_of_cg():
@@ -135,7 +133,12 @@ class Experts(nn.Module):
 
 def check_processes_whose_data_go_other_ways():
     net = Experts()
-    held_to(net, leaves(net))
+    held_to(net, leaves(net), (lg.GGN,))
+
+
+def check_other_ways_of_all_kinds():
+    net = Experts()
+    held_to(net, leaves(net), (lg.Hessian, lg.BlockGGN))
     held_to(net, leaves(net), (lg.GGN,), memory="low")
 
 
