@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import convolution, sharded
+from linop_gn.distributed import OtherProcessError
+
+from .alone import ALONE, Alone
 from .tracking import tracking
 
 __all__ = ["custom_functions", "explained", "nodes", "require_differentiable", "require_linear", "snapshot"]
-__all__ += ["unwritten"]
+__all__ += ["unwritten", "written"]
 
 
 def snapshot(params: Sequence[Tensor]) -> list[Tensor]:
@@ -39,14 +41,18 @@ def unwritten(leaves: Sequence[Tensor]) -> Iterator[None]:
     """Refuse a model that writes to its parameters inside, of whatever it then computes."""
     before = [leaf._version for leaf in leaves]
     yield
-    written = [i for i, (leaf, version) in enumerate(zip(leaves, before, strict=True)) if leaf._version != version]
-    if written:
-        i = written[0]
-        raise ValueError(
-            f"the model writes to parameter {i} (shape {tuple(leaves[i].shape)}) as it runs, so that no derivative "
-            "belongs to it: an operation in place under no_grad(), or an embedding's max_norm=. Write to a copy, or "
-            "between steps."
-        )
+    changed = [i for i, (leaf, version) in enumerate(zip(leaves, before, strict=True)) if leaf._version != version]
+    if changed:
+        raise written(changed[0], leaves[changed[0]].shape)
+
+
+def written(parameter: int, shape: Sequence[int]) -> ValueError:
+    """The error for a model that writes to one of its parameters."""
+    return ValueError(
+        f"the model writes to parameter {parameter} (shape {tuple(shape)}) as it runs, so that no derivative "
+        "belongs to it: an operation in place under no_grad(), or an embedding's max_norm=. Write to a copy, or "
+        "between steps."
+    )
 
 
 def require_differentiable(outputs: Any, scalar: bool = False) -> None:
@@ -67,7 +73,7 @@ def require_differentiable(outputs: Any, scalar: bool = False) -> None:
 
 def custom_functions(outputs: Tensor) -> list[str]:
     """Names of the custom autograd Functions in the graph of ``outputs`` (about 1 microsecond a node)."""
-    own = convolution.__name__, sharded.__name__
+    own = f"{__package__}.convolution", f"{__package__}.wholes"
     functions = [getattr(node, "_forward_cls", None) for node in nodes(outputs)]
     return sorted({f.__qualname__ for f in functions if f is not None and f.__module__ not in own})
 
@@ -83,20 +89,29 @@ def nodes(outputs: Tensor, known: Iterable[Any] = ()) -> Iterator[Any]:
             todo += [following for following, _ in node.next_functions]
 
 
-def require_linear(recorded: Sequence[Tensor | None], cotangent: Tensor, custom: list[str]) -> None:
+def require_linear(
+    recorded: Sequence[Tensor | None], cotangent: Tensor, custom: Sequence[str], way: Alone = ALONE
+) -> None:
     """Refuse a recorded ``J^T u`` that is not linear in u: somewhere a backward has lost its graph.
 
     Unnoticed, products would lack what goes through it, or be zeros. What a linear function of u gives must be its
     derivative along u, so one backward tells: ``<d(J^T u)/du . v, u> = <J^T u, v>``, here for ``v = J^T u``. That is
-    done where there are Functions that somebody wrote.
+    done where there are Functions that somebody wrote. The processes on the ``way`` to which leaves lie do it together.
     """
-    graphs = [r for r in recorded if r is not None and r.requires_grad]
+    graphs = {i: r for i, r in enumerate(recorded) if r is not None and r.requires_grad}
     lost = any(bool(r.detach().any()) for r in recorded if r is not None and not r.requires_grad)
-    if custom and graphs and not lost:
-        values = [r.detach() for r in graphs]
-        (tangent,) = torch.autograd.grad(graphs, cotangent, values, retain_graph=True, materialize_grads=True)
-        expected = sum(float(v.double().square().sum()) for v in values)
+    lost, probed = way.any(lost, bool(custom and graphs))
+    if probed and not lost:
+        values, tangent = [r.detach() for r in graphs.values()], torch.zeros_like(cotangent)
+        way.follow(list(graphs), values)
+        if graphs:
+            options = {"retain_graph": True, "materialize_grads": True}
+            (tangent,) = torch.autograd.grad(list(graphs.values()), cotangent, values, **options)
+        expected = sum(
+            float((v.double() * w).sum()) for v, w in zip(values, way.summed(values, list(graphs)), strict=True)
+        )
         found = float((tangent.double() * cotangent.detach().double()).sum())
+        (expected,), (found,) = way.totals([expected], [found])
         lost = abs(found - expected) > 1e-2 * expected
     if lost:
         names = f" ({', '.join(custom)})" if custom else ""
@@ -169,7 +184,7 @@ class explained:  # noqa: N801  # a generator would take three times as long to 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: Any) -> None:
-        if isinstance(error, RuntimeError):
+        if isinstance(error, RuntimeError) and not isinstance(error, OtherProcessError):
             for sign, wanted, advice in _ADVICE:
                 if found := re.search(sign, str(error)):
                     raise wanted(advice.format(error, *found.groups())) from error

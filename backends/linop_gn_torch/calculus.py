@@ -39,21 +39,24 @@ import torch
 from torch import Tensor
 
 from linop_gn.backend import CalculusDefaults, LinearizationDefaults
+from linop_gn.distributed import OtherProcessError
 
 from .advice import custom_functions, explained, require_differentiable, require_linear, snapshot, unwritten
+from .alone import ALONE, Alone
 from .columns import in_columns
 from .cotangents import forgotten, marked
-from .gathering import GatheredGradient, GatheredLinearization, gathered
+from .gathering import gathered
 from .modules import adapt
 from .nan import operation_of_nan, tell_of_nan
 from .precision import as_double
-from .recording import Recording, backward, filled, keeping
+from .recording import Recording, backward, edges, filled, keeping
 from .safe_ops import both_ways, math_attention, once_differentiable, step_by_step, twice_differentiable
 from .sharded import layout_of
 from .spread import batch_norm_in_training
 from .tracking import constant, tracking
 from .trees import map_tree
 from .uses import TorchUses
+from .wholes import in_full
 
 __all__ = ["TorchCalculus", "TorchGradientLinearization", "TorchLinearization", "TorchOnePass", "has_nan"]
 
@@ -95,18 +98,23 @@ class TorchLinearization(LinearizationDefaults):
     """A function with its graph and the graph of ``u -> J^T u``. See :class:`linop_gn.protocols.Linearization`."""
 
     def __init__(
-        self, function: Callable[[list[Tensor]], Tensor], params: Leaves, cotangent: Callable[[Tensor], Tensor]
+        self,
+        function: Callable[[list[Tensor]], Tensor],
+        params: Leaves,
+        cotangent: Callable[[Tensor], Tensor],
+        way: Alone = ALONE,
     ) -> None:
         with torch.enable_grad(), explained():
             self._recording, self._leaves, self._outputs = _record(function, params)
-            self._function = function
+            self._function, self._way = function, way
             self.outputs = constant(self._outputs)
             self._cotangent, custom = cotangent, custom_functions(self._outputs)
             u, self._place = marked(cotangent(self.outputs).detach())
             with forgotten(u) if not (custom or self._recording.has_hooks) else nullcontext():
-                self._recorded = self._vjp(u, range(len(self._leaves)), create_graph=True)
-            self._recording.resume(lambda: require_linear(self._recorded, u, custom))
-        self.gradient: list[Tensor] | None = filled(self._recorded, self._leaves)
+                recorded = self._vjp(u, range(len(self._leaves)), create_graph=True)
+            self._recording.resume(lambda: require_linear(recorded, u, custom, way))
+        self.gradient: list[Tensor] | None = filled(recorded, self._leaves)
+        self._recorded = edges(recorded)
         self._looked, self._forward = False, False
 
     def jvp(self, tangents: Sequence[Tensor], only: tuple[int, ...] | None = None) -> Tensor:
@@ -118,13 +126,15 @@ class TorchLinearization(LinearizationDefaults):
         product = partial(backward, [r for r, _ in pairs], [self._place], [v for _, v in pairs])
         with explained():
             (result,) = self._recording.resume(lambda: product(**keeping()), records=tracking.get())
-        made = filled([result], [self.outputs])[0]
+        made = in_full(filled([result], [self.outputs])[0])  # a bias may come as it is
         if not (
             self._looked or tracking.get() or in_columns.get()
         ):  # what is NaN at a point is so along all directions
             self._looked = True
-            if made.sum().isnan() and made.isnan().any() and not any(v.isnan().any() for _, v in pairs):
-                first, u = has_nan(self._recorded), self._cotangent(constant(self.outputs))
+            (bad,) = self._way.any(bool(made.sum().isnan() and made.isnan().any()))
+            if bad and not self._way.any(any(v.isnan().any() for _, v in pairs))[0]:
+                u = self._cotangent(constant(self.outputs))
+                (first,) = self._way.any(has_nan(self.vjp(u)))
                 at_fault = partial(backward, [self._outputs], self._leaves, [u]) if first else product
                 name = self._recording.resume(lambda: operation_of_nan(at_fault, retain_graph=True))
                 return self._instead(made, (name, "first" if first else "second"), tangents, chosen)
@@ -141,9 +151,14 @@ class TorchLinearization(LinearizationDefaults):
     ) -> Tensor:
         """J v by forward mode, from now on, if that is a number where ``made`` is NaN; told once."""
         pushed = made
-        with suppress(RuntimeError):  # no forward mode
+        self._way.forget()
+        try:
             pushed = self._pushed(tangents, chosen)
-        self._forward = not pushed.isnan().any()
+        except OtherProcessError:
+            raise
+        except RuntimeError:  # no forward mode
+            pass
+        self._forward = not self._way.any(bool(pushed.isnan().any()))[0]
         name, order = cause
         if self._forward:
             tell_of_nan(name, "J v by backward mode", "J v is taken by forward mode, at twice the cost.", order)
@@ -193,9 +208,10 @@ class TorchOnePass(LinearizationDefaults):
         params: Leaves,
         cotangent: Callable[[Tensor], Tensor],
         model: Any,
+        way: Alone = ALONE,
     ) -> None:
-        self._made_of = function, params, cotangent
-        self._model = model
+        self._made_of = function, params, cotangent, way
+        self._model, self._way = model, way
         self._other: TorchLinearization | None = None
         with torch.enable_grad(), explained():
             self._recording, self._leaves, self._outputs = _record(function, params, kernels=both_ways)
@@ -221,21 +237,25 @@ class TorchOnePass(LinearizationDefaults):
 
     def _by_double_backward(self) -> TorchLinearization:
         if self._other is None:
+            self._way.forget()
             self._other = TorchLinearization(*self._made_of)
         return self._other
 
     def _forward(self, tangents: Sequence[Tensor], chosen: Sequence[int]) -> Tensor | None:
         """J v, or None where forward mode fails; which of both is remembered for the model."""
+        made = None
         try:
             made = _pushed(self._recording, self._made_of[0], self._leaves, tangents, chosen, self.outputs)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, OtherProcessError):
             raise
         except RuntimeError:  # no forward mode
-            good = False
+            if self._way is not ALONE and _works_forward(self._model):
+                raise  # it had some on all processes
         else:
             if _works_forward(self._model):
                 return made
-            good = self._is_adjoint(tangents, chosen, made)
+        (fails,) = self._way.any(made is None)
+        good = not (fails or made is None) and self._is_adjoint(tangents, chosen, made)
         with suppress(TypeError):  # a model that cannot be told from others
             _FORWARD[self._model] = good
         return made if good else None
@@ -243,12 +263,17 @@ class TorchOnePass(LinearizationDefaults):
     def _is_adjoint(self, tangents: Sequence[Tensor], chosen: Sequence[int], made: Tensor) -> bool:
         """Whether <u, J v> = <J^T u, v> for the gradient u of the loss."""
         u = self._made_of[2](self.outputs).detach()
-        pairs = [(g.double(), v.double()) for g, v in zip(self.vjp(u, tuple(chosen)), tangents, strict=True)]
-        found, u = (u.double() * made.double()).sum(), u.double()
-        expected = sum((g * v).sum() for g, v in pairs)
-        sizes = sum(g.square().sum() for g, _ in pairs) * sum(v.square().sum() for _, v in pairs)
-        size = torch.as_tensor(sizes).sqrt() + u.norm() * made.double().norm()
-        return bool(abs(found - expected) <= torch.finfo(made.dtype).eps ** 0.5 * size)
+        gradient = self.vjp(u, tuple(chosen))
+        self._way.meet()
+        gradient = self._way.summed(gradient, chosen)
+        pairs = [(g.double(), v.double()) for g, v in zip(gradient, tangents, strict=True)]
+        of_leaves = [sum(float((x * y).sum()) for x, y in of) for of in (pairs, [(g, g) for g, _ in pairs])]
+        of_leaves.append(sum(float(v.square().sum()) for _, v in pairs))
+        u, made = u.double(), made.double()
+        of_outputs = [float((x * y).sum()) for x, y in ((u, made), (u, u), (made, made))]
+        (expected, g, v), (found, seed, pushed) = self._way.totals(of_leaves, of_outputs)
+        size = (g * v) ** 0.5 + (seed * pushed) ** 0.5
+        return abs(found - expected) <= torch.finfo(self.outputs.dtype).eps ** 0.5 * size
 
 
 def _pushed(
@@ -265,22 +290,23 @@ def _pushed(
         for i, v in zip(chosen, tangents, strict=True):
             leaves[i] = torch.autograd.forward_ad.make_dual(leaves[i], v)
         made = torch.autograd.forward_ad.unpack_dual(function(leaves), level=level).tangent
-    return torch.zeros_like(like) if made is None else constant(made)
+    return torch.zeros_like(like) if made is None else constant(in_full(made))
 
 
 class TorchGradientLinearization(LinearizationDefaults):
     """A scalar function's gradient with its graph. See :class:`linop_gn.protocols.GradientLinearization`."""
 
-    def __init__(self, function: Callable[[list[Tensor]], Tensor], params: Leaves) -> None:
+    def __init__(self, function: Callable[[list[Tensor]], Tensor], params: Leaves, way: Alone = ALONE) -> None:
+        self._way = way
         with torch.enable_grad(), explained():
             self._recording, self._leaves, value = _record(function, params, scalar=True)
             self.value = constant(value)
             # With a seed that requires gradients, what has no graph is zero, or comes from a backward that lost it.
             seed = torch.ones_like(self.value, requires_grad=True)
             self._gradient = partial(backward, [value], self._leaves, [seed])
-            self._recorded = self._recording.resume(lambda: self._gradient(create_graph=True), records=True)
-            self._recording.resume(lambda: require_linear(self._recorded, seed, custom_functions(value)))
-        self.gradient = filled(self._recorded, self._leaves)
+            recorded = self._recording.resume(lambda: self._gradient(create_graph=True), records=True)
+            self._recording.resume(lambda: require_linear(recorded, seed, custom_functions(value), way))
+        self.gradient, self._recorded = filled(recorded, self._leaves), edges(recorded)
         self._told = False
 
     def hvp(self, tangents: Sequence[Tensor]) -> list[Tensor]:
@@ -292,8 +318,9 @@ class TorchGradientLinearization(LinearizationDefaults):
         made = filled(result, self._leaves)
         if not (self._told or tracking.get() or in_columns.get()):
             self._told = True
-            if has_nan(made) and not has_nan(tangents):
-                first = has_nan(self.gradient)
+            (bad,) = self._way.any(has_nan(made))
+            if bad and not self._way.any(has_nan(tangents))[0]:
+                (first,) = self._way.any(has_nan(self.gradient))
                 at_fault = self._gradient if first else product
                 name = self._recording.resume(lambda: operation_of_nan(at_fault, retain_graph=True))
                 tell_of_nan(name, "H v", None, "first" if first else "second")
@@ -318,14 +345,16 @@ class TorchCalculus(CalculusDefaults):
     ) -> Any:
         """See :meth:`linop_gn.protocols.Calculus.linearize`."""
         params, way = gathered(params)
-        made = TorchLinearization(function, params, cotangent)
-        return made if way is None else GatheredLinearization(made, way)
+        with way.run("J"):
+            made = TorchLinearization(way.over(function), params, cotangent, way)
+        return way.linearized(made)
 
     def linearize_gradient(self, function: Callable[[list[Tensor]], Tensor], params: Leaves) -> Any:
         """See :meth:`linop_gn.protocols.Calculus.linearize_gradient`."""
         params, way = gathered(params)
-        made = TorchGradientLinearization(function, params)
-        return made if way is None else GatheredGradient(made, way)
+        with way.run("H"):
+            made = TorchGradientLinearization(way.over(function), params, way)
+        return way.linearized(made)
 
     def linearize_once(
         self,
@@ -338,8 +367,9 @@ class TorchCalculus(CalculusDefaults):
         if tracking.get() or _works_forward(model) is False:
             return self.linearize(function, params, cotangent)
         params, way = gathered(params)
-        made = TorchOnePass(function, params, cotangent, model)
-        return made if way is None else GatheredLinearization(made, way)
+        with way.run("J once"):
+            made = TorchOnePass(way.over(function), params, cotangent, model, way)
+        return way.linearized(made)
 
     def coupling(self, model: Any) -> str | None:
         """See :meth:`linop_gn.protocols.Calculus.coupling`."""
@@ -348,9 +378,9 @@ class TorchCalculus(CalculusDefaults):
 
     def evaluate(self, function: Callable[[list[Tensor]], Any], params: Leaves) -> Any:
         # Not under no_grad: a model may differentiate inside. Constants have no graph, so nothing is recorded anyway.
-        params, _ = gathered(params)
-        with torch.enable_grad(), twice_differentiable(), explained():
-            return map_tree(constant, function([constant(p) for p in params]))
+        params, way = gathered(params)
+        with torch.enable_grad(), twice_differentiable(), explained(), way.run("value"):
+            return map_tree(constant, way.over(function)([constant(p) for p in params]))
 
     def gradient(
         self,
@@ -361,11 +391,12 @@ class TorchCalculus(CalculusDefaults):
         # Kernels that are differentiated once may be any; those of attention draw the numbers that evaluations draw.
         with explained():
             params, way = gathered(params)
-            recording, leaves, value = _record(function, params, cotangent is None, kernels=lambda: math_attention)
-            u = None if cotangent is None else cotangent(value.detach())
-            gradient = recording.resume(lambda: backward([value], leaves, [u]))
-        made = filled(gradient, leaves)
-        return value.detach(), made if way is None else way.scatter(made)
+            with way.run("gradient"):
+                made = _record(way.over(function), params, cotangent is None, kernels=lambda: math_attention)
+                recording, leaves, value = made
+                u = None if cotangent is None else cotangent(value.detach())
+                gradient = recording.resume(lambda: backward([value], leaves, [u]))
+        return value.detach(), way.completed(filled(gradient, leaves))
 
     def compiled(self) -> Any:
         from .compiled import CompiledCalculus  # what traces and compiles takes long to import

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from linop_gn.records import Partial, data_fields, on_new_record, rebuild, static_fields
 
 from . import programs
-from .calculus import TorchGradientLinearization, TorchLinearization
+from .calculus import TorchCalculus
 from .marks import mark
 from .programs import Program, TracedGradientLinearization, TracedLinearization, can_compile, has_autocast
 from .recording import Recording, backward, filled
@@ -82,8 +82,8 @@ class _Linearize:
     kind: ClassVar[str] = "Gauss-Newton"
     at: ClassVar[Callable[..., Any]] = TracedLinearization
 
-    def eager(self) -> TorchLinearization:
-        return TorchLinearization(self.function, self.params, self.cotangent)
+    def eager(self) -> Any:
+        return TorchCalculus().linearize(self.function, self.params, self.cotangent)
 
     def vectors(self, first: Any) -> list[list[Tensor]]:
         """To probe products with."""
@@ -113,8 +113,8 @@ class _LinearizeGradient:
     kind: ClassVar[str] = "Hessian"
     at: ClassVar[Callable[..., Any]] = TracedGradientLinearization
 
-    def eager(self) -> TorchGradientLinearization:
-        return TorchGradientLinearization(self.function, self.params)
+    def eager(self) -> Any:
+        return TorchCalculus().linearize_gradient(self.function, self.params)
 
     def vectors(self, first: Any) -> list[list[Tensor]]:
         return [_normal(self.params)]

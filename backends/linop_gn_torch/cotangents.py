@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge, saved_tensors_hooks
 
+from .wholes import Whole
+
 __all__ = ["MANY", "forgotten", "marked"]
 
 MANY = 1 << 22
@@ -48,7 +50,7 @@ def forgotten(u: Tensor) -> Iterator[None]:
     own = u.untyped_storage().data_ptr()
 
     def pack(saved: Tensor) -> Any:
-        if saved.untyped_storage().data_ptr() == own:
+        if not isinstance(saved, Whole) and saved.untyped_storage().data_ptr() == own:
             saved = saved.new_zeros(()).expand(saved.shape)
         return saved, saved._version
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from linop_gn.distributed import OtherProcessError
+
 __all__ = ["operation_of_nan", "tell_of_nan"]
 
 
@@ -23,6 +25,8 @@ def operation_of_nan(backward: Callable[..., Any], **options: Any) -> str:
             warnings.simplefilter("ignore")
             with torch.autograd.detect_anomaly():
                 backward(**options)
+    except OtherProcessError:
+        raise
     except RuntimeError as error:
         if found := re.search(r"Function '(\w+?)(?:Backward\d*)+' returned nan", str(error)):
             return found.group(1)

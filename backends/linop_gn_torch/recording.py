@@ -20,14 +20,14 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import disable_saved_tensors_hooks
+from torch.autograd.graph import GradientEdge, disable_saved_tensors_hooks, get_gradient_edge
 from torch.utils.checkpoint import CheckpointFunction
 
 from .advice import REENTRANT
 from .safe_ops import twice_differentiable
 from .tracking import constant, tracking
 
-__all__ = ["Recording", "backward", "current", "filled", "keeping"]
+__all__ = ["Recording", "backward", "current", "edges", "filled", "keeping"]
 
 R = TypeVar("R")
 
@@ -91,11 +91,16 @@ def _seen(*args: Any) -> Any:
 CheckpointFunction.forward = staticmethod(_seen)
 
 
+def edges(recorded: Sequence[Tensor | None]) -> list[GradientEdge | None]:
+    """The places of what was recorded in its graph, which go without its values; None for what has no graph."""
+    return [None if x is None or not x.requires_grad else get_gradient_edge(x) for x in recorded]
+
+
 def backward(
-    outputs: Sequence[Tensor], inputs: Sequence[Any], cotangents: Sequence[Tensor | None], **options: Any
+    outputs: Sequence[Tensor | GradientEdge], inputs: Sequence[Any], cotangents: Sequence[Tensor | None], **options: Any
 ) -> list[Tensor | None]:
     """``torch.autograd.grad`` on the outputs that have a graph; None for inputs that none of them depends on."""
-    pairs = [(z, u) for z, u in zip(outputs, cotangents, strict=True) if z.requires_grad]
+    pairs = [(z, u) for z, u in zip(outputs, cotangents, strict=True) if isinstance(z, GradientEdge) or z.requires_grad]
     if not pairs or not inputs:
         return [None] * len(inputs)
     live, seeds = zip(*pairs, strict=True)

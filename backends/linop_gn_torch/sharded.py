@@ -9,8 +9,8 @@ of which all processes have copies, plain tensors and numbers too, are cut in ve
 so that no entry is counted twice. Packing and cutting send nothing; inner products are local ones and one all-reduce of
 a number. What users are given lies as their parameters do: there copies are put together again (:meth:`Layout.given`).
 
-Within the model all tensors are plain and whole (:mod:`.gathering`), and so is what solvers compute with: arithmetic,
-bases and QR are of local parts (:mod:`.shards`).
+Within the model leaves are whole, each while an operation takes it (:mod:`.gathering`). What solvers compute with,
+arithmetic, bases and QR, is of local parts (:mod:`.shards`).
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class Leaves(list[Tensor]):
     """The leaves of a vector as it is cut, a DTensor each, with the layout of what they are parts of."""
 
     layout: Layout
+    vector: Tensor | None = None
+    """What this process has of the vector, where its leaves are in that memory, and nobody has been given it."""
 
 
 def layout_of(leaves: Sequence[Any]) -> Layout | None:
@@ -170,6 +172,20 @@ class Layout:
             ranges[axis] = start + first, min(most, size - first)
         return tuple(slice(start, start + size) for start, size in ranges)
 
+    @cached_property
+    def in_order(self) -> bool:
+        """Whether what the processes have, one after the other, is the one leaf that there is, and zeros."""
+        if len(self._rows) != 1:
+            return False
+        others = self._rows[0][1:]
+        for k, place in enumerate(self.places):
+            first, *rest = self.shard(0, place)
+            if any(along.stop - along.start != size for along, size in zip(rest, others, strict=True)):
+                return False
+            if first.start != first.stop and first.start * math.prod(others) != k * self.length:
+                return False
+        return True
+
     # blocks of leaves, by index
 
     def by_block(self, name: str, blocks: Sequence[Sequence[int]], *vectors: Tensor) -> Any:
@@ -201,6 +217,9 @@ class Layout:
 
     def pack(self, leaves: Sequence[Tensor], dtype: str) -> Tensor:
         """The vector (n,) of these leaves, or columns (n, k) of leaves with a last axis of k."""
+        if isinstance(leaves, Leaves) and leaves.vector is not None and leaves.vector.dtype == getattr(torch, dtype):
+            vector, leaves.vector = leaves.vector, None
+            return self.spread(vector)
         copies = dict[tuple[int, ...], list[Tensor]]()
         for axes, x in zip(self.copied, leaves, strict=True):
             if axes and not (is_sharded(x) and any(x.placements[i].is_shard() for i in axes)):  # type: ignore[attr-defined]
@@ -313,7 +332,7 @@ class Layout:
             table = np.zeros((*(mesh.size(i) for i in others), len(as_sent([0]))))
             table[tuple(mesh.get_coordinate()[i] for i in others)] = as_sent([mark_of_bits(own)])
             sent.append(table.reshape(-1, table.shape[-1]))
-        found = torch.tensor(np.concatenate(sent), dtype=torch.float32, device=self._device)
+        found = torch.tensor(np.concatenate(sent), dtype=torch.float32, device=self.device)
         all_reduce(found, mesh, range(mesh.ndim), sharing.get())
         if any(which_differs(sums) is not None for sums in found.tolist()):
             raise ValueError(
@@ -325,7 +344,7 @@ class Layout:
     def zeros(self, dtype: str, columns: int | None) -> Tensor:
         """The vector of zeros, or columns of them."""
         shape = (self.length,) if columns is None else (self.length, columns)
-        return self.spread(torch.zeros(shape, dtype=getattr(torch, dtype), device=self._device))
+        return self.spread(torch.zeros(shape, dtype=getattr(torch, dtype), device=self.device))
 
     def agreed(self, number: Tensor) -> Tensor:
         """A number as the first process has it."""
@@ -339,7 +358,8 @@ class Layout:
         return x
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """Of this process."""
         kind = self.mesh.device_type
         return torch.device(kind, torch.accelerator.current_device_index()) if kind != "cpu" else torch.device(kind)
 
@@ -368,7 +388,7 @@ class Layout:
         It is a plain tensor: what is drawn by it is, too, until :meth:`spread`.
         """
         total = sum(map(math.prod, self.shapes))
-        every = torch.arange(total, dtype=torch.int32, device=self._device)
+        every = torch.arange(total, dtype=torch.int32, device=self.device)
         found = torch.cat([leaf.reshape(-1) for leaf in self.own(_cut(every, self.shapes))])
         return torch.cat([found, found.new_full((self.length - len(found),), total)])
 
@@ -386,8 +406,8 @@ def _cut(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
 
 def _filled_up(parts: Sequence[Tensor], length: int, columns: Sequence[int]) -> Tensor:
     """The parts, flat but for their columns, and zeros up to this length."""
-    flat = torch.cat([part.reshape(-1, *columns) for part in parts])
-    return torch.cat([flat, flat.new_zeros(length - len(flat), *columns)])
+    flat = [part.reshape(-1, *columns) for part in parts]
+    return torch.cat([*flat, flat[0].new_zeros(length - sum(map(len, flat)), *columns)])
 
 
 def widest(dtypes: Sequence[torch.dtype]) -> torch.dtype:

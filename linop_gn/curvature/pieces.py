@@ -289,21 +289,15 @@ def _by_block(
         parts = (shares[i : i + at_once].T for i in range(0, count, at_once))
         made = (ops.over_columns(lambda share: masked(share, piece, v), part, at_once) for part in parts)
         return sum(ops.namespace().sum(part, axis=1) for part in made)
-    products = Partial(_one_by_one, function, blocks, piece)
-    leaves = space.split(v)
-    if space.in_parts:
-        return space.like(v, piece.linearization.by_parts(leaves, products))
-    return space.like(v, products(piece.linearization, leaves))
+    return space.like(v, _one_by_one(function, blocks, piece, space.split(v)))
 
 
 def _one_by_one(
     function: Callable[..., list[Array]],
     blocks: tuple[tuple[int, ...], ...],
     piece: Piece,
-    linearization: Linearization,
     leaves: list[Array],
 ) -> list[Array]:
-    piece = replace(piece, linearization=linearization)
     found: list[Any] = [None] * len(leaves)
     for block in blocks:
         for i, leaf in zip(block, function(piece, [leaves[i] for i in block], block), strict=True):

@@ -167,7 +167,3 @@ class LinearizationDefaults:
     def uses(self) -> Uses | None:
         """See :meth:`linop_gn.protocols.Linearization.uses`."""
         return None
-
-    def by_parts(self, tangents: Sequence[Array], products: Callable[[Any, list[Array]], list[Array]]) -> list[Array]:
-        """See :meth:`linop_gn.protocols.Linearization.by_parts`."""
-        return products(self, list(tangents))

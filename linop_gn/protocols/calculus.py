@@ -37,12 +37,6 @@ class Linearization(Protocol):
     def uses(self) -> Uses | None:
         """What :meth:`Calculus.uses` makes of the function, from what was recorded; None where that tells not all."""
 
-    def by_parts(self, tangents: Sequence[Array], products: Callable[[Any, list[Array]], list[Array]]) -> list[Array]:
-        """``products(linearization, tangents)``, which takes several with some of the leaves each.
-
-        Where processes have parts of leaves, it is given a linearisation at whole ones: these are gathered once.
-        """
-
 
 @runtime_checkable
 class GradientLinearization(Protocol):

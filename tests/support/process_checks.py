@@ -1,12 +1,12 @@
 """What each of several gloo processes checks; :func:`run` is what they run, and writes what came of each check."""
 
 import importlib
-import itertools
 import os
 import pickle
 import time
 import traceback
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -501,14 +501,14 @@ CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().i
 
 
 def run(rank, size, folder, checks="process_checks", names=None):
-    """Run the checks of modules, or those with these names."""
+    """Run the checks of a module, or of several, apart by a space; or those with these names."""
     torch.set_num_threads(1)
     os.environ["LINOP_GN_TEST_FOLDER"] = folder
     init = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=init, rank=rank, world_size=size, timeout=timedelta(seconds=60))
     found = {}
-    every = [importlib.import_module(module).CHECKS.items() for module in checks.split()]
-    for name, check in itertools.chain(*every):
+    modules = [importlib.import_module(module).CHECKS for module in checks.split()]
+    for name, check in chain.from_iterable(of.items() for of in modules):
         if names is not None and name not in names:
             continue
         begun = time.monotonic()
