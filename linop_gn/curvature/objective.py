@@ -405,7 +405,8 @@ class Objective(Terms):
 
 def _require_function(what: str, given: Any) -> None:
     if not callable(given):
-        raise TypeError(f"{what}, got {type(given).__qualname__}.")
+        order = " The order is lg.Objective(model, loss, data)." if isinstance(given, Loss) else ""
+        raise TypeError(f"{what}, got {type(given).__qualname__}.{order}")
 
 
 def _fields(

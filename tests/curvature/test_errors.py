@@ -121,6 +121,8 @@ def test_models(backend):
     refused(wrong, params, TypeError, "the model returned an array of dtype int.*scores rather than classes")
     with pytest.raises(TypeError, match=r"the model must be a function \(params, inputs\) -> outputs, got dict"):
         made_of(backend, model={})
+    with pytest.raises(TypeError, match=r"got SquaredError. The order is lg.Objective\(model, loss, data\)"):
+        made_of(backend, model=lg.losses.SquaredError())
     for make in (lg.Objective.from_function, lg.Objective.from_residuals):
         with pytest.raises(TypeError, match="must be a function of the parameters, got int"):
             make(3)
