@@ -276,7 +276,8 @@ class LeastSquares(Solver):
             if scaled is not True:
                 (x,) = ops.branch(scaled, lambda x: (x,), lambda x: (ops.scale(basis.ascale, x),), x)
             if moved is False:
-                directions = ops.copy(basis.v), *map(ops.zeros_like, s.directions[1:])
+                first, *others = s.directions  # written over: copies would be two vectors more
+                directions = ops.axpby(1.0, basis.v, 0.0, first), *(ops.scale(0.0, other) for other in others)
             else:
                 kept = [ops.where(moved, factor, 0.0) for factor in factors]
                 x, directions = self.move(ops, x, s.directions, basis, kept)

@@ -290,8 +290,9 @@ class AsarrayNarrows(Sound):
 
 @fault("asarray")
 class DevicesChange(Sound):
-    def _device(self, x):
-        return "cpu:1" if x.dtype == "int32" else "cpu"
+    def describe(self, x):
+        shape, dtype, device = super().describe(x)
+        return shape, dtype, "cpu:1" if dtype == "int32" else device
 
 
 @fault("cast")

@@ -34,16 +34,16 @@ class Arrays(Kit):
     def test_asarray(self, data: Draws) -> None:
         """asarray keeps values, shape, dtype and device; to_numpy and read bring them back."""
         shape = self.shape(data) if self.compiled else data.draw(st.sampled_from([(), (0,), (3,), (2, 3), (2, 1, 3)]))
-        dtype = data.draw(st.sampled_from([*self.dtypes, "int32", "bool"]))
-        x = (3 * self.normal(data, *shape)).astype(dtype)
-        device = device_of(self.ops)
-        for host in (x, x.T.copy().T, x[::-1].copy()[::-1] if x.ndim else x, x.tolist()):
-            X = self.ops.asarray(host, dtype, device)
-            want, got = (x.shape, dtype, self.ops.describe(self.array(0.0, "float32"))[2]), self.ops.describe(X)
-            claim(got == want, f"asarray made an array of {got}, expected {want}")
-            back = np.asarray(self.ops.to_numpy(X))
-            claim(back.dtype == x.dtype, f"to_numpy made {back.dtype} of {dtype}")
-            np.testing.assert_array_equal(back, x)
+        drawn, device = 3 * self.normal(data, *shape), device_of(self.ops)
+        for dtype in (*self.dtypes, "int32", "bool"):
+            x = drawn.astype(dtype)
+            for host in (x, x.T.copy().T, x[::-1].copy()[::-1] if x.ndim else x, x.tolist()):
+                X = self.ops.asarray(host, dtype, device)
+                want, got = (x.shape, dtype, self.ops.describe(self.array(0.0, "float32"))[2]), self.ops.describe(X)
+                claim(got == want, f"asarray made an array of {got}, expected {want}")
+                back = np.asarray(self.ops.to_numpy(X))
+                claim(back.dtype == x.dtype, f"to_numpy made {back.dtype} of {dtype}")
+                np.testing.assert_array_equal(back, x)
 
     def test_read(self) -> None:
         """read turns the arrays of a tree into NumPy arrays and leaves everything else as it is."""
