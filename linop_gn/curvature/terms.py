@@ -98,7 +98,8 @@ class Terms:
             return terms
         told = [replace(term) for term in terms]
         for old, new, piece in zip(terms, told, made.pieces, strict=True):
-            memo(new).checked, memo(new).linear = memo(old).checked, None if piece.stacked else getattr(piece, "linearization", None)
+            memo(new).checked = memo(old).checked
+            memo(new).linear = None if piece.stacked else getattr(piece, "linearization", None)  # none of bridged ones
         return told
 
     def require_fitting(self, space: Space) -> None:
