@@ -1,11 +1,12 @@
 """The same script in a group of gloo on the CPU, and of NCCL with a GPU for each process."""
 
 import pytest
+from systems import in_full
 
 
 @pytest.mark.parametrize(
     "backend",
-    [pytest.param("gloo", marks=pytest.mark.devices), pytest.param("nccl", marks=pytest.mark.gpu)],
+    [pytest.param("gloo", marks=[pytest.mark.devices, in_full]), pytest.param("nccl", marks=pytest.mark.gpu)],
 )
 def test_a_group_does_what_one_process_does(tmp_path, backend):
     torch = pytest.importorskip("torch")
