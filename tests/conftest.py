@@ -6,7 +6,8 @@ CI has ten minutes of two cores; `nox -s tests_full` runs every case with every 
 - on the others, where a test has several `parametrize`, as many cases as it takes for each row of each to come once.
   Rows that only hold together belong into one `parametrize`, which is run whole;
 - on JAX, where each test compiles, those tests of a module that it names in ``IN_CI_ON_JAX``, or all of them. Name
-  what a compiled program or its types may spoil: one test of each solver, of its columns, statuses, dtypes and range;
+  what a compiled program or its types may spoil: one test of each solver, of its columns, statuses, dtypes and range.
+  Of the cases of a test every third, but for those in ``EACH_IN_CI_ON_JAX``, whose cases are each another promise;
 - of a test that calls ``systems.spare(backend, enough)``, on JAX the cases that are ``enough``, and all elsewhere;
 - a few of hypothesis' draws where programs are compiled (``FEW_DRAWS``). Draw from a few shapes: each is a program;
 - nothing marked ``systems.in_full``: what takes over five seconds, where a quicker test holds as much.
@@ -107,9 +108,32 @@ def left_to_full(items):
             known |= rows
 
 
+ON_JAX_EACH = 3
+"""Of a test's cases on JAX CI runs the first, and after it each one in so many."""
+
+
+def thinned_on_jax(items):
+    """The cases on JAX that CI leaves to ``tests_full`` for being many."""
+    count = {}
+    for item in items:
+        on_jax = "jax" in _frameworks(item) or "jax" in item.path.parts or "jax" in item.originalname
+        test, each = item.nodeid.partition("[")[0], getattr(item.module, "EACH_IN_CI_ON_JAX", ())
+        assert all(hasattr(item.module, name) for name in each), f"EACH_IN_CI_ON_JAX of {item.path} names no test"
+        if not (on_jax and hasattr(item, "callspec")) or item.originalname in each:
+            continue
+        count[test] = count.get(test, -1) + 1
+        if count[test] % ON_JAX_EACH:
+            yield item
+
+
 def pytest_collection_modifyitems(items):
-    for item in list(left_to_full(items)) if PROFILE in ("ci", "quick") else ():
-        item.add_marker(pytest.mark.skip(reason="held by other cases: in nox -s tests_full"))
+    if PROFILE not in ("ci", "quick"):
+        return
+    left = set(map(id, left_to_full(items)))
+    left |= set(map(id, thinned_on_jax([item for item in items if id(item) not in left])))
+    for item in items:
+        if id(item) in left:
+            item.add_marker(pytest.mark.skip(reason="held by other cases: in nox -s tests_full"))
 
 
 @pytest.hookimpl(wrapper=True)

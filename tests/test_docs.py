@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "backends" / "README.md"]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
-LONG = "curvature", "differentiating_solves"  # JAX compiles for over ten seconds what other tests hold
+LONG = "curvature", "differentiating_solves", "many_devices"  # JAX compiles for over ten seconds what other tests hold
 
 
 def marked(page):

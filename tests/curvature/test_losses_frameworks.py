@@ -13,6 +13,8 @@ import linop_gn as lg
 from linop_gn.curvature.losses import BinaryCrossEntropy, CrossEntropy, Poisson, SquaredError
 from linop_gn.testing.losses import LOSSES, draw, everything
 
+EACH_IN_CI_ON_JAX = ("test_jax_differentiates_and_compiles_all_of_it",)
+
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
 all_losses = pytest.mark.parametrize("name", LOSSES)
 

@@ -8,6 +8,8 @@ from systems import gaussian, load
 
 import linop_gn as lg
 
+EACH_IN_CI_ON_JAX = ("test_formulas",)
+
 o = lg.optimisers
 BACKENDS = ["numpy", "torch", "poison", "jax"]
 OTHERS = ["torch", "optax"]

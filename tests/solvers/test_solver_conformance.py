@@ -7,6 +7,8 @@ from written import Richardson
 
 import linop_gn as lg
 
+EACH_IN_CI_ON_JAX = ("test_every_law",)
+
 conformance = pytest.importorskip("linop_gn.testing.conformance")
 SolverConformance, check_solver = conformance.SolverConformance, conformance.check_solver
 

@@ -18,6 +18,8 @@ import linop_gn as lg
 from linop_gn import Status
 from linop_gn.testing.strategies import seeds
 
+EACH_IN_CI_ON_JAX = "test_every_solver_of_systems", "test_the_data_of_every_operator"
+
 backend = lg.load("jax")
 METHOD = lg.CG(rtol=1e-13)
 SPECTRA = ("benign", "spread", "clustered", "tiny", "huge")

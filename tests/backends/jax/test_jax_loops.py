@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 from linop_gn_jax import backend as ops
+from systems import in_full
 
 from linop_gn.records import record, static
 from linop_gn.run.status import Status
@@ -241,6 +242,7 @@ def test_call_is_compiled_once_and_inlined_in_a_trace():
     assert [eqn.primitive.name for eqn in jaxpr.eqns] == ["mul", "sin"]
 
 
+@in_full
 def test_small_loops_are_compiled_quickly_and_others_well(monkeypatch):
     """What a loop is compiled with goes by the sizes of its data and of the model's outputs."""
     from linop_gn_jax import loops

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from systems import FULL
+from systems import FULL, in_full
 
 SCRIPT = """
 import sys
@@ -112,6 +112,7 @@ if "full" in sys.argv:
 """
 
 
+@in_full
 def test_four_devices_give_what_one_gives():
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
