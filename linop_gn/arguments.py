@@ -63,7 +63,8 @@ def called(role: str, like: str, function: Callable[..., Any], *arguments: Any, 
         except TypeError:
             count = f"{len(arguments)} argument{'s' * (len(arguments) > 1)}"
             raise TypeError(f"{way}, with {count}, but its signature is {signature}.") from error
-        error.add_note(f"{way}, here with {' and '.join(map(_kind, arguments))}.")
+        if not any(" is called as " in note for note in getattr(error, "__notes__", ())):  # the user's own is enough
+            error.add_note(f"{way}, here with {' and '.join(map(_kind, arguments))}.")
         raise
 
 

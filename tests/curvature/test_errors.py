@@ -277,6 +277,12 @@ def test_arguments_in_another_order_are_told(backend):
     assert told in raised.value.__notes__
 
 
+def test_one_note_says_what_was_called():
+    with pytest.raises(IndexError) as raised:
+        lg.least_squares(lambda p: p["a"] - x[0], [1.0])
+    assert raised.value.__notes__ == ["fun is called as fun(x, *args, **kwargs), here with an array (1,)."]
+
+
 @pytest.mark.parametrize("name", ["torch", "jax"])
 def test_numpy_inside_of_a_model_is_told(name):
     residuals = lambda p: np.exp(p) - 1.0  # noqa: E731
