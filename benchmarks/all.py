@@ -143,7 +143,8 @@ def front() -> str:
     lines = ["![Products and Gauss-Newton steps beside curvlinops and the floor](docs/front.svg)", ""]
     lines += [
         f"In multiples of a gradient on PyTorch. {taken}; all of it is in [performance](docs/performance.md).",
-        "Arithmetic is counted in multiplications, to which the time of a convolution is not proportional.",
+        "Arithmetic is counted in multiplications; a convolution's time is not proportional to these, so that ours is "
+        "below it there.",
         "",
     ]
     lines += ["| | linop_gn | curvlinops | arithmetic alone |", "| --- | --- | --- | --- |"]

@@ -10,6 +10,7 @@ import inspect
 import math
 import operator
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -38,6 +39,8 @@ def require_plain(kind: type) -> None:
 def called(role: str, like: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """What ``function`` returns; where it does not take so many arguments, an error that says it is called like that.
 
+    Its own errors get a note with what it was called with: arguments in another order fail in the words of others.
+
     >>> called("jacobian=", "(params, inputs)", lambda p: p, 1, 2)
     Traceback (most recent call last):
     ...
@@ -50,20 +53,24 @@ def called(role: str, like: str, function: Callable[..., Any], *arguments: Any, 
             f"{role} raised StopIteration: an iterator that it draws from has ended, and it is called as often as the "
             "run needs. Give all data to the objective, or one batch a step as lg.minimize(..., batches=loader)."
         ) from error
-    except TypeError as error:
-        try:
+    except Exception as error:
+        way, signature = f"{role} is called as {role.rstrip('=').rpartition(' ')[2]}{like}", None
+        with suppress(TypeError, ValueError):
             signature = inspect.signature(function)
-        except (TypeError, ValueError):
-            raise error from None
         try:
-            signature.bind(*arguments, **options)
+            if signature is not None and isinstance(error, TypeError):
+                signature.bind(*arguments, **options)
         except TypeError:
             count = f"{len(arguments)} argument{'s' * (len(arguments) > 1)}"
-            raise TypeError(
-                f"{role} is called as {role.rstrip('=').rpartition(' ')[2]}{like}, with {count}, but its signature is "
-                f"{signature}."
-            ) from error
+            raise TypeError(f"{way}, with {count}, but its signature is {signature}.") from error
+        if not any(" is called as " in note for note in getattr(error, "__notes__", ())):  # the user's own is enough
+            error.add_note(f"{way}, here with {' and '.join(map(_kind, arguments))}.")
         raise
+
+
+def _kind(x: Any) -> str:
+    """What an argument is, in words: of an array the shape."""
+    return f"an array {tuple(x.shape)}" if hasattr(x, "shape") else f"a {type(x).__qualname__}"
 
 
 def described(x: Any, framework: str) -> str:

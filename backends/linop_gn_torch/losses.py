@@ -1,4 +1,4 @@
-"""PyTorch's loss modules in closed form.
+"""PyTorch's loss modules in closed form, and the functions that they call.
 
 What they mean by a mean is kept: ``CrossEntropyLoss`` divides by the weights of the classes that occur, the others by
 the number of outputs, whatever their weights. Those that have no closed form here are refused by name.
@@ -6,8 +6,11 @@ the number of outputs, whatever their weights. Those that have no closed form he
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
 from typing import Any, ClassVar
 
+from torch.nn import functional
 from torch.nn.modules import loss as modules
 
 from linop_gn.backend import Array
@@ -77,14 +80,34 @@ class BCEWithLogitsLoss(BinaryCrossEntropy):
         return w * (1 - y), w * c * y
 
 
+_MODULES = {
+    functional.cross_entropy: modules.CrossEntropyLoss,
+    functional.mse_loss: modules.MSELoss,
+    functional.binary_cross_entropy_with_logits: modules.BCEWithLogitsLoss,
+    functional.poisson_nll_loss: modules.PoissonNLLLoss,
+}
+"""Of a function of torch that has averaged already: the module of the same defaults."""
+
+
+def _module_of(loss: Any) -> Any:
+    """The module that one of these functions is, alone or in a ``functools.partial``; anything else as it is."""
+    function, options = (loss.func, loss.keywords) if isinstance(loss, partial) and not loss.args else (loss, {})
+    for known, module in _MODULES.items():
+        if function is known and options.get("reduction") != "none":  # whose losses are for each example
+            with suppress(TypeError):  # an option that the function has alone
+                return module(**options)
+    return loss
+
+
 def translated(loss: Any) -> Loss | None:
-    """The closed form of a loss module of torch; None for anything else.
+    """The closed form of a loss module of torch, or of the function that it calls; None for anything else.
 
     Raises
     ------
     TypeError
         For a loss module that has none, or no reduction, saying what to give instead.
     """
+    loss = _module_of(loss)
     kind = type(loss)
     if kind.__module__ != modules.__name__:
         return None

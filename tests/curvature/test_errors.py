@@ -16,6 +16,7 @@ IN_CI_ON_JAX = (
     "test_plain_functions_that_are_no_scalars",
     "test_vectors",
     "test_numpy_inside_of_a_model_is_told",
+    "test_arguments_in_another_order_are_told",
 )
 
 CASE = Case("mlp", "softmax", "mean", 3, "weights")
@@ -265,6 +266,21 @@ def test_functions_of_other_arguments_are_told_how_they_are_called():
         lg.least_squares(lambda p, c: p - c, p, lambda p: np.eye(2), args=(2.0,))
     with pytest.raises(TypeError, match="unhashable"):  # errors inside are nobody's arity
         lg.Objective(line, loss, data, jacobian=lambda p, x: {}[[]]).gradient(p)
+
+
+@frameworks
+def test_arguments_in_another_order_are_told(backend):
+    swapped = lg.Objective(lambda x, p: x @ p["A"], lg.losses.SquaredError(), (put(backend, x), put(backend, x)))
+    with pytest.raises(Exception, match=r".") as raised:
+        swapped.value({"A": put(backend, np.ones((3, 2)))})
+    told = "the model is called as model(params[, inputs]), here with a dict and an array (4, 3)."
+    assert told in raised.value.__notes__
+
+
+def test_one_note_says_what_was_called():
+    with pytest.raises(IndexError) as raised:
+        lg.least_squares(lambda p: p["a"] - x[0], [1.0])
+    assert raised.value.__notes__ == ["fun is called as fun(x, *args, **kwargs), here with an array (1,)."]
 
 
 @pytest.mark.parametrize("name", ["torch", "jax"])

@@ -1,6 +1,7 @@
 """Loss modules of torch as they are: value, gradient and Hessian are those that torch differentiates."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -47,6 +48,37 @@ def test_value_gradient_and_hessian_are_torchs(loss, targets):
     torch.testing.assert_close(objective.gradient(W), torch.func.grad(plain)(W), **close)
     for operator in (lg.GGN, lg.Hessian):
         torch.testing.assert_close(operator(objective, W).to_dense(), right, **close)
+
+
+FUNCTIONS = [
+    (nn.functional.cross_entropy, nn.CrossEntropyLoss(), IGNORED),
+    (nn.functional.mse_loss, nn.MSELoss(), ANSWERS),
+    (nn.functional.binary_cross_entropy_with_logits, nn.BCEWithLogitsLoss(), ANSWERS),
+    (nn.functional.poisson_nll_loss, nn.PoissonNLLLoss(), ANSWERS),
+    (partial(nn.functional.mse_loss, reduction="sum"), nn.MSELoss(reduction="sum"), ANSWERS),
+    (
+        partial(nn.functional.cross_entropy, weight=CLASSES, label_smoothing=0.2),
+        nn.CrossEntropyLoss(weight=CLASSES, label_smoothing=0.2),
+        IGNORED,
+    ),
+]
+
+
+@pytest.mark.parametrize(("function", "module", "targets"), FUNCTIONS)
+def test_the_functions_are_their_modules(function, module, targets):
+    mine, theirs = (lg.Objective(lambda w, x: x @ w, loss, (X, targets)) for loss in (function, module))
+    assert type(mine.loss) is type(theirs.loss)
+    assert not mine.loss.autodiff
+    torch.testing.assert_close(mine.value(W), function(X @ W, targets), rtol=1e-12, atol=0.0)
+    torch.testing.assert_close(mine.value(W), theirs.value(W), rtol=0.0, atol=0.0)
+
+
+def test_functions_of_each_example_are_differentiated_by_torch():
+    for options in ({"reduction": "none"}, {"reduction": "none", "weight": CLASSES}):
+        loss = lg.losses.as_loss(partial(nn.functional.cross_entropy, **options))
+        assert isinstance(loss, lg.losses.FromFunction)
+    weighed = partial(nn.functional.mse_loss, weight=torch.ones_like(ANSWERS))  # which no module takes
+    assert isinstance(lg.losses.as_loss(weighed), lg.losses.FromFunction)
 
 
 @pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(weight=CLASSES), nn.MSELoss(), nn.BCEWithLogitsLoss()], ids=str)
