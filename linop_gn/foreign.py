@@ -136,11 +136,12 @@ def advised(door: F) -> F:
 def explain(door: Callable[..., Any], count: int, options: Iterable[str]) -> None:
     """Raise what is to be said of a call with names, or with more arguments, than ``door`` has."""
     signature, owner = inspect.signature(door).parameters, door.__qualname__.removesuffix(".__init__")
-    for name in options:
+    kinds = {p.kind for p in signature.values()}
+    for name in () if inspect.Parameter.VAR_KEYWORD in kinds else options:
         if name not in signature:
             raise unknown(owner, name, [known for known in signature if known not in ("self", "cls")]) from None
     given = [p.name for p in signature.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    if count > len(given):
+    if count > len(given) and inspect.Parameter.VAR_POSITIONAL not in kinds:
         call, own = ", ".join(name for name in given if name not in ("self", "cls")), len({"self", "cls"} & {*given})
         raise TypeError(
             f"{owner} is called as {owner}({call}), and was given {count - own} arguments without a name; others go by "

@@ -95,5 +95,28 @@ def test_what_a_door_raises_itself_stays_as_it_is():
     assert inspect.signature(door) == inspect.signature(door.__wrapped__)
 
 
+def test_a_door_that_takes_any_name_is_told_what_it_lacks():
+    """``record`` makes a door of each constructor, those of users' own among them."""
+
+    @lg.record
+    class Named:
+        a: int
+
+        def __init__(self, a, **options):
+            object.__setattr__(self, "a", a)
+
+    @lg.record
+    class Many:
+        a: int
+
+        def __init__(self, *parts, key):
+            object.__setattr__(self, "a", parts)
+
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'a'"):
+        Named(tol=1)
+    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'key'"):
+        Many(1, 2, 3)
+
+
 def inner():
     """Takes nothing."""

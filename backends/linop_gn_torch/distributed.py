@@ -109,7 +109,7 @@ class Line:
             return  # of one failure, or what followed from it
         self._told, self.number = error, self.number + 1
         self._failed = self.number
-        message = {"rank": self.rank, "error": f"{type(error).__name__}: {error}"}
+        message = {"rank": self.rank, "error": _said(error)}
         if self._count("failed", self.number, 1) == 1:
             self._store.set(self._key("told", self.number), json.dumps(message))
         end = time.monotonic() + _GRACE
@@ -156,10 +156,20 @@ _HEARD = OtherProcessError, GeneratorExit
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and those that it came of."""
-    while error is not None:
+    """An error, and those that it came of; each once, for one may be raised from itself."""
+    seen = set[int]()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
+
+
+def _said(error: BaseException) -> str:
+    """Its kind, and what it says if it can."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # of its own __str__
+        return type(error).__name__
 
 
 _lines: WeakKeyDictionary[Any, Line] = WeakKeyDictionary()

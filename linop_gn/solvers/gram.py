@@ -389,7 +389,8 @@ def _solve_with(
     unit = ops.item(ops.detach(root.scale)) if f.t is None and isinstance(root, LayerRoot) else 1.0
     along = ops.dot(t, r)
     alpha = ops.divide(along, f.tt)
-    large = running & (alpha * along < (1.0 - _ROUNDING * ops.eps(r)) * norm * norm)
+    # Above ||r||^2, too: where t.t is among the smallest numbers there are, alpha has few digits, or none.
+    large = running & (abs(norm * norm - alpha * along) > _ROUNDING * ops.eps(r) * norm * norm)
     some, inverse = ops.any(large), ops.divide(1.0, f.shift)
 
     def rest() -> Vector:

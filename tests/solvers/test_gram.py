@@ -221,6 +221,17 @@ def test_the_size_of_the_right_hand_side_does_not_matter(numpy_backend, scale, d
     np.testing.assert_allclose(other.astype(float) / scale, one, rtol=1e-3, atol=1e-5 * abs(one).max())
 
 
+def test_the_size_of_the_gradient_does_not_matter(numpy_backend):
+    """Below 1e-19 its squares have few digits in single precision."""
+    made, params = wide(numpy_backend, "float32")
+    (batch,), size = made.batches, np.float32(10**-22.5)
+    data, loss = (batch.inputs, batch.targets, np.full(8, size)), lg.losses.CrossEntropy(reduction="sum")
+    products = {"jvp": lambda w, x, v: x @ v, "vjp": lambda w, x, u: x.T @ u}
+    small = lg.Objective(lambda w, x: x @ w, loss, data, **products)
+    A, b = lg.Damped(lg.GGN(small, params), 1e-3 * float(size)), -small.at(params).gradient
+    assert lg.solve(A, b, GramSolve(rtol=1e-4)).succeeded
+
+
 def test_what_is_not_finite_has_a_status(numpy_backend):
     made, params = wide(numpy_backend)
     A, b = lg.Damped(lg.GGN(made, params), 0.1), made.at(params).gradient

@@ -2,6 +2,7 @@
 
 import time
 
+import pytest
 import torch
 import torch.distributed as dist
 from process_checks import LOSS, close, data, mine, network, parallel, raised
@@ -75,6 +76,32 @@ def check_what_all_raise_leaves_them_in_step():
 
     raised(RuntimeError, script)
     close(fit.value(network()), lg.Objective(network(), LOSS, data()).value(network()))
+
+
+class SilentError(Exception):
+    """Its text raises."""
+
+    def __str__(self):
+        raise LookupError
+
+
+def check_whatever_is_raised_is_told():
+    """Of an error that has no text, its kind; and of one that came of itself, once."""
+    itself = ValueError("of itself")
+    itself.__cause__ = itself
+    for error, words in ((SilentError(), "SilentError"), (itself, "ValueError: of itself")):
+        group, begun = dist.new_group(), time.monotonic()
+
+        def script(error=error, group=group):
+            with lg.distributed.telling(group):
+                if dist.get_rank() == 1:
+                    raise error
+                parallel(network(), mine(*data()), group).value(network())
+
+        with pytest.raises((type(error), lg.distributed.OtherProcessError)) as found:
+            script()
+        assert found.value is error or f"process 1 of 3 raised {words}\n" in str(found.value)
+        assert time.monotonic() - begun < 20
 
 
 CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().items()) if name.startswith("check_")}
