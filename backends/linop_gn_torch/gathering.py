@@ -22,6 +22,7 @@ first. Products of one linearisation do without that, too: a graph stays what it
 from __future__ import annotations
 
 import math
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -119,7 +120,7 @@ class Way(Alone):
             leaves: list[Any] = [None] * len(parts)
             for group in self.groups:
                 own = [parts[i] for i in group.leaves]
-                for i, leaf in zip(group.leaves, Gather.apply(_Parts(group, own, _AT), *own), strict=True):
+                for i, leaf in zip(group.leaves, Gather.apply(_Parts(self, group, own, _AT), *own), strict=True):
                     leaves[i] = leaf
             return map_tree(in_full, function(leaves))
 
@@ -270,7 +271,8 @@ class Group:
     """Some leaves, which are gathered, and scattered, at once."""
 
     def __init__(self, way: Way, number: int, leaves: tuple[int, ...]) -> None:
-        self.way, self.number, self.leaves = way, number, leaves
+        self.way: Way = weakref.proxy(way)  # which would else be held, with its parts, until cycles are looked for
+        self.number, self.leaves = number, leaves
         self.layout = way.layout.part(leaves)
         self.is_small = math.prod(way.layout.shapes[leaves[0]]) * _SMALL <= max(map(math.prod, way.layout.shapes))
         self.times: dict[int, int] = {}
@@ -353,32 +355,32 @@ def _same(x: Tensor, y: Tensor) -> bool:
 class _Parts:
     """What this process has of the leaves of a group: see :class:`.wholes.Shards`."""
 
-    def __init__(self, group: Group, parts: Sequence[Tensor], kind: int) -> None:
-        self.group, self.parts, self.leaves = group, parts, group.leaves
+    def __init__(self, way: Way, group: Group, parts: Sequence[Tensor], kind: int) -> None:
+        self.way, self.group, self.parts, self.leaves = way, group, parts, group.leaves
         self.held: dict[int, Tensor] | None = None
         self._kind = kind
 
     def shape(self, leaf: int) -> tuple[int, ...]:
-        return self.group.way.layout.shapes[leaf]
+        return self.way.layout.shapes[leaf]
 
     def of(self, parts: Sequence[Tensor | None]) -> _Parts:
         like = zip(parts, self.parts, strict=True)
-        return _Parts(self.group, [torch.zeros_like(own) if v is None else v for v, own in like], _ALONG)
+        return _Parts(self.way, self.group, [torch.zeros_like(own) if v is None else v for v, own in like], _ALONG)
 
     def gathered(self) -> dict[int, Tensor]:
         if self.held is not None:
             return self.held
         group, kind = self.group, self._kind
-        made = group.way.in_turn(kind, group.number, lambda: group.gathered(self.parts))
+        made = self.way.in_turn(kind, group.number, lambda: group.gathered(self.parts))
         group.times[kind] = group.times.get(kind, 0) + 1
         if group.is_small or group.times[kind] > _OFTEN:
             self.held = made
-            group.way.keep(self)
+            self.way.keep(self)
         return made  # type: ignore[no-any-return]
 
     def scattered(self, wholes: Sequence[Tensor | None], recorded: bool) -> list[Tensor]:
         group = self.group
-        return group.way.in_turn(_SCATTER, group.number, lambda: group.scattered(wholes, recorded))  # type: ignore[no-any-return]
+        return self.way.in_turn(_SCATTER, group.number, lambda: group.scattered(wholes, recorded))  # type: ignore[no-any-return]
 
 
 class ShardedLinearization(LinearizationDefaults):

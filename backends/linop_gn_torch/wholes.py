@@ -78,9 +78,12 @@ class Whole(Tensor):
             if made is not None:
                 return made
         if function._schema.is_mutable:
-            for declared, given in zip(function._schema.arguments, args, strict=False):
-                if isinstance(given, Whole) and declared.alias_info is not None and declared.alias_info.is_write:
-                    raise written(given.leaf, given.shards.shape(given.leaf))
+            for i, declared in enumerate(function._schema.arguments):
+                if declared.alias_info is not None and declared.alias_info.is_write:
+                    given = args[i] if i < len(args) else kwargs.get(declared.name)
+                    for x in given if isinstance(given, (list, tuple)) else [given]:
+                        if isinstance(x, Whole):
+                            raise written(x.leaf, x.shards.shape(x.leaf))
         found: dict[int, dict[int, Tensor]] = {}
 
         def gathered(x: Any) -> Any:

@@ -3,6 +3,7 @@
 import gc
 import os
 import warnings
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 import torch.distributed as dist
 from dtensor_checks import Collectives, as_given, whole
 from dtensor_checks import spread as spread_out
+from linop_gn_torch.gathering import Way
 from peaks import allocations
 from process_checks import LOSS, close, data, mine, parallel, raised
 from torch import nn
@@ -131,6 +133,24 @@ class Experts(nn.Module):
         return outputs
 
 
+def check_what_goes_with_an_operator():
+    """Its graph and the parameters it holds, at once: there is no cycle of references."""
+    net = deep(5, 1)
+    D, fit = spread(leaves(net)), parallel(net, mine(*data()), l2=0.1)
+    gc.collect()
+    gc.disable()
+    try:
+        A = lg.Damped(lg.GGN(fit, D), 0.1)
+        made = lg.solve(A, fit.gradient(D), lg.CG(steps=2)).x
+        ways = [weakref.ref(x) for x in gc.get_objects() if type(x) is Way]
+        assert ways
+        del A, fit
+        assert not any(way() for way in ways)
+    finally:
+        gc.enable()
+    assert made.keys() == D.keys()
+
+
 def check_processes_whose_data_go_other_ways():
     net = Experts()
     held_to(net, leaves(net), (lg.GGN,))
@@ -175,14 +195,20 @@ def check_what_models_do_with_their_weights():
 
     held_to(views, P)
 
-    def writes(p, x):
-        with torch.no_grad():
-            p["w"][0] += 1.0
-        return x @ p["w"][:3, :2]
+    D, one = spread(P), torch.ones((), dtype=torch.float64)
+    for write in (
+        lambda w: w[0].add_(1.0),
+        lambda w: torch._foreach_mul_([w], 2.0),
+        lambda w: torch.add(one, one, out=w),
+    ):
 
-    D = spread(P)
-    fit = lg.Objective(writes, LOSS, data())
-    assert "writes to parameter 0" in raised(ValueError, lambda: fit.gradient(D))
+        def writes(p, x, write=write):
+            with torch.no_grad():
+                write(p["w"])
+            return x @ p["w"][:3, :2]
+
+        fit = lg.Objective(writes, LOSS, data())
+        assert "writes to parameter 0" in raised(ValueError, lambda: fit.gradient(D))  # noqa: B023
 
 
 def check_half_precision():
@@ -230,6 +256,40 @@ def check_runs():
         run = lg.minimize(fits[i % 2], spread(P), method, max_steps=10)
         close(whole(run.params), wanted.params, 1e-8)
         assert run.steps == wanted.steps
+
+
+def check_squares_of_examples():
+    """Signs are others on each process: squares of one example that all have add up, and are no square of a sum."""
+    x = tuple(part[:1] for part in data()[:2])
+    net = deep(5, 1)
+    fit, D, wanted = parallel(net, x), spread(leaves(net)), lg.Objective(net, LOSS, x).gradient(net)
+    A = lg.Damped(lg.GGN(fit, D), 1.0)
+    made = lg.preconditioners.EmpiricalFisher(exponent=1.0, probes=32)(A).values ** -1 - 1.0
+    found = whole(A.domain.unpack(made))
+    times = sum(g.sum() for g in found.values()) / sum(g.square().sum() for g in wanted.values())
+    close(found, {name: times * g**2 for name, g in wanted.items()})
+    assert abs(times - 1) < 4 * (2 / 32) ** 0.5, times
+    one, fit = lg.Objective(net, LOSS, data(), l2=0.1), parallel(net, mine(*data()), l2=0.1)
+    B, method = lg.GGN(one, leaves(net)), lg.CG(rtol=1e-11, preconditioner=lg.preconditioners.EmpiricalFisher())
+    found = lg.solve(lg.GGN(fit, D), fit.gradient(D), method)
+    close(whole(found.x), lg.solve(B, one.gradient(leaves(net)), lg.CG(rtol=1e-12)).x, 1e-8)
+    assert lg.minimize(fit, D, lg.HessianFree(), max_steps=1).value < one.value(leaves(net))
+
+
+def check_processes_with_fewer_batches():
+    """A list of two and others of one, and parts of shares that are not even."""
+    net = deep(5, 1)
+    P, one, (x, y, _) = leaves(net), lg.Objective(net, LOSS, data()[:2], l2=0.1), data()
+    D, g = spread(P), one.gradient(P)
+    given = [(x[:1], y[:1]), (x[1:5], y[1:5])] if dist.get_rank() == 0 else [mine(x, y)]
+    for fit in (
+        parallel(net, given, l2=0.1),
+        parallel(net, mine(x, y), l2=0.1, microbatch=2),
+        parallel(net, mine(x, y), l2=0.1, microbatch=3, memory="low"),
+    ):
+        close(fit.value(P), one.value(P))  # as many as there are
+        close(whole(fit.gradient(D)), g)
+        close(whole(lg.GGN(fit, D) @ spread(g)), lg.GGN(one, P) @ g)
 
 
 def check_compiled_objectives_are_eager():
