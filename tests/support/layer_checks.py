@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from dtensor_checks import Collectives, as_given, whole
 from dtensor_checks import spread as spread_out
-from linop_gn_torch.gathering import Way
+from linop_gn_torch import gathering
 from peaks import allocations
 from process_checks import LOSS, close, data, mine, parallel, raised
 from torch import nn
@@ -99,6 +99,23 @@ def check_one_layer_at_a_time():
         close(whole(made), B @ h)
 
 
+def check_small_models_at_once():
+    """Their leaves are gathered together: for v, and parameters in J v and in J^T u, whose sum is scattered."""
+    net, few = deep(16, 2), gathering.FEW
+    P, one = leaves(net), lg.Objective(net, LOSS, data(), l2=0.1)
+    gathering.FEW = 1 << 18
+    try:
+        D, fit = spread(P), parallel(net, mine(*data()), l2=0.1)
+        A, g = lg.GGN(fit, D), fit.gradient(D)
+        close(whole(A @ g), lg.GGN(one, P) @ one.gradient(P))
+        with Collectives() as sent:
+            made = A @ g
+        assert len(sent) == 4, sent
+        close(whole(made), lg.GGN(one, P) @ one.gradient(P))
+    finally:
+        gathering.FEW = few
+
+
 def check_memory_of_cg():
     """At most 1.2 of its five vectors and one gathered leaf, beyond what was there; one example has few activations."""
     net = nn.Sequential(*(part for _ in range(4) for part in (nn.Linear(96, 96), nn.Tanh()))).double()
@@ -142,7 +159,7 @@ def check_what_goes_with_an_operator():
     try:
         A = lg.Damped(lg.GGN(fit, D), 0.1)
         made = lg.solve(A, fit.gradient(D), lg.CG(steps=2)).x
-        ways = [weakref.ref(x) for x in gc.get_objects() if type(x) is Way]
+        ways = [weakref.ref(x) for x in gc.get_objects() if type(x) is gathering.Way]
         assert ways
         del A, fit
         assert not any(way() for way in ways)
@@ -264,16 +281,16 @@ def check_squares_of_examples():
     net = deep(5, 1)
     fit, D, wanted = parallel(net, x), spread(leaves(net)), lg.Objective(net, LOSS, x).gradient(net)
     A = lg.Damped(lg.GGN(fit, D), 1.0)
-    made = lg.preconditioners.EmpiricalFisher(exponent=1.0, probes=32)(A).values ** -1 - 1.0
+    made = lg.preconditioners.EmpiricalFisher(exponent=1.0, probes=16)(A).values ** -1 - 1.0
     found = whole(A.domain.unpack(made))
     times = sum(g.sum() for g in found.values()) / sum(g.square().sum() for g in wanted.values())
     close(found, {name: times * g**2 for name, g in wanted.items()})
-    assert abs(times - 1) < 4 * (2 / 32) ** 0.5, times
-    one, fit = lg.Objective(net, LOSS, data(), l2=0.1), parallel(net, mine(*data()), l2=0.1)
-    B, method = lg.GGN(one, leaves(net)), lg.CG(rtol=1e-11, preconditioner=lg.preconditioners.EmpiricalFisher())
-    found = lg.solve(lg.GGN(fit, D), fit.gradient(D), method)
-    close(whole(found.x), lg.solve(B, one.gradient(leaves(net)), lg.CG(rtol=1e-12)).x, 1e-8)
-    assert lg.minimize(fit, D, lg.HessianFree(), max_steps=1).value < one.value(leaves(net))
+    assert abs(times - 1) < 4 * (2 / 16) ** 0.5, times
+    one, fit = lg.Objective(net, LOSS, data()), parallel(net, mine(*data()))
+    B = lg.Damped(lg.GGN(one, leaves(net)), 1.0)
+    method = lg.CG(rtol=1e-6, preconditioner=lg.preconditioners.EmpiricalFisher(probes=2))
+    found = lg.solve(lg.Damped(lg.GGN(fit, D), 1.0), fit.gradient(D), method)
+    close(whole(found.x), lg.solve(B, one.gradient(leaves(net)), lg.CG(rtol=1e-9)).x, 1e-4)
 
 
 def check_processes_with_fewer_batches():

@@ -103,7 +103,7 @@ def test_what_writes_to_a_leaf_is_told(counts):
 @pytest.mark.parametrize("many", [0, 1, 40])
 def test_groups_are_no_larger_than_a_leaf(many):
     shapes = [(16, 16), *[(16,), (16, 16), (), (0, 3)] * many]
-    groups = groups_of(shapes)
+    groups = groups_of(shapes, 32)
     assert sorted(i for group in groups for i in group) == list(range(len(shapes)))
     sizes = [sum(torch.Size(shapes[i]).numel() for i in group) for group in groups]
     assert max(sizes) == 256
