@@ -142,7 +142,8 @@ class Scatter(Function):
     def forward(ctx: Any, shards: Shards, recorded: bool, *wholes: Tensor | None) -> tuple[Tensor, ...]:
         ctx.shards = shards
         ctx.set_materialize_grads(False)
-        return tuple(shards.scattered([in_full(x) for x in wholes], recorded))
+        full = [in_full(x) for x in wholes]
+        return tuple(shards.scattered([x.to_dense() if x is not None and x.is_sparse else x for x in full], recorded))
 
     @staticmethod
     def backward(ctx: Any, *tangents: Tensor | None) -> Any:

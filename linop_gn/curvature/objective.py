@@ -349,12 +349,13 @@ class Objective(Terms):
         """The batches, and some without rows where other processes have more and each gathers the parameters."""
         if self.reduce is None or space.layout is None:
             return own
-        if memo(self).most is None:
+        most = memo(self).most
+        if most is None:
             numbers = self.reduce.numbers(space.backend, x, len(own))
             if min(numbers) == 0 < max(numbers):
                 raise ValueError(_NO_BATCH)
-            memo(self).most = max(numbers)
-        return (*own, *(without_rows(own[-1]) for _ in range(memo(self).most - len(own))))
+            most = memo(self).most = max(numbers)
+        return (*own, *(without_rows(own[-1]) for _ in range(most - len(own))))
 
     def _require_alike(self, space: Space, x: Vector) -> None:
         """Raise where no process can sum, or the processes have other parameters or losses than each other."""
