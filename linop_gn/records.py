@@ -176,6 +176,8 @@ class Memo:
     """Of an objective: its :class:`~linop_gn.curvature.terms.Terms` with the model as it was last seen."""
     latest: Any = None
     """Of an objective: the latest point."""
+    most: int | None = None
+    """Of an objective: the most batches that a process has, where all have to go through as many."""
     answer: Any = None
     """Of an objective: leaves of parameters, and the value there, where no point was made."""
     linear: Any = None

@@ -22,6 +22,7 @@ first. Products of one linearisation do without that, too: a graph stays what it
 from __future__ import annotations
 
 import math
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -42,7 +43,9 @@ from .wholes import Gather, in_full
 __all__ = ["Way", "gathered", "groups_of"]
 
 _SMALL = 8
-"""Leaves are small that have less than one in so many of the largest one's entries."""
+"""Leaves are small that have less than one in so many of the largest one's entries,"""
+FEW = 1 << 18
+"""or no more than so many: these are sent in little more time than it takes to begin to send."""
 _OFTEN = 4
 """A leaf that is used more often than this in one run stays gathered to its end, as a recurrent layer's weights."""
 
@@ -50,8 +53,8 @@ _AT, _ALONG, _SCATTER = range(3)
 """What processes ask for: a leaf of the parameters, one of a tangent, the sum of a leaf."""
 
 
-_plans: dict[tuple[Layout, Any], list[int]] = {}
-"""What processes gathered and scattered, one after the other, in the latest run of a kind: of layouts and keys."""
+_plans: dict[tuple[Layout, int, Any], list[int]] = {}
+"""What processes gathered and scattered, one after the other, in the latest run: of layouts, groups and keys."""
 
 
 def gathered(params: Sequence[Tensor]) -> tuple[Sequence[Tensor], Alone]:
@@ -65,14 +68,13 @@ def gathered(params: Sequence[Tensor]) -> tuple[Sequence[Tensor], Alone]:
     return way.parts, way
 
 
-def groups_of(shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """Leaves that are gathered together: small ones up to the size of a small one, others each for itself.
+def groups_of(shapes: Sequence[tuple[int, ...]], most: int) -> list[tuple[int, ...]]:
+    """Leaves that are gathered together: small ones up to ``most`` entries, others each for itself.
 
-    >>> groups_of([(8, 8), (2,), (8, 8), (2,), (4,)])
+    >>> groups_of([(8, 8), (2,), (8, 8), (2,), (4,)], 8)
     [(0,), (2,), (1, 3, 4)]
     """
     sizes = [math.prod(shape) for shape in shapes]
-    most = max(sizes, default=0) // _SMALL
     groups = [(i,) for i, size in enumerate(sizes) if size > most]
     together, filled = list[int](), 0
     for i, size in enumerate(sizes):
@@ -95,7 +97,9 @@ class Way(Alone):
         """The axes of the mesh along which processes have the same shards."""
         if self.reduction is not None:
             self.reduction.require_mesh(layout.mesh)
-        groups = groups_of(layout.shapes)
+        self.small = max(FEW, max(map(math.prod, layout.shapes), default=0) // _SMALL)
+        """How many entries small leaves have at most, and how many of such are gathered at once."""
+        groups = groups_of(layout.shapes, self.small)
         self.groups = [Group(self, i, leaves) for i, leaves in enumerate(groups)]
         self._along: Sequence[Tensor | None] = [None] * len(self.parts)
         self._added: dict[int, Tensor] = {}
@@ -119,7 +123,7 @@ class Way(Alone):
             leaves: list[Any] = [None] * len(parts)
             for group in self.groups:
                 own = [parts[i] for i in group.leaves]
-                for i, leaf in zip(group.leaves, Gather.apply(_Parts(group, own, _AT), *own), strict=True):
+                for i, leaf in zip(group.leaves, Gather.apply(_Parts(self, group, own, _AT), *own), strict=True):
                     leaves[i] = leaf
             return map_tree(in_full, function(leaves))
 
@@ -217,14 +221,14 @@ class Way(Alone):
 
     def _begin(self, key: Any) -> None:
         self._key, self._known, self._apart = key, key in self._settled, False
-        self._plan, self._done = deque(self._settled.get(key) or _plans.get((self.layout, key)) or ()), []
+        self._plan, self._done = deque(self._settled.get(key) or _plans.get((self.layout, self.small, key)) or ()), []
 
     def _end(self) -> None:
         while asked := self._next(0):
             self._take_part(asked)
-        _plans.pop((self.layout, self._key), None)
+        _plans.pop((self.layout, self.small, self._key), None)
         if not self._apart:
-            self._settled[self._key] = _plans[self.layout, self._key] = self._done
+            self._settled[self._key] = _plans[self.layout, self.small, self._key] = self._done
 
     def _next(self, own: int) -> int:
         """What is done next: what the plan says, or, of what the processes ask for, the one with the highest number."""
@@ -270,9 +274,10 @@ class Group:
     """Some leaves, which are gathered, and scattered, at once."""
 
     def __init__(self, way: Way, number: int, leaves: tuple[int, ...]) -> None:
-        self.way, self.number, self.leaves = way, number, leaves
+        self.way: Way = weakref.proxy(way)  # which would else be held, with its parts, until cycles are looked for
+        self.number, self.leaves = number, leaves
         self.layout = way.layout.part(leaves)
-        self.is_small = math.prod(way.layout.shapes[leaves[0]]) * _SMALL <= max(map(math.prod, way.layout.shapes))
+        self.is_small = math.prod(way.layout.shapes[leaves[0]]) <= way.small
         self.times: dict[int, int] = {}
         """How often the leaves of the parameters, and of a tangent, were gathered in one run."""
         self._whole = self.layout.in_order
@@ -353,32 +358,32 @@ def _same(x: Tensor, y: Tensor) -> bool:
 class _Parts:
     """What this process has of the leaves of a group: see :class:`.wholes.Shards`."""
 
-    def __init__(self, group: Group, parts: Sequence[Tensor], kind: int) -> None:
-        self.group, self.parts, self.leaves = group, parts, group.leaves
+    def __init__(self, way: Way, group: Group, parts: Sequence[Tensor], kind: int) -> None:
+        self.way, self.group, self.parts, self.leaves = way, group, parts, group.leaves
         self.held: dict[int, Tensor] | None = None
         self._kind = kind
 
     def shape(self, leaf: int) -> tuple[int, ...]:
-        return self.group.way.layout.shapes[leaf]
+        return self.way.layout.shapes[leaf]
 
     def of(self, parts: Sequence[Tensor | None]) -> _Parts:
         like = zip(parts, self.parts, strict=True)
-        return _Parts(self.group, [torch.zeros_like(own) if v is None else v for v, own in like], _ALONG)
+        return _Parts(self.way, self.group, [torch.zeros_like(own) if v is None else v for v, own in like], _ALONG)
 
     def gathered(self) -> dict[int, Tensor]:
         if self.held is not None:
             return self.held
         group, kind = self.group, self._kind
-        made = group.way.in_turn(kind, group.number, lambda: group.gathered(self.parts))
+        made = self.way.in_turn(kind, group.number, lambda: group.gathered(self.parts))
         group.times[kind] = group.times.get(kind, 0) + 1
         if group.is_small or group.times[kind] > _OFTEN:
             self.held = made
-            group.way.keep(self)
+            self.way.keep(self)
         return made  # type: ignore[no-any-return]
 
     def scattered(self, wholes: Sequence[Tensor | None], recorded: bool) -> list[Tensor]:
         group = self.group
-        return group.way.in_turn(_SCATTER, group.number, lambda: group.scattered(wholes, recorded))  # type: ignore[no-any-return]
+        return self.way.in_turn(_SCATTER, group.number, lambda: group.scattered(wholes, recorded))  # type: ignore[no-any-return]
 
 
 class ShardedLinearization(LinearizationDefaults):

@@ -54,6 +54,8 @@ class Leaves(list[Tensor]):
     """The leaves of a vector as it is cut, a DTensor each, with the layout of what they are parts of."""
 
     layout: Layout
+    parts: Sequence[Tensor] | None = None
+    """What this process has of each."""
     vector: Tensor | None = None
     """What this process has of the vector, where its leaves are in that memory, and nobody has been given it."""
 
@@ -121,6 +123,7 @@ class Layout:
         self.copied = tuple(tuple(i for i in self.cut if i not in axes) for axes in by_leaf)
         """For each leaf the axes of the mesh along which processes have copies, and vectors parts, of it."""
         self._key = mesh, placements, shapes, self.cut
+        self._shards: dict[tuple[int, tuple[int, ...], int | None], tuple[slice, ...]] = {}
         self.devices = math.prod(mesh.size(i) for i in self.cut)
         self.vectors = placed([i in self.cut for i in range(mesh.ndim)])
         self.length = self.entries((0,) * len(self.cut))  # torch gives the first ones most
@@ -162,6 +165,9 @@ class Layout:
 
         With ``last``, of the axes along which it is copied only those up to this one cut it; -1: which ones it has.
         """
+        known = self._shards.get((leaf, place, last))
+        if known is not None:
+            return known
         ranges = [(0, size) for size in self._rows[leaf]]
         at, copied, given = dict(zip(self.cut, place, strict=True)), self.copied[leaf], self.placements[leaf] or ()
         for i in (*(i for i in self.cut if i not in copied), *(i for i in copied if last is None or i <= last)):
@@ -170,7 +176,8 @@ class Layout:
             most = -(-size // self.mesh.size(i))
             first = min(at[i] * most, size)
             ranges[axis] = start + first, min(most, size - first)
-        return tuple(slice(start, start + size) for start, size in ranges)
+        made = self._shards[leaf, place, last] = tuple(slice(start, start + size) for start, size in ranges)
+        return made
 
     @cached_property
     def in_order(self) -> bool:
@@ -234,13 +241,15 @@ class Layout:
 
     def own(self, leaves: Sequence[Tensor]) -> list[Tensor]:
         """What this process has in vectors of leaves: of DTensors that lie otherwise too, and of whole ones."""
+        if isinstance(leaves, Leaves) and leaves.parts is not None and leaves.layout == self:
+            return [part.detach() for part in leaves.parts]
         made = []
         for i, leaf in enumerate(leaves):
             mine, have, given = self.shard(i, self.here), self.shard(i, self.here, -1), self.placements[i]
             cut = is_sharded(leaf) and any(p.is_shard() for p in leaf.placements)  # type: ignore[attr-defined]
             if not is_sharded(leaf):
                 have = tuple(slice(0, size) for size in self._rows[i])
-            elif leaf.device_mesh == self.mesh and leaf.placements == self._cuts(i):  # type: ignore[attr-defined]
+            elif leaf.device_mesh == self.mesh and leaf.placements == self._cuts[i]:  # type: ignore[attr-defined]
                 have = mine
             elif leaf.device_mesh != self.mesh or leaf.placements != given:  # type: ignore[attr-defined]
                 leaf = leaf.detach().redistribute(self.mesh, given or placed([False] * self.mesh.ndim))  # type: ignore[attr-defined]
@@ -270,8 +279,8 @@ class Layout:
 
     def wrapped(self, shards: Sequence[Tensor]) -> Leaves:
         """Shards of this process as DTensors."""
-        made = Leaves(self._like(i, shard, self._cuts(i), self._rows[i]) for i, shard in enumerate(shards))
-        made.layout = self
+        made = Leaves(self._like(i, shard, self._cuts[i], self._rows[i]) for i, shard in enumerate(shards))
+        made.layout, made.parts = self, tuple(shards)
         return made
 
     def given(self, leaves: Sequence[Tensor]) -> list[Tensor]:
@@ -291,10 +300,12 @@ class Layout:
         """These leaves, laid out as the parameters are."""
         return self.given(self.wrapped(self.own(leaves)))
 
-    def _cuts(self, leaf: int) -> tuple[Any, ...]:
-        """The placements of what processes have of a leaf in vectors."""
-        cut, given = placed([i in self.cut for i in range(self.mesh.ndim)]), self.placements[leaf]
-        return tuple(p if given is None or i in self.copied[leaf] else given[i] for i, p in enumerate(cut))
+    @cached_property
+    def _cuts(self) -> list[tuple[Any, ...]]:
+        """The placements of what processes have of each leaf in vectors."""
+        cut = placed([i in self.cut for i in range(self.mesh.ndim)])
+        both = zip(self.placements, self.copied, strict=True)
+        return [tuple(p if of is None or i in copied else of[i] for i, p in enumerate(cut)) for of, copied in both]
 
     def _like(self, leaf: int, part: Tensor, placements: Any, shape: tuple[int, ...]) -> Tensor:
         """A DTensor (shape), or columns of such, of which this process has a part."""

@@ -78,9 +78,12 @@ class Whole(Tensor):
             if made is not None:
                 return made
         if function._schema.is_mutable:
-            for declared, given in zip(function._schema.arguments, args, strict=False):
-                if isinstance(given, Whole) and declared.alias_info is not None and declared.alias_info.is_write:
-                    raise written(given.leaf, given.shards.shape(given.leaf))
+            for i, declared in enumerate(function._schema.arguments):
+                if declared.alias_info is not None and declared.alias_info.is_write:
+                    given = args[i] if i < len(args) else kwargs.get(declared.name)
+                    for x in given if isinstance(given, (list, tuple)) else [given]:
+                        if isinstance(x, Whole):
+                            raise written(x.leaf, x.shards.shape(x.leaf))
         found: dict[int, dict[int, Tensor]] = {}
 
         def gathered(x: Any) -> Any:
@@ -139,7 +142,8 @@ class Scatter(Function):
     def forward(ctx: Any, shards: Shards, recorded: bool, *wholes: Tensor | None) -> tuple[Tensor, ...]:
         ctx.shards = shards
         ctx.set_materialize_grads(False)
-        return tuple(shards.scattered([in_full(x) for x in wholes], recorded))
+        full = [in_full(x) for x in wholes]
+        return tuple(shards.scattered([x.to_dense() if x is not None and x.is_sparse else x for x in full], recorded))
 
     @staticmethod
     def backward(ctx: Any, *tangents: Tensor | None) -> Any:

@@ -24,7 +24,7 @@ from ..given import as_tree
 from ..protocols import Array, Backend, Tree
 from ..records import record, replace, static
 
-__all__ = ["Batch", "Stream", "as_batch", "as_batches", "cut", "mark_of", "stack"]
+__all__ = ["Batch", "Stream", "as_batch", "as_batches", "cut", "mark_of", "stack", "without_rows"]
 
 
 @record
@@ -186,6 +186,25 @@ def cut(batch: Batch, size: int | None) -> tuple[Batch, ...]:
     """
     if size is None:
         return (batch,)
+    count, rows, leaves = _by_rows(batch, f"microbatch={size} cuts a batch")
+    if count <= size:
+        return (batch,)
+    if backend_of(leaves).layout(leaves) is not None:
+        raise ValueError(
+            f"microbatch={size} would cut examples that lie over several devices, so that each part is on some of them "
+            "only. Leave it out (each device has its share alone, also with memory='low'), or cut what one device has: "
+            "lg.distributed.DataParallel inside of a map over the devices."
+        )
+    return tuple(rows(start, start + size) for start in range(0, count, size))
+
+
+def without_rows(batch: Batch) -> Batch:
+    """A batch like this one without any example: what a process adds that has fewer batches than others."""
+    return _by_rows(batch, "a batch without rows, for a process that has fewer than others, is cut")[1](0, 0)
+
+
+def _by_rows(batch: Batch, what: str) -> tuple[int, Callable[[int, int], Batch], list[Array]]:
+    """How many examples there are, the batch of some of them, and the arrays that hold them."""
     tree = {"inputs": batch.inputs, "targets": batch.targets, "weights": batch.weights}
     backend = backend_of(tree)
     names, leaves, structure = backend.flatten(tree)
@@ -196,24 +215,15 @@ def cut(batch: Batch, size: int | None) -> tuple[Batch, ...]:
     lengths = {name: leaf.shape[0] for name, leaf, rows in zip(names, leaves, whole, strict=True) if rows}
     if len({*lengths.values()}) != 1:
         raise ValueError(
-            f"microbatch={size} cuts a batch along the first axis of its arrays, which must be that of the examples in "
+            f"{what} along the first axis of its arrays, which must be that of the examples in "
             f"all of them; their lengths are {lengths}. Close over what belongs to no example in the model."
         )
-    count = lengths.popitem()[1]
-    if count <= size:
-        return (batch,)
-    if backend.layout([leaf for leaf, axis in zip(leaves, whole, strict=True) if axis]) is not None:
-        raise ValueError(
-            f"microbatch={size} would cut examples that lie over several devices, so that each part is on some of them "
-            "only. Leave it out (each device has its share alone, also with memory='low'), or cut what one device has: "
-            "lg.distributed.DataParallel inside of a map over the devices."
-        )
 
-    def part(start: int) -> Batch:
-        rows = [x[start : start + size] if axis else x for x, axis in zip(leaves, whole, strict=True)]
+    def part(start: int, stop: int) -> Batch:
+        rows = [x[start:stop] if axis else x for x, axis in zip(leaves, whole, strict=True)]
         return replace(batch, **backend.unflatten(structure, rows))
 
-    return tuple(map(part, range(0, count, size)))
+    return lengths.popitem()[1], part, [leaf for leaf, axis in zip(leaves, whole, strict=True) if axis]
 
 
 def stack(batches: tuple[Batch, ...], backend: Backend) -> tuple[Batch, ...]:

@@ -23,7 +23,7 @@ from ..given import as_columns, as_start
 from ..protocols import Array, Backend, Scalar, Tree, Vector
 from ..records import Asked, fields, fill, memo, rebuild, record, replace
 from ..spaces import Space
-from .batches import Batch, Stream, as_batches, cut, stack
+from .batches import Batch, Stream, as_batches, cut, stack, without_rows
 from .checks import require_finite_parameters
 from .losses import Loss, SquaredError, as_loss
 from .point import Asking, Point, is_finite, slope_of, value_of
@@ -38,9 +38,9 @@ _UNLIKE = (
     "streamed on some and held in memory on others: make all but the examples alike."
 )
 
-_UNEVEN = (
-    "the processes have different numbers of batches, and parameters that lie over processes are gathered for each: "
-    "give all of them equally many. How many examples are in each does not matter."
+_NO_BATCH = (
+    "a process has no batch, and parameters that lie over processes are gathered for each: give it one without rows, "
+    "(x[:0], y[:0]). How many batches the processes have, and how many examples are in each, does not matter."
 )
 
 
@@ -310,11 +310,13 @@ class Objective(Terms):
             self._require_alike(space, x)
         model = self.model if guest.calculus is None else guest.calculus.adapt(self.model, space.names)
         terms: Terms | None = memo(self).terms
-        if terms is None or terms.model is not model:
+        together = self.reduce is not None and space.layout is not None and memo(self).most is None
+        if terms is None or terms.model is not model or together:
             if self.reduce is not None:
                 self.reduce.check_model(self.model)  # in the mode that it has now
             programs = None if self.programs is None else self.programs.of(guest)
             terms, batches = rebuild(Terms, fields(self) | {"model": model, "programs": programs}), self._parts(space)
+            batches = self._as_many(space, x, batches)
             if len(batches) > 1 and "compiled" in ops.capabilities:
                 for term in terms.in_memory(space):
                     term.check_ahead(x)
@@ -343,6 +345,18 @@ class Objective(Terms):
         self.require_fitting(space)
         return tuple(part for batch in self.batches for part in cut(batch, self.microbatch))
 
+    def _as_many(self, space: Space, x: Vector, own: tuple[Batch, ...]) -> tuple[Batch, ...]:
+        """The batches, and some without rows where other processes have more and each gathers the parameters."""
+        if self.reduce is None or space.layout is None:
+            return own
+        most = memo(self).most
+        if most is None:
+            numbers = self.reduce.numbers(space.backend, x, len(own))
+            if min(numbers) == 0 < max(numbers):
+                raise ValueError(_NO_BATCH)
+            most = memo(self).most = max(numbers)
+        return (*own, *(without_rows(own[-1]) for _ in range(most - len(own))))
+
     def _require_alike(self, space: Space, x: Vector) -> None:
         """Raise where no process can sum, or the processes have other parameters or losses than each other."""
         assert self.reduce is not None
@@ -351,13 +365,11 @@ class Objective(Terms):
         told = self.host, loss, space.names, space.shapes, space.dtypes, space.dtype
         empty = not (self.host or self.batches)
         self.reduce.short |= self.reduce.require_known(space.backend, x, told, _UNLIKE, empty)
-        if space.layout is not None:  # each batch gathers the parameters, on all processes at once
-            if self.host:
-                raise ValueError(
-                    "parameters that lie over processes are gathered for each batch, so that all must have equally "
-                    "many, and of a stream that is not known before its end: hold the batches in a list."
-                )
-            self.reduce.require_known(space.backend, x, ("batches", len(self._parts(space))), _UNEVEN)
+        if space.layout is not None and self.host:
+            raise ValueError(
+                "parameters that lie over processes are gathered for each batch, by all processes, and how many a "
+                "stream has is not known before its end: hold the batches in a list."
+            )
 
     # what users ask
 

@@ -14,7 +14,8 @@ s_i = -1, 1 the square of a *sum* has the same mean, because mixed terms cancel,
     E (J^T (s o u))^2 = sum_i (J_i^T u_i)^2,
 
 so that each of a few products with J^T is an unbiased and positive estimate of
-the whole, with a relative standard deviation of at most sqrt(2 / probes).
+the whole, with a relative standard deviation of at most sqrt(2 / probes). Where what a product with J^T gives is a sum
+over processes already, as of parameters that lie over them, so is that: each process draws signs of its own.
 
 The diagonal of the Gauss-Newton operator is such a sum too, of the columns of the
 root S of H_L = S S^T: diag(J^T H_L J) = sum_e (J^T S e)^2 over the unit vectors e
@@ -43,8 +44,8 @@ __all__ = ["count_outputs", "diagonal_by_layers", "gauss_newton_diagonal", "squa
 
 def squared_gradients(point: Point, probes: int | None, seed: Scalar = 0) -> Vector:
     """sum_i w_i (dl_i/dp)^2 / W over all batches: exactly for ``probes=None``, else estimated with so many signs."""
-    _require_own(point)
     if probes is None:
+        _require_own(point)
         return _by_layers(point, gradient_squares, Partial(_one_by_one, None, 0))
     return _one_by_one(probes, seed, point)
 
@@ -60,30 +61,32 @@ def _by_layers(point: Point, squares: Any, otherwise: Callable[[Point], Vector])
 
 
 def _one_by_one(probes: int | None, seed: Scalar, point: Point) -> Vector:
-    part = Partial(_squares, probes)
+    reduction = point.objective.reduce
+    first = 0 if probes is None or reduction is None or not _is_summed(point) else probes * (reduction.rank or 0)
+    part = Partial(_squares, probes, first)
     if point.host:
         return point.stream(Partial(of_batch, part), seed).gradient
     made = point.linearized()
-    total = Products(made.pieces, made.scale, part, point.space, reduce=point.objective.reduce)
+    total = Products(made.pieces, made.scale, part, point.space, reduce=reduction)
     return point.space.backend.call(Products.matvec, total, seed)
 
 
 def _require_own(point: Point) -> None:
     """Raise where what a product with J^T gives is a sum over processes already, of which squares are others."""
     if _is_summed(point):
-        point.space.require_together("a sum of squares of the examples' gradients")
+        point.space.require_together("an exact sum of squares of the examples' gradients, without probes,")
 
 
 def _is_summed(point: Point) -> bool:
     return point.objective.reduce is not None and point.space.layout is not None
 
 
-def _squares(probes: int | None, piece: Piece, seed: Scalar) -> Vector:
-    """The unnormalised sum over one batch, from its linearisation."""
+def _squares(probes: int | None, first: int, piece: Piece, seed: Scalar) -> Vector:
+    """The unnormalised sum over one batch, from its linearisation, by the signs number ``first`` and following."""
     u, ops = _cotangents(piece), piece.space.backend
     if probes is None:
         return ops.sum_over(_of_example, range(u.shape[0]), piece, u)
-    return ops.sum_over(_of_signs, range(probes), piece, u, seed) / probes
+    return ops.sum_over(_of_signs, range(first, first + probes), piece, u, seed) / probes
 
 
 def _cotangents(piece: Piece) -> Array:

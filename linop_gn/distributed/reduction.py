@@ -166,6 +166,14 @@ class Reduction:
         sent = ops.asarray(np.array([float(number)]), "float32", ops.describe(like)[2])
         return float(ops.to_numpy(self.all_reduce(ops, sent))[0])
 
+    def numbers(self, ops: Backend, like: Vector, number: int) -> list[int]:
+        """A number of each process, in the order of their ranks, which have to be known."""
+        assert self.rank is not None
+        assert self.size is not None
+        told = np.where(np.arange(self.size) == self.rank, float(number), 0.0)
+        sent = ops.asarray(told, "float32", ops.describe(like)[2])
+        return [round(x) for x in np.asarray(ops.to_numpy(self.all_reduce(ops, sent))).tolist()]
+
     def any(self, ops: Backend, like: Vector, wish: bool) -> bool:
         """Whether any process wishes it."""
         return self.count(ops, like, bool(wish)) > 0

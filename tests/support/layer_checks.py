@@ -3,6 +3,7 @@
 import gc
 import os
 import warnings
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 import torch.distributed as dist
 from dtensor_checks import Collectives, as_given, whole
 from dtensor_checks import spread as spread_out
+from linop_gn_torch import gathering
 from peaks import allocations
 from process_checks import LOSS, close, data, mine, parallel, raised
 from torch import nn
@@ -97,6 +99,23 @@ def check_one_layer_at_a_time():
         close(whole(made), B @ h)
 
 
+def check_small_models_at_once():
+    """Their leaves are gathered together: for v, and parameters in J v and in J^T u, whose sum is scattered."""
+    net, few = deep(16, 2), gathering.FEW
+    P, one = leaves(net), lg.Objective(net, LOSS, data(), l2=0.1)
+    gathering.FEW = 1 << 18
+    try:
+        D, fit = spread(P), parallel(net, mine(*data()), l2=0.1)
+        A, g = lg.GGN(fit, D), fit.gradient(D)
+        close(whole(A @ g), lg.GGN(one, P) @ one.gradient(P))
+        with Collectives() as sent:
+            made = A @ g
+        assert len(sent) == 4, sent
+        close(whole(made), lg.GGN(one, P) @ one.gradient(P))
+    finally:
+        gathering.FEW = few
+
+
 def check_memory_of_cg():
     """At most 1.2 of its five vectors and one gathered leaf, beyond what was there; one example has few activations."""
     net = nn.Sequential(*(part for _ in range(4) for part in (nn.Linear(96, 96), nn.Tanh()))).double()
@@ -129,6 +148,24 @@ class Experts(nn.Module):
             which = int(x[row].abs().sum() * 10) % 4
             outputs[row] = self.experts[which](x[row]).tanh()
         return outputs
+
+
+def check_what_goes_with_an_operator():
+    """Its graph and the parameters it holds, at once: there is no cycle of references."""
+    net = deep(5, 1)
+    D, fit = spread(leaves(net)), parallel(net, mine(*data()), l2=0.1)
+    gc.collect()
+    gc.disable()
+    try:
+        A = lg.Damped(lg.GGN(fit, D), 0.1)
+        made = lg.solve(A, fit.gradient(D), lg.CG(steps=2)).x
+        ways = [weakref.ref(x) for x in gc.get_objects() if type(x) is gathering.Way]
+        assert ways
+        del A, fit
+        assert not any(way() for way in ways)
+    finally:
+        gc.enable()
+    assert made.keys() == D.keys()
 
 
 def check_processes_whose_data_go_other_ways():
@@ -175,14 +212,20 @@ def check_what_models_do_with_their_weights():
 
     held_to(views, P)
 
-    def writes(p, x):
-        with torch.no_grad():
-            p["w"][0] += 1.0
-        return x @ p["w"][:3, :2]
+    D, one = spread(P), torch.ones((), dtype=torch.float64)
+    for write in (
+        lambda w: w[0].add_(1.0),
+        lambda w: torch._foreach_mul_([w], 2.0),
+        lambda w: torch.add(one, one, out=w),
+    ):
 
-    D = spread(P)
-    fit = lg.Objective(writes, LOSS, data())
-    assert "writes to parameter 0" in raised(ValueError, lambda: fit.gradient(D))
+        def writes(p, x, write=write):
+            with torch.no_grad():
+                write(p["w"])
+            return x @ p["w"][:3, :2]
+
+        fit = lg.Objective(writes, LOSS, data())
+        assert "writes to parameter 0" in raised(ValueError, lambda: fit.gradient(D))  # noqa: B023
 
 
 def check_half_precision():
@@ -230,6 +273,40 @@ def check_runs():
         run = lg.minimize(fits[i % 2], spread(P), method, max_steps=10)
         close(whole(run.params), wanted.params, 1e-8)
         assert run.steps == wanted.steps
+
+
+def check_squares_of_examples():
+    """Signs are others on each process: squares of one example that all have add up, and are no square of a sum."""
+    x = tuple(part[:1] for part in data()[:2])
+    net = deep(5, 1)
+    fit, D, wanted = parallel(net, x), spread(leaves(net)), lg.Objective(net, LOSS, x).gradient(net)
+    A = lg.Damped(lg.GGN(fit, D), 1.0)
+    made = lg.preconditioners.EmpiricalFisher(exponent=1.0, probes=16)(A).values ** -1 - 1.0
+    found = whole(A.domain.unpack(made))
+    times = sum(g.sum() for g in found.values()) / sum(g.square().sum() for g in wanted.values())
+    close(found, {name: times * g**2 for name, g in wanted.items()})
+    assert abs(times - 1) < 4 * (2 / 16) ** 0.5, times
+    one, fit = lg.Objective(net, LOSS, data()), parallel(net, mine(*data()))
+    B = lg.Damped(lg.GGN(one, leaves(net)), 1.0)
+    method = lg.CG(rtol=1e-6, preconditioner=lg.preconditioners.EmpiricalFisher(probes=2))
+    found = lg.solve(lg.Damped(lg.GGN(fit, D), 1.0), fit.gradient(D), method)
+    close(whole(found.x), lg.solve(B, one.gradient(leaves(net)), lg.CG(rtol=1e-9)).x, 1e-4)
+
+
+def check_processes_with_fewer_batches():
+    """A list of two and others of one, and parts of shares that are not even."""
+    net = deep(5, 1)
+    P, one, (x, y, _) = leaves(net), lg.Objective(net, LOSS, data()[:2], l2=0.1), data()
+    D, g = spread(P), one.gradient(P)
+    given = [(x[:1], y[:1]), (x[1:5], y[1:5])] if dist.get_rank() == 0 else [mine(x, y)]
+    for fit in (
+        parallel(net, given, l2=0.1),
+        parallel(net, mine(x, y), l2=0.1, microbatch=2),
+        parallel(net, mine(x, y), l2=0.1, microbatch=3, memory="low"),
+    ):
+        close(fit.value(P), one.value(P))  # as many as there are
+        close(whole(fit.gradient(D)), g)
+        close(whole(lg.GGN(fit, D) @ spread(g)), lg.GGN(one, P) @ g)
 
 
 def check_compiled_objectives_are_eager():

@@ -90,12 +90,25 @@ def test_views_and_what_is_saved_gather_nothing(counts):
     assert type(w.view(torch.int64)) is torch.Tensor  # what reads the bits
 
 
+def test_sparse_gradients_are_scattered_as_dense_ones(counts):
+    rows, table = torch.tensor([0, 3, 3]), draw(5, 2).requires_grad_()
+    (w,) = gather([table], counts)
+    (found,) = torch.autograd.grad(torch.nn.functional.embedding(rows, w, sparse=True).sin().sum(), table)
+    (wanted,) = torch.autograd.grad((2.0 * table)[rows].sin().sum(), table)
+    assert found.layout is torch.strided
+    torch.testing.assert_close(found, wanted)
+
+
 def test_what_writes_to_a_leaf_is_told(counts):
     w, _ = gather([draw(4, 3), draw(4)], counts)
     with pytest.raises(ValueError, match="writes to parameter 0"):
         w.add_(1.0)
     with pytest.raises(ValueError, match="writes to parameter 0"):
         w.t()[0].zero_()
+    with torch.no_grad(), pytest.raises(ValueError, match="writes to parameter 0"):
+        torch._foreach_mul_([w], 2.0)
+    with torch.no_grad(), pytest.raises(ValueError, match="writes to parameter 0"):
+        torch.add(draw(4, 3), 1.0, out=w)
     out = torch.zeros(4, 3, dtype=torch.float64).add_(w)
     torch.testing.assert_close(out, 2.0 * draw(4, 3))
 
@@ -103,7 +116,7 @@ def test_what_writes_to_a_leaf_is_told(counts):
 @pytest.mark.parametrize("many", [0, 1, 40])
 def test_groups_are_no_larger_than_a_leaf(many):
     shapes = [(16, 16), *[(16,), (16, 16), (), (0, 3)] * many]
-    groups = groups_of(shapes)
+    groups = groups_of(shapes, 32)
     assert sorted(i for group in groups for i in group) == list(range(len(shapes)))
     sizes = [sum(torch.Size(shapes[i]).numel() for i in group) for group in groups]
     assert max(sizes) == 256
