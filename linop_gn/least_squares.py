@@ -478,7 +478,7 @@ def _bounds(ops: Backend, space: Space, bounds: Any, x0: Tree) -> tuple[Vector |
             i, more = outside[0], f" (and {len(outside) - 1} more)" if len(outside) > 1 else ""
             raise ValueError(
                 f"least_squares: x0 lies outside of the bounds: number {i} is {float(x[i]):.6g}, and its bounds are "
-                f"{float(lower[i]):.6g} and {float(upper[i]):.6g}{more}."
+                f"{float(lower[i]):.6g} and {float(upper[i]):.6g}{more}.{_PAIRS if space.size == 2 else ''}"
             )
     return lower, upper
 

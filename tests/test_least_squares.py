@@ -683,7 +683,7 @@ def test_curve_fit_cannot_raise_within_a_program():
         ({"method": "trf"}, TypeError, "got 'trf': leave SciPy's"),
         ({"loss": abs}, ValueError, "or one of lg.losses, such as"),
         ({"loss": lg.losses.Huber(), "f_scale": 0.1}, ValueError, "f_scale is for losses by name"),
-        ({"bounds": ([0.0, 2.0], [3.0, 3.0])}, ValueError, "number 1 is 1, and its bounds are 2 and 3"),
+        ({"bounds": ([0.0, 2.0], [3.0, 3.0])}, ValueError, "number 1 is 1, and its bounds are 2 and 3. Of a pair"),
         ({"bounds": [(0.0, 2.0)] * 3}, ValueError, r"tuple\(zip\(\*bounds\)\) makes \(lower"),
         ({"jac": np.eye(2)}, ValueError, "got a ndarray; if it is constant, lambda x: jac"),
         ({"loss": "huber", "f_scale": np.ones(2)}, ValueError, "f_scale is one number, .* divide the residuals"),

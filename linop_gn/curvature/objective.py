@@ -14,7 +14,7 @@ from numbers import Real
 from typing import Any
 
 from ..arguments import require_number, whole
-from ..dispatch import require_registered
+from ..dispatch import imported, require_registered
 from ..distributed.agreed import told_of
 from ..distributed.reduction import as_reduction, mark_of
 from ..distributed.watching import telling
@@ -416,8 +416,9 @@ class Objective(Terms):
 
 
 def _require_function(what: str, given: Any) -> None:
-    if not callable(given):
-        order = " The order is lg.Objective(model, loss, data)." if isinstance(given, Loss) else ""
+    is_loss = isinstance(given, Loss) or any(backend.loss_of(given) is not None for backend in imported())
+    if is_loss or not callable(given):
+        order = " The order is lg.Objective(model, loss, data)." if is_loss else ""
         raise TypeError(f"{what}, got {type(given).__qualname__}.{order}")
 
 

@@ -73,6 +73,12 @@ def test_the_functions_are_their_modules(function, module, targets):
     torch.testing.assert_close(mine.value(W), theirs.value(W), rtol=0.0, atol=0.0)
 
 
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), nn.functional.mse_loss])
+def test_a_loss_in_the_place_of_the_model_is_told_the_order(loss):
+    with pytest.raises(TypeError, match=r"The order is lg.Objective\(model, loss, data\)"):
+        lg.Objective(loss, nn.Linear(2, 3), (torch.ones(4, 2), torch.zeros(4, dtype=torch.long)))
+
+
 def test_functions_of_each_example_are_differentiated_by_torch():
     for options in ({"reduction": "none"}, {"reduction": "none", "weight": CLASSES}):
         loss = lg.losses.as_loss(partial(nn.functional.cross_entropy, **options))
