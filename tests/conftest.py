@@ -116,11 +116,14 @@ def thinned_on_jax(items):
     """The cases on JAX that CI leaves to ``tests_full`` for being many."""
     count = {}
     for item in items:
-        on_jax = "jax" in _frameworks(item) or "jax" in item.path.parts or "jax" in item.originalname
-        test, each = item.nodeid.partition("[")[0], getattr(item.module, "EACH_IN_CI_ON_JAX", ())
-        assert all(hasattr(item.module, name) for name in each), f"EACH_IN_CI_ON_JAX of {item.path} names no test"
-        if not (on_jax and hasattr(item, "callspec")) or item.originalname in each:
+        if not hasattr(item, "callspec"):
             continue
+        each = getattr(item.module, "EACH_IN_CI_ON_JAX", ())
+        assert all(hasattr(item.module, name) for name in each), f"EACH_IN_CI_ON_JAX of {item.path} names no test"
+        on_jax = "jax" in _frameworks(item) or "jax" in item.path.parts or "jax" in item.originalname
+        if not on_jax or item.originalname in each:
+            continue
+        test = item.nodeid.partition("[")[0]
         count[test] = count.get(test, -1) + 1
         if count[test] % ON_JAX_EACH:
             yield item
