@@ -7,12 +7,14 @@ a device or the place of that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.extend import core
+
+from .linear import inner_programs, jaxpr_of
 
 __all__ = ["OTHER", "Combined", "combined"]
 
@@ -67,11 +69,11 @@ class _Reading:
             made = self._repeated(p["body_jaxpr"], given[tested:looped], given[looped:], [])
             self.run(p["cond_jaxpr"], [*given[:tested], *made])
             return made
-        if inner := list(_programs(p)):
+        if inner := list(inner_programs(p)):
             arguments = given[1:] if name == "cond" else given
             made = [Marks(given[0]) if name == "cond" else Marks() for _ in eqn.outvars]
             for program in inner:
-                inputs = _jaxpr(program).invars
+                inputs = jaxpr_of(program).invars
                 fitting = arguments if len(inputs) == len(arguments) else [every] * len(inputs)
                 outputs = self.run(program, fitting)
                 outputs = outputs if len(outputs) == len(made) else [every] * len(made)
@@ -103,14 +105,3 @@ def _is_differentiated(v: Any) -> bool:
 
 def _named(axes: Any) -> Marks:
     return Marks(x for x in (axes if isinstance(axes, (tuple, list)) else [axes]) if isinstance(x, str))
-
-
-def _programs(params: dict[str, Any]) -> Iterator[Any]:
-    for value in params.values():
-        for x in value if isinstance(value, (tuple, list)) else [value]:
-            if isinstance(x, (core.Jaxpr, core.ClosedJaxpr)):
-                yield x
-
-
-def _jaxpr(program: Any) -> Any:
-    return program.jaxpr if isinstance(program, core.ClosedJaxpr) else program

@@ -34,7 +34,7 @@ from jax.interpreters import ad, partial_eval
 
 from .sums import in_blocks, pays
 
-__all__ = ["LinearProgram", "contains", "inner_jaxprs", "largest", "without_dead_code"]
+__all__ = ["LinearProgram", "contains", "inner_jaxprs", "inner_programs", "jaxpr_of", "largest", "without_dead_code"]
 
 _RULED = "custom_vjp_call"
 """A function with a custom vjp among the operations of a transpose: linear, and transposed by its rules alone."""
@@ -142,15 +142,23 @@ class LinearProgram:
 _interned: weakref.WeakValueDictionary[Hashable, LinearProgram] = weakref.WeakValueDictionary()
 
 
-def inner_jaxprs(value: Any) -> Iterator[core.Jaxpr]:
-    """The jaxprs among an operation's parameters: bodies of loops, branches, inner functions."""
-    if isinstance(value, core.ClosedJaxpr):
-        yield value.jaxpr
-    elif isinstance(value, core.Jaxpr):
+def inner_programs(value: Any) -> Iterator[core.Jaxpr | core.ClosedJaxpr]:
+    """The programs among an operation's parameters: bodies of loops, branches, inner functions."""
+    if isinstance(value, (core.Jaxpr, core.ClosedJaxpr)):
         yield value
     elif isinstance(value, (tuple, list, dict)):
         for item in value.values() if isinstance(value, dict) else value:
-            yield from inner_jaxprs(item)
+            yield from inner_programs(item)
+
+
+def jaxpr_of(program: core.Jaxpr | core.ClosedJaxpr) -> core.Jaxpr:
+    """The program without the constants that it may have."""
+    return program.jaxpr if isinstance(program, core.ClosedJaxpr) else program
+
+
+def inner_jaxprs(value: Any) -> Iterator[core.Jaxpr]:
+    """:func:`inner_programs`, without their constants."""
+    return map(jaxpr_of, inner_programs(value))
 
 
 _largest: weakref.WeakKeyDictionary[core.Jaxpr, int] = weakref.WeakKeyDictionary()
