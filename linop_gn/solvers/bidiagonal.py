@@ -21,7 +21,7 @@ import math
 from functools import partial
 from typing import Any, NamedTuple
 
-from ..protocols import Backend, Scalar, Vector
+from ..protocols import Backend, Scalar, Vector, unchanged
 from .options import scale_of
 from .problem import LinearProblem
 
@@ -51,18 +51,19 @@ def tick(
     """
     q, A = s.basis, problem.operator
     extending = renew is False  # nearly always, where work is eager
-    argument = q.v if extending else ops.select(renew, s.x, q.v)
-    if at_zero is False:
-        image = A.apply(argument)
-    else:
-        (image,) = ops.branch(at_zero, lambda v: (ops.zeros_like(problem.rhs),), lambda v: (A.apply(v),), argument)
+
+    def apply() -> tuple[Vector]:
+        return (A.apply(q.v if extending else ops.select(renew, s.x, q.v)),)
+
+    (image,) = apply() if at_zero is False else ops.branch(at_zero, lambda: (ops.zeros_like(problem.rhs),), apply)
     inverse = ops.where(q.ascale > 0, ops.divide(1.0, q.ascale), 1.0)
     lower = () if q.t is None else (q.t,)
-    if extending:
-        largest, u, *parts = _extend(ops, q, sigma, inverse, image, *lower)
-    else:
-        residual, extend = partial(_residual, ops, problem, s, sigma, inverse), partial(_extend, ops, q, sigma, inverse)
-        largest, u, *parts = ops.branch(renew, residual, extend, image, *lower)
+    fade = -q.alpha if extending else ops.where(renew, 0.0, -q.alpha)
+    u, *parts = ops.axpby(fade, q.u, inverse, image), *(ops.axpby(sigma * inverse, q.v, fade, t) for t in lower)
+    largest: Scalar = 0.0
+    if not extending:
+        (largest,) = ops.branch(renew, lambda: (ops.max_abs(s.x),), lambda: (0.0 * q.alpha,))
+        u, *parts = ops.branch(renew, partial(_residual, ops, problem, s, sigma * inverse), unchanged, u, *parts)
     t = parts[0] if parts else None
     square = ops.dot(u, u) if t is None else ops.dot(u, u) + ops.dot(t, t)
     beta, sound, u, t = _unit(ops, square, u, t)
@@ -98,14 +99,8 @@ def _unit(ops: Backend, square: Scalar, x: Vector, t: Vector | None = None) -> t
 
 
 def _residual(
-    ops: Backend, problem: LinearProblem, s: Any, sigma: Scalar, inverse: Scalar, image: Vector, *lower: Vector
+    ops: Backend, problem: LinearProblem, s: Any, sigma: Scalar, u: Vector, *lower: Vector
 ) -> tuple[Any, ...]:
-    """max |x| and b - A x, with the lower part; consumes what holds A x and the lower part before."""
-    u = ops.axpby(ops.divide(1.0, s.scale), problem.rhs, -inverse, image)
-    return ops.max_abs(s.x), u, *(ops.axpby(-sigma * inverse, s.x, 0.0, t) for t in lower)
-
-
-def _extend(ops: Backend, q: Basis, sigma: Scalar, inverse: Scalar, image: Vector, *lower: Vector) -> tuple[Any, ...]:
-    """0 and A v - alpha u, with the lower part; consumes what holds A v and the lower part before."""
-    u = ops.axpby(-q.alpha, q.u, inverse, image)
-    return 0.0 * q.alpha, u, *(ops.axpby(sigma * inverse, q.v, -q.alpha, t) for t in lower)
+    """b - A x from u = A x, with the lower part -sigma x; consumes u and the lower part before."""
+    above = ops.axpby(ops.divide(1.0, s.scale), problem.rhs, -1.0, u)
+    return above, *(ops.axpby(-sigma, s.x, 0.0, t) for t in lower)

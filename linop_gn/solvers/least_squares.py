@@ -33,7 +33,7 @@ from ..arguments import require_number
 from ..operators.algebra import product
 from ..operators.base import LinearOperator
 from ..operators.damped import Damped
-from ..protocols import Backend, Scalar, Vector
+from ..protocols import Backend, Scalar, Vector, unchanged
 from ..records import record, static
 from ..run.status import Code, alike, verdict
 from .base import Cost, Solver, bytes_of, each
@@ -273,8 +273,8 @@ class LeastSquares(Solver):
         after, factors, norm, normal, decrease, cond = turned
         if x is None:
             x = s.x
-            if scaled is not True:
-                (x,) = ops.branch(scaled, lambda x: (x,), lambda x: (ops.scale(basis.ascale, x),), x)
+            if scaled is not True and problem.x0 is not None:  # else x is zero
+                (x,) = ops.branch(no(scaled), lambda x: (ops.scale(basis.ascale, x),), unchanged, x)
             if moved is False:
                 first, *others = s.directions  # written over: copies would be two vectors more
                 directions = ops.axpby(1.0, basis.v, 0.0, first), *(ops.scale(0.0, other) for other in others)
@@ -352,7 +352,7 @@ class LeastSquares(Solver):
             norm, normal, model, cond, verified, verified_normal, better, best_model, back, lost, again, status,
             *rotation,
         ) = ordinary if usual is True else ops.branch(usual, lambda: ordinary, judge)  # fmt: skip
-        x = ops.mask(no(lost), x)
+        (x,) = ops.branch(lost, lambda x: (ops.zeros_like(x),), unchanged, x)
         kept = ops.put(s.best, 0 * steps, x, better)
         return LeastSquaresState(
             x, basis, type(after)._make(rotation), directions, norm, normal, model, anorm, cond, s.size, s.scale,
