@@ -18,7 +18,7 @@ NAMES = [pytest.param(name, marks=() if name in FEW else in_full) for of in MODU
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     names = None if FULL else sorted(FEW)
-    return run_checks(tmp_path_factory.mktemp("processes"), " ".join(MODULES), 4, names, seconds=300 if FULL else 120)
+    return run_checks(tmp_path_factory.mktemp("processes"), " ".join(MODULES), 4, names, seconds=900 if FULL else 120)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -24,14 +24,17 @@ def run_checks(folder, modules, size, names=None, seconds=180):
     started = torch.multiprocessing.start_processes(
         process_checks.run, (size, str(folder), modules, names), size, join=False, start_method="spawn"
     )
-    for process in started.processes:
+    late = {}
+    for rank, process in enumerate(started.processes):
         process.join(seconds)
         if process.is_alive():
             process.kill()
-    return [pickle.loads((folder / f"found{rank}").read_bytes()) for rank in range(size)]
+            late[rank] = {"late": f"it had not come to this check after {seconds} seconds"}
+    return [late.get(rank, {}) | pickle.loads((folder / f"found{rank}").read_bytes()) for rank in range(size)]
 
 
 def hold(found, name):
     """Fail with what the processes told of a check, unless all of them passed it."""
-    told = [f"process {rank}: {of.get(name, 'it never came to this check')}" for rank, of in enumerate(found)]
+    told = [of.get(name, of.get("late", "it never came to this check")) for of in found]
+    told = [f"process {rank}: {text}" for rank, text in enumerate(told)]
     assert told == [f"process {rank}: " for rank in range(len(found))], "\n".join(told)
