@@ -47,6 +47,7 @@ from .alone import ALONE, Alone
 from .columns import in_columns
 from .cotangents import Slope, forgotten, marked
 from .gathering import gathered
+from .last_layer import LastLayer
 from .modules import adapt
 from .nan import operation_of_nan, tell_of_nan
 from .precision import as_double
@@ -115,8 +116,14 @@ class TorchLinearization(LinearizationDefaults):
                 recorded = self._vjp(u, range(len(self._leaves)), create_graph=True)
             self._recording.resume(lambda: require_linear(recorded, u, custom, way))
         self.gradient: list[Tensor] | None = filled(recorded, self._leaves)
-        self._recorded = edges(recorded)
+        self._recorded, self._last = edges(recorded), None
+        if self._place is not u and not (custom or self._recording.has_hooks) and way is ALONE:
+            self._last = LastLayer.of(self._recorded, self._place)
         self._looked, self._forward = False, False
+
+    @property
+    def fresh(self) -> bool:  # type: ignore[override]
+        return self._last is not None and not tracking.get()
 
     def jvp(self, tangents: Sequence[Tensor], only: tuple[int, ...] | None = None) -> Tensor:
         """J v, as the derivative of the recorded ``J^T u`` along u."""
@@ -126,7 +133,10 @@ class TorchLinearization(LinearizationDefaults):
             return self._pushed(tangents, chosen)
         product = partial(backward, [r for r, _ in pairs], [self._place], [v for _, v in pairs])
         with explained():
-            (result,) = self._recording.resume(lambda: product(**keeping()), records=tracking.get())
+            if self._last is None or tracking.get() or in_columns.get():
+                (result,) = self._recording.resume(lambda: product(**keeping()), records=tracking.get())
+            else:
+                result = self._last.jvp([r for r, _ in pairs], [v for _, v in pairs], self.outputs)
         made = in_full(filled([result], [self.outputs])[0])  # a bias may come as it is
         if not (
             self._looked or tracking.get() or in_columns.get()

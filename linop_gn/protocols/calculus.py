@@ -25,6 +25,8 @@ class Linearization(Protocol):
     """The function's value: one array."""
     gradient: list[Array] | None
     """J^T u for the cotangent u asked for at construction (the loss gradient, hence the name)."""
+    fresh: bool
+    """Whether what ``jvp`` returns may be written over: it is new, its entries apart, and no derivative wants it."""
 
     def without_gradient(self) -> Linearization:
         """The same linearisation, without ``gradient``: all that products need."""
@@ -76,7 +78,7 @@ class Outer(Protocol):
 class Composed:
     """The scalar function ``outer.total(inner(leaves))``, for those who call it or ask for its parts.
 
-    With z = ``inner(leaves)``, its Jacobian J, and u and H the gradient and the Hessian of ``outer`` at z, its Hessian is
+    With z = ``inner(leaves)``, its Jacobian J, and the gradient u and the Hessian H of ``outer`` at z, its Hessian is
     J^T H J + sum_i u_i d^2 z_i: the derivative of J^T u, in which that of u is H J.
     """
 
