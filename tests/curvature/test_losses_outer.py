@@ -22,7 +22,7 @@ def small(monkeypatch):
 
 
 @given(cases(), st.sampled_from([list, Streamed]), st.sampled_from(["float64", "float32"]))
-def test_products_in_torch(torch, case, hold, dtype):
+def test_products_in_torch_by_parts(torch, case, hold, dtype):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parts, "MANY", 1)
         check(case, lg.load("torch"), hold, dtype)
@@ -74,9 +74,9 @@ def draws(asarray):
 def both_ways(slopes):
     """The same whether the loss's own derivatives are taken or the framework's."""
     found = []
-    for many in (1, 1 << 22):
+    for known in (True, False):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(parts, "MANY", many)
+            patch.setattr(OuterLoss, "known", lambda self, z, known=known: known)
             found.append(slopes())
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-12)
