@@ -79,7 +79,7 @@ class JaxLinearization(LinearizationDefaults):
         return _product((self.residuals, _matching("the tangents", tangents, program.inputs)), program)[0]
 
     def vjp(self, cotangent: Array, only: Only = None) -> list[Array]:
-        program = self._backward_program(only)
+        program = self._backward_program(only).in_blocks()
         return _product((self.residuals, _matching("the cotangents", [cotangent], program.inputs)), program)
 
 

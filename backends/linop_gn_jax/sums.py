@@ -1,9 +1,12 @@
-"""Sums of two large products of matrices, of which nothing but the sum is held.
+"""Large products of matrices in programs: sums of two, of which nothing but the sum is held, and products turned.
 
 J v of a model's last layer is x dW + dx W: over a large vocabulary each of the two is as large as the logits, and XLA
 holds both, and their sum. A program that adds two large products, which nobody else wants, is rewritten. Where factors
 are small beside the sum, it is one product of the factors side by side, (x dx) (dW W). Elsewhere it is a loop over a
 few blocks of rows.
+
+J^T u of such a layer has u^T x, for u as large as the logits. On the CPU, XLA takes .25 to .55 of the time for x^T u
+where x has 64 columns (measured with 512 to 4096 rows; with 256 columns as long, with 512 half as long again).
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ __all__ = ["LARGE", "in_blocks", "pays"]
 LARGE = 1 << 22
 """Entries of sums that are made in blocks."""
 _BLOCKS = 8
+_FEW = 128
 _SMALL = 3
 """So many times larger than both factors side by side the sum has to be."""
 
@@ -42,8 +46,8 @@ class _Product(NamedTuple):
 
 
 def pays(closed: core.ClosedJaxpr) -> bool:
-    """Whether there is such a sum, and one device: to loop over rows that several share would gather these."""
-    return bool(_sums(closed.jaxpr)) and jax.device_count() == 1
+    """Whether there is such an operation, and one device: to loop over rows that several share would gather these."""
+    return jax.device_count() == 1 and (bool(_sums(closed.jaxpr)) or any(map(_had_better_turn, closed.jaxpr.eqns)))
 
 
 def in_blocks(closed: core.ClosedJaxpr, *arguments: Any) -> list[Any]:
@@ -75,6 +79,8 @@ def in_blocks(closed: core.ClosedJaxpr, *arguments: Any) -> list[Any]:
             continue
         if id(eqn) in sums:
             made = [_summed([product(dot) for dot in sums[id(eqn)]])]
+        elif _had_better_turn(eqn):
+            made = [_the_other_way(eqn, *map(read, eqn.invars))]
         else:
             with eqn.ctx.manager:
                 made = eqn.primitive.bind(*map(read, eqn.invars), **eqn.primitive.get_bind_params(eqn.params))
@@ -146,3 +152,23 @@ def _by_rows(products: list[_Product]) -> Any:
         return jnp.add(*parts)
 
     return lax.map(block, jnp.arange(out.shape[0] // size, dtype=jnp.int32)).reshape(out.shape)
+
+
+def _had_better_turn(eqn: core.JaxprEqn) -> bool:
+    """Whether it sums over the rows of a large matrix, and of one with few columns after it."""
+    if eqn.primitive.name != "dot_general" or jax.default_backend() != "cpu":
+        return False
+    ((left, right), (batch, _)), (x, y) = eqn.params["dimension_numbers"], [v.aval for v in eqn.invars]
+    matrices = not batch and len(left) == x.ndim - 1 and len(right) == y.ndim - 1
+    return matrices and x.size >= LARGE and x.ndim - 1 not in left and eqn.outvars[0].aval.shape[1] <= _FEW
+
+
+def _the_other_way(eqn: core.JaxprEqn, x: Any, y: Any) -> Any:
+    """x^T y as the transpose of y^T x, which XLA would turn back if it saw both."""
+    (left, right), _ = eqn.params["dimension_numbers"]
+    precision = eqn.params["precision"]
+    turned = {
+        "dimension_numbers": ((right, left), ((), ())),
+        "precision": precision[::-1] if isinstance(precision, tuple) else precision,
+    }
+    return lax.optimization_barrier(eqn.primitive.bind(y, x, **{**eqn.params, **turned})).T

@@ -53,3 +53,20 @@ def test_what_is_left_alone(given, monkeypatch):
     monkeypatch.setattr(sums, "LARGE", 1 << 22)
     small = program(lambda x, W, dx, dW: 2.0 * (x @ dW + dx @ W), *given)
     assert small.in_blocks() is small
+
+
+def test_products_turned(given, monkeypatch):
+    """x^T y as (y^T x)^T, where x is large and y has few columns: in J^T u of a layer; of several axes of rows too."""
+    h, _, W, _ = given
+    for shape in ((6, 3), (2, 3, 3)):
+        x, u = jnp.reshape(h, shape), jnp.ones((*shape[:-1], 4))
+        made = LinearProgram.trace(lambda r, v: [r[0] @ v[0].T], [x], [W[:4]]).transpose()
+        made._derived.pop("blocks", None)
+        want = jnp.einsum("ai,aj->ij", jnp.reshape(u, (6, 4)), h)
+        atol = 9 * float(jnp.finfo(u.dtype).eps)
+        np.testing.assert_allclose(made.in_blocks()([x], [u])[0], want, rtol=0, atol=atol)
+        assert "optimization_barrier" in str(made.in_blocks().closed)
+        with monkeypatch.context() as patch:
+            patch.setattr(sums, "_FEW", 2)
+            made._derived.pop("blocks")
+            assert made.in_blocks() is made
