@@ -26,6 +26,7 @@ LARGE = 1 << 22
 """Entries of sums that are made in blocks."""
 _BLOCKS = 8
 _FEW = 128
+"""Columns of the second factor of products that are turned."""
 _SMALL = 3
 """So many times larger than both factors side by side the sum has to be."""
 

@@ -98,7 +98,7 @@ class FirstOrder(Calculus):
 
     @drawn(10)
     def test_jvp(self, data: Draws) -> None:
-        """jvp(v) is J v, an array like the outputs, the same at each call; v stays as it is, what is fresh may change."""
+        """jvp(v) is J v, an array like the outputs, the same at each call, written over where it is fresh; v stays."""
         at = self.place(data)
         linear, v = self._linearized(at).without_gradient(), self.normal(data, at.function.size)
         tangents = self.on(at.function, v)

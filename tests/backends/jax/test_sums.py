@@ -1,5 +1,7 @@
 """Sums of large products, by factors side by side or in blocks of rows, where nobody else wants these products."""
 
+from itertools import product
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,15 +22,16 @@ def given(monkeypatch):
 
 
 @pytest.mark.skipif(jax.device_count() > 1, reason="several devices may share the rows")
-@pytest.mark.parametrize("small", [0, 1 << 20], ids=["side by side", "by rows"])
-def test_values(given, small, monkeypatch):
-    monkeypatch.setattr(sums, "_SMALL", small)
-    for function in (
+def test_values(given, monkeypatch):
+    """Of factors side by side, which are small enough, and by blocks of rows."""
+    functions = (
         lambda x, W, dx, dW: x @ dW + dx @ W,
         lambda x, W, dx, dW: x @ jnp.reshape(dW, (5, 3)).T + dx @ jnp.reshape(W, (5, 3)).T,
         lambda x, W, dx, dW: jnp.einsum("ij,kj->ik", x, dW.T) + jnp.einsum("ji,jk->ik", dx.T, W),
         lambda x, W, dx, dW: jnp.reshape(jnp.reshape(x, (2, 3, 3)) @ dW + jnp.reshape(dx, (2, 3, 3)) @ W, (6, 5)),
-    ):
+    )
+    for function, small in product(functions, (0, 1 << 20)):
+        monkeypatch.setattr(sums, "_SMALL", small)
         made = program(function, *given)
         made._derived.pop("blocks", None)  # it may be known from the other case
         assert made.in_blocks() is made.in_blocks() is not made
