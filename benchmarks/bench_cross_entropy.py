@@ -1,10 +1,11 @@
 """Cross-entropy over a large vocabulary: time, and copies of the logits held, beside double backward through torch's.
 
-    OMP_NUM_THREADS=1 python benchmarks/bench_cross_entropy.py [--tokens 2048] [--vocabulary 50304] [--save]
+    OMP_NUM_THREADS=1 python benchmarks/bench_cross_entropy.py [torch | jax] [--tokens N] [--vocabulary N] [--save]
 
 A hidden layer and the weights of a vocabulary, V W^T; 64 hidden units, so that the loss's part shows. Told are bytes at
 the peak of what torch allocates (its profiler), in copies of the logits: what is held between products, and what one
-product takes beside that. The peer differentiates twice through ``torch.nn.functional.cross_entropy`` and the model.
+product takes beside that. The peer differentiates twice through ``torch.nn.functional.cross_entropy`` and the model:
+for J^T H_L J v, and for products with the Hessian. Of JAX's programs the compiler tells the same.
 """
 
 from __future__ import annotations
@@ -44,9 +45,17 @@ class Problem:
     def model(self, p: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         return torch.tanh(x @ p["A"]) @ p["W"].T
 
-    def ours(self) -> Callable[[], Any]:
-        G = lg.GGN(lg.Objective(self.model, lg.losses.CrossEntropy(), (self.x, self.y)), self.params).prepare()
-        return lambda: G @ self.v
+    def ours(self, kind: Any = lg.GGN) -> Callable[[], Any]:
+        A = kind(lg.Objective(self.model, lg.losses.CrossEntropy(), (self.x, self.y)), self.params).prepare()
+        return lambda: A @ self.v
+
+    def hessian(self) -> Callable[[], Any]:
+        return self.ours(lg.Hessian)
+
+    def hessian_by_double_backward(self) -> Callable[[], Any]:
+        p = {name: x.clone().requires_grad_() for name, x in self.params.items()}
+        g = torch.autograd.grad(cross_entropy(self.model(p, self.x), self.y), list(p.values()), create_graph=True)
+        return lambda: torch.autograd.grad(g, list(p.values()), list(self.v.values()), retain_graph=True)
 
     def double_backward(self) -> Callable[[], Any]:
         p = {name: x.clone().requires_grad_() for name, x in self.params.items()}
@@ -124,10 +133,37 @@ def in_jax(tokens: int, vocabulary: int) -> dict[str, Callable[[], Any]]:
     }
 
 
+def jax_copies(tokens: int, vocabulary: int, kind: Any) -> dict[str, float]:
+    """Copies of the logits that a program for products is given, and takes with them; nothing is run."""
+    import jax
+
+    def like(*shape: int, dtype: str = "float32") -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    def prepared(p: Any, x: Any, y: Any) -> Any:
+        def model(p: Any, x: Any) -> Any:
+            return jax.numpy.tanh(x @ p["A"]) @ p["W"].T
+
+        return kind(lg.Objective(model, lg.losses.CrossEntropy(), (x, y)), p).prepare()
+
+    p = {"A": like(HIDDEN, HIDDEN), "W": like(vocabulary, HIDDEN)}
+    A = jax.eval_shape(prepared, p, like(tokens, HIDDEN), like(tokens, dtype="int32"))
+    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(A))
+    taken = jax.jit(lambda A, v: A @ v).lower(A, p).compile().memory_analysis()
+    made = {"kept": kept, "a product, with what is kept": kept + taken.temp_size_in_bytes + taken.output_size_in_bytes}
+    return {what: round(size / (4 * tokens * vocabulary), 2) for what, size in made.items()}
+
+
 def measure(tokens: int, vocabulary: int) -> dict[str, Any]:
     """Seconds, and copies of the logits. The loss alone is timed on a sixteenth of the tokens."""
     problem, told = Problem(tokens, vocabulary), dict[str, Any]()
-    for name, make in (("linop_gn", problem.ours), ("double backward", problem.double_backward)):
+    cases: dict[str, Callable[[], Any]] = {
+        "linop_gn": problem.ours,
+        "double backward": problem.double_backward,
+        "linop_gn, Hessian": problem.hessian,
+        "double backward, Hessian": problem.hessian_by_double_backward,
+    }
+    for name, make in cases.items():
         first, kept, product = allocations(make)
         product()  # the first one looks for NaN
         start = time.perf_counter()
@@ -143,21 +179,31 @@ def measure(tokens: int, vocabulary: int) -> dict[str, Any]:
     told["the loss, seconds"] = {"tokens": few} | {name: round(times.median(name), 4) for name in times}
     for name in ("H v", "H v from nothing"):
         told[f"{name}, of double backward's time"] = round(times.ratio(name, f"{name}, double backward")[0], 3)
-    times = interleaved(in_jax(tokens // 4 or 1, vocabulary), rounds=3)
-    told["JAX, seconds"] = {"tokens": tokens // 4 or 1} | {name: round(times.median(name), 4) for name in times}
+    return {"tokens": tokens, "vocabulary": vocabulary} | told
+
+
+def measure_jax(tokens: int, vocabulary: int) -> dict[str, Any]:
+    """Copies of the logits, seconds, and ratios of these."""
+    told: dict[str, Any] = {kind.__name__: jax_copies(tokens, vocabulary, kind) for kind in (lg.GGN, lg.Hessian)}
+    times = interleaved(in_jax(tokens, vocabulary), rounds=3)
+    told["seconds"] = {name: round(times.median(name), 4) for name in times}
     for name in ("product", "H v"):
-        told[f"JAX, {name}, of the time twice"] = round(times.ratio(name, f"{name}, differentiated twice")[0], 3)
+        told[f"{name}, of the time twice"] = round(times.ratio(name, f"{name}, differentiated twice")[0], 3)
     return {"tokens": tokens, "vocabulary": vocabulary} | told
 
 
 def main() -> None:
     """Measure, print, and save where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("framework", nargs="?", choices=("torch", "jax"))
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--vocabulary", type=int, default=50304)
     parser.add_argument("--save", action="store_true")
     asked = parser.parse_args()
-    tell("cross_entropy", measure(asked.tokens, asked.vocabulary), asked.save)
+    if asked.framework != "jax":
+        tell("cross_entropy", measure(asked.tokens, asked.vocabulary), asked.save)
+    if asked.framework != "torch":
+        tell("cross_entropy_jax", measure_jax(asked.tokens, asked.vocabulary), asked.save)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax, tree_util
+from jax.custom_derivatives import SymbolicZero
 
-from linop_gn.backend import Array, CalculusDefaults, LinearizationDefaults
+from linop_gn.backend import Array, CalculusDefaults, Composed, LinearizationDefaults, Outer
 
 from .arrays import laid_out
 from .compiled import compiled, tracing
@@ -78,7 +79,7 @@ class JaxLinearization(LinearizationDefaults):
         return _product((self.residuals, _matching("the tangents", tangents, program.inputs)), program)[0]
 
     def vjp(self, cotangent: Array, only: Only = None) -> list[Array]:
-        program = self._backward_program(only)
+        program = self._backward_program(only).in_blocks()
         return _product((self.residuals, _matching("the cotangents", [cotangent], program.inputs)), program)
 
 
@@ -93,8 +94,8 @@ class JaxGradientLinearization(LinearizationDefaults):
     program: LinearProgram = field(metadata=_STATIC)
 
     def hvp(self, tangents: Sequence[Array]) -> list[Array]:
-        tangents = _matching("the tangents", tangents, self.program.inputs)
-        return _product((self.residuals, tangents), self.program)
+        program = self.program.in_blocks()
+        return _product((self.residuals, _matching("the tangents", tangents, program.inputs)), program)
 
 
 def _row(pullback: Any, outputs: Array, row: Any) -> list[Array]:
@@ -192,6 +193,38 @@ def _linear_part(pushforward: Callable[..., Any], params: list[Array]) -> tuple[
     return LinearProgram.trace(push, residuals, params), residuals
 
 
+@jax.custom_jvp
+def _slope(outer: Outer, z: Array) -> Array:
+    """The gradient of ``outer`` at z, whose derivative is known."""
+    return outer.slope(z)
+
+
+def _slope_rule(primals: tuple[Outer, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    (outer, z), (moving, v) = primals, tangents
+    slope, made = _slope(outer, z), jnp.zeros_like(z)
+    if not isinstance(v, SymbolicZero):
+        # A checkpoint: what of the product does not depend on v is worked out for each v, and not kept.
+        made = jax.checkpoint(lambda hessian, v: outer.product(hessian, v))(outer.hessian(z), v)
+    if not all(isinstance(x, SymbolicZero) for x in tree_util.tree_leaves(moving)):  # of the data
+        moving = tree_util.tree_map(lambda x: x.instantiate() if isinstance(x, SymbolicZero) else x, moving)
+        made = made + jax.jvp(lambda outer: outer.slope(z), (outer,), (moving,))[1]
+    return slope, made
+
+
+_slope.defjvp(_slope_rule, symbolic_zeros=True)
+
+
+def _composed(function: Composed, p: list[Array]) -> tuple[list[Array], Array]:
+    """The gradient of a scalar function of a model's outputs, and its value."""
+    z, pullback = jax.vjp(lambda p: _outputs(function.inner, p), p)
+    if function.outer.known(z):
+        u, value = _slope(function.outer, z), function.outer.value(lax.stop_gradient(z))
+    else:
+        value, u = jax.value_and_grad(_scalar_valued(lambda z: function.outer.total(z[0])))([z])
+        (u,) = u
+    return pullback(u)[0], value
+
+
 class JaxCalculus(CalculusDefaults):
     """First and second derivatives of functions of a list of leaves.
 
@@ -226,6 +259,8 @@ class JaxCalculus(CalculusDefaults):
         leaves, _ = apart(_differentiable(params), _scalar_valued(function))
 
         def gradient_and_value(p: list[Array]) -> tuple[list[Array], Array]:
+            if isinstance(function, Composed):
+                return _composed(function, p)
             value, gradient = jax.value_and_grad(_scalar_valued(function))(p)
             return gradient, value
 

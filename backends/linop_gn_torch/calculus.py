@@ -16,7 +16,8 @@ would also refuse checkpointing and custom Functions; ``torch.func.linearize``
 bakes the parameters in and costs 5 to 45 gradients to set up.
 
 **Hessian.** The gradient is recorded once and every product is one backward
-through it. Never forward over reverse: ``jvp`` of ``jacrev`` or ``grad``, and
+through it; the loss's own derivatives are in closed form where outputs are many
+(:class:`.cotangents.Slope`). Never forward over reverse: ``jvp`` of ``jacrev`` or ``grad``, and
 ``torch.func.hessian`` with them, are silently wrong by 2e-2 to 2e-1 on Layer-,
 Batch- and InstanceNorm in torch 2.13. Backward over backward is right there;
 where *it* is not, :mod:`linop_gn_torch.safe_ops` replaces the operation.
@@ -38,14 +39,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from linop_gn.backend import CalculusDefaults, LinearizationDefaults
+from linop_gn.backend import CalculusDefaults, Composed, LinearizationDefaults, Outer
 from linop_gn.distributed import OtherProcessError
 
 from .advice import custom_functions, explained, require_differentiable, require_linear, snapshot, unwritten
 from .alone import ALONE, Alone
 from .columns import in_columns
-from .cotangents import forgotten, marked
+from .cotangents import Slope, forgotten, marked
 from .gathering import gathered
+from .last_layer import LastLayer
 from .modules import adapt
 from .nan import operation_of_nan, tell_of_nan
 from .precision import as_double
@@ -114,8 +116,14 @@ class TorchLinearization(LinearizationDefaults):
                 recorded = self._vjp(u, range(len(self._leaves)), create_graph=True)
             self._recording.resume(lambda: require_linear(recorded, u, custom, way))
         self.gradient: list[Tensor] | None = filled(recorded, self._leaves)
-        self._recorded = edges(recorded)
+        self._recorded, self._last = edges(recorded), None
+        if self._place is not u and not (custom or self._recording.has_hooks) and way is ALONE:
+            self._last = LastLayer.of(self._recorded, self._place)
         self._looked, self._forward = False, False
+
+    @property
+    def fresh(self) -> bool:  # type: ignore[override]
+        return self._last is not None and not tracking.get()
 
     def jvp(self, tangents: Sequence[Tensor], only: tuple[int, ...] | None = None) -> Tensor:
         """J v, as the derivative of the recorded ``J^T u`` along u."""
@@ -125,7 +133,10 @@ class TorchLinearization(LinearizationDefaults):
             return self._pushed(tangents, chosen)
         product = partial(backward, [r for r, _ in pairs], [self._place], [v for _, v in pairs])
         with explained():
-            (result,) = self._recording.resume(lambda: product(**keeping()), records=tracking.get())
+            if self._last is None or tracking.get() or in_columns.get():
+                (result,) = self._recording.resume(lambda: product(**keeping()), records=tracking.get())
+            else:
+                result = self._last.jvp([r for r, _ in pairs], [v for _, v in pairs], self.outputs)
         made = in_full(filled([result], [self.outputs])[0])  # a bias may come as it is
         if not (
             self._looked or tracking.get() or in_columns.get()
@@ -298,14 +309,26 @@ class TorchGradientLinearization(LinearizationDefaults):
 
     def __init__(self, function: Callable[[list[Tensor]], Tensor], params: Leaves, way: Alone = ALONE) -> None:
         self._way = way
+        outer: Outer | None = None
+
+        def begun(leaves: list[Tensor]) -> Tensor:
+            nonlocal outer
+            if not isinstance(function, Composed) or tracking.get():
+                return function(leaves)
+            z = function.inner(leaves)
+            outer = function.outer if function.outer.known(z) else None
+            return function.outer.total(z) if outer is None else z
+
         with torch.enable_grad(), explained():
-            self._recording, self._leaves, value = _record(function, params, scalar=True)
-            self.value = constant(value)
+            self._recording, self._leaves, root = _record(begun, params, scalar=not isinstance(function, Composed))
             # With a seed that requires gradients, what has no graph is zero, or comes from a backward that lost it.
-            seed = torch.ones_like(self.value, requires_grad=True)
-            self._gradient = partial(backward, [value], self._leaves, [seed])
+            if outer is None:
+                self.value, seed = constant(root), torch.ones_like(root.detach(), requires_grad=True)
+            else:
+                self.value, seed = outer.value(constant(root)), Slope.apply(root, outer)  # type: ignore[no-untyped-call]
+            self._gradient = partial(backward, [root], self._leaves, [seed])
             recorded = self._recording.resume(lambda: self._gradient(create_graph=True), records=True)
-            self._recording.resume(lambda: require_linear(recorded, seed, custom_functions(value), way))
+            self._recording.resume(lambda: require_linear(recorded, seed, custom_functions(root), way))
         self.gradient, self._recorded = filled(recorded, self._leaves), edges(recorded)
         self._told = False
 

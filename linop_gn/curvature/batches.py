@@ -36,7 +36,8 @@ class Batch:
     weights: Array | None = None
     stacked: bool = static(default=False)
     place: Any = None
-    """Which batch of a pass it is, where something is drawn for its examples."""
+    """(which batch of a pass it is, or is of; which example of that is its first), where something may be drawn for its
+    examples; None of batches that are whole, and which nobody has numbered. Of stacked ones an array (batches, 2)."""
 
 
 class Stream:
@@ -58,12 +59,12 @@ class Stream:
 
     def __iter__(self) -> Iterator[Batch]:
         empty, mark = True, None if self.changing or self._compared else np.zeros(3)
-        for item in self.data:
+        for number, item in enumerate(self.data):
             empty = False
             batch = self.change(item)
             if mark is not None:
                 mark += mark_of(batch)
-            yield from cut(batch, self.microbatch)
+            yield from cut(batch, self.microbatch, number)
         if mark is not None and not empty:
             self._compare(mark)
         if empty:
@@ -174,10 +175,11 @@ def _is_batch(item: Any) -> bool:
     return labelled or isinstance(item, Batch) or (isinstance(item, tuple) and len(item) in (2, 3))
 
 
-def cut(batch: Batch, size: int | None) -> tuple[Batch, ...]:
-    """The batch as microbatches of ``size`` examples, the last of what is left: views, where the framework has them.
+def cut(batch: Batch, size: int | None, number: int) -> tuple[Batch, ...]:
+    """The batch of this number as microbatches of ``size`` examples, the last of what is left, which know their places.
 
-    All arrays in it are cut along their first axis, except those without axes, and weights that are one for all.
+    They are views, where the framework has them. All arrays are cut along their first axis, except those without axes,
+    and weights that are one for all.
 
     Raises
     ------
@@ -186,6 +188,7 @@ def cut(batch: Batch, size: int | None) -> tuple[Batch, ...]:
     """
     if size is None:
         return (batch,)
+    batch = replace(batch, place=(number, 0))
     count, rows, leaves = _by_rows(batch, f"microbatch={size} cuts a batch")
     if count <= size:
         return (batch,)
@@ -195,7 +198,8 @@ def cut(batch: Batch, size: int | None) -> tuple[Batch, ...]:
             "only. Leave it out (each device has its share alone, also with memory='low'), or cut what one device has: "
             "lg.distributed.DataParallel inside of a map over the devices."
         )
-    return tuple(rows(start, start + size) for start in range(0, count, size))
+    parts = range(0, count, size)
+    return tuple(replace(rows(start, start + size), place=(number, start)) for start in parts)
 
 
 def without_rows(batch: Batch) -> Batch:

@@ -120,8 +120,9 @@ class Fisher(OfGradients):
     cross-entropy, yes or no for each output of the binary one, counts for Poisson's, normal numbers of variance
     1 / (2 scale) for squared error. The mean over draws is the GGN, weights, class weights and masks included, and the
     spread falls with the root of ``samples``. PSD. The draws are a function of ``seed`` and of the places of batches
-    and examples; a stream must give its batches in one order. As ``curvature=lg.Fisher`` of a method it draws with seed
-    0 at each step; a function ``lambda point: lg.Fisher(point, seed=...)`` draws with another.
+    and examples, whatever the ``microbatch``; a stream must give its batches in one order. As ``curvature=lg.Fisher``
+    of a method it draws with seed 0 at each step; a function ``lambda point: lg.Fisher(point, seed=...)`` draws with
+    another.
 
     >>> import numpy as np, linop_gn as lg
     >>> x, y = np.ones((2000, 1)), np.zeros(2000)
@@ -147,7 +148,7 @@ class Fisher(OfGradients):
             loss.drawn_slope(None, None, lambda k: None)  # says what there is to do
         terms: Terms = replace(point.objective, loss=DrawnScores(loss, seed, samples))
         if terms.stream is not None:
-            terms = replace(terms, stream=InOrder(terms.stream, terms.reduce))
+            terms = replace(terms, stream=InOrder(point.space.backend, terms.stream, terms.reduce))
         else:
             terms = replace(terms, batches=_numbered(point.space.backend, terms.batches, terms.reduce))
         fill(self, point=point.anew(terms))
@@ -203,21 +204,31 @@ def _numbered(ops: Backend, batches: tuple[Batch, ...], reduction: Reduction | N
     """With their places, among the batches of all processes: of stacked ones an array."""
     made, first = [], 0
     for batch in batches:
-        place: Any = first
-        if batch.stacked:
+        place: Any = (first, 0) if batch.place is None else batch.place
+        if batch.stacked and batch.place is None:
             count = ops.flatten((batch.inputs, batch.targets, batch.weights))[1][0].shape[0]
-            place = ops.asarray(np.arange(first, first + count, dtype=np.int32), "int32")
+            numbers = np.stack([np.arange(first, first + count), np.zeros(count)], axis=1)
+            place = ops.asarray(numbers.astype(np.int32), "int32")
             first += count - 1
-        made.append(replace(batch, place=place if reduction is None else reduction.place(place)))
+        made.append(replace(batch, place=_among_all(ops, place, reduction)))
         first += 1
     return tuple(made)
+
+
+def _among_all(ops: Backend, place: Any, reduction: Reduction | None) -> Any:
+    """The place among those of all processes."""
+    if reduction is None:
+        return place
+    if isinstance(place, tuple):
+        return reduction.place(place[0]), place[1]
+    return ops.namespace().stack([reduction.place(place[:, 0]), place[:, 1]], axis=1)
 
 
 class InOrder(Stream):
     """A stream whose batches have places, and must keep them from pass to pass."""
 
-    def __init__(self, stream: Stream, reduction: Reduction | None) -> None:
-        self._reduction = reduction
+    def __init__(self, ops: Backend, stream: Stream, reduction: Reduction | None) -> None:
+        self._reduction, self._ops = reduction, ops
         super().__init__(stream.data, stream.change, stream.changing, stream.microbatch)
         self._marks: list[np.ndarray] = []
 
@@ -231,4 +242,5 @@ class InOrder(Stream):
                     "lg.Fisher draws for an example by its place, and the stream gave its batches in another order "
                     "than on the pass before: shuffle=False, or hold the batches in a list."
                 )
-            yield replace(batch, place=i if self._reduction is None else self._reduction.place(i))
+            place = (i, 0) if batch.place is None else batch.place
+            yield replace(batch, place=_among_all(self._ops, place, self._reduction))

@@ -343,7 +343,7 @@ class Objective(Terms):
                 "example at a time."
             )
         self.require_fitting(space)
-        return tuple(part for batch in self.batches for part in cut(batch, self.microbatch))
+        return tuple(part for i, batch in enumerate(self.batches) for part in cut(batch, self.microbatch, i))
 
     def _as_many(self, space: Space, x: Vector, own: tuple[Batch, ...]) -> tuple[Batch, ...]:
         """The batches, and some without rows where other processes have more and each gathers the parameters."""

@@ -102,7 +102,9 @@ class Piece(OfOneBatch):
 
     def ggn(self, v: list[Array], only: tuple[int, ...] | None = None) -> list[Array]:
         """J^T H_L J v; with ``only`` J has the columns of these leaves, and ``v`` their tangents."""
-        return self.linearization.vjp(self.loss_hessian(self.linearization.jvp(v, only)), only)
+        lin, xp = self.linearization, self.space.backend.namespace()
+        product = self.hessian.consuming if lin.fresh else self.hessian.product
+        return lin.vjp(product(xp, lin.jvp(v, only)), only)
 
 
 @record
@@ -112,6 +114,8 @@ class Rows:
     columns: Array
     piece: Piece
     space: Space = static()
+
+    fresh: ClassVar[bool] = True
 
     @classmethod
     def of(cls, piece: Piece, size: int) -> Rows:

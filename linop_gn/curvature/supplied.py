@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ..arguments import called, described
 from ..dispatch import available
@@ -109,6 +109,8 @@ class SuppliedLinearization:
     outputs: Array
     matrix: Any
     gradient: list[Array] | None = None
+
+    fresh: ClassVar[bool] = False
 
     def without_gradient(self) -> SuppliedLinearization:
         return replace(self, gradient=None)

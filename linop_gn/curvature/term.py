@@ -14,12 +14,13 @@ from typing import Any, ClassVar
 
 from ..arguments import called
 from ..given import the_array
-from ..protocols import Array, Backend, Calculus, Compiled, Vector
+from ..protocols import Array, Backend, Calculus, Compiled, Composed, Vector
 from ..records import Partial, memo, record, replace, static
 from ..spaces import REAL, Space
 from .batches import Batch
 from .checks import require_finite_inputs
 from .losses import Loss
+from .losses.outer import OuterLoss
 from .losses.parts import in_parts
 from .pairs import may_be_pairs, warn_of_pairs
 from .pieces import Curve, Differentiated, Piece
@@ -276,11 +277,14 @@ class Term:
             if self.loss is not None:
                 self.check_here(z)
 
-        def value_of(leaves: list[Array]) -> Array:
+        def outputs(leaves: list[Array]) -> Array:
             z = self.outputs(leaves)
             look(z)
-            return self._value_of(z)
+            return z if self.loss is not None else self._value_of(z)
 
+        value_of: Callable[[list[Array]], Array] = outputs
+        if self.loss is not None:
+            value_of = Composed(outputs, OuterLoss(self.loss, self.batch.targets, self.batch.weights, self.ops))
         calculus, weight = self._require("a Hessian", _SCALAR if self.loss is None else _HESSIAN), None
         if self.programs is None:
             curve = calculus.linearize_gradient(value_of, leaves)

@@ -144,6 +144,7 @@ class LinearizationDefaults:
     """A linearisation with its ``gradient`` beside what products need. Deep copies share it, no pickle holds it."""
 
     gradient: list[Array] | None
+    fresh: bool = False
 
     def __copy__(self: L) -> L:
         made = object.__new__(type(self))

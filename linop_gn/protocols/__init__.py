@@ -28,7 +28,7 @@ from .arithmetic import Arithmetic, unchanged
 from .arrays import Arrays
 from .backend import CAPABILITIES, CONTRACT, Backend
 from .bases import Bases
-from .calculus import Calculus, Compiled, GradientLinearization, Linearization
+from .calculus import Calculus, Compiled, Composed, GradientLinearization, Linearization, Outer
 from .factors import Factors
 from .loops import Carry, Iteration, Loops
 from .processes import Processes
@@ -47,11 +47,13 @@ __all__ = [
     "Calculus",
     "Carry",
     "Compiled",
+    "Composed",
     "Factors",
     "GradientLinearization",
     "Iteration",
     "Linearization",
     "Loops",
+    "Outer",
     "Processes",
     "Scalar",
     "Stores",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from .types import Array, Tree
 from .uses import Uses
 
-__all__ = ["Calculus", "Compiled", "GradientLinearization", "Linearization"]
+__all__ = ["Calculus", "Compiled", "Composed", "GradientLinearization", "Linearization", "Outer"]
 
 
 @runtime_checkable
@@ -24,6 +25,8 @@ class Linearization(Protocol):
     """The function's value: one array."""
     gradient: list[Array] | None
     """J^T u for the cotangent u asked for at construction (the loss gradient, hence the name)."""
+    fresh: bool
+    """Whether what ``jvp`` returns may be written over: it is new, its entries apart, and no derivative wants it."""
 
     def without_gradient(self) -> Linearization:
         """The same linearisation, without ``gradient``: all that products need."""
@@ -47,6 +50,43 @@ class GradientLinearization(Protocol):
 
     def hvp(self, tangents: Sequence[Array]) -> list[Array]:
         """H v: leaves like the parameters (exact zeros where the gradient ignores one)."""
+
+
+class Outer(Protocol):
+    """A scalar function of one array z, whose derivatives are known: a record."""
+
+    def total(self, z: Array) -> Array:
+        """Its value, by operations that can be differentiated."""
+
+    def known(self, z: Array) -> bool:
+        """Whether the derivatives below had better be taken than those of :meth:`total`: they hold less memory."""
+
+    def value(self, z: Array) -> Array:
+        """Its value, which is not differentiated."""
+
+    def slope(self, z: Array) -> Array:
+        """Its gradient, like z."""
+
+    def hessian(self, z: Array) -> Any:
+        """What products with its Hessian at z need: a record."""
+
+    def product(self, hessian: Any, v: Array) -> Array:
+        """H v, for a record that :meth:`hessian` returned."""
+
+
+@dataclass(frozen=True)
+class Composed:
+    """The scalar function ``outer.total(inner(leaves))``, for those who call it or ask for its parts.
+
+    With z = ``inner(leaves)``, its Jacobian J, and the gradient u and the Hessian H of ``outer`` at z, its Hessian is
+    J^T H J + sum_i u_i d^2 z_i: the derivative of J^T u, in which that of u is H J.
+    """
+
+    inner: Callable[[list[Array]], Array]
+    outer: Outer
+
+    def __call__(self, leaves: list[Array]) -> Array:
+        return self.outer.total(self.inner(leaves))
 
 
 class Compiled(Protocol):
@@ -120,7 +160,7 @@ class Calculus(Protocol):
     def linearize_gradient(
         self, function: Callable[[list[Array]], Array], params: Sequence[Array]
     ) -> GradientLinearization:
-        """Linearise the gradient of a scalar function at ``params``."""
+        """Linearise the gradient of a scalar function at ``params``; it may be :class:`Composed` of two."""
 
     def gradient(
         self,

@@ -264,7 +264,7 @@ def _together(point: Point, twin: Twin) -> Terms:
     ops, parts = point.space.backend, twin.batches
     if parts is None or entries(ops, parts) > MOST_NUMBERS:
         raise NotApplicableError(f"the batches hold more than {MOST_NUMBERS:,} numbers together")
-    if parts[0].place is not None:
+    if point.objective.loss is not None and point.objective.loss.of_batch(parts[0].place) is not point.objective.loss:
         raise NotApplicableError("what is drawn for an example depends on the batch that it is in")
     try:
         terms = replace(point.objective, batches=(union(ops, parts),), stream=None, programs=None)

@@ -281,6 +281,29 @@ def test_batches_have_draws_of_their_own(numpy_backend):
     assert abs(once - twice).max() > 1e-3
 
 
+@pytest.mark.parametrize("loss", [lg.losses.CrossEntropy(), lg.losses.BinaryCrossEntropy()], ids=lambda loss: loss.name)
+def test_draws_are_the_same_whatever_the_microbatch(backend, loss):
+    """Of two batches with ragged ends, in memory and streamed: as of the batches whole."""
+    if backend.calculus is None:
+        pytest.skip("it has no derivatives")
+    rng, xp = np.random.default_rng(0), backend.namespace()
+    data, w, v = [], *(put(backend, rng.standard_normal((2, 3))) for _ in range(2))
+    for rows in (5, 3):
+        y = rng.integers(0, 2, (rows, 2)) if loss.example_axes == -1 else rng.integers(0, 2, (rows, 2, 3)) * 1.0
+        data.append((put(backend, rng.standard_normal((rows, 2, 2))), put(backend, y)))
+
+    def product(data, **options):
+        fit = lg.Objective(lambda w, x: xp.tanh(xp.matmul(x, w)), loss, data, **options)
+        return backend.to_numpy(lg.Fisher(fit, w, samples=2, seed=3) @ v)
+
+    whole = product(data)
+    np.testing.assert_allclose(product(data, microbatch=2), whole, rtol=1e-9)
+    if "compiled" not in backend.capabilities:
+        for options in ({"microbatch": 3, "memory": "low"}, {"microbatch": 5}):
+            np.testing.assert_allclose(product(data, **options), whole, rtol=1e-9)
+        np.testing.assert_allclose(product(Streamed(data), microbatch=2), whole, rtol=1e-9)
+
+
 class Shuffled(Streamed):
     def __iter__(self):
         self.turn = not getattr(self, "turn", False)

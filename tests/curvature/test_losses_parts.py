@@ -173,7 +173,7 @@ def test_memory_of_a_gauss_newton_product_in_torch(monkeypatch):
     assert peak < 3.3 * size
     assert kept < 1.3 * size  # the outputs, and W's gradient
     again, _, _ = allocations(lambda: G @ params)
-    assert kept + again < 3.6 * size  # the outputs, J v and H J v, and parameters of a sixteenth each
+    assert kept + again < 2.6 * size  # the outputs, J v, which becomes H J v, and parameters of a sixteenth each
 
 
 def test_a_compiled_program_loops_over_parts(jax, monkeypatch):
@@ -208,4 +208,4 @@ def test_memory_of_a_gauss_newton_product_in_jax(jax):
     kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(G))
     taken = jax.jit(lambda G, v: G @ v).lower(G, params).compile().memory_analysis()
     assert kept < 1.3 * size
-    assert kept + taken.temp_size_in_bytes + taken.output_size_in_bytes < 3 * size
+    assert kept + taken.temp_size_in_bytes + taken.output_size_in_bytes < 2.7 * size

@@ -27,6 +27,8 @@ def fault(law):
 class Linear:
     """A linearisation with something wrong about it."""
 
+    fresh = False
+
     def __init__(self, sound):
         self.sound, self.outputs, self.gradient = sound, sound.outputs, sound.gradient
 
@@ -80,6 +82,17 @@ class JvpWorksOnce(Wrong):
             self.sound = Linear(self.sound)
             self.sound.jvp = lambda tangents, only=None: 2 * made
             return made
+
+
+@fault("jvp")
+class WhatIsFreshIsKept(Wrong):
+    class linear(Linear):  # noqa: N801
+        fresh = True
+
+        def jvp(self, tangents, only=None):
+            self.made = getattr(self, "made", None)
+            self.made = self.sound.jvp(tangents, only) if self.made is None else self.made
+            return self.made
 
 
 @fault("adjoint")

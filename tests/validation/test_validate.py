@@ -197,6 +197,12 @@ def test_losses_of_the_users_own_pass(torch):
         assert_right(kind(lg.Objective(fit.model, huber, fit.batches), params), skipped=["batches"])
 
 
+def test_robust_losses_pass_where_their_curvature_is_no_second_derivative(numpy_backend):
+    x, y = np.random.default_rng(0).standard_normal((2, 20, 1))
+    outliers = lg.Objective(lambda w, x: x @ w, lg.losses.Cauchy(width=0.5), (x, 5 * y[:, 0]), jacobian=lambda w, x: x)
+    assert_right(lg.GGN(outliers, np.ones(1)), skipped=["batches"])
+
+
 # torch modules
 
 

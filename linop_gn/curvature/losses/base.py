@@ -83,7 +83,9 @@ class Loss:
     """Which leading axes of the outputs count examples, as the end of a slice: None all, 1 the first, -1 all but the
     last."""
     second_derivative: ClassVar[bool] = True
-    """Whether :meth:`curvature` is that, and not something in its place; :func:`linop_gn.validate` holds it to it."""
+    """Whether :meth:`curvature` is that, and not something in its place; :func:`linop_gn.validate` holds it to it.
+
+    Where a class says so itself, beside its ``curvature``, Hessians of many outputs are made of it."""
     by_rows: ClassVar[bool] = False
     """Whether the loss of an example depends on that example alone, so that many may be taken a few at a time."""
     targets_optional: ClassVar[bool] = False

@@ -44,6 +44,7 @@ class BinaryCrossEntropy(Elementwise):
     """
 
     name: ClassVar[str] = "binary cross-entropy"
+    second_derivative: ClassVar[bool] = True
 
     def value(self, xp: Any, z: Array, y: Array) -> Array:
         zero = xp.zeros_like(z)

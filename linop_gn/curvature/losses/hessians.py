@@ -80,6 +80,10 @@ class OutputHessian:
         """H_L v."""
         raise NotImplementedError(f"{type(self).__name__} does not define product")
 
+    def consuming(self, xp: Any, v: Array) -> Array:
+        """H_L v, for a ``v`` that may be written over."""
+        return self.product(xp, v)
+
     def root(self, xp: Any) -> OutputRoot:
         """S with H_L = S S^T."""
         raise NotImplementedError(f"{type(self).__name__} does not define root")

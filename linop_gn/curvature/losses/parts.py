@@ -187,9 +187,12 @@ class HessianInParts(OutputHessian):
     def root(self, xp: Any) -> RootInParts:
         return RootInParts(self)
 
-    def each(self, xp: Any, way: Callable[..., Array], v: Array) -> Array:
-        """``way(xp, H_L of a part, v of the part)`` of each part, put together."""
-        made = xp.empty_like(v)
+    def consuming(self, xp: Any, v: Array) -> Array:
+        return self.each(xp, Partial(_way, "product"), v, v)
+
+    def each(self, xp: Any, way: Callable[..., Array], v: Array, made: Array | None = None) -> Array:
+        """``way(xp, H_L of a part, v of the part)`` of each part, put together: in ``made``, which may be ``v``."""
+        made = xp.empty_like(v) if made is None else made
         for place in _places(self.loss, self.outputs):
             z, y, w = _part(xp, place, self.outputs, self.targets, self.weights)
             H = self.loss.hessian(xp, z, y, w, tuple(x[place] for x in self.known))

@@ -59,6 +59,7 @@ class Poisson(Elementwise):
     """
 
     name: ClassVar[str] = "Poisson negative log-likelihood"
+    second_derivative: ClassVar[bool] = True
 
     def value(self, xp: Any, z: Array, y: Array) -> Array:
         return xp.exp(z) - y * z

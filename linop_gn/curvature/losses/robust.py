@@ -49,6 +49,7 @@ class Robust(Elementwise):
     """
 
     targets_optional: ClassVar[bool] = True
+    second_derivative: ClassVar[bool] = False
     limits = MappingProxyType({"width": ("be positive and finite", lambda c: 0 < c < math.inf)})
 
     width: float | Array = 1.0

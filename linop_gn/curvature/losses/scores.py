@@ -152,22 +152,24 @@ class DrawnScores(Scores):
 
     seed: Scalar
     samples: int = static()
-    place: Any = 0
+    place: Any = (0, 0)
+    """That of the batch, and of its first example in a batch of which it may be a part."""
 
     def __init__(self, inner: Loss, seed: Scalar, samples: int) -> None:
         Scores.__init__(self, inner)
-        fill(self, seed=seed, samples=samples, place=0)
+        fill(self, seed=seed, samples=samples, place=(0, 0))
 
     def of_batch(self, place: Any) -> Loss:
         return self if place is None else rebuild(DrawnScores, fields(self) | {"place": place})
 
     def curvature(self, xp: Any, z: Array, y: Array) -> OutputHessian:
         shape, wide = tuple(z.shape), xp.float64 if z.dtype == xp.float64 else xp.float32
-        rows, first = xp.reshape(counter(xp, math.prod(shape), z), shape), len(self._examples(shape, None))
+        first = len(self._examples(shape, None))
+        rows = xp.reshape(counter(xp, math.prod(shape), z) + _wrapped(self.place[1], math.prod(shape[1:])), shape)
 
         def part(r: int) -> OuterProducts:
             def uniform(k: int) -> Array:
-                return draws.uniform(xp, rows, self.seed, (self.place * self.samples + r) * 2 + k, wide)
+                return draws.uniform(xp, rows, self.seed, (self.place[0] * self.samples + r) * 2 + k, wide)
 
             slopes = self.inner.drawn_slope(xp, z, uniform)
             return OuterProducts(xp.astype(slopes, z.dtype, copy=False), first)
@@ -175,6 +177,11 @@ class DrawnScores(Scores):
         made: OutputHessian = MeanOuterProducts(tuple(map(part, range(self.samples))))
         known = self.inner.curvature(xp, z, y)
         return Weighted(made, known.weights) if isinstance(known, Weighted) else made
+
+
+def _wrapped(first: Any, size: int) -> Any:
+    """first * size, as 32 bits have it."""
+    return (first * size + 2**31) % 2**32 - 2**31 if isinstance(first, int) else first * size
 
 
 def slopes_of(xp: Any, middle: OutputHessian) -> list[Array]:

@@ -46,6 +46,7 @@ class SquaredError(Elementwise):
     """
 
     name: ClassVar[str] = "squared error"
+    second_derivative: ClassVar[bool] = True
     example_axes: ClassVar[int | None] = 1
     targets_optional: ClassVar[bool] = True
     limits = MappingProxyType({"scale": ("be positive and finite", lambda c: 0 < c < math.inf)})

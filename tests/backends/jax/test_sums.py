@@ -1,4 +1,6 @@
-"""Sums of large products, in blocks of rows: the same numbers, and only where nobody else wants the products."""
+"""Sums of large products, by factors side by side or in blocks of rows, where nobody else wants these products."""
+
+from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +22,22 @@ def given(monkeypatch):
 
 
 @pytest.mark.skipif(jax.device_count() > 1, reason="several devices may share the rows")
-def test_values(given):
-    for function in (
+def test_values(given, monkeypatch):
+    """Of factors side by side, which are small enough, and by blocks of rows."""
+    functions = (
         lambda x, W, dx, dW: x @ dW + dx @ W,
+        lambda x, W, dx, dW: x @ jnp.reshape(dW, (5, 3)).T + dx @ jnp.reshape(W, (5, 3)).T,
         lambda x, W, dx, dW: jnp.einsum("ij,kj->ik", x, dW.T) + jnp.einsum("ji,jk->ik", dx.T, W),
         lambda x, W, dx, dW: jnp.reshape(jnp.reshape(x, (2, 3, 3)) @ dW + jnp.reshape(dx, (2, 3, 3)) @ W, (6, 5)),
-    ):
+    )
+    for function, small in product(functions, (0, 1 << 20)):
+        monkeypatch.setattr(sums, "_SMALL", small)
         made = program(function, *given)
+        made._derived.pop("blocks", None)  # it may be known from the other case
         assert made.in_blocks() is made.in_blocks() is not made
-        np.testing.assert_allclose(made.in_blocks()(given[:2], given[2:])[0], function(*given), rtol=1e-12)
+        got, atol = made.in_blocks()(given[:2], given[2:])[0], 9 * float(jnp.finfo(given[0].dtype).eps)
+        np.testing.assert_allclose(got, function(*given), rtol=0, atol=atol)
+        assert ("scan" in str(made.in_blocks().closed)) == bool(small)
 
 
 def test_what_is_left_alone(given, monkeypatch):
@@ -47,3 +56,20 @@ def test_what_is_left_alone(given, monkeypatch):
     monkeypatch.setattr(sums, "LARGE", 1 << 22)
     small = program(lambda x, W, dx, dW: 2.0 * (x @ dW + dx @ W), *given)
     assert small.in_blocks() is small
+
+
+def test_products_turned(given, monkeypatch):
+    """x^T y as (y^T x)^T, where x is large and y has few columns: in J^T u of a layer; of several axes of rows too."""
+    h, _, W, _ = given
+    for shape in ((6, 3), (2, 3, 3)):
+        x, u = jnp.reshape(h, shape), jnp.ones((*shape[:-1], 4))
+        made = LinearProgram.trace(lambda r, v: [r[0] @ v[0].T], [x], [W[:4]]).transpose()
+        made._derived.pop("blocks", None)
+        want = jnp.einsum("ai,aj->ij", jnp.reshape(u, (6, 4)), h)
+        atol = 9 * float(jnp.finfo(u.dtype).eps)
+        np.testing.assert_allclose(made.in_blocks()([x], [u])[0], want, rtol=0, atol=atol)
+        assert "optimization_barrier" in str(made.in_blocks().closed)
+        with monkeypatch.context() as patch:
+            patch.setattr(sums, "_FEW", 2)
+            made._derived.pop("blocks")
+            assert made.in_blocks() is made

@@ -1,0 +1,137 @@
+"""Hessians by the loss's own derivatives where outputs are many: the same products, in less memory."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import linop_gn as lg
+from linop_gn.curvature.losses import BinaryCrossEntropy, CrossEntropy, parts
+from linop_gn.curvature.losses.outer import OuterLoss
+
+from ..support.peaks import allocations
+from .cases import Case, Streamed, cases
+from .test_hessian import check
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Everything is many, and parts are of a few entries."""
+    monkeypatch.setattr(parts, "MANY", 1)
+    monkeypatch.setattr(parts, "FEW", 9)
+
+
+@given(cases(), st.sampled_from([list, Streamed]), st.sampled_from(["float64", "float32"]))
+def test_products_in_torch_by_parts(torch, case, hold, dtype):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "MANY", 1)
+        check(case, lg.load("torch"), hold, dtype)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("mlp", "softmax", "mean", 0, "weights", sizes=(2, 2, 1), ignore=True),
+        Case("decay", "poisson", "mean", 0, "mask"),
+    ],
+    ids=lambda case: case.loss,
+)
+def test_products_in_jax(torch, jax, case, small):
+    check(case, lg.load("jax"))
+
+
+def test_it_takes_what_says_that_it_is_the_second_derivative(small):
+    z = np.zeros((3, 4))
+
+    def known(loss):
+        return OuterLoss(loss, None, None, lg.backend_of(z)).known(z)
+
+    class Positive(CrossEntropy):
+        def curvature(self, xp, z, y, known=()):
+            return abs(z)
+
+    class Another(CrossEntropy):
+        def value(self, xp, z, y):
+            return 2 * super().value(xp, z, y)
+
+    losses = CrossEntropy(label_smoothing=0.1), BinaryCrossEntropy(), lg.losses.SquaredError(), lg.losses.Poisson()
+    assert all(map(known, losses))
+    others = lg.record(Positive)(), lg.record(Another)(), lg.losses.Huber(), lg.losses.as_loss(lambda z, y: z - y)
+    assert not any(map(known, others))
+
+
+def model(xp):
+    return lambda p, x: xp.tanh(x @ p["A"]) @ p["W"]
+
+
+def draws(asarray):
+    """Inputs, parameters, a direction like these, and probabilities."""
+    rng = np.random.default_rng(0)
+    x, A, W, a, w = (asarray(rng.standard_normal(shape)) for shape in ((5, 3), (3, 4), (4, 6), (3, 4), (4, 6)))
+    return x, {"A": A, "W": W}, {"A": a, "W": w}, asarray(rng.dirichlet(np.ones(6), 5))
+
+
+def both_ways(slopes):
+    """The same whether the loss's own derivatives are taken or the framework's."""
+    found = []
+    for known in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(OuterLoss, "known", lambda self, z, known=known: known)
+            found.append(slopes())
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-12)
+
+
+def test_derivatives_of_solutions_in_torch(torch):
+    x, params, v, y = draws(torch.asarray)
+
+    def slopes():
+        given = [y.clone().requires_grad_(), torch.tensor(0.2, dtype=torch.float64, requires_grad=True)]
+        fit = lg.Objective(model(torch), CrossEntropy(label_smoothing=given[1]), (x, given[0]))
+        got = lg.solve(lg.Damped(lg.Hessian(fit, params), 9.0), v, lg.CG(rtol=1e-12, max_steps=50)).x
+        return torch.autograd.grad(sum((got[name] * v[name]).sum() for name in v), given)
+
+    both_ways(slopes)
+
+
+def test_derivatives_of_products_in_jax(jax):
+    x, params, v, y = draws(jax.numpy.asarray)
+
+    def product(y, e, params):
+        fit = lg.Objective(model(jax.numpy), CrossEntropy(label_smoothing=e), (x, y))
+        return lg.tree.dot(v, lg.Hessian(fit, params) @ v)
+
+    both_ways(lambda: jax.tree.leaves(jax.grad(product, (0, 1, 2))(y, 0.2, params)))
+
+
+def test_memory_in_torch(torch, monkeypatch):
+    """What is kept is the logits and their gradient; a product takes the two summands of J v, and then H J v."""
+    monkeypatch.setattr(parts, "MANY", 1)
+    monkeypatch.setattr(parts, "FEW", 1 << 12)
+    x, y = torch.randn(64, 4), torch.randint(4096, (64,))
+    params, size = {"A": torch.randn(4, 4), "W": torch.randn(4, 4096)}, 4 * 64 * 4096
+    fit = lg.Objective(model(torch), CrossEntropy(), (x, y))
+    peak, kept, H = allocations(lambda: lg.Hessian(fit, params).prepare())
+    assert peak < 2.6 * size
+    assert kept < 2.3 * size
+    more, _, _ = allocations(lambda: H @ params)
+    assert kept + more < 4.6 * size  # it was ten; parameters are a sixteenth each
+
+
+def test_memory_in_jax(jax):
+    """The logits, their gradient, and J v, which becomes H J v. It was twelve."""
+    if jax.device_count() > 1:
+        pytest.skip("of several devices the rows may be shared, and are not cut")
+    n, classes, hidden = 128, 1 << 15, 16
+    size, some = n * classes * 4, jax.ShapeDtypeStruct
+    x, y = some((n, hidden), "float32"), some((n,), "int32")
+    params = {"A": some((hidden, hidden), "float32"), "W": some((hidden, classes), "float32")}
+
+    def prepared(p, x, y):
+        return lg.Hessian(lg.Objective(model(jax.numpy), CrossEntropy(), (x, y)), p).prepare()
+
+    H = jax.eval_shape(prepared, params, x, y)
+    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(H))
+    taken = jax.jit(lambda H, v: H @ v).lower(H, params).compile().memory_analysis()
+    assert kept < 2.3 * size
+    assert kept + taken.temp_size_in_bytes + taken.output_size_in_bytes < 4 * size
