@@ -219,8 +219,12 @@ class Objective(Terms):
         if leaves is None:
             space, leaves = Space.entered(as_start(params))
             asked.space = space
-        ops = space.backend
+        ops, latest = space.backend, memo(self).latest
         apart = space.in_leaves and not self.is_bridged(space) and not self.host
+        alike = latest is not None and not apart and self.reduce is None and latest.space == space
+        alike = alike and ops.is_concrete(leaves) and latest.objective is self.now(space, latest.x)
+        if alike and _same_leaves(latest, leaves) and _holds(latest, leaves):  # nothing is packed
+            return latest  # type: ignore[no-any-return]
         packed = tuple(leaves) if apart else space.join(leaves)  # nobody can write to a compiled framework's leaves
         x = ops.detach(packed)
         terms = self.now(space, x)
@@ -228,14 +232,13 @@ class Objective(Terms):
             point = Point(terms, x, space)
             memo(point).checked = True
             return point
-        latest = memo(self).latest
         again = latest is not None and latest.objective is terms and latest.space == space
         if again and apart and _are(latest.where, x):
             return latest  # type: ignore[no-any-return]
         point = Point(terms, x, space)
         memo(point).origin = None if packed is x else (packed, leaves)
-        if again and not apart and _holds(latest, x):
-            if _same_leaves(memo(latest).origin, memo(point).origin):
+        if again and not apart and _holds(latest, leaves):
+            if _same_leaves(latest, leaves):
                 return latest  # type: ignore[no-any-return]
             point.share(latest)
         if not (apart and self._asked.before):  # a model that has not been asked yet may fail at anything
@@ -472,19 +475,18 @@ def _whole(data: Any) -> dict[str, Any]:
     return {"whole": True, **_held((Batch(inputs=as_columns(data)),))}
 
 
-def _same_leaves(ours: Any, theirs: Any) -> bool:
-    """Whether parameters were detached from the same leaves, to which derivatives go, or from none."""
-    if ours is None or theirs is None:
-        return ours is theirs
-    return _are(ours[1], theirs[1])
+def _same_leaves(point: Point, leaves: list[Array]) -> bool:
+    """Whether a point's parameters were detached from these leaves, to which derivatives go, or from none."""
+    origin, ops = memo(point).origin, point.space.backend
+    return _are(leaves, map(ops.detach, leaves)) if origin is None else _are(origin[1], leaves)
 
 
-def _holds(point: Point, x: Vector) -> bool:
-    """Whether a point's parameters are equal to these, and numbers."""
-    ops = point.space.backend
-    if point.space.in_parts:
-        return float(ops.read(ops.max_abs(point.where - x))) == 0
-    return bool(ops.read(ops.namespace().all(point.where == x)))
+def _holds(point: Point, leaves: list[Array]) -> bool:
+    """Whether a point's parameters are equal to these leaves, and numbers."""
+    ops, space = point.space.backend, point.space
+    if space.in_parts:
+        return float(ops.read(ops.max_abs(point.where - ops.detach(space.join(leaves))))) == 0
+    return all(map(ops.same, space.split(point.where), leaves))
 
 
 def _are(these: Iterable[Array], those: Iterable[Array]) -> bool:

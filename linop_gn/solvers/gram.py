@@ -60,6 +60,11 @@ _ROUNDING = 64.0
 """Round-offs in the square of what is left of a right-hand side beside the gradient's multiple: less is left out."""
 
 
+_SLOWEST = 0.9
+"""What a refinement must leave of the residual at most. A solve in float32 leaves eps ||G|| / damping of it, and a bit;
+where that is near one, steps are slow, and still reach what the product's rounding allows."""
+
+
 class Factored(NamedTuple):
     """What all right-hand sides share."""
 
@@ -78,7 +83,8 @@ class Factored(NamedTuple):
 class GramState(NamedTuple):
     """x and r are in units of ``scale``."""
 
-    x: Vector
+    x: Vector | None
+    """None for zero where work is eager."""
     r: Vector
     norm: Scalar
     model: Scalar
@@ -261,10 +267,11 @@ class GramSolve(Solver):
 
     def init(self, ops: Backend, problem: LinearProblem) -> GramState:
         b = problem.rhs
-        r, scale, inverse, size, finite = scaled_rhs(ops, b)
+        r, scale, inverse, size, finite = scaled_rhs(ops, b, lent=True)
         norm = ops.sqrt(ops.dot(r, r))
         threshold = ops.maximum(self.rtol * norm, ops.divide(self.atol, scale))
-        x, model, products = ops.zeros_like(b), ops.scalar(0.0, b), 0
+        x: Any = ops.zeros_like(b) if "compiled" in ops.capabilities else None
+        model, products = ops.scalar(0.0, b), 0
         if problem.x0 is not None:
             x = ops.scale(inverse, ops.copy(problem.x0))
             finite = finite & ops.isfinite(ops.max_abs(x))
@@ -285,7 +292,7 @@ class GramSolve(Solver):
     def step(self, ops: Backend, problem: LinearProblem, s: GramState) -> GramState:
         running = s.status == Code.RUNNING
         d, spent = _solve_with(ops, problem.operator, s.factored, self.solver, s.r, s.norm, running)
-        x = ops.axpy(1.0, s.x, d)
+        x = d if s.x is None else ops.axpy(1.0, s.x, d)
         r, norm, model = _judged(ops, problem, x, s.scale)
         sound = ops.isfinite(norm)
         better = running & sound & (norm < s.norm)
@@ -295,12 +302,12 @@ class GramSolve(Solver):
             s.status,
             (running & ops.logical_not(sound), Code.NONFINITE),
             (better & (norm <= s.threshold), Code.CONVERGED),
-            (running & ops.logical_not(norm < 0.5 * s.norm), Code.STAGNATED),
+            (running & ops.logical_not(norm < _SLOWEST * s.norm), Code.STAGNATED),
             (running & (steps >= self.max_steps), Code.MAX_STEPS),
         )
         return s._replace(
-            x=ops.select(better, x, s.x),
-            r=ops.select(better, r, s.r),
+            x=x if better is True else ops.select(better, x, _or_zeros(ops, s.x, x)),
+            r=r,  # what has not become better ends here
             norm=ops.where(better, norm, s.norm),
             model=ops.where(better, model, s.model),
             status=status,
@@ -312,15 +319,19 @@ class GramSolve(Solver):
         return Row(state.norm * state.scale, state.model * state.scale * state.scale)
 
     def answer(self, ops: Backend, problem: LinearProblem, state: GramState) -> Vector:
-        return ops.scale(state.scale, state.x)
+        return ops.scale(state.scale, _or_zeros(ops, state.x, problem.rhs))
+
+
+def _or_zeros(ops: Backend, x: Vector | None, like: Vector) -> Vector:
+    return ops.zeros_like(like) if x is None else x
 
 
 def _judged(ops: Backend, problem: LinearProblem, x: Vector, scale: Scalar) -> tuple[Vector, Scalar, Scalar]:
-    """r = b - A x in units of ``scale``, its norm, and the model -x^T r - 1/2 x^T A x: one product."""
-    Ax = problem.operator.apply(x)
-    curvature = ops.dot(x, Ax)
-    r = ops.axpby(ops.divide(1.0, scale), problem.rhs, -1.0, Ax)
-    return r, ops.sqrt(ops.dot(r, r)), -ops.dot(x, r) - 0.5 * curvature
+    """r = b - A x in units of ``scale``, its norm, and the model -1/2 x^T (r + b): one product."""
+    inverse = ops.divide(1.0, scale)
+    r = ops.axpby(inverse, problem.rhs, -1.0, problem.operator.apply(x))
+    rr, xr, xb = ops.dots((r, r), (x, r), (x, problem.rhs))
+    return r, ops.sqrt(rr), -0.5 * (xr + inverse * xb)
 
 
 def _factored_by(

@@ -50,12 +50,15 @@ def _pairs_pay(moving: Array, fixed: Array) -> bool:
 
 def _by_pairs(xp: Any, moving: Array, fixed: Array) -> Array:
     C, groups, N, T, o = moving.shape
+    if groups == T == 1:  # matrices, where a stack of one is copied before it is multiplied
+        S, A = xp.reshape(moving, (C * N, o)), xp.reshape(fixed, (N, -1))
+        made = xp.reshape(xp.matmul(S, S.T), (C, N, C, N)) * xp.matmul(A, A.T)[None, :, None, :]
+        return xp.reshape(made, (C * N, C * N))
     S = xp.reshape(xp.permute_dims(moving, (1, 0, 2, 3, 4)), (groups, C * N * T, o))
     A = xp.reshape(fixed, (groups, N * T, -1))
     SS = xp.reshape(xp.matmul(S, xp.matrix_transpose(S)), (groups, C, N, T, C, N, T))
     AA = xp.reshape(xp.matmul(A, xp.matrix_transpose(A)), (groups, 1, N, T, 1, N, T))
-    made = SS * AA
-    return xp.reshape(made if groups == T == 1 else xp.sum(made, axis=(0, 3, 6)), (C * N, C * N))
+    return xp.reshape(xp.sum(SS * AA, axis=(0, 3, 6)), (C * N, C * N))
 
 
 def _by_rows(xp: Any, pairs: list[tuple[Array, Array, bool]]) -> Array:
