@@ -80,7 +80,7 @@ class TorchArrays:
         return super().all_finite(x)  # type: ignore[misc,no-any-return]
 
     def same(self, x: Tensor, y: Tensor) -> bool:
-        return torch.equal(x, y) if type(x) is type(y) else bool((x == y).all())  # in half the time
+        return torch.equal(x, y)  # in half the time, and no memory
 
     def lying(self, leaves: Sequence[Tensor], dtype: str) -> Tensor | None:
         first, kind, end = leaves[0], getattr(torch, dtype), 0

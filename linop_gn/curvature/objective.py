@@ -8,7 +8,7 @@ normaliser belongs to the objective, once, not to each batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from numbers import Real
 from typing import Any
@@ -23,6 +23,7 @@ from ..given import as_columns, as_start
 from ..protocols import Array, Backend, Scalar, Tree, Vector
 from ..records import Asked, fields, fill, memo, rebuild, record, replace
 from ..spaces import Space
+from .again import are, holds, is_at, same_leaves
 from .batches import Batch, Stream, as_batches, cut, stack, without_rows
 from .checks import require_finite_parameters
 from .losses import Loss, SquaredError, as_loss
@@ -221,9 +222,9 @@ class Objective(Terms):
             asked.space = space
         ops, latest = space.backend, memo(self).latest
         apart = space.in_leaves and not self.is_bridged(space) and not self.host
-        alike = latest is not None and not apart and self.reduce is None and latest.space == space
-        alike = alike and ops.is_concrete(leaves) and latest.objective is self.now(space, latest.x)
-        if alike and _same_leaves(latest, leaves) and _holds(latest, leaves):  # nothing is packed
+        known = latest is not None and not apart and self.reduce is None and latest.space == space
+        known = known and space.layout is None and ops.is_concrete(leaves)
+        if known and latest.objective is self.now(space, latest.x) and is_at(latest, leaves):  # nothing is packed
             return latest  # type: ignore[no-any-return]
         packed = tuple(leaves) if apart else space.join(leaves)  # nobody can write to a compiled framework's leaves
         x = ops.detach(packed)
@@ -233,12 +234,12 @@ class Objective(Terms):
             memo(point).checked = True
             return point
         again = latest is not None and latest.objective is terms and latest.space == space
-        if again and apart and _are(latest.where, x):
+        if again and apart and are(latest.where, x):
             return latest  # type: ignore[no-any-return]
         point = Point(terms, x, space)
         memo(point).origin = None if packed is x else (packed, leaves)
-        if again and not apart and _holds(latest, leaves):
-            if _same_leaves(latest, leaves):
+        if again and not apart and holds(latest, leaves):
+            if same_leaves(latest, leaves, packed is x):
                 return latest  # type: ignore[no-any-return]
             point.share(latest)
         if not (apart and self._asked.before):  # a model that has not been asked yet may fail at anything
@@ -268,10 +269,10 @@ class Objective(Terms):
         leaves = space.again(params)
         if leaves is None or not ops.is_concrete((leaves, self.batches)):
             return None
-        if not slope and held.answer is not None and _are(held.answer[0], leaves):
+        if not slope and held.answer is not None and are(held.answer[0], leaves):
             return held.answer[1], None
         if held.latest is not None:
-            if _are(held.latest.where, leaves):
+            if are(held.latest.where, leaves):
                 return None  # which has been asked already
             held.latest = None
         self.require_fitting(space)
@@ -473,25 +474,6 @@ def _held(batches: tuple[Batch, ...] | Stream, changing: bool = False) -> dict[s
 def _whole(data: Any) -> dict[str, Any]:
     """The data of a function that takes them as they are."""
     return {"whole": True, **_held((Batch(inputs=as_columns(data)),))}
-
-
-def _same_leaves(point: Point, leaves: list[Array]) -> bool:
-    """Whether a point's parameters were detached from these leaves, to which derivatives go, or from none."""
-    origin, ops = memo(point).origin, point.space.backend
-    return _are(leaves, map(ops.detach, leaves)) if origin is None else _are(origin[1], leaves)
-
-
-def _holds(point: Point, leaves: list[Array]) -> bool:
-    """Whether a point's parameters are equal to these leaves, and numbers."""
-    ops, space = point.space.backend, point.space
-    if space.in_parts:
-        return float(ops.read(ops.max_abs(point.where - ops.detach(space.join(leaves))))) == 0
-    return all(map(ops.same, space.split(point.where), leaves))
-
-
-def _are(these: Iterable[Array], those: Iterable[Array]) -> bool:
-    """Whether they are the same arrays."""
-    return all(a is b for a, b in zip(these, those, strict=True))
 
 
 def _own(ops: Backend, x: Array) -> Array:

@@ -100,9 +100,10 @@ class Piece(OfOneBatch):
         assert ops.calculus is not None
         return ops.calculus.gradient(lambda z: self.loss.total(ops.namespace(), z[0], *data), [z])[1][0]
 
-    def ggn(self, v: list[Array], only: tuple[int, ...] | None = None) -> list[Array]:
-        """J^T H_L J v; with ``only`` J has the columns of these leaves, and ``v`` their tangents."""
-        return self.linearization.vjp(self.loss_hessian(self.linearization.jvp(v, only)), only)
+    def ggn(self, v: list[Array], only: tuple[int, ...] | None = None, scale: Scalar | None = None) -> list[Array]:
+        """J^T H_L J v; with ``only`` J has the columns of these leaves, and ``v`` their tangents; times ``scale``."""
+        u, ops = self.loss_hessian(self.linearization.jvp(v, only)), self.space.backend
+        return self.linearization.vjp(u if scale is None else ops.scale(scale, ops.copy(u)), only)
 
 
 @record
@@ -327,6 +328,8 @@ def of_batch(product: Callable[..., Vector], term: Any, x: Vector, v: Any) -> tu
 
 def multiple(product: Callable[[Any, Vector], Vector], piece: Any, v: Vector, scale: Scalar) -> Vector:
     """scale * product(piece, v): one program, so that the product's last copy is fused with the scaling."""
+    if product is ggn and "16" not in piece.space.backend.describe(piece.outputs)[1]:  # what is shorter is scaled
+        return piece.space.like(v, piece.ggn(piece.space.split(v), scale=scale))
     return scaled(piece.space.backend, scale, product(piece, v))
 
 

@@ -268,7 +268,8 @@ class GramSolve(Solver):
     def init(self, ops: Backend, problem: LinearProblem) -> GramState:
         b = problem.rhs
         r, scale, inverse, size, finite = scaled_rhs(ops, b, lent=True)
-        norm = ops.sqrt(ops.dot(r, r))
+        factored, good, bb, spent = _factored_by(ops, problem.operator, self, r)
+        norm = ops.sqrt(bb)
         threshold = ops.maximum(self.rtol * norm, ops.divide(self.atol, scale))
         x: Any = ops.zeros_like(b) if "compiled" in ops.capabilities else None
         model, products = ops.scalar(0.0, b), 0
@@ -278,7 +279,6 @@ class GramSolve(Solver):
             x = ops.mask(finite & (size != 0), x)
             r, norm, model = _judged(ops, problem, x, scale)
             products = 1
-        factored, good, spent = _factored_by(ops, problem.operator, self.solver is None, self.rows, self.most_bytes)
         status = verdict(
             ops,
             ops.scalar(Code.RUNNING if self.max_steps else Code.MAX_STEPS, b),
@@ -335,15 +335,15 @@ def _judged(ops: Backend, problem: LinearProblem, x: Vector, scale: Scalar) -> t
 
 
 def _factored_by(
-    ops: Backend, operator: LinearOperator, dense: bool, rows: bool | None, most_bytes: int
-) -> tuple[Factored, Scalar, int]:
-    """What all right-hand sides share; whether it is finite; the products that it took."""
+    ops: Backend, operator: LinearOperator, solver: GramSolve, b: Vector
+) -> tuple[Factored, Scalar, Scalar, int]:
+    """What all right-hand sides share; whether it is finite; ||b||^2; the products that it took."""
     root, damping = _root(operator)
     shift, W, factor, spent = ops.item(ops.detach(damping)), None, None, 1
     good: Any = True
-    if dense:
+    if solver.solver is None:
         known = _known_gram(operator)
-        W, K = _matrix(ops, root, rows, most_bytes) if known is None else (None, ops.copy(known.matrix))
+        W, K = _matrix(ops, root, solver.rows, solver.most_bytes) if known is None else (None, ops.copy(known.matrix))
         xp, m, spent = ops.namespace(), root.shape[0], 0 if isinstance(root, Dense) else root.shape[0]
         spent = spent if known is None else 1
         trace = ops.item(xp.sum(xp.linalg.diagonal(K)))
@@ -353,8 +353,8 @@ def _factored_by(
     gradient = _gradient(root)
     t = _pull(root, W, q) if gradient is None else None
     along = gradient if t is None else t
-    tt = ops.dot(along, along)
-    return Factored(W, factor, shift, q, t, tt), good & ops.isfinite(tt), spent
+    tt, bb = ops.dots((along, along), (b, b))
+    return Factored(W, factor, shift, q, t, tt), good & ops.isfinite(tt), bb, spent
 
 
 def _matrix(ops: Backend, root: LinearOperator, rows: bool | None, most_bytes: int) -> tuple[Array | None, Array]:

@@ -247,8 +247,10 @@ def layers(worth: Callable[[Examples], bool] | None, term: Term, x: Vector) -> t
     check = xp.reshape(made.numbers()[:, None] * mixed[None, :], (1, -1))
     pulled = ops.over_rows(pull, xp.concat([unit, check]), min(_TOGETHER, C + 1))
     moving = tuple(f[:C, ...] for f in pulled)
-    mixed = ops.cast(mixed, dtype)[None, :]
-    both = [xp.reshape(xp.matmul(mixed, xp.reshape(f, (C, -1))), f.shape[1:]) for f in moving]
+    every = ops.cast(
+        xp.concat([mixed, 0.0 * mixed[:1]])[None, :], dtype
+    )  # to cut the last one off is to copy the others
+    both = [xp.reshape(xp.matmul(every, xp.reshape(f, (C + 1, -1))), f.shape[1:]) for f in pulled]
     rest = slope = None
     if worth is None:
         slope = xp.reshape(root.solve(xp, term.cotangent(z)), (N, C))
