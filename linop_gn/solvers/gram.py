@@ -85,7 +85,8 @@ class GramState(NamedTuple):
 
     x: Vector | None
     """None for zero where work is eager."""
-    r: Vector
+    r: Vector | None
+    """None for the right-hand side as it was given."""
     norm: Scalar
     model: Scalar
     threshold: Scalar
@@ -287,11 +288,12 @@ class GramSolve(Solver):
             (ops.logical_not(good), Code.NONFINITE),
         )
         counts = ops.scalar(0, b), ops.scalar(products + spent, b)
-        return GramState(x, r, norm, model, threshold, scale, factored, status, *counts)
+        return GramState(x, None if r is b else r, norm, model, threshold, scale, factored, status, *counts)
 
     def step(self, ops: Backend, problem: LinearProblem, s: GramState) -> GramState:
         running = s.status == Code.RUNNING
-        d, spent = _solve_with(ops, problem.operator, s.factored, self.solver, s.r, s.norm, running)
+        left = problem.rhs if s.r is None else s.r
+        d, spent = _solve_with(ops, problem.operator, s.factored, self.solver, left, s.norm, running)
         x = d if s.x is None else ops.axpy(1.0, s.x, d)
         r, norm, model = _judged(ops, problem, x, s.scale)
         sound = ops.isfinite(norm)
