@@ -242,27 +242,27 @@ class GramSolve(Solver):
             m = ready.factor.shape[1]
             if self.solver is None:
                 factors = each(operator, int(ready.middle is not None), 2)
-                rest = each(operator, max(5 * n + m * m, 2 * n + 3 * m * m), 5 * n + 3 * m * m)
+                rest = each(operator, max(3 * n + 2 * m * m, 2 * n + 3 * m * m), 5 * n + 3 * m * m)
                 memory, flops = (factors * n * m + rest) * width, 2.0 * m * m * n + m**3 / 3.0
                 return Cost("GramSolve, Cholesky", 1, int(memory), flops, f"rank {m}")
         else:
             m = sum(math.prod(p.outputs.shape) for p in ready.pieces)
         if self.solver is not None:
             k = self.solver.planned(steps)
-            memory = int(each(operator, 7 * m + 6 * n, 9 * m + 7 * n)) * width
+            memory = int(each(operator, 5 * m + 4 * n, 9 * m + 7 * n)) * width
             return Cost("GramSolve, CG", k + 4, memory, 10.0 * m * k, f"{k} steps with {m} outputs")
         cholesky, square = m**3 / 3.0, m * m
         told = self._by_layers(_inner(operator)[0])
         if told is not None:
-            held = (told.numbers + 4 * square + 6 * n) * width
+            held = told.numbers + 4 * square + each(operator, 4, 6) * n
             flops, note = 2.0 * square * told.width + cholesky, f"{m} outputs; by layers"
-            return Cost("GramSolve, Cholesky", told.passes + 3, held, flops, note)
+            return Cost("GramSolve, Cholesky", told.passes + 3, int(held) * width, flops, note)
         at_once = 0 if operator.backend.calculus is None else min(m, ready.together) * n  # columns of J^T
         if keeps_rows(self.rows, m, n):
             held = each(operator, max(2 * m * n + square, m * n + 3 * square), 2 * m * n + at_once + square) + 2 * n
             flops, note = 2.0 * square * n + cholesky, f"{m} outputs; J^T alone"
             return Cost("GramSolve, Cholesky", m + 1, int(held) * width, flops, note)
-        eager, compiled = max(2 * at_once + square, 3 * square) + 6 * n, at_once + 3 * square + 2 * n
+        eager, compiled = max(2 * at_once + square, 3 * square) + 4 * n, at_once + 3 * square + 2 * n
         held = int(each(operator, eager, compiled)) * width
         return Cost("GramSolve, Cholesky", m + 2, held, cholesky, f"{m} outputs; J and J^T")
 
