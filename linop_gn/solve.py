@@ -90,7 +90,7 @@ def solve(
         What a product, a watcher or Ctrl-C raises on the way leaves with the solution so far as its attribute
         ``result``; not where the run is one compiled program.
     """
-    solver, problem, leave = _linear(A, b, method, x0)
+    solver, problem, leave = _linear(A, b, method, x0, lent=True)
     reduction = A.reduction
     shown = together(reduction, A.backend, problem.rhs, watchers_of(watch))
     backend, domain = A.backend, A.domain  # what outlives a trace holds no operator
@@ -192,7 +192,7 @@ def _held_small(
 
 
 def _linear(
-    A: LinearOperator, b: Any, method: Solver | None, x0: Any
+    A: LinearOperator, b: Any, method: Solver | None, x0: Any, lent: bool = False
 ) -> tuple[Solver, LinearProblem, Callable[..., Any]]:
     if not isinstance(A, LinearOperator):
         raise TypeError(
@@ -202,7 +202,7 @@ def _linear(
     method = CG() if method is None else method
     require_solver("solve", method, "a solver such as lg.CG() as its third argument")
     method.check(A)
-    rhs, leave = A.codomain.enter(b, "right-hand side")
+    rhs, leave = A.codomain.enter(b, "right-hand side", lent)
     columns = tuple(rhs.shape[1:])
     if 0 in columns:
         raise ValueError(f"the right-hand side of shape {tuple(rhs.shape)} has no columns: there is nothing to solve.")

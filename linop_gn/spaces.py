@@ -259,11 +259,12 @@ class Space:
         """Leaves of a vector as users have them: of a layout, what processes have copies of is in parts in vectors."""
         return self.layout.given(leaves) if self.in_parts else leaves
 
-    def enter(self, v: Any, what: str = "vector") -> tuple[Vector, Callable[[Vector, Space], Any]]:
+    def enter(self, v: Any, what: str = "vector", lent: bool = False) -> tuple[Vector, Callable[[Vector, Space], Any]]:
         """Flat form of ``v`` (tree, flat (n,) or columns (n, k)) and the way back.
 
         The second value maps a flat result in some space to the format that
-        ``v`` had: a tree where a tree was given, flat where flat.
+        ``v`` had: a tree where a tree was given, flat where flat. What is ``lent`` is
+        used until the call ends: then a tree whose leaves lie in a row is not copied.
         """
         if self.backend.is_array(v):
             shape, _, _ = self.backend.describe(v)
@@ -283,7 +284,9 @@ class Space:
                 f"({self.width}, k)."
             )
         self.require_own(v, what)
-        return self.pack(v, what), lambda result, space: space.unpack(result)
+        leaves = self.leaves(v, what)
+        flat = self.backend.lying(leaves, self.dtype) if lent and self.layout is None else None
+        return self.join(leaves) if flat is None else flat, lambda result, space: space.unpack(result)
 
     def require_own(self, tree: Tree, what: str = "vector") -> None:
         """Raise for a tree whose arrays are of another framework."""

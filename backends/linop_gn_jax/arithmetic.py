@@ -90,8 +90,17 @@ def _is_long(x: Vector) -> bool:
 
 
 @jax.jit
-def _long_dot(x: Vector, y: Vector) -> Scalar:
-    return _over_windows(jnp.sum, x * y)
+def _long_dots(pairs: tuple[tuple[Vector, Vector], ...]) -> tuple[Scalar, ...]:
+    """The sums of the products of all pairs in one pass: three take little more time than one."""
+    products = [x * y for x, y in pairs]
+    whole = products[0].shape[0] // _WINDOW * _WINDOW
+    zeros = [np.zeros((), p.dtype) for p in products]
+    parts = lax.reduce([p[:whole].reshape(-1, _WINDOW) for p in products], zeros, _added, (1,))
+    return tuple(jnp.sum(jnp.concatenate([part, p[whole:]])) for part, p in zip(parts, products, strict=True))
+
+
+def _added(ours: Any, theirs: Any) -> Any:
+    return tuple(map(lax.add, ours, theirs))
 
 
 @jax.jit
@@ -121,9 +130,14 @@ class JaxArithmetic:
     # vectors
 
     def dot(self, x: Vector, y: Vector) -> Scalar:
-        dtype = scalar_dtype(jnp.result_type(x, y))
-        x, y = x.astype(dtype), y.astype(dtype)
-        return _long_dot(x, y) if _is_long(x) else jnp.sum(x * y, axis=0)
+        return self.dots((x, y))[0]
+
+    def dots(self, *pairs: tuple[Vector, Vector]) -> tuple[Scalar, ...]:
+        kinds = [scalar_dtype(jnp.result_type(*pair)) for pair in pairs]
+        wide = tuple((x.astype(kind), y.astype(kind)) for (x, y), kind in zip(pairs, kinds, strict=True))
+        if all(_is_long(x) and x.shape == wide[0][0].shape for x, _ in wide):
+            return _long_dots(wide)  # type: ignore[no-any-return]
+        return tuple(jnp.sum(x * y, axis=0) for x, y in wide)
 
     def max_abs(self, x: Vector) -> Scalar:
         return _max_abs(x)  # one program where it stands alone

@@ -263,3 +263,8 @@ class JaxLoops(EagerLoops):
             parts = [columns[:, i : i + together] for i in range(0, count, together)]
             return jnp.concatenate([jax.vmap(function, 1, 1)(part) for part in parts], axis=1)
         return super().over_columns(function, columns)
+
+    def over_rows(self, function: Callable[[Vector], list[Array]], rows: Array, together: int = 1) -> list[Array]:
+        if rows.shape[0] <= together:
+            return jax.vmap(function)(rows)  # type: ignore[no-any-return]
+        return lax.map(function, rows, batch_size=together if together > 1 else None)  # type: ignore[no-any-return]

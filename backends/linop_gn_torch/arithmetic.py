@@ -73,6 +73,17 @@ class TorchArithmetic:
             return _inner(x, y)
         return math.fsum(map(_inner, torch.split(x, _BLOCK), torch.split(y, _BLOCK)))
 
+    def dots(self, *pairs: tuple[Tensor, Tensor]) -> tuple[Any, ...]:
+        first = pairs[0][0]
+        alike = all(type(x) is Tensor and x.dtype is _SINGLE and x.shape == first.shape for pair in pairs for x in pair)
+        if not alike or first.ndim > 1 or first.numel() <= _BLOCK or first.device.type != "cpu":
+            return tuple(self.dot(x, y) for x, y in pairs)
+        held = {id(x): torch.split(plain(x), _BLOCK) for pair in pairs for x in pair}
+        blocks = [(held[id(x)], held[id(y)]) for x, y in pairs]
+        # Block after block, so that all pairs find it in the processor's cache.
+        parts = [[_inner(x[i], y[i]) for x, y in blocks] for i in range(len(blocks[0][0]))]
+        return tuple(map(math.fsum, zip(*parts, strict=True)))
+
     def max_abs(self, x: Tensor) -> Any:
         if x.shape[0] == 0:
             return self.scalar(0.0, x)  # type: ignore[attr-defined]

@@ -79,6 +79,22 @@ class TorchArrays:
             return math.isfinite(largest(self.max_abs(local(x).reshape(-1)), x))  # type: ignore[attr-defined]
         return super().all_finite(x)  # type: ignore[misc,no-any-return]
 
+    def same(self, x: Tensor, y: Tensor) -> bool:
+        return torch.equal(x, y)  # in half the time, and no memory
+
+    def lying(self, leaves: Sequence[Tensor], dtype: str) -> Tensor | None:
+        first, kind, end = leaves[0], getattr(torch, dtype), 0
+        if type(first) is not Tensor:
+            return None
+        own, start = first.untyped_storage().data_ptr(), first.storage_offset()
+        for leaf in leaves:
+            if type(leaf) is not Tensor or leaf.dtype is not kind or leaf.requires_grad or not leaf.is_contiguous():
+                return None
+            if leaf.storage_offset() != start + end or leaf.untyped_storage().data_ptr() != own:
+                return None
+            end += leaf.numel()
+        return first.as_strided((end,), (1,), start)
+
     def pack(self, leaves: Sequence[Tensor], dtype: str) -> Tensor:
         """A new flat tensor, in the order of ``torch.nn.utils.parameters_to_vector``.
 

@@ -29,23 +29,27 @@ class TorchColumns:
 
     def over_columns(self, function: Callable[[Tensor], Tensor], columns: Tensor, together: int = 1) -> Tensor:
         """See :meth:`linop_gn.protocols.Loops.over_columns`."""
-        made = None
-        if together > 1 and columns.shape[1] > 1 and not (tracking.get() or is_sharded(columns)):
-            made = _at_once(function, columns, together)
-        if made is None or (made.sum().isnan() and made.isnan().any()):
-            made = super().over_columns(function, columns)  # type: ignore[misc]
-        return made
+        made = _at_once(function, columns, together, 1)
+        return super().over_columns(function, columns) if made is None else made  # type: ignore[misc,no-any-return]
+
+    def over_rows(self, function: Callable[[Tensor], list[Tensor]], rows: Tensor, together: int = 1) -> list[Tensor]:
+        """See :meth:`linop_gn.protocols.Loops.over_rows`."""
+        made = _at_once(function, rows, together, 0)
+        return super().over_rows(function, rows) if made is None else made  # type: ignore[misc,no-any-return]
 
 
-def _at_once(function: Callable[[Tensor], Tensor], columns: Tensor, together: int) -> Any:
-    """``function`` of the columns, or None if it cannot be batched."""
+def _at_once(function: Callable[[Tensor], Any], given: Tensor, together: int, axis: int) -> Any:
+    """``function`` of what lies along the axis, or None where that is not to be batched, cannot be, or holds NaN."""
+    if together == 1 or given.shape[axis] == 1 or tracking.get() or is_sharded(given):
+        return None
     token = in_columns.set(True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of what vmap itself does one by one
-            size = together if together < columns.shape[1] else None  # a chunk would be copied
-            return torch.vmap(function, 1, 1, chunk_size=size)(columns)
+            size = together if together < given.shape[axis] else None  # a chunk would be copied
+            made = torch.vmap(function, axis, axis, chunk_size=size)(given)
     except Exception:  # whatever the graph's backward does with tensors of that kind: one by one it says what is wrong
         return None
     finally:
         in_columns.reset(token)
+    return None if any(x.sum().isnan() and x.isnan().any() for x in (made if axis == 0 else [made])) else made

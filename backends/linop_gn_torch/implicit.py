@@ -56,6 +56,9 @@ class TorchImplicit:
         data = Data((method, operator, problem.rhs))
         if not data.asks:
             return run(method, problem)
+        if not problem.rhs.requires_grad:  # whose memory is the user's, and may be written to before the derivatives
+            problem = replace(problem, rhs=problem.rhs.clone())
+            data = Data((method, operator, problem.rhs))
         plain = replace(problem, **{name: Data(getattr(problem, name)).detached() for name in _FIELDS})
         with torch.no_grad():
             x, told = run(Data(method).detached(), plain)

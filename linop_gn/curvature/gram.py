@@ -18,7 +18,7 @@ from typing import Any
 
 from ..arguments import known
 from ..operators.base import LinearOperator
-from ..protocols import Array, Scalar, Tree, Vector
+from ..protocols import Array, Scalar, Tree, Vector, unchanged
 from ..records import Partial, fill, memo, rebuild, record, static
 from ..spaces import Space
 from .at_point import as_point
@@ -190,10 +190,8 @@ def gram_by_layers(owner: LinearOperator, point: Point) -> ByLayers | None:
 
 
 def _slope(point: Point) -> Vector | None:
-    """The gradient of a sum over batches, where it is at hand: a program would take another pass for it."""
+    """The gradient of a sum over batches, where it is at hand."""
     made = point.linearized().gradient if point.objective.l2 is None else None
-    if made is None or not point.space.backend.is_concrete(made):
-        return None
     return point.space.join(list(made)) if isinstance(made, tuple) else made
 
 
@@ -201,13 +199,13 @@ def _either(apart: Array, found: Layers, root: Root) -> Array:
     """K, where the program finds out which way: what it will hardly take holds one column at a time."""
     ops, (m, n) = root.backend, root.shape
 
-    def otherwise(root: Root) -> tuple[Array]:
+    def otherwise(_: Array) -> tuple[Array]:
         if keeps_rows(None, m, n):
             return (root.gram()[1],)
         return (ops.over_columns(lambda e: root.matvec(root.rmatvec(e)), ops.identity(m, root.codomain.zeros())),)
 
-    ways = (lambda root: (_matrix(found, root),)), otherwise
-    made: Array = ops.branch(ops.item(apart), *ways, root)[0]
+    # By layers in any case: in a branch, all that it is made of would be copied first.
+    made: Array = ops.branch(ops.logical_not(ops.item(apart)), otherwise, unchanged, _matrix(found, root))[0]
     return made
 
 

@@ -8,7 +8,7 @@ normaliser belongs to the objective, once, not to each batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from numbers import Real
 from typing import Any
@@ -23,6 +23,7 @@ from ..given import as_columns, as_start
 from ..protocols import Array, Backend, Scalar, Tree, Vector
 from ..records import Asked, fields, fill, memo, rebuild, record, replace
 from ..spaces import Space
+from .again import are, holds, is_at, same_leaves
 from .batches import Batch, Stream, as_batches, cut, stack, without_rows
 from .checks import require_finite_parameters
 from .losses import Loss, SquaredError, as_loss
@@ -219,8 +220,12 @@ class Objective(Terms):
         if leaves is None:
             space, leaves = Space.entered(as_start(params))
             asked.space = space
-        ops = space.backend
+        ops, latest = space.backend, memo(self).latest
         apart = space.in_leaves and not self.is_bridged(space) and not self.host
+        known = latest is not None and not apart and self.reduce is None and latest.space == space
+        known = known and space.layout is None and ops.is_concrete(leaves)
+        if known and latest.objective is self.now(space, latest.x) and is_at(latest, leaves):  # nothing is packed
+            return latest  # type: ignore[no-any-return]
         packed = tuple(leaves) if apart else space.join(leaves)  # nobody can write to a compiled framework's leaves
         x = ops.detach(packed)
         terms = self.now(space, x)
@@ -228,14 +233,13 @@ class Objective(Terms):
             point = Point(terms, x, space)
             memo(point).checked = True
             return point
-        latest = memo(self).latest
         again = latest is not None and latest.objective is terms and latest.space == space
-        if again and apart and _are(latest.where, x):
+        if again and apart and are(latest.where, x):
             return latest  # type: ignore[no-any-return]
         point = Point(terms, x, space)
         memo(point).origin = None if packed is x else (packed, leaves)
-        if again and not apart and _holds(latest, x):
-            if _same_leaves(memo(latest).origin, memo(point).origin):
+        if again and not apart and holds(latest, leaves):
+            if same_leaves(latest, leaves, packed is x):
                 return latest  # type: ignore[no-any-return]
             point.share(latest)
         if not (apart and self._asked.before):  # a model that has not been asked yet may fail at anything
@@ -265,10 +269,10 @@ class Objective(Terms):
         leaves = space.again(params)
         if leaves is None or not ops.is_concrete((leaves, self.batches)):
             return None
-        if not slope and held.answer is not None and _are(held.answer[0], leaves):
+        if not slope and held.answer is not None and are(held.answer[0], leaves):
             return held.answer[1], None
         if held.latest is not None:
-            if _are(held.latest.where, leaves):
+            if are(held.latest.where, leaves):
                 return None  # which has been asked already
             held.latest = None
         self.require_fitting(space)
@@ -470,26 +474,6 @@ def _held(batches: tuple[Batch, ...] | Stream, changing: bool = False) -> dict[s
 def _whole(data: Any) -> dict[str, Any]:
     """The data of a function that takes them as they are."""
     return {"whole": True, **_held((Batch(inputs=as_columns(data)),))}
-
-
-def _same_leaves(ours: Any, theirs: Any) -> bool:
-    """Whether parameters were detached from the same leaves, to which derivatives go, or from none."""
-    if ours is None or theirs is None:
-        return ours is theirs
-    return _are(ours[1], theirs[1])
-
-
-def _holds(point: Point, x: Vector) -> bool:
-    """Whether a point's parameters are equal to these, and numbers."""
-    ops = point.space.backend
-    if point.space.in_parts:
-        return float(ops.read(ops.max_abs(point.where - x))) == 0
-    return bool(ops.read(ops.namespace().all(point.where == x)))
-
-
-def _are(these: Iterable[Array], those: Iterable[Array]) -> bool:
-    """Whether they are the same arrays."""
-    return all(a is b for a, b in zip(these, those, strict=True))
 
 
 def _own(ops: Backend, x: Array) -> Array:

@@ -100,11 +100,14 @@ class Piece(OfOneBatch):
         assert ops.calculus is not None
         return ops.calculus.gradient(lambda z: self.loss.total(ops.namespace(), z[0], *data), [z])[1][0]
 
-    def ggn(self, v: list[Array], only: tuple[int, ...] | None = None) -> list[Array]:
-        """J^T H_L J v; with ``only`` J has the columns of these leaves, and ``v`` their tangents."""
-        lin, xp = self.linearization, self.space.backend.namespace()
+    def ggn(self, v: list[Array], only: tuple[int, ...] | None = None, scale: Scalar | None = None) -> list[Array]:
+        """J^T H_L J v; with ``only`` J has the columns of these leaves, and ``v`` their tangents; times ``scale``."""
+        lin, ops = self.linearization, self.space.backend
         product = self.hessian.consuming if lin.fresh else self.hessian.product
-        return lin.vjp(product(xp, lin.jvp(v, only)), only)
+        u = product(ops.namespace(), lin.jvp(v, only))
+        if scale is not None:
+            u = ops.scale(scale, ops.copy(u))
+        return lin.vjp(u, only)
 
 
 @record
@@ -331,7 +334,11 @@ def of_batch(product: Callable[..., Vector], term: Any, x: Vector, v: Any) -> tu
 
 def multiple(product: Callable[[Any, Vector], Vector], piece: Any, v: Vector, scale: Scalar) -> Vector:
     """scale * product(piece, v): one program, so that the product's last copy is fused with the scaling."""
-    return scaled(piece.space.backend, scale, product(piece, v))
+    space, outputs = piece.space, piece.outputs
+    few = math.prod(outputs.shape) < space.size and "16" not in space.backend.describe(outputs)[1]
+    if product is ggn and few:  # what is shorter is scaled
+        return space.like(v, piece.ggn(space.split(v), scale=scale))
+    return scaled(space.backend, scale, product(piece, v))
 
 
 def scaled(ops: Backend, a: Scalar, x: Any) -> Any:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 import optree
 
-from ..protocols import Carry, Iteration, Vector
+from ..protocols import Array, Carry, Iteration, Vector
 from ..records import Partial
 from ..run.status import Code
 
@@ -149,6 +149,10 @@ class EagerLoops:
     def over_columns(self, function: Callable[[Vector], Vector], columns: Vector, together: int = 1) -> Vector:
         results = [function(columns[:, j]) for j in range(columns.shape[1])]
         return self.namespace().stack(results, axis=1)  # type: ignore[attr-defined]
+
+    def over_rows(self, function: Callable[[Vector], list[Array]], rows: Array, together: int = 1) -> list[Array]:
+        results = [function(rows[i, ...]) for i in range(rows.shape[0])]
+        return [self.namespace().stack(parts) for parts in zip(*results, strict=True)]  # type: ignore[attr-defined]
 
     def sum_over(self, function: Callable[..., R], stacked: Any, *shared: Any) -> R:
         return self.scan_over(Partial(_summed, function), stacked, *shared)[0]  # type: ignore[no-any-return]

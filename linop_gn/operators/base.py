@@ -252,7 +252,7 @@ class LinearOperator:
             self.domain.require_own(other)
             made = run(_of_leaves, self, tuple(self.domain.laid_out(self.domain.leaves(other))))
             return self.backend.unflatten(self.codomain.structure, made)
-        flat, leave = self.domain.enter(other)
+        flat, leave = self.domain.enter(other, lent=True)
         return leave(run(LinearOperator.apply, self, flat), self.codomain)
 
     def __call__(self, v: Any) -> Any:

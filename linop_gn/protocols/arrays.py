@@ -73,6 +73,10 @@ class Arrays(Protocol):
         Differentiable where the framework has derivatives.
         """
 
+    def lying(self, leaves: Sequence[Array], dtype: str) -> Vector | None:
+        """The flat array (n,) of which these leaves are views, one after the other, or None; no copy."""
+        ...
+
     def split(self, vector: Vector, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[str]) -> list[Array]:
         """Cut (n,) into leaves (views where the framework has them); (n, k) into leaves of shape ``(*shape, k)``."""
 
@@ -106,6 +110,10 @@ class Arrays(Protocol):
 
     def all_finite(self, x: Array | tuple[Array, ...]) -> bool:
         """Whether no entry of a floating array, or a tuple of them, whose values are known, is NaN or infinite."""
+        ...
+
+    def same(self, x: Array, y: Array) -> bool:
+        """Whether arrays of one shape, whose values are known, are equal entry by entry, and hold no NaN."""
         ...
 
     def to_numpy(self, x: Array) -> Any:

@@ -101,6 +101,13 @@ class Loops(Protocol):
         ``together``: as many columns may go through a function of the framework's products in one pass.
         """
 
+    def over_rows(self, function: Callable[[Vector], list[Array]], rows: Array, together: int = 1) -> list[Array]:
+        """``function`` of each row (n,) of (k, n), each array of its results stacked along a new leading axis (k, ...).
+
+        ``together`` is that of :meth:`over_columns`.
+        """
+        ...
+
     def scan_over(self, function: Callable[..., tuple[Any, Any]], stacked: Any, *shared: Any) -> tuple[Any, Any]:
         """Run ``function(stacked[i], *shared) -> (part, piece)`` over the leading index i, as one loop in a program.
 

@@ -60,6 +60,11 @@ _ROUNDING = 64.0
 """Round-offs in the square of what is left of a right-hand side beside the gradient's multiple: less is left out."""
 
 
+_SLOWEST = 0.9
+"""What a refinement must leave of the residual at most. A solve in float32 leaves eps ||G|| / damping of it, and a bit;
+where that is near one, steps are slow, and still reach what the product's rounding allows."""
+
+
 class Factored(NamedTuple):
     """What all right-hand sides share."""
 
@@ -78,8 +83,10 @@ class Factored(NamedTuple):
 class GramState(NamedTuple):
     """x and r are in units of ``scale``."""
 
-    x: Vector
-    r: Vector
+    x: Vector | None
+    """None for zero where work is eager."""
+    r: Vector | None
+    """None for the right-hand side as it was given."""
     norm: Scalar
     model: Scalar
     threshold: Scalar
@@ -235,43 +242,44 @@ class GramSolve(Solver):
             m = ready.factor.shape[1]
             if self.solver is None:
                 factors = each(operator, int(ready.middle is not None), 2)
-                rest = each(operator, max(5 * n + m * m, 2 * n + 3 * m * m), 5 * n + 3 * m * m)
+                rest = each(operator, max(3 * n + 2 * m * m, 2 * n + 3 * m * m), 5 * n + 3 * m * m)
                 memory, flops = (factors * n * m + rest) * width, 2.0 * m * m * n + m**3 / 3.0
                 return Cost("GramSolve, Cholesky", 1, int(memory), flops, f"rank {m}")
         else:
             m = sum(math.prod(p.outputs.shape) for p in ready.pieces)
         if self.solver is not None:
             k = self.solver.planned(steps)
-            memory = int(each(operator, 7 * m + 6 * n, 9 * m + 7 * n)) * width
+            memory = int(each(operator, 5 * m + 4 * n, 9 * m + 7 * n)) * width
             return Cost("GramSolve, CG", k + 4, memory, 10.0 * m * k, f"{k} steps with {m} outputs")
         cholesky, square = m**3 / 3.0, m * m
         told = self._by_layers(_inner(operator)[0])
         if told is not None:
-            held = (told.numbers + 4 * square + 6 * n) * width
+            held = told.numbers + 4 * square + each(operator, 4, 6) * n
             flops, note = 2.0 * square * told.width + cholesky, f"{m} outputs; by layers"
-            return Cost("GramSolve, Cholesky", told.passes + 3, held, flops, note)
+            return Cost("GramSolve, Cholesky", told.passes + 3, int(held) * width, flops, note)
         at_once = 0 if operator.backend.calculus is None else min(m, ready.together) * n  # columns of J^T
         if keeps_rows(self.rows, m, n):
             held = each(operator, max(2 * m * n + square, m * n + 3 * square), 2 * m * n + at_once + square) + 2 * n
             flops, note = 2.0 * square * n + cholesky, f"{m} outputs; J^T alone"
             return Cost("GramSolve, Cholesky", m + 1, int(held) * width, flops, note)
-        eager, compiled = max(2 * at_once + square, 3 * square) + 6 * n, at_once + 3 * square + 2 * n
+        eager, compiled = max(2 * at_once + square, 3 * square) + 4 * n, at_once + 3 * square + 2 * n
         held = int(each(operator, eager, compiled)) * width
         return Cost("GramSolve, Cholesky", m + 2, held, cholesky, f"{m} outputs; J and J^T")
 
     def init(self, ops: Backend, problem: LinearProblem) -> GramState:
         b = problem.rhs
-        r, scale, inverse, size, finite = scaled_rhs(ops, b)
-        norm = ops.sqrt(ops.dot(r, r))
+        r, scale, inverse, size, finite = scaled_rhs(ops, b, lent=True)
+        factored, good, bb, spent = _factored_by(ops, problem.operator, self, r)
+        norm = ops.sqrt(bb)
         threshold = ops.maximum(self.rtol * norm, ops.divide(self.atol, scale))
-        x, model, products = ops.zeros_like(b), ops.scalar(0.0, b), 0
+        x: Any = ops.zeros_like(b) if "compiled" in ops.capabilities else None
+        model, products = ops.scalar(0.0, b), 0
         if problem.x0 is not None:
             x = ops.scale(inverse, ops.copy(problem.x0))
             finite = finite & ops.isfinite(ops.max_abs(x))
             x = ops.mask(finite & (size != 0), x)
             r, norm, model = _judged(ops, problem, x, scale)
             products = 1
-        factored, good, spent = _factored_by(ops, problem.operator, self.solver is None, self.rows, self.most_bytes)
         status = verdict(
             ops,
             ops.scalar(Code.RUNNING if self.max_steps else Code.MAX_STEPS, b),
@@ -280,12 +288,13 @@ class GramSolve(Solver):
             (ops.logical_not(good), Code.NONFINITE),
         )
         counts = ops.scalar(0, b), ops.scalar(products + spent, b)
-        return GramState(x, r, norm, model, threshold, scale, factored, status, *counts)
+        return GramState(x, None if r is b else r, norm, model, threshold, scale, factored, status, *counts)
 
     def step(self, ops: Backend, problem: LinearProblem, s: GramState) -> GramState:
         running = s.status == Code.RUNNING
-        d, spent = _solve_with(ops, problem.operator, s.factored, self.solver, s.r, s.norm, running)
-        x = ops.axpy(1.0, s.x, d)
+        left = problem.rhs if s.r is None else s.r
+        d, spent = _solve_with(ops, problem.operator, s.factored, self.solver, left, s.norm, running)
+        x = d if s.x is None else ops.axpy(1.0, s.x, d)
         r, norm, model = _judged(ops, problem, x, s.scale)
         sound = ops.isfinite(norm)
         better = running & sound & (norm < s.norm)
@@ -295,12 +304,12 @@ class GramSolve(Solver):
             s.status,
             (running & ops.logical_not(sound), Code.NONFINITE),
             (better & (norm <= s.threshold), Code.CONVERGED),
-            (running & ops.logical_not(norm < 0.5 * s.norm), Code.STAGNATED),
+            (running & ops.logical_not(norm < _SLOWEST * s.norm), Code.STAGNATED),
             (running & (steps >= self.max_steps), Code.MAX_STEPS),
         )
         return s._replace(
-            x=ops.select(better, x, s.x),
-            r=ops.select(better, r, s.r),
+            x=x if better is True else ops.select(better, x, _or_zeros(ops, s.x, x)),
+            r=r,  # what has not become better ends here
             norm=ops.where(better, norm, s.norm),
             model=ops.where(better, model, s.model),
             status=status,
@@ -312,27 +321,31 @@ class GramSolve(Solver):
         return Row(state.norm * state.scale, state.model * state.scale * state.scale)
 
     def answer(self, ops: Backend, problem: LinearProblem, state: GramState) -> Vector:
-        return ops.scale(state.scale, state.x)
+        return ops.scale(state.scale, _or_zeros(ops, state.x, problem.rhs))
+
+
+def _or_zeros(ops: Backend, x: Vector | None, like: Vector) -> Vector:
+    return ops.zeros_like(like) if x is None else x
 
 
 def _judged(ops: Backend, problem: LinearProblem, x: Vector, scale: Scalar) -> tuple[Vector, Scalar, Scalar]:
-    """r = b - A x in units of ``scale``, its norm, and the model -x^T r - 1/2 x^T A x: one product."""
-    Ax = problem.operator.apply(x)
-    curvature = ops.dot(x, Ax)
-    r = ops.axpby(ops.divide(1.0, scale), problem.rhs, -1.0, Ax)
-    return r, ops.sqrt(ops.dot(r, r)), -ops.dot(x, r) - 0.5 * curvature
+    """r = b - A x in units of ``scale``, its norm, and the model -1/2 x^T (r + b): one product."""
+    inverse = ops.divide(1.0, scale)
+    r = ops.axpby(inverse, problem.rhs, -1.0, problem.operator.apply(x))
+    rr, xr, xb = ops.dots((r, r), (x, r), (x, problem.rhs))
+    return r, ops.sqrt(rr), -0.5 * (xr + inverse * xb)
 
 
 def _factored_by(
-    ops: Backend, operator: LinearOperator, dense: bool, rows: bool | None, most_bytes: int
-) -> tuple[Factored, Scalar, int]:
-    """What all right-hand sides share; whether it is finite; the products that it took."""
+    ops: Backend, operator: LinearOperator, solver: GramSolve, b: Vector
+) -> tuple[Factored, Scalar, Scalar, int]:
+    """What all right-hand sides share; whether it is finite; ||b||^2; the products that it took."""
     root, damping = _root(operator)
     shift, W, factor, spent = ops.item(ops.detach(damping)), None, None, 1
     good: Any = True
-    if dense:
+    if solver.solver is None:
         known = _known_gram(operator)
-        W, K = _matrix(ops, root, rows, most_bytes) if known is None else (None, ops.copy(known.matrix))
+        W, K = _matrix(ops, root, solver.rows, solver.most_bytes) if known is None else (None, ops.copy(known.matrix))
         xp, m, spent = ops.namespace(), root.shape[0], 0 if isinstance(root, Dense) else root.shape[0]
         spent = spent if known is None else 1
         trace = ops.item(xp.sum(xp.linalg.diagonal(K)))
@@ -342,8 +355,8 @@ def _factored_by(
     gradient = _gradient(root)
     t = _pull(root, W, q) if gradient is None else None
     along = gradient if t is None else t
-    tt = ops.dot(along, along)
-    return Factored(W, factor, shift, q, t, tt), good & ops.isfinite(tt), spent
+    tt, bb = ops.dots((along, along), (b, b))
+    return Factored(W, factor, shift, q, t, tt), good & ops.isfinite(tt), bb, spent
 
 
 def _matrix(ops: Backend, root: LinearOperator, rows: bool | None, most_bytes: int) -> tuple[Array | None, Array]:

@@ -30,6 +30,10 @@ __all__ = [
 ]
 
 
+_LEAST = 2.0**-30
+"""Vectors of entries between this and its inverse need no scaling for their squares to be in range."""
+
+
 @record
 class ResidualSolver(Solver):
     """A solver that stops at ||b - A x||. Its state holds x, ``norm`` and ``model`` in units of ``scale``."""
@@ -111,15 +115,19 @@ def at_limit(method: Any) -> Any:
     return Code.MAX_STEPS if method.steps is None else Code.COMPLETED
 
 
-def scaled_rhs(ops: Backend, b: Vector) -> tuple[Vector, Scalar, Scalar, Scalar, Scalar]:
+def scaled_rhs(ops: Backend, b: Vector, lent: bool = False) -> tuple[Vector, Scalar, Scalar, Scalar, Scalar]:
     """(b / scale, scale, 1 / scale, max |b|, whether b is finite), with scale a power of two near max |b|.
 
-    b / scale is a new vector whose squares are in range; zero where b is not finite.
+    b / scale is a new vector whose squares are in range; zero where b is not finite. Where it is only ``lent``, not to
+    be consumed, it may be b itself, with a scale of 1, and is not looked at where b is not finite.
     """
     largest = ops.max_abs(b)
     finite, scale = ops.isfinite(largest), ops.power_of_two(largest, b)
+    if lent and type(scale) is float and _LEAST < scale < 1.0 / _LEAST and "16" not in ops.describe(b)[1]:
+        return b, 1.0, 1.0, largest, finite
     inverse = ops.divide(ops.scalar(1.0, b), scale)
-    return ops.scale(inverse, ops.mask(finite, ops.copy(b))), scale, inverse, largest, finite
+    r = ops.copy(b) if lent else ops.mask(finite, ops.copy(b))
+    return ops.scale(inverse, r), scale, inverse, largest, finite
 
 
 def scaled_start(ops: Backend, x0: Vector, inverse: Scalar, largest: Scalar, finite: Scalar) -> tuple[Vector, Scalar]:
@@ -151,7 +159,7 @@ def begun_status(ops: Backend, method: Any, r: Vector, z: Vector, rz: Scalar, co
 def scale_of(ops: Backend, largest: Scalar, like: Vector) -> Scalar:
     """A power of two near ``largest``; 1 if that lies between 2^-30 and 2^30."""
     power = ops.power_of_two(largest, like)
-    return ops.where((power > 2.0**-30) & (power < 2.0**30), 1.0, power)
+    return ops.where((power > _LEAST) & (power < 1.0 / _LEAST), 1.0, power)
 
 
 def unfit_status(ops: Backend, largest: Scalar, scale: Scalar, like: Vector) -> tuple[Scalar, Scalar]:

@@ -193,3 +193,17 @@ def test_a_vocabulary_of_32000_needs_a_few_arrays_of_logits():
     np.testing.assert_allclose(Hv, p * v - p * (p * v).sum(-1, keepdims=True), atol=1e-5 * abs(p * v).max())
     np.put_along_axis(p, y[..., None], np.take_along_axis(p, y[..., None], -1) - 1, -1)
     np.testing.assert_allclose(g, p, atol=1e-6)
+
+
+def test_in_a_program_a_softmax_and_the_index_of_its_largest_are_one_softmax(jax):
+    """Once for the gradient, once for the Hessian, of the outputs of models that are linearised twice."""
+    from linop_gn.curvature.losses.softmax import centred, softmax
+
+    xp = jax.numpy
+
+    def both(w, x):
+        p = softmax(xp, xp.sin(x) @ w)[0]
+        return p, centred(xp, *softmax(xp, xp.sin(x) @ w), x)
+
+    program = jax.jit(both).lower(xp.ones((3, 3)), xp.ones((4, 3))).compile().as_text()
+    assert program.count(" exponential(") == 1

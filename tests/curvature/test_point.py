@@ -247,6 +247,25 @@ def test_copies_and_pickles_carry_no_graph_and_find_their_framework_again(reques
     close(host(backend, again.gradient(params)), host(backend, made.gradient(params)), 1e-14)
 
 
+def test_equal_leaves_are_the_same_point_without_being_packed(backend, monkeypatch):
+    if "compiled" in backend.capabilities or backend.calculus is None:
+        pytest.skip("identity tells, or nothing is differentiated here")
+    params = {"a": backend.asarray(np.ones(3), "float64"), "b": backend.asarray(np.ones((2, 2)), "float64")}
+    objective = lg.Objective.from_residuals(lambda p: p["a"] * p["b"][0, 0])
+    point = objective.at(params)
+    packs, pack = [], type(backend).pack
+
+    def counted(self, leaves, dtype):
+        packs.append(sum(leaf.shape[0] if leaf.shape else 1 for leaf in leaves))
+        return pack(self, leaves, dtype)
+
+    monkeypatch.setattr(type(backend), "pack", counted)
+    assert objective.at({"a": backend.copy(params["a"]), "b": params["b"]}) is point
+    assert not any(packs)
+    params["a"][1] = 2.0
+    assert objective.at(params) is not point
+
+
 def test_the_same_leaves_are_the_same_point_at_no_look_at_a_value(backend, monkeypatch):
     """Nobody can write to a compiled framework's arrays, so that their identity tells."""
     if "compiled" not in backend.capabilities:

@@ -153,6 +153,56 @@ def test_a_damping_below_rounding_of_the_gram_matrix(numpy_backend):
     assert float(step.residual) < float(np.linalg.norm(made.at(params).gradient))
 
 
+def test_slow_refinement_reaches_what_rounding_allows(torch):
+    """One solve leaves half of the residual, ||G|| being 4e5 times the damping; x to rounding leaves 3e-3."""
+    torch.manual_seed(7)
+    net = torch.nn.Sequential(torch.nn.Linear(20, 32), torch.nn.Tanh(), torch.nn.Linear(32, 5))
+    x, y = torch.randn(32, 20), torch.randn(32, 5)
+    with torch.no_grad():
+        net[2].weight *= 20
+    G = lg.GGN(lg.Objective(net, lg.losses.SquaredError(), (x, y)), dict(net.named_parameters()))
+    b = G.domain.random(7)
+    step = lg.solve(lg.Damped(G, 1e-3), b, GramSolve(rtol=1e-4))
+    assert not step.succeeded
+    assert step.residual < 2e-2 * b.norm()
+
+
+@settings(max_examples=20)
+@given(
+    st.sampled_from(["deep", "norm", "convolutional", "recurrent", "batch norm", "batch norm by hand", "in part"]),
+    st.sampled_from(["float32", "float64"]),
+    st.floats(-8, 2),
+    st.sampled_from(["gradient", "random", "mixed", "columns"]),
+    st.integers(0, 9),
+)
+def test_a_success_is_a_fact(torch, name, dtype, exponent, kind, seed):
+    """Whatever the model and the damping: the residual of what is said to be solved is small by the dense matrix."""
+    from ..curvature.layers.models import drawn
+
+    net, x = drawn(name)
+    eps, tolerance, damping = np.finfo(dtype).eps, {"float32": 1e-3, "float64": 1e-7}[dtype], 10.0**exponent
+    y, w = torch.arange(6) % 2, torch.tensor([1.0, 0, 2, 0.5, 1, 3], dtype=torch.float64)
+    J, H = (
+        made(lg.Objective(net, lg.losses.CrossEntropy(), (x, y, w)), dict(net.named_parameters())).to_dense().numpy()
+        for made in (lg.Jacobian, lg.LossHessian)
+    )
+    matrix = J.T @ H @ J + damping * np.eye(J.shape[1])
+    single = getattr(torch, dtype)
+    net, x = net.to(single), x.to(single) if x.is_floating_point() else x
+    made, params = lg.Objective(net, lg.losses.CrossEntropy(), (x, y, w.to(single))), dict(net.named_parameters())
+    G = lg.GGN(made, params)
+    g, v, u = made.at(params).gradient, G.domain.random(seed), G.domain.random(seed + 1)
+    b = {"gradient": g, "random": v, "mixed": g + 1e-3 * v, "columns": torch.stack([v, g, u], 1)}[kind]
+    step = lg.solve(lg.Damped(G, damping), b, GramSolve(rtol=tolerance))
+    got, rhs = step.x.numpy().astype(float), b.numpy().astype(float)
+    left, size = np.linalg.norm(matrix @ got - rhs, axis=0), np.linalg.norm(rhs, axis=0)
+    room = 1.01 * tolerance * size + 100 * eps * np.linalg.norm(matrix, 2) * np.linalg.norm(got, axis=0)
+    solved = np.asarray(step.code) == lg.Status.CONVERGED
+    assert np.all(np.isfinite(got))
+    assert np.all((left <= room) | ~solved)
+    assert np.all(solved | (eps * np.linalg.norm(matrix, 2) / damping > 1e-3 * tolerance))
+
+
 def test_products_and_history(numpy_backend):
     made, params = wide(numpy_backend)
     A = lg.Damped(lg.GGN(made, params), 0.1)

@@ -441,6 +441,18 @@ class ColumnsAsOne(Sound):
         return np.stack([function(columns[:, 0])] * columns.shape[1], axis=1)
 
 
+@fault("over_rows")
+class RowsAsOne(Sound):
+    def over_rows(self, function, rows, together=1):
+        return [np.stack([part] * len(rows)) for part in function(rows[0])]
+
+
+@fault("same")
+class SameWhereNaNIs(Sound):
+    def same(self, x, y):
+        return np.array_equal(x, y, equal_nan=True)
+
+
 @fault("call")
 class CallKeepsTheFirstResult(Sound):
     def __init__(self):

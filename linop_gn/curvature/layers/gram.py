@@ -25,8 +25,7 @@ _ENTRIES = 1 << 24
 
 def gram(ops: Backend, layers: Layers) -> Array:
     """W W^T (m, m), where W = S^T J."""
-    xp, total = ops.namespace(), None
-    (N, C), dtype = layers.outputs.shape, layers.outputs.dtype
+    xp, total, dtype = ops.namespace(), None, layers.outputs.dtype
     for block in range(len(layers.places)):
         pairs = [
             (m, f, share.turned)
@@ -36,8 +35,7 @@ def gram(ops: Backend, layers: Layers) -> Array:
         made = _by_pairs(xp, *pairs[0][:2]) if len(pairs) == 1 and _pairs_pay(*pairs[0][:2]) else _by_rows(xp, pairs)
         total = made if total is None else total + made
     assert total is not None
-    total = xp.permute_dims(xp.reshape(total, (C, N, C, N)), (1, 0, 3, 2))  # all were pulled column by column
-    total = xp.reshape(xp.astype(total, dtype, copy=False), (N * C, N * C))
+    total = xp.astype(total, dtype, copy=False)
     return total if layers.rest is None else total + xp.matmul(layers.rest, layers.rest.T)
 
 
@@ -50,12 +48,15 @@ def _pairs_pay(moving: Array, fixed: Array) -> bool:
 
 def _by_pairs(xp: Any, moving: Array, fixed: Array) -> Array:
     C, groups, N, T, o = moving.shape
-    S = xp.reshape(xp.permute_dims(moving, (1, 0, 2, 3, 4)), (groups, C * N * T, o))
+    S = xp.reshape(xp.permute_dims(moving, (1, 2, 0, 3, 4)), (groups, N * C * T, o))
+    if groups == T == 1:  # matrices, where a stack of one is copied before it is multiplied
+        S, A = S[0, ...], xp.reshape(fixed, (N, -1))
+        made = xp.reshape(xp.matmul(S, S.T), (N, C, N, C)) * xp.matmul(A, A.T)[:, None, :, None]
+        return xp.reshape(made, (N * C, N * C))
     A = xp.reshape(fixed, (groups, N * T, -1))
-    SS = xp.reshape(xp.matmul(S, xp.matrix_transpose(S)), (groups, C, N, T, C, N, T))
-    AA = xp.reshape(xp.matmul(A, xp.matrix_transpose(A)), (groups, 1, N, T, 1, N, T))
-    made = SS * AA
-    return xp.reshape(made if groups == T == 1 else xp.sum(made, axis=(0, 3, 6)), (C * N, C * N))
+    SS = xp.reshape(xp.matmul(S, xp.matrix_transpose(S)), (groups, N, C, T, N, C, T))
+    AA = xp.reshape(xp.matmul(A, xp.matrix_transpose(A)), (groups, N, 1, T, N, 1, T))
+    return xp.reshape(xp.sum(SS * AA, axis=(0, 3, 6)), (N * C, N * C))
 
 
 def _by_rows(xp: Any, pairs: list[tuple[Array, Array, bool]]) -> Array:
@@ -69,7 +70,7 @@ def _by_rows(xp: Any, pairs: list[tuple[Array, Array, bool]]) -> Array:
         P = sum(
             xp.matmul(xp.matrix_transpose(left[..., first : first + step]), right) for left, right in sides
         )  # (columns, groups, examples, outputs, inputs)
-        P = xp.reshape(xp.permute_dims(P, (0, 2, 1, 3, 4)), (C * N, -1))
+        P = xp.reshape(xp.permute_dims(P, (2, 0, 1, 3, 4)), (N * C, -1))
         made = xp.matmul(P, P.T)
         total = made if total is None else total + made
     return total

@@ -15,6 +15,7 @@ Uses of one weight are one block: a tied embedding, a cell that is called at eac
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 from ...operators.places import Place, disjoint
@@ -71,6 +72,7 @@ class Layout:
         return cls(tuple(block._replace(uses=(), transposed=(0,) * bool(block.transposed)) for block in plans), mixes)
 
 
+@lru_cache(maxsize=64)  # a loop asks at each step
 def plan(uses: tuple[Use, ...], otherwise: tuple[int, ...], space: Space, settings: Settings) -> tuple[Plan, ...]:
     """The blocks of a model whose parameters enter these uses."""
     uses = tuple(_alone(use) for use in uses)

@@ -239,17 +239,18 @@ def layers(worth: Callable[[Examples], bool] | None, term: Term, x: Vector) -> t
         return (None, None, weight), None
     root, dtype = hessian_of(term, z).root(xp), wide(ops.describe(z)[1])
 
-    def pull(e: Vector) -> Vector:
-        return ops.pack(made.pull(root.product(xp, made.like_outputs(e))), dtype)
+    def pull(e: Vector) -> list[Array]:
+        return made.pull(root.product(xp, made.like_outputs(e)))
 
-    like = xp.reshape(z, (-1,))
-    unit = xp.reshape(xp.broadcast_to(ops.identity(C, like)[None], (N, C, C)), (N * C, C))
-    mixed = made.mixed()
-    check = xp.reshape(made.numbers()[:, None] * mixed[None, :], (-1, 1))
-    columns = xp.concat([unit, check], axis=1)
-    pulled, dtypes = ops.over_columns(pull, columns, min(_TOGETHER, C + 1)), [dtype] * len(shapes)
-    moving = tuple(xp.permute_dims(f, (4, 0, 1, 2, 3)) for f in ops.split(pulled[:, :C], shapes, dtypes))
-    both = (pulled[:, C], xp.matmul(pulled[:, :C], xp.astype(mixed, pulled.dtype)))
+    like, mixed = xp.reshape(z, (-1,)), made.mixed()
+    unit = xp.reshape(xp.broadcast_to(ops.identity(C, like)[:, None, :], (C, N, C)), (C, N * C))
+    check = xp.reshape(made.numbers()[:, None] * mixed[None, :], (1, -1))
+    pulled = ops.over_rows(pull, xp.concat([unit, check]), min(_TOGETHER, C + 1))
+    moving = tuple(f[:C, ...] for f in pulled)
+    every = ops.cast(
+        xp.concat([mixed, 0.0 * mixed[:1]])[None, :], dtype
+    )  # to cut the last one off is to copy the others
+    both = [xp.reshape(xp.matmul(every, xp.reshape(f, (C + 1, -1))), f.shape[1:]) for f in pulled]
     rest = slope = None
     if worth is None:
         slope = xp.reshape(root.solve(xp, term.cotangent(z)), (N, C))
@@ -260,7 +261,7 @@ def layers(worth: Callable[[Examples], bool] | None, term: Term, x: Vector) -> t
             _TOGETHER,
         )
         rest = xp.permute_dims(rows, (1, 0))
-    good = made.agree(*(ops.split(ops.copy(x), shapes, dtypes) for x in both))
+    good = made.agree([f[C, ...] for f in pulled], both)
     places = tuple(block.place for block in made.plans)
     outputs = xp.reshape(z, (N, C))
     return (None, None, weight), Layers(moving, fixed, rest, outputs, slope, good, made.shares, places, made.rest)

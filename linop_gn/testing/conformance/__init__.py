@@ -9,7 +9,7 @@
 :mod:`.choices`          select, mask, branch
 :mod:`.stores`           tables of scalars, shelves of vectors
 :mod:`.factors`          dense factorisations
-:mod:`.programs`         call, over_columns, sums over stacked data
+:mod:`.programs`         call, over_columns, over_rows, sums over stacked data
 :mod:`.loops`            begin, advance, run, iterate, rows
 :mod:`.machine`          the same in any order
 :mod:`.operators`        adjoint, symmetry, dense matrix, columns

@@ -45,6 +45,14 @@ class Arrays(Kit):
                 claim(back.dtype == x.dtype, f"to_numpy made {back.dtype} of {dtype}")
                 np.testing.assert_array_equal(back, x)
 
+    def test_same(self) -> None:
+        """same tells whether all entries are equal, none of them NaN."""
+        x = np.arange(6.0).reshape(2, 3)
+        other, unknown = x + 1e-3 * (x == 2), np.where(x == 4, np.nan, x)
+        for ours, theirs, wanted in ((x, x, True), (x, other, False), (unknown, unknown, False)):
+            got = self.ops.same(self.array(ours, self.wide), self.array(theirs, self.wide))
+            claim(got is wanted, f"same said {got} of {ours.tolist()} and {theirs.tolist()}")
+
     def test_read(self) -> None:
         """read turns the arrays of a tree into NumPy arrays and leaves everything else as it is."""
         X = self.array(np.arange(3.0), self.wide)

@@ -28,6 +28,10 @@ def _twice_all_but_the_first(v: Any) -> Any:
     return 2.0 * v[1:]
 
 
+def _two_of_a_row(v: Any) -> list[Any]:
+    return [2.0 * v[1:], v[None, 3:]]
+
+
 def _product(pair: Any, factor: Any) -> Any:
     return {"sum": factor * (pair["a"] @ pair["b"])}
 
@@ -67,6 +71,18 @@ class Programs(Kit):
             result = self.ops.over_columns(_twice_all_but_the_first, X)
         claim(self.ops.describe(result) == self.ops.describe(self.array(x[1:], self.wide)), "over_columns: kind")
         agree(self.host(result), 2.0 * x[1:], 0.0, "over_columns")
+
+    @drawn(3)
+    def test_over_rows(self, data: Draws) -> None:
+        """over_rows stacks each array that the function makes of a row along a new leading axis."""
+        x = self.normal(data, 3, 4)
+        X = self.array(x, self.wide)
+        for together in (1, 2, 4):
+            with self.untouched("over_rows", X):
+                twice, last = self.ops.over_rows(_two_of_a_row, X, together)
+            self.same_kind(twice, self.array(x[:, 1:], self.wide), "over_rows")
+            agree(self.host(twice), 2.0 * x[:, 1:], 0.0, "over_rows")
+            agree(self.host(last), x[:, None, 3:], 0.0, "over_rows")
 
     def test_by_parts(self) -> None:
         """by_parts is the function of all rows, where one row says nothing of another."""

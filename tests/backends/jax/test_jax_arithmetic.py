@@ -83,6 +83,15 @@ def test_long_vectors_are_reduced_in_windows():
             assert np.array_equal(ops.max_abs(jnp.asarray(spoiled)), abs(value), equal_nan=True)
 
 
+def test_several_dots_of_long_vectors_are_one_pass():
+    x, y = (jnp.asarray(np.random.default_rng(i).uniform(0.5, 1, 100_003), jnp.float32) for i in range(2))
+    found, program = ops.dots((x, x), (x, y), (y, y)), str(jax.make_jaxpr(lambda x, y: ops.dots((x, x), (x, y)))(x, y))
+    for got, (a, b) in zip(found, ((x, x), (x, y), (y, y)), strict=True):
+        np.testing.assert_allclose(got, np.asarray(a, float) @ np.asarray(b, float), rtol=2e-7)
+        assert got == ops.dot(a, b)
+    assert program.count("dimensions=(1,)") == 1
+
+
 def test_max_abs_shows_what_is_not_finite():
     assert math.isnan(ops.max_abs(jnp.array([1.0, math.nan])))
     assert math.isinf(ops.max_abs(jnp.array([1.0, -math.inf])))

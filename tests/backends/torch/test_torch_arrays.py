@@ -75,6 +75,17 @@ def test_splitting_columns(columns):
         assert torch.equal(second[..., j], alone[1])
 
 
+def test_leaves_that_lie_in_a_row_are_seen_without_a_copy():
+    flat = torch.arange(9.0)
+    leaves = backend.split(flat, [(2, 2), (3,), (2,)], ["float32"] * 3)
+    seen = backend.lying(leaves[1:], "float32")
+    assert (seen.tolist(), seen.data_ptr()) == (flat[4:].tolist(), leaves[1].data_ptr())
+    others = [leaves[::-1], leaves[::2], [leaves[0].T, *leaves[1:]], [*leaves, torch.ones(1)]]
+    others += [[leaf.requires_grad_() for leaf in backend.split(flat.clone(), [(4,), (5,)], ["float32"] * 2)]]
+    assert [backend.lying(those, "float32") for those in others] == [None] * 5
+    assert backend.lying(leaves, "float64") is None
+
+
 def test_packing_is_differentiable():
     leaves = [torch.randn(2, requires_grad=True), torch.randn(1, requires_grad=True)]
     (backend.pack(leaves, "float64") ** 2).sum().backward()

@@ -251,6 +251,24 @@ def test_derivatives_go_to_the_parameters_that_were_given_not_to_equal_ones():
         assert [g is None for g in gradients] == [False, False, True, True]
 
 
+def test_a_right_hand_side_may_be_written_to_once_the_solution_is_there():
+    """A tree whose leaves lie in a row is not copied for the solve; its derivatives come later."""
+    made, host = objective(), (gaussian(12, 3, 4), gaussian(13, 4, 2))
+    found = []
+    for writes in (False, True):
+        damping, params = leaf(0.1), {"w": torch.tensor(host[0]), "v": torch.tensor(host[1])}
+        b = made.gradient(params)
+        before = {name: part.clone() for name, part in b.items()}
+        x = lg.solve(lg.Damped(lg.GGN(made, params), damping), b, lg.GramSolve(rtol=1e-12)).x
+        assert all(torch.equal(b[name], before[name]) for name in b)
+        if writes:
+            for part in b.values():
+                part.zero_()
+        found.append(torch.autograd.grad(sum(part.sum() for part in x.values()), damping)[0])
+    assert found[0] != 0
+    close(found[1], found[0], 1e-12)
+
+
 def test_points_at_equal_values_share_what_either_linearises():
     forward, calls = objective().model, []
     data = torch.tensor(X), torch.tensor(Y)
