@@ -119,7 +119,7 @@ class EagerLoops:
         return Carry(latest, rows)
 
     def leaps(self, method: Any, problem: Any, state: Any) -> Iterable[Any]:
-        """The states that a method reaches by itself (:meth:`linop_gn.Solver.leap`), where to read a scalar is dear."""
+        """The states a method reaches by itself (:meth:`linop_gn.Solver.ahead`), where reading one is dear."""
         return ()
 
     def iterate(self, method: Iteration, problem: Any) -> Any:

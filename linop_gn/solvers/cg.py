@@ -45,14 +45,12 @@ operator stands once in a compiled program, with or without ``x0``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector, unchanged
 from ..records import record, replace, static
 from ..run.status import Code, alike, verdict
-from .ahead import leap
 from .base import Cost, Solver, bytes_of, each
 from .iterates import MOST, Iterates, as_schedule, collect, plan
 from .options import ResidualSolver, at_limit, begun_status, scaled_rhs, unfit_status
@@ -268,31 +266,35 @@ class CG(ResidualSolver):
         if inner is not None:
             z = inner.apply(r)
             rz = ops.dot(r, z)
-        scalars = self.ordinary(s, curvature, rr, rz, ops.eps(r), self.limit(problem))
-        if scalars is None:
-            return self._tick(ops, problem, s, _Seen(product, curvature, r, z, rr, rz))
-        x, p = ops.axpy(alpha, p, s.x), ops.axpby(1.0, z, rz / s.rz, p)
-        return CGState._make((x, r, p, *scalars, *s[3 + len(scalars) :]))
-
-    def ordinary(
-        self, s: CGState, curvature: float, rr: float, rz: float, eps: float, limit: int
-    ) -> tuple[Any, ...] | None:
-        """What follows x, r, p and goes before ``verified`` in the next state; None where there is more to judge."""
         before, rp = s.rz, s.rp
-        if not (curvature > 0 and before > 0 and rr > 0 and rz > 0 and curvature + rr + rz < math.inf):
-            return None
-        alpha, beta, norm, steps = rp / curvature, rz / before, math.sqrt(rr), s.steps + 1
-        model = s.model - 0.5 * alpha * rp
-        if not (norm > s.hope and steps < limit and (model >= -s.room or model >= 1e3 * s.model)):
-            return None
-        least, room = s.least, s.room
-        if alpha < least * (1.0 + beta):
-            least = 0.5 * alpha / (1.0 + beta)
-            room = s.whole / (16.0 * eps) * least
-        return rz, rz, norm, model, steps, s.products + 1, least, room
+        if before > 0 and rr > 0 and rz > 0 and curvature + rr + rz < math.inf:
+            beta, norm, steps, model = rz / before, math.sqrt(rr), s.steps + 1, s.model - 0.5 * alpha * rp
+            if norm > s.hope and steps < self.limit(problem) and (model >= -s.room or model >= 1e3 * s.model):
+                least, room = s.least, s.room
+                if alpha < least * (1.0 + beta):
+                    least = 0.5 * alpha / (1.0 + beta)
+                    room = s.whole / (16.0 * ops.eps(r)) * least
+                x, p = ops.axpy(alpha, p, s.x), ops.axpby(1.0, z, beta, p)
+                return CGState._make((x, r, p, rz, rz, norm, model, steps, s.products + 1, least, room, *s[11:]))
+        return self._tick(ops, problem, s, _Seen(product, curvature, r, z, rr, rz))
 
-    def leap(self, ops: Backend, problem: LinearProblem, s: CGState) -> Iterator[CGState]:
-        return leap(self, ops, problem, s)
+    def unlooked(self, problem: LinearProblem, s: CGState) -> int | None:
+        told_apart = self.keep is not None or problem.x0 is not None or self.reductions == 1
+        if self.steps is None or told_apart or type(s.norm) is not float:
+            return None
+        return self.limit(problem) - 1 - s.steps if s.claim == Code.RUNNING else 0
+
+    def ahead(self, ops: Any, problem: LinearProblem, s: CGState, steps: int) -> CGState:
+        x, r, p, rz, rp = ops.copy(s.x), ops.copy(s.r), ops.copy(s.p), s.rz, s.rp
+        for _ in range(steps):
+            product = problem.operator.apply(p)
+            alpha = rp / ops.dot(p, product)
+            r = ops.axpy(-alpha, product, r)
+            z, rp = problem.precondition(r), ops.dot(r, r)
+            if problem.preconditioner is not None:
+                rp = ops.dot(r, z)
+            x, p, rz = ops.axpy(alpha, p, x), ops.axpby(1.0, z, rp / rz, p), rp
+        return s._replace(x=x, r=r, p=p)
 
     def _tick(self, ops: Backend, problem: LinearProblem, s: CGState, seen: _Seen | None = None) -> CGState:
         """The next state, whatever there is to judge, from what was ``seen``."""
