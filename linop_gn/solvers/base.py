@@ -20,7 +20,7 @@ from ..spaces import Space
 from .block_arithmetic import block_arithmetic
 from .problem import LinearProblem
 
-__all__ = ["Cost", "Solver", "bytes_each", "bytes_of", "each", "require_solver"]
+__all__ = ["Cost", "Solver", "bytes_each", "bytes_of", "each", "require_solver", "short_recurrence"]
 
 SUPPORTED = frozenset({"x0", "columns", "blocks", "report"})
 _WIDTH = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
@@ -200,6 +200,11 @@ class Solver(ABC):
         """The arithmetic of the state's scalars: that of the backend, or with one for each block."""
         partition = self.partition(problem)
         return ops if partition is None else block_arithmetic(ops, partition, problem.operator.domain.layout)
+
+
+def short_recurrence(solver: Solver, A: LinearOperator, k: int, sure: bool, vectors: float, flops: float) -> Cost:
+    """The cost of k steps with so many vectors, and flops an unknown and step; unless ``sure``, x is verified."""
+    return Cost(solver.title, k if sure else k + 1, bytes_of(A, vectors), flops * A.domain.size * k, f"{k} steps")
 
 
 def require_solver(owner: str, solver: Any, wanted: str = "a solver such as lg.CG()") -> None:

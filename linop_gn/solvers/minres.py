@@ -48,8 +48,7 @@ from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record
 from ..run.status import Code, alike, verdict
-from .base import Cost, each
-from .cg import short_recurrence
+from .base import Cost, each, short_recurrence
 from .options import ResidualSolver, begun_status, scale_of, scaled_rhs, scaled_start, threshold_of, unfit_status
 from .problem import LinearProblem
 
