@@ -37,7 +37,7 @@ def steps(A: LinearOperator, b: Any, method: Solver | None = None, *, x0: Any = 
     [0, 1, 2]
     """
     with telling(getattr(A, "reduction", None)):
-        solver, problem, _ = _linear(A, b, method, x0)
+        solver, problem, _ = _linear(A, b, method, x0, getattr(A, "reduction", None))
     every = whole("steps", "every", every, 1)
     for look, _ in looks(A.backend, served(solver, problem), problem, solver.limit(problem), every, solver.title):
         yield look
@@ -90,8 +90,8 @@ def solve(
         What a product, a watcher or Ctrl-C raises on the way leaves with the solution so far as its attribute
         ``result``; not where the run is one compiled program.
     """
-    solver, problem, leave = _linear(A, b, method, x0, lent=True)
-    reduction = A.reduction
+    reduction = getattr(A, "reduction", None)
+    solver, problem, leave = _linear(A, b, method, x0, reduction, lent=True)
     shown = together(reduction, A.backend, problem.rhs, watchers_of(watch))
     backend, domain = A.backend, A.domain  # what outlives a trace holds no operator
 
@@ -147,12 +147,13 @@ def _held_finite(ops: Any, b: Any, x: Any, status: Any, residual: Any, model: An
     The last value says whether parts of x are so small beside the largest that they may have underflown.
     """
     largest = ops.max_abs(x)
+    one = type(largest) is float and type(status) is int and status != Code.NONFINITE_INPUT
+    if one and 1e-16 < largest < math.inf and ops.eps(x) < 1e-6:  # nearly always, where work is eager
+        return x, status, residual, model, False
     small = ops.logical_not(unfit_status(ops, largest, ops.eps(x) ** 3, x)[0])
     plain = (largest > 0) & (largest < math.inf)
     if getattr(plain, "shape", ()) != getattr(status, "shape", ()):
         return x, status, ops.where(status == Code.NONFINITE_INPUT, math.nan, residual), model, small
-    if plain is True and status != Code.NONFINITE_INPUT:  # nearly always, where work is eager
-        return x, status, residual, model, small
 
     def replace(status: Any, residual: Any, model: Any) -> tuple[Any, ...]:
         r, scale, *_ = scaled_rhs(ops, b)
@@ -192,7 +193,7 @@ def _held_small(
 
 
 def _linear(
-    A: LinearOperator, b: Any, method: Solver | None, x0: Any, lent: bool = False
+    A: LinearOperator, b: Any, method: Solver | None, x0: Any, reduction: Any, lent: bool = False
 ) -> tuple[Solver, LinearProblem, Callable[..., Any]]:
     if not isinstance(A, LinearOperator):
         raise TypeError(
@@ -208,7 +209,9 @@ def _linear(
         raise ValueError(f"the right-hand side of shape {tuple(rhs.shape)} has no columns: there is nothing to solve.")
     for name in ("rtol", "atol", "btol", "conlim"):
         tolerance = getattr(method, name, 0.0)
-        shape = () if isinstance(tolerance, (float, int)) else tuple(np.shape(tolerance))
+        if type(tolerance) is float:
+            continue
+        shape = tuple(np.shape(tolerance))
         if shape not in ((), columns if "columns" in method.supports else ()):
             raise ValueError(
                 f"{type(method).__name__}: {name} has shape {shape}, and b {tuple(rhs.shape)}: give one number, or one "
@@ -219,7 +222,7 @@ def _linear(
         start, _ = A.domain.enter(x0, "starting point x0")
         if tuple(start.shape[1:]) != tuple(rhs.shape[1:]):
             raise ValueError(f"x0 has shape {tuple(start.shape)} but b has {tuple(rhs.shape)}; give them alike.")
-    require_alike(A.reduction, "solve", A.domain, (A, method), right_hand_side=rhs, starting_point=start)
+    require_alike(reduction, "solve", A.domain, (A, method), right_hand_side=rhs, starting_point=start)
     inner = method.preconditioner
     with A.backend.unguarded():
         if inner is not None:

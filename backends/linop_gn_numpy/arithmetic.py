@@ -30,6 +30,7 @@ class _Routines(NamedTuple):
     axpy: Callable[..., Any]
     scal: Callable[..., Any]
     gemv: Callable[..., Any]
+    gemm: Callable[..., Any]
 
 
 class _Blas(dict[str, _Routines | None]):
@@ -38,8 +39,8 @@ class _Blas(dict[str, _Routines | None]):
     def __missing__(self, kind: str) -> _Routines | None:
         from scipy.linalg import blas
 
-        self["d"] = _Routines(blas.ddot, blas.daxpy, blas.dscal, blas.dgemv)
-        self["f"] = _Routines(blas.sdot, blas.saxpy, blas.sscal, blas.sgemv)
+        self["d"] = _Routines(blas.ddot, blas.daxpy, blas.dscal, blas.dgemv, blas.dgemm)
+        self["f"] = _Routines(blas.sdot, blas.saxpy, blas.sscal, blas.sgemv, blas.sgemm)
         return self.setdefault(kind, None)
 
 
@@ -84,6 +85,8 @@ class NumpyArithmetic:
         return np.zeros(x.shape, x.dtype) if type(x) is np.ndarray else super().zeros_like(x)  # type: ignore[misc]
 
     def scale(self, a: Scalar, x: Vector) -> Vector:
+        if type(a) is float and a == 1.0:
+            return x
         routines = _routines(x)
         if routines is not None and type(a) is float and a != 0:
             return routines.scal(a, x)
@@ -114,6 +117,9 @@ class NumpyArithmetic:
 
     def deflate(self, basis: Array, coefficients: Array, x: Vector, count: Scalar) -> Vector:
         routines, rows = _routines(x), basis[:count]
+        if count and _are_columns(x, x) and _are_rows(rows, x):
+            gemm = _blas[x.dtype.char].gemm  # type: ignore[union-attr]
+            return gemm(-1.0, rows.T, coefficients[:count], beta=1.0, c=x, overwrite_c=1)
         if not count or routines is None or coefficients.ndim > 1 or not _are_rows(rows, x):
             return super().deflate(basis, coefficients, x, count)  # type: ignore[misc]
         return routines.gemv(-1.0, rows.T, coefficients[:count], beta=1.0, y=x, overwrite_y=1)

@@ -22,8 +22,8 @@ class TorchBases:
         torch.mul(x.detach(), float(a), out=basis[index])
         return basis
 
-    def _project(self, rows: Tensor, x: Tensor) -> Any:
-        return super()._project(rows, x.detach())  # type: ignore[misc]
+    def projected(self, rows: Tensor, x: Tensor) -> Any:
+        return super().projected(rows, x.detach())  # type: ignore[misc]
 
     def deflate(self, basis: Tensor, coefficients: Any, x: Tensor, count: Any) -> Tensor:
         x = x.detach()

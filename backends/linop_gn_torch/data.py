@@ -77,22 +77,23 @@ def _collect(node: Any, asked: bool, found: dict[int, Tensor], kinds: set[type])
     names = _names(type(node))
     if names is not None:
         kinds.add(type(node))
-        origin = _origin(node)
+        origin, some = _origin(node), False
         by_somebody = not origin or not all(isinstance(x, nn.Parameter) for x in origin[1] if x.requires_grad)
-        held = _before(node).items()
-        some = [
-            _collect(x, asked and (name != "where" or by_somebody), found, kinds)
-            for name, x in held
-            if type(x) not in _PLAIN
-        ]
-        return any(some)
+        for name in names:
+            x = origin[0] if origin and name == "where" else getattr(node, name)
+            if type(x) not in _PLAIN:
+                some |= _collect(x, asked and (name != "where" or by_somebody), found, kinds)
+        return some
     if node is None or isinstance(node, (int, float, str)):
         return False
     parts = node if type(node) in (tuple, list) else _flatten(node)[0]
     if len(parts) == 1 and parts[0] is node:
         return False
-    some = [_collect(part, asked, found, kinds) for part in parts if type(part) not in _PLAIN]
-    return any(some)
+    some = False
+    for part in parts:
+        if type(part) not in _PLAIN:
+            some |= _collect(part, asked, found, kinds)
+    return some
 
 
 def _before(record: Any) -> dict[str, Any]:

@@ -202,7 +202,7 @@ class Layout:
         here = getattr(_ARITHMETIC, name)
         found = [[here(*(of[i] for of in parts)) for i in block if len(parts[0][i])] for block in blocks]
         if name == "dot":
-            return summed([math.fsum(of) for of in found], vectors[0])
+            return summed([sum(of, 0.0) for of in found], vectors[0])
         return largest([float(np.max(of, initial=0.0)) for of in found], vectors[0])
 
     def of_blocks(self, numbers: Any, blocks: Sequence[Sequence[int]], like: Tensor) -> Tensor:

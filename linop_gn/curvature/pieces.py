@@ -335,9 +335,12 @@ def of_batch(product: Callable[..., Vector], term: Any, x: Vector, v: Any) -> tu
 def multiple(product: Callable[[Any, Vector], Vector], piece: Any, v: Vector, scale: Scalar) -> Vector:
     """scale * product(piece, v): one program, so that the product's last copy is fused with the scaling."""
     space: Space = piece.space
-    if product is ggn and math.prod(piece.outputs.shape) < space.size:  # what is shorter is scaled
-        if "16" not in space.backend.describe(piece.outputs)[1]:
-            return space.like(v, piece.ggn(space.split(v), scale=scale))
+
+    def few(outputs: Array) -> bool:
+        return math.prod(outputs.shape) < space.size and "16" not in space.backend.describe(outputs)[1]
+
+    if product is ggn and few(piece.outputs):  # what is shorter is scaled
+        return space.like(v, piece.ggn(space.split(v), scale=scale))
     return scaled(space.backend, scale, product(piece, v))
 
 

@@ -52,17 +52,18 @@ class EagerBases:
     def project(self, basis: Array, x: Vector, count: Scalar) -> Array:
         products = np.zeros((basis.shape[0], *x.shape[1:]))
         if count:
-            products[:count] = self._project(basis[:count, ...], x)
+            products[:count] = self._on_host(self.projected(basis[:count, ...], x))
         return products
 
-    def _project(self, rows: Array, x: Vector) -> Any:
+    def projected(self, rows: Array, x: Vector) -> Array:
+        """The inner products with all of these rows, where the vectors are."""
         double = x.dtype == self.xp.float64
         if not double and x.dtype != self.xp.float32:
             rows, x = self.xp.astype(rows, self.xp.float32), self.xp.astype(x, self.xp.float32)
         if double or x.shape[0] <= _BLOCK:
-            return self._on_host(self.xp.matmul(rows, x))
+            return self.xp.matmul(rows, x)
         parts = [self.xp.matmul(rows[:, start:stop], x[start:stop, ...]) for start, stop in _blocks(x.shape[0])]
-        return self._on_host(self.xp.sum(self.xp.stack(parts), axis=0, dtype=self.xp.float64))
+        return self.xp.sum(self.xp.stack(parts), axis=0, dtype=self.xp.float64)
 
     def _on_host(self, x: Array) -> Any:
         return np.asarray(self.to_numpy(x), dtype=float)  # type: ignore[attr-defined]

@@ -31,12 +31,13 @@ T = TypeVar("T")
 
 def _is_running(state: Any) -> bool:
     status = state.status
-    return status == Code.RUNNING if isinstance(status, int) else bool(np.any(np.equal(status, Code.RUNNING)))
+    # the code of running is 0
+    return not status if isinstance(status, int) else np.count_nonzero(status) < status.size
 
 
 def _write(rows: list[Any], step: Any, row: Any) -> None:
     """The row of that step, over one that was written of it before."""
-    index = step if isinstance(step, int) else int(np.max(step))
+    index = step if isinstance(step, int) else int(step.max())
     if index < len(rows):
         del rows[index:]
     rows.append(row)
@@ -119,7 +120,7 @@ class EagerLoops:
         return Carry(latest, rows)
 
     def leaps(self, method: Any, problem: Any, state: Any) -> Iterable[Any]:
-        """The states that a method reaches by itself (:meth:`linop_gn.Solver.leap`), where to read a scalar is dear."""
+        """The states a method reaches by itself (:meth:`linop_gn.Solver.ahead`), where reading one is dear."""
         return ()
 
     def iterate(self, method: Iteration, problem: Any) -> Any:

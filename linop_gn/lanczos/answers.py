@@ -17,8 +17,9 @@ from ..records import record
 from ..run.status import Code, Status
 from ..solvers.options import unfit_status
 from ..solvers.problem import LinearProblem
-from .process import BasisProblem, LanczosState, not_definite, rounding, total
+from .process import BasisProblem, not_definite
 from .quadrature import gauss_rule, radau_rule
+from .state import LanczosState, rounding, total
 from .tridiagonal import Shifted, Spectrum, filled, lengths, shifted, spectrum, trust_region
 
 __all__ = [

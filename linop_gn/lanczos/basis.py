@@ -38,8 +38,9 @@ from ..run.status import Status
 from ..spaces import Space
 from . import answers
 from .answers import KrylovSteps, QuadraticForm, Ritz
-from .process import BasisProblem, Lanczos, LanczosState
+from .process import BasisProblem, Lanczos
 from .quadrature import check_interval
+from .state import LanczosState
 
 __all__ = ["Krylov", "krylov"]
 

@@ -38,7 +38,8 @@ from ..run.status import Code, alike, verdict, where_new
 from ..solvers.base import Cost, Solver, bytes_each
 from ..solvers.options import at_limit, check_region, unfit_status
 from ..solvers.problem import LinearProblem
-from .process import Lanczos, LanczosState, not_definite, rounding, total
+from .process import Lanczos, not_definite
+from .state import LanczosState, rounding, total
 from .tridiagonal import filled, spectrum, trust_region
 
 __all__ = ["GLTR", "GLTRRow", "GLTRState"]

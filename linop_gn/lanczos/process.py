@@ -50,80 +50,15 @@ from ..solvers.base import Cost, Solver, bytes_of, each
 from ..solvers.options import scale_of, scaled_rhs
 from ..solvers.problem import LinearProblem
 from .orthogonal import LEVEL, fresh, levels, orthogonalise
-from .tridiagonal import NOISE, Spectrum, shifted
+from .state import LanczosState, conjugate, conjugate_gradient_iterate, in_basis, rounding, total
+from .tridiagonal import Spectrum
 
-__all__ = ["BasisProblem", "Lanczos", "LanczosRow", "LanczosState", "not_definite", "rounding", "total"]
+__all__ = ["BasisProblem", "Lanczos", "LanczosRow", "not_definite"]
 
 
 WAYS = ("none", "selective", "full")
 CHANCE = 1e-6
 """The probability, at most, that a random unit vector's part in an eigenvector is below CHANCE / sqrt(n)."""
-
-
-class LanczosState(NamedTuple):
-    """The run for A / ascale and b / scale, whose solutions are in units of scale / ascale."""
-
-    basis: Array
-    """Rows q_0 .. q_steps; q_steps and the one before it, in turn, if the basis is not kept."""
-    alphas: Array
-    """alphas[j] = q_j.A q_j."""
-    betas: Array
-    """betas[j] = q_(j+1).A q_j; exactly zero where the process was restarted."""
-    norm: Scalar
-    """||b||."""
-    scale: Scalar
-    """A power of two near max |b|."""
-    ascale: Scalar
-    """A power of two near ||A||, or 1."""
-    size: Scalar
-    """||A||, estimated from T."""
-    omega: Array
-    """Simon's estimates of q_i.q_j for the current j."""
-    omega_before: Array
-    """The same for j - 1."""
-    again: Scalar
-    """The next w is orthogonalised against this many vectors at least."""
-    pivot: Scalar
-    """d_j of T = L D L^T: p.A p of the direction p of conjugate gradients."""
-    forward: Scalar
-    """z_j of L z = ||b|| e_1."""
-    breadth: Scalar
-    """||p||^2."""
-    ahead: Scalar
-    """x.p of the iterate x = Q h of conjugate gradients."""
-    square: Scalar
-    """||x||^2 = ||h||^2."""
-    definite: Scalar
-    """Whether x is the newest iterate: so far no pivot was below its noise."""
-    residual: Scalar
-    """||b - A x||."""
-    model: Scalar
-    """1/2 x.A x - b.x."""
-    positive: Scalar
-    """How many vectors x is made of."""
-    first: Scalar
-    """How many vectors were made before the first restart: the dimension of the Krylov space of b."""
-    restarts: Scalar
-    reorthogonalised: Scalar
-    """How many vectors were orthogonalised against the basis."""
-    removed: Scalar
-    """2-norm of what that removed: a bound on ||A Q - Q T - beta q e^T||."""
-    claim: Scalar
-    """The status to end with once the next product, A x, has confirmed the residual; else ``RUNNING``."""
-    status: Scalar
-    steps: Scalar
-    products: Scalar
-
-
-def rounding(eps: float, s: LanczosState, shift: Scalar, length: Scalar) -> Scalar:
-    """A bound on the error of ||b - (A + shift I) Q h|| as T gives it, for ||h|| = ``length``."""
-    return (4.0 * eps * (s.size + shift) + s.removed) * length
-
-
-def total(s: LanczosState, residual: Scalar, length: Scalar) -> Scalar:
-    """max(residual, removed ||h||): the residual that T gives, or the error of A Q = Q T + beta q e^T."""
-    removed = s.removed * length
-    return 0.5 * (residual + removed + abs(residual - removed))
 
 
 class LanczosRow(NamedTuple):
@@ -378,6 +313,24 @@ class Lanczos(Solver):
             products=s.products + running,
         )
 
+    def unlooked(self, problem: LinearProblem, s: LanczosState) -> int | None:
+        if self.reorthogonalise == "selective":  # what the next step does is decided by the numbers of this one
+            return None
+        return self.limit(problem) - 1 - s.steps if s.steps > 1 and s.claim == Code.RUNNING else 0
+
+    def ahead(self, ops: Any, problem: LinearProblem, s: LanczosState, steps: int) -> LanczosState:
+        basis, beta = s.basis if self.keep else ops.copy(s.basis), float(s.betas[s.steps - 1])
+        for j in range(s.steps, s.steps + steps):
+            q, older = (ops.row(basis, self._at(i)) for i in (j, j - 1))
+            w = ops.axpby(-beta, older, 1.0 / s.ascale, problem.operator.apply(q))
+            w = ops.axpy(-ops.dot(q, w), q, w)
+            beta = ops.sqrt(ops.dot(w, w))
+            if self.reorthogonalise == "full":
+                w = ops.deflate(basis, ops.project(basis, w, j + 1), w, j + 1)
+                beta = ops.sqrt(ops.dot(w, w))
+            basis = ops.store(basis, self._at(j + 1), 1.0 / beta, w)
+        return s if self.keep else s._replace(basis=basis)
+
     def explored(self, ops: Backend, s: LanczosState, S: Spectrum, multiplier: Array, rtol: Scalar) -> Array:
         """Whether A has no eigenvalue below -(multiplier + rtol ||A||), for m multipliers, but for a chance of CHANCE.
 
@@ -452,43 +405,3 @@ def resume(ops: Backend, problem: LinearProblem, s: LanczosState, method: Lanczo
         restarts=s.restarts + anew,
         status=ops.where(more, Code.RUNNING, s.status),
     )
-
-
-def conjugate(
-    ops: Backend, s: LanczosState, j: Scalar, alpha: Scalar, betas: tuple[Scalar, Scalar], counted: Scalar, size: Scalar
-) -> dict[str, Any]:
-    """The fields of the state that describe the iterate of conjugate gradients, with one more vector.
-
-    They stay as they are from the first pivot that may be noise, or the first x whose product has a rounding error
-    above ||b||, since ||x|| >= 2 |model| / ||b||.
-    """
-    (beta, following), eps = betas, ops.eps(s.basis)
-    ratio = ops.divide(beta, s.pivot)
-    pivot = alpha - ratio * beta
-    breadth = 1.0 + ratio * ratio * s.breadth
-    ahead = -ratio * s.ahead
-    forward = ops.where(j > 0, -ratio * s.forward, s.norm)
-    ours = counted & s.definite & (s.restarts == 0)
-    last = ops.divide(forward, pivot)
-    model = s.model - 0.5 * forward * last
-    good = ours & (pivot > NOISE * eps * size * breadth) & (8.0 * eps * size * abs(model) <= s.norm * s.norm)
-    square, ahead = s.square + last * (2.0 * ahead + last * breadth), ahead + last * breadth
-    residual, positive = abs(following * last), s.steps + 1
-    return {
-        **where_new(ops, ours, s, definite=good),
-        **where_new(ops, good, s, pivot=pivot, breadth=breadth, ahead=ahead, square=square, forward=forward),
-        **where_new(ops, good, s, residual=residual, model=model, positive=positive),
-    }
-
-
-def in_basis(ops: Backend, problem: LinearProblem, s: LanczosState) -> Vector:
-    """x = Q h with T h = ||b|| e_1 for the ``positive`` leading rows of T."""
-    shift = ops.small([0.0], problem.rhs)
-    found = shifted(ops, (s.alphas, s.betas), s.positive, s.norm, shift, ops.eps(problem.rhs))
-    return ops.combine(s.basis, found.h[:, 0], s.positive)
-
-
-def conjugate_gradient_iterate(problem: LinearProblem, s: LanczosState) -> Vector:
-    """The same x in the user's units."""
-    ops = problem.operator.backend
-    return ops.scale(ops.divide(s.scale, s.ascale), in_basis(ops, problem, s))

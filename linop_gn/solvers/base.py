@@ -9,7 +9,6 @@ has a default, and what a solver does not do by itself is done for it
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple
 
 from ..arguments import require_instance
@@ -21,7 +20,7 @@ from ..spaces import Space
 from .block_arithmetic import block_arithmetic
 from .problem import LinearProblem
 
-__all__ = ["Cost", "Solver", "bytes_each", "bytes_of", "each", "require_solver"]
+__all__ = ["Cost", "Solver", "bytes_each", "bytes_of", "each", "require_solver", "short_recurrence"]
 
 SUPPORTED = frozenset({"x0", "columns", "blocks", "report"})
 _WIDTH = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
@@ -117,14 +116,22 @@ class Solver(ABC):
     def answer(self, ops: Backend, problem: LinearProblem, state: Any) -> Vector:
         """The solution x; consumes the state."""
 
-    def leap(self, ops: Any, problem: LinearProblem, state: Any) -> Iterable[Any]:
-        """The next states, one for each step, of steps that are taken without a look at a scalar; none need be.
+    def unlooked(self, problem: LinearProblem, state: Any) -> int | None:
+        """How many steps may be taken from here before a scalar is looked at; None where none ever may.
 
-        Asked for where reading a scalar takes longer than arithmetic with it. Those of ``ops`` stay where vectors are:
-        it has ``dot``, ``axpy``, ``axpby``, ``copy``, ``eps``, and ``read``, of a list of rows of scalars at once. The
-        given state's vectors are left as they are.
+        Asked where reading a scalar takes longer than arithmetic with it. After 0 the next step is taken as ever.
         """
-        return ()
+        return None
+
+    def ahead(self, ops: Any, problem: LinearProblem, state: Any, steps: int) -> Any:
+        """The state with the vectors of so many ordinary steps on, and its scalars as they are: ``step`` finds them.
+
+        The numbers of ``ops`` stay where vectors are. It has ``dot``, ``sqrt``, ``axpy``, ``axpby``, ``scale``,
+        ``copy``, and ``project``, ``deflate``, ``row``, ``store`` of bases; ``dot`` and ``project`` are to be asked in
+        the order in which ``step`` asks them. The given state's vectors are left as they are; it is returned itself
+        where it holds those of each state between.
+        """
+        raise NotImplementedError(f"{self.title} tells that steps may go unlooked at, and has no method ahead.")
 
     # declared
 
@@ -193,6 +200,11 @@ class Solver(ABC):
         """The arithmetic of the state's scalars: that of the backend, or with one for each block."""
         partition = self.partition(problem)
         return ops if partition is None else block_arithmetic(ops, partition, problem.operator.domain.layout)
+
+
+def short_recurrence(solver: Solver, A: LinearOperator, k: int, sure: bool, vectors: float, flops: float) -> Cost:
+    """The cost of k steps with so many vectors, and flops an unknown and step; unless ``sure``, x is verified."""
+    return Cost(solver.title, k if sure else k + 1, bytes_of(A, vectors), flops * A.domain.size * k, f"{k} steps")
 
 
 def require_solver(owner: str, solver: Any, wanted: str = "a solver such as lg.CG()") -> None:

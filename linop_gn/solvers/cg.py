@@ -45,21 +45,19 @@ operator stands once in a compiled program, with or without ``x0``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector, unchanged
 from ..records import record, replace, static
 from ..run.status import Code, alike, verdict
-from .ahead import leap
-from .base import Cost, Solver, bytes_of, each
+from .base import Cost, Solver, each, short_recurrence
 from .iterates import MOST, Iterates, as_schedule, collect, plan
 from .options import ResidualSolver, at_limit, begun_status, scaled_rhs, unfit_status
 from .problem import LinearProblem
 from .stopping import FixedSteps, Progress, RelativeResidual, look_of, require_rule
 
-__all__ = ["CG", "CGState", "along_start", "short_recurrence"]
+__all__ = ["CG", "CGState", "along_start"]
 
 
 class CGState(NamedTuple):
@@ -118,11 +116,6 @@ class _Seen(NamedTuple):
 def along_start(ops: Backend, rp: Scalar, energy: Scalar) -> Scalar:
     """The multiple t of x0 to start from: 1 unless the model at x0 is above that at zero, then the best one."""
     return ops.where(0.5 * energy <= rp, 1.0, ops.where(energy > 0, ops.divide(rp, energy), 0.0))
-
-
-def short_recurrence(solver: Solver, A: LinearOperator, k: int, sure: bool, vectors: float, flops: float) -> Cost:
-    """The cost of k steps with so many vectors, and flops an unknown and step; unless ``sure``, x is verified."""
-    return Cost(solver.title, k if sure else k + 1, bytes_of(A, vectors), flops * A.domain.size * k, f"{k} steps")
 
 
 def _direction(x: Vector, p: Vector) -> tuple[Vector]:
@@ -268,31 +261,48 @@ class CG(ResidualSolver):
         if inner is not None:
             z = inner.apply(r)
             rz = ops.dot(r, z)
-        scalars = self.ordinary(s, curvature, rr, rz, ops.eps(r), self.limit(problem))
-        if scalars is None:
-            return self._tick(ops, problem, s, _Seen(product, curvature, r, z, rr, rz))
-        x, p = ops.axpy(alpha, p, s.x), ops.axpby(1.0, z, rz / s.rz, p)
-        return CGState._make((x, r, p, *scalars, *s[3 + len(scalars) :]))
-
-    def ordinary(
-        self, s: CGState, curvature: float, rr: float, rz: float, eps: float, limit: int
-    ) -> tuple[Any, ...] | None:
-        """What follows x, r, p and goes before ``verified`` in the next state; None where there is more to judge."""
         before, rp = s.rz, s.rp
-        if not (curvature > 0 and before > 0 and rr > 0 and rz > 0 and curvature + rr + rz < math.inf):
-            return None
-        alpha, beta, norm, steps = rp / curvature, rz / before, math.sqrt(rr), s.steps + 1
-        model = s.model - 0.5 * alpha * rp
-        if not (norm > s.hope and steps < limit and (model >= -s.room or model >= 1e3 * s.model)):
-            return None
-        least, room = s.least, s.room
-        if alpha < least * (1.0 + beta):
-            least = 0.5 * alpha / (1.0 + beta)
-            room = s.whole / (16.0 * eps) * least
-        return rz, rz, norm, model, steps, s.products + 1, least, room
+        if before > 0 and rr > 0 and rz > 0 and curvature + rr + rz < math.inf:
+            beta, norm, steps, model = rz / before, math.sqrt(rr), s.steps + 1, s.model - 0.5 * alpha * rp
+            limit, least, room, status = self.limit(problem), s.least, s.room, s.status
+            ends = steps == limit and self.steps is not None
+            if norm > s.hope and (ends or steps < limit) and (model >= -room or model >= 1e3 * s.model):
+                if alpha < least * (1.0 + beta):
+                    least = 0.5 * alpha / (1.0 + beta)
+                    room = s.whole / (16.0 * ops.eps(r)) * least
+                if not ends or not self._drifted(ops, s, inner is None, (alpha, norm, model), room):
+                    status = Code.COMPLETED if ends else status
+                    x, p = ops.axpy(alpha, p, s.x), ops.axpby(1.0, z, beta, p)
+                    return CGState._make((
+                        x, r, p, rz, rz, norm, model, steps, s.products + 1, least, room, *s[11:18], status, *s[19:],
+                    ))  # fmt: skip
+        return self._tick(ops, problem, s, _Seen(product, curvature, r, z, rr, rz))
 
-    def leap(self, ops: Backend, problem: LinearProblem, s: CGState) -> Iterator[CGState]:
-        return leap(self, ops, problem, s)
+    def unlooked(self, problem: LinearProblem, s: CGState) -> int | None:
+        told_apart = self.keep is not None or problem.x0 is not None or self.reductions == 1
+        if self.steps is None or told_apart or type(s.norm) is not float:
+            return None
+        return self.limit(problem) - 1 - s.steps if s.claim == Code.RUNNING else 0
+
+    def ahead(self, ops: Any, problem: LinearProblem, s: CGState, steps: int) -> CGState:
+        x, r, p, rz, rp = ops.copy(s.x), ops.copy(s.r), ops.copy(s.p), s.rz, s.rp
+        for _ in range(steps):
+            product = problem.operator.apply(p)
+            alpha = rp / ops.dot(p, product)
+            r = ops.axpy(-alpha, product, r)
+            z, rp = problem.precondition(r), ops.dot(r, r)
+            if problem.preconditioner is not None:
+                rp = ops.dot(r, z)
+            x, p, rz = ops.axpy(alpha, p, x), ops.axpby(1.0, z, rp / rz, p), rp
+        return s._replace(x=x, r=r, p=p)
+
+    def _drifted(self, ops: Backend, s: CGState, plain: bool, after: tuple[Scalar, ...], room: Scalar) -> Scalar:
+        """Whether rounding, up to 4 eps ||A|| ||x||, may have taken r away from b - A x, after such a step."""
+        (length, norm, model), least = after, ops.eps(s.x) ** 0.5
+        if not plain:  # in M's norms: ||x|| is at least 2 |model| / ||b||
+            return -model > 2.0 * least * room
+        reach = ops.sqrt(ops.dot(s.x, s.x)) + length * ops.sqrt(ops.dot(s.p, s.p))
+        return reach * ops.divide(0.25 * s.whole, room) > least * ops.maximum(ops.sqrt(s.whole), norm)
 
     def _tick(self, ops: Backend, problem: LinearProblem, s: CGState, seen: _Seen | None = None) -> CGState:
         """The next state, whatever there is to judge, from what was ``seen``."""
@@ -405,12 +415,8 @@ class CG(ResidualSolver):
             room = ops.where(larger, s.whole / (16.0 * ops.eps(r)) * ops.where(larger, least, 0.0), s.room)
 
             def measure() -> tuple[Scalar]:
-                """Whether rounding, up to 4 eps ||A|| ||x||, may have taken r away from b - A x."""
-                if z is not r:  # in M's norms: ||x|| is at least 2 |model| / ||b||
-                    return (-model > 2.0 * ops.eps(r) ** 0.5 * room,)
-                reach = ops.sqrt(ops.dot(s.x, s.x)) + ops.where(moved, length, 0.0) * ops.sqrt(ops.dot(s.p, s.p))
-                told = ops.maximum(ops.sqrt(s.whole), ops.where(moved, norm, s.norm))
-                return (reach * ops.divide(0.25 * s.whole, room) > ops.eps(r) ** 0.5 * told,)
+                after = ops.where(moved, length, 0.0), ops.where(moved, norm, s.norm), model
+                return (self._drifted(ops, s, z is r, after, room),)
 
             claims = met & (code == Code.CONVERGED)
             goal = s.memory if self.stop is None else 0.0

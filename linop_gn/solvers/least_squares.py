@@ -225,15 +225,22 @@ class LeastSquares(Solver):
         if not (seen.sound and norm + normal + cond < math.inf):
             return self._tick(ops, problem, s, seen)
         x, directions = self.move(ops, s.x, s.directions, basis, factors)
-        atol, btol, most = self._bounds(ops, max(ops.eps(x), ops.eps(problem.rhs)))
+        eps, limit = max(ops.eps(x), ops.eps(problem.rhs)), self.limit(problem)
+        atol, btol, most = self._bounds(ops, eps)
         image, steps, cond = anorm * math.sqrt(ops.dot(x, x)), s.steps + 1, max(s.cond, cond)
         usual = norm > btol * s.size + atol * image and normal > atol * anorm * norm and cond < most
-        if not (usual and steps < self.limit(problem)):
+        ends = steps == limit and self.steps is not None and not self._unsure(problem, s, norm, eps, image)
+        if not (usual and (ends or steps < limit)):
             return self._tick(ops, problem, s, seen._replace(turned=turned, x=x, directions=directions))
         return LeastSquaresState(
             x, basis, rotation, directions, norm, normal, s.model - 0.5 * decrease, anorm, cond, s.size, s.scale,
-            s.verified, s.verified_normal, s.best, s.best_model, s.back, False, s.status, steps, s.products + 2,
+            s.verified, s.verified_normal, s.best, s.best_model, s.back, False,
+            Code.COMPLETED if ends else s.status, steps, s.products + 2,
         )  # fmt: skip
+
+    def _unsure(self, problem: LinearProblem, s: LeastSquaresState, norm: Scalar, eps: float, image: Scalar) -> Scalar:
+        """Whether ||r|| is recomputed at an end: fallen far below what was verified, or near rounding in A x."""
+        return (norm < eps ** (0.5 if problem.x0 is None else 0.25) * s.verified) | (norm < 1e3 * eps * image)
 
     def _sigma(self, ops: Backend, problem: LinearProblem, s: LeastSquaresState) -> Scalar:
         """sqrt(lambda)."""
@@ -305,9 +312,7 @@ class LeastSquares(Solver):
             met, ill = compatible | least, spread >= most
             # A start that solves A^T r = 0 exactly: there is nothing to compare with yet.
             found = known & (met | (useful & (slope == 0)))
-            # At an end, a norm is recomputed that has fallen far below the last such, or is near rounding in A x.
-            fallen = told < eps ** (0.5 if problem.x0 is None else 0.25) * s.verified
-            unsure = moved & (end | (met if fixed else ill)) & (fallen | (told < 1e3 * eps * image))
+            unsure = moved & (end | (met if fixed else ill)) & self._unsure(problem, s, told, eps, image)
             settled = (moved & no(unsure)) | (known & (s.steps > 0))
             over = (moved & end & no(unsure)) | (known & end)
             stuck = known & (s.steps > 0) & (told > 0.5 * s.verified) & (slope > 0.5 * s.verified_normal)

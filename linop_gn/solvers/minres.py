@@ -48,8 +48,7 @@ from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record
 from ..run.status import Code, alike, verdict
-from .base import Cost, each
-from .cg import short_recurrence
+from .base import Cost, each, short_recurrence
 from .options import ResidualSolver, begun_status, scale_of, scaled_rhs, scaled_start, threshold_of, unfit_status
 from .problem import LinearProblem
 
@@ -351,3 +350,37 @@ class MINRES(ResidualSolver):
             x, r, recurrence, best, best_norm, best_model, risky, idle, anorm, inverses,
             ascale, norm, model, s.threshold, s.scale, phase, status, steps, s.products + running,
         )  # in order: replacing fields by name takes three times as long  # fmt: skip
+
+    def unlooked(self, problem: LinearProblem, s: MINRESState) -> int | None:
+        if self.steps is None or type(s.norm) is not float:
+            return None
+        return self.limit(problem) - 1 - s.steps if s.phase == _STEP and not s.risky and s.idle < 2 else 0
+
+    def ahead(self, ops: Any, problem: LinearProblem, s: MINRESState, steps: int) -> MINRESState:
+        vectors, scalars = s.recurrence[:5], s.recurrence[5:]
+        x, r, v, p, p_old, w, w_old = (None if y is None else ops.copy(y) for y in (s.x, s.r, *vectors))
+        beta, cs, sn, dbar, epsilon, phibar = scalars
+        for _ in range(steps):
+            y = ops.axpby(-beta, p_old, 1.0 / s.ascale, problem.operator.apply(v))
+            alpha = ops.dot(v, y)
+            y = ops.axpy(-alpha, v if p is None else p, y)
+            z, square = problem.precondition(y), ops.dot(y, y)
+            z = ops.copy(y) if p is not None and z is y else z
+            beta = ops.sqrt(square if p is None else ops.dot(y, z))
+            gbar, delta, older = sn * dbar - cs * alpha, cs * dbar + sn * alpha, epsilon
+            gamma, dbar = ops.sqrt(gbar * gbar + beta * beta), -cs * beta
+            cs, sn, epsilon = gbar / gamma, beta / gamma, sn * beta
+            phi, phibar = cs * phibar, sn * phibar
+            w, w_old = ops.axpy(-delta / gamma, w, ops.axpby(1.0 / gamma, v, -older / gamma, w_old)), w
+            ops.dot(w, r)
+            r = ops.axpby(-phi / gamma, y, sn * sn, r)
+            ops.dot(w, r)
+            if p is not None:
+                ops.dot(r, r)
+            ops.dot(w, w)
+            x, turn = ops.axpy(phi / s.ascale, w, x), 1.0 / beta
+            if p is None:
+                v, p_old = ops.scale(turn, y), v
+            else:
+                v, p, p_old = ops.scale(turn, z), ops.scale(turn, y), p
+        return s._replace(x=x, r=r, recurrence=Recurrence(v, p, p_old, w, w_old, *scalars))

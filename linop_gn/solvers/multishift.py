@@ -32,6 +32,7 @@ neither.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -52,42 +53,44 @@ __all__ = ["MultiShiftCG", "MultiShiftState"]
 class MultiShiftState(NamedTuple):
     """Vectors in units of ``scale``; scalars (m,) have an entry for each damping."""
 
-    x: Vector
-    """(n, m), and p: as they were when the block was last emptied; x_j and p_j are now::
-
-        x + gone p + block^T along        left p + block^T into"""
-    p: Vector
-    held: Scalar
-    """Whether the block was ever emptied: until then x and p are zero."""
-    block: Array
-    """Rows: the residuals of the seed since."""
-    count: Scalar
-    """How many these are."""
-    along: Array
-    into: Array
-    gone: Scalar
-    left: Scalar
     r: Vector
     """(n,): of the seed."""
     direction: Vector
     """(n,): of the seed."""
+    block: Array
+    """Rows: the residuals of the seed since x and p were made."""
+    along: Array
+    into: Array
+    gone: Scalar
+    left: Scalar
+    count: Scalar
+    """How many rows there are."""
     rr: Scalar
     alpha: Scalar
     beta: Scalar
+    anorm: Scalar
+    """||A|| of the seed, as far as it has shown."""
     zeta: Scalar
     """(m,)."""
     ratio: Scalar
     """(m,): of zeta to the one before."""
     residual: Scalar
     model: Scalar
-    size: Scalar
-    """||b||."""
     length: Scalar
     """(m,): ||p||."""
     path: Scalar
     """(m,): length of the path, at least ||x||."""
-    anorm: Scalar
-    """||A|| of the seed, as far as it has shown."""
+    steps: Scalar
+    products: Scalar
+    x: Vector
+    """(n, m), and p: as they were when the block was last emptied; x_j and p_j are now::
+
+        x + gone p + block^T along        left p + block^T into"""
+    p: Vector
+    held: Scalar
+    """Whether the block was ever emptied: until then x and p stand for zeros."""
+    size: Scalar
+    """||b||."""
     trial: Scalar
     """(m,): length of a step that is to be verified before it is taken; 0 where there is none."""
     claim: Scalar
@@ -97,8 +100,19 @@ class MultiShiftState(NamedTuple):
     phase: Scalar
     """The system to verify next, or -1 while steps are taken."""
     status: Scalar
-    steps: Scalar
-    products: Scalar
+    least: Scalar
+    """The seed's damping."""
+    shifts: Scalar
+    """(m,): the dampings, from the seed's on."""
+
+
+class _Seen(NamedTuple):
+    """What a tick has computed when it turns out that it is not an ordinary one; what was not yet computed is None."""
+
+    product: Vector
+    curvature: Scalar
+    r: Vector | None = None
+    rr: Scalar = None
 
 
 def _are_words(dampings: Any) -> bool:
@@ -172,23 +186,22 @@ class MultiShiftCG(Solver):
         made: Vector = ops.axpy(ops.small(self.dampings, rhs), x, operator.apply(x))
         return ops.namespace().reshape(rhs, (-1, 1)) - made
 
-    def _shifts(self, ops: Backend, problem: LinearProblem) -> tuple[Array, Scalar]:
-        """All dampings, and the seed's."""
-        shifts = ops.small_namespace().reshape(ops.small(self.dampings, problem.rhs), (-1,))
-        return shifts, ops.item(ops.small_namespace().min(shifts))
+    def _dampings(self, ops: Backend, like: Vector) -> Array:
+        return ops.small_namespace().reshape(ops.small(self.dampings, like), (-1,))
 
     def init(self, ops: Backend, problem: LinearProblem) -> MultiShiftState:
-        b, xp = problem.rhs, ops.namespace()
+        b = problem.rhs
         if len(b.shape) != 1:
             raise ValueError(
                 "MultiShiftCG takes one right-hand side, a tree or flat (n,), whose solutions for the dampings are "
                 "columns."
             )
-        shifts, _ = self._shifts(ops, problem)
+        shifts = self._dampings(ops, b)
+        least = ops.small_namespace().min(shifts)
         r, scale, _, _, finite = scaled_rhs(ops, b)
         rr = ops.dot(r, r)
         norm = ops.sqrt(rr)
-        x = ops.zeros_like(xp.broadcast_to(xp.reshape(r, (-1, 1)), (b.shape[0], shifts.shape[0])))
+        x, p = (ops.basis(b, shifts.shape[0]).T for _ in range(2))  # neither read nor written before
         one, room = ops.scalar(1.0, x), _room(shifts.shape[0], self.limit(problem))
         nothing = ops.table(room, one)
         threshold = threshold_of(ops, self, norm, scale, b)
@@ -196,7 +209,7 @@ class MultiShiftCG(Solver):
         status = ops.where((norm <= threshold) & (one > 0), Code.CONVERGED, status)
         return MultiShiftState(
             x=x,
-            p=ops.zeros_like(x),
+            p=p,
             held=ops.scalar(False, b),
             block=ops.store(ops.basis(b, room), 0, 1.0, r),
             count=ops.scalar(1, b),
@@ -219,11 +232,69 @@ class MultiShiftCG(Solver):
             status=ops.where(finite & (one > 0), status, Code.NONFINITE_INPUT),
             **alike("claim steps", ops.scalar(0, x)),
             products=ops.scalar(0, b),
+            least=ops.item(least),
+            shifts=shifts - least,
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: MultiShiftState) -> MultiShiftState:
+        if type(s.rr) is not float or s.phase >= 0 or s.products + 1 >= self.limit(problem):
+            return self._tick(ops, problem, s)
+        # An ordinary tick where scalars are Python's and NumPy's: what _tick does where there is nothing to judge.
+        all_move = not (np.count_nonzero(s.status) or np.count_nonzero(s.claim))
+        moving: Any = True if all_move else (s.status == Code.RUNNING) & (s.claim == Code.RUNNING)
+        if not (all_move or moving.any()):
+            return self._tick(ops, problem, s)
+        direction = s.direction
+        product = problem.operator.apply(direction)
+        product = ops.axpy(s.least, direction, product) if s.least else product
+        curvature = ops.dot(direction, product)
+        alpha = ops.divide(s.rr, curvature)
+        if not (alpha and s.rr > 0 and math.isfinite(curvature)):
+            return self._tick(ops, problem, s, _Seen(product, curvature))
+        r = ops.axpy(-alpha, product, s.r)
+        rr = ops.dot(r, r)
+        seen, beta = _Seen(product, curvature, r, rr), rr / s.rr
+        below = 1.0 + alpha * s.shifts + (alpha * s.beta / s.alpha) * (1.0 - s.ratio)
+        if not all_move:
+            below = np.where(moving, below, 1.0)
+        if not math.isfinite(rr) or np.count_nonzero(below) < below.size:
+            return self._tick(ops, problem, s, seen)
+        ratio = 1.0 / below
+        stride = alpha * ratio
+        zeta, far, anorm = s.zeta * ratio, stride * s.length, max(s.anorm, (1.0 + beta) / alpha)
+        norm, wide = abs(zeta) * math.sqrt(rr), far > 1e3 * s.path
+        usual = (stride > 0.0) & (norm > s.threshold)
+        if np.count_nonzero(wide):
+            usual &= ~(wide & (8.0 * ops.eps(r) * (anorm + s.shifts) * far > s.size))
+        if np.count_nonzero(usual if all_move else usual | ~moving) < usual.size:
+            return self._tick(ops, problem, s, seen)
+        turn = beta * ratio * ratio
+        length, model = np.hypot(norm, turn * s.length), s.model - 0.5 * s.rr * stride * s.zeta * s.zeta
+        fresh = zeta
+        if not all_move:
+            stride, far, turn, fresh = moving * stride, moving * far, np.where(moving, turn, 1.0), moving * zeta
+            pairs = (zeta, s.zeta), (ratio, s.ratio), (norm, s.residual), (model, s.model), (length, s.length)
+            zeta, ratio, norm, model, length = (np.where(moving, new, old) for new, old in pairs)
+        s.along[: s.count] += stride * s.into[: s.count]
+        gone = s.gone + stride * s.left if s.held else s.gone
+        if s.count >= s.block.shape[0]:
+            s = _emptied(ops, s._replace(gone=gone), True)
+            gone = s.gone
+        count, left, into = s.count, s.left * turn if s.held else s.left, s.into
+        into[:count] *= turn
+        into[count] = fresh
+        return MultiShiftState._make((
+            r, ops.axpby(1.0, r, beta, direction), ops.store(s.block, count, 1.0, r), s.along, into, gone, left,
+            count + 1, rr, alpha, beta, anorm, zeta, ratio, norm, model, length, s.path + far, s.steps + moving,
+            s.products + 1, *s[20:],
+        ))  # fmt: skip
+
+    def _tick(
+        self, ops: Backend, problem: LinearProblem, s: MultiShiftState, seen: _Seen | None = None
+    ) -> MultiShiftState:
+        """The next state, whatever there is to judge, from what was ``seen``."""
         small = ops.small_namespace()
-        shifts, least = self._shifts(ops, problem)
+        shifts, least = s.shifts, s.least
         index = small.arange(shifts.shape[0])
         running, no = ops.any(s.status == Code.RUNNING), ops.logical_not
         checking = running & (s.phase >= 0)
@@ -236,8 +307,10 @@ class MultiShiftCG(Solver):
             return (ops.axpy(its(s.trial), s.p[:, s.phase], ops.copy(s.x[:, s.phase])),)
 
         (v,) = ops.branch(checking, its_own, lambda d: (d,), s.direction)
-        product = ops.axpy(ops.where(checking, its(shifts), least), v, problem.operator.apply(v))
-        curvature = ops.dot(v, product)
+        if seen is None:
+            product = ops.axpy(ops.where(checking, its(self._dampings(ops, s.r)), least), v, problem.operator.apply(v))
+            seen = _Seen(product, ops.dot(v, product))
+        product, curvature = seen.product, seen.curvature
         known = ops.isfinite(curvature)
         good = running & no(checking) & known & (curvature != 0)
         alpha = ops.where(good, ops.divide(s.rr, curvature), 0.0)
@@ -247,18 +320,20 @@ class MultiShiftCG(Solver):
             return ops.sqrt(ops.dot(true, true)), -0.5 * curvature - ops.dot(v, true)
 
         true, value = ops.branch(checking, replace, lambda product: (0.0 * alpha, 0.0 * alpha), product)
-        (r,) = ops.either(
-            checking, lambda r, product: (r,), lambda r, product: (ops.axpy(-alpha, product, r),), s.r, product
-        )
-        rr = ops.dot(r, r)
+        r, rr = seen.r, seen.rr
+        if r is None:
+            (r,) = ops.either(
+                checking, lambda r, product: (r,), lambda r, product: (ops.axpy(-alpha, product, r),), s.r, product
+            )
+            rr = ops.dot(r, r)
         sound = known & ops.isfinite(rr + true)
         good = good & sound
         beta = ops.where(good, ops.divide(rr, s.rr), 0.0)
         anorm = ops.maximum(s.anorm, ops.divide(1.0 + beta, alpha))  # |Ap|^2 / p.Ap, if that is positive
-        rounding = 8.0 * ops.eps(r) * (anorm + (shifts - least))
+        rounding = 8.0 * ops.eps(r) * (anorm + shifts)
 
         moving = (s.status == Code.RUNNING) & (s.claim == Code.RUNNING)
-        below = 1.0 + (shifts - least) * alpha + ops.divide(alpha * s.beta, s.alpha) * (1.0 - s.ratio)
+        below = 1.0 + shifts * alpha + ops.divide(alpha * s.beta, s.alpha) * (1.0 - s.ratio)
         ratio = ops.where(moving & good, ops.divide(1.0, below), s.ratio)
         stride = ops.where(here, s.trial, alpha * ratio)
         far = stride * s.length

@@ -31,8 +31,7 @@ from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..run.status import Code, verdict
-from .base import Cost, Solver
-from .cg import short_recurrence
+from .base import Cost, Solver, short_recurrence
 from .options import at_limit, check_limits, check_tolerances, scaled_rhs, scaled_start, threshold_of, unfit_status
 from .problem import LinearProblem, Row
 

@@ -143,9 +143,11 @@ class LinearProblem:
 
     def prepare(self) -> LinearProblem:
         """The problem with its operators' per-point work done."""
-        inner = self.preconditioner
+        operator, inner = self.operator.prepare(), self.preconditioner
         ready = inner.prepare() if isinstance(inner, LinearOperator) else inner
-        return LinearProblem(self.operator.prepare(), self.rhs, self.x0, ready)
+        if operator is self.operator and ready is inner:
+            return self
+        return LinearProblem(operator, self.rhs, self.x0, ready)
 
     def precondition(self, r: Vector) -> Any:
         """M r, or r itself without a preconditioner (then not to be consumed)."""

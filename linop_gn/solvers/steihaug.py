@@ -35,8 +35,7 @@ from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..run.status import Code, alike, verdict
-from .base import Cost, Solver, each
-from .cg import short_recurrence
+from .base import Cost, Solver, each, short_recurrence
 from .options import at_limit, begun_status, check_region, made_from, scaled_rhs, threshold_of, unfit_status
 from .problem import LinearProblem
 

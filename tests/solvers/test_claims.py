@@ -5,11 +5,13 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from systems import EPS, FULL, host, operator, orthogonal, spare, with_spectrum
 
 import linop_gn as lg
 from linop_gn import Status
-from linop_gn.testing.strategies import array
+from linop_gn.testing.strategies import array, seeds
 
 
 def singular(backend, n=5):
@@ -431,3 +433,31 @@ def test_spreads_of_hundreds_of_decades_are_no_false_success(numpy_backend, name
             assert float(solution.residual) == pytest.approx(norm, rel=1e-4, abs=float(min(rounding, 1e300)))
         if solution.status is Status.CONVERGED:
             assert left <= 1.01e-5 * size + rounding
+
+
+@given(
+    seed=seeds(),
+    exponent=st.floats(0, 8),
+    steps=st.integers(1, 40),
+    dtype=st.sampled_from(["float64", "float32"]),
+    method=st.sampled_from([lg.CG, lg.LSMR, lg.LSQR]),
+    preconditioned=st.booleans(),
+)
+def test_an_ordinary_tick_and_end_are_those_that_judge(
+    numpy_backend, seed, exponent, steps, dtype, method, preconditioned
+):
+    """Bit for bit: whether the residual at the end may have drifted, so that it is recomputed, or not."""
+    rng = np.random.default_rng(seed)
+    values, b = np.logspace(-exponent, 0, 60).astype(dtype), rng.standard_normal(60).astype(dtype)
+    inner = lg.Diagonal(values**-0.5, psd=True) if preconditioned and method is lg.CG else None
+    options = {"preconditioner": inner} if inner is not None else {}
+    found = []
+    for judging in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            if judging:
+                patch.setattr(method, "step", method._tick)
+            found.append(lg.solve(lg.Diagonal(values, psd=True), b, method(steps=steps, **options)))
+    quick, slow = found
+    assert (quick.status, quick.steps, quick.products) == (slow.status, slow.steps, slow.products)
+    assert (quick.residual, quick.model) == (slow.residual, slow.model)
+    np.testing.assert_array_equal(quick.x, slow.x)

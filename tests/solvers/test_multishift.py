@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from systems import N, benign, counted, finished, gaussian, host, operator, spare, tolerable, with_spectrum
+from systems import N, benign, calls_of, counted, finished, gaussian, host, operator, spare, tolerable, with_spectrum
 
 import linop_gn as lg
 from linop_gn import Status
@@ -169,3 +169,32 @@ def test_all_iterates_are_made_by_one_matrix_product_while_the_block_has_room(mo
     monkeypatch.setattr(type(ops), "combine", lambda *args: made.append("combine") or combine(*args))
     lg.solve(lg.Diagonal(np.linspace(1.0, 9.0, 100)), np.ones(100), lg.MultiShiftCG(dampings=dampings, steps=20))
     assert made == ["combine"]
+
+
+def of_dampings(**options):
+    return lg.MultiShiftCG(dampings=np.logspace(-4, -2, 20), **options)
+
+
+def test_an_ordinary_tick_takes_few_calls(numpy_backend):
+    tick, rest = calls_of(of_dampings)
+    assert tick <= 80
+    assert rest <= 700
+
+
+@given(seed=seeds(), shift=st.sampled_from([0.0, 0.7, 1.2]), exponent=st.floats(-10, -1), fixed=st.booleans())
+def test_an_ordinary_tick_is_the_tick_that_judges(numpy_backend, seed, shift, exponent, fixed):
+    """Whether all systems move, or some have ended, met negative curvature or wait for a product."""
+    matrix, b = with_spectrum(np.linspace(0.5, 2.0, 30) ** 3, seed) - shift * np.eye(30), gaussian(seed, 30)
+    A, limit = lg.Dense(matrix, symmetric=True), {"steps": 25} if fixed else {"rtol": 10.0**exponent}
+    method = lg.MultiShiftCG(dampings=DAMPINGS, **limit)
+    quick = lg.solve(A, b, method)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lg.MultiShiftCG, "step", lg.MultiShiftCG._tick)
+        slow = lg.solve(A, b, method)
+    assert quick.status == slow.status
+    assert quick.products == slow.products
+    np.testing.assert_array_equal(quick.steps, slow.steps)
+    for name in ("residual", "model"):
+        largest = np.max(np.abs(slow.history[name]))
+        np.testing.assert_allclose(quick.history[name], slow.history[name], rtol=1e-6, atol=1e-12 * largest)
+    np.testing.assert_allclose(quick.x, slow.x, rtol=1e-6, atol=1e-9 * np.max(np.abs(slow.x)))

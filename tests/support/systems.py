@@ -69,9 +69,10 @@ def calls(run):
     return made[0]
 
 
-def calls_of(method):
-    """Calls that an ordinary tick takes, and those of a whole solve beside its ticks; on a diagonal in NumPy."""
-    A, b = lg.Diagonal(np.logspace(-3, 0, 100)), np.ones(100)
+def calls_of(method, backend=None):
+    """Calls that an ordinary tick takes, and those of a whole solve beside its ticks; on a diagonal, in NumPy."""
+    backend = backend or lg.load("numpy")
+    A, b = lg.Diagonal(array(backend, np.logspace(-3, 0, 100))), array(backend, np.ones(100))
     few, many = (calls(functools.partial(lg.solve, A, b, method(steps=k))) for k in (10, 30))
     return (many - few) / 20, few - (many - few) / 2
 

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, NamedTuple
 from ...arguments import require_instance, whole
 from ...lanczos.answers import minimise, solve_shifted
 from ...lanczos.gltr import GLTR, GLTRState
-from ...lanczos.process import BasisProblem, Lanczos, LanczosState
+from ...lanczos.process import BasisProblem, Lanczos
+from ...lanczos.state import LanczosState
 from ...operators.base import LinearOperator
 from ...protocols import Backend, Scalar, Vector
 from ...records import record, replace, static

@@ -71,8 +71,9 @@ def test_narrow_vectors_have_single_precision_scalars():
     assert ops.max_abs(x).dtype == np.float32
 
 
-def test_long_vectors_are_reduced_in_windows():
-    rng, n = np.random.default_rng(0), (1 << 16) + 31
+@pytest.mark.parametrize("odd", [0, 31])
+def test_long_vectors_are_reduced_in_windows(odd):
+    rng, n = np.random.default_rng(0), (1 << 16) + odd
     x, y = (rng.standard_normal(n).astype(np.float32) for _ in range(2))
     exact = x.astype(float) @ y
     assert abs(float(ops.dot(jnp.asarray(x), jnp.asarray(y))) - exact) <= 1e-6 * float(abs(x.astype(float) * y).sum())

@@ -133,3 +133,16 @@ def test_combinations_of_a_basis_are_subtracted_from_vectors_of_every_layout(kin
     assert left is given
     expected = x.astype(float) - c[:count] @ rows[:count].astype(float)
     np.testing.assert_allclose(left.astype(float), expected, rtol=0, atol=64 * EPS[dtype])
+
+
+@pytest.mark.parametrize("order", ["F", "C"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_they_are_subtracted_from_long_columns_in_place(dtype, order):
+    """Where these lie in memory one after the other, by one call."""
+    rng = np.random.default_rng(0)
+    rows, c = rng.standard_normal((5, 2000)).astype(dtype), rng.standard_normal((6, 3))
+    rows[4] = math.nan  # what is not yet stored
+    given = np.asarray(rng.standard_normal((2000, 3)), dtype=dtype, order=order)
+    expected = given.astype(float) - rows[:4].astype(float).T @ c[:4]
+    assert ops.deflate(rows, c, given, 4) is given
+    np.testing.assert_allclose(given.astype(float), expected, rtol=0, atol=64 * EPS[dtype])

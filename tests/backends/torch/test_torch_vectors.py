@@ -67,3 +67,18 @@ def test_a_factor_beyond_the_range_of_the_vectors_is_no_error(dtype, x, a):
         ops.scale(a, small.clone()),
     ):  # inf is told, not raised
         assert (made > 1.0).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_infinities_of_both_signs_in_a_long_vector_make_no_error(dtype):
+    """They are added up a part at a time: what meets from two parts is NaN, which a status tells."""
+    x = torch.ones(3 * 65536 + 1, dtype=getattr(torch, dtype))
+    x[0], x[70000] = float("inf"), -float("inf")
+    assert np.isnan(ops.dot(x, torch.ones_like(x)))
+    assert ops.max_abs(x) == float("inf")
+    assert ops.dot(torch.ones_like(x), torch.ones_like(x)) == len(x)
+    if dtype == "float32":
+        ended = lg.solve(lg.Diagonal(torch.ones_like(x)), x, lg.CG(steps=2))
+        assert ended.status is lg.Status.NONFINITE_INPUT
+        product = lg.FunctionOperator(lambda v: x * v, lg.Space.of(x), symmetric=True)
+        assert lg.solve(product, torch.ones_like(x), lg.CG(steps=2)).status is lg.Status.NONFINITE
