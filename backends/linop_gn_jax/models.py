@@ -38,8 +38,8 @@ _APPLY = (
     "deterministic=True.)"
 )
 _COMBINE = (
-    "the model meets None in an equinox module: equinox.filter(module, equinox.is_array) leaves None where functions and "
-    "flags were. Write the model for what was filtered: params, static = equinox.partition(module, "
+    "the model meets None in an equinox module: equinox.filter(module, equinox.is_array) leaves None where functions "
+    "and flags were. Write the model for what was filtered: params, static = equinox.partition(module, "
     "equinox.is_inexact_array), with params as the parameters and lambda params, x: "
     "jax.vmap(equinox.combine(params, static))(x) as the model. Or hand over the module whole wherever parameters are "
     "asked for, to_optax's init and update as well."
