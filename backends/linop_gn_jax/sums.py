@@ -8,6 +8,7 @@ as a loop over a few blocks of their rows, and nothing but the sum is held whole
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend import core
 
-__all__ = ["LARGE", "in_blocks", "pays"]
+__all__ = ["LARGE", "bound", "in_blocks", "pays"]
 
 LARGE = 1 << 22
 """Entries of sums that are made in blocks."""
@@ -44,11 +45,18 @@ def in_blocks(closed: core.ClosedJaxpr, *arguments: Any) -> list[Any]:
         if id(eqn) in sums:
             made = [_summed([(dot, [read(v) for v in dot.invars]) for dot in sums[id(eqn)]])]
         else:
-            with eqn.ctx.manager:
-                made = eqn.primitive.bind(*map(read, eqn.invars), **eqn.primitive.get_bind_params(eqn.params))
-            made = list(made) if eqn.primitive.multiple_results else [made]
+            made = bound(eqn, map(read, eqn.invars))
         known.update(zip(eqn.outvars, made, strict=True))
     return list(map(read, jaxpr.outvars))
+
+
+def bound(eqn: core.JaxprEqn, values: Iterable[Any]) -> list[Any]:
+    """What an operation makes of ``values``."""
+    told = eqn.primitive.get_bind_params(eqn.params)
+    functions, params = told if isinstance(told, tuple) else ((), told)  # a pair in older JAX
+    with eqn.ctx.manager:
+        made = eqn.primitive.bind(*functions, *values, **params)
+    return list(made) if eqn.primitive.multiple_results else [made]
 
 
 def _sums(jaxpr: core.Jaxpr) -> dict[int, list[core.JaxprEqn]]:
