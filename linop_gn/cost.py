@@ -29,7 +29,7 @@ from .arguments import whole
 from .foreign import advised
 from .lanczos.gltr import GLTR
 from .lanczos.process import Lanczos
-from .operators.base import LinearOperator
+from .operators.base import LinearOperator, require_operator
 from .solvers.base import Cost, Solver, bytes_of, require_solver
 from .solvers.blockwise import Blockwise
 from .solvers.cg import CG
@@ -96,8 +96,7 @@ def cost(A: LinearOperator, method: Any = None, *, steps: int = 50) -> Costs:
     TypeError, ValueError
         For what is no operator, a method that does not take it, or one whose cost is not known.
     """
-    if not isinstance(A, LinearOperator):
-        raise TypeError(f"cost needs a linear operator, got {type(A).__qualname__}; wrap a matrix in lg.Dense.")
+    require_operator("cost", A)
     steps = whole("cost", "steps", steps, 1)
     if method is not None:
         require_solver("cost", method, "a solver such as lg.CG() as its second argument")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
+from .arguments import called
 from .dispatch import backend_of, how_to_bring, owner_of
 from .given import as_tree
 from .least_squares import least_squares
@@ -19,6 +21,9 @@ from .records import replace
 __all__ = ["curve_fit"]
 
 _NUMPY = np.ndarray, np.generic
+_LIKE = "(xdata, *params)"
+_POSITIONAL = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+_ABSCISSAS = {"x", "xs", "xdata", "x_data", "t", "ts", "time", "times"}
 
 
 def curve_fit(
@@ -43,7 +48,8 @@ def curve_fit(
     f
         The model, whose parameters are separate arguments.
     xdata
-        Whatever f takes first; a list or tuple of numbers as an array.
+        Whatever f takes first; a list or tuple of numbers as an array. Where f's last argument bears a name such as x
+        or t, and its first does not, a warning says how f is called.
     ydata
         An array (m,) of any framework, or a list of numbers.
     p0
@@ -80,6 +86,7 @@ def curve_fit(
         raise TypeError(
             f"curve_fit(f, xdata, ydata): f must be a function and ydata an array, got {f!r} and {ydata!r}."
         )
+    _warn_of_order(f)
     if isinstance(p0, Mapping):
         raise TypeError(
             f"curve_fit: p0 is a {type(p0).__qualname__}, and f's parameters are separate arguments without names. "
@@ -154,7 +161,7 @@ def curve_fit(
         lower = xp.linalg.cholesky(weights)
 
     def residuals(p: Vector) -> Array:
-        r = f(xdata, *(p[i] for i in range(p.shape[0]))) - y
+        r = called("f", _LIKE, f, xdata, *(p[i] for i in range(p.shape[0]))) - y
         if tuple(r.shape) != tuple(y.shape):  # (m, 1) less (m,) is (m, m)
             raise ValueError(
                 f"curve_fit: f(xdata, *params) - ydata has shape {tuple(r.shape)}, and ydata {tuple(y.shape)}."
@@ -162,7 +169,7 @@ def curve_fit(
         return weigh(r)
 
     def slope(p: Vector) -> Array:
-        return weigh(like_y(jac(xdata, *(p[i] for i in range(p.shape[0]))), "the result of jac"))
+        return weigh(like_y(called("jac", _LIKE, jac, xdata, *(p[i] for i in range(p.shape[0]))), "the result of jac"))
 
     start = _first_guess(f, p0, bounds)
     start = start if ops.is_array(start) else ops.asarray(np.atleast_1d(np.asarray(start, float)), dtype, device)
@@ -182,13 +189,26 @@ def curve_fit(
     return (*found, told, fit.message, fit.scipy_status) if full_output else found
 
 
+def _warn_of_order(f: Callable[..., Any]) -> None:
+    """Warn where f's arguments are named as if xdata came last: of a straight line the two would come out swapped."""
+    with suppress(TypeError, ValueError):
+        names = [p.name for p in inspect.signature(f).parameters.values() if p.kind in _POSITIONAL]
+        if len(names) > 1 and names[-1] in _ABSCISSAS and names[0] not in _ABSCISSAS:
+            order = ", ".join((names[-1], *names[:-1]))
+            warnings.warn(
+                f"curve_fit calls f(xdata, *params): {names[0]!r} is the data here, and {names[-1]!r} a parameter. If "
+                f"{names[-1]!r} is meant to be the data, give lambda {order}: f({', '.join(names)}).",
+                UserWarning,
+                stacklevel=3,
+            )
+
+
 def _first_guess(f: Callable[..., Any], p0: Any, bounds: Any) -> Any:
     """p0, or ones for the parameters that the signature tells, moved within the bounds."""
     if p0 is not None:
         return p0
-    kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = inspect.signature(f).parameters.values()
-    count = sum(p.kind in kinds for p in parameters) - 1
+    count = sum(p.kind in _POSITIONAL for p in parameters) - 1
     if count < 1 or any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
         raise ValueError("curve_fit: the number of parameters cannot be told from f: give p0.")
     pair = (bounds.lb, bounds.ub) if hasattr(bounds, "lb") else bounds

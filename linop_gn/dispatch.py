@@ -247,7 +247,7 @@ def backend_of(*trees: Any) -> Backend:
     if len(found) == 1:
         return next(iter(found.values()))[0]
     if not found:
-        kinds = ", ".join(sorted({type(leaf).__qualname__ for leaf in _leaves(trees)})) or "nothing"
+        kinds = ", ".join(sorted({type(leaf).__qualname__ for leaf in _leaves(trees)})) or "None, or an empty tree"
         raise TypeError(
             f"no array of a known framework was found (got {kinds}); known are {_known()}. "
             f"{_instead_of(next(_leaves(trees), None))}"

@@ -205,6 +205,8 @@ class Memo:
     """Of a point that was given leaves: the flat vector of them."""
     outputs: Any = None
     """Of a batch that is linearised anew for each product: the model's outputs, once somebody has asked for them."""
+    known: Any = None
+    """Of a loss that is a function: what :func:`~linop_gn.curvature.losses.recognised.computed` said of it."""
 
 
 def memo(given: Any) -> Memo:

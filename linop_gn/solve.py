@@ -13,7 +13,7 @@ from .arguments import whole
 from .distributed.agreed import require_alike
 from .distributed.watching import telling, together, told_to_all
 from .foreign import advised
-from .operators.base import LinearOperator
+from .operators.base import LinearOperator, require_operator
 from .protocols import Carry
 from .records import Partial, fields, rebuild, replace
 from .run.loop import Look, Watcher, drive, looks, reached, watchers_of
@@ -195,11 +195,7 @@ def _held_small(
 def _linear(
     A: LinearOperator, b: Any, method: Solver | None, x0: Any, reduction: Any, lent: bool = False
 ) -> tuple[Solver, LinearProblem, Callable[..., Any]]:
-    if not isinstance(A, LinearOperator):
-        raise TypeError(
-            f"solve needs a linear operator, got {type(A).__module__}.{type(A).__qualname__}; wrap a matrix in "
-            "lg.Dense, a SciPy operator in lg.from_scipy, a function in lg.FunctionOperator."
-        )
+    require_operator("solve", A)
     method = CG() if method is None else method
     require_solver("solve", method, "a solver such as lg.CG() as its third argument")
     method.check(A)

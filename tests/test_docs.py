@@ -20,7 +20,7 @@ def marked(page):
 @pytest.mark.parametrize("page", [marked(page) for page in PAGES if page.exists()])
 def test_blocks_run(page, capsys, monkeypatch):
     blocks = BLOCK.findall(page.read_text())
-    for framework in ("torch", "jax", "autograd", "sklearn", "optax", "lineax", "lmfit"):
+    for framework in ("torch", "jax", "autograd", "sklearn", "optax", "lineax", "lmfit", "pandas"):
         needed = rf"^\s*(import|from) {framework}\b|derivatives=\"{framework}\""
         if any(re.search(needed, block, re.MULTILINE) for block in blocks):
             pytest.importorskip(framework)

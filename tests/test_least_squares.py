@@ -601,6 +601,18 @@ def test_curve_fit_as_scipy_has_it(sigma, absolute, jac):
     np.testing.assert_allclose(pcov, expected, rtol=1e-5)
 
 
+def test_curve_fit_tells_of_data_that_come_last():
+    y = 2.0 * T - 1.0
+    with pytest.warns(UserWarning, match=r"'a' is the data here.*give lambda x, a, b: f\(a, b, x\)"):
+        lg.curve_fit(lambda a, b, x: a * x + b, T, y)  # which is b + x * data: the two swapped
+    with pytest.raises(TypeError, match=r"f is called as f\(xdata, \*params\), with 3 arguments"):
+        lg.curve_fit(lambda t, p: p[0] * t + p[1], T, y, [1.0, 1.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for line in (lambda x, a, t: a * x + t, lambda v, a, b: a * v + b):
+            np.testing.assert_allclose(lg.curve_fit(line, T, y, [1.0, 1.0])[0], [2.0, -1.0], atol=1e-8)
+
+
 def test_curve_fit_bounds_and_what_is_left_out():
     bounds = [0, 0, -9], [1.5, 9, 9]
     popt, _ = lg.curve_fit(decay, T, Y, bounds=bounds)

@@ -106,7 +106,7 @@ class _Namespace:
     broadcast_to, clip, flip = map(staticmethod, (broadcast_to, clip, flip))
     unstack, cumulative_sum = map(staticmethod, (unstack, cumulative_sum))
     __name__ = "autograd.numpy"
-    __array_namespace_info__ = staticmethod(np.__array_namespace_info__)
+    __array_namespace_info__ = getattr(np, "__array_namespace_info__", None)
     isdtype, finfo, iinfo, from_dlpack = map(staticmethod, (np.isdtype, np.finfo, np.iinfo, np.from_dlpack))
     can_cast, arange, zeros, ones = map(staticmethod, (np.can_cast, np.arange, np.zeros, np.ones))
     full, empty, eye, linspace = map(staticmethod, (np.full, np.empty, np.eye, np.linspace))

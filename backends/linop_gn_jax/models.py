@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from traceback import walk_tb
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import tree_util
 
-__all__ = ["Partitioned", "adapt", "explained", "parameters_of"]
+__all__ = ["Partitioned", "adapt", "explained", "parameters_of", "variables_of"]
 
 Model = Callable[[Any, Any], Any]
 
@@ -35,6 +36,13 @@ _APPLY = (
     "parameters, and as the model lambda params, x: module.apply({'params': params, **variables}, x, "
     "mutable=list(variables), rngs={'dropout': key})[0]. (For what it does otherwise: use_running_average=True, "
     "deterministic=True.)"
+)
+_COMBINE = (
+    "the model meets None in an equinox module: equinox.filter(module, equinox.is_array) leaves None where functions "
+    "and flags were. Write the model for what was filtered: params, static = equinox.partition(module, "
+    "equinox.is_inexact_array), with params as the parameters and lambda params, x: "
+    "jax.vmap(equinox.combine(params, static))(x) as the model. Or hand over the module whole wherever parameters are "
+    "asked for, to_optax's init and update as well."
 )
 _NOTES = {
     "TraceContextError": f"The model writes to a module of flax nnx that lives outside of it. Split it: {_SPLIT}",
@@ -154,6 +162,11 @@ def parameters_of(tree: Any) -> Any:
     return Partitioned(tree) if any(_library(type(x)) == "equinox" for x in held) else tree
 
 
+def variables_of(tree: Any) -> Any:
+    """``tree`` with None for what :func:`parameters_of` takes for structure, as ``equinox.apply_updates`` wants it."""
+    return tree_util.tree_map(lambda leaf: leaf if _is_variable(leaf) else None, tree)
+
+
 def _require_parameters(tree: Any) -> None:
     """Raise if variables of ``nnx`` are there that are no ``nnx.Param``: statistics, counts, keys."""
     from flax import nnx
@@ -179,6 +192,14 @@ def explained() -> Iterator[None]:
             "or with those of lg.namespace(params), which are the arrays' own in every framework."
         ) from error
     except Exception as error:
+        if "'NoneType'" in str(error) and _met_equinox(error):
+            raise TypeError(_COMBINE) from error
         if note := _NOTES.get(type(error).__name__) if type(error).__module__.startswith("flax.") else None:
             error.add_note(note)
         raise
+
+
+def _met_equinox(error: Exception) -> bool:
+    """Whether a function that was running had an equinox module in hand."""
+    found = (value for frame, _ in walk_tb(error.__traceback__) for value in frame.f_locals.values())
+    return any(_library(type(value)) == "equinox" for value in found)

@@ -12,7 +12,7 @@ where x has 64 columns (measured with 512 to 4096 rows; with 256 columns as long
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend import core
 
-__all__ = ["LARGE", "in_blocks", "pays"]
+__all__ = ["LARGE", "bound", "in_blocks", "pays"]
 
 LARGE = 1 << 22
 """Entries of sums that are made in blocks."""
@@ -83,11 +83,18 @@ def in_blocks(closed: core.ClosedJaxpr, *arguments: Any) -> list[Any]:
         elif _had_better_turn(eqn):
             made = [_the_other_way(eqn, *map(read, eqn.invars))]
         else:
-            with eqn.ctx.manager:
-                made = eqn.primitive.bind(*map(read, eqn.invars), **eqn.primitive.get_bind_params(eqn.params))
-            made = list(made) if eqn.primitive.multiple_results else [made]
+            made = bound(eqn, map(read, eqn.invars))
         known.update(zip(eqn.outvars, made, strict=True))
     return list(map(read, jaxpr.outvars))
+
+
+def bound(eqn: core.JaxprEqn, values: Iterable[Any]) -> list[Any]:
+    """What an operation makes of ``values``."""
+    told = eqn.primitive.get_bind_params(eqn.params)
+    functions, params = told if isinstance(told, tuple) else ((), told)  # a pair in older JAX
+    with eqn.ctx.manager:
+        made = eqn.primitive.bind(*functions, *values, **params)
+    return list(made) if eqn.primitive.multiple_results else [made]
 
 
 def _sums(jaxpr: core.Jaxpr) -> dict[int, list[core.JaxprEqn]]:

@@ -36,6 +36,7 @@ from linop_gn.backend import Array, Linearization, Use, View
 from .arrays import laid_out
 from .linear import without_dead_code
 from .mapped import varying
+from .sums import bound
 from .views import MOVES, c_strides, entry, moved, repeats, reshaped, stretched, taken, view_of
 
 __all__ = ["JaxUses", "Perturbed", "perturbed"]
@@ -246,9 +247,7 @@ def _is_known(v: Any) -> bool:
 
 
 def _bind(eqn: core.JaxprEqn, given: Sequence[_Known]) -> list[Any]:
-    with eqn.ctx.manager:
-        made = eqn.primitive.bind(*(k.value for k in given), **eqn.primitive.get_bind_params(eqn.params))
-    return list(made) if eqn.primitive.multiple_results else [made]
+    return bound(eqn, (k.value for k in given))
 
 
 def _only_view(given: list[_Known]) -> tuple[int, View] | None:

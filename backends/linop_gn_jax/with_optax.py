@@ -14,6 +14,8 @@ import linop_gn as lg
 from linop_gn.backend import Array, Scalar, Vector
 from linop_gn.run.status import Code, status_of
 
+from .models import parameters_of, variables_of
+
 __all__ = ["MethodState", "SolverState", "solving", "stepping"]
 
 
@@ -119,7 +121,8 @@ def stepping(base: lg.Objective, method: lg.Method) -> optax.GradientTransformat
         own = state.own._replace(x=space.join(leaves))  # which others in the chain may have changed
         with _masks_explained(params):
             made = lg.advance(method, asked, lg.State(own, state.start, method, space), fresh=True)
-        return jax.tree_util.tree_map(jnp.subtract, made.params, params), kept(made)
+        step = jax.tree_util.tree_map(jnp.subtract, parameters_of(made.params), parameters_of(params))
+        return variables_of(step), kept(made)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -139,6 +142,6 @@ def solving(base: lg.Objective, curvature: Any, solver: Any, damping: Any) -> op
             A = curvature(_asked(base, objective, data, params, others).at(params))
             solved = lg.solve(lg.Damped(A, jnp.asarray(level, A.dtype)), updates, solver)
         told = SolverState(state.steps + 1, jnp.int32(solved.code), jnp.int32(solved.products))
-        return jax.tree_util.tree_map(jnp.negative, solved.x), told
+        return variables_of(jax.tree_util.tree_map(jnp.negative, parameters_of(solved.x))), told
 
     return optax.GradientTransformationExtraArgs(init, update)

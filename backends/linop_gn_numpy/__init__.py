@@ -39,6 +39,9 @@ class NumpyBackend(NumpyArithmetic, NumpyFactors, NumpyOwnership, ArrayApiBacken
     def lendable(self, x: Any) -> Any:
         return super().lendable(x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("=")))
 
+    def cast(self, x: Any, dtype: str) -> Any:
+        return x.astype(dtype, copy=False)  # which scalars have too, and np.astype takes from NumPy 2.1 on
+
     def describe(self, x: Any) -> tuple[tuple[int, ...], str, Hashable]:
         return x.shape, self._dtype_names.get(x.dtype) or self._dtype_name(x.dtype), "cpu"
 

@@ -141,7 +141,7 @@ _ADVICE: tuple[tuple[str, type[Exception], str], ...] = (
         "torch.nn.functional.scaled_dot_product_attention, whose kernel is then chosen here).",
     ),
     (
-        r"FlexAttention does not support|flex_attention",
+        r"FlexAttention|flex_attention",
         NotImplementedError,
         "the model calls flex_attention, which has no double backward, and on the CPU none at all: call "
         "torch.nn.functional.scaled_dot_product_attention, with what is added to the scores as its attn_mask.",

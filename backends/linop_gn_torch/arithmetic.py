@@ -82,7 +82,7 @@ class TorchArithmetic:
         blocks = [(held[id(x)], held[id(y)]) for x, y in pairs]
         # Block after block, so that all pairs find it in the processor's cache.
         parts = [[_inner(x[i], y[i]) for x, y in blocks] for i in range(len(blocks[0][0]))]
-        return tuple(map(math.fsum, zip(*parts, strict=True)))
+        return tuple(sum(of, 0.0) for of in zip(*parts, strict=True))
 
     def max_abs(self, x: Tensor) -> Any:
         if x.shape[0] == 0:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import require_number
+from ..arguments import called, require_number
 from ..curvature.at_point import GGN
 from ..curvature.losses import BinaryCrossEntropy, CrossEntropy
 from ..curvature.objective import Objective
@@ -142,7 +142,7 @@ class LMRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
         else:
 
             def residuals(p: Any, X: Any, y: Any, root: Any) -> Any:
-                z = function(p, X)
+                z = called("function", "(params, X)", function, p, X)
                 if tuple(z.shape) != tuple(y.shape):
                     raise ValueError(f"LMRegressor: function must return {tuple(y.shape)}, got {tuple(z.shape)}.")
                 return (z - y) * root
@@ -223,7 +223,7 @@ class NewtonClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
         many = len(self.classes_)
         if many < 2:
             raise ValueError(
-                f"NewtonClassifier needs samples of at least 2 classes, got one class: {self.classes_[0]!r}."
+                f"NewtonClassifier needs samples of at least 2 classes, got one class: {self.classes_[0]}."
             )
         start = self._start(self.function, self.start)
         l2: Any = 0.0 if self.C is None else 1.0 / self.C

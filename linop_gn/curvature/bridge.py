@@ -75,7 +75,10 @@ class Crossing:
             return None
         ops, guest = self.home.backend, self.away.backend
         borrowed = ops.borrow(guest.lendable(x))
-        return borrowed if "in_place" in guest.capabilities else ops.copy(borrowed)
+        writable = getattr(
+            getattr(borrowed, "flags", None), "writeable", True
+        )  # not of DLPack's older versions in NumPy
+        return borrowed if writable and "in_place" in guest.capabilities else ops.copy(borrowed)
 
     def run(self, function: Callable[..., Any], over_there: Any, *arguments: Any) -> Any:
         """``function(over_there, *arguments)`` in the other framework, finished; the result stays there.

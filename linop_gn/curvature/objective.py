@@ -301,6 +301,8 @@ class Objective(Terms):
                 if not point.objective.host:
                     point.objective.in_memory(point.space)  # data that do not fit are refused here
                 require_finite_parameters(point.space, point.where)
+                if self.loss is not None and self.loss.autodiff and not self._asked.before:
+                    point.check_data()  # a function's values, which a compiler hides: they may be of a known loss
             except ValueError:
                 memo(self).latest = None
                 raise

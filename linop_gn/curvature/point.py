@@ -92,6 +92,9 @@ class Point:
     """x, or its leaves where a compiled program had better be given these."""
     space: Space = static()
 
+    def __repr__(self) -> str:
+        return repr(self.space).replace("Space", "Point", 1)
+
     @property
     def x(self) -> Vector:
         """The parameters, flat (n,)."""

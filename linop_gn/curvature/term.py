@@ -73,9 +73,10 @@ class Term:
         if not self.ops.is_array(z):
             z = joined(self.ops, z) if self._are_residuals() else the_array(z)
         if not self.ops.is_array(z):
+            entry = "[0]" if isinstance(z, (tuple, list)) else "['logits']"
             raise TypeError(
                 f"the model returned a {type(z).__qualname__}, not one {self.ops.name} array. Wrap it, for example "
-                "lambda params, x: model(params, x)['logits']."
+                f"lambda params, x: model(params, x){entry}."
             )
         dtype = self.ops.describe(z)[1]
         if dtype not in REAL:

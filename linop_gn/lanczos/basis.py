@@ -30,7 +30,7 @@ from ..arguments import require_number, whole
 from ..distributed.agreed import require_alike
 from ..distributed.watching import told_to_all
 from ..foreign import advised
-from ..operators.base import LinearOperator
+from ..operators.base import LinearOperator, require_operator
 from ..protocols import Array, Backend, Carry, Scalar, Vector
 from ..records import bare, memo, record, replace, static
 from ..run.loop import reached
@@ -305,8 +305,7 @@ def krylov(
     TypeError, ValueError
         For an operator that is not known to be symmetric, vectors that don't fit it, or columns.
     """
-    if not isinstance(A, LinearOperator):
-        raise TypeError(f"krylov needs a linear operator, got {type(A).__qualname__}; wrap a matrix in lg.Dense.")
+    require_operator("krylov", A)
     method = Lanczos(k, reorthogonalise, keep, False, seed)
     method.check(A)
     rhs, _ = A.domain.enter(b, "right-hand side")

@@ -28,7 +28,7 @@ from ..records import data_fields, memo, record
 from ..spaces import Space
 from .partition import LeafBlock, Partition, of_leaves
 
-__all__ = ["LinearOperator", "run"]
+__all__ = ["LinearOperator", "require_operator", "run"]
 
 
 def run(product: Callable[[LinearOperator, Vector], Vector], operator: LinearOperator, v: Vector) -> Vector:
@@ -309,3 +309,15 @@ class LinearOperator:
         parts = [(name, getattr(self, name)) for name in data_fields(self)]
         rows += [(name, repr(part)) for name, part in parts if isinstance(part, LinearOperator)]
         return html.page(repr(self), html.table(rows))
+
+
+def require_operator(door: str, A: Any) -> None:
+    """Raise unless A is a linear operator, and say how what was given becomes one."""
+    if isinstance(A, LinearOperator):
+        return
+    advice = (
+        "an objective has one at parameters: lg.GGN(objective, params), lg.Hessian(objective, params)."
+        if hasattr(A, "with_data") or hasattr(A, "gradient_tree")
+        else "wrap a matrix in lg.Dense, a SciPy operator in lg.from_scipy, a function in lg.FunctionOperator."
+    )
+    raise TypeError(f"{door} needs a linear operator, got {type(A).__qualname__}; {advice}")

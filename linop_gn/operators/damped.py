@@ -15,7 +15,7 @@ from ..protocols import Scalar, Vector
 from ..records import record, static
 from ..spaces import Space, wide
 from .algebra import Modified, Scaled, Sum
-from .base import LinearOperator
+from .base import LinearOperator, require_operator
 from .checks import require_damping
 from .norms import norm_with_diagonal
 from .partition import LeafBlock, Partition
@@ -73,8 +73,7 @@ class Damped(Modified):
     damping: Scalar
 
     def __post_init__(self) -> None:
-        if not isinstance(self.operator, LinearOperator):
-            raise TypeError(f"Damped needs a linear operator, got {type(self.operator).__qualname__}.")
+        require_operator("Damped", self.operator)
         if not self.operator.domain.agrees(self.operator.codomain):
             raise ValueError(f"only a square operator can be damped, got {self.operator!r}.")
         advice = "For several of them there are lg.krylov and lg.MultiShiftCG; for one an unknown, add a lg.Diagonal."

@@ -15,7 +15,7 @@ import numpy as np
 from ..protocols import Array, Vector
 from ..records import fields, fill, rebuild, record, static
 from ..spaces import Space
-from .base import LinearOperator
+from .base import LinearOperator, require_operator
 
 __all__ = ["Submatrix"]
 
@@ -52,9 +52,7 @@ class Submatrix(LinearOperator):
     domain: Space = static(default=None)
 
     def __init__(self, operator: Any, at: Any) -> None:
-        if not isinstance(operator, LinearOperator):
-            got = type(operator).__qualname__
-            raise TypeError(f"Submatrix needs a linear operator, got {got}; wrap a matrix in lg.Dense.")
+        require_operator("Submatrix", operator)
         space, ops = operator.domain, operator.backend
         if not space.agrees(operator.codomain):
             raise ValueError(f"Submatrix needs a square operator, got {operator!r}.")

@@ -6,6 +6,7 @@ arrays and it can be returned; outside, ``status`` and ``history`` explain it.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from contextlib import suppress
 from typing import Any
@@ -51,7 +52,7 @@ class History(dict[str, Any]):
         pandas = needed("pandas", "tables are made by pandas", "notebook")
         columns: dict[Any, Any] = {}
         for name, column in self.items():
-            flat = np.reshape(column, (len(column), -1))
+            flat = np.reshape(column, (len(column), math.prod(np.shape(column)[1:])))
             columns |= {name if np.ndim(column) == 1 else (name, j): flat[:, j] for j in range(flat.shape[1])}
         rows = len(next(iter(self.values()), ()))
         steps = pandas.RangeIndex(self.first, self.first + rows, name="step")

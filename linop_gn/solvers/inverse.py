@@ -12,7 +12,7 @@ import math
 import warnings
 from typing import Any
 
-from ..operators.base import LinearOperator
+from ..operators.base import LinearOperator, require_operator
 from ..protocols import Vector
 from ..records import record, replace
 from ..run.status import Status, succeeded
@@ -100,8 +100,7 @@ def inverse(A: LinearOperator, solver: Solver | None = None) -> Inverse:
     TypeError, ValueError
         For an operator that the solver does not take, or a solver that solves no systems.
     """
-    if not isinstance(A, LinearOperator):
-        raise TypeError(f"inverse needs a linear operator, got {type(A).__qualname__}; wrap a matrix in lg.Dense.")
+    require_operator("inverse", A)
     if not A.domain.agrees(A.codomain):
         raise ValueError(f"inverse needs a square operator, got {A!r}; take A.T @ A, damped where that is singular.")
     if solver is None:

@@ -19,12 +19,12 @@ from ..draws import check_seed, normal
 from ..foreign import advised
 from ..lanczos import answers
 from ..lanczos.basis import Krylov
-from ..operators.base import LinearOperator
+from ..operators.base import LinearOperator, require_operator
 from ..operators.damped import undamped
 from ..protocols import Scalar
 from ..records import replace
 from ..run.status import Code, succeeded
-from .estimate import require_operator, squared
+from .estimate import squared
 from .functions import Approximation, approximation, code_for, grown
 
 __all__ = ["condition_number"]

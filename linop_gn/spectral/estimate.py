@@ -20,7 +20,7 @@ from ..dispatch import backend_of
 from ..distributed.agreed import require_alike
 from ..distributed.watching import together
 from ..draws import check_seed, normal
-from ..operators.base import LinearOperator, run
+from ..operators.base import LinearOperator, require_operator, run
 from ..protocols import Array, Backend, Carry, Scalar, Vector
 from ..records import record, static
 from ..run.loop import Watcher, drive, reached, watchers_of
@@ -42,7 +42,6 @@ __all__ = [
     "exactly",
     "gathered",
     "is_looked_at",
-    "require_operator",
     "scaled",
 ]
 
@@ -357,12 +356,6 @@ def error_of(ops: Backend, squares: Scalar, count: Scalar) -> Scalar:
 def is_looked_at(watch: Sequence[Watcher], *tolerances: Scalar) -> bool:
     """Whether somebody looks between blocks: a watcher, or a tolerance."""
     return bool(watch) or not all(isinstance(given, (int, float)) and given == 0 for given in tolerances)
-
-
-def require_operator(door: str, A: Any) -> None:
-    """Raise unless A is a linear operator."""
-    if not isinstance(A, LinearOperator):
-        raise TypeError(f"{door} needs a linear operator, got {type(A).__qualname__}; wrap a matrix in lg.Dense.")
 
 
 def check_operator(door: str, A: Any) -> None:

@@ -14,7 +14,7 @@ from ..arguments import whole
 from ..distributed.watching import told_to_all
 from ..draws import sign_columns, unit_columns
 from ..foreign import advised
-from ..operators.base import LinearOperator
+from ..operators.base import LinearOperator, require_operator
 from ..protocols import Backend, Scalar
 from ..records import record, static
 from ..run.loop import Watcher
@@ -30,7 +30,6 @@ from .estimate import (
     exactly,
     gathered,
     is_looked_at,
-    require_operator,
     scaled,
 )
 

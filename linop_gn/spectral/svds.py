@@ -34,7 +34,7 @@ import numpy as np
 from ..distributed.watching import told_to_all
 from ..draws import check_seed
 from ..foreign import advised
-from ..operators.base import LinearOperator
+from ..operators.base import LinearOperator, require_operator
 from ..protocols import Array, Scalar
 from ..records import Partial, record, static
 from ..run.loop import Watcher
@@ -42,7 +42,7 @@ from ..run.solution import Outcome
 from ..run.status import Code, Status, is_one_of
 from ..spaces import Space
 from .eigsh import Eigenpairs, own, search, table, told
-from .estimate import MISFITS, require_operator, squared
+from .estimate import MISFITS, squared
 from .on_host import on_host
 from .thick_restart import ROUNDING
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..curvature.supplied import MissingDerivativeError
 from ..foreign import advised
-from ..operators.base import LinearOperator
+from ..operators.base import LinearOperator, require_operator
 from .measure import NotApplicableError
 from .report import Check, Report
 
@@ -77,11 +77,7 @@ def validate(
     (False, ('adjoint',), True)
     """
     for what, given in (("operator", operator), ("against", operator if against is None else against)):
-        if not isinstance(given, LinearOperator):
-            raise TypeError(
-                f"{what} must be a linear operator, got {type(given).__qualname__}; wrap a matrix in lg.Dense, a "
-                "function in lg.FunctionOperator."
-            )
+        require_operator("validate" if what == "operator" else "validate: against=", given)
         if not given.backend.is_concrete(given):
             raise TypeError("validate reads values, which a compiled function does not know: call it outside of jit.")
         for space in (given.domain, given.codomain):

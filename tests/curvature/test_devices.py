@@ -53,7 +53,7 @@ PROGRAM = """
     try:
         made(lambda a: jax.device_put(a, here)).gradient(at)
     except ValueError as error:
-        assert "the inputs are on cpu:0 but the parameters on cpu:1; move one of them" in str(error)
+        assert f"the inputs are on {here} but the parameters on {there}; move one of them" in str(error)
     else:
         raise AssertionError("no error")
 

@@ -143,7 +143,7 @@ def test_plain_functions_that_are_no_scalars(request, name):
     # A loss of the user's own that has summed its examples without saying so.
     z = put(backend, np.ones((4, 2)))
     summed = lg.Objective(lambda p, x: x * p, lambda z, y: ((z - y) ** 2).sum(), (z, z))
-    with pytest.raises(ValueError, match=r"returned shape \(\) .*It has already summed or averaged them"):
+    with pytest.raises(ValueError, match="It has already summed or averaged the examples' losses"):
         summed.gradient(params)
 
 

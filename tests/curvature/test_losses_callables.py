@@ -1,6 +1,7 @@
 """Losses from callables, reductions, and what a loss holds as data."""
 
 import importlib
+import warnings
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from linop_gn.curvature.losses import (
     SquaredError,
     as_loss,
 )
+from linop_gn.curvature.losses.recognised import computed
 from linop_gn.eager.array_api import ArrayApiBackend
 from linop_gn.records import data_fields, static_fields
 
@@ -180,3 +182,52 @@ def test_numbers_are_data_and_the_rest_is_program():
     assert set(static_fields(FromFunction)) == {"reduction", "fn", "per_example", "convex"}
     assert SquaredError(0.25).scale == 0.25
     assert CrossEntropy(-1).ignore_index == -1
+
+
+def _entropies(z, y):
+    z = z - z.max(-1, keepdims=True)
+    return np.log(np.exp(z).sum(-1)) - np.take_along_axis(z, y[:, None], -1)[:, 0]
+
+
+WHOLE, HALVES, CLASSES = (np.linspace(-1.0, 2.0, 12).reshape(4, 3) ** 3, np.eye(4, 3), np.array([0, 2, 1, 1]))
+
+
+@pytest.mark.parametrize(
+    ("fn", "targets", "known"),
+    [
+        (_entropies, CLASSES, "CrossEntropy()"),
+        (lambda z, y: _entropies(z, y).mean(), CLASSES, "CrossEntropy()"),
+        (lambda z, y: _entropies(z, y).sum(), CLASSES, "CrossEntropy(reduction='sum')"),
+        (lambda z, y: 2 * _entropies(z, y), CLASSES, ""),
+        (lambda z, y: -np.log(np.exp(-_entropies(z, y)) + 1e-9), CLASSES, ""),
+        (lambda z, y: np.logaddexp(0, z) - y * z, HALVES, "BinaryCrossEntropy()"),
+        (lambda z, y: np.exp(z) - y * z, HALVES, "Poisson()"),
+        (lambda z, y: ((z - y) ** 2).sum(-1) / 2, WHOLE, "SquaredError()"),
+        (lambda z, y: ((z - y) ** 2).sum(-1), WHOLE, "SquaredError(scale=1.0)"),
+        (lambda z, y: (z - y) ** 2, WHOLE, "SquaredError(scale=1 / 3)"),
+        (lambda z, y: ((z - y) ** 2).mean() / 2, WHOLE, "SquaredError(scale=1 / 6)"),
+        (lambda z, y: ((z - y) ** 2).sum() / 2, WHOLE, "SquaredError(reduction='sum')"),
+        (lambda z, y: np.where(abs(z - y) < 1, (z - y) ** 2 / 2, abs(z - y) - 0.5), WHOLE, "Huber()"),
+        (lambda z, y: np.where(abs(z - y) < 99, (z - y) ** 2 / 2, 99 * abs(z - y) - 4900.5), WHOLE, ""),
+        (lambda z, y: abs(z - y), WHOLE, ""),
+        (lambda z, y: {}["nothing"], WHOLE, ""),
+    ],
+)
+def test_what_a_function_computes_is_told(fn, targets, known):
+    assert computed(NUMPY, fn, (4, 3), targets, "mean")[0] == known
+    assert computed(NUMPY, fn, (4, 3), None, "mean") == ("", False)
+
+
+def test_a_function_with_the_values_of_a_known_loss_is_told_once():
+    loss = as_loss(_entropies)
+    with pytest.warns(UserWarning, match=r"_entropies has.* lg\.losses\.CrossEntropy\(\)\. Give that"):
+        loss.check(NUMPY, (4, 3), CLASSES, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss.check(NUMPY, (4, 3), CLASSES, None)
+        FromFunction(_entropies, convex=True).check(NUMPY, (4, 3), CLASSES, None)
+        as_loss(rows).check(NUMPY, (4, 3), WHOLE, None)
+    averaged = as_loss(lambda z, y: _entropies(z, y).mean())
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"losses\.CrossEntropy\(\)\. Give that.*per_example=False"):
+            averaged.check(NUMPY, (4, 3), CLASSES, None)

@@ -280,3 +280,8 @@ def test_the_same_leaves_are_the_same_point_at_no_look_at_a_value(backend, monke
         _, parts, structure = backend.flatten(params)
         assert objective.at(backend.unflatten(structure, [part + 0 for part in parts])) is not point
     assert not reads
+
+
+def test_a_point_is_named_by_its_parameters(numpy_backend):
+    made = lg.Objective.from_residuals(lambda p: p["a"], jacobian=lambda p: {"a": np.eye(3)})
+    assert repr(made.at({"a": np.zeros(3)})) == "Point(3 in 1 leaves, numpy float64 on cpu)"

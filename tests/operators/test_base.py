@@ -163,3 +163,13 @@ def test_operators_can_be_batched_and_differentiated(jax):
     np.testing.assert_array_equal(products, d)
     gradient = jax.grad(lambda c: (lg.Damped(lg.Diagonal(d[1]), c) @ jnp.ones(3)).sum())(0.5)
     assert float(gradient) == 3.0
+
+
+def test_what_is_no_operator_is_told_how_to_become_one():
+    objective = lg.Objective.from_residuals(lambda p: p, jacobian=lambda p: np.eye(2))
+    for given in (objective, objective.at(np.ones(2))):
+        for ask in (lg.trace, lg.validate, lg.cost, lg.inverse, lambda A: lg.solve(A, np.ones(2))):
+            with pytest.raises(TypeError, match=r"needs a linear operator.*lg\.GGN\(objective, params\)"):
+                ask(given)
+    with pytest.raises(TypeError, match=r"solve needs a linear operator, got ndarray; wrap a matrix in lg\.Dense"):
+        lg.solve(np.eye(2), np.ones(2))

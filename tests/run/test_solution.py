@@ -135,6 +135,10 @@ def test_solutions_draw_their_residuals_and_histories_are_tables():
     table = went_on.history.to_pandas()
     assert (table.index.name, table.index[0], len(table)) == ("step", 2, went_on.steps - 1)
     assert History().to_pandas().empty
+    assert History(value=np.zeros(0), ritz=np.zeros((0, 2))).to_pandas().shape == (
+        0,
+        3,
+    )  # of an estimate without samples
 
 
 def test_without_pandas_there_is_advice(monkeypatch):

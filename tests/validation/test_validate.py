@@ -341,9 +341,9 @@ def test_inputs_of_several_shapes_have_no_union(torch):
 
 def test_what_cannot_be_validated_is_refused(numpy_backend):
     A = lg.Dense(np.eye(3))
-    with pytest.raises(TypeError, match="must be a linear operator, got ndarray"):
+    with pytest.raises(TypeError, match="validate needs a linear operator, got ndarray"):
         lg.validate(np.eye(3))
-    with pytest.raises(TypeError, match="against must be a linear operator"):
+    with pytest.raises(TypeError, match="against= needs a linear operator"):
         lg.validate(A, against=np.eye(3))
     with pytest.raises(ValueError, match="different vectors"):
         lg.validate(A, against=lg.Dense(np.eye(4)))

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 from ...dispatch import imported
 from ...protocols import Array, Backend
-from ...records import record, static
+from ...records import memo, record, static
 from .base import Loss
+from .recognised import computed
 from .weighting import count, fit_weights, grand_total, keep
 
 __all__ = ["FromFunction", "as_loss"]
 
 _LOSSES = "SquaredError, CrossEntropy, BinaryCrossEntropy, Poisson, FromFunction"
+_REDUCED = (
+    "It has already summed or averaged the examples' losses: say which with FromFunction(fn, per_example=False, "
+    "reduction='mean' or 'sum'), or make it return one loss for each example (reduction='none' in torch)."
+)
 
 
 @record
@@ -88,6 +94,17 @@ class FromFunction(Loss):
 
     def _check_targets(self, backend: Backend, shape: tuple[int, ...], targets: Any, counted: Any) -> Any:
         """Which examples count; the targets are the callable's own affair."""
+        if self.convex:
+            return counted
+        before = memo(self).known
+        known, one = memo(self).known = before or computed(backend, self.fn, shape, targets, self.reduction)
+        if (known and before is None) or (one and self.per_example):
+            told = f"FromFunction: {self._called} has at trial outputs the values of lg.losses.{known}. Give that: its "
+            told += "curvature is in closed form, and known to be convex. "
+            if one and self.per_example:
+                raise ValueError(told + _REDUCED)
+            keeps = "FromFunction(loss, convex=True) keeps yours without this warning."
+            warnings.warn(told + keeps, UserWarning, stacklevel=2)
         return counted
 
     def _targets_fit(self, xp: Any, shape: tuple[int, ...], targets: Any, counted: Any) -> tuple[Any, Any]:
@@ -96,17 +113,12 @@ class FromFunction(Loss):
     def _evaluate(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> tuple[Array, int]:
         """What the callable returns, in the outputs' dtype, and the number of examples."""
         losses = self.fn(outputs, targets)
-        name = getattr(self.fn, "__name__", type(self.fn).__name__)
+        name = self._called
         if not (hasattr(losses, "shape") and hasattr(losses, "dtype")):
             raise TypeError(f"FromFunction: {name} returned {type(losses).__name__}, not an array of losses.")
         shape, outer = tuple(losses.shape), tuple(outputs.shape)
         if self.per_example and (not shape or shape != outer[: len(shape)]):
-            advice = (
-                "It has already summed or averaged them: say which with FromFunction(fn, per_example=False, "
-                "reduction='mean' or 'sum'), or make it return one loss for each example (reduction='none' in torch)."
-                if not shape
-                else "Sum over the axes of one example, and keep the example axes in front."
-            )
+            advice = "Sum over the axes of one example, and keep the example axes in front." if shape else _REDUCED
             prefixes = " or ".join(str(outer[:n]) for n in range(1, len(outer) + 1))
             raise ValueError(
                 f"FromFunction: {name} returned shape {shape} for outputs of shape {outer}; one loss for each example "
@@ -120,6 +132,10 @@ class FromFunction(Loss):
                     "(). Leave per_example=True for a loss for each example, or reduce in the callable."
                 )
         return xp.astype(losses, outputs.dtype, copy=False), math.prod(outer[: max(1, len(outer) - 1)])
+
+    @property
+    def _called(self) -> str:
+        return getattr(self.fn, "__name__", type(self.fn).__name__)
 
     def _refuse_weights(self, weights: Array | None) -> None:
         if weights is not None:

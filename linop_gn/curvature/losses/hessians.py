@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ...protocols import Array, Scalar
 from ...records import record
-from .weighting import counter, keep
+from .weighting import counter, keep, real
 
 __all__ = [
     "MOST_COLUMNS",
@@ -176,12 +176,12 @@ class Weighted(OutputHessian, OutputRoot):
 
 def as_hessian(xp: Any, made: Any, outputs: Array, weights: Array | None) -> OutputHessian:
     """What a loss's ``curvature`` returned (a diagonal, blocks over the last axis, or a record), with weights."""
-    counted = None if weights is None else weights != 0
-    if not isinstance(made, (OutputHessian, float)):
+    counted, plain = None if weights is None else weights != 0, real(made)
+    if plain is None and not isinstance(made, OutputHessian):
         blocks = len(made.shape) > len(outputs.shape)
         used = counted[..., None] if blocks and counted is not None else counted
         made = (Blocks if blocks else Diagonal)(keep(xp, used, xp.astype(made, outputs.dtype, copy=False)))
-    made = Diagonal(made) if isinstance(made, float) else made
+    made = made if plain is None else Diagonal(plain)
     if weights is None:
         return made  # type: ignore[no-any-return]
     if isinstance(made, Weighted):

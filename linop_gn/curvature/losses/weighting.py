@@ -88,7 +88,8 @@ def finite(xp: Any, x: Array) -> Any:
 
 def index_dtype(xp: Any) -> Any:
     """The dtype in which this library indexes (int64; int32 in JAX unless it was asked for 64 bits)."""
-    return xp.__array_namespace_info__().default_dtypes()["indexing"]
+    told = getattr(xp, "__array_namespace_info__", None)  # NumPy has it from 2.1 on
+    return xp.int64 if told is None else told().default_dtypes()["indexing"]
 
 
 def class_mask(xp: Any, index: Array, like: Array) -> Array:

@@ -238,6 +238,8 @@ def test_hessian_products_agree_with_the_dense_hessian(name):
 
 @zoo
 def test_linearisations_at_two_points_have_the_same_structure(name):
+    if name == "numpy constant" and jax.__version_info__ < (0, 9):
+        pytest.skip("JAX makes another array of it at each trace")
     function, params = draw(name)
     made = [jax.eval_shape(lambda p: calculus.linearize(function, p, _cotangent), params) for _ in range(2)]
     assert jax.tree_util.tree_structure(made[0]) == jax.tree_util.tree_structure(made[1])

@@ -77,7 +77,7 @@ def test_linen_by_its_advice_in_train_mode(layer):
     for given in (dict(variables), params := variables.pop("params")):
         with pytest.raises(Exception, match=r"immutable|PRNG|empty") as raised:
             lg.Objective(module, lg.losses.SquaredError(), (x, None)).gradient(given)
-        assert "module.apply({'params': params, **variables}, x, mutable" in raised.value.__notes__[0]
+        assert "module.apply({'params': params, **variables}, x, mutable" in " ".join(raised.value.__notes__)
 
     def model(params, x):
         return module.apply({"params": params, **variables}, x, mutable=list(variables), rngs={"dropout": key})[0]
@@ -169,6 +169,33 @@ def test_functions_and_flags_of_a_module_are_structure():
         lg.Objective(module, lg.losses.SquaredError(), data).gradient(module)
     with pytest.raises(TypeError, match="leaf 'rate' of the parameters is a float"):
         fit.value({"a": module.weight, "rate": 0.5})
+
+
+def _line(Module, **to_optax):
+    module, x = Module(jnp.array([[1.0], [2.0]]), jnp.tanh, 0.5), jnp.array([[1.0, 0.0], [0.5, 1.0]])
+    objective = lg.Objective(lambda net, x: net(x), lg.losses.SquaredError(), (x, jnp.zeros((2, 1))))
+    return module, objective, lg.to_optax(objective, **to_optax)
+
+
+@pytest.mark.parametrize("way", [{"method": lg.SGN(damping=0.1)}, {"curvature": lg.GGN, "damping": 0.1}], ids=str)
+def test_updates_of_a_module_are_what_filtered_gradients_are(way):
+    pytest.importorskip("optax")
+    module, objective, opt = _line(_stand_in(), **way)
+    gradient = objective.gradient(module)
+    gradient.activation = gradient.rate = None  # as equinox.filter_grad has it
+    updates, _ = opt.update(gradient, opt.init(module), module, objective=objective)
+    assert (updates.activation, updates.rate) == (None, None)
+    step = lg.solve(lg.Damped(lg.GGN(objective, module), 0.1), objective.gradient(module), lg.CG(rtol=1e-6)).x.weight
+    np.testing.assert_allclose(updates.weight, -step, rtol=0.05)  # each by a tolerance of its own
+
+
+def test_the_arrays_of_a_module_without_the_rest_are_advised_about():
+    pytest.importorskip("optax")
+    module, objective, opt = _line(_stand_in(), method=lg.SGN())
+    filtered = type(module)(module.weight, None, None)  # as equinox.filter has it
+    for ask in (opt.init, objective.value, objective.gradient, lambda p: lg.Hessian(objective, p) @ p):
+        with pytest.raises(TypeError, match=r"None in an equinox module.*equinox\.combine.*to_optax's init"):
+            ask(filtered)
 
 
 def test_what_cannot_be_called_is_refused():

@@ -178,6 +178,14 @@ def test_losses_are_recognised_with_the_mean_over_examples(name):
     np.testing.assert_allclose(loss.hessian_product(np, z, y, None, v) / many, product, atol=1e-12)
 
 
+def test_a_function_around_a_known_loss_is_told(problem):
+    objective, params = problem
+    x, y = batches_of(objective, 1)[0]
+    around = lg.Objective(line, lambda z, y: optax.l2_loss(z, y).mean(), (x, y))
+    with pytest.raises(ValueError, match=r"has at trial outputs the values of lg\.losses\.SquaredError\(\)"):
+        around.value(params)
+
+
 def test_losses_without_a_closed_form_are_differentiated_and_some_known_to_be_convex():
     for fn in (optax.huber_loss, functools.partial(optax.huber_loss, delta=0.5), optax.losses.log_cosh):
         assert as_loss(fn).convex
