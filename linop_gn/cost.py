@@ -82,7 +82,7 @@ def cost(A: LinearOperator, method: Any = None, *, steps: int = 50) -> Costs:
     CG                         21    43 kiB         2e+05  20 steps
     MINRES                     21  85.9 kiB       3.8e+05  20 steps
     Steihaug                   21  39.1 kiB       2.4e+05  20 steps
-    GramSolve, CG              24    47 kiB         6e+02  20 steps with 3 outputs
+    GramSolve, CG              24  31.4 kiB         6e+02  20 steps with 3 outputs
     krylov, basis anew         39  70.3 kiB         2e+05  two passes
     Cholesky                 1000  38.1 MiB       3.3e+08
     LU                       1000  22.9 MiB       6.7e+08

@@ -89,13 +89,14 @@ def _bits_of(x: np.ndarray[Any, Any]) -> _Bits:
     held, bits = _latest.get(key, (None, None))
     if held is None or bits is None or held() is not x or not bits.are_those_of(x):
         bits = _Bits(x)
-        _latest[key] = weakref.ref(x, lambda gone: _forget(key, gone)), bits
+        _latest[key] = weakref.ref(x, partial(_forget, _latest, key)), bits
     return bits
 
 
-def _forget(key: int, gone: Any) -> None:
-    if key in _latest and _latest[key][0] is gone:  # or another array has its identity by now
-        del _latest[key]
+def _forget(latest: dict[int, tuple[weakref.ref[Any], _Bits]], key: int, gone: Any) -> None:
+    """Called with all that it needs: at the end of a process globals are gone before arrays."""
+    if key in latest and latest[key][0] is gone:  # or another array has its identity by now
+        del latest[key]
 
 
 def mark(held: Any) -> Any:

@@ -135,8 +135,8 @@ def check_backend(
     <BLANKLINE>
       law   status   what it says
       copy  passed   copy(x) is a new array: what is done to it leaves x alone.
-      jvp   skipped  jvp(v) is J v, an array like the outputs, the same at each call; v stays as it is. (numpy does not
-                     claim 'derivatives')
+      jvp   skipped  jvp(v) is J v, an array like the outputs, the same at each call, written over where it is fresh; v
+                     stays. (numpy does not claim 'derivatives')
 
     Raises
     ------
