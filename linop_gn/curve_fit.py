@@ -212,7 +212,10 @@ def _first_guess(f: Callable[..., Any], p0: Any, bounds: Any) -> Any:
     if count < 1 or any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
         raise ValueError("curve_fit: the number of parameters cannot be told from f: give p0.")
     pair = (bounds.lb, bounds.ub) if hasattr(bounds, "lb") else bounds
-    low, high = (np.broadcast_to(np.asarray(b, float), (count,)) for b in pair)
+    try:
+        low, high = (np.broadcast_to(np.asarray(b, float), (count,)) for b in pair)
+    except (TypeError, ValueError):
+        return np.ones(count)  # least_squares says what bounds are
     with np.errstate(invalid="ignore"):
         middle = 0.5 * (low + high)
     guess = np.where(np.isfinite(middle), middle, 1.0)

@@ -196,9 +196,11 @@ class Space:
             if len(names) != len(self.names) or set(names) != set(self.names):
                 missing = sorted(set(self.names) - set(names))
                 extra = sorted(set(names) - set(self.names))
+                listed = type(tree) in (list, tuple) and tuple(x.shape for x in leaves) == self.shapes
+                advice = " Of a list in this order make dict(zip(names, arrays))." if listed else ""
                 raise ValueError(
                     f"the {what} is not a tree like this space's: missing {missing or 'nothing'}, "
-                    f"unexpected {extra or 'nothing'}. Expected leaves {list(self.names)}."
+                    f"unexpected {extra or 'nothing'}. Expected leaves {list(self.names)}.{advice}"
                 )
             leaves = [by_name[name] for name in self.names]
         for name, shape, dtype, leaf in zip(self.names, self.shapes, self.dtypes, leaves, strict=True):

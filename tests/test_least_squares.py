@@ -618,6 +618,8 @@ def test_curve_fit_bounds_and_what_is_left_out():
     popt, _ = lg.curve_fit(decay, T, Y, bounds=bounds)
     best, _ = scipy.optimize.curve_fit(decay, T, Y, bounds=bounds, ftol=1e-14, xtol=1e-14, gtol=1e-14)
     np.testing.assert_allclose(popt, best, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"bounds are a pair .* tuple\(zip\(\*bounds\)\)"):
+        lg.curve_fit(decay, T, Y, bounds=[(0, 1.5), (0, 9), (-9, 9)])
     broken = Y.copy()
     broken[3] = np.nan
     with pytest.raises(ValueError, match="nan_policy='omit'"):

@@ -221,7 +221,8 @@ class JaxArrays:
             return bool(_all_finite(parts))  # one read for all of them
 
     def to_numpy(self, x: Array) -> Any:
-        return np.array(_of_all_processes(x))
+        is_key = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return np.array(_of_all_processes(jax.random.key_data(x) if is_key else x))
 
     def read(self, tree: Any) -> Any:
         return jax.device_get(tree if jax.process_count() == 1 else tree_util.tree_map(_of_all_processes, tree))

@@ -196,6 +196,8 @@ def _fingerprint(value: Any, constant: Callable[[Any], Hashable] = id) -> Hashab
         return type(value), tuple(_fingerprint(item, constant) for item in value)
     if isinstance(value, dict):
         return dict, tuple((name, _fingerprint(value[name], constant)) for name in sorted(value))
+    if _tells_nothing(value):
+        value = None
     try:
         hash(value)
     except TypeError:
@@ -208,11 +210,11 @@ def _fingerprint_jaxpr(jaxpr: core.Jaxpr, constant: Callable[[Any], Hashable]) -
 
     def binder(var: Any) -> Hashable:
         numbers[var] = len(numbers)
-        return var.aval  # type: ignore[no-any-return]
+        return _kind(var.aval)
 
     def atom(var: Any) -> Hashable:
         if isinstance(var, core.Literal):
-            return var.aval, _value(var.val)
+            return _kind(var.aval), _value(var.val)
         return numbers[var]
 
     def operation(eqn: core.JaxprEqn) -> Hashable:
@@ -221,6 +223,20 @@ def _fingerprint_jaxpr(jaxpr: core.Jaxpr, constant: Callable[[Any], Hashable]) -
 
     head = tuple(map(binder, (*jaxpr.constvars, *jaxpr.invars)))
     return len(jaxpr.constvars), head, tuple(map(operation, jaxpr.eqns)), tuple(map(atom, jaxpr.outvars))
+
+
+def _kind(aval: Any) -> Hashable:
+    """The type of an array; without its sharding where that tells nothing."""
+    return aval.update(sharding=None) if _tells_nothing(getattr(aval, "sharding", None)) else aval  # type: ignore[no-any-return]
+
+
+def _tells_nothing(sharding: Any) -> bool:
+    """Whether it names a mesh whose axes are all Auto, and no place on it.
+
+    What comes of arrays that were put nowhere has none, and after a step on sharded examples it has.
+    """
+    mesh = getattr(sharding, "mesh", None)
+    return isinstance(mesh, jax.sharding.AbstractMesh) and {*mesh.axis_types} == {jax.sharding.AxisType.Auto}
 
 
 def _params(eqn: core.JaxprEqn) -> dict[str, Any]:

@@ -104,9 +104,10 @@ class Optimizer(torch.optim.Optimizer):
         seed: int = 0,
     ) -> None:
         if not isinstance(model, nn.Module):
+            name, what = type(self).__name__, "method, loss" if type(self) is Optimizer else "loss"
             raise TypeError(
-                f"{type(self).__name__} takes the module itself, got a {type(model).__qualname__}: parameters alone do "
-                "not tell how the loss depends on them. Write LevenbergMarquardt(model, loss), and choose with params=."
+                f"{name} takes the module itself, got a {type(model).__qualname__}: parameters alone do not tell how "
+                f"the loss depends on them. Write {name}(model, {what}), and choose with params=."
             )
         if not isinstance(method, lg.Method):
             raise TypeError(f"{type(self).__name__}: method must be an lg.Method, got a {type(method).__qualname__}.")

@@ -75,9 +75,8 @@ class Crossing:
             return None
         ops, guest = self.home.backend, self.away.backend
         borrowed = ops.borrow(guest.lendable(x))
-        writable = getattr(
-            getattr(borrowed, "flags", None), "writeable", True
-        )  # not of DLPack's older versions in NumPy
+        # NumPy's arrays of DLPack's older versions may only be read.
+        writable = getattr(getattr(borrowed, "flags", None), "writeable", True)
         return borrowed if writable and "in_place" in guest.capabilities else ops.copy(borrowed)
 
     def run(self, function: Callable[..., Any], over_there: Any, *arguments: Any) -> Any:

@@ -207,7 +207,7 @@ class Term:
         if self.batch.stacked or (self.loss is not None and (shape is None or self._may_be_pairs(shape))):
             return None
         inputs = [] if self.loss is None else ops.flatten(self.batch.inputs)[1]
-        floating = [leaf for leaf in inputs if ops.is_array(leaf) and xp.isdtype(leaf.dtype, "real floating")]
+        floating = [leaf for leaf in inputs if ops.is_array(leaf) and "float" in ops.describe(leaf)[1]]
         good = True
         for part in (*(x if isinstance(x, tuple) else (x,)), *floating):
             good = good & _all_finite(xp, part)

@@ -156,6 +156,7 @@ def test_vectors(backend):
         (put(backend, np.ones((2, 31))), ValueError, r"has shape \(2, 31\); expected a tree"),
         (put(backend, np.ones(31), "float32"), TypeError, "has dtype float32, expected float64; cast it"),
         ({"fc1": params["fc1"]}, ValueError, r"not a tree like this space's: missing \['fc2\.bias', 'fc2\.weight'\]"),
+        (backend.flatten(params)[1], ValueError, r"Of a list in this order make dict\(zip\(names, arrays\)\)\."),
         (dict(params, fc3=params["fc2"]["bias"]), ValueError, r"unexpected \['fc3'\]"),
         (dict(params, fc1=params["fc2"]), ValueError, r"leaf 'fc1\.bias' of the vector has shape \(3,\), expected"),
         (put(backend, CASE.params(), "float32"), TypeError, r"leaf 'fc1\.bias' of the vector has dtype float32"),

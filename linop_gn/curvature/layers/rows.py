@@ -247,9 +247,8 @@ def layers(worth: Callable[[Examples], bool] | None, term: Term, x: Vector) -> t
     check = xp.reshape(made.numbers()[:, None] * mixed[None, :], (1, -1))
     pulled = ops.over_rows(pull, xp.concat([unit, check]), min(_TOGETHER, C + 1))
     moving = tuple(f[:C, ...] for f in pulled)
-    every = ops.cast(
-        xp.concat([mixed, 0.0 * mixed[:1]])[None, :], dtype
-    )  # to cut the last one off is to copy the others
+    # A zero for the last row, which is the check: to cut it off would be to copy the others.
+    every = ops.cast(xp.concat([mixed, 0.0 * mixed[:1]])[None, :], dtype)
     both = [xp.reshape(xp.matmul(every, xp.reshape(f, (C + 1, -1))), f.shape[1:]) for f in pulled]
     rest = slope = None
     if worth is None:

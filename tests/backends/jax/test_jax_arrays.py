@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from linop_gn_jax import backend
 
+import linop_gn as lg
+
 TREE = {"layers": [{"weight": jnp.ones((2, 3)), "bias": None}, (jnp.zeros(2), jnp.ones(()))], "scale": jnp.ones(4)}
 ENTRIES = npst.arrays(np.float32, (13,), elements=st.floats(-1e6, 1e6, width=32))
 
@@ -118,3 +120,17 @@ def test_the_namespace_is_jax_numpy():
     assert backend.namespace() is jnp
     assert backend.version() == jax.__version__
     assert len(backend.devices()) == len(jax.devices())
+
+
+def test_keys_of_random_numbers_are_inputs():
+    key, x = jax.random.key(3), jnp.ones((4, 2))
+    assert (backend.to_numpy(key) == jax.random.key_data(key)).all()
+
+    def dropped(p, inputs):
+        x, key = inputs
+        return (x * jax.random.bernoulli(key, 0.5, x.shape)) @ p
+
+    objective = lg.Objective(dropped, lg.losses.SquaredError(), ((x, key), jnp.zeros((4, 1))))
+    want = 0.5 * float((dropped(jnp.ones((2, 1)), (x, key)) ** 2).sum()) / 4
+    assert want > 0
+    assert float(objective.value(jnp.ones((2, 1)))) == pytest.approx(want, rel=1e-6)

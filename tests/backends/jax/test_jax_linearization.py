@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from jax import lax
 from jax.experimental.ode import odeint
 from linop_gn_jax import backend
+from linop_gn_jax.linear import LinearProgram
 from systems import FULL
 
 import linop_gn as lg
@@ -309,3 +310,18 @@ def test_mixed_precision_keeps_the_dtype_of_each_leaf():
     linear = calculus.linearize(lambda p: (p[0] * p[1]).astype("float32"), params, _cotangent)
     assert [leaf.dtype.name for leaf in linear.vjp(jnp.ones(5))] == ["float32", "float64"]
     assert linear.jvp([np.ones(5), np.ones(5)]).dtype == np.float32
+
+
+def test_a_mesh_that_places_nothing_makes_no_other_program():
+    """Parameters that were put nowhere lie on the examples' mesh after a step, and a loop carries one program."""
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    x, w = jax.device_put(jnp.ones((4, 2)), place), jnp.ones((2, 3))
+
+    def program(w):
+        def product(r, v):
+            return [jax.jvp(jax.grad(lambda p: (jnp.tanh(r[0] @ p) ** 2).sum()), r[1:], v)[1]]
+
+        return LinearProgram.trace(product, [x, w], [w])
+
+    assert program(jax.device_put(w, place)) is program(w)

@@ -192,7 +192,7 @@ def test_what_is_frozen_or_in_no_group_stays_and_patterns_choose():
         optim.SGN(net(), MSE, "lora")
     with pytest.raises(ValueError, match="none of the model's"):
         optim.SGN(model, MSE, net().parameters())
-    with pytest.raises(TypeError, match="takes the module itself, got a list"):
+    with pytest.raises(TypeError, match=r"SGN takes the module itself, got a list.* Write SGN\(model, loss\)"):
         optim.SGN(list(model.parameters()), MSE)
     opt.add_param_group({"params": [model[2].bias], "lr": 0.5})
     trained(opt, BATCHES[:2])
