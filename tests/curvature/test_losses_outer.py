@@ -54,9 +54,29 @@ def test_it_takes_what_says_that_it_is_the_second_derivative(small):
         def value(self, xp, z, y):
             return 2 * super().value(xp, z, y)
 
-    losses = CrossEntropy(label_smoothing=0.1), BinaryCrossEntropy(), lg.losses.SquaredError(), lg.losses.Poisson()
+    class Warmer(CrossEntropy):
+        def _read(self, xp, outputs, targets, weights):
+            z, y, w = super()._read(xp, outputs, targets, weights)
+            return z / 2, y, w
+
+    class Named(CrossEntropy):
+        name = "likelihood"
+
+    losses = (
+        CrossEntropy(label_smoothing=0.1),
+        BinaryCrossEntropy(),
+        lg.losses.SquaredError(),
+        lg.losses.Poisson(),
+        lg.record(Named)(),
+    )
     assert all(map(known, losses))
-    others = lg.record(Positive)(), lg.record(Another)(), lg.losses.Huber(), lg.losses.as_loss(lambda z, y: z - y)
+    others = (
+        lg.record(Positive)(),
+        lg.record(Another)(),
+        lg.record(Warmer)(),
+        lg.losses.Huber(),
+        lg.losses.as_loss(lambda z, y: z - y),
+    )
     assert not any(map(known, others))
 
 
