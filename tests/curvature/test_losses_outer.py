@@ -124,6 +124,19 @@ def test_derivatives_of_products_in_jax(jax):
     both_ways(lambda: jax.tree.leaves(jax.grad(product, (0, 1, 2))(y, 0.2, params)))
 
 
+def test_derivatives_in_some_of_the_data_in_jax(jax):
+    """Of weights, beside targets that are integers and have none."""
+    x, params, v, _ = draws(jax.numpy.asarray)
+    labels = jax.numpy.asarray([0, 5, 2, 2, 1])
+
+    def product(weights):
+        fit = lg.Objective(model(jax.numpy), CrossEntropy(), (x, labels, weights))
+        return lg.tree.dot(v, lg.Hessian(fit, params) @ v)
+
+    weights = jax.numpy.asarray([1.0, 0.5, 2.0, 0.0, 3.0])
+    both_ways(lambda: [jax.grad(product)(weights)])
+
+
 def test_memory_in_torch(torch, monkeypatch):
     """What is kept is the logits and their gradient; a product takes the two summands of J v, and then H J v."""
     monkeypatch.setattr(parts, "MANY", 1)
