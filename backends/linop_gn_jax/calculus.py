@@ -206,7 +206,7 @@ def _slope_rule(primals: tuple[Outer, Array], tangents: tuple[Any, Any]) -> tupl
         # A checkpoint: what of the product does not depend on v is worked out for each v, and not kept.
         made = jax.checkpoint(lambda hessian, v: outer.product(hessian, v))(outer.hessian(z), v)
     if not all(isinstance(x, SymbolicZero) for x in tree_util.tree_leaves(moving)):  # of the data
-        moving = tree_util.tree_map(lambda x: x.instantiate() if isinstance(x, SymbolicZero) else x, moving)
+        moving = tree_util.tree_map(lambda x: np.zeros(x.shape, x.dtype) if isinstance(x, SymbolicZero) else x, moving)
         made = made + jax.jvp(lambda outer: outer.slope(z), (outer,), (moving,))[1]
     return slope, made
 

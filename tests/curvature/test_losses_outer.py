@@ -54,9 +54,29 @@ def test_it_takes_what_says_that_it_is_the_second_derivative(small):
         def value(self, xp, z, y):
             return 2 * super().value(xp, z, y)
 
-    losses = CrossEntropy(label_smoothing=0.1), BinaryCrossEntropy(), lg.losses.SquaredError(), lg.losses.Poisson()
+    class Warmer(CrossEntropy):
+        def _read(self, xp, outputs, targets, weights):
+            z, y, w = super()._read(xp, outputs, targets, weights)
+            return z / 2, y, w
+
+    class Named(CrossEntropy):
+        name = "likelihood"
+
+    losses = (
+        CrossEntropy(label_smoothing=0.1),
+        BinaryCrossEntropy(),
+        lg.losses.SquaredError(),
+        lg.losses.Poisson(),
+        lg.record(Named)(),
+    )
     assert all(map(known, losses))
-    others = lg.record(Positive)(), lg.record(Another)(), lg.losses.Huber(), lg.losses.as_loss(lambda z, y: z - y)
+    others = (
+        lg.record(Positive)(),
+        lg.record(Another)(),
+        lg.record(Warmer)(),
+        lg.losses.Huber(),
+        lg.losses.as_loss(lambda z, y: z - y),
+    )
     assert not any(map(known, others))
 
 
@@ -102,6 +122,19 @@ def test_derivatives_of_products_in_jax(jax):
         return lg.tree.dot(v, lg.Hessian(fit, params) @ v)
 
     both_ways(lambda: jax.tree.leaves(jax.grad(product, (0, 1, 2))(y, 0.2, params)))
+
+
+def test_derivatives_in_some_of_the_data_in_jax(jax):
+    """Of weights, beside targets that are integers and have none."""
+    x, params, v, _ = draws(jax.numpy.asarray)
+    labels = jax.numpy.asarray([0, 5, 2, 2, 1])
+
+    def product(weights):
+        fit = lg.Objective(model(jax.numpy), CrossEntropy(), (x, labels, weights))
+        return lg.tree.dot(v, lg.Hessian(fit, params) @ v)
+
+    weights = jax.numpy.asarray([1.0, 0.5, 2.0, 0.0, 3.0])
+    both_ways(lambda: [jax.grad(product)(weights)])
 
 
 def test_memory_in_torch(torch, monkeypatch):
