@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -98,6 +99,13 @@ def as_preconditioner(given: Any, method: str) -> LinearOperator | Recipe | None
     TypeError
         For anything else.
     """
+    if hasattr(given, "point"):
+        warnings.warn(
+            f"{method}: preconditioner is {type(given).__qualname__}, which is curvature, not near its inverse. Give "
+            "the inverse of Kronecker factors, lg.KFAC(objective, params).inverse(damping), or a recipe such as "
+            "lg.preconditioners.KFAC() or lg.preconditioners.Jacobi().",
+            stacklevel=7,  # where CG is made
+        )
     if given is None or isinstance(given, (LinearOperator, Recipe)):
         return given
     if not callable(given) or isinstance(given, type):

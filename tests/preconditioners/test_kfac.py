@@ -154,3 +154,12 @@ def test_an_operator_without_an_objective_is_refused():
     A = lg.Dense(np.eye(3), psd=True)
     with pytest.raises(TypeError, match="KFAC"):
         KFAC()(A)
+
+
+def test_curvature_in_place_of_its_inverse_is_told():
+    pytest.importorskip("torch")
+    f, p = made(lg.load("torch"), "two layers")
+    for curvature, kind in ((lg.KFAC(f, p), lg.CG), (lg.GGN(f, p), lg.MINRES)):
+        told = f"{kind.__name__}: preconditioner is {type(curvature).__name__}, which is curvature"
+        with pytest.warns(UserWarning, match=told):
+            kind(preconditioner=curvature)
