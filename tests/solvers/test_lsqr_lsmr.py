@@ -291,7 +291,7 @@ def test_an_ordinary_tick_takes_few_calls(numpy_backend, solver, most):
     """Where work is eager: a call takes as long as arithmetic with hundreds of entries."""
     tick, rest = calls_of(solver)
     assert tick <= most
-    assert rest <= 460
+    assert rest <= 475  # some ten more where every framework has been loaded
 
 
 @both
