@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
-__all__ = ["allocations", "compiled_peak", "peak"]
+__all__ = ["allocations", "compiled_peak", "compiled_product", "peak"]
 
 
 def peak(name: str, run: Callable[[], Any]) -> int:
@@ -51,3 +51,25 @@ def compiled_peak(function: Callable[..., Any], *arguments: Any) -> int:
 
     taken = jax.jit(function).lower(*arguments).compile().memory_analysis()
     return int(taken.temp_size_in_bytes + taken.output_size_in_bytes)
+
+
+def compiled_product(curvature: Any) -> tuple[int, int, int]:
+    """Bytes that a model's ``curvature`` keeps in JAX, that a product takes, and of one copy of its many logits."""
+    import jax
+
+    import linop_gn as lg
+
+    n, classes, hidden = 128, 1 << 15, 16
+    some = jax.ShapeDtypeStruct
+    x, y = some((n, hidden), "float32"), some((n,), "int32")
+    params = {"A": some((hidden, hidden), "float32"), "W": some((hidden, classes), "float32")}
+
+    def prepared(params: Any, x: Any, y: Any) -> Any:
+        def model(p: Any, x: Any) -> Any:
+            return jax.numpy.tanh(x @ p["A"]) @ p["W"]
+
+        return curvature(lg.Objective(model, lg.losses.CrossEntropy(), (x, y)), params).prepare()
+
+    A = jax.eval_shape(prepared, params, x, y)
+    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(A))
+    return kept, compiled_peak(lambda A, v: A @ v, A, params), n * classes * 4
