@@ -12,18 +12,13 @@ from ..protocols import Array, Backend
 from ..records import memo
 from .point import Point
 
-__all__ = ["are", "holds", "is_at", "same_leaves"]
+__all__ = ["alone", "are", "holds", "same_leaves"]
 
 
-def is_at(point: Point, leaves: list[Array]) -> bool:
-    """Whether the point is the one that would be made of these leaves, without packing them."""
-    return same_leaves(point, leaves, _alone(point.space.backend, leaves)) and holds(point, leaves)
-
-
-def same_leaves(point: Point, leaves: list[Array], alone: bool) -> bool:
-    """Whether its parameters were detached from these leaves, to which derivatives go; or none, if ``alone``."""
+def same_leaves(point: Point, leaves: list[Array], unrecorded: bool) -> bool:
+    """Whether its parameters were detached from these leaves, to which derivatives go; or none, if ``unrecorded``."""
     origin = memo(point).origin
-    return alone if origin is None else not alone and are(origin[1], leaves)
+    return unrecorded if origin is None else not unrecorded and are(origin[1], leaves)
 
 
 def holds(point: Point, leaves: list[Array]) -> bool:
@@ -39,7 +34,7 @@ def are(these: Iterable[Array], those: Iterable[Array]) -> bool:
     return all(a is b for a, b in zip(these, those, strict=True))
 
 
-def _alone(ops: Backend, leaves: list[Array]) -> bool:
+def alone(ops: Backend, leaves: list[Array]) -> bool:
     """Whether nobody records what is made of these leaves."""
     bare = ops.pack([ops.namespace().reshape(leaf, (-1,))[:0] for leaf in leaves], ops.describe(leaves[0])[1])
     return ops.detach(bare) is bare

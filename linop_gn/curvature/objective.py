@@ -23,7 +23,7 @@ from ..given import as_columns, as_start
 from ..protocols import Array, Backend, Scalar, Tree, Vector
 from ..records import Asked, fields, fill, memo, rebuild, record, replace
 from ..spaces import Space
-from .again import are, holds, is_at, same_leaves
+from .again import alone, are, holds, same_leaves
 from .batches import Batch, Stream, as_batches, cut, stack, without_rows
 from .checks import require_finite_parameters
 from .losses import Loss, SquaredError, as_loss
@@ -224,7 +224,9 @@ class Objective(Terms):
         apart = space.in_leaves and not self.is_bridged(space) and not self.host
         known = latest is not None and not apart and self.reduce is None and latest.space == space
         known = known and space.layout is None and ops.is_concrete(leaves)
-        if known and latest.objective is self.now(space, latest.x) and is_at(latest, leaves):  # nothing is packed
+        known = known and latest.objective is self.now(space, latest.x)
+        equal = known and holds(latest, leaves)
+        if equal and same_leaves(latest, leaves, alone(ops, leaves)):  # nothing is packed
             return latest  # type: ignore[no-any-return]
         packed = tuple(leaves) if apart else space.join(leaves)  # nobody can write to a compiled framework's leaves
         x = ops.detach(packed)
@@ -238,7 +240,7 @@ class Objective(Terms):
             return latest  # type: ignore[no-any-return]
         point = Point(terms, x, space)
         memo(point).origin = None if packed is x else (packed, leaves)
-        if again and not apart and holds(latest, leaves):
+        if again and not apart and (equal if known else holds(latest, leaves)):
             if same_leaves(latest, leaves, packed is x):
                 return latest  # type: ignore[no-any-return]
             point.share(latest)
