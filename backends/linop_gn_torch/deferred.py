@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linop_gn.solvers.ahead import leap
+from linop_gn.solvers.ahead import states_ahead
 from linop_gn.solvers.base import Solver
 
 from .arithmetic import plain
@@ -83,10 +83,10 @@ def _is_dear(like: Tensor) -> bool:
 class TorchLeaps:
     """The part of the backend's loops that lets solvers take steps without reading scalars."""
 
-    def leaps(self, method: Any, problem: Any, state: Any) -> Iterable[Any]:
-        """See :meth:`linop_gn.backend.EagerLoops.leaps`."""
+    def states_ahead(self, method: Any, problem: Any, state: Any) -> Iterable[Any]:
+        """See :meth:`linop_gn.backend.EagerLoops.states_ahead`."""
         if not isinstance(method, Solver):
             return ()
         like = problem.like
         alone = type(like) is Tensor and like.ndim == 1 and like.dtype in (torch.float32, torch.float64)
-        return leap(method, Deferred(self), problem, state) if alone and _is_dear(like) else ()
+        return states_ahead(method, Deferred(self), problem, state) if alone and _is_dear(like) else ()

@@ -100,18 +100,18 @@ class EagerLoops:
 
     def run(self, method: Iteration, problem: Any, capacity: int) -> Carry:
         return self.advance(
-            method, problem, self._leapt(method, problem, self.begin(method, problem, capacity)), sys.maxsize
+            method, problem, self._ahead(method, problem, self.begin(method, problem, capacity)), sys.maxsize
         )
 
-    def _leapt(self, method: Iteration, problem: Any, carry: Carry) -> Carry:
+    def _ahead(self, method: Iteration, problem: Any, carry: Carry) -> Carry:
         """The carry once a method has gone as far as it does by itself."""
-        leaps = self.leaps(method, problem, carry.state)
-        if leaps == ():
+        ahead = self.states_ahead(method, problem, carry.state)
+        if ahead == ():
             return carry
         latest, rows = carry
         try:
             with _quiet():
-                for state in leaps:
+                for state in ahead:
                     latest = state
                     _write(rows, state.steps, method.observe(state))
         except BaseException as error:
@@ -119,14 +119,14 @@ class EagerLoops:
             raise
         return Carry(latest, rows)
 
-    def leaps(self, method: Any, problem: Any, state: Any) -> Iterable[Any]:
+    def states_ahead(self, method: Any, problem: Any, state: Any) -> Iterable[Any]:
         """The states a method reaches by itself (:meth:`linop_gn.Solver.ahead`), where reading one is dear."""
         return ()
 
     def iterate(self, method: Iteration, problem: Any) -> Any:
         with _quiet():
             state = method.init(self, problem)  # type: ignore[arg-type]
-            for after in self.leaps(method, problem, state):
+            for after in self.states_ahead(method, problem, state):
                 state = after
             while _is_running(state):
                 state = method.step(self, problem, state)  # type: ignore[arg-type]

@@ -313,7 +313,7 @@ class Lanczos(Solver):
             products=s.products + running,
         )
 
-    def unlooked(self, problem: LinearProblem, s: LanczosState) -> int | None:
+    def steps_ahead(self, problem: LinearProblem, s: LanczosState) -> int | None:
         if self.reorthogonalise == "selective":  # what the next step does is decided by the numbers of this one
             return None
         return self.limit(problem) - 1 - s.steps if s.steps > 1 and s.claim == Code.RUNNING else 0

@@ -20,7 +20,7 @@ from ..records import replace
 from ..run.status import Code
 from .problem import LinearProblem
 
-__all__ = ["leap"]
+__all__ = ["states_ahead"]
 
 MOST = 32
 """Steps between looks; so many are lost where one was not ordinary."""
@@ -83,8 +83,8 @@ class _Applied:
         return self._product
 
 
-def leap(solver: Any, ops: Any, problem: LinearProblem, s: Any) -> Iterator[Any]:
-    """The next states of a run for as long as the solver tells how many steps may go unlooked at.
+def states_ahead(solver: Any, ops: Any, problem: LinearProblem, s: Any) -> Iterator[Any]:
+    """The next states of a run for as long as the solver tells how many steps may be taken ahead of their numbers.
 
     ``ops`` is arithmetic whose numbers stay where vectors are; it has ``read``, of all that inner products have told
     since the last time, and the ordinary ``backend``. Of the states that come together the last one's vectors are its
@@ -95,7 +95,7 @@ def leap(solver: Any, ops: Any, problem: LinearProblem, s: Any) -> Iterator[Any]
     told: Any = _Applied(problem.operator, like), None if inner is None else _Applied(inner, like)
     told = replace(problem, operator=told[0], preconditioner=told[1])
     while s.status == Code.RUNNING:
-        steps = solver.unlooked(problem, s)
+        steps = solver.steps_ahead(problem, s)
         if steps is None:
             return
         if steps < 1:

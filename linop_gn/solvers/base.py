@@ -116,7 +116,7 @@ class Solver(ABC):
     def answer(self, ops: Backend, problem: LinearProblem, state: Any) -> Vector:
         """The solution x; consumes the state."""
 
-    def unlooked(self, problem: LinearProblem, state: Any) -> int | None:
+    def steps_ahead(self, problem: LinearProblem, state: Any) -> int | None:
         """How many steps may be taken from here before a scalar is looked at; None where none ever may.
 
         Asked where reading a scalar takes longer than arithmetic with it. After 0 the next step is taken as ever.
@@ -131,7 +131,7 @@ class Solver(ABC):
         the order in which ``step`` asks them. The given state's vectors are left as they are; it is returned itself
         where it holds those of each state between.
         """
-        raise NotImplementedError(f"{self.title} tells that steps may go unlooked at, and has no method ahead.")
+        raise NotImplementedError(f"{self.title} tells steps_ahead, and has no method ahead.")
 
     # declared
 

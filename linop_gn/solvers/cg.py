@@ -278,7 +278,7 @@ class CG(ResidualSolver):
                     ))  # fmt: skip
         return self._tick(ops, problem, s, _Seen(product, curvature, r, z, rr, rz))
 
-    def unlooked(self, problem: LinearProblem, s: CGState) -> int | None:
+    def steps_ahead(self, problem: LinearProblem, s: CGState) -> int | None:
         told_apart = self.keep is not None or problem.x0 is not None or self.reductions == 1
         if self.steps is None or told_apart or type(s.norm) is not float:
             return None

@@ -351,7 +351,7 @@ class MINRES(ResidualSolver):
             ascale, norm, model, s.threshold, s.scale, phase, status, steps, s.products + running,
         )  # in order: replacing fields by name takes three times as long  # fmt: skip
 
-    def unlooked(self, problem: LinearProblem, s: MINRESState) -> int | None:
+    def steps_ahead(self, problem: LinearProblem, s: MINRESState) -> int | None:
         if self.steps is None or type(s.norm) is not float:
             return None
         return self.limit(problem) - 1 - s.steps if s.phase == _STEP and not s.risky and s.idle < 2 else 0

@@ -97,15 +97,15 @@ def test_it_is_the_same_run(monkeypatch, way, dtype, preconditioned):
             pytest.skip("takes no preconditioner")
         options = {"preconditioner": lg.Diagonal(torch.linspace(1.0, 2.0, N, dtype=b.dtype), psd=True)}
     known = b.clone(), A.values.clone()
-    plain, leapt, told = both(monkeypatch, A, b, fixed(solver, 45, **options))
+    plain, ahead, told = both(monkeypatch, A, b, fixed(solver, 45, **options))
     assert told.at_once == 2
-    assert (leapt.status, leapt.steps, leapt.products) == (plain.status, plain.steps, plain.products)
+    assert (ahead.status, ahead.steps, ahead.products) == (plain.status, plain.steps, plain.products)
     tolerance = 1e-10 if dtype == "float64" else 2e-2  # of late residuals, which amplify rounding
     for name in ("residual", "model"):
         theirs = plain.history[name]
         floor = 1e-6 * np.max(np.abs(theirs)) if dtype == "float32" else 0.0
-        np.testing.assert_allclose(leapt.history[name], theirs, rtol=tolerance, atol=floor)
-    torch.testing.assert_close(leapt.x, plain.x, rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(ahead.history[name], theirs, rtol=tolerance, atol=floor)
+    torch.testing.assert_close(ahead.x, plain.x, rtol=1e-3, atol=1e-6)
     assert torch.equal(known[0], b)
     assert torch.equal(known[1], A.values)
 
@@ -120,14 +120,14 @@ def test_a_basis_is_the_same_and_goes_on(monkeypatch, dtype, way, keep):
             K = lg.krylov(A, b, 12, reorthogonalise=way, keep=keep)
             found += [K, K.extend(15)]
             assert told.at_once == 2 * reads
-    for plain, leapt in zip(found[:2], found[2:], strict=True):
-        assert (plain.status, plain.steps, plain.products) == (leapt.status, leapt.steps, leapt.products)
+    for plain, ahead in zip(found[:2], found[2:], strict=True):
+        assert (plain.status, plain.steps, plain.products) == (ahead.status, ahead.steps, ahead.products)
         tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == "float32" else {"rtol": 1e-10, "atol": 1e-12}
         for part in ("alphas", "betas", "basis"):
-            ours, theirs = getattr(leapt.state, part), getattr(plain.state, part)
+            ours, theirs = getattr(ahead.state, part), getattr(plain.state, part)
             rows = slice(0, plain.steps + (part == "basis")) if keep else slice(0, 2)
             np.testing.assert_allclose(ours[rows], theirs[rows], **tolerance)
-        torch.testing.assert_close(leapt.solve(1.0).x, plain.solve(1.0).x)
+        torch.testing.assert_close(ahead.solve(1.0).x, plain.solve(1.0).x)
 
 
 def troubled(kind):
@@ -158,20 +158,20 @@ def troubled(kind):
 def test_what_is_no_ordinary_step_is_judged_as_ever(monkeypatch, way, kind):
     """And the products of the steps that were taken past it are told."""
     solver, options = WAYS[way]
-    plain, leapt, told = both(monkeypatch, *troubled(kind), fixed(solver, 40, **options))
-    assert plain.status is leapt.status
-    assert leapt.steps == plain.steps
-    assert plain.products <= leapt.products <= plain.products + 32 * (told.at_once > 0)
-    np.testing.assert_allclose(leapt.x, plain.x, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(leapt.history["model"], plain.history["model"], rtol=1e-9)
+    plain, ahead, told = both(monkeypatch, *troubled(kind), fixed(solver, 40, **options))
+    assert plain.status is ahead.status
+    assert ahead.steps == plain.steps
+    assert plain.products <= ahead.products <= plain.products + 32 * (told.at_once > 0)
+    np.testing.assert_allclose(ahead.x, plain.x, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(ahead.history["model"], plain.history["model"], rtol=1e-9)
 
 
 @pytest.mark.parametrize(("way", "spent"), [("CG", 32), ("full", 29)])
 def test_of_a_kept_basis_only_what_came_after_is_lost(monkeypatch, way, spent):
     solver, options = WAYS[way]
-    plain, leapt, _ = both(monkeypatch, *troubled("few eigenvalues"), fixed(solver, 40, **options))
+    plain, ahead, _ = both(monkeypatch, *troubled("few eigenvalues"), fixed(solver, 40, **options))
     assert plain.steps == 6
-    assert leapt.products == plain.products + spent
+    assert ahead.products == plain.products + spent
 
 
 def test_what_the_next_step_does_may_be_decided_by_this_one(monkeypatch):
