@@ -15,8 +15,8 @@ from .distributed.watching import telling, together, told_to_all
 from .foreign import advised
 from .operators.base import LinearOperator, require_operator
 from .protocols import Carry
-from .records import Partial, fields, rebuild, replace
-from .run.loop import Look, Watcher, drive, looks, reached, watchers_of
+from .records import Partial, rebuild, replace
+from .run.loop import Look, Reached, Watcher, drive, looks, watchers_of
 from .run.solution import Solution
 from .run.status import Code, is_one_of
 from .solvers import CG, LinearProblem
@@ -100,7 +100,8 @@ def solve(
 
         def told(carry: Carry, ended: bool) -> tuple[Any, Solution]:
             state, rows = carry
-            ops, partition = solver.arithmetic(backend, problem), solver.partition(problem)
+            partition = solver.partition(problem)
+            ops = backend if partition is None else solver.arithmetic(backend, problem)
             with np.errstate(over="ignore", invalid="ignore"), backend.unguarded():  # the status tells
                 row = method.observe(state)
                 x = method.answer(backend, problem, state)
@@ -108,31 +109,35 @@ def solve(
                 held = backend.call(Partial(_held_finite, ops), *end) if ops is backend else _held_finite(ops, *end)
                 x, code, residual, model, small = held
                 products = state.products
-                if ended and backend.is_concrete((x, code)):  # a product more would be one in everybody's program
+                if ended and small is not False and backend.is_concrete((x, code)):  # else it were in every program
                     code, residual, looks = _held_small(ops, solver, problem, x, code, residual, small)
                     products = products + looks
                 iterates = method.iterates(backend, problem, state, x)
-            return x, Solution(
-                code=code,
-                steps=state.steps,
-                products=products,
-                rows=rows if not isinstance(rows, list) else backend.rows(carry, 0, len(rows)),
-                names=tuple(type(row)._fields),
-                method=solver.title,
-                blocks=None if partition is None else tuple(block.name for block in partition),
-                iterates=iterates,
-                residual=residual,
-                model=model,
-            )
+            told = {
+                "code": code,
+                "steps": state.steps,
+                "products": products,
+                "rows": rows if not isinstance(rows, list) else backend.rows(carry, 0, len(rows)),
+                "names": type(row)._fields,
+                "method": solver.title,
+                "x": None,
+                "residual": residual,
+                "model": model,
+                "iterates": iterates,
+                "blocks": None if partition is None else tuple(block.name for block in partition),
+            }
+            return x, rebuild(Solution, told)  # a constructor sets each by itself
 
         advice = "error.result has the latest x" + ", to go on from (x0=)." * solver.solves_system
-        with reached(lambda carry: leaving(*told(carry, False)), advice):
+        with Reached(lambda carry: leaving(*told(carry, False)), advice):
             carry = drive(backend, method, problem, solver.limit(problem), shown, every, solver.title)
         return told(carry, True)
 
     def leaving(x: Any, solution: Solution) -> Solution:
-        iterates = None if solution.iterates is None else solution.iterates.leave(lambda v: leave(v, domain))
-        return rebuild(Solution, fields(solution) | {"x": leave(x, domain), "iterates": iterates})
+        made = rebuild(Solution, vars(solution) | {"x": leave(x, domain)})
+        if solution.iterates is None:
+            return made
+        return replace(made, iterates=solution.iterates.leave(lambda v: leave(v, domain)))
 
     return leaving(*backend.implicit(run, solver, problem, A))
 
@@ -146,10 +151,11 @@ def _held_finite(ops: Any, b: Any, x: Any, status: Any, residual: Any, model: An
 
     The last value says whether parts of x are so small beside the largest that they may have underflown.
     """
+    if type(status) is int and status != Code.NONFINITE_INPUT:  # where work is eager
+        square = ops.dot(x, x)  # takes half as long as the largest entry, of which it says enough nearly always
+        if type(square) is float and 1e-32 * x.shape[0] < square < math.inf and ops.eps(x) < 1e-6:
+            return x, status, residual, model, False
     largest = ops.max_abs(x)
-    one = type(largest) is float and type(status) is int and status != Code.NONFINITE_INPUT
-    if one and 1e-16 < largest < math.inf and ops.eps(x) < 1e-6:  # nearly always, where work is eager
-        return x, status, residual, model, False
     small = ops.logical_not(unfit_status(ops, largest, ops.eps(x) ** 3, x)[0])
     plain = (largest > 0) & (largest < math.inf)
     if getattr(plain, "shape", ()) != getattr(status, "shape", ()):
@@ -218,7 +224,8 @@ def _linear(
         start, _ = A.domain.enter(x0, "starting point x0")
         if tuple(start.shape[1:]) != tuple(rhs.shape[1:]):
             raise ValueError(f"x0 has shape {tuple(start.shape)} but b has {tuple(rhs.shape)}; give them alike.")
-    require_alike(reduction, "solve", A.domain, (A, method), right_hand_side=rhs, starting_point=start)
+    if reduction is not None:
+        require_alike(reduction, "solve", A.domain, (A, method), right_hand_side=rhs, starting_point=start)
     inner = method.preconditioner
     with A.backend.unguarded():
         if inner is not None:

@@ -268,18 +268,20 @@ class Space:
         ``v`` had: a tree where a tree was given, flat where flat. What is ``lent`` is
         used until the call ends: then a tree whose leaves lie in a row is not copied.
         """
+        if self.holds(v):  # what is asked for most has nothing more to be looked at
+            return v, _as_flat if self.is_flat else _as_it_is
         if self.backend.is_array(v):
             shape, _, _ = self.backend.describe(v)
             alone = self.names == ("",)
             if shape == self.shapes[0] and alone:
                 self.require(f"the {what}", v, dtype=self.dtypes[0])
                 if self.is_flat:
-                    return v, lambda result, space: result if len(space.shapes) == 1 else space.unpack(result)
+                    return v, _as_flat
                 return self.pack(v, what), lambda result, space: space.unpack(result)
             if shape[:1] == (self.width,) and len(shape) in (1, 2):
                 self.require(f"the {what}", v)
                 v = v if self.layout is None else self.layout.vector(v, f"the {what}")
-                return v, lambda result, space: result
+                return v, _as_it_is
             wanted = self.shapes[0] if alone else f"a tree with leaves {list(self.names)}"
             raise ValueError(
                 f"the {what} has shape {shape}; expected {wanted}, a flat array ({self.width},) or columns "
@@ -387,6 +389,8 @@ class Space:
 
     def agrees(self, other: Space) -> bool:
         """Whether vectors of both are interchangeable as flat arrays."""
+        if self is other:
+            return True
         same = (self.backend, self.size, self.dtype, self.layout) == (
             other.backend,
             other.size,
@@ -441,6 +445,15 @@ def _space(
     if {"float16", "bfloat16"} <= set(dtypes) and _WIDTH[dtype] == 1:
         dtype = "float32"  # neither of the two holds the other's numbers
     return Space(backend, structure, _distinct(names), shapes, dtypes, dtype, next(iter(devices), None), layout)
+
+
+def _as_flat(result: Vector, space: Space) -> Any:
+    """The way back for what came in as all of its space: a flat result, or its tree where there is one."""
+    return result if len(space.shapes) == 1 else space.unpack(result)
+
+
+def _as_it_is(result: Vector, space: Space) -> Any:
+    return result
 
 
 def require_here(backend: Backend, array: Array, where: str) -> None:

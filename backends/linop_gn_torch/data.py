@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from linop_gn.curvature.point import Point
 from linop_gn.records import data_fields, memo, rebuild, static_fields
 
-__all__ = ["Data"]
+__all__ = ["Data", "may_ask"]
 
 _NAMESPACE = "linop_gn_torch"
 _PLAIN = {type(None), bool, int, float, str}
@@ -51,6 +51,24 @@ class Data:
     def holds(self, kind: type) -> bool:
         """Whether there is a record of this kind anywhere."""
         return any(issubclass(found, kind) for found in self._kinds)
+
+
+def may_ask(tree: Any) -> bool:
+    """Whether :class:`Data` may find a tensor that requires gradients: False for most, in a third of its time."""
+    kind = type(tree)
+    if kind is Tensor:
+        return tree.requires_grad  # type: ignore[no-any-return]
+    if kind in _PLAIN:
+        return False
+    names = _names(kind)
+    if names is None:
+        return kind is not tuple or any(map(may_ask, tree))
+    if issubclass(kind, Point):
+        return True
+    for name in names:  # noqa: SIM110  (a generator takes longer)
+        if type(x := getattr(tree, name)) not in _PLAIN and may_ask(x):
+            return True
+    return False
 
 
 @cache

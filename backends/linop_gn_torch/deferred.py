@@ -77,7 +77,7 @@ class Deferred:
 
 def _is_dear(like: Tensor) -> bool:
     """Whether to read a scalar is to wait for the device that vectors like this one are on."""
-    return like.device.type != "cpu"
+    return not like.is_cpu
 
 
 class TorchLeaps:
@@ -85,8 +85,7 @@ class TorchLeaps:
 
     def states_ahead(self, method: Any, problem: Any, state: Any) -> Iterable[Any]:
         """See :meth:`linop_gn.backend.EagerLoops.states_ahead`."""
-        if not isinstance(method, Solver):
+        if Solver not in type(method).__mro__ or not _is_dear(like := problem.like):
             return ()
-        like = problem.like
         alone = type(like) is Tensor and like.ndim == 1 and like.dtype in (torch.float32, torch.float64)
-        return states_ahead(method, Deferred(self), problem, state) if alone and _is_dear(like) else ()
+        return states_ahead(method, Deferred(self), problem, state) if alone else ()

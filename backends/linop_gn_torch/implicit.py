@@ -38,7 +38,7 @@ from linop_gn.records import replace
 from linop_gn.run.status import Status
 
 from .advice import nodes
-from .data import Data
+from .data import Data, may_ask
 from .tracking import tracked
 
 __all__ = ["TorchImplicit"]
@@ -51,7 +51,7 @@ class TorchImplicit:
 
     def implicit(self, run: Run, method: Any, problem: Any, operator: Any) -> tuple[Tensor, Any]:
         """See :meth:`linop_gn.protocols.Loops.implicit`."""
-        if not torch.is_grad_enabled():
+        if not (torch.is_grad_enabled() and (may_ask(operator) or may_ask(problem.rhs) or may_ask(method))):
             return run(method, problem)
         data = Data((method, operator, problem.rhs))
         if not data.asks:

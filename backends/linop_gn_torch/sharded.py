@@ -70,8 +70,10 @@ def layout_of(leaves: Sequence[Any]) -> Layout | None:
     """
     if isinstance(leaves, Leaves):
         return leaves.layout
-    first = next((x for x in leaves if is_sharded(x)), None)
-    if first is None:
+    for first in leaves:
+        if is_sharded(first):
+            break
+    else:
         return None
     for i, x in enumerate(leaves):
         if not is_sharded(x):

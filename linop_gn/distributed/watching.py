@@ -99,7 +99,10 @@ def told_to_all(door: F) -> F:
 
     @wraps(door)
     def opened(A: Any, *args: Any, **options: Any) -> Any:
-        with telling(getattr(A, "reduction", None)):
+        reduction = getattr(A, "reduction", None)
+        if reduction is None and _active.get() is None:
+            return door(A, *args, **options)
+        with telling(reduction):
             return door(A, *args, **options)
 
     return opened  # type: ignore[return-value]

@@ -220,16 +220,20 @@ class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerBases, Ea
         )  # type: ignore[return-value]
 
     def eps(self, x: Vector) -> float:
-        return self._limits(x.dtype)[0]
+        try:
+            return self._known_limits[x.dtype][0]
+        except KeyError:
+            return self._limits(x.dtype)[0]
 
     def _exponent_limit(self, like: Vector) -> int:
-        return self._limits(like.dtype)[1]
+        try:
+            return self._known_limits[like.dtype][1]
+        except KeyError:
+            return self._limits(like.dtype)[1]
 
     def _limits(self, dtype: Any) -> tuple[float, int]:
         """The spacing of a dtype at 1, and e for which 2^-e is its smallest normal number."""
-        found = self._known_limits.get(dtype)
-        if found is None:
-            info = self.xp.finfo(dtype)
-            found = float(info.eps), round(-math.log2(float(info.smallest_normal)))
-            self._known_limits[dtype] = found
+        info = self.xp.finfo(dtype)
+        found = float(info.eps), round(-math.log2(float(info.smallest_normal)))
+        self._known_limits[dtype] = found
         return found

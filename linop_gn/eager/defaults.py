@@ -18,6 +18,9 @@ T = TypeVar("T")
 L = TypeVar("L", bound="LinearizationDefaults")
 
 
+_OPEN = nullcontext()
+
+
 class BackendDefaults:
     """Found by its name, without derivatives; arrays belong to no record, and work is done when it is asked for."""
 
@@ -79,7 +82,7 @@ class BackendDefaults:
         return chosen
 
     def unguarded(self) -> AbstractContextManager[None]:
-        return nullcontext()
+        return _OPEN
 
     def alone(self, make: Callable[[], R]) -> tuple[R, bool]:
         return make(), False

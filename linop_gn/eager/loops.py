@@ -25,6 +25,8 @@ from ..run.status import Code
 
 __all__ = ["EagerLoops"]
 
+_NUMBERS = frozenset({float, int, bool})
+
 R = TypeVar("R")
 T = TypeVar("T")
 
@@ -75,33 +77,40 @@ class EagerLoops:
 
     def begin(self, method: Iteration, problem: Any, capacity: int) -> Carry:
         with _quiet():
-            state = method.init(self, problem)  # type: ignore[arg-type]
+            return self._begun(method, problem)
+
+    def _begun(self, method: Iteration, problem: Any) -> Carry:
+        state = method.init(self, problem)  # type: ignore[arg-type]
         return Carry(state, [method.observe(state)])
 
     def advance(self, method: Iteration, problem: Any, carry: Carry, steps: int) -> Carry:
+        with _quiet():
+            return self._advanced(method, problem, carry, steps)
+
+    def _advanced(self, method: Iteration, problem: Any, carry: Carry, steps: int) -> Carry:
         state, rows = carry
         del carry  # what the first state holds goes with its successor
         step, observe = method.step, method.observe
         try:
-            with _quiet():
-                for _ in range(steps):
-                    status = state.status
-                    if status != Code.RUNNING if type(status) is int else not _is_running(state):
-                        break
-                    state = step(self, problem, state)  # type: ignore[arg-type]
-                    if type(state.steps) is int and state.steps == len(rows):
-                        rows.append(observe(state))
-                    else:
-                        _write(rows, state.steps, observe(state))
+            for _ in range(steps):
+                status = state.status
+                if status != Code.RUNNING if type(status) is int else not _is_running(state):
+                    break
+                state = step(self, problem, state)  # type: ignore[arg-type]
+                if type(state.steps) is int and state.steps == len(rows):
+                    rows.append(observe(state))
+                else:
+                    _write(rows, state.steps, observe(state))
         except BaseException as error:
             _tell(error, state, rows)
             raise
         return Carry(state, rows)
 
     def run(self, method: Iteration, problem: Any, capacity: int) -> Carry:
-        return self.advance(
-            method, problem, self._ahead(method, problem, self.begin(method, problem, capacity)), sys.maxsize
-        )
+        with _quiet():  # once: to enter it takes as long as some operations
+            return self._advanced(
+                method, problem, self._ahead(method, problem, self._begun(method, problem)), sys.maxsize
+            )
 
     def _ahead(self, method: Iteration, problem: Any, carry: Carry) -> Carry:
         """The carry once a method has gone as far as it does by itself."""
@@ -110,10 +119,9 @@ class EagerLoops:
             return carry
         latest, rows = carry
         try:
-            with _quiet():
-                for state in ahead:
-                    latest = state
-                    _write(rows, state.steps, method.observe(state))
+            for state in ahead:
+                latest = state
+                _write(rows, state.steps, method.observe(state))
         except BaseException as error:
             _tell(error, latest, rows)
             raise
@@ -142,7 +150,7 @@ class EagerLoops:
 
     def rows(self, carry: Carry, start: int, stop: int) -> Any:
         wanted = carry.rows[start:stop]
-        if wanted and all(isinstance(value, (float, int)) for value in wanted[0]):
+        if wanted and _NUMBERS.issuperset(map(type, wanted[0])):
             numbers = np.fromiter(itertools.chain.from_iterable(wanted), float)  # 10 times quicker than np.array
             return numbers.reshape(len(wanted), -1)
         return np.asarray([np.broadcast_arrays(*(np.asarray(value, dtype=float) for value in row)) for row in wanted])

@@ -81,6 +81,8 @@ class EagerScalars:
 
     def power_of_two(self, x: Scalar, like: Vector) -> Scalar:
         limit = self._exponent_limit(like)
+        if type(x) is float and 0.0 < x < math.inf:
+            return math.ldexp(1.0, min(max(math.frexp(x)[1] - 1, -limit), limit))
         if isinstance(x, np.ndarray):
             _, exponent = np.frexp(x)
             usable = np.isfinite(x) & (x != 0)

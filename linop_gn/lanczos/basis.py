@@ -33,7 +33,7 @@ from ..foreign import advised
 from ..operators.base import LinearOperator, require_operator
 from ..protocols import Array, Backend, Carry, Scalar, Vector
 from ..records import bare, memo, record, replace, static
-from ..run.loop import reached
+from ..run.loop import Reached
 from ..run.status import Status
 from ..spaces import Space
 from . import answers
@@ -254,7 +254,7 @@ class Krylov:
             memo(space).prepared = known
             return space
 
-        with reached(made, _GO_ON):
+        with Reached(made, _GO_ON):
             carry = self._ops.run(method, problem, method.limit(problem))
         return made(carry)
 
@@ -319,6 +319,6 @@ def krylov(
         memo(space).prepared = ref(problem.operator)
         return space
 
-    with reached(made, _GO_ON):
+    with Reached(made, _GO_ON):
         carry = ops.run(method, problem, method.limit(problem))
     return made(carry)

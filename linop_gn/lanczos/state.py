@@ -24,7 +24,7 @@ class LanczosState(NamedTuple):
     norm: Scalar
     """||b||."""
     scale: Scalar
-    """A power of two near max |b|."""
+    """A power of two near b's entries."""
     ascale: Scalar
     """A power of two near ||A||, or 1."""
     size: Scalar

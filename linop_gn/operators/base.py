@@ -92,12 +92,19 @@ class LinearOperator:
     @property
     def host(self) -> bool:
         """Whether products draw data from the host, so that no compiler can trace them."""
-        return any(child.host for child in self._children())
+        for child in self._children():  # noqa: SIM110  (each solve asks, and a generator takes as long again)
+            if child.host:
+                return True
+        return False
 
     @property
     def reduction(self) -> Reduction | None:
         """What sums its products over processes, where there are several; a run with it ends on all of them at once."""
-        return next((found for child in self._children() if (found := child.reduction) is not None), None)
+        for child in self._children():
+            found = child.reduction
+            if found is not None:
+                return found
+        return None
 
     @property
     def leafwise(self) -> bool:

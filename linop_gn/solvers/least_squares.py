@@ -369,5 +369,5 @@ class LeastSquares(Solver):
         return LeastSquaresRow(state.norm * scale, state.normal * scale * ascale, state.model * scale * scale)
 
     def answer(self, ops: Backend, problem: LinearProblem, state: LeastSquaresState) -> Vector:
-        x = ops.select(state.back, ops.get(state.best, 0), state.x)
+        x = state.x if state.back is False else ops.select(state.back, ops.get(state.best, 0), state.x)
         return ops.scale(ops.divide(state.scale, state.basis.ascale), x)

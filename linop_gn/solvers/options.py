@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -116,16 +117,22 @@ def at_limit(method: Any) -> Any:
 
 
 def scaled_rhs(ops: Backend, b: Vector, lent: bool = False) -> tuple[Vector, Scalar, Scalar, Scalar, Scalar]:
-    """(b / scale, scale, 1 / scale, max |b|, whether b is finite), with scale a power of two near max |b|.
+    """(b / scale, scale, 1 / scale, a norm of b, whether b is finite), with scale a power of two near b's entries.
 
     b / scale is a new vector whose squares are in range; zero where b is not finite. Where it is only ``lent``, not to
     be consumed, it may be b itself, with a scale of 1, and is not looked at where b is not finite.
     """
+    one = ops.scalar(1.0, b)
+    if type(one) is float and not lent and ops.eps(b) < 1e-6:  # eager: squares take half as long as a maximum
+        square, size = ops.dot(b, b), b.shape[0]
+        if type(square) is float and _LEAST**2 * size < square < 1.0 / _LEAST**2:
+            scale = ops.power_of_two(math.sqrt(square / size), b)
+            return ops.scale(one / scale, ops.copy(b)), scale, one / scale, math.sqrt(square), True
     largest = ops.max_abs(b)
     finite, scale = ops.isfinite(largest), ops.power_of_two(largest, b)
     if lent and type(scale) is float and _LEAST < scale < 1.0 / _LEAST and "16" not in ops.describe(b)[1]:
         return b, 1.0, 1.0, largest, finite
-    inverse = ops.divide(ops.scalar(1.0, b), scale)
+    inverse = ops.divide(one, scale)
     r = ops.copy(b) if lent else ops.mask(finite, ops.copy(b))
     return ops.scale(inverse, r), scale, inverse, largest, finite
 
@@ -146,14 +153,12 @@ def threshold_of(ops: Backend, method: Any, norm: Scalar, scale: Scalar, like: V
 
 def begun_status(ops: Backend, method: Any, r: Vector, z: Vector, rz: Scalar, code: Scalar, limit: int) -> Scalar:
     """The status before the first product, from z = M r, rz = r.z and the stopping rule's ``code``."""
-    free = z is r
-    return verdict(
-        ops,
-        ops.scalar(Code.RUNNING if limit else at_limit(method), r),
-        (code != Code.RUNNING, code),
-        (ops.scalar(False, r) if free else ops.logical_not(ops.isfinite(rz)), Code.NONFINITE),
-        (ops.scalar(False, r) if free else ops.logical_not(rz > 0), Code.INDEFINITE_PRECONDITIONER),
-    )
+    status = ops.scalar(Code.RUNNING if limit else at_limit(method), r)
+    bad = () if z is r else (
+        (ops.logical_not(ops.isfinite(rz)), Code.NONFINITE),
+        (ops.logical_not(rz > 0), Code.INDEFINITE_PRECONDITIONER),
+    )  # fmt: skip
+    return verdict(ops, status, (code != Code.RUNNING, code), *bad)
 
 
 def scale_of(ops: Backend, largest: Scalar, like: Vector) -> Scalar:

@@ -32,7 +32,7 @@ from ..run.returned import require_code, require_pair
 from ..run.status import Code
 from .options import check_tolerances
 
-__all__ = ["AnyOf", "FixedSteps", "MaxResidual", "Progress", "RelativeProgress", "RelativeResidual", "StopRule"]
+__all__ = ["AnyOf", "MaxResidual", "Progress", "RelativeProgress", "RelativeResidual", "StopRule"]
 
 
 LONGEST = 100_000
@@ -40,7 +40,7 @@ LONGEST = 100_000
 
 
 class Progress(NamedTuple):
-    """Where a run is: numbers are in units of ``scale`` (the model's: of its square), a power of two near max |b|."""
+    """Where a run is: numbers are in units of ``scale`` (the model's: of its square), a power of two near b's entries."""
 
     step: Scalar
     norm: Scalar
@@ -195,17 +195,6 @@ class AnyOf:
             code = ops.where(code == Code.RUNNING, found, code)
             states.append(own)
         return code, tuple(states)
-
-
-@record
-class FixedSteps:
-    """For runs of so many steps: completed early when the residual is down to rounding and no step is left to take."""
-
-    def begin(self, ops: Backend, start: Progress, limit: int) -> Any:
-        return ops.eps(start.residual) * start.norm
-
-    def look(self, ops: Backend, memory: Any, now: Progress) -> tuple[Scalar, Any]:
-        return ops.where(now.norm <= memory, Code.COMPLETED, Code.RUNNING), memory
 
 
 def look_of(rule: Any, ops: Backend, memory: Any, now: Progress) -> tuple[Scalar, Any]:

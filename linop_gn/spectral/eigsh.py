@@ -19,7 +19,7 @@ from ..foreign import advised
 from ..operators.base import LinearOperator
 from ..protocols import Array, Carry, Scalar
 from ..records import record, static
-from ..run.loop import Watcher, drive, reached, watchers_of
+from ..run.loop import Reached, Watcher, drive, watchers_of
 from ..run.solution import Outcome
 from ..run.status import Status
 from ..solvers.problem import LinearProblem
@@ -270,7 +270,7 @@ def search(
     def told_so_far(carry: Carry) -> Eigenpairs:
         return made(carry)[0]
 
-    with np.errstate(all="ignore"), reached(told_so_far, "error.result has the pairs so far."):  # the status tells
+    with np.errstate(all="ignore"), Reached(told_so_far, "error.result has the pairs so far."):  # the status tells
         shown = together(problem.operator.reduction, ops, problem.like, watchers_of(watch))
         carry = drive(ops, method, problem, limit, shown, every, method.title)
     with np.errstate(all="ignore"):

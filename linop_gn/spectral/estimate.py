@@ -23,7 +23,7 @@ from ..draws import check_seed, normal
 from ..operators.base import LinearOperator, require_operator, run
 from ..protocols import Array, Backend, Carry, Scalar, Vector
 from ..records import record, static
-from ..run.loop import Watcher, drive, reached, watchers_of
+from ..run.loop import Reached, Watcher, drive, watchers_of
 from ..run.solution import Outcome, brief
 from ..run.status import Code, Status, verdict
 from ..solvers.options import scale_of
@@ -423,7 +423,7 @@ def estimated(
     require_alike(A.reduction, door, A.domain, (A, estimator, rtol, atol, seed, shift, lowest))
     with backend.unguarded(), np.errstate(all="ignore"):  # the status tells
         problem: Probed = backend.constant(Probed(A.prepare(), seed, rtol, like, shift, lowest, atol), _NO_DERIVATIVE)
-        with reached(told, "error.result has the estimate so far."):
+        with Reached(told, "error.result has the estimate so far."):
             shown = together(A.reduction, backend, problem.like, watchers_of(watch))
             carry = drive(backend, estimator, problem, estimator.steps, shown, every, estimator.title)
         return told(carry)
