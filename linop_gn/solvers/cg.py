@@ -52,54 +52,13 @@ from ..protocols import Backend, Scalar, Vector, unchanged
 from ..records import record, replace, static
 from ..run.status import Code, verdict
 from .base import Cost, Solver, each, short_recurrence
+from .cg_state import CGState
 from .iterates import MOST, Iterates, as_schedule, collect, plan
 from .options import ResidualSolver, at_limit, begun_status, scaled_rhs, threshold_of, unfit_status
 from .problem import LinearProblem
 from .stopping import Progress, look_of, require_rule
 
 __all__ = ["CG", "CGState", "along_start"]
-
-
-class CGState(NamedTuple):
-    """Everything is in units of ``scale``: x, r, p, and their norms."""
-
-    x: Vector
-    r: Vector
-    p: Vector
-    rz: Scalar
-    rp: Scalar
-    """r.p: equal to r.z, except after the residual was replaced."""
-    norm: Scalar
-    model: Scalar
-    steps: Scalar
-    products: Scalar
-    least: Scalar
-    """1 / ||A||, as far as it has shown; 0 once a residual was replaced, for no more is learned then."""
-    room: Scalar
-    """||b||^2 / (16 eps ||A||): where the model is lower than -room the rounding of A x may exceed b, since ||x|| is at
-    least 2 |model| / ||b||. With a preconditioner all norms here are in M's; from a start infinite, for then b's is not
-    known."""
-    verified: Scalar
-    """Smallest norm of a residual that was recomputed after the recurrence had claimed the tolerance."""
-    hope: Scalar
-    """Where the recurrence claims so little it is recomputed: the tolerance, and no less than a tenth of the latest."""
-    best: Any
-    """x at the smallest of them, once there is one."""
-    best_model: Scalar
-    back: Scalar
-    """Whether that one is the answer, whose norm and model are told."""
-    trial: Scalar
-    """Length of a step along p that is to be verified before it is taken; 0 where there is none."""
-    claim: Scalar
-    """Status that waits for the residual to be recomputed at x + trial p; the next product is spent on it."""
-    status: Scalar
-    whole: Scalar
-    """||b||^2, in the norm of M."""
-    memory: Any
-    """What the stopping rule remembers."""
-    scale: Scalar
-    kept: Any
-    """Iterates kept for the caller; None if none were asked for."""
 
 
 class _Seen(NamedTuple):
@@ -237,39 +196,54 @@ class CG(ResidualSolver):
         )  # in order: by name it takes as long again  # fmt: skip
 
     def step(self, ops: Backend, problem: LinearProblem, s: CGState) -> CGState:
-        plain = type(s.norm) is float and s.status == s.claim == Code.RUNNING and self.stop is self.keep is None
-        plain = plain and self.reductions == 2
-        if not plain or (s.products == 0 and problem.x0 is not None):
+        plain = type(s.norm) is float and s.status == Code.RUNNING and self.stop is self.keep is None
+        if not (plain and self.reductions == 2) or (s.products == 0 and problem.x0 is not None):
             return self._tick(ops, problem, s)
+        if s.claim != Code.RUNNING:
+            usual = s.claim == Code.CONVERGED and s.trial == 0
+            return self._verified(ops, problem, s) if usual else self._tick(ops, problem, s)
         # An ordinary tick where scalars are Python's: what _tick does where there is nothing to judge, in fewer calls.
-        p, inner = s.p, problem.preconditioner
+        p, before, rp, inner, last = s.p, s.rz, s.rp, problem.preconditioner, self.steps
         product = problem.operator.apply(p)
         curvature = ops.dot(p, product)
         if not curvature > 0:
             return self._tick(ops, problem, s, _Seen(product, curvature))
-        alpha = s.rp / curvature
+        alpha = rp / curvature
         r = ops.axpy(-alpha, product, s.r)
         rr = rz = ops.dot(r, r)
         z = r
         if inner is not None:
             z = inner.apply(r)
             rz = ops.dot(r, z)
-        before, rp = s.rz, s.rp
         if before > 0 and rr > 0 and rz > 0 and curvature + rr + rz < math.inf:
             beta, norm, steps, model = rz / before, math.sqrt(rr), s.steps + 1, s.model - 0.5 * alpha * rp
-            limit, least, room, status = self.limit(problem), s.least, s.room, s.status
-            ends = steps == limit and self.steps is not None
-            if norm > s.hope and (ends or steps < limit) and (model >= -room or model >= 1e3 * s.model):
+            least, room, going, goes = s.least, s.room, norm > s.hope, model >= -s.room or model >= 1e3 * s.model
+            if goes and (steps <= last and going if last is not None else not going or steps < self.limit(problem)):
                 if alpha < least * (1.0 + beta):
                     least = 0.5 * alpha / (1.0 + beta)
                     room = s.whole / (16.0 * ops.eps(r)) * least
-                if not ends or not self._drifted(ops, s, inner is None, (alpha, norm, model), room):
-                    status = Code.COMPLETED if ends else status
-                    x, p = ops.axpy(alpha, p, s.x), ops.axpby(1.0, z, beta, p)
-                    return CGState._make((
-                        x, r, p, rz, rz, norm, model, steps, s.products + 1, least, room, *s[11:18], status, *s[19:],
-                    ))  # fmt: skip
+                x, rest = ops.axpy(alpha, p, s.x), s[11:]
+                if not going:
+                    rest = s._replace(claim=Code.CONVERGED)[11:]
+                elif steps == last:  # there is no direction after this one
+                    far = self._drifted(ops, s, x if inner is None else None, (norm, model), room)
+                    rest = s._replace(**{"claim" if far else "status": Code.COMPLETED})[11:]
+                if steps != last:
+                    p = ops.axpby(1.0, z, beta, p)
+                return tuple.__new__(CGState, (x, r, p, rz, rz, norm, model, steps, s.products + 1, least, room, *rest))
         return self._tick(ops, problem, s, _Seen(product, curvature, r, z, rr, rz))
+
+    def _verified(self, ops: Backend, problem: LinearProblem, s: CGState) -> CGState:
+        """The state once the residual of x was recomputed, where scalars are Python's; mostly it meets the tolerance."""
+        x, product = s.x, problem.operator.apply(s.x)
+        r = ops.axpby(1.0 / s.scale, problem.rhs, -1.0, ops.copy(product))
+        square, size = ops.dot(r, r), s.scale * s.scale * ops.dot(x, x)
+        norm = math.sqrt(square)
+        if norm <= s.memory and 1e-24 < size < 1e24 and ops.eps(x) < 1e-6:  # x is in range
+            model = -0.5 * (ops.dot(x, problem.rhs) / s.scale + ops.dot(x, r))
+            known = {"verified": norm, "norm": norm, "model": model, "claim": Code.RUNNING, "status": Code.CONVERGED}
+            return s._replace(r=r, products=s.products + 1, **known)
+        return self._tick(ops, problem, s, _Seen(product, square))
 
     def steps_ahead(self, problem: LinearProblem, s: CGState) -> int | None:
         told_apart = self.keep is not None or problem.x0 is not None or self.reductions == 1
@@ -289,12 +263,17 @@ class CG(ResidualSolver):
             x, p, rz = ops.axpy(alpha, p, x), ops.axpby(1.0, z, rp / rz, p), rp
         return s._replace(x=x, r=r, p=p)
 
-    def _drifted(self, ops: Backend, s: CGState, plain: bool, after: tuple[Scalar, ...], room: Scalar) -> Scalar:
-        """Whether rounding, up to 4 eps ||A|| ||x||, may have taken r away from b - A x, after such a step."""
-        (length, norm, model), least = after, ops.eps(s.x) ** 0.5
-        if not plain:  # in M's norms: ||x|| is at least 2 |model| / ||b||
+    def _drifted(
+        self, ops: Backend, s: CGState, x: Vector | None, told: tuple[Scalar, Scalar], room: Scalar, more: Scalar = 0.0
+    ) -> Scalar:
+        """Whether rounding, up to 4 eps ||A|| ||x||, may have taken r away from b - A x, of such a norm and model.
+
+        ||x|| is that of the vector and ``more``. Of a run in M's norms it isn't known: it is at least 2 |model| / ||b||.
+        """
+        (norm, model), least = told, ops.eps(s.r) ** 0.5
+        if x is None:
             return -model > 2.0 * least * room
-        reach = ops.sqrt(ops.dot(s.x, s.x)) + length * ops.sqrt(ops.dot(s.p, s.p))
+        reach = ops.sqrt(ops.dot(x, x)) + more
         return reach * ops.divide(0.25 * s.whole, room) > least * ops.maximum(ops.sqrt(s.whole), norm)
 
     def _tick(self, ops: Backend, problem: LinearProblem, s: CGState, seen: _Seen | None = None) -> CGState:
@@ -408,8 +387,11 @@ class CG(ResidualSolver):
             room = ops.where(larger, s.whole / (16.0 * ops.eps(r)) * ops.where(larger, least, 0.0), s.room)
 
             def measure() -> tuple[Scalar]:
-                after = ops.where(moved, length, 0.0), ops.where(moved, norm, s.norm), model
-                return (self._drifted(ops, s, z is r, after, room),)
+                told = ops.where(moved, norm, s.norm), model
+                if z is not r:
+                    return (self._drifted(ops, s, None, told, room),)
+                more = ops.where(moved, length, 0.0) * ops.sqrt(ops.dot(s.p, s.p))
+                return (self._drifted(ops, s, s.x, told, room, more),)
 
             claims = met & (code == Code.CONVERGED)
             goal = s.memory if self.stop is None else 0.0
