@@ -252,7 +252,7 @@ class Lanczos(Solver):
         before = ops.maximum(j - 1, 0)
         beta = ops.where(j > 0, ops.lookup(s.betas, before), 0.0)
         q, older = self.latest(ops, problem, s), ops.row(basis, self._at(j + 1 if not self.keep else before))
-        (ascale,) = ops.branch(j == 0, lambda w: (scale_of(ops, n**0.5 * ops.max_abs(w), w),), lambda w: (s.ascale,), w)
+        (ascale,) = ops.branch(j == 0, lambda w: (scale_of(ops, w, times=n**0.5),), lambda w: (s.ascale,), w)
         (skewness,) = ops.branch(  # <q_0, A q_1> - beta_0
             j == 1, lambda q, w: (abs(ops.dot(q, w) / ascale - beta),), lambda q, w: (0.0 * beta,), older, w
         )

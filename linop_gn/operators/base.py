@@ -239,11 +239,11 @@ class LinearOperator:
 
     def apply(self, v: Vector) -> Vector:
         """A v or A V for flat vectors or columns, unchecked: what solvers call."""
-        return self.matvec(v) if len(v.shape) == 1 else self.matmat(v)
+        return self.matvec(v) if v.ndim == 1 else self.matmat(v)
 
     def rapply(self, u: Vector) -> Vector:
         """A^T u or A^T U for flat vectors or columns, unchecked."""
-        return self.rmatvec(u) if len(u.shape) == 1 else self.rmatmat(u)
+        return self.rmatvec(u) if u.ndim == 1 else self.rmatmat(u)
 
     # the algebra: what +, @, * and .T make of operators is said, and put here, by algebra.py
 

@@ -55,25 +55,26 @@ def tick(
     def apply() -> tuple[Vector]:
         return (A.apply(q.v if extending else ops.select(renew, s.x, q.v)),)
 
-    (image,) = apply() if at_zero is False else ops.branch(at_zero, lambda: (ops.zeros_like(problem.rhs),), apply)
-    inverse = ops.where(q.ascale > 0, ops.divide(1.0, q.ascale), 1.0)
-    lower = () if q.t is None else (q.t,)
-    fade = -q.alpha if extending else ops.where(renew, 0.0, -q.alpha)
-    u, *parts = ops.axpby(fade, q.u, inverse, image), *(ops.axpby(sigma * inverse, q.v, fade, t) for t in lower)
+    inverse = 1.0 / q.ascale if extending and q.ascale > 0 else ops.where(q.ascale > 0, ops.divide(1.0, q.ascale), 1.0)
     largest: Scalar = 0.0
-    if not extending:
-        (largest,) = ops.branch(renew, lambda: (ops.max_abs(s.x),), lambda: (0.0 * q.alpha,))
-        u, *parts = ops.branch(renew, partial(_residual, ops, problem, s, sigma * inverse), unchanged, u, *parts)
-    t = parts[0] if parts else None
+    if at_zero is True:  # where work is eager: the residual stands there, as init has left it
+        u, t = q.u, q.t
+    else:
+        (image,) = apply() if at_zero is False else ops.branch(at_zero, lambda: (ops.zeros_like(problem.rhs),), apply)
+        lower = () if q.t is None else (q.t,)
+        fade = -q.alpha if extending else ops.where(renew, 0.0, -q.alpha)
+        u, *parts = ops.axpby(fade, q.u, inverse, image), *(ops.axpby(sigma * inverse, q.v, fade, t) for t in lower)
+        if not extending:
+            (largest,) = ops.branch(renew, lambda: (ops.max_abs(s.x),), lambda: (0.0 * q.alpha,))
+            u, *parts = ops.branch(renew, partial(_residual, ops, problem, s, sigma * inverse), unchanged, u, *parts)
+        t = parts[0] if parts else None
     square = ops.dot(u, u) if t is None else ops.dot(u, u) + ops.dot(t, t)
     beta, sound, u, t = _unit(ops, square, u, t)
 
     v = A.rapply(u)
     ascale, scaled = q.ascale, q.ascale > 0
     if scaled is not True:
-        (ascale,) = ops.branch(
-            scaled, lambda v: (q.ascale,), lambda v: (scale_of(ops, ops.maximum(ops.max_abs(v), sigma), v),), v
-        )
+        (ascale,) = ops.branch(scaled, lambda v: (q.ascale,), lambda v: (scale_of(ops, v, sigma),), v)
     inverse = inverse if scaled is True else ops.divide(1.0, ascale)
     if renew is True:
         v = ops.scale(inverse, v)

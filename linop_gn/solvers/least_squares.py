@@ -211,8 +211,10 @@ class LeastSquares(Solver):
         )
 
     def step(self, ops: Backend, problem: LinearProblem, s: LeastSquaresState) -> LeastSquaresState:
-        if not (type(s.norm) is float and s.renew is False and s.status == Code.RUNNING and s.basis.ascale > 0):
+        if type(s.norm) is not float or s.status != Code.RUNNING or not (s.basis.ascale > 0 or problem.x0 is None):
             return self._tick(ops, problem, s)
+        if s.renew is not False:
+            return self._tick(ops, problem, s) if s.steps else self._began(ops, problem, s)
         # An ordinary tick where scalars are Python's: what _tick does where there is nothing to judge, in fewer calls.
         seen = _Seen(*tick(ops, problem, s, self._sigma(ops, problem, s), False, False))
         basis, beta = seen.basis, seen.beta
@@ -225,7 +227,9 @@ class LeastSquares(Solver):
         if not (seen.sound and norm + normal + cond < math.inf):
             return self._tick(ops, problem, s, seen)
         x, directions = self.move(ops, s.x, s.directions, basis, factors)
-        eps, limit = max(ops.eps(x), ops.eps(problem.rhs)), self.limit(problem)
+        eps, limit = ops.eps(x), self.limit(problem)
+        if x.dtype is not problem.rhs.dtype:
+            eps = max(eps, ops.eps(problem.rhs))
         atol, btol, most = self._bounds(ops, eps)
         image, steps, cond = anorm * math.sqrt(ops.dot(x, x)), s.steps + 1, max(s.cond, cond)
         usual = norm > btol * s.size + atol * image and normal > atol * anorm * norm and cond < most
@@ -236,6 +240,18 @@ class LeastSquares(Solver):
             x, basis, rotation, directions, norm, normal, s.model - 0.5 * decrease, anorm, cond, s.size, s.scale,
             s.verified, s.verified_normal, s.best, s.best_model, s.back, False,
             Code.COMPLETED if ends else s.status, steps, s.products + 2,
+        )  # fmt: skip
+
+    def _began(self, ops: Backend, problem: LinearProblem, s: LeastSquaresState) -> LeastSquaresState:
+        """The first tick of a run from zero, where scalars are Python's: what _tick does, on vectors known to be zero."""
+        seen = _Seen(*tick(ops, problem, s, self._sigma(ops, problem, s), True, True))
+        basis, beta, normal = seen.basis, seen.beta, seen.beta * seen.basis.alpha
+        if not (seen.sound and normal > 0 and beta > self._bounds(ops, ops.eps(s.x))[1] * s.size):
+            return self._tick(ops, problem, s, seen)
+        first, *others = s.directions
+        return s._replace(
+            basis=basis, rotation=self.begin(ops, basis, beta), directions=(ops.axpy(1.0, basis.v, first), *others),
+            norm=beta, normal=normal, verified=beta, verified_normal=normal, renew=False, products=s.products + 1,
         )  # fmt: skip
 
     def _unsure(self, problem: LinearProblem, s: LeastSquaresState, norm: Scalar, eps: float, image: Scalar) -> Scalar:
@@ -253,8 +269,8 @@ class LeastSquares(Solver):
     def _bounds(self, ops: Backend, eps: float) -> tuple[Scalar, Scalar, Scalar]:
         """atol, btol, and the condition number to stop at."""
         atol, btol = (eps, eps) if self.steps is not None else (self.atol, self.btol)
-        if self.conlim is None:
-            return atol, btol, 1.0 / eps
+        if self.conlim is None or type(self.conlim) is float:
+            return atol, btol, min(self.conlim or math.inf, 1.0 / eps)
         return atol, btol, ops.where(self.conlim > 0, ops.minimum(self.conlim, 1.0 / eps), 1.0 / eps)
 
     def _tick(

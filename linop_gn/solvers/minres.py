@@ -184,7 +184,7 @@ class MINRES(ResidualSolver):
 
         def lanczos(product: Vector) -> tuple[Any, ...]:
             (ascale,) = ops.branch(
-                s.ascale > 0, lambda y: (s.ascale,), lambda y: (scale_of(ops, ops.max_abs(y), y),), product
+                s.ascale > 0, lambda y: (s.ascale,), lambda y: (scale_of(ops, y),), product
             )
             y = ops.axpby(-q.beta, q.p_old, ops.divide(1.0, ascale), product)
             alpha = ops.dot(q.v, y)

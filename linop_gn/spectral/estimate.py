@@ -326,7 +326,7 @@ def squared(A: LinearOperator, seed: Scalar) -> tuple[LinearOperator, Scalar]:
     ops = A.backend
     with np.errstate(all="ignore"):
         w = run(LinearOperator.apply, A, normal(A.domain, seed, 1)[:, 0])
-        scale = scale_of(ops, ops.max_abs(w), w)
+        scale = scale_of(ops, w)
         B = A * ops.divide(1.0, scale)
     return (B @ B.T if A.codomain.size < A.domain.size else B.T @ B), scale
 

@@ -143,7 +143,7 @@ class ThickRestart:
         w = problem.operator.apply(ops.row(s.basis, j))
         n = problem.rhs.shape[0]
         (scale,) = ops.branch(
-            s.steps == 0, lambda w: (scale_of(ops, n**0.5 * ops.max_abs(w), w),), lambda w: (s.scale,), w
+            s.steps == 0, lambda w: (scale_of(ops, w, times=n**0.5),), lambda w: (s.scale,), w
         )
         w = ops.scale(ops.divide(1.0, scale), w)
         reach = ops.sqrt(ops.dot(w, w))
