@@ -232,4 +232,6 @@ def _linear(
             inner = inner if isinstance(inner, LinearOperator) else inner(A)
             require_fit(inner, A)
             method = replace(method, preconditioner=None)  # the problem has it now
-        return method, LinearProblem(method.prepared(A), rhs, start, inner).prepare(), leave
+        problem = LinearProblem(method.prepared(A), rhs, start, inner)
+        ready = inner is None and type(method).prepared is Solver.prepared
+        return method, problem if ready else problem.prepare(), leave

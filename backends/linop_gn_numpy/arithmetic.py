@@ -81,6 +81,9 @@ class NumpyArithmetic:
         above, below = above.item(), below.item()
         return abs(above) if above >= below or above != above else below
 
+    def zeros(self, size: int, like: Vector) -> Vector:
+        return np.zeros((size, *like.shape[1:]), like.dtype)
+
     def zeros_like(self, x: Vector) -> Vector:
         return np.zeros(x.shape, x.dtype) if type(x) is np.ndarray else super().zeros_like(x)  # type: ignore[misc]
 

@@ -52,21 +52,21 @@ def tick(
     q, A = s.basis, problem.operator
     extending = renew is False  # nearly always, where work is eager
 
-    def apply() -> tuple[Vector]:
-        return (A.apply(q.v if extending else ops.select(renew, s.x, q.v)),)
-
-    inverse = 1.0 / q.ascale if extending and q.ascale > 0 else ops.where(q.ascale > 0, ops.divide(1.0, q.ascale), 1.0)
+    inverse = ops.where(q.ascale > 0, ops.divide(1.0, q.ascale), 1.0)
     largest: Scalar = 0.0
     if at_zero is True:  # where work is eager: the residual stands there, as init has left it
         u, t = q.u, q.t
+    elif extending:
+        u = ops.axpby(-q.alpha, q.u, inverse, A.apply(q.v))
+        t = None if q.t is None else ops.axpby(sigma * inverse, q.v, -q.alpha, q.t)
     else:
-        (image,) = apply() if at_zero is False else ops.branch(at_zero, lambda: (ops.zeros_like(problem.rhs),), apply)
-        lower = () if q.t is None else (q.t,)
-        fade = -q.alpha if extending else ops.where(renew, 0.0, -q.alpha)
+        (image,) = ops.branch(
+            at_zero, lambda: (ops.zeros_like(problem.rhs),), lambda: (A.apply(ops.select(renew, s.x, q.v)),)
+        )
+        lower, fade = () if q.t is None else (q.t,), ops.where(renew, 0.0, -q.alpha)
         u, *parts = ops.axpby(fade, q.u, inverse, image), *(ops.axpby(sigma * inverse, q.v, fade, t) for t in lower)
-        if not extending:
-            (largest,) = ops.branch(renew, lambda: (ops.max_abs(s.x),), lambda: (0.0 * q.alpha,))
-            u, *parts = ops.branch(renew, partial(_residual, ops, problem, s, sigma * inverse), unchanged, u, *parts)
+        (largest,) = ops.branch(renew, lambda: (ops.max_abs(s.x),), lambda: (0.0 * q.alpha,))
+        u, *parts = ops.branch(renew, partial(_residual, ops, problem, s, sigma * inverse), unchanged, u, *parts)
         t = parts[0] if parts else None
     square = ops.dot(u, u) if t is None else ops.dot(u, u) + ops.dot(t, t)
     beta, sound, u, t = _unit(ops, square, u, t)

@@ -35,7 +35,7 @@ from ..operators.base import LinearOperator
 from ..operators.damped import Damped
 from ..protocols import Backend, Scalar, Vector, unchanged
 from ..records import record, static
-from ..run.status import Code, alike, verdict
+from ..run.status import Code, verdict
 from .base import Cost, Solver, bytes_of, each
 from .bidiagonal import Basis, tick
 from .cg import CG
@@ -193,22 +193,12 @@ class LeastSquares(Solver):
         nothing, none = ops.scalar(0.0, b), ops.scalar(0, b)
         t = None if self.damping is None else ops.zeros_like(x)
         basis = Basis(u, t, ops.zeros_like(x), nothing, nothing)
+        directions, unknown = tuple([ops.zeros_like(x) for _ in range(self.depth)]), ops.scalar(math.inf, b)
         return LeastSquaresState(
-            x=x,
-            basis=basis,
-            rotation=self.begin(ops, basis, size),
-            directions=tuple(ops.zeros_like(x) for _ in range(self.depth)),
-            normal=ops.scalar(math.nan, b),
-            scale=scale,
-            renew=ops.scalar(True, b),
-            status=ops.where(finite, status, Code.NONFINITE_INPUT),
-            **alike("norm size", size),
-            best=ops.shelf(1, x),
-            back=ops.scalar(False, b),
-            **alike("model anorm cond best_model", nothing),
-            **alike("verified verified_normal", ops.scalar(math.inf, b)),
-            **alike("steps products", none),
-        )
+            x, basis, self.begin(ops, basis, size), directions, size, ops.scalar(math.nan, b), nothing, nothing,
+            nothing, size, scale, unknown, unknown, ops.shelf(1, x), nothing, ops.scalar(False, b),
+            ops.scalar(True, b), ops.where(finite, status, Code.NONFINITE_INPUT), none, none,
+        )  # fmt: skip
 
     def step(self, ops: Backend, problem: LinearProblem, s: LeastSquaresState) -> LeastSquaresState:
         if type(s.norm) is not float or s.status != Code.RUNNING or not (s.basis.ascale > 0 or problem.x0 is None):

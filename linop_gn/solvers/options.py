@@ -127,7 +127,7 @@ def scaled_rhs(ops: Backend, b: Vector, lent: bool = False) -> tuple[Vector, Sca
     if type(one) is float and not lent and ops.eps(b) < 1e-6:  # eager: squares take half as long as a maximum
         square, size = ops.dot(b, b), b.shape[0]
         if type(square) is float and _LEAST**2 * size < square < 1.0 / _LEAST**2:
-            scale = ops.power_of_two(math.sqrt(square / size), b)
+            scale = 1.0 if size < 256.0 * square < 65536.0 * size else ops.power_of_two(math.sqrt(square / size), b)
             return ops.scale(one / scale, ops.copy(b)), scale, one / scale, math.sqrt(square), True
     largest = ops.max_abs(b)
     finite, scale = ops.isfinite(largest), ops.power_of_two(largest, b)
