@@ -13,13 +13,13 @@ import itertools
 import operator
 import sys
 from collections.abc import Callable, Hashable, Iterable
-from contextlib import suppress
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
 import optree
 
-from ..protocols import Array, Carry, Iteration, Vector
+from ..protocols import Array, Carry, Iteration, Vector, leave_with
 from ..records import Partial
 from ..run.status import Code
 
@@ -45,10 +45,13 @@ def _write(rows: list[Any], step: Any, row: Any) -> None:
     rows.append(row)
 
 
-def _tell(error: BaseException, state: Any, rows: list[Any]) -> None:
-    """How far a run had come: what was raised leaves with it."""
-    with suppress(AttributeError):
-        error.carry = Carry(state, rows)  # type: ignore[attr-defined]
+@cache
+def _strides(kind: type) -> bool:
+    """Whether methods of this type say what several steps are: a subclass with a step, or rows, of its own does not."""
+    for base in kind.__mro__:
+        if not {"stride", "step", "observe"}.isdisjoint(vars(base)):
+            return "stride" in vars(base)
+    return False
 
 
 def _quiet() -> Any:
@@ -91,18 +94,19 @@ class EagerLoops:
         state, rows = carry
         del carry  # what the first state holds goes with its successor
         step, observe = method.step, method.observe
+        stride: Any = getattr(method, "stride", None) if steps == sys.maxsize and _strides(type(method)) else None
         try:
             for _ in range(steps):
                 status = state.status
                 if status != Code.RUNNING if type(status) is int else not _is_running(state):
                     break
-                state = step(self, problem, state)  # type: ignore[arg-type]
+                state = stride(self, problem, state, rows) if stride else step(self, problem, state)  # type: ignore[arg-type]
                 if type(state.steps) is int and state.steps == len(rows):
                     rows.append(observe(state))
                 else:
                     _write(rows, state.steps, observe(state))
         except BaseException as error:
-            _tell(error, state, rows)
+            leave_with(error, Carry(state, rows))
             raise
         return Carry(state, rows)
 
@@ -123,7 +127,7 @@ class EagerLoops:
                 latest = state
                 _write(rows, state.steps, method.observe(state))
         except BaseException as error:
-            _tell(error, latest, rows)
+            leave_with(error, Carry(latest, rows))
             raise
         return Carry(latest, rows)
 
@@ -136,8 +140,9 @@ class EagerLoops:
             state = method.init(self, problem)  # type: ignore[arg-type]
             for after in self.states_ahead(method, problem, state):
                 state = after
+            stride: Any = getattr(method, "stride", None) if _strides(type(method)) else None
             while _is_running(state):
-                state = method.step(self, problem, state)  # type: ignore[arg-type]
+                state = stride(self, problem, state, None) if stride else method.step(self, problem, state)  # type: ignore[arg-type]
         return state
 
     def implicit(

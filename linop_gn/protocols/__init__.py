@@ -30,7 +30,7 @@ from .backend import CAPABILITIES, CONTRACT, Backend
 from .bases import Bases
 from .calculus import Calculus, Compiled, Composed, GradientLinearization, Linearization, Outer
 from .factors import Factors
-from .loops import Carry, Iteration, Loops
+from .loops import Carry, Iteration, Loops, leave_with
 from .processes import Processes
 from .stores import Stores
 from .types import Array, Scalar, Tree, Vector
@@ -62,5 +62,6 @@ __all__ = [
     "Uses",
     "Vector",
     "View",
+    "leave_with",
     "unchanged",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from .types import Array, Vector
@@ -10,7 +11,7 @@ from .types import Array, Vector
 if TYPE_CHECKING:
     from .backend import Backend
 
-__all__ = ["Carry", "Iteration", "Loops"]
+__all__ = ["Carry", "Iteration", "Loops", "leave_with"]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -42,6 +43,14 @@ class Carry(NamedTuple):
 
     state: Any
     rows: Any
+
+
+def leave_with(error: BaseException, carry: Carry) -> None:
+    """What was raised leaves with how far its run had come; of one run, what was told first stays."""
+    held = getattr(error, "carry", None)
+    if held is None or held.rows is not carry.rows:
+        with suppress(AttributeError):
+            error.carry = carry  # type: ignore[attr-defined]
 
 
 class Loops(Protocol):

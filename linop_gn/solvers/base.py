@@ -116,6 +116,15 @@ class Solver(ABC):
     def answer(self, ops: Backend, problem: LinearProblem, state: Any) -> Vector:
         """The solution x; consumes the state."""
 
+    def stride(self, ops: Backend, problem: LinearProblem, state: Any, rows: list[Any] | None) -> Any:
+        """``step``, or several where nobody looks between: rows of the states on the way, but the last, are appended.
+
+        Asked by loops in Python, where to make a state takes as long as some operations, of a class that defines it
+        with ``step``. What is raised on the way is to :func:`linop_gn.protocols.leave_with` the state that was reached.
+        Without ``rows`` none are wanted.
+        """
+        return self.step(ops, problem, state)
+
     def steps_ahead(self, problem: LinearProblem, state: Any) -> int | None:
         """How many steps may be taken from here before a scalar is looked at; None where none ever may.
 

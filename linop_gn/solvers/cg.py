@@ -45,10 +45,11 @@ operator stands once in a compiled program, with or without ``x0``.
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any, NamedTuple
 
 from ..operators.base import LinearOperator
-from ..protocols import Backend, Scalar, Vector, unchanged
+from ..protocols import Backend, Carry, Scalar, Vector, leave_with, unchanged
 from ..records import record, replace, static
 from ..run.status import Code, verdict
 from .base import Cost, Solver, each, short_recurrence
@@ -196,45 +197,68 @@ class CG(ResidualSolver):
         )  # in order: by name it takes as long again  # fmt: skip
 
     def step(self, ops: Backend, problem: LinearProblem, s: CGState) -> CGState:
+        return self.stride(ops, problem, s, None, 1)
+
+    def stride(
+        self, ops: Backend, problem: LinearProblem, s: CGState, rows: list[Any] | None, most: int = sys.maxsize
+    ) -> CGState:
         plain = type(s.norm) is float and s.status == Code.RUNNING and self.stop is self.keep is None
-        if not (plain and self.reductions == 2) or (s.products == 0 and problem.x0 is not None):
+        if not (plain and self.reductions == 2) or (problem.x0 is not None and s.products == 0):
             return self._tick(ops, problem, s)
         if s.claim != Code.RUNNING:
             usual = s.claim == Code.CONVERGED and s.trial == 0
             return self._verified(ops, problem, s) if usual else self._tick(ops, problem, s)
-        # An ordinary tick where scalars are Python's: what _tick does where there is nothing to judge, in fewer calls.
-        p, before, rp, inner, last = s.p, s.rz, s.rp, problem.preconditioner, self.steps
-        product = problem.operator.apply(p)
-        curvature = ops.dot(p, product)
-        if not curvature > 0:
-            return self._tick(ops, problem, s, _Seen(product, curvature))
-        alpha = rp / curvature
-        r = ops.axpy(-alpha, product, s.r)
-        rr = rz = ops.dot(r, r)
-        z = r
-        if inner is not None:
-            z = inner.apply(r)
-            rz = ops.dot(r, z)
-        if before > 0 and rr > 0 and rz > 0 and curvature + rr + rz < math.inf:
-            beta, norm, steps, model = rz / before, math.sqrt(rr), s.steps + 1, s.model - 0.5 * alpha * rp
-            least, room, going, goes = s.least, s.room, norm > s.hope, model >= -s.room or model >= 1e3 * s.model
-            if goes and (steps <= last and going if last is not None else not going or steps < self.limit(problem)):
+        # Ordinary ticks where scalars are Python's: what _tick does where there is nothing to judge, in fewer calls.
+        (x, r, p, before, rp, norm, model, steps, products, least, room), rest = s[:11], s[11:]
+        apply, inner, last, limit = problem.operator.apply, problem.preconditioner, self.steps, self.limit(problem)
+        dot, axpy, axpby, hope, scale, until = ops.dot, ops.axpy, ops.axpby, s.hope, s.scale, steps + most
+        if rows is not None and len(rows) != steps + 1:
+            until = steps + 1
+
+        def reached() -> CGState:
+            return tuple.__new__(CGState, (x, r, p, before, rp, norm, model, steps, products, least, room, *rest))
+
+        try:
+            while True:
+                product = apply(p)
+                curvature = dot(p, product)
+                if not curvature > 0:
+                    return self._tick(ops, problem, reached(), _Seen(product, curvature))
+                alpha = rp / curvature
+                z = r = axpy(-alpha, product, r)
+                rr = rz = dot(r, r)
+                if inner is not None:
+                    z = inner.apply(r)
+                    rz = dot(r, z)
+                seen = product, curvature, r, z, rr, rz
+                if not (before > 0 and rr > 0 and rz > 0 and curvature + rr + rz < math.inf):
+                    return self._tick(ops, problem, reached(), _Seen(*seen))
+                beta, told, lower = rz / before, math.sqrt(rr), model - 0.5 * alpha * rp
+                going, goes = told > hope, lower >= -room or lower >= 1e3 * model
+                if not goes or not (going if last is not None else not going or steps + 1 < limit):
+                    return self._tick(ops, problem, reached(), _Seen(*seen))
                 if alpha < least * (1.0 + beta):
                     least = 0.5 * alpha / (1.0 + beta)
                     room = s.whole / (16.0 * ops.eps(r)) * least
-                x, rest = ops.axpy(alpha, p, s.x), s[11:]
-                if not going:
-                    rest = s._replace(claim=Code.CONVERGED)[11:]
-                elif steps == last:  # there is no direction after this one
+                x = axpy(alpha, p, x)
+                before, rp, norm, model, steps, products = rz, rz, told, lower, steps + 1, products + 1
+                if steps == last:  # there is no direction after this one
                     far = self._drifted(ops, s, x if inner is None else None, (norm, model), room)
-                    rest = s._replace(**{"claim" if far else "status": Code.COMPLETED})[11:]
-                if steps != last:
-                    p = ops.axpby(1.0, z, beta, p)
-                return tuple.__new__(CGState, (x, r, p, rz, rz, norm, model, steps, s.products + 1, least, room, *rest))
-        return self._tick(ops, problem, s, _Seen(product, curvature, r, z, rr, rz))
+                    return reached()._replace(**{"claim" if far else "status": Code.COMPLETED})
+                p = axpby(1.0, z, beta, p)
+                if not going:
+                    return reached()._replace(claim=Code.CONVERGED)
+                if steps == until:
+                    return reached()
+                if rows is not None:
+                    rows.append((norm * scale, model * scale * scale))
+        except BaseException as error:
+            if rows is not None:
+                leave_with(error, Carry(reached(), rows))
+            raise
 
     def _verified(self, ops: Backend, problem: LinearProblem, s: CGState) -> CGState:
-        """The state once the residual of x was recomputed, where scalars are Python's; mostly it meets the tolerance."""
+        """The state once the residual of x is recomputed, where scalars are Python's; mostly it meets the tolerance."""
         x, product = s.x, problem.operator.apply(s.x)
         r = ops.axpby(1.0 / s.scale, problem.rhs, -1.0, ops.copy(product))
         square, size = ops.dot(r, r), s.scale * s.scale * ops.dot(x, x)
@@ -268,7 +292,7 @@ class CG(ResidualSolver):
     ) -> Scalar:
         """Whether rounding, up to 4 eps ||A|| ||x||, may have taken r away from b - A x, of such a norm and model.
 
-        ||x|| is that of the vector and ``more``. Of a run in M's norms it isn't known: it is at least 2 |model| / ||b||.
+        ||x|| is that of the vector and ``more``. In M's norms (None) it isn't known: it is at least 2 |model| / ||b||.
         """
         (norm, model), least = told, ops.eps(s.r) ** 0.5
         if x is None:

@@ -233,7 +233,7 @@ class LeastSquares(Solver):
         )  # fmt: skip
 
     def _began(self, ops: Backend, problem: LinearProblem, s: LeastSquaresState) -> LeastSquaresState:
-        """The first tick of a run from zero, where scalars are Python's: what _tick does, on vectors known to be zero."""
+        """The first tick from zero, where scalars are Python's: as _tick does it, on vectors known to be zero."""
         seen = _Seen(*tick(ops, problem, s, self._sigma(ops, problem, s), True, True))
         basis, beta, normal = seen.basis, seen.beta, seen.beta * seen.basis.alpha
         if not (seen.sound and normal > 0 and beta > self._bounds(ops, ops.eps(s.x))[1] * s.size):

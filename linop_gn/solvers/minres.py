@@ -183,9 +183,7 @@ class MINRES(ResidualSolver):
         product = problem.operator.apply(ops.select(looking, s.x, q.v))
 
         def lanczos(product: Vector) -> tuple[Any, ...]:
-            (ascale,) = ops.branch(
-                s.ascale > 0, lambda y: (s.ascale,), lambda y: (scale_of(ops, y),), product
-            )
+            (ascale,) = ops.branch(s.ascale > 0, lambda y: (s.ascale,), lambda y: (scale_of(ops, y),), product)
             y = ops.axpby(-q.beta, q.p_old, ops.divide(1.0, ascale), product)
             alpha = ops.dot(q.v, y)
             return ops.axpy(-alpha, q.v if q.p is None else q.p, y), alpha, ascale, s.model

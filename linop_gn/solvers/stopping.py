@@ -40,7 +40,7 @@ LONGEST = 100_000
 
 
 class Progress(NamedTuple):
-    """Where a run is: numbers are in units of ``scale`` (the model's: of its square), a power of two near b's entries."""
+    """Where a run is: numbers are in units of ``scale`` (the model's: its square), a power of two near b's entries."""
 
     step: Scalar
     norm: Scalar

@@ -142,9 +142,7 @@ class ThickRestart:
         stored = ops.minimum(j + b, capacity)
         w = problem.operator.apply(ops.row(s.basis, j))
         n = problem.rhs.shape[0]
-        (scale,) = ops.branch(
-            s.steps == 0, lambda w: (scale_of(ops, w, times=n**0.5),), lambda w: (s.scale,), w
-        )
+        (scale,) = ops.branch(s.steps == 0, lambda w: (scale_of(ops, w, times=n**0.5),), lambda w: (s.scale,), w)
         w = ops.scale(ops.divide(1.0, scale), w)
         reach = ops.sqrt(ops.dot(w, w))
         size = ops.maximum(s.size, reach)
