@@ -216,6 +216,7 @@ def test_what_breaks_a_solve_off_carries_what_was_reached(backend, method):
         lg.solve(A, rhs, method)
     reached = caught.value.result
     assert f"{int(np.max(reached.steps))} steps were done" in caught.value.__notes__[0]
+    assert all(len(column) == int(np.max(reached.steps)) + 1 for column in reached.history.values())
     assert not reached.succeeded
     assert int(reached.products) == (0 if isinstance(method, lg.LU) else 5)
     x = host(backend, reached.x).reshape(12)
@@ -301,3 +302,46 @@ def test_a_tolerance_for_each_column_or_for_all():
         lg.solve(A, b, lg.CG(rtol=np.full(3, 1e-3)))
     with pytest.raises(ValueError, match="rtol must be a finite number"):
         lg.CG(rtol=np.array([1e-3, -1.0]))
+
+
+STRIDES = {
+    "fixed": ({"steps": 9}, False),
+    "converging": ({"rtol": 1e-9}, False),
+    "warm": ({"rtol": 1e-9}, True),
+    "preconditioned": ({"rtol": 1e-9, "preconditioner": lg.preconditioners.Jacobi()}, False),
+    "limited": ({"rtol": 1e-14, "max_steps": 5}, False),
+    "indefinite": ({"rtol": 1e-9}, False),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("kind", STRIDES)
+def test_a_stride_is_its_steps(backend, kind, dtype):
+    spare(backend, False)
+    options, warm = STRIDES[kind]
+    matrix, b = benign(0, 12), gaussian(0, 12)
+    if kind == "indefinite":
+        matrix = matrix - 0.9 * np.eye(12)
+    A, rhs = operator(backend, matrix, dtype), array(backend, b, dtype)
+    start = array(backend, gaussian(1, 12), dtype) if warm else None
+    method = lg.CG(**options)
+    whole = lg.solve(A, rhs, method, x0=start)
+    watched = lg.solve(A, rhs, method, x0=start, watch=[lambda look: False])
+    assert (whole.status, whole.steps, whole.products) == (watched.status, watched.steps, watched.products)
+    np.testing.assert_array_equal(host(backend, whole.x), host(backend, watched.x))
+    for name, column in watched.history.items():
+        np.testing.assert_array_equal(whole.history[name], column)
+
+
+def test_a_subclass_that_steps_in_its_own_way_is_asked_for_each_step(numpy_backend):
+    taken = []
+
+    @lg.record
+    class Told(lg.CG):
+        def step(self, ops, problem, s):
+            taken.append(s.steps)
+            return super().step(ops, problem, s)
+
+    A, b = operator(numpy_backend, benign(0)), gaussian(0)
+    assert lg.solve(A, b, Told(steps=3)).steps == 3
+    assert taken == [0, 1, 2]
