@@ -98,8 +98,11 @@ class TorchArithmetic:
         return plain(x).clone()
 
     def scale(self, a: Any, x: Tensor) -> Tensor:
-        if type(a) is float and a == 1.0 and not x.requires_grad:
-            return x
+        if type(a) is float and not x.requires_grad:
+            if a == 1.0:
+                return x
+            if type(x) is Tensor:
+                return x.mul_(a)
         return self._scale(a, x)
 
     def _scale(self, a: Any, x: Tensor) -> Tensor:
@@ -119,7 +122,11 @@ class TorchArithmetic:
         return _add_scaled(plain(y), _factor(a, y), plain(x))
 
     def axpby(self, a: Any, x: Tensor, b: Any, y: Tensor) -> Tensor:
-        if type(y) is Tensor and type(a) is type(b) is float and a == 1.0 and not (x.requires_grad or y.requires_grad):
+        if type(y) is Tensor and type(a) is type(b) is float and not (x.requires_grad or y.requires_grad):
+            if b == 1.0:
+                return self.axpy(a, x, y)
+            if a != 1.0:
+                return _add_scaled(y.mul_(b), a, x)
             try:
                 return torch.add(x, y, alpha=b, out=y)
             except RuntimeError:  # b is no number of this dtype: below
