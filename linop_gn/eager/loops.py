@@ -155,7 +155,9 @@ class EagerLoops:
 
     def rows(self, carry: Carry, start: int, stop: int) -> Any:
         wanted = carry.rows[start:stop]
-        if wanted and _NUMBERS.issuperset(map(type, wanted[0])):
+        if wanted and (
+            _NUMBERS.issuperset(map(type, wanted[0])) or all(isinstance(x, (float, int)) for x in wanted[0])
+        ):
             numbers = np.fromiter(itertools.chain.from_iterable(wanted), float)  # 10 times quicker than np.array
             return numbers.reshape(len(wanted), -1)
         return np.asarray([np.broadcast_arrays(*(np.asarray(value, dtype=float) for value in row)) for row in wanted])

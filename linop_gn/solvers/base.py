@@ -173,7 +173,7 @@ class Solver(ABC):
         fixed = self.max_steps if self.steps is None else self.steps
         if type(fixed) is int and fixed < 2**31:
             return fixed
-        return problem.most_steps if fixed is None else min(int(fixed), 2**31 - 1)
+        return min(10 * min(problem.operator.shape), 10_000) if fixed is None else min(int(fixed), 2**31 - 1)
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         """What a solve takes, for so many steps unless the solver fixes them; its preconditioner apart."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any, NamedTuple
 
 from ..operators.base import LinearOperator
@@ -143,11 +142,6 @@ class LinearProblem:
     def like(self) -> Vector:
         """A vector of the problem: its dtype is that of the scalars."""
         return self.rhs
-
-    @cached_property
-    def most_steps(self) -> int:
-        """The steps of a solver that gives no limit: min(10 n, 10000), or 10 m where that is less. Each step asks."""
-        return min(10 * min(self.operator.shape), 10_000)
 
     @property
     def host(self) -> bool:

@@ -345,3 +345,17 @@ def test_a_subclass_that_steps_in_its_own_way_is_asked_for_each_step(numpy_backe
     A, b = operator(numpy_backend, benign(0)), gaussian(0)
     assert lg.solve(A, b, Told(steps=3)).steps == 3
     assert taken == [0, 1, 2]
+
+
+def test_what_a_run_inside_a_product_had_reached_is_not_told_of_the_outer_one(numpy_backend):
+    matrix, b = benign(0, 12), gaussian(0, 12)
+    inner = lg.FunctionOperator(Failing(matrix), lg.Space.of(b), symmetric=True)
+    calls = []
+
+    def product(v):
+        calls.append(v)
+        return matrix @ v if len(calls) < 4 else list(lg.steps(inner, b, lg.CG(steps=9)))  # whose error keeps its carry
+
+    with pytest.raises(FloatingPointError) as caught:
+        lg.solve(lg.FunctionOperator(product, lg.Space.of(b), symmetric=True), b, lg.CG(steps=9))
+    assert caught.value.result.steps == 3
