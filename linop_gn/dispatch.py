@@ -239,6 +239,9 @@ def backend_of(*trees: Any) -> Backend:
     TypeError
         If there is no array, or if arrays of two frameworks are mixed.
     """
+    alone = _by_type.get(type(trees[0])) if len(trees) == 1 else None
+    if alone is not None:  # nearly always: an array
+        return alone
     found: dict[str, tuple[Backend, Any]] = {}
     for leaf in _leaves(trees):
         backend = owner_of(leaf)

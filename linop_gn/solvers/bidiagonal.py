@@ -52,14 +52,16 @@ def tick(
     q, A = s.basis, problem.operator
     extending = renew is False  # nearly always, where work is eager
 
-    inverse = ops.where(q.ascale > 0, ops.divide(1.0, q.ascale), 1.0)
+    inverse: Scalar = 1.0
     largest: Scalar = 0.0
     if at_zero is True:  # where work is eager: the residual stands there, as init has left it
         u, t = q.u, q.t
     elif extending:
+        inverse = 1.0 / q.ascale if q.ascale > 0 else 1.0
         u = ops.axpby(-q.alpha, q.u, inverse, A.apply(q.v))
         t = None if q.t is None else ops.axpby(sigma * inverse, q.v, -q.alpha, q.t)
     else:
+        inverse = ops.where(q.ascale > 0, ops.divide(1.0, q.ascale), 1.0)
         (image,) = ops.branch(
             at_zero, lambda: (ops.zeros_like(problem.rhs),), lambda: (A.apply(ops.select(renew, s.x, q.v)),)
         )
@@ -83,7 +85,7 @@ def tick(
     if t is not None:
         v = ops.axpy(ops.divide(sigma, ascale), t, v)
     alpha, regular, v, _ = _unit(ops, ops.dot(v, v), v)
-    return Basis(u, t, v, alpha, ascale), beta, sound & regular, largest
+    return tuple.__new__(Basis, (u, t, v, alpha, ascale)), beta, sound & regular, largest
 
 
 def _unit(ops: Backend, square: Scalar, x: Vector, t: Vector | None = None) -> tuple[Any, ...]:

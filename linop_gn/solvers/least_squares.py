@@ -206,16 +206,16 @@ class LeastSquares(Solver):
         if s.renew is not False:
             return self._tick(ops, problem, s) if s.steps else self._began(ops, problem, s)
         # An ordinary tick where scalars are Python's: what _tick does where there is nothing to judge, in fewer calls.
-        seen = _Seen(*tick(ops, problem, s, self._sigma(ops, problem, s), False, False))
-        basis, beta = seen.basis, seen.beta
+        sigma = 0.0 if self.damping is None else self._sigma(ops, problem, s)
+        seen = basis, beta, sound, _ = tick(ops, problem, s, sigma, False, False)
         anorm = max(s.anorm, math.sqrt(s.basis.alpha * s.basis.alpha + beta * beta))
         try:
             turned = self.turn(ops, _Numbers, s, basis, beta, anorm)
         except (ArithmeticError, ValueError):  # a zero, or a square that is out of range
-            return self._tick(ops, problem, s, seen)
+            return self._tick(ops, problem, s, _Seen(*seen))
         rotation, factors, norm, normal, decrease, cond = turned
-        if not (seen.sound and norm + normal + cond < math.inf):
-            return self._tick(ops, problem, s, seen)
+        if not (sound and norm + normal + cond < math.inf):
+            return self._tick(ops, problem, s, _Seen(*seen))
         x, directions = self.move(ops, s.x, s.directions, basis, factors)
         eps, limit = ops.eps(x), self.limit(problem)
         if x.dtype is not problem.rhs.dtype:
@@ -225,12 +225,11 @@ class LeastSquares(Solver):
         usual = norm > btol * s.size + atol * image and normal > atol * anorm * norm and cond < most
         ends = steps == limit and self.steps is not None and not self._unsure(problem, s, norm, eps, image)
         if not (usual and (ends or steps < limit)):
-            return self._tick(ops, problem, s, seen._replace(turned=turned, x=x, directions=directions))
-        return LeastSquaresState(
-            x, basis, rotation, directions, norm, normal, s.model - 0.5 * decrease, anorm, cond, s.size, s.scale,
-            s.verified, s.verified_normal, s.best, s.best_model, s.back, False,
+            return self._tick(ops, problem, s, _Seen(*seen, turned, x, directions))
+        return tuple.__new__(LeastSquaresState, (
+            x, basis, rotation, directions, norm, normal, s.model - 0.5 * decrease, anorm, cond, *s[9:16], False,
             Code.COMPLETED if ends else s.status, steps, s.products + 2,
-        )  # fmt: skip
+        ))  # fmt: skip
 
     def _began(self, ops: Backend, problem: LinearProblem, s: LeastSquaresState) -> LeastSquaresState:
         """The first tick from zero, where scalars are Python's: as _tick does it, on vectors known to be zero."""
@@ -372,7 +371,8 @@ class LeastSquares(Solver):
 
     def observe(self, state: LeastSquaresState) -> LeastSquaresRow:
         scale, ascale = state.scale, state.basis.ascale
-        return LeastSquaresRow(state.norm * scale, state.normal * scale * ascale, state.model * scale * scale)
+        told = state.norm * scale, state.normal * scale * ascale, state.model * scale * scale
+        return tuple.__new__(LeastSquaresRow, told)
 
     def answer(self, ops: Backend, problem: LinearProblem, state: LeastSquaresState) -> Vector:
         x = state.x if state.back is False else ops.select(state.back, ops.get(state.best, 0), state.x)

@@ -112,7 +112,7 @@ class LSMR(LeastSquares):
         cond = divide(numbers.maximum(q.largest, turned), numbers.minimum(q.smallest, turned))
         largest, smallest = numbers.maximum(q.largest, rhobar), numbers.minimum(q.smallest, rhobar)
         second, norms = (rho, rhobar, cbar, sbar, zeta), (betadd, betad, rhod, tautilde, thetatilde)
-        rotation = _Rotation(alphabar, zetabar, *second, *norms, largest, smallest)
+        rotation = tuple.__new__(_Rotation, (alphabar, zetabar, *second, *norms, largest, smallest))
         factors = 1.0, back, length, -divide(theta, rho)
         return rotation, factors, norm, abs(zetabar), (s.norm - norm) * (s.norm + norm), cond
 
