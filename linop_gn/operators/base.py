@@ -54,6 +54,15 @@ def _operators_in(value: Any) -> Iterator[LinearOperator]:
             yield from _operators_in(part)
 
 
+def _ready(value: Any) -> Any:
+    """A field with the operators that it holds prepared."""
+    if isinstance(value, LinearOperator):
+        return value.prepare()
+    if type(value) is dict:
+        return {key: _ready(part) for key, part in value.items()}
+    return type(value)(map(_ready, value)) if type(value) in (tuple, list) else value
+
+
 @record
 class LinearOperator:
     """A linear map known by its products with vectors.
@@ -224,16 +233,9 @@ class LinearOperator:
         return prepared
 
     def _prepare(self) -> LinearOperator:
-        def ready(value: Any) -> Any:
-            if isinstance(value, LinearOperator):
-                return value.prepare()
-            if type(value) is dict:
-                return {key: ready(part) for key, part in value.items()}
-            return type(value)(map(ready, value)) if type(value) in (tuple, list) else value
-
         if not self._children():
             return self
-        fields = {name: ready(getattr(self, name)) for name in data_fields(self)}
+        fields = {name: _ready(getattr(self, name)) for name in data_fields(self)}
         made: LinearOperator = dataclasses.replace(self, **fields)
         return made
 

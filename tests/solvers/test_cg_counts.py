@@ -1,5 +1,7 @@
 """How many products CG takes, and when it takes none: counted where they are computed."""
 
+import gc
+
 import numpy as np
 import pytest
 from systems import (
@@ -201,3 +203,12 @@ def test_on_torch_they_take_little_more():
 def test_converging_takes_little_more_calls_than_its_steps(numpy_backend):
     A, b = lg.Diagonal(np.linspace(1.0, 2.0, 100)), np.ones(100)
     assert calls(lambda: lg.solve(A, b, lg.CG(rtol=1e-6))) <= 340  # of 8 steps, and to recompute the residual
+
+
+def test_a_solve_leaves_nothing_for_the_collector(numpy_backend):
+    """What refers to itself stays, with its vectors, until it is looked for."""
+    A, b = lg.Diagonal(np.linspace(1.0, 2.0, 100)), np.ones(100)
+    lg.solve(A, b)
+    gc.collect()
+    lg.solve(A, b)
+    assert gc.collect() == 0
