@@ -502,3 +502,19 @@ def test_what_a_model_finds_elsewhere_is_as_it_is_now(monkeypatch):
         change()
         require_same(lg.GGN, eager, compiled, w + k)
         assert traced(compiled) == k + 1
+
+
+def test_what_a_program_returns_may_be_written_over(monkeypatch):
+    """J v of many outputs becomes H J v; where it is v itself, or has one entry for several, it is copied first."""
+    monkeypatch.setattr(programs, "MANY", 1)
+    x, y = torch.randn(5, 4), torch.randn(5, 4)
+    for model in (lambda p, x: p.reshape(4, 5).T, lambda p, x: x @ p.reshape(4, 5)[:, :4], lambda p, x: p[:4] + 0 * x):
+        fits = [lg.Objective(model, SE, (x, y), compile=compiled) for compiled in (True, False)]
+        p, v = torch.randn(20), torch.randn(20)
+        kept = v.clone()
+        got, want = (lg.GGN(fit, p) @ v for fit in fits)
+        torch.testing.assert_close(got, want)
+        torch.testing.assert_close(v, kept, rtol=0, atol=0)
+        A = lg.GGN(fits[0], p).prepare()
+        assert A.pieces[0].linearization.fresh
+        torch.testing.assert_close(A @ v, want)
