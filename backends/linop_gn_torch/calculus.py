@@ -47,7 +47,7 @@ from .alone import ALONE, Alone
 from .columns import in_columns
 from .cotangents import Slope, forgotten, marked
 from .gathering import gathered
-from .last_layer import LastLayer
+from .last_layer import LastLayer, TermByTerm
 from .modules import adapt
 from .nan import operation_of_nan, tell_of_nan
 from .precision import as_double
@@ -323,7 +323,8 @@ def _pushed(
         leaves = [constant(leaf) for leaf in params]
         for i, v in zip(chosen, tangents, strict=True):
             leaves[i] = torch.autograd.forward_ad.make_dual(leaves[i], v)
-        made = torch.autograd.forward_ad.unpack_dual(function(leaves), level=level).tangent
+        with nullcontext() if tracking.get() or in_columns.get() else TermByTerm():
+            made = torch.autograd.forward_ad.unpack_dual(function(leaves), level=level).tangent
     return torch.zeros_like(like) if made is None else constant(in_full(made))
 
 

@@ -170,7 +170,7 @@ class Weighted(OutputHessian, OutputRoot):
     def consuming(self, xp: Any, v: Array) -> Array:
         made = self.inner.consuming(xp, keep(xp, self.counted, v))
         made *= self.weights
-        return made  # type: ignore[no-any-return]
+        return made
 
     def transposed(self, xp: Any, v: Array) -> Array:
         return self.weights * self.inner.transposed(xp, keep(xp, self.counted, v))
