@@ -52,7 +52,7 @@ class OuterProducts(OutputHessian, OutputRoot):
         def column(index: Scalar) -> Array:
             here = unit(xp, self.slopes, shape[:first], apart, index)
             here = xp.reshape(here, tuple(here.shape) + (1,) * (len(shape) - first))
-            return xp.where(here, self.slopes, xp.zeros_like(self.slopes))
+            return keep(xp, here, self.slopes)
 
         return Columns(math.prod(shape[apart:first]), apart, column)
 
@@ -143,6 +143,8 @@ class MeanOuterProducts(OutputHessian):
 
     def columns(self, xp: Any, outputs: Array) -> Columns:
         """Those of each part, over the root of their number."""
+        if len(self.parts) == 1:
+            return self.parts[0].columns(xp, outputs)
         slopes, size = xp.stack([part.slopes for part in self.parts]), len(self.parts) ** -0.5
         first = self.parts[0].columns(xp, outputs)
 

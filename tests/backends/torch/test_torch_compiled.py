@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from linop_gn_torch import backend, programs
+from linop_gn_torch import added, backend, programs
 from systems import FULL, in_full
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -518,3 +518,19 @@ def test_what_a_program_returns_may_be_written_over(monkeypatch):
         A = lg.GGN(fits[0], p).prepare()
         assert A.pieces[0].linearization.fresh
         torch.testing.assert_close(A @ v, want)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (3, 2, 4)])
+def test_large_products_are_added_in_one_operation(shape, monkeypatch):
+    monkeypatch.setattr(added, "MANY", 1)
+    net, x, y = dense(nn.Tanh()).double(), torch.randn(shape, dtype=torch.float64), torch.randint(3, shape[:-1])
+    params = dict(net.named_parameters())
+    fits = [lg.Objective(net, CE, (x, y), compile=compiled) for compiled in (True, False)]
+    for kind in (lg.GGN, lg.Hessian):
+        A, B = (kind(fit, params) for fit in fits)
+        v = B.domain.random(0)
+        torch.testing.assert_close(A @ v, B @ v)
+        torch.testing.assert_close(A @ torch.stack([v, -v], 1), B @ torch.stack([v, -v], 1))
+        (piece,) = A.prepare().pieces
+        halves = piece.linearization._program.traced.halves
+        assert "linop_gn.added" in " ".join(str(node.target) for half in halves for node in half.module.graph.nodes)
