@@ -44,7 +44,9 @@ class Tail(NamedTuple):
             return None
         place = GradientEdge(node, number)
         (slope,) = backward([outputs], [place], [outputs.new_ones(()).expand(outputs.shape)], retain_graph=True)
-        if slope is None or bool(slope.sum().isnan()):
+        if slope is None:
+            return None
+        least, most = slope.aminmax()  # NaN where there is one
+        if not (bool(least.isfinite()) and bool(most.isfinite())):
             return None  # who is at fault is found in the whole graph
-        least, most = slope.aminmax()
         return cls(place, least if bool(least == most) else slope)
