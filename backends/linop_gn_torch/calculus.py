@@ -47,7 +47,7 @@ from .alone import ALONE, Alone
 from .columns import in_columns
 from .cotangents import Slope, forgotten, marked
 from .gathering import gathered
-from .last_layer import LastLayer
+from .last_layer import LastLayer, TermByTerm
 from .modules import adapt
 from .nan import operation_of_nan, tell_of_nan
 from .precision import as_double
@@ -55,6 +55,7 @@ from .recording import Recording, backward, edges, filled, keeping
 from .safe_ops import both_ways, math_attention, once_differentiable, step_by_step, twice_differentiable
 from .sharded import layout_of
 from .spread import batch_norm_in_training
+from .tail import Tail
 from .tracking import constant, tracking
 from .trees import map_tree
 from .uses import TorchUses
@@ -107,23 +108,31 @@ class TorchLinearization(LinearizationDefaults):
         way: Alone = ALONE,
     ) -> None:
         with torch.enable_grad(), explained():
-            self._recording, self._leaves, self._outputs = _record(function, params)
+            self._recording, self._leaves, outputs = _record(function, params)
             self._function, self._way = function, way
-            self.outputs = constant(self._outputs)
-            self._cotangent, custom = cotangent, custom_functions(self._outputs)
-            u, self._place = marked(cotangent(self.outputs).detach())
+            self.outputs = constant(outputs)
+            self._cotangent, custom = cotangent, custom_functions(outputs)
+            plain = not (custom or self._recording.has_hooks) and way is ALONE
+            self._tail = Tail.of(outputs) if plain and not tracking.get() else None
+            self._outputs = outputs if self._tail is None else self._tail.place
+            del outputs
+            u, self._place = marked(self._scaled(cotangent(self.outputs).detach()))
             with forgotten(u) if not (custom or self._recording.has_hooks) else nullcontext():
                 recorded = self._vjp(u, range(len(self._leaves)), create_graph=True)
             self._recording.resume(lambda: require_linear(recorded, u, custom, way))
         self.gradient: list[Tensor] | None = filled(recorded, self._leaves)
         self._recorded, self._last = edges(recorded), None
-        if self._place is not u and not (custom or self._recording.has_hooks) and way is ALONE:
+        if self._place is not u and plain:
             self._last = LastLayer.of(self._recorded, self._place)
         self._looked, self._forward = False, False
 
     @property
     def fresh(self) -> bool:  # type: ignore[override]
-        return self._last is not None and not tracking.get()
+        return not (self._last is None and self._tail is None) and not tracking.get()
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        """f' x for what comes after the last product."""
+        return x if self._tail is None else x * self._tail.slope
 
     def jvp(self, tangents: Sequence[Tensor], only: tuple[int, ...] | None = None) -> Tensor:
         """J v, as the derivative of the recorded ``J^T u`` along u."""
@@ -132,12 +141,15 @@ class TorchLinearization(LinearizationDefaults):
         if self._forward:
             return self._pushed(tangents, chosen)
         product = partial(backward, [r for r, _ in pairs], [self._place], [v for _, v in pairs])
+        by_graph = self._last is None or tracking.get() or in_columns.get()
         with explained():
-            if self._last is None or tracking.get() or in_columns.get():
+            if self._last is None or by_graph:
                 (result,) = self._recording.resume(lambda: product(**keeping()), records=tracking.get())
             else:
                 result = self._last.jvp([r for r, _ in pairs], [v for _, v in pairs], self.outputs)
         made = in_full(filled([result], [self.outputs])[0])  # a bias may come as it is
+        if self._tail is not None:
+            made = self._scaled(made) if by_graph else made.mul_(self._tail.slope)
         if not (
             self._looked or tracking.get() or in_columns.get()
         ):  # what is NaN at a point is so along all directions
@@ -146,12 +158,14 @@ class TorchLinearization(LinearizationDefaults):
             if bad and not self._way.any(any(v.isnan().any() for _, v in pairs))[0]:
                 u = self._cotangent(constant(self.outputs))
                 (first,) = self._way.any(has_nan(self.vjp(u)))
-                at_fault = partial(backward, [self._outputs], self._leaves, [u]) if first else product
+                at_fault = partial(backward, [self._outputs], self._leaves, [self._scaled(u)]) if first else product
                 name = self._recording.resume(lambda: operation_of_nan(at_fault, retain_graph=True))
                 return self._instead(made, (name, "first" if first else "second"), tangents, chosen)
         return made
 
     def uses(self) -> TorchUses | None:
+        if not isinstance(self._outputs, Tensor):
+            return None
         # A graph of plain operations serves; of what was put in the place of others the parameters are read anew.
         with explained():
             found = TorchUses(self._recording, self._leaves, self._outputs)
@@ -182,8 +196,17 @@ class TorchLinearization(LinearizationDefaults):
 
     def vjp(self, cotangent: Tensor, only: tuple[int, ...] | None = None) -> list[Tensor]:
         """J^T u, for the leaves in ``only`` alone where that is given."""
+        return self._pulled(self._scaled(cotangent), only)
+
+    def pull(self, cotangent: Tensor, only: tuple[int, ...] | None = None) -> list[Tensor]:
+        """J^T u, for a u that may be written over."""
+        if self._tail is None or tracking.get() or in_columns.get():
+            return self.vjp(cotangent, only)
+        return self._pulled(cotangent.mul_(self._tail.slope), only)
+
+    def _pulled(self, u: Tensor, only: tuple[int, ...] | None) -> list[Tensor]:
         chosen = range(len(self._leaves)) if only is None else only
-        return filled(self._vjp(cotangent, chosen, **keeping()), [self._leaves[i] for i in chosen])
+        return filled(self._vjp(u, chosen, **keeping()), [self._leaves[i] for i in chosen])
 
     def _vjp(self, u: Tensor, chosen: Sequence[int], **options: bool) -> list[Tensor | None]:
         leaves = [self._leaves[i] for i in chosen]
@@ -300,7 +323,8 @@ def _pushed(
         leaves = [constant(leaf) for leaf in params]
         for i, v in zip(chosen, tangents, strict=True):
             leaves[i] = torch.autograd.forward_ad.make_dual(leaves[i], v)
-        made = torch.autograd.forward_ad.unpack_dual(function(leaves), level=level).tangent
+        with nullcontext() if tracking.get() or in_columns.get() else TermByTerm():
+            made = torch.autograd.forward_ad.unpack_dual(function(leaves), level=level).tangent
     return torch.zeros_like(like) if made is None else constant(in_full(made))
 
 

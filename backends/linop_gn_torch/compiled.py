@@ -49,6 +49,8 @@ Leaves = Sequence[Tensor]
 
 MOST = 4
 """Programs of each kind that are kept by an objective."""
+_FEW = 1 << 18
+"""Entries that are compared at once."""
 _NAMESPACE = "linop_gn_torch_programs"
 _insertion_order = optree.dict_insertion_ordered(True, namespace=_NAMESPACE)  # a model may go through a dict in order
 _insertion_order.__enter__()
@@ -269,7 +271,7 @@ def _normal(like: Leaves) -> list[Tensor]:
 def _require_same(found: dict[str, list[Tensor]], expected: dict[str, list[Tensor]]) -> None:
     """Refuse a program whose results differ from the eager ones by more than the root of their precision."""
     for name, wanted in expected.items():
-        gap = _norm([a.double() - b.double() for a, b in zip(found[name], wanted, strict=True)])
+        gap = _norm(wanted, found[name])
         size, most = _norm(wanted), max(torch.finfo(t.dtype).eps for t in wanted) ** 0.5
         if not gap <= most * size:
             raise RefusedError(
@@ -278,5 +280,11 @@ def _require_same(found: dict[str, list[Tensor]], expected: dict[str, list[Tenso
             )
 
 
-def _norm(arrays: list[Tensor]) -> float:
-    return float(sum(float(t.double().square().sum()) for t in arrays) ** 0.5)
+def _norm(arrays: Leaves, others: Leaves = ()) -> float:
+    """That of the arrays, or of their differences from others: of a few entries at a time, in double precision."""
+    total = 0.0
+    for i, t in enumerate(arrays):
+        parts = [x.reshape(-1).split(_FEW) for x in (t, *others[i : i + 1])]
+        for part, *other in zip(*parts, strict=True):
+            total += float((part.double() - other[0] if other else part.double()).square().sum())
+    return total**0.5

@@ -14,12 +14,17 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.autograd.graph import GradientEdge
+from torch.overrides import TorchFunctionMode
 
+from .cotangents import MANY
 from .graph import VIEWS, Edge, kind
 from .recording import backward
 
-__all__ = ["LastLayer"]
+__all__ = ["LastLayer", "TermByTerm"]
+
+_PRODUCTS = {torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__}
 
 
 class _Term(NamedTuple):
@@ -46,7 +51,7 @@ class LastLayer:
         for node, index in takers[here]:
             if kind(node) == "T":
                 inner = [(taker, _factors(taker, i, True)) for taker, i in takers[node, 0]]
-            elif kind(node) == "Sum" and [*node._saved_dim] == [0] and len(node._saved_self_sym_sizes) == 2:
+            elif kind(node) == "Sum" and _sums_rows(node):
                 terms.append(_Term(node, None))
                 continue
             else:
@@ -73,6 +78,40 @@ class LastLayer:
         return None if made is None else made.view(like.shape)
 
 
+class TermByTerm(TorchFunctionMode):
+    """Inside, forward mode makes large products with a matrix so: torch holds three more arrays like the result."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made = None
+        if function is nn.functional.linear and len(args) >= 2:
+            x, w, bias = (*args, (kwargs or {}).get("bias"))[:3]
+            made = _dual(x, w.t(), bias) if w.ndim == 2 else None
+        elif function in _PRODUCTS and len(args) == 2 and not kwargs:
+            made = _dual(*args, None)
+        return function(*args, **(kwargs or {})) if made is None else made
+
+
+def _dual(x: Any, w: Any, bias: Any) -> Tensor | None:
+    """x w + bias of numbers that may have tangents; None where it is small, or no such product."""
+    given = [t for t in (x, w, bias) if t is not None]
+    if any(type(t) not in (Tensor, nn.Parameter) for t in given) or w.ndim != 2 or x.ndim < 2:
+        return None
+    if x.shape[:-1].numel() * w.shape[1] < MANY or torch.is_autocast_enabled(x.device.type):
+        return None
+    (x, dx), (w, dw) = map(forward_ad.unpack_dual, (x, w))
+    rows, t = x.reshape(-1, x.shape[-1]), None
+    for a, b in ((None if dx is None else dx.reshape(rows.shape), w), (rows, dw)):
+        if a is not None and b is not None:
+            t = torch.mm(a, b) if t is None else t.addmm_(a, b)
+    made = torch.mm(rows, w) if bias is None else torch.addmm(forward_ad.unpack_dual(bias).primal, rows, w)
+    if bias is not None and (db := forward_ad.unpack_dual(bias).tangent) is not None:
+        t = db.expand(made.shape).clone() if t is None else t.add_(db)
+    made = made.view(*x.shape[:-1], w.shape[1])
+    return made if t is None else forward_ad.make_dual(made, t.view(made.shape))
+
+
 def _takers(todo: list[Any]) -> dict[Edge, list[tuple[Any, int]]]:
     """Who takes each result in a graph, and as which of its arguments."""
     takers, seen = defaultdict[Edge, list[tuple[Any, int]]](list), set[Any]()
@@ -85,6 +124,11 @@ def _takers(todo: list[Any]) -> dict[Edge, list[tuple[Any, int]]]:
             takers[edge].append((node, index))
             todo.append(edge[0])
     return takers
+
+
+def _sums_rows(node: Any) -> bool:
+    """Whether a sum is over the first of two axes; one over all of them has saved none."""
+    return [*getattr(node, "_saved_dim", ())] == [0] and len(node._saved_self_sym_sizes) == 2
 
 
 def _factors(node: Any, index: int, transposed: bool) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:

@@ -19,6 +19,7 @@ from linop_gn.backend import LinearizationDefaults
 
 from .calculus import has_nan
 from .columns import in_columns
+from .cotangents import MANY
 from .tracing import Traced
 from .tracking import tracking
 
@@ -139,16 +140,21 @@ class TracedLinearization(_Traced):
     def __init__(self, program: Program, inputs: list[Tensor], asked: Any) -> None:
         super().__init__(program, inputs, asked)
         (self.outputs,) = self._kept
+        self._large = self.outputs.numel() >= MANY
         self._like = [asked.params, [self.outputs]]
         self.gradient: list[Tensor] | None = self.vjp(asked.cotangent(self.outputs).detach())
+
+    @property
+    def fresh(self) -> bool:  # type: ignore[override]
+        return self._large and not tracking.get()
 
     def jvp(self, tangents: Leaves, only: tuple[int, ...] | None = None) -> Tensor:
         """J v."""
         made = None if only is not None else self._run(0, tangents)
         if made is None or self._is_nan(made, tangents):
             eager: Tensor = self.eager.jvp(tangents, only)
-            return eager
-        return made[0]
+            return eager.clone() if self.fresh and not self.eager.fresh else eager
+        return made[0].clone() if self.fresh and _shares(made[0], (*tangents, *self._saved)) else made[0]
 
     def vjp(self, cotangent: Tensor, only: tuple[int, ...] | None = None) -> list[Tensor]:
         """J^T u."""
@@ -165,6 +171,7 @@ class TracedGradientLinearization(_Traced):
         asked.look(program.kept[1])
         super().__init__(program, inputs, asked)
         self.value, _, *self.gradient = self._kept
+        self._kept = []  # the outputs are as large as all else
         self._like = [asked.params]
 
     def hvp(self, tangents: Leaves) -> list[Tensor]:
@@ -182,6 +189,12 @@ def has_autocast() -> bool:
 
 def _alike(x: Tensor, like: Tensor) -> bool:
     return x.dtype is like.dtype and x.shape == like.shape and x.device == like.device
+
+
+def _shares(t: Tensor, others: Leaves) -> bool:
+    """Whether writing into ``t`` would write into another of its entries, or into others."""
+    own = t.untyped_storage().data_ptr()
+    return not t.is_contiguous() or any(x.untyped_storage().data_ptr() == own for x in others)
 
 
 def _version(t: Tensor) -> int:

@@ -29,6 +29,8 @@ from torch.func import functionalize
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from .added import together
+
 __all__ = ["Half", "RefusedError", "Traced", "trace"]
 
 Function = Callable[..., Sequence[Sequence[Tensor]]]
@@ -88,6 +90,7 @@ def trace(function: Function, inputs: Sequence[Tensor], *vectors: Sequence[Tenso
             if any(map(_writes, made.graph.nodes)):
                 raise RefusedError("the model writes to its inputs, or to a tensor that it holds")
     graph = fx_graph_cse(made.graph)
+    together(graph)
     graph.eliminate_dead_code()
     return _cut(made, graph, ends, constants)
 

@@ -107,7 +107,7 @@ class Piece(OfOneBatch):
         u = product(ops.namespace(), lin.jvp(v, only))
         if scale is not None:
             u = ops.scale(scale, ops.copy(u))
-        return lin.vjp(u, only)
+        return (lin.pull if lin.fresh else lin.vjp)(u, only)
 
 
 @record
@@ -151,6 +151,8 @@ class Rows:
         """J^T u."""
         ops, (rows, shapes, dtypes) = self.space.backend, self._of(only)
         return ops.split(ops.namespace().sum(rows * flat_outputs(self.piece, cotangent), axis=1), shapes, dtypes)
+
+    pull = vjp
 
 
 @record

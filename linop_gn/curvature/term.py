@@ -19,7 +19,7 @@ from ..records import Partial, memo, record, replace, static
 from ..spaces import REAL, Space
 from .batches import Batch
 from .checks import require_finite_inputs
-from .losses import Loss
+from .losses import Loss, OutputHessian
 from .losses.outer import OuterLoss
 from .losses.parts import in_parts
 from .pairs import may_be_pairs, warn_of_pairs
@@ -129,6 +129,11 @@ class Term:
     def weight(self, z: Array) -> Array:
         """What this batch adds to the normaliser."""
         made: Array = self._asked(z).weight_sum(*self._with_data(z))
+        return made
+
+    def hessian(self, z: Array) -> OutputHessian:
+        """H_L at outputs, in closed form: in parts of many."""
+        made: OutputHessian = self._asked(z).hessian(*self._with_data(z))
         return made
 
     def cotangent(self, z: Array) -> Array:
@@ -249,7 +254,7 @@ class Term:
             calculus = self._require("the Hessian of a loss without closed forms", _LOSS)
             bent: Any = Differentiated(calculus.linearize_gradient(self._total, [z]))
         else:
-            bent = self._asked(z).hessian(*self._with_data(z))
+            bent = self.hessian(z)
         data = self.batch.targets, self.batch.weights
         if once:
             return Piece(self.loss, *data, lin, bent.without_outputs(), None, None, self.weight(z), self.space)

@@ -175,6 +175,9 @@ class LinearizationDefaults:
         bare.gradient = None
         return bare
 
+    def pull(self, cotangent: Array, only: tuple[int, ...] | None = None) -> list[Array]:
+        return self.vjp(cotangent, only)  # type: ignore[attr-defined,no-any-return]
+
     def uses(self) -> Uses | None:
         """See :meth:`linop_gn.protocols.Linearization.uses`."""
         return None

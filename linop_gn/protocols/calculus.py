@@ -37,6 +37,9 @@ class Linearization(Protocol):
     def vjp(self, cotangent: Array, only: tuple[int, ...] | None = None) -> list[Array]:
         """J^T u: leaves like the parameters (exact zeros where the function ignores one)."""
 
+    def pull(self, cotangent: Array, only: tuple[int, ...] | None = None) -> list[Array]:
+        """:meth:`vjp` for a ``cotangent`` that may be written over."""
+
     def uses(self) -> Uses | None:
         """What :meth:`Calculus.uses` makes of the function, from what was recorded; None where that tells not all."""
 

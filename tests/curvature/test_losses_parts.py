@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import linop_gn as lg
 from linop_gn.curvature.losses import BinaryCrossEntropy, CrossEntropy, Elementwise, parts
+from linop_gn.curvature.losses.scores import DrawnScores, masses_of, slopes_of
 from linop_gn.testing.losses import draw, everything
 
 from ..support.peaks import allocations, compiled_product
@@ -71,6 +72,8 @@ def assert_parts_are_the_whole(loss, xp, z, y, w, v):
         "solve": root.solve(xp, r),
     }
     want = everything(loss, xp, z, y, w, v) | {"solve": loss.hessian(xp, z, y, w).root(xp).solve(xp, r)}
+    for key, H in {"in parts": made.hessian(xp, z, y, w), "whole": loss.hessian(xp, z, y, w)}.items():
+        got[key], want[key] = H.consuming(xp, xp.asarray(v, copy=True)), want["hessian_product"]
     for key, x in want.items():
         assert (got[key].shape, got[key].dtype) == (x.shape, x.dtype), key
         np.testing.assert_allclose(np.asarray(got[key]), np.asarray(x), rtol=1e-13, atol=1e-15, err_msg=key)
@@ -107,6 +110,25 @@ def test_operators_are_the_same_in_parts(small):
         want = everything_at()
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
+
+
+@given(seed=st.integers(0, 2**31 - 1), place=st.tuples(st.integers(0, 9), st.integers(0, 2**30)), data=st.data())
+def test_draws_in_parts_are_those_of_the_whole(seed, place, data):
+    shape = data.draw(st.sampled_from([(5, 3, 4), (6, 4)]))
+    z, y, w = draw("softmax", seed, shape, 2.0, "float64")
+    inner = CrossEntropy(weight=data.draw(st.sampled_from([None, np.array([0.5, 1.0, 0.0, 2.0])])))
+    inner = data.draw(st.sampled_from([inner, BinaryCrossEntropy()]))
+    y = y if isinstance(inner, CrossEntropy) else np.eye(4)[y]
+    loss = DrawnScores(inner, seed, 3).of_batch(place)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "MANY", 1)
+        patch.setattr(parts, "FEW", data.draw(st.integers(1, 30)))
+        made = in_parts(loss, z).hessian(np, z, y, w)
+        got = made.product(np, np.cos(z)), masses_of(np, made), *slopes_of(np, made), made.columns(np, z).column(1)
+    made = loss.hessian(np, z, y, w)
+    want = made.product(np, np.cos(z)), masses_of(np, made), *slopes_of(np, made), made.columns(np, z).column(1)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-15)
 
 
 def test_a_loss_that_may_look_at_several_examples_is_taken_whole(small):
@@ -174,6 +196,24 @@ def test_memory_of_a_gauss_newton_product_in_torch(monkeypatch):
     assert kept < 1.3 * size  # the outputs, and W's gradient
     again, _, _ = allocations(lambda: G @ params)
     assert kept + again < 2.6 * size  # the outputs, J v, which becomes H J v, and parameters of a sixteenth each
+
+
+@pytest.mark.parametrize("kind", [lg.Fisher, lg.EmpiricalFisher, lg.GGN], ids=lambda kind: kind.__name__)
+def test_memory_of_what_keeps_an_array_like_the_outputs(kind, monkeypatch):
+    """Drawn slopes, those at the targets, a diagonal: the outputs beside it, and J v, which becomes H J v."""
+    torch = pytest.importorskip("torch")
+    cotangents = importlib.import_module("linop_gn_torch.cotangents")
+    monkeypatch.setattr(parts, "MANY", 1)
+    monkeypatch.setattr(parts, "FEW", 1 << 12)
+    monkeypatch.setattr(cotangents, "MANY", 1)
+    loss, size = BinaryCrossEntropy() if kind is lg.GGN else CrossEntropy(), 4 * 64 * 4096
+    x, y = torch.randn(64, 4), torch.randint(2, (64, 4096) if kind is lg.GGN else (64,))
+    params = {"A": torch.randn(4, 4), "W": torch.randn(4, 4096)}
+    fit = lg.Objective(lambda p, x: torch.tanh(x @ p["A"]) @ p["W"], loss, (x, y))
+    peak, kept, A = allocations(lambda: kind(fit, params).prepare())
+    assert peak < 3.6 * size  # it was nine
+    assert kept < 2.3 * size
+    assert kept + allocations(lambda: A @ params)[0] < 3.6 * size
 
 
 def test_a_compiled_program_loops_over_parts(jax, monkeypatch):

@@ -54,10 +54,14 @@ def over_columns(batch: Batch, summand: Callable[[list[Array], list[Array]], tup
     apart = tuple(z.shape[: columns.apart])
     space = Space.flat(math.prod(apart), z)
 
-    def one(index: Any) -> Any:
+    def cotangent(index: Any) -> Array:  # by itself, so that the column is gone when it is pulled back
         u = columns.column(index % count)
         signs = xp.reshape(draws.signs(space, 0, index), apart + (1,) * (len(z.shape) - len(apart)))
-        return summand(*batch.made.pull(ops.cast(signs * times**-0.5, ops.describe(u)[1]) * u, leaves))
+        made: Array = ops.cast(signs * times**-0.5, ops.describe(u)[1]) * u
+        return made
+
+    def one(index: Any) -> Any:
+        return summand(*batch.made.pull(cotangent(index), leaves))
 
     return ops.sum_over(one, range(count * times))
 

@@ -98,9 +98,7 @@ def observed(settings: Settings, term: Term, x: Vector) -> Batch:
 
 def hessian_of(term: Term, z: Array) -> Any:
     """H_L of a term's loss at its outputs."""
-    assert term.loss is not None
-    xp = term.ops.namespace()
-    return term.loss.of_batch(term.batch.place).hessian(xp, z, term.batch.targets, term.batch.weights)
+    return term.hessian(z).whole(term.ops.namespace())
 
 
 def _examples(made: Uses) -> int:

@@ -88,6 +88,8 @@ class Loss:
     Where a class says so itself, beside its ``curvature``, Hessians of many outputs are made of it."""
     by_rows: ClassVar[bool] = False
     """Whether the loss of an example depends on that example alone, so that many may be taken a few at a time."""
+    of_known: ClassVar[bool] = False
+    """Whether :meth:`curvature` is made of what is :meth:`known` alone, which may be as large as the outputs."""
     targets_optional: ClassVar[bool] = False
     """Whether ``y`` may be None, for data without targets."""
     limits: ClassVar[Mapping[str, tuple[str, Callable[[float], bool]]]] = {}
@@ -157,6 +159,10 @@ class Loss:
 
     def of_batch(self, place: Any) -> Loss:
         """The loss for the batch number ``place`` of a pass."""
+        return self
+
+    def of_part(self, shape: tuple[int, ...], first: int) -> Loss:
+        """The loss for some of a batch's outputs, of this ``shape``: for those from entry number ``first`` on."""
         return self
 
     def refuse_targets(self, targets: np.ndarray[Any, Any], counted: np.ndarray[Any, Any]) -> None:

@@ -88,6 +88,10 @@ class OutputHessian:
         """S with H_L = S S^T."""
         raise NotImplementedError(f"{type(self).__name__} does not define root")
 
+    def whole(self, xp: Any) -> OutputHessian:
+        """The same of all examples at once, where it was in parts."""
+        return self
+
     def without_outputs(self) -> OutputHessian:
         """Itself, without the outputs if it needs them."""
         return self
@@ -118,6 +122,10 @@ class Diagonal(OutputHessian, OutputRoot):
         return self.values * v
 
     transposed = product
+
+    def consuming(self, xp: Any, v: Array) -> Array:
+        v *= self.values
+        return v
 
     def root(self, xp: Any) -> Diagonal:
         return Diagonal(self.values**0.5)
@@ -158,6 +166,11 @@ class Weighted(OutputHessian, OutputRoot):
 
     def product(self, xp: Any, v: Array) -> Array:
         return self.weights * self.inner.product(xp, keep(xp, self.counted, v))
+
+    def consuming(self, xp: Any, v: Array) -> Array:
+        made = self.inner.consuming(xp, keep(xp, self.counted, v))
+        made *= self.weights
+        return made
 
     def transposed(self, xp: Any, v: Array) -> Array:
         return self.weights * self.inner.transposed(xp, keep(xp, self.counted, v))

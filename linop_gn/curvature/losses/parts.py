@@ -21,7 +21,7 @@ import array_api_compat
 from ...protocols import Array, Backend
 from ...records import Partial, record, replace, static
 from .base import Loss
-from .hessians import OutputHessian, OutputRoot
+from .hessians import Columns, OutputHessian, OutputRoot, as_hessian
 from .weighting import fit_weights, grand_total, placement
 
 __all__ = ["FEW", "MANY", "HessianInLoop", "HessianInParts", "RootInParts", "in_parts", "places"]
@@ -81,20 +81,35 @@ class _LossInParts:
 
     def hessian(self, xp: Any, z: Array, y: Array | None, w: Array | None) -> OutputHessian:
         if not _tells(self.loss):
-            return self.loss.hessian(xp, z, y, w)
+            return self._diagonal(xp, z, y, w)
         known: list[Array] = []
+        shape, axes = tuple(z.shape), len(z.shape[: self.loss.example_axes])
         for place in _places(self.loss, z):
-            found = self.loss.known(xp, *_part(xp, place, z, y, w))
-            known = known or [xp.empty((*z.shape[:-1], 1), dtype=x.dtype, **placement(z)) for x in found]
+            loss = self.loss.of_part(shape, _first(shape, place))
+            found = loss.known(xp, *_part(xp, place, z, y, w))
+            known = known or [xp.empty(shape[:axes] + x.shape[axes:], dtype=x.dtype, **placement(z)) for x in found]
             for whole, x in zip(known, found, strict=True):
                 whole[place] = x
         return HessianInParts(self.loss, z, y, w, tuple(known))
+
+    def _diagonal(self, xp: Any, z: Array, y: Array | None, w: Array | None) -> OutputHessian:
+        """A diagonal like the outputs is made in parts, and what is none as it is."""
+        values = None
+        for place in _places(self.loss, z):
+            at, of, _ = self.loss._read(xp, *_part(xp, place, z, y, w))
+            made = self.loss.curvature(xp, at, of)
+            if tuple(getattr(made, "shape", ())) != tuple(at.shape):
+                return self.loss.hessian(xp, z, y, w)
+            values = xp.empty_like(z) if values is None else values
+            values[place] = made
+        lead = len(z.shape[: self.loss.example_axes])
+        return as_hessian(xp, values, z, fit_weights(xp, type(self.loss).__name__, w, z, lead))
 
 
 def _tells(loss: Loss) -> bool:
     """Whether the class that gives the curvature says what may be known of it."""
     kind = next(c for c in type(loss).__mro__ if "curvature" in c.__dict__)
-    return kind is not Loss and "known" in kind.__dict__
+    return loss.of_known or (kind is not Loss and "known" in kind.__dict__)
 
 
 class _Fused:
@@ -105,7 +120,7 @@ class _Fused:
         self.total, self.weight_sum, self.gradient = loss.total, loss.weight_sum, loss.gradient
 
     def hessian(self, xp: Any, z: Array, y: Array | None, w: Array | None) -> OutputHessian:
-        if not _tells(self.loss):
+        if self.loss.of_known or not _tells(self.loss):
             return self.loss.hessian(xp, z, y, w)
         wide = z if xp.finfo(z.dtype).bits > 16 else xp.astype(z, xp.float32)
         return HessianInLoop(self.loss, z, y, w, self.loss.known(xp, wide, y, w), self.ops)
@@ -122,6 +137,10 @@ class HessianInLoop(OutputHessian):
     weights: Array | None
     known: tuple[Array, ...]
     ops: Backend = static()
+
+    def whole(self, xp: Any) -> OutputHessian:
+        assert self.outputs is not None
+        return self.loss.hessian(xp, self.outputs, self.targets, self.weights)
 
     def without_outputs(self) -> OutputHessian:
         return replace(self, outputs=None)
@@ -181,6 +200,13 @@ class HessianInParts(OutputHessian):
     known: tuple[Array, ...]
     """What the loss has found out of each example."""
 
+    def whole(self, xp: Any) -> OutputHessian:
+        known = self.known if self.loss.of_known else ()
+        return self.loss.hessian(xp, self.outputs, self.targets, self.weights, known)
+
+    def columns(self, xp: Any, outputs: Array) -> Columns:
+        return self.whole(xp).columns(xp, outputs) if self.loss.of_known else super().columns(xp, outputs)
+
     def product(self, xp: Any, v: Array) -> Array:
         return self.each(xp, Partial(_way, "product"), v)
 
@@ -220,6 +246,11 @@ def _places(loss: Loss, z: Array) -> Iterator[Place]:
     shape, host = tuple(z.shape), str(array_api_compat.device(z)).startswith("cpu")
     most = FEW if host else max(FEW, math.prod(shape) // _PARTS)
     return places(shape, len(shape[: loss.example_axes]), most)
+
+
+def _first(shape: tuple[int, ...], place: Place) -> int:
+    """The number of the first entry in this place."""
+    return sum(cut.start * math.prod(shape[i + 1 :]) for i, cut in enumerate(place[:-1]))
 
 
 def _part(xp: Any, place: Place, z: Array, y: Array | None, w: Array | None) -> tuple[Any, Any, Any]:

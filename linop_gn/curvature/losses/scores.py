@@ -52,7 +52,7 @@ class OuterProducts(OutputHessian, OutputRoot):
         def column(index: Scalar) -> Array:
             here = unit(xp, self.slopes, shape[:first], apart, index)
             here = xp.reshape(here, tuple(here.shape) + (1,) * (len(shape) - first))
-            return xp.where(here, self.slopes, xp.zeros_like(self.slopes))
+            return keep(xp, here, self.slopes)
 
         return Columns(math.prod(shape[apart:first]), apart, column)
 
@@ -69,6 +69,7 @@ class Scores(Loss):
 
     convex = True
     second_derivative = False
+    of_known = True
 
     def __init__(self, inner: Loss) -> None:
         fill(self, inner=inner, reduction=inner.reduction)
@@ -82,6 +83,10 @@ class Scores(Loss):
         return self.inner.example_axes
 
     @property
+    def by_rows(self) -> bool:  # type: ignore[override]
+        return self.inner.by_rows
+
+    @property
     def targets_optional(self) -> bool:  # type: ignore[override]
         return self.inner.targets_optional
 
@@ -91,10 +96,19 @@ class Scores(Loss):
     def slope(self, xp: Any, z: Array, y: Array) -> Array:
         return self.inner.slope(xp, z, y)
 
-    def curvature(self, xp: Any, z: Array, y: Array) -> OutputHessian:
-        slopes, mass = self.inner.score(xp, z, y)
+    def known(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> tuple[Array, ...]:
+        """The slopes, and the weights that the loss itself gives examples, if any."""
+        z, y, _ = self._read(xp, outputs, targets, weights)
+        return self._slopes(xp, z, y)
+
+    def curvature(self, xp: Any, z: Array, y: Array, known: tuple[Array, ...] = ()) -> OutputHessian:
+        slopes, *mass = known or self._slopes(xp, z, y)
         made = OuterProducts(xp.astype(slopes, z.dtype, copy=False), len(self._examples(tuple(z.shape), None)))
-        return made if mass is None else Weighted(made, mass)
+        return Weighted(made, *mass) if mass else made
+
+    def _slopes(self, xp: Any, z: Array, y: Array) -> tuple[Array, ...]:
+        slopes, mass = self.inner.score(xp, z, y)
+        return (slopes,) if mass is None else (slopes, mass)
 
     def weight_sum(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> Array:
         return self.inner.weight_sum(xp, outputs, targets, weights)
@@ -129,6 +143,8 @@ class MeanOuterProducts(OutputHessian):
 
     def columns(self, xp: Any, outputs: Array) -> Columns:
         """Those of each part, over the root of their number."""
+        if len(self.parts) == 1:
+            return self.parts[0].columns(xp, outputs)
         slopes, size = xp.stack([part.slopes for part in self.parts]), len(self.parts) ** -0.5
         first = self.parts[0].columns(xp, outputs)
 
@@ -154,34 +170,45 @@ class DrawnScores(Scores):
     samples: int = static()
     place: Any = (0, 0)
     """That of the batch, and of its first example in a batch of which it may be a part."""
+    start: Any = None
+    """The number of the first entry of the outputs, where these are some of the batch's."""
 
     def __init__(self, inner: Loss, seed: Scalar, samples: int) -> None:
         Scores.__init__(self, inner)
-        fill(self, seed=seed, samples=samples, place=(0, 0))
+        fill(self, seed=seed, samples=samples, place=(0, 0), start=None)
 
     def of_batch(self, place: Any) -> Loss:
         return self if place is None else rebuild(DrawnScores, fields(self) | {"place": place})
 
-    def curvature(self, xp: Any, z: Array, y: Array) -> OutputHessian:
-        shape, wide = tuple(z.shape), xp.float64 if z.dtype == xp.float64 else xp.float32
-        first = len(self._examples(shape, None))
-        rows = xp.reshape(counter(xp, math.prod(shape), z) + _wrapped(self.place[1], math.prod(shape[1:])), shape)
+    def of_part(self, shape: tuple[int, ...], first: int) -> Loss:
+        return rebuild(DrawnScores, fields(self) | {"start": self._start(shape) + first})
 
-        def part(r: int) -> OuterProducts:
+    def curvature(self, xp: Any, z: Array, y: Array, known: tuple[Array, ...] = ()) -> OutputHessian:
+        first, known = len(self._examples(tuple(z.shape), None)), known or self._slopes(xp, z, y)
+        slopes, mass = known[: self.samples], known[self.samples :]
+        made = MeanOuterProducts(tuple(OuterProducts(xp.astype(s, z.dtype, copy=False), first) for s in slopes))
+        return Weighted(made, *mass) if mass else made
+
+    def _slopes(self, xp: Any, z: Array, y: Array) -> tuple[Array, ...]:
+        shape, wide = tuple(z.shape), xp.float64 if z.dtype == xp.float64 else xp.float32
+        rows = xp.reshape(counter(xp, math.prod(shape), z) + _wrapped(self._start(shape)), shape)
+
+        def drawn(r: int) -> Array:
             def uniform(k: int) -> Array:
                 return draws.uniform(xp, rows, self.seed, (self.place[0] * self.samples + r) * 2 + k, wide)
 
-            slopes = self.inner.drawn_slope(xp, z, uniform)
-            return OuterProducts(xp.astype(slopes, z.dtype, copy=False), first)
+            return self.inner.drawn_slope(xp, z, uniform)
 
-        made: OutputHessian = MeanOuterProducts(tuple(map(part, range(self.samples))))
-        known = self.inner.curvature(xp, z, y)
-        return Weighted(made, known.weights) if isinstance(known, Weighted) else made
+        slopes, own = tuple(map(drawn, range(self.samples))), self.inner.curvature(xp, z, y)
+        return (*slopes, own.weights) if isinstance(own, Weighted) else slopes
+
+    def _start(self, shape: tuple[int, ...]) -> Any:
+        return self.place[1] * math.prod(shape[1:]) if self.start is None else self.start
 
 
-def _wrapped(first: Any, size: int) -> Any:
-    """first * size, as 32 bits have it."""
-    return (first * size + 2**31) % 2**32 - 2**31 if isinstance(first, int) else first * size
+def _wrapped(number: Any) -> Any:
+    """A number as 32 bits have it."""
+    return (number + 2**31) % 2**32 - 2**31 if isinstance(number, int) else number
 
 
 def slopes_of(xp: Any, middle: OutputHessian) -> list[Array]:
@@ -189,6 +216,7 @@ def slopes_of(xp: Any, middle: OutputHessian) -> list[Array]:
 
     Zero where an example has no weight.
     """
+    middle = middle.whole(xp)
     inner, counted = (middle.inner, middle.counted) if isinstance(middle, Weighted) else (middle, None)
     m = math.prod(_examples_in(inner))
     return [xp.reshape(keep(xp, counted, part.slopes), (m, -1)) for part in _parts(inner)]
@@ -196,6 +224,7 @@ def slopes_of(xp: Any, middle: OutputHessian) -> list[Array]:
 
 def masses_of(xp: Any, middle: OutputHessian) -> Array:
     """What each of these outer products counts, in that order: the example's weight, over the number of samples."""
+    middle = middle.whole(xp)
     inner, weights = (middle.inner, middle.weights) if isinstance(middle, Weighted) else (middle, None)
     examples, parts = _examples_in(inner), _parts(inner)
     if weights is None:

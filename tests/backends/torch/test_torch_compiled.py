@@ -7,13 +7,16 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from linop_gn_torch import backend, programs
+from linop_gn_torch import added, backend, compiled, programs
 from systems import FULL, in_full
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import linop_gn as lg
+from linop_gn.curvature.losses import parts
+
+from ...support.peaks import allocations
 
 CE, SE = lg.losses.CrossEntropy(), lg.losses.SquaredError()
 
@@ -502,3 +505,50 @@ def test_what_a_model_finds_elsewhere_is_as_it_is_now(monkeypatch):
         change()
         require_same(lg.GGN, eager, compiled, w + k)
         assert traced(compiled) == k + 1
+
+
+def test_what_a_program_returns_may_be_written_over(monkeypatch):
+    """J v of many outputs becomes H J v; where it is v itself, or has one entry for several, it is copied first."""
+    monkeypatch.setattr(programs, "MANY", 1)
+    x, y = torch.randn(5, 4), torch.randn(5, 4)
+    for model in (lambda p, x: p.reshape(4, 5).T, lambda p, x: x @ p.reshape(4, 5)[:, :4], lambda p, x: p[:4] + 0 * x):
+        fits = [lg.Objective(model, SE, (x, y), compile=one) for one in (True, False)]
+        p, v = torch.randn(20), torch.randn(20)
+        kept = v.clone()
+        got, want = (lg.GGN(fit, p) @ v for fit in fits)
+        torch.testing.assert_close(got, want)
+        torch.testing.assert_close(v, kept, rtol=0, atol=0)
+        A = lg.GGN(fits[0], p).prepare()
+        assert A.pieces[0].linearization.fresh
+        torch.testing.assert_close(A @ v, want)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (3, 2, 4)])
+def test_large_products_are_added_in_one_operation(shape, monkeypatch):
+    monkeypatch.setattr(added, "MANY", 1)
+    net, x, y = dense(nn.Tanh()).double(), torch.randn(shape, dtype=torch.float64), torch.randint(3, shape[:-1])
+    params = dict(net.named_parameters())
+    fits = [lg.Objective(net, CE, (x, y), compile=one) for one in (True, False)]
+    for kind in (lg.GGN, lg.Hessian):
+        A, B = (kind(fit, params) for fit in fits)
+        v = B.domain.random(0)
+        torch.testing.assert_close(A @ v, B @ v)
+        torch.testing.assert_close(A @ torch.stack([v, -v], 1), B @ torch.stack([v, -v], 1))
+        (piece,) = A.prepare().pieces
+        halves = piece.linearization._program.traced.halves
+        assert "linop_gn.added" in " ".join(str(node.target) for half in halves for node in half.module.graph.nodes)
+
+
+def test_memory_over_a_large_vocabulary(monkeypatch):
+    """The logits and J v, which becomes H J v, as in eager products: it was one more, and twelve to compare results."""
+    for module in (added, programs, parts):
+        monkeypatch.setattr(module, "MANY", 1)
+    monkeypatch.setattr(parts, "FEW", 1 << 12)
+    monkeypatch.setattr(compiled, "_FEW", 1 << 12)
+    x, y, size = torch.randn(64, 4), torch.randint(4096, (64,)), 4 * 64 * 4096
+    params = {"A": torch.randn(4, 4), "W": torch.randn(4096, 4)}
+    fit = lg.Objective(lambda p, x: torch.tanh(x @ p["A"]) @ p["W"].T, CE, (x, y), compile=True)
+    peak, kept, G = allocations(lambda: lg.GGN(fit, params).prepare())
+    assert peak < 7 * size
+    assert kept < 1.3 * size
+    assert kept + allocations(lambda: G @ params)[0] < 2.7 * size

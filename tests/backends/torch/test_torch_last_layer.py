@@ -2,11 +2,14 @@
 
 import pytest
 import torch
-from linop_gn_torch import cotangents
+from linop_gn_torch import cotangents, last_layer
 from linop_gn_torch.last_layer import LastLayer
 from torch import nn
 
 import linop_gn as lg
+from linop_gn.curvature.losses import parts
+
+from ...support.peaks import peak
 
 
 class Tied(nn.Module):
@@ -100,3 +103,65 @@ def test_parameters_that_were_written_to_are_an_error(monkeypatch):
     W.mul_(2)
     with pytest.raises(RuntimeError, match="changed in place"):
         G @ torch.eye(4)
+
+
+def test_one_number_for_all_outputs(monkeypatch):
+    """Its gradient is a sum over all of u, which was an error of torch."""
+    x, y = torch.randn(6, 4, dtype=torch.float64), torch.randint(7, (6,))
+    params = {"W": torch.randn(4, 7, dtype=torch.float64), "c": torch.tensor(0.5, dtype=torch.float64)}
+
+    def matrix():
+        fit = lg.Objective(lambda p, x: torch.tanh(x @ p["W"]) + p["c"], lg.losses.CrossEntropy(), (x, y))
+        return lg.GGN(fit, params).to_dense()
+
+    wanted = matrix()
+    monkeypatch.setattr(cotangents, "MANY", 1)
+    torch.testing.assert_close(matrix(), wanted, rtol=1e-12, atol=1e-13)
+
+
+HEADS = {
+    "module": dense,
+    "without a bias": lambda: dense(bias=False),
+    "part": lambda: dense(frozen=["2.weight", "2.bias"]),
+    "bias alone": lambda: dense(frozen=["0.weight", "0.bias", "2.weight"]),
+    "product": lambda: lambda p, x: torch.tanh(x @ p["0"]) @ p["1"].T,
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_forward_mode_term_by_term(name, monkeypatch):
+    """Of products that linearise anew."""
+    torch.manual_seed(0)
+    net = HEADS[name]()
+    x, y = torch.randn(3, 2, 4, dtype=torch.float64), torch.randint(7, (3, 2))
+    params = {"0": torch.randn(4, 4), "1": torch.randn(7, 4)}
+    if isinstance(net, nn.Module):
+        params = {key: p for key, p in net.double().named_parameters() if p.requires_grad}
+    params = {key: p.double() for key, p in params.items()}
+    v, made, dual = {key: torch.cos(p.detach()) for key, p in params.items()}, [], last_layer._dual
+    monkeypatch.setattr(last_layer, "_dual", lambda *given: made.append(dual(*given)) or made[-1])
+
+    def product():
+        return lg.GGN(lg.Objective(net, lg.losses.CrossEntropy(), (x, y), memory="low"), params) @ v
+
+    wanted = product()
+    assert made
+    assert all(one is None for one in made)
+    monkeypatch.setattr(last_layer, "MANY", 1)
+    torch.testing.assert_close(product(), wanted, rtol=1e-12, atol=1e-13)
+    assert all(one is not None for one in made[len(made) // 2 :])
+
+
+def test_memory_where_products_linearise_anew(monkeypatch):
+    """The outputs twice, and J v: the two products and their sum were three more."""
+    monkeypatch.setattr(last_layer, "MANY", 1)
+    monkeypatch.setattr(parts, "MANY", 1)
+    monkeypatch.setattr(parts, "FEW", 1 << 12)
+    x, y, size = torch.randn(64, 4), torch.randint(4096, (64,)), 4 * 64 * 4096
+    params = {"A": torch.randn(4, 4), "W": torch.randn(4096, 4)}
+
+    def model(p, x):
+        return torch.tanh(x @ p["A"]) @ p["W"].T
+
+    G = lg.GGN(lg.Objective(model, lg.losses.CrossEntropy(), (x, y), memory="low"), params).prepare()
+    assert peak("torch", lambda: G @ params) < 3.7 * size
