@@ -51,7 +51,7 @@ from .last_layer import LastLayer
 from .modules import adapt
 from .nan import operation_of_nan, tell_of_nan
 from .precision import as_double
-from .recording import Recording, backward, edges, filled, keeping
+from .recording import Recording, apart, backward, edges, filled, keeping
 from .safe_ops import both_ways, math_attention, once_differentiable, step_by_step, twice_differentiable
 from .sharded import layout_of
 from .spread import batch_norm_in_training
@@ -112,12 +112,13 @@ class TorchLinearization(LinearizationDefaults):
             self.outputs = constant(self._outputs)
             self._cotangent, custom = cotangent, custom_functions(self._outputs)
             u, self._place = marked(cotangent(self.outputs).detach())
+            self._plain = not (custom or self._recording.has_hooks) and way is ALONE
             with forgotten(u) if not (custom or self._recording.has_hooks) else nullcontext():
                 recorded = self._vjp(u, range(len(self._leaves)), create_graph=True)
             self._recording.resume(lambda: require_linear(recorded, u, custom, way))
         self.gradient: list[Tensor] | None = filled(recorded, self._leaves)
         self._recorded, self._last = edges(recorded), None
-        if self._place is not u and not (custom or self._recording.has_hooks) and way is ALONE:
+        if self._place is not u and self._plain:
             self._last = LastLayer.of(self._recorded, self._place)
         self._looked, self._forward = False, False
 
@@ -150,6 +151,11 @@ class TorchLinearization(LinearizationDefaults):
                 name = self._recording.resume(lambda: operation_of_nan(at_fault, retain_graph=True))
                 return self._instead(made, (name, "first" if first else "second"), tangents, chosen)
         return made
+
+    def owns(self, leaves: Sequence[Tensor]) -> bool:
+        """See :meth:`linop_gn.protocols.Linearization.owns`; a custom Function may hold what it returned, a loss u."""
+        u = [self._place.detach()] if isinstance(self._place, Tensor) else []
+        return self._plain and not tracking.get() and apart([*leaves, *u])
 
     def uses(self) -> TorchUses | None:
         # A graph of plain operations serves; of what was put in the place of others the parameters are read anew.

@@ -112,6 +112,9 @@ class SuppliedLinearization:
 
     fresh: ClassVar[bool] = False
 
+    def owns(self, leaves: Sequence[Array]) -> bool:
+        return False
+
     def without_gradient(self) -> SuppliedLinearization:
         return replace(self, gradient=None)
 

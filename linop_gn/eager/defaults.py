@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from ..dispatch import load
-from ..protocols import Array, Calculus, Scalar, Tree, Uses
+from ..protocols import Array, Calculus, Product, Scalar, Tree, Uses
 
 __all__ = ["BackendDefaults", "CalculusDefaults", "LinearizationDefaults"]
 
@@ -48,6 +48,11 @@ class BackendDefaults:
 
     def lying(self, leaves: Sequence[Array], dtype: str) -> Array | None:
         return None
+
+    def laid(self, pieces: Sequence[Array | Product]) -> Array:
+        xp = self.namespace()  # type: ignore[attr-defined]
+        flat = [xp.reshape(xp.matmul(*x), (-1,)) if isinstance(x, Product) else x for x in pieces]
+        return flat[0] if len(flat) == 1 else xp.concat(flat)
 
     def same(self, x: Array, y: Array) -> bool:
         ops: Any = self
@@ -171,6 +176,10 @@ class LinearizationDefaults:
         bare = copy.copy(self)
         bare.gradient = None
         return bare
+
+    def owns(self, leaves: Sequence[Array]) -> bool:
+        """See :meth:`linop_gn.protocols.Linearization.owns`."""
+        return False
 
     def uses(self) -> Uses | None:
         """See :meth:`linop_gn.protocols.Linearization.uses`."""

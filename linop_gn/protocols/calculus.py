@@ -37,6 +37,12 @@ class Linearization(Protocol):
     def vjp(self, cotangent: Array, only: tuple[int, ...] | None = None) -> list[Array]:
         """J^T u: leaves like the parameters (exact zeros where the function ignores one)."""
 
+    def owns(self, leaves: Sequence[Array]) -> bool:
+        """Whether these, which ``vjp`` made, may be written over; False if in doubt.
+
+        Each has memory of its own then, all of it in order, which nobody else reads.
+        """
+
     def uses(self) -> Uses | None:
         """What :meth:`Calculus.uses` makes of the function, from what was recorded; None where that tells not all."""
 

@@ -133,9 +133,10 @@ class Examples(NamedTuple):
 
     def agree(self, found: list[Array], pulled: list[Array]) -> Array:
         """Whether what has been found with examples times their :meth:`numbers` is what was ``pulled`` times these."""
-        xp, s, good = self.batch.ops.namespace(), self.numbers(), []
+        xp, good = self.batch.ops.namespace(), []
+        s = xp.reshape(self.numbers(), (1, -1, 1, 1))
         for a, b in zip(found, pulled, strict=True):
-            gap, eps = abs(a - xp.astype(s, b.dtype)[None, :, None, None] * b), xp.finfo(b.dtype).eps
+            gap, eps = abs(a - xp.astype(s, b.dtype, copy=False) * b), xp.finfo(b.dtype).eps
             own = xp.max(abs(b), axis=(0, 2, 3), keepdims=True)  # examples may count very differently
             room = eps * xp.maximum(_ROUNDING * own, xp.max(own))
             good.append(xp.all((gap <= room) | xp.isnan(gap)))
