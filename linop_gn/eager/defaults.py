@@ -52,7 +52,7 @@ class BackendDefaults:
     def laid(self, pieces: Sequence[Array | Product]) -> Array:
         xp = self.namespace()  # type: ignore[attr-defined]
         flat = [xp.reshape(xp.matmul(*x), (-1,)) if isinstance(x, Product) else x for x in pieces]
-        return flat[0] if len(flat) == 1 else xp.concat(flat)
+        return flat[0] if len(flat) == 1 and isinstance(pieces[0], Product) else xp.concat(flat)
 
     def same(self, x: Array, y: Array) -> bool:
         ops: Any = self
