@@ -126,6 +126,10 @@ class TorchLinearization(LinearizationDefaults):
     def fresh(self) -> bool:  # type: ignore[override]
         return self._last is not None and not tracking.get()
 
+    @property
+    def seed(self) -> Tensor | None:  # type: ignore[override]
+        return self._place.detach() if isinstance(self._place, Tensor) and not tracking.get() else None
+
     def jvp(self, tangents: Sequence[Tensor], only: tuple[int, ...] | None = None) -> Tensor:
         """J v, as the derivative of the recorded ``J^T u`` along u."""
         chosen = range(len(self._leaves)) if only is None else only
@@ -153,9 +157,13 @@ class TorchLinearization(LinearizationDefaults):
         return made
 
     def owns(self, leaves: Sequence[Tensor]) -> bool:
-        """See :meth:`linop_gn.protocols.Linearization.owns`; a custom Function may hold what it returned, a loss u."""
+        """See :meth:`linop_gn.protocols.Linearization.owns`; a custom Function may hold what it returned, a loss u.
+
+        Elsewhere than on the CPU, where to copy is quick and to read numbers is slow, nobody has a use for leaves.
+        """
         u = [self._place.detach()] if isinstance(self._place, Tensor) else []
-        return self._plain and not tracking.get() and apart([*leaves, *u])
+        here = self._outputs.device.type == "cpu"
+        return self._plain and here and not tracking.get() and apart([*leaves, *u])
 
     def uses(self) -> TorchUses | None:
         # A graph of plain operations serves; of what was put in the place of others the parameters are read anew.

@@ -20,6 +20,7 @@ they are, whatever the module has become.
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -323,6 +324,8 @@ def _same(now: Mapping[str, Any], then: Mapping[str, Any]) -> bool:
     """Whether attributes are what they were: the same objects, and containers and NumPy arrays that hold the same."""
     if now.keys() != then.keys():
         return False
+    if [*now] == [*then] and all(map(operator.is_, now.values(), then.values())):
+        return True  # nearly always
     for name, value in now.items():
         if value is not then[name]:
             (leaves, structure), (others, other) = optree.tree_flatten(value), optree.tree_flatten(then[name])

@@ -157,6 +157,7 @@ class LinearizationDefaults:
 
     gradient: list[Array] | None
     fresh: bool = False
+    seed: Any = None
 
     def __copy__(self: L) -> L:
         made = object.__new__(type(self))

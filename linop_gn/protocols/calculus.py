@@ -25,6 +25,8 @@ class Linearization(Protocol):
     """The function's value: one array."""
     gradient: list[Array] | None
     """J^T u for the cotangent u asked for at construction (the loss gradient, hence the name)."""
+    seed: Array | None
+    """That u, where it is held for products anyway."""
     fresh: bool
     """Whether what ``jvp`` returns may be written over: it is new, its entries apart, and no derivative wants it."""
 

@@ -238,7 +238,8 @@ def layers(worth: Callable[[Examples], bool] | None, term: Term, x: Vector) -> t
     of_rest = sum(math.prod(term.space.shapes[leaf]) for leaf in made.rest) if worth is None else 0
     if C * (size + N * of_rest) > max(_ENTRIES, room):
         return (None, None, weight), None
-    root, dtype = hessian_of(term, z).root(xp), wide(ops.describe(z)[1])
+    bent, dtype = hessian_of(term, z) if batch.piece is None else batch.piece.hessian, wide(ops.describe(z)[1])
+    root = bent.root(xp)
 
     def pull(e: Vector) -> list[Array]:
         return made.pull(root.product(xp, made.like_outputs(e)))
@@ -253,7 +254,8 @@ def layers(worth: Callable[[Examples], bool] | None, term: Term, x: Vector) -> t
     both = [xp.reshape(xp.matmul(every, xp.reshape(f, (C + 1, -1))), f.shape[1:]) for f in pulled]
     rest = slope = None
     if worth is None:
-        slope = xp.reshape(root.solve(xp, term.cotangent(z)), (N, C))
+        u = None if batch.piece is None else batch.piece.linearization.seed
+        slope = xp.reshape(root.solve(xp, term.cotangent(z) if u is None else u), (N, C))
     if made.rest and worth is None:
         rows = ops.over_columns(
             lambda e: ops.pack(batch.made.pull(root.product(xp, made.like_outputs(e)), made.rest)[1], dtype),
