@@ -36,5 +36,5 @@ def are(these: Iterable[Array], those: Iterable[Array]) -> bool:
 
 def alone(ops: Backend, leaves: list[Array]) -> bool:
     """Whether nobody records what is made of these leaves."""
-    bare = (ops.namespace().reshape(leaf, (-1,))[:0] for leaf in leaves)
-    return all(ops.detach(part) is part for part in bare)
+    bare = ops.pack([ops.namespace().reshape(leaf, (-1,))[:0] for leaf in leaves], ops.describe(leaves[0])[1])
+    return ops.detach(bare) is bare
