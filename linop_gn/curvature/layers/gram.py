@@ -35,8 +35,6 @@ def gram(ops: Backend, layers: Layers) -> Array:
         made = _by_pairs(xp, *pairs[0][:2]) if len(pairs) == 1 and _pairs_pay(*pairs[0][:2]) else _by_rows(xp, pairs)
         total = made if total is None else total + made
     assert total is not None
-    C, _, N = layers.moving[0].shape[:3]
-    total = xp.reshape(xp.permute_dims(xp.reshape(total, (C, N, C, N)), (1, 0, 3, 2)), (N * C, N * C))
     total = xp.astype(total, dtype, copy=False)
     return total if layers.rest is None else total + xp.matmul(layers.rest, layers.rest.T)
 
@@ -49,20 +47,20 @@ def _pairs_pay(moving: Array, fixed: Array) -> bool:
 
 
 def _by_pairs(xp: Any, moving: Array, fixed: Array) -> Array:
-    """(columns, examples, columns, examples), as what was pulled lies: the entries of A A^T are runs there."""
     C, groups, N, T, o = moving.shape
+    S = xp.reshape(xp.permute_dims(moving, (1, 2, 0, 3, 4)), (groups, N * C * T, o))
     if groups == T == 1:  # matrices, where a stack of one is copied before it is multiplied
-        S, A = xp.reshape(moving, (C * N, o)), xp.reshape(fixed, (N, -1))
-        return xp.reshape(xp.matmul(S, S.T), (C, N, C, N)) * xp.matmul(A, A.T)[:, None, :]
-    S = xp.reshape(xp.permute_dims(moving, (1, 0, 2, 3, 4)), (groups, C * N * T, o))
+        S, A = S[0, ...], xp.reshape(fixed, (N, -1))
+        made = xp.reshape(xp.matmul(S, S.T), (N, C, N, C)) * xp.matmul(A, A.T)[:, None, :, None]
+        return xp.reshape(made, (N * C, N * C))
     A = xp.reshape(fixed, (groups, N * T, -1))
-    SS = xp.reshape(xp.matmul(S, xp.matrix_transpose(S)), (groups, C, N, T, C, N, T))
-    AA = xp.reshape(xp.matmul(A, xp.matrix_transpose(A)), (groups, 1, N, T, 1, N, T))
-    return xp.sum(SS * AA, axis=(0, 3, 6))
+    SS = xp.reshape(xp.matmul(S, xp.matrix_transpose(S)), (groups, N, C, T, N, C, T))
+    AA = xp.reshape(xp.matmul(A, xp.matrix_transpose(A)), (groups, N, 1, T, N, 1, T))
+    return xp.reshape(xp.sum(SS * AA, axis=(0, 3, 6)), (N * C, N * C))
 
 
 def _by_rows(xp: Any, pairs: list[tuple[Array, Array, bool]]) -> Array:
-    """The same from rows, of some of the layer's outputs at a time."""
+    """Of some of the layer's outputs at a time."""
     sides = [(f[None], m) if turned else (m, f[None]) for m, f, turned in pairs]
     (C, groups, N), o = pairs[0][0].shape[:3], sides[0][0].shape[-1]
     each = C * N * groups * sides[0][1].shape[-1]
@@ -72,7 +70,7 @@ def _by_rows(xp: Any, pairs: list[tuple[Array, Array, bool]]) -> Array:
         P = sum(
             xp.matmul(xp.matrix_transpose(left[..., first : first + step]), right) for left, right in sides
         )  # (columns, groups, examples, outputs, inputs)
-        P = xp.reshape(xp.permute_dims(P, (0, 2, 1, 3, 4)), (C * N, -1))
-        made = xp.reshape(xp.matmul(P, P.T), (C, N, C, N))
+        P = xp.reshape(xp.permute_dims(P, (2, 0, 1, 3, 4)), (N * C, -1))
+        made = xp.matmul(P, P.T)
         total = made if total is None else total + made
     return total
