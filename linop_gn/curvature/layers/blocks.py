@@ -53,10 +53,10 @@ class Pair:
         # as a row: on the CPU that takes half as long as a column
         return xp.matmul(made, xp.matrix_transpose(self.moving))[:, 0, :]
 
-    def outer(self, xp: Any, r: Array, bias: bool, flipped: bool) -> list[Array | Product]:
+    def outer(self, xp: Any, r: Array, bias: bool, flipped: bool, later: bool) -> list[Array | Product]:
         """sum_nc r_nc P_nc (groups, outputs, inputs), and that of a bias; ``flipped``, by columns in memory.
 
-        Of one group it is a product that is not formed yet: of what lies in memory.
+        What is formed ``later`` is, of one group, the product of matrices that lies in memory.
         """
         (N, _, K), (groups, rows, _) = self.moving.shape, self.fixed.shape
         made = xp.matmul(xp.reshape(r, (N, 1, -1)), self.moving)
@@ -65,7 +65,7 @@ class Pair:
         made = xp.reshape(made, (groups, rows, K * N // (groups * rows)))
         left, right = (self.fixed, made) if self.turned else (made, self.fixed)
         left, right = (right, left) if flipped else (left, right)
-        if groups == 1:
+        if later and groups == 1:
             weight: Array | Product = Product(left[0, ...].T, right[0, ...])
         else:
             weight = xp.matmul(xp.matrix_transpose(left), right)
@@ -86,7 +86,7 @@ class Formed:
         made = sum(xp.matmul(P, xp.reshape(V, (-1,))) for P, V in zip(self.rows, given, strict=True))
         return xp.reshape(made, (-1, self.columns))
 
-    def outer(self, xp: Any, r: Array, bias: bool, flipped: bool) -> list[Array | Product]:
+    def outer(self, xp: Any, r: Array, bias: bool, flipped: bool, later: bool) -> list[Array | Product]:
         """sum_nc r_nc P_nc, flat, and that of a bias."""
         return [xp.matmul(xp.reshape(r, (-1,)), P) for P in self.rows]
 
@@ -154,7 +154,8 @@ def outer(
     for place, terms in zip(places, factors, strict=True):
         home = _apart(place)
         flipped = lies_by_columns(home[0])
-        each = zip(*(term.outer(xp, r, len(home) > 1, flipped) for term in terms), strict=True)
+        asked = len(home) > 1, flipped, "in_place" in ops.capabilities  # a compiler places products as it sees fit
+        each = zip(*(term.outer(xp, r, *asked) for term in terms), strict=True)
         for part, (first, *more) in zip(home, each, strict=True):
             alone = isinstance(first, Product) and not more and ops.describe(first.left)[1] == dtype
             if alone and lies_as_product(space, part, flipped):
