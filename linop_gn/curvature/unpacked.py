@@ -35,7 +35,7 @@ class Unpacked:
 
 
 def own(ops: Backend, v: Any) -> Vector:
-    """A new vector of one that may be unpacked, or a tuple of leaves."""
+    """A copy of a vector that may be unpacked."""
     return v.packed() if isinstance(v, Unpacked) else ops.copy(v)
 
 
