@@ -181,7 +181,7 @@ class Memo:
     answer: Any = None
     """Of an objective: leaves of parameters, and the value there, where no point was made."""
     linear: Any = None
-    """Of a term at a point where it is linearised: its linearisation."""
+    """Of a term at a point where it is linearised: its piece."""
     parts: dict[Any, Any] = dataclasses.field(default_factory=dict)
     """Of terms: one for each batch, by the space of the parameters."""
     abroad: dict[Any, Any] = dataclasses.field(default_factory=dict)

@@ -51,7 +51,7 @@ from .last_layer import LastLayer, TermByTerm
 from .modules import adapt
 from .nan import operation_of_nan, tell_of_nan
 from .precision import as_double
-from .recording import Recording, backward, edges, filled, keeping
+from .recording import Recording, apart, backward, edges, filled, keeping
 from .safe_ops import both_ways, math_attention, once_differentiable, step_by_step, twice_differentiable
 from .sharded import layout_of
 from .spread import batch_norm_in_training
@@ -112,8 +112,8 @@ class TorchLinearization(LinearizationDefaults):
             self._function, self._way = function, way
             self.outputs = constant(outputs)
             self._cotangent, custom = cotangent, custom_functions(outputs)
-            plain = not (custom or self._recording.has_hooks) and way is ALONE
-            self._tail = Tail.of(outputs) if plain and not tracking.get() else None
+            self._plain = not (custom or self._recording.has_hooks) and way is ALONE
+            self._tail = Tail.of(outputs) if self._plain and not tracking.get() else None
             self._outputs = outputs if self._tail is None else self._tail.place
             del outputs
             u, self._place = marked(self._scaled(cotangent(self.outputs).detach()))
@@ -122,7 +122,7 @@ class TorchLinearization(LinearizationDefaults):
             self._recording.resume(lambda: require_linear(recorded, u, custom, way))
         self.gradient: list[Tensor] | None = filled(recorded, self._leaves)
         self._recorded, self._last = edges(recorded), None
-        if self._place is not u and plain:
+        if self._place is not u and self._plain:
             self._last = LastLayer.of(self._recorded, self._place)
         self._looked, self._forward = False, False
 
@@ -133,6 +133,11 @@ class TorchLinearization(LinearizationDefaults):
     def _scaled(self, x: Tensor) -> Tensor:
         """f' x for what comes after the last product."""
         return x if self._tail is None else x * self._tail.slope
+
+    @property
+    def seed(self) -> Tensor | None:  # type: ignore[override]
+        whole = isinstance(self._place, Tensor) and self._tail is None and not tracking.get()
+        return self._place.detach() if whole else None
 
     def jvp(self, tangents: Sequence[Tensor], only: tuple[int, ...] | None = None) -> Tensor:
         """J v, as the derivative of the recorded ``J^T u`` along u."""
@@ -162,6 +167,15 @@ class TorchLinearization(LinearizationDefaults):
                 name = self._recording.resume(lambda: operation_of_nan(at_fault, retain_graph=True))
                 return self._instead(made, (name, "first" if first else "second"), tangents, chosen)
         return made
+
+    def owns(self, leaves: Sequence[Tensor]) -> bool:
+        """See :meth:`linop_gn.protocols.Linearization.owns`; a custom Function may hold what it returned, a loss u.
+
+        Elsewhere than on the CPU, where to copy is quick and to read numbers is slow, nobody has a use for leaves.
+        """
+        u = [self._place.detach()] if isinstance(self._place, Tensor) else []
+        here = self.outputs.device.type == "cpu"
+        return self._plain and here and not tracking.get() and apart([*leaves, *u])
 
     def uses(self) -> TorchUses | None:
         if not isinstance(self._outputs, Tensor):

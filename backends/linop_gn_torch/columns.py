@@ -30,6 +30,8 @@ class TorchColumns:
     def over_columns(self, function: Callable[[Tensor], Tensor], columns: Tensor, together: int = 1) -> Tensor:
         """See :meth:`linop_gn.protocols.Loops.over_columns`."""
         made = _at_once(function, columns, together, 1)
+        if made is not None and made.sum().isnan() and made.isnan().any():
+            made = None  # column by column the operation is named
         return super().over_columns(function, columns) if made is None else made  # type: ignore[misc,no-any-return]
 
     def over_rows(self, function: Callable[[Tensor], list[Tensor]], rows: Tensor, together: int = 1) -> list[Tensor]:
@@ -39,7 +41,7 @@ class TorchColumns:
 
 
 def _at_once(function: Callable[[Tensor], Any], given: Tensor, together: int, axis: int) -> Any:
-    """``function`` of what lies along the axis, or None where that is not to be batched, cannot be, or holds NaN."""
+    """``function`` of what lies along the axis, or None where that is not to be batched, or cannot be."""
     if together == 1 or given.shape[axis] == 1 or tracking.get() or is_sharded(given):
         return None
     token = in_columns.set(True)
@@ -47,9 +49,8 @@ def _at_once(function: Callable[[Tensor], Any], given: Tensor, together: int, ax
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of what vmap itself does one by one
             size = together if together < given.shape[axis] else None  # a chunk would be copied
-            made = torch.vmap(function, axis, axis, chunk_size=size)(given)
+            return torch.vmap(function, axis, axis, chunk_size=size)(given)
     except Exception:  # whatever the graph's backward does with tensors of that kind: one by one it says what is wrong
         return None
     finally:
         in_columns.reset(token)
-    return None if any(x.sum().isnan() and x.isnan().any() for x in (made if axis == 0 else [made])) else made

@@ -20,6 +20,7 @@ they are, whatever the module has become.
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -150,7 +151,7 @@ class AdaptedModule:
             vars(m).update(_frozen(vars(m)))
             if isinstance(m, EMBEDDINGS):
                 m.scale_grad_by_freq = False  # what is divided by counts is no derivative
-        self._shells = Shells(self.module)
+        self._own, self._shells = _named(self.module, remove_duplicate=False), Shells(self.module)
         if isinstance(source, torch.jit.ScriptModule):
             schema = source.forward.schema.arguments[1:]
             self._keywords, self._any_keyword = {a.name for a in schema}, False
@@ -216,7 +217,7 @@ class AdaptedModule:
         """What stands for each of the snapshot's tensors in a call: the one given, or a constant."""
         if isinstance(params, nn.Module):
             params = trainable(params)
-        own, kind = _named(self.module, remove_duplicate=False), type(self.source).__name__
+        own, kind = self._own, type(self.source).__name__
         names, leaves, _ = flatten_tree(params)
         names = own_names(self.source, own, names, isinstance(params, (list, tuple)))
         if unknown := [name for name in names if name not in own]:
@@ -237,7 +238,7 @@ class AdaptedModule:
             if other != name:
                 raise ValueError(f"parameters {other!r} and {name!r} are one tied tensor in {kind}: give one.")
             given[id(own[name])] = leaf
-        return {id(p): p.detach() for p in own.values() if p.requires_grad} | given
+        return {id(p): p.detach() for p in own.values() if p.requires_grad and id(p) not in given} | given
 
     # running
 
@@ -323,6 +324,8 @@ def _same(now: Mapping[str, Any], then: Mapping[str, Any]) -> bool:
     """Whether attributes are what they were: the same objects, and containers and NumPy arrays that hold the same."""
     if now.keys() != then.keys():
         return False
+    if [*now] == [*then] and all(map(operator.is_, now.values(), then.values())):
+        return True  # nearly always
     for name, value in now.items():
         if value is not then[name]:
             (leaves, structure), (others, other) = optree.tree_flatten(value), optree.tree_flatten(then[name])

@@ -107,6 +107,8 @@ def _product(graph: Graph, node: Any, first: int, names: tuple[str, str]) -> Ite
         rows = _rows(graph, edges[first], node, groups, size)
 
     def arranged(x: Tensor) -> Tensor:
+        if not stacked and rows.shape == (size,):  # as of a plain linear layer
+            return (x if side else x.mT).reshape(1, size, -1)
         x = (x if side else x.mT).reshape(*sizes, size, -1)
         x = x.permute(*map(stacked.index, (*apart, *alike)), len(sizes), len(sizes) + 1)
         return rows.unflattened(x.reshape(groups, prod(copies) * size, -1))

@@ -27,7 +27,7 @@ from .advice import REENTRANT
 from .safe_ops import twice_differentiable
 from .tracking import constant, tracking
 
-__all__ = ["Recording", "backward", "current", "edges", "filled", "keeping"]
+__all__ = ["Recording", "apart", "backward", "current", "edges", "filled", "keeping"]
 
 R = TypeVar("R")
 
@@ -113,6 +113,19 @@ def filled(gradients: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[T
         torch.zeros_like(x) if g is None else constant(g.to_dense() if g.is_sparse else g)
         for g, x in zip(gradients, like, strict=True)
     ]
+
+
+def apart(given: Sequence[Tensor]) -> bool:
+    """Whether each of these has memory of its own, and all of that, in order."""
+    own = {}
+    for x in given:
+        if type(x) is not Tensor or x.requires_grad or not x.is_contiguous():
+            return False
+        memory = x.untyped_storage()
+        if memory.nbytes() != x.nbytes:
+            return False
+        own[memory.data_ptr()] = x
+    return len(own) == len(given)
 
 
 def keeping() -> dict[str, bool]:

@@ -189,8 +189,8 @@ def gram_by_layers(owner: LinearOperator, point: Point) -> ByLayers | None:
     return slots.made  # type: ignore[no-any-return]
 
 
-def _slope(point: Point) -> Vector | None:
-    """The gradient of a sum over batches, where it is at hand."""
+def _slope(point: Point) -> Any:
+    """The gradient of a sum over batches, where it is at hand; unpacked where it is that there."""
     made = point.linearized().gradient if point.objective.l2 is None else None
     return point.space.join(list(made)) if isinstance(made, tuple) else made
 

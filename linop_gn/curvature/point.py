@@ -30,6 +30,7 @@ from .checks import require_counted
 from .pieces import added, scaled
 from .term import Term, outputs_of
 from .terms import Terms
+from .unpacked import Unpacked, own
 
 __all__ = ["Asking", "Point", "Summary", "Sums", "is_finite", "slope_of", "value_of"]
 
@@ -61,7 +62,8 @@ class Summary:
     """
 
     value: Scalar
-    gradient: Vector | None
+    gradient: Any
+    """A vector, a tuple of leaves, or :class:`~.unpacked.Unpacked`."""
     weight: Scalar | None
     scale: Scalar
     pieces: tuple[Any, ...] = ()
@@ -291,15 +293,14 @@ class Point:
     def gradient(self) -> Vector:
         """The gradient, flat (n,): a new array."""
         made = self.summary().gradient
-        return self.space.join(list(made)) if isinstance(made, tuple) else self.space.backend.copy(made)
+        return self.space.join(list(made)) if isinstance(made, tuple) else own(self.space.backend, made)
 
     @property
     def gradient_tree(self) -> Tree:
         """The gradient, in the format of the parameters."""
         made, space = self.summary().gradient, self.space
-        if isinstance(made, tuple):
-            return space.backend.unflatten(space.structure, made)
-        return space.unpack(space.backend.copy(made))
+        whole = isinstance(made, tuple)
+        return space.backend.unflatten(space.structure, made) if whole else space.unpack(own(space.backend, made))
 
     @property
     def outputs(self) -> Array:
@@ -439,10 +440,11 @@ def _with_l2(point: Point, made: Summary) -> Summary:
     pull = l2 * x
     if value is not None:
         value = value + ops.cast(ops.gathered(0.5 * ops.namespace().sum(pull * x)), ops.describe(value)[1])
-    if made.gradient is None:
+    gradient = made.gradient.packed() if isinstance(made.gradient, Unpacked) else made.gradient
+    if gradient is None:
         return replace(made, value=value)
-    pulls = tuple(point.space.split(pull)) if isinstance(made.gradient, tuple) else pull
-    return replace(made, value=value, gradient=added(ops, pulls, made.gradient))
+    pulls = tuple(point.space.split(pull)) if isinstance(gradient, tuple) else pull
+    return replace(made, value=value, gradient=added(ops, pulls, gradient))
 
 
 def _of_slice(visit: Callable[..., Any], batch: Batch, term: Term, x: Vector, *shared: Array) -> tuple[Sums, Any]:
@@ -469,6 +471,8 @@ def _normalised(point: Point, sums: Sums) -> tuple[Any, Any, Any, Any]:
         return value, vector, weight, 1.0
     scale = 1.0 / weight
     value = None if value is None else value * scale
+    if isinstance(vector, Unpacked):
+        return value, replace(vector, scale=scale), weight, scale
     return value, None if vector is None else scaled(point.space.backend, scale, vector), weight, scale
 
 

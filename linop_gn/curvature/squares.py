@@ -143,7 +143,7 @@ def diagonal_by_layers(point: Point) -> tuple[Vector, int] | None:
     if point.objective.reduce is not None or not has_layers(point):
         return None
     made, ops = point.gathered(root_squares), point.space.backend
-    value, unfit = made.gradient  # type: ignore[misc]
+    value, unfit = made.gradient
     if not ops.is_concrete(unfit) or ops.read(unfit)[0] > 0:
         return None
     return value, sum(piece.number for piece in made.pieces)

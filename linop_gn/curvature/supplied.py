@@ -111,6 +111,10 @@ class SuppliedLinearization:
     gradient: list[Array] | None = None
 
     fresh: ClassVar[bool] = False
+    seed: ClassVar[None] = None
+
+    def owns(self, leaves: Sequence[Array]) -> bool:
+        return False
 
     def without_gradient(self) -> SuppliedLinearization:
         return replace(self, gradient=None)

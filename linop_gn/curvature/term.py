@@ -25,6 +25,7 @@ from .losses.parts import in_parts
 from .pairs import may_be_pairs, warn_of_pairs
 from .pieces import Curve, Differentiated, Piece
 from .supplied import MissingDerivativeError, Supplied
+from .unpacked import unpacked
 
 __all__ = ["Term", "joined", "outputs_of"]
 
@@ -258,7 +259,9 @@ class Term:
         data = self.batch.targets, self.batch.weights
         if once:
             return Piece(self.loss, *data, lin, bent.without_outputs(), None, None, self.weight(z), self.space)
-        sums = self.total(z), self.space.like(x, lin.gradient), self.weight(z)
+        gradient: Any = unpacked(self.space, lin, lin.gradient) if self.alone else None  # others are added up
+        gradient = self.space.like(x, lin.gradient) if gradient is None else gradient
+        sums = self.total(z), gradient, self.weight(z)
         return Piece(self.loss, *data, lin.without_gradient(), bent.without_outputs(), *sums, self.space)
 
     def once(self, x: Vector) -> Piece:

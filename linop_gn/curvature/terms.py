@@ -92,14 +92,15 @@ class Terms:
         return made[space]  # type: ignore[no-any-return]
 
     def told_linear(self, space: Space, made: Any) -> list[Any]:
-        """The terms in memory, each with its linearisation if ``made`` has one: a graph that need not be made again."""
+        """The terms in memory, each with its piece of ``made``, if there is one: a graph need not be made again."""
         terms = self.in_memory(space)
         if made is None or self.low:
             return terms
         told = [replace(term) for term in terms]
         for old, new, piece in zip(terms, told, made.pieces, strict=True):
             memo(new).checked = memo(old).checked
-            memo(new).linear = None if piece.stacked else getattr(piece, "linearization", None)  # none of bridged ones
+            linear = not piece.stacked and getattr(piece, "linearization", None) is not None  # bridged ones have none
+            memo(new).linear = piece if linear else None
         return told
 
     def require_fitting(self, space: Space) -> None:

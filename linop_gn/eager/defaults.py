@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from ..dispatch import load
-from ..protocols import Array, Calculus, Scalar, Tree, Uses
+from ..protocols import Array, Calculus, Product, Scalar, Tree, Uses
 
 __all__ = ["BackendDefaults", "CalculusDefaults", "LinearizationDefaults"]
 
@@ -51,6 +51,11 @@ class BackendDefaults:
 
     def lying(self, leaves: Sequence[Array], dtype: str) -> Array | None:
         return None
+
+    def laid(self, pieces: Sequence[Array | Product]) -> Array:
+        xp = self.namespace()  # type: ignore[attr-defined]
+        flat = [xp.reshape(xp.matmul(*x), (-1,)) if isinstance(x, Product) else x for x in pieces]
+        return flat[0] if len(flat) == 1 and isinstance(pieces[0], Product) else xp.concat(flat)
 
     def same(self, x: Array, y: Array) -> bool:
         ops: Any = self
@@ -155,6 +160,7 @@ class LinearizationDefaults:
 
     gradient: list[Array] | None
     fresh: bool = False
+    seed: Any = None
 
     def __copy__(self: L) -> L:
         made = object.__new__(type(self))
@@ -177,6 +183,10 @@ class LinearizationDefaults:
 
     def pull(self, cotangent: Array, only: tuple[int, ...] | None = None) -> list[Array]:
         return self.vjp(cotangent, only)  # type: ignore[attr-defined,no-any-return]
+
+    def owns(self, leaves: Sequence[Array]) -> bool:
+        """See :meth:`linop_gn.protocols.Linearization.owns`."""
+        return False
 
     def uses(self) -> Uses | None:
         """See :meth:`linop_gn.protocols.Linearization.uses`."""

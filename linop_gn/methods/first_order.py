@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ..arguments import require_instance, require_number
+from ..curvature.unpacked import own
 from ..protocols import Backend, Scalar, Vector
 from ..records import record
 from ..run.status import Code
@@ -138,7 +139,7 @@ class FirstOrder(Method):
         """A copy of x; gradient, its norm and value there."""
         point = problem.at(x)
         made = point.slope()
-        gradient = ops.copy(made.gradient)
+        gradient = own(ops, made.gradient)
         return point.x, gradient, ops.sqrt(ops.dot(gradient, gradient)), ops.item(made.value)
 
 

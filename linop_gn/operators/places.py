@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..protocols import Array, Vector, View
+from ..protocols import Array, Product, Vector, View
 from ..spaces import Space
 from .partition import Partition, of_ranges
 
-__all__ = ["Place", "assembled", "disjoint", "entries", "lies_by_columns", "partition_of_places"]
+__all__ = ["Place", "assembled", "disjoint", "entries", "lies_as_product", "lies_by_columns", "partition_of_places"]
 
 
 class Place(NamedTuple):
@@ -64,16 +64,21 @@ class Place(NamedTuple):
         ]
 
 
-def assembled(space: Space, parts: list[tuple[View, Array]], rest: Array | None) -> Vector:
+def assembled(space: Space, parts: list[tuple[View, Array | Product]], rest: Array | None) -> Vector:
     """The flat vector (n,), or (k, n), of which these are entries; the others are those of ``rest``, or zero.
 
-    No entry may be in two parts.
+    No entry may be in two parts. Of a vector (n,) a part may be a product that lies as its view does.
     """
     xp = space.backend.namespace()
     views = tuple(view for view, _ in parts)
     if rest is None:  # seldom is anything missing
-        whole = sum(part.shape[-1] for _, part in parts) == space.size
-        rest = parts[0][1][..., :0] if whole else xp.astype(space.zeros(), parts[0][1].dtype, copy=False)
+        whole = sum(part.size if isinstance(part, Product) else part.shape[-1] for _, part in parts) == space.size
+        one = next((part for _, part in parts if not isinstance(part, Product)), None)
+        like: Any = parts[0][1].left if one is None else one
+        if whole:
+            rest = xp.reshape(like, (-1,))[:0] if one is None else like[..., :0]
+        else:
+            rest = xp.astype(space.zeros(), like.dtype, copy=False)
     runs = [_run(space, view) for view in views]
     if any(run.start is None for run in runs):
         inverse, missing = _scattered(space, views)
@@ -87,6 +92,8 @@ def assembled(space: Space, parts: list[tuple[View, Array]], rest: Array | None)
         end = run.stop  # type: ignore[assignment]
     if end < space.size:
         pieces.append(rest[..., end:])
+    if any(isinstance(piece, Product) for piece in pieces):
+        return space.backend.laid(pieces)
     return pieces[0] if len(pieces) == 1 else xp.concat(pieces, axis=-1)
 
 
@@ -96,6 +103,15 @@ def lies_by_columns(place: Place) -> bool:
     steps = [abs(s) for s, n in zip(view.strides, view.shape, strict=True) if n > 1]
     inputs = [abs(s) for s, n in zip(view.strides[last:], view.shape[last:], strict=True) if n > 1]
     return bool(inputs) and min(inputs) > min(steps)
+
+
+@lru_cache(maxsize=512)
+def lies_as_product(space: Space, place: Place, flipped: bool) -> bool:
+    """Whether a weight lies in memory as a matrix (outputs, inputs) does, or as its transpose if ``flipped``."""
+    view, last, run = place.weight, 1 + place.outputs, _run(space, place.weight)
+    outputs, inputs = list(range(1, last)), list(range(last, len(view.shape)))
+    wanted = [i for i in (inputs + outputs if flipped else outputs + inputs) if view.shape[i] > 1]
+    return view.shape[0] == 1 and run.start is not None and [i for i in run.order if view.shape[i] > 1] == wanted
 
 
 @lru_cache(maxsize=8)  # they hold a number for each entry

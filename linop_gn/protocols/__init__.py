@@ -25,7 +25,7 @@ All other arguments are left alone.
 """
 
 from .arithmetic import Arithmetic, unchanged
-from .arrays import Arrays
+from .arrays import Arrays, Product
 from .backend import CAPABILITIES, CONTRACT, Backend
 from .bases import Bases
 from .calculus import Calculus, Compiled, Composed, GradientLinearization, Linearization, Outer
@@ -55,6 +55,7 @@ __all__ = [
     "Loops",
     "Outer",
     "Processes",
+    "Product",
     "Scalar",
     "Stores",
     "Tree",

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from .types import Array, Tree, Vector
 
-__all__ = ["Arrays"]
+__all__ = ["Arrays", "Product"]
 
 R = TypeVar("R")
+
+
+class Product(NamedTuple):
+    """A product of two matrices that is not formed yet: whoever lays it among others can write it where it belongs."""
+
+    left: Array
+    right: Array
+
+    @property
+    def size(self) -> int:
+        """How many entries it has."""
+        return int(self.left.shape[0] * self.right.shape[1])
 
 
 class Arrays(Protocol):
@@ -76,6 +88,9 @@ class Arrays(Protocol):
     def lying(self, leaves: Sequence[Array], dtype: str) -> Vector | None:
         """The flat array (n,) of which these leaves are views, one after the other, or None; no copy."""
         ...
+
+    def laid(self, pieces: Sequence[Array | Product]) -> Vector:
+        """A new flat array of these, one after the other: flat arrays, and products of matrices row by row."""
 
     def split(self, vector: Vector, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[str]) -> list[Array]:
         """Cut (n,) into leaves (views where the framework has them); (n, k) into leaves of shape ``(*shape, k)``."""

@@ -25,6 +25,8 @@ class Linearization(Protocol):
     """The function's value: one array."""
     gradient: list[Array] | None
     """J^T u for the cotangent u asked for at construction (the loss gradient, hence the name)."""
+    seed: Array | None
+    """That u, where it is held for products anyway."""
     fresh: bool
     """Whether what ``jvp`` returns may be written over: it is new, its entries apart, and no derivative wants it."""
 
@@ -39,6 +41,12 @@ class Linearization(Protocol):
 
     def pull(self, cotangent: Array, only: tuple[int, ...] | None = None) -> list[Array]:
         """:meth:`vjp` for a ``cotangent`` that may be written over."""
+
+    def owns(self, leaves: Sequence[Array]) -> bool:
+        """Whether these, which ``vjp`` made, may be written over; False if in doubt.
+
+        Each has memory of its own then, all of it in order, which nobody else reads.
+        """
 
     def uses(self) -> Uses | None:
         """What :meth:`Calculus.uses` makes of the function, from what was recorded; None where that tells not all."""

@@ -39,6 +39,7 @@ from ..curvature.gram import ByLayers, Gram, Root, gram_by_layers, keeps_rows, r
 from ..curvature.layers.root import LayerRoot
 from ..curvature.layers.rows import told_at
 from ..curvature.pieces import ggn
+from ..curvature.unpacked import Unpacked, dots, residual
 from ..operators.base import LinearOperator
 from ..operators.congruence import Congruence
 from ..operators.damped import Damped, undamped
@@ -60,6 +61,10 @@ _ROUNDING = 64.0
 """Round-offs in the square of what is left of a right-hand side beside the gradient's multiple: less is left out."""
 
 
+_LEAST = 2.0**-60
+"""Right-hand sides between its root, at each entry, and the root of its inverse are solved for as they are."""
+
+
 _SLOWEST = 0.9
 """What a refinement must leave of the residual at most. A solve in float32 leaves eps ||G|| / damping of it, and a bit;
 where that is near one, steps are slow, and still reach what the product's rounding allows."""
@@ -78,6 +83,8 @@ class Factored(NamedTuple):
     t: Vector | None
     """W^T q; None where the operator holds the gradient, which is sqrt(c) times that."""
     tt: Scalar
+    tb: Scalar | None
+    """t.b, where it was taken beside; None where b has been scaled since."""
 
 
 class GramState(NamedTuple):
@@ -86,7 +93,7 @@ class GramState(NamedTuple):
     x: Vector | None
     """None for zero where work is eager."""
     r: Vector | None
-    """None for the right-hand side as it was given."""
+    """None for the right-hand side as it was given, and of what has ended, where nobody asks for it."""
     norm: Scalar
     model: Scalar
     threshold: Scalar
@@ -268,8 +275,16 @@ class GramSolve(Solver):
 
     def init(self, ops: Backend, problem: LinearProblem) -> GramState:
         b = problem.rhs
-        r, scale, inverse, size, finite = scaled_rhs(ops, b, lent=True)
-        factored, good, bb, spent = _factored_by(ops, problem.operator, self, r)
+        factored, good, spent = _factored_by(ops, problem.operator, self)
+        t, tb = _along(problem.operator, factored, b), None
+        plain = len(b.shape) == 1 and "in_place" in ops.capabilities and "16" not in ops.describe(b)[1]
+        tt, bb, tb = dots(ops, (t, t), (b, b), (t, b)) if plain else (0.0, 0.0, None)
+        if _LEAST * b.shape[0] < bb < 1.0 / _LEAST:  # the largest entry is between the roots of both, and not looked at
+            r, scale, inverse, size, finite = b, 1.0, 1.0, 1.0, True
+        else:
+            r, scale, inverse, size, finite = scaled_rhs(ops, b, lent=True)
+            (tt, bb), tb = dots(ops, (t, t), (r, r)), None
+        factored, good = factored._replace(tt=tt, tb=tb), good & ops.isfinite(tt)
         norm = ops.sqrt(bb)
         threshold = ops.maximum(self.rtol * norm, ops.divide(self.atol, scale))
         x: Any = ops.zeros_like(b) if "compiled" in ops.capabilities else None
@@ -279,7 +294,7 @@ class GramSolve(Solver):
             finite = finite & ops.isfinite(ops.max_abs(x))
             x = ops.mask(finite & (size != 0), x)
             r, norm, model = _judged(ops, problem, x, scale)
-            products = 1
+            r, products = r.packed() if isinstance(r, Unpacked) else r, 1
         status = verdict(
             ops,
             ops.scalar(Code.RUNNING if self.max_steps else Code.MAX_STEPS, b),
@@ -293,7 +308,8 @@ class GramSolve(Solver):
     def step(self, ops: Backend, problem: LinearProblem, s: GramState) -> GramState:
         running = s.status == Code.RUNNING
         left = problem.rhs if s.r is None else s.r
-        d, spent = _solve_with(ops, problem.operator, s.factored, self.solver, left, s.norm, running)
+        along = s.factored.tb if s.r is None else None
+        d, spent = _solve_with(ops, problem.operator, s.factored, self.solver, left, s.norm, running, along)
         x = d if s.x is None else ops.axpy(1.0, s.x, d)
         r, norm, model = _judged(ops, problem, x, s.scale)
         sound = ops.isfinite(norm)
@@ -307,6 +323,8 @@ class GramSolve(Solver):
             (running & ops.logical_not(norm < _SLOWEST * s.norm), Code.STAGNATED),
             (running & (steps >= self.max_steps), Code.MAX_STEPS),
         )
+        if isinstance(r, Unpacked):
+            r = r.packed() if status == Code.RUNNING else None
         return s._replace(
             x=x if better is True else ops.select(better, x, _or_zeros(ops, s.x, x)),
             r=r,  # what has not become better ends here
@@ -328,18 +346,16 @@ def _or_zeros(ops: Backend, x: Vector | None, like: Vector) -> Vector:
     return ops.zeros_like(like) if x is None else x
 
 
-def _judged(ops: Backend, problem: LinearProblem, x: Vector, scale: Scalar) -> tuple[Vector, Scalar, Scalar]:
+def _judged(ops: Backend, problem: LinearProblem, x: Vector, scale: Scalar) -> tuple[Any, Scalar, Scalar]:
     """r = b - A x in units of ``scale``, its norm, and the model -1/2 x^T (r + b): one product."""
     inverse = ops.divide(1.0, scale)
-    r = ops.axpby(inverse, problem.rhs, -1.0, problem.operator.apply(x))
-    rr, xr, xb = ops.dots((r, r), (x, r), (x, problem.rhs))
+    r = residual(ops, problem.operator, x, problem.rhs, inverse)
+    rr, xr, xb = dots(ops, (r, r), (x, r), (x, problem.rhs))
     return r, ops.sqrt(rr), -0.5 * (xr + inverse * xb)
 
 
-def _factored_by(
-    ops: Backend, operator: LinearOperator, solver: GramSolve, b: Vector
-) -> tuple[Factored, Scalar, Scalar, int]:
-    """What all right-hand sides share; whether it is finite; ||b||^2; the products that it took."""
+def _factored_by(ops: Backend, operator: LinearOperator, solver: GramSolve) -> tuple[Factored, Scalar, int]:
+    """What all right-hand sides share, but for inner products; whether it is finite; the products that it took."""
     root, damping = _root(operator)
     shift, W, factor, spent = ops.item(ops.detach(damping)), None, None, 1
     good: Any = True
@@ -352,11 +368,14 @@ def _factored_by(
         shift = ops.maximum(shift, 2.0 * ops.eps(K) * trace)
         factor, good = ops.cholesky(ops.axpy(shift, ops.identity(m, K), K))
     q = root.codomain.zeros() if isinstance(root, Dense) else _slope(root)
-    gradient = _gradient(root)
-    t = _pull(root, W, q) if gradient is None else None
-    along = gradient if t is None else t
-    tt, bb = ops.dots((along, along), (b, b))
-    return Factored(W, factor, shift, q, t, tt), good & ops.isfinite(tt), bb, spent
+    t = _pull(root, W, q) if _gradient(root) is None else None
+    return Factored(W, factor, shift, q, t, 0.0, None), good, spent
+
+
+def _along(operator: LinearOperator, f: Factored, like: Vector) -> Any:
+    """W^T q, or the gradient in its place: packed where right-hand sides are columns."""
+    made = _gradient(_root(operator)[0]) if f.t is None else f.t
+    return made.packed() if isinstance(made, Unpacked) and len(like.shape) > 1 else made
 
 
 def _matrix(ops: Backend, root: LinearOperator, rows: bool | None, most_bytes: int) -> tuple[Array | None, Array]:
@@ -380,8 +399,8 @@ def _slope(root: Root | LayerRoot) -> Vector:
     return root.gradient if isinstance(root, LayerRoot) else root_gradient(root)
 
 
-def _gradient(root: LinearOperator) -> Vector | None:
-    """The objective's gradient, sqrt(c) W^T q, where the root has it."""
+def _gradient(root: LinearOperator) -> Any:
+    """The objective's gradient, sqrt(c) W^T q, where the root has it; it may be unpacked."""
     return root.pulled if isinstance(root, LayerRoot) else None
 
 
@@ -393,21 +412,28 @@ def _known_gram(operator: LinearOperator) -> ByLayers | None:
 
 
 def _solve_with(
-    ops: Backend, operator: LinearOperator, f: Factored, solver: Any, r: Vector, norm: Scalar, running: Scalar
+    ops: Backend,
+    operator: LinearOperator,
+    f: Factored,
+    solver: Any,
+    r: Vector,
+    norm: Scalar,
+    running: Scalar,
+    along: Scalar | None,
 ) -> tuple[Vector, Any]:
-    """(G + shift I)^-1 r for the running ones, and the products that it took."""
+    """(G + shift I)^-1 r for the running ones, and the products that it took; ``along``: t.r, where it is known."""
     root, _ = _root(operator)
     r = r if solver is None else ops.mask(running, r)
-    t, q = (_like_columns(ops, v, r) for v in (_gradient(root) if f.t is None else f.t, f.q))
+    t, q = (_like_columns(ops, v, r) for v in (_along(operator, f, r), f.q))
     unit = ops.item(ops.detach(root.scale)) if f.t is None and isinstance(root, LayerRoot) else 1.0
-    along = ops.dot(t, r)
+    along = dots(ops, (t, r))[0] if along is None else along
     alpha = ops.divide(along, f.tt)
     # Above ||r||^2, too: where t.t is among the smallest numbers there are, alpha has few digits, or none.
     large = running & (abs(norm * norm - alpha * along) > _ROUNDING * ops.eps(r) * norm * norm)
     some, inverse = ops.any(large), ops.divide(1.0, f.shift)
 
     def rest() -> Vector:
-        return ops.mask(large, ops.axpy(-alpha, t, ops.copy(r)))
+        return ops.mask(large, ops.axpy(-alpha, t.packed() if isinstance(t, Unpacked) else t, ops.copy(r)))
 
     def less(rhs: Vector) -> tuple[Vector]:
         return (ops.axpy(-inverse, _push(root, f.rows, rest()), rhs),)

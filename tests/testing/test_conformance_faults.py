@@ -453,6 +453,12 @@ class SameWhereNaNIs(Sound):
         return np.array_equal(x, y, equal_nan=True)
 
 
+@fault("laid")
+class LaysTheTransposeOfAProduct(Sound):
+    def laid(self, pieces):
+        return super().laid([lg.backend.Product(x.right.T, x.left.T) if isinstance(x, tuple) else x for x in pieces])
+
+
 @fault("call")
 class CallKeepsTheFirstResult(Sound):
     def __init__(self):

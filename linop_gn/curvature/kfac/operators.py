@@ -140,7 +140,7 @@ class KFAC(AtPoint):
         point, ops = self.point, self.backend
         made = point.gathered(Partial(factor_sums, self.settings))
         plans = _plans_of(made.pieces)
-        sums = iter(made.gradient)  # type: ignore[arg-type]
+        sums = iter(made.gradient)
         blocks: tuple[Any, ...] = tuple(_block(ops, block, sums) for block in plans)
         places = tuple(block.place for block in plans)
         notes = (*(block.why for block in plans), *self._mixed(made.pieces, blocks))
@@ -151,7 +151,7 @@ class KFAC(AtPoint):
         spectral = result.spectral().blocks
         chosen = [basis for block, basis in zip(plans, spectral, strict=True) if block.linear]
         vectors = [side for basis in chosen for side in (basis.left, basis.right) if side is not None]
-        found = iter(point.gathered(Partial(corrections, self.settings), *vectors).gradient)  # type: ignore[arg-type]
+        found = iter(point.gathered(Partial(corrections, self.settings), *vectors).gradient)
         blocks = tuple(
             Spectral(basis.left, basis.right, positive(ops, next(found))) if block.linear else basis
             for block, basis in zip(plans, spectral, strict=True)

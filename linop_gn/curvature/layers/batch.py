@@ -25,6 +25,8 @@ class Batch(NamedTuple):
     examples: int
     columns: Columns | None = None
     """Of the root of the loss's Hessian, where it has been asked for."""
+    piece: Any = None
+    """The same evaluation linearised, where that is what the operations were read from."""
     weights: Array | None = None
     """Of examples: like the outputs, with axes of length one."""
 
@@ -88,12 +90,12 @@ def observed(settings: Settings, term: Term, x: Vector) -> Batch:
     """The batch of a term at x without its loss's Hessian."""
     ops = term.ops
     assert ops.calculus is not None
-    linear = memo(term).linear
-    made = None if linear is None else linear.uses()
-    made = ops.calculus.uses(term.outputs, term.space.split(x)) if made is None else made
+    piece = memo(term).linear
+    found = None if piece is None else piece.linearization.uses()
+    made = ops.calculus.uses(term.outputs, term.space.split(x)) if found is None else found
     term.check_here(made.outputs)
     plans = plan(made.uses, made.otherwise, term.space, settings)
-    return Batch(ops, made, plans, settings, _examples(made))
+    return Batch(ops, made, plans, settings, _examples(made), piece=None if found is None else piece)
 
 
 def hessian_of(term: Term, z: Array) -> Any:

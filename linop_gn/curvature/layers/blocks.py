@@ -18,8 +18,8 @@ from typing import Any
 
 from ...operators.base import LinearOperator
 from ...operators.partition import LeafBlock
-from ...operators.places import Place, assembled, lies_by_columns
-from ...protocols import Array, Scalar, Vector, View
+from ...operators.places import Place, assembled, lies_as_product, lies_by_columns
+from ...protocols import Array, Product, Scalar, Vector, View
 from ...records import record, replace, static
 from ...spaces import Space
 from .rows import Examples, Layers, Share
@@ -53,17 +53,23 @@ class Pair:
         # as a row: on the CPU that takes half as long as a column
         return xp.matmul(made, xp.matrix_transpose(self.moving))[:, 0, :]
 
-    def outer(self, xp: Any, r: Array, bias: bool, flipped: bool) -> list[Array]:
-        """sum_nc r_nc P_nc (groups, outputs, inputs), and that of a bias; ``flipped``, by columns in memory."""
+    def outer(self, xp: Any, r: Array, bias: bool, flipped: bool, later: bool) -> list[Array | Product]:
+        """sum_nc r_nc P_nc (groups, outputs, inputs), and that of a bias; ``flipped``, by columns in memory.
+
+        What is formed ``later`` is, of one group, the product of matrices that lies in memory.
+        """
         (N, _, K), (groups, rows, _) = self.moving.shape, self.fixed.shape
-        made = xp.matmul(r[:, None, :], self.moving)[:, 0, :]
-        made = xp.permute_dims(xp.reshape(made, (N, groups, -1)), (1, 0, 2))
+        made = xp.matmul(xp.reshape(r, (N, 1, -1)), self.moving)
+        if groups > 1:
+            made = xp.permute_dims(xp.reshape(made, (N, groups, -1)), (1, 0, 2))
         made = xp.reshape(made, (groups, rows, K * N // (groups * rows)))
         left, right = (self.fixed, made) if self.turned else (made, self.fixed)
-        if flipped:
-            weight = xp.matrix_transpose(xp.matmul(xp.matrix_transpose(right), left))
+        left, right = (right, left) if flipped else (left, right)
+        if later and groups == 1:
+            weight: Array | Product = Product(left[0, ...].T, right[0, ...])
         else:
             weight = xp.matmul(xp.matrix_transpose(left), right)
+            weight = xp.matrix_transpose(weight) if flipped else weight
         return [weight, xp.sum(made, axis=1)[..., None]] if bias else [weight]
 
 
@@ -80,7 +86,7 @@ class Formed:
         made = sum(xp.matmul(P, xp.reshape(V, (-1,))) for P, V in zip(self.rows, given, strict=True))
         return xp.reshape(made, (-1, self.columns))
 
-    def outer(self, xp: Any, r: Array, bias: bool, flipped: bool) -> list[Array]:
+    def outer(self, xp: Any, r: Array, bias: bool, flipped: bool, later: bool) -> list[Array | Product]:
         """sum_nc r_nc P_nc, flat, and that of a bias."""
         return [xp.matmul(xp.reshape(r, (-1,)), P) for P in self.rows]
 
@@ -134,16 +140,28 @@ def inner(space: Space, places: tuple[Place, ...], factors: tuple[tuple[Any, ...
 
 def outer(
     space: Space, places: tuple[Place, ...], factors: tuple[tuple[Any, ...], ...], r: Array, dtype: str
-) -> list[tuple[View, Array]]:
+) -> list[tuple[View, Array | Product]]:
     """sum_nc r_nc P_nc in these places: what :func:`assembled` takes."""
-    ops, parts = space.backend, list[tuple[View, Array]]()
+    ops, parts = space.backend, list[tuple[View, Array | Product]]()
     xp = ops.namespace()
+
+    def formed(one: Array | Product) -> Array:
+        if not isinstance(one, Product):
+            return one
+        made = xp.matmul(*one)
+        return made.T if flipped else made
+
     for place, terms in zip(places, factors, strict=True):
         home = _apart(place)
-        asked = len(home) > 1, lies_by_columns(home[0])
+        flipped = lies_by_columns(home[0])
+        asked = len(home) > 1, flipped, "in_place" in ops.capabilities  # a compiler places products as it sees fit
         each = zip(*(term.outer(xp, r, *asked) for term in terms), strict=True)
-        sums = [reduce(add, one) for one in each]  # where sum would begin with 0, a copy
-        for part, whole in zip(home, sums, strict=True):
+        for part, (first, *more) in zip(home, each, strict=True):
+            alone = isinstance(first, Product) and not more and ops.describe(first.left)[1] == dtype
+            if alone and lies_as_product(space, part, flipped):
+                parts.append((part.weight, first))
+                continue
+            whole = reduce(add, map(formed, more), formed(first))  # where sum would begin with 0, a copy
             parts += part.written(space, ops.cast(xp.reshape(whole, part.sizes), dtype))
     return parts
 

@@ -31,8 +31,8 @@ class LayerRoot(LinearOperator):
     """The rows (m, n_left) of the leaves ``left``, which are in no layer; None where there are none."""
     slope: Array
     """(examples, columns): q with S q = dL/dz."""
-    pulled: Vector | None
-    """The objective's gradient, sqrt(c) W^T q; None where it has other parts (an l2)."""
+    pulled: Any
+    """The objective's gradient, sqrt(c) W^T q, which may be unpacked; None where it has other parts (an l2)."""
     scale: Scalar
     """sqrt(c)."""
     graph: LinearOperator | None
@@ -45,7 +45,7 @@ class LayerRoot(LinearOperator):
     codomain: Space = static(default=None)
 
     @classmethod
-    def of(cls, layers: Layers, root: Any, apart: Array | None, gradient: Vector | None) -> LayerRoot:
+    def of(cls, layers: Layers, root: Any, apart: Array | None, gradient: Any) -> LayerRoot:
         """Of rows by layers, and W by a linearisation of the same batches, with the gradient that this gave."""
         space, every = root.domain, tuple(range(len(layers.places)))
         (factors,) = root.backend.call(Partial(block_factors, space, (every,)), layers)

@@ -133,9 +133,10 @@ class Examples(NamedTuple):
 
     def agree(self, found: list[Array], pulled: list[Array]) -> Array:
         """Whether what has been found with examples times their :meth:`numbers` is what was ``pulled`` times these."""
-        xp, s, good = self.batch.ops.namespace(), self.numbers(), []
+        xp, good = self.batch.ops.namespace(), []
+        s = xp.reshape(self.numbers(), (1, -1, 1, 1))
         for a, b in zip(found, pulled, strict=True):
-            gap, eps = abs(a - xp.astype(s, b.dtype)[None, :, None, None] * b), xp.finfo(b.dtype).eps
+            gap, eps = abs(a - xp.astype(s, b.dtype, copy=False) * b), xp.finfo(b.dtype).eps
             own = xp.max(abs(b), axis=(0, 2, 3), keepdims=True)  # examples may count very differently
             room = eps * xp.maximum(_ROUNDING * own, xp.max(own))
             good.append(xp.all((gap <= room) | xp.isnan(gap)))
@@ -237,7 +238,8 @@ def layers(worth: Callable[[Examples], bool] | None, term: Term, x: Vector) -> t
     of_rest = sum(math.prod(term.space.shapes[leaf]) for leaf in made.rest) if worth is None else 0
     if C * (size + N * of_rest) > max(_ENTRIES, room):
         return (None, None, weight), None
-    root, dtype = hessian_of(term, z).root(xp), wide(ops.describe(z)[1])
+    bent, dtype = hessian_of(term, z) if batch.piece is None else batch.piece.hessian, wide(ops.describe(z)[1])
+    root = bent.root(xp)
 
     def pull(e: Vector) -> list[Array]:
         return made.pull(root.product(xp, made.like_outputs(e)))
@@ -252,7 +254,8 @@ def layers(worth: Callable[[Examples], bool] | None, term: Term, x: Vector) -> t
     both = [xp.reshape(xp.matmul(every, xp.reshape(f, (C + 1, -1))), f.shape[1:]) for f in pulled]
     rest = slope = None
     if worth is None:
-        slope = xp.reshape(root.solve(xp, term.cotangent(z)), (N, C))
+        u = None if batch.piece is None else batch.piece.linearization.seed
+        slope = xp.reshape(root.solve(xp, term.cotangent(z) if u is None else u), (N, C))
     if made.rest and worth is None:
         rows = ops.over_columns(
             lambda e: ops.pack(batch.made.pull(root.product(xp, made.like_outputs(e)), made.rest)[1], dtype),

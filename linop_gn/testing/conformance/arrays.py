@@ -9,6 +9,7 @@ from unittest import SkipTest
 import numpy as np
 from hypothesis import strategies as st
 
+from ...protocols import Product
 from ..device import device_of
 from .base import Draws, Kit, agree, claim, drawn
 
@@ -52,6 +53,18 @@ class Arrays(Kit):
         for ours, theirs, wanted in ((x, x, True), (x, other, False), (unknown, unknown, False)):
             got = self.ops.same(self.array(ours, self.wide), self.array(theirs, self.wide))
             claim(got is wanted, f"same said {got} of {ours.tolist()} and {theirs.tolist()}")
+
+    def test_laid(self) -> None:
+        """laid puts flat arrays, and products of matrices row by row, one after the other in a new array."""
+        x, a, b = np.arange(3.0), np.arange(6.0).reshape(2, 3), np.arange(12.0).reshape(3, 4)
+        X, A, B = (self.array(v, self.wide) for v in (x, a, b))
+        with self.untouched("laid", X, A, B):
+            made = self.ops.laid([X, Product(A, B), X, Product(B.T, A.T)])
+            alone = self.ops.laid([Product(A, B)])
+        want = np.concatenate([x, (a @ b).ravel(), x, (b.T @ a.T).ravel()])
+        self.same_kind(made, self.array(want, self.wide), "laid")
+        agree(self.host(made), want, 0.0, "laid")
+        agree(self.host(alone), (a @ b).ravel(), 0.0, "laid, of one product")
 
     def test_read(self) -> None:
         """read turns the arrays of a tree into NumPy arrays and leaves everything else as it is."""

@@ -13,6 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from linop_gn_torch import backend
+from torch import nn
+
+from linop_gn.backend import Product
 
 Pair = namedtuple("Pair", "weight bias")
 
@@ -84,6 +87,31 @@ def test_leaves_that_lie_in_a_row_are_seen_without_a_copy():
     others += [[leaf.requires_grad_() for leaf in backend.split(flat.clone(), [(4,), (5,)], ["float32"] * 2)]]
     assert [backend.lying(those, "float32") for those in others] == [None] * 5
     assert backend.lying(leaves, "float64") is None
+
+
+@pytest.mark.parametrize("size", [3, (1 << 16) + 7])
+def test_what_is_the_same_and_finite_at_any_size(size):
+    x = torch.randn(size)
+    other, zeros, unknown = x.clone(), torch.zeros(size), x.clone()
+    other[-1] += 1
+    unknown[-1] = math.nan
+    assert backend.same(x, nn.Parameter(x.clone()))
+    assert backend.same(zeros, -zeros)
+    assert backend.same(x[None].T, x[None].T.clone())
+    assert not any(backend.same(x, y) for y in (other, unknown, x[:-1], -x))
+    assert not backend.same(unknown, unknown)
+    assert backend.all_finite((x, nn.Parameter(x), torch.full((size,), 3e38), torch.zeros(0)))  # whose sum is infinite
+    infinite = torch.zeros(size)
+    infinite[0], infinite[-1] = math.inf, -math.inf
+    assert not any(backend.all_finite(y) for y in (unknown, infinite, infinite.double(), infinite.half()))
+
+
+def test_products_are_laid_where_they_belong_also_where_they_are_followed():
+    a, b, x = torch.randn(4, 3), torch.randn(3, 5), torch.randn(2)
+    want = torch.cat([x, (a @ b).reshape(-1)])
+    assert torch.allclose(backend.laid([x, Product(a, b)]), want)
+    laid = backend.laid([x, Product(a, b.requires_grad_())])
+    assert torch.allclose(torch.autograd.grad(laid.sum(), b)[0], a.sum(0)[:, None].expand(3, 5))
 
 
 def test_packing_is_differentiable():
