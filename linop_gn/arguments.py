@@ -158,7 +158,7 @@ def known(owner: str, name: str, value: Any) -> np.ndarray | None:
         found = np.asarray(value)
         if found.dtype.kind in "biuf":
             return found.astype(np.float64)
-    elif hasattr(value, "shape") and hasattr(value, "dtype"):
+    elif hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, type):
         try:
             each = [value[i] for i in range(value.shape[0])] if value.shape else value
             return np.asarray(list(map(known_float, each)) if value.shape else known_float(each))

@@ -191,6 +191,12 @@ def test_none_is_no_number_at_construction():
     assert seen > 60
 
 
+def test_a_class_is_no_number_though_its_arrays_have_shape_and_dtype():
+    for made in (lambda: lg.TrustRegion(lg.Hessian), lambda: lg.CG(rtol=lg.GGN), lambda: lg.Newton(np.ndarray)):
+        with pytest.raises(TypeError, match="must be a number, got <class"):
+            made()
+
+
 def test_infinity_says_what_to_write_instead():
     for build in (lg.CG, lg.MINRES, lg.GramSolve, lg.LevenbergMarquardt):
         with pytest.raises(ValueError, match="for no such test write 0"):

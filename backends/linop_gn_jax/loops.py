@@ -100,6 +100,8 @@ _rows = compiled(lax.dynamic_slice_in_dim, static=(2,), label=lambda *_: "rows")
 _SMALL, _TINY = 2_000, 250
 """Numbers in a method and its problem together, and in each array that the model makes or closes over."""
 
+_NOT_LEAST = "while", "scan", "reduce_max", "reduce_min", "eq", "ne"
+
 _shaped = functools.cache(jax.jit)  # which remembers shapes: 28 microseconds, and 170 for jax.eval_shape
 
 
@@ -115,6 +117,9 @@ def _effort_for(given: tuple[Iteration, Any]) -> str:
     Without optimisations it compiles in half of that again (a fit of three parameters: 2.8, 1.7, .9 s of CPU) and runs
     at twice the time, so that only what is tiny and without a loop of its own is compiled so. What a stretch's state
     holds is not counted: the residuals of a linearisation are many beside a fit's data.
+
+    Without optimisations one fusion rounds a product and a sum otherwise than the next, and no entry equals the
+    largest: the derivative of ``max`` is 0/0 then, and what compares is not compiled so either.
     """
     begun = getattr(given[0], "served", given[0]), given[1]
     size = sum(getattr(leaf, "size", 1) for leaf in tree_util.tree_leaves(begun))
@@ -125,7 +130,7 @@ def _effort_for(given: tuple[Iteration, Any]) -> str:
         return "less"
     made = [_shaped(function).trace(*arguments).jaxpr for function, *arguments in evaluated]
     size = max([size, *map(largest, made)])
-    tiny = size <= _TINY and not any(contains(jaxpr.jaxpr, name) for jaxpr in made for name in ("while", "scan"))
+    tiny = size <= _TINY and not any(contains(jaxpr.jaxpr, name) for jaxpr in made for name in _NOT_LEAST)
     return "least" if tiny else "less" if size <= _SMALL else "full"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..curvature.point import Point
-from ..curvature.term import outputs_of
+from ..curvature.term import Term, outputs_of
 from ..curvature.terms import Terms
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
@@ -78,11 +78,15 @@ class MinimizeProblem:
 
     @property
     def evaluated(self) -> list[tuple[Any, ...]]:
-        """What a program evaluates, as functions with arguments: of each batch the outputs at the start."""
+        """What a program evaluates, as functions with arguments: of each batch the outputs at the start, or the value.
+
+        The value, where the loss is a function of the user's.
+        """
         if self.host or self.objective.is_bridged(self.space):
             return []
         terms = self.objective.in_memory(self.space)
-        return [(outputs_of, term, self.start) for term in terms if not term.batch.stacked]
+        alone = [term for term in terms if not term.batch.stacked]
+        return [(Term.evaluate if t.loss is not None and t.loss.autodiff else outputs_of, t, self.start) for t in alone]
 
     def at(self, x: Vector) -> Point:
         """The objective at a copy of x, linearised when first asked: value and gradient from one pass.

@@ -149,5 +149,11 @@ class Arrays(Protocol):
     def load_into(self, holder: Any, params: Tree) -> Any:
         """Write ``params`` over those that an object of the framework's own holds, and return the object."""
 
+    def largest(self, x: Array) -> Array:
+        """The largest entry along the last axis, which stays with length one; its derivative is that of one such entry.
+
+        A compiler may compute x twice, with other roundings: an entry that equals the largest need not be found.
+        """
+
     def detach(self, tree: Tree) -> Tree:
         """The same values, cut from any graph that the user is recording."""

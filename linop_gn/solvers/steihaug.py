@@ -135,7 +135,7 @@ class Steihaug(Solver):
         norm = ops.sqrt(rr)
         z = problem.precondition(r)
         rz, p = (rr, ops.copy(r)) if z is r else (ops.dot(r, z), z)
-        zero, none, radius = ops.scalar(0.0, b), ops.scalar(0, b), ops.item(self.radius)
+        zero, none, radius = ops.scalar(0.0, b), ops.scalar(0, b), ops.scalar(ops.item(self.radius), b)
         threshold = threshold_of(ops, self, norm, scale, b)
         threshold = ops.maximum(threshold, ops.eps(b) ** 2 * norm)  # what is smaller is no residual of x
         code = ops.where(norm <= threshold, Code.CONVERGED, Code.RUNNING)

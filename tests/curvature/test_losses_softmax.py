@@ -207,3 +207,22 @@ def test_in_a_program_a_softmax_and_the_index_of_its_largest_are_one_softmax(jax
 
     program = jax.jit(both).lower(xp.ones((3, 3)), xp.ones((4, 3))).compile().as_text()
     assert program.count(" exponential(") == 1
+
+
+def test_logits_that_a_compiler_makes_again_with_other_roundings(jax):
+    """XLA makes x W + b d in each fusion that reads it, in some by fused multiply-adds, and none equals the largest."""
+    jnp, rng = jax.numpy, np.random.default_rng(0)
+    x, w, b, d, v = (rng.standard_normal(shape) for shape in ((37, 3), (3, 6), 6, 6, (3, 6)))
+    y, loss = rng.integers(0, 6, 37), CrossEntropy(reduction="sum")
+
+    def total(w, b, d):
+        return loss.total(jnp, x @ w + b * d, jnp.asarray(y), None)
+
+    products = jax.jit(lambda w, v, b, d: jax.jvp(lambda w: jax.value_and_grad(total)(w, b, d), (w,), (v,)))
+    (value, slope), (_, bent) = products(w, v, b, d)
+    z, h = x @ w + b * d, np.eye(6)[y]
+    p = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+    tangent = p * (x @ v - (p * (x @ v)).sum(-1, keepdims=True))
+    np.testing.assert_allclose(value, -np.log(p[h == 1]).sum(), rtol=1e-12)
+    np.testing.assert_allclose(slope, x.T @ (p - h), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(bent, x.T @ tangent, rtol=0, atol=1e-12)

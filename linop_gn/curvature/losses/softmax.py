@@ -18,10 +18,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...dispatch import owner_of_type
 from ...protocols import Array
 from .weighting import class_mask
 
-__all__ = ["centred", "closed", "likeliest", "log_parts", "numbers", "over_classes", "softmax"]
+__all__ = ["centred", "closed", "largest", "likeliest", "log_parts", "numbers", "over_classes", "softmax"]
+
+_NEAR = 0.618
+"""Logits within that of the largest are told apart from the others: none is as near to it as to differ by rounding."""
 
 
 def over_classes(xp: Any, x: Array) -> Array:
@@ -34,29 +38,37 @@ def likeliest(xp: Any, z: Array) -> Array:
     return xp.argmax(z, axis=-1, keepdims=True)
 
 
+def largest(xp: Any, z: Array) -> Array:
+    """The largest logit (..., 1)."""
+    owner = owner_of_type(type(z))
+    return xp.max(z, axis=-1, keepdims=True) if owner is None else owner.largest(z)
+
+
 def log_parts(xp: Any, z: Array) -> tuple[Array, Array]:
     """The largest logit k (..., 1), and r (..., 1) with log p = z - k - r, where z - k <= 0 <= r."""
-    largest = xp.max(z, axis=-1, keepdims=True)
-    e, top = xp.exp(z - largest), z == largest
-    tied = xp.astype(over_classes(xp, xp.astype(top, xp.int32)), z.dtype)
-    # Of m tied classes each gives e - 1/m, which has the sum m - 1; an index of the largest takes XLA twice the time.
-    return largest, xp.log1p(over_classes(xp, xp.where(top, xp.where(tied > 1, e - 1 / tied, 0), e)))
+    k = largest(xp, z)
+    e = xp.exp(z - k)
+    # Not z == k: a compiler may make z twice, with other roundings, and find none.
+    near = z - k > -_NEAR
+    count = xp.astype(over_classes(xp, xp.astype(near, xp.int32)), z.dtype)
+    # Of m near classes each gives e - 1/m: together all e, but 1. An index of the largest takes XLA twice the time.
+    return k, xp.log1p(over_classes(xp, xp.where(near, xp.where(count > 1, e - 1 / count, 0), e)))
 
 
 def softmax(xp: Any, z: Array, known: tuple[Array, ...] = ()) -> tuple[Array, Array]:
     """Probabilities, and the index (..., 1) of the largest. ``known`` are the :func:`numbers` of these logits."""
     if known:
-        top, largest, total = known
-        return xp.exp(z - largest) / total, top
-    e = xp.exp(z - xp.max(z, axis=-1, keepdims=True))
+        top, k, total = known
+        return xp.exp(z - k) / total, top
+    e = xp.exp(z - largest(xp, z))
     # Of e: XLA would make one of the largest of z and its index, and not see that a softmax without is the same.
     return e / over_classes(xp, e), likeliest(xp, e)
 
 
 def numbers(xp: Any, z: Array) -> tuple[Array, Array, Array]:
     """The index k of the largest logit, that logit, and sum_j e^(z_j - z_k): (..., 1) each."""
-    largest = xp.max(z, axis=-1, keepdims=True)
-    return likeliest(xp, z), largest, over_classes(xp, xp.exp(z - largest))
+    k = largest(xp, z)
+    return likeliest(xp, z), k, over_classes(xp, xp.exp(z - k))
 
 
 def closed(xp: Any, index: Array, x: Array) -> Array:

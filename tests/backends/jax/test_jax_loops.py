@@ -288,6 +288,25 @@ def test_small_loops_are_compiled_quickly_and_others_well(monkeypatch):
     assert set(asked) == wanted("least")
 
 
+def test_what_compares_is_not_compiled_without_optimisations():
+    """In those programs no entry need equal the largest, and the derivative of ``max`` is 0/0."""
+    from linop_gn_jax import loops
+
+    import linop_gn as lg
+    from linop_gn.methods.problem import MinimizeProblem
+
+    squares, data, p = lg.losses.SquaredError(), (jnp.ones((5, 3)), jnp.ones(5)), jnp.ones(3)
+    for model, loss, effort in (
+        (lambda p, x: x @ p, squares, "least"),
+        (lambda p, x: jnp.max(x * p, -1), squares, "less"),
+        (lambda p, x: x * p, lambda z, y: jnp.sum(z, -1) + y, "least"),
+        (lambda p, x: x * p, lambda z, y: jnp.max(z, -1) + y, "less"),
+    ):
+        point = lg.Objective(model, loss, data).at(p)
+        problem = MinimizeProblem(point.objective, point.x, point.space, 1)
+        assert loops._effort_for((lg.SGN(), problem)) == effort
+
+
 def test_a_compiler_without_the_quick_way_is_no_error(monkeypatch):
     from linop_gn_jax import compiled
 

@@ -102,3 +102,12 @@ def test_inside_jit_vmap_and_jvp():
     above, below = jax.jit(jax.vmap(solution))(jnp.array([0.1 + h, 0.1 - h]))
     difference = (above - below) / (2 * h)
     np.testing.assert_allclose(tangent, difference, rtol=0.1, atol=0.02 * float(jnp.max(jnp.abs(difference))))
+
+
+@pytest.mark.parametrize("radius", [0.5, np.float64(0.5)])
+def test_a_radius_in_double_precision_beside_vectors_in_single(radius):
+    """In a program of the user's own, where a Python number has the widest type."""
+    A, b = jnp.diag(jnp.asarray([1.0, 2.0, 3.0], "float32")), jnp.ones(3, "float32")
+    x = jax.jit(lambda A: lg.solve(lg.Dense(A, symmetric=True), b, lg.Steihaug(radius=radius)).x)(A)
+    assert x.dtype == "float32"
+    assert float(jnp.linalg.norm(x)) == pytest.approx(0.5, rel=1e-5)
