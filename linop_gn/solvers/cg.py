@@ -151,7 +151,7 @@ class CG(ResidualSolver):
         k, sure = self.planned(steps), self.steps is not None
         shelf = 0 if self.keep is None else plan(self.keep, k).capacity
         single = self.reductions == 1
-        held = each(operator, 4 if sure else 5.5, 8 if single else 6) + shelf
+        held = each(operator, 4 if sure else 5, 8 if single else 6) + shelf
         return short_recurrence(self, operator, k, sure, held, 16.0 if single else 10.0)
 
     def tangent(self, operator: LinearOperator) -> tuple[LinearOperator, Solver]:
@@ -230,13 +230,12 @@ class CG(ResidualSolver):
                 if inner is not None:
                     z = inner.apply(r)
                     rz = dot(r, z)
-                seen = product, curvature, r, z, rr, rz
                 if not (before > 0 and rr > 0 and rz > 0 and curvature + rr + rz < math.inf):
-                    return self._tick(ops, problem, reached(), _Seen(*seen))
+                    return self._tick(ops, problem, reached(), _Seen(product, curvature, r, z, rr, rz))
                 beta, told, lower = rz / before, math.sqrt(rr), model - 0.5 * alpha * rp
                 going, goes = told > hope, lower >= -room or lower >= 1e3 * model
                 if not goes or not (going if last is not None else not going or steps + 1 < limit):
-                    return self._tick(ops, problem, reached(), _Seen(*seen))
+                    return self._tick(ops, problem, reached(), _Seen(product, curvature, r, z, rr, rz))
                 if alpha < least * (1.0 + beta):
                     least = 0.5 * alpha / (1.0 + beta)
                     room = s.whole / (16.0 * ops.eps(r)) * least
@@ -246,6 +245,7 @@ class CG(ResidualSolver):
                     far = self._drifted(ops, s, x if inner is None else None, (norm, model), room)
                     return reached()._replace(**{"claim" if far else "status": Code.COMPLETED})
                 p = axpby(1.0, z, beta, p)
+                del product, z  # before the next ones are made
                 if not going:
                     return reached()._replace(claim=Code.CONVERGED)
                 if steps == until:

@@ -154,7 +154,8 @@ class LeastSquares(Solver):
         k, (m, n) = self.planned(steps), operator.shape
         of_n, of_m = bytes_of(operator, 1), bytes_of(operator, 1, operator.codomain)
         kept = (self.depth + 2 + (self.damping is not None) + int(each(operator, 0, 1))) * of_n + of_m
-        memory = kept + max(2 * of_m + of_n, 3 * of_n)  # at a product with J, and at one with J^T
+        more = each(operator, max(2 * of_m, of_m + 2 * of_n), max(2 * of_m + of_n, 3 * of_n))  # at a product
+        memory = kept + int(more)
         return Cost(self.title, 2 * k + 1, memory, (4.0 * m + 8.0 * n) * k, f"{k} steps; J and J^T apart")
 
     def defect(self, operator: LinearOperator, rhs: Vector, x: Vector) -> Vector:
