@@ -145,6 +145,22 @@ def test_what_cannot_be_used_is_refused(problem):
         lg.to_optax(line, lg.SGN())
     with pytest.raises(TypeError, match="a function of a point"):
         lg.to_optax(objective, curvature=lg.GGN(objective, params))
+    with pytest.raises(TypeError, match="needs the gradient as its first argument, got None"):
+        lg.to_optax(objective).update(None, lg.to_optax(objective).init(params), params)
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"w": np.ones(2), "b": np.zeros(())}, "vectors of 3 float64, those that init was given of 4 float64"),
+        ({"w": np.ones(3, jnp.bfloat16), "b": np.zeros((), jnp.bfloat16)}, "of 4 bfloat16, those that init was given"),
+    ],
+)
+def test_parameters_that_init_did_not_see_are_refused(problem, other, told):
+    objective, params = problem
+    opt = lg.to_optax(objective, lg.SGN())
+    with pytest.raises(ValueError, match=told):
+        opt.update(params, opt.init(params), jax.tree.map(jnp.asarray, other))
 
 
 # losses
