@@ -92,8 +92,8 @@ def _require_alike(start: Vector, x: Vector) -> None:
     was, now = ([(leaf.shape, str(leaf.dtype)) for leaf in jax.tree_util.tree_leaves(v)] for v in (start, x))
     if was != now:
         raise ValueError(
-            f"to_optax: the parameters of update are vectors of {_told(now)}, those that init was given of {_told(was)}, "
-            "which the state is of. Give update the parameters, in the dtype, that init was given, or call "
+            f"to_optax: the parameters of update are vectors of {_told(now)}, those that init was given of "
+            f"{_told(was)}, which the state is of. Give update the parameters, in the dtype, that init was given, or call "
             "init again."
         )
 
