@@ -93,8 +93,8 @@ def _require_alike(start: Vector, x: Vector) -> None:
     if was != now:
         raise ValueError(
             f"to_optax: the parameters of update are vectors of {_told(now)}, those that init was given of "
-            f"{_told(was)}, which the state is of. Give update the parameters, in the dtype, that init was given, or call "
-            "init again."
+            f"{_told(was)}, which the state is of. Give update the parameters, in the dtype, that init was given, "
+            "or call init again."
         )
 
 
