@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import linop_gn as lg
@@ -87,6 +88,12 @@ def _asked(base: lg.Objective, objective: Any, data: Any, params: Any, others: d
     return objective if data is None else objective.with_data(data)
 
 
+def _of_jax(state: Any) -> Any:
+    """``state`` in arrays of JAX: checkpoints give back those of NumPy."""
+    held = (np.ndarray, np.generic)
+    return jax.tree_util.tree_map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, held) else leaf, state)
+
+
 def _require_alike(start: Vector, x: Vector) -> None:
     """Raise where the parameters of an update are no longer those that ``init`` saw."""
     was, now = ([(leaf.shape, str(leaf.dtype)) for leaf in jax.tree_util.tree_leaves(v)] for v in (start, x))
@@ -132,7 +139,7 @@ def stepping(base: lg.Objective, method: lg.Method) -> optax.GradientTransformat
     def update(
         updates: Any, state: MethodState, params: Any = None, *, data: Any = None, objective: Any = None, **others: Any
     ) -> tuple[Any, MethodState]:
-        asked = _asked(base, objective, data, params, others)
+        asked, state = _asked(base, objective, data, params, others), _of_jax(state)
         space, leaves = lg.Space.entered(params)
         x = space.join(leaves)  # which others in the chain may have changed
         _require_alike(state.start, x)
@@ -160,6 +167,7 @@ def solving(base: lg.Objective, curvature: Any, solver: Any, damping: Any) -> op
                 "to_optax: a curvature with a solver solves with what comes in: update needs the gradient as its first "
                 "argument, got None. A method, lg.SGN() for instance, takes the gradient from the objective."
             )
+        state = _of_jax(state)
         level = damping(state.steps) if callable(damping) else damping
         with _masks_explained(params):
             A = curvature(_asked(base, objective, data, params, others).at(params))

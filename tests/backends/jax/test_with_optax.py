@@ -163,6 +163,25 @@ def test_parameters_that_init_did_not_see_are_refused(problem, other, told):
         opt.update(params, opt.init(params), jax.tree.map(jnp.asarray, other))
 
 
+@pytest.mark.parametrize("parts", [{"method": lg.SGN()}, {"curvature": lg.GGN}])
+def test_a_state_that_a_checkpoint_gave_back_in_arrays_of_numpy_goes_on_bit_for_bit(problem, parts):
+    objective, params = problem
+    opt = lg.to_optax(objective, **parts)
+    _, state = opt.update(params, opt.init(params), params)
+    went, came = (opt.update(params, held, params) for held in (state, jax.tree.map(np.asarray, state)))
+    assert jax.tree.structure(went) == jax.tree.structure(came)
+    for a, b in zip(jax.tree.leaves(went), jax.tree.leaves(came), strict=True):
+        assert isinstance(b, jax.Array)
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_state_of_our_own_in_arrays_of_numpy_is_advised_about(problem):
+    objective, params = problem
+    state = jax.tree.map(np.asarray, lg.start(lg.SGN(), objective, params))
+    with pytest.raises(TypeError, match=r"the state holds arrays of numpy.*load_state.*jax\.numpy\.asarray"):
+        lg.advance(lg.SGN(), objective, state)
+
+
 # losses
 
 CLOSED = (
