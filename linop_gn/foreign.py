@@ -46,7 +46,7 @@ _HERE: dict[str, tuple[tuple[str, ...], str]] = {
     **dict.fromkeys(("epochs", "num_epochs", "n_epochs", "epoch"), (("passes",), _BATCHES)),
     **dict.fromkeys(("dataloader", "loader", "batches"), (("batches",), _BATCHES)),
     "batch_size": ((), _BATCHES),
-    **dict.fromkeys(("tol", "rtol", "atol", "ftol", "xtol", "gtol", "eps"), (("rtol", "ftol"), _TESTS)),
+    **dict.fromkeys(("tol", "rtol", "atol", "ftol", "xtol", "gtol", "eps"), (("rtol", "ftol", "atol"), _TESTS)),
     **dict.fromkeys(("weight_decay", "ridge", "regularization", "l2_regularization"), (("l2",), _DECAY)),
     **dict.fromkeys(("l2", "alpha", "lam", "lambda_"), (("l2", "damping"), _DECAY)),
     **dict.fromkeys(("damp", "damping"), (("damping",), _DAMPING)),

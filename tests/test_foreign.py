@@ -27,6 +27,7 @@ DOORS = {
     "Adam": lambda **k: lg.optimisers.Adam(**k),
     "CrossEntropy": lambda **k: lg.losses.CrossEntropy(**k),
     "CG": lambda **k: lg.CG(**k),
+    "LSMR": lambda **k: lg.LSMR(**k),
     "solve": lambda **k: lg.solve(A, np.ones(2), **k),
     "eigsh": lambda **k: lg.eigsh(A, **k),
 }
@@ -56,6 +57,7 @@ DOORS = {
         ("FirstOrder", "lr", "here it is rate="),
         ("Adam", "betas", "here it is b1="),
         ("CG", "tol", "here it is rtol="),
+        ("LSMR", "rtol", "here it is atol="),
         ("CG", "maxiter", "here it is max_steps="),
         ("solve", "M", r"lg\.CG\(preconditioner=\)"),
         ("eigsh", "sigma", r"lg\.inverse"),

@@ -89,7 +89,15 @@ def adapt(model: Any, names: Sequence[str] | None = None) -> Model:
 def _linen(module: Any) -> Model:
     def apply(params: Any, inputs: Any) -> Any:
         variables = params if isinstance(params, Mapping) and "params" in params else {"params": params}
-        return module.apply(variables, *inputs) if isinstance(inputs, tuple) else module.apply(variables, inputs)
+        outputs = module.apply(variables, *(inputs if isinstance(inputs, tuple) else (inputs,)))
+        if other := sorted(variables.keys() - {"params"}):
+            raise TypeError(
+                f"the parameters, variables of the flax linen module {type(module).__qualname__}, hold "
+                f"{', '.join(other)} beside what is trained. Keep them apart: params = variables.pop('params'), with "
+                "params as the parameters, and as the model lambda params, x: module.apply({'params': params, "
+                "**variables}, x)."
+            )
+        return outputs
 
     apply.__qualname__ = type(module).__qualname__
     return apply

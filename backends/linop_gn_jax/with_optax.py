@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import linop_gn as lg
@@ -86,6 +88,27 @@ def _asked(base: lg.Objective, objective: Any, data: Any, params: Any, others: d
     return objective if data is None else objective.with_data(data)
 
 
+def _of_jax(state: Any) -> Any:
+    """``state`` in arrays of JAX: checkpoints give back those of NumPy."""
+    held = (np.ndarray, np.generic)
+    return jax.tree_util.tree_map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, held) else leaf, state)
+
+
+def _require_alike(start: Vector, x: Vector) -> None:
+    """Raise where the parameters of an update are no longer those that ``init`` saw."""
+    was, now = ([(leaf.shape, str(leaf.dtype)) for leaf in jax.tree_util.tree_leaves(v)] for v in (start, x))
+    if was != now:
+        raise ValueError(
+            f"to_optax: the parameters of update are vectors of {_told(now)}, those that init was given of "
+            f"{_told(was)}, which the state is of. Give update the parameters, in the dtype, that init was given, "
+            "or call init again."
+        )
+
+
+def _told(leaves: list[tuple[tuple[int, ...], str]]) -> str:
+    return " and ".join(f"{math.prod(shape)} {dtype}" for shape, dtype in leaves)
+
+
 @contextmanager
 def _masks_explained(params: Any) -> Iterator[None]:
     """Say what to do where the objective cannot take parameters of which ``optax.masked`` has hidden some."""
@@ -116,9 +139,11 @@ def stepping(base: lg.Objective, method: lg.Method) -> optax.GradientTransformat
     def update(
         updates: Any, state: MethodState, params: Any = None, *, data: Any = None, objective: Any = None, **others: Any
     ) -> tuple[Any, MethodState]:
-        asked = _asked(base, objective, data, params, others)
+        asked, state = _asked(base, objective, data, params, others), _of_jax(state)
         space, leaves = lg.Space.entered(params)
-        own = state.own._replace(x=space.join(leaves))  # which others in the chain may have changed
+        x = space.join(leaves)  # which others in the chain may have changed
+        _require_alike(state.start, x)
+        own = state.own._replace(x=x)
         with _masks_explained(params):
             made = lg.advance(method, asked, lg.State(own, state.start, method, space), fresh=True)
         step = jax.tree_util.tree_map(jnp.subtract, parameters_of(made.params), parameters_of(params))
@@ -137,6 +162,12 @@ def solving(base: lg.Objective, curvature: Any, solver: Any, damping: Any) -> op
     def update(
         updates: Any, state: SolverState, params: Any = None, *, data: Any = None, objective: Any = None, **others: Any
     ) -> tuple[Any, SolverState]:
+        if updates is None:
+            raise TypeError(
+                "to_optax: a curvature with a solver solves with what comes in: update needs the gradient as its first "
+                "argument, got None. A method, lg.SGN() for instance, takes the gradient from the objective."
+            )
+        state = _of_jax(state)
         level = damping(state.steps) if callable(damping) else damping
         with _masks_explained(params):
             A = curvature(_asked(base, objective, data, params, others).at(params))

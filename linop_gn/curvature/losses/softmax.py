@@ -12,6 +12,8 @@ when everything is referred to class k:
 
 The function is the same and smooth whatever k is, so automatic differentiation
 of it is right, twice, also where classes tie: these share the place of k then.
+Only a first derivative of the value that a framework takes itself, ``jax.grad(objective.value)``,
+has the component k as a difference of numbers near 1; ``objective.gradient`` has it in full.
 """
 
 from __future__ import annotations

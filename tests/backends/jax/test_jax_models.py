@@ -53,6 +53,16 @@ def test_a_linen_module_takes_a_tuple_as_several_inputs():
     np.testing.assert_array_equal(adapt(module)(variables, (x, y)), module.apply(variables, x, y))
 
 
+def test_statistics_of_a_linen_module_are_not_trained():
+    nn = pytest.importorskip("flax.linen")
+    module, x = nn.BatchNorm(use_running_average=True), jnp.ones((3, 5))
+    variables = dict(module.init(jax.random.key(0), x))
+    with pytest.raises(TypeError, match=r"BatchNorm, hold batch_stats beside what is trained.*variables\.pop"):
+        adapt(module)(variables, x)
+    params = variables.pop("params")  # the advice
+    adapt(lambda params, x: module.apply({"params": params, **variables}, x))(params, x)
+
+
 def test_modules_that_hold_their_parameters_are_refused_with_advice():
     nnx = pytest.importorskip("flax.nnx")
     with pytest.raises(TypeError, match=r"Linear is a flax nnx module.*nnx\.split"):

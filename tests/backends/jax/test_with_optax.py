@@ -145,6 +145,41 @@ def test_what_cannot_be_used_is_refused(problem):
         lg.to_optax(line, lg.SGN())
     with pytest.raises(TypeError, match="a function of a point"):
         lg.to_optax(objective, curvature=lg.GGN(objective, params))
+    with pytest.raises(TypeError, match="needs the gradient as its first argument, got None"):
+        lg.to_optax(objective).update(None, lg.to_optax(objective).init(params), params)
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"w": np.ones(2), "b": np.zeros(())}, "vectors of 3 float64, those that init was given of 4 float64"),
+        ({"w": np.ones(3, jnp.bfloat16), "b": np.zeros((), jnp.bfloat16)}, "of 4 bfloat16, those that init was given"),
+    ],
+)
+def test_parameters_that_init_did_not_see_are_refused(problem, other, told):
+    objective, params = problem
+    opt = lg.to_optax(objective, lg.SGN())
+    with pytest.raises(ValueError, match=told):
+        opt.update(params, opt.init(params), jax.tree.map(jnp.asarray, other))
+
+
+@pytest.mark.parametrize("parts", [{"method": lg.SGN()}, {"curvature": lg.GGN}])
+def test_a_state_that_a_checkpoint_gave_back_in_arrays_of_numpy_goes_on_bit_for_bit(problem, parts):
+    objective, params = problem
+    opt = lg.to_optax(objective, **parts)
+    _, state = opt.update(params, opt.init(params), params)
+    went, came = (opt.update(params, held, params) for held in (state, jax.tree.map(np.asarray, state)))
+    assert jax.tree.structure(went) == jax.tree.structure(came)
+    for a, b in zip(jax.tree.leaves(went), jax.tree.leaves(came), strict=True):
+        assert isinstance(b, jax.Array)
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_state_of_our_own_in_arrays_of_numpy_is_advised_about(problem):
+    objective, params = problem
+    state = jax.tree.map(np.asarray, lg.start(lg.SGN(), objective, params))
+    with pytest.raises(TypeError, match=r"the state holds arrays of numpy.*load_state.*jax\.numpy\.asarray"):
+        lg.advance(lg.SGN(), objective, state)
 
 
 # losses
