@@ -32,12 +32,21 @@ class Kept(torch.autograd.Function):
         return u @ w.T, made
 
 
+def seen(x):
+    """With a hook that remembers the gradients."""
+    if x.requires_grad:
+        x.register_hook(lambda g: Kept.held.append((g, g.clone(), g.data_ptr())))
+    return x
+
+
 MODELS = {
     "layers": lambda p, x: torch.tanh(x @ p["a"]) @ p["b"],
     "one gradient for two leaves": lambda p, x: x @ (p["a"] + p["b"]),
     "a gradient that is repeated": lambda p, x: x @ p["a"] + p["b"].sum(),
     "a leaf that it ignores": lambda p, x: x @ p["a"],
     "a Function that remembers": lambda p, x: Kept.apply(torch.tanh(x @ p["a"]), p["b"]),
+    "a hook on a leaf": lambda p, x: torch.tanh(x @ seen(p["a"])) @ p["b"],
+    "a hook on a sum": lambda p, x: x @ seen(p["a"] + p["b"]),
     "the parameters themselves": lambda p, x: torch.stack([p["a"].sum(0), p["b"].sum(0)]) * x[:2],
 }
 
