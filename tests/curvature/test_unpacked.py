@@ -136,3 +136,17 @@ def test_a_gram_step_packs_parameters_and_gradient_and_lays_its_answer():
         step = lg.solve(A, b, lg.GramSolve())
     assert (step.status, step.steps) == (lg.Status.CONVERGED, 1)
     assert len(long.made) == 3, long.made
+
+
+def test_a_gram_step_under_autocast():
+    """Factors of two dtypes are multiplied as autocast does it."""
+    x, params = torch.ones(2, 3), {"a": torch.eye(3), "b": torch.ones(3, 2), "c": torch.zeros(2)}
+
+    def model(p, x):
+        return torch.tanh(x @ p["a"]) @ p["b"] + p["c"]
+
+    with torch.autocast("cpu", torch.bfloat16):
+        fit = lg.Objective(model, lg.losses.SquaredError(), (x, x[:, :2]))
+        step = lg.solve(lg.Damped(lg.GGN(fit, params), 1.0), fit.gradient(params), lg.GramSolve(rtol=0.05))
+    assert step.status is lg.Status.CONVERGED
+    assert step.x["a"].dtype is torch.float32
