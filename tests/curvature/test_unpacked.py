@@ -86,6 +86,17 @@ def test_refinements_go_on_from_a_residual_in_leaves():
     assert abs((A @ step.x - b).norm() - step.residual) <= 0.2 * step.residual + 1e-6 * b.norm()
 
 
+def test_what_is_verified_is_the_operator_with_all_its_dampings():
+    """In float32 an l2 of .2 and a damping of .3 have another sum."""
+    objective, params = problem("layers")
+    (batch,) = objective.batches
+    decayed = lg.Objective(objective.model, objective.loss, (batch.inputs, batch.targets), l2=0.2)
+    A, b = lg.Damped(lg.GGN(decayed, params), torch.tensor(0.3)), objective.at(params).gradient
+    step = lg.solve(A, b, lg.GramSolve(rtol=1e-10))
+    assert step.status is lg.Status.CONVERGED
+    assert (A @ step.x - b).norm() <= 1e-9 * b.norm()
+
+
 def test_gradients_are_the_users():
     objective, params = problem("layers")
     first = objective.gradient(params)
