@@ -46,7 +46,7 @@ def together(graph: Graph) -> None:
             continue
         terms = _terms(node)
         products = [term for term in map(_bare, terms) if term.target is _aten.mm.default and len(term.users) == 1]
-        if len(products) != 2:
+        if len(products) != 2 or not _lie_alike(node, *products):
             continue
         with graph.inserting_before(node):
             made = graph.call_function(torch.ops.linop_gn.added.default, (*products[0].args, *products[1].args))
@@ -60,6 +60,13 @@ def together(graph: Graph) -> None:
 
 def _is_sum(node: Node) -> bool:
     return node.target is _aten.add.Tensor and not node.kwargs and all(isinstance(x, Node) for x in node.args)
+
+
+def _lie_alike(node: Node, *products: Node) -> bool:
+    """Whether two matrices have the sum's entries, none of them repeated, in its dtype."""
+    (first, second), whole = (product.meta["val"] for product in products), node.meta["val"]
+    alike = first.shape == second.shape and first.dtype is second.dtype is whole.dtype
+    return alike and first.numel() == whole.numel()
 
 
 def _terms(node: Any) -> list[Node]:

@@ -112,7 +112,7 @@ class TorchLinearization(LinearizationDefaults):
             self._function, self._way = function, way
             self.outputs = constant(outputs)
             self._cotangent, custom = cotangent, custom_functions(outputs)
-            self._plain = not (custom or self._recording.has_hooks) and way is ALONE
+            self._plain = not (custom or self._recording.has_hooks or self._recording.is_watched) and way is ALONE
             self._tail = Tail.of(outputs) if self._plain and not tracking.get() else None
             self._outputs = outputs if self._tail is None else self._tail.place
             del outputs

@@ -44,12 +44,17 @@ class LastLayer:
     def of(cls, recorded: Sequence[GradientEdge | None], place: GradientEdge) -> LastLayer | None:
         """What the ``recorded`` J^T u does with the cotangent at ``place``; None where that is not known."""
         takers = _takers([r.node for r in recorded if r is not None])
+        made = {(r.node, r.output_nr) for r in recorded if r is not None}
         here: Edge = (place.node, place.output_nr)
-        while len(takers[here]) == 1 and kind(takers[here][0][0]) in VIEWS:
+        while len(takers[here]) == 1 and kind(takers[here][0][0]) in VIEWS and here not in made:
             here = (takers[here][0][0], 0)
+        if here in made:  # of a parameter that is added to the outputs
+            return None
         terms = []
         for node, index in takers[here]:
             if kind(node) == "T":
+                if (node, 0) in made:
+                    return None
                 inner = [(taker, _factors(taker, i, True)) for taker, i in takers[node, 0]]
             elif kind(node) == "Sum" and _sums_rows(node):
                 terms.append(_Term(node, None))

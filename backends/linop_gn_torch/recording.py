@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, disable_saved_tensors_hooks, get_gradient_edge
 from torch.utils.checkpoint import CheckpointFunction
+from torch.utils.hooks import RemovableHandle
 
 from .advice import REENTRANT
 from .safe_ops import twice_differentiable
@@ -44,10 +45,12 @@ class Recording:
     def __init__(self, kernels: Callable[[], AbstractContextManager[None]] = twice_differentiable) -> None:
         self.kernels = kernels
         self.has_hooks = False
+        self.is_watched = False
+        """Whether hooks on tensors or operations were registered: they see, may change and may hold what goes back."""
 
     def make(self, thunk: Callable[[], R]) -> R:
         """Run ``thunk``, which records a graph."""
-        token = current.set(self)
+        token, known = current.set(self), RemovableHandle.next_id
         try:
             with self.kernels():
                 try:
@@ -60,6 +63,7 @@ class Recording:
                 return thunk()
         finally:
             current.reset(token)
+            self.is_watched = RemovableHandle.next_id != known  # each hook has a number; torch keeps no list of them
 
     def expect_hooks(self) -> None:
         """Start anew if hooks are forbidden: for those who know already that there will be some."""

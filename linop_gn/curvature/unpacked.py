@@ -70,7 +70,9 @@ def residual(ops: Backend, operator: LinearOperator, x: Vector, b: Vector, inver
     (inner, damping), space = undamped(operator), operator.domain
     pieces: Any = getattr(inner, "pieces", ()) if getattr(inner, "product", None) is ggn else ()
     of_one = len(pieces) == 1 and isinstance(pieces[0], Piece) and not pieces[0].stacked and inner.reduction is None
-    if not (of_one and len(x.shape) == 1 and "in_place" in ops.capabilities and _has_long_leaves(space)):
+    # Several dampings may have been added in less precision than a product adds them.
+    exact = type(damping) is float or getattr(operator, "operator", None) is inner
+    if not (of_one and exact and len(x.shape) == 1 and "in_place" in ops.capabilities and _has_long_leaves(space)):
         return ops.axpby(inverse, b, -1.0, operator.apply(x))
     at = space.split(x)
     made = pieces[0].ggn(at, scale=inner.scale)  # type: ignore[attr-defined]

@@ -32,12 +32,21 @@ class Kept(torch.autograd.Function):
         return u @ w.T, made
 
 
+def seen(x):
+    """With a hook that remembers the gradients."""
+    if x.requires_grad:
+        x.register_hook(lambda g: Kept.held.append((g, g.clone(), g.data_ptr())))
+    return x
+
+
 MODELS = {
     "layers": lambda p, x: torch.tanh(x @ p["a"]) @ p["b"],
     "one gradient for two leaves": lambda p, x: x @ (p["a"] + p["b"]),
     "a gradient that is repeated": lambda p, x: x @ p["a"] + p["b"].sum(),
     "a leaf that it ignores": lambda p, x: x @ p["a"],
     "a Function that remembers": lambda p, x: Kept.apply(torch.tanh(x @ p["a"]), p["b"]),
+    "a hook on a leaf": lambda p, x: torch.tanh(x @ seen(p["a"])) @ p["b"],
+    "a hook on a sum": lambda p, x: x @ seen(p["a"] + p["b"]),
     "the parameters themselves": lambda p, x: torch.stack([p["a"].sum(0), p["b"].sum(0)]) * x[:2],
 }
 
@@ -75,6 +84,17 @@ def test_refinements_go_on_from_a_residual_in_leaves():
     step = lg.solve(A, b, lg.GramSolve(rtol=1e-5))
     assert step.steps > 1
     assert abs((A @ step.x - b).norm() - step.residual) <= 0.2 * step.residual + 1e-6 * b.norm()
+
+
+def test_what_is_verified_is_the_operator_with_all_its_dampings():
+    """In float32 an l2 of .2 and a damping of .3 have another sum."""
+    objective, params = problem("layers")
+    (batch,) = objective.batches
+    decayed = lg.Objective(objective.model, objective.loss, (batch.inputs, batch.targets), l2=0.2)
+    A, b = lg.Damped(lg.GGN(decayed, params), torch.tensor(0.3)), objective.at(params).gradient
+    step = lg.solve(A, b, lg.GramSolve(rtol=1e-10))
+    assert step.status is lg.Status.CONVERGED
+    assert (A @ step.x - b).norm() <= 1e-9 * b.norm()
 
 
 def test_gradients_are_the_users():
@@ -127,3 +147,17 @@ def test_a_gram_step_packs_parameters_and_gradient_and_lays_its_answer():
         step = lg.solve(A, b, lg.GramSolve())
     assert (step.status, step.steps) == (lg.Status.CONVERGED, 1)
     assert len(long.made) == 3, long.made
+
+
+def test_a_gram_step_under_autocast():
+    """Factors of two dtypes are multiplied as autocast does it."""
+    x, params = torch.ones(2, 3), {"a": torch.eye(3), "b": torch.ones(3, 2), "c": torch.zeros(2)}
+
+    def model(p, x):
+        return torch.tanh(x @ p["a"]) @ p["b"] + p["c"]
+
+    with torch.autocast("cpu", torch.bfloat16):
+        fit = lg.Objective(model, lg.losses.SquaredError(), (x, x[:, :2]))
+        step = lg.solve(lg.Damped(lg.GGN(fit, params), 1.0), fit.gradient(params), lg.GramSolve(rtol=0.05))
+    assert step.status is lg.Status.CONVERGED
+    assert step.x["a"].dtype is torch.float32

@@ -157,7 +157,7 @@ def outer(
         asked = len(home) > 1, flipped, "in_place" in ops.capabilities  # a compiler places products as it sees fit
         each = zip(*(term.outer(xp, r, *asked) for term in terms), strict=True)
         for part, (first, *more) in zip(home, each, strict=True):
-            alone = isinstance(first, Product) and not more and ops.describe(first.left)[1] == dtype
+            alone = isinstance(first, Product) and not more and {ops.describe(x)[1] for x in first} == {dtype}
             if alone and lies_as_product(space, part, flipped):
                 parts.append((part.weight, first))
                 continue

@@ -539,6 +539,26 @@ def test_large_products_are_added_in_one_operation(shape, monkeypatch):
         assert "linop_gn.added" in " ".join(str(node.target) for half in halves for node in half.module.graph.nodes)
 
 
+APART = {
+    "dtypes": (lambda p, x: x.float() @ p["a"].float() + x @ p["b"], 3),
+    "rows": (lambda p, x: x @ p["a"] + (torch.cat([x, -x]) @ p["b"]).view(2, 6, 3), 3),
+    "a repeated row": (lambda p, x: x @ p["a"] + x[:1] @ p["b"], 3),
+    "a repeated column": (lambda p, x: x @ p["a"] + x @ p["b"], 1),
+}
+
+
+@pytest.mark.parametrize("name", APART)
+def test_products_that_do_not_lie_alike_are_added_as_they_are(name, monkeypatch):
+    """They are no reason to refuse a program."""
+    monkeypatch.setattr(added, "MANY", 1)
+    model, columns = APART[name]
+    params = {"a": torch.randn(4, 3, dtype=torch.float64), "b": torch.randn(4, columns, dtype=torch.float64)}
+    x = torch.randn(6, 4, dtype=torch.float64)
+    eager, compiled = pair(model, SE, (x, torch.zeros_like(model(params, x))))
+    require_same(lg.GGN, eager, compiled, params, 1e-6)
+    assert traced(compiled) == 1
+
+
 def test_memory_over_a_large_vocabulary(monkeypatch):
     """The logits and J v, which becomes H J v, as in eager products: it was one more, and twelve to compare results."""
     for module in (added, programs, parts):

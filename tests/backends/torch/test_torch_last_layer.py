@@ -165,3 +165,27 @@ def test_memory_where_products_linearise_anew(monkeypatch):
 
     G = lg.GGN(lg.Objective(model, lg.losses.CrossEntropy(), (x, y), memory="low"), params).prepare()
     assert peak("torch", lambda: G @ params) < 3.7 * size
+
+
+ADDED = {
+    "as it is": (lambda y, f: y + f, (6, 7)),
+    "turned": (lambda y, f: y + f.t(), (7, 6)),
+    "in another shape": (lambda y, f: y + f.view(6, 7), (42,)),
+    "among others": (lambda y, f: (y[None] + f)[0], (1, 6, 7)),
+}
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_a_parameter_that_is_added_to_the_outputs_counts(name, monkeypatch):
+    """Its part of J v is its tangent, which no operation makes."""
+    end, shape = ADDED[name]
+    torch.manual_seed(0)
+    x, v, params = torch.randn(6, 4), torch.randn(28 + 42), {"w": torch.randn(4, 7), "f": torch.randn(shape)}
+
+    def product():
+        fit = lg.Objective(lambda p, x: end(x @ p["w"], p["f"]), lg.losses.SquaredError(), (x, torch.zeros(6, 7)))
+        return lg.GGN(fit, params).apply(v)
+
+    expected = product()
+    monkeypatch.setattr(cotangents, "MANY", 1)
+    torch.testing.assert_close(product(), expected)
