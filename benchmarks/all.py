@@ -41,7 +41,8 @@ SLOWER = 1.1
 
 def run(section: Section, arguments: tuple[str, ...], folder: Path) -> str | None:
     """Run a script, which saves into ``folder``; returns the last lines of what it said if it failed."""
-    command = [sys.executable, str(HERE / f"bench_{section.name}.py"), *arguments, "--save"]
+    script, *always = section.script
+    command = [sys.executable, str(HERE / script), *always, *arguments, "--save"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "LINOP_GN_RESULTS": str(folder)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     said = (done.stdout + done.stderr).splitlines()[-12:]
@@ -82,7 +83,7 @@ def page() -> str:
             others = ", ".join(f"{name} {value:.2f}" for name, value in figure.peers)
             cells = [figure.work, f"**{figure.ours:.2f}**", spread, others, *[_number(figure.floor)] * floored]
             parts.append("| " + " | ".join(cells) + " |")
-        parts += ["", f"`python benchmarks/bench_{section.name}.py`", ""]
+        parts += ["", f"`python benchmarks/{' '.join(section.script)}`", ""]
     return "\n".join(parts)
 
 
@@ -218,7 +219,7 @@ def main() -> int:
             said = run(section, section.quick if options.quick else (), Path(scratch))
             if said is not None:
                 failed.append(section.name)
-                console.print(f"bench_{section.name}.py did not finish:\n{said}", style="red", markup=False)
+                console.print(f"{' '.join(section.script)} did not finish:\n{said}", style="red", markup=False)
                 continue
             new, old = figures(section, Path(scratch)), figures(section, RESULTS)
             table, found = compared(section, new, old)

@@ -92,12 +92,36 @@ class Problem:
         }
 
 
+def differentiated_twice() -> dict[str, Callable[..., Any]]:
+    """What JAX's own functions make: the model, H_L v at outputs, and products with J^T H_L J and the Hessian."""
+    import jax
+    import jax.numpy as jnp
+
+    def model(p: Any, x: Any) -> Any:
+        return jnp.tanh(x @ p["A"]) @ p["W"].T
+
+    def loss(z: Any, y: Any) -> Any:
+        return (jax.nn.logsumexp(z, -1) - jnp.take_along_axis(z, y[:, None], -1)[:, 0]).sum()
+
+    def at_outputs(z: Any, v: Any, y: Any) -> Any:
+        return jax.jvp(jax.grad(lambda z: loss(z, y)), (z,), (v,))[1]
+
+    def ggn(p: Any, v: Any, x: Any, y: Any) -> Any:
+        z, Jv = jax.jvp(lambda p: model(p, x), (p,), (v,))
+        return jax.vjp(lambda p: model(p, x), p)[1](at_outputs(z, Jv, y))[0]
+
+    def hessian(p: Any, v: Any, x: Any, y: Any) -> Any:
+        return jax.jvp(jax.grad(lambda p: loss(model(p, x), y)), (p,), (v,))[1]
+
+    return {"model": model, "H v": at_outputs, "GGN": ggn, "Hessian": hessian}
+
+
 def in_jax(tokens: int, vocabulary: int) -> dict[str, Callable[[], Any]]:
     """A product and H v alone, by one program each, beside forward over reverse through JAX's functions."""
     import jax
     import jax.numpy as jnp
 
-    rng = np.random.default_rng(0)
+    rng, plain = np.random.default_rng(0), differentiated_twice()
 
     def drawn(*shape: int) -> Any:
         return jnp.asarray(rng.standard_normal(shape), jnp.float32)
@@ -105,53 +129,45 @@ def in_jax(tokens: int, vocabulary: int) -> dict[str, Callable[[], Any]]:
     x, y = drawn(tokens, HIDDEN), jnp.asarray(rng.integers(0, vocabulary, tokens))
     params = {"A": drawn(HIDDEN, HIDDEN) / 8, "W": drawn(vocabulary, HIDDEN) / 8}
     v, along = {name: drawn(*p.shape) for name, p in params.items()}, drawn(tokens, vocabulary)
-
-    def model(p: Any) -> Any:
-        return jnp.tanh(x @ p["A"]) @ p["W"].T
-
-    def loss(z: Any) -> Any:
-        return (jax.nn.logsumexp(z, -1) - jnp.take_along_axis(z, y[:, None], -1)[:, 0]).sum()
-
-    def twice(z: Any, v: Any) -> Any:
-        return jax.jvp(jax.grad(loss), (z,), (v,))[1]
-
-    def product(p: Any, v: Any) -> Any:
-        z, Jv = jax.jvp(model, (p,), (v,))
-        return jax.vjp(model, p)[1](twice(z, Jv))[0]
-
-    G = lg.GGN(lg.Objective(lambda p, x: model(p), lg.losses.CrossEntropy(), (x, y)), params).prepare()
-    z = model(params)
+    G = lg.GGN(lg.Objective(plain["model"], lg.losses.CrossEntropy(), (x, y)), params).prepare()
+    z = plain["model"](params, x)
     H = in_parts(lg.backend_of(z), lg.losses.CrossEntropy(), z).hessian(jnp, z, y, None)
-    ours, theirs = jax.jit(lambda G, v: G @ v), jax.jit(product)
-    own, other = jax.jit(lambda H, v: H.product(jnp, v)), jax.jit(twice)
+    ours, theirs = jax.jit(lambda G, v: G @ v), jax.jit(plain["GGN"])
+    own, other = jax.jit(lambda H, v: H.product(jnp, v)), jax.jit(plain["H v"])
     ready = jax.block_until_ready
     return {
         "product": lambda: ready(ours(G, v)),
-        "product, differentiated twice": lambda: ready(theirs(params, v)),
+        "product, differentiated twice": lambda: ready(theirs(params, v, x, y)),
         "H v": lambda: ready(own(H, along)),
-        "H v, differentiated twice": lambda: ready(other(z, along)),
+        "H v, differentiated twice": lambda: ready(other(z, along, y)),
     }
 
 
-def jax_copies(tokens: int, vocabulary: int, kind: Any) -> dict[str, float]:
+def jax_copies(tokens: int, vocabulary: int) -> dict[str, dict[str, float]]:
     """Copies of the logits that a program for products is given, and takes with them; nothing is run."""
     import jax
 
     def like(*shape: int, dtype: str = "float32") -> Any:
         return jax.ShapeDtypeStruct(shape, dtype)
 
-    def prepared(p: Any, x: Any, y: Any) -> Any:
-        def model(p: Any, x: Any) -> Any:
-            return jax.numpy.tanh(x @ p["A"]) @ p["W"].T
+    def copies(kept: int, program: Any) -> dict[str, float]:
+        taken = program.compile().memory_analysis()
+        size = kept + taken.temp_size_in_bytes + taken.output_size_in_bytes
+        made = {"kept": kept, "a product, with what is kept": size}
+        return {what: round(size / (4 * tokens * vocabulary), 2) for what, size in made.items()}
 
-        return kind(lg.Objective(model, lg.losses.CrossEntropy(), (x, y)), p).prepare()
+    p, plain = {"A": like(HIDDEN, HIDDEN), "W": like(vocabulary, HIDDEN)}, differentiated_twice()
+    data, told = (like(tokens, HIDDEN), like(tokens, dtype="int32")), {}
+    for kind in (lg.GGN, lg.Hessian):
 
-    p = {"A": like(HIDDEN, HIDDEN), "W": like(vocabulary, HIDDEN)}
-    A = jax.eval_shape(prepared, p, like(tokens, HIDDEN), like(tokens, dtype="int32"))
-    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(A))
-    taken = jax.jit(lambda A, v: A @ v).lower(A, p).compile().memory_analysis()
-    made = {"kept": kept, "a product, with what is kept": kept + taken.temp_size_in_bytes + taken.output_size_in_bytes}
-    return {what: round(size / (4 * tokens * vocabulary), 2) for what, size in made.items()}
+        def prepared(p: Any, x: Any, y: Any, kind: Any = kind) -> Any:
+            return kind(lg.Objective(plain["model"], lg.losses.CrossEntropy(), (x, y)), p).prepare()
+
+        A = jax.eval_shape(prepared, p, *data)
+        kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(A))
+        told[kind.__name__] = copies(kept, jax.jit(lambda A, v: A @ v).lower(A, p))
+        told[f"{kind.__name__}, differentiated twice"] = copies(0, jax.jit(plain[kind.__name__]).lower(p, p, *data))
+    return told
 
 
 def measure(tokens: int, vocabulary: int) -> dict[str, Any]:
@@ -184,7 +200,7 @@ def measure(tokens: int, vocabulary: int) -> dict[str, Any]:
 
 def measure_jax(tokens: int, vocabulary: int) -> dict[str, Any]:
     """Copies of the logits, seconds, and ratios of these."""
-    told: dict[str, Any] = {kind.__name__: jax_copies(tokens, vocabulary, kind) for kind in (lg.GGN, lg.Hessian)}
+    told: dict[str, Any] = dict(jax_copies(tokens, vocabulary))
     times = interleaved(in_jax(tokens, vocabulary), rounds=3)
     told["seconds"] = {name: round(times.median(name), 4) for name in times}
     for name in ("product", "H v"):

@@ -34,12 +34,20 @@ class Section(NamedTuple):
     """Figures of one result file."""
 
     name: str
-    """The script is ``bench_NAME.py``, the file ``results/NAME.json``."""
+    """The file is ``results/NAME.json``, the script ``bench_NAME.py`` unless there is another :attr:`command`."""
     title: str
     unit: str
     read: Callable[[Results], Iterator[Figure]]
     quick: tuple[str, ...] = ("--rounds", "3")
     """Arguments of a run in a minute or two, whose spread is wide."""
+    command: tuple[str, ...] = ()
+    """The script, without ``bench_`` and ``.py``, and the arguments of every run."""
+
+    @property
+    def script(self) -> tuple[str, ...]:
+        """The file among the benchmarks, and the arguments of every run."""
+        script, *arguments = self.command or (self.name,)
+        return f"bench_{script}.py", *arguments
 
 
 SHARES = {"MLP": 784 * 512 / (784 * 512 + 512 * 512 + 5120), "CNN": 230400 / 1116416, "transformer": 0.0}
@@ -83,6 +91,43 @@ def _jax_curvature(results: Results) -> Iterator[Figure]:
                 spread = [reference * part for part in cases[name]["quartiles"]]
                 work = f"{network}: gradient and 20 CG steps{name.removeprefix('linop_gn')}"
                 yield Figure(work, cases[name]["gradients"], *spread, peers, floors(network)["Gauss-Newton step"])
+
+
+def _few(results: Results) -> Iterator[Figure]:
+    """What few outputs allow: a peer is the same work by hand, or done another way."""
+    beside = {
+        "Gram step": ("Gram step by hand", "20 steps of CG"),
+        "block product by layers": ("block product on the graph",),
+        "GGN product": ("GGN product, by hand",),
+        "Hessian product": ("Hessian product, by hand",),
+    }
+    for problem, cases in results.items():
+        for case, others in beside.items():
+            peers = tuple((name, cases[name]["gradients"]) for name in others if name in cases)
+            if peers:
+                yield Figure(f"{problem}: {case}", cases[case]["gradients"], *cases[case]["quartiles"], peers)
+
+
+def _cross_entropy(results: Results) -> Iterator[Figure]:
+    """What is held at the peak, in copies of the logits, and times in those of differentiating twice."""
+    peak, twice = "a product, with what is kept", "double backward"
+    for work, name in (("GGN", ""), ("Hessian", ", Hessian")):
+        ours, theirs = results[f"linop_gn{name}"], results[f"{twice}{name}"]
+        yield Figure(f"{work} product: copies", ours[peak], peers=((twice, theirs[peak]),))
+        seconds = (case["seconds of a product"] for case in (ours, theirs))
+        yield Figure(f"{work} product: time", next(seconds) / next(seconds), peers=((twice, 1.0),))
+    for work in ("H v", "H v from nothing"):
+        yield Figure(f"{work} at outputs: time", results[f"{work}, of {twice}'s time"], peers=((twice, 1.0),))
+
+
+def _cross_entropy_jax(results: Results) -> Iterator[Figure]:
+    """As :func:`_cross_entropy`."""
+    peak, twice = "a product, with what is kept", "differentiated twice"
+    for work in ("GGN", "Hessian"):
+        theirs = results[f"{work}, {twice}"][peak]
+        yield Figure(f"{work} product: copies", results[work][peak], peers=((twice, theirs),))
+    for name, work in (("product", "GGN product"), ("H v", "H v at outputs")):
+        yield Figure(f"{work}: time", results[f"{name}, of the time twice"], peers=((twice, 1.0),))
 
 
 OURS_IN_JIT, OURS_FROM_PYTHON = "linop_gn, in one jit", "linop_gn, from Python"
@@ -157,6 +202,36 @@ def _bridge(results: Results) -> Iterator[Figure]:
 SECTIONS = (
     Section("torch_curvature", "Products and steps on PyTorch", "gradients on the same batch", _torch_curvature),
     Section("jax_curvature", "A Gauss-Newton solve on JAX", "gradients on the same batch", _jax_curvature),
+    Section(
+        "torch_curvature_few",
+        "Few outputs, many blocks, a small model on PyTorch",
+        "gradients on the same batch",
+        _few,
+        command=("torch_curvature", "--few"),
+    ),
+    Section(
+        "jax_curvature_few",
+        "Few outputs and many blocks on JAX",
+        "gradients on the same batch",
+        _few,
+        command=("jax_curvature", "--few"),
+    ),
+    Section(
+        "cross_entropy",
+        "Cross-entropy over 50304 classes, 2048 tokens, on PyTorch",
+        "the logits (copies held at the peak), or of the time of differentiating twice",
+        _cross_entropy,
+        ("--tokens", "1024", "--vocabulary", "16384"),
+        ("cross_entropy", "torch"),
+    ),
+    Section(
+        "cross_entropy_jax",
+        "Cross-entropy over 50304 classes, 2048 tokens, on JAX",
+        "the logits (copies held at the peak), or of the time of differentiating twice",
+        _cross_entropy_jax,
+        ("--tokens", "1024", "--vocabulary", "16384"),
+        ("cross_entropy", "jax"),
+    ),
     Section(
         "cg",
         "An iteration of CG",
