@@ -79,7 +79,7 @@ def cost(A: LinearOperator, method: Any = None, *, steps: int = 50) -> Costs:
     GramSolve, Cholesky         4  62.6 kiB       1.8e+04  3 outputs; J^T alone
     GLTR                       20   180 kiB         1e+06  20 steps; another radius is free
     krylov, basis kept         20   180 kiB         1e+06  every damping and radius
-    CG                         21    43 kiB         2e+05  20 steps
+    CG                         21  39.1 kiB         2e+05  20 steps
     MINRES                     21  85.9 kiB       3.8e+05  20 steps
     Steihaug                   21  39.1 kiB       2.4e+05  20 steps
     GramSolve, CG              24  31.4 kiB         6e+02  20 steps with 3 outputs
