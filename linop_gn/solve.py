@@ -113,7 +113,7 @@ def solve(
                     code, residual, looks = _held_small(ops, solver, problem, x, code, residual, small)
                     products = products + looks
                 iterates = method.iterates(backend, problem, state, x)
-            told = {
+            parts = {
                 "code": code,
                 "steps": state.steps,
                 "products": products,
@@ -126,7 +126,7 @@ def solve(
                 "iterates": iterates,
                 "blocks": None if partition is None else tuple(block.name for block in partition),
             }
-            return x, rebuild(Solution, told)  # a constructor sets each by itself
+            return x, rebuild(Solution, parts)  # a constructor sets each by itself
 
         advice = "error.result has the latest x" + ", to go on from (x0=)." * solver.solves_system
         with Reached(lambda carry: leaving(*told(carry, False)), advice):
@@ -224,8 +224,7 @@ def _linear(
         start, _ = A.domain.enter(x0, "starting point x0")
         if tuple(start.shape[1:]) != tuple(rhs.shape[1:]):
             raise ValueError(f"x0 has shape {tuple(start.shape)} but b has {tuple(rhs.shape)}; give them alike.")
-    if reduction is not None:
-        require_alike(reduction, "solve", A.domain, (A, method), right_hand_side=rhs, starting_point=start)
+    require_alike(reduction, "solve", A.domain, (A, method), right_hand_side=rhs, starting_point=start)
     inner = method.preconditioner
     with A.backend.unguarded():
         if inner is not None:

@@ -14,7 +14,7 @@ from .arrays import TorchArrays
 from .bases import ShardedBases
 from .calculus import TorchCalculus
 from .columns import TorchColumns
-from .deferred import TorchLeaps
+from .deferred import TorchAhead
 from .distributed import TorchProcesses
 from .factors import TorchFactors
 from .implicit import TorchImplicit
@@ -31,7 +31,7 @@ class TorchBackend(
     TorchFactors,
     ShardedBases,
     TorchColumns,
-    TorchLeaps,
+    TorchAhead,
     TorchImplicit,
     TorchProcesses,
     ArrayApiBackend,

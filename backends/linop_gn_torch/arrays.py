@@ -131,14 +131,13 @@ class TorchArrays:
         parts = [part for piece in pieces for part in (piece if isinstance(piece, Product) else (piece,))]
         if in_columns.get() or any(part.requires_grad or is_sharded(part) for part in parts):
             return super().laid(pieces)  # type: ignore[misc,no-any-return]
-        made = parts[0].new_empty(sum(piece.size if isinstance(piece, Product) else piece.numel() for piece in pieces))
-        end = 0
-        for piece in pieces:
-            start, end = end, end + (piece.size if isinstance(piece, Product) else piece.numel())
+        sizes = [piece.size if isinstance(piece, Product) else piece.numel() for piece in pieces]
+        made = parts[0].new_empty(sum(sizes))
+        for piece, room in zip(pieces, made.split(sizes), strict=True):
             if isinstance(piece, Product):
-                torch.mm(*piece, out=made[start:end].view(piece.left.shape[0], -1))
+                torch.mm(*piece, out=room.view(piece.left.shape[0], -1))
             else:
-                made[start:end] = piece
+                room.copy_(piece)
         return made
 
     def split(self, vector: Tensor, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[str]) -> list[Tensor]:

@@ -18,7 +18,7 @@ from linop_gn.solvers.base import Solver
 
 from .arithmetic import plain
 
-__all__ = ["Deferred", "TorchLeaps"]
+__all__ = ["Deferred", "TorchAhead"]
 
 Number = float | Tensor
 """A number known here, or one that the device has yet to find."""
@@ -80,7 +80,7 @@ def _is_dear(like: Tensor) -> bool:
     return not like.is_cpu
 
 
-class TorchLeaps:
+class TorchAhead:
     """The part of the backend's loops that lets solvers take steps without reading scalars."""
 
     def states_ahead(self, method: Any, problem: Any, state: Any) -> Iterable[Any]:

@@ -27,7 +27,7 @@ from .batches import Batch
 from .checks import require_fitting
 from .pieces import OfOneBatch
 from .term import Term
-from .unpacked import Unpacked
+from .unpacked import packed
 
 __all__ = ["BridgedPiece", "BridgedTerm", "Crossing", "on_leaves"]
 
@@ -168,7 +168,7 @@ class BridgedTerm:
     def _piece(self, function: Callable[..., Any], x: Vector) -> BridgedPiece:
         """The piece or curve made over there, with what is summed over batches brought home."""
         sums, inner = self._run(function, x).parted()
-        value, gradient, weight = (self.crossing.bring(x.packed() if isinstance(x, Unpacked) else x) for x in sums)
+        value, gradient, weight = (self.crossing.bring(packed(x)) for x in sums)
         data = self.batch.targets, self.batch.weights
         return BridgedPiece(inner, self.loss, *data, value, gradient, weight, self.crossing)
 

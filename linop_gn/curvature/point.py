@@ -30,7 +30,7 @@ from .checks import require_counted
 from .pieces import added, scaled
 from .term import Term, outputs_of
 from .terms import Terms
-from .unpacked import Unpacked, own
+from .unpacked import Unpacked, own, packed
 
 __all__ = ["Asking", "Point", "Summary", "Sums", "is_finite", "slope_of", "value_of"]
 
@@ -440,7 +440,7 @@ def _with_l2(point: Point, made: Summary) -> Summary:
     pull = l2 * x
     if value is not None:
         value = value + ops.cast(ops.gathered(0.5 * ops.namespace().sum(pull * x)), ops.describe(value)[1])
-    gradient = made.gradient.packed() if isinstance(made.gradient, Unpacked) else made.gradient
+    gradient = packed(made.gradient)
     if gradient is None:
         return replace(made, value=value)
     pulls = tuple(point.space.split(pull)) if isinstance(gradient, tuple) else pull

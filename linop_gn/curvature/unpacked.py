@@ -15,7 +15,7 @@ from ..records import record, replace, static
 from ..spaces import Space
 from .pieces import Piece, ggn
 
-__all__ = ["Unpacked", "dots", "own", "residual", "unpacked"]
+__all__ = ["Unpacked", "dots", "own", "packed", "residual", "unpacked"]
 
 _LONG = 1 << 15
 """Entries of a leaf, in the mean, from which on a call for each takes less time than to copy them."""
@@ -32,6 +32,11 @@ class Unpacked:
     def packed(self) -> Vector:
         """The vector, new."""
         return self.space.backend.scale(self.scale, self.space.join(list(self.leaves)))
+
+
+def packed(v: Any) -> Any:
+    """``v`` itself, or the vector that is unpacked."""
+    return v.packed() if isinstance(v, Unpacked) else v
 
 
 def own(ops: Backend, v: Any) -> Vector:

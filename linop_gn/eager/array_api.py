@@ -46,6 +46,19 @@ def names_of(structure: Any) -> tuple[str, ...]:
     )
 
 
+class _Limits(dict[Any, tuple[float, int]]):
+    """Of each dtype its spacing at 1, and e for which 2^-e is its smallest normal number; asked of ``xp`` once."""
+
+    def __init__(self, xp: Any) -> None:
+        super().__init__()
+        self.xp = xp
+
+    def __missing__(self, dtype: Any) -> tuple[float, int]:
+        info = self.xp.finfo(dtype)
+        self[dtype] = found = float(info.eps), round(-math.log2(float(info.smallest_normal)))
+        return found
+
+
 class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerBases, EagerLoops, BackendDefaults):
     """An eager backend over the array-API namespace ``xp``, whose arrays are instances of ``array_types``."""
 
@@ -58,7 +71,7 @@ class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerBases, Ea
         self.xp = xp
         self.array_types = array_types
         self._dtype_names: dict[Any, str] = {}  # NumPy takes 5 microseconds to name one
-        self._known_limits: dict[Any, tuple[float, int]] = {}  # as long to ask for
+        self._limits = _Limits(xp)  # as long to ask for
 
     # arrays and trees
 
@@ -220,20 +233,7 @@ class ArrayApiBackend(EagerScalars, ArrayApiFactors, EagerStores, EagerBases, Ea
         )  # type: ignore[return-value]
 
     def eps(self, x: Vector) -> float:
-        try:
-            return self._known_limits[x.dtype][0]
-        except KeyError:
-            return self._limits(x.dtype)[0]
+        return self._limits[x.dtype][0]
 
     def _exponent_limit(self, like: Vector) -> int:
-        try:
-            return self._known_limits[like.dtype][1]
-        except KeyError:
-            return self._limits(like.dtype)[1]
-
-    def _limits(self, dtype: Any) -> tuple[float, int]:
-        """The spacing of a dtype at 1, and e for which 2^-e is its smallest normal number."""
-        info = self.xp.finfo(dtype)
-        found = float(info.eps), round(-math.log2(float(info.smallest_normal)))
-        self._known_limits[dtype] = found
-        return found
+        return self._limits[like.dtype][1]

@@ -45,6 +45,11 @@ def _write(rows: list[Any], step: Any, row: Any) -> None:
     rows.append(row)
 
 
+def _stride_of(method: Iteration) -> Any:
+    """How the method takes several steps; None where it does not say."""
+    return getattr(method, "stride", None) if _strides(type(method)) else None
+
+
 @cache
 def _strides(kind: type) -> bool:
     """Whether methods of this type say what several steps are: a subclass with a step, or rows, of its own does not."""
@@ -94,7 +99,7 @@ class EagerLoops:
         state, rows = carry
         del carry  # what the first state holds goes with its successor
         step, observe = method.step, method.observe
-        stride: Any = getattr(method, "stride", None) if steps == sys.maxsize and _strides(type(method)) else None
+        stride = _stride_of(method) if steps == sys.maxsize else None
         try:
             for _ in range(steps):
                 status = state.status
@@ -140,7 +145,7 @@ class EagerLoops:
             state = method.init(self, problem)  # type: ignore[arg-type]
             for after in self.states_ahead(method, problem, state):
                 state = after
-            stride: Any = getattr(method, "stride", None) if _strides(type(method)) else None
+            stride = _stride_of(method)
             while _is_running(state):
                 state = stride(self, problem, state, None) if stride else method.step(self, problem, state)  # type: ignore[arg-type]
         return state

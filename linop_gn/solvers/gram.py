@@ -39,7 +39,7 @@ from ..curvature.gram import ByLayers, Gram, Root, gram_by_layers, keeps_rows, r
 from ..curvature.layers.root import LayerRoot
 from ..curvature.layers.rows import told_at
 from ..curvature.pieces import ggn
-from ..curvature.unpacked import Unpacked, dots, residual
+from ..curvature.unpacked import Unpacked, dots, packed, residual
 from ..operators.base import LinearOperator
 from ..operators.congruence import Congruence
 from ..operators.damped import Damped, undamped
@@ -50,7 +50,7 @@ from ..records import fields, rebuild, record, replace, static
 from ..run.status import Code, verdict
 from ..spaces import Space
 from .base import Cost, Solver, bytes_each, each
-from .options import check_tolerances, require_inner, scaled_rhs
+from .options import LEAST, check_tolerances, require_inner, scaled_rhs
 from .problem import LinearProblem, Recipe, Row
 from .served import inner_solve
 
@@ -59,10 +59,6 @@ __all__ = ["GramSolve", "GramState"]
 
 _ROUNDING = 64.0
 """Round-offs in the square of what is left of a right-hand side beside the gradient's multiple: less is left out."""
-
-
-_LEAST = 2.0**-60
-"""Right-hand sides between its root, at each entry, and the root of its inverse are solved for as they are."""
 
 
 _SLOWEST = 0.9
@@ -279,7 +275,7 @@ class GramSolve(Solver):
         t, tb = _along(problem.operator, factored, b), None
         plain = len(b.shape) == 1 and "in_place" in ops.capabilities and "16" not in ops.describe(b)[1]
         tt, bb, tb = dots(ops, (t, t), (b, b), (t, b)) if plain else (0.0, 0.0, None)
-        if _LEAST * b.shape[0] < bb < 1.0 / _LEAST:  # the largest entry is between the roots of both, and not looked at
+        if LEAST**2 * b.shape[0] < bb < 1.0 / LEAST**2:  # so is the largest entry, which is not looked at
             r, scale, inverse, size, finite = b, 1.0, 1.0, 1.0, True
         else:
             r, scale, inverse, size, finite = scaled_rhs(ops, b, lent=True)
@@ -294,7 +290,7 @@ class GramSolve(Solver):
             finite = finite & ops.isfinite(ops.max_abs(x))
             x = ops.mask(finite & (size != 0), x)
             r, norm, model = _judged(ops, problem, x, scale)
-            r, products = r.packed() if isinstance(r, Unpacked) else r, 1
+            r, products = packed(r), 1
         status = verdict(
             ops,
             ops.scalar(Code.RUNNING if self.max_steps else Code.MAX_STEPS, b),
@@ -375,7 +371,7 @@ def _factored_by(ops: Backend, operator: LinearOperator, solver: GramSolve) -> t
 def _along(operator: LinearOperator, f: Factored, like: Vector) -> Any:
     """W^T q, or the gradient in its place: packed where right-hand sides are columns."""
     made = _gradient(_root(operator)[0]) if f.t is None else f.t
-    return made.packed() if isinstance(made, Unpacked) and len(like.shape) > 1 else made
+    return packed(made) if len(like.shape) > 1 else made
 
 
 def _matrix(ops: Backend, root: LinearOperator, rows: bool | None, most_bytes: int) -> tuple[Array | None, Array]:
@@ -433,7 +429,7 @@ def _solve_with(
     some, inverse = ops.any(large), ops.divide(1.0, f.shift)
 
     def rest() -> Vector:
-        return ops.mask(large, ops.axpy(-alpha, t.packed() if isinstance(t, Unpacked) else t, ops.copy(r)))
+        return ops.mask(large, ops.axpy(-alpha, packed(t), ops.copy(r)))
 
     def less(rhs: Vector) -> tuple[Vector]:
         return (ops.axpy(-inverse, _push(root, f.rows, rest()), rhs),)

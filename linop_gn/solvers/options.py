@@ -15,6 +15,7 @@ from .base import Solver, require_solver
 from .problem import LinearProblem, Row, as_preconditioner
 
 __all__ = [
+    "LEAST",
     "ResidualSolver",
     "at_limit",
     "begun_status",
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 
-_LEAST = 2.0**-30
+LEAST = 2.0**-30
 """Vectors of entries between this and its inverse need no scaling for their squares to be in range."""
 
 
@@ -126,12 +127,12 @@ def scaled_rhs(ops: Backend, b: Vector, lent: bool = False) -> tuple[Vector, Sca
     one = ops.scalar(1.0, b)
     if type(one) is float and not lent and ops.eps(b) < 1e-6:  # eager: squares take half as long as a maximum
         square, size = ops.dot(b, b), b.shape[0]
-        if type(square) is float and _LEAST**2 * size < square < 1.0 / _LEAST**2:
+        if type(square) is float and LEAST**2 * size < square < 1.0 / LEAST**2:
             scale = 1.0 if size < 256.0 * square < 65536.0 * size else ops.power_of_two(math.sqrt(square / size), b)
             return ops.scale(one / scale, ops.copy(b)), scale, one / scale, math.sqrt(square), True
     largest = ops.max_abs(b)
     finite, scale = ops.isfinite(largest), ops.power_of_two(largest, b)
-    if lent and type(scale) is float and _LEAST < scale < 1.0 / _LEAST and "16" not in ops.describe(b)[1]:
+    if lent and type(scale) is float and LEAST < scale < 1.0 / LEAST and "16" not in ops.describe(b)[1]:
         return b, 1.0, 1.0, largest, finite
     inverse = ops.divide(one, scale)
     r = ops.copy(b) if lent else ops.mask(finite, ops.copy(b))
@@ -167,11 +168,11 @@ def scale_of(ops: Backend, x: Vector, least: Scalar | None = None, times: float 
     more = 0.0 if least is None else least
     if type(more) is float and type(ops.scalar(1.0, x)) is float and ops.eps(x) < 1e-6:  # as in scaled_rhs
         square = times * times * ops.dot(x, x)
-        if type(square) is float and 4.0 * _LEAST**2 * x.shape[0] < square and square + more * more < 0.25 / _LEAST**2:
+        if type(square) is float and 4.0 * LEAST**2 * x.shape[0] < square and square + more * more < 0.25 / LEAST**2:
             return 1.0
     largest = ops.max_abs(x) if times == 1.0 else times * ops.max_abs(x)
     power = ops.power_of_two(largest if least is None else ops.maximum(largest, least), x)
-    return ops.where((power > _LEAST) & (power < 1.0 / _LEAST), 1.0, power)
+    return ops.where((power > LEAST) & (power < 1.0 / LEAST), 1.0, power)
 
 
 def unfit_status(ops: Backend, largest: Scalar, scale: Scalar, like: Vector) -> tuple[Scalar, Scalar]:

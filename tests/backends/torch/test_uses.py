@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from custom_functions import Mm
 from linop_gn_torch import backend
 from linop_gn_torch.tracking import tracked
 from torch import Tensor, nn
@@ -314,20 +315,6 @@ def test_functions(name):
         "written over in part": (1,),
     }
     assert at.otherwise == others.get(name, ())
-
-
-class Mm(torch.autograd.Function):
-    """A product that nobody sees, called as torch's own node."""
-
-    @staticmethod
-    def forward(ctx, x, w):
-        ctx.save_for_backward(x, w)
-        return x @ w
-
-    @staticmethod
-    def backward(ctx, u):
-        x, w = ctx.saved_tensors
-        return u @ w.T, x.T @ u
 
 
 OTHERWISE: dict[str, tuple[Function, list[tuple[int, ...]], tuple[int, ...]]] = {
