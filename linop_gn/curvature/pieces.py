@@ -339,7 +339,9 @@ def multiple(product: Callable[[Any, Vector], Vector], piece: Any, v: Vector, sc
     space: Space = piece.space
 
     def few(outputs: Array) -> bool:
-        return math.prod(outputs.shape) < space.size and "16" not in space.backend.describe(outputs)[1]
+        # Not where leaves lie over processes: these add up what they have pulled, and must all scale the same.
+        short = space.layout is None and math.prod(outputs.shape) < space.size
+        return short and "16" not in space.backend.describe(outputs)[1]
 
     if product is ggn and few(piece.outputs):  # what is shorter is scaled
         return space.like(v, piece.ggn(space.split(v), scale=scale))

@@ -10,6 +10,7 @@ FEW = {"products", "solvers", "qr_of_columns", "copies_that_differ_are_refused",
 FEW |= {"what_is_refused", "blocks_side_by_side", "copies_among_shards", "bases_in_files"}
 FEW |= {"one_layer_at_a_time", "memory_of_cg", "processes_whose_data_go_other_ways"}
 FEW |= {"squares_of_examples", "processes_with_fewer_batches", "what_goes_with_an_operator", "small_models_at_once"}
+FEW |= {"fewer_outputs_than_parameters_on_some"}
 """What is checked where time is short."""
 MODULES = "layer_checks", "dtensor_checks"  # whose last one leaves the processes out of step
 NAMES = [pytest.param(name, marks=() if name in FEW else in_full) for of in MODULES for name in checks_of(of)]

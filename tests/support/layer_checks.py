@@ -252,6 +252,12 @@ def check_custom_functions():
     held_to(lambda p, x: Mm.apply(x, p["w"]).tanh(), P)
 
 
+def check_fewer_outputs_than_parameters_on_some():
+    """What is scaled before it is pulled back is so on all processes, or on none."""
+    P = {"w": torch.randn(3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)}
+    held_to(lambda p, x: (x @ p["w"]).tanh(), P, kinds=(lg.GGN,))
+
+
 def check_runs():
     net = deep(5, 1)
     P, one = leaves(net), lg.Objective(net, LOSS, data(), l2=0.1)
