@@ -33,7 +33,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -114,11 +114,14 @@ class TorchLinearization(LinearizationDefaults):
             self._cotangent, custom = cotangent, custom_functions(outputs)
             self._plain = not (custom or self._recording.has_hooks or self._recording.is_watched) and way is ALONE
             self._tail = Tail.of(outputs) if self._plain and not tracking.get() else None
-            self._outputs = outputs if self._tail is None else self._tail.place
+            self._ends = [outputs] if self._tail is None else self._tail.places
+            self._like = self.outputs if self._tail is None else self._tail.like(self.outputs)
             del outputs
-            u, self._place = marked(self._scaled(cotangent(self.outputs).detach()))
+            first, *sums = self._scaled(cotangent(self.outputs).detach())
+            u, self._place = marked(first)
+            self._sums = [s.requires_grad_() for s in sums]
             with forgotten(u) if not (custom or self._recording.has_hooks) else nullcontext():
-                recorded = self._vjp(u, range(len(self._leaves)), create_graph=True)
+                recorded = self._vjp([u, *self._sums], range(len(self._leaves)), create_graph=True)
             self._recording.resume(lambda: require_linear(recorded, u, custom, way))
         self.gradient: list[Tensor] | None = filled(recorded, self._leaves)
         self._recorded, self._last = edges(recorded), None
@@ -130,9 +133,13 @@ class TorchLinearization(LinearizationDefaults):
     def fresh(self) -> bool:  # type: ignore[override]
         return not (self._last is None and self._tail is None) and not tracking.get()
 
-    def _scaled(self, x: Tensor) -> Tensor:
-        """f' x for what comes after the last product."""
-        return x if self._tail is None else x * self._tail.slope
+    def _scaled(self, u: Tensor, fresh: bool = False) -> list[Tensor]:
+        """What the ends of the graph get from u, which may be written over where it is ``fresh``."""
+        if self._tail is None:
+            return [u]
+        if tracking.get() or in_columns.get():
+            return self._tail.pull(u, False)
+        return self._tail.pull(u if fresh else u.clone(), True)
 
     @property
     def seed(self) -> Tensor | None:  # type: ignore[override]
@@ -145,16 +152,18 @@ class TorchLinearization(LinearizationDefaults):
         pairs = [(r, v) for i, v in zip(chosen, tangents, strict=True) if (r := self._recorded[i]) is not None]
         if self._forward:
             return self._pushed(tangents, chosen)
-        product = partial(backward, [r for r, _ in pairs], [self._place], [v for _, v in pairs])
-        by_graph = self._last is None or tracking.get() or in_columns.get()
+        recorded, directions = [r for r, _ in pairs], [v for _, v in pairs]
+        product = partial(backward, recorded, [self._place, *self._sums], directions)
+        whole = tracking.get() or in_columns.get()
         with explained():
-            if self._last is None or by_graph:
-                (result,) = self._recording.resume(lambda: product(**keeping()), records=tracking.get())
+            if self._last is None or whole:
+                result, *dt = self._recording.resume(lambda: product(**keeping()), records=tracking.get())
             else:
-                result = self._last.jvp([r for r, _ in pairs], [v for _, v in pairs], self.outputs)
-        made = in_full(filled([result], [self.outputs])[0])  # a bias may come as it is
+                result = self._last.jvp(recorded, directions, self._like)
+                dt = backward(recorded, self._sums, directions, retain_graph=True)
+        made = in_full(filled([result], [self._like])[0])  # a bias may come as it is
         if self._tail is not None:
-            made = self._scaled(made) if by_graph else made.mul_(self._tail.slope)
+            made = self._tail.push(made.clone() if self._last is None and not whole else made, dt, not whole)
         if not (
             self._looked or tracking.get() or in_columns.get()
         ):  # what is NaN at a point is so along all directions
@@ -163,7 +172,7 @@ class TorchLinearization(LinearizationDefaults):
             if bad and not self._way.any(any(v.isnan().any() for _, v in pairs))[0]:
                 u = self._cotangent(constant(self.outputs))
                 (first,) = self._way.any(has_nan(self.vjp(u)))
-                at_fault = partial(backward, [self._outputs], self._leaves, [self._scaled(u)]) if first else product
+                at_fault = partial(backward, self._ends, self._leaves, self._scaled(u)) if first else product
                 name = self._recording.resume(lambda: operation_of_nan(at_fault, retain_graph=True))
                 return self._instead(made, (name, "first" if first else "second"), tangents, chosen)
         return made
@@ -175,14 +184,15 @@ class TorchLinearization(LinearizationDefaults):
         """
         u = [self._place.detach()] if isinstance(self._place, Tensor) else []
         here = self.outputs.device.type == "cpu"
-        return self._plain and here and not tracking.get() and apart([*leaves, *u])
+        return self._plain and here and not tracking.get() and apart([*leaves, *u, *(s.detach() for s in self._sums)])
 
     def uses(self) -> TorchUses | None:
-        if not isinstance(self._outputs, Tensor):
+        (end, *_) = self._ends
+        if not isinstance(end, Tensor):
             return None
         # A graph of plain operations serves; of what was put in the place of others the parameters are read anew.
         with explained():
-            found = TorchUses(self._recording, self._leaves, self._outputs)
+            found = TorchUses(self._recording, self._leaves, end)
         return None if found.otherwise else found
 
     def _instead(
@@ -214,19 +224,17 @@ class TorchLinearization(LinearizationDefaults):
 
     def pull(self, cotangent: Tensor, only: tuple[int, ...] | None = None) -> list[Tensor]:
         """J^T u, for a u that may be written over."""
-        if self._tail is None or tracking.get() or in_columns.get():
-            return self.vjp(cotangent, only)
-        return self._pulled(cotangent.mul_(self._tail.slope), only)
+        return self._pulled(self._scaled(cotangent, True), only)
 
-    def _pulled(self, u: Tensor, only: tuple[int, ...] | None) -> list[Tensor]:
+    def _pulled(self, u: list[Tensor], only: tuple[int, ...] | None) -> list[Tensor]:
         chosen = range(len(self._leaves)) if only is None else only
         return filled(self._vjp(u, chosen, **keeping()), [self._leaves[i] for i in chosen])
 
-    def _vjp(self, u: Tensor, chosen: Sequence[int], **options: bool) -> list[Tensor | None]:
+    def _vjp(self, u: list[Tensor], chosen: Sequence[int], **options: bool) -> list[Tensor | None]:
         leaves = [self._leaves[i] for i in chosen]
         with explained():
             return self._recording.resume(
-                lambda: backward([self._outputs], leaves, [u], **options), records="create_graph" in options
+                lambda: backward(self._ends, leaves, u, **options), records="create_graph" in options
             )
 
 
@@ -342,6 +350,31 @@ def _pushed(
     return torch.zeros_like(like) if made is None else constant(in_full(made))
 
 
+class _Bent(NamedTuple):
+    """An outer function L behind a tail: L'(z) as it comes to the tail's places, which is given there."""
+
+    tail: Tail
+    outer: Outer
+    hessian: Any
+    z: Tensor
+    seeds: list[Tensor]
+
+    @classmethod
+    def of(cls, tail: Tail, outer: Outer, z: Tensor) -> _Bent:
+        """At outputs z."""
+        seeds = tail.pull(outer.slope(z), True)
+        return cls(tail, outer, outer.hessian(z), z, [s.detach().requires_grad_() for s in seeds])
+
+    def completed(self, made: list[Tensor], along: list[Tensor | None], leaves: Leaves) -> list[Tensor]:
+        """H v, from what comes to the leaves for constant seeds, and what comes to the seeds."""
+        first, *others = along
+        first = torch.zeros_like(self.seeds[0]) if first is None else first.clone()
+        seeds = [s.detach() for s in self.seeds[1:]]
+        bent = self.tail.bend(self.outer, self.hessian, self.z, first, others, seeds)
+        more = backward(self.tail.places, leaves, bent, **keeping())
+        return [a if b is None else a + b for a, b in zip(made, more, strict=True)]
+
+
 class TorchGradientLinearization(LinearizationDefaults):
     """A scalar function's gradient with its graph. See :class:`linop_gn.protocols.GradientLinearization`."""
 
@@ -360,23 +393,37 @@ class TorchGradientLinearization(LinearizationDefaults):
         with torch.enable_grad(), explained():
             self._recording, self._leaves, root = _record(begun, params, scalar=not isinstance(function, Composed))
             # With a seed that requires gradients, what has no graph is zero, or comes from a backward that lost it.
+            self._bent: _Bent | None = None
+            custom = custom_functions(root)
             if outer is None:
                 self.value, seed = constant(root), torch.ones_like(root.detach(), requires_grad=True)
             else:
-                self.value, seed = outer.value(constant(root)), Slope.apply(root, outer)  # type: ignore[no-untyped-call]
-            self._gradient = partial(backward, [root], self._leaves, [seed])
+                plain = not (custom or self._recording.has_hooks or self._recording.is_watched) and way is ALONE
+                self.value, tail = outer.value(constant(root)), Tail.of(root) if plain else None
+                if tail is None or tail.is_linear:
+                    seed = Slope.apply(root, outer)  # type: ignore[no-untyped-call]
+                else:
+                    self._bent = _Bent.of(tail, outer, constant(root))
+            ends, seeds = ([root], [seed]) if self._bent is None else (self._bent.tail.places, self._bent.seeds)
+            self._gradient = partial(backward, ends, self._leaves, seeds)
             recorded = self._recording.resume(lambda: self._gradient(create_graph=True), records=True)
-            self._recording.resume(lambda: require_linear(recorded, seed, custom_functions(root), way))
+            self._recording.resume(lambda: require_linear(recorded, seeds[0], custom, way))
         self.gradient, self._recorded = filled(recorded, self._leaves), edges(recorded)
+        if self._bent is not None:  # what is added to the outputs gets the seeds themselves
+            own = {s.untyped_storage().data_ptr() for s in self._bent.seeds}
+            self.gradient = [g.clone() if g.untyped_storage().data_ptr() in own else g for g in self.gradient]
         self._told = False
 
     def hvp(self, tangents: Sequence[Tensor]) -> list[Tensor]:
         """H v, by one backward through the gradient's graph."""
         pairs = [(r, v) for r, v in zip(self._recorded, tangents, strict=True) if r is not None]
-        product = partial(backward, [r for r, _ in pairs], self._leaves, [v for _, v in pairs])
+        places = [] if self._bent is None else self._bent.seeds
+        product = partial(backward, [r for r, _ in pairs], [*self._leaves, *places], [v for _, v in pairs])
         with explained():
             result = self._recording.resume(lambda: product(**keeping()), records=tracking.get())
-        made = filled(result, self._leaves)
+            made = filled(result[: len(self._leaves)], self._leaves)
+            if self._bent is not None:
+                made = self._bent.completed(made, result[len(self._leaves) :], self._leaves)
         if not (self._told or tracking.get() or in_columns.get()):
             self._told = True
             (bad,) = self._way.any(has_nan(made))

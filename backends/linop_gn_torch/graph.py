@@ -27,7 +27,21 @@ from linop_gn.backend import Use, View
 
 from .advice import nodes
 
-__all__ = ["COPIES", "VIEWS", "Edge", "Found", "Graph", "Map", "Placed", "Shape", "kind", "number", "one_placed"]
+__all__ = [
+    "COPIES",
+    "LOOKS",
+    "SHAPED",
+    "VIEWS",
+    "Edge",
+    "Found",
+    "Graph",
+    "Map",
+    "Placed",
+    "Shape",
+    "kind",
+    "number",
+    "one_placed",
+]
 
 Edge: TypeAlias = tuple[Any, int]
 """A node and which of its results; (None, 0) for what has no derivative."""
@@ -95,7 +109,7 @@ def _slice(node: Any, e: Tensor) -> Tensor:
     return e[tuple(along)]
 
 
-_LOOKS: dict[str, Callable[[Any, Tensor], Tensor | Sequence[Tensor]]] = {
+LOOKS: dict[str, Callable[[Any, Tensor], Tensor | Sequence[Tensor]]] = {
     "T": lambda node, e: e.t(),
     "Transpose": lambda node, e: e.transpose(number(node._saved_dim0), number(node._saved_dim1)),
     "Permute": lambda node, e: e.permute([number(d) for d in node._saved_dims]),
@@ -109,7 +123,7 @@ _LOOKS: dict[str, Callable[[Any, Tensor], Tensor | Sequence[Tensor]]] = {
     "UnsafeSplitWithSizes": _split_with_sizes,
 }
 """Views by what their nodes have saved."""
-_SHAPED = VIEWS | {"Squeeze", "Unsqueeze"}
+SHAPED = VIEWS | {"Squeeze", "Unsqueeze"}
 """Those that the result's shape tells."""
 
 
@@ -156,7 +170,7 @@ class Graph:
     def _look(self, edge: Edge) -> Placed | None:
         node, which = edge
         name = kind(node)
-        if not (name in _LOOKS or name in _SHAPED or name in COPIES or name in {"Expand", "Repeat"}):
+        if not (name in LOOKS or name in SHAPED or name in COPIES or name in {"Expand", "Repeat"}):
             return None
         inner = self.placed(node.next_functions[0])
         if inner is None or (inner.parts and name not in COPIES):
@@ -168,9 +182,9 @@ class Graph:
         shape = self.shape(edge)
         if name == "Expand":
             return inner.seen(lambda e: e.expand(shape))
-        if name in _SHAPED:
+        if name in SHAPED:
             return _reshaped(inner, shape)
-        made = _LOOKS[name](node, inner.entries)
+        made = LOOKS[name](node, inner.entries)
         return inner._replace(entries=made if isinstance(made, Tensor) else made[which])
 
 

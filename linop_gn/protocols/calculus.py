@@ -84,6 +84,12 @@ class Outer(Protocol):
     def product(self, hessian: Any, v: Array) -> Array:
         """H v, for a record that :meth:`hessian` returned."""
 
+    def through(self, hessian: Any, z: Array, v: Array, way: Callable[..., Array]) -> None:
+        """Write ``way(place, v[place], slope, product)`` over each ``v[place]`` of parts of the outputs.
+
+        ``slope`` is the gradient at z, and ``product(u)`` is H u, both of the part.
+        """
+
 
 @dataclass(frozen=True)
 class Composed:

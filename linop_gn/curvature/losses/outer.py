@@ -8,13 +8,15 @@ operations are done one by one, a product takes .9 of the time for cross-entropy
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ...protocols import Array, Backend
 from ...records import record, static
 from .base import Loss
 from .hessians import OutputHessian
-from .parts import in_parts
+from .parts import each_part, in_parts
 
 __all__ = ["OuterLoss"]
 
@@ -51,6 +53,11 @@ class OuterLoss:
 
     def product(self, hessian: OutputHessian, v: Array) -> Array:
         return hessian.product(self.ops.namespace(), v)
+
+    def through(self, hessian: OutputHessian, z: Array, v: Array, way: Callable[..., Array]) -> None:
+        xp = self.ops.namespace()
+        for place, H, slope in each_part(self.loss, hessian, *self._data(z)):
+            v[place] = way(place, xp.astype(v[place], slope.dtype, copy=False), slope, partial(H.product, xp))
 
     def _data(self, z: Array) -> tuple[Any, Array, Array | None, Array | None]:
         return self.ops.namespace(), z, self.targets, self.weights

@@ -24,7 +24,7 @@ from .base import Loss
 from .hessians import Columns, OutputHessian, OutputRoot, as_hessian
 from .weighting import fit_weights, grand_total, placement
 
-__all__ = ["FEW", "MANY", "HessianInLoop", "HessianInParts", "RootInParts", "in_parts", "places"]
+__all__ = ["FEW", "MANY", "HessianInLoop", "HessianInParts", "RootInParts", "each_part", "in_parts", "places"]
 
 MANY = 1 << 22
 """Fewer outputs than these are taken at once."""
@@ -224,6 +224,19 @@ class HessianInParts(OutputHessian):
             H = self.loss.hessian(xp, z, y, w, tuple(x[place] for x in self.known))
             made[place] = way(xp, H, xp.astype(v[place], z.dtype, copy=False))
         return made
+
+
+def each_part(
+    loss: Loss, hessian: OutputHessian, xp: Any, z: Array, y: Array | None, w: Array | None
+) -> Iterator[tuple[Place, OutputHessian, Array]]:
+    """Places, with H_L and dL/dz there; ``hessian`` is that of all examples."""
+    apart = loss.by_rows and not loss.autodiff
+    for place in _places(loss, z) if apart else [(...,)]:
+        part, H = _part(xp, place, z, y, w), hessian
+        if apart:
+            known = tuple(x[place] for x in hessian.known) if isinstance(hessian, HessianInParts) else ()
+            H = loss.hessian(xp, *part, known)
+        yield place, H, loss.gradient(xp, *part)
 
 
 @record
