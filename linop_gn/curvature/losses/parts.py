@@ -229,9 +229,9 @@ class HessianInParts(OutputHessian):
 def each_part(
     loss: Loss, hessian: OutputHessian, xp: Any, z: Array, y: Array | None, w: Array | None
 ) -> Iterator[tuple[Place, OutputHessian, Array]]:
-    """Places, with H_L and dL/dz there; ``hessian`` is that of all examples."""
+    """Places of whole rows, with H_L and dL/dz there; ``hessian`` is that of all examples."""
     apart = loss.by_rows and not loss.autodiff
-    for place in _places(loss, z) if apart else [(...,)]:
+    for place in _places(loss, z, rows=True) if apart else [(...,)]:
         part, H = _part(xp, place, z, y, w), hessian
         if apart:
             known = tuple(x[place] for x in hessian.known) if isinstance(hessian, HessianInParts) else ()
@@ -255,10 +255,11 @@ class RootInParts(OutputRoot):
         return self.hessian.each(xp, Partial(_of_root, "solve"), r)
 
 
-def _places(loss: Loss, z: Array) -> Iterator[Place]:
+def _places(loss: Loss, z: Array, rows: bool = False) -> Iterator[Place]:
     shape, host = tuple(z.shape), str(array_api_compat.device(z)).startswith("cpu")
     most = FEW if host else max(FEW, math.prod(shape) // _PARTS)
-    return places(shape, len(shape[: loss.example_axes]), most)
+    axes = len(shape[: loss.example_axes])
+    return places(shape, min(axes, max(0, len(shape) - 1)) if rows else axes, most)
 
 
 def _first(shape: tuple[int, ...], place: Place) -> int:
