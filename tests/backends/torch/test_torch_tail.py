@@ -4,6 +4,8 @@ from functools import partial
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from linop_gn_torch import cotangents, tail
 from linop_gn_torch.tail import Tail
 
@@ -130,6 +132,53 @@ def test_losses(name, weights, monkeypatch):
     zeros = torch.zeros(2, 3, 5, dtype=torch.float64)
     expected = expected / loss.weight_sum(lg.namespace(flat), zeros, target, weights)
     torch.testing.assert_close(H.to_dense(), expected, rtol=1e-10, atol=1e-12)
+
+
+STEPS = {
+    "times t": lambda y, p: p["t"] * y,
+    "over t": lambda y, p: y / p["t"],
+    "times exp t": lambda y, p: y * p["t"].exp(),
+    "times c": lambda y, p: y * p["c"],
+    "over d": lambda y, p: y / p["d"],
+    "plus c": lambda y, p: y + p["c"],
+    "less t": lambda y, p: torch.sub(y, p["t"], alpha=3),
+    "c less": lambda y, p: p["c"] - y,
+    "tanh": lambda y, p: torch.tanh(y),
+    "tanh in place": lambda y, p: (y * 1.0).tanh_(),
+    "negative": lambda y, p: 1 - y,
+    "mask": lambda y, p: y.masked_fill(MASK, -3.0),
+    "row": lambda y, p: y * X[..., :1],
+    "all": lambda y, p: y.new_tensor(1.0) - y * p["W"].detach().sum(-1),
+    "view": lambda y, p: y.view(-1, 5).view(y.shape),
+    "turned": lambda y, p: y.transpose(0, 2).transpose(0, 2),
+    "sigmoid": lambda y, p: y.sigmoid(),  # is left to autograd, with what is before it
+}
+
+
+@given(
+    names=st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=5), seed=st.integers(0, 99), rows=st.booleans()
+)
+def test_any_steps(names, seed, rows):
+    torch.manual_seed(seed)
+    params = {key: torch.rand(SHAPES[key], dtype=torch.float64) + 0.5 for key in ("A", "W", "t", "c", "d")}
+
+    def end(y, p):
+        for name in names:
+            y = STEPS[name](y, p)
+        return y
+
+    def products(many):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tail, "_FEW", 1)
+            patch.setattr(parts, "FEW", 1 if rows else 1 << 18)
+            for module in (tail, cotangents, parts):
+                patch.setattr(module, "MANY", many)
+            fit = lg.Objective(partial(modelled, end), lg.losses.CrossEntropy(), (X, Y))
+            made = [kind(fit, params).prepare() for kind in (lg.GGN, lg.Hessian)]
+            return [made @ made.domain.random(seed) for made in made] + [made.to_dense() for made in made]
+
+    for got, expected in zip(products(1), products(1 << 30), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-10 * (1 + float(expected.abs().max())))
 
 
 @pytest.mark.parametrize("kind", [lg.GGN, lg.Hessian])
