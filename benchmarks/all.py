@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -49,6 +50,19 @@ def run(section: Section, arguments: tuple[str, ...], folder: Path) -> str | Non
     return None if stored(section.name, folder) is not None else "\n".join(said)
 
 
+def kept(section: Section) -> list[Figure]:
+    """The figures that are stored; none, and a sentence, where an older script wrote the file in another format."""
+    try:
+        return figures(section, RESULTS)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        warnings.warn(
+            f"results/{section.name}.json is left out: it is not in the format that {section.script[0]} writes "
+            f"({type(error).__name__}: {error}). Write it anew: python benchmarks/all.py --save --only {section.name}.",
+            stacklevel=2,
+        )
+        return []
+
+
 def compared(section: Section, new: list[Figure], old: list[Figure]) -> tuple[Table, list[str]]:
     """New figures beside the stored ones of the same work, and a sentence for each that is slower."""
     table, slower, known = Table("", "now", "stored", "floor", title=section.title), [], {f.work: f for f in old}
@@ -68,7 +82,7 @@ def page() -> str:
     """The tables of the page, from what is stored."""
     parts = []
     for section in SECTIONS:
-        found, file = figures(section, RESULTS), stored(section.name, RESULTS)
+        found, file = kept(section), stored(section.name, RESULTS)
         if not found or file is None:
             continue
         about = file["machine"]
@@ -101,7 +115,7 @@ def _svg(drawing: Picture) -> bytes:
 
 def picture(section: Section) -> bytes:
     """Ours, the others' and the floor of each work, on one logarithmic axis; in SVG."""
-    found = figures(section, RESULTS)[:24][::-1]
+    found = kept(section)[:24][::-1]
     drawing = Picture(figsize=(8, 0.9 + 0.28 * len(found)), layout="constrained")
     axes = drawing.subplots()
     for place, figure in enumerate(found):
@@ -134,7 +148,7 @@ def front_figures() -> tuple[list[Figure], str]:
     """Those of FRONT with a peer, and when and where they were taken."""
     section, file = SECTIONS[0], stored(SECTIONS[0].name, RESULTS)
     about = (file or {}).get("machine", {})
-    shown = [figure for figure in figures(section, RESULTS) if figure.peers and figure.work.split(": ")[1] in FRONT]
+    shown = [figure for figure in kept(section) if figure.peers and figure.work.split(": ")[1] in FRONT]
     return shown, f"Taken on {about.get('date')} ({about.get('cpu')}, one thread)"
 
 
@@ -190,7 +204,7 @@ def write_page() -> None:
     write_whole(PAGE.with_name("front.svg"), front_picture())
     update_page(README, front(), BEGIN, END)
     for section in SECTIONS:
-        if figures(section, RESULTS):
+        if kept(section):
             write_whole(PAGE.with_name(f"performance_{section.name}.svg"), picture(section))
     update_page(PAGE, page(), BEGIN, END)
 
@@ -221,7 +235,7 @@ def main() -> int:
                 failed.append(section.name)
                 console.print(f"{' '.join(section.script)} did not finish:\n{said}", style="red", markup=False)
                 continue
-            new, old = figures(section, Path(scratch)), figures(section, RESULTS)
+            new, old = figures(section, Path(scratch)), kept(section)
             table, found = compared(section, new, old)
             console.print(table)
             slower += found

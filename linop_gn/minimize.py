@@ -13,7 +13,6 @@ import numpy as np
 from .arguments import require_instance, whole
 from .curvature.objective import Objective
 from .curvature.point import Point
-from .dispatch import how_to_bring
 from .distributed.agreed import Agreed, require_alike
 from .distributed.watching import telling
 from .foreign import advised
@@ -408,12 +407,7 @@ def _require_state(door: str, state: Any) -> None:
             f"{door}: a state is what lg.start, lg.advance, result.state or a watcher's look.whole gave, got "
             f"{type(state).__qualname__}."
         )
-    backend = state.space.backend
-    if isinstance(state.start, np.ndarray) and not backend.is_array(state.start):
-        raise TypeError(
-            f"{door}: the state holds arrays of numpy, the run's were {backend.name}'s. lg.save_state and "
-            f"lg.load_state keep a run; where you mapped over the state, {how_to_bring(backend)} for every array in it."
-        )
+    state.require_own_arrays(door)
 
 
 def _gone_on(door: str, served: ServedMethod, asked: _Asked, state: Any) -> MinimizeProblem:

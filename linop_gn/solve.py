@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -88,7 +89,8 @@ def solve(
         method does not take, or watchers inside a compiled function.
     Exception
         What a product, a watcher or Ctrl-C raises on the way leaves with the solution so far as its attribute
-        ``result``; not where the run is one compiled program.
+        ``result``; not where the run is one compiled program. Its residual and model, and the last row of its history,
+        are those of its ``x``, by one more product, for the step that was broken off may have moved x already.
     """
     reduction = getattr(A, "reduction", None)
     solver, problem, leave = _linear(A, b, method, x0, reduction, lent=True)
@@ -105,10 +107,16 @@ def solve(
             with np.errstate(over="ignore", invalid="ignore"), backend.unguarded():  # the status tells
                 row = method.observe(state)
                 x = method.answer(backend, problem, state)
+                products = state.products
+                if not ended and isinstance(rows, list):  # a step that was broken off may have written over x already
+                    with suppress(BaseException):  # what broke the run off may do so again
+                        row, looks = solver.recomputed(ops, problem, x, row)
+                        products = products + looks
+                    del rows[int(np.max(state.steps)) :]
+                    rows.append(row)
                 end = problem.rhs, x, state.status, row.residual, row.model
                 held = backend.call(Partial(_held_finite, ops), *end) if ops is backend else _held_finite(ops, *end)
                 x, code, residual, model, small = held
-                products = state.products
                 if ended and small is not False and backend.is_concrete((x, code)):  # else it were in every program
                     code, residual, looks = _held_small(ops, solver, problem, x, code, residual, small)
                     products = products + looks

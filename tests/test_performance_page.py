@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -41,6 +42,22 @@ def test_what_is_slower_is_told(benchmarks):
     new = [shown.Figure("a", 1.2, 1.1, 1.3), shown.Figure("b", 1.2, 0.8, 1.9), shown.Figure("c", 2.3)]
     slower = page.compared(shown.SECTIONS[0], [*new, shown.Figure("new", 9.0)], old)[1]
     assert [line.split(": ")[1] for line in slower] == ["a", "c"]  # b is within its spread, and the last is new
+
+
+def test_a_stored_file_of_an_older_format_is_left_out(benchmarks, monkeypatch, tmp_path):
+    page, shown = benchmarks("all"), benchmarks("figures")
+    whole = page.page()
+    for path in page.RESULTS.glob("*.json"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(page, "RESULTS", tmp_path)
+    section = next(section for section in shown.SECTIONS if section.name == "cross_entropy")
+    for results in ({"linop_gn": {}}, [], None):
+        (tmp_path / "cross_entropy.json").write_text(json.dumps({"machine": {}, "results": results}))
+        with pytest.warns(UserWarning, match=r"cross_entropy\.json is left out.*all\.py --save --only cross_entropy"):
+            left = page.page()
+        assert section.title in whole
+        assert section.title not in left
+        assert len(left) > len(whole) // 2
 
 
 def test_products_take_the_multiplications_of_the_floor(benchmarks):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from traceback import walk_tb
 from typing import Any
 
@@ -23,7 +23,8 @@ __all__ = ["Partitioned", "adapt", "explained", "parameters_of", "variables_of"]
 Model = Callable[[Any, Any], Any]
 
 # By identity, because a module with a list among its fields cannot be hashed; it is held, so the number stays its own.
-_adapted: dict[int, tuple[Any, Model]] = {}
+# A method goes by itself: it is another object whenever it is asked for, and equal to itself by the module's identity.
+_adapted: dict[Any, tuple[Any, Model]] = {}
 
 _LIBRARIES = "equinox", "flax.nnx", "flax.linen"
 _SPLIT = (
@@ -63,7 +64,8 @@ def adapt(model: Any, names: Sequence[str] | None = None) -> Model:
 
     The same module gives the same function again. Parameters of a flax module
     are its variables ``{"params": ...}`` or what is inside ``params``; a tuple
-    of inputs is passed as positional arguments.
+    of inputs is passed as positional arguments. ``module.apply`` itself, bare or in
+    ``partial``, ``jit`` and their like, is a function as it is; only variables beside ``params`` are refused it, too.
 
     Raises
     ------
@@ -83,14 +85,34 @@ def adapt(model: Any, names: Sequence[str] | None = None) -> Model:
         )
     if not callable(model):
         raise TypeError(f"the model is a {name}, which cannot be called; give a function (params, inputs) -> outputs.")
+    if _library(type(module := _bound_to(model))) == "flax.linen":
+        return _adapted.setdefault(model, (model, _only_params(module, model)))[1]
     return model  # type: ignore[no-any-return]
+
+
+def _bound_to(function: Any) -> Any:
+    """What a method is bound to, through ``partial``, ``jax.jit`` and what else wraps a function; None of others."""
+    while (bound := getattr(function, "__self__", None)) is None:  # first, as a method wraps what its function does
+        function = getattr(function, "func" if isinstance(function, partial) else "__wrapped__", None)
+        if function is None:
+            return None
+    return bound
 
 
 def _linen(module: Any) -> Model:
     def apply(params: Any, inputs: Any) -> Any:
-        variables = params if isinstance(params, Mapping) and "params" in params else {"params": params}
-        outputs = module.apply(variables, *(inputs if isinstance(inputs, tuple) else (inputs,)))
-        if other := sorted(variables.keys() - {"params"}):
+        variables = params if _holds_params(params) else {"params": params}
+        return module.apply(variables, *(inputs if isinstance(inputs, tuple) else (inputs,)))
+
+    return _only_params(module, apply)
+
+
+def _only_params(module: Any, model: Model) -> Model:
+    """``model``, which refuses what the module keeps beside its parameters; its own errors come first."""
+
+    def apply(params: Any, inputs: Any) -> Any:
+        outputs = model(params, inputs)
+        if _holds_params(params) and (other := sorted(params.keys() - {"params"})):
             raise TypeError(
                 f"the parameters, variables of the flax linen module {type(module).__qualname__}, hold "
                 f"{', '.join(other)} beside what is trained. Keep them apart: params = variables.pop('params'), with "
@@ -101,6 +123,10 @@ def _linen(module: Any) -> Model:
 
     apply.__qualname__ = type(module).__qualname__
     return apply
+
+
+def _holds_params(tree: Any) -> bool:
+    return isinstance(tree, Mapping) and "params" in tree
 
 
 # modules as parameters

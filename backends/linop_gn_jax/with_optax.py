@@ -14,6 +14,7 @@ import optax
 
 import linop_gn as lg
 from linop_gn.backend import Array, Scalar, Vector
+from linop_gn.methods.state import told
 from linop_gn.run.status import Code, status_of
 
 from .models import parameters_of, variables_of
@@ -48,6 +49,11 @@ class MethodState(NamedTuple):
     def products(self) -> Scalar:
         """Products with the curvature so far; 0 of a method that has none."""
         return getattr(self.own, "products", 0)
+
+    def __repr__(self) -> str:
+        if isinstance(self.own.value, (jax.Array, np.ndarray, np.generic)):
+            return told(lg.load("jax"), "to_optax", self.own)
+        return f"{type(self).__name__}(own={self.own!r}, start={self.start!r})"  # mapped over: shapes, or shardings
 
 
 class SolverState(NamedTuple):

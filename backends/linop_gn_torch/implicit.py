@@ -15,6 +15,9 @@ because somebody asked. A curvature operator taken at such parameters therefore
 does not put a solution into a graph, which would grow from step to step of a
 training loop. Where there is a graph for another reason, they are in it too.
 
+A tensor that a function of the user's closes over is no data: only the graphs of its products know of it. The first
+product of a solve is looked at: where it has a derivative in such a tensor, a warning says that x has none.
+
 A solve for a derivative that fails gives NaN, with a warning.
 """
 
@@ -23,11 +26,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from linop_gn.backend import Scalar
@@ -40,10 +44,15 @@ from linop_gn.run.status import Status
 from .advice import nodes
 from .data import Data, may_ask
 from .tracking import tracked
+from .trees import flatten_tree
 
 __all__ = ["TorchImplicit"]
 
 Run = Callable[[Any, Any], tuple[Tensor, Any]]
+R = TypeVar("R")
+
+_looking: ContextVar[bool] = ContextVar("looking", default=False)
+"""Whether the next product of a user's function is looked at for tensors that nobody knows of."""
 
 
 class TorchImplicit:
@@ -51,11 +60,16 @@ class TorchImplicit:
 
     def implicit(self, run: Run, method: Any, problem: Any, operator: Any) -> tuple[Tensor, Any]:
         """See :meth:`linop_gn.protocols.Loops.implicit`."""
-        if not (torch.is_grad_enabled() and (may_ask(operator) or may_ask(problem.rhs) or may_ask(method))):
+        if not torch.is_grad_enabled():
             return run(method, problem)
-        data = Data((method, operator, problem.rhs))
-        if not data.asks:
-            return run(method, problem)
+        asking = may_ask(operator) or may_ask(problem.rhs) or may_ask(method)
+        data = Data((method, operator, problem.rhs)) if asking else None
+        if data is None or not data.asks:
+            before = _looking.set(problem.preconditioner is None)  # which has no derivative
+            try:
+                return run(method, problem)
+            finally:
+                _looking.reset(before)
         if not problem.rhs.requires_grad:  # whose memory is the user's, and may be written to before the derivatives
             problem = replace(problem, rhs=problem.rhs.clone())
             data = Data((method, operator, problem.rhs))
@@ -65,6 +79,15 @@ class TorchImplicit:
         require_implicit(method, problem, x)
         system = _System(self, Data(method).detached(), plain, data, x, told.code)
         return _Solved.apply(system, *data.tensors), told  # type: ignore[no-untyped-call]
+
+    def alone(self, make: Callable[[], R]) -> tuple[R, bool]:
+        """See :meth:`linop_gn.protocols.Arrays.alone`."""
+        product = make()
+        if _looking.get():
+            _looking.set(False)
+            for part in [product] if isinstance(product, Tensor) else flatten_tree(product)[1]:
+                _warn_of_unknown(part)
+        return product, False
 
 
 _FIELDS = ("operator", "rhs", "x0", "preconditioner")
@@ -125,11 +148,24 @@ def _require_known(product: Tensor, known: list[Tensor]) -> None:
     """Refuse a product in whose graph there are other tensors than those that are known to be data."""
     for node in nodes(product, (get_gradient_edge(t).node for t in known if t.requires_grad)):
         if hasattr(node, "variable"):
-            raise NotImplementedError(
-                f"the operator uses a tensor of shape {tuple(node.variable.shape)} that requires gradients and is not "
-                "among its data, so that the derivative of a solution would leave it out. Hand it to the operator "
-                "(lg.FunctionOperator(..., args=(tensor,))), or detach() it if it is a constant."
-            )
+            raise NotImplementedError(_left_out(node.variable))
+
+
+def _warn_of_unknown(product: Any) -> None:
+    """Warn where a product has a derivative in a tensor, which is no module's parameter, and the solution none."""
+    if isinstance(product, Tensor) and product.requires_grad:
+        held = (getattr(node, "variable", None) for node in nodes(product))
+        unknown = next((x for x in held if x is not None and not isinstance(x, nn.Parameter)), None)
+        if unknown is not None:
+            warnings.warn(_left_out(unknown), RuntimeWarning, stacklevel=2)
+
+
+def _left_out(tensor: Tensor) -> str:
+    return (
+        f"the operator uses a tensor of shape {tuple(tensor.shape)} that requires gradients and is not among its data, "
+        "so that the derivative of a solution would leave it out. Hand it to the operator (lg.FunctionOperator(..., "
+        "args=(tensor,))), or detach() it if it is a constant."
+    )
 
 
 class _Told:

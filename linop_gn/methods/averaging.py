@@ -60,4 +60,5 @@ def averaged(state: State) -> Tree:
     if kept is None:
         name = type(state.method).__name__
         raise ValueError(f"averaged: this run of {name} keeps no average; make the method with average=0.9, if it can.")
+    state.require_own_arrays("averaged")
     return state.space.unpack(average_of(state.space.backend, kept, state.own.x))

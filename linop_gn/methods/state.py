@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..dispatch import how_to_bring
 from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Tree, Vector
 from ..records import data_fields, fields, rebuild, record, static, static_fields
@@ -22,7 +23,7 @@ from ..spaces import Space
 from .base import Method, ServedMethod
 from .problem import MinimizeProblem
 
-__all__ = ["State", "Stretch", "StretchState", "is_at_rest", "is_written", "unlike"]
+__all__ = ["State", "Stretch", "StretchState", "is_at_rest", "is_written", "told", "unlike"]
 
 
 @record
@@ -47,6 +48,7 @@ class State:
     @property
     def params(self) -> Tree:
         """The parameters, in the format that the run was started with, in memory of their own."""
+        self.require_own_arrays("state.params")
         ops = self.space.backend
         problem = MinimizeProblem(None, self.start, self.space)  # type: ignore[arg-type]
         x = ServedMethod(self.method).answer(ops, problem, self.own)
@@ -72,6 +74,16 @@ class State:
         """Steps taken since the start."""
         return self.own.steps
 
+    def require_own_arrays(self, asked: str) -> None:
+        """Raise where the arrays are NumPy's and the run's were not: ``jax.tree.map(np.asarray, state)``."""
+        backend = self.space.backend
+        if isinstance(self.start, np.ndarray) and not backend.is_array(self.start):
+            raise TypeError(
+                f"{asked}: the state holds arrays of numpy, the run's were {backend.name}'s. lg.save_state and "
+                f"lg.load_state keep a run; where you mapped over the state, {how_to_bring(backend)} for every array "
+                "in it."
+            )
+
     def without_operators(self) -> State:
         """The same with None for operators, which are made again at x where the run goes on."""
         own, of_data = self.own, self.method.of_data
@@ -83,13 +95,17 @@ class State:
         return rebuild, (type(self), fields(self.without_operators()))
 
     def __repr__(self) -> str:
-        name = f"State of {ServedMethod(self.method).title}"
-        if not self.space.backend.is_concrete(self.own):
-            return f"{name} in a program that is being traced"
-        if np.ndim(self.code):
-            return f"{len(self.code)} states of {ServedMethod(self.method).title}"
-        steps, value = int(np.asarray(self.steps)), float(np.asarray(self.space.backend.read(self.value)))
-        return f"{name} after {steps} steps: {self.status.name.lower()}, value {value:.6g}"
+        return told(self.space.backend, ServedMethod(self.method).title, self.own)
+
+
+def told(ops: Backend, title: str, own: Any) -> str:
+    """A method's own state in a line."""
+    if not ops.is_concrete(own):
+        return f"State of {title} in a program that is being traced"
+    if np.ndim(own.status):
+        return f"{len(own.status)} states of {title}"
+    steps, value = int(np.asarray(own.steps)), float(np.asarray(ops.read(own.value)))
+    return f"State of {title} after {steps} steps: {status_of(own.status).name.lower()}, value {value:.6g}"
 
 
 class StretchState(NamedTuple):

@@ -11,6 +11,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
+from ..arguments import known_float
 from ..protocols import Scalar, Vector
 from ..records import record, static
 from ..spaces import Space, wide
@@ -20,7 +23,7 @@ from .checks import require_damping
 from .norms import norm_with_diagonal
 from .partition import LeafBlock, Partition
 
-__all__ = ["Damped", "Identity", "leaf_blocks_of", "partition_of", "undamped"]
+__all__ = ["Damped", "Identity", "leaf_blocks_of", "partition_of", "shifted", "undamped"]
 
 
 @record
@@ -107,7 +110,7 @@ class Damped(Modified):
         return norm_with_diagonal(self.backend, inner, diagonal, added)
 
     def known_logdet(self, damping: Scalar) -> Scalar | None:
-        return self.operator.known_logdet(self.damping + damping)
+        return self.operator.known_logdet(_sum(self.operator, damping, self.damping))
 
 
 def undamped(operator: LinearOperator) -> tuple[LinearOperator, Scalar]:
@@ -120,14 +123,34 @@ def undamped(operator: LinearOperator) -> tuple[LinearOperator, Scalar]:
     """
     if isinstance(operator, Damped):
         inner, damping = undamped(operator.operator)
-        return inner, damping + operator.damping
+        return inner, _sum(inner, damping, operator.damping)
     if isinstance(operator, Sum):
         for one, other in ((operator.left, operator.right), (operator.right, operator.left)):
             added = _multiple_of_identity(other)
             if added is not None:
                 inner, damping = undamped(one)
-                return inner, damping + added
+                return inner, _sum(inner, damping, added)
     return operator, 0.0
+
+
+def shifted(operator: LinearOperator) -> tuple[LinearOperator, Scalar]:
+    """:func:`undamped`, with a number where it is known: it is added to small arrays, which may be the host's."""
+    inner, damping = undamped(operator)
+    return inner, known_float(damping) if operator.backend.is_concrete(damping) else damping
+
+
+def _sum(operator: LinearOperator, *dampings: Scalar) -> Scalar:
+    """Of two dampings, to the digits that products have: they add both, in the operator's dtype."""
+
+    def precise(damping: Any) -> Any:
+        if isinstance(damping, (int, float)):
+            return damping
+        if isinstance(damping, (np.ndarray, np.generic)):
+            return damping.item()
+        return damping + 0.0 * operator.backend.cast(damping, operator.dtype)  # in the wider of both dtypes
+
+    one, other = dampings
+    return one + other if isinstance(one, float) and one == 0 else precise(one) + precise(other)
 
 
 def partition_of(operator: LinearOperator) -> Partition | None:

@@ -35,7 +35,8 @@ class FunctionOperator(LinearOperator):
         wanted.
     args
         Arrays, trees and numbers handed to both functions after the vector.
-        Put there what changes from call to call, rather than closing over it.
+        Put there what changes from call to call, rather than closing over it. Solutions have derivatives in these,
+        and none in what the functions close over.
     symmetric, psd
         What is known about A; :func:`linop_gn.validate` checks it.
     on
@@ -117,10 +118,10 @@ class FunctionOperator(LinearOperator):
         )
 
     def _run(self, function: Callable[..., Any], v: Vector, source: Space, target: Space) -> Vector:
-        if self.on == "tree":
-            result: Tree = function(source.unpack(v), *self.args)
-            return target.pack(result, _result_of(function))
         ops = target.backend
+        if self.on == "tree":
+            result: Tree = ops.alone(lambda: function(source.unpack(v), *self.args))[0]
+            return target.pack(result, _result_of(function))
         product, alone = ops.alone(lambda: function(v, *self.args))
         if target.holds(product):
             return product if alone else ops.copy(product)

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..arguments import whole
-from ..protocols import Backend, Carry, Iteration
+from ..protocols import Backend, Carry, Iteration, leave_with
 from ..protocols.processes import leaving
 from .solution import History
 from .status import Code
@@ -109,10 +109,14 @@ def looks(
     names = tuple(type(method.observe(carry.state))._fields)
     seen = 0
     while True:
-        status, step = backend.read((carry.state.status, carry.state.steps))
-        last = int(np.max(step))
-        first = min(seen, last)
-        rows = backend.rows(carry, first, last + 1)
+        try:
+            status, step = backend.read((carry.state.status, carry.state.steps))
+            last = int(np.max(step))
+            first = min(seen, last)
+            rows = backend.rows(carry, first, last + 1)
+        except BaseException as error:
+            leave_with(error, carry)
+            raise
         history = History({name: rows[:, i] for i, name in enumerate(names)})
         look = Look(title or type(method).__name__, last, limit, _plain(status), history, first, carry.state)
         yield look, carry

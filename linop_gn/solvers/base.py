@@ -195,6 +195,13 @@ class Solver(ABC):
         """Minus the derivative of the defect in x, and a solver for it; None for CG."""
         return operator, self
 
+    def recomputed(self, ops: Any, problem: LinearProblem, x: Vector, row: Any) -> tuple[Any, int]:
+        """The row for the answer x as it is, and the products it took; ``row``, the latest, if steps leave x whole.
+
+        Asked where a run is broken off: steps that write over x may have done so before their state was there.
+        """
+        return row, 0
+
     def iterates(self, ops: Backend, problem: LinearProblem, state: Any, x: Vector) -> Any:
         """The iterates that were kept, the last of them x; None for none."""
         return None

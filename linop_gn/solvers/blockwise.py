@@ -126,6 +126,9 @@ class Blockwise(Solver):
     def iterates(self, ops: Backend, problem: LinearProblem, state: Any, x: Vector) -> Any:
         return self.method.iterates(self.arithmetic(ops, problem), problem, state, x)
 
+    def recomputed(self, ops: Any, problem: LinearProblem, x: Vector, row: Any) -> tuple[Any, int]:
+        return self.method.recomputed(ops, problem, x, row)
+
 
 def _blocks_of(operator: LinearOperator) -> Partition | tuple[LeafBlock, ...]:
     """Ranges of entries; where vectors lie over several devices, leaves."""

@@ -378,3 +378,14 @@ class LeastSquares(Solver):
     def answer(self, ops: Backend, problem: LinearProblem, state: LeastSquaresState) -> Vector:
         x = state.x if state.back is False else ops.select(state.back, ops.get(state.best, 0), state.x)
         return ops.scale(ops.divide(state.scale, state.basis.ascale), x)
+
+    def recomputed(self, ops: Any, problem: LinearProblem, x: Vector, row: Any) -> tuple[Any, int]:
+        b, scale, inverse, *_ = scaled_rhs(ops, problem.rhs)
+        x = ops.scale(inverse, ops.copy(x))
+        r = super().defect(problem.operator, b, x)
+        slope, square = problem.operator.T.apply(r), ops.dot(r, r)
+        if self.damping is not None:
+            square = square + self.damping * ops.dot(x, x)
+            slope = ops.axpy(-1.0 * self.damping, x, slope)
+        told = ops.sqrt(square), ops.sqrt(ops.dot(slope, slope)), 0.5 * scale * (square - ops.dot(b, b))
+        return LeastSquaresRow._make(scale * number for number in told), 2

@@ -44,7 +44,7 @@ from ..protocols import Array, Backend, Scalar, Vector, unchanged
 from ..records import record, static
 from ..run.status import Code, alike, verdict, where_new
 from .base import Cost, Solver, bytes_of
-from .options import at_limit, check_limits, check_tolerances, scaled_rhs, threshold_of, unfit_status
+from .options import at_limit, check_limits, check_tolerances, recomputed, scaled_rhs, threshold_of, unfit_status
 from .problem import LinearProblem, Row
 
 __all__ = ["MultiShiftCG", "MultiShiftState"]
@@ -397,6 +397,9 @@ class MultiShiftCG(Solver):
 
     def answer(self, ops: Backend, problem: LinearProblem, state: MultiShiftState) -> Vector:
         return ops.scale(state.scale, _solutions(ops, state))
+
+    def recomputed(self, ops: Any, problem: LinearProblem, x: Vector, row: Any) -> tuple[Any, int]:
+        return recomputed(self, ops, problem, x, row)
 
 
 def _room(m: int, limit: int) -> int:

@@ -32,7 +32,16 @@ from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..run.status import Code, verdict
 from .base import Cost, Solver, short_recurrence
-from .options import at_limit, check_limits, check_tolerances, scaled_rhs, scaled_start, threshold_of, unfit_status
+from .options import (
+    at_limit,
+    check_limits,
+    check_tolerances,
+    recomputed,
+    scaled_rhs,
+    scaled_start,
+    threshold_of,
+    unfit_status,
+)
 from .problem import LinearProblem, Row
 
 __all__ = ["Neumann"]
@@ -226,6 +235,9 @@ class Neumann(Solver):
 
     def answer(self, ops: Backend, problem: LinearProblem, state: NeumannState) -> Vector:
         return ops.scale(state.scale, state.x)
+
+    def recomputed(self, ops: Any, problem: LinearProblem, x: Vector, row: Any) -> tuple[Any, int]:
+        return recomputed(self, ops, problem, x, row)
 
 
 def _first(ops: Backend, problem: LinearProblem) -> Vector:

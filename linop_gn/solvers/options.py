@@ -23,6 +23,7 @@ __all__ = [
     "check_region",
     "check_tolerances",
     "made_from",
+    "recomputed",
     "require_inner",
     "scale_of",
     "scaled_rhs",
@@ -60,6 +61,20 @@ class ResidualSolver(Solver):
 
     def answer(self, ops: Backend, problem: LinearProblem, state: Any) -> Vector:
         return ops.scale(state.scale, state.x)
+
+    def recomputed(self, ops: Any, problem: LinearProblem, x: Vector, row: Any) -> tuple[Any, int]:
+        return recomputed(self, ops, problem, x, row)
+
+
+def recomputed(solver: Solver, ops: Any, problem: LinearProblem, x: Vector, row: Any) -> tuple[Any, int]:
+    """``row`` with the norm of the residual r of x, and the model -1/2 x.(b + r); and that this took one product."""
+    b, scale, inverse, *_ = scaled_rhs(ops, problem.rhs)
+    x = ops.scale(inverse, ops.copy(x))
+    r = solver.defect(problem.operator, b, x)
+    if len(x.shape) > len(b.shape):  # one b has many answers
+        b = ops.namespace().reshape(b, (-1, 1)) + 0.0 * x
+    norm, model = ops.sqrt(ops.dot(r, r)), -0.5 * (ops.dot(x, b) + ops.dot(x, r))
+    return row._replace(residual=scale * norm, model=scale * scale * model), 1
 
 
 def check_region(method: Any) -> None:

@@ -36,7 +36,16 @@ from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..run.status import Code, alike, verdict
 from .base import Cost, Solver, each, short_recurrence
-from .options import at_limit, begun_status, check_region, made_from, scaled_rhs, threshold_of, unfit_status
+from .options import (
+    at_limit,
+    begun_status,
+    check_region,
+    made_from,
+    recomputed,
+    scaled_rhs,
+    threshold_of,
+    unfit_status,
+)
 from .problem import LinearProblem
 
 __all__ = ["Steihaug", "SteihaugState"]
@@ -262,3 +271,6 @@ class Steihaug(Solver):
 
     def answer(self, ops: Backend, problem: LinearProblem, state: SteihaugState) -> Vector:
         return ops.scale(state.scale, state.x)
+
+    def recomputed(self, ops: Any, problem: LinearProblem, x: Vector, row: Any) -> tuple[Any, int]:
+        return recomputed(self, ops, problem, x, row)

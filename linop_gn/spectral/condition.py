@@ -20,7 +20,7 @@ from ..foreign import advised
 from ..lanczos import answers
 from ..lanczos.basis import Krylov
 from ..operators.base import LinearOperator, require_operator
-from ..operators.damped import undamped
+from ..operators.damped import shifted
 from ..protocols import Scalar
 from ..records import replace
 from ..run.status import Code, succeeded
@@ -67,7 +67,7 @@ def condition_number(A: LinearOperator, *, steps: int = 50, rtol: Scalar = 0.0, 
     require_number("condition_number", "rtol", rtol)
     check_seed("condition_number", seed)
     ops, root = A.backend, not A.psd
-    inner, shift = undamped(squared(A, seed)[0] if root else A)
+    inner, shift = shifted(squared(A, seed)[0] if root else A)
     damped = inner.psd and not (ops.is_concrete(shift) and known_float(shift) == 0)
 
     def told(K: Krylov) -> Approximation:

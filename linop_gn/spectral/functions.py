@@ -28,7 +28,7 @@ from ..lanczos import answers
 from ..lanczos.basis import Krylov, krylov
 from ..lanczos.tridiagonal import filled, spectrum
 from ..operators.base import LinearOperator
-from ..operators.damped import undamped
+from ..operators.damped import shifted
 from ..protocols import Array, Backend, Scalar
 from ..records import Partial, record
 from ..run.solution import brief
@@ -268,7 +268,7 @@ def _undamped(door: str, A: LinearOperator, rtol: Scalar) -> tuple[LinearOperato
     check_operator(door, A)
     require_number(door, "rtol", rtol)
     require_symmetric(door, A)
-    return undamped(A)
+    return shifted(A)
 
 
 def grown(

@@ -29,7 +29,7 @@ from ..lanczos.process import BasisProblem, Lanczos
 from ..lanczos.quadrature import gauss_rule, radau_rule
 from ..lanczos.tridiagonal import spectrum
 from ..operators.base import LinearOperator
-from ..operators.damped import undamped
+from ..operators.damped import shifted
 from ..protocols import Array, Backend, Scalar
 from ..records import record, static
 from ..run.loop import Watcher
@@ -202,7 +202,7 @@ def logdet(
     require_symmetric(
         "logdet", A, "log |det A| of another one is half the logdet of A.T @ A, its singular values lg.svds(A)"
     )
-    inner, shift = undamped(A)
+    inner, shift = shifted(A)
     n, ops, known = A.domain.size, A.backend, inner.known_logdet(shift)
     if known is not None:
         code = ops.where(

@@ -1,5 +1,7 @@
 """The one loop: chunks of any size, looks, watchers, and what is left of a run when one of them fails."""
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -218,11 +220,78 @@ def test_what_breaks_a_solve_off_carries_what_was_reached(backend, method):
     assert f"{int(np.max(reached.steps))} steps were done" in caught.value.__notes__[0]
     assert all(len(column) == int(np.max(reached.steps)) + 1 for column in reached.history.values())
     assert not reached.succeeded
-    assert int(reached.products) == (0 if isinstance(method, lg.LU) else 5)
+    looked = {lg.LU: -5, lg.Lanczos: 0, lg.LSMR: 2}.get(
+        type(method), 1
+    )  # products with x, which the step may have moved
+    assert int(reached.products) == 5 + looked
     x = host(backend, reached.x).reshape(12)
     assert np.max(reached.residual) == pytest.approx(np.linalg.norm(b - matrix @ x), rel=1e-9)
     if method.solves_system:
         assert lg.solve(A, rhs, method, x0=reached.x).succeeded
+
+
+class Signal:
+    """A trace function that raises at one of the lines, or returns, of solvers and backends, as Ctrl-C may."""
+
+    def __init__(self, at):
+        self.left = at
+
+    def __call__(self, frame, event, argument):
+        path = frame.f_code.co_filename
+        return self.line if "linop_gn/solvers" in path or "linop_gn_numpy" in path or "linop_gn/eager" in path else None
+
+    def line(self, frame, event, argument):
+        self.left -= 1
+        if self.left == 0:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return self.line
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        lg.CG(rtol=1e-8),
+        lg.CG(max_steps=20, keep="every"),
+        lg.CG(rtol=1e-8, preconditioner=lg.Diagonal(np.linspace(0.5, 1.0, 12), psd=True)),
+        lg.MINRES(rtol=1e-8),
+        lg.Neumann(steps=8),
+        lg.Steihaug(100.0),
+        lg.MultiShiftCG(dampings=[0.0, 1.0], max_steps=9),
+        lg.LSMR(max_steps=9, damping=0.5),
+    ],
+    ids=lambda method: type(method).__name__,
+)
+@pytest.mark.parametrize("columns", [(), (2,)], ids=["vector", "columns"])
+def test_an_interrupt_anywhere_leaves_what_x_is(method, columns):
+    if columns and isinstance(method, lg.MultiShiftCG):
+        pytest.skip("takes one right-hand side")
+    matrix, b = benign(0, 12), gaussian(0, 12, *columns)
+    A, tracing, reached, at = lg.Dense(matrix, symmetric=True), sys.gettrace(), 0, 1
+    while True:
+        at += 97 if columns else 13  # a few in each step, or one, at other lines of it
+        signal = Signal(at)
+        try:
+            sys.settrace(signal)
+            lg.solve(A, b, method)
+        except KeyboardInterrupt as error:
+            result = getattr(error, "result", None)
+        finally:
+            sys.settrace(tracing)
+        if signal.left > 0:
+            break
+        if result is None:
+            continue  # before the first step, or after the last
+        reached += 1
+        r = method.defect(A, b, np.asarray(result.x)) if method.square else b - matrix @ result.x
+        true = np.linalg.norm(r, axis=0)
+        if not method.square:
+            true = np.sqrt(true**2 + method.damping * np.linalg.norm(result.x, axis=0) ** 2)
+        np.testing.assert_allclose(result.residual, true, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(result.history["residual"][-1], true, rtol=1e-6, atol=1e-9)
+        np.testing.assert_array_equal(result.history["model"][-1], result.model)
+        assert len(result.history["residual"]) == int(np.max(result.steps)) + 1
+    assert reached > 5
 
 
 def test_a_basis_that_is_broken_off_goes_on(backend):

@@ -37,6 +37,24 @@ def test_the_inverse_form_lies_between_its_bounds(backend, seed, steps):
     assert (int(found.products), found.status) == (steps, lg.Status.COMPLETED)
 
 
+@settings(max_examples=6)
+@given(large=st.floats(1e-3, 1.0), small=st.floats(1e-10, 1e-6))
+def test_dampings_of_a_narrower_dtype_are_summed_as_products_sum_them(backend, large, small):
+    spare(backend, True)
+    one, other = (array(backend, value, "float32") for value in (large, small))
+    values, b = np.linspace(0.0, 1.0, 6), gaussian(0, 6)
+    A = lg.Diagonal(array(backend, values), psd=True)
+    summed = values + float(np.float32(large)) + float(np.float32(small))
+    for damped in (lg.Damped(lg.Damped(A, one), other), lg.Damped(A + lg.Identity(A.domain) * other, one)):
+        found = lg.inverse_quadratic(damped, array(backend, b), rtol=1e-11)
+        exact = np.sum(b**2 / summed)
+        assert found.status.succeeded
+        assert abs(float(found.value) - exact) <= float(found.standard_error) + 1e-14 * exact
+        assert float(lg.logdet(damped).value) == pytest.approx(np.sum(np.log(summed)), rel=1e-12)
+        ratio = lg.condition_number(damped, rtol=1e-8)
+        assert float(ratio.value) == pytest.approx(summed[-1] / summed[0], rel=1e-12)
+
+
 def test_a_lower_end_may_be_given_and_tells_the_same():
     matrix, b = with_spectrum(np.logspace(-3, 1, SIZE), 0), gaussian(0, SIZE)
     damped = lg.inverse_quadratic(lg.Damped(lg.Dense(matrix, psd=True), 1e-2), b, steps=6)

@@ -1,5 +1,7 @@
 """Modules of the ecosystem as plain functions of parameters and inputs."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,6 +63,22 @@ def test_statistics_of_a_linen_module_are_not_trained():
         adapt(module)(variables, x)
     params = variables.pop("params")  # the advice
     adapt(lambda params, x: module.apply({"params": params, **variables}, x))(params, x)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, lambda f: partial(f, mutable=False), jax.jit, jax.checkpoint])
+def test_nor_by_the_method_of_a_linen_module(wrap):
+    nn = pytest.importorskip("flax.linen")
+    module, x = nn.Sequential([nn.Dense(1), nn.BatchNorm(use_running_average=True)]), jnp.ones((3, 5))
+    variables, apply = dict(module.init(jax.random.key(0), x)), wrap(module.apply)
+    fit = lg.Objective(apply, lg.losses.SquaredError(), (x, jnp.zeros((3, 1))))
+    for ask in (fit.gradient, fit.value, lambda v: lg.minimize(fit, v, max_steps=1)):
+        with pytest.raises(TypeError, match=r"Sequential, hold batch_stats beside what is trained.*variables\.pop"):
+            ask(variables)
+    assert adapt(apply) is adapt(apply)
+    assert adapt(module.apply) is adapt(module.apply)  # or compiled code is not found again
+    dense = nn.Dense(1)
+    variables = dense.init(jax.random.key(0), x)
+    np.testing.assert_array_equal(adapt(wrap(dense.apply))(variables, x), dense.apply(variables, x))
 
 
 def test_modules_that_hold_their_parameters_are_refused_with_advice():

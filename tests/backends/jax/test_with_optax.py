@@ -180,6 +180,34 @@ def test_a_state_of_our_own_in_arrays_of_numpy_is_advised_about(problem):
     state = jax.tree.map(np.asarray, lg.start(lg.SGN(), objective, params))
     with pytest.raises(TypeError, match=r"the state holds arrays of numpy.*load_state.*jax\.numpy\.asarray"):
         lg.advance(lg.SGN(), objective, state)
+    with pytest.raises(TypeError, match=r"state\.params: the state holds arrays of numpy.*jax\.numpy\.asarray"):
+        _ = state.params
+    method = lg.FirstOrder(lg.optimisers.SGD(), 0.5, average=0.5)
+    with pytest.raises(TypeError, match=r"averaged: the state holds arrays of numpy"):
+        lg.averaged(jax.tree.map(np.asarray, lg.start(method, objective, params)))
+    back = jax.tree.map(jnp.asarray, state).params  # the advice
+    assert jax.tree.all(jax.tree.map(np.array_equal, back, params))
+
+
+def test_a_state_prints_in_a_line(problem):
+    objective, params = problem
+    opt = lg.to_optax(objective, method=lg.SGN())
+    seen = []
+
+    def traced(state):
+        seen.append(repr(state))
+        return state.value
+
+    state = opt.init(params)
+    _, after = opt.update(params, state, params)
+    jax.jit(traced)(state)
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), after)
+    seen += [repr(state), repr(after), repr(jax.tree.map(np.asarray, after)), repr(many)]
+    assert seen[0] == "State of to_optax in a program that is being traced"
+    assert seen[1].startswith("State of to_optax after 0 steps: running, value ")
+    assert seen[2] == seen[3] == f"State of to_optax after 1 steps: running, value {float(after.value):.6g}"
+    assert seen[4] == "2 states of to_optax"
+    assert "ShapeDtypeStruct" in repr(jax.eval_shape(opt.init, params))  # whose shapes are all that it has
 
 
 # losses

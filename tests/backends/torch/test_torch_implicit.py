@@ -1,6 +1,7 @@
 """Derivatives through solves: against dense closed forms and differences, and by one more solve."""
 
 import gc
+import warnings
 import weakref
 
 import numpy as np
@@ -497,6 +498,35 @@ def test_a_tensor_that_an_operator_closes_over_is_refused():
     x = lg.solve(A, b, METHOD).x
     with pytest.raises(NotImplementedError, match=r"uses a tensor of shape \(7, 7\).*args=\(tensor,\)"):
         x.sum().backward()
+
+
+def test_a_tensor_that_an_operator_alone_closes_over_is_warned_of():
+    matrix, b = leaf(with_spectrum(spectrum("benign", 8), 8)), leaf(gaussian(23)).detach()
+    flat = lg.Space.flat(N, b)
+    A = lg.FunctionOperator(lambda v: matrix @ v, flat, psd=True)
+    trees = lg.FunctionOperator(lambda v: {"x": matrix @ v["x"]}, lg.Space.of({"x": b}), psd=True, on="tree")
+    for operator in (A, lg.Damped(A, 0.1), A + A, trees):
+        for method in (METHOD, lg.MINRES(rtol=1e-6), lg.Cholesky()):
+            with pytest.warns(RuntimeWarning, match=r"uses a tensor of shape \(7, 7\).*args=\(tensor,\)"):
+                assert not x_of(lg.solve(operator, {"x": b} if operator is trees else b, method)).requires_grad
+    module = torch.nn.Linear(N, N, bias=False, dtype=b.dtype)  # whose parameters nobody asked for
+
+    def product(v):
+        return module.weight.T @ (module.weight @ v) + v
+
+    inverse = lg.FunctionOperator(lambda v: v + 0.0 * matrix.sum(), flat, psd=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lg.solve(lg.FunctionOperator(product, flat, psd=True), b, METHOD)
+        lg.solve(lg.FunctionOperator(lambda v: matrix.detach() @ v, flat, psd=True), b, METHOD)
+        lg.solve(lg.Dense(matrix.detach(), psd=True), b, lg.CG(rtol=1e-6, preconditioner=inverse))
+        assert lg.solve(lg.FunctionOperator(lambda v, m: m @ v, flat, args=(matrix,), psd=True), b).x.requires_grad
+        with torch.no_grad():
+            lg.solve(A, b, METHOD)
+
+
+def x_of(solution):
+    return solution.x["x"] if isinstance(solution.x, dict) else solution.x
 
 
 def test_data_changed_in_place_are_noticed():
