@@ -23,7 +23,7 @@ and so is a function that finds other numbers or objects than before (:mod:`~.ma
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import RLock
@@ -33,14 +33,16 @@ import optree
 import torch
 from torch import Tensor, nn
 
+from linop_gn.backend import Outer
 from linop_gn.records import Partial, data_fields, on_new_record, rebuild, static_fields
 
 from . import programs
 from .calculus import TorchCalculus
+from .cotangents import Slope
 from .marks import mark
 from .programs import Program, TracedGradientLinearization, TracedLinearization, can_compile, has_autocast
 from .recording import Recording, backward, filled
-from .tracing import RefusedError, trace
+from .tracing import RefusedError, Traced, trace
 from .tracking import tracking
 
 __all__ = ["MOST", "CompiledCalculus"]
@@ -88,12 +90,14 @@ class _Linearize:
         return TorchCalculus().linearize(self.function, self.params, self.cotangent)
 
     def vectors(self, first: Any) -> list[list[Tensor]]:
-        """To probe products with."""
-        return [_normal(self.params), _normal([first.outputs])]
+        """Like those of products."""
+        return [_normal(self.params), [first.outputs.contiguous()]]
 
-    def probed(self, lin: Any, v: list[Tensor], u: list[Tensor]) -> dict[str, list[Tensor]]:
-        """What has to be the same, by name."""
-        return {"outputs": [lin.outputs], "J v": [lin.jvp(v)], "J^T u": lin.vjp(*u)}
+    def probed(self, lin: Any) -> Iterator[tuple[str, list[Tensor]]]:
+        """What has to be the same, by name; large things one by one."""
+        yield "outputs", [lin.outputs]
+        yield "J v", [lin.jvp(_normal(self.params))]
+        yield "J^T u", lin.vjp(*_normal([lin.outputs]))
 
     @staticmethod
     def traced(call: Call, inputs: list[Tensor], v: list[Tensor], u: list[Tensor]) -> list[list[Tensor]]:
@@ -121,14 +125,21 @@ class _LinearizeGradient:
     def vectors(self, first: Any) -> list[list[Tensor]]:
         return [_normal(self.params)]
 
-    def probed(self, lin: Any, v: list[Tensor]) -> dict[str, list[Tensor]]:
-        return {"gradient and H v": [lin.value, *lin.gradient, *lin.hvp(v)]}  # of which the first two may be noise
+    def probed(self, lin: Any) -> Iterator[tuple[str, list[Tensor]]]:
+        made = lin.hvp(_normal(self.params))
+        yield "gradient and H v", [lin.value, *lin.gradient, *made]  # of which the first two may be noise
 
     @staticmethod
     def traced(call: Call, inputs: list[Tensor], v: list[Tensor]) -> list[list[Tensor]]:
-        leaves, (value, z), recording = call.recorded(inputs)
-        seed = torch.ones_like(value, requires_grad=True)
-        recorded = recording.resume(lambda: backward([value], leaves, [seed], create_graph=True), records=True)
+        leaves, (z, outer), recording = call.recorded(inputs)
+        if outer is not None and outer.known(z):
+            value, root = outer.value(z.detach()), z
+            with torch.enable_grad():
+                seed: Tensor = Slope.apply(z, outer)  # type: ignore[no-untyped-call]
+        else:
+            value = root = z if outer is None else outer.total(z)
+            seed = torch.ones_like(value, requires_grad=True)
+        recorded = recording.resume(lambda: backward([root], leaves, [seed], create_graph=True), records=True)
         pairs = [(r, t) for r, t in zip(recorded, v, strict=True) if r is not None]
         Hv = recording.resume(lambda: backward([r for r, _ in pairs], leaves, [t for _, t in pairs]), records=True)
         return [[value.detach(), z.detach(), *filled(recorded, leaves)], filled(Hv, leaves)]
@@ -159,7 +170,7 @@ class CompiledCalculus:
         self,
         function: Callable[[list[Tensor]], Tensor],
         params: Leaves,
-        program: Partial[tuple[Tensor, Tensor]],
+        program: Partial[tuple[Tensor, Outer | None]],
         look: Callable[[Tensor], None],
     ) -> Any:
         return self._made(_LinearizeGradient(function, params, look), program)
@@ -179,28 +190,30 @@ class CompiledCalculus:
             first = asked.eager()  # what is wrong with the model, or the data, is told here
             if key in self._programs or not self._has_room(asked.kind):
                 return first
-            probes = asked.vectors(first)
-            expected = asked.probed(first, *probes)
+            expected = dict(asked.probed(first))
             if not all(bool(t.isfinite().all()) for group in expected.values() for t in group):
                 return first  # nothing to compare with
             self._programs[key] = None
             try:
-                made, second = self._program(asked, call, probes)
-                _require_same(asked.probed(second, *probes), expected)
+                traced = self._trace(asked, call, first)
+                first = None  # it is large, and both may not find room
+                made = Program(traced, call.inputs)
+                second = asked.at(made, call.inputs, asked)
+                for name, found in asked.probed(second):
+                    _require_same(name, found, expected.pop(name))
             except RefusedError as reason:
-                return self._instead(first, reason)
+                return self._instead(first or asked.eager(), reason)
             except Exception as error:
                 said = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
-                return self._instead(first, f"torch cannot trace or compile the model ({said})")
+                return self._instead(first or asked.eager(), f"torch cannot trace or compile the model ({said})")
             self._programs[key] = made
             return second
 
-    def _program(self, asked: Any, call: Call, probes: list[list[Tensor]]) -> tuple[Program, Any]:
+    def _trace(self, asked: Any, call: Call, first: Any) -> Traced:
         if programs.COMPILER == "inductor" and not can_compile(asked.params[0].device.type):
             raise RefusedError("there is no C++ compiler (install g++ or clang++, or name one in CXX)")
         self.traced += 1
-        made = Program(trace(partial(asked.traced, call), call.inputs, *probes), call.inputs)
-        return made, asked.at(made, call.inputs, asked)
+        return trace(partial(asked.traced, call), call.inputs, *asked.vectors(first))
 
     def _has_room(self, kind: str) -> bool:
         kept = [program for (other, _), program in self._programs.items() if other == kind]
@@ -268,16 +281,15 @@ def _normal(like: Leaves) -> list[Tensor]:
     return made
 
 
-def _require_same(found: dict[str, list[Tensor]], expected: dict[str, list[Tensor]]) -> None:
+def _require_same(name: str, found: list[Tensor], wanted: list[Tensor]) -> None:
     """Refuse a program whose results differ from the eager ones by more than the root of their precision."""
-    for name, wanted in expected.items():
-        gap = _norm(wanted, found[name])
-        size, most = _norm(wanted), max(torch.finfo(t.dtype).eps for t in wanted) ** 0.5
-        if not gap <= most * size:
-            raise RefusedError(
-                f"the {programs.COMPILER} program is wrong: its {name} and the eager one differ by "
-                f"{gap / (size or 1):.1e} of their size, where {most:.0e} would be much"
-            )
+    gap = _norm(wanted, found)
+    size, most = _norm(wanted), max(torch.finfo(t.dtype).eps for t in wanted) ** 0.5
+    if not gap <= most * size:
+        raise RefusedError(
+            f"the {programs.COMPILER} program is wrong: its {name} and the eager one differ by "
+            f"{gap / (size or 1):.1e} of their size, where {most:.0e} would be much"
+        )
 
 
 def _norm(arrays: Leaves, others: Leaves = ()) -> float:

@@ -104,10 +104,10 @@ class Term:
             )
         return z
 
-    def _value_and_outputs(self, leaves: list[Array]) -> tuple[Array, Array]:
-        """The unnormalised loss, without a look at the data, and what it is of."""
-        z = self.outputs(leaves)
-        return z if self.loss is None else self.total(z), z
+    def _outputs_and_outer(self, leaves: list[Array]) -> tuple[Array, OuterLoss | None]:
+        """The outputs, and the unnormalised loss as a function of them, if they are not the value themselves."""
+        z, loss, data = self.outputs(leaves), self.loss, self.batch
+        return z, None if loss is None else OuterLoss(loss, data.targets, data.weights, self.ops, whole=True)
 
     def _bare(self) -> Term:
         """What the functions of the parameters above depend on."""
@@ -298,7 +298,7 @@ class Term:
         if self.programs is None:
             curve = calculus.linearize_gradient(value_of, leaves)
         else:
-            program = Partial(Term._value_and_outputs, self._bare())
+            program = Partial(Term._outputs_and_outer, self._bare())
             curve = self.programs.linearize_gradient(value_of, leaves, program, look)
         if self.loss is not None:
             (shape, dtype, device), ops = seen[0], self.ops

@@ -129,11 +129,12 @@ class Compiled(Protocol):
         self,
         function: Callable[[list[Array]], Array],
         params: Sequence[Array],
-        program: Callable[..., tuple[Array, Array]],
+        program: Callable[..., tuple[Array, Outer | None]],
         look: Callable[[Array], None],
     ) -> GradientLinearization:
-        """Linearise the gradient of ``function``; ``program`` returns its value and the model's outputs.
+        """Linearise the gradient of ``function``.
 
+        ``program`` returns the model's outputs, and the function of them that is the value; None where they are.
         ``look`` is called with an array like the outputs, before a program runs. ``function`` calls it by itself.
         """
         ...

@@ -29,6 +29,8 @@ class OuterLoss:
     targets: Array | None
     weights: Array | None
     ops: Backend = static()
+    whole: bool = static(default=False)
+    """Whether it is asked of all outputs at once, in a program that a compiler fuses."""
 
     def total(self, z: Array) -> Array:
         return self.loss.total(*self._data(z))
@@ -37,18 +39,18 @@ class OuterLoss:
         """Where operations are done as they are asked for, which are fewer so; in compiled programs of many outputs."""
         if not _is_exact(type(self.loss)):
             return False
-        return "compiled" not in self.ops.capabilities or in_parts(self.ops, self.loss, z) is not self.loss
+        return "compiled" not in self.ops.capabilities or self._asked(z) is not self.loss
 
     def value(self, z: Array) -> Array:
-        made: Array = in_parts(self.ops, self.loss, z).total(*self._data(z))
+        made: Array = self._asked(z).total(*self._data(z))
         return made
 
     def slope(self, z: Array) -> Array:
-        made: Array = in_parts(self.ops, self.loss, z).gradient(*self._data(z))
+        made: Array = self._asked(z).gradient(*self._data(z))
         return made
 
     def hessian(self, z: Array) -> OutputHessian:
-        made: OutputHessian = in_parts(self.ops, self.loss, z).hessian(*self._data(z))
+        made: OutputHessian = self._asked(z).hessian(*self._data(z))
         return made
 
     def product(self, hessian: OutputHessian, v: Array) -> Array:
@@ -58,6 +60,9 @@ class OuterLoss:
         xp = self.ops.namespace()
         for place, H, slope in each_part(self.loss, hessian, *self._data(z)):
             v[place] = way(place, xp.astype(v[place], slope.dtype, copy=False), slope, partial(H.product, xp))
+
+    def _asked(self, z: Array) -> Any:
+        return self.loss if self.whole else in_parts(self.ops, self.loss, z)
 
     def _data(self, z: Array) -> tuple[Any, Array, Array | None, Array | None]:
         return self.ops.namespace(), z, self.targets, self.weights

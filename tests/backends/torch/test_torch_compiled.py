@@ -560,7 +560,10 @@ def test_products_that_do_not_lie_alike_are_added_as_they_are(name, monkeypatch)
 
 
 def test_memory_over_a_large_vocabulary(monkeypatch):
-    """The logits and J v, which becomes H J v, as in eager products: it was one more, and twelve to compare results."""
+    """The logits and J v, which becomes H J v, as in eager products: it was one more, and twelve to compare results.
+
+    Of a Hessian there are probabilities and u as well: it was seven, and ten.
+    """
     for module in (added, programs, parts):
         monkeypatch.setattr(module, "MANY", 1)
     monkeypatch.setattr(parts, "FEW", 1 << 12)
@@ -569,6 +572,10 @@ def test_memory_over_a_large_vocabulary(monkeypatch):
     params = {"A": torch.randn(4, 4), "W": torch.randn(4096, 4)}
     fit = lg.Objective(lambda p, x: torch.tanh(x @ p["A"]) @ p["W"].T, CE, (x, y), compile=True)
     peak, kept, G = allocations(lambda: lg.GGN(fit, params).prepare())
-    assert peak < 7 * size
+    assert peak < 5.2 * size
     assert kept < 1.3 * size
     assert kept + allocations(lambda: G @ params)[0] < 2.7 * size
+    peak, kept, A = allocations(lambda: lg.Hessian(fit, params).prepare())
+    assert peak < 5.8 * size
+    assert kept < 2.4 * size  # p and u
+    assert kept + allocations(lambda: A @ params)[0] < 4.6 * size
