@@ -27,6 +27,8 @@ __all__ = ["TorchFactors"]
 
 _LEAST, _BLOCKS = 64, 8
 """Rows of a block at least, and blocks at most."""
+_SMALL = 1 << 23
+"""Entries of x times its rows up to which one product takes less time than its blocks."""
 
 
 def _columns(b: Tensor) -> Tensor:
@@ -44,7 +46,7 @@ class TorchFactors:
 
     def syrk(self, x: Tensor) -> Tensor:
         m, k = x.shape
-        if type(x) is not Tensor or x.device.type != "cpu" or m * k < _LEAST**2 or tracking.get():
+        if type(x) is not Tensor or x.device.type != "cpu" or m * m * k < _SMALL or tracking.get():
             return x @ x.T
         x, step = x.detach(), max(_LEAST, -(-m // _BLOCKS))
         made, turned = x.new_empty(m, m), x.T
