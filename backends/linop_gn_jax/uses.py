@@ -57,6 +57,7 @@ class JaxUses:
     """In what is added to the result of each use, and in the parameters."""
     mixes: str = ""
     """A program is arithmetic: what a batch norm does is not known by its name."""
+    apart: bool = False
 
     def pull(self, cotangent: Array, leaves: tuple[int, ...] = ()) -> tuple[list[Array], list[Array]]:
         n = len(self.uses)

@@ -75,13 +75,16 @@ class TorchArithmetic:
 
     def dots(self, *pairs: tuple[Tensor, Tensor]) -> tuple[Any, ...]:
         first = pairs[0][0]
-        alike = all(type(x) is Tensor and x.dtype is _SINGLE and x.shape == first.shape for pair in pairs for x in pair)
-        if not alike or first.ndim > 1 or first.numel() <= _BLOCK or first.device.type != "cpu":
+        n, held = first.numel(), {id(x): x for pair in pairs for x in pair}
+        if n <= _BLOCK or first.ndim > 1 or first.device.type != "cpu":
             return tuple(self.dot(x, y) for x, y in pairs)
-        held = {id(x): torch.split(plain(x), _BLOCK) for pair in pairs for x in pair}
-        blocks = [(held[id(x)], held[id(y)]) for x, y in pairs]
+        if any(type(x) is not Tensor or x.dtype is not _SINGLE or x.shape != first.shape for x in held.values()):
+            return tuple(self.dot(x, y) for x, y in pairs)
+        sizes = [_BLOCK] * (n // _BLOCK) + [n % _BLOCK] * (n % _BLOCK > 0)
+        cut, dot = {key: plain(x).split_with_sizes(sizes) for key, x in held.items()}, torch.dot
+        blocks = [(cut[id(x)], cut[id(y)]) for x, y in pairs]
         # Block after block, so that all pairs find it in the processor's cache.
-        parts = [[_inner(x[i], y[i]) for x, y in blocks] for i in range(len(blocks[0][0]))]
+        parts = [[dot(x[i], y[i]).item() for x, y in blocks] for i in range(len(sizes))]
         return tuple(sum(of, 0.0) for of in zip(*parts, strict=True))
 
     def max_abs(self, x: Tensor) -> Any:

@@ -1,4 +1,16 @@
-"""Factorisations by ``torch.linalg``, in the forms that report rather than raise."""
+"""Factorisations by ``torch.linalg``, in the forms that report rather than raise, and a product that is symmetric.
+
+torch has no syrk: x x^T takes it as long as any product. Of blocks of rows those left of the diagonal and on it are
+made, and the others are their transposes: 0.56 of the flops with eight blocks. On one thread, for float32:
+
+==========  =========  ======
+x           x @ x.T    blocks
+==========  =========  ======
+320 x 512    930 us    670 us
+320 x 4096  7740 us   4850 us
+1280 x 512   15.1 ms    9.2 ms
+==========  =========  ======
+"""
 
 from __future__ import annotations
 
@@ -8,8 +20,15 @@ import torch
 from torch import Tensor
 
 from .shards import is_sharded, qr_over_shards
+from .tracking import tracking
 
 __all__ = ["TorchFactors"]
+
+
+_LEAST, _BLOCKS = 64, 8
+"""Rows of a block at least, and blocks at most."""
+_SMALL = 1 << 23
+"""Entries of x times its rows up to which one product takes less time than its blocks."""
 
 
 def _columns(b: Tensor) -> Tensor:
@@ -24,6 +43,18 @@ class TorchFactors:
             return qr_over_shards(columns)
         Q, R = torch.linalg.qr(columns.detach())
         return Q, R
+
+    def syrk(self, x: Tensor) -> Tensor:
+        m, k = x.shape
+        if type(x) is not Tensor or x.device.type != "cpu" or m * m * k < _SMALL or tracking.get():
+            return x @ x.T
+        x, step = x.detach(), max(_LEAST, -(-m // _BLOCKS))
+        made, turned = x.new_empty(m, m), x.T
+        for first in range(0, m, step):
+            last = first + step
+            torch.mm(x[first:last], turned[:, :last], out=made[first:last, :last])
+            made[:first, first:last] = made[first:last, :first].T
+        return made
 
     def cholesky(self, matrix: Tensor) -> tuple[Any, bool]:
         factor, info = torch.linalg.cholesky_ex(matrix.detach())

@@ -29,6 +29,7 @@ from .advice import explained
 from .graph import VIEWS, Edge, Found, Graph, kind, one_placed
 from .patches import convolution
 from .recording import Recording, backward, filled, keeping
+from .rowwise import is_rowwise
 from .tracking import constant, tracking
 
 __all__ = ["TorchUses"]
@@ -51,6 +52,8 @@ class TorchUses:
         self._found, self.otherwise = recording.resume(lambda: _read(graph))
         mixed = any(_mixes(graph, node) for node in graph.nodes)
         self.mixes = "a batch norm in training mode (model.eval() ends that)" if mixed else ""
+        hooked = recording.has_hooks or recording.is_watched  # what changes what goes back has no name
+        self.apart = not (hooked or self.otherwise) and is_rowwise(graph)
         self.outputs = constant(outputs)
         self.uses: tuple[Use, ...] = tuple(f.use for f in self._found)
         self.inputs = Inputs(recording, self._found)

@@ -83,7 +83,7 @@ class Root(LinearOperator):
         if not keeps_rows(rows, m, n):
             return None, Gram.of(self).matmat(ops.identity(m, self.codomain.zeros()))
         W = ops.cast(self.rows(), self.codomain.dtype)
-        return W, W @ W.T
+        return W, ops.syrk(W)
 
 
 @record

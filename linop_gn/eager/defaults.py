@@ -77,6 +77,10 @@ class BackendDefaults:
     def gathered(self, matrix: Array) -> Array:
         return matrix
 
+    def syrk(self, x: Array) -> Array:
+        xp = self.namespace()  # type: ignore[attr-defined]
+        return xp.matmul(x, x.T)  # NumPy knows what that is
+
     def qr(self, columns: Array) -> tuple[Array, Array]:
         Q, R = self.namespace().linalg.qr(columns)  # type: ignore[attr-defined]
         return Q, R

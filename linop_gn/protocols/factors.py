@@ -34,6 +34,9 @@ class Factors(Protocol):
     def identity(self, size: int, like: Vector) -> Array:
         """The matrix I ``(size, size)`` of the dtype and device of ``like``."""
 
+    def syrk(self, x: Array) -> Array:
+        """x x^T (m, m) for x (m, k), by BLAS's name for it."""
+
     def cholesky(self, matrix: Array) -> tuple[Any, Scalar]:
         """A matrix with the factor L in its lower triangle, and whether the symmetric matrix is positive definite."""
 

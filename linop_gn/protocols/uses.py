@@ -64,6 +64,8 @@ class Uses(Protocol):
     """The leaves that entered something else as well, whatever it was."""
     mixes: str
     """What makes examples depend on each other, in words; empty where nothing is known to."""
+    apart: bool
+    """Whether it is known that entries along the outputs' first axis depend on the same entries of all rows alone."""
 
     def pull(self, cotangent: Array, leaves: tuple[int, ...] = ()) -> tuple[list[Array], list[Array]]:
         """J^T u for the results of all uses, (groups, *rows, outputs) each, and for some of the parameters.

@@ -386,7 +386,7 @@ def _matrix(ops: Backend, root: LinearOperator, rows: bool | None, most_bytes: i
             f"{most_bytes}. Take a smaller batch, pass solver=lg.CG(rtol=1e-6), or use lg.CG on the GGN."
         )
     if isinstance(root, Dense):
-        return root.matrix, root.matrix @ root.matrix.T
+        return root.matrix, ops.syrk(root.matrix)
     assert isinstance(root, Root)  # of one by layers K is known
     return root.gram(rows)
 

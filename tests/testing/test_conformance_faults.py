@@ -488,6 +488,12 @@ class ShelvesKeepWhatIsTheUsers(Sound):
         return super().put(shelf, index, value, wanted)
 
 
+@fault("syrk")
+class ProductOfColumns(Sound):
+    def syrk(self, x):
+        return (x.T @ x)[: x.shape[0], : x.shape[0]]
+
+
 @fault("zeros_and_identity")
 class ZerosHaveNoColumns(Sound):
     def zeros(self, size, like):

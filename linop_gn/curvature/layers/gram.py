@@ -12,8 +12,6 @@ each layer by itself.
 
 from __future__ import annotations
 
-from typing import Any
-
 from ...protocols import Array, Backend
 from .rows import Layers
 
@@ -32,11 +30,11 @@ def gram(ops: Backend, layers: Layers) -> Array:
             for m, f, share in zip(layers.moving, layers.fixed, layers.shares, strict=True)
             if share.block == block
         ]
-        made = _by_pairs(xp, *pairs[0][:2]) if len(pairs) == 1 and _pairs_pay(*pairs[0][:2]) else _by_rows(xp, pairs)
+        made = _by_pairs(ops, *pairs[0][:2]) if len(pairs) == 1 and _pairs_pay(*pairs[0][:2]) else _by_rows(ops, pairs)
         total = made if total is None else total + made
     assert total is not None
     total = xp.astype(total, dtype, copy=False)
-    return total if layers.rest is None else total + xp.matmul(layers.rest, layers.rest.T)
+    return total if layers.rest is None else total + ops.syrk(layers.rest)
 
 
 def _pairs_pay(moving: Array, fixed: Array) -> bool:
@@ -46,12 +44,12 @@ def _pairs_pay(moving: Array, fixed: Array) -> bool:
     return bool(few < m * T * o * d + m * m * o * d and groups * (m * T) ** 2 <= max(_ENTRIES, 2 * m * m))
 
 
-def _by_pairs(xp: Any, moving: Array, fixed: Array) -> Array:
-    C, groups, N, T, o = moving.shape
+def _by_pairs(ops: Backend, moving: Array, fixed: Array) -> Array:
+    xp, (C, groups, N, T, o) = ops.namespace(), moving.shape
     S = xp.reshape(xp.permute_dims(moving, (1, 2, 0, 3, 4)), (groups, N * C * T, o))
     if groups == T == 1:  # matrices, where a stack of one is copied before it is multiplied
         S, A = S[0, ...], xp.reshape(fixed, (N, -1))
-        made = xp.reshape(xp.matmul(S, S.T), (N, C, N, C)) * xp.matmul(A, A.T)[:, None, :, None]
+        made = xp.reshape(ops.syrk(S), (N, C, N, C)) * ops.syrk(A)[:, None, :, None]
         return xp.reshape(made, (N * C, N * C))
     A = xp.reshape(fixed, (groups, N * T, -1))
     SS = xp.reshape(xp.matmul(S, xp.matrix_transpose(S)), (groups, N, C, T, N, C, T))
@@ -59,8 +57,9 @@ def _by_pairs(xp: Any, moving: Array, fixed: Array) -> Array:
     return xp.reshape(xp.sum(SS * AA, axis=(0, 3, 6)), (N * C, N * C))
 
 
-def _by_rows(xp: Any, pairs: list[tuple[Array, Array, bool]]) -> Array:
+def _by_rows(ops: Backend, pairs: list[tuple[Array, Array, bool]]) -> Array:
     """Of some of the layer's outputs at a time."""
+    xp = ops.namespace()
     sides = [(f[None], m) if turned else (m, f[None]) for m, f, turned in pairs]
     (C, groups, N), o = pairs[0][0].shape[:3], sides[0][0].shape[-1]
     each = C * N * groups * sides[0][1].shape[-1]
@@ -71,6 +70,6 @@ def _by_rows(xp: Any, pairs: list[tuple[Array, Array, bool]]) -> Array:
             xp.matmul(xp.matrix_transpose(left[..., first : first + step]), right) for left, right in sides
         )  # (columns, groups, examples, outputs, inputs)
         P = xp.reshape(xp.permute_dims(P, (2, 0, 1, 3, 4)), (N * C, -1))
-        made = xp.matmul(P, P.T)
+        made = ops.syrk(P)
         total = made if total is None else total + made
     return total

@@ -10,9 +10,10 @@ many as there are outputs, and none of them forms a gradient in a parameter. A b
 given a one among zeros, a scale or shift has sum_t g_ntc * x_nt. Of S^T J, with H_L = S S^T the loss's Hessian, z_nc is
 the product of the outputs with column c of the root S.
 
-That no example enters another's outputs is looked at, not believed: in one more pass each example counts another number
-of times, and its derivatives must be those of before times that number. So a batch norm that is training is found out,
-whatever it is written with. Everybody who asks has another way for such a model.
+That no example enters another's outputs is looked at, not believed, unless the framework tells it from the operations:
+in one more pass each example counts another number of times, and its derivatives must be those of before times that
+number. So a batch norm that is training is found out, whatever it is written with. Everybody who asks has another way
+for such a model.
 """
 
 from __future__ import annotations
@@ -65,6 +66,13 @@ class Examples(NamedTuple):
     def columns(self) -> int:
         """How many numbers an example has."""
         return int(math.prod(self.batch.made.outputs.shape)) // self.batch.examples
+
+    @property
+    def apart(self) -> bool:
+        """Whether it is known, and needs no looking at, that no example enters another's outputs."""
+        batch, uses = self.batch, {i for block in self.plans for i in (*block.uses, *block.transposed)}
+        whole = tuple(batch.made.outputs.shape[:1]) == (batch.examples,) and all(batch.axis(i) == 0 for i in uses)
+        return batch.made.apart and whole
 
     @property
     def shares(self) -> tuple[Share, ...]:
@@ -199,13 +207,15 @@ class Layers:
     places: tuple[Place, ...] = static()
     left: tuple[int, ...] = static()
     """The leaves of ``rest``."""
+    looked: bool = static(default=True)
+    """Whether a pass was taken to find ``apart`` out."""
     stacked: bool = static(default=False)
 
     @property
     def passes(self) -> int:
         """Passes backward that it took."""
         many = 0 if self.rest is None else math.prod(self.outputs.shape)
-        return int(self.outputs.shape[-1]) + 1 + many
+        return int(self.outputs.shape[-1]) + self.looked + many
 
     def hold_for(self, pieces: tuple[Any, ...]) -> Array:
         """Whether they are those of linearised batches: no example enters another's outputs, and outputs are equal.
@@ -244,14 +254,12 @@ def layers(worth: Callable[[Examples], bool] | None, term: Term, x: Vector) -> t
     def pull(e: Vector) -> list[Array]:
         return made.pull(root.product(xp, made.like_outputs(e)))
 
-    like, mixed = xp.reshape(z, (-1,)), made.mixed()
-    unit = xp.reshape(xp.broadcast_to(ops.identity(C, like)[:, None, :], (C, N, C)), (C, N * C))
-    check = xp.reshape(made.numbers()[:, None] * mixed[None, :], (1, -1))
-    pulled = ops.over_rows(pull, xp.concat([unit, check]), min(_TOGETHER, C + 1))
-    moving = tuple(f[:C, ...] for f in pulled)
-    # A zero for the last row, which is the check: to cut it off would be to copy the others.
-    every = ops.cast(xp.concat([mixed, 0.0 * mixed[:1]])[None, :], dtype)
-    both = [xp.reshape(xp.matmul(every, xp.reshape(f, (C + 1, -1))), f.shape[1:]) for f in pulled]
+    like, looked = xp.reshape(z, (-1,)), not made.apart
+    given = xp.reshape(xp.broadcast_to(ops.identity(C, like)[:, None, :], (C, N, C)), (C, N * C))
+    if looked:
+        given = xp.concat([given, xp.reshape(made.numbers()[:, None] * made.mixed()[None, :], (1, -1))])
+    pulled = ops.over_rows(pull, given, min(_TOGETHER, given.shape[0]))
+    moving = tuple(f[:C, ...] for f in pulled) if looked else tuple(pulled)
     rest = slope = None
     if worth is None:
         u = None if batch.piece is None else batch.piece.linearization.seed
@@ -263,10 +271,19 @@ def layers(worth: Callable[[Examples], bool] | None, term: Term, x: Vector) -> t
             _TOGETHER,
         )
         rest = xp.permute_dims(rows, (1, 0))
-    good = made.agree([f[C, ...] for f in pulled], both)
-    places = tuple(block.place for block in made.plans)
-    outputs = xp.reshape(z, (N, C))
-    return (None, None, weight), Layers(moving, fixed, rest, outputs, slope, good, made.shares, places, made.rest)
+    good = _agree(made, pulled) if looked else xp.all(like[:0] == 0)  # of nothing: true, where z is
+    told = made.shares, tuple(block.place for block in made.plans), made.rest, looked
+    return (None, None, weight), Layers(moving, fixed, rest, xp.reshape(z, (N, C)), slope, good, *told)
+
+
+def _agree(made: Examples, pulled: list[Array]) -> Array:
+    """Whether the last of the rows, the check, is what the others make of it."""
+    ops, xp, C = made.batch.ops, made.batch.ops.namespace(), made.columns
+    mixed = made.mixed()
+    # A zero for the last row: to cut it off would be to copy the others.
+    every = ops.cast(xp.concat([mixed, 0.0 * mixed[:1]])[None, :], ops.describe(pulled[0])[1])
+    both = [xp.reshape(xp.matmul(every, xp.reshape(f, (C + 1, -1))), f.shape[1:]) for f in pulled]
+    return made.agree([f[C, ...] for f in pulled], both)
 
 
 def _rows_of(made: Examples, share: Share, fixed: Array) -> tuple[int, int, int]:
@@ -322,7 +339,7 @@ def _told(term: Term, x: Vector) -> tuple[Any, Told | None]:
         width += math.prod(made.plans[share.block].place.sizes) if fixed.shape[2] > 1 else size // fixed.shape[1]
         numbers += C * size + math.prod(fixed.shape)
     rest = made.batch.examples * C if made.rest else 0
-    return (None, None, weight), Told(C + 1 + rest, width, numbers)
+    return (None, None, weight), Told(C + (not made.apart) + rest, width, numbers)
 
 
 def joined(xp: Any, pieces: tuple[Layers | None, ...]) -> Layers | None:

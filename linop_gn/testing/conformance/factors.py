@@ -40,6 +40,17 @@ class Factors(Kit):
         agree(self.host(eye), np.eye(3), 0.0, "identity")
 
     @drawn(6)
+    def test_syrk(self, data: Draws) -> None:
+        """syrk(x) is x x^T."""
+        dtype, shape = data.draw(st.sampled_from(self.dtypes)), data.draw(st.sampled_from([(3, 5), (5, 3), (150, 400)]))
+        x = self.array(np.random.default_rng(data.draw(st.integers(0, 9))).standard_normal(shape), dtype)
+        with self.untouched("syrk", x):
+            made = self.ops.syrk(x)
+        self.same_kind(made, self.array(np.ones((shape[0], shape[0])), dtype), "syrk")
+        host = self.host(x)
+        agree(self.host(made), host @ host.T, 10 * EPS[dtype] * shape[1], "syrk")
+
+    @drawn(6)
     def test_qr(self, data: Draws) -> None:
         """qr(columns) gives orthonormal ones and a triangle, whose product the columns are; of dependent ones too."""
         dtype = data.draw(st.sampled_from(self.dtypes))

@@ -122,3 +122,12 @@ def test_a_convolutional_product_does_no_extra_work(costs):
 @pytest.mark.parametrize(("name", "limit"), [("mlp", 0.02), ("cnn", 0.05), ("transformer", 0.15)])
 def test_the_product_of_the_last_layer_runs_nothing_below_it(costs, name, limit):
     assert 0 < costs[name].last_layer < limit
+
+
+@pytest.mark.parametrize(("m", "most"), [(320, 0.6), (700, 0.57), (128, 0.76), (40, 1.0)])
+def test_a_symmetric_product_takes_little_more_than_half_of_the_flops(m, most):
+    x = torch.randn(m, 1000, generator=torch.Generator().manual_seed(0))
+    flops, made = count(lambda: backend.syrk(x))
+    assert flops <= most * 2 * m * m * 1000
+    assert torch.equal(made, made.T)
+    torch.testing.assert_close(made.double(), x.double() @ x.double().T, rtol=1e-5, atol=1e-3)
