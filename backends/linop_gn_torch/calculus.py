@@ -375,6 +375,13 @@ class _Bent(NamedTuple):
         return [a if b is None else a + b for a, b in zip(made, more, strict=True)]
 
 
+def _gradient(
+    ends: Sequence[Any], leaves: Leaves, outer: Any, seeds: list[Tensor], **options: bool
+) -> list[Tensor | None]:
+    """That of the loss, as it was recorded."""
+    return backward(ends, leaves, seeds or [outer.slope(z.detach()) for z in ends], **options)
+
+
 class TorchGradientLinearization(LinearizationDefaults):
     """A scalar function's gradient with its graph. See :class:`linop_gn.protocols.GradientLinearization`."""
 
@@ -405,9 +412,13 @@ class TorchGradientLinearization(LinearizationDefaults):
                 else:
                     self._bent = _Bent.of(tail, outer, constant(root))
             ends, seeds = ([root], [seed]) if self._bent is None else (self._bent.tail.places, self._bent.seeds)
-            self._gradient = partial(backward, ends, self._leaves, seeds)
-            recorded = self._recording.resume(lambda: self._gradient(create_graph=True), records=True)
+            recorded = self._recording.resume(
+                lambda: backward(ends, self._leaves, seeds, create_graph=True), records=True
+            )
             self._recording.resume(lambda: require_linear(recorded, seeds[0], custom, way))
+        # The slope at the outputs is made again for who looks for a NaN: the graph may hold what came of it alone.
+        kept = seeds if outer is None or self._bent is not None else []
+        self._gradient = partial(_gradient, ends, self._leaves, outer, kept)
         self.gradient, self._recorded = filled(recorded, self._leaves), edges(recorded)
         if self._bent is not None:  # what is added to the outputs gets the seeds themselves
             own = {s.untyped_storage().data_ptr() for s in self._bent.seeds}
