@@ -54,8 +54,11 @@ def root_squares(term: Term, x: Vector) -> tuple[Any, Passes]:
     def one(index: Any) -> tuple[Array, ...]:
         return _of_blocks(ops, made, made.pull(column(counter(xp, C, z) == index)))
 
+    sums = ops.sum_over(one, range(C))
+    if made.apart:
+        return _squares(term, made, sums, _fit(made), C)
     mixed = column(made.mixed())
-    return _squares(term, made, ops.sum_over(one, range(C)), _unfit(made, mixed, made.pull(mixed)), C + 2)
+    return _squares(term, made, sums, _unfit(made, mixed, made.pull(mixed)), C + 2)
 
 
 def gradient_squares(term: Term, x: Vector) -> tuple[Any, Passes]:
@@ -67,7 +70,7 @@ def gradient_squares(term: Term, x: Vector) -> tuple[Any, Passes]:
     roots = None if data.weights is None else xp.sqrt(xp.astype(data.weights, z.dtype, copy=False))
     u = slopes(made.batch.ops, term.loss, z, data.targets, roots)
     pulled = made.pull(u)
-    return _squares(term, made, _of_blocks(made.batch.ops, made, pulled), _unfit(made, u, pulled), 2)
+    return _squares(term, made, _of_blocks(made.batch.ops, made, pulled), _unfit(made, u, pulled), 2 - made.apart)
 
 
 def _unknown(term: Term, x: Vector) -> tuple[Any, Passes]:
@@ -134,10 +137,16 @@ def _all_apart(term: Term, x: Vector) -> Examples | None:
 
 def _unfit(made: Examples, u: Array, pulled: list[Array]) -> Array:
     """1 where examples enter each other's outputs, else 0: (1,)."""
+    if made.apart:
+        return _fit(made)
     xp = made.batch.ops.namespace()
     s = xp.broadcast_to(made.numbers()[:, None], (made.batch.examples, made.columns))
     good = made.agree(made.pull(made.like_outputs(s) * u), pulled)
     return xp.reshape(xp.where(good, 0.0 * made.numbers()[0], 1.0 + 0.0 * made.numbers()[0]), (1,))
+
+
+def _fit(made: Examples) -> Array:
+    return made.batch.ops.namespace().zeros_like(made.numbers()[:1])
 
 
 def _pairs(made: Examples, pulled: list[Array]) -> Iterator[list[tuple[Array, Array]]]:

@@ -6,12 +6,16 @@ product 6F - 4F1. Timings would say the same less reliably.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from linop_gn_torch import backend
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+import linop_gn as lg
 
 calculus = backend.calculus
 
@@ -131,3 +135,24 @@ def test_a_symmetric_product_takes_little_more_than_half_of_the_flops(m, most):
     assert flops <= most * 2 * m * m * 1000
     assert torch.equal(made, made.T)
     torch.testing.assert_close(made.double(), x.double() @ x.double().T, rtol=1e-5, atol=1e-3)
+
+
+def test_a_gram_step_takes_no_flops_but_those_of_its_formulas():
+    """One forward, a gradient, the rows of ten columns, half of K, W^T y, and one product that verifies."""
+    N, C, sizes = 32, 10, [64, 128, 128, 10]
+    net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
+    params, x, y = dict(net.named_parameters()), torch.randn(N, 64), torch.randint(0, C, (N,))
+
+    def step() -> lg.Solution:
+        fresh = lg.Objective(net, lg.losses.CrossEntropy(), (x, y))
+        return lg.solve(lg.Damped(lg.GGN(fresh, params), 1e-2), fresh.gradient(params), lg.GramSolve())
+
+    flops, solution = count(step)
+    assert (solution.status.name, int(solution.steps)) == ("CONVERGED", 1)
+    weights, first, m = sum(a * b for a, b in pairwise(sizes)), sizes[0] * sizes[1], N * C
+    passes = 2 * N * (weights + (2 * weights - first))
+    rows = 2 * m * (weights - first)
+    K = 2 * m * m * sum(sizes[1:]) + 2 * N * N * sum(sizes[:-1])
+    solve = 2 * m * sum(sizes[1:]) + 2 * N * weights
+    verified = 2 * N * (2 * weights - first) * 2
+    assert flops <= passes + rows + 0.66 * K + solve + verified

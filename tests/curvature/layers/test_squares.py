@@ -41,7 +41,8 @@ def test_modules(torch):
         found = lg.diagonal(G, "exact")
         np.testing.assert_allclose(found.value, G.to_dense().diagonal(), atol=1e-13)
         assert (found.method == "layers of the model") == (name in BY_LAYERS)
-        assert found.products == (4 if name in BY_LAYERS else 12)
+        looked = 2 * (name == "recurrent")  # of others torch's operations tell
+        assert found.products == (2 + looked if name in BY_LAYERS else 12)
         assert (diagonal_by_layers(G.point) is None) == (name not in BY_LAYERS)
 
 
@@ -62,3 +63,19 @@ def test_of_the_empirical_fisher_matrix(torch):
 def test_a_few_examples_at_a_time(torch, monkeypatch, entries):
     monkeypatch.setattr(room, "_ENTRIES", entries)
     check(Case("convolutional", "softmax", "mean", 0, "weights"), lg.load("torch"))
+
+
+def test_norms_of_gradients_are_looked_at_only_where_nobody_tells(torch, monkeypatch):
+    """By a second pass: of what mixes, and of what may."""
+    from linop_gn_torch.uses import TorchUses
+
+    from .models import drawn
+
+    calls, pull = [], TorchUses.pull
+    monkeypatch.setattr(TorchUses, "pull", lambda self, *given: calls.append(1) or pull(self, *given))
+    for name, passes in (("deep", 1), ("convolutional", 1), ("recurrent", 2), ("batch norm by hand", 2)):
+        net, x = drawn(name)
+        fit = lg.Objective(net, lg.losses.CrossEntropy(), (x, torch.arange(6) % 2))
+        calls.clear()
+        lg.gradient_norms(fit, dict(net.named_parameters()))
+        assert len(calls) == passes, name
