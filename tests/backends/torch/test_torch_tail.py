@@ -236,7 +236,7 @@ def temperature(z, p):
 
 
 MEMORY = {
-    # the outputs, what a step has saved, and J v, which becomes what goes backward; of a Hessian what the slope has become, too
+    # the outputs, what a step has saved, and J v, which becomes what goes backward; of a Hessian what the slope became
     "scale": (lambda z, p: z / 8, 2.6, 4.9),
     "cap": (lambda z, p: capped(z), 3.6, 6.1),
     "temperature": (temperature, 3.6, 6.1),
