@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from linop_gn.distributed import OtherProcessError
 
-__all__ = ["operation_of_nan", "tell_of_nan"]
+__all__ = ["has_nan", "operation_of_nan", "tell_of_nan"]
+
+
+def has_nan(arrays: Sequence[Tensor | None]) -> bool:
+    """Whether there is a NaN."""
+    return any(a is not None and bool(a.isnan().any()) for a in arrays)
 
 
 def operation_of_nan(backward: Callable[..., Any], **options: Any) -> str:

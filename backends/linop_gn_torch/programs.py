@@ -17,9 +17,9 @@ from torch import Tensor
 
 from linop_gn.backend import LinearizationDefaults
 
-from .calculus import has_nan
 from .columns import in_columns
 from .cotangents import MANY
+from .nan import has_nan
 from .tracing import Traced
 from .tracking import tracking
 

@@ -24,7 +24,7 @@ from torch.autograd.graph import GradientEdge, disable_saved_tensors_hooks, get_
 from torch.utils.checkpoint import CheckpointFunction
 from torch.utils.hooks import RemovableHandle
 
-from .advice import REENTRANT
+from .advice import REENTRANT, require_differentiable, snapshot, unwritten
 from .safe_ops import twice_differentiable
 from .tracking import constant, tracking
 
@@ -47,6 +47,17 @@ class Recording:
         self.has_hooks = False
         self.is_watched = False
         """Whether hooks on tensors or operations were registered: they see, may change and may hold what goes back."""
+
+    @classmethod
+    def of(
+        cls, function: Callable[[list[Tensor]], Tensor], params: Sequence[Tensor], scalar: bool = False, **kernels: Any
+    ) -> tuple[Recording, list[Tensor], Tensor]:
+        """The graph of ``function``: what it takes to go through it, its leaves, and its outputs."""
+        recording, leaves = cls(**kernels), snapshot(params)
+        with torch.enable_grad(), unwritten(leaves):
+            outputs = recording.make(lambda: function(leaves))
+            require_differentiable(outputs, scalar)
+        return recording, leaves, outputs
 
     def make(self, thunk: Callable[[], R]) -> R:
         """Run ``thunk``, which records a graph."""
