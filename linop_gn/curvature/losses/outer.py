@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 from ...protocols import Array, Backend
-from ...records import record, static
+from ...records import record, replace, static
 from .base import Loss
 from .hessians import OutputHessian
-from .parts import in_parts
+from .parts import as_rows, in_parts, rows_of_part
 
 __all__ = ["OuterLoss"]
 
@@ -41,16 +41,35 @@ class OuterLoss:
         made: Array = in_parts(self.ops, self.loss, z).total(*self._data(z))
         return made
 
-    def slope(self, z: Array) -> Array:
+    def slope(self, z: Array, numbers: tuple[Array, ...] = ()) -> Array:
+        if numbers:
+            return self.loss.gradient(*self._data(z), numbers)
         made: Array = in_parts(self.ops, self.loss, z).gradient(*self._data(z))
         return made
 
-    def hessian(self, z: Array) -> OutputHessian:
+    def hessian(self, z: Array, numbers: tuple[Array, ...] = ()) -> OutputHessian:
+        if numbers:
+            return self.loss.hessian(*self._data(z), numbers)
         made: OutputHessian = in_parts(self.ops, self.loss, z).hessian(*self._data(z))
         return made
 
     def product(self, hessian: OutputHessian, v: Array) -> Array:
         return hessian.product(self.ops.namespace(), v)
+
+    def leading(self, z: Array) -> int:
+        return max(1, min(len(z.shape[: self.loss.example_axes]), len(z.shape) - 1))
+
+    def parted(self, z: Array) -> tuple[int, OuterLoss, Any]:
+        axes, xp = self.leading(z), self.ops.namespace()
+        data = as_rows(xp, self.loss, z, self.targets, self.weights, axes)
+        return rows_of_part(tuple(z.shape), axes), replace(self, targets=None, weights=None), data
+
+    def numbers(self, z: Array) -> tuple[Array, ...]:
+        return self.loss.known(*self._data(z))
+
+    def of_part(self, data: Any) -> OuterLoss:
+        targets, weights = data
+        return replace(self, targets=targets, weights=weights)
 
     def _data(self, z: Array) -> tuple[Any, Array, Array | None, Array | None]:
         return self.ops.namespace(), z, self.targets, self.weights
