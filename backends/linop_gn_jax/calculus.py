@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax, tree_util
+from jax.extend import core
 
 from linop_gn.backend import Array, CalculusDefaults, Composed, LinearizationDefaults
 
@@ -31,6 +32,7 @@ from .linear import LinearProgram
 from .mapped import apart, cast
 from .models import adapt, explained
 from .slopes import slope, slope_through
+from .sums import LARGE
 from .uses import JaxUses, perturbed
 
 __all__ = ["JaxCalculus", "JaxGradientLinearization", "JaxLinearization"]
@@ -194,6 +196,10 @@ def _linear_part(pushforward: Callable[..., Any], params: list[Array]) -> tuple[
     return LinearProgram.trace(push, residuals, params), residuals
 
 
+def _traced(function: Callable[[list[Array]], Array], p: list[Array]) -> core.ClosedJaxpr:
+    return jax.make_jaxpr(lambda *p: _outputs(function, list(p)))(*p)  # type: ignore[no-any-return]
+
+
 def _composed(function: Composed, p: list[Array]) -> tuple[list[Array], Array]:
     """The gradient of a scalar function of a model's outputs, and its value."""
     z, pullback = jax.vjp(lambda p: _outputs(function.inner, p), p)
@@ -202,7 +208,7 @@ def _composed(function: Composed, p: list[Array]) -> tuple[list[Array], Array]:
         return pullback(u[0])[0], value
     outer, end = function.outer, None
     if jax.device_count() == 1:  # several may share the rows
-        end = end_of(jax.make_jaxpr(lambda *p: _outputs(function.inner, list(p)))(*p), outer.leading(z))
+        end = end_of(_traced(function.inner, p), outer.leading(z))
     if end is None:
         return pullback(slope(outer, z))[0], outer.value(lax.stop_gradient(z))
     moving, pullback, still = jax.vjp(end.made_of, p, has_aux=True)
@@ -230,6 +236,10 @@ class JaxCalculus(CalculusDefaults):
     ) -> JaxLinearization:
         leaves, axes = apart(_differentiable(params), lambda p: _with_cotangent(function, cotangent, p))
         outputs, pushforward = jax.linearize(lambda p: cast(_outputs(function, p), axes), leaves)
+        if outputs.size >= LARGE and jax.device_count() == 1 and outputs.ndim:
+            end = end_of(_traced(function, leaves), 1)
+            if end is not None and end.entrywise:
+                outputs, pushforward = jax.linearize(lambda p: end.done_again(p).reshape(outputs.shape), leaves)
         program, residuals = _linear_part(pushforward, leaves)
         backward = program.only_transposes
         with _rules_followed() if backward else nullcontext():

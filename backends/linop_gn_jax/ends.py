@@ -89,14 +89,19 @@ class _Node:
         self.apply, self.given = apply, given
         own = {} if leaf is None else {leaf: None}
         self.leaf = leaf
+        self.entrywise = all(node.entrywise for node in given)
         self.leaves: dict[_Leaf, None] = own | {x: None for node in given for x in node.leaves}
 
 
 class End:
-    """The end of a program, and the program that makes what it is made of. Compared by identity."""
+    """The end of a program, and the program that makes what it is made of. Compared by identity.
+
+    It is ``entrywise`` where nothing is summed along rows: to do that again for each product takes more memory.
+    """
 
     def __init__(self, root: _Node, lead: int, closed: core.ClosedJaxpr) -> None:
         self._root, self._lead, moved = root, lead, set(closed.jaxpr.invars)
+        self.entrywise = root.entrywise
         for eqn in closed.jaxpr.eqns:
             if any(v in moved for v in eqn.invars if not isinstance(v, core.Literal)):
                 moved.update(eqn.outvars)
@@ -118,6 +123,11 @@ class End:
             [leaf.of(*(next(made) for _ in leaf.inputs)) for leaf in group] for group in self._groups
         )
         return (ys, shared), (rows, fixed)
+
+    def done_again(self, arguments: Sequence[Any]) -> Array:
+        """All outputs, of which a linearisation holds what the end is made of: its slopes are worked out each time."""
+        moving, still = self.made_of(arguments)
+        return jax.checkpoint(lambda moving, still: self(*moving, *still))(moving, still)  # type: ignore[no-any-return]
 
     def __call__(self, *groups: Sequence[Any]) -> Array:
         """The outputs of some rows (m, ...)."""
@@ -233,7 +243,9 @@ class _Walk:
             given = [self._operand(v, whole, lead, cut) for v in eqn.invars]
             return None if _NONE in given else _Node(resized(), given)
         if name in _ALONG_ROWS and along(*params["axes"]):
-            return _Node(resized(), [self.node(x, lead, cut)])
+            made = _Node(resized(), [self.node(x, lead, cut)])
+            made.entrywise = False
+            return made
         if name == "concatenate" and along(params["dimension"]):
             return _Node(resized(), [self.node(v, lead, cut) for v in eqn.invars])
         if name == "iota" and along(params["dimension"]):

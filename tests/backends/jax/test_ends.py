@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from linop_gn_jax import calculus
 from linop_gn_jax import parts as loops
 from linop_gn_jax.ends import end_of
 
@@ -78,6 +79,7 @@ def all_many():
         patch.setattr(parts, "MANY", 1)
         patch.setattr(parts, "_PARTS", 4)
         patch.setattr(loops, "_CACHED", 2 * V)
+        patch.setattr(calculus, "LARGE", 1)
         yield
 
 
@@ -215,6 +217,27 @@ def test_derivatives_of_products(jax):
         np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-11)
 
 
+ENTRYWISE = sorted(set(ENDS) - {"log-softmax", "centred"})
+
+
+@settings(max_examples=4, phases=[Phase.explicit, Phase.generate])
+@given(st.lists(st.sampled_from(ENTRYWISE), min_size=1, max_size=3), st.integers(0, 2**16))
+def test_gauss_newton_products(jax, names, seed):
+    """J^T J, all of it and by blocks, against a dense Jacobian; slopes of the end are worked out for each product."""
+    rng, params, x = drawn(seed)
+    model, (flat, unflatten) = composed(names), jax.flatten_util.ravel_pytree(params)
+    J, v = np.asarray(jax.jacobian(lambda f: model(unflatten(f), x).ravel())(flat)), rng.standard_normal(flat.size)
+    with all_many():
+        fit = lg.Objective(model, lg.losses.SquaredError(scale=1.0, reduction="sum"), (x, 0 * model(params, x)))
+        G, B = lg.GGN(fit, params), lg.BlockGGN(fit, params)
+        got, blocks = (np.asarray(jax.flatten_util.ravel_pytree(A @ unflatten(jnp.asarray(v)))[0]) for A in (G, B))
+    want, size, start = 2 * J.T @ (J @ v), (abs(J.T) @ (abs(J) @ abs(v))).max() + 1, 0
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-12 * size)
+    for leaf in jax.tree.leaves(params):
+        here = slice(start, start := start + leaf.size)
+        np.testing.assert_allclose(blocks[here], 2 * J[:, here].T @ (J[:, here] @ v[here]), rtol=0, atol=1e-12 * size)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_narrow_logits_of_a_trained_classifier(jax, dtype):
     """What is sure to 1 - 1e-6 has a Hessian of that size, with the digits of the dtype."""
@@ -260,3 +283,11 @@ def test_copies_of_the_logits(jax, name):
     assert kept < 2.3 * size
     shared = name in ("bias", "temperature", "both")
     assert kept + taken < (4.8 if shared else 3.8) * size
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_copies_in_gauss_newton_products(jax, name):
+    """The logits, what the end is made of, the vector, and its product with a slope. They were to 7."""
+    kept, taken, size = compiled_product(lg.GGN, COUNTED[name])
+    assert kept < 2.3 * size
+    assert kept + taken < (5.4 if name in ("both", "temperature") else 4.5) * size
