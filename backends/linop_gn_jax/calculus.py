@@ -21,15 +21,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax, tree_util
-from jax.custom_derivatives import SymbolicZero
+from jax.extend import core
 
-from linop_gn.backend import Array, CalculusDefaults, Composed, LinearizationDefaults, Outer
+from linop_gn.backend import Array, CalculusDefaults, Composed, LinearizationDefaults
 
 from .arrays import laid_out
 from .compiled import compiled, tracing
+from .ends import end_of
 from .linear import LinearProgram
 from .mapped import apart, cast
 from .models import adapt, explained
+from .slopes import slope, slope_through
+from .sums import LARGE
 from .uses import JaxUses, perturbed
 
 __all__ = ["JaxCalculus", "JaxGradientLinearization", "JaxLinearization"]
@@ -193,36 +196,24 @@ def _linear_part(pushforward: Callable[..., Any], params: list[Array]) -> tuple[
     return LinearProgram.trace(push, residuals, params), residuals
 
 
-@jax.custom_jvp
-def _slope(outer: Outer, z: Array) -> Array:
-    """The gradient of ``outer`` at z, whose derivative is known."""
-    return outer.slope(z)
-
-
-def _slope_rule(primals: tuple[Outer, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
-    (outer, z), (moving, v) = primals, tangents
-    slope, made = _slope(outer, z), jnp.zeros_like(z)
-    if not isinstance(v, SymbolicZero):
-        # A checkpoint: what of the product does not depend on v is worked out for each v, and not kept.
-        made = jax.checkpoint(lambda hessian, v: outer.product(hessian, v))(outer.hessian(z), v)
-    if not all(isinstance(x, SymbolicZero) for x in tree_util.tree_leaves(moving)):  # of the data
-        moving = tree_util.tree_map(lambda x: np.zeros(x.shape, x.dtype) if isinstance(x, SymbolicZero) else x, moving)
-        made = made + jax.jvp(lambda outer: outer.slope(z), (outer,), (moving,))[1]
-    return slope, made
-
-
-_slope.defjvp(_slope_rule, symbolic_zeros=True)
+def _traced(function: Callable[[list[Array]], Array], p: list[Array]) -> core.ClosedJaxpr:
+    return jax.make_jaxpr(lambda *p: _outputs(function, list(p)))(*p)  # type: ignore[no-any-return]
 
 
 def _composed(function: Composed, p: list[Array]) -> tuple[list[Array], Array]:
     """The gradient of a scalar function of a model's outputs, and its value."""
     z, pullback = jax.vjp(lambda p: _outputs(function.inner, p), p)
-    if function.outer.known(z):
-        u, value = _slope(function.outer, z), function.outer.value(lax.stop_gradient(z))
-    else:
+    if not function.outer.known(z):
         value, u = jax.value_and_grad(_scalar_valued(lambda z: function.outer.total(z[0])))([z])
-        (u,) = u
-    return pullback(u)[0], value
+        return pullback(u[0])[0], value
+    outer, end = function.outer, None
+    if jax.device_count() == 1:  # several may share the rows
+        end = end_of(_traced(function.inner, p), outer.leading(z))
+    if end is None:
+        return pullback(slope(outer, z))[0], outer.value(lax.stop_gradient(z))
+    moving, pullback, still = jax.vjp(end.made_of, p, has_aux=True)
+    value = outer.value(lax.stop_gradient(end(*moving, *still).reshape(z.shape)))
+    return pullback(slope_through(end, outer, z, moving, still))[0], value
 
 
 class JaxCalculus(CalculusDefaults):
@@ -245,6 +236,10 @@ class JaxCalculus(CalculusDefaults):
     ) -> JaxLinearization:
         leaves, axes = apart(_differentiable(params), lambda p: _with_cotangent(function, cotangent, p))
         outputs, pushforward = jax.linearize(lambda p: cast(_outputs(function, p), axes), leaves)
+        if outputs.size >= LARGE and jax.device_count() == 1 and outputs.ndim:
+            end = end_of(_traced(function, leaves), 1)
+            if end is not None and end.entrywise:
+                outputs, pushforward = jax.linearize(lambda p: end.done_again(p).reshape(outputs.shape), leaves)
         program, residuals = _linear_part(pushforward, leaves)
         backward = program.only_transposes
         with _rules_followed() if backward else nullcontext():

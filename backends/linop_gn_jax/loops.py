@@ -16,7 +16,6 @@ whether the method still runs; what is inside a step is compiled on its own.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
@@ -32,6 +31,7 @@ from .compiled import EFFORTS, advised, can_be_quick, compiled, tracing
 from .implicit import constant, implicit
 from .linear import contains, largest
 from .mapped import steady
+from .parts import by_rows
 from .scanning import scan_over
 from .states import like, numbers_as_arrays, observed, row_dtype, settle
 
@@ -39,9 +39,6 @@ __all__ = ["JaxLoops"]
 
 R = TypeVar("R")
 T = TypeVar("T")
-
-_CACHED = 1 << 16
-"""Entries of a part on the CPU: what is made of it on the way stays in a core's cache."""
 
 
 def _is_running(state: Any) -> Array:
@@ -228,16 +225,7 @@ class JaxLoops(EagerLoops):
         if jax.device_count() > 1:  # which may share the rows: a loop over these would gather them
             return function(x, *data)
 
-        def one(start: Any, size: int, x: Array) -> Array:
-            parts = tree_util.tree_map(lambda a: lax.dynamic_slice_in_dim(a, start, size), (x, *data))
-            return lax.dynamic_update_slice_in_dim(x, function(*parts).astype(x.dtype), start, axis=0)
-
-        if jax.default_backend() == "cpu":
-            size = min(size, max(1, _CACHED // max(1, math.prod(x.shape[1:]))))
-        many, rest = divmod(x.shape[0], size)  # of no parts the body would still be traced
-        # x is rewritten where it stands: a scan would stack its results elsewhere
-        x = lax.fori_loop(0, many, lambda i, x: one(i * size, size, x), x) if many else x
-        return one(many * size, rest, x) if rest else x
+        return by_rows(lambda xs, data: ([function(*xs, *data)], ()), size, [x], data)[0][0]
 
     def afresh(self, x: T, arguments: R) -> tuple[T, R]:
         return lax.optimization_barrier((x, arguments)) if tracing() else (x, arguments)  # type: ignore[no-any-return]

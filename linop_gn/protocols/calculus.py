@@ -75,10 +75,10 @@ class Outer(Protocol):
     def value(self, z: Array) -> Array:
         """Its value, which is not differentiated."""
 
-    def slope(self, z: Array) -> Array:
+    def slope(self, z: Array, numbers: tuple[Array, ...] = ()) -> Array:
         """Its gradient, like z."""
 
-    def hessian(self, z: Array) -> Any:
+    def hessian(self, z: Array, numbers: tuple[Array, ...] = ()) -> Any:
         """What products with its Hessian at z need: a record."""
 
     def product(self, hessian: Any, v: Array) -> Array:
@@ -89,6 +89,18 @@ class Outer(Protocol):
 
         ``slope`` is the gradient at z, and ``product(u)`` is H u, both of the part.
         """
+
+    def leading(self, z: Array) -> int:
+        """How many of the first axes of z count rows that say nothing of each other, where it is :meth:`known`."""
+
+    def parted(self, z: Array) -> tuple[int, Outer, Any]:
+        """How many of these rows a part has; what all share; and data with one axis for rows, a tree of arrays."""
+
+    def numbers(self, z: Array) -> tuple[Array, ...]:
+        """What :meth:`slope` and :meth:`hessian` may be told of rows (m, ...), to be cheap: arrays (m, 1)."""
+
+    def of_part(self, data: Any) -> Outer:
+        """The function of some rows (m, ...), for their part of the data, where what all rows share is asked."""
 
 
 @dataclass(frozen=True)

@@ -53,21 +53,27 @@ def compiled_peak(function: Callable[..., Any], *arguments: Any) -> int:
     return int(taken.temp_size_in_bytes + taken.output_size_in_bytes)
 
 
-def compiled_product(curvature: Any) -> tuple[int, int, int]:
-    """Bytes that a model's ``curvature`` keeps in JAX, that a product takes, and of one copy of its many logits."""
+def compiled_product(curvature: Any, end: Callable[..., Any] = lambda p, z: z) -> tuple[int, int, int]:
+    """Bytes that a model's ``curvature`` keeps in JAX, that a product takes, and of one copy of its many logits.
+
+    ``end(params, logits)`` is what comes after the last product, with a number "T" and a bias "b" among its parameters.
+    """
     import jax
 
     import linop_gn as lg
 
-    n, classes, hidden = 128, 1 << 15, 16
+    n, classes, hidden = 160, 1 << 15, 16
     some = jax.ShapeDtypeStruct
-    x, y = some((n, hidden), "float32"), some((n,), "int32")
-    params = {"A": some((hidden, hidden), "float32"), "W": some((hidden, classes), "float32")}
+    shapes = {"A": (hidden, hidden), "W": (hidden, classes), "T": (), "b": (classes,)}
+    params = {name: some(shape, "float32") for name, shape in shapes.items()}
+
+    def model(p: Any, x: Any) -> Any:
+        return end(p, jax.numpy.tanh(x @ p["A"]) @ p["W"])
+
+    x = some((4, n // 4, hidden), "float32")
+    y = some(jax.eval_shape(model, params, x).shape[:-1], "int32")
 
     def prepared(params: Any, x: Any, y: Any) -> Any:
-        def model(p: Any, x: Any) -> Any:
-            return jax.numpy.tanh(x @ p["A"]) @ p["W"]
-
         return curvature(lg.Objective(model, lg.losses.CrossEntropy(), (x, y)), params).prepare()
 
     A = jax.eval_shape(prepared, params, x, y)

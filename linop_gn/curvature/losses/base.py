@@ -137,7 +137,7 @@ class Loss:
         self._lacks("curvature")
 
     def known(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> tuple[Array, ...]:
-        """Arrays (..., 1) of the examples that :meth:`curvature` takes as a fourth argument, to be cheap; none here."""
+        """Arrays (..., 1) of the examples that :meth:`curvature` and :meth:`slope` take, to be cheap; none here."""
         return ()
 
     def score(self, xp: Any, z: Array, y: Array) -> tuple[Array, Array | None]:
@@ -192,10 +192,17 @@ class Loss:
         made = xp.reshape(made, made.shape + (1,) * (len(z.shape) - len(made.shape)))
         return grand_total(xp, _weighed(xp, w, made, z))
 
-    def gradient(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> Array:
-        """The derivative of :meth:`total` with respect to ``outputs``."""
+    def gradient(
+        self,
+        xp: Any,
+        outputs: Array,
+        targets: Array | None,
+        weights: Array | None,
+        known: tuple[Array, ...] = (),
+    ) -> Array:
+        """The derivative of :meth:`total` with respect to ``outputs``; ``known`` is that of :meth:`hessian`."""
         z, y, w = self._read(xp, outputs, targets, weights)
-        return _weighed(xp, w, self.slope(xp, z, y), z)
+        return _weighed(xp, w, self.slope(xp, z, y, *([known] if known else ())), z)
 
     def hessian(
         self,

@@ -156,8 +156,8 @@ class CrossEntropy(Loss):
         first, second = (grand_total(xp, part if w is None else w * keep(xp, w != 0, part)) for part in parts)
         return xp.reshape(xp.reshape(first, (1,)) + second, ())  # an array: NumPy's sum of two would be a scalar
 
-    def slope(self, xp: Any, z: Array, y: Array) -> Array:
-        p, top = softmax(xp, z)
+    def slope(self, xp: Any, z: Array, y: Array, known: tuple[Array, ...] = ()) -> Array:
+        p, top = softmax(xp, z, known)
         w, e = self._class_weights(xp, z), self._smoothing(xp, z)
         if self._has_labels(xp, y):
             g = closed(xp, y, p) if w is None else _at(xp, w, y) * closed(xp, y, p)

@@ -13,10 +13,10 @@ from functools import partial
 from typing import Any
 
 from ...protocols import Array, Backend
-from ...records import record, static
+from ...records import record, replace, static
 from .base import Loss
 from .hessians import OutputHessian
-from .parts import each_part, in_parts
+from .parts import as_rows, each_part, in_parts, rows_of_part
 
 __all__ = ["OuterLoss"]
 
@@ -45,11 +45,15 @@ class OuterLoss:
         made: Array = self._asked(z).total(*self._data(z))
         return made
 
-    def slope(self, z: Array) -> Array:
+    def slope(self, z: Array, numbers: tuple[Array, ...] = ()) -> Array:
+        if numbers:
+            return self.loss.gradient(*self._data(z), numbers)
         made: Array = self._asked(z).gradient(*self._data(z))
         return made
 
-    def hessian(self, z: Array) -> OutputHessian:
+    def hessian(self, z: Array, numbers: tuple[Array, ...] = ()) -> OutputHessian:
+        if numbers:
+            return self.loss.hessian(*self._data(z), numbers)
         made: OutputHessian = self._asked(z).hessian(*self._data(z))
         return made
 
@@ -60,6 +64,21 @@ class OuterLoss:
         xp = self.ops.namespace()
         for place, H, slope in each_part(self.loss, hessian, *self._data(z)):
             v[place] = way(place, xp.astype(v[place], slope.dtype, copy=False), slope, partial(H.product, xp))
+
+    def leading(self, z: Array) -> int:
+        return max(1, min(len(z.shape[: self.loss.example_axes]), len(z.shape) - 1))
+
+    def parted(self, z: Array) -> tuple[int, OuterLoss, Any]:
+        axes, xp = self.leading(z), self.ops.namespace()
+        data = as_rows(xp, self.loss, z, self.targets, self.weights, axes)
+        return rows_of_part(tuple(z.shape), axes), replace(self, targets=None, weights=None), data
+
+    def numbers(self, z: Array) -> tuple[Array, ...]:
+        return self.loss.known(*self._data(z))
+
+    def of_part(self, data: Any) -> OuterLoss:
+        targets, weights = data
+        return replace(self, targets=targets, weights=weights)
 
     def _asked(self, z: Array) -> Any:
         return self.loss if self.whole else in_parts(self.ops, self.loss, z)

@@ -24,7 +24,18 @@ from .base import Loss
 from .hessians import Columns, OutputHessian, OutputRoot, as_hessian
 from .weighting import fit_weights, grand_total, placement
 
-__all__ = ["FEW", "MANY", "HessianInLoop", "HessianInParts", "RootInParts", "each_part", "in_parts", "places"]
+__all__ = [
+    "FEW",
+    "MANY",
+    "HessianInLoop",
+    "HessianInParts",
+    "RootInParts",
+    "as_rows",
+    "each_part",
+    "in_parts",
+    "places",
+    "rows_of_part",
+]
 
 MANY = 1 << 22
 """Fewer outputs than these are taken at once."""
@@ -158,17 +169,32 @@ class HessianInLoop(OutputHessian):
         """``way(xp, H_L of a part, v of the part)`` of each part, put together."""
         assert self.outputs is not None
         shape = tuple(self.outputs.shape)
-        lead = shape[: self.loss.example_axes]
+        axes = len(shape[: self.loss.example_axes])
 
-        def rows(x: Array | None) -> Any:
-            return None if x is None else xp.reshape(x, (math.prod(lead), *x.shape[len(lead) :]))
+        def rows(x: Array) -> Array:
+            return xp.reshape(x, (-1, *x.shape[axes:]))
 
-        w = fit_weights(xp, type(self.loss).__name__, self.weights, self.outputs, len(lead))
-        if w is not None:
-            w = xp.reshape(xp.broadcast_to(w, (*lead, *w.shape[len(lead) :])), (-1,))
-        data = rows(self.outputs), rows(self.targets), w, tuple(map(rows, self.known))
-        function, size = Partial(_of_part, way, self.loss), max(1, math.prod(lead) // _PARTS)
+        y, w = as_rows(xp, self.loss, self.outputs, self.targets, self.weights, axes)
+        data = rows(self.outputs), y, w, tuple(map(rows, self.known))
+        function, size = Partial(_of_part, way, self.loss), rows_of_part(shape, axes)
         return xp.reshape(self.ops.by_parts(function, size, rows(v), *data), shape)
+
+
+def rows_of_part(shape: tuple[int, ...], axes: int) -> int:
+    """How many rows a part of outputs of this shape has in compiled programs, if these are the first ``axes`` axes."""
+    return max(1, math.prod(shape[:axes]) // _PARTS)
+
+
+def as_rows(
+    xp: Any, loss: Loss, z: Array, y: Array | None, w: Array | None, axes: int
+) -> tuple[Array | None, Array | None]:
+    """Targets and weights with one axis for the first ``axes`` of the outputs, which count examples."""
+    examples = tuple(z.shape[: loss.example_axes])
+    w = fit_weights(xp, type(loss).__name__, w, z, len(examples))
+    if w is not None:
+        w = xp.broadcast_to(w, (*examples[:axes], *w.shape[axes:]))
+        w = xp.reshape(w, (-1, *w.shape[axes : len(examples)]))
+    return None if y is None else xp.reshape(y, (-1, *y.shape[axes:])), w
 
 
 def _way(name: str, xp: Any, H: OutputHessian, v: Array) -> Array:
