@@ -79,8 +79,7 @@ class Solver(ABC):
     minimises_model
         Whether the answer is one vector that makes 1/2 x.A x - b.x small, which methods can step along.
     ends_soon
-        Whether a run seldom takes more than one step: a compiler then has the first apart from its loop, which takes
-        longer to compile.
+        Whether a run seldom takes more than one step: compiled, the first then stands before the loop, and twice.
     steps, max_steps, preconditioner
         Options that have a meaning to others: a solver that has them makes fields of them.
     """

@@ -38,7 +38,7 @@ class LayerRoot(LinearOperator):
     scale: Scalar
     """sqrt(c)."""
     graph: LinearOperator | None
-    """W by a linearisation, where it is not known whether examples enter each other's outputs; None where they do not."""
+    """W by a linearisation, where it is not known whether examples enter each other's outputs; None if they do not."""
     places: tuple[Place, ...] = static()
     left: tuple[int, ...] = static()
     domain: Space = static(default=None)
