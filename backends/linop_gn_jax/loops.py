@@ -83,7 +83,10 @@ def _advance(ops: Any, method: Iteration, problem: Any, carry: Carry, steps: Any
 
 def _run(ops: Any, method: Iteration, problem: Any, capacity: int) -> Carry:
     carry = _begin(ops, method, problem, capacity)
-    return lax.while_loop(lambda c: _is_running(c.state), *steady(_tick(ops, method, problem), carry))
+    tick = _tick(ops, method, problem)
+    if getattr(method, "ends_soon", False):  # what goes into a loop is written down first
+        carry = tick(carry)
+    return lax.while_loop(lambda c: _is_running(c.state), *steady(tick, carry))
 
 
 def _iterate(ops: Any, method: Iteration, problem: Any) -> Any:

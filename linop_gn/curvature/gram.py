@@ -60,6 +60,8 @@ class Root(LinearOperator):
 
     def rmatvec(self, u: Vector) -> Vector:
         ops, total, start = self.backend, None, 0
+        early = "compiled" in ops.capabilities  # what is packed last, and cut by who takes it, is not packed
+        u = ops.scale(self.scale, ops.copy(u)) if early else u
         for piece in self.pieces:
             stop = start + math.prod(piece.outputs.shape)
             part = u[start:stop]
@@ -70,7 +72,7 @@ class Root(LinearOperator):
                 product = piece.apply(_pull, part)
             total = product if total is None else ops.axpy(1.0, product, total)
             start = stop
-        total = ops.scale(self.scale, total)
+        total = total if early else ops.scale(self.scale, total)
         return total if self.units is None else self.units * total
 
     def rows(self) -> Array:
@@ -181,7 +183,7 @@ def gram_by_layers(owner: LinearOperator, point: Point) -> ByLayers | None:
             matrix = _either(apart, found, root)
         else:
             matrix = ops.call(_matrix, found, root) if known else root.gram()[1]
-        by_layers = None if known is False else LayerRoot.of(found, root, None if known else apart, _slope(point))
+        by_layers = None if known is False else LayerRoot.of(found, root, known is True, _slope(point))
         made = ByLayers(matrix, by_layers)
         if not point.may_keep(made):
             return made

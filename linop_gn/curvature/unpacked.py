@@ -15,7 +15,7 @@ from ..records import record, replace, static
 from ..spaces import Space
 from .pieces import Piece, ggn
 
-__all__ = ["Unpacked", "dots", "own", "packed", "residual", "unpacked"]
+__all__ = ["Unpacked", "dots", "has_long_leaves", "own", "packed", "residual", "unpacked"]
 
 _LONG = 1 << 15
 """Entries of a leaf, in the mean, from which on a call for each takes less time than to copy them."""
@@ -46,11 +46,12 @@ def own(ops: Backend, v: Any) -> Vector:
 
 def unpacked(space: Space, linearization: Any, leaves: list[Array]) -> Unpacked | None:
     """What a linearisation of the space's parameters made, unpacked; None where that had better be packed."""
-    fit = _has_long_leaves(space) and linearization.owns(leaves)
+    fit = has_long_leaves(space) and linearization.owns(leaves)
     return Unpacked(tuple(leaves), 1.0, space) if fit else None
 
 
-def _has_long_leaves(space: Space) -> bool:
+def has_long_leaves(space: Space) -> bool:
+    """Whether to pack the space's leaves takes longer than a call for each of them."""
     alike = space.layout is None and {space.dtype} == {*space.dtypes}
     return alike and space.size >= _LONG * len(space.shapes)
 
@@ -77,7 +78,7 @@ def residual(ops: Backend, operator: LinearOperator, x: Vector, b: Vector, inver
     of_one = len(pieces) == 1 and isinstance(pieces[0], Piece) and not pieces[0].stacked and inner.reduction is None
     # Several dampings may have been added in less precision than a product adds them.
     exact = type(damping) is float or getattr(operator, "operator", None) is inner
-    if not (of_one and exact and len(x.shape) == 1 and "in_place" in ops.capabilities and _has_long_leaves(space)):
+    if not (of_one and exact and len(x.shape) == 1 and "in_place" in ops.capabilities and has_long_leaves(space)):
         return ops.axpby(inverse, b, -1.0, operator.apply(x))
     at = space.split(x)
     made = pieces[0].ggn(at, scale=inner.scale)  # type: ignore[attr-defined]

@@ -78,6 +78,8 @@ class Solver(ABC):
         Only then can it be differentiated, and a start be taken off the right-hand side.
     minimises_model
         Whether the answer is one vector that makes 1/2 x.A x - b.x small, which methods can step along.
+    ends_soon
+        Whether a run seldom takes more than one step: compiled, the first then stands before the loop, and twice.
     steps, max_steps, preconditioner
         Options that have a meaning to others: a solver that has them makes fields of them.
     """
@@ -87,6 +89,7 @@ class Solver(ABC):
     supports: ClassVar[frozenset[str]] = frozenset()
     solves_system: ClassVar[bool] = True
     minimises_model: ClassVar[bool] = True
+    ends_soon: ClassVar[bool] = False
 
     # No fields, but attributes that a subclass may make fields of.
     steps = None  # type: Any

@@ -19,10 +19,11 @@ that is left to the first refinement, which finds it in the residual.
 K = W W^T is formed layer by layer from what the layers are given and the derivatives
 in what they make (:mod:`linop_gn.curvature.layers`): as many passes backward as an
 example has outputs. It is made once for a point, whatever dampings are tried there;
-and so are products with W and W^T, one matrix product a layer each. What is verified is
-verified by a product of the operator, which knows nothing of layers. Where a model has no such layers,
-or its examples enter each other's outputs, K is formed from the rows of W, m products
-with J^T and a matrix product of 2 m^2 n flops, or column by column, m products with
+and so are products with W and W^T, one matrix product a layer each, where it is known
+by then that examples are apart. What is verified is verified by a product of the
+operator, which knows nothing of layers. Where a model has no such layers, or its
+examples enter each other's outputs, K is formed from the rows of W, m products with
+J^T and a matrix product of 2 m^2 n flops, or column by column, m products with
 J^T and J: that takes less as soon as there are several classes, and never holds m n
 numbers; the first is quicker where all is small. Or K is not formed, and a solver
 takes its products.
@@ -31,6 +32,7 @@ takes its products.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 from ..arguments import known_float, whole
@@ -39,7 +41,7 @@ from ..curvature.gram import ByLayers, Gram, Root, gram_by_layers, keeps_rows, r
 from ..curvature.layers.root import LayerRoot
 from ..curvature.layers.rows import told_at
 from ..curvature.pieces import ggn
-from ..curvature.unpacked import Unpacked, dots, packed, residual
+from ..curvature.unpacked import Unpacked, dots, has_long_leaves, packed, residual
 from ..operators.base import LinearOperator
 from ..operators.congruence import Congruence
 from ..operators.damped import Damped, undamped
@@ -79,8 +81,6 @@ class Factored(NamedTuple):
     t: Vector | None
     """W^T q; None where the operator holds the gradient, which is sqrt(c) times that."""
     tt: Scalar
-    tb: Scalar | None
-    """t.b, where it was taken beside; None where b has been scaled since."""
 
 
 class GramState(NamedTuple):
@@ -90,6 +90,8 @@ class GramState(NamedTuple):
     """None for zero where work is eager."""
     r: Vector | None
     """None for the right-hand side as it was given, and of what has ended, where nobody asks for it."""
+    along: Scalar | None
+    """t.r, where it was taken beside."""
     norm: Scalar
     model: Scalar
     threshold: Scalar
@@ -163,6 +165,7 @@ class GramSolve(Solver):
     most_bytes: int = static(default=2**31)
 
     supports: ClassVar[frozenset[str]] = frozenset({"x0", "columns", "report"})
+    ends_soon: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_tolerances(self, "rtol", "atol")
@@ -272,24 +275,29 @@ class GramSolve(Solver):
     def init(self, ops: Backend, problem: LinearProblem) -> GramState:
         b = problem.rhs
         factored, good, spent = _factored_by(ops, problem.operator, self)
-        t, tb = _along(problem.operator, factored, b), None
-        plain = len(b.shape) == 1 and "in_place" in ops.capabilities and "16" not in ops.describe(b)[1]
-        tt, bb, tb = dots(ops, (t, t), (b, b), (t, b)) if plain else (0.0, 0.0, None)
-        if LEAST**2 * b.shape[0] < bb < 1.0 / LEAST**2:  # so is the largest entry, which is not looked at
+        t, along = _along(problem.operator, factored, b), None
+        compiled = "compiled" in ops.capabilities
+        plain = (compiled or "in_place" in ops.capabilities) and len(b.shape) == 1 and "16" not in ops.describe(b)[1]
+        tt, bb, along = dots(ops, (t, t), (b, b), (t, b)) if plain else (0.0, 0.0, None)
+        if plain and compiled:
+            scale, size, finite, tt, bb, along = _in_range(ops, b, t, tt, bb, along)
+            inverse = ops.divide(1.0, scale)
+            r = ops.scale(inverse, ops.copy(b))
+        elif LEAST**2 * b.shape[0] < bb < 1.0 / LEAST**2:  # so is the largest entry, which is not looked at
             r, scale, inverse, size, finite = b, 1.0, 1.0, 1.0, True
         else:
             r, scale, inverse, size, finite = scaled_rhs(ops, b, lent=True)
-            (tt, bb), tb = dots(ops, (t, t), (r, r)), None
-        factored, good = factored._replace(tt=tt, tb=tb), good & ops.isfinite(tt)
+            (tt, bb), along = dots(ops, (t, t), (r, r)), None
+        factored, good = factored._replace(tt=tt), good & ops.isfinite(tt)
         norm = ops.sqrt(bb)
         threshold = ops.maximum(self.rtol * norm, ops.divide(self.atol, scale))
-        x: Any = ops.zeros_like(b) if "compiled" in ops.capabilities else None
+        x: Any = ops.zeros_like(b) if compiled else None
         model, products = ops.scalar(0.0, b), 0
         if problem.x0 is not None:
             x = ops.scale(inverse, ops.copy(problem.x0))
             finite = finite & ops.isfinite(ops.max_abs(x))
             x = ops.mask(finite & (size != 0), x)
-            r, norm, model = _judged(ops, problem, x, scale)
+            r, norm, model, along = _judged(ops, problem, x, scale, t if plain and compiled else None)
             r, products = packed(r), 1
         status = verdict(
             ops,
@@ -299,15 +307,16 @@ class GramSolve(Solver):
             (ops.logical_not(good), Code.NONFINITE),
         )
         counts = ops.scalar(0, b), ops.scalar(products + spent, b)
-        return GramState(x, None if r is b else r, norm, model, threshold, scale, factored, status, *counts)
+        return GramState(x, None if r is b else r, along, norm, model, threshold, scale, factored, status, *counts)
 
     def step(self, ops: Backend, problem: LinearProblem, s: GramState) -> GramState:
         running = s.status == Code.RUNNING
         left = problem.rhs if s.r is None else s.r
-        along = s.factored.tb if s.r is None else None
-        d, spent = _solve_with(ops, problem.operator, s.factored, self.solver, left, s.norm, running, along)
+        d, spent = _solve_with(ops, problem.operator, s.factored, self.solver, left, s.norm, running, s.along)
         x = d if s.x is None else ops.axpy(1.0, s.x, d)
-        r, norm, model = _judged(ops, problem, x, s.scale)
+        beside = s.along is not None and "compiled" in ops.capabilities
+        t = _along(problem.operator, s.factored, x) if beside else None
+        r, norm, model, along = _judged(ops, problem, x, s.scale, t)
         sound = ops.isfinite(norm)
         better = running & sound & (norm < s.norm)
         steps = s.steps + running
@@ -324,6 +333,7 @@ class GramSolve(Solver):
         return s._replace(
             x=x if better is True else ops.select(better, x, _or_zeros(ops, s.x, x)),
             r=r,  # what has not become better ends here
+            along=along,
             norm=ops.where(better, norm, s.norm),
             model=ops.where(better, model, s.model),
             status=status,
@@ -342,12 +352,32 @@ def _or_zeros(ops: Backend, x: Vector | None, like: Vector) -> Vector:
     return ops.zeros_like(like) if x is None else x
 
 
-def _judged(ops: Backend, problem: LinearProblem, x: Vector, scale: Scalar) -> tuple[Any, Scalar, Scalar]:
-    """r = b - A x in units of ``scale``, its norm, and the model -1/2 x^T (r + b): one product."""
+def _judged(
+    ops: Backend, problem: LinearProblem, x: Vector, scale: Scalar, t: Any = None
+) -> tuple[Any, Scalar, Scalar, Scalar | None]:
+    """r = b - A x in units of ``scale``, its norm, the model -1/2 x^T (r + b), and t.r: one product."""
     inverse = ops.divide(1.0, scale)
     r = residual(ops, problem.operator, x, problem.rhs, inverse)
-    rr, xr, xb = dots(ops, (r, r), (x, r), (x, problem.rhs))
-    return r, ops.sqrt(rr), -0.5 * (xr + inverse * xb)
+    rr, xr, xb, *along = dots(ops, (r, r), (x, r), (x, problem.rhs), *([] if t is None else [(t, r)]))
+    return r, ops.sqrt(rr), -0.5 * (xr + inverse * xb), along[0] if along else None
+
+
+def _in_range(
+    ops: Backend, b: Vector, t: Vector, tt: Scalar, bb: Scalar, along: Scalar
+) -> tuple[Scalar, Scalar, Scalar, Scalar, Scalar, Scalar]:
+    """The scale of b, its size, whether it is finite, and t.t, b.b, t.b in its units: one where squares are in range.
+
+    Then nothing looks at the largest entry.
+    """
+
+    def scaled(*_: Scalar) -> tuple[Scalar, ...]:
+        r, scale, _, size, finite = scaled_rhs(ops, b, lent=True)
+        return (scale, size, finite, *dots(ops, (t, t), (r, r), (t, r)))
+
+    one, true = ops.scalar(1.0, b), ops.scalar(True, b)
+    plain = (bb > LEAST**2 * b.shape[0]) & (bb < 1.0 / LEAST**2)
+    made: Any = ops.branch(ops.logical_not(plain), scaled, unchanged, one, one, true, tt, bb, along)
+    return made  # type: ignore[no-any-return]
 
 
 def _factored_by(ops: Backend, operator: LinearOperator, solver: GramSolve) -> tuple[Factored, Scalar, int]:
@@ -365,7 +395,7 @@ def _factored_by(ops: Backend, operator: LinearOperator, solver: GramSolve) -> t
         factor, good = ops.cholesky(ops.axpy(shift, ops.identity(m, K), K))
     q = root.codomain.zeros() if isinstance(root, Dense) else _slope(root)
     t = _pull(root, W, q) if _gradient(root) is None else None
-    return Factored(W, factor, shift, q, t, 0.0, None), good, spent
+    return Factored(W, factor, shift, q, t, 0.0), good, spent
 
 
 def _along(operator: LinearOperator, f: Factored, like: Vector) -> Any:
@@ -445,8 +475,16 @@ def _solve_with(
         inner = inner_solve(ops, solver, linear)
         y, spent = inner.x, spent + inner.products
     x = _pull(root, f.rows, y)
-    (x,) = ops.branch(some, lambda x: (ops.axpy(inverse, rest(), x),), unchanged, x)
-    return x, spent
+    space = operator.domain
+    # What goes into a branch is written down: in leaves where a compiler has these from W^T and for the next product.
+    apart = "compiled" in ops.capabilities and len(r.shape) == 1 and has_long_leaves(space)
+
+    def more(*parts: Array) -> tuple[Array, ...]:
+        added = space.split(rest()) if apart else [rest()]
+        return tuple(map(partial(ops.axpy, inverse), added, parts))
+
+    parts = ops.branch(some, more, unchanged, *(space.split(x) if apart else [x]))
+    return space.join(list(parts)) if apart else parts[0], spent
 
 
 def _inner(operator: LinearOperator) -> tuple[LinearOperator, Vector | None, Scalar]:

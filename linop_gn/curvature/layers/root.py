@@ -2,12 +2,14 @@ r"""The root W of the Gauss-Newton operator, G = W^T W, from its rows by layers.
 
 W v and W^T u are one product of matrices for each layer (:mod:`.blocks`), where a linearisation goes through the model,
 twice for W v. With what K is made of at hand (:mod:`.gram`), a solve with K takes nothing else of the model.
+
+A program that only finds out as it runs whether examples enter each other's outputs goes by the linearisation: W^T u
+costs it a pass down the layers more, and a branch between both ways would copy vectors.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from ...operators.base import LinearOperator
@@ -36,22 +38,19 @@ class LayerRoot(LinearOperator):
     scale: Scalar
     """sqrt(c)."""
     graph: LinearOperator | None
-    """W by a linearisation, for where examples enter each other's outputs; None where it is known that not."""
-    apart: Array | None
-    """Whether they do not."""
+    """W by a linearisation, where it is not known whether examples enter each other's outputs; None if they do not."""
     places: tuple[Place, ...] = static()
     left: tuple[int, ...] = static()
     domain: Space = static(default=None)
     codomain: Space = static(default=None)
 
     @classmethod
-    def of(cls, layers: Layers, root: Any, apart: Array | None, gradient: Any) -> LayerRoot:
+    def of(cls, layers: Layers, root: Any, apart: bool, gradient: Any) -> LayerRoot:
         """Of rows by layers, and W by a linearisation of the same batches, with the gradient that this gave."""
         space, every = root.domain, tuple(range(len(layers.places)))
-        (factors,) = root.backend.call(Partial(block_factors, space, (every,)), layers)
-        graph = None if apart is None else root
+        (factors,) = root.backend.call(Partial(block_factors, space, (every,)), layers) if apart else ((),)
         known = layers.places, layers.left, space, root.codomain
-        return cls(factors, layers.rest, layers.slope, gradient, root.scale, graph, apart, *known)
+        return cls(factors, layers.rest, layers.slope, gradient, root.scale, None if apart else root, *known)
 
     @property
     def gradient(self) -> Vector:
@@ -60,18 +59,10 @@ class LayerRoot(LinearOperator):
         return ops.cast(ops.namespace().reshape(self.slope, (-1,)), self.codomain.dtype)
 
     def matvec(self, v: Vector) -> Vector:
-        return self._branched(self._push, lambda graph, v: graph.matvec(v), v)
+        return self._push(v) if self.graph is None else self.graph.matvec(v)
 
     def rmatvec(self, u: Vector) -> Vector:
-        return self._branched(self._pull, lambda graph, u: graph.rmatvec(u), u)
-
-    def _branched(self, by_layers: Callable[..., Vector], otherwise: Callable[..., Vector], v: Vector) -> Vector:
-        ops, graph = self.backend, self.graph
-        if graph is None:
-            return by_layers(v)
-        ways = (lambda v: (by_layers(v),)), (lambda v: (otherwise(graph, v),))
-        made: Vector = ops.branch(ops.item(self.apart), *ways, v)[0]
-        return made
+        return self._pull(u) if self.graph is None else self.graph.rmatvec(u)
 
     def _push(self, v: Vector) -> Vector:
         ops, space = self.backend, self.domain
