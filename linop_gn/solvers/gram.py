@@ -37,23 +37,22 @@ from typing import Any, ClassVar, NamedTuple
 
 from ..arguments import known_float, whole
 from ..curvature.at_point import GGN, Products, WithDiagonal, with_l2
-from ..curvature.gram import ByLayers, Gram, Root, gram_by_layers, keeps_rows, require_root, root_gradient, root_of
+from ..curvature.gram import Gram, Root, gram_by_layers, keeps_rows, require_root
 from ..curvature.layers.root import LayerRoot
 from ..curvature.layers.rows import told_at
 from ..curvature.pieces import ggn
 from ..curvature.unpacked import Unpacked, dots, has_long_leaves, packed, residual
 from ..operators.base import LinearOperator
-from ..operators.congruence import Congruence
 from ..operators.damped import Damped, undamped
 from ..operators.dense import Dense
 from ..operators.low_rank import LowRank
 from ..protocols import Array, Backend, Scalar, Vector, unchanged
-from ..records import fields, rebuild, record, replace, static
+from ..records import fields, rebuild, record, static
 from ..run.status import Code, verdict
-from ..spaces import Space
 from .base import Cost, Solver, bytes_each, each
 from .options import LEAST, check_tolerances, require_inner, scaled_rhs
 from .problem import LinearProblem, Recipe, Row
+from .rooted import WithGram, gradient_of, gram_matrix, inner_of, known_gram, pull, push, rooted, slope_of
 from .served import inner_solve
 
 __all__ = ["GramSolve", "GramState"]
@@ -100,13 +99,6 @@ class GramState(NamedTuple):
     status: Scalar
     steps: Scalar
     products: Scalar
-
-
-@record
-class WithGram(Products):
-    """A Gauss-Newton operator with its K, and the W that this was made of; its products are its own, and verify."""
-
-    gram: ByLayers = None  # type: ignore[assignment]
 
 
 @record
@@ -177,7 +169,7 @@ class GramSolve(Solver):
     def check(self, operator: LinearOperator) -> None:
         """Raise unless the operator is a damped GGN that has a Gram form."""
         operator.domain.require_together("GramSolve")
-        inner, units, damping = _inner(operator)
+        inner, units, damping = inner_of(operator)
         if isinstance(inner, LowRank):
             if not inner.psd or len(getattr(inner.middle, "shape", ())) == 2:
                 raise ValueError(
@@ -242,7 +234,7 @@ class GramSolve(Solver):
         return told_at(operator.point) if self._asks_layers(operator) and isinstance(operator, GGN) else None
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
-        ready: Any = undamped(_inner(operator)[0].prepare())[0]
+        ready: Any = undamped(inner_of(operator)[0].prepare())[0]
         n, width = operator.domain.size, bytes_each(operator)
         if isinstance(ready, LowRank):
             m = ready.factor.shape[1]
@@ -258,7 +250,7 @@ class GramSolve(Solver):
             memory = int(each(operator, 5 * m + 4 * n, 9 * m + 7 * n)) * width
             return Cost("GramSolve, CG", k + 4, memory, 10.0 * m * k, f"{k} steps with {m} outputs")
         cholesky, square = m**3 / 3.0, m * m
-        told = self._by_layers(_inner(operator)[0])
+        told = self._by_layers(inner_of(operator)[0])
         if told is not None:
             held = told.numbers + 4 * square + each(operator, 4, 6) * n
             flops, note = 2.0 * square * told.width + cholesky, f"{m} outputs; by layers"
@@ -382,59 +374,28 @@ def _in_range(
 
 def _factored_by(ops: Backend, operator: LinearOperator, solver: GramSolve) -> tuple[Factored, Scalar, int]:
     """What all right-hand sides share, but for inner products; whether it is finite; the products that it took."""
-    root, damping = _root(operator)
+    root, damping = rooted(operator)
     shift, W, factor, spent = ops.item(ops.detach(damping)), None, None, 1
     good: Any = True
     if solver.solver is None:
-        known = _known_gram(operator)
-        W, K = _matrix(ops, root, solver.rows, solver.most_bytes) if known is None else (None, ops.copy(known.matrix))
+        known = known_gram(operator)
+        W, K = (
+            gram_matrix(ops, root, solver.rows, solver.most_bytes) if known is None else (None, ops.copy(known.matrix))
+        )
         xp, m, spent = ops.namespace(), root.shape[0], 0 if isinstance(root, Dense) else root.shape[0]
         spent = spent if known is None else 1
         trace = ops.item(xp.sum(xp.linalg.diagonal(K)))
         shift = ops.maximum(shift, 2.0 * ops.eps(K) * trace)
         factor, good = ops.cholesky(ops.axpy(shift, ops.identity(m, K), K))
-    q = root.codomain.zeros() if isinstance(root, Dense) else _slope(root)
-    t = _pull(root, W, q) if _gradient(root) is None else None
+    q = root.codomain.zeros() if isinstance(root, Dense) else slope_of(root)
+    t = pull(root, W, q) if gradient_of(root) is None else None
     return Factored(W, factor, shift, q, t, 0.0), good, spent
 
 
 def _along(operator: LinearOperator, f: Factored, like: Vector) -> Any:
     """W^T q, or the gradient in its place: packed where right-hand sides are columns."""
-    made = _gradient(_root(operator)[0]) if f.t is None else f.t
+    made = gradient_of(rooted(operator)[0]) if f.t is None else f.t
     return packed(made) if len(like.shape) > 1 else made
-
-
-def _matrix(ops: Backend, root: LinearOperator, rows: bool | None, most_bytes: int) -> tuple[Array | None, Array]:
-    """W, where there is room for it, and K."""
-    m = root.shape[0]
-    size = m * m * bytes_each(root.T)
-    if root.codomain.dtype not in ("float32", "float64"):
-        raise ValueError(f"GramSolve: outputs of {root.codomain.dtype} cannot be factored; use float32, or lg.CG.")
-    if size > most_bytes:
-        raise ValueError(
-            f"GramSolve: the Gram matrix of {m} outputs would take {size:.3g} bytes, more than most_bytes="
-            f"{most_bytes}. Take a smaller batch, pass solver=lg.CG(rtol=1e-6), or use lg.CG on the GGN."
-        )
-    if isinstance(root, Dense):
-        return root.matrix, ops.syrk(root.matrix)
-    assert isinstance(root, Root)  # of one by layers K is known
-    return root.gram(rows)
-
-
-def _slope(root: Root | LayerRoot) -> Vector:
-    return root.gradient if isinstance(root, LayerRoot) else root_gradient(root)
-
-
-def _gradient(root: LinearOperator) -> Any:
-    """The objective's gradient, sqrt(c) W^T q, where the root has it; it may be unpacked."""
-    return root.pulled if isinstance(root, LayerRoot) else None
-
-
-def _known_gram(operator: LinearOperator) -> ByLayers | None:
-    """K and W, where the operator was prepared with them, and is in no other units."""
-    inner, units, _ = _inner(operator)
-    made = undamped(inner)[0]
-    return made.gram if units is None and isinstance(made, WithGram) else None
 
 
 def _solve_with(
@@ -448,7 +409,7 @@ def _solve_with(
     along: Scalar | None,
 ) -> tuple[Vector, Any]:
     """(G + shift I)^-1 r for the running ones, and the products that it took; ``along``: t.r, where it is known."""
-    root, _ = _root(operator)
+    root, _ = rooted(operator)
     r = r if solver is None else ops.mask(running, r)
     t, q = (_like_columns(ops, v, r) for v in (_along(operator, f, r), f.q))
     unit = ops.item(ops.detach(root.scale)) if f.t is None and isinstance(root, LayerRoot) else 1.0
@@ -462,7 +423,7 @@ def _solve_with(
         return ops.mask(large, ops.axpy(-alpha, packed(t), ops.copy(r)))
 
     def less(rhs: Vector) -> tuple[Vector]:
-        return (ops.axpy(-inverse, _push(root, f.rows, rest()), rhs),)
+        return (ops.axpy(-inverse, push(root, f.rows, rest()), rhs),)
 
     (rhs,) = ops.branch(some, less, unchanged, ops.scale(alpha * unit, ops.copy(q)))
     spent: Any = int(f.rows is None)
@@ -474,7 +435,7 @@ def _solve_with(
         linear = LinearProblem(K, rhs, None, given(K) if isinstance(given, Recipe) else given)
         inner = inner_solve(ops, solver, linear)
         y, spent = inner.x, spent + inner.products
-    x = _pull(root, f.rows, y)
+    x = pull(root, f.rows, y)
     space = operator.domain
     # What goes into a branch is written down: in leaves where a compiler has these from W^T and for the next product.
     apart = "compiled" in ops.capabilities and len(r.shape) == 1 and has_long_leaves(space)
@@ -485,41 +446,6 @@ def _solve_with(
 
     parts = ops.branch(some, more, unchanged, *(space.split(x) if apart else [x]))
     return space.join(list(parts)) if apart else parts[0], spent
-
-
-def _inner(operator: LinearOperator) -> tuple[LinearOperator, Vector | None, Scalar]:
-    """G of a damped G or S G S, the units S, and the damping; G may have an l2, which is more of it."""
-    inner, damping = undamped(operator)
-    return (inner.operator, inner.units, damping) if isinstance(inner, Congruence) else (inner, None, damping)
-
-
-def _root(operator: LinearOperator) -> tuple[Root | LayerRoot | Dense, Scalar]:
-    inner, units, damping = _inner(operator)
-    known = _known_gram(operator)
-    if known is not None and known.root is not None:
-        return known.root, damping + undamped(inner.prepare())[1]
-    if isinstance(inner, LowRank):
-        W, middle, xp = inner.factor.T, inner.middle, inner.backend.namespace()
-        W = W if middle is None else xp.sqrt(middle)[:, None] * W
-        W = W if units is None else W * units
-        spaces = {"domain": inner.domain, "codomain": Space.flat(W.shape[0], W)}
-        return rebuild(Dense, {"matrix": W, "symmetric": False, "psd": False, **spaces}), damping
-    made: Any
-    made, l2 = undamped(inner.prepare())
-    return replace(root_of(made.pieces, made.scale, made.domain), units=units), damping + l2
-
-
-def _push(root: LinearOperator, rows: Array | None, v: Vector) -> Vector:
-    """W v."""
-    return root.apply(v) if rows is None else rows @ root.backend.cast(v, root.codomain.dtype)
-
-
-def _pull(root: LinearOperator, rows: Array | None, u: Vector) -> Vector:
-    """W^T u."""
-    if rows is not None:
-        made: Vector = root.backend.cast(rows.T @ u, root.domain.dtype)
-        return made
-    return root.rapply(u)
 
 
 def _like_columns(ops: Backend, v: Vector, like: Vector) -> Vector:
