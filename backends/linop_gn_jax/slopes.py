@@ -34,17 +34,31 @@ def slope(outer: Outer, z: Array, numbers: tuple[Array, ...] = ()) -> Array:
     return outer.slope(z, numbers)
 
 
-@partial(slope.defjvp, symbolic_zeros=True)
-def _slope_rule(primals: tuple[Outer, Array, Any], tangents: tuple[Any, Any, Any]) -> tuple[Array, Array]:
-    (outer, z, numbers), (moving, v, _) = primals, tangents
-    made, change = slope(outer, z, numbers), jnp.zeros_like(z)
-    if not isinstance(v, SymbolicZero):
-        # A checkpoint: what of the product does not depend on v is worked out for each v, and not kept.
-        change = jax.checkpoint(lambda hessian, v: outer.product(hessian, v))(outer.hessian(z, numbers), v)
-    if not all(isinstance(x, SymbolicZero) for x in tree_util.tree_leaves(moving)):  # of the data
-        moving = tree_util.tree_map(lambda x: np.zeros(x.shape, x.dtype) if isinstance(x, SymbolicZero) else x, moving)
-        change = change + jax.jvp(lambda outer: outer.slope(z), (outer,), (moving,))[1]
-    return made, change
+def _rule_with(value: Callable[..., Array]) -> Callable[..., tuple[Array, Array]]:
+    def rule(primals: tuple[Outer, Array, Any], tangents: tuple[Any, Any, Any]) -> tuple[Array, Array]:
+        (outer, z, numbers), (moving, v, _) = primals, tangents
+        made, change = value(outer, z, numbers), jnp.zeros_like(z)
+        if not isinstance(v, SymbolicZero):
+            # A checkpoint: what of the product does not depend on v is worked out for each v, and not kept.
+            change = jax.checkpoint(lambda hessian, v: outer.product(hessian, v))(outer.hessian(z, numbers), v)
+        if not all(isinstance(x, SymbolicZero) for x in tree_util.tree_leaves(moving)):  # of the data
+            still = tree_util.tree_map(
+                lambda x: np.zeros(x.shape, x.dtype) if isinstance(x, SymbolicZero) else x, moving
+            )
+            change = change + jax.jvp(lambda outer: outer.slope(z), (outer,), (still,))[1]
+        return made, change
+
+    return rule
+
+
+@jax.custom_jvp  # type: ignore[untyped-decorator]
+def _slope_of_part(outer: Outer, z: Array, numbers: tuple[Array, ...]) -> Array:
+    return outer.slope(z, numbers)
+
+
+slope.defjvp(_rule_with(slope), symbolic_zeros=True)
+# In programs of products, where a function with a rule would be another object in each trace.
+_slope_of_part.defjvp(_rule_with(lambda outer, z, numbers: outer.slope(z, numbers)), symbolic_zeros=True)
 
 
 def slope_through(end: End, outer: Outer, z: Array, moving: Pair, still: Pair) -> Pair:
@@ -65,7 +79,7 @@ def _of_rows(end: End, cut: Any, whole: Any, numbers: tuple[Array, ...] = ()) ->
     (ys, rows, data), (shared, fixed, outer) = cut, whole
     at = lambda ys, shared: _outputs(end, (ys, rows, data), (shared, fixed, outer))  # noqa: E731
     z, pullback = jax.vjp(at, ys, shared)
-    return pullback(slope(outer.of_part(data), z, numbers))  # type: ignore[no-any-return]
+    return pullback(_slope_of_part(outer.of_part(data), z, numbers))  # type: ignore[no-any-return]
 
 
 def _sums(shared: Sequence[Array]) -> list[Array]:

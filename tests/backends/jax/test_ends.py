@@ -145,6 +145,18 @@ def test_each_end(jax, name):
     assert "scan" in str(jax.make_jaxpr(lambda H, v: H @ v)(H, params))
 
 
+@pytest.mark.parametrize("loss", [lg.losses.CrossEntropy(), lg.losses.BinaryCrossEntropy()])
+def test_products_elsewhere_are_the_same_program(jax, loss):
+    rng, params, x = drawn(6)
+    labels = isinstance(loss, lg.losses.CrossEntropy)
+    y = jnp.asarray(rng.integers(0, 2, (B, T) if labels else (B, T, V)), int if labels else float)
+    with all_many():
+        fit = lg.Objective(composed(["temperature", "cap", "bias"]), loss, (x, y))
+        for kind in (lg.Hessian, lg.GGN):
+            one, other = (jax.tree.structure(kind(fit, jax.tree.map(s, params)).prepare()) for s in (jnp.sin, jnp.cos))
+            assert one == other
+
+
 def test_rows_of_data_alone(jax):
     rng, params, x = drawn(5, (7,))
     params = {"T": params["T"], "b": params["b"][:D]}
