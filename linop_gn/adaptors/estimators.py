@@ -189,7 +189,7 @@ class NewtonClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
     classes_, params_, result_, n_iter_, n_features_in_
         ``result_`` is the :class:`~linop_gn.Result`.
     coef_, intercept_
-        Of the linear one, (1, n) and (1,) of two classes.
+        Of the linear one, (1, n) and (1,) of two classes; of several, intercepts of mean zero.
 
     >>> import numpy as np, linop_gn as lg
     >>> X, y = np.array([[-2.0], [-1.0], [0.5], [2.0]]), np.array(["no", "no", "yes", "yes"])
@@ -250,8 +250,11 @@ class NewtonClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
         result = minimize(objective, start, method, max_steps=self.max_steps)
         self.params_ = result.params
         if self.function is None:
-            self.coef_ = np.atleast_2d(result.params["coef"].T)
-            self.intercept_ = np.atleast_1d(result.params["intercept"])
+            intercept = result.params["intercept"]
+            if many > 2:  # a number added to all of them changes nothing: rounding alone would tell which
+                intercept = intercept - intercept.mean()
+            self.params_ = {"coef": result.params["coef"], "intercept": intercept}
+            self.coef_, self.intercept_ = np.atleast_2d(result.params["coef"].T), np.atleast_1d(intercept)
         self._ended(result)
         return self
 
