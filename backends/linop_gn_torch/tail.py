@@ -187,7 +187,7 @@ class Tail:
         sums: list[list[Tensor]] = [[] for _ in self._operands]
 
         def way(place: Any, v: Tensor, slope: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
-            steps, xs = [step.of(partial(_cut, place, dz.shape)) for step in self._steps], [v]
+            steps, xs = self._at(place, dz.shape), [v]
             for step in steps:
                 xs.append(step.forward(xs[-1], entering))
             s, ds = slope, product(xs[-1])
@@ -220,7 +220,10 @@ class Tail:
     def _parts(self, shape: torch.Size, apart: bool) -> Iterator[tuple[Any, list[_Step]]]:
         """Places of a few rows, and the steps there; all at once unless ``apart``."""
         for place in parts.places(tuple(shape), max(0, len(shape) - 1) if apart else 0, parts.FEW):
-            yield place, [step.of(partial(_cut, place, shape)) for step in self._steps]
+            yield place, self._at(place, shape)
+
+    def _at(self, place: Any, shape: torch.Size) -> list[_Step]:
+        return [step.of(partial(_cut, place, shape)) for step in self._steps]
 
     def _unseen(self, u: Tensor) -> Tensor:
         """An array of y's shape for u, with zeros for what is left out."""

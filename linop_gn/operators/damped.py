@@ -139,7 +139,7 @@ def shifted(operator: LinearOperator) -> tuple[LinearOperator, Scalar]:
     return inner, known_float(damping) if operator.backend.is_concrete(damping) else damping
 
 
-def _sum(operator: LinearOperator, *dampings: Scalar) -> Scalar:
+def _sum(operator: LinearOperator, one: Scalar, other: Scalar) -> Scalar:
     """Of two dampings, to the digits that products have: they add both, in the operator's dtype."""
 
     def precise(damping: Any) -> Any:
@@ -149,7 +149,6 @@ def _sum(operator: LinearOperator, *dampings: Scalar) -> Scalar:
             return damping.item()
         return damping + 0.0 * operator.backend.cast(damping, operator.dtype)  # in the wider of both dtypes
 
-    one, other = dampings
     return one + other if isinstance(one, float) and one == 0 else precise(one) + precise(other)
 
 

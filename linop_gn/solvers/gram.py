@@ -379,9 +379,10 @@ def _factored_by(ops: Backend, operator: LinearOperator, solver: GramSolve) -> t
     good: Any = True
     if solver.solver is None:
         known = known_gram(operator)
-        W, K = (
-            gram_matrix(ops, root, solver.rows, solver.most_bytes) if known is None else (None, ops.copy(known.matrix))
-        )
+        if known is None:
+            W, K = gram_matrix(ops, root, solver.rows, solver.most_bytes)
+        else:
+            K = ops.copy(known.matrix)
         xp, m, spent = ops.namespace(), root.shape[0], 0 if isinstance(root, Dense) else root.shape[0]
         spent = spent if known is None else 1
         trace = ops.item(xp.sum(xp.linalg.diagonal(K)))

@@ -158,3 +158,44 @@ def test_memory_in_jax(jax):
     kept, taken, size = compiled_product(lg.Hessian)
     assert kept < 2.3 * size
     assert kept + taken < 4 * size
+
+
+class Bent(CrossEntropy):
+    """As somebody may have written it: what is known goes to the curvature, and the slope takes three arguments."""
+
+    by_rows = second_derivative = True
+    slope_of_known = False
+
+    def value(self, xp, z, y):
+        return xp.log1p(xp.sum(z * z, axis=-1))
+
+    def slope(self, xp, z, y):
+        return 2 * z / (1 + xp.sum(z * z, axis=-1, keepdims=True))
+
+    def known(self, xp, outputs, targets, weights):
+        return (1 + xp.sum(outputs * outputs, axis=-1, keepdims=True),)
+
+    def curvature(self, xp, z, y, known=()):
+        (size,) = known or self.known(xp, z, None, None)
+        unit = xp.eye(z.shape[-1], dtype=z.dtype)
+        return 2 * unit / size[..., None] - 4 * z[..., :, None] * z[..., None, :] / (size * size)[..., None]
+
+    total = lg.losses.Loss.total
+
+
+@pytest.mark.parametrize("name", ["torch", "jax"])
+def test_a_slope_need_not_take_what_is_known(name, request, small):
+    request.getfixturevalue(name)
+    ops = lg.load(name)
+    z, y = (
+        ops.asarray(np.linspace(-1, 1, 12).reshape(3, 4), "float64", None),
+        ops.asarray(np.zeros(3, int), "int64", None),
+    )
+    outer, xp = OuterLoss(Bent(reduction="sum"), y, None, ops), ops.namespace()
+    assert outer.known(z)
+    numbers = outer.numbers(z)
+    assert len(numbers) == 1
+    expected = 2 * ops.to_numpy(z) / (1 + (ops.to_numpy(z) ** 2).sum(-1, keepdims=True))
+    np.testing.assert_allclose(ops.to_numpy(outer.slope(z, numbers)), expected, rtol=1e-12)
+    for _, H, slope in parts.each_part(outer.loss, outer.hessian(z), xp, z, y, None) if name == "torch" else ():
+        assert slope.shape == H.product(xp, slope).shape

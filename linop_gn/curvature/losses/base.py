@@ -88,6 +88,8 @@ class Loss:
     Where a class says so itself, beside its ``curvature``, Hessians of many outputs are made of it."""
     by_rows: ClassVar[bool] = False
     """Whether the loss of an example depends on that example alone, so that many may be taken a few at a time."""
+    slope_of_known: ClassVar[bool] = False
+    """Whether :meth:`slope` takes what is :meth:`known` as a fourth argument, too."""
     of_known: ClassVar[bool] = False
     """Whether :meth:`curvature` is made of what is :meth:`known` alone, which may be as large as the outputs."""
     targets_optional: ClassVar[bool] = False
@@ -137,7 +139,7 @@ class Loss:
         self._lacks("curvature")
 
     def known(self, xp: Any, outputs: Array, targets: Array | None, weights: Array | None) -> tuple[Array, ...]:
-        """Arrays (..., 1) of the examples that :meth:`curvature` and :meth:`slope` take, to be cheap; none here."""
+        """Arrays (..., 1) of the examples that :meth:`curvature` takes as a fourth argument, to be cheap; none here."""
         return ()
 
     def score(self, xp: Any, z: Array, y: Array) -> tuple[Array, Array | None]:
@@ -202,7 +204,7 @@ class Loss:
     ) -> Array:
         """The derivative of :meth:`total` with respect to ``outputs``; ``known`` is that of :meth:`hessian`."""
         z, y, w = self._read(xp, outputs, targets, weights)
-        return _weighed(xp, w, self.slope(xp, z, y, *([known] if known else ())), z)
+        return _weighed(xp, w, self.slope(xp, z, y, *([known] if known and self.slope_of_known else ())), z)
 
     def hessian(
         self,

@@ -108,6 +108,7 @@ class CrossEntropy(Loss):
     example_axes: ClassVar[int | None] = -1
     by_rows: ClassVar[bool] = True
     second_derivative: ClassVar[bool] = True
+    slope_of_known: ClassVar[bool] = True
     limits = MappingProxyType({"label_smoothing": ("lie in [0, 1]", lambda e: 0 <= e <= 1)})
 
     ignore_index: int | None = static(default=None)

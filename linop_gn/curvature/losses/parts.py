@@ -258,11 +258,9 @@ def each_part(
     """Places of whole rows, with H_L and dL/dz there; ``hessian`` is that of all examples."""
     apart = loss.by_rows and not loss.autodiff
     for place in _places(loss, z, rows=True) if apart else [(...,)]:
-        part, H = _part(xp, place, z, y, w), hessian
-        if apart:
-            known = tuple(x[place] for x in hessian.known) if isinstance(hessian, HessianInParts) else ()
-            H = loss.hessian(xp, *part, known)
-        yield place, H, loss.gradient(xp, *part)
+        part = _part(xp, place, z, y, w)
+        known = tuple(x[place] for x in hessian.known) if isinstance(hessian, HessianInParts) else ()
+        yield place, loss.hessian(xp, *part, known) if apart else hessian, loss.gradient(xp, *part, known)
 
 
 @record
