@@ -358,8 +358,12 @@ class LeastSquares(Method):
         linear, level = here.linear, ops.maximum(here.rounding, 1e-10 * here.value)
 
         def look(x: Vector) -> tuple[Scalar, Scalar]:
+            units = self._units(ops, x, here.sizes)
             flat = linear.unseen(ops, self.free(ops, x, here.gradient), here.D * x) / here.D
-            some = ops.max_abs(flat / self._units(ops, x, here.sizes)) > 1e-3
+            # Among columns made equally long, that of a parameter which has lost its effect is seen like any other.
+            lost = ops.namespace().sqrt(here.squares) * here.D * units <= _LOST * ops.sqrt(2.0 * here.value)
+            flat = ops.namespace().where(lost, x, flat)
+            some = ops.max_abs(flat / units) > 1e-3
             found = along(ops, here, flat, some, level, lambda z: problem.value_at(self._inside(ops, z)))
             return found[0], found[2]
 

@@ -12,10 +12,13 @@ Of up to 32 parameters a success is confirmed by all of G, n products, divided b
   space, that much is promised at least.
 * Where rounding x moves the value beyond its fifth digit, (eps sum |x_j| G_jj^1/2)^2, nobody knows how near a minimum
   is: ``STAGNATED``, unless that is all that is left of the value.
-* Along a part of x in G's null space, to rounding, the value is asked at 97 % and 103 % of it, where a parabola through
-  these has its minimum, at none of it and at -3 times as much. If it stays at the first two and changes without it, or
+* Along a part of x in G's null space, to rounding, with the parameters whose effect, |x_j| G_jj^1/2, is less than 1e-6
+  of the value's root, the value is asked at 97 % and 103 % of it, where a parabola through these has its minimum, at
+  none of it and at -3 times as much. If it stays at the first two and changes without it, or
   stays at one of them and is lower far away, x lies on a plateau, as of what is saturated, which ends as ``DIVERGING``;
   if it falls near x, this is no minimum, although G knows of no way from here: ``STAGNATED``.
+* Where no parameter has any effect, G = 0 to rounding, and the value is not zero, everything is saturated:
+  ``DIVERGING``.
 
 Of more parameters CG takes at most 40 steps to what the undamped model promises, which must be as little, and as many
 to the part of x that G knows of: along the rest of x the value is asked in the same way.
@@ -253,8 +256,10 @@ class Facts:
 
             def solve(x: Vector) -> tuple[Scalar, Scalar, Scalar]:
                 found = _solved(ops, model, ops.scale(-1.0, ops.copy(model.gradient)))
-                v = x * signs(model.operator.domain, 1, 1)
-                bent = n * ops.dot(v, model.operator.apply(v))  # in the mean n sum x_j^2 G_jj
+                v = ops.namespace().where(x == 0, 1e-30, x) * signs(model.operator.domain, 1, 1)
+                curved = model.operator.apply(v)
+                bent = n * ops.dot(v, curved)  # in the mean n sum x_j^2 G_jj
+                dead = psd & (size > 0) & (ops.max_abs(curved) == 0)
                 rounded = ops.eps(x) ** 2 * ops.maximum(bent, -bent)
                 more, nothing = -found.model > ops.maximum(open_, 2.0 * rounded), ops.maximum(level, 4.0 * rounded)
 
@@ -264,7 +269,7 @@ class Facts:
                     flat = ops.axpy(-1.0, seen.x, rest)
                     plateau, falls, evaluations = along(ops, model, flat, size > 0, nothing, value_at)
                     lost = ops.any(found.status == Code.NONFINITE)
-                    ends = (lost, Code.NONFINITE), (plateau, Code.DIVERGING), (falls, Code.STAGNATED)
+                    ends = (lost, Code.NONFINITE), (plateau | dead, Code.DIVERGING), (falls, Code.STAGNATED)
                     told = verdict(ops, guess, *ends)
                     return told, seen.products + 1, evaluations
 
@@ -281,21 +286,23 @@ class Facts:
             return told, products + more, evaluations
 
         def ask(x: Vector) -> tuple[Scalar, Scalar, Scalar]:
-            promise, flat, some, least, null, known, rounded = _all_of(ops, model, judged.trial.direction)
+            whole = _all_of(ops, model, judged.trial.direction, judged.start)
+            known, rounded = whole.known, whole.rounded
             seen = ops.where(code == Code.UNEXPLORED, Code.GRADIENT_SMALL, code)
             # A long step in the null space says nothing of where x goes.
-            seen = ops.where((code == Code.DIVERGING) & null, Code.AT_PRECISION, seen)
-            seen = seen if psd else ops.where(least < 0, Code.NEGATIVE_CURVATURE, seen)
+            seen = ops.where((code == Code.DIVERGING) & whole.null, Code.AT_PRECISION, seen)
+            seen = seen if psd else ops.where(whole.least < 0, Code.NEGATIVE_CURVATURE, seen)
 
-            plateau, falls, evaluations = along(ops, model, flat, some, ops.maximum(level, 4.0 * rounded), value_at)
-            more = (promise > ops.maximum(open_, 2.0 * rounded)) | falls
+            level_there = ops.maximum(level, 4.0 * rounded)
+            plateau, falls, evaluations = along(ops, model, whole.flat, whole.some, level_there, value_at)
+            more = (whole.promise > ops.maximum(open_, 2.0 * rounded)) | falls
             # Rounding x moves the value beyond its fifth digit, and is not all that is left of it.
-            blind = (rounded > 1e-4 * size) & (size > 8.0 * rounded) & ops.logical_not(still)
+            blind = (rounded > 1e-5 * size) & (size > 8.0 * rounded) & ops.logical_not(still)
             told = verdict(
                 ops,
                 ops.where(known, seen, guess),
-                ((code == Code.DIVERGING) & ops.logical_not(known & null), Code.DIVERGING),
-                (plateau, Code.DIVERGING),
+                ((code == Code.DIVERGING) & ops.logical_not(known & whole.null), Code.DIVERGING),
+                (plateau | known & whole.dead, Code.DIVERGING),
                 (ops.logical_not(known), Code.NONFINITE),
                 (blind | more & (judged.refused | falls), Code.STAGNATED),
                 (more, Code.RUNNING),
@@ -368,16 +375,32 @@ def _is_bent(ops: Backend, model: Model) -> Scalar:
     return ops.repeat(_LOOKS, go, begun)[-1] > 0
 
 
-def _all_of(ops: Backend, model: Model, d: Vector) -> tuple[Scalar, Vector, Scalar, Scalar, Scalar, Scalar, Scalar]:
-    """1/2 g.|G|^-1 g by n products, a part of x that G is flat along, and whether there is any.
+class Whole(NamedTuple):
+    """What all of G says, by n products."""
 
-    And the lowest eigenvalue, 0 if rounding may have made it negative; whether d is flat; whether all is known; and
-    what rounding x changes in the value by the curvature alone, squared sum of eps |x_j| G_jj^1/2.
+    promise: Scalar
+    """1/2 g.|G|^-1 g."""
+    flat: Vector
+    """A part of x that G is flat along, and the parameters that have lost their effect."""
+    some: Scalar
+    """Whether there is any."""
+    least: Scalar
+    """The lowest eigenvalue, 0 if rounding may have made it negative."""
+    null: Scalar
+    """Whether the trial's direction is flat."""
+    known: Scalar
+    """Whether all of this is known."""
+    rounded: Scalar
+    """What rounding x changes in the value by the curvature alone, squared sum of eps |x_j| G_jj^1/2."""
+    dead: Scalar
+    """Whether no parameter has any effect on the model, although the value is not zero."""
+
+
+def _all_of(ops: Backend, model: Model, d: Vector, start: Vector) -> Whole:
+    """All of G, divided by its diagonal on both sides, so that nothing hides in units.
 
     No eigenvalue is taken for less than a round-off of the largest: as little is promised along that direction at
     least, unless it is one that g has no part in.
-
-    G is divided by its diagonal on both sides, so that nothing hides in units.
     """
     xp, n = ops.namespace(), model.x.shape[0]
     eye = ops.identity(n, model.x)
@@ -396,10 +419,16 @@ def _all_of(ops: Backend, model: Model, d: Vector) -> tuple[Scalar, Vector, Scal
     promised = along * along / xp.where(e > floor, e, xp.where(floor > 0, floor, one))
     rounded = ops.eps(model.x) * ops.item(xp.sum(abs(x) / s))
     flat = s * (V @ xp.where(kept, 0.0 * e, V.T @ (_uneven(ops, x) / s)))
+    # Divided by its diagonal, what has lost its effect is seen like any other.
+    size = ops.sqrt(2.0 * abs(model.value))
+    felt = ops.cast(_units(ops, model, start), dtype) * xp.sqrt(squares)
+    flat = xp.where(felt <= 1e-6 * size, x, flat)
+    largest = xp.where(felt > xp.sqrt(squares), felt, xp.sqrt(squares))
+    dead = model.operator.psd & (size > 0) & (ops.max_abs(largest) <= ops.eps(x) * size)
     known, d = finite & sound, V.T @ (d / s)
     null = ops.item(xp.sum(e * d * d)) <= 10 * n * ops.eps(model.x) * ops.item(xp.max(e)) * ops.dot(d, d)
     promise = ops.where(known, 0.5 * ops.item(xp.sum(promised)), math.inf)
-    return (
+    return Whole(
         promise,
         ops.cast(flat, ops.describe(model.x)[1]),
         known & (ops.max_abs(flat) > 0),
@@ -407,6 +436,7 @@ def _all_of(ops: Backend, model: Model, d: Vector) -> tuple[Scalar, Vector, Scal
         null,
         known,
         rounded * rounded,
+        dead,
     )
 
 
