@@ -21,7 +21,8 @@ Of up to 32 parameters a success is confirmed by all of G, n products, divided b
   ``DIVERGING``.
 
 Of more parameters CG takes at most 40 steps to what the undamped model promises, which must be as little, and as many
-to the part of x that G knows of: along the rest of x the value is asked in the same way.
+to the part of x that G knows of: along the rest of x the value is asked in the same way. What rounding x changes is
+estimated by one product with x of random signs.
 
 A gradient of zero is looked at so as well, unless the value is zero too.
 
@@ -258,9 +259,11 @@ class Facts:
                 found = _solved(ops, model, ops.scale(-1.0, ops.copy(model.gradient)))
                 v = ops.namespace().where(x == 0, 1e-30, x) * signs(model.operator.domain, 1, 1)
                 curved = model.operator.apply(v)
-                bent = n * ops.dot(v, curved)  # in the mean n sum x_j^2 G_jj
+                bent = ops.dot(v, curved)  # in the mean sum x_j^2 G_jj
                 dead = psd & (size > 0) & (ops.max_abs(curved) == 0)
-                rounded = ops.eps(x) ** 2 * ops.maximum(bent, -bent)
+                moved = ops.eps(x) ** 2 * ops.maximum(bent, -bent)
+                rounded, moved = n * moved, _FEW * moved
+                blind = (moved > 1e-5 * size) & (size > 8.0 * moved) & ops.logical_not(still)
                 more, nothing = -found.model > ops.maximum(open_, 2.0 * rounded), ops.maximum(level, 4.0 * rounded)
 
                 def look(x: Vector) -> tuple[Scalar, Scalar, Scalar]:
@@ -269,7 +272,7 @@ class Facts:
                     flat = ops.axpy(-1.0, seen.x, rest)
                     plateau, falls, evaluations = along(ops, model, flat, size > 0, nothing, value_at)
                     lost = ops.any(found.status == Code.NONFINITE)
-                    ends = (lost, Code.NONFINITE), (plateau | dead, Code.DIVERGING), (falls, Code.STAGNATED)
+                    ends = (lost, Code.NONFINITE), (plateau | dead, Code.DIVERGING), (falls | blind, Code.STAGNATED)
                     told = verdict(ops, guess, *ends)
                     return told, seen.products + 1, evaluations
 

@@ -856,6 +856,34 @@ def test_residuals_that_no_parameter_moves_are_no_success(name, n):
             assert lg.minimize(small, np.full(n, near), SATURATED[name]).succeeded
 
 
+@pytest.mark.parametrize(
+    ("problem", "start", "method"),
+    [
+        ("MGH17", 0, lg.LevenbergMarquardt(solver=lg.Cholesky())),
+        ("Lanczos3", 1, lg.GaussNewton(solver=lg.Cholesky())),
+        ("Lanczos3", 1, lg.HessianFree()),
+    ],
+    ids=lambda x: x if isinstance(x, str) else None,
+)
+def test_forty_parameters_beside_do_not_make_a_success_of_what_float32_cannot_see(problem, start, method):
+    made = nist.problem(problem)
+    x, y, slope, k = made.x.astype("float32"), made.y.astype("float32"), nist.jacobian(made), len(made.certified)
+    size, aims = np.float32(1e-3 * np.linalg.norm(y)), np.linspace(0.5, 2.0, 40, dtype="float32")
+
+    def jac(b):
+        J = np.zeros((len(y) + 40, k + 40), "float32")
+        J[: len(y), :k], J[len(y) :, k:] = slope(b[:k]), size * np.eye(40)
+        return J
+
+    def fun(b):
+        return np.concatenate([made.model(np, b[:k], x) - y, size * (b[k:] - aims)]).astype("float32")
+
+    fit, first = lg.Objective.from_residuals(fun, jacobian=jac), np.append(made.starts[start], np.ones(40))
+    with np.errstate(all="ignore"):
+        run = lg.minimize(fit, first.astype("float32"), method, max_steps=150)
+    assert not run.succeeded or nist.sum_at(made, run.params[:k]) < made.sum_of_squares * (1 + 1e-4)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["LevenbergMarquardt", "GaussNewton", "least_squares"])
 def test_parameters_that_have_lost_their_effect_do_not_hide_among_the_others(name, dtype):
