@@ -206,7 +206,9 @@ def zoo(session: nox.Session) -> None:
 
 
 BLAS_KERNELS = ("Haswell", "Zen", "SkylakeX", "Nehalem", "Sandybridge", "Prescott")
-SOLVER_TESTS = ("tests/solvers", "tests/lanczos", "tests/methods")
+SOLVER_TESTS = ("tests/solvers", "tests/lanczos", "tests/methods", "tests/test_least_squares.py")
+ON_HOST = "not torch and not jax"
+"""NumPy's cases, and the tests that are written for NumPy alone."""
 QUICK_KERNELS = ("Haswell", "SkylakeX", "Nehalem")
 
 
@@ -220,11 +222,12 @@ def processors(session: nox.Session) -> None:
     arguments = [argument for argument in session.posargs if argument != "quick"]
     if "quick" in session.posargs:
         tests = ["tests/solvers/test_claims.py", "tests/solvers/test_stopping.py", "tests/lanczos/test_krylov.py"]
-        runs = [("numpy or poison", {"OPENBLAS_CORETYPE": kernel}) for kernel in QUICK_KERNELS]
+        tests += ["tests/methods/test_second_order.py", "tests/test_least_squares.py"]
+        runs = [(ON_HOST, {"OPENBLAS_CORETYPE": kernel}) for kernel in QUICK_KERNELS]
     else:
         tests = list(SOLVER_TESTS)
-        runs = [("numpy or poison", {"OPENBLAS_CORETYPE": kernel}) for kernel in BLAS_KERNELS]
-        runs += [("numpy or poison", {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"})]
+        runs = [(ON_HOST, {"OPENBLAS_CORETYPE": kernel}) for kernel in BLAS_KERNELS]
+        runs += [(ON_HOST, {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"})]
         runs += [("torch", {"ATEN_CPU_CAPABILITY": name}) for name in ("default", "avx2", "avx512")]
         runs += [
             ("jax", {"XLA_FLAGS": f"{XLA_FLAGS} --xla_cpu_max_isa={name}"}) for name in ("SSE4_2", "AVX2", "AVX512")
