@@ -498,7 +498,7 @@ class LeastSquares(Method):
             reach=far,
             rounding=ops.maximum(hidden * value, size * blurred + 0.5 * blurred * blurred),
             exact=size <= blurred,
-            known=(size <= blurred) | (blurred * blurred <= 5e-5 * size * size),
+            known=(size <= blurred) | (blurred * blurred <= 2e-5 * size * size),
             effect=ops.divide(ops.item(xp.min(xp.where(here.idle > 0, effects + size, effects))), size)
             + ops.where(size > 0, 0.0, 1.0),
         )
