@@ -421,7 +421,8 @@ class LeastSquares(Method):
         (ftol, xtol, gtol), eps = self._tolerances(ops, here), ops.eps(here.x)
         is_factored = isinstance(here.linear, Triangle)
         # A step that is small beside a far start may still change the value, unless that is small beside the first.
-        slight = (here.promise <= 1e-5 * here.value) | here.exact | (here.value <= eps * eps * first)
+        gone = here.value <= eps * eps * first
+        slight = (here.promise <= 1e-5 * here.value) | here.exact | gone
         slight = slight if self.xtol is None else True
         # Of columns that are nearly dependent, all may be nearly orthogonal to q and q be far from its least.
         even = (here.promise <= 1e-5 * here.value) | here.exact if self.gtol is None and is_factored else True
@@ -430,7 +431,7 @@ class LeastSquares(Method):
             (running & (here.effect < _LOST) & (here.promise <= ftol * here.value), Code.DIVERGING),
             (running & (here.cosine <= gtol) & even, Code.GRADIENT_SMALL),
             (running & (here.promise <= ftol * here.value), Code.DECREASE_SMALL),
-            (running & (here.reach <= (0.0 if coarse else xtol)) & here.known & slight, Code.STEP_SMALL),
+            (running & (here.reach <= (0.0 if coarse else xtol)) & (here.known | gone) & slight, Code.STEP_SMALL),
         ]
 
     def _at(self, ops: Backend, problem: MinimizeProblem, x: Vector, equal: Scalar, before: Here | None) -> Here:
