@@ -162,6 +162,8 @@ class Asked:
     """That of the latest parameters."""
     points: bool = False
     """Whether points have been asked for, whose linearisation products take."""
+    model: Any = None
+    """As a function, as it was last seen: while somebody holds it, the next copy need not make it anew."""
 
 
 @dataclasses.dataclass(slots=True)

@@ -195,7 +195,7 @@ class Objective(Terms):
         return rebuild(cls, made | _whole(data) | _sparing(memory, microbatch))
 
     def with_data(self, data: Any) -> Objective:
-        """The same model and loss on other data (a new batch): the same compiled program.
+        """The same model and loss on other data (a new batch): the same compiled program, or copy of a torch module.
 
         ``data`` are what the constructor takes: ``(inputs, targets)`` for a model and a loss,
         and for a function or residuals whatever they are called with.
@@ -317,6 +317,7 @@ class Objective(Terms):
         if self.reduce is not None:
             self._require_alike(space, x)
         model = self.model if guest.calculus is None else guest.calculus.adapt(self.model, space.names)
+        self._asked.model = model
         terms: Terms | None = memo(self).terms
         together = self.reduce is not None and space.layout is not None and memo(self).most is None
         if terms is None or terms.model is not model or together:

@@ -1,7 +1,9 @@
 """Objectives of ``nn.Module``s: parameters as the module has them, buffers and dropout, inputs of every kind."""
 
 import copy
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -215,6 +217,27 @@ def test_what_is_left_alone_is_linearised_once(torch, nn):
     torch.nn.functional.cross_entropy(module(x), y).backward()
     optimiser.step()
     assert made.at(module).objective is other.objective  # data are looked at once, whatever the parameters become
+
+
+def test_a_loop_over_batches_copies_a_module_once_and_for_no_longer_than_it_lasts(torch, nn, monkeypatch):
+    from linop_gn_torch.modules import AdaptedModule
+
+    made, make = [], AdaptedModule.__init__
+    monkeypatch.setattr(AdaptedModule, "__init__", lambda *args: made.append(make(*args)))
+    module = normalised(nn)
+    first = lg.Objective(module, lg.losses.CrossEntropy(), data(torch, 6, 3))
+    for _ in range(3):  # nothing of a step outlives it
+        first.with_data(data(torch, 6, 3)).gradient(module)
+    assert len(made) == 1
+    module.eval()
+    (x, y), batch = data(torch, 6, 3), data(torch, 6, 3)
+    close(first.with_data((x, y)).value(module).numpy(), torch.nn.functional.cross_entropy(module(x), y).item(), 1e-12)
+    first.with_data(batch).gradient(module)
+    assert len(made) == 2
+    gone = weakref.ref(module)
+    del first, module
+    gc.collect()
+    assert gone() is None
 
 
 def test_eight_threads(torch, nn):
