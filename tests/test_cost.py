@@ -134,6 +134,21 @@ def test_regions_and_shifts(long, method):
     assert held_to(long, method, fixed=False).products == 8
 
 
+def test_room_is_taken_before_it_is_needed(long):
+    """A basis for all the steps that a run may take, of which cost is asked for a few."""
+    A, b = long
+    (told,) = lg.cost(A, lg.GLTR(radius=1.0), steps=8)
+    assert told.products == 8
+    assert_near(told, peak(A.backend.name, lambda: lg.solve(A, b, lg.GLTR(radius=1.0))))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_series_that_looks_for_its_scale(name, dtype):
+    values, b = (array(lg.load(name), x, dtype) for x in (np.linspace(1, 50, 100_000), np.ones(100_000)))
+    A, method = lg.Diagonal(values, psd=True), lg.Neumann(steps=8)
+    assert_near(lg.cost(A, method)[0], peak(name, lambda: lg.solve(A, b, method)))
+
+
 def test_shifts_are_verified_one_by_one(long):
     (told,) = lg.cost(long[0], lg.MultiShiftCG([1.0, 2.0, 3.0], max_steps=8))
     assert told.products == 11
@@ -175,6 +190,22 @@ def test_compiled_programs(jax):
     assert taken <= 6.1 * b.nbytes  # x, r, p, A p, the best point, and one that is multiplied or summed
     (told,) = lg.cost(A, lg.Lanczos(20))
     assert_near(told, compiled_peak(lambda A, b: lg.krylov(A, b, 20).solve(damping=0.1).x, A, b))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        lg.CG(steps=20, keep="every"),
+        lg.MultiShiftCG(np.ones(8), max_steps=20),
+        lg.Neumann(steps=8),
+        lg.Neumann(steps=8, scale=1e-2),
+        lg.CG(steps=5, preconditioner=Nystrom(10)),
+    ],
+    ids=["iterates", "MultiShiftCG", "Neumann", "scaled", "Nystrom"],
+)
+def test_compiled_programs_with_all_that_they_give_back(jax, method):
+    A, b = lg.Damped(lg.Diagonal(put("jax", np.linspace(1, 50, 20_000)), psd=True), 0.1), put("jax", np.ones(20_000))
+    assert_near(lg.cost(A, method)[0], compiled_peak(lambda A, b: lg.solve(A, b, method), A, b))
 
 
 def test_bytes_of_each_device(jax):

@@ -150,7 +150,8 @@ _ADVICE: tuple[tuple[str, type[Exception], str], ...] = (
         r"same dtype|scalar type \w+ but found|type \(.*\) should be the same|share same datatype",
         RuntimeError,
         "the model met tensors of two dtypes ({0}): data made from NumPy are float64, parameters float32, unless told "
-        "otherwise. Convert one of them: inputs.float(), or module.double().",
+        "otherwise. Convert one of them: inputs.float(), or module.double(); beside parameters in half precision, "
+        "inputs.bfloat16().",
     ),
     (
         r"does not currently support double backward",

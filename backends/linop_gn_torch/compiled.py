@@ -137,7 +137,8 @@ class _LinearizeGradient:
             with torch.enable_grad():
                 seed: Tensor = Slope.apply(z, outer)  # type: ignore[no-untyped-call]
         else:
-            value = root = z if outer is None else outer.total(z)
+            with torch.enable_grad():
+                value = root = z if outer is None else outer.total(z)
             seed = torch.ones_like(value, requires_grad=True)
         recorded = recording.resume(lambda: backward([root], leaves, [seed], create_graph=True), records=True)
         pairs = [(r, t) for r, t in zip(recorded, v, strict=True) if r is not None]

@@ -37,6 +37,8 @@ class CrossEntropyLoss(CrossEntropy):
     ``ignore_index`` has no meaning for probabilities, and is not looked at there.
     """
 
+    second_derivative: ClassVar[bool] = True  # what is written anew below are checks alone
+
     def _check_targets(self, backend: Any, shape: tuple[int, ...], *rest: Any) -> Any:
         _require_no_axes(shape)
         return super()._check_targets(backend, shape, *rest)
@@ -58,6 +60,8 @@ def _require_no_axes(outputs: tuple[int, ...]) -> None:
 @record
 class BCEWithLogitsLoss(BinaryCrossEntropy):
     """w ((1 - y) log(1 + e^z) + c y log(1 + e^-z)), w and c broadcast to the outputs."""
+
+    second_derivative: ClassVar[bool] = True
 
     weight: Array | None = None
     pos_weight: Array | None = None

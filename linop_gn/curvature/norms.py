@@ -25,7 +25,8 @@ def gradient_norms(objective: Objective | Point, params: Tree = None) -> Array:
     """The 2-norms of the gradients of the examples' losses, each times its weight: an array (N,).
 
     An example is an entry of the first axis of the model's outputs: of a sequence the positions add up. The gradient of
-    a mean is the sum of these gradients over the sum of the weights. An l2 is left out.
+    a mean is the sum of these gradients over the sum of the weights, so that of a loss whose mean counts each output
+    (``BinaryCrossEntropy``, torch's ``MSELoss``) an example has the sum over its own. An l2 is left out.
 
     Parameters
     ----------

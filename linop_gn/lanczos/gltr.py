@@ -140,21 +140,24 @@ class GLTR(Solver):
             raise ValueError("GLTR: explore=True needs an orthogonal basis: reorthogonalise='selective' or 'full'.")
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
-        k = max(1, min(self.planned(steps), operator.domain.size))
+        n = operator.domain.size
+        k = max(1, min(self.planned(steps), n))
         made = Lanczos(k, self.reorthogonalise).cost(operator, steps)
+        room = Lanczos(self._room(n), self.reorthogonalise).cost(operator, steps).memory  # taken at the start
         checked = self.steps is None and bytes_each(operator) < 8  # rounding may hide whether it has converged
         note = f"{k} steps; another radius is free"
-        return made._replace(route=self.title, products=made.products + checked, note=note)
+        return made._replace(route=self.title, products=made.products + checked, memory=room, note=note)
 
     def limit(self, problem: LinearProblem) -> int:
         """The number of steps that a run may take."""
         return self._process(problem).limit(problem)
 
     def _process(self, problem: LinearProblem) -> Lanczos:
-        wanted = self.max_steps if self.steps is None else self.steps
-        steps = min(problem.rhs.shape[0], 100) if wanted is None else max(wanted, 1)
         explore = self.explore is not False and not problem.operator.psd and self.reorthogonalise != "none"
-        return Lanczos(steps, self.reorthogonalise, True, explore, self.seed)
+        return Lanczos(self._room(problem.rhs.shape[0]), self.reorthogonalise, True, explore, self.seed)
+
+    def _room(self, n: int) -> int:
+        return max(1, self.planned(min(n, 100)))
 
     def init(self, ops: Backend, problem: LinearProblem) -> GLTRState:
         process = self._process(problem)

@@ -25,6 +25,7 @@ from ..operators.base import LinearOperator
 from ..operators.damped import undamped
 from ..protocols import Array, Scalar
 from ..records import Partial, record, static
+from ..solvers.base import each
 from ..spaces import wide
 from .base import Checked
 from .spectral import spectral_inverse
@@ -75,7 +76,7 @@ class Nystrom(Checked):
     def cost(self, operator: LinearOperator) -> tuple[int, int]:
         """Products, and numbers held at a time, that :meth:`prepare` takes."""
         rank = min(self.rank, operator.domain.size)
-        return rank, 5 * rank * (operator.domain.size + rank)
+        return rank, int(each(operator, 5, 3)) * rank * (operator.domain.size + rank)
 
     def finish(self, prepared: Any, operator: LinearOperator) -> LinearOperator:
         vectors, values = prepared

@@ -148,10 +148,10 @@ class CG(ResidualSolver):
             )
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
-        k, sure = self.planned(steps), self.steps is not None
+        k, sure, single = self.planned(steps), self.steps is not None, self.reductions == 1
         shelf = 0 if self.keep is None else plan(self.keep, k).capacity
-        single = self.reductions == 1
-        held = each(operator, 4 if sure else 5, 8 if single else 6) + shelf
+        base = each(operator, 4 if sure else 5, 8 if single else 6)
+        held = max(base + shelf, each(operator, 0, 2 + 2 * shelf))  # a program holds them once more, scaled
         return short_recurrence(self, operator, k, sure, held, 16.0 if single else 10.0)
 
     def tangent(self, operator: LinearOperator) -> tuple[LinearOperator, Solver]:

@@ -43,7 +43,7 @@ from ..operators.base import LinearOperator
 from ..protocols import Array, Backend, Scalar, Vector, unchanged
 from ..records import record, static
 from ..run.status import Code, alike, verdict, where_new
-from .base import Cost, Solver, bytes_of
+from .base import Cost, Solver, bytes_of, each
 from .options import at_limit, check_limits, check_tolerances, recomputed, scaled_rhs, threshold_of, unfit_status
 from .problem import LinearProblem, Row
 
@@ -177,7 +177,8 @@ class MultiShiftCG(Solver):
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         k, n, m = self.planned(steps), operator.domain.size, np.size(self.dampings)
-        memory, flops = bytes_of(operator, 2 * m + 5 + _room(m, k)), (10.0 + 6.0 * m) * n * k
+        held = each(operator, 2 * m + 5, 4.5 * m + 2)
+        memory, flops = bytes_of(operator, held + _room(m, k)), (10.0 + 6.0 * m) * n * k
         return Cost(self.title, k if self.steps is not None else k + m, memory, flops, f"{k} steps for {m} dampings")
 
     def defect(self, operator: LinearOperator, rhs: Vector, x: Vector) -> Vector:

@@ -31,7 +31,7 @@ from ..operators.base import LinearOperator
 from ..protocols import Backend, Scalar, Vector
 from ..records import record, static
 from ..run.status import Code, verdict
-from .base import Cost, Solver, short_recurrence
+from .base import Cost, Solver, bytes_each, each, short_recurrence
 from .options import (
     at_limit,
     check_limits,
@@ -128,7 +128,9 @@ class Neumann(Solver):
 
     def cost(self, operator: LinearOperator, steps: int) -> Cost:
         seeking = _POWER if self.scale is None else 0
-        made = short_recurrence(self, operator, self.planned(steps), True, 10 if seeking else 4, 10.0)
+        drawn = 5 + 40 / bytes_each(operator)  # of 32 bits are the numbers that become the first vector
+        held = each(operator, drawn, 8) if seeking else each(operator, 4, 6)
+        made = short_recurrence(self, operator, self.planned(steps), True, held, 10.0)
         return made._replace(products=made.products + seeking)
 
     def init(self, ops: Backend, problem: LinearProblem) -> NeumannState:

@@ -62,12 +62,19 @@ def test_it_takes_what_says_that_it_is_the_second_derivative(small):
     class Named(CrossEntropy):
         name = "likelihood"
 
+    class Checked(CrossEntropy):
+        second_derivative = True
+
+        def _check_targets(self, *given):
+            raise NotImplementedError
+
     losses = (
         CrossEntropy(label_smoothing=0.1),
         BinaryCrossEntropy(),
         lg.losses.SquaredError(),
         lg.losses.Poisson(),
         lg.record(Named)(),
+        lg.record(Checked)(),
     )
     assert all(map(known, losses))
     others = (

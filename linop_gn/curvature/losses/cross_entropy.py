@@ -307,8 +307,10 @@ class CrossEntropy(Loss):
             advice = "Cast the class indices to integers."
         elif len(outputs) > 2 and targets == outputs[:1] + outputs[2:]:
             advice = "Classes are the last axis of the logits here (in torch the second): move that axis last."
+        elif targets == (*outputs[:-1], 1):
+            advice = "Drop the last axis of the targets: targets[..., 0]."
         else:
-            advice = ""
+            advice = "Give one for each example."
         raise ValueError(
             f"CrossEntropy: logits of shape {outputs} are {outputs[-1]} classes for examples of shape {outputs[:-1]}; "
             f"targets must be integers of shape {outputs[:-1]} or probabilities of shape {outputs}, {got}. {advice}"

@@ -88,14 +88,14 @@ class OuterLoss:
 
 
 def _is_exact(kind: type[Loss]) -> bool:
-    """Whether the class that gives the curvature says itself that this is the second derivative, and gives the rest.
+    """Whether the class that gives the curvature, or one derived of it, says itself that this is the second derivative.
 
-    What a subclass writes anew, be it a part that :meth:`Loss.total` asks for, total alone may go by.
+    What a subclass of that one writes anew, be it a part that :meth:`Loss.total` asks for, total alone may go by.
     """
-    own = next(c for c in kind.__mro__ if "curvature" in c.__dict__)
-    written = {name for c in kind.__mro__[: kind.__mro__.index(own)] for name in vars(c) if name[:2] != "__"}
+    says = next(c for c in kind.__mro__ if {"second_derivative", "curvature"} & vars(c).keys())
+    written = {name for c in kind.__mro__[: kind.__mro__.index(says)] for name in vars(c) if name[:2] != "__"}
     return (
-        own is not Loss
-        and bool(own.__dict__.get("second_derivative"))
-        and not any(callable(getattr(own, name, None)) for name in written)
+        says is not Loss
+        and bool(vars(says).get("second_derivative"))
+        and not any(callable(getattr(says, name, None)) for name in written)
     )

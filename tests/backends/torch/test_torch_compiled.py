@@ -148,6 +148,21 @@ def test_all_operators_and_columns():
     assert traced(compiled) == 2
 
 
+LOSSES = {
+    "as torch has it": nn.CrossEntropyLoss(label_smoothing=0.1),
+    "no second derivative": lg.losses.Huber(width=0.5),
+    "a function": lambda z, y: (z - nn.functional.one_hot(y, 3)).pow(4).sum(-1),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_hessians_whatever_says_the_losses_derivatives(name):
+    model, params = small()
+    x, y = data()
+    targets = nn.functional.one_hot(y, 3).double() if name == "no second derivative" else y
+    require_same(lg.Hessian, *pair(model, LOSSES[name], (x, targets)), params)
+
+
 def test_another_point_and_batch_are_the_same_programs():
     model, params = small()
     eager, compiled = pair(model, CE, data())

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import linop_gn as lg
+from linop_gn.curvature.losses.outer import OuterLoss
 from linop_gn.testing.strategies import array
 
 torch = pytest.importorskip("torch")
@@ -38,6 +39,7 @@ def cases():
 def test_value_gradient_and_hessian_are_torchs(loss, targets):
     objective = lg.Objective(lambda w, x: x @ w, loss, (X, targets))
     assert not objective.loss.autodiff
+    assert OuterLoss(objective.loss, None, None, lg.backend_of(X)).known(X)  # of which Hessians hold less
 
     def plain(w):
         return loss(X @ w, targets)

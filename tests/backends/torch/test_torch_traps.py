@@ -204,6 +204,14 @@ def test_data_from_numpy_and_parameters_of_torch_are_told_apart(module: nn.Modul
             use(module)
 
 
+def test_data_in_single_precision_beside_parameters_in_half_are_told_what_fits() -> None:
+    objective = lg.Objective(
+        nn.Linear(3, 2).bfloat16(), lg.losses.CrossEntropy(), (torch.randn(4, 3), torch.arange(4) % 2)
+    )
+    with pytest.raises(RuntimeError, match=r"inputs.bfloat16\(\)"):
+        objective.gradient(objective.model)
+
+
 @pytest.mark.parametrize(
     ("number", "meant"),
     [
