@@ -18,22 +18,12 @@ from jax.extend import core
 
 from linop_gn.backend import Array
 
-from .linear import inner_jaxprs, jaxpr_of, without_dead_code
+from .linear import without_dead_code
+from .rewritten import ALONG_AXES, ENTRYWISE, rewritten
 from .sums import bound
 
 __all__ = ["End", "end_of"]
 
-_ENTRYWISE = frozenset(
-    """
-    abs add add_any and cbrt ceil clamp convert_element_type copy cos cosh div eq erf erfc exp exp2 expm1 floor ge gt
-    integer_pow is_finite le log log1p logistic lt max min mul ne neg not or pow reduce_precision rem round rsqrt
-    select_n sign sin sinh sqrt square stop_gradient sub tan tanh xor
-    """.split()  # noqa: SIM905
-)
-_ALONG_ROWS = frozenset(
-    ("argmax", "argmin", *(f"reduce_{name}" for name in ("and", "max", "min", "or", "prod", "sum")))
-)
-_CALLS = frozenset(("closed_call", "core_call", "jit", "pjit"))
 _MORE = 1.5
 """So many times larger than the end is what it is made of, at most: of two large products it is their sum."""
 
@@ -152,41 +142,13 @@ def end_of(closed: core.ClosedJaxpr, lead: int) -> End | None:
     if closed.jaxpr.effects:
         return None
     (out,) = closed.out_avals
-    closed = _inlined(closed, out.size)
+    closed = rewritten(closed, out.size)
     walk, (last,) = _Walk(closed.jaxpr), closed.jaxpr.outvars
     if isinstance(last, core.Literal):
         return None
     root = walk.node(last, tuple(out.shape[:lead]))
     trivial = root.leaf is not None and lead == 1  # with several, rows would be laid anew for the loss
     return None if trivial or not any(leaf.lead for leaf in root.leaves) else End(root, lead, closed)
-
-
-def _inlined(closed: core.ClosedJaxpr, size: int) -> core.ClosedJaxpr:
-    """The same program without calls of functions that take or make arrays of this size."""
-
-    def large(jaxpr: core.Jaxpr) -> bool:
-        own = any(getattr(v.aval, "size", 0) >= size for eqn in jaxpr.eqns for v in (*eqn.invars, *eqn.outvars))
-        return own or any(large(inner) for eqn in jaxpr.eqns for inner in inner_jaxprs(eqn.params))
-
-    def called(eqn: core.JaxprEqn) -> core.ClosedJaxpr | None:
-        inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr")) if eqn.primitive.name in _CALLS else None
-        return None if inner is None or not large(jaxpr_of(inner)) else inner
-
-    def run(jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
-        known = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arguments), strict=True))
-
-        def read(atom: Any) -> Any:
-            return atom.val if isinstance(atom, core.Literal) else known[atom]
-
-        for eqn in jaxpr.eqns:
-            values, inner = list(map(read, eqn.invars)), called(eqn)
-            made = bound(eqn, values) if inner is None else run(jaxpr_of(inner), getattr(inner, "consts", ()), values)
-            known.update(zip(eqn.outvars, made, strict=True))
-        return list(map(read, jaxpr.outvars))
-
-    if not any(map(called, closed.jaxpr.eqns)):
-        return closed
-    return jax.make_jaxpr(lambda *arguments: run(closed.jaxpr, closed.consts, arguments))(*closed.in_avals)
 
 
 class _Walk:
@@ -208,6 +170,13 @@ class _Walk:
             cuts = cut and eqn is not None and eqn.primitive.name == "dot_general" and _first_axes(eqn, len(lead))
             self._nodes[key] = made if made and small else _leaf(_Leaf(atom, lead, cut, eqn if cuts else None))
         return self._nodes[key]
+
+    def _product(self, atom: Any) -> bool:
+        """Whether it is a product of matrices, in other shapes or some of it."""
+        eqn = self._makers.get(atom)
+        while eqn is not None and eqn.primitive.name in ("reshape", "slice", "squeeze", "transpose"):
+            eqn = self._makers.get(eqn.invars[0])
+        return eqn is not None and eqn.primitive.name == "dot_general"
 
     def _operand(self, atom: Any, whole: Shape, lead: Shape, cut: Any) -> _Node:
         """An operand that is repeated along axes of length one; ``whole`` are the leading axes before they were cut."""
@@ -237,12 +206,12 @@ class _Walk:
         def along(*axes: int) -> bool:
             return all(axis >= k for axis in axes)
 
-        if name == "convert_element_type" and x.aval.dtype.itemsize < params["new_dtype"].itemsize and _floats(x):
+        if name == "convert_element_type" and x.aval.dtype.itemsize < params["new_dtype"].itemsize and self._product(x):
             return None  # XLA multiplies narrow matrices faster if it sees that the product is made wider
-        if name in _ENTRYWISE:
+        if name in ENTRYWISE:
             given = [self._operand(v, whole, lead, cut) for v in eqn.invars]
             return None if _NONE in given else _Node(resized(), given)
-        if name in _ALONG_ROWS and along(*params["axes"]):
+        if name in ALONG_AXES and along(*params["axes"]):
             made = _Node(resized(), [self.node(x, lead, cut)])
             made.entrywise = False
             return made
@@ -289,10 +258,6 @@ class _Walk:
 
 def _number(literal: core.Literal) -> _Node:
     return _Node(lambda m: literal.val)
-
-
-def _floats(atom: Any) -> bool:
-    return bool(jnp.issubdtype(atom.aval.dtype, jnp.floating))
 
 
 def _leaf(leaf: _Leaf) -> _Node:

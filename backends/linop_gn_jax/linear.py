@@ -81,7 +81,8 @@ class LinearProgram:
 
     def __call__(self, residuals: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
         """The outputs; inside a trace this adds the program's operations to it."""
-        return core.jaxpr_as_fun(self.closed)(*residuals, *inputs)  # type: ignore[no-any-return]
+        made = core.jaxpr_as_fun(self.closed)(*residuals, *inputs)
+        return list(map(jnp.asarray, made))  # zeros of scalars may be literals of the program, which are no arrays
 
     @property
     def only_transposes(self) -> bool:

@@ -12,7 +12,7 @@ where x has 64 columns (measured with 512 to 4096 rows; with 256 columns as long
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend import core
 
-__all__ = ["LARGE", "bound", "in_blocks", "pays"]
+__all__ = ["LARGE", "Factor", "bound", "in_blocks", "pays", "swapped"]
 
 LARGE = 1 << 22
 """Entries of sums that are made in blocks."""
@@ -31,8 +31,8 @@ _SMALL = 3
 """So many times larger than both factors side by side the sum has to be."""
 
 
-class _Factor(NamedTuple):
-    """A factor of a product, and the axes that are summed over."""
+class Factor(NamedTuple):
+    """A factor of a product, by its name or its numbers, and the axes that are summed over."""
 
     array: Any
     axes: Sequence[int]
@@ -42,46 +42,38 @@ class _Product(NamedTuple):
     """A product and its factors: as they are, and as they stand in memory where they are transposes."""
 
     dot: core.JaxprEqn
-    factors: list[_Factor]
-    turned: list[_Factor]
+    factors: list[Factor]
+    turned: list[Factor]
 
 
 def pays(closed: core.ClosedJaxpr) -> bool:
     """Whether there is such an operation, and one device: to loop over rows that several share would gather these."""
-    return jax.device_count() == 1 and (bool(_sums(closed.jaxpr)) or any(map(_had_better_turn, closed.jaxpr.eqns)))
+    return jax.device_count() == 1 and bool(_sums(closed.jaxpr) or _as_they_lie(closed.jaxpr))
 
 
 def in_blocks(closed: core.ClosedJaxpr, *arguments: Any) -> list[Any]:
     """What the program computes."""
     jaxpr, known = closed.jaxpr, dict[Any, Any]()
-    sums = _sums(jaxpr)
+    sums, lying, stored = _sums(jaxpr), _as_they_lie(jaxpr), _transposes(jaxpr)
     inside = {id(dot) for dots in sums.values() for dot in dots}
-    turned = {e.outvars[0]: e for e in jaxpr.eqns if e.primitive.name == "transpose" and e.outvars[0].aval.ndim == 2}
     known.update(zip(jaxpr.constvars, closed.consts, strict=True))
     known.update(zip(jaxpr.invars, arguments, strict=True))
 
     def read(atom: Any) -> Any:
         return atom.val if isinstance(atom, core.Literal) else known[atom]
 
-    def turn(atom: Any, factor: _Factor) -> _Factor:
-        if isinstance(atom, core.Literal) or atom not in turned or len(factor.axes) > 1:
-            return factor
-        eqn = turned[atom]
-        return _Factor(read(eqn.invars[0]), (eqn.params["permutation"][factor.axes[0]],))
-
     def product(dot: core.JaxprEqn) -> _Product:
-        factors = [
-            _Factor(read(v), axes) for v, axes in zip(dot.invars, dot.params["dimension_numbers"][0], strict=True)
-        ]
-        return _Product(dot, factors, list(map(turn, dot.invars, factors)))
+        as_it_is = list(map(Factor, dot.invars, dot.params["dimension_numbers"][0]))
+        factors = [[Factor(read(v), axes) for v, axes in way] for way in (as_it_is, [stored(f) for f in as_it_is])]
+        return _Product(dot, *factors)
 
     for eqn in jaxpr.eqns:
         if id(eqn) in inside:
             continue
         if id(eqn) in sums:
             made = [_summed([product(dot) for dot in sums[id(eqn)]])]
-        elif _had_better_turn(eqn):
-            made = [_the_other_way(eqn, *map(read, eqn.invars))]
+        elif id(eqn) in lying:
+            made = [_as_it_lies(eqn, *(Factor(read(v), axes) for v, axes in lying[id(eqn)]))]
         else:
             made = bound(eqn, map(read, eqn.invars))
         known.update(zip(eqn.outvars, made, strict=True))
@@ -135,11 +127,10 @@ def _side_by_side(one: _Product, other: _Product) -> Any:
     size = sum(factor.array.size for factor in (*one.factors, *other.factors))
     if way != also or _SMALL * size > one.dot.outvars[0].aval.size or None in pairs:
         return None
-    joined, axes = zip(*((jnp.concatenate([x, y], axis), (axis,)) for x, y, axis in pairs), strict=True)
-    return one.dot.primitive.bind(*joined, **{**way, "dimension_numbers": (axes, ((), ()))})
+    return _multiplied(one.dot, *(Factor(jnp.concatenate([x, y], axis), (axis,)) for x, y, axis in pairs))
 
 
-def _alike(*factors: _Factor) -> tuple[Any, Any, int] | None:
+def _alike(*factors: Factor) -> tuple[Any, Any, int] | None:
     """The first two, or the last two, that can stand side by side, and along which axis."""
     for (x, axes), (y, others) in (factors[:2], factors[2:]):
         rest = [[n for i, n in enumerate(a.shape) if i not in axes] for a in (x, y)]
@@ -162,21 +153,54 @@ def _by_rows(products: list[_Product]) -> Any:
     return lax.map(block, jnp.arange(out.shape[0] // size, dtype=jnp.int32)).reshape(out.shape)
 
 
-def _had_better_turn(eqn: core.JaxprEqn) -> bool:
-    """Whether it sums over the rows of a large matrix, and of one with few columns after it."""
-    if eqn.primitive.name != "dot_general" or jax.default_backend() != "cpu":
-        return False
-    ((left, right), (batch, _)), (x, y) = eqn.params["dimension_numbers"], [v.aval for v in eqn.invars]
-    matrices = not batch and len(left) == x.ndim - 1 and len(right) == y.ndim - 1
-    return matrices and x.size >= LARGE and x.ndim - 1 not in left and eqn.outvars[0].aval.shape[1] <= _FEW
+def _as_they_lie(jaxpr: core.Jaxpr) -> dict[int, tuple[Factor, Factor]]:
+    """The products of a large matrix, as it lies in memory, and one with few columns that XLA had better not turn.
+
+    They sum over its rows, or over its columns where the program has its transpose. By the number of the operation.
+    """
+    stored, found = _transposes(jaxpr), dict[int, tuple[Factor, Factor]]()
+    for eqn in jaxpr.eqns if jax.default_backend() == "cpu" else ():
+        if eqn.primitive.name != "dot_general" or eqn.params["dimension_numbers"][1][0]:
+            continue
+        left, right = eqn.params["dimension_numbers"][0]
+        x, axes = factor = stored(Factor(eqn.invars[0], left))
+        ndim, summed = x.aval.ndim, sorted(axes)
+        rows, columns = (list(range(n, n + len(axes))) == summed for n in (0, ndim - len(axes)))
+        matrices = 0 < len(axes) < ndim and len(right) == eqn.invars[1].aval.ndim - 1
+        few = matrices and x.aval.size >= LARGE and eqn.outvars[0].aval.shape[-1] <= _FEW
+        if few and (rows or (columns and x is not eqn.invars[0])):
+            found[id(eqn)] = factor, Factor(eqn.invars[1], right)
+    return found
 
 
-def _the_other_way(eqn: core.JaxprEqn, x: Any, y: Any) -> Any:
-    """x^T y as the transpose of y^T x, which XLA would turn back if it saw both."""
-    (left, right), _ = eqn.params["dimension_numbers"]
-    precision = eqn.params["precision"]
-    turned = {
-        "dimension_numbers": ((right, left), ((), ())),
-        "precision": precision[::-1] if isinstance(precision, tuple) else precision,
-    }
-    return lax.optimization_barrier(eqn.primitive.bind(y, x, **{**eqn.params, **turned})).T
+def _transposes(jaxpr: core.Jaxpr) -> Callable[[Factor], Factor]:
+    """What takes a factor to the array that it is a transpose of, unless other axes than those summed over change."""
+    made = {e.outvars[0]: e for e in jaxpr.eqns if e.primitive.name == "transpose"}
+
+    def stored(factor: Factor) -> Factor:
+        eqn = None if isinstance(factor.array, core.Literal) else made.get(factor.array)
+        if eqn is None:
+            return factor
+        order = eqn.params["permutation"]
+        rest = [axis for i, axis in enumerate(order) if i not in factor.axes]
+        return factor if rest != sorted(rest) else Factor(eqn.invars[0], tuple(order[i] for i in factor.axes))
+
+    return stored
+
+
+def _as_it_lies(dot: core.JaxprEqn, x: Factor, y: Factor) -> Any:
+    """x y, or x^T y as the transpose of y^T x: which XLA would turn back if it saw what becomes of it."""
+    if 0 in x.axes:
+        return jnp.moveaxis(lax.optimization_barrier(swapped(dot, x, y)), 0, -1)
+    return lax.optimization_barrier(_multiplied(dot, x, y))
+
+
+def swapped(dot: core.JaxprEqn, x: Factor, y: Factor) -> Any:
+    """y^T x in the way in which ``dot`` makes x^T y."""
+    precision = dot.params["precision"]
+    return _multiplied(dot, y, x, precision=precision[::-1] if isinstance(precision, tuple) else precision)
+
+
+def _multiplied(dot: core.JaxprEqn, x: Factor, y: Factor, **way: Any) -> Any:
+    numbers = (x.axes, y.axes), ((), ())
+    return dot.primitive.bind(x.array, y.array, **{**dot.params, **way, "dimension_numbers": numbers})

@@ -312,6 +312,23 @@ def test_mixed_precision_keeps_the_dtype_of_each_leaf():
     assert linear.jvp([np.ones(5), np.ones(5)]).dtype == np.float32
 
 
+@pytest.mark.parametrize("kind", [lg.GGN, lg.Hessian])
+def test_a_number_that_the_model_does_not_use(kind):
+    """Its zero is an array in the user's program, too, of trees with few leaves and many."""
+    x, y = jnp.asarray(X), jnp.zeros((6, 2))
+    for more in (0, 6):
+        params = {"W": jnp.ones((3, 2)), "t": jnp.asarray(2.0), **{f"u{i}": jnp.ones(3) for i in range(more)}}
+        fit = lg.Objective(lambda p, x: jnp.tanh(x @ p["W"]), lg.losses.SquaredError(), (x, y))
+
+        def product(params, fit=fit):
+            made = kind(fit, params) @ params
+            return made, lg.tree.dot(params, made)
+
+        made, curved = jax.jit(product)(params)
+        assert made["t"] == 0
+        np.testing.assert_allclose(curved, (made["W"] * params["W"]).sum())
+
+
 def test_a_mesh_that_places_nothing_makes_no_other_program():
     """Parameters that were put nowhere lie on the examples' mesh after a step, and a loop carries one program."""
     mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))

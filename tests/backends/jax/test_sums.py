@@ -73,3 +73,25 @@ def test_products_turned(given, monkeypatch):
             patch.setattr(sums, "_FEW", 2)
             made._derived.pop("blocks")
             assert made.in_blocks() is made
+
+
+@pytest.mark.skipif(jax.device_count() > 1, reason="several devices may share the rows")
+def test_products_turned_as_they_lie_in_memory(given):
+    """Of heads, and of a model that is mapped over examples, whose u is used as it is, and not its transpose."""
+    x, *_ = given
+    rng, eps = np.random.default_rng(1), float(jnp.finfo(x.dtype).eps)
+    layers = {
+        "heads": ((3, 2, 2), lambda x, W: jnp.tensordot(x, W, 1)),
+        "mapped": ((4, 3), lambda x, W: jax.vmap(lambda x: W @ x)(x)),
+        "mapped twice": ((4, 3), lambda x, W: jax.vmap(jax.vmap(lambda x: W @ x))(jnp.reshape(x, (2, 3, 3)))),
+    }
+    for name, (shape, layer) in layers.items():
+        W = jnp.asarray(rng.standard_normal(shape))
+        for function, residual, at in ((layer, x, W), (lambda W, x, layer=layer: layer(x, W), W, x)):
+            program = LinearProgram.trace(lambda r, v, function=function: [function(*r, *v)], [residual], [at])
+            u = jnp.asarray(rng.standard_normal(program.outputs[0].shape))
+            back = program.transpose()
+            back._derived.pop("blocks", None)
+            want = jax.linear_transpose(lambda v, f=function, r=residual: f(r, v), at)(u)[0]
+            np.testing.assert_allclose(back.in_blocks()([residual], [u])[0], want, rtol=0, atol=99 * eps)
+            assert ("optimization_barrier" in str(back.in_blocks().closed)) == (at is W or name != "heads")
