@@ -215,10 +215,9 @@ class LeastSquares(Method):
             delta, _ = self._projected(ops, here, y)
         trial = ops.select(going, self._inside(ops, problem.start), ops.axpy(1.0, delta, ops.copy(here.x)))
         value = ops.item(problem.at(trial).value)
-        actual = s.value - value
+        actual, noise = s.value - value, 4.0 * eps * s.value
         ratio = ops.where(ops.isfinite(actual) & (predicted > 0), ops.divide(actual, predicted), -math.inf)
         # Under this damping less is promised than rounding of the value, without it much more: let the damping fall.
-        noise = 4.0 * eps * s.value
         even = (predicted > 0) & (predicted <= noise) & (abs(actual) <= noise) & (s.growth == 2.0)
         ratio = ops.where(even & (here.promise > math.sqrt(eps) * s.value), 1.0, ratio)
         # The least damping there is holds back what is promised.
@@ -241,8 +240,7 @@ class LeastSquares(Method):
         told = rule.update(ops, s.damping, s.growth, ops.where(refused, -math.inf, ratio))
         damping, growth = require_level(rule, "update", told)
         damping = ops.where(going, self._first(here) * unit, clip(ops, damping, eps * eps * unit, unit / (eps * eps)))
-        evaluations = s.evaluations + ops.where(running, 1 + bent, 0)
-        size = here.value
+        evaluations, size = s.evaluations + ops.where(running, 1 + bent, 0), here.value
         hopeless = refused & ((predicted <= 4.0 * eps * size) & (predicted > 0) | (s.damping >= unit / (eps * eps)))
         newton = ops.where(refused, ops.where(s.newton >= 0, s.newton, newton), -1.0)
         settled, slight = here.reach <= 0.01, (here.cosine <= 1e-6) | (here.effect < _LOST)
@@ -285,9 +283,8 @@ class LeastSquares(Method):
             products=s.products + ops.where(running, products, 0),
             refused=s.refused + ops.where(refused, 1, 0),
         )
-        return (
-            self._sent(ops, new, running, running & (s.steps + 1 >= problem.max_steps) | spent) if self.again else new
-        )
+        ended = running & (s.steps + 1 >= problem.max_steps) | spent
+        return self._sent(ops, new, running, ended) if self.again else new
 
     def renew(self, ops: Backend, problem: MinimizeProblem, state: LeastSquaresState) -> LeastSquaresState:
         """The state at the same x for the problem's data; what was reached on others is no end for these."""
@@ -387,10 +384,8 @@ class LeastSquares(Method):
             far = ops.max_abs(y / here.D / units)
             return promise, ops.where(promise <= 1e-5 * here.value, far, math.inf), products
 
-        def leave(x: Vector) -> tuple[Scalar, Scalar, Scalar]:
-            return here.promise, here.reach, ops.scalar(0, x)
-
-        promise, reach, products = ops.branch(due, judge, leave, here.x)
+        left = lambda x: (here.promise, here.reach, ops.scalar(0, x))  # noqa: E731
+        promise, reach, products = ops.branch(due, judge, left, here.x)
         return here._replace(promise=promise, reach=reach), products
 
     def _units(self, ops: Backend, x: Vector, sizes: Vector) -> Vector:
