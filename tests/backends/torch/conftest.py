@@ -172,6 +172,12 @@ def oracle() -> SimpleNamespace:
     )
 
 
+def pytest_collectstart(collector):
+    """Modules that a file makes when it is imported are the same in each run."""
+    if isinstance(collector, pytest.Module):
+        torch.manual_seed(0)
+
+
 @pytest.fixture(autouse=True)
 def one_seed():
     torch.manual_seed(0)
