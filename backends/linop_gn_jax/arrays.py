@@ -125,7 +125,8 @@ def _require_narrow(x: np.ndarray[Any, Any]) -> None:
 
 @jax.custom_jvp
 def _largest(x: Array) -> Array:
-    return jnp.max(x, axis=-1, keepdims=True)
+    # In loops JAX forgets the rule below when it linearises twice. Which number is subtracted does not matter.
+    return jnp.max(lax.stop_gradient(x), axis=-1, keepdims=True)
 
 
 @_largest.defjvp

@@ -152,6 +152,7 @@ class Arrays(Protocol):
     def largest(self, x: Array) -> Array:
         """The largest entry along the last axis, which stays with length one; its derivative is that of one such entry.
 
+        Or zero: what is made of it must be the same if another number is taken for it, as in e^(x - k) / sum e^(x - k).
         A compiler may compute x twice, with other roundings: an entry that equals the largest need not be found.
         """
 
