@@ -3,7 +3,7 @@
     demo      the main job: validate and train on real data with each framework, and write a report
     tests     the test suite and the doctests, with every CPU framework
     tests_full  the same with every draw on every framework: the full cross product (an hour)
-    processors  the solvers' tests under each kernel of BLAS, torch and XLA that this host can run
+    processors  the solvers' and methods' tests under each kernel of BLAS, torch and XLA that this host can run
     devices   the tests of many devices: eight that JAX makes of this host, and processes of torch
     devices_full  the same with every check on every layout (three minutes)
     kills     runs with checkpoints are killed a hundred times, in both kinds of files
@@ -207,6 +207,10 @@ def zoo(session: nox.Session) -> None:
 
 BLAS_KERNELS = ("Haswell", "Zen", "SkylakeX", "Nehalem", "Sandybridge", "Prescott")
 SOLVER_TESTS = ("tests/solvers", "tests/lanczos", "tests/methods", "tests/test_least_squares.py")
+QUICK_TESTS = (
+    *("tests/solvers/test_claims.py", "tests/solvers/test_stopping.py", "tests/lanczos/test_krylov.py"),
+    *("tests/methods/test_second_order.py", "tests/test_least_squares.py"),
+)
 ON_HOST = "not torch and not jax"
 """NumPy's cases, and the tests that are written for NumPy alone."""
 QUICK_KERNELS = ("Haswell", "SkylakeX", "Nehalem")
@@ -214,18 +218,17 @@ QUICK_KERNELS = ("Haswell", "SkylakeX", "Nehalem")
 
 @nox.session(venv_backend="none")
 def processors(session: nox.Session) -> None:
-    """Run the solvers' tests under each kernel of BLAS (``-- quick``: their claims under three), torch and XLA.
+    """Run solvers' and methods' tests under each kernel of BLAS (``-- quick``: claims under three), torch and XLA.
 
     What a test asserts has to follow from the mathematics and a bound on rounding, not from one kernel's rounding.
     """
     python = cpu(session)
     arguments = [argument for argument in session.posargs if argument != "quick"]
     if "quick" in session.posargs:
-        tests = ["tests/solvers/test_claims.py", "tests/solvers/test_stopping.py", "tests/lanczos/test_krylov.py"]
-        tests += ["tests/methods/test_second_order.py", "tests/test_least_squares.py"]
+        tests = QUICK_TESTS
         runs = [(ON_HOST, {"OPENBLAS_CORETYPE": kernel}) for kernel in QUICK_KERNELS]
     else:
-        tests = list(SOLVER_TESTS)
+        tests = SOLVER_TESTS
         runs = [(ON_HOST, {"OPENBLAS_CORETYPE": kernel}) for kernel in BLAS_KERNELS]
         runs += [(ON_HOST, {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"})]
         runs += [("torch", {"ATEN_CPU_CAPABILITY": name}) for name in ("default", "avx2", "avx512")]

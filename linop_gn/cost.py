@@ -112,8 +112,7 @@ def _routes(A: LinearOperator, steps: int) -> list[Solver]:
     routes: list[Solver] = [Cholesky(), LU(), Eigh()] if A.symmetric else [LU(), LSMR(), LSQR()]
     if A.symmetric:
         routes += [CG(), MINRES(), Steihaug(), GLTR(max_steps=steps)]
-        routes += [Lanczos(steps), Lanczos(steps, "none", keep=False)]
-        routes.append(Blockwise(CG()))
+        routes += [Lanczos(steps), Lanczos(steps, "none", keep=False), Blockwise(CG())]
     return [*routes, GramSolve(), GramSolve(solver=CG())]
 
 

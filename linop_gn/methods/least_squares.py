@@ -57,7 +57,7 @@ from .damping import Nielsen, clip
 from .fit_state import Here, LeastSquaresState
 from .linear_model import Triangle, few, linear_at, root_at, slack
 from .problem import MinimizeProblem
-from .stopping import along
+from .stopping import LOST, along, and_lost
 
 __all__ = ["LeastSquares"]
 
@@ -67,8 +67,6 @@ _INNER = CG(rtol=0.01, max_steps=1000)
 """By products, where no solver is given."""
 _RULE, _QUICK = Nielsen(), Nielsen(least=0.1)
 """Of lambda: for few parameters, and for many, where each trial is dear."""
-_LOST = 1e-6
-"""A parameter whose effect on the residuals, relative to these, is less than that has lost it."""
 
 
 @record
@@ -215,9 +213,10 @@ class LeastSquares(Method):
             delta, _ = self._projected(ops, here, y)
         trial = ops.select(going, self._inside(ops, problem.start), ops.axpy(1.0, delta, ops.copy(here.x)))
         value = ops.item(problem.at(trial).value)
-        actual, noise = s.value - value, 4.0 * eps * s.value
+        actual = s.value - value
         ratio = ops.where(ops.isfinite(actual) & (predicted > 0), ops.divide(actual, predicted), -math.inf)
         # Under this damping less is promised than rounding of the value, without it much more: let the damping fall.
+        noise = 4.0 * eps * s.value
         even = (predicted > 0) & (predicted <= noise) & (abs(actual) <= noise) & (s.growth == 2.0)
         ratio = ops.where(even & (here.promise > math.sqrt(eps) * s.value), 1.0, ratio)
         # The least damping there is holds back what is promised.
@@ -240,10 +239,11 @@ class LeastSquares(Method):
         told = rule.update(ops, s.damping, s.growth, ops.where(refused, -math.inf, ratio))
         damping, growth = require_level(rule, "update", told)
         damping = ops.where(going, self._first(here) * unit, clip(ops, damping, eps * eps * unit, unit / (eps * eps)))
-        evaluations, size = s.evaluations + ops.where(running, 1 + bent, 0), here.value
+        evaluations = s.evaluations + ops.where(running, 1 + bent, 0)
+        size = here.value
         hopeless = refused & ((predicted <= 4.0 * eps * size) & (predicted > 0) | (s.damping >= unit / (eps * eps)))
         newton = ops.where(refused, ops.where(s.newton >= 0, s.newton, newton), -1.0)
-        settled, slight = here.reach <= 0.01, (here.cosine <= 1e-6) | (here.effect < _LOST)
+        settled, slight = here.reach <= 0.01, (here.cosine <= 1e-6) | (here.effect < LOST)
         precise = here.known & settled & (here.promise <= ops.minimum(here.rounding, 1e-5 * size)) | here.exact
         # W is singular, as far as can be told so near a minimum; a truncated solve does not tell
         singular = isinstance(here.linear, Triangle) and here.reach >= 0.01 / math.sqrt(eps)
@@ -261,7 +261,7 @@ class LeastSquares(Method):
             ops,
             s.status,
             *self._claims(ops, here, running, s.first.value),
-            (refused & precise & (here.effect < _LOST), Code.DIVERGING),
+            (refused & precise & (here.effect < LOST), Code.DIVERGING),
             (refused & (precise | bare & bottom) | hopeless & level & here.known, Code.AT_PRECISION),
             (hopeless & doubtful, Code.STAGNATED),
             (hopeless | held & (here.promise < math.inf) & (s.going == 0), Code.NO_DECREASE),
@@ -298,7 +298,7 @@ class LeastSquares(Method):
     def _sent(self, ops: Backend, s: LeastSquaresState, running: Scalar, last: Scalar) -> LeastSquaresState:
         """The state; where a run ends: sent back to the start if it was the first and failed, else the better end."""
         ended = running & ((s.status != Code.RUNNING) | last)
-        stuck = is_one_of(s.status, [Code.NO_DECREASE, Code.DIVERGING]) | (s.here.effect < _LOST)
+        stuck = is_one_of(s.status, [Code.NO_DECREASE, Code.DIVERGING]) | (s.here.effect < LOST)
         again = ended & (s.run == 0) & stuck & ops.logical_not(last)
         worse = ended & (s.run == 1) & (s.first.value < s.here.value)
         (here,) = ops.branch(worse, lambda now, first: (first,), lambda now, first: (now,), s.here, s.first)
@@ -357,9 +357,8 @@ class LeastSquares(Method):
         def look(x: Vector) -> tuple[Scalar, Scalar]:
             units = self._units(ops, x, here.sizes)
             flat = linear.unseen(ops, self.free(ops, x, here.gradient), here.D * x) / here.D
-            # Among columns made equally long, that of a parameter which has lost its effect is seen like any other.
-            lost = ops.namespace().sqrt(here.squares) * here.D * units <= _LOST * ops.sqrt(2.0 * here.value)
-            flat = ops.namespace().where(lost, x, flat)
+            effects = ops.namespace().sqrt(here.squares) * here.D * units
+            flat = and_lost(ops, flat, x, effects, here.value)
             some = ops.max_abs(flat / units) > 1e-3
             found = along(ops, here, flat, some, level, lambda z: problem.value_at(self._inside(ops, z)))
             return found[0], found[2]
@@ -384,8 +383,8 @@ class LeastSquares(Method):
             far = ops.max_abs(y / here.D / units)
             return promise, ops.where(promise <= 1e-5 * here.value, far, math.inf), products
 
-        left = lambda x: (here.promise, here.reach, ops.scalar(0, x))  # noqa: E731
-        promise, reach, products = ops.branch(due, judge, left, here.x)
+        known = lambda x: (here.promise, here.reach, ops.scalar(0, x))  # noqa: E731
+        promise, reach, products = ops.branch(due, judge, known, here.x)
         return here._replace(promise=promise, reach=reach), products
 
     def _units(self, ops: Backend, x: Vector, sizes: Vector) -> Vector:
@@ -416,14 +415,13 @@ class LeastSquares(Method):
         (ftol, xtol, gtol), eps = self._tolerances(ops, here), ops.eps(here.x)
         is_factored = isinstance(here.linear, Triangle)
         # A step that is small beside a far start may still change the value, unless that is small beside the first.
-        gone = here.value <= eps * eps * first
-        slight = (here.promise <= 1e-5 * here.value) | here.exact | gone
-        slight = slight if self.xtol is None else True
+        little, gone = (here.promise <= 1e-5 * here.value) | here.exact, here.value <= eps * eps * first
+        slight = little | gone if self.xtol is None else True
         # Of columns that are nearly dependent, all may be nearly orthogonal to q and q be far from its least.
-        even = (here.promise <= 1e-5 * here.value) | here.exact if self.gtol is None and is_factored else True
+        even = little if self.gtol is None and is_factored else True
         coarse = self.xtol is None and not is_factored  # a truncated solve knows no step so well
         return [
-            (running & (here.effect < _LOST) & (here.promise <= ftol * here.value), Code.DIVERGING),
+            (running & (here.effect < LOST) & (here.promise <= ftol * here.value), Code.DIVERGING),
             (running & (here.cosine <= gtol) & even, Code.GRADIENT_SMALL),
             (running & (here.promise <= ftol * here.value), Code.DECREASE_SMALL),
             (running & (here.reach <= (0.0 if coarse else xtol)) & (here.known | gone) & slight, Code.STEP_SMALL),

@@ -14,9 +14,9 @@ Of up to 32 parameters a success is confirmed by all of G, n products, divided b
   is: ``STAGNATED``, unless that is all that is left of the value.
 * Along a part of x in G's null space, to rounding, with the parameters whose effect, |x_j| G_jj^1/2, is less than 1e-6
   of the value's root, the value is asked at 97 % and 103 % of it, where a parabola through these has its minimum, at
-  none of it and at -3 times as much. If it stays at the first two and changes without it, or
-  stays at one of them and is lower far away, x lies on a plateau, as of what is saturated, which ends as ``DIVERGING``;
-  if it falls near x, this is no minimum, although G knows of no way from here: ``STAGNATED``.
+  none of it and at -3 times as much. If it stays at the first two and changes without it, or stays at one of them and
+  is lower far away, x lies on a plateau, as of what is saturated, which ends as ``DIVERGING``; if it falls near x, this
+  is no minimum, although G knows of no way from here: ``STAGNATED``.
 * Where no parameter has any effect, G = 0 to rounding, and the value is not zero, everything is saturated:
   ``DIVERGING``.
 
@@ -55,12 +55,14 @@ from ..solvers.served import Inner, inner_solve
 from ..spaces import wide
 from .descents.base import Model, Noise, Trial
 
-__all__ = ["Facts", "Judged"]
+__all__ = ["LOST", "Facts", "Judged", "along", "and_lost"]
 
 _FEW = 32
 """Parameters for which a product each is spent before a run is called a success."""
 _LOOKS = 40
 """Steps of CG for what is promised of more, and for a plateau; products for curvature below zero."""
+LOST = 1e-6
+"""A parameter whose effect on the residuals, relative to these, is less than that has lost it."""
 _NEAR = 0.03
 _ENDS = [Code.DECREASE_SMALL, Code.STEP_SMALL, Code.AT_PRECISION, Code.UNEXPLORED]
 
@@ -253,17 +255,23 @@ class Facts:
         open_ = ops.maximum(self._least(ops, judged), self.few(ops, model))
         open_ = ops.maximum(open_, 2.0 * judged.trial.predicted)
         level = ops.maximum(noise.value, 1e-10 * size)
+
+        def blind(rounded: Scalar) -> Scalar:
+            """Whether rounding x moves the value beyond its fifth digit, and is not all that is left of it."""
+            return (rounded > 1e-5 * size) & (size > 8.0 * rounded) & ops.logical_not(still)
+
         if n > _FEW:
 
             def solve(x: Vector) -> tuple[Scalar, Scalar, Scalar]:
                 found = _solved(ops, model, ops.scale(-1.0, ops.copy(model.gradient)))
+                # Zeros are moved as well: G v = 0 only where no parameter has any effect.
                 v = ops.namespace().where(x == 0, 1e-30, x) * signs(model.operator.domain, 1, 1)
                 curved = model.operator.apply(v)
-                bent = ops.dot(v, curved)  # in the mean sum x_j^2 G_jj
                 dead = psd & (size > 0) & (ops.max_abs(curved) == 0)
+                bent = ops.dot(v, curved)  # in the mean sum x_j^2 G_jj
                 moved = ops.eps(x) ** 2 * ops.maximum(bent, -bent)
-                rounded, moved = n * moved, _FEW * moved
-                blind = (moved > 1e-5 * size) & (size > 8.0 * moved) & ops.logical_not(still)
+                rounded = n * moved  # at worst; of many parameters roundings hardly all go one way
+                unseen = blind(_FEW * moved)
                 more, nothing = -found.model > ops.maximum(open_, 2.0 * rounded), ops.maximum(level, 4.0 * rounded)
 
                 def look(x: Vector) -> tuple[Scalar, Scalar, Scalar]:
@@ -272,7 +280,7 @@ class Facts:
                     flat = ops.axpy(-1.0, seen.x, rest)
                     plateau, falls, evaluations = along(ops, model, flat, size > 0, nothing, value_at)
                     lost = ops.any(found.status == Code.NONFINITE)
-                    ends = (lost, Code.NONFINITE), (plateau | dead, Code.DIVERGING), (falls | blind, Code.STAGNATED)
+                    ends = (lost, Code.NONFINITE), (plateau | dead, Code.DIVERGING), (falls | unseen, Code.STAGNATED)
                     told = verdict(ops, guess, *ends)
                     return told, seen.products + 1, evaluations
 
@@ -296,18 +304,16 @@ class Facts:
             seen = ops.where((code == Code.DIVERGING) & whole.null, Code.AT_PRECISION, seen)
             seen = seen if psd else ops.where(whole.least < 0, Code.NEGATIVE_CURVATURE, seen)
 
-            level_there = ops.maximum(level, 4.0 * rounded)
-            plateau, falls, evaluations = along(ops, model, whole.flat, whole.some, level_there, value_at)
+            nothing = ops.maximum(level, 4.0 * rounded)
+            plateau, falls, evaluations = along(ops, model, whole.flat, whole.some, nothing, value_at)
             more = (whole.promise > ops.maximum(open_, 2.0 * rounded)) | falls
-            # Rounding x moves the value beyond its fifth digit, and is not all that is left of it.
-            blind = (rounded > 1e-5 * size) & (size > 8.0 * rounded) & ops.logical_not(still)
             told = verdict(
                 ops,
                 ops.where(known, seen, guess),
                 ((code == Code.DIVERGING) & ops.logical_not(known & whole.null), Code.DIVERGING),
                 (plateau | known & whole.dead, Code.DIVERGING),
                 (ops.logical_not(known), Code.NONFINITE),
-                (blind | more & (judged.refused | falls), Code.STAGNATED),
+                (blind(rounded) | more & (judged.refused | falls), Code.STAGNATED),
                 (more, Code.RUNNING),
             )
             return told, n, evaluations
@@ -343,6 +349,14 @@ def along(
     changes, lower = no(ops.maximum(far, -far) <= much), (far < -much) | (beyond < -much)
     still = sides[0] & sides[1] & changes | (sides[0] | sides[1]) & lower
     return still & (level <= 1e-4 * size) & (size > 0) & no(falls), falls, evaluations
+
+
+def and_lost(ops: Backend, flat: Vector, x: Vector, effects: Vector, value: Scalar) -> Vector:
+    """``flat``, and of x the parameters that have lost their effect, |x_j| times the norm of their column.
+
+    Among columns made equally long these are seen like any other.
+    """
+    return ops.namespace().where(effects <= LOST * ops.sqrt(2.0 * abs(value)), x, flat)
 
 
 def _uneven(ops: Backend, x: Vector) -> Vector:
@@ -410,8 +424,8 @@ def _all_of(ops: Backend, model: Model, d: Vector, start: Vector) -> Whole:
     G = model.operator.apply(eye)
     dtype = wide(ops.describe(G)[1])
     G, g, x, d, eye = (ops.cast(a, dtype) for a in (G, model.gradient, model.x, d, eye))
-    squares, one = abs(xp.sum(G * eye, axis=0)), xp.ones_like(x)
-    s = xp.where(squares > 0, 1.0 / xp.sqrt(xp.where(squares > 0, squares, one)), one)
+    norms, one = xp.sqrt(abs(xp.sum(G * eye, axis=0))), xp.ones_like(x)
+    s = xp.where(norms > 0, 1.0 / xp.where(norms > 0, norms, one), one)
     C = 0.5 * (G + G.T) * s * xp.reshape(s, (-1, 1))
     finite = ops.isfinite(ops.max_abs(xp.reshape(C, (-1,))))
     e, V, sound = ops.eigh(ops.select(finite, C, eye))
@@ -422,12 +436,12 @@ def _all_of(ops: Backend, model: Model, d: Vector, start: Vector) -> Whole:
     promised = along * along / xp.where(e > floor, e, xp.where(floor > 0, floor, one))
     rounded = ops.eps(model.x) * ops.item(xp.sum(abs(x) / s))
     flat = s * (V @ xp.where(kept, 0.0 * e, V.T @ (_uneven(ops, x) / s)))
-    # Divided by its diagonal, what has lost its effect is seen like any other.
+    effects = ops.cast(_units(ops, model, start), dtype) * norms
+    flat = and_lost(ops, flat, x, effects, model.value)
+    # Not because the parameters are small themselves, as near a minimum at zero.
+    most = ops.maximum(ops.max_abs(effects), ops.max_abs(norms))
     size = ops.sqrt(2.0 * abs(model.value))
-    felt = ops.cast(_units(ops, model, start), dtype) * xp.sqrt(squares)
-    flat = xp.where(felt <= 1e-6 * size, x, flat)
-    largest = xp.where(felt > xp.sqrt(squares), felt, xp.sqrt(squares))
-    dead = model.operator.psd & (size > 0) & (ops.max_abs(largest) <= ops.eps(x) * size)
+    dead = model.operator.psd & (size > 0) & (most <= ops.eps(x) * size)
     known, d = finite & sound, V.T @ (d / s)
     null = ops.item(xp.sum(e * d * d)) <= 10 * n * ops.eps(model.x) * ops.item(xp.max(e)) * ops.dot(d, d)
     promise = ops.where(known, 0.5 * ops.item(xp.sum(promised)), math.inf)
